@@ -1,0 +1,158 @@
+"""Self-attention: multi-head, multi-query and grouped-query, with qk-norm, output gate, sliding window and soft cap as fields.
+
+Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from attnlab.layers.backends import Backend, check_backend, choose_backend
+from attnlab.layers.cache import LayerCache
+from attnlab.layers.scope import Scope
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with learned projections (Vaswani et al. 2017, sec. 3.2); x (B, T, D) to (B, T, D).
+
+    num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
+    d_head: None: d_model / num_heads. dropout: on the attention weights. bias: of the projections.
+    qk_norm: RMS norm on each head's queries and keys before rotation (Dehghani et al. 2023; Qwen3).
+    output_gate: sigmoid gate from x on the heads' output, element by element (Qiu et al. 2025, arXiv 2505.06708).
+    window: a query sees itself and the window-1 keys before it, on both sides where not causal (Beltagy et al. 2020).
+    soft_cap: scores become c tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118).
+    backend: auto, fused, explicit or flex; the attribute may be set to a Backend object.
+    Raises ValueError for sizes that do not divide and fields that cannot be served.
+    """
+
+    default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
+    fixed_key_value_heads: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        num_key_value_heads: int | None = None,
+        d_head: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = False,
+        qk_norm: bool = False,
+        output_gate: bool = False,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if window is not None and window < 1:
+            raise ValueError(f"window={window} leaves nothing to attend to; accepted: 1 or more, or null for no window")
+        if soft_cap is not None and soft_cap <= 0:
+            raise ValueError(f"soft_cap={soft_cap} must be above 0, or null for no cap")
+        check_backend(backend, soft_cap, dropout)
+        self.num_heads = num_heads
+        self.num_key_value_heads = self.key_value_heads(num_heads, num_key_value_heads)
+        self.d_head = head_width(d_model, num_heads, d_head)
+        self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
+        self.backend: str | Backend = backend
+        inner, shared = num_heads * self.d_head, self.num_key_value_heads * self.d_head
+        self.query = nn.Linear(d_model, inner, bias=bias)
+        self.key = nn.Linear(d_model, shared, bias=bias)
+        self.value = nn.Linear(d_model, shared, bias=bias)
+        self.output = nn.Linear(inner, d_model, bias=bias)
+        self.gate = nn.Linear(d_model, inner, bias=bias) if output_gate else None
+        self.query_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
+        self.key_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
+
+    def forward(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None) -> Tensor:
+        """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's."""
+        q_BHTK = self._heads(self.query(x_BTD), self.num_heads)
+        k_BGSK = self._heads(self.key(x_BTD), self.num_key_value_heads)
+        v_BGSK = self._heads(self.value(x_BTD), self.num_key_value_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BHTK, k_BGSK = self.query_norm(q_BHTK), self.key_norm(k_BGSK)
+        if scope.rotate is not None:
+            q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
+        if cache is not None:
+            k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
+        dropout = self.dropout if self.training else 0.0
+        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, dropout)
+        out_BHTK = attend(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            scope,
+            window=self.window,
+            soft_cap=self.soft_cap,
+            scale=self.d_head**-0.5,
+            dropout=dropout,
+        )
+        out_BTI = out_BHTK.transpose(1, 2).flatten(2)  # I = H * K
+        if self.gate is not None:
+            out_BTI = out_BTI * self.gate(x_BTD).sigmoid()
+        projected_BTD: Tensor = self.output(out_BTI)
+        return projected_BTD
+
+    def _heads(self, x_BTI: Tensor, num_heads: int) -> Tensor:
+        return x_BTI.unflatten(2, (num_heads, self.d_head)).transpose(1, 2)
+
+    @classmethod
+    def key_value_heads(cls, num_heads: int, asked: int | None) -> int:
+        """The number of key/value heads for what was asked. Raises ValueError where it does not divide the heads."""
+        shared = asked or cls.default_key_value_heads or num_heads
+        if cls.fixed_key_value_heads and shared != (cls.default_key_value_heads or num_heads):
+            raise ValueError(
+                f"{cls.__name__} fixes num_key_value_heads, got {asked}; accepted: null, or choose grouped_query"
+            )
+        if num_heads % shared:
+            raise ValueError(
+                f"num_key_value_heads={shared} does not divide num_heads={num_heads}; accepted: {divisors(num_heads)}"
+            )
+        return shared
+
+    @classmethod
+    def parameter_count(
+        cls,
+        d_model: int,
+        num_heads: int,
+        num_key_value_heads: int | None,
+        d_head: int | None,
+        bias: bool,
+        qk_norm: bool,
+        output_gate: bool,
+    ) -> int:
+        """Of one layer's attention."""
+        d_head = head_width(d_model, num_heads, d_head)
+        inner, shared = num_heads * d_head, cls.key_value_heads(num_heads, num_key_value_heads) * d_head
+        weights = d_model * (2 * inner + 2 * shared + inner * output_gate)
+        biases = bias * (inner + 2 * shared + d_model + inner * output_gate)
+        return weights + biases + 2 * d_head * qk_norm
+
+
+class MultiHead(Attention):
+    """Keys and values of its own for every head (Vaswani et al. 2017)."""
+
+    fixed_key_value_heads = True
+
+
+class MultiQuery(Attention):
+    """One head of keys and values for all (Shazeer 2019, arXiv 1911.02150)."""
+
+    default_key_value_heads = 1
+    fixed_key_value_heads = True
+
+
+class GroupedQuery(Attention):
+    """Keys and values shared by groups of heads (Ainslie et al. 2023, arXiv 2305.13245); two key/value heads unless asked."""
+
+    default_key_value_heads = 2
+
+
+def head_width(d_model: int, num_heads: int, d_head: int | None = None) -> int:
+    """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide the width."""
+    if num_heads < 1 or (d_head is None and d_model % num_heads):
+        raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
+    return d_head or d_model // num_heads
+
+
+def divisors(number: int) -> str:
+    """The divisors of a number as a list in words, for messages."""
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,0 +1,214 @@
+"""What computes softmax(scores) V: torch's fused kernel, an explicit oracle, flex attention. One call signature for all.
+
+Shapes: B batch, T target length, S source length, H heads, G key/value heads, K head width.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from attnlab.layers.scope import Scope
+
+
+class Backend(Protocol):
+    """Serves attention: (B, H, T, K) from queries, keys and values; a query with nothing to attend to gives exact zeros."""
+
+    def __call__(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSK: Tensor,
+        scope: Scope,
+        *,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Attends; `dropout` is the probability of dropping a weight, 0 outside training; scale None: K ** -0.5."""
+
+
+class Fused:
+    """torch's scaled_dot_product_attention, with the causal flag or nothing instead of a mask wherever that says the same."""
+
+    def __call__(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSK: Tensor,
+        scope: Scope,
+        *,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Raises ValueError for a soft cap, which the fused kernels do not know."""
+        if soft_cap is not None:
+            raise ValueError(NO_SOFT_CAP.format(soft_cap))
+        causal = scope.is_causal_only(window)
+        mask_BHTS = None
+        if not causal:
+            has_bias = scope.bias_BHTS is not None
+            mask_BHTS = scope.additive(window, q_BHTK.dtype) if has_bias else scope.attendable(window)
+        out_BHTK = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            mask_BHTS,
+            dropout,
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
+        )
+        return zero_lonely(out_BHTK, scope, window)
+
+
+class Explicit:
+    """Scores, softmax and weighted sum written out, in fp32 whatever the model's type: the oracle of the other backends.
+
+    keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
+    """
+
+    def __init__(self, keep_weights: bool = False) -> None:
+        self.keep_weights = keep_weights
+        self.weights_BHTS: Tensor | None = None
+
+    def __call__(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSK: Tensor,
+        scope: Scope,
+        *,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Serves everything; memory grows with T x S."""
+        groups = q_BHTK.shape[1] // k_BGSK.shape[1]
+        k_BHSK, v_BHSK = (x.float().repeat_interleave(groups, dim=1) for x in (k_BGSK, v_BGSK))
+        with torch.autocast(q_BHTK.device.type, enabled=False):
+            scores_BHTS = q_BHTK.float() @ k_BHSK.transpose(-2, -1)
+            scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scale is None else scale)
+            if soft_cap is not None:
+                scores_BHTS = soft_cap * torch.tanh(scores_BHTS / soft_cap)
+            additive_BHTS = scope.additive(window, torch.float32)
+            if additive_BHTS is not None:
+                scores_BHTS = scores_BHTS + additive_BHTS
+            weights_BHTS = zero_lonely(scores_BHTS.softmax(dim=-1), scope, window)
+            if self.keep_weights:
+                self.weights_BHTS = weights_BHTS.detach()
+            out_BHTK = F.dropout(weights_BHTS, dropout) @ v_BHSK
+        return out_BHTK.to(q_BHTK.dtype)
+
+
+class Flex:
+    """torch's flex_attention: soft cap, bias and mask inside one kernel, compiled on CUDA; elsewhere it serves forward only."""
+
+    def __call__(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSK: Tensor,
+        scope: Scope,
+        *,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Raises ValueError for dropout, and for gradients where it is not compiled."""
+        if dropout > 0:
+            raise ValueError(NO_DROPOUT.format(dropout))
+        compiled = q_BHTK.is_cuda
+        if not compiled and q_BHTK.requires_grad:
+            raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
+        attend = _compiled_flex() if compiled else flex_attention
+        out_BHTK: Any = attend(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            score_mod=_score_mod(scope.bias_BHTS, soft_cap),
+            block_mask=scope.once(
+                ("flex", window), lambda: _block_mask(scope, window, q_BHTK.shape[2], k_BGSK.shape[2])
+            ),
+            scale=scale,
+            enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
+        )
+        return zero_lonely(out_BHTK, scope, window)
+
+
+ACCEPTED = "auto, fused, explicit, flex"
+NO_SOFT_CAP = (
+    "backend=fused cannot cap scores (soft_cap={}); accepted: backend auto, explicit or flex, or soft_cap=null"
+)
+NO_DROPOUT = "backend=flex cannot drop attention weights (dropout={}); accepted: dropout=0, or backend auto or explicit"
+BACKENDS: dict[str, Backend] = {"fused": Fused(), "explicit": Explicit(), "flex": Flex()}
+
+
+def choose_backend(backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0) -> Backend:
+    """The backend of this name: auto is fused, or with a soft cap flex on CUDA (without dropout) and explicit elsewhere.
+
+    A Backend object is returned as it is. Raises ValueError with the reason for what cannot be served.
+    """
+    if not isinstance(backend, str):
+        return backend
+    if backend == "auto":
+        capped = "flex" if device_type == "cuda" and dropout == 0 else "explicit"
+        return BACKENDS["fused" if soft_cap is None else capped]
+    check_backend(backend, soft_cap, dropout)
+    return BACKENDS[backend]
+
+
+def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:
+    """Raises ValueError, with the reason, where a backend cannot serve these fields on any device."""
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend={name!r} is unknown; accepted: {ACCEPTED}")
+    if name == "fused" and soft_cap is not None:
+        raise ValueError(NO_SOFT_CAP.format(soft_cap))
+    if name == "flex" and dropout > 0:
+        raise ValueError(NO_DROPOUT.format(dropout))
+
+
+def zero_lonely(x_BHTX: Tensor, scope: Scope, window: int | None) -> Tensor:
+    """Zeroes the rows of queries that have nothing to attend to; they were let see all keys, so that nothing is NaN."""
+    lonely_BHT1 = scope.lonely(window)
+    return x_BHTX if lonely_BHT1 is None else x_BHTX.masked_fill(lonely_BHT1, 0.0)
+
+
+def _score_mod(bias_BHTS: Tensor | None, soft_cap: float | None) -> Callable[..., Tensor] | None:
+    if bias_BHTS is None and soft_cap is None:
+        return None
+
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if soft_cap is not None:
+            score = soft_cap * torch.tanh(score / soft_cap)
+        if bias_BHTS is not None:
+            score = score + bias_BHTS[b if bias_BHTS.shape[0] > 1 else 0, h, t, s]
+        return score
+
+    return score_mod
+
+
+def _block_mask(scope: Scope, window: int | None, num_queries: int, num_keys: int) -> BlockMask | None:
+    attendable_BHTS = scope.attendable(window)
+    if attendable_BHTS is None:
+        return None
+    rows = attendable_BHTS.shape[0]
+
+    def mask_mod(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return attendable_BHTS[b if rows > 1 else 0, 0, t, s]
+
+    return create_block_mask(mask_mod, rows if rows > 1 else None, None, num_queries, num_keys, attendable_BHTS.device)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention)

@@ -1,0 +1,50 @@
+"""Parts that a model completes with the widths it knows: `partial(PreNorm, norm=RMSNorm)` says which, the model says how wide."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def complete(part: Callable[..., T], **widths: Any) -> T:
+    """Calls `part` (a class or a functools.partial) with those of `widths` that its constructor names and that are not already bound.
+
+    Raises ValueError where the part needs a width that is not among them.
+    """
+    bound = _bound(part)
+    parameters = inspect.signature(part).parameters
+    given = {name: value for name, value in widths.items() if name in parameters and name not in bound}
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in given
+    ]
+    if missing:
+        raise ValueError(
+            f"{_class(part).__name__} needs {', '.join(missing)}, which is not given here; given: {', '.join(widths)}"
+        )
+    return part(**given)
+
+
+def count_parameters(part: Callable[..., Any], **widths: Any) -> int:
+    """The closed-form parameter count of a part, without building it.
+
+    `complete`s the class's `parameter_count` with the part's bound fields, its constructor's defaults and the widths.
+    """
+    cls = _class(part)
+    parameters = inspect.signature(cls).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    counted: int = complete(cls.parameter_count, **{**defaults, **widths, **_bound(part)})
+    return counted
+
+
+def _bound(part: Callable[..., Any]) -> Mapping[str, Any]:
+    return part.keywords if isinstance(part, partial) else {}
+
+
+def _class(part: Callable[..., Any]) -> Any:
+    return part.func if isinstance(part, partial) else part

@@ -1,0 +1,184 @@
+"""Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
+
+Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs.
+Angles are computed in fp32 from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+
+class PositionEncoding(nn.Module):
+    """No position encoding (NoPE; Haviv et al. 2022, arXiv 2203.16634), and the base class of all others.
+
+    longest: how many positions, counted from 0, it can serve; None: any number.
+    """
+
+    longest: int | None = None
+
+    def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
+        """Adds to the embeddings. positions (B or 1, T), here and in every hook."""
+        return x_BTD
+
+    def rotate(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
+        """Rotates queries, or keys, which stand at these positions."""
+        return x_BHTK
+
+    def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
+        """A term (B or 1, H, T, S) to add to the scores, or None."""
+        return None
+
+    def rotation(self, positions_BT: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """`rotate` at these positions, prepared once for all layers; None where the class does not rotate."""
+        if type(self).rotate is PositionEncoding.rotate:
+            return None
+        return partial(self.rotate, positions_BT=positions_BT)
+
+    def check(self, last: int) -> None:
+        """Raises ValueError where the encoding cannot serve position `last`, counted from 0."""
+        if self.longest is not None and last >= self.longest:
+            raise ValueError(
+                f"{type(self).__name__} ends at {self.longest} positions; position {last + 1} was asked for: "
+                "shorten the sequence, or choose an encoding without a table"
+            )
+
+    @staticmethod
+    def parameter_count() -> int:
+        """Of the whole encoding, which a stack owns once."""
+        return 0
+
+
+class Sinusoidal(PositionEncoding):
+    """Sines on even and cosines on odd dimensions, added to the embeddings (Vaswani et al. 2017, sec. 3.5).
+
+    Raises ValueError for an odd d_model.
+    """
+
+    def __init__(self, d_model: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if d_model % 2:
+            raise ValueError(
+                f"sinusoidal positions pair the dimensions: d_model={d_model} is odd; accepted: even numbers"
+            )
+        self.d_model, self.base = d_model, base
+
+    def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
+        """x plus the sinusoids."""
+        return x_BTD + sinusoids(positions_BT, self.d_model, self.base).to(x_BTD.dtype)
+
+
+class Learned(PositionEncoding):
+    """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3 E)."""
+
+    def __init__(self, d_model: int, max_length: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_length, d_model)
+        nn.init.normal_(self.table.weight, std=0.02)
+        self.longest = max_length
+
+    def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
+        """x plus the rows of the table. Raises ValueError past the table."""
+        if not positions_BT.is_cuda and not torch.compiler.is_compiling():
+            self.check(int(positions_BT.max()))  # reading a value stalls a GPU: there `build_scope` has checked
+        embedded_BTD: Tensor = x_BTD + self.table(positions_BT).to(x_BTD.dtype)
+        return embedded_BTD
+
+    @staticmethod
+    def parameter_count(d_model: int, max_length: int) -> int:
+        """Of the table."""
+        return d_model * max_length
+
+
+class ALiBi(PositionEncoding):
+    """Minus a slope per head times the distance, added to the scores (Press et al. 2022, arXiv 2108.12409).
+
+    Symmetric in the distance; under a causal mask that is the paper's bias, and without one the symmetric form of its
+    encoder variants. Slopes for head counts that are no power of two are those of the authors' code.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.slopes = alibi_slopes(num_heads)
+
+    def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor:
+        """-slope * |query - key|, fp32, (B or 1, H, T, S)."""
+        distance_BTS = (query_positions_BT[:, :, None] - key_positions_BS[:, None, :]).abs().float()
+        slopes_H = torch.tensor(self.slopes, device=distance_BTS.device)
+        return -slopes_H[:, None, None] * distance_BTS[:, None]
+
+
+class RelativeBias(PositionEncoding):
+    """A learned bias per head and bucket of distance (T5, Raffel et al. 2020, arXiv 1910.10683, sec. 2.1).
+
+    Half the buckets hold one distance each, the others grow logarithmically up to max_distance, the last takes all beyond.
+    Not causal: half of all buckets for keys after the query. Raises ValueError for numbers that leave no such buckets.
+    """
+
+    def __init__(self, num_heads: int, causal: bool, num_buckets: int = 32, max_distance: int = 128) -> None:
+        super().__init__()
+        one_side = num_buckets if causal else num_buckets // 2
+        if num_buckets % (2 if causal else 4) or num_buckets < 4:
+            raise ValueError(
+                f"num_buckets={num_buckets} cannot be halved; accepted: a multiple of {2 if causal else 4}, 4 or more"
+            )
+        if max_distance <= one_side // 2:
+            raise ValueError(
+                f"max_distance={max_distance} is within the exact buckets; accepted: more than {one_side // 2}"
+            )
+        self.causal, self.num_buckets, self.max_distance = causal, num_buckets, max_distance
+        self.starts = bucket_starts(one_side, max_distance)
+        self.table = nn.Embedding(num_buckets, num_heads)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor:
+        """The table's entries, (B or 1, H, T, S)."""
+        buckets_BTS = self.buckets(key_positions_BS[:, None, :] - query_positions_BT[:, :, None])
+        biases_BHTS: Tensor = self.table(buckets_BTS).permute(0, 3, 1, 2)
+        return biases_BHTS
+
+    def buckets(self, relative: Tensor) -> Tensor:
+        """The bucket of each key position minus query position."""
+        starts = torch.tensor(self.starts, device=relative.device)
+        if self.causal:
+            return torch.bucketize((-relative).clamp(min=0), starts, right=True)
+        return torch.bucketize(relative.abs(), starts, right=True) + (relative > 0) * (self.num_buckets // 2)
+
+    @staticmethod
+    def parameter_count(num_heads: int, num_buckets: int) -> int:
+        """Of the table, which all layers share."""
+        return num_heads * num_buckets
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """2 ** (-8 i / n), i = 1..n, for n heads, a power of two; else those of the power below and every second of the one above."""
+    power = 2 ** int(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]
+    between = [2.0 ** (-8 * i / (2 * power)) for i in range(1, 2 * power + 1, 2)]
+    return slopes + between[: num_heads - power]
+
+
+def bucket_starts(num_buckets: int, max_distance: int) -> list[int]:
+    """The first distance of each T5 bucket but the first, one side.
+
+    Integers instead of logarithms at each forward: float logarithms put distances on a bucket's edge on either side.
+    """
+    exact = num_buckets // 2
+    large = num_buckets - exact
+    ratio = max_distance / exact
+    starts = [math.ceil(exact * ratio ** (i / large) - 1e-9) for i in range(large)]
+    return [*range(1, exact), *starts]
+
+
+def geometric_frequencies(width: int, base: float, device: torch.device) -> Tensor:
+    """base ** (-2 i / width) for each of width / 2 pairs, fp32."""
+    return base ** -(torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+
+
+def sinusoids(positions_BT: Tensor, width: int, base: float) -> Tensor:
+    """sin and cos of position * frequency on even and odd dimensions, (B or 1, T, width), fp32."""
+    angles_BTP = positions_BT[..., None].float() * geometric_frequencies(width, base, positions_BT.device)
+    return torch.stack([angles_BTP.sin(), angles_BTP.cos()], dim=-1).flatten(-2)

@@ -1,0 +1,213 @@
+"""Rotary positions and their published scalings to longer contexts.
+
+Shapes: B batch, T length, H heads, K head width, P rotated pairs.
+Angles are computed in fp32 from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from attnlab.layers.positions import PositionEncoding, geometric_frequencies
+
+
+class Rotary(PositionEncoding):
+    """Rotates pairs of query and key dimensions by angles that grow with the position (RoFormer, Su et al. 2021, arXiv 2104.09864).
+
+    fraction: the leading part of each head that is rotated (partial rotary, GPT-J and GPT-NeoX).
+    interleaved: pairs are (0, 1), (2, 3), ... as in the paper; else dimension i pairs with i + half, as in GPT-NeoX and Llama.
+    Raises ValueError where the rotated width is odd or zero.
+    """
+
+    def __init__(self, d_head: int, base: float = 10000.0, fraction: float = 1.0, interleaved: bool = False) -> None:
+        super().__init__()
+        self.width = int(d_head * fraction)
+        if self.width % 2 or not 2 <= self.width <= d_head:
+            raise ValueError(
+                f"rotary positions turn pairs of dimensions: d_head={d_head} with fraction={fraction} rotates {self.width}; "
+                f"accepted: an even number from 2 to {d_head}"
+            )
+        self.base, self.interleaved = base, interleaved
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Angle per position of each pair, (P,), fp32."""
+        return geometric_frequencies(self.width, self.base, device)
+
+    def magnitude(self) -> float:
+        """What rotated queries and keys are multiplied by."""
+        return 1.0
+
+    def rotation(self, positions_BT: Tensor) -> Callable[[Tensor], Tensor]:
+        """`rotate` with cosines and sines computed once."""
+        with torch.autocast(positions_BT.device.type, enabled=False):
+            angles_BTP = self.angles(positions_BT)
+            cos_B1TP = (angles_BTP.cos() * self.magnitude())[:, None]
+            sin_B1TP = (angles_BTP.sin() * self.magnitude())[:, None]
+        return partial(rotate_pairs, cos_B1TP=cos_B1TP, sin_B1TP=sin_B1TP, interleaved=self.interleaved)
+
+    def angles(self, positions_BT: Tensor) -> Tensor:
+        """The angle of each pair at each position, (B or 1, T, P), fp32."""
+        return positions_BT[..., None].float() * self.frequencies(positions_BT.device)
+
+    def rotate(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
+        """x with its leading pairs rotated; computed in fp32, returned in x's type."""
+        return self.rotation(positions_BT)(x_BHTK)
+
+
+class RotaryLinear(Rotary):
+    """Rotary with positions divided by `factor`: position interpolation (Chen et al. 2023, arXiv 2306.15595)."""
+
+    def __init__(
+        self,
+        d_head: int,
+        base: float = 10000.0,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        factor: float = 4.0,
+    ) -> None:
+        super().__init__(d_head, base, fraction, interleaved)
+        self.factor = checked_factor(factor)
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """All divided by the factor."""
+        return super().frequencies(device) / self.factor
+
+
+class RotaryNTK(Rotary):
+    """Rotary with the base raised to base * factor ** (d / (d - 2)): "NTK-aware" interpolation.
+
+    The slowest pair slows down by the factor, the fastest stays as it is (bloc97 2023; Peng et al. 2023, arXiv 2309.00071, sec. 3.1).
+    """
+
+    def __init__(
+        self,
+        d_head: int,
+        base: float = 10000.0,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        factor: float = 4.0,
+    ) -> None:
+        super().__init__(d_head, base, fraction, interleaved)
+        if self.width < 4:
+            raise ValueError(
+                f"NTK-aware scaling needs two pairs to scale apart; {self.width} dimensions are rotated, accepted: 4 or more"
+            )
+        self.base = base * checked_factor(factor) ** (self.width / (self.width - 2))
+
+
+class RotaryYaRN(Rotary):
+    """Rotary with pairs that turn slowly interpolated, fast ones kept, and the scores' temperature lowered (Peng et al. 2023, arXiv 2309.00071).
+
+    factor: how much longer than original_length (None: the model's max_length). Pairs with more than beta_fast turns within
+    original_length are kept, with fewer than beta_slow divided by the factor; in between a ramp, linear in the pair's index with
+    its ends rounded outwards, as in the authors' code and the models released. attention_factor: None: 0.1 ln(factor) + 1.
+    """
+
+    def __init__(
+        self,
+        d_head: int,
+        base: float = 10000.0,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        factor: float = 4.0,
+        original_length: int | None = None,
+        beta_fast: float = 32.0,
+        beta_slow: float = 1.0,
+        attention_factor: float | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__(d_head, base, fraction, interleaved)
+        self.factor = checked_factor(factor)
+        self.original_length = checked_length(original_length, max_length)
+        if not 0 < beta_slow < beta_fast:
+            raise ValueError(f"beta_slow={beta_slow} must lie between 0 and beta_fast={beta_fast}")
+        self.beta_fast, self.beta_slow = beta_fast, beta_slow
+        self.attention_factor = 0.1 * math.log(factor) + 1.0 if attention_factor is None else attention_factor
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Kept, blended or divided by the factor, by how often the pair turns within the original length."""
+        kept_P = super().frequencies(device)
+        low = max(math.floor(self._index_of(self.beta_fast)), 0)
+        high = min(math.ceil(self._index_of(self.beta_slow)), self.width - 1)
+        index_P = torch.arange(self.width // 2, dtype=torch.float32, device=device)
+        interpolated_P = ((index_P - low) / max(high - low, 0.001)).clamp(0, 1)
+        return kept_P * (1 - interpolated_P) + kept_P / self.factor * interpolated_P
+
+    def magnitude(self) -> float:
+        """The square root of the inverse temperature of the softmax, which acts on queries and on keys."""
+        return self.attention_factor
+
+    def _index_of(self, turns: float) -> float:
+        """The fractional index of the pair that turns so often within the original length."""
+        return self.width * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.base))
+
+
+class RotaryLlama3(Rotary):
+    """Rotary with Llama 3.1's scaling by wavelength (Grattafiori et al. 2024, arXiv 2407.21783; rule as in Meta's released code).
+
+    Wavelengths above original_length / low_frequency_factor are divided by the factor, those below original_length /
+    high_frequency_factor kept, in between blended. original_length: None: the model's max_length.
+    """
+
+    def __init__(
+        self,
+        d_head: int,
+        base: float = 500000.0,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        factor: float = 8.0,
+        low_frequency_factor: float = 1.0,
+        high_frequency_factor: float = 4.0,
+        original_length: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__(d_head, base, fraction, interleaved)
+        self.factor = checked_factor(factor)
+        self.original_length = checked_length(original_length, max_length)
+        if not 0 < low_frequency_factor < high_frequency_factor:
+            raise ValueError(
+                f"low_frequency_factor={low_frequency_factor} must lie between 0 and high_frequency_factor={high_frequency_factor}"
+            )
+        self.low_frequency_factor, self.high_frequency_factor = low_frequency_factor, high_frequency_factor
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Kept, blended or divided by the factor, by wavelength."""
+        kept_P = super().frequencies(device)
+        turns_P = self.original_length * kept_P / (2 * math.pi)
+        span = self.high_frequency_factor - self.low_frequency_factor
+        kept_share_P = ((turns_P - self.low_frequency_factor) / span).clamp(0, 1)
+        return kept_share_P * kept_P + (1 - kept_share_P) * kept_P / self.factor
+
+
+def rotate_pairs(x_BHTK: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) -> Tensor:
+    """Rotates the leading 2 P dimensions of each head by the angles of cos and sin; in fp32, returned in x's type."""
+    pairs = cos_B1TP.shape[-1]
+    turned, kept = x_BHTK[..., : 2 * pairs].float(), x_BHTK[..., 2 * pairs :]
+    if interleaved:
+        first, second = turned.unflatten(-1, (pairs, 2)).unbind(-1)
+    else:
+        first, second = turned.split(pairs, dim=-1)
+    halves = first * cos_B1TP - second * sin_B1TP, first * sin_B1TP + second * cos_B1TP
+    rotated = torch.stack(halves, dim=-1).flatten(-2) if interleaved else torch.cat(halves, dim=-1)
+    rotated = rotated.to(x_BHTK.dtype)
+    return torch.cat([rotated, kept], dim=-1) if kept.shape[-1] else rotated
+
+
+def checked_factor(factor: float) -> float:
+    """The factor. Raises ValueError below 1."""
+    if factor < 1:
+        raise ValueError(f"factor={factor} would shorten the context; accepted: 1 or more")
+    return factor
+
+
+def checked_length(original_length: int | None, max_length: int | None) -> int:
+    """original_length, else max_length. Raises ValueError where there is neither."""
+    length = original_length or max_length
+    if length is None:
+        raise ValueError(
+            "original_length is not given and no max_length stands in for it; accepted: a number of positions"
+        )
+    return length
