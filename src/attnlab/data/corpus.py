@@ -1,0 +1,126 @@
+"""A text as token arrays on disk, in three parts that cannot overlap, made once for each text, tokenizer and split."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attnlab.data.cache import DataError, cache_root, scratch_folder, writing_to
+from attnlab.data.sources import Source
+from attnlab.data.tokenizers import Tokenizer
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: its tokens (N,), mapped from disk, and how much text they are: what turns nats a token into bits a byte."""
+
+    tokens: np.ndarray
+    num_tokens: int
+    num_bytes: int
+    num_words: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The three parts of a text and the trained tokenizer; `folder` is where they lie."""
+
+    train: Part
+    validation: Part
+    test: Part
+    tokenizer: Tokenizer
+    fingerprint: str
+    folder: Path
+
+    def part(self, split: str) -> Part:
+        """The part called train, validation or test. Raises DataError for another name."""
+        if split not in SPLITS:
+            raise DataError(f"there is no split {split!r}; accepted: {', '.join(SPLITS)}")
+        return getattr(self, split)
+
+
+def split_text(text: str, split: Sequence[float]) -> tuple[str, str, str]:
+    """Cuts `text` into train, validation and test, in this order, at the characters that the fractions `split` give.
+
+    Cutting comes before tokenising, so no token reaches over a cut. Raises DataError.
+    """
+    fractions = [float(fraction) for fraction in split]
+    if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise DataError(
+            f"data.split={fractions} cannot be used; accepted: three fractions (train, validation, test) that add up to 1, "
+            "train above 0, such as [0.9,0.05,0.05]"
+        )
+    first = int(len(text) * fractions[0])
+    second = len(text) if fractions[2] == 0 else int(len(text) * (fractions[0] + fractions[1]))
+    return text[:first], text[first:second], text[second:]
+
+
+def prepare(
+    source: Source,
+    tokenizer: Tokenizer,
+    split: Sequence[float] = (0.9, 0.05, 0.05),
+    cache: str | Path | None = None,
+) -> Corpus:
+    """The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises DataError."""
+    fingerprint = source.fingerprint(cache)
+    settings = [FORMAT, fingerprint, tokenizer.name, asdict(tokenizer), [float(fraction) for fraction in split]]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    folder = cache_root(cache) / "corpora" / f"{source.name}-{tokenizer.name}-{key[:16]}"
+    if (corpus := _load(folder)) is not None:
+        return corpus
+    texts = split_text(source.read(cache), split)
+    with scratch_folder(folder) as scratch, writing_to(folder):
+        _write(scratch, texts, tokenizer, fingerprint)
+        _publish(scratch, folder)
+    corpus = _load(folder)
+    assert corpus is not None, folder
+    return corpus
+
+
+def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fingerprint: str) -> None:
+    trained = tokenizer.train("".join(texts) if tokenizer.sees_whole_text else texts[0])
+    trained.save(folder / "tokenizer.json")
+    counts = {}
+    for name, text in zip(SPLITS, texts, strict=True):
+        tokens = trained.encode(text)
+        with (folder / f"{name}.npy").open("wb") as file:
+            np.save(file, tokens)
+            file.flush()
+            os.fsync(file.fileno())
+        counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(text.split())}
+    (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "parts": counts}))
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Renames the finished folder into place in one step; where another process was first, its equal work stays."""
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        if _load(folder) is None:  # in the way lies no corpus that can be read: a leftover of a broken disk
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(scratch, folder)
+
+
+def _load(folder: Path) -> Corpus | None:
+    """The corpus in `folder`, or None where there is none or it is damaged."""
+    try:
+        facts = json.loads((folder / "corpus.json").read_text())
+        parts = {name: _load_part(folder / f"{name}.npy", facts["parts"][name]) for name in SPLITS}
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Corpus(**parts, tokenizer=tokenizer, fingerprint=facts["fingerprint"], folder=folder)
+
+
+def _load_part(path: Path, counts: dict[str, int]) -> Part:
+    tokens = np.load(path, mmap_mode="r" if counts["num_tokens"] else None)
+    if tokens.shape != (counts["num_tokens"],):
+        raise ValueError(f"{path} holds {tokens.shape} tokens instead of {counts['num_tokens']}")
+    return Part(tokens=tokens.view(np.ndarray), **counts)

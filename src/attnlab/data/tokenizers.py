@@ -1,0 +1,227 @@
+"""Text to token numbers and back, without loss: a trained tokenizer is its constructor's arguments, and is saved as them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from attnlab.data.cache import DataError
+
+PIECE = 1 << 20  # characters handed to the subword library at once: it keeps offsets of everything it is given
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Maps any text to numbers below `vocabulary_size` (uint16 where they fit, else uint32) and back to the same text."""
+
+    name: ClassVar[str]
+    sees_whole_text: ClassVar[bool] = False  # trained on the training split alone, unless this says otherwise
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many different tokens there are."""
+        raise NotImplementedError
+
+    def train(self, text: str) -> Self:
+        """A copy that has learned its vocabulary from `text`."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> np.ndarray:
+        """The numbers (N,) of the tokens of `text`."""
+        raise NotImplementedError
+
+    def decode(self, tokens: Any) -> str:
+        """The text of token numbers (N,)."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Writes the arguments that make this tokenizer, as JSON."""
+        Path(path).write_text(json.dumps({"name": self.name, **asdict(self)}, ensure_ascii=False), encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> "Tokenizer":
+        """The tokenizer that `save` wrote."""
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        return TOKENIZERS[fields.pop("name")](**fields)
+
+
+@dataclass(frozen=True)
+class Character(Tokenizer):
+    """One token a character; an empty `alphabet` means the characters of the whole text, in code point order."""
+
+    name = "character"
+    sees_whole_text = True
+    alphabet: str = ""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many characters the alphabet has."""
+        return len(self.alphabet)
+
+    def train(self, text: str) -> "Character":
+        """Learns the alphabet, unless one was given."""
+        return self if self.alphabet else replace(self, alphabet="".join(sorted(set(text))))
+
+    def encode(self, text: str) -> np.ndarray:
+        """Raises DataError that names a character outside of the alphabet."""
+        points = _code_points(text)
+        tokens = self._tokens_of_points[np.minimum(points, len(self._tokens_of_points) - 1)]
+        unknown = tokens >= self.vocabulary_size
+        if unknown.any():
+            character = chr(points[unknown.argmax()])
+            raise DataError(
+                f"the character {character!r} (U+{ord(character):04X}) is not in the alphabet of the training text; accepted: "
+                f"{self.alphabet!r}; a model trained with tokenizer=byte or tokenizer=bpe takes any text"
+            )
+        return tokens.astype(_smallest_type(self.vocabulary_size))
+
+    def decode(self, tokens: Any) -> str:
+        """The text of token numbers (N,)."""
+        points = _code_points(self.alphabet)[np.asarray(tokens, dtype=np.int64)]
+        return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+    @cached_property
+    def _tokens_of_points(self) -> np.ndarray:
+        """Token number of each code point; vocabulary_size for those outside of the alphabet, of which the last entry is one."""
+        points = _code_points(self.alphabet)
+        tokens = np.full(int(points.max(initial=0)) + 2, self.vocabulary_size, dtype=np.uint32)
+        tokens[points] = np.arange(self.vocabulary_size)
+        return tokens
+
+
+@dataclass(frozen=True)
+class Byte(Tokenizer):
+    """One token a byte of UTF-8, as in ByT5 (Xue et al. 2022); nothing to learn."""
+
+    name = "byte"
+
+    @property
+    def vocabulary_size(self) -> int:
+        """256, whatever the text."""
+        return 256
+
+    def train(self, text: str) -> "Byte":
+        """Itself."""
+        return self
+
+    def encode(self, text: str) -> np.ndarray:
+        """The bytes of `text`."""
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
+
+    def decode(self, tokens: Any) -> str:
+        """The text; bytes that are no UTF-8 (a model may write any) become U+FFFD."""
+        return np.asarray(tokens).astype(np.uint8).tobytes().decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Subwords(Tokenizer):
+    """What BPE and Unigram share: words cut as in GPT-2, spelt in bytes, so that no text is unknown. `rules` is what was learned.
+
+    `vocabulary_size` is what is asked for, at least the 256 bytes; a short text may give fewer.
+    """
+
+    vocabulary_size: int = 4096
+    rules: str = ""
+
+    def __post_init__(self) -> None:
+        if self.vocabulary_size < 256:
+            raise DataError(
+                f"tokenizer.vocabulary_size={self.vocabulary_size} is too small for {self.name}; accepted: 256 (the bytes) or more"
+            )
+
+    def _untrained(self) -> tuple[Any, Any]:
+        """The library's model and the trainer for it."""
+        raise NotImplementedError
+
+    def train(self, text: str) -> Self:
+        """Learns the rules from `text`."""
+        from tokenizers import Tokenizer as Library
+        from tokenizers import decoders, pre_tokenizers
+
+        model, trainer = self._untrained()
+        library = Library(model)
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.decoder = decoders.ByteLevel()
+        library.train_from_iterator(_pieces(text), trainer)
+        return replace(self, rules=library.to_str(), vocabulary_size=library.get_vocab_size())
+
+    def encode(self, text: str) -> np.ndarray:
+        """The numbers (N,) of the tokens of `text`."""
+        kind = _smallest_type(self.vocabulary_size)
+        parts = [np.array(self._library.encode(piece).ids, dtype=kind) for piece in _pieces(text)]
+        return np.concatenate([np.array([], dtype=kind), *parts])
+
+    def decode(self, tokens: Any) -> str:
+        """The text; bytes that are no UTF-8 (a model may write any) become U+FFFD."""
+        return self._library.decode(np.asarray(tokens, dtype=np.int64).tolist(), skip_special_tokens=False)
+
+    @cached_property
+    def _library(self) -> Any:
+        from tokenizers import Tokenizer as Library
+
+        assert self.rules, "a tokenizer has to be trained before it encodes"
+        return Library.from_str(self.rules)
+
+
+class BPE(Subwords):
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in Radford et al. 2019)."""
+
+    name = "bpe"
+
+    def _untrained(self) -> tuple[Any, Any]:
+        from tokenizers import models, pre_tokenizers, trainers
+
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        options: dict[str, Any] = {
+            "vocab_size": self.vocabulary_size,
+            "initial_alphabet": alphabet,
+            "show_progress": False,
+        }
+        return models.BPE(), trainers.BpeTrainer(special_tokens=[], **options)
+
+
+class Unigram(Subwords):
+    """Byte-level unigram language model (Kudo 2018)."""
+
+    name = "unigram"
+
+    def _untrained(self) -> tuple[Any, Any]:
+        from tokenizers import models, pre_tokenizers, trainers
+
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        options: dict[str, Any] = {
+            "vocab_size": self.vocabulary_size,
+            "initial_alphabet": alphabet,
+            "show_progress": False,
+        }
+        return models.Unigram(), trainers.UnigramTrainer(special_tokens=[], **options)
+
+
+TOKENIZERS: dict[str, type[Any]] = {kind.name: kind for kind in (Character, Byte, BPE, Unigram)}
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _smallest_type(vocabulary_size: int) -> type[np.unsignedinteger]:
+    return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text before a space between two letters, where GPT-2's words are cut anyway: the tokens stay the same."""
+    start = 0
+    while len(text) - start > PIECE:
+        end = start + PIECE
+        while end < len(text) - 1 and not (text[end] == " " and text[end - 1].isalpha() and text[end + 1].isalpha()):
+            end += 1
+        if end == len(text) - 1:
+            break
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
