@@ -1,10 +1,24 @@
-
 from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery
 from attnlab.layers.backends import Backend, Explicit, Flex, Fused, choose_backend
 from attnlab.layers.cache import KeyValueCache, LayerCache
+from attnlab.layers.feed_forward import (
+    GEGLU,
+    GELU,
+    GLU,
+    FeedForward,
+    GatedFeedForward,
+    ReGLU,
+    ReLU,
+    SquaredReLU,
+    SwiGLU,
+)
+from attnlab.layers.init import GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.masks import build_mask
+from attnlab.layers.norms import DynamicTanh, LayerNorm, RMSNorm
 from attnlab.layers.parts import complete, count_parameters
 from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
+from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Residual, ReZero, Sandwich
 from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
 from attnlab.layers.scope import Scope, build_scope
+from attnlab.layers.stack import Layer, Stack, stack_widths

@@ -1,0 +1,102 @@
+"""Position-wise feed-forward layers, plain and gated. Legend: B batch, T length, D model width, F hidden width."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """down(dropout(activate(up(x)))), (B, T, D) -> (B, T, D); Vaswani et al. 2017, section 3.3. A choice overrides `activate`."""
+
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    @staticmethod
+    def parameter_count(d_model: int, d_ff: int, bias: bool = False) -> int:
+        """Two matrices, and their biases."""
+        return 2 * d_model * d_ff + bias * (d_ff + d_model)
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """The non-linearity; max(0, h) unless a choice says otherwise."""
+        return F.relu(h_BTF)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(self.dropout(self.activate(self.up(x_BTD))))
+
+
+class GatedFeedForward(FeedForward):
+    """down(dropout(activate(gate(x)) * up(x))) (Shazeer 2020, arXiv 2002.05202, section 2).
+
+    `matched` shrinks the hidden width to 2/3 d_ff, so that three matrices weigh what two of the plain layer do.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float = 0.0, matched: bool = True) -> None:
+        d_hidden = gated_width(d_ff, matched)
+        super().__init__(d_model, d_hidden, bias, dropout)
+        self.gate = nn.Linear(d_model, d_hidden, bias=bias)
+
+    @staticmethod
+    def parameter_count(d_model: int, d_ff: int, bias: bool = False, matched: bool = True) -> int:
+        """Three matrices of the (matched) hidden width, and their biases."""
+        d_hidden = gated_width(d_ff, matched)
+        return 3 * d_model * d_hidden + bias * (2 * d_hidden + d_model)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(self.dropout(self.activate(self.gate(x_BTD)) * self.up(x_BTD)))
+
+
+def gated_width(d_ff: int, matched: bool) -> int:
+    """The hidden width of a gated layer: 2/3 d_ff to the nearest integer where `matched`, else d_ff."""
+    return max(1, round(2 * d_ff / 3)) if matched else d_ff
+
+
+class ReLU(FeedForward):
+    """max(0, h) (Vaswani et al. 2017, eq. 2)."""
+
+
+class GELU(FeedForward):
+    """h Phi(h), the exact form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """h times the normal distribution function of h."""
+        return F.gelu(h_BTF)
+
+
+class SquaredReLU(FeedForward):
+    """max(0, h)^2 (So et al. 2021, Primer, arXiv 2109.08668)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """The square of the rectified h."""
+        return F.relu(h_BTF).square()
+
+
+class GLU(GatedFeedForward):
+    """sigmoid gate (Dauphin et al. 2017, arXiv 1612.08083)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """The logistic function of h."""
+        return h_BTF.sigmoid()
+
+
+class GEGLU(GatedFeedForward):
+    """GELU gate (Shazeer 2020)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """h times the normal distribution function of h."""
+        return F.gelu(h_BTF)
+
+
+class SwiGLU(GatedFeedForward):
+    """Swish gate, beta = 1 (Shazeer 2020)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """h times its logistic function."""
+        return F.silu(h_BTF)
+
+
+class ReGLU(GatedFeedForward):
+    """ReLU gate (Shazeer 2020)."""

@@ -1,0 +1,48 @@
+"""Norms over the model width. Legend: B batch, T length, D model width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450): zero mean and unit variance over D, then a gain and a bias."""
+
+    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__(d_model, eps=eps, bias=bias)
+
+    @staticmethod
+    def parameter_count(d_model: int, bias: bool = True) -> int:
+        """One gain, and one bias, a feature."""
+        return d_model * (2 if bias else 1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467): x / rms(x) over D, then a gain."""
+
+    def __init__(self, d_model: int, eps: float = 1e-6) -> None:
+        super().__init__(d_model, eps=eps)
+
+    @staticmethod
+    def parameter_count(d_model: int) -> int:
+        """One gain a feature."""
+        return d_model
+
+
+class DynamicTanh(nn.Module):
+    """Dynamic tanh (Zhu et al. 2025, arXiv 2503.10622): gain * tanh(alpha x) + bias, alpha one learned scalar; no statistics."""
+
+    def __init__(self, d_model: int, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    @staticmethod
+    def parameter_count(d_model: int) -> int:
+        """A gain and a bias a feature, and alpha."""
+        return 2 * d_model + 1
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, self.weight, torch.tanh(self.alpha * x_BTD))

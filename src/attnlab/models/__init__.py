@@ -1,0 +1,1 @@
+from attnlab.models.gpt import GPT
