@@ -1,0 +1,181 @@
+"""What a run says about itself while it trains: status.json for other processes, a line of progress for whoever looks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from typing import Any, TextIO
+
+import lightning.pytorch as pl
+
+from attnlab.training.run_directory import RunDirectory, write_json
+from attnlab.training.task_base import Diverged, TokenTask
+
+
+def remaining_seconds(started: tuple[int, float], step: int, max_steps: int) -> float | None:
+    """The seconds left at the pace since `started` (step, time.monotonic()), or None before the first step."""
+    done = step - started[0]
+    return (time.monotonic() - started[1]) / done * (max_steps - step) if done > 0 else None
+
+
+class StatusWriter(pl.Callback):
+    """Keeps status.json: on the start of the training, every `every_seconds`, at validations; `finish` and `fail` write the last one.
+
+    `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison. Only rank 0 writes.
+    """
+
+    def __init__(self, directory: RunDirectory, every_seconds: float = 2.0) -> None:
+        self.directory, self.every_seconds = directory, every_seconds
+        self.status: dict[str, Any] = {
+            "state": "running",
+            "attempt": directory.attempt,
+            "step": 0,
+            "max_steps": None,
+            "tokens": 0,
+            "seconds": 0.0,
+            "heartbeat": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": time.time(),
+            "ended": None,
+            "eta": None,
+            "latest": {},
+            "best": None,
+            "final": {},
+            "cannot": {},
+            "error": None,
+        }
+        self._next, self._from = 0.0, (0, time.monotonic())
+
+    def start(self) -> None:
+        """Says that the run is being prepared, before there is a trainer."""
+        self._write()
+
+    def finish(self, final: dict[str, float] | None = None, cannot: dict[str, str] | None = None) -> None:
+        """The run's good end, with its final metrics and those that it cannot have."""
+        self._end("finished", final=final or {}, cannot=cannot or {})
+
+    def fail(self, exception: BaseException) -> None:
+        """The run's end by an exception: diverged, interrupted (a signal) or failed, with the error's text."""
+        if self.status["state"] != "running":
+            return
+        stopped = (
+            isinstance(exception, (KeyboardInterrupt, SystemExit)) or type(exception).__name__ == "SIGTERMException"
+        )
+        state = "diverged" if isinstance(exception, Diverged) else "interrupted" if stopped else "failed"
+        if isinstance(exception, Diverged):
+            self.status["step"] = exception.step
+        said = "".join(traceback.format_exception_only(exception)).strip()
+        self._end(state, error=said)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first status of the training."""
+        self._from = (trainer.global_step, time.monotonic())
+        self._note(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The heartbeat."""
+        if time.monotonic() >= self._next:
+            self._note(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The validation's values."""
+        self._note(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last values of the training; the run goes on until `finish`."""
+        self._note(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The run's end by an exception."""
+        if trainer.is_global_zero:
+            self._take(trainer, pl_module)
+            self.fail(exception)
+
+    def _note(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._take(trainer, task)
+            self._write()
+
+    def _take(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        assert isinstance(task, TokenTask)
+        eta = remaining_seconds(self._from, trainer.global_step, trainer.max_steps)
+        counts = {"step": trainer.global_step, "max_steps": trainer.max_steps, "tokens": int(task.tokens), "eta": eta}
+        self.status |= counts | {"seconds": task.seconds, "latest": dict(task.latest), "best": task.best}
+
+    def _end(self, state: str, **more: Any) -> None:
+        self.status |= {"state": state, "ended": time.time(), "eta": None} | more
+        self._write(durable=True)
+
+    def _write(self, durable: bool = False) -> None:
+        self.status["heartbeat"] = time.time()
+        write_json(self.directory.status_json, self.status, durable)
+        self._next = time.monotonic() + self.every_seconds
+
+
+class Progress(pl.Callback):
+    """One line a run: live on a terminal, otherwise a plain line at validations and at most every `every_seconds`."""
+
+    def __init__(
+        self, name: str = "", live: bool | None = None, every_seconds: float = 10.0, stream: TextIO | None = None
+    ) -> None:
+        self.name, self.stream = name, stream or sys.stderr
+        self.live = self.stream.isatty() if live is None else live
+        self.every_seconds = 0.2 if self.live else every_seconds
+        self._next, self._from, self._tokens_before = 0.0, (0, time.monotonic()), 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts measuring the pace."""
+        assert isinstance(pl_module, TokenTask)
+        self._from, self._tokens_before = (trainer.global_step, time.monotonic()), int(pl_module.tokens)
+        self._next = time.monotonic() + self.every_seconds
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A line when it is time."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A line with the validation's values."""
+        if trainer.state.fn == "fit":
+            self._say(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last line stays."""
+        if self.live and trainer.is_global_zero:
+            self._say(trainer, pl_module)
+            self.stream.write("\n")
+
+    def line(self, trainer: pl.Trainer, task: TokenTask) -> str:
+        """Step, losses, pace and what is left, in one line."""
+        step, elapsed = trainer.global_step, time.monotonic() - self._from[1]
+        parts = [f"{self.name} step {step}/{trainer.max_steps}".strip()]
+        parts += [f"{name} {task.latest[name]:.3f}" for name in ("train/nats", task.monitor) if name in task.latest]
+        parts.append(f"{(int(task.tokens) - self._tokens_before) / max(elapsed, 1e-9):,.0f} tokens/s")
+        left = remaining_seconds(self._from, step, trainer.max_steps)
+        return " · ".join([*parts, f"{duration(left)} left"] if left else parts)
+
+    def _say(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self._next = time.monotonic() + self.every_seconds
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(task, TokenTask)
+        line = self.line(trainer, task)
+        self.stream.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
+        self.stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12 s, 3:05 or 2:03:05."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if whole < 60:
+        return f"{whole} s"
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,100 @@
+"""Learning-rate schedules: pure functions of the optimizer step, as multiples of the optimizer's rate.
+
+`schedule(step)` with step counted from 0. Warm-up is linear and its first step is not zero: step s of w gives (s + 1) / w.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+class Schedule:
+    """Linear warm-up over `warmup_steps` to the optimizer's rate, then what a subclass's `after` says. Raises ValueError for a warm-up
+    longer than the training."""
+
+    def __init__(self, total_steps: int, warmup_steps: int = 0) -> None:
+        if not 0 <= warmup_steps <= total_steps:
+            raise ValueError(f"schedule.warmup_steps={warmup_steps}: accepted are 0 to trainer.max_steps={total_steps}")
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+
+    def __call__(self, step: int) -> float:
+        """The multiple of the optimizer's rate at `step`."""
+        return (step + 1) / self.warmup_steps if step < self.warmup_steps else self.after(step)
+
+    def after(self, step: int) -> float:
+        """The multiple at a `step` after the warm-up."""
+        return 1.0
+
+    def progress(self, step: int) -> float:
+        """How much of the training after the warm-up is behind at `step`: 0 at its first step, below 1 at its last."""
+        return min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+
+
+class Constant(Schedule):
+    """The optimizer's rate throughout, after the warm-up."""
+
+
+class Linear(Schedule):
+    """Falls linearly to `floor` times the rate."""
+
+    def __init__(self, total_steps: int, warmup_steps: int = 0, floor: float = 0.0) -> None:
+        super().__init__(total_steps, warmup_steps)
+        self.floor = floor
+
+    def after(self, step: int) -> float:
+        """The multiple at a `step` after the warm-up."""
+        return 1.0 - (1.0 - self.floor) * self.progress(step)
+
+
+class Cosine(Linear):
+    """Falls along half a cosine to `floor` times the rate (Loshchilov & Hutter 2017, without restarts)."""
+
+    def after(self, step: int) -> float:
+        """The multiple at a `step` after the warm-up."""
+        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * self.progress(step)))
+
+
+class InverseSqrt(Schedule):
+    """Falls as sqrt(warmup_steps / step) after the warm-up (Raffel et al. 2020, section 3.1.2)."""
+
+    def after(self, step: int) -> float:
+        """The multiple at a `step` after the warm-up."""
+        return math.sqrt(max(1, self.warmup_steps) / (step + 1))
+
+
+class WSD(Linear):
+    """Warm-up, stable, decay: constant, then 1 - sqrt over the last `decay_steps` (a fifth of the training by default) to `floor` times
+    the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises ValueError where they do not fit."""
+
+    def __init__(
+        self, total_steps: int, warmup_steps: int = 0, decay_steps: int | None = None, floor: float = 0.0
+    ) -> None:
+        super().__init__(total_steps, warmup_steps, floor)
+        longest = total_steps - warmup_steps
+        self.decay_steps = min(total_steps // 5, longest) if decay_steps is None else decay_steps
+        if not 0 <= self.decay_steps <= longest:
+            raise ValueError(
+                f"schedule.decay_steps={decay_steps}: accepted are 0 to {longest}, the steps after the warm-up"
+            )
+
+    def after(self, step: int) -> float:
+        """The multiple at a `step` after the warm-up."""
+        decayed = max(0, step + self.decay_steps - self.total_steps) / max(1, self.decay_steps)
+        return 1.0 - (1.0 - self.floor) * math.sqrt(min(1.0, decayed))
+
+
+class Noam(Schedule):
+    """Vaswani et al. 2017, section 5.3: the rate itself is factor * d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5), s = step + 1,
+    whatever the optimizer's `lr` (which the multiple divides by). Raises ValueError for no warm-up, or a rate that is not above 0."""
+
+    def __init__(self, total_steps: int, d_model: int, lr: float, warmup_steps: int = 200, factor: float = 1.0) -> None:
+        super().__init__(total_steps, warmup_steps)
+        if warmup_steps < 1:
+            raise ValueError(f"schedule.warmup_steps={warmup_steps}: noam takes 1 and more")
+        if lr <= 0:
+            raise ValueError(f"optimizer.lr={lr}: noam takes any rate above 0, and sets the rate itself")
+        self.scale = factor * d_model**-0.5 / lr
+
+    def __call__(self, step: int) -> float:
+        """The multiple of the optimizer's rate at `step`."""
+        return self.scale * min((step + 1) ** -0.5, (step + 1) * self.warmup_steps**-1.5)

@@ -1,0 +1,229 @@
+"""What every training task shares: token-exact losses and gradients, the schedule, the counting of tokens and seconds, what is reported when.
+
+No step waits for the device except where a line is logged; on a CPU every step is checked for a loss that is not finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from attnlab.layers.parts import complete
+from attnlab.training.optimizers import evaluation_weights
+
+# Sums of nats are scaled by this power of two before the backward pass, so that fp16 gradients stay in range; it is taken out again exactly.
+GRADIENT_SCALE = 1024.0
+
+
+class Diverged(FloatingPointError):
+    """The loss was not finite at optimizer step `step` (counted from 1)."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss was not finite at step {step}")
+        self.step = step
+
+
+class TokenTask(pl.LightningModule):
+    """A model, an optimizer (a function of the model) and a schedule (a part completed with total_steps, d_model and lr).
+
+    A subclass gives `loss_sums`. A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and
+    ranks, so that splitting a batch changes nothing. Attributes: `tokens` trained on, `seconds` of training over all attempts, `latest`
+    values reported, and `best` (metric, value, step) of `monitor`.
+    """
+
+    monitor: ClassVar[str] = "val/nats"
+    monitor_lower: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[..., Any],
+        log_every: int = 10,
+    ) -> None:
+        super().__init__()
+        self.model, self.make_optimizer, self.make_schedule, self.log_every = model, optimizer, schedule, log_every
+        self.latest: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None
+        self.tokens: int | Tensor = 0
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._step_sums: list[tuple[Tensor, int | Tensor]] = []
+        self._window: tuple[Any, ...] = (0.0, 0)
+        self._validated: list[tuple[Tensor, int | Tensor]] = []
+        self._gradient_norm = torch.zeros(())
+        self._evaluated = contextlib.ExitStack()
+
+    def loss_sums(self, batch: Any) -> tuple[Tensor, int | Tensor]:
+        """The summed loss in nats of a batch's target tokens, with gradient, and how many they are (an int saves a wait)."""
+        raise NotImplementedError(f"{type(self).__name__} gives no loss_sums")
+
+    def validation_metrics(self, nats: float, tokens: int) -> dict[str, float]:
+        """What is reported of a validation, from its summed loss and number of tokens."""
+        return {"val/nats": nats / max(1, tokens)}
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of training, over all attempts."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    # --- one step
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer; the schedule is applied by `optimizer_step`, a pure function of the step, so that resuming restores nothing."""
+        optimizer = self.make_optimizer(self.model)
+        if str(self.trainer.precision).startswith("16"):
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # gradients are unscaled before they are clipped
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        d_model = getattr(self.model, "d_model", None)
+        widths = {} if d_model is None else {"d_model": d_model}
+        self._schedule = complete(self.make_schedule, total_steps=self.trainer.max_steps, lr=self._rates[0], **widths)
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        return optimizer
+
+    def training_step(self, batch: Any) -> Tensor:
+        """The loss of one micro-batch, as Lightning differentiates it."""
+        nats, tokens = self.loss_sums(batch)
+        self._step_sums.append((nats.detach(), tokens))
+        return nats / GRADIENT_SCALE
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Makes the summed gradients those of the mean over this step's tokens, and clips their norm, in one pass.
+
+        Lightning has divided by the micro-batches and averaged over the ranks by now, and unscaled fp16 gradients.
+        """
+        tokens = self._take_step_sums()
+        factor = GRADIENT_SCALE * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        scale: Any = factor / (max(1, tokens) if isinstance(tokens, int) else tokens.clamp(min=1))
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradient_clip_val or self._is_logged(self.global_step + 1):
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients) * scale
+            if gradient_clip_val:
+                scale = scale * (gradient_clip_val / (self._gradient_norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+
+    def _take_step_sums(self) -> int | Tensor:
+        """Adds this optimizer step's nats and tokens, over micro-batches and ranks, to the totals; returns the tokens.
+
+        Raises Diverged, on every rank alike and before the weights are touched.
+        """
+        sums, self._step_sums = self._step_sums, []
+        nats: Any = sums[0][0] if len(sums) == 1 else torch.stack([n for n, _ in sums]).sum()
+        tokens: Any = sum(t for _, t in sums)
+        if self.trainer.world_size > 1:
+            both = torch.stack([nats.double(), torch.as_tensor(tokens, device=nats.device).double()])
+            nats, tokens = self.trainer.strategy.reduce(both, reduce_op="sum").unbind()
+        step = self.global_step + 1
+        if nats.device.type == "cpu" or self._is_logged(step):
+            nats = nats.item()
+            if not math.isfinite(nats):
+                raise Diverged(step)
+        self._window = (self._window[0] + nats, self._window[1] + tokens)
+        self.tokens = self.tokens + tokens
+        return tokens
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """One update at the schedule's rate, and a line in the logs every `log_every` steps."""
+        multiple = self._schedule(self.global_step)
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * multiple
+        optimizer.step(closure=optimizer_closure)
+        step = self.global_step + 1  # Lightning counts this step when this hook has returned
+        if self._is_logged(step):
+            (nats, tokens), self._window = self._window, (0.0, 0)
+            mean, norm = float(nats) / max(1, int(tokens)), float(self._gradient_norm)
+            rate = self._rates[0] * multiple
+            self.report({"train/nats": mean, "train/lr": rate, "train/gradient_norm": norm}, step)
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == 1
+
+    # --- what is reported
+
+    def report(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Hands values to every logger at an optimizer step (the present one by default), with the tokens and seconds so far."""
+        self.latest.update(values)
+        if self.trainer.is_global_zero:
+            line = {**values, "tokens": int(self.tokens), "seconds": self.seconds}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(line, self.global_step if step is None else step)
+
+    def on_fit_start(self) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_fit_end(self) -> None:
+        """Stops the clock, so that `seconds` is of the training alone, and leaves the weights to evaluate."""
+        self._seconds_before, self._started = self.seconds, time.perf_counter()
+        for optimizer in self.trainer.optimizers:
+            if hasattr(optimizer, "eval"):
+                optimizer.eval()
+
+    # --- validation
+
+    def on_validation_start(self) -> None:
+        """Turns to the weights to evaluate."""
+        for optimizer in self.trainer.optimizers:
+            self._evaluated.enter_context(evaluation_weights(optimizer))
+
+    def on_validation_end(self) -> None:
+        """Turns back to the weights to train."""
+        self._evaluated.close()
+
+    def validation_step(self, batch: Any) -> None:
+        """Adds a batch to the sums."""
+        nats, tokens = self.loss_sums(batch)
+        self._validated.append((nats.detach(), tokens))
+
+    def on_validation_epoch_end(self) -> None:
+        """Reports the validation and keeps the best value."""
+        validated, self._validated = self._validated, []
+        nats = torch.stack([n for n, _ in validated]).cpu().double().sum()
+        both = torch.stack([nats, torch.as_tensor(sum(t for _, t in validated)).cpu().double()])
+        if self.trainer.world_size > 1:
+            both = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
+        total, tokens = both.tolist()
+        self.report(self.validation_metrics(total, int(tokens)))
+        self._keep_best()
+
+    def _keep_best(self) -> None:
+        value = self.latest.get(self.monitor, math.nan)
+        old = self.best["value"] if self.best else math.inf if self.monitor_lower else -math.inf
+        if value < old if self.monitor_lower else value > old:
+            self.best = {"metric": self.monitor, "value": value, "step": self.global_step}
+
+    # --- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the counts, and the weights to evaluate as `state_dict` (those to train, where they differ, beside them)."""
+        window = [float(self._window[0]), int(self._window[1])]
+        counts = {"step": self.global_step, "tokens": int(self.tokens), "seconds": self.seconds}
+        checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
+        for optimizer in self.trainer.optimizers:
+            trained = checkpoint["state_dict"]
+            with evaluation_weights(optimizer) as differ:
+                if differ:
+                    checkpoint["state_dict"] = {name: value.clone() for name, value in trained.items()}
+                    checkpoint["training_weights"] = trained
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the counts and the weights to train."""
+        counts = checkpoint["attnlab"]
+        self.tokens, self._seconds_before, self.best = counts["tokens"], counts["seconds"], counts["best"]
+        self._window, self.latest = tuple(counts["window"]), dict(counts["latest"])
+        checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])

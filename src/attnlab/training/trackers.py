@@ -1,0 +1,188 @@
+"""Views of a run beside its own files: Weights & Biases and TensorBoard. The JSON lines are always written; nothing here can fail a training."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers.logger import Logger
+
+    from attnlab.training.run_directory import RunDirectory
+
+MODES = ("online", "offline", "disabled", "shared")
+
+
+@dataclass
+class Tracking:
+    """Which views a run has. `project`, `entity` and `tags` are W&B's; its mode is resolved once (see `resolve_wandb_mode`)."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    project: str = "attnlab"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunName:
+    """A run's identity: its study, its cell's name and choices, and its seed."""
+
+    study: str
+    cell: str
+    seed: int
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    job_type: str = "train"
+
+
+def run_id(study: str, cell: str, seed: int) -> str:
+    """The run's fixed W&B id, `<study>-<cell>-s<seed>` in the characters that W&B takes, at most 128 of them."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{study}-{cell}").strip("-")
+    end = f"-s{seed}"
+    if len(readable) + len(end) > 128:
+        import hashlib
+
+        digest = hashlib.sha256(f"{study}/{cell}".encode()).hexdigest()[:8]
+        readable = f"{readable[: 128 - len(end) - 9]}-{digest}"
+    return readable + end
+
+
+def resolve_wandb_mode(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """W&B's mode and why: WANDB_MODE if set, else online only where a key is, else offline. Raises ValueError for an unknown mode."""
+    asked = environ.get("WANDB_MODE", "").strip().lower()
+    if asked:
+        mode = {"dryrun": "offline", "run": "online"}.get(asked, asked)
+        if mode not in MODES:
+            raise ValueError(f"WANDB_MODE={asked}: accepted are {', '.join(MODES)}")
+        return mode, "WANDB_MODE is set"
+    if environ.get("WANDB_API_KEY"):
+        return "online", "WANDB_API_KEY is set"
+    if _netrc_has_key(environ):
+        return "online", "a key is stored in the netrc file"
+    return "offline", "no key was found"
+
+
+def _netrc_has_key(environ: Mapping[str, str]) -> bool:
+    path = Path(environ.get("NETRC") or Path(environ.get("HOME", "~")).expanduser() / ".netrc")
+    host = re.sub(r"^https?://", "", environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).split("/")[0]
+    try:
+        return re.search(rf"machine\s+{re.escape(host)}\b", path.read_text()) is not None
+    except OSError:
+        return False
+
+
+def build_loggers(
+    tracking: Tracking,
+    directory: RunDirectory,
+    name: RunName,
+    runs_dir: str | os.PathLike[str],
+    config: Mapping[str, Any] | None = None,
+    wandb_mode: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[Logger]:
+    """The run's loggers: the JSON lines first, then those views that could be opened; `say` is told of one that could not."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from attnlab.training.json_lines import JsonLines
+
+    say = say or (lambda line: print(line, file=sys.stderr))
+    loggers: list[Logger] = [JsonLines(directory.metrics, directory.attempt or 1)]
+    if getattr(rank_zero_only, "rank", 0):
+        return loggers
+    if tracking.tensorboard:
+        loggers += _tensorboard(directory, say)
+    if tracking.wandb:
+        loggers += _wandb(tracking, name, Path(runs_dir), config or {}, wandb_mode or resolve_wandb_mode()[0], say)
+    return loggers
+
+
+def _tensorboard(directory: RunDirectory, say: Callable[[str], None]) -> list[Logger]:
+    from attnlab.training.sinks import Sink
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        say("tensorboard is not installed (pip install 'attnlab[tensorboard]'); this run is logged without it")
+        return []
+
+    def log(values: Mapping[str, float], step: int | None) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    writer = SummaryWriter(str(directory.path / "tensorboard"))
+    return [Sink("tensorboard", log, writer.flush, say)]
+
+
+def _wandb(
+    tracking: Tracking,
+    name: RunName,
+    runs_dir: Path,
+    config: Mapping[str, Any],
+    mode: str,
+    say: Callable[[str], None],
+) -> list[Logger]:
+    """W&B's sink in the resolved mode, or offline, or none."""
+    from attnlab.training.sinks import Sink
+
+    def log(values: Mapping[str, float], step: int | None) -> None:
+        run.log({**values, "step": step})
+
+    for attempt in dict.fromkeys((mode, "offline")) if mode != "disabled" else ():
+        try:
+            run = _open_wandb(tracking, name, runs_dir, config, attempt)
+            return [Sink("wandb", log, None, say)]
+        except Exception as error:  # whatever W&B raises, a run is not lost for a view of it
+            _finish_wandb(1)
+            instead = "this run goes on without it" if attempt == "offline" else "this run is logged offline"
+            say(f"wandb: {type(error).__name__}: {_first_line(error)}; {instead}")
+    return []
+
+
+def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mapping[str, Any], mode: str) -> Any:
+    import wandb
+
+    (runs_dir / "wandb").mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        mode=mode,  # type: ignore[arg-type]
+        dir=str(runs_dir),
+        project=tracking.project,
+        entity=tracking.entity,
+        id=run_id(name.study, name.cell, name.seed),
+        name=f"{name.cell} seed {name.seed}",
+        group=name.study,
+        job_type=name.job_type,
+        tags=list(tracking.tags),
+        resume="allow",
+        config={**config, "cell": dict(name.choices), "cell_name": name.cell, "seed": name.seed},
+        settings=wandb.Settings(silent=True, console="off", init_timeout=20),
+    )
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
+
+
+def _finish_wandb(exit_code: int) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None:
+        with contextlib.suppress(Exception):
+            wandb.finish(exit_code=exit_code)
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[None]:
+    """Around a run: closes W&B's run whatever happens, so that the next run of the process is a run of its own."""
+    try:
+        yield
+    except BaseException:
+        _finish_wandb(1)
+        raise
+    _finish_wandb(0)

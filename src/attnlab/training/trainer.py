@@ -1,0 +1,155 @@
+"""The Lightning trainer of a run, without what costs time or lines and serves no run here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from torch import nn
+
+    from attnlab.training.precision import Precision
+
+
+@dataclass
+class TrainerSettings:
+    """How long and on what a run trains. Steps are optimizer steps.
+
+    `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `threads` None leaves torch's
+    number; `device` is auto, cpu, cuda or another of Lightning's accelerators. Raises ValueError for a number that makes no sense.
+    """
+
+    max_steps: int = 1000
+    precision: str = "auto"
+    accumulate: int = 1
+    clip_norm: float | None = 1.0
+    validate_every: int = 100
+    log_every: int = 10
+    checkpoint_every_seconds: float = 60.0
+    compile: bool = False
+    checkpoint_activations: bool = False
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    threads: int | None = None
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "accumulate", "log_every", "devices", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: accepted are 1 and more")
+        for name in ("validate_every", "checkpoint_every_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: accepted are 0 and more")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"trainer.threads={self.threads}: accepted are 1 and more, or null for torch's own number")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(
+                f"trainer.clip_norm={self.clip_norm}: accepted are numbers above 0, or null for no clipping"
+            )
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device that the run will use: cpu, cuda or mps."""
+        import torch
+
+        if self.device not in ("auto", "gpu"):
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def apply_to_model(settings: TrainerSettings, model: nn.Module) -> None:
+    """Switches on activation checkpointing, and compiles in place (so that no name in a checkpoint changes).
+
+    Raises ValueError where the model has no stack of layers to checkpoint.
+    """
+    if settings.checkpoint_activations:
+        switched = [module for module in model.modules() if hasattr(module, "checkpoint_activations")]
+        if not switched:
+            raise ValueError(
+                f"trainer.checkpoint_activations=true: {type(model).__name__} has no stack of layers; accepted is false"
+            )
+        for module in switched:
+            module.checkpoint_activations = True  # type: ignore[assignment]
+    if settings.compile:
+        model.compile()
+
+
+def build_trainer(
+    settings: TrainerSettings,
+    precision: Precision,
+    loggers: Sequence[Any] = (),
+    callbacks: Sequence[Any] = (),
+    directory: str | os.PathLike[str] | None = None,
+) -> pl.Trainer:
+    """Lightning's Trainer for these settings; sets torch's threads and determinism for the process."""
+    _be_quiet()
+    import lightning.pytorch as pl
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    micro_batches = settings.max_steps * settings.accumulate
+    return pl.Trainer(
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        # A known number of batches: Lightning then fetches none ahead, and a checkpoint's train order is exactly what was trained on.
+        limit_train_batches=micro_batches,
+        limit_val_batches=None if settings.validate_every else 0,
+        val_check_interval=settings.validate_every * settings.accumulate if settings.validate_every else micro_batches,
+        check_val_every_n_epoch=None,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        precision=precision.lightning,  # type: ignore[arg-type]
+        accelerator=settings.device,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        plugins=_environment(settings),
+        # "warn" refuses no operation; what has a deterministic form uses it.
+        deterministic="warn" if settings.deterministic and settings.device_type == "cuda" else None,
+        logger=list(loggers),
+        callbacks=list(callbacks),
+        default_root_dir=None if directory is None else os.fspath(directory),
+        log_every_n_steps=settings.log_every,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(_is_checkpoint(callback) for callback in callbacks),
+        use_distributed_sampler=False,
+    )
+
+
+def _is_checkpoint(callback: Any) -> bool:
+    from lightning.pytorch.callbacks import Checkpoint
+
+    return isinstance(callback, Checkpoint)
+
+
+def _environment(settings: TrainerSettings) -> Any:
+    """How ranks find each other. One process needs no cluster, and Slurm's requeue has one owner, which is not Lightning."""
+    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+    if settings.devices * settings.num_nodes == 1:
+        return LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect() else None
+
+
+def _be_quiet() -> None:
+    """Silences Lightning's banners, tips, and advice about choices that are made here on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*num_workers.*",
+        ".*does not have many workers.*",
+        ".*srun.*",
+        ".*does not exist or is not.*",
+        ".*isinstance.treespec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
