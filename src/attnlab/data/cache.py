@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +36,10 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     """A private folder on the disk of `beside`, so that what is made there can be renamed to it; gone at the end whatever happens."""
     with writing_to(beside):
         beside.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".making-", dir=beside.parent))
+        folder = (
+            beside.parent / f".making-{uuid.uuid4().hex}"
+        )  # not mkdtemp: others may use the same cache, so umask decides
+        folder.mkdir()
     try:
         yield folder
     finally:

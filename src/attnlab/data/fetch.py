@@ -1,6 +1,7 @@
 """Files from a package index or a web address: pinned by sha256, kept in the cache, written atomically; nothing is installed or imported."""
 
 import hashlib
+import http.client
 import os
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def _url_download(url: str, target: Path) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             content = response.read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unreachable(url, str(error), "a browser") from error
     with writing_to(target), target.open("wb") as file:
         file.write(content)

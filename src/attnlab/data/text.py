@@ -1,15 +1,17 @@
 """The Lightning data module of language modelling on one text."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning
+import numpy as np
 
 from attnlab.data.cache import DataError
-from attnlab.data.corpus import Corpus, Part, prepare
+from attnlab.data.corpus import Corpus, prepare
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.windows import EvaluationWindows, WindowBatches
+from attnlab.data.windows import EvaluationWindows, WindowBatches, Windows
 
 MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
 
@@ -73,14 +75,16 @@ class TextData(lightning.LightningDataModule):
         prepare(self.source, self._untrained, self.split, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
-        """Maps the token arrays and sees that the text is long enough."""
-        self.train_dataloader()
+        """Maps the token arrays and sees that the text is long enough to train and to validate on."""
+        with self._tokens("train") as tokens:
+            Windows(tokens, self.context)
+        self.val_dataloader()
 
     def train_dataloader(self) -> WindowBatches:
         """The endless training order, from where `load_state_dict` set it."""
         rank, world_size = self._place()
-        tokens = self._part("train").tokens
-        self._order = WindowBatches(tokens, self.context, self.batch_size, self.seed, rank, world_size)
+        with self._tokens("train") as tokens:
+            self._order = WindowBatches(tokens, self.context, self.batch_size, self.seed, rank, world_size)
         if self._order_state is not None:
             self._order.load_state_dict(self._order_state)
         return self._order
@@ -102,14 +106,13 @@ class TextData(lightning.LightningDataModule):
         `longest` is by default 8 times the context, or the largest of 4, 2, 1 times that the part can hold. Sliding windows move by
         half their length. Raises DataError where the part is too short.
         """
-        tokens = self._part(split).tokens
-        if longest is None:
-            fitting = [k * self.context for k in MULTIPLES if k * self.context < len(tokens)]
-            longest = max(length, fitting[0] if fitting else self.context)
         stride = max(1, length // 2) if sliding else length
         rows = max(1, max(self.tokens_per_batch, 4096) // length)
-        rank, world_size = self._place()
-        return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, rank, world_size)
+        with self._tokens(split) as tokens:
+            if longest is None:
+                fitting = [k * self.context for k in MULTIPLES if k * self.context < len(tokens)]
+                longest = max(length, fitting[0] if fitting else self.context)
+            return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *self._place())
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training order."""
@@ -119,11 +122,16 @@ class TextData(lightning.LightningDataModule):
         """Makes the next training loader go on from a saved place."""
         self._order_state = dict(state_dict) or None
 
-    def _part(self, split: str) -> Part:
+    @contextlib.contextmanager
+    def _tokens(self, split: str) -> Iterator[np.ndarray]:
+        """The tokens of a part; a DataError about them says which part of what it is."""
         part = self.corpus.part(split)
         if part.num_tokens == 0:
             raise DataError(f"the {split} part is empty (data.split={list(self.split)}); give it a fraction above 0")
-        return part
+        try:
+            yield part.tokens
+        except DataError as error:
+            raise DataError(f"the {split} part of data={self.source.name}: {error}") from error
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -24,8 +24,8 @@ class Windows:
             raise DataError(f"a window length of {length} tokens cannot be used; accepted: 1 or more")
         if len(tokens_N) < length + 1:
             raise DataError(
-                f"this part of the text has {len(tokens_N):,} tokens, too few for one window of {length:,} tokens and the token "
-                f"after it ({length + 1:,}); use a longer text, a larger share of it (data.split) or a shorter context (data.context)"
+                f"{len(tokens_N):,} tokens are too few for one window of {length:,} tokens and the token "
+                f"after it, {length + 1:,} in all; use a longer text, a larger share of it (data.split) or a shorter context (data.context)"
             )
         self.length = length
         self.rows = np.lib.stride_tricks.sliding_window_view(tokens_N, length + 1)
@@ -136,6 +136,7 @@ class EvaluationWindows:
         available = len(tokens_N) - 1 - lead
         wanted = available if max_tokens is None else max(longest, min(max_tokens, available))
         self.num_targets = wanted // longest * longest
+        self.first_target = lead + 1  # where the scored targets begin in tokens_N
         self.batch_size = batch_size
         # Window i scores the targets from lower[i] up to but not including upper[i]; target j is the token after input j.
         lower = np.arange(lead, lead + self.num_targets, stride)[rank::world_size]
