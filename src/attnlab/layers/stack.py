@@ -85,7 +85,7 @@ class Stack(nn.Module):
         """Of all layers, the position encoding and the final norm; `widths` as `stack_widths` gives them."""
         a_layer = sum(count_parameters(part, **widths) for part in (attention, feed_forward, residual))
         final_norm = final_norm_part(residual)
-        end = 0 if final_norm is None else count_parameters(final_norm, **widths)
+        end = 0 if final_norm is None else count_parameters(final_norm, d_model=widths["d_model"])
         return widths["num_layers"] * a_layer + count_parameters(position, **widths) + end
 
     def forward(

@@ -1,0 +1,1 @@
+from attnlab.generation.sampling import Sampler, generate
