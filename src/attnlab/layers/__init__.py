@@ -1,3 +1,5 @@
+"""The parts of Transformers: every choice of every seam is one class here."""
+
 from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery
 from attnlab.layers.backends import Backend, Explicit, Flex, Fused, choose_backend
 from attnlab.layers.cache import KeyValueCache, LayerCache
@@ -22,3 +24,62 @@ from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Resi
 from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
 from attnlab.layers.scope import Scope, build_scope
 from attnlab.layers.stack import Layer, Stack, stack_widths
+
+__all__ = [
+    "GEGLU",
+    "GELU",
+    "GLU",
+    "ALiBi",
+    "Attention",
+    "AxialRotary",
+    "Backend",
+    "DeepNorm",
+    "DynamicTanh",
+    "Explicit",
+    "FeedForward",
+    "Flex",
+    "Fused",
+    "GPT2Init",
+    "GatedFeedForward",
+    "GroupedQuery",
+    "Init",
+    "KeyValueCache",
+    "Layer",
+    "LayerCache",
+    "LayerNorm",
+    "Learned",
+    "Learned2D",
+    "MultiHead",
+    "MultiQuery",
+    "Normal002",
+    "Parallel",
+    "PositionEncoding",
+    "PostNorm",
+    "PreNorm",
+    "RMSNorm",
+    "ReGLU",
+    "ReLU",
+    "ReZero",
+    "RelativeBias",
+    "Residual",
+    "Rotary",
+    "RotaryLinear",
+    "RotaryLlama3",
+    "RotaryNTK",
+    "RotaryYaRN",
+    "Sandwich",
+    "Scope",
+    "Sinusoidal",
+    "Sinusoidal2D",
+    "Small",
+    "SquaredReLU",
+    "Stack",
+    "SwiGLU",
+    "Xavier",
+    "build_mask",
+    "build_scope",
+    "choose_backend",
+    "complete",
+    "count_parameters",
+    "stack_widths",
+]

@@ -1,6 +1,6 @@
 """Rotary positions and their published scalings to longer contexts.
 
-Shapes: B batch, T length, H heads, K head width, P rotated pairs.
+Shapes: B batch, T length, H heads, K head width, R rotated width, P = R / 2 rotated pairs.
 Angles are computed in fp32 from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
 """
 
@@ -46,7 +46,12 @@ class Rotary(PositionEncoding):
             angles_BTP = self.angles(positions_BT)
             cos_B1TP = (angles_BTP.cos() * self.magnitude())[:, None]
             sin_B1TP = (angles_BTP.sin() * self.magnitude())[:, None]
-        return partial(rotate_pairs, cos_B1TP=cos_B1TP, sin_B1TP=sin_B1TP, interleaved=self.interleaved)
+        cos_B1TR, sin_B1TR = (cos_B1TP, cos_B1TP), (-sin_B1TP, sin_B1TP)
+        if self.interleaved:
+            tables = [torch.stack(halves, dim=-1).flatten(-2) for halves in (cos_B1TR, sin_B1TR)]
+        else:
+            tables = [torch.cat(halves, dim=-1) for halves in (cos_B1TR, sin_B1TR)]
+        return partial(turn, cos_B1TR=tables[0], sin_B1TR=tables[1], interleaved=self.interleaved)
 
     def angles(self, positions_BT: Tensor) -> Tensor:
         """The angle of each pair at each position, (B or 1, T, P), fp32."""
@@ -182,18 +187,19 @@ class RotaryLlama3(Rotary):
         return kept_share_P * kept_P + (1 - kept_share_P) * kept_P / self.factor
 
 
-def rotate_pairs(x_BHTK: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) -> Tensor:
-    """Rotates the leading 2 P dimensions of each head by the angles of cos and sin; in fp32, returned in x's type."""
-    pairs = cos_B1TP.shape[-1]
-    turned, kept = x_BHTK[..., : 2 * pairs].float(), x_BHTK[..., 2 * pairs :]
+def turn(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) -> Tensor:
+    """Rotates the leading R dimensions of each head: x cos + partner(x) sin, with the sine's sign in its table.
+
+    Computed in fp32, returned in x's type.
+    """
+    width = cos_B1TR.shape[-1]
+    x_BHTR, kept = x_BHTK[..., :width].float(), x_BHTK[..., width:]
     if interleaved:
-        first, second = turned.unflatten(-1, (pairs, 2)).unbind(-1)
+        partner_BHTR = x_BHTR.unflatten(-1, (width // 2, 2)).flip(-1).flatten(-2)
     else:
-        first, second = turned.split(pairs, dim=-1)
-    halves = first * cos_B1TP - second * sin_B1TP, first * sin_B1TP + second * cos_B1TP
-    rotated = torch.stack(halves, dim=-1).flatten(-2) if interleaved else torch.cat(halves, dim=-1)
-    rotated = rotated.to(x_BHTK.dtype)
-    return torch.cat([rotated, kept], dim=-1) if kept.shape[-1] else rotated
+        partner_BHTR = x_BHTR.roll(width // 2, dims=-1)
+    rotated_BHTR = torch.addcmul(x_BHTR * cos_B1TR, partner_BHTR, sin_B1TR).to(x_BHTK.dtype)
+    return torch.cat([rotated_BHTR, kept], dim=-1) if kept.shape[-1] else rotated_BHTR
 
 
 def checked_factor(factor: float) -> float:
