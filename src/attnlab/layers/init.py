@@ -23,7 +23,7 @@ from attnlab.layers.residuals import Residual
 class Weight:
     """One matrix to draw, and its role. writes: its product is added to the residual stream. gain: of the residual that it belongs to.
 
-    depth: how many sublayers write to the stream.
+    depth: how many sublayers write to its stream.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Init:
         seed = draw_seed() if seed is None else seed
         for weight in weights_of(model):
             # On the CPU and then copied, so that every device starts from the same values.
-            drawn = torch.empty(weight.tensor.shape)
+            drawn = torch.empty(weight.tensor.shape, device="cpu")
             self.fill(drawn, self.std(weight) * weight.gain, _generator(seed, weight.name))
             weight.tensor.copy_(drawn)
         for module in model.modules():
@@ -129,8 +129,7 @@ def weights_of(model: nn.Module) -> Iterator[Weight]:
     In a layer that holds a Residual as `residual`, the linear layers named `output` and `down` write to the stream, and the residual's gain acts on
     these and on `value`, `up` and `gate` (DeepNorm, Wang et al. 2022, figure 2: value, output and feed-forward projections).
     """
-    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "residual", None), Residual)]
-    roles = {id(linear): role for layer in layers for linear, role in _roles(layer, len(layers))}
+    roles = {id(linear): role for module in model.modules() for linear, role in _roles(module)}
     # A bias on the scores is no embedding: its table keeps its own start.
     seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias)}
     for name, module in model.named_modules():
@@ -140,19 +139,23 @@ def weights_of(model: nn.Module) -> Iterator[Weight]:
             yield Weight(f"{name}.weight", module.weight, **role)
 
 
-def _roles(layer: Any, num_layers: int) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
-    sublayers = [child for child in layer.children() if not isinstance(child, Residual)]
-    for sublayer in sublayers:
-        # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
-        scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")
-        for name, linear in sublayer.named_children():
-            gain = layer.residual.init_gain if name in scaled else 1.0
-            yield linear, {"writes": name in ("output", "down"), "gain": gain, "depth": num_layers * len(sublayers)}
+def _roles(stack: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    """The linear layers in the layers that are children of `stack`, and what is special about each."""
+    layers: list[Any] = [c for c in stack.children() if isinstance(getattr(c, "residual", None), Residual)]
+    for layer in layers:
+        sublayers = [child for child in layer.children() if not isinstance(child, Residual)]
+        for sublayer in sublayers:
+            # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
+            scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")
+            for name, linear in sublayer.named_children():
+                gain = layer.residual.init_gain if name in scaled else 1.0
+                depth = len(layers) * len(sublayers)
+                yield linear, {"writes": name in ("output", "down"), "gain": gain, "depth": depth}
 
 
 def draw_seed() -> int:
     """A seed from torch's global generator."""
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
