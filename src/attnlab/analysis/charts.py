@@ -1,0 +1,122 @@
+"""The data behind the page's interactive charts: learning curves and the metric against length, as plain JSON values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.reader import AXES, short
+from attnlab.analysis.statistics import mean_interval
+from attnlab.analysis.wording import describe, primary_lengths
+
+MOST_POINTS = 160
+MOST_COLOURS = 8
+
+
+def chart_data(comparison: Comparison) -> dict[str, Any]:
+    """Everything that page.js draws."""
+    study = comparison.study
+    shown = [cell for cell in comparison.cells if cell.cell.skip is None]
+    return {
+        "cells": [
+            {"label": cell.label, "choices": {short(k): str(v) for k, v in cell.cell.choices.items()}} for cell in shown
+        ],
+        "factors": {
+            short(name): list(dict.fromkeys(str(c.cell.choices.get(name, "-")) for c in shown))
+            for name in study.varying
+        },
+        "by_cell": len(shown) <= MOST_COLOURS,
+        "lengths": length_data(comparison),
+        "curves": curve_data(comparison),
+    }
+
+
+def length_data(comparison: Comparison) -> list[dict[str, Any]]:
+    """One entry a metric family, the primary one's first: {name, title, series: [{cell, x, y, low, high, cannot}]}."""
+    first = [curve.prefix for curve in primary_lengths(comparison)[:1]]
+    prefixes = dict.fromkeys([*first, *(curve.prefix for curve in comparison.lengths)])
+    families = []
+    for prefix in prefixes:
+        series = []
+        for curve in (curve for curve in comparison.lengths if curve.prefix == prefix):
+            points = sorted(curve.points.items())
+            bounds = [(p.low, p.high) if p.is_bounded else (p.mean, p.mean) for _, p in points]
+            entry = {"cell": curve.label, "x": [k for k, _ in points], "y": rounded([p.mean for _, p in points])}
+            entry |= {"low": rounded([b[0] for b in bounds]), "high": rounded([b[1] for b in bounds])}
+            series.append({**entry, "cannot": sorted(curve.cannot)})
+        families.append({"name": prefix, "title": describe(prefix), "series": series})
+    return families
+
+
+def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
+    """One entry a metric that was logged along training: {name, title, series: [{cell, step, tokens, seconds, mean, low, high, seeds}]}."""
+    curves = comparison.study.curves
+    labels = {cell.cell.name: cell.label for cell in comparison.cells}
+    entries = []
+    for name in sorted((column for column in curves.columns if column not in ("cell", "seed", *AXES)), key=_interest):
+        frame = (
+            curves.select("cell", "seed", *AXES, value=pl.col(name))
+            .drop_nulls("value")
+            .filter(pl.col("value").is_finite())
+        )
+        series = [
+            _series(labels[str(cell)], rows)
+            for (cell,), rows in frame.group_by(["cell"], maintain_order=True)
+            if cell in labels
+        ]
+        if sum(len(entry["step"]) for entry in series) > len(series):
+            entries.append({"name": name, "title": describe(name), "series": series})
+    return entries
+
+
+def _interest(name: str) -> tuple[int, str]:
+    """Validation curves first, then training losses, then the rest."""
+    order = ["val/nats", "train/nats"]
+    split = {"val": 2, "train": 3}.get(name.partition("/")[0], 4)
+    return (order.index(name) if name in order else split, name)
+
+
+def _series(label: str, rows: pl.DataFrame) -> dict[str, Any]:
+    """One cell's curve: the mean over seeds with its 95% band where two seeds or more are there, and every seed."""
+    wide = rows.pivot(on="seed", index="step", values="value", aggregate_function="last").sort("step")
+    wide = wide.gather(_thinned(wide.height))
+    matrix = wide.drop("step").to_numpy().astype(float)
+    axes = rows.group_by("step").agg(pl.col("tokens", "seconds").mean())
+    axes = wide.select("step").join(axes, on="step", how="left", maintain_order="left")
+    mean, low, high = _bands(matrix)
+    return {
+        "cell": label,
+        **{axis: rounded(axes[axis].to_list()) for axis in AXES},
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "seeds": {seed: rounded(matrix[:, i].tolist()) for i, seed in enumerate(wide.columns[1:])},
+    }
+
+
+def _thinned(height: int) -> list[int]:
+    if height <= MOST_POINTS:
+        return list(range(height))
+    return sorted(set(np.linspace(0, height - 1, MOST_POINTS).round().astype(int).tolist()))
+
+
+def _bands(matrix: np.ndarray) -> tuple[list[float | None], list[float | None], list[float | None]]:
+    """Mean and interval a row, over the seeds of the row; a mean over fewer seeds than the cell has would jump, so it is left out."""
+    means, lows, highs = [], [], []
+    for row in matrix:
+        there = row[np.isfinite(row)]
+        interval = mean_interval(there.tolist()) if there.size == row.size else None
+        means.append(interval.mean if interval else math.nan)
+        lows.append(interval.low if interval else math.nan)
+        highs.append(interval.high if interval else math.nan)
+    return rounded(means), rounded(lows), rounded(highs)
+
+
+def rounded(values: Sequence[float | None]) -> list[float | None]:
+    """Five significant digits, None for what is no finite number: JSON knows no NaN."""
+    return [float(f"{value:.5g}") if value is not None and math.isfinite(value) else None for value in values]

@@ -1,0 +1,185 @@
+"""Checks a study's claims against its runs. Claims are data: names, bounds and text, never evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnlab.analysis.reader import Cell, Study, is_number, same
+from attnlab.analysis.statistics import Interval, mean_interval, paired
+
+BOUNDS = ("within", "below", "above", "between", "cannot", "state")
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """What one cell says to a claim: "met", "not met" or "open", with the reason and the values by seed."""
+
+    cell: str
+    verdict: str
+    reason: str
+    values: dict[int, float] = field(default_factory=dict)
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its verdict over all cells that it speaks of; `test` is what was checked, in words."""
+
+    says: str
+    test: str
+    verdict: str
+    reason: str
+    cells: list[CellVerdict]
+    source: str = ""
+    strength: str = ""
+
+
+def check_claims(study: Study) -> list[Claim]:
+    """Every claim of the study with its verdict; a claim that names no cell or no bound is open, with the reason."""
+    return [_check(study, claim) for claim in study.claims]
+
+
+def _check(study: Study, claim: Mapping[str, Any]) -> Claim:
+    bounds = [bound for bound in BOUNDS if claim.get(bound) is not None and claim.get(bound) is not False]
+    choices = claim.get("cell") if isinstance(claim.get("cell"), Mapping) else {}
+    cells = [cell for cell in study.matching(choices or {}) if cell.skip is None]
+    about = {key: str(claim.get(key) or "") for key in ("says", "source", "strength")}
+    if len(bounds) != 1:
+        return Claim(test="", verdict="open", reason=f"a claim needs one of {', '.join(BOUNDS)}", cells=[], **about)
+    if not cells:
+        return Claim(
+            test="", verdict="open", reason=f"the study has no cell with {dict(choices or {})}", cells=[], **about
+        )
+    verdicts = [_of_cell(study, claim, bounds[0], cell) for cell in cells]
+    verdict = _all(verdicts)
+    return Claim(
+        test=_test(study, claim, bounds[0]), verdict=verdict, reason=_reason(verdicts, verdict), cells=verdicts, **about
+    )
+
+
+def _all(verdicts: list[CellVerdict]) -> str:
+    """A claim about several cells is met where each of them meets it, and not met where one does not."""
+    found = {verdict.verdict for verdict in verdicts}
+    return next((word for word in ("not met", "open", "met") if word in found), "open")
+
+
+def _reason(verdicts: list[CellVerdict], verdict: str) -> str:
+    if len(verdicts) == 1:
+        return verdicts[0].reason
+    deciding = [v for v in verdicts if v.verdict == verdict]
+    return f"{verdict} in {len(deciding)} of {len(verdicts)} cells; {deciding[0].cell}: {deciding[0].reason}"
+
+
+def _of_cell(study: Study, claim: Mapping[str, Any], bound: str, cell: Cell) -> CellVerdict:
+    label, metric = study.label(cell), _metric(study, claim)
+    if bound == "state":
+        return _state(study, cell, str(claim["state"]))
+    if bound == "cannot":
+        return _cannot(study, cell, metric)
+    values, problem = _values(study, claim, cell, metric)
+    if problem or not values:
+        return CellVerdict(label, "open", problem or f"no finished run has {metric}", values)
+    interval = mean_interval(list(values.values()))
+    low, high = _limits(bound, claim[bound])
+    if low is None:
+        return CellVerdict(label, "open", f"{bound}: {claim[bound]!r} is no bound", values, interval)
+    verdict, reason = _judge(interval, list(values.values()), low, high)
+    return CellVerdict(label, verdict, reason, values, interval)
+
+
+def _values(study: Study, claim: Mapping[str, Any], cell: Cell, metric: str) -> tuple[dict[int, float], str | None]:
+    """What the bound is put on, by seed: the metric itself, or its paired difference to what it is held against."""
+    mine = study.values(cell.name, metric)
+    against = claim.get("against")
+    if not isinstance(against, Mapping):
+        return mine, None
+    wanted = {**cell.choices, **(against.get("cell") or {})}
+    others = [c for c in study.cells if _choices_equal(c.choices, wanted)]
+    if not others:
+        return {}, f"the study has no cell {wanted} to hold it against"
+    other_metric = str(against.get("metric") or metric)
+    theirs = study.values(others[0].name, other_metric)
+    if mine and not theirs:
+        return {}, f"no finished run of {study.label(others[0])} has {other_metric}"
+    return paired(mine, theirs), None
+
+
+def _choices_equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return set(first) == set(second) and all(same(first[key], second[key]) for key in first)
+
+
+def _limits(bound: str, value: Any) -> tuple[float | None, float]:
+    infinity = float("inf")
+    if bound == "between" and isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)):
+        return float(value[0]), float(value[1])
+    if not is_number(value):
+        return None, infinity
+    number = float(value)
+    return {"within": (-number, number), "below": (-infinity, number), "above": (number, infinity)}.get(
+        bound, (None, 0.0)
+    )
+
+
+def _judge(interval: Interval, values: list[float], low: float, high: float) -> tuple[str, str]:
+    """Met where the 95% interval lies inside the bound, not met where it lies outside, else open."""
+    inside = sum(low <= value <= high for value in values)
+    measured = f"{interval.mean:+.4g}"
+    count = f"{inside} of {len(values)} seeds inside the bound"
+    if not interval.is_bounded:
+        return "open", f"{measured}, one seed: no interval; {count}"
+    measured = f"{measured} (95% interval {interval.low:+.4g} to {interval.high:+.4g}; {count})"
+    if interval.within(low, high):
+        return "met", measured
+    if interval.high < low or interval.low > high:
+        return "not met", measured
+    crossed = [f"{edge:g}" for edge in (low, high) if interval.low <= edge <= interval.high]
+    return "open", f"{measured}: the interval straddles {' and '.join(crossed)}"
+
+
+def _state(study: Study, cell: Cell, state: str) -> CellVerdict:
+    runs = study.runs_of(cell.name)
+    over = [run for run in runs if run.state in ("finished", "failed", "diverged")]
+    there = sum(run.state == state for run in over)
+    reason = f"{there} of {len(over)} runs that ended are {state}"
+    if not over:
+        return CellVerdict(study.label(cell), "open", "no run has ended yet")
+    verdict = "met" if there == len(runs) else "not met" if there == 0 and len(over) == len(runs) else "open"
+    return CellVerdict(study.label(cell), verdict, reason)
+
+
+def _cannot(study: Study, cell: Cell, metric: str) -> CellVerdict:
+    finished = [run for run in study.runs_of(cell.name) if run.state == "finished"]
+    unable = [run for run in finished if metric in run.cannot]
+    if not finished:
+        return CellVerdict(study.label(cell), "open", "no run has finished yet")
+    if len(unable) == len(finished):
+        return CellVerdict(study.label(cell), "met", f"it cannot: {unable[0].cannot[metric]}")
+    able = [run for run in finished if metric in run.final]
+    verdict = "not met" if len(able) == len(finished) else "open"
+    return CellVerdict(study.label(cell), verdict, f"{len(able)} of {len(finished)} finished runs have {metric}")
+
+
+def _metric(study: Study, claim: Mapping[str, Any]) -> str:
+    return str(claim.get("metric") or (study.metric.name if study.metric else ""))
+
+
+def _test(study: Study, claim: Mapping[str, Any], bound: str) -> str:
+    """What is checked, in words: `test/nats@8x of position=alibi minus test/nats@1x: within 0.02`."""
+    metric, choices = _metric(study, claim), claim.get("cell") or {}
+    where = ", ".join(f"{name}={value}" for name, value in choices.items()) or "every cell"
+    if bound == "state":
+        return f"runs of {where}: {claim['state']}"
+    if bound == "cannot":
+        return f"{where} cannot have {metric}"
+    against = claim.get("against")
+    text = f"{metric} of {where}"
+    if isinstance(against, Mapping):
+        other = [str(against["metric"])] if against.get("metric") else []
+        other += [f"{name}={value}" for name, value in (against.get("cell") or {}).items()]
+        text += f" minus {' of '.join([other[0], ', '.join(other[1:])]) if len(other) > 1 else ''.join(other)}"
+    limit = (
+        " and ".join(map(str, claim[bound])) if bound == "between" and isinstance(claim[bound], list) else claim[bound]
+    )
+    return f"{text}: {bound} {'±' if bound == 'within' else ''}{limit}"

@@ -1,0 +1,328 @@
+"""What a study's runs say: cells, paired differences, places, what changes with length, budgets, claims and caveats."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attnlab.analysis import statistics
+from attnlab.analysis.budget import Budget, budget_of, budget_warnings
+from attnlab.analysis.claims import Claim, check_claims
+from attnlab.analysis.factors import FactorEffect, factor_effects
+from attnlab.analysis.reader import Cell, Metric, Run, Study
+from attnlab.analysis.statistics import Interval, mean_interval, paired
+
+ALPHA = 0.05
+IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
+MULTIPLE = re.compile(r"(?P<prefix>.+)@(?P<multiple>\d+(?:\.\d+)?)x")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference to a reference, cell minus reference by seed, with its interval at the Holm-adjusted level.
+
+    `verdict` is better, worse, same (the whole interval within the margin) or undecided; `wins` counts the seeds in which the cell is better.
+    """
+
+    values: dict[int, float]
+    interval: Interval
+    p_t: float
+    p_t_holm: float
+    p_sign_flip: float
+    p_sign_flip_holm: float
+    wins: float
+    verdict: str
+
+    @property
+    def n(self) -> int:
+        """How many seeds were paired."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """One cell: its values by seed, its runs' states, and how it stands to the baseline.
+
+    `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "not a number".
+    `places` are the places it may hold (best, worst); None where it is not ranked.
+    """
+
+    cell: Cell
+    label: str
+    is_baseline: bool
+    values: dict[int, float]
+    interval: Interval | None
+    states: dict[str, int]
+    outcome: str
+    reason: str
+    difference: Difference | None
+    places: tuple[int, int] | None
+    budget: Budget
+
+    @property
+    def n_lost(self) -> int:
+        """Runs that ended without a value: diverged or failed. They are outcomes and keep the cell from being ranked."""
+        return self.states.get("diverged", 0) + self.states.get("failed", 0)
+
+
+@dataclass(frozen=True)
+class LengthCurve:
+    """One cell's metric at multiples of the training length; `change` is its paired change from the shortest to the longest."""
+
+    label: str
+    prefix: str
+    points: dict[float, Interval]
+    values: dict[float, dict[int, float]]
+    cannot: dict[float, str]
+    change: Interval | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the terminal, the tables and the page say about a study."""
+
+    study: Study
+    metric: Metric | None
+    cells: list[CellSummary]
+    claims: list[Claim]
+    lengths: list[LengthCurve]
+    effects: list[FactorEffect]
+    settings: dict[str, dict[str, Any]]
+    problems: list[Run]
+    caveats: list[str]
+
+    @property
+    def baseline(self) -> CellSummary | None:
+        """The baseline's cell."""
+        return next((cell for cell in self.cells if cell.is_baseline), None)
+
+    @property
+    def measured(self) -> list[CellSummary]:
+        """The cells with a value, best mean first; an order for reading, no ranking (see `places`)."""
+        sign = -1 if self.metric and self.metric.better == "higher" else 1
+        found = [cell for cell in self.cells if cell.interval is not None]
+        return sorted(found, key=lambda cell: sign * cell.interval.mean if cell.interval else 0.0)
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many runs of the plan are in which state."""
+        return dict(Counter(run.state for run in self.study.runs.values()))
+
+
+def compare(study: Study, alpha: float = ALPHA) -> Comparison:
+    """Compares the cells of a study on its primary metric. `alpha` is the chance of any false alarm in a family."""
+    metric = study.metric
+    values = {cell.name: study.values(cell.name, metric.name) if metric else {} for cell in study.cells}
+    ranked = {name: v for name, v in values.items() if v and not _lost(study, name)}
+    places = statistics.places(ranked, metric.better, alpha) if metric and len(ranked) > 1 else {}
+    differences = _differences(values, study.baseline_cell, metric, alpha)
+    cells = [_summary(study, cell, values[cell.name], differences, places) for cell in study.cells]
+    effects = factor_effects(study, values, alpha)
+    lengths = length_curves(study)
+    problems = [run for run in study.runs.values() if run.state != "finished" or run.non_finite]
+    caveats = _caveats(study, cells, alpha)
+    return Comparison(
+        study, metric, cells, check_claims(study), lengths, effects, differing_settings(study), problems, caveats
+    )
+
+
+def _lost(study: Study, cell: str) -> bool:
+    return any(run.state in ("diverged", "failed") for run in study.runs_of(cell))
+
+
+def _differences(
+    values: Mapping[str, Mapping[int, float]], baseline: Cell | None, metric: Metric | None, alpha: float
+) -> dict[str, Difference]:
+    """The difference of every cell to the baseline; the family of tests are those with two seeds or more."""
+    if baseline is None or metric is None:
+        return {}
+    base = values[baseline.name]
+    pairs = {name: paired(own, base) for name, own in values.items() if name != baseline.name}
+    return judge_family({name: pair for name, pair in pairs.items() if pair}, metric, alpha)
+
+
+def judge_family(
+    pairs: Mapping[str, Mapping[int, float]], metric: Metric, alpha: float = ALPHA
+) -> dict[str, Difference]:
+    """Judges paired differences ({name: {seed: difference}}) as one family: Holm-adjusted p values and intervals at the same level."""
+    tested = [name for name, pair in pairs.items() if len(pair) >= 2]
+    lists = {name: list(pair.values()) for name, pair in pairs.items()}
+    p_t = [statistics.t_p(lists[name]) for name in tested]
+    p_flip = [statistics.sign_flip_p(lists[name]) for name in tested]
+    columns = zip(
+        p_t, statistics.holm(p_t), p_flip, statistics.holm(p_flip), statistics.holm_levels(p_t, alpha), strict=True
+    )
+    rows = dict(zip(tested, columns, strict=True))
+    judged = {}
+    for name, pair in pairs.items():
+        t, t_holm, flip, flip_holm, level = rows.get(name, (math.nan, math.nan, math.nan, math.nan, 1 - alpha))
+        interval = mean_interval(lists[name], level)
+        won = statistics.wins(lists[name], metric.better)
+        judged[name] = Difference(dict(pair), interval, t, t_holm, flip, flip_holm, won, verdict_of(interval, metric))
+    return judged
+
+
+def verdict_of(interval: Interval, metric: Metric) -> str:
+    """better, worse, same or undecided: what an interval of a difference says."""
+    if interval.within(-metric.margin, metric.margin) and metric.margin > 0:
+        return "same"
+    if not interval.excludes(0.0):
+        return "undecided"
+    return "better" if (interval.mean < 0) == (metric.better == "lower") else "worse"
+
+
+def _summary(
+    study: Study,
+    cell: Cell,
+    values: dict[int, float],
+    differences: Mapping[str, Difference],
+    places: Mapping[str, tuple[int, int]],
+) -> CellSummary:
+    runs = study.runs_of(cell.name)
+    outcome, reason = _outcome(study, cell, runs, values)
+    return CellSummary(
+        cell=cell,
+        label=study.label(cell),
+        is_baseline=cell is study.baseline_cell,
+        values=values,
+        interval=mean_interval(list(values.values())) if values else None,
+        states=dict(Counter(run.state for run in runs)),
+        outcome=outcome,
+        reason=reason,
+        difference=differences.get(cell.name),
+        places=places.get(cell.name),
+        budget=budget_of(runs),
+    )
+
+
+def _outcome(study: Study, cell: Cell, runs: list[Run], values: dict[int, float]) -> tuple[str, str]:
+    if cell.skip is not None:
+        return "skipped", cell.skip
+    if values:
+        return "measured", ""
+    name = study.metric.name if study.metric else ""
+    for run in runs:
+        if name in run.cannot:
+            return "cannot", run.cannot[name]
+    for state in ("diverged", "failed"):
+        for run in runs:
+            if run.state == state:
+                return state, run.error or ""
+    if any(name in run.non_finite for run in runs):
+        return "not a number", f"{name} came out as NaN or infinite"
+    finished = any(run.state == "finished" for run in runs)
+    return "missing", f"finished, but without {name or 'a metric'}" if finished else "no run has finished"
+
+
+def length_curves(study: Study) -> list[LengthCurve]:
+    """The metrics named <prefix>@<k>x of every cell, by prefix; those of the primary metric first."""
+    multiples: dict[str, list[float]] = {}
+    for name in study.metrics:
+        found = MULTIPLE.fullmatch(name)
+        if found:
+            multiples.setdefault(found["prefix"], []).append(float(found["multiple"]))
+    cells = [cell for cell in study.cells if cell.skip is None]
+    series = [(prefix, sorted(found)) for prefix, found in multiples.items() if len(found) > 1]
+    return [_length_curve(study, cell, prefix, found) for prefix, found in series for cell in cells]
+
+
+def _length_curve(study: Study, cell: Cell, prefix: str, multiples: list[float]) -> LengthCurve:
+    values = {k: study.values(cell.name, f"{prefix}@{k:g}x") for k in multiples}
+    cannot: dict[float, str] = {}
+    for run in study.runs_of(cell.name):
+        cannot |= {k: run.cannot[f"{prefix}@{k:g}x"] for k in multiples if f"{prefix}@{k:g}x" in run.cannot}
+    points = {k: mean_interval(list(by_seed.values())) for k, by_seed in values.items() if by_seed}
+    pairs = paired(values[multiples[-1]], values[multiples[0]])
+    change = mean_interval(list(pairs.values())) if pairs else None
+    own = study.metric or Metric("")
+    direction = own.better if own.name.startswith(f"{prefix}@") else "lower"
+    verdict = verdict_of(change, Metric("", direction, own.margin)) if change else "cannot" if cannot else "missing"
+    return LengthCurve(study.label(cell), prefix, points, values, cannot, change, verdict)
+
+
+def differing_settings(study: Study) -> dict[str, dict[str, Any]]:
+    """{configuration key: {cell label: value}} of the keys that differ between cells; those that differ between a cell's seeds are left out."""
+    configs: dict[str, dict[str, Any]] = {}
+    varying: set[str] = set()
+    for cell in study.cells:
+        of_runs = [run.config for run in study.runs_of(cell.name) if run.record]
+        for key in {key for config in of_runs for key in config}:
+            found = [config.get(key) for config in of_runs]
+            if key.split(".")[0] in IDENTITY:
+                continue
+            configs.setdefault(key, {})[study.label(cell)] = found[0]
+            if any(value != found[0] for value in found):
+                varying.add(key)
+    cells = {label for of_cells in configs.values() for label in of_cells}
+    return {
+        key: of_cells
+        for key, of_cells in configs.items()
+        if key not in varying and (len({repr(v) for v in of_cells.values()}) > 1 or set(of_cells) != cells)
+    }
+
+
+def _caveats(study: Study, cells: list[CellSummary], alpha: float) -> list[str]:
+    """What a reader must know before trusting the figures, most important first."""
+    caveats = [*_caveats_of_runs(study), *_caveats_of_seeds(cells, alpha)]
+    if study.metric is None:
+        caveats.append("The study names no primary metric, so nothing is compared.")
+    elif study.baseline_cell is None and len(cells) > 1:
+        caveats.append("The study names no baseline, so there are no differences to one.")
+    return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})
+
+
+def _caveats_of_runs(study: Study) -> list[str]:
+    runs = list(study.runs.values())
+    if not runs:
+        return ["No run is planned or there yet."]
+    counts = Counter(run.state for run in runs if run.state != "finished")
+    caveats = []
+    if counts:
+        parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
+        caveats.append(f"{sum(counts.values())} of {len(runs)} runs are not finished: {parts}.")
+    lost = [run for run in runs if run.state in ("diverged", "failed")]
+    if lost:
+        caveats.append(
+            "A cell with diverged or failed runs is not ranked: the mean of its other runs would flatter it."
+        )
+    for what, found in _provenance(runs).items():
+        if len(found) > 1:
+            caveats.append(f"Runs differ in {what}: {', '.join(sorted(found))}.")
+    return caveats
+
+
+def _provenance(runs: list[Run]) -> dict[str, set[str]]:
+    """What the runs should have in common: code, numeric precision and device."""
+    found: dict[str, set[str]] = {"code version": set(), "precision": set(), "device": set()}
+    for run in runs:
+        git, precision, device = (run.record.get(key) or {} for key in ("git", "precision", "device"))
+        if isinstance(git, Mapping) and git.get("commit"):
+            found["code version"].add(str(git["commit"])[:10] + (" with changes" if git.get("dirty") else ""))
+        if isinstance(precision, Mapping) and precision.get("used"):
+            found["precision"].add(str(precision["used"]))
+        if isinstance(device, Mapping) and (device.get("name") or device.get("type")):
+            found["device"].add(str(device.get("name") or device.get("type")))
+    return found
+
+
+def _caveats_of_seeds(cells: list[CellSummary], alpha: float) -> list[str]:
+    """The plain sentences about too few seeds."""
+    sizes = [cell.difference.n for cell in cells if cell.difference]
+    if not sizes:
+        return []
+    n, comparisons = max(sizes), len(sizes)
+    if n < 2:
+        return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
+    if statistics.smallest_sign_flip_p(n) * comparisons <= alpha:
+        return []
+    need = statistics.seeds_to_decide(comparisons, alpha)
+    return [
+        f"With {n} seeds the exact sign-flip test cannot give p below {statistics.smallest_sign_flip_p(n):.3g} whatever the data; "
+        f"{comparisons} comparison{'s' * (comparisons > 1)} would need {need} seeds to be settled by it alone. "
+        "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
+    ]

@@ -1,0 +1,49 @@
+"""HTML by construction: everything that is not markup already is escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from typing import Any
+
+VOID = {"meta", "br", "hr", "input", "link"}
+
+
+class Html(str):
+    """Text that is markup and will not be escaped again."""
+
+
+def escape(text: str) -> Html:
+    """Escapes `text` for an element or an attribute."""
+    return Html(html.escape(text, quote=True))
+
+
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """An element. Children are Html, text (escaped), None (left out) or lists of these; class_ and data_x become class and data-x."""
+    parts = [name]
+    for key, value in attributes.items():
+        if value is not None and value is not False:
+            spelt = key.rstrip("_").replace("_", "-")
+            parts.append(spelt if value is True else f'{spelt}="{escape(str(value))}"')
+    start = f"<{' '.join(parts)}>"
+    return Html(start) if name in VOID else Html(f"{start}{join(children)}</{name}>")
+
+
+def join(children: Iterable[Any]) -> Html:
+    """The children one after the other."""
+    parts = []
+    for child in children:
+        if isinstance(child, Html):
+            parts.append(str(child))
+        elif isinstance(child, list | tuple):
+            parts.append(str(join(child)))
+        elif child is not None:
+            parts.append(str(escape(str(child))))
+    return Html("".join(parts))
+
+
+def prose(text: str) -> Html:
+    """A sentence with true minus signs and multiplication signs, escaped."""
+    text = re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
+    return escape(re.sub(r"(?<![@\d.])(\d+(?:\.\d+)?)x\b", "\\1\u00d7", text))

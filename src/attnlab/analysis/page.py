@@ -1,0 +1,100 @@
+"""The comparison as one self-contained HTML page: it opens from a file and loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from attnlab import __version__
+from attnlab.analysis import sections
+from attnlab.analysis.charts import chart_data
+from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.markup import Html, tag
+from attnlab.analysis.reader import Study
+from attnlab.training.run_directory import write_text
+
+
+def write_report(source: Study | Comparison, path: str | Path) -> Path:
+    """Writes the page of a study to `path` (a file; a folder gets index.html), atomically, and returns the file.
+
+    Raises:
+        CannotWrite: the disk is full or read-only, or permission is missing.
+    """
+    comparison = compare(source) if isinstance(source, Study) else source
+    path = Path(path)
+    path = path / "index.html" if path.is_dir() or not path.suffix else path
+    write_text(path, render(comparison), durable=False)
+    return path
+
+
+def render(comparison: Comparison) -> str:
+    """The page as HTML text."""
+    study = comparison.study
+    data = chart_data(comparison)
+    charts = bool(data["lengths"] or data["curves"])
+    shown = [(key, title, body) for key, title, body in sections.all_sections(comparison, data) if body]
+    body = [
+        _header(comparison),
+        tag("nav", *(tag("a", title, href=f"#{key}") for key, title, _ in shown), aria_label="Sections"),
+        tag("main", *(tag("section", tag("h2", title), content, id=key) for key, title, content in shown)),
+        tag("footer", f"Made by attnlab {__version__} from {study.name}. Every number comes from its run directories."),
+    ]
+    if charts:
+        body += [_json(data), _script(_plotly()), _script(_resource("page.js"))]
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:",
+        ),
+        tag("title", f"{study.name} - attnlab"),
+        tag("style", Html(_resource("page.css"))),
+    ]
+    return f"<!doctype html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"
+
+
+def _header(comparison: Comparison) -> Html:
+    study, metric = comparison.study, comparison.metric
+    over = sum(run.state == "finished" for run in study.runs.values())
+    facts = [
+        f"{_count(len(study.cells), 'cell')}",
+        f"{_count(len(study.seeds), 'seed')}",
+        f"{over} of {_count(len(study.runs), 'run')} finished",
+    ]
+    if study.code.get("commit"):
+        facts.append(f"code {str(study.code['commit'])[:10]}{' with changes' if study.code.get('dirty') else ''}")
+    parts = [
+        tag("p", study.name, class_="study"),
+        tag("h1", study.question or study.name),
+        tag("p", " \u00b7 ".join(facts), class_="soft"),
+    ]
+    if metric:
+        parts.append(sections.metric_sentence(metric))
+    return tag("header", *parts)
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def _json(data: Any) -> Html:
+    """Data for page.js; < is written as an escape, so that no text in it can end the element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return tag("script", Html(text), type="application/json", id="data")
+
+
+def _script(text: str) -> Html:
+    assert "</script" not in text.lower()
+    return tag("script", Html(text))
+
+
+def _resource(name: str) -> str:
+    return files("attnlab.analysis").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    return files("plotly.package_data").joinpath("plotly.min.js").read_text(encoding="utf-8")

@@ -1,0 +1,203 @@
+"""Statistics for runs paired by seed: few values, stated assumptions, exact tests where they exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+EXACT_SEEDS = 16
+MONTE_CARLO_DRAWS = 2**16
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval. With fewer than two values the bounds are infinite: nothing is known of the spread."""
+
+    mean: float
+    low: float
+    high: float
+    level: float
+    n: int
+    deviation: float
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there were values enough for an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def excludes(self, value: float) -> bool:
+        """Whether the whole interval lies on one side of `value`."""
+        return self.is_bounded and (self.low > value or self.high < value)
+
+    def within(self, low: float, high: float) -> bool:
+        """Whether the whole interval lies in [low, high]."""
+        return self.is_bounded and low <= self.low and self.high <= high
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"values must be a non-empty list of finite numbers, got {list(values)!r}")
+    return array
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """The mean of `values` with Student's t interval at `level` (assumes values near normal)."""
+    array = _finite(values)
+    n, mean = array.size, float(array.mean())
+    if n < 2:
+        return Interval(mean, -math.inf, math.inf, level, n, math.nan)
+    deviation = float(array.std(ddof=1))
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, level, n, deviation)
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    level: float = 0.95,
+    method: Literal["bca", "percentile"] = "bca",
+    resamples: int = 9999,
+    seed: int = 0,
+) -> Interval:
+    """The mean with a seeded bootstrap interval (Efron 1987); too narrow for fewer than about ten values."""
+    from scipy.stats import bootstrap  # costs as much as the rest of this package together
+
+    array = _finite(values)
+    plain = mean_interval(array.tolist(), level)
+    if array.size < 2 or np.ptp(array) == 0:
+        return plain
+    kind = {"bca": "BCa", "percentile": "percentile"}[method]
+    result = bootstrap((array,), np.mean, confidence_level=level, method=kind, n_resamples=resamples, rng=seed)
+    low, high = result.confidence_interval
+    return Interval(plain.mean, float(low), float(high), level, array.size, plain.deviation)
+
+
+def t_p(differences: Sequence[float]) -> float:
+    """Two-sided p of the paired t test; nan with fewer than two differences."""
+    array = _finite(differences)
+    if array.size < 2:
+        return math.nan
+    deviation = array.std(ddof=1)
+    if deviation == 0:
+        return 1.0 if array.mean() == 0 else 0.0
+    return float(2 * stdtr(array.size - 1, -abs(array.mean()) / (deviation / math.sqrt(array.size))))
+
+
+def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
+    """Two-sided p of the sign-flip test: exact over all 2^n flips up to 16 differences, Monte Carlo (seeded) above.
+
+    It assumes only that differences are symmetric about zero when there is no effect.
+    """
+    array = np.abs(_finite(differences))
+    observed = abs(float(np.sum(differences)))
+    tolerance = 1e-12 * float(array.sum())
+    if array.size <= EXACT_SEEDS:
+        sums = np.zeros(1)
+        for value in array:
+            sums = np.concatenate([sums + value, sums - value])
+        return float(np.mean(np.abs(sums) >= observed - tolerance))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(MONTE_CARLO_DRAWS, array.size))
+    extreme = int(np.sum(np.abs(signs @ array) >= observed - tolerance))
+    return (extreme + 1) / (MONTE_CARLO_DRAWS + 1)
+
+
+def smallest_sign_flip_p(n: int) -> float:
+    """The smallest two-sided p that the sign-flip test of n differences can give: 2 / 2^n."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def seeds_to_decide(comparisons: int = 1, alpha: float = 0.05) -> int:
+    """The fewest seeds with which the sign-flip test can reach `alpha` after Holm over `comparisons`."""
+    return math.ceil(math.log2(2 * max(comparisons, 1) / alpha))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p values (Holm 1979), in the order given; controls the chance of any false alarm in the family."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(order))
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted.tolist()
+
+
+def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
+    """The confidence level of each interval at which it excludes zero exactly where Holm rejects at `alpha`.
+
+    The interval of the k-th smallest of m p values is drawn at 1 - alpha/(m-k+1), until the first that is not rejected;
+    that one and all after it share its level. So a picture of the intervals and the adjusted p values never disagree.
+    """
+    order = np.argsort(p_values, kind="stable")
+    levels = np.empty(len(order))
+    share = alpha
+    rejecting = True
+    for rank, index in enumerate(order):
+        if rejecting:
+            share = alpha / (len(order) - rank)
+            rejecting = p_values[index] <= share
+        levels[index] = 1 - share
+    return levels.tolist()
+
+
+def equivalence_p(differences: Sequence[float], margin: float) -> float:
+    """p of the two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within +-margin."""
+    array = _finite(differences)
+    if array.size < 2:
+        return math.nan
+    error = array.std(ddof=1) / math.sqrt(array.size)
+    nearest = margin - abs(array.mean())
+    if error == 0:
+        return 0.0 if nearest > 0 else 1.0
+    return float(stdtr(array.size - 1, -nearest / error))
+
+
+def wins(differences: Sequence[float], better: str) -> float:
+    """In how many pairs the first is better (ties count half); `differences` are first minus second."""
+    array = np.asarray(differences, dtype=float) * (-1 if better == "lower" else 1)
+    return float(np.sum(array > 0) + 0.5 * np.sum(array == 0))
+
+
+def probability_better(first: Sequence[float], second: Sequence[float], better: str) -> float:
+    """P(A > B): the chance that a run of the first beats an independent run of the second, ties half (Mann-Whitney)."""
+    pairs = np.subtract.outer(_finite(first), _finite(second)).ravel()
+    return wins(pairs.tolist(), better) / pairs.size
+
+
+def places(values: Mapping[str, Mapping[int, float]], better: str, alpha: float = 0.05) -> dict[str, tuple[int, int]]:
+    """The places that each of `values` ({name: {seed: value}}) may hold, (best, worst), jointly with confidence 1 - alpha.
+
+    All pairs are compared by seed (t test, Holm); a name stands behind those that are surely better and before those that are surely worse
+    (Mogstad et al. 2024). Two whose own intervals at 1 - alpha overlap are never ranked, even where the paired test would.
+    """
+    names = list(values)
+    intervals = {name: mean_interval(list(values[name].values()), 1 - alpha) for name in names}
+    pairs, p_values, gains = [], [], []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            differences = paired(values[first], values[second])
+            if len(differences) >= 2:
+                pairs.append((first, second))
+                p_values.append(t_p(list(differences.values())))
+                gains.append(float(np.mean(list(differences.values()))) * (-1 if better == "lower" else 1))
+    ahead, behind = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for (first, second), p, gain in zip(pairs, holm(p_values), gains, strict=True):
+        if p <= alpha and not _overlap(intervals[first], intervals[second]):
+            winner, loser = (first, second) if gain > 0 else (second, first)
+            ahead[loser] += 1
+            behind[winner] += 1
+    return {name: (1 + ahead[name], len(names) - behind[name]) for name in names}
+
+
+def _overlap(first: Interval, second: Interval) -> bool:
+    return first.low <= second.high and second.low <= first.high
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
+    """Differences first - second over the seeds that both have."""
+    return {seed: first[seed] - second[seed] for seed in sorted(first) if seed in second}

@@ -1,0 +1,163 @@
+"""The table of cells as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+from attnlab.analysis import wording
+from attnlab.analysis.comparison import CellSummary, Comparison
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
+COLUMNS = (
+    "metric",
+    "mean",
+    "low",
+    "high",
+    "n",
+    "deviation",
+    "place_best",
+    "place_worst",
+    "outcome",
+    "reason",
+    "finished",
+    "diverged",
+    "failed",
+)
+DIFFERENCE = (
+    "difference",
+    "difference_low",
+    "difference_high",
+    "difference_level",
+    "pairs",
+    "wins",
+    "p_t",
+    "p_t_holm",
+    "p_sign_flip",
+    "p_sign_flip_holm",
+    "verdict",
+)
+BUDGET = ("steps", "tokens", "seconds", "parameters", "flops")
+
+
+def to_csv(comparison: Comparison) -> str:
+    """Every cell with all its figures at full precision, the mean of every other metric and its value by seed; empty where there is none."""
+    study = comparison.study
+    others = [name for name in study.metrics if comparison.metric is None or name != comparison.metric.name]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    seeds = [f"seed={seed}" for seed in study.seeds]
+    writer.writerow(
+        ["cell", *study.varying, *COLUMNS, *DIFFERENCE, *BUDGET, *seeds, *(f"mean {name}" for name in others)]
+    )
+    for cell in comparison.cells:
+        choices = [cell.cell.choices.get(name, "") for name in study.varying]
+        by_seed = [_exact(cell.values.get(seed)) for seed in study.seeds]
+        means = [_mean(study.values(cell.cell.name, name)) for name in others]
+        budget = [_exact(getattr(cell.budget, name)) for name in BUDGET]
+        metric = comparison.metric.name if comparison.metric else ""
+        writer.writerow(
+            [cell.cell.name, *choices, metric, *_figures(cell), *_difference(cell), *budget, *by_seed, *means]
+        )
+    return out.getvalue()
+
+
+def _mean(values: dict[int, float]) -> str:
+    return _exact(sum(values.values()) / len(values)) if values else ""
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.10g}"
+
+
+def _figures(cell: CellSummary) -> list[str]:
+    interval = cell.interval
+    means = [_exact(getattr(interval, key)) if interval else "" for key in ("mean", "low", "high")]
+    places = [str(place) for place in cell.places] if cell.places else ["", ""]
+    counts = [str(cell.states.get(state, 0)) for state in ("finished", "diverged", "failed")]
+    return [
+        *means,
+        str(len(cell.values)),
+        _exact(interval.deviation if interval else None),
+        *places,
+        cell.outcome,
+        cell.reason,
+        *counts,
+    ]
+
+
+def _difference(cell: CellSummary) -> list[str]:
+    found = cell.difference
+    if found is None:
+        return ["baseline" if cell.is_baseline and name == "verdict" else "" for name in DIFFERENCE]
+    interval = found.interval
+    figures = [_exact(value) for value in (interval.mean, interval.low, interval.high, interval.level)]
+    p_values = [_exact(p) for p in (found.p_t, found.p_t_holm, found.p_sign_flip, found.p_sign_flip_holm)]
+    return [*figures, str(found.n), _exact(found.wins), *p_values, found.verdict]
+
+
+def _rows(comparison: Comparison) -> list[list[str]]:
+    """The readable table: a header and one row a cell."""
+    metric = comparison.metric
+    header = [
+        "cell",
+        f"{metric.name if metric else 'value'} (95% interval)",
+        "n",
+        "place",
+        "difference",
+        "wins",
+        "p (t, Holm)",
+        "p (sign flip, Holm)",
+        "verdict",
+    ]
+    measured = comparison.measured
+    decimals = wording.decimals_for(cell.interval for cell in measured)
+    apart = wording.decimals_for(cell.difference.interval for cell in measured if cell.difference)
+    rest = [cell for cell in comparison.cells if cell.interval is None]
+    return [header, *(_row(cell, decimals, apart) for cell in [*measured, *rest])]
+
+
+def _row(cell: CellSummary, decimals: int, apart: int) -> list[str]:
+    value = wording.interval_text(cell.interval, decimals) if cell.interval else wording.outcome_text(cell)
+    start = [cell.label, value, str(len(cell.values)), wording.place_text(cell.places)]
+    found = cell.difference
+    lost = f"{cell.n_lost} of {sum(cell.states.values())} runs lost" if cell.n_lost and cell.interval else ""
+    if found is None:
+        return [*start, "baseline" if cell.is_baseline else "-", "", "", "", lost]
+    verdict = "; ".join(filter(None, [wording.VERDICTS[found.verdict], lost]))
+    p_values = [wording.p_text(found.p_t_holm), wording.p_text(found.p_sign_flip_holm)]
+    return [
+        *start,
+        wording.interval_text(found.interval, apart, sign=True),
+        wording.wins_text(found),
+        *p_values,
+        verdict,
+    ]
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table of cells in GitHub's Markdown, with its caveats below."""
+    header, *rows = [[_markdown(text) for text in row] for row in _rows(comparison)]
+    lines = [header, ["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---"], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([table, *(_markdown(caveat) for caveat in comparison.caveats)]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\|*<>`])", r"\\\1", text).replace("\n", " ")
+
+
+def to_latex(comparison: Comparison) -> str:
+    """The table of cells as a booktabs tabular."""
+    header, *rows = [[_latex(text) for text in row] for row in _rows(comparison)]
+    lines = [r"\begin{tabular}{lrrrrrrrl}", r"\toprule", f"{' & '.join(header)} \\\\", r"\midrule"]
+    lines += [f"{' & '.join(row)} \\\\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(LATEX.get(character, character) for character in text.replace("\n", " "))
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
