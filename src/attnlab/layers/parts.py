@@ -1,7 +1,7 @@
 """Parts that a model completes with the widths it knows: `partial(PreNorm, norm=RMSNorm)` says which, the model says how wide."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,9 +42,10 @@ def count_parameters(part: Callable[..., Any], **widths: Any) -> int:
     return counted
 
 
-def _bound(part: Callable[..., Any]) -> Mapping[str, Any]:
-    return part.keywords if isinstance(part, partial) else {}
+def _bound(part: Callable[..., Any]) -> dict[str, Any]:
+    """The fields that a part binds; of partials within partials, the outer one's win."""
+    return {**_bound(part.func), **part.keywords} if isinstance(part, partial) else {}
 
 
 def _class(part: Callable[..., Any]) -> Any:
-    return part.func if isinstance(part, partial) else part
+    return _class(part.func) if isinstance(part, partial) else part

@@ -1,0 +1,104 @@
+"""From a checked configuration to parts: the data module, the model, the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from attnlab.cli.compose import Mistake
+from attnlab.data import TextData
+from attnlab.layers.parts import complete
+from attnlab.tasks import CausalLanguageModelling
+from attnlab.training import TrainerSettings, resolve
+
+# The rehearsal builds a model before any data are read: the vocabulary's size is not known yet, and decides nothing that could fail.
+REHEARSAL_VOCABULARY = 256
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; the model and the task still lack what only the data can tell."""
+
+    data: TextData
+    model: partial[torch.nn.Module]
+    task: Callable[..., CausalLanguageModelling]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    schedule: Callable[..., Any]
+    trainer: TrainerSettings
+
+    def build_model(self, vocabulary_size: int) -> torch.nn.Module:
+        """The model, on torch's current default device."""
+        return complete(self.model, vocabulary_size=vocabulary_size)
+
+    def build_task(self, vocabulary_size: int) -> CausalLanguageModelling:
+        """The task around a new model."""
+        model = self.build_model(vocabulary_size)
+        return self.task(
+            model=model, optimizer=self.optimizer, schedule=self.schedule, log_every=self.trainer.log_every
+        )
+
+
+def build(config: DictConfig) -> Parts:
+    """
+    Instantiates every part that a configuration names; reads no data.
+
+    Raises: Mistake with the constructor's own message.
+    """
+    # Lists become Python lists, so that no class has to know the configuration's own types.
+    return Parts(
+        *(_instantiate(config, group) for group in ("data", "model", "task", "optimizer", "schedule", "trainer"))
+    )
+
+
+def _instantiate(config: DictConfig, group: str) -> Any:
+    try:
+        return instantiate(config[group], _convert_="all")
+    except InstantiationException as error:
+        # Hydra wraps what a constructor raised; its own words are the ones that help.
+        cause = error.__cause__ or error
+        raise Mistake(f"{group}: {cause}") from error
+
+
+def rehearse(config: DictConfig) -> None:
+    """
+    Builds model, optimizer and schedule without memory for weights, so that impossible sizes are found before any data are read.
+
+    Raises: Mistake.
+    """
+    parts = build(config)
+    try:
+        with torch.device("meta"):
+            task = parts.build_task(REHEARSAL_VOCABULARY)
+        task.make_optimizer(task.model)
+        complete(
+            task.make_schedule, total_steps=parts.trainer.max_steps, d_model=int(config.model.get("d_model", 1)), lr=1.0
+        )
+        resolve(parts.trainer.precision, parts.trainer.device_type, int(config.model.get("d_model", 0)))
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
+def prepare_data(configs: Sequence[DictConfig]) -> list[str]:
+    """Prepares each data set once; returns a line about each."""
+    seen: dict[str, TextData] = {}
+    for config in configs:
+        key = OmegaConf.to_yaml(OmegaConf.create({"data": config.data}), resolve=False)
+        if key not in seen:
+            seen[key] = build(config).data
+            seen[key].prepare_data()
+            seen[key].setup()
+    return [describe(module) for module in seen.values()]
+
+
+def describe(module: TextData) -> str:
+    """What a prepared data set holds, in one line."""
+    corpus = module.corpus
+    parts = ", ".join(f"{name} {corpus.part(name).num_tokens:,}" for name in ("train", "validation", "test"))
+    return f"{module.source.name}: tokens {parts}; vocabulary {module.vocabulary_size:,}; in {corpus.folder}"

@@ -1,0 +1,166 @@
+"""Checks a composed configuration against the classes that it names, before anything is built or any data read."""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from attnlab.cli.combinations import impossible
+from attnlab.cli.compose import Composed, Mistake, did_you_mean
+
+REQUIRED = "???"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Which runs belong together."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The fields of a run that are no part of a model, a data set or a trainer."""
+
+    seed: int
+    study: StudySettings
+    cell: str
+    runs_dir: str
+    run_dir: str
+    progress: Literal["auto", "plain", "off"]
+
+
+def check(composed: Composed) -> None:
+    """
+    Checks fields, types and combinations of one run.
+
+    Raises: Mistake with every finding, one a line.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed.config))
+    shortest = [m for m in missing if not any(m != other and m.endswith(other) for other in missing)]
+    if shortest:
+        raise Mistake("\n".join(f"{key} is required: add {key}=..." for key in shortest))
+    resolved = composed.resolved
+    findings = list(_check_top(resolved))
+    if findings:
+        raise Mistake("\n".join(findings))
+    for group, node in resolved.items():
+        if isinstance(node, dict) and group != "study":
+            findings += _check_node(group, node)
+    findings = findings or [f"{name}: {reason}" for name, reason in impossible(composed)]
+    if findings:
+        raise Mistake("\n".join(dict.fromkeys(findings)))
+
+
+def _check_top(resolved: dict[str, Any]) -> collections.abc.Iterator[str]:
+    hints = typing.get_type_hints(RunSettings)
+    for key, value in resolved.items():
+        if key == "study":
+            yield from _check_fields("study", value, typing.get_type_hints(StudySettings))
+        elif key in hints:
+            yield from _check_value(key, value, hints[key])
+        elif not isinstance(value, dict):
+            yield f"{key}: there is no such field.{did_you_mean(key, [*hints, *resolved])}"
+
+
+def _check_node(path: str, node: dict[str, Any]) -> list[str]:
+    """The findings of a node and of all below it."""
+    findings: list[str] = []
+    for key, value in node.items():
+        if isinstance(value, dict):
+            findings += _check_node(f"{path}.{key}", value)
+    if "_target_" not in node:
+        return findings
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        return [*findings, f"{path}: cannot load {node['_target_']}: {reason}"]
+    known = constructor_types(target)
+    return findings + list(_check_fields(path, {k: v for k, v in node.items() if not k.startswith("_")}, known))
+
+
+def _check_fields(path: str, fields: dict[str, Any], known: dict[str, Any]) -> collections.abc.Iterator[str]:
+    for key, value in fields.items():
+        if key in known:
+            yield from _check_value(f"{path}.{key}", value, known[key])
+        else:
+            yield f"{path}.{key}: there is no such field.{did_you_mean(key, list(known))} Accepted: {', '.join(known)}."
+
+
+@functools.cache
+def constructor_types(target: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a class's constructor or of a function, with their types."""
+    function = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(function)
+    names = [name for name in inspect.signature(target).parameters if name not in {"self", "args", "kwargs"}]
+    return {name: hints.get(name, Any) for name in names}
+
+
+def _check_value(path: str, value: Any, expected: Any) -> collections.abc.Iterator[str]:
+    if isinstance(value, dict) and "_target_" in value:
+        return
+    if not accepts(expected, value):
+        yield f"{path}={value!r}: expected {describe(expected)}."
+
+
+def accepts(expected: Any, value: Any) -> bool:
+    """True where `value`, as YAML gives it, fits the annotation `expected`."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected is Any or isinstance(expected, typing.TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(accepts(option, value) for option in arguments)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in arguments)
+    if origin in (tuple, list, collections.abc.Sequence):
+        inner = [a for a in arguments if a is not Ellipsis]
+        fixed = origin is tuple and Ellipsis not in arguments
+        if not isinstance(value, list | tuple) or (fixed and len(inner) != len(value)):
+            return False
+        return all(accepts(inner[i] if fixed else inner[0], item) for i, item in enumerate(value)) if inner else True
+    if origin in (dict, collections.abc.Mapping) or expected is dict:
+        return isinstance(value, dict)
+    if expected in (None, type(None)):
+        return value is None
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if expected in (str, bool):
+        return isinstance(value, expected)
+    # A part (a class, a partial, a callable) is a node of its own and was checked there.
+    return isinstance(value, dict)
+
+
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    dict: "a table",
+}
+
+
+def describe(expected: Any) -> str:
+    """An annotation in plain words."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(option) for option in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in arguments)
+    if origin in (tuple, list, collections.abc.Sequence):
+        inner = [a for a in arguments if a is not Ellipsis]
+        many = f"{len(inner)} values, each " if origin is tuple and Ellipsis not in arguments else "a list of "
+        return many + (describe(inner[0]) if inner else "values")
+    return NAMES.get(expected, "a part with a _target_ of its own")

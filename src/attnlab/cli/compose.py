@@ -1,0 +1,239 @@
+"""From words on a command line to one composed configuration, or one message that says what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import attnlab
+
+CONFIG_NAME = "train"
+# What may differ between two runs of one identity: where they stand and how they are watched, never what they compute.
+OUTSIDE_IDENTITY = ("cell", "study", "run_dir", "runs_dir", "progress", "logger", "trainer.threads", "data.cache")
+
+
+class Mistake(Exception):
+    """Something that a user can mend: the message says what was given, what is accepted and what to do."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration and the overrides that made it."""
+
+    config: DictConfig
+    overrides: list[str]
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as plain nested dictionaries, every interpolation resolved."""
+        plain = OmegaConf.to_container(self.config, resolve=True)
+        assert isinstance(plain, dict)
+        return {str(k): v for k, v in plain.items()}
+
+
+def shipped(folder: str) -> Path:
+    """`conf` or `experiments`: inside the installed wheel, or at the top of the checkout."""
+    package = Path(attnlab.__file__).parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parents[1] / folder
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """` Did you mean X?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def cell_name(overrides: Sequence[str]) -> str:
+    """A readable name of the choices in `overrides`, in an order of its own; `default` where there is none."""
+    pairs = sorted(o.split("=", 1) for o in overrides if "=" in o and not outside_identity(o.split("=", 1)[0]))
+    if not pairs:
+        return "default"
+    full = [key.lstrip("+~") for key, _ in pairs]
+    last = [key.rsplit(".", 1)[-1] for key in full]
+    keys = [short if last.count(short) == 1 else key for key, short in zip(full, last, strict=True)]
+    text = ",".join(f"{key}={value}" for key, (_, value) in zip(keys, pairs, strict=True))
+    name = re.sub(r"[^A-Za-z0-9=._,+-]", "_", text)
+    if name == text and len(name) <= 120:
+        return name
+    return f"{name[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def outside_identity(key: str) -> bool:
+    """Whether a setting decides where a run stands or how it is watched (or its seed), not which cell it is."""
+    key = key.lstrip("+~")
+    return key == "seed" or any(key == out or key.startswith(f"{out}.") for out in (*OUTSIDE_IDENTITY, "hydra"))
+
+
+def identity(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the numbers, as flat `a.b.c` keys."""
+    return {key: value for key, value in flatten(resolved) if not (outside_identity(key) and key != "seed")}
+
+
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries as (dotted key, value)."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def register_resolvers() -> None:
+    """Teaches OmegaConf `${attnlab_cell:}`, the cell's name from the overrides of the job at hand."""
+    OmegaConf.register_new_resolver(
+        "attnlab_cell", lambda: cell_name(list(HydraConfig.get().overrides.task)), replace=True, use_cache=False
+    )
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Composed:
+    """
+    Composes one run's configuration.
+
+    Raises: Mistake for an unknown group member, an unknown field, or an override that cannot be read.
+    """
+    with ConfigSpace(config_dirs) as space:
+        return space.compose(overrides)
+
+
+class ConfigSpace:
+    """The configuration groups of attnlab (and of the user's own folders), open for any number of compositions."""
+
+    def __init__(self, config_dirs: Sequence[str] = ()) -> None:
+        self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
+        self._defaults: list[str] | None = None
+
+    def __enter__(self) -> ConfigSpace:
+        register_resolvers()
+        GlobalHydra.instance().clear()
+        for folder in self.config_dirs:
+            if not Path(folder).is_dir():
+                raise Mistake(f"--config-dir {folder}: there is no such folder")
+        initialize_config_dir(str(shipped("conf").resolve()), job_name="attnlab", version_base="1.3")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        GlobalHydra.instance().clear()
+
+    @property
+    def search_path(self) -> list[str]:
+        """The user's own configuration folders as the override that Hydra takes."""
+        folders = ",".join(f"file://{d}" for d in self.config_dirs)
+        return [f"hydra.searchpath=[{folders}]"] if folders else []
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """One configuration; see `compose`."""
+        parsed = self._parse(overrides)
+        for override in parsed:
+            self._check_group(override)
+        try:
+            config = hydra_compose(CONFIG_NAME, [*self.search_path, *overrides], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise Mistake(self._explain(parsed, error)) from error
+        HydraConfig.instance().set_config(config)
+        try:
+            plain = OmegaConf.to_container(config, resolve=False)
+            assert isinstance(plain, dict)
+            del plain["hydra"]
+            without_hydra = OmegaConf.create(plain)
+            without_hydra.cell = config.cell
+        except OmegaConfBaseException as error:
+            raise Mistake(first_line(error)) from error
+        return Composed(without_hydra, list(overrides))
+
+    def expand(self, overrides: Sequence[str]) -> list[list[str]]:
+        """The jobs of a multirun: every combination of the comma-separated choices in `overrides`."""
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        try:
+            return [list(job) for job in BasicSweeper.split_arguments(self._parse(overrides), None)[0]]
+        except HydraException as error:
+            raise Mistake(first_line(error)) from error
+
+    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        try:
+            return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+        except HydraException as error:
+            raise Mistake(f"{first_line(error)} An override is written name=value, as in model.d_model=128.") from error
+
+    @property
+    def _loader(self) -> ConfigLoader:
+        return GlobalHydra.instance().config_loader()
+
+    def groups(self) -> dict[str, list[str]]:
+        """Every configuration group of attnlab with its choices."""
+        names = [n for n in self._loader.list_groups("") if n != "hydra"]
+        return {name: sorted({*self._loader.get_group_options(name), *self._own_options(name)}) for name in names}
+
+    def _own_options(self, group: str) -> list[str]:
+        return [p.stem for d in self.config_dirs for p in Path(d, group).glob("*.yaml")]
+
+    def _check_group(self, override: Override) -> None:
+        key, value = override.key_or_group, override.value()
+        if not isinstance(value, str) or override.is_sweep_override():
+            return
+        if key.startswith("hydra/"):
+            known = self._loader.get_group_options(key, results_filter=ObjectType.CONFIG)
+            if value not in known:
+                raise Mistake(f"{key}={value}: choose one of {', '.join(known)}.{did_you_mean(value, known)}")
+        groups = self.groups()
+        if key in groups and value not in groups[key]:
+            known = groups[key]
+            raise Mistake(
+                f"{key}={value}: there is no such {key}; choose one of {', '.join(known)}." + did_you_mean(value, known)
+            )
+
+    def _explain(self, parsed: Sequence[Override], error: Exception) -> str:
+        """Which override could not be placed, and what stands where it points."""
+        groups = self.groups()
+        chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line]
+        config = hydra_compose(CONFIG_NAME, [*self.search_path, *chosen])
+        plain = OmegaConf.to_container(config, resolve=False)
+        fields = [key for key, _ in flatten(plain)]
+        for override in parsed:
+            key = override.key_or_group
+            if (
+                key.startswith("hydra")
+                or override.is_add()
+                or key in groups
+                or OmegaConf.select(config, key, default=error) is not error
+            ):
+                continue
+            return unknown_field(key, plain, fields)
+        return first_line(error)
+
+
+def unknown_field(key: str, plain: Any, fields: Sequence[str]) -> str:
+    """The message for a field that does not exist: its nearest neighbour and all that stand beside it."""
+    node, path = plain, []
+    for word in key.split(".")[:-1]:
+        if not isinstance(node, dict) or not isinstance(node.get(word), dict):
+            break
+        node, path = node[word], [*path, word]
+    beside = [".".join([*path, str(k)]) for k in node if not str(k).startswith("_")] if isinstance(node, dict) else []
+    where = ".".join(path) or "a run"
+    near = did_you_mean(key, [*beside, *fields])
+    return f"{key}: there is no such field.{near} Fields of {where}: {', '.join(beside)}."
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, ended by a full stop."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+    return line if line.endswith((".", "!", "?")) else f"{line}."

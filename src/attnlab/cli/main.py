@@ -1,0 +1,125 @@
+"""The `attnlab` command: reads the words, calls the right room, and turns every mistake into one message."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import attnlab
+
+OVERRIDES = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="attnlab", description="Which part of a Transformer earns its place, on my data, at my size?"
+    )
+    parser.add_argument("--version", action="version", version=f"attnlab {attnlab.__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return sub
+
+    train = command("train", "train one run, or with -m every combination of comma-separated choices")
+    train.add_argument("-m", "--multirun", action="store_true", help="Hydra's multirun, with any launcher")
+    sweep = command("sweep", "run the missing cells of a study, then compare them")
+    sweep.add_argument("study", help="a study's name, folder or study.yaml")
+    for sub in (train, sweep):
+        sub.add_argument(
+            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+        )
+        sub.add_argument("--cfg", action="store_true", help="print what would be run, and run nothing")
+        sub.add_argument("overrides", nargs="*", help=OVERRIDES)
+    for name, what in (
+        ("status", "show the state of a study's runs"),
+        ("compare", "compare a study's cells in the terminal"),
+        ("report", "write a study's comparison as one HTML page"),
+    ):
+        sub = command(name, what)
+        sub.add_argument("study", help="a study's name, or its directory of runs")
+        sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+        if name == "compare":
+            sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+        if name == "report":
+            sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    evaluate = command("evaluate", "evaluate a trained run on one of its splits")
+    evaluate.add_argument("run", help="a run's directory")
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="last")
+    generate = command("generate", "continue a prompt with a trained run")
+    generate.add_argument("run", help="a run's directory")
+    generate.add_argument(
+        "--prompt", action="append", required=True, help="the text to continue; give it several times for several"
+    )
+    generate.add_argument("--max-new-tokens", type=int, default=200)
+    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    generate.add_argument("--top-k", type=int)
+    generate.add_argument("--top-p", type=float)
+    generate.add_argument("--min-p", type=float)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--checkpoint", choices=("best", "last"), default="last")
+    data = command("data", "list the data sets, or prepare one")
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="the data sets that attnlab knows")
+    prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
+    prepare.add_argument("name")
+    prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
+    return parser
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    # Each room is imported by the command that needs it: `attnlab data list` loads no torch.
+    if arguments.command == "train":
+        from attnlab.cli.train import train as handler
+    elif arguments.command == "sweep":
+        from attnlab.cli.sweep import sweep as handler
+    elif arguments.command in ("status", "compare", "report"):
+        from attnlab.cli.reports import show as handler
+    elif arguments.command in ("evaluate", "generate"):
+        from attnlab.cli.trained import use as handler
+    else:
+        from attnlab.cli.datasets import data as handler
+    run: Callable[[argparse.Namespace], int] = handler
+    return run(arguments)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 when a run failed, 2 for a mistake in the words, 130 when interrupted."""
+    words = list(sys.argv[1:] if words is None else words)
+    arguments, rest = _parser().parse_known_args(words)
+    if rest:
+        if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
+            _parser().error(f"unknown words: {' '.join(rest)}; settings are written name=value")
+        arguments.overrides += rest
+    # A part of the user's own is named by its module, which stands where the command is given.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    if arguments.traceback:
+        return _dispatch(arguments)
+    return _guarded(arguments)
+
+
+def _guarded(arguments: argparse.Namespace) -> int:
+    from attnlab.cli.compose import Mistake
+
+    try:
+        return _dispatch(arguments)
+    except (Mistake, ValueError, OSError) as error:
+        print(f"attnlab: {error}", file=sys.stderr)
+        return 2 if isinstance(error, Mistake) else 1
+    except KeyboardInterrupt:
+        print("attnlab: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"attnlab: {type(error).__name__}: {error}\n(--traceback shows where)", file=sys.stderr)
+        return 1
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

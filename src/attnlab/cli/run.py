@@ -1,0 +1,118 @@
+"""One run, from its composed configuration to a finished run directory: the function that Hydra calls for every job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from attnlab.cli.check import check
+from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
+from attnlab.cli.provenance import code_version, library_versions
+from attnlab.cli.studies import differences, drift_message
+from attnlab.training.run_directory import Held, RunDirectory, read_json, write_json, write_text
+
+# A launcher's worker unpickles `run` by importing this module, and then resolves the run's directory.
+register_resolvers()
+
+
+def run(config: DictConfig) -> dict[str, Any]:
+    """
+    Trains and evaluates one run, or goes on with it where it was stopped, and returns its last status.
+
+    A finished run is left as it is, one that another process owns is left to it.
+    Raises: Mistake, DataError, CannotWrite, or what the training raised; the run's status says so too.
+    """
+    composed = Composed(config, list(HydraConfig.get().overrides.task))
+    directory = RunDirectory(str(config.run_dir))
+    with _nothing_left_behind(directory.path):
+        check(composed)
+        _refuse_drift(directory, composed)
+        if directory.state() in ("finished", "diverged"):
+            _say(config, f"{directory.path}: {directory.state()} already; nothing to do")
+            return dict(read_json(directory.status_json, {}))
+        from attnlab.cli.build import build
+
+        parts = build(config)
+        parts.data.prepare_data()
+        parts.data.setup()
+        attempt = directory.claim()
+    if isinstance(attempt, Held):
+        _say(config, f"{directory.path}: {attempt}; left to it")
+        return {"state": attempt.state}
+    from attnlab.cli.training_run import TrainingRun
+
+    try:
+        return TrainingRun(composed, parts, directory).go()
+    finally:
+        directory.release()
+
+
+@contextlib.contextmanager
+def _nothing_left_behind(path: Path) -> Iterator[None]:
+    """Where a run is refused, the empty folders that were made for it go again."""
+    try:
+        yield
+    except BaseException:
+        for folder in (path, path.parent, path.parent.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _refuse_drift(directory: RunDirectory, composed: Composed) -> None:
+    record = read_json(directory.run_json)
+    if record is None:
+        return
+    changes = differences(identity(record["config"]), identity(composed.resolved))
+    if changes:
+        raise Mistake(drift_message(directory.path, changes))
+
+
+def _say(config: DictConfig, line: str) -> None:
+    if config.progress != "off":
+        print(line, file=sys.stderr)
+
+
+def write_record(directory: RunDirectory, composed: Composed, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes run.json and .hydra: what this run is, on what, by which code; returns the record."""
+    config = composed.config
+    study = read_json(directory.path.parent.parent / "plan.json", {})
+    cells = {cell["name"]: cell["choices"] for cell in study.get("cells", [])}
+    choices = cells.get(str(config.cell)) or {
+        key.lstrip("+"): value for key, value in (o.split("=", 1) for o in choice_overrides(composed.overrides))
+    }
+    record = {
+        "study": str(config.study.name),
+        "cell": choices,
+        "cell_name": str(config.cell),
+        "seed": int(config.seed),
+        "name": f"{config.study.name}-{config.cell}-s{config.seed}",
+        "config": composed.resolved,
+        "overrides": composed.overrides,
+        "command": "attnlab train " + shlex.join(composed.overrides),
+        "attnlab": code_version()["version"],
+        "git": code_version(),
+        "versions": library_versions(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        **facts,
+    }
+    write_json(directory.run_json, record)
+    write_text(directory.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(directory.path / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(composed.overrides))
+    return record
+
+
+def choice_overrides(overrides: list[str]) -> list[str]:
+    """Those overrides that tell a run from its neighbours: not where it stands, nor its seed."""
+    from attnlab.cli.compose import outside_identity
+
+    return [o for o in overrides if "=" in o and not outside_identity(o.split("=", 1)[0])]

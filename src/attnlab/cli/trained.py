@@ -1,0 +1,68 @@
+"""`attnlab evaluate` and `attnlab generate`: what a trained run can do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from attnlab.cli.build import Parts, build
+from attnlab.cli.compose import Mistake
+from attnlab.generation import Sampler, generate
+from attnlab.tasks import CausalLanguageModelling
+from attnlab.training import load_weights
+from attnlab.training.run_directory import effective_state, read_json
+
+
+def use(arguments: argparse.Namespace) -> int:
+    """Dispatches the two; returns the exit status."""
+    directory = Path(arguments.run)
+    parts, task = load_run(directory, arguments.checkpoint)
+    return (
+        evaluate(arguments, parts, task)
+        if arguments.command == "evaluate"
+        else continue_prompts(arguments, parts, task)
+    )
+
+
+def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageModelling]:
+    """
+    The parts and the trained task of a run.
+
+    Raises: Mistake where there is no run, or it has no checkpoint yet.
+    """
+    record = read_json(directory / "run.json")
+    if record is None:
+        near = sorted(str(p.parent) for p in directory.glob("**/run.json"))[:5]
+        hint = f"; below it are {', '.join(near)}" if near else "; a run's directory looks like runs/STUDY/CELL/seed=0"
+        raise Mistake(f"{directory}: there is no run (no run.json){hint}")
+    path = directory / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        raise Mistake(f"{directory}: there is no {path.name} yet; the run is {effective_state(directory)}")
+    parts = build(OmegaConf.create(record["config"]))
+    parts.data.setup()
+    task = parts.build_task(parts.data.vocabulary_size)
+    load_weights(task, path)
+    return parts, task.eval()
+
+
+def evaluate(arguments: argparse.Namespace, parts: Parts, task: CausalLanguageModelling) -> int:
+    """Prints the run's metrics on a split as JSON."""
+    print(json.dumps(task.evaluate(parts.data, arguments.split), indent=1))
+    return 0
+
+
+def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: CausalLanguageModelling) -> int:
+    """Prints each prompt with its continuation."""
+    sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
+    tokenizer = parts.data.tokenizer
+    if not all(arguments.prompt):
+        raise Mistake("--prompt is empty; give at least one character to go on from")
+    prompts = [tokenizer.encode(prompt).tolist() for prompt in arguments.prompt]
+    with torch.inference_mode():
+        rows = generate(task.model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed)
+    print("\n\n".join(prompt + tokenizer.decode(row) for prompt, row in zip(arguments.prompt, rows, strict=True)))
+    return 0

@@ -1,0 +1,158 @@
+"""Causal language modelling: predict each token from those before it.
+
+Shapes: B batch, T length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from attnlab.data import TextData
+from attnlab.data.windows import EvaluationWindows
+from attnlab.training import TokenTask
+
+
+class CausalLanguageModelling(TokenTask):
+    """
+    Next-token prediction with its figures: nats a token, bits a byte, perplexity a token and a word.
+
+    At the end it is evaluated at every multiple of the training length in `evaluation_lengths`, with windows that do not overlap
+    (`test/nats@4x`) and, where `sliding`, with windows that move by half their length and score their second half
+    (`test/sliding_nats@4x`), on the same `evaluation_tokens` tokens each time. A length that the model or the text cannot serve is
+    an outcome: `cannot` names it with the reason. Bits a byte and perplexity a word compare models of different tokenizers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[..., Any],
+        evaluation_lengths: Sequence[int] = (1, 2, 4, 8),
+        evaluation_tokens: int = 16384,
+        sliding: bool = True,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__(model, optimizer, schedule, log_every)
+        if not evaluation_lengths or min(evaluation_lengths) < 1:
+            raise ValueError(
+                f"task.evaluation_lengths={list(evaluation_lengths)}: accepted are multiples of the training length from 1"
+            )
+        if evaluation_tokens < 1:
+            raise ValueError(f"task.evaluation_tokens={evaluation_tokens}: accepted are whole numbers from 1")
+        self.evaluation_lengths, self.evaluation_tokens, self.sliding = (
+            sorted(evaluation_lengths),
+            evaluation_tokens,
+            sliding,
+        )
+        self.cannot: dict[str, str] = {}
+
+    def loss_sums(self, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+        """Summed cross-entropy in nats of the batch's targets, and how many there are; targets that are not `scored` do not count."""
+        logits_BTV = self.model(batch["tokens"])
+        flat = logits_BTV.flatten(0, 1).float()
+        scored_BT = batch.get("scored")
+        if scored_BT is None:
+            return F.cross_entropy(flat, batch["targets"].flatten(), reduction="sum"), batch["targets"].numel()
+        kept = scored_BT.flatten()
+        return F.cross_entropy(flat[kept], batch["targets"].flatten()[kept], reduction="sum"), int(kept.sum())
+
+    def validation_metrics(self, nats: float, tokens: int) -> dict[str, float]:
+        """The figures of the validation part at the training length."""
+        data = self._data()
+        return _figures("val/", "", nats, tokens, *_text_size(data, "validation", data.val_dataloader()))
+
+    def evaluate(self, data: TextData, split: str = "test") -> dict[str, float]:
+        """
+        The figures of a split at every evaluation length, by metric name; `cannot` is filled with what has none, and why.
+
+        A part of no tokens has no figures at all.
+        """
+        found: dict[str, float] = {}
+        prefix = {"validation": "val"}.get(split, split)
+        for name, loader in self._loaders(data, split, prefix).items():
+            nats, tokens = self._score(loader)
+            kind, multiple = name.rsplit("@", 1)
+            found |= _figures(f"{prefix}/{kind}", f"@{multiple}", nats, tokens, *_text_size(data, split, loader))
+        return found
+
+    def _loaders(self, data: TextData, split: str, prefix: str) -> dict[str, EvaluationWindows]:
+        """One loader for each length and kind that can be served; all score the same tokens."""
+        num_tokens = data.corpus.part(split).num_tokens
+        lengths = {k: k * data.context for k in self.evaluation_lengths}
+        fitting = [length for length in lengths.values() if 2 * length < num_tokens]
+        loaders = {}
+        for k, length in lengths.items():
+            reason = self._cannot_reason(length, num_tokens, split, bool(fitting))
+            for kind in ("", "sliding_") if self.sliding else ("",):
+                if reason:
+                    self.cannot[f"{prefix}/{kind}nats@{k}x"] = reason
+                    continue
+                loaders[f"{kind}@{k}x"] = data.evaluation_loader(
+                    split, length, bool(kind), self.evaluation_tokens, max(fitting)
+                )
+        return loaders
+
+    def _cannot_reason(self, length: int, num_tokens: int, split: str, any_fits: bool) -> str | None:
+        longest = getattr(self.model, "longest", None)
+        if longest is not None and length > longest:
+            return f"the learned table ends at {longest} positions"
+        if 2 * length >= num_tokens or not any_fits:
+            return f"the {split} part has {num_tokens:,} tokens, too few for a lead-in and a window of {length:,}"
+        return None
+
+    @torch.inference_mode()
+    def _score(self, loader: EvaluationWindows) -> tuple[float, int]:
+        """Summed nats and number of scored tokens over a loader, over all ranks."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        for batch in loader:
+            with self._autocast():
+                nats, tokens = self.loss_sums({key: value.to(self.device) for key, value in batch.items()})
+            sums += torch.tensor([nats.item(), tokens], dtype=torch.float64)
+        if self._trainer is not None and self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()
+        return float(sums[0]), int(sums[1])
+
+    def _autocast(self) -> Any:
+        """The precision that the training ran in; fp32 for a task without a trainer."""
+        if self._trainer is None:
+            return torch.autocast("cpu", enabled=False)
+        return self.trainer.precision_plugin.forward_context()
+
+    def _data(self) -> TextData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it where a data module is used
+        assert isinstance(data, TextData)
+        return data
+
+
+def _text_size(data: TextData, split: str, loader: EvaluationWindows) -> tuple[int, int]:
+    """How many UTF-8 bytes and how many words (white space between them) the scored tokens of a loader are."""
+    tokens_N = data.corpus.part(split).tokens
+    text = data.tokenizer.decode(tokens_N[loader.first_target : loader.first_target + loader.num_targets])
+    return len(text.encode("utf-8", "surrogatepass")), len(text.split())
+
+
+def _figures(prefix: str, suffix: str, nats: float, tokens: int, num_bytes: int, num_words: int) -> dict[str, float]:
+    """
+    Nats a token, bits a byte, perplexity a token and a word, from sums over one text.
+
+    Bits a byte = nats / (bytes ln 2); perplexity a word = exp(nats / words), the same text whatever the tokenizer.
+    """
+    figures = {
+        "nats": nats / max(1, tokens),
+        "bits_per_byte": nats / max(1, num_bytes) / math.log(2),
+        "token_perplexity": _exp(nats / max(1, tokens)),
+        "word_perplexity": _exp(nats / max(1, num_words)),
+    }
+    return {f"{prefix}{name}{suffix}": value for name, value in figures.items()}
+
+
+def _exp(x: float) -> float:
+    """e to the x, infinite instead of an overflow."""
+    return math.exp(x) if x < 700 else math.inf

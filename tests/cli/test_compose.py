@@ -1,0 +1,150 @@
+"""Overrides become one configuration, or one message that helps."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnlab.cli.check import check
+from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity
+
+
+@pytest.fixture(scope="module")
+def space():
+    with ConfigSpace() as opened:
+        yield opened
+
+
+def message(space, *overrides):
+    with pytest.raises(Mistake) as caught:
+        check(space.compose(list(overrides)))
+    return str(caught.value)
+
+
+def test_every_choice_of_every_group_composes(space):
+    for group, choices in space.groups().items():
+        for choice in choices:
+            needed = ["data.path=some.txt"] if (group, choice) in {("data", "text"), ("data", "hub")} else []
+            config = space.compose([f"{group}={choice}", *needed]).resolved
+            assert isinstance(config[group], dict), (group, choice)
+
+
+def test_swapping_a_part_leaves_no_key_of_the_old_one(space):
+    rotary = space.compose(["position=rotary"]).resolved["position"]
+    alibi = space.compose(["position=alibi"]).resolved["position"]
+    assert "base" in rotary
+    assert "base" not in alibi
+
+
+def test_an_unknown_choice_names_the_nearest_and_all(space):
+    text = message(space, "position=alibbi")
+    assert "Did you mean alibi?" in text
+    assert "rotary" in text
+    assert "sinusoidal" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("modle.d_model=64", "model.d_model"),
+        ("model.d_modl=64", "model.d_model"),
+        ("trainer.max_step=5", "trainer.max_steps"),
+        ("optimizer.learning_rate=1", "optimizer."),
+        ("sed=1", "seed"),
+    ],
+)
+def test_a_misspelt_field_names_the_nearest_and_its_neighbours(space, override, nearest):
+    text = message(space, override)
+    assert override.split("=")[0] in text
+    assert nearest in text
+    assert "Fields of" in text
+
+
+def test_an_added_field_that_the_class_does_not_take_is_refused(space):
+    text = message(space, "+model.d_embedding=3")
+    assert "model.d_embedding: there is no such field" in text
+    assert "num_heads" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=abc", "seed='abc': expected a whole number"),
+        ("model.d_model=64.5", "model.d_model=64.5: expected a whole number"),
+        ("model.tied=perhaps", "model.tied='perhaps': expected true or false"),
+        ("optimizer.lr=fast", "optimizer.lr='fast': expected a number"),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: expected 2 values"),
+        ("progress=loud", "progress='loud': expected one of auto, plain, off"),
+        ("trainer.precision=64", "expected one of auto, 32, bf16, 16"),
+    ],
+)
+def test_a_wrong_type_says_what_was_expected(space, override, words):
+    assert words in message(space, override)
+
+
+@pytest.mark.parametrize("precision", ["32", "'32'", "bf16", "auto"])
+def test_precision_is_taken_as_a_number_or_as_a_word(space, precision):
+    check(space.compose([f"trainer.precision={precision}"]))
+    assert str(space.compose([f"trainer.precision={precision}"]).resolved["trainer"]["precision"]) == precision.strip(
+        "'"
+    )
+
+
+def test_a_required_field_is_asked_for_once(space):
+    assert message(space, "data=text") == "data.path is required: add data.path=..."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.num_heads=7", "model.d_model=64"], "7 heads; choose one of 1, 2, 4, 8, 16, 32, 64"),
+        (["model.num_heads=2", "model.d_model=6"], "odd number"),
+        (["position=sinusoidal_2d"], "image patches"),
+        (["position=learned", "model.max_length=8", "data.context=32"], "table of 8 positions"),
+        (["schedule=noam", "optimizer.lr=0.1"], "noam sets the learning rate itself"),
+        (["optimizer=schedule_free", "schedule=cosine"], "schedule=constant"),
+        (["residual=rezero", "norm=rms_norm"], "no norm"),
+        (["attention.soft_cap=30", "attention.backend=fused"], "no soft cap"),
+        (["schedule.warmup_steps=50", "trainer.max_steps=10"], "longer than the training of 10"),
+    ],
+)
+def test_an_impossible_combination_is_refused_with_the_reason(space, overrides, words):
+    assert words in message(space, *overrides)
+
+
+def test_choices_separated_by_commas_need_a_multirun(space):
+    text = message(space, "position=alibi,rotary")
+    assert "-m" in text
+
+
+def test_all_jobs_of_a_multirun(space):
+    jobs = space.expand(["position=alibi,rotary", "seed=0,1", "model.num_layers=2"])
+    assert jobs == [[f"position={p}", f"seed={s}", "model.num_layers=2"] for p in ("alibi", "rotary") for s in (0, 1)]
+
+
+def test_the_run_directory_follows_from_the_identity(space):
+    composed = space.compose(["position=alibi", "model.d_model=32", "seed=3", "runs_dir=elsewhere", "study.name=mine"])
+    assert composed.config.run_dir == "elsewhere/mine/d_model=32,position=alibi/seed=3"
+
+
+def test_names_of_cells_are_readable_ordered_and_distinct():
+    assert cell_name([]) == "default"
+    assert cell_name(["seed=3", "runs_dir=x", "trainer.threads=2"]) == "default"
+    assert cell_name(["position=alibi", "model.d_model=8"]) == cell_name(["model.d_model=8", "position=alibi"])
+    assert cell_name(["data.path=a/b"]) != cell_name(["data.path=a_b"])
+    assert cell_name(["a.lr=1", "b.lr=2"]) == "a.lr=1,b.lr=2"
+
+
+@given(st.text(alphabet="abc/._- ü*'\"$", min_size=1, max_size=300))
+def test_the_name_of_a_cell_is_always_one_folder(value):
+    name = cell_name([f"data.path={value}"])
+    assert "/" not in name
+    assert 0 < len(name) <= 120
+    assert name not in {".", ".."}
+
+
+def test_where_a_run_stands_is_no_part_of_what_it_is(space):
+    here = identity(space.compose(["position=alibi", "runs_dir=a", "progress=off", "trainer.threads=1"]).resolved)
+    there = identity(space.compose(["position=alibi", "runs_dir=b"]).resolved)
+    other = identity(space.compose(["position=alibi", "seed=1"]).resolved)
+    assert here == there
+    assert here != other
