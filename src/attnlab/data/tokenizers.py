@@ -192,20 +192,16 @@ class Unigram(Subwords):
     def train(self, text: str) -> Self:
         """Learns the rules from `text`, the same ones every time.
 
-        The library goes through hash tables in a random order, which shows in the last bits of the scores, in the order of pieces that
-        are nearly as likely, and in the scores of the bytes that do not occur: rounding, sorting and one score for these undo that.
+        The library goes through hash tables in a random order. It shows in the last bits of the scores, in the order of pieces nearly
+        as likely, and in the scores of rare bytes, below all others in random order: rounding, sorting and one score for these undo it.
         """
-        from tokenizers.pre_tokenizers import ByteLevel
-
         trained = super().train(text)
         rules = json.loads(trained.rules)
-        scores = dict(rules["model"]["vocab"])
-        words = ByteLevel(add_prefix_space=False).pre_tokenize_str("".join(sorted(set(text))))
-        for absent in set(ByteLevel.alphabet()) - set("".join(word for word, _ in words)):
-            scores[absent] = -100.0
-        rounded = [(piece, round(score, 6)) for piece, score in scores.items()]
-        rules["model"]["vocab"] = sorted(rounded, key=lambda entry: (-entry[1], entry[0]))
-        return replace(trained, rules=json.dumps(rules, ensure_ascii=False), vocabulary_size=len(scores))
+        scores = {piece: round(score, 6) for piece, score in rules["model"]["vocab"]}
+        lowest = min((score for piece, score in scores.items() if len(piece) > 1), default=0.0)
+        scores |= {piece: lowest - 1 for piece, score in scores.items() if len(piece) == 1 and score <= lowest}
+        rules["model"]["vocab"] = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+        return replace(trained, rules=json.dumps(rules, ensure_ascii=False))
 
     def _untrained(self) -> tuple[Any, Any]:
         from tokenizers import models, pre_tokenizers, trainers
