@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.layers import GEGLU, GELU, GLU, ReGLU, ReLU, SquaredReLU, SwiGLU, count_parameters
@@ -45,12 +45,11 @@ def test_matched_width_is_shazeers():
     assert SwiGLU(768, 3072, matched=False).up.out_features == 3072
 
 
+@settings(deadline=None)
 @given(st.integers(1, 512), st.integers(1, 4096))
 def test_gated_layer_weighs_what_the_plain_one_does(d_model, d_ff):
     gated, plain = (count_parameters(part, d_model=d_model, d_ff=d_ff) for part in (SwiGLU, ReLU))
-    assert (
-        abs(gated - plain) <= d_model
-    )  # half a hidden unit of three matrices, at most, except for the one unit of d_ff = 1
+    assert abs(gated - plain) <= d_model  # rounded to a third of a hidden unit of three matrices
 
 
 @pytest.mark.parametrize("cls", [GELU, SwiGLU])
