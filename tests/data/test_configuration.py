@@ -1,0 +1,32 @@
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from attnlab.data import TOKENIZERS
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted([*CONF.glob("data/*.yaml"), *CONF.glob("tokenizer/*.yaml")])
+
+
+def locate(target):
+    module, name = target.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_choice_names_a_class_and_its_own_fields(file):
+    assert file.read_text().startswith("# ")
+    choice = yaml.safe_load(file.read_text())
+    for part in [choice, *(value for value in choice.values() if isinstance(value, dict))]:
+        fields = {name for name in part if not name.startswith("_")}
+        parameters = set(inspect.signature(locate(part["_target_"])).parameters)
+        assert fields <= parameters
+    if file.parent.name == "tokenizer":
+        locate(choice.pop("_target_"))(**choice)
+
+
+def test_every_tokenizer_has_a_file():
+    assert {file.stem for file in CONF.glob("tokenizer/*.yaml")} == set(TOKENIZERS)

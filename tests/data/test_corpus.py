@@ -1,0 +1,126 @@
+import json
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnlab.data import BPE, TOKENIZERS, Byte, Character, DataError, TextFiles, prepare, split_text
+
+
+class CountingText(TextFiles):
+    """A text that counts how often it is read."""
+
+    times_read = 0
+    text_sha256 = "pinned"
+
+    def read(self, cache=None):
+        type(self).times_read += 1
+        return super().read(cache)
+
+
+@given(text=st.text(), a=st.floats(0.01, 1), b=st.floats(0, 1), c=st.floats(0, 1))
+@settings(max_examples=60)
+def test_parts_are_contiguous_and_cover_the_text_once(text, a, b, c):
+    split = [a / (a + b + c), b / (a + b + c), c / (a + b + c)]
+    parts = split_text(text, split)
+    assert "".join(parts) == text
+    for part, fraction in zip(parts, split, strict=True):
+        assert abs(len(part) - fraction * len(text)) < 2
+
+
+@pytest.mark.parametrize("split", [(0.9, 0.1), (0, 0.5, 0.5), (0.9, 0.2, -0.1), (0.5, 0.1, 0.1), (1, 1, 1)])
+def test_fractions_that_are_no_split_are_refused(split):
+    with pytest.raises(DataError, match=r"data\.split=\[.*accepted: three fractions"):
+        split_text("some text", split)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_corpus_holds_the_text_and_its_counts(name, prose, prose_file):
+    tokenizer = TOKENIZERS[name]() if name in ("character", "byte") else TOKENIZERS[name](300)
+    corpus = prepare(TextFiles(prose_file), tokenizer, split=(0.8, 0.1, 0.1))
+    for split, text in zip(("train", "validation", "test"), split_text(prose, (0.8, 0.1, 0.1)), strict=True):
+        part = corpus.part(split)
+        assert corpus.tokenizer.decode(part.tokens) == text
+        assert part.num_tokens == len(part.tokens)
+        assert part.num_bytes == len(text.encode())
+        assert part.num_words == len(text.split())
+
+
+def test_subwords_learn_from_the_training_part_alone(tmp_path):
+    path = tmp_path / "two.txt"
+    path.write_text("aa " * 900 + "zz " * 100)
+    rules = prepare(TextFiles(path), BPE(260), split=(0.9, 0.05, 0.05)).tokenizer.rules
+    assert json.loads(rules)["model"]["merges"]
+    assert ["z", "z"] not in json.loads(rules)["model"]["merges"]
+
+
+def test_alphabet_is_that_of_the_whole_text(tmp_path):
+    path = tmp_path / "late.txt"
+    path.write_text("a" * 99 + "z")
+    assert prepare(TextFiles(path), Character()).tokenizer.alphabet == "az"
+
+
+def test_second_time_nothing_is_read_and_it_is_quick(prose_file, monkeypatch):
+    monkeypatch.setattr(CountingText, "times_read", 0)
+    first = prepare(CountingText(prose_file), Byte())
+    start = time.perf_counter()
+    second = prepare(CountingText(prose_file), Byte())
+    assert time.perf_counter() - start < 0.05
+    assert CountingText.times_read == 1
+    np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
+
+
+def test_every_setting_and_every_text_has_a_corpus_of_its_own(prose, prose_file, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(prose + "!", encoding="utf-8")
+    corpora = [
+        prepare(TextFiles(prose_file), Byte()),
+        prepare(TextFiles(other), Byte()),
+        prepare(TextFiles(prose_file), Character()),
+        prepare(TextFiles(prose_file), BPE(300)),
+        prepare(TextFiles(prose_file), BPE(301)),
+        prepare(TextFiles(prose_file), Byte(), split=(0.8, 0.1, 0.1)),
+    ]
+    assert len({corpus.folder for corpus in corpora}) == len(corpora)
+
+
+@pytest.mark.parametrize("victim", ["train.npy", "corpus.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_damaged_corpus_is_made_again(prose_file, victim, damage):
+    good = prepare(TextFiles(prose_file), Byte())
+    tokens, file = good.train.tokens.copy(), good.folder / victim
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-5])
+    else:
+        file.unlink()
+    np.testing.assert_array_equal(prepare(TextFiles(prose_file), Byte()).train.tokens, tokens)
+
+
+def test_part_of_no_size_is_empty_and_unknown_parts_are_refused(prose_file):
+    corpus = prepare(TextFiles(prose_file), Byte(), split=(0.9, 0.1, 0.0))
+    assert corpus.test.num_tokens == 0
+    assert corpus.part("validation").num_tokens > 0
+    with pytest.raises(DataError, match="no split 'dev'; accepted: train, validation, test"):
+        corpus.part("dev")
+
+
+def _prepare_and_count(path, barrier, results):
+    barrier.wait()
+    corpus = prepare(TextFiles(path), BPE(300))
+    results.put((corpus.train.num_tokens, int(corpus.train.tokens.sum()), str(corpus.folder)))
+
+
+def test_processes_that_prepare_at_once_get_the_same_corpus(prose_file, own_cache):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=_prepare_and_count, args=(prose_file, barrier, results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert len(set(found)) == 1
+    assert [path.name for path in (own_cache / "corpora").iterdir()] == [found[0][2].rsplit("/", 1)[1]]
