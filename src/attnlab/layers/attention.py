@@ -49,8 +49,8 @@ class Attention(nn.Module):
             raise ValueError(f"soft_cap={soft_cap} must be above 0, or null for no cap")
         check_backend(backend, soft_cap, dropout)
         self.num_heads = num_heads
-        self.num_key_value_heads = self.key_value_heads(num_heads, num_key_value_heads)
         self.d_head = head_width(d_model, num_heads, d_head)
+        self.num_key_value_heads = self.key_value_heads(num_heads, num_key_value_heads)
         self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
         self.backend: str | Backend = backend
         inner, shared = num_heads * self.d_head, self.num_key_value_heads * self.d_head
@@ -97,12 +97,13 @@ class Attention(nn.Module):
     @classmethod
     def key_value_heads(cls, num_heads: int, asked: int | None) -> int:
         """The number of key/value heads for what was asked. Raises ValueError where it does not divide the heads."""
-        shared = asked or cls.default_key_value_heads or num_heads
-        if cls.fixed_key_value_heads and shared != (cls.default_key_value_heads or num_heads):
+        default = cls.default_key_value_heads or num_heads
+        shared = default if asked is None else asked
+        if cls.fixed_key_value_heads and shared != default:
             raise ValueError(
                 f"{cls.__name__} fixes num_key_value_heads, got {asked}; accepted: null, or choose grouped_query"
             )
-        if num_heads % shared:
+        if shared < 1 or num_heads % shared:
             raise ValueError(
                 f"num_key_value_heads={shared} does not divide num_heads={num_heads}; accepted: {divisors(num_heads)}"
             )
@@ -148,6 +149,8 @@ class GroupedQuery(Attention):
 
 def head_width(d_model: int, num_heads: int, d_head: int | None = None) -> int:
     """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide the width."""
+    if d_head is not None and d_head < 1:
+        raise ValueError(f"d_head={d_head} is no width; accepted: 1 or more, or null for d_model / num_heads")
     if num_heads < 1 or (d_head is None and d_model % num_heads):
         raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
     return d_head or d_model // num_heads

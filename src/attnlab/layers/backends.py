@@ -5,7 +5,7 @@ Shapes: B batch, T target length, S source length, H heads, G key/value heads, K
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +15,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from attnlab.layers.scope import Scope
 
 
-class Backend(Protocol):
-    """Serves attention: (B, H, T, K) from queries, keys and values; a query with nothing to attend to gives exact zeros."""
-
-    def __call__(
-        self,
-        q_BHTK: Tensor,
-        k_BGSK: Tensor,
-        v_BGSK: Tensor,
-        scope: Scope,
-        *,
-        window: int | None = None,
-        soft_cap: float | None = None,
-        scale: float | None = None,
-        dropout: float = 0.0,
-    ) -> Tensor:
-        """Attends; `dropout` is the probability of dropping a weight, 0 outside training; scale None: K ** -0.5."""
+# Called as (q_BHTK, k_BGSK, v_BGSK, scope, *, window, soft_cap, scale, dropout); returns (B, H, T, K). A query with nothing
+# to attend to gives exact zeros. dropout: probability of dropping a weight, 0 outside training. scale None: K ** -0.5.
+Backend = Callable[..., Tensor]
 
 
 class Fused:

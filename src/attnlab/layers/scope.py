@@ -59,8 +59,8 @@ class Scope:
 
         In self-attention a query sees at least itself unless it is padding.
         """
-        allowed_BHTS = self.allowed(window)
-        if allowed_BHTS is None or self.is_token_BS is None:
+        allowed_BHTS = None if self.is_token_BS is None else self.allowed(window)
+        if allowed_BHTS is None:
             return None
         return self.once(("lonely", window), lambda: ~allowed_BHTS.any(dim=-1, keepdim=True))
 
