@@ -14,7 +14,6 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from attnlab.layers.scope import Scope
 
-
 # Called as (q_BHTK, k_BGSK, v_BGSK, scope, *, window, soft_cap, scale, dropout); returns (B, H, T, K). A query with nothing
 # to attend to gives exact zeros. dropout: probability of dropping a weight, 0 outside training. scale None: K ** -0.5.
 Backend = Callable[..., Tensor]
@@ -117,8 +116,8 @@ class Flex:
         compiled = q_BHTK.is_cuda
         if not compiled and q_BHTK.requires_grad:
             raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
-        attend = _compiled_flex() if compiled else flex_attention
-        out_BHTK: Any = attend(
+        attend: Callable[..., Any] = _compiled_flex() if compiled else flex_attention
+        out_BHTK: Tensor = attend(
             q_BHTK,
             k_BGSK,
             v_BGSK,

@@ -7,6 +7,7 @@ Angles are computed in fp32 from the positions at each forward pass; there is no
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class PositionEncoding(nn.Module):
             )
 
     @staticmethod
-    def parameter_count() -> int:
+    def parameter_count(*_: Any, **__: Any) -> int:
         """Of the whole encoding, which a stack owns once."""
         return 0
 
