@@ -21,10 +21,11 @@ _HOMES = {
     "optimizers": ["MuonWithAdamW", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon", "schedule_free"],
     "schedules": ["WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"],
     "precision": ["Precision", "resolve"],
-    "task_base": ["Diverged", "TokenTask"],
+    "task_base": ["TokenTask"],
+    "token_sums": ["Diverged", "TokenSums"],
     "trainer": ["TrainerSettings", "apply_to_model", "build_trainer"],
     "callbacks": ["Progress", "StatusWriter"],
-    "checkpoints": ["Checkpoints", "find_resume"],
+    "checkpoints": ["Checkpoints", "find_resume", "load_weights"],
     "json_lines": ["JsonLines"],
     "trackers": ["RunName", "Tracking", "build_loggers", "finishing", "resolve_wandb_mode", "run_id"],
 }

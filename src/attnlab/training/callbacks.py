@@ -12,7 +12,8 @@ from typing import Any, TextIO
 import lightning.pytorch as pl
 
 from attnlab.training.run_directory import RunDirectory, write_json
-from attnlab.training.task_base import Diverged, TokenTask
+from attnlab.training.task_base import TokenTask
+from attnlab.training.token_sums import Diverged
 
 
 def remaining_seconds(started: tuple[int, float], step: int, max_steps: int) -> float | None:
@@ -105,7 +106,7 @@ class StatusWriter(pl.Callback):
     def _take(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, TokenTask)
         eta = remaining_seconds(self._from, trainer.global_step, trainer.max_steps)
-        counts = {"step": trainer.global_step, "max_steps": trainer.max_steps, "tokens": int(task.tokens), "eta": eta}
+        counts = {"step": trainer.global_step, "max_steps": trainer.max_steps, "tokens": task.tokens, "eta": eta}
         self.status |= counts | {"seconds": task.seconds, "latest": dict(task.latest), "best": task.best}
 
     def _end(self, state: str, **more: Any) -> None:
@@ -132,7 +133,7 @@ class Progress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts measuring the pace."""
         assert isinstance(pl_module, TokenTask)
-        self._from, self._tokens_before = (trainer.global_step, time.monotonic()), int(pl_module.tokens)
+        self._from, self._tokens_before = (trainer.global_step, time.monotonic()), pl_module.tokens
         self._next = time.monotonic() + self.every_seconds
 
     def on_train_batch_end(
@@ -158,7 +159,7 @@ class Progress(pl.Callback):
         step, elapsed = trainer.global_step, time.monotonic() - self._from[1]
         parts = [f"{self.name} step {step}/{trainer.max_steps}".strip()]
         parts += [f"{name} {task.latest[name]:.3f}" for name in ("train/nats", task.monitor) if name in task.latest]
-        parts.append(f"{(int(task.tokens) - self._tokens_before) / max(elapsed, 1e-9):,.0f} tokens/s")
+        parts.append(f"{(task.tokens - self._tokens_before) / max(elapsed, 1e-9):,.0f} tokens/s")
         left = remaining_seconds(self._from, step, trainer.max_steps)
         return " · ".join([*parts, f"{duration(left)} left"] if left else parts)
 

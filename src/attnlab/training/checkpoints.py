@@ -156,3 +156,18 @@ def find_resume(run: str | os.PathLike[str]) -> Path | None:
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
         return None
     return path
+
+
+def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens, seconds, ...).
+
+    Raises ValueError for a file that is no checkpoint of a run, or one of another model.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        task.load_state_dict(checkpoint["state_dict"])
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such checkpoint") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint of this model: {str(error).strip().splitlines()[0]}") from error
+    return dict(checkpoint["attnlab"])

@@ -18,17 +18,7 @@ from torch.optim import Optimizer
 
 from attnlab.layers.parts import complete
 from attnlab.training.optimizers import evaluation_weights
-
-# Sums of nats are scaled by this power of two before the backward pass, so that fp16 gradients stay in range; it is taken out again exactly.
-GRADIENT_SCALE = 1024.0
-
-
-class Diverged(FloatingPointError):
-    """The loss was not finite at optimizer step `step` (counted from 1)."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss was not finite at step {step}")
-        self.step = step
+from attnlab.training.token_sums import TokenSums
 
 
 class TokenTask(pl.LightningModule):
@@ -53,13 +43,15 @@ class TokenTask(pl.LightningModule):
         self.model, self.make_optimizer, self.make_schedule, self.log_every = model, optimizer, schedule, log_every
         self.latest: dict[str, float] = {}
         self.best: dict[str, Any] | None = None
-        self.tokens: int | Tensor = 0
+        self.sums = TokenSums()
         self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._step_sums: list[tuple[Tensor, int | Tensor]] = []
-        self._window: tuple[Any, ...] = (0.0, 0)
         self._validated: list[tuple[Tensor, int | Tensor]] = []
-        self._gradient_norm = torch.zeros(())
         self._evaluated = contextlib.ExitStack()
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens trained on, over all ranks and attempts."""
+        return int(self.sums.tokens)
 
     def loss_sums(self, batch: Any) -> tuple[Tensor, int | Tensor]:
         """The summed loss in nats of a batch's target tokens, with gradient, and how many they are (an int saves a wait)."""
@@ -92,8 +84,15 @@ class TokenTask(pl.LightningModule):
     def training_step(self, batch: Any) -> Tensor:
         """The loss of one micro-batch, as Lightning differentiates it."""
         nats, tokens = self.loss_sums(batch)
-        self._step_sums.append((nats.detach(), tokens))
-        return nats / GRADIENT_SCALE
+        trainer = self.trainer
+        return self.sums.add(nats, tokens, alone=trainer.accumulate_grad_batches * trainer.world_size == 1)
+
+    def update(self, optimizer: Optimizer, clip: float | None) -> None:
+        """One step of an optimizer whose gradients are there, from scaling them to the line in the logs."""
+        step = self.global_step
+        self._prepare_step(optimizer, clip, step)
+        optimizer.step()
+        self._log_step(step)
 
     def configure_gradient_clipping(
         self,
@@ -101,54 +100,35 @@ class TokenTask(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Makes the summed gradients those of the mean over this step's tokens, and clips their norm, in one pass.
-
-        Lightning has divided by the micro-batches and averaged over the ranks by now, and unscaled fp16 gradients.
-        """
-        tokens = self._take_step_sums()
-        factor = GRADIENT_SCALE * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        scale: Any = factor / (max(1, tokens) if isinstance(tokens, int) else tokens.clamp(min=1))
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradient_clip_val or self._is_logged(self.global_step + 1):
-            self._gradient_norm = torch.nn.utils.get_total_norm(gradients) * scale
-            if gradient_clip_val:
-                scale = scale * (gradient_clip_val / (self._gradient_norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
-
-    def _take_step_sums(self) -> int | Tensor:
-        """Adds this optimizer step's nats and tokens, over micro-batches and ranks, to the totals; returns the tokens.
-
-        Raises Diverged, on every rank alike and before the weights are touched.
-        """
-        sums, self._step_sums = self._step_sums, []
-        nats: Any = sums[0][0] if len(sums) == 1 else torch.stack([n for n, _ in sums]).sum()
-        tokens: Any = sum(t for _, t in sums)
-        if self.trainer.world_size > 1:
-            both = torch.stack([nats.double(), torch.as_tensor(tokens, device=nats.device).double()])
-            nats, tokens = self.trainer.strategy.reduce(both, reduce_op="sum").unbind()
-        step = self.global_step + 1
-        if nats.device.type == "cpu" or self._is_logged(step):
-            nats = nats.item()
-            if not math.isfinite(nats):
-                raise Diverged(step)
-        self._window = (self._window[0] + nats, self._window[1] + tokens)
-        self.tokens = self.tokens + tokens
-        return tokens
+        """Lightning's place for what goes between the backward pass and the update."""
+        self._prepare_step(optimizer, gradient_clip_val, self.global_step)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """One update at the schedule's rate, and a line in the logs every `log_every` steps."""
-        multiple = self._schedule(self.global_step)
+        """Lightning's place for the update; the closure holds forward, backward and `configure_gradient_clipping`."""
+        optimizer.step(closure=optimizer_closure)
+        self._log_step(self.global_step)
+
+    def _prepare_step(self, optimizer: Optimizer, clip: float | None, step: int) -> None:
+        """Sums over micro-batches and ranks, gradients of the mean over the tokens, the schedule's rate. Raises Diverged."""
+        trainer, logged = self.trainer, self._is_logged(step + 1)
+        tokens = self.sums.close_step(step + 1, logged, self._reduce if trainer.world_size > 1 else None)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parts = trainer.accumulate_grad_batches * trainer.world_size
+        self.sums.scale_gradients(gradients, tokens, parts, clip, logged)
+        multiple = self._schedule(step)
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * multiple
-        optimizer.step(closure=optimizer_closure)
-        step = self.global_step + 1  # Lightning counts this step when this hook has returned
-        if self._is_logged(step):
-            (nats, tokens), self._window = self._window, (0.0, 0)
-            mean, norm = float(nats) / max(1, int(tokens)), float(self._gradient_norm)
-            rate = self._rates[0] * multiple
-            self.report({"train/nats": mean, "train/lr": rate, "train/gradient_norm": norm}, step)
+
+    def _log_step(self, step: int) -> None:
+        if self._is_logged(step + 1):
+            mean, norm = self.sums.take_window()
+            rate = self._rates[0] * self._schedule(step)
+            self.report({"train/nats": mean, "train/lr": rate, "train/gradient_norm": norm}, step + 1)
+
+    def _reduce(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     def _is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == 1
@@ -159,7 +139,7 @@ class TokenTask(pl.LightningModule):
         """Hands values to every logger at an optimizer step (the present one by default), with the tokens and seconds so far."""
         self.latest.update(values)
         if self.trainer.is_global_zero:
-            line = {**values, "tokens": int(self.tokens), "seconds": self.seconds}
+            line = {**values, "tokens": self.tokens, "seconds": self.seconds}
             for logger in self.trainer.loggers:
                 logger.log_metrics(line, self.global_step if step is None else step)
 
@@ -196,7 +176,7 @@ class TokenTask(pl.LightningModule):
         nats = torch.stack([n for n, _ in validated]).cpu().double().sum()
         both = torch.stack([nats, torch.as_tensor(sum(t for _, t in validated)).cpu().double()])
         if self.trainer.world_size > 1:
-            both = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
+            both = self._reduce(both.to(self.device))
         total, tokens = both.tolist()
         self.report(self.validation_metrics(total, int(tokens)))
         self._keep_best()
@@ -211,8 +191,8 @@ class TokenTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the counts, and the weights to evaluate as `state_dict` (those to train, where they differ, beside them)."""
-        window = [float(self._window[0]), int(self._window[1])]
-        counts = {"step": self.global_step, "tokens": int(self.tokens), "seconds": self.seconds}
+        window = [float(self.sums.window[0]), int(self.sums.window[1])]
+        counts = {"step": self.global_step, "tokens": self.tokens, "seconds": self.seconds}
         checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
         for optimizer in self.trainer.optimizers:
             trained = checkpoint["state_dict"]
@@ -224,6 +204,6 @@ class TokenTask(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the counts and the weights to train."""
         counts = checkpoint["attnlab"]
-        self.tokens, self._seconds_before, self.best = counts["tokens"], counts["seconds"], counts["best"]
-        self._window, self.latest = tuple(counts["window"]), dict(counts["latest"])
+        self.sums.tokens, self.sums.window = counts["tokens"], tuple(counts["window"])
+        self._seconds_before, self.best, self.latest = counts["seconds"], counts["best"], dict(counts["latest"])
         checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])

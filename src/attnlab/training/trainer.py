@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -25,7 +25,7 @@ class TrainerSettings:
     """
 
     max_steps: int = 1000
-    precision: str = "auto"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
     accumulate: int = 1
     clip_norm: float | None = 1.0
     validate_every: int = 100
@@ -93,10 +93,12 @@ def build_trainer(
     import lightning.pytorch as pl
     import torch
 
+    from attnlab.training.lean_loop import LeanEpochLoop
+
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     micro_batches = settings.max_steps * settings.accumulate
-    return pl.Trainer(
+    trainer = pl.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
         # A known number of batches: Lightning then fetches none ahead, and a checkpoint's train order is exactly what was trained on.
@@ -124,6 +126,8 @@ def build_trainer(
         enable_checkpointing=any(_is_checkpoint(callback) for callback in callbacks),
         use_distributed_sampler=False,
     )
+    trainer.fit_loop.epoch_loop = LeanEpochLoop(trainer, max_steps=settings.max_steps)
+    return trainer
 
 
 def _is_checkpoint(callback: Any) -> bool:
@@ -151,5 +155,6 @@ def _be_quiet() -> None:
         ".*srun.*",
         ".*does not exist or is not.*",
         ".*isinstance.treespec.*",
+        ".*no `val_dataloader`.*",
     ):
         warnings.filterwarnings("ignore", message)

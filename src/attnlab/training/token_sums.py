@@ -1,0 +1,80 @@
+"""Losses and gradients that are exact per token, however a step's tokens are split over micro-batches and ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What the sums of nats are divided by before the backward pass where the number of a step's tokens is not known yet: fp16 gradients stay in
+# range, and a power of two is taken out again exactly.
+UNKNOWN_TOKENS = 1024.0
+
+
+class Diverged(FloatingPointError):
+    """The loss was not finite at optimizer step `step` (counted from 1)."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss was not finite at step {step}")
+        self.step = step
+
+
+class TokenSums:
+    """The sums of nats and tokens of the present optimizer step, of the lines logged, and of the whole training.
+
+    A plain object, not a module: it is written to at every step, which a torch module would make slow.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: Any = 0
+        self.window: tuple[Any, Any] = (0.0, 0)
+        self.gradient_norm: Any = math.nan
+        self._step: list[tuple[Tensor, Any]] = []
+        self._divisor: Any = 1.0
+
+    def add(self, nats: Tensor, tokens: int | Tensor, alone: bool) -> Tensor:
+        """Takes in a micro-batch and returns the loss to differentiate; `alone` where it is all of its step."""
+        self._step.append((nats.detach(), tokens))
+        self._divisor = max(1, tokens) if alone and isinstance(tokens, int) else UNKNOWN_TOKENS
+        return nats / self._divisor
+
+    def close_step(self, step: int, wait: bool, reduce: Callable[[Tensor], Tensor] | None) -> Any:
+        """Adds the step to the sums and returns its tokens over all ranks (`reduce` sums over them).
+
+        Where the loss is at hand (on a CPU, or when `wait`) it is checked: raises Diverged, on every rank alike.
+        """
+        parts, self._step = self._step, []
+        nats: Any = parts[0][0] if len(parts) == 1 else torch.stack([n for n, _ in parts]).sum()
+        tokens: Any = parts[0][1] if len(parts) == 1 else sum(t for _, t in parts)
+        if reduce is not None:
+            nats, tokens = reduce(
+                torch.stack([nats.double(), torch.as_tensor(tokens, device=nats.device).double()])
+            ).unbind()
+        if wait or nats.device.type == "cpu":
+            nats = nats.item()
+            if not math.isfinite(nats):
+                raise Diverged(step)
+        self.window = (self.window[0] + nats, self.window[1] + tokens)
+        self.tokens = self.tokens + tokens
+        return tokens
+
+    def scale_gradients(self, gradients: list[Tensor], tokens: Any, parts: int, clip: float | None, norm: bool) -> None:
+        """Makes gradients, averaged over `parts` micro-batches and ranks, those of the mean over `tokens`, their norm at most `clip`."""
+        scale: Any = self._divisor * parts / (max(1, tokens) if isinstance(tokens, int) else tokens.clamp(min=1))
+        if clip or norm:
+            self.gradient_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) * scale
+            if clip and self.gradient_norm.device.type == "cpu":
+                self.gradient_norm = self.gradient_norm.item()
+                scale = scale * min(1.0, clip / (self.gradient_norm + 1e-6))
+            elif clip:
+                scale = scale * (clip / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+        if isinstance(scale, Tensor) or scale != 1.0:
+            torch._foreach_mul_(gradients, scale)
+
+    def take_window(self) -> tuple[float, float]:
+        """The mean nats a token since the last call, and the newest gradient norm."""
+        (nats, tokens), self.window = self.window, (0.0, 0)
+        return float(nats) / max(1, int(tokens)), float(self.gradient_norm)
