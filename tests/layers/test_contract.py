@@ -1,7 +1,7 @@
 """What every choice of every seam must do. The choices are the YAML files under conf: a new one is covered by being there."""
 
 import inspect
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +20,7 @@ TOKENS = torch.randint(0, 13, (3, 12), generator=torch.Generator().manual_seed(0
 GRID = (3, 4)
 
 
+@cache
 def part(seam, choice):
     """The part that a YAML file describes; `${norm}` is the default norm."""
     fields = yaml.safe_load((CONF / seam / f"{choice}.yaml").read_text())
@@ -62,7 +63,7 @@ def disturbed(module):
     return module.eval()
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -103,7 +104,7 @@ def test_future_tokens_do_not_change_past_logits(seam, choice):
     changed = TOKENS.clone()
     changed[:, 7:] = (changed[:, 7:] + 1) % 13
     before, after = model(TOKENS), model(changed)
-    close(after[:, :7], before[:, :7])
+    assert_close(after[:, :7], before[:, :7])
     assert not torch.allclose(after[:, 7:], before[:, 7:], atol=1e-3)
 
 
@@ -114,7 +115,7 @@ def test_cached_decoding_is_full_decoding(seam, choice, steps):
     cache = model.new_cache(12)
     with torch.no_grad():
         cached = torch.cat([model(tokens, cache=cache) for tokens in TOKENS.split(steps, dim=1)], dim=1)
-        close(cached, model(TOKENS))
+        assert_close(cached, model(TOKENS))
 
 
 @every_choice
@@ -129,7 +130,7 @@ def test_padding_changes_nothing(seam, choice, side):
     logits = model(padded, is_token_BT=is_token)
     assert logits.isfinite().all()
     for row, span in enumerate(spans):
-        close(logits[row : row + 1, span], model(TOKENS[row : row + 1, : lengths[row]]))
+        assert_close(logits[row : row + 1, span], model(TOKENS[row : row + 1, : lengths[row]]))
 
 
 @every_choice
@@ -141,7 +142,7 @@ def test_padded_cached_decoding_is_what_each_row_gets_alone(seam, choice):
         steps = [(TOKENS[:, :9], is_token[:, :9]), *((TOKENS[:, i : i + 1], None) for i in range(9, 12))]
         cached = torch.cat([model(tokens, is_token_BT=real, cache=cache) for tokens, real in steps], dim=1)
         for row, start in enumerate((0, 3, 8)):
-            close(cached[row, start:], model(TOKENS[row : row + 1, start:])[0])
+            assert_close(cached[row, start:], model(TOKENS[row : row + 1, start:])[0])
 
 
 @every_choice
@@ -195,7 +196,9 @@ def test_two_dimensional_positions_keep_the_contract_in_a_bidirectional_stack(ch
     out = stack(x)
     assert out.shape == x.shape
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
-    close(stack(x[:, order], order[None]), out[:, order])  # a token's position is told, not its place in the batch
+    assert_close(
+        stack(x[:, order], order[None]), out[:, order]
+    )  # a token's position is told, not its place in the batch
     assert not torch.allclose(stack(x[:, order]), out[:, order], atol=1e-3)
     out.square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in stack.parameters())
