@@ -38,11 +38,12 @@ def test_cache_that_cannot_be_a_folder_is_a_data_error(prose_file):
         prepare(TextFiles(prose_file), Byte(), cache=prose_file / "below_a_file")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_read_only_cache_is_a_data_error_unless_the_corpus_is_there(prose_file, tmp_path):
     cache = tmp_path / "shared"
     prepare(TextFiles(prose_file), Byte(), cache=cache)
     (cache / "corpora").chmod(0o555)
+    if os.access(cache / "corpora", os.W_OK):
+        pytest.skip("this user may write everywhere")
     try:
         assert prepare(TextFiles(prose_file), Byte(), cache=cache).train.num_tokens
         with pytest.raises(DataError, match="Permission denied"):

@@ -115,8 +115,8 @@ def _prepare_and_count(path, barrier, results):
 
 def test_processes_that_prepare_at_once_get_the_same_corpus(prose_file, own_cache):
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(4), context.Queue()
-    workers = [context.Process(target=_prepare_and_count, args=(prose_file, barrier, results)) for _ in range(4)]
+    barrier, results = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=_prepare_and_count, args=(prose_file, barrier, results)) for _ in range(3)]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in workers]

@@ -90,9 +90,9 @@ def _pip_download(package: str, version: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if result.returncode == 0 and len(wheels) == 1:
         return wheels[0]
-    lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line or "No module named pip" in line]
-    reason = (errors or lines or [f"exit status {result.returncode}"])[-1]
+    lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line]
+    reason = (errors or lines or [f"exit status {result.returncode}"])[-1].removeprefix("ERROR: ")
     raise _unreachable(
         f"{package} {version} with pip", reason, f"`{sys.executable} -m pip download {package}=={version}`"
     )
