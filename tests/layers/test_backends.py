@@ -11,6 +11,8 @@ import torch
 from attnlab import layers
 from attnlab.layers import Explicit, Flex, Fused, Scope, build_scope, choose_backend, complete
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
 B, T, H, K = 2, 7, 6, 8
 WIDTHS = {"d_model": H * K, "num_heads": H, "d_head": K, "max_length": 16, "grid": (4, 4)}
 POSITIONS = [

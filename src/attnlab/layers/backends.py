@@ -5,7 +5,7 @@ Shapes: B batch, T target length, S source length, H heads, G key/value heads, K
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class Flex:
         compiled = q_BHTK.is_cuda
         if not compiled and q_BHTK.requires_grad:
             raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
-        attend: Callable[..., Any] = _compiled_flex() if compiled else flex_attention
+        attend: Callable[..., Any] = _compiled_flex() if compiled else cast(Callable[..., Any], flex_attention)
         out_BHTK: Tensor = attend(
             q_BHTK,
             k_BGSK,
