@@ -15,9 +15,10 @@ from attnlab.models.gpt import GPT
 class Sampler:
     """How the next token is chosen from the logits; each filter acts on what the one before it left, in this order.
 
-    temperature: divides the logits; 0 takes the most probable token. top_k: keeps the k most probable (Fan et al. 2018). top_p: keeps the fewest that hold
-    at least p of the probability (Holtzman et al. 2020). min_p: keeps those at least min_p times as probable as the best (Nguyen et al. 2024, arXiv 2407.01082).
-    Raises ValueError for a setting that leaves no token.
+    temperature: divides the logits; 0 takes the most probable token. top_k: keeps the k most probable (Fan et al.
+    2018). top_p: keeps the fewest that hold at least p of the probability (Holtzman et al. 2020). min_p: keeps those at
+    least min_p times as probable as the best (Nguyen et al. 2024, arXiv 2407.01082). Raises ValueError for a setting
+    that leaves no token.
     """
 
     temperature: float = 1.0
@@ -73,10 +74,12 @@ def generate(
     end_token: int | None = None,
     use_cache: bool = True,
 ) -> list[list[int]]:
-    """Continues each prompt by up to `max_new_tokens` tokens; gives the new ones, ending with `end_token` where one came.
+    """Continues each prompt by up to `max_new_tokens` tokens; gives the new ones, ending with `end_token` where one
+    came.
 
-    Prompts of unequal length are padded on the left and row i draws with the seed `seed + i`, so each gets what it would get alone with that seed.
-    Raises ValueError, before the first step, for an empty prompt, a token outside the vocabulary, or more positions than the model's encoding can serve.
+    Prompts of unequal length are padded on the left and row i draws with the seed `seed + i`, so each gets what it
+    would get alone with that seed. Raises ValueError, before the first step, for an empty prompt, a token outside the
+    vocabulary, or more positions than the model's encoding can serve.
     """
     _check(model, prompts, max_new_tokens)
     if not prompts:

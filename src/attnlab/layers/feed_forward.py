@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """down(dropout(activate(up(x)))), (B, T, D) -> (B, T, D); Vaswani et al. 2017, section 3.3. A choice overrides `activate`."""
+    """down(dropout(activate(up(x)))), (B, T, D) -> (B, T, D) (Vaswani et al. 2017, section 3.3).
+
+    A choice overrides `activate`.
+    """
 
     def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()

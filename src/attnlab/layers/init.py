@@ -1,7 +1,7 @@
 """The first weights of a model.
 
-Every weight is drawn by its own generator, seeded by the model's seed and the weight's name: two models that differ in one part start from the same
-values wherever names and shapes agree, so runs of one seed are paired.
+Every weight is drawn by its own generator, seeded by the model's seed and the weight's name: two models that differ in
+one part start from the same values wherever names and shapes agree, so runs of one seed are paired.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from attnlab.layers.residuals import Residual
 
 @dataclass
 class Weight:
-    """One matrix to draw, and its role. writes: its product is added to the residual stream. gain: of the residual that it belongs to.
+    """One matrix to draw, and its role. writes: its product is added to the residual stream. gain: of the residual that
+    it belongs to.
 
     depth: how many sublayers write to its stream.
     """
@@ -37,7 +38,8 @@ class Weight:
 class Init:
     """Draws a model's weights; a choice says the `std` of each.
 
-    Biases start at 0; norms, learned scalars and biases on the scores keep their own start. Learned positions count as embeddings.
+    Biases start at 0; norms, learned scalars and biases on the scores keep their own start. Learned positions count as
+    embeddings.
     """
 
     def std(self, weight: Weight) -> float:
@@ -110,7 +112,8 @@ class GPT2Init(Init):
 
 
 class Small(Init):
-    """SmallInit (Nguyen & Salazar 2019, arXiv 1910.05895, section 2.2): Xavier's deviation for a feed-forward matrix (d to 4d), everywhere.
+    """SmallInit (Nguyen & Salazar 2019, arXiv 1910.05895, section 2.2): Xavier's deviation for a feed-forward matrix (d
+    to 4d), everywhere.
 
     | weight | std |
     |---|---|
@@ -126,8 +129,9 @@ class Small(Init):
 def weights_of(model: nn.Module) -> Iterator[Weight]:
     """The matrix of every linear layer and embedding of `model`, each once, with its role.
 
-    In a layer that holds a Residual as `residual`, the linear layers named `output` and `down` write to the stream, and the residual's gain acts on
-    these and on `value`, `up` and `gate` (DeepNorm, Wang et al. 2022, figure 2: value, output and feed-forward projections).
+    In a layer that holds a Residual as `residual`, the linear layers named `output` and `down` write to the stream, and
+    the residual's gain acts on these and on `value`, `up` and `gate` (DeepNorm, Wang et al. 2022, figure 2: value,
+    output and feed-forward projections).
     """
     roles = {id(linear): role for module in model.modules() for linear, role in _roles(module)}
     # A bias on the scores is no embedding: its table keeps its own start.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450): zero mean and unit variance over D, then a gain and a bias."""
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450): (x - mean) / std over D, a gain and a bias."""
 
     def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__(d_model, eps=eps, bias=bias)
@@ -31,7 +31,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class DynamicTanh(nn.Module):
-    """Dynamic tanh (Zhu et al. 2025, arXiv 2503.10622): gain * tanh(alpha x) + bias, alpha one learned scalar; no statistics."""
+    """Dynamic tanh (Zhu et al. 2025, arXiv 2503.10622): gain * tanh(alpha x) + bias, alpha a learned scalar."""
 
     def __init__(self, d_model: int, alpha: float = 0.5) -> None:
         super().__init__()

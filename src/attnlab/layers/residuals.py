@@ -1,4 +1,4 @@
-"""How the sublayers of one layer, and their norms, join the residual stream. Legend: B batch, T length, D model width."""
+"""How the sublayers of a layer, and their norms, join the residual stream. Legend: B batch, T length, D model width."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Norm = Callable[..., nn.Module]
 
 
 class Residual(nn.Module):
-    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D), one after the other; a choice overrides `join`.
+    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`.
 
     Dropout acts on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
     """
@@ -67,9 +67,9 @@ class PreNorm(Residual):
 
 
 class Sandwich(Residual):
-    """x + norm(f(norm(x))), and a norm after the last layer (Peri-LN, Kim et al. 2025, arXiv 2502.02732; Ding et al. 2021, 2105.13290).
+    """x + norm(f(norm(x))), and a norm after the last layer (Peri-LN, Kim et al. 2025, arXiv 2502.02732).
 
-    Peri-LN's optional norm of the embedding is no part of it, as in Gemma 2.
+    First in CogView (Ding et al. 2021, arXiv 2105.13290). Peri-LN's optional norm of the embedding is no part of it, as in Gemma 2.
     """
 
     final_norm = True
@@ -89,11 +89,11 @@ class Sandwich(Residual):
 
 
 class DeepNorm(Residual):
-    """norm(alpha x + f(x)), the sublayers' initial weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
+    """norm(alpha x + f(x)), the sublayers' first weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
 
-    For a stack of N layers of s sublayers alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4): the paper's (2N)^(1/4), (8N)^(-1/4) for an encoder
-    or decoder alone (s = 2), and (3N)^(1/4), (12N)^(-1/4) for a decoder that also attends to an encoder (s = 3). The encoder beside such a decoder
-    depends on both depths: give its `alpha` and `beta`.
+    For a stack of N layers of s sublayers alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4): the paper's (2N)^(1/4),
+    (8N)^(-1/4) for an encoder or decoder alone (s = 2), and (3N)^(1/4), (12N)^(-1/4) for a decoder that also attends to
+    an encoder (s = 3). The encoder beside such a decoder depends on both depths: give its `alpha` and `beta`.
     """
 
     def __init__(
@@ -117,7 +117,10 @@ class DeepNorm(Residual):
 
 
 class ReZero(Residual):
-    """x + alpha f(x) without any norm; one alpha a layer, shared by its sublayers, starts at 0 (Bachlechner et al. 2020, arXiv 2003.04887, section 4)."""
+    """x + alpha f(x) without any norm (Bachlechner et al. 2020, arXiv 2003.04887, section 4).
+
+    One alpha a layer, shared by its sublayers, starts at 0.
+    """
 
     def __init__(self, dropout: float = 0.0) -> None:
         nn.Module.__init__(self)
@@ -135,9 +138,9 @@ class ReZero(Residual):
 
 
 class Parallel(Residual):
-    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021; PaLM, Chowdhery et al. 2022, arXiv 2204.02311, section 2).
+    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021).
 
-    `shared_norm=False` gives each sublayer its own norm (GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
+    Also PaLM (Chowdhery et al. 2022, arXiv 2204.02311, section 2). `shared_norm=False` gives each sublayer its own norm (GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
     """
 
     final_norm = True

@@ -33,12 +33,13 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """`num_layers` layers that share one position encoding, and the final norm where the residual asks for one; (B, T, D) -> (B, T, D).
+    """Layers that share one position encoding, and a final norm where the residual asks for one; (B, T, D), in and out.
 
-    position, residual, attention, feed_forward are parts: classes or partials, completed with the widths. d_ff defaults to 4 d_model.
-    grid: rows and columns of an image, for two-dimensional positions. dropout also acts on the embedded input (Vaswani et al. 2017, section 5.4).
-    Set `checkpoint_activations` to recompute activations in the backward pass.
-    Raises ValueError where num_layers < 1 or a part refuses a width.
+    position, residual, attention, feed_forward are parts: classes or partials, completed with the widths. d_ff defaults
+    to 4 d_model.
+    grid: rows and columns of an image, for two-dimensional positions. dropout also acts on the embedded input (Vaswani
+    et al. 2017, section 5.4). Set `checkpoint_activations` to recompute activations in the backward pass. Raises
+    ValueError where num_layers < 1 or a part refuses a width.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ def stack_widths(
 
 
 def _with_own_memo(layer: nn.Module, x_BTD: Tensor, scope: Scope) -> Tensor:
-    # A recomputed layer must build again what it built the first time, so it cannot share the masks that another layer made.
+    # A recomputed layer must build again what it built the first time, so it cannot share the masks that another
+    # layer made.
     out_BTD: Tensor = layer(x_BTD, replace(scope, _made={}))
     return out_BTD

@@ -21,8 +21,10 @@ from attnlab.layers.stack import Stack
 class GPT(nn.Module):
     """A causal Transformer language model (Radford et al. 2019); tokens (B, T) to the next tokens' logits (B, T, V).
 
-    d_ff: None: 4 d_model. bias: of the linear layers. tied: the output is the embedding's transpose (Press & Wolf 2017, arXiv 1608.05859).
-    scale_embedding: times sqrt(d_model) (Vaswani et al. 2017, section 3.4), so that sinusoids do not swamp small embeddings.
+    d_ff: None: 4 d_model. bias: of the linear layers. tied: the output is the embedding's transpose (Press & Wolf 2017,
+    arXiv 1608.05859).
+    scale_embedding: times sqrt(d_model) (Vaswani et al. 2017, section 3.4), so that sinusoids do not swamp small
+    embeddings.
     position, residual, attention, feed_forward, init: parts (classes or partials), completed with the widths.
     Raises ValueError for sizes below 1 and where a part refuses a width.
     """
@@ -79,7 +81,8 @@ class GPT(nn.Module):
         is_token_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Logits, in the model's type. Positions default to 0.. (after what is cached, padding not counted); is_token_BT is False at padding.
+        """Logits, in the model's type. Positions default to 0.. (after what is cached, padding not counted);
+        is_token_BT is False at padding.
 
         Raises ValueError past the last position that the encoding can serve.
         """

@@ -18,12 +18,13 @@ from attnlab.models.gpt import GPT
 class Size:
     """Parameters, and floating-point operations to train on one token.
 
-    embedding_parameters: the token table, the position encoding, and the output matrix where it is untied; the rest is non-embedding, the N of Kaplan
-    et al. 2020 (arXiv 2001.08361, section 2.1).
-    flops_per_token: a multiplication and an addition are two operations. Only matrix products count, as in that section's table 1: every weight of a
-    linear layer (the output matrix too, tied or not) once, and per layer q.k and weights.v over all max_length keys, not halved for causality and not
-    cut to a window. Norms, activations, positions, softmax and the embedding's look-up count nothing. The backward pass costs twice the forward pass,
-    so training is 3 x forward; recomputed activations do not count.
+    embedding_parameters: the token table, the position encoding, and the output matrix where it is untied; the rest is
+    non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1).
+    flops_per_token: a multiplication and an addition are two operations. Only matrix products count, as in that
+    section's table 1: every weight of a linear layer (the output matrix too, tied or not) once, and per layer q.k and
+    weights.v over all max_length keys, not halved for causality and not cut to a window. Norms, activations, positions,
+    softmax and the embedding's look-up count nothing. The backward pass costs twice the forward pass, so training is 3
+    x forward; recomputed activations do not count.
     """
 
     parameters: int
@@ -33,7 +34,7 @@ class Size:
 
 
 def gpt_size(*args: Any, **configuration: Any) -> Size:
-    """The size of GPT(*args, **configuration), trained at its max_length. Raises TypeError or ValueError as that call would."""
+    """The size of GPT(*args, **configuration), trained at its max_length. Raises as that call would."""
     call = inspect.signature(GPT).bind(*args, **configuration)
     call.apply_defaults()
     gpt = call.arguments
