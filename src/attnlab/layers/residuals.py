@@ -69,7 +69,8 @@ class PreNorm(Residual):
 class Sandwich(Residual):
     """x + norm(f(norm(x))), and a norm after the last layer (Peri-LN, Kim et al. 2025, arXiv 2502.02732).
 
-    First in CogView (Ding et al. 2021, arXiv 2105.13290). Peri-LN's optional norm of the embedding is no part of it, as in Gemma 2.
+    First in CogView (Ding et al. 2021, arXiv 2105.13290). Peri-LN's optional norm of the embedding is no part of it, as
+    in Gemma 2.
     """
 
     final_norm = True
@@ -140,7 +141,8 @@ class ReZero(Residual):
 class Parallel(Residual):
     """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021).
 
-    Also PaLM (Chowdhery et al. 2022, arXiv 2204.02311, section 2). `shared_norm=False` gives each sublayer its own norm (GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
+    Also PaLM (Chowdhery et al. 2022, arXiv 2204.02311, section 2). `shared_norm=False` gives each sublayer its own norm
+    (GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
     """
 
     final_norm = True
