@@ -12,7 +12,7 @@ import polars as pl
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import AXES, short
 from attnlab.analysis.statistics import mean_interval
-from attnlab.analysis.wording import describe, primary_lengths
+from attnlab.analysis.wording import primary_lengths, unit
 
 MOST_POINTS = 160
 MOST_COLOURS = 8
@@ -37,7 +37,7 @@ def chart_data(comparison: Comparison) -> dict[str, Any]:
 
 
 def length_data(comparison: Comparison) -> list[dict[str, Any]]:
-    """One entry a metric family, the primary one's first: {name, title, series: [{cell, x, y, low, high, cannot}]}."""
+    """One entry a metric family, the primary one's first: {name, unit, series: [{cell, x, y, low, high, cannot}]}."""
     first = [curve.prefix for curve in primary_lengths(comparison)[:1]]
     prefixes = dict.fromkeys([*first, *(curve.prefix for curve in comparison.lengths)])
     families = []
@@ -49,14 +49,13 @@ def length_data(comparison: Comparison) -> list[dict[str, Any]]:
             entry = {"cell": curve.label, "x": [k for k, _ in points], "y": rounded([p.mean for _, p in points])}
             entry |= {"low": rounded([b[0] for b in bounds]), "high": rounded([b[1] for b in bounds])}
             series.append({**entry, "cannot": sorted(curve.cannot)})
-        families.append({"name": prefix, "title": describe(prefix), "series": series})
+        families.append({"name": prefix, "unit": unit(prefix), "series": series})
     return families
 
 
 def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
-    """One entry a metric that was logged along training: {name, title, series: [{cell, step, tokens, seconds, mean, low, high, seeds}]}."""
+    """One entry a metric that was logged along training: {name, unit, series: [{cell, step, tokens, seconds, mean, low, high, seeds}]}."""
     curves = comparison.study.curves
-    labels = {cell.cell.name: cell.label for cell in comparison.cells}
     entries = []
     for name in sorted((column for column in curves.columns if column not in ("cell", "seed", *AXES)), key=_interest):
         frame = (
@@ -64,13 +63,12 @@ def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
             .drop_nulls("value")
             .filter(pl.col("value").is_finite())
         )
+        by_cell = {str(cell): rows for (cell,), rows in frame.group_by(["cell"], maintain_order=True)}
         series = [
-            _series(labels[str(cell)], rows)
-            for (cell,), rows in frame.group_by(["cell"], maintain_order=True)
-            if cell in labels
+            _series(cell.label, by_cell[cell.cell.name]) for cell in comparison.cells if cell.cell.name in by_cell
         ]
         if sum(len(entry["step"]) for entry in series) > len(series):
-            entries.append({"name": name, "title": describe(name), "series": series})
+            entries.append({"name": name, "unit": unit(name), "series": series})
     return entries
 
 

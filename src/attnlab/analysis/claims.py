@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,11 +126,14 @@ def _limits(bound: str, value: Any) -> tuple[float | None, float]:
 def _judge(interval: Interval, values: list[float], low: float, high: float) -> tuple[str, str]:
     """Met where the 95% interval lies inside the bound, not met where it lies outside, else open."""
     inside = sum(low <= value <= high for value in values)
-    measured = f"{interval.mean:+.4g}"
     count = f"{inside} of {len(values)} seeds inside the bound"
     if not interval.is_bounded:
-        return "open", f"{measured}, one seed: no interval; {count}"
-    measured = f"{measured} (95% interval {interval.low:+.4g} to {interval.high:+.4g}; {count})"
+        return "open", f"{interval.mean:+.4g}, one seed: no interval; {count}"
+    decimals = (
+        max(2, 1 - math.floor(math.log10((interval.high - interval.low) / 2))) if interval.high > interval.low else 4
+    )
+    mean, start, end = (f"{value:+.{decimals}f}" for value in (interval.mean, interval.low, interval.high))
+    measured = f"{mean} (95% interval {start} to {end}; {count})"
     if interval.within(low, high):
         return "met", measured
     if interval.high < low or interval.low > high:

@@ -284,7 +284,7 @@ def _caveats_of_runs(study: Study) -> list[str]:
     caveats = []
     if counts:
         parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
-        caveats.append(f"{sum(counts.values())} of {len(runs)} runs are not finished: {parts}.")
+        caveats.append(f"Not finished: {sum(counts.values())} of {len(runs)} runs ({parts}).")
     lost = [run for run in runs if run.state in ("diverged", "failed")]
     if lost:
         caveats.append(

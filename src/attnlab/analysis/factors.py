@@ -17,8 +17,8 @@ from attnlab.analysis.statistics import Interval, mean_interval, paired
 class FactorEffect:
     """The mean change when `factor` goes from `reference` to `choice` and nothing else does.
 
-    One value a seed (the mean over the settings of the other factors), so the interval is clustered by seed. `low` and `high` are the
-    smallest and largest change of any one setting: where they lie far apart, the factor interacts with another.
+    One value a seed (the mean over the settings of the other factors), so the interval is clustered by seed. `by_setting` has the mean
+    change at each setting of the others: where these lie far apart, the factor interacts with another.
     """
 
     factor: str
@@ -26,11 +26,21 @@ class FactorEffect:
     choice: Any
     interval: Interval
     p_holm: float
-    settings: int
-    low: float
-    low_at: str
-    high: float
-    high_at: str
+    by_setting: dict[str, float]
+
+    @property
+    def lowest(self) -> tuple[str, float]:
+        """The setting with the smallest change, and that change."""
+        return min(self.by_setting.items(), key=lambda item: item[1])
+
+    @property
+    def highest(self) -> tuple[str, float]:
+        """The setting with the largest change, and that change."""
+        return max(self.by_setting.items(), key=lambda item: item[1])
+
+    def is_mixed(self, margin: float) -> bool:
+        """Whether the change goes beyond the margin upwards in one setting and downwards in another."""
+        return margin > 0 and self.lowest[1] < -margin and self.highest[1] > margin
 
 
 def factor_effects(study: Study, values: Mapping[str, Mapping[int, float]], alpha: float = 0.05) -> list[FactorEffect]:
@@ -94,6 +104,4 @@ def _effect(
     level: float,
 ) -> FactorEffect:
     means = {setting: float(np.mean(list(pair.values()))) for setting, pair in pairs.items()}
-    low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-    interval = mean_interval(seeds, level)
-    return FactorEffect(factor, reference, choice, interval, p_holm, len(pairs), means[low], low, means[high], high)
+    return FactorEffect(factor, reference, choice, mean_interval(seeds, level), p_holm, means)

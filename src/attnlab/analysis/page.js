@@ -33,26 +33,46 @@
     box.addEventListener("change", () => changed(box.value));
   }
 
-  function key(chart, labels, colourBy) {
+  // Plotly reads <b> and the like in labels.
+  const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  function key(chart, labels, colourBy, words = new Map()) {
     const shown = new Map(labels.map((label) => { const style = styleOf(label, colourBy); return [style.name, style]; }));
     chart.querySelector(".key").replaceChildren(...[...shown.values()].map((style) => {
       const item = document.createElement("span");
       const line = item.appendChild(document.createElement("i"));
       line.style.borderTop = `3px ${style.dash === "solid" ? "solid" : "dashed"} ${style.colour}`;
-      item.append(style.name);
+      item.append(words.get(style.name) ?? style.name);
       return item;
     }));
   }
 
-  function panel(panels, title, traces, shape) {
-    const box = panels.appendChild(document.createElement("div"));
-    box.className = "panel";
-    if (title) box.appendChild(document.createElement("h4")).textContent = title;
-    const plot = box.appendChild(document.createElement("div"));
-    plot.className = "plot";
-    plot.setAttribute("role", "img");
-    plot.setAttribute("aria-label", title || shape.yaxis.title.text);
-    Plotly.newPlot(plot, traces, shape, { responsive: true, displayModeBar: false });
+  // All boxes first, then the plots: a plot measures its box once.
+  function plotAll(panels, entries) {
+    const boxes = entries.map(([title]) => {
+      const box = document.createElement("div");
+      box.className = "panel";
+      if (title) box.appendChild(document.createElement("h4")).textContent = title;
+      const plot = box.appendChild(document.createElement("div"));
+      plot.className = "plot";
+      return box;
+    });
+    panels.replaceChildren(...boxes);
+    entries.forEach(([title, traces, shape], i) => {
+      const plot = boxes[i].querySelector(".plot");
+      plot.setAttribute("role", "img");
+      plot.setAttribute("aria-label", `${title} ${shape.yaxis.title.text} against ${shape.xaxis.title.text}`);
+      Plotly.newPlot(plot, traces, shape, { responsive: true, displayModeBar: false });
+    });
+  }
+
+  // Names at the right ends of lines, moved apart where they would cover each other.
+  function endLabels(series, lastX, pixels) {
+    const ends = series.filter((s) => s.x.at(-1) === lastX).map((s) => ({ cell: s.cell, y: s.y.at(-1), at: s.y.at(-1) })).sort((a, b) => a.y - b.y);
+    const values = series.flatMap((s) => [...s.low, ...s.high]);
+    const gap = ((Math.max(...values) - Math.min(...values)) * 1.1 * 16) / pixels;
+    for (let i = 1; i < ends.length; i++) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + gap);
+    return ends;
   }
 
   function drawLengths(chart, state) {
@@ -63,20 +83,29 @@
     for (const s of family.series) {
       const { colour, dash } = styleOf(s.cell, colourBy);
       traces.push({
-        x: s.x, y: s.y, name: s.cell, mode: "lines+markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour },
+        x: s.x, y: s.y, name: escaped(s.cell), mode: "lines+markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour },
         error_y: { type: "data", symmetric: false, array: s.y.map((y, i) => s.high[i] - y), arrayminus: s.y.map((y, i) => y - s.low[i]), color: colour, thickness: 1.5, width: 3 },
-        hovertemplate: "%{x}×: %{y:.4g}<extra>%{fullData.name}</extra>",
+        hovertemplate: "%{x}\u00d7: %{y:.4g}<extra>%{fullData.name}</extra>",
       });
       if (s.cannot.length && s.x.length) traces.push({
-        x: [s.x.at(-1)], y: [s.y.at(-1)], name: s.cell, mode: "markers", marker: { symbol: "x-thin", size: 13, line: { width: 2.5, color: colour } },
+        x: [s.x.at(-1)], y: [s.y.at(-1)], name: escaped(s.cell), mode: "markers", marker: { symbol: "x-thin", size: 13, line: { width: 2.5, color: colour } },
         hovertemplate: "ends here: cannot go further<extra>%{fullData.name}</extra>",
       });
     }
-    const xAxis = { type: "log", tickvals: multiples, ticktext: multiples.map((k) => `${k}×`) };
+    const xAxis = { type: "log", tickvals: multiples, ticktext: multiples.map((k) => `${k}\u00d7`) };
+    const shape = layout("multiple of the training length", family.unit, xAxis);
     const panels = chart.querySelector(".panels");
-    panels.replaceChildren();
-    panel(panels, "", traces, layout("multiple of the training length", family.name, xAxis));
-    key(chart, family.series.map((s) => s.cell), colourBy);
+    let keyed = family.series.map((s) => s.cell);
+    if (data.by_cell && panels.clientWidth > 560) {
+      const labels = endLabels(family.series, multiples.at(-1), 270);
+      shape.annotations = labels.map((end) => ({ x: 1, xref: "paper", y: end.at, text: escaped(end.cell), showarrow: false, xanchor: "left", xshift: 4, font: { color: styleOf(end.cell, "cell").colour, size: 13 } }));
+      shape.margin.r = 20 + 7.5 * Math.max(0, ...labels.map((end) => end.cell.length));
+      const room = 0.06 * Math.log10(multiples.at(-1) / multiples[0]);
+      shape.xaxis.range = [Math.log10(multiples[0]) - room, Math.log10(multiples.at(-1)) + room / 2];
+      keyed = keyed.filter((cell) => !labels.some((end) => end.cell === cell));
+    }
+    plotAll(panels, [["", traces, shape]]);
+    key(chart, keyed, colourBy, new Map(family.series.filter((s) => s.cannot.length && s.x.length).map((s) => [s.cell, `${s.cell} (ends at ${s.x.at(-1)}\u00d7)`])));
   }
 
   function curveTraces(series, axis, colourBy) {
@@ -90,7 +119,7 @@
       const seeds = Object.values(s.seeds);
       if (seeds.length > 1) traces.push({ ...plain, x: seeds.flatMap(() => [...x, null]), y: seeds.flatMap((y) => [...y, null]), line: { color: faded(colour, 0.35), width: 1 } });
       const many = s.mean.filter((y) => y !== null).length > 1;
-      traces.push({ x, y: s.mean, name: s.cell, mode: many ? "lines" : "lines+markers", line: { color: colour, width: 2.5, dash }, hovertemplate: `%{x}: %{y:.4g}<extra>%{fullData.name}</extra>` });
+      traces.push({ x, y: s.mean, name: escaped(s.cell), mode: many ? "lines" : "lines+markers", line: { color: colour, width: 2.5, dash }, hovertemplate: `%{x}: %{y:.4g}<extra>%{fullData.name}</extra>` });
     }
     return traces;
   }
@@ -102,31 +131,38 @@
     return [low - room, high + room];
   }
 
+  const words = { step: "optimizer steps", tokens: "training tokens", seconds: "seconds" };
+  const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(", ");
+
   function drawCurves(chart, state) {
     const entry = data.curves[state.metric];
-    const groups = state.panels === "one" ? [""] : data.factors[state.panels];
+    const panelOf = (cell) => state.panels === "one" ? "" : state.panels === "rest" ? rest(cell, state.colour) : `${state.panels} ${choicesOf[cell][state.panels] ?? "-"}`;
+    const groups = [...new Set(data.cells.map((cell) => panelOf(cell.label)))];
     const panels = chart.querySelector(".panels");
-    panels.replaceChildren();
     chart.classList.toggle("small", groups.length > 1);
     const limits = range(entry.series);
+    const entries = [];
     for (const group of groups) {
-      const series = entry.series.filter((s) => state.panels === "one" || (choicesOf[s.cell][state.panels] ?? "-") === group);
+      const series = entry.series.filter((s) => panelOf(s.cell) === group);
       if (!series.length) continue;
-      const shape = layout(state.axis === "step" ? "optimizer steps" : state.axis, entry.name, {});
+      const shape = groups.length > 1 ? layout("", "", { nticks: 5 }) : layout(words[state.axis], entry.unit, {});
       shape.yaxis.range = limits;
-      panel(panels, group && `${state.panels} ${group}`, curveTraces(series, state.axis, state.colour), shape);
+      entries.push([group, curveTraces(series, state.axis, state.colour), shape]);
     }
+    plotAll(panels, entries);
     key(chart, entry.series.map((s) => s.cell), state.colour);
+    if (groups.length > 1) chart.querySelector(".key").append(`${entry.unit}, against ${words[state.axis]}`);
   }
 
   function start(chart) {
     const controls = chart.querySelector(".controls");
     if (chart.dataset.chart === "lengths") {
       const state = { family: 0 };
-      if (data.lengths.length > 1) select(controls, "Windows", data.lengths.map((f, i) => [String(i), f.name]), "0", (v) => { state.family = Number(v); drawLengths(chart, state); });
+      if (data.lengths.length > 1) select(controls, "Windows", data.lengths.map((f, i) => [String(i), `${f.name.includes("sliding") ? "sliding" : "one after the other"} (${f.name})`]), "0", (v) => { state.family = Number(v); drawLengths(chart, state); });
       return () => drawLengths(chart, state);
     }
-    const state = { metric: 0, axis: "step", colour: data.by_cell ? "cell" : factorNames[0], panels: data.by_cell ? "one" : factorNames[1] ?? "one" };
+    const fewPanels = factorNames.length > 1 && new Set(data.cells.map((cell) => rest(cell.label, factorNames[0]))).size <= 16;
+    const state = { metric: 0, axis: "step", colour: data.by_cell ? "cell" : factorNames[0], panels: data.by_cell ? "one" : fewPanels ? "rest" : factorNames[1] ?? "one" };
     const draw = () => drawCurves(chart, state);
     const choose = (field, number) => (value) => { state[field] = number ? Number(value) : value; draw(); };
     if (data.curves.length > 1) select(controls, "Curve", data.curves.map((c, i) => [String(i), c.name]), "0", choose("metric", true));
@@ -134,7 +170,7 @@
     if (factorNames.length > 1) {
       const byCell = data.by_cell ? [["cell", "cell"]] : [];
       select(controls, "Colour", [...byCell, ...factorNames.map((f) => [f, f])], state.colour, choose("colour"));
-      select(controls, "Panels", [["one", "one"], ...factorNames.map((f) => [f, f])], state.panels, choose("panels"));
+      select(controls, "Panels", [["one", "one"], ["rest", "all other factors"], ...factorNames.map((f) => [f, f])], state.panels, choose("panels"));
     }
     return draw;
   }

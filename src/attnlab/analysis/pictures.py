@@ -86,17 +86,17 @@ def _forest_row(row: ForestRow, scale: Scale, margin: float, decimals: int) -> H
     marks += [tag("i", class_="seed", style=f"left:{scale.at(value)}%") for value in row.values]
     marks.append(tag("i", class_=f"dot {row.verdict}", style=f"left:{scale.at(interval.mean)}%"))
     track = tag("div", *marks, class_="track", role="img", aria_label=f"{row.label}: {text}")
-    figures = tag(
-        "td",
-        tag("b", prose(text.partition(" ")[0])),
-        " ",
-        tag("span", prose(text.partition(" ")[2]), class_="soft"),
-        class_="figures",
-    )
-    chip = tag(
-        "td", verdict_chip(row.verdict), tag("div", row.note, class_="note") if row.note else None, class_="verdict"
-    )
-    return tag("tr", tag("th", row.label, scope="row"), tag("td", track, class_="picture"), figures, chip)
+    mean, _, bounds = text.partition(" ")
+    line = tag("div", tag("b", prose(mean)), " ", tag("span", prose(bounds), class_="soft"))
+    figures = tag("td", line, tag("div", prose(row.note), class_="note") if row.note else None, class_="figures")
+    label = tag("th", tag("span", _breakable(row.label)), " ", verdict_chip(row.verdict), scope="row")
+    return tag("tr", label, tag("td", track, class_="picture"), figures)
+
+
+def _breakable(label: str) -> list[Html | str]:
+    """A label that breaks between its choices and never within one."""
+    parts = [tag("span", part, class_="whole") for part in label.split(", ")]
+    return [parts[0], *(piece for part in parts[1:] for piece in (", ", part))]
 
 
 def verdict_chip(verdict: str) -> Html:
@@ -109,8 +109,9 @@ def verdict_chip(verdict: str) -> Html:
         "met": "\u2713",
         "not met": "\u2717",
         "open": "?",
+        "depends": "\u2195",
     }
-    words = {"same": "no difference", **{word: word for word in signs if word != "same"}}
+    words = {"same": "no difference"}
     sign = tag("span", signs.get(verdict, ""), aria_hidden="true")
     return tag("span", sign, " ", words.get(verdict, verdict), class_=f"chip {wording.slug(verdict)}")
 
@@ -129,18 +130,13 @@ def grid(comparison: Comparison) -> Html | None:
     decimals = wording.decimals_for(cell.interval for cell in cells)
     worst, best = (max, min) if comparison.metric.better == "lower" else (min, max)
     ends = (best(measured), worst(measured))
-    head = [
-        _grid_head(study.factors[name], name, index, across, down, study.factors) for index, name in enumerate(across)
-    ]
+    head = [_grid_head(study.factors[name], name, index, across, study.factors) for index, name in enumerate(across)]
     rows = []
     for choices in itertools.product(*(study.factors[name] for name in down)):
-        names = [
-            tag("th", tag("span", short(name), class_="soft"), " ", str(choice), scope="row")
-            for name, choice in zip(down, choices, strict=True)
-        ]
+        names = [_factor_choice(name, choice) for name, choice in zip(down, choices, strict=True)]
         wanted = dict(zip(down, choices, strict=True))
         found = [_find(cells, {**wanted, **dict(zip(across, column, strict=True))}) for column in columns]
-        rows.append(tag("tr", *names, *(_grid_cell(cell, ends, decimals) for cell in found)))
+        rows.append(tag("tr", tag("th", *names, scope="row"), *(_grid_cell(cell, ends, decimals) for cell in found)))
     return tag("table", tag("thead", *head), tag("tbody", *rows), class_="grid")
 
 
@@ -149,16 +145,16 @@ def _grid_head(
     name: str,
     index: int,
     across: Sequence[str],
-    down: Sequence[str],
     factors: dict[str, list[Any]],
 ) -> Html:
     width = math.prod(len(factors[other]) for other in across[index + 1 :])
     repeats = math.prod(len(factors[other]) for other in across[:index])
-    labels = [
-        tag("th", tag("span", short(name), class_="soft"), " ", str(choice), colspan=width, scope="col")
-        for choice in choices
-    ]
-    return tag("tr", tag("td", colspan=len(down)), *(labels * repeats))
+    labels = [tag("th", str(choice), colspan=width, scope="col") for choice in choices]
+    return tag("tr", tag("td", short(name), class_="soft corner"), *(labels * repeats))
+
+
+def _factor_choice(name: str, choice: Any) -> Html:
+    return tag("div", tag("span", short(name), class_="soft"), " ", str(choice), class_="choice")
 
 
 def _find(cells: Sequence[CellSummary], wanted: dict[str, Any]) -> CellSummary | None:

@@ -31,10 +31,10 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
     about_length = bool(comparison.metric and "@" in comparison.metric.name)
     return [
         ("short", "In short", short_section(comparison)),
-        ("claims", "Claims made beforehand", claims_section(comparison)),
         ("grid", "The grid", grid_section(comparison)),
         ("factors", "What each choice changes", factors_section(comparison)),
         *((lengths, differences) if about_length else (differences, lengths)),
+        ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
         ("cells", "All cells", cells_section(comparison)),
         ("cost", "What each cell cost", cost_section(comparison)),
@@ -68,7 +68,7 @@ def short_section(comparison: Comparison) -> Html:
 
 def _difference_title(comparison: Comparison) -> str:
     baseline = comparison.baseline
-    return f"Difference to {baseline.label}" if baseline else "Differences"
+    return f"Difference to {baseline.label}" if baseline and len(baseline.label) < 24 else "Difference to the baseline"
 
 
 def difference_section(comparison: Comparison) -> Html | None:
@@ -88,7 +88,8 @@ def difference_section(comparison: Comparison) -> Html | None:
         for cell in cells
         if cell.difference
     ]
-    lead = f"{metric.name} minus that of the baseline with the same seed; small dots are the seeds, the bar is the interval of the mean."
+    baseline = comparison.baseline.label if comparison.baseline else ""
+    lead = f"{metric.name} minus that of {baseline} with the same seed. Small dots are the seeds; the bar is the interval of their mean; beside it, in how many seeds the cell is better. Rows are sorted by mean, which alone is no ranking."
     if metric.margin > 0:
         lead += f" The shaded strip is the margin of \u00b1{metric.margin:g} within which a difference does not count."
     return join(
@@ -102,7 +103,7 @@ def difference_section(comparison: Comparison) -> Html | None:
 def _difference_note(cell: CellSummary) -> str:
     found = cell.difference
     assert found is not None
-    notes = [f"{wording.wins_text(found)} seeds better"]
+    notes = [f"{wording.wins_text(found)} seeds"]
     if found.n > 1:
         notes.append(f"p {wording.p_text(found.p_t_holm)}, sign flip {wording.p_text(found.p_sign_flip_holm)}")
     if cell.n_lost:
@@ -117,7 +118,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
         return None
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
-    head = ["", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7", ""]
+    head = ["", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
     rows = []
     for curve in curves:
         values = [
@@ -127,7 +128,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
             for k in multiples
         ]
         change = prose(wording.interval_text(curve.change, decimals, sign=True))
-        rows.append([curve.label, *values, change, _length_chip(curve.verdict)])
+        rows.append([join([curve.label, " ", _length_chip(curve.verdict)]), *values, change])
     reasons = dict.fromkeys(f"{curve.label}: {reason}" for curve in curves for reason in curve.cannot.values())
     notes = [tag("p", prose(reason), class_="soft") for reason in reasons]
     lead = "The same text, cut into windows of 1 to many times the training length. Flat is good: the model keeps what it learnt. Bars are 95% intervals over seeds."
@@ -157,7 +158,9 @@ def grid_section(comparison: Comparison) -> Html | None:
     metric = comparison.metric
     if drawn is None or metric is None:
         return None
-    lead = f"{metric.name} of every cell: mean over seeds with the half-width of its 95% interval. Darker is worse."
+    lead = (
+        f"{metric.name} of every cell: mean over seeds with the half-width of its 95% interval. More colour is worse."
+    )
     return join(
         [
             tag("p", lead, class_="lead"),
@@ -174,13 +177,14 @@ def factors_section(comparison: Comparison) -> Html | None:
     decimals = wording.decimals_for(effect.interval for effect in effects)
     rows = []
     for effect in effects:
-        low, high = (wording.number(value, decimals, sign=True) for value in (effect.low, effect.high))
-        note = f"{low} to {high} over {effect.settings} settings"
+        low, high = (wording.number(value, decimals, sign=True) for _, value in (effect.lowest, effect.highest))
+        note = f"{low} to {high} over {len(effect.by_setting)} settings"
+        verdict = "depends" if effect.is_mixed(metric.margin) else verdict_of(effect.interval, metric)
         label = f"{short(effect.factor)}: {effect.reference} \u2192 {effect.choice}"
-        rows.append(ForestRow(label, effect.interval, [], verdict_of(effect.interval, metric), note))
+        rows.append(ForestRow(label, effect.interval, list(effect.by_setting.values()), verdict, note))
     lead = (
         f"The change in {metric.name} when one choice changes and nothing else does, averaged over the settings of the other factors. "
-        "Below each word stands the range over those settings: where it is wide, the effect depends on them, and the average alone says little."
+        "Small dots are the single settings: where they lie far apart, the effect depends on the other factors and the average says little."
     )
     return join(
         [tag("p", lead, class_="lead"), forest(rows, metric.margin, metric.better, "Average effects of the factors")]

@@ -67,6 +67,12 @@ def describe(metric: str) -> str:
     return words + (", in a sliding window" if sliding else "")
 
 
+def unit(metric: str) -> str:
+    """What a metric measures, for an axis: test/sliding_nats is "loss in nats per token"."""
+    measure = metric.partition("@")[0].rpartition("/")[2].removeprefix("sliding_")
+    return MEASURES.get(measure, measure.replace("_", " "))
+
+
 def listing(names: Sequence[str], most: int = 7) -> str:
     """ "a, b and c"; what is beyond `most` is counted."""
     if len(names) > most:
@@ -113,13 +119,13 @@ def _against_baseline(comparison: Comparison) -> list[str]:
     for verdict, pairs in ((word, found[word]) for word in VERDICTS if word in found):
         names = [f"{cell.label} ({number(d.interval.mean, decimals, sign=True)})" for cell, d in pairs]
         many = len(comparison.cells) > 2 * MOST_NAMES
-        parts.append(f"{len(names)} {VERDICTS[verdict]}" if many else f"{listing(names)}: {VERDICTS[verdict]}")
+        parts.append(f"{len(names)} {VERDICTS[verdict]}" if many else f"{VERDICTS[verdict]}: {listing(names)}")
     return [f"Against {baseline.label}, {'; '.join(parts)}."] if parts else []
 
 
 def _no_value(comparison: Comparison) -> list[str]:
     sentences = []
-    for outcome, words in {"cannot": "has no figure there", "diverged": "diverged", "failed": "failed"}.items():
+    for outcome, words in {"cannot": "cannot be measured there", "diverged": "diverged", "failed": "failed"}.items():
         cells = [cell for cell in comparison.cells if cell.outcome == outcome]
         if cells:
             sentences.append(f"{listing([c.label for c in cells])} {words}: {cells[0].reason or 'no reason given'}.")
@@ -152,11 +158,11 @@ def _of_factors(comparison: Comparison) -> list[str]:
         return []
     decimals = decimals_for(effect.interval for effect in comparison.effects)
     largest = max(comparison.effects, key=lambda effect: abs(effect.interval.mean))
-    low, high = (number(value, decimals, sign=True) for value in (largest.low, largest.high))
+    ends = [f"{number(value, decimals, sign=True)} ({setting})" for setting, value in (largest.lowest, largest.highest)]
     name = largest.factor.rpartition(".")[2]
     return [
         f"The largest average effect is that of {name}: {largest.reference} to {largest.choice} changes {comparison.metric.name} by "
-        f"{number(largest.interval.mean, decimals, sign=True)}, from {low} to {high} depending on the other settings."
+        f"{number(largest.interval.mean, decimals, sign=True)}; it depends on the other settings, from {' to '.join(ends)}."
     ]
 
 
