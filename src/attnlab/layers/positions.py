@@ -21,6 +21,9 @@ class PositionEncoding(nn.Module):
 
     longest: int | None = None
 
+    def __init__(self) -> None:
+        super().__init__()  # takes no field, so that a misspelt one is refused
+
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """Adds to the embeddings. positions (B or 1, T), here and in every hook."""
         return x_BTD
