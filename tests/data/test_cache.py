@@ -8,6 +8,7 @@ import pytest
 from attnlab.data import DataError, TextFiles, cache_root, prepare
 from attnlab.data.cache import scratch_folder
 from attnlab.data.tokenizers import Byte
+from tests.conftest import forbid_writing
 
 
 def test_root_is_the_argument_then_the_variables_then_the_home_folder(monkeypatch, tmp_path):
@@ -38,18 +39,14 @@ def test_cache_that_cannot_be_a_folder_is_a_data_error(prose_file):
         prepare(TextFiles(prose_file), Byte(), cache=prose_file / "below_a_file")
 
 
-def test_read_only_cache_is_a_data_error_unless_the_corpus_is_there(prose_file, tmp_path):
-    cache = tmp_path / "shared"
-    prepare(TextFiles(prose_file), Byte(), cache=cache)
-    (cache / "corpora").chmod(0o555)
-    if os.access(cache / "corpora", os.W_OK):
-        pytest.skip("this user may write everywhere")
-    try:
-        assert prepare(TextFiles(prose_file), Byte(), cache=cache).train.num_tokens
-        with pytest.raises(DataError, match="Permission denied"):
-            prepare(TextFiles(prose_file), Byte(), split=(0.5, 0.25, 0.25), cache=cache)
-    finally:
-        (cache / "corpora").chmod(0o755)
+def test_read_only_cache_is_a_data_error_unless_the_corpus_is_there(prose_file, read_only_folder):
+    text = read_only_folder / "text.txt"
+    text.write_text(prose_file.read_text())
+    prepare(TextFiles(text), Byte(), cache=read_only_folder)
+    forbid_writing(read_only_folder)
+    assert prepare(TextFiles(text), Byte(), cache=read_only_folder).train.num_tokens
+    with pytest.raises(DataError, match="Permission denied"):
+        prepare(TextFiles(text), Byte(), split=(0.5, 0.25, 0.25), cache=read_only_folder)
 
 
 FULL_DISK = """

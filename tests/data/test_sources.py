@@ -1,6 +1,5 @@
 import codecs
 import hashlib
-import importlib.util
 import json
 import sys
 
@@ -85,7 +84,6 @@ def test_hub_says_what_to_install(monkeypatch):
         HubText("somebody/some_text").read()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="the library datasets is not installed")
 def test_hub_reads_a_local_folder_of_the_same_format(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rows = [{"text": "In the beginning"}, {"text": None}, {"text": "was the Word"}]

@@ -121,7 +121,8 @@ def accepts(expected: Any, value: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(accepts(option, value) for option in arguments)
     if origin is Literal:
-        return any(value == option and type(value) is type(option) for option in arguments)
+        # A word made of digits alone reads as a number: trainer.precision=32.
+        return not isinstance(value, bool) and any(str(value) == str(option) for option in arguments)
     if origin in (tuple, list, collections.abc.Sequence):
         inner = [a for a in arguments if a is not Ellipsis]
         fixed = origin is tuple and Ellipsis not in arguments

@@ -6,6 +6,7 @@ import argparse
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attnlab.cli.check import check
 from attnlab.cli.compose import ConfigSpace
@@ -19,12 +20,12 @@ def data(arguments: argparse.Namespace) -> int:
 def _list() -> int:
     from attnlab.data import describe_sources
 
-    rows = describe_sources()
     table = Table(box=None, pad_edge=False)
-    for heading in rows[0] if rows else ():
+    for heading in ("data", "what", "size", "licence", "prepared"):
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+    prepared = {True: "yes", False: "no", None: "-"}
+    for row in describe_sources():
+        table.add_row(*(Text(cell) for cell in (row.name, row.what, row.size, row.licence, prepared[row.is_prepared])))
     Console().print(table)
     return 0
 

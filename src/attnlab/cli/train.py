@@ -17,7 +17,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     Raises: Mistake before anything is built or read.
     """
-    own, hydra_own = split_hydra(arguments.overrides)
+    own, _ = split_hydra(arguments.overrides)
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(own) if arguments.multirun else [own]
         composed = [space.compose(job) for job in jobs]

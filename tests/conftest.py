@@ -1,0 +1,31 @@
+"""What tests of every room may use."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that the test may read and not write: for the superuser too, who gives up the right to write anywhere meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        is_superuser = os.geteuid() == 0
+        yield folder
+        if is_superuser:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def forbid_writing(folder: Path) -> None:
+    """Takes the right to write in `folder` (of `read_only_folder`) and below away, until the fixture ends."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    if os.geteuid() == 0:
+        os.seteuid(NOBODY)
