@@ -47,12 +47,12 @@ class StudySweeper(Sweeper):
         assert self.launcher is not None
         plan = read_plan(Path(self.plan))
         state = states(plan, Path(self.plan).parent.parent)
-        todo = [(cell, seed) for cell, seed in plan.jobs() if state[cell.name, seed] not in SETTLED]
-        jobs = [[*arguments, *plan.overrides(cell, seed)] for cell, seed in todo]
+        pending = [(cell, seed) for cell, seed in plan.jobs() if state[cell.name, seed] not in SETTLED]
+        jobs = [[*arguments, *plan.overrides(cell, seed)] for cell, seed in pending]
         returns: list[Any] = list(self.launcher.launch(jobs, initial_job_idx=0)) if jobs else []
         failed = [
             f"{cell.name} seed={seed}: {job._return_value}"
-            for (cell, seed), job in zip(todo, returns, strict=True)
+            for (cell, seed), job in zip(pending, returns, strict=True)
             if job.status == JobStatus.FAILED
         ]
         if failed:

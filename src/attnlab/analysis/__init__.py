@@ -1,1 +1,19 @@
+"""What a study's run directories say: statistics, claims, and three faces of one comparison: terminal, tables, page."""
 
+from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.page import write_report
+from attnlab.analysis.reader import Study, read_study
+from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+from attnlab.analysis.terminal import print_comparison
+
+__all__ = [
+    "Comparison",
+    "Study",
+    "compare",
+    "print_comparison",
+    "read_study",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "write_report",
+]

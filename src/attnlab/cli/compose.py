@@ -142,6 +142,10 @@ class ConfigSpace:
         """One configuration; see `compose`."""
         parsed = self._parse(overrides)
         for override in parsed:
+            if override.is_sweep_override():
+                raise Mistake(
+                    f"{override.input_line}: one run takes one choice; add -m to run each of them, or write [a,b] for a list"
+                )
             self._check_group(override)
         try:
             config = hydra_compose(CONFIG_NAME, [*self.search_path, *overrides], return_hydra_config=True)
@@ -187,7 +191,7 @@ class ConfigSpace:
 
     def _check_group(self, override: Override) -> None:
         key, value = override.key_or_group, override.value()
-        if not isinstance(value, str) or override.is_sweep_override():
+        if not isinstance(value, str):
             return
         if key.startswith("hydra/"):
             known = self._loader.get_group_options(key, results_filter=ObjectType.CONFIG)
@@ -222,7 +226,8 @@ class ConfigSpace:
 
 def unknown_field(key: str, plain: Any, fields: Sequence[str]) -> str:
     """The message for a field that does not exist: its nearest neighbour and all that stand beside it."""
-    node, path = plain, []
+    node: Any = plain
+    path: list[str] = []
     for word in key.split(".")[:-1]:
         if not isinstance(node, dict) or not isinstance(node.get(word), dict):
             break

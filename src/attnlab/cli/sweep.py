@@ -36,9 +36,9 @@ def sweep(arguments: argparse.Namespace) -> int:
         first = space.compose(plan.overrides(plan.cells[0], plan.seeds[0]))
         runs_dir = Path(str(first.config.runs_dir))
         refuse_drift(plan, runs_dir, space)
-        todo = _unsettled(plan, runs_dir)
-        _check_cells(plan, {name for name, _ in todo}, space, prepare=not arguments.cfg)
-    _announce(plan, len(todo), runs_dir, console)
+        pending = _unsettled(plan, runs_dir)
+        _check_cells(plan, {name for name, _ in pending}, space, prepare=not arguments.cfg)
+    _announce(plan, len(pending), runs_dir, console)
     if arguments.cfg:
         for cell, seed in plan.jobs():
             console.print(
@@ -46,7 +46,7 @@ def sweep(arguments: argparse.Namespace) -> int:
             )
         return 0
     path = _write_plan(plan, runs_dir)
-    if todo:
+    if pending:
         _run_missing(plan, path, runs_dir, hydra_own, space, console)
     compare_study(path.parent, console)
     return _verdict(plan, runs_dir)
@@ -71,10 +71,10 @@ def _check_cells(plan: Plan, names: set[str], space: ConfigSpace, prepare: bool)
         prepare_data([one.config for one in composed])
 
 
-def _announce(plan: Plan, todo: int, runs_dir: Path, console: Console) -> None:
+def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> None:
     total = sum(1 for _ in plan.jobs())
     console.print(f"{plan.study}: {plan.question}", markup=False, highlight=False, soft_wrap=True)
-    line = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}: {total - todo} of {total} runs are done"
+    line = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}: {total - pending} of {total} runs are done"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     for cell in plan.cells:
         if cell.skip:
@@ -97,8 +97,8 @@ def _run_missing(
 ) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for _ in range(LAUNCHES):
-        todo = [key for key, state in states(plan, runs_dir).items() if state in ("missing", "interrupted", "failed")]
-        parallel = min(cores, len(todo))
+        pending = [key for key, state in states(plan, runs_dir).items() if state in ("missing", "interrupted", "failed")]
+        parallel = min(cores, len(pending))
         words = [
             "hydra/sweeper=study",
             f"hydra.sweeper.plan='{path}'",
