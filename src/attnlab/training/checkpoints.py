@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
@@ -100,7 +101,8 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 _put_in_place(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise cannot_write(path, error) from error
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
@@ -117,7 +119,8 @@ class Checkpoints(Checkpoint):
             torch.save(checkpoint, temporary)
             _put_in_place(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise (cannot_write(path, error) if isinstance(error, OSError) else error) from error
 
 

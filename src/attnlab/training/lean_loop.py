@@ -47,6 +47,8 @@ class LeanEpochLoop(_TrainingEpochLoop):
             return
         trainer, task, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
         assert isinstance(task, TokenTask)
+        if self.val_loop.restarting:  # the next validation is a whole one
+            self.val_loop.restarting = False
         batch, _, _ = next(data_fetcher)
         index = self.batch_idx + 1
         progress.is_last_batch = data_fetcher.done

@@ -161,17 +161,14 @@ class TokenTask(pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             self._evaluated.enter_context(evaluation_weights(optimizer))
 
-    def on_validation_end(self) -> None:
-        """Turns back to the weights to train."""
-        self._evaluated.close()
-
     def validation_step(self, batch: Any) -> None:
         """Adds a batch to the sums."""
         nats, tokens = self.loss_sums(batch)
         self._validated.append((nats.detach(), tokens))
 
     def on_validation_epoch_end(self) -> None:
-        """Reports the validation and keeps the best value."""
+        """Turns back to the weights to train (a checkpoint may follow), reports the validation and keeps the best value."""
+        self._evaluated.close()
         validated, self._validated = self._validated, []
         nats = torch.stack([n for n, _ in validated]).cpu().double().sum()
         both = torch.stack([nats, torch.as_tensor(sum(t for _, t in validated)).cpu().double()])

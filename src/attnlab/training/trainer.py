@@ -156,5 +156,6 @@ def _be_quiet() -> None:
         ".*does not exist or is not.*",
         ".*isinstance.treespec.*",
         ".*no `val_dataloader`.*",
+        ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,0 +1,201 @@
+"""A run that is stopped anywhere and goes on has the same bits as one that was never stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TinyTask, make_task, same_bits, train, weights
+
+from attnlab.training import CannotWrite, adam, adamw, find_resume, load_weights, muon, read_json, schedule_free
+
+
+class Stop(Exception):
+    """Ends a training from outside, as a kill would, without a word to any callback."""
+
+
+
+def stop_after(step: int):
+    import lightning.pytorch as pl
+
+    class Stopper(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step >= step:
+                raise Stop
+
+    return Stopper()
+
+
+def curve(path: Path) -> dict[tuple[int, str], float]:
+    """(step, metric) -> value, the last line of a step winning, as a reader takes it."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {(line["step"], name): value for line in lines for name, value in line["values"].items()}
+
+
+@pytest.mark.parametrize("optimizer", [adamw, muon, schedule_free], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("stop", "every"), [(3, 0), (7, 0), (7, 1e9), (10, 0), (10, 1e9), (13, 0)])
+def test_resumed_run_has_the_same_bits(tmp_path, optimizer, stop, every):
+    """Every validation saves, at 5, 10, ...; with `every` 0 so does each step between, in mid-epoch."""
+    straight, first, second = (make_task(optimizer) for _ in range(3))
+    train(tmp_path / "straight", straight, checkpoint_every_seconds=every)
+    with pytest.raises(Stop):
+        train(tmp_path / "run", first, checkpoint_every_seconds=every, callbacks=(stop_after(stop),))
+    resume = find_resume(tmp_path / "run")
+    assert resume is not None
+    train(tmp_path / "run", second, resume=resume, checkpoint_every_seconds=every)
+    assert same_bits(weights(straight), weights(second))
+    assert curve(tmp_path / "straight") == curve(tmp_path / "run")
+    assert straight.tokens == second.tokens
+    assert straight.best == second.best
+
+
+@pytest.mark.parametrize("standard", [False, True], ids=["lean", "lightning"])
+def test_resuming_with_accumulation_repeats_no_batch(tmp_path, standard):
+    straight, first, second = (make_task() for _ in range(3))
+    settings = {"accumulate": 3, "max_steps": 11, "validate_every": 4, "checkpoint_every_seconds": 0}
+    train(tmp_path / "straight", straight, standard=standard, **settings)
+    with pytest.raises(Stop):
+        train(tmp_path / "run", first, callbacks=(stop_after(6),), standard=standard, **settings)
+    train(tmp_path / "run", second, resume=find_resume(tmp_path / "run"), standard=standard, **settings)
+    assert same_bits(weights(straight), weights(second))
+    assert curve(tmp_path / "straight") == curve(tmp_path / "run")
+
+
+def test_going_on_from_the_end_trains_nothing(tmp_path):
+    first, second = make_task(), make_task()
+    train(tmp_path, first)
+    train(tmp_path, second, resume=find_resume(tmp_path))
+    assert same_bits(weights(first), weights(second))
+    assert second.tokens == first.tokens
+    assert second.latest == first.latest
+
+
+def test_checkpoint_holds_plain_tensors_and_primitives(tmp_path):
+    train(tmp_path, make_task(muon))
+    allowed = (torch.Tensor, str, int, float, bool, type(None))
+
+    def visit(value):
+        if isinstance(value, dict):
+            assert type(value).__name__ in ("dict", "OrderedDict")
+            for key, inside in value.items():
+                assert isinstance(key, (str, int))
+                visit(inside)
+        elif isinstance(value, (list, tuple)):
+            for inside in value:
+                visit(inside)
+        else:
+            assert isinstance(value, allowed), type(value)
+
+    for name in ("last.ckpt", "best.ckpt"):
+        visit(torch.load(tmp_path / "checkpoints" / name, weights_only=True))
+
+
+def test_best_is_the_best_validation_and_loads_for_evaluation(tmp_path):
+    task = make_task(dropout=0.0)
+    train(tmp_path, task, max_steps=30)
+    values = {step: value for (step, name), value in curve(tmp_path).items() if name == "val/nats"}
+    assert task.best == {"metric": "val/nats", "value": min(values.values()), "step": min(values, key=values.get)}
+    assert read_json(tmp_path / "status.json")["best"] == task.best
+    fresh = make_task()
+    assert load_weights(fresh, tmp_path / "checkpoints" / "best.ckpt")["step"] == task.best["step"]
+    assert same_bits(weights(fresh), weights(task))  # the last validation was the best here
+
+
+def test_schedule_free_is_evaluated_and_saved_on_its_average(tmp_path):
+    task = make_task(schedule_free, dropout=0.0)
+    train(tmp_path, task)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged = {name.removeprefix("model."): value for name, value in last["state_dict"].items()}
+    trained = {name.removeprefix("model."): value for name, value in last["training_weights"].items()}
+    assert not same_bits(averaged, trained)
+    assert same_bits(averaged, weights(task))  # what a task holds after its training is what is evaluated
+
+
+def test_validating_more_often_changes_no_bit(tmp_path):
+    often, seldom = make_task(schedule_free), make_task(schedule_free)
+    train(tmp_path / "often", often, validate_every=1)
+    train(tmp_path / "seldom", seldom, validate_every=20)
+    assert same_bits(weights(often), weights(seldom))
+
+
+def test_a_broken_checkpoint_is_not_resumed_from(tmp_path):
+    assert find_resume(tmp_path) is None
+    train(tmp_path, make_task(), max_steps=5)
+    path = find_resume(tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert find_resume(tmp_path) is None
+    path.write_bytes(b"")
+    assert find_resume(tmp_path) is None
+
+
+def test_weights_of_another_model_are_refused_in_one_sentence(tmp_path):
+    train(tmp_path, make_task(), max_steps=5)
+    other = TinyTask(torch.nn.Linear(2, 2), adamw, adam)
+    with pytest.raises(ValueError, match=r"last.ckpt is no checkpoint of this model"):
+        load_weights(other, tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match="there is no such checkpoint"):
+        load_weights(other, tmp_path / "nothing.ckpt")
+
+
+def test_a_folder_that_cannot_be_written_ends_in_one_message(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    with pytest.raises(CannotWrite, match="cannot write .*last.ckpt"):
+        train(tmp_path, make_task(), checkpoint_every_seconds=0)
+    assert read_json(tmp_path / "status.json")["state"] == "failed"
+
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+import torch; torch.set_num_threads(1)
+from pathlib import Path
+from tiny_run import make_task, train
+from attnlab.training import find_resume
+path = Path(sys.argv[1])
+task = make_task()
+if sys.argv[3] == "slow":
+    given = task.loss_sums
+    task.loss_sums = lambda batch: (time.sleep(0.02), given(batch))[1]
+train(path, task, resume=find_resume(path), max_steps=100, checkpoint_every_seconds=0.05, validate_every=40)
+"""
+
+
+def start(path: Path, pace: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(path), str(Path(__file__).parent), pace],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "terminate"])
+def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, how):
+    from attnlab.training import effective_state
+
+    straight = make_task()
+    train(tmp_path / "straight", straight, max_steps=100, validate_every=40)
+    path = tmp_path / "run"
+    process = start(path, "slow")
+    deadline = time.monotonic() + 60
+    while read_json(path / "status.json", {}).get("step", 0) < 20 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert effective_state(path) == "running"
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert effective_state(path) == "interrupted"
+    stopped_at = torch.load(find_resume(path), weights_only=True)["attnlab"]["step"]
+    assert 0 < stopped_at < 100
+    process = start(path, "fast")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert effective_state(path) == "finished"
+    assert read_json(path / "status.json")["attempt"] == 2
+    assert curve(path) == curve(tmp_path / "straight")
+    fresh = make_task()
+    load_weights(fresh, path / "checkpoints" / "last.ckpt")
+    assert same_bits(weights(fresh), weights(straight))
