@@ -1,0 +1,219 @@
+"""The comparison against planted effects, lost runs and studies that are hardly there."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+from studies import PLANTED, cell, write_plan, write_run
+
+from attnlab.analysis import wording
+from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.reader import Metric, read_study
+from attnlab.analysis.statistics import Interval
+
+NORMS = ["layer_norm", "rms_norm", "dynamic_tanh"]
+
+
+def study(tmp_path, values, better="lower", margin=0.0, seeds=None, **plan) -> Comparison:
+    """The comparison of {choice: [value by seed]}; None is a run that is missing, a word one that ended so."""
+    names = list(values)
+    seeds = seeds if seeds is not None else list(range(max(map(len, values.values()), default=0)))
+    metric = {"name": "m", "better": better, "margin": margin}
+    root = write_plan(
+        tmp_path / "s",
+        **{
+            "cells": [cell({"norm": n}) for n in names],
+            "seeds": seeds,
+            "factors": {"norm": names},
+            "baseline": {"norm": names[0]} if names else {},
+            "metric": metric,
+            **plan,
+        },
+    )
+    for name, row in values.items():
+        for seed, value in zip(seeds, row, strict=False):
+            if isinstance(value, str):
+                write_run(root, {"norm": name}, seed, {}, state=value, error="loss is not finite at step 7")
+            elif value is not None:
+                write_run(root, {"norm": name}, seed, {"m": value})
+    return compare(read_study(root))
+
+
+def by_label(comparison):
+    return {summary.label: summary for summary in comparison.cells}
+
+
+def test_planted_effects_are_found(position):
+    cells = by_label(position)
+    for name in ("rotary", "alibi", "relative_bias", "none"):
+        planted = PLANTED[name][3] - PLANTED["sinusoidal"][3]
+        difference = cells[name].difference
+        assert difference.interval.low < planted < difference.interval.high
+        assert difference.verdict == "better"
+        assert (difference.n, difference.wins) == (4, 4.0)
+    assert cells["learned"].outcome == "cannot"
+    assert cells["learned"].places is None
+    assert cells["alibi"].places == (1, 1)
+    assert {claim.verdict for claim in position.claims} == {"met"}
+
+
+def test_differences_are_paired_and_adjusted_as_a_family(position):
+    cells = by_label(position)
+    base = cells["sinusoidal"].values
+    raw = {}
+    for name in ("rotary", "alibi", "relative_bias", "none"):
+        own = cells[name].values
+        raw[name] = stats.ttest_rel([own[s] for s in range(4)], [base[s] for s in range(4)]).pvalue
+        assert cells[name].difference.p_t == pytest.approx(raw[name], rel=1e-6)
+        assert cells[name].difference.p_sign_flip == 0.125
+        assert cells[name].difference.p_sign_flip_holm == 0.5
+    smallest = min(raw, key=raw.get)
+    assert cells[smallest].difference.p_t_holm == pytest.approx(4 * raw[smallest], rel=1e-6)
+    assert cells[smallest].difference.interval.level == pytest.approx(1 - 0.05 / 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "verdict"),
+    [
+        (-0.5, -0.1, "lower", "better"),
+        (-0.5, -0.1, "higher", "worse"),
+        (0.1, 0.5, "lower", "worse"),
+        (-0.01, 0.015, "lower", "same"),
+        (0.005, 0.015, "lower", "same"),
+        (-0.01, 0.05, "lower", "undecided"),
+        (-math.inf, math.inf, "lower", "undecided"),
+    ],
+)
+def test_verdicts(low, high, better, verdict):
+    from attnlab.analysis.comparison import verdict_of
+
+    mean = (low + high) / 2 if math.isfinite(low) else -3.0
+    assert verdict_of(Interval(mean, low, high, 0.95, 4, 0.1), Metric("m", better, 0.02)) == verdict
+
+
+def test_length_curves(position):
+    curves = {(c.prefix, c.label): c for c in position.lengths}
+    alibi, rotary, learned = (curves["test/nats", name] for name in ("alibi", "rotary", "learned"))
+    assert (alibi.verdict, rotary.verdict, learned.verdict) == ("same", "worse", "cannot")
+    assert rotary.change.mean == pytest.approx(0.498, abs=0.02)
+    assert list(rotary.points) == [1.0, 2.0, 4.0, 8.0]
+    assert sorted(learned.cannot) == [2.0, 4.0, 8.0]
+    assert ("test/sliding_nats", "alibi") in curves
+
+
+def test_cells_that_overlap_are_not_ranked(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = {name: rng.normal(2.0, 0.05, 4).tolist() for name in NORMS}
+    comparison = study(tmp_path, rows)
+    assert {summary.places for summary in comparison.cells} == {(1, 3)}
+    assert wording.headline(comparison)[0] == "No single best: 3 of 3 cells may each hold the first place on m."
+
+
+def test_a_lost_run_is_an_outcome_and_takes_the_cell_out_of_the_ranking(tmp_path):
+    comparison = study(
+        tmp_path, {"layer_norm": [2.0, 2.1, 2.05], "rms_norm": [1.0, "diverged", 1.1], "dynamic_tanh": ["failed"] * 3}
+    )
+    cells = by_label(comparison)
+    assert cells["rms_norm"].states == {"finished": 2, "diverged": 1}
+    assert cells["rms_norm"].places is None
+    assert cells["rms_norm"].n_lost == 1
+    assert cells["rms_norm"].difference.n == 2
+    assert (cells["dynamic_tanh"].outcome, cells["dynamic_tanh"].reason) == ("failed", "loss is not finite at step 7")
+    assert len(comparison.problems) == 4
+    assert comparison.caveats[0] == "Not finished: 4 of 9 runs (3 failed, 1 diverged)."
+    assert "flatter" in comparison.caveats[1]
+
+
+def test_too_few_seeds_are_said_in_a_sentence(position, tmp_path):
+    assert any(
+        "With 4 seeds the exact sign-flip test cannot give p below 0.125" in caveat for caveat in position.caveats
+    )
+    one = study(tmp_path, {"layer_norm": [2.0], "rms_norm": [1.0]})
+    assert any("one seed has no interval" in caveat for caveat in one.caveats)
+    assert by_label(one)["rms_norm"].difference.verdict == "undecided"
+    many = study(
+        tmp_path / "b",
+        {"layer_norm": [2.0 + 0.01 * s for s in range(8)], "rms_norm": [1.0 + 0.02 * s for s in range(8)]},
+    )
+    assert many.caveats == []
+
+
+def test_budgets_that_differ_are_said(position, grid_comparison):
+    said = "parameters 150k to 154k (+2.7%)"
+    assert any(said in caveat for caveat in position.caveats)
+    assert any(
+        "parameters 150k to 300k (2 times)" in caveat and "following model.num_layers" in caveat
+        for caveat in grid_comparison.caveats
+    )
+
+
+def test_runs_of_different_code_are_said(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0], metric={"name": "m"})
+    write_run(root, {"norm": NORMS[0]}, 0, {"m": 1.0}, git={"commit": "a" * 40})
+    write_run(root, {"norm": NORMS[1]}, 0, {"m": 1.0}, git={"commit": "b" * 40, "dirty": True})
+    assert "Runs differ in code version: aaaaaaaaaa, bbbbbbbbbb with changes." in compare(read_study(root)).caveats
+
+
+def test_settings_show_only_what_differs_between_cells(grid_comparison):
+    assert set(grid_comparison.settings) == {"residual", "model.num_layers", "optimizer.lr", "schedule.warmup_steps"}
+    assert "seed" not in grid_comparison.settings
+
+
+def test_factor_effects_are_the_mean_over_matched_cells(grid_comparison):
+    effects = {effect.factor: effect for effect in grid_comparison.effects}
+    residual = effects["residual"]
+    values = {s.cell.name: s.values for s in grid_comparison.cells}
+    changes = []
+    for name, own in values.items():
+        if "post_ln" in name:
+            other = values[name.replace("post_ln", "pre_ln")]
+            changes.append([own[seed] - other[seed] for seed in (0, 2)])  # seed 1 diverged in one cell
+    assert residual.interval.mean == pytest.approx(np.mean(changes), rel=1e-9)
+    assert residual.interval.n == 2
+    assert len(residual.by_setting) == 8
+    assert residual.highest[1] > 0.9
+    assert abs(residual.lowest[1]) < 0.05
+    assert effects["model.num_layers"].is_mixed(0.02)
+
+
+def test_one_factor_has_no_factor_effects(position):
+    assert position.effects == []
+
+
+@pytest.mark.parametrize(
+    ("values", "plan"),
+    [
+        ({}, {}),
+        ({"layer_norm": [None, None]}, {}),
+        ({"layer_norm": [2.0]}, {}),
+        ({"layer_norm": [2.0], "rms_norm": [None]}, {}),
+        ({"layer_norm": [None], "rms_norm": [2.0]}, {}),
+        ({"layer_norm": [2.0, 2.0], "rms_norm": [2.0, 2.0]}, {}),
+        ({"layer_norm": [2.0, 2.1], "rms_norm": [1.0, 1.1]}, {"baseline": {}}),
+        ({"layer_norm": [2.0, 2.1], "rms_norm": [1.0, 1.1]}, {"baseline": {"norm": "zzz"}}),
+        ({"layer_norm": [2.0, 2.1], "rms_norm": [1.0, 1.1]}, {"metric": None}),
+        ({"layer_norm": [2.0, 2.1], "rms_norm": [1.0, 1.1]}, {"metric": {"name": "unknown", "better": "lower"}}),
+        (
+            {"layer_norm": [2.0], "rms_norm": [1.0]},
+            {"cells": [cell({"norm": "layer_norm"}), cell({"norm": "rms_norm"}, skip="makes no sense")]},
+        ),
+        ({"layer_norm": ["failed"], "rms_norm": ["diverged"]}, {}),
+        ({"layer_norm": [1e300, -1e300], "rms_norm": [1e-300, 0.0]}, {}),
+        (
+            {"layer_norm": [2.0]},
+            {"factors": None, "claims": "none", "shared": None, "code": None, "seeds": [0, "x", None]},
+        ),
+    ],
+)
+def test_studies_that_are_hardly_there_are_compared_all_the_same(tmp_path, values, plan):
+    from attnlab.analysis.page import render
+    from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+
+    comparison = study(tmp_path, values, **plan)
+    assert wording.headline(comparison)
+    for text in (render(comparison), to_csv(comparison), to_markdown(comparison), to_latex(comparison)):
+        assert not re.search(r"\b(nan|inf|None)\b", text.partition("plotly.js v")[0])

@@ -1,0 +1,127 @@
+"""Terminal and tables: what they say, and that what they say can be read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from attnlab.analysis import wording
+from attnlab.analysis.statistics import mean_interval
+from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+from attnlab.analysis.terminal import print_comparison
+
+
+def printed(comparison, width=160) -> str:
+    out = io.StringIO()
+    print_comparison(comparison, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_piped_output_is_plain_text(position):
+    text = printed(position)
+    assert "\x1b" not in text
+    assert all(ord(character) < 128 for character in text)
+
+
+def test_the_terminal_says_what_came_out(position):
+    text = printed(position)
+    for part in (
+        "Which position encoding generalises",
+        "24 finished",
+        "cannot: the learned table ends at 64 positions",
+        "p flip",
+        "alibi is best: test/nats@8x 2.2",
+        "Of 5 claims made beforehand: 5 met.",
+        "cannot give p below 0.125",
+    ):
+        assert part in " ".join(text.split())
+
+
+def test_names_with_markup_are_printed_as_they_are(position):
+    from dataclasses import replace
+
+    study = replace(position.study, name="[bold]x[/]", question="[red]why[/nonsense]")
+    assert "[bold]x[/]  [red]why[/nonsense]" in printed(replace(position, study=study))
+
+
+def test_csv_holds_every_figure_at_full_precision(position):
+    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(to_csv(position)))}
+    assert len(rows) == 6
+    for summary in position.cells:
+        row = rows[summary.cell.name]
+        assert row["outcome"] == summary.outcome
+        if summary.interval:
+            assert float(row["mean"]) == pytest.approx(summary.interval.mean, rel=1e-9)
+            assert float(row["seed=3"]) == pytest.approx(summary.values[3], rel=1e-9)
+        if summary.difference:
+            assert float(row["difference_high"]) == pytest.approx(summary.difference.interval.high, rel=1e-8)
+            assert float(row["p_t_holm"]) == pytest.approx(summary.difference.p_t_holm, rel=1e-8)
+    assert rows["position=learned"]["mean"] == ""
+    assert rows["position=sinusoidal"]["verdict"] == "baseline"
+
+
+def test_markdown_rows_have_equal_columns(position):
+    lines = [line for line in to_markdown(position).splitlines() if line.startswith("|")]
+    assert len(lines) == 8
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
+
+
+def test_latex_is_escaped_and_complete(position):
+    text = to_latex(position)
+    assert r"relative\_bias" in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 7
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {8}
+    assert "$-$0.6" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b & 5% {x}", r"a\_b \& 5\% \{x\}"),
+        ("\\~^<", r"\textbackslash{}\textasciitilde{}\textasciicircum{}$<$"),
+        ("1e-3 and -2", "1e-3 and $-$2"),
+    ],
+)
+def test_latex_characters(text, latex):
+    from attnlab.analysis.tables import _latex
+
+    assert _latex(text) == latex
+
+
+def test_numbers_keep_two_digits_of_their_interval():
+    assert wording.decimals_for([mean_interval([2.0, 2.02, 2.04])]) == 3
+    assert wording.decimals_for([mean_interval([200.0, 220.0, 250.0])]) == 0
+    assert wording.decimals_for([mean_interval([2.0])]) == 3
+    assert wording.decimals_for([]) == 3
+    assert wording.number(-0.0001, 3, sign=True) == "0.000"
+    assert wording.number(0.5, 2, sign=True) == "+0.50"
+    assert wording.number(math.nan, 2) == "-"
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("test/nats@8x", "loss in nats per token on test text, at 8 times the training length"),
+        ("test/sliding_nats@1x", "loss in nats per token on test text, at the training length, in a sliding window"),
+        ("val/bits_per_byte", "bits per byte on validation text"),
+        ("f1_score", "f1 score"),
+    ],
+)
+def test_metrics_in_words(metric, words):
+    assert wording.describe(metric) == words
+
+
+def test_listing():
+    assert [wording.listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+        "a, b, c, d, e, f, g and 2 more",
+    ]

@@ -1,0 +1,233 @@
+"""Statistics against scipy, statsmodels, closed forms and simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from attnlab.analysis.statistics import (
+    bootstrap_interval,
+    equivalence_p,
+    holm,
+    holm_levels,
+    mean_interval,
+    paired,
+    places,
+    probability_better,
+    seeds_to_decide,
+    sign_flip_p,
+    smallest_sign_flip_p,
+    t_p,
+    wins,
+)
+
+values = st.lists(st.floats(-100, 100), min_size=2, max_size=10)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.9875])
+@pytest.mark.parametrize("n", [2, 3, 4, 10])
+def test_mean_interval_is_scipys_t_interval(n, level):
+    sample = np.random.default_rng(n).normal(3, 2, n)
+    ours = mean_interval(sample.tolist(), level)
+    low, high = stats.t.interval(level, n - 1, loc=sample.mean(), scale=stats.sem(sample))
+    assert (ours.low, ours.high) == pytest.approx((low, high), rel=1e-12)
+    assert (ours.mean, ours.deviation) == pytest.approx((sample.mean(), sample.std(ddof=1)), rel=1e-12)
+
+
+def test_one_value_has_no_interval():
+    interval = mean_interval([2.5])
+    assert interval.mean == 2.5
+    assert not interval.is_bounded
+    assert not interval.excludes(0)
+    assert not interval.within(-10, 10)
+
+
+@pytest.mark.parametrize("bad", [[], [math.nan], [1.0, math.inf]])
+def test_values_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="finite numbers"):
+        mean_interval(bad)
+
+
+def test_paired_t_test_is_scipys():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, 7), rng.normal(0.5, 1, 7)
+    assert t_p((first - second).tolist()) == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=1e-10)
+
+
+def test_identical_differences_are_certain_and_zeros_say_nothing():
+    assert t_p([0.5, 0.5, 0.5]) == 0.0
+    assert t_p([0.0, 0.0]) == 1.0
+    assert math.isnan(t_p([0.5]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(values)
+def test_sign_flip_counts_all_flips(differences):
+    observed = abs(sum(differences))
+    slack = 1e-9 * sum(map(abs, differences))
+    flips = [
+        abs(sum(s * abs(d) for s, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    sure = np.mean([flip >= observed + slack for flip in flips])
+    possible = np.mean([flip >= observed - slack for flip in flips])
+    assert sure - 1e-12 <= sign_flip_p(differences) <= possible + 1e-12
+
+
+def test_sign_flip_is_scipys_permutation_test():
+    first = np.array([2.1, 2.5, 1.9, 2.8, 2.2, 2.6])
+    second = np.array([2.0, 2.2, 2.0, 2.3, 2.1, 2.2])
+    reference = stats.permutation_test(
+        (first, second), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    )
+    assert sign_flip_p((first - second).tolist()) == pytest.approx(reference.pvalue, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "p"), [(1, 1.0), (4, 0.125), (5, 0.0625), (6, 0.03125), (8, 0.0078125), (10, 0.001953125)]
+)
+def test_sign_flip_cannot_go_below_its_bound(n, p):
+    assert sign_flip_p([1.0 + 0.01 * i for i in range(n)]) == p
+    assert smallest_sign_flip_p(n) == p
+
+
+def test_monte_carlo_agrees_with_the_exact_value_beyond_the_limit():
+    differences = np.random.default_rng(3).normal(0.3, 1.0, 18)
+    signs = np.array(
+        list(itertools.product((1.0, -1.0), repeat=17))
+    )  # the first sign fixed: the statistic is symmetric
+    sums = np.abs(np.abs(differences[0]) + signs @ np.abs(differences[1:]))
+    exact = np.mean(sums >= abs(differences.sum()) - 1e-12)
+    error = math.sqrt(exact * (1 - exact) / 2**16)
+    assert abs(sign_flip_p(differences.tolist()) - exact) < 5 * error
+    assert sign_flip_p(differences.tolist(), seed=1) == sign_flip_p(differences.tolist(), seed=1)
+
+
+@pytest.mark.parametrize(("comparisons", "seeds"), [(1, 6), (4, 8), (5, 8), (15, 10)])
+def test_seeds_to_decide_is_the_first_that_reaches_the_level(comparisons, seeds):
+    assert seeds_to_decide(comparisons) == seeds
+    assert comparisons * smallest_sign_flip_p(seeds) <= 0.05 < comparisons * smallest_sign_flip_p(seeds - 1)
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 12])
+def test_holm_is_statsmodels(m):
+    p_values = (np.random.default_rng(m).random(m) ** 3).tolist()
+    p_values[-1] = p_values[0]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist(), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=3, max_size=5), min_size=1, max_size=7))
+def test_an_interval_excludes_zero_exactly_where_holm_rejects(samples):
+    samples = [sample for sample in samples if np.std(sample) > 1e-3]
+    p_values = [t_p(sample) for sample in samples]
+    rows = zip(samples, holm(p_values), holm_levels(p_values), strict=True)
+    for sample, adjusted, level in rows:
+        if abs(adjusted - 0.05) > 1e-9:
+            assert mean_interval(sample, level).excludes(0) == (adjusted <= 0.05)
+
+
+def test_equivalence_is_statsmodels_tost():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(0, 0.02, 8), rng.normal(0, 0.02, 8)
+    reference = ttost_paired(first, second, -0.03, 0.03)[0]
+    assert equivalence_p((first - second).tolist(), 0.03) == pytest.approx(reference, rel=1e-9)
+    assert math.isnan(equivalence_p([0.1], 0.03))
+    assert equivalence_p([0.01, 0.01], 0.03) == 0.0
+    assert equivalence_p([0.04, 0.04], 0.03) == 1.0
+
+
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+def test_bootstrap_is_seeded_and_close_to_the_closed_form_for_many_values(method):
+    sample = np.random.default_rng(2).normal(1, 0.5, 200).tolist()
+    ours = bootstrap_interval(sample, method=method)
+    normal = mean_interval(sample)
+    assert ours == bootstrap_interval(sample, method=method)
+    assert (ours.low, ours.high) == pytest.approx((normal.low, normal.high), abs=0.01)
+
+
+def test_bootstrap_of_equal_or_single_values_is_plain():
+    assert bootstrap_interval([1.0, 1.0, 1.0]).low == 1.0
+    assert not bootstrap_interval([1.0]).is_bounded
+
+
+def test_probability_better_is_mann_whitney():
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(0, 1, 9), rng.normal(0.4, 1, 6)
+    u = stats.mannwhitneyu(first, second).statistic
+    assert probability_better(first.tolist(), second.tolist(), "higher") == pytest.approx(u / 54)
+    assert probability_better(first.tolist(), second.tolist(), "lower") == pytest.approx(1 - u / 54)
+
+
+def test_wins_follow_the_direction_and_split_ties():
+    assert wins([-1.0, -2.0, 0.5, 0.0], "lower") == 2.5
+    assert wins([-1.0, -2.0, 0.5, 0.0], "higher") == 1.5
+
+
+def test_pairs_need_both_seeds():
+    assert paired({0: 3.0, 1: 5.0, 2: 1.0}, {1: 1.0, 2: 3.0, 7: 0.0}) == {1: 4.0, 2: -2.0}
+
+
+def test_false_alarms_of_a_family_stay_within_the_level():
+    """No effect anywhere, 5 comparisons to one baseline of 4 seeds: any interval off zero is a false alarm."""
+    rng = np.random.default_rng(11)
+    studies, alarms = 1500, 0
+    for _ in range(studies):
+        cells = rng.normal(size=(6, 4)) + rng.normal(size=4)
+        differences = [(cell - cells[0]).tolist() for cell in cells[1:]]
+        alarms += min(holm([t_p(d) for d in differences])) <= 0.05
+    assert alarms / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_intervals_cover_at_their_level():
+    rng = np.random.default_rng(12)
+    covered = sum(not mean_interval(rng.normal(1, 2, 4).tolist()).excludes(1) for _ in range(3000))
+    assert covered / 3000 == pytest.approx(0.95, abs=3.5 * math.sqrt(0.05 * 0.95 / 3000))
+
+
+def test_power_is_that_of_the_noncentral_t():
+    rng = np.random.default_rng(13)
+    n, effect, trials = 6, 1.5, 2000
+    found = sum(t_p(rng.normal(effect, 1, n).tolist()) <= 0.05 for _ in range(trials)) / trials
+    critical = stats.t.ppf(0.975, n - 1)
+    power = stats.nct.sf(critical, n - 1, effect * math.sqrt(n)) + stats.nct.cdf(
+        -critical, n - 1, effect * math.sqrt(n)
+    )
+    assert found == pytest.approx(power, abs=3.5 * math.sqrt(power * (1 - power) / trials))
+
+
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def test_places_rank_only_what_is_sure():
+    found = places(
+        {"best": by_seed(1.0, 1.01, 0.99, 1.0), "a": by_seed(2.0, 2.1, 1.9, 2.0), "b": by_seed(2.0, 1.9, 2.1, 2.05)},
+        "lower",
+    )
+    assert found == {"best": (1, 1), "a": (2, 3), "b": (2, 3)}
+    assert places({"best": by_seed(1.0, 1.01, 0.99), "a": by_seed(5.0, 5.1, 4.9)}, "higher")["best"] == (2, 2)
+
+
+def test_overlapping_intervals_are_never_ranked_even_where_pairs_differ():
+    """Seeds differ far more than cells: each pair is certain, the cells' own intervals overlap."""
+    noise = [0.0, 1.0, 2.0, 3.0]
+    found = places({"a": by_seed(*noise), "b": by_seed(*(x + 0.1 + 0.001 * i for i, x in enumerate(noise)))}, "lower")
+    assert found == {"a": (1, 2), "b": (1, 2)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=1))
+def test_places_are_consistent(samples):
+    found = places({name: by_seed(*sample) for name, sample in samples.items()}, "lower")
+    for best, worst in found.values():
+        assert 1 <= best <= worst <= len(samples)
+    assert min(best for best, _ in found.values()) == 1
