@@ -1,4 +1,4 @@
-"""What a study's run directories say: statistics, claims, and three faces of one comparison: terminal, tables, page."""
+"""Reads run directories and says what came out: statistics, tables and the comparison page."""
 
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.page import write_report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 VOID = {"meta", "br", "hr", "input", "link"}
@@ -47,3 +47,16 @@ def prose(text: str) -> Html:
     """A sentence with true minus signs and multiplication signs, escaped."""
     text = re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
     return escape(re.sub(r"(?<![@\d.])(\d+(?:\.\d+)?)x\b", "\\1\u00d7", text))
+
+
+def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], name: str, kind: str = "") -> Html:
+    """A table whose first column names the row; it scrolls sideways by itself where it is too wide."""
+    header = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in head)))
+    lines = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", value) for value in row[1:])) for row in rows]
+    drawn = tag("table", header, tag("tbody", *lines), class_=f"figures {kind}".strip())
+    return tag("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=name)
+
+
+def details(title: str, content: Html) -> Html:
+    """Content that is folded away."""
+    return tag("details", tag("summary", title), content)
