@@ -133,6 +133,7 @@ def test_too_few_seeds_are_said_in_a_sentence(position, tmp_path):
         "With 4 seeds the exact sign-flip test cannot give p below 0.125" in caveat for caveat in position.caveats
     )
     one = study(tmp_path, {"layer_norm": [2.0], "rms_norm": [1.0]})
+    assert wording.headline(one)[0] == "One seed a cell: on m no cell can be told from another."
     assert any("one seed has no interval" in caveat for caveat in one.caveats)
     assert by_label(one)["rms_norm"].difference.verdict == "undecided"
     many = study(
@@ -161,6 +162,14 @@ def test_runs_of_different_code_are_said(tmp_path):
 def test_settings_show_only_what_differs_between_cells(grid_comparison):
     assert set(grid_comparison.settings) == {"residual", "model.num_layers", "optimizer.lr", "schedule.warmup_steps"}
     assert "seed" not in grid_comparison.settings
+
+
+def test_settings_that_only_repeat_a_group_are_shown_once(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0], metric={"name": "m"})
+    for eps, name in enumerate(NORMS[:2]):
+        group = {"eps": eps}
+        write_run(root, {"norm": name}, 0, {"m": 1.0}, config={"norm": group, "model": {"norm": group, "eps": 2 * eps}})
+    assert set(compare(read_study(root)).settings) == {"norm.eps", "model.eps"}
 
 
 def test_factor_effects_are_the_mean_over_matched_cells(grid_comparison):

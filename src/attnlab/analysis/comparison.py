@@ -259,11 +259,18 @@ def differing_settings(study: Study) -> dict[str, dict[str, Any]]:
             if any(value != found[0] for value in found):
                 varying.add(key)
     cells = {label for of_cells in configs.values() for label in of_cells}
-    return {
+    found = {
         key: of_cells
         for key, of_cells in configs.items()
         if key not in varying and (len({repr(v) for v in of_cells.values()}) > 1 or set(of_cells) != cells)
     }
+    return {key: of_cells for key, of_cells in found.items() if not _is_copy(key, found)}
+
+
+def _is_copy(key: str, settings: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether model.position.base only repeats position.base."""
+    tails = (key.split(".", i)[-1] for i in range(1, key.count(".") + 1))
+    return any(settings.get(tail) == settings[key] for tail in tails)
 
 
 def _caveats(study: Study, cells: list[CellSummary], alpha: float) -> list[str]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from attnlab.training.run_directory import METRICS, RUN, STATUS, effective_state, read_json
@@ -200,29 +201,50 @@ def read_curves(runs: Iterable[Run]) -> pl.DataFrame:
 
     A line that is torn or no JSON is left out; of a step that was repeated after a resume the last value wins.
     """
-    frames = []
-    for run in runs:
-        frame = _curve(run.directory / METRICS)
-        if frame is not None:
-            frames.append(frame.select(pl.lit(run.cell).alias("cell"), pl.lit(run.seed).alias("seed"), pl.all()))
-    if not frames:
+    lines = [(run, _whole_lines(run.directory / METRICS)) for run in runs]
+    rows = _rows_at_once(lines)
+    if rows is None:
+        frames = [_of_run(run, frame) for run, text in lines if (frame := _curve(text)) is not None]
+        rows = pl.concat(frames, how="diagonal_relaxed") if frames else None
+    if rows is None:
         return pl.DataFrame(schema={"cell": pl.String, "seed": pl.Int32, **dict.fromkeys(AXES, pl.Float64)})
-    rows = pl.concat(frames, how="diagonal_relaxed")
     kept = rows.group_by("cell", "seed", "step", maintain_order=True).agg(pl.all().drop_nulls().last())
     return kept.sort("cell", "seed", "step")
 
 
-def _curve(path: Path) -> pl.DataFrame | None:
+def _whole_lines(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError:
+        return b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _rows_at_once(lines: list[tuple[Run, bytes]]) -> pl.DataFrame | None:
+    """All files in one go, several times faster than one by one; None where any has a line that does not fit."""
+    counts = [text.count(b"\n") for _, text in lines]
+    frame = _parse(b"".join(text for _, text in lines))
+    if frame is None or frame.height != sum(counts):
         return None
-    lines = data[: data.rfind(b"\n") + 1]
+    index = pl.DataFrame({"cell": [run.cell for run, _ in lines], "seed": [run.seed for run, _ in lines]})
+    return index.cast({"seed": pl.Int32})[np.repeat(np.arange(len(lines)), counts)].hstack(frame)
+
+
+def _of_run(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(pl.lit(run.cell).alias("cell"), pl.lit(run.seed).alias("seed"), pl.all())
+
+
+def _parse(lines: bytes) -> pl.DataFrame | None:
     try:
         frame = pl.read_ndjson(io.BytesIO(lines), infer_schema_length=None)
         return frame.select(*AXES, pl.col("values").struct.unnest()).cast(pl.Float64)
     except (pl.exceptions.PolarsError, ValueError):
-        return _curve_by_line(lines)
+        return None
+
+
+def _curve(lines: bytes) -> pl.DataFrame | None:
+    frame = _parse(lines)
+    return _curve_by_line(lines) if frame is None else frame
 
 
 def _curve_by_line(lines: bytes) -> pl.DataFrame | None:

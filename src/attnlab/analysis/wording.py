@@ -101,6 +101,8 @@ def _best(comparison: Comparison) -> str:
         return f"{first[0].label} is best: {metric.name} {interval_text(first[0].interval, decimals)}."
     if len(ranked) < 2:
         return ""
+    if not any(cell.interval and cell.interval.is_bounded for cell in ranked):
+        return f"One seed a cell: on {metric.name} no cell can be told from another."
     if len(first) > MOST_NAMES or len(first) == len(ranked):
         return f"No single best: {len(first)} of {len(ranked)} cells may each hold the first place on {metric.name}."
     return f"No single best: {listing([cell.label for cell in first])} may each hold the first place on {metric.name}."
