@@ -259,12 +259,12 @@ def differing_settings(study: Study) -> dict[str, dict[str, Any]]:
             if any(value != found[0] for value in found):
                 varying.add(key)
     cells = {label for of_cells in configs.values() for label in of_cells}
-    found = {
+    apart = {
         key: of_cells
         for key, of_cells in configs.items()
         if key not in varying and (len({repr(v) for v in of_cells.values()}) > 1 or set(of_cells) != cells)
     }
-    return {key: of_cells for key, of_cells in found.items() if not _is_copy(key, found)}
+    return {key: of_cells for key, of_cells in apart.items() if not _is_copy(key, apart)}
 
 
 def _is_copy(key: str, settings: Mapping[str, dict[str, Any]]) -> bool:
