@@ -18,7 +18,6 @@ class Stop(Exception):
     """Ends a training from outside, as a kill would, without a word to any callback."""
 
 
-
 def stop_after(step: int):
     import lightning.pytorch as pl
 
@@ -143,7 +142,7 @@ def test_weights_of_another_model_are_refused_in_one_sentence(tmp_path):
 
 def test_a_folder_that_cannot_be_written_ends_in_one_message(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(CannotWrite, match="cannot write .*last.ckpt"):
+    with pytest.raises(CannotWrite, match=r"cannot write .*last\.ckpt"):
         train(tmp_path, make_task(), checkpoint_every_seconds=0)
     assert read_json(tmp_path / "status.json")["state"] == "failed"
 

@@ -160,8 +160,14 @@ def write_for_ever(path, seed) -> None:
         step += 1
         values = {f"metric/{i}": random.random() for i in range(50)}
         lines.log_metrics({"tokens": step, "seconds": 0.1, **values}, step)
-        write_json(directory.status_json, {"state": "running", "attempt": attempt, "step": step, "latest": values}, durable=False)
-        torch.save({"step": step, "weights": torch.full((2000,), float(step))}, directory.checkpoints / ".last.ckpt.tmp")
+        write_json(
+            directory.status_json,
+            {"state": "running", "attempt": attempt, "step": step, "latest": values},
+            durable=False,
+        )
+        torch.save(
+            {"step": step, "weights": torch.full((2000,), float(step))}, directory.checkpoints / ".last.ckpt.tmp"
+        )
         _put_in_place(directory.checkpoints / ".last.ckpt.tmp", directory.checkpoints / "last.ckpt")
 
 
@@ -186,7 +192,11 @@ def test_killed_at_any_instant_the_directory_is_readable(tmp_path):
     assert not [left for left in tmp_path.rglob(".*.tmp") if left.parent.name != "attempts"]
 
 
-CAUSES = [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the disk is read-only"), (errno.EACCES, "permission is denied")]
+CAUSES = [
+    (errno.ENOSPC, "the disk is full"),
+    (errno.EROFS, "the disk is read-only"),
+    (errno.EACCES, "permission is denied"),
+]
 
 
 @pytest.mark.parametrize(("number", "cause"), CAUSES)

@@ -70,7 +70,9 @@ def test_two_ranks_are_one_with_twice_the_batch(tmp_path):
     task = make_task(dropout=0.0)
     train(tmp_path / "one", task, TinyData(8))
     arguments = [str(tmp_path / "two"), str(Path(__file__).parent)]
-    done = subprocess.run([sys.executable, "-c", RANKS, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", RANKS, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     saved = torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, value in task.state_dict().items():

@@ -47,7 +47,9 @@ class TinyTask(TokenTask):
         logits = self.model(batch["tokens"]).flatten(0, 1)
         nats = nn.functional.cross_entropy(logits, batch["targets"].flatten(), reduction="sum", ignore_index=-1)
         count = (batch["targets"] >= 0).sum()
-        return nats * float("nan") if batch.get("index") == self.poison else nats, count if self.count_as_tensor else int(count)
+        return nats * float("nan") if batch.get(
+            "index"
+        ) == self.poison else nats, count if self.count_as_tensor else int(count)
 
 
 class Stream:
@@ -63,7 +65,11 @@ class Stream:
             index = self.seen * self.world_size + self.rank
             self.seen += 1
             rows = [row(index * self.batch_size + i) for i in range(self.batch_size)]
-            yield {"tokens": torch.stack([r[0] for r in rows]), "targets": torch.stack([r[1] for r in rows]), "index": index}
+            yield {
+                "tokens": torch.stack([r[0] for r in rows]),
+                "targets": torch.stack([r[1] for r in rows]),
+                "index": index,
+            }
 
     def __len__(self) -> int:
         return self.limit or 1 << 40
@@ -127,12 +133,18 @@ def train(
     directory = RunDirectory(path)
     assert isinstance(directory.claim(even_if_over=True), int)
     chosen = TrainerSettings(**{"max_steps": 20, "device": "cpu", "validate_every": 5, "precision": "32"} | settings)
-    watchers = [StatusWriter(directory), Checkpoints(directory.checkpoints, chosen.checkpoint_every_seconds), *callbacks]
+    watchers = [
+        StatusWriter(directory),
+        Checkpoints(directory.checkpoints, chosen.checkpoint_every_seconds),
+        *callbacks,
+    ]
     loggers = [JsonLines(directory.metrics, directory.attempt or 0)]
     trainer = build_trainer(chosen, resolve(chosen.precision, "cpu", 16), loggers, watchers, path)
     if standard:
         trainer.fit_loop.epoch_loop.__class__ = type(trainer.fit_loop.epoch_loop).__mro__[1]
-    torch.manual_seed(5 if resume is None else 99)  # what a new process happens to hold is of no consequence to a resumed run
+    torch.manual_seed(
+        5 if resume is None else 99
+    )  # what a new process happens to hold is of no consequence to a resumed run
     try:
         trainer.fit(task, datamodule=data or TinyData(), ckpt_path=resume, weights_only=True)
         watchers[0].finish()

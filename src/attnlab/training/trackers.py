@@ -159,7 +159,13 @@ def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mappi
         job_type=name.job_type,
         tags=list(tracking.tags),
         resume="allow",
-        config={**config, "cell": dict(name.choices), "cell_name": name.cell, "seed": name.seed},
+        # W&B reads a dot in a key as nesting.
+        config={
+            **config,
+            "cell": {key.replace(".", "/"): value for key, value in name.choices.items()},
+            "cell_name": name.cell,
+            "seed": name.seed,
+        },
         settings=wandb.Settings(silent=True, console="off", init_timeout=20),
     )
     run.define_metric("*", step_metric="step")

@@ -1,0 +1,215 @@
+"""Optimizers decay what they should, do what their papers say, and come back from a checkpoint."""
+
+import copy
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_run import TinyModel
+from torch import nn
+
+from attnlab.training import adam, adamw, decay_groups, lion, muon, schedule_free
+from attnlab.training.optimizers import evaluation_weights, hidden_matrices
+
+CONF = Path(__file__).parents[2] / "conf" / "optimizer"
+CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def from_yaml(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    module, function = fields.pop("_target_").rsplit(".", 1)
+    assert fields.pop("_partial_") is True
+    return getattr(importlib.import_module(module), function)(model, **fields)
+
+
+def make_model() -> TinyModel:
+    torch.manual_seed(0)
+    return TinyModel(dropout=0.0)
+
+
+def backward(model: nn.Module, seed: int = 0) -> torch.Tensor:
+    tokens = torch.randint(0, 17, (4, 8), generator=torch.Generator().manual_seed(seed))
+    loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), ((tokens * 3 + 1) % 17).flatten())
+    model.zero_grad()
+    loss.backward()
+    return loss.detach()
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int = 0) -> torch.Tensor:
+    loss = backward(model, seed)
+    optimizer.step()
+    return loss
+
+
+def switch_to_training(optimizer: torch.optim.Optimizer) -> None:
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+
+
+def test_all_the_choices_of_the_design_are_there():
+    assert set(CHOICES) == {"adafactor", "adam", "adamw", "lion", "muon", "schedule_free"}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_choice_trains_and_comes_back_from_its_state(name):
+    model = make_model()
+    optimizer = from_yaml(name, model)
+    switch_to_training(optimizer)
+    losses = [step(model, optimizer, i).item() for i in range(30)]
+    assert losses[-1] < losses[0] - 0.1
+    twin = copy.deepcopy(model)
+    restored = from_yaml(name, twin)
+    switch_to_training(restored)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for i in range(3):
+        step(model, optimizer, 50 + i)
+        step(twin, restored, 50 + i)
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_closure_is_called_once_with_gradients_and_its_value_is_returned(name):
+    model = make_model()
+    optimizer = from_yaml(name, model)
+    switch_to_training(optimizer)
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        return backward(model)
+
+    assert optimizer.step(closure) == backward(make_model())
+    assert calls == [True]
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_rate_set_from_outside_is_the_rate_used(name):
+    """Schedules write `lr` into the groups: at a rate of zero nothing moves."""
+    model = make_model()
+    optimizer = from_yaml(name, model)
+    switch_to_training(optimizer)
+    step(model, optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    step(model, optimizer, 1)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old, atol=2e-3 if name == "schedule_free" else 0, rtol=0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(1, 3), max_size=4), min_size=1, max_size=6), st.floats(0.001, 1))
+def test_every_tensor_is_in_one_group_and_rank_decides_its_decay(shapes, weight_decay):
+    model = nn.Module()
+    for i, shape in enumerate(shapes):
+        model.register_parameter(f"p{i}", nn.Parameter(torch.zeros(shape)))
+    model.register_parameter("frozen", nn.Parameter(torch.zeros(2, 2), requires_grad=False))
+    model.register_parameter("tied", model.p0)
+    groups = decay_groups(model, weight_decay)
+    placed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(placed) == sorted({id(p) for p in model.parameters() if p.requires_grad})
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (weight_decay if parameter.ndim >= 2 else 0.0)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adamw_is_decoupled_and_spares_gains_and_biases(weight_decay):
+    """First step: Adam moves by lr * sign(g) (eps aside); decay takes lr * weight_decay * p off matrices only (algorithm 2)."""
+    model = make_model()
+    optimizer = adamw(model, lr=0.01, weight_decay=weight_decay, eps=1e-12)
+    before = [p.detach().clone() for p in model.parameters()]
+    step(model, optimizer)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        decayed = old * (1 - 0.01 * weight_decay) if old.ndim >= 2 else old
+        moved = parameter.grad.abs() > 1e-6
+        torch.testing.assert_close(
+            parameter.detach()[moved], (decayed - 0.01 * parameter.grad.sign())[moved], atol=1e-6, rtol=0
+        )
+
+
+def test_adam_puts_decay_into_the_gradient():
+    """With L2 decay far above the gradient the first step is lr * sign(p), where decoupled decay would be lr * weight_decay * p."""
+    model = make_model()
+    optimizer = adam(model, lr=0.01, weight_decay=1e4)
+    before = model.output.weight.detach().clone()
+    step(model, optimizer)
+    large = before.abs() > 0.01
+    torch.testing.assert_close(
+        model.output.weight.detach()[large], (before - 0.01 * before.sign())[large], atol=1e-5, rtol=0
+    )
+
+
+def test_lion_is_the_sign_of_the_interpolated_momentum():
+    """Chen et al. 2023, program 1, over two steps."""
+    model = make_model()
+    optimizer = lion(model, lr=0.01, betas=(0.9, 0.99), weight_decay=0.5)
+    weight, momentum = model.output.weight, torch.zeros_like(model.output.weight)
+    for seed in range(2):
+        old = weight.detach().clone()
+        step(model, optimizer, seed)
+        update = (0.9 * momentum + 0.1 * weight.grad).sign()
+        torch.testing.assert_close(weight.detach(), old - 0.01 * (update + 0.5 * old), atol=1e-7, rtol=0)
+        momentum = 0.99 * momentum + 0.01 * weight.grad
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_no_embedding_or_output():
+    model = make_model()
+    assert {id(p) for p in hidden_matrices(model)} == {id(layer.weight) for layer in model.layers}
+    model.layers[0].weight = model.embedding.weight
+    assert {id(p) for p in hidden_matrices(model)} == {id(model.layers[1].weight)}
+
+
+def test_muon_orthogonalises_at_adamws_root_mean_square():
+    """The update is 0.2 * sqrt(max(A, B)) times a near-orthogonal matrix (Liu et al. 2025, equation 4); five Newton-Schulz iterations
+    bring its singular values to between 0.6 and 1.3 (Jordan et al. 2024), the smallest gradients' aside."""
+    model = nn.ModuleList([nn.Linear(24, 12)])
+    before = model[0].weight.detach().clone()
+    optimizer = muon(model, lr=0.01, weight_decay=0.0)
+    torch.manual_seed(0)
+    model[0].weight.grad, model[0].bias.grad = torch.randn(12, 24), torch.randn(12)
+    optimizer.step()
+    singular = torch.linalg.svdvals((before - model[0].weight.detach()) / (0.01 * 0.2 * 24**0.5))
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+
+
+def test_muon_treats_the_rest_as_adamw_does():
+    one, other = make_model(), make_model()
+    step(one, muon(one, lr=0.01))
+    step(other, adamw(other, lr=0.01))
+    for (name, parameter), expected in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(parameter, expected) is not (name.startswith("layers") and parameter.ndim == 2), name
+
+
+def test_muon_without_a_hidden_matrix_is_refused():
+    with pytest.raises(ValueError, match="muon needs hidden matrices"):
+        muon(nn.Linear(2, 2))
+
+
+def test_schedule_frees_average_is_what_is_evaluated_and_training_goes_on_unchanged():
+    """The average x is the mean of the iterates z weighted by lr^2, at one rate their plain mean (Defazio et al. 2024, equation 5)."""
+    model = make_model()
+    optimizer = schedule_free(model, lr=0.01, betas=(0.5, 0.98), weight_decay=0.0)
+    optimizer.train()
+    weight, fast = model.output.weight, []
+    for i in range(5):
+        step(model, optimizer, i)
+        fast.append(optimizer.state[weight]["z"].clone())
+    trained = weight.detach().clone()
+    with evaluation_weights(optimizer) as differ:
+        assert differ
+        torch.testing.assert_close(weight.detach(), torch.stack(fast).mean(0), atol=1e-6, rtol=1e-5)
+    assert torch.equal(weight, trained)
+    step(model, optimizer, 9)  # still in its training mode
+
+
+def test_an_optimizer_without_an_average_evaluates_what_it_trains():
+    model = make_model()
+    with evaluation_weights(adamw(model)) as differ:
+        assert not differ

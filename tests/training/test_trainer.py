@@ -1,0 +1,110 @@
+"""The trainer's settings, and that it is quiet, quick and deterministic."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_run import TinyModel, make_task, same_bits, train, weights
+
+from attnlab.training import TrainerSettings, apply_to_model, build_trainer, resolve
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_the_yaml_says_the_defaults_of_the_class():
+    fields = yaml.safe_load((CONF / "trainer" / "default.yaml").read_text())
+    assert fields.pop("_target_") == "attnlab.training.TrainerSettings"
+    assert TrainerSettings(**fields) == TrainerSettings()
+    assert set(fields) == set(TrainerSettings.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("max_steps", 0, "1 and more"),
+        ("accumulate", 0, "1 and more"),
+        ("validate_every", -1, "0 and more"),
+        ("clip_norm", 0.0, "numbers above 0, or null"),
+        ("threads", 0, "1 and more, or null"),
+        ("devices", -1, "1 and more"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(field, value, accepted):
+    with pytest.raises(ValueError, match=rf"trainer.{field}={value}: accepted are {accepted}"):
+        TrainerSettings(**{field: value})
+
+
+def test_activation_checkpointing_needs_a_stack():
+    with pytest.raises(ValueError, match="TinyModel has no stack of layers"):
+        apply_to_model(TrainerSettings(checkpoint_activations=True), TinyModel())
+    model = TinyModel()
+    model.layers.checkpoint_activations = False
+    apply_to_model(TrainerSettings(checkpoint_activations=True), model)
+    assert model.layers.checkpoint_activations is True
+
+
+def test_compiling_changes_no_name():
+    model = TinyModel()
+    names = list(model.state_dict())
+    apply_to_model(TrainerSettings(compile=True), model)
+    assert list(model.state_dict()) == names
+    assert model._compiled_call_impl is not None
+
+
+def test_one_seed_gives_the_same_bits_twice(tmp_path):
+    one, two = make_task(), make_task()
+    train(tmp_path / "one", one)
+    train(tmp_path / "two", two)
+    assert same_bits(weights(one), weights(two))
+
+
+def test_a_second_run_in_a_process_starts_in_under_a_second(tmp_path):
+    train(tmp_path / "first", make_task(), max_steps=5)
+    start = time.perf_counter()
+    train(tmp_path / "second", make_task(), max_steps=5)
+    assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize("steps", [7, 10])
+def test_steps_validations_and_the_end_are_counted_in_optimizer_steps(tmp_path, steps):
+    task = make_task(log_every=2)
+    train(tmp_path, task, max_steps=steps, accumulate=2, validate_every=5)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [line["step"] for line in lines if "train/nats" in line["values"]]
+    validated = [line["step"] for line in lines if "val/nats" in line["values"]]
+    assert trained == [1, *range(2, steps + 1, 2)]
+    assert validated == list(range(5, steps + 1, 5))
+    assert task.trainer.global_step == steps
+
+
+def test_threads_are_those_asked_for():
+    settings = TrainerSettings(threads=2, device="cpu")
+    build_trainer(settings, resolve("32", "cpu", 16))
+    assert torch.get_num_threads() == 2
+
+
+PROGRAM = """
+import sys; sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from tiny_run import make_task, train
+train(Path(sys.argv[1]), make_task(), max_steps=10)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_prints_nothing_of_lightnings(tmp_path):
+    """Also where Slurm's srun is on the path, which Lightning would advise to use."""
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), str(Path(__file__).parent)]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert not (tmp_path / "lightning_logs").exists()
