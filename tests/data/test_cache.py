@@ -1,14 +1,13 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import forbid_writing
 
 from attnlab.data import DataError, TextFiles, cache_root, prepare
 from attnlab.data.cache import scratch_folder
 from attnlab.data.tokenizers import Byte
-from tests.conftest import forbid_writing
 
 
 def test_root_is_the_argument_then_the_variables_then_the_home_folder(monkeypatch, tmp_path):

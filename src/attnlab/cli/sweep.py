@@ -97,7 +97,9 @@ def _run_missing(
 ) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for _ in range(LAUNCHES):
-        pending = [key for key, state in states(plan, runs_dir).items() if state in ("missing", "interrupted", "failed")]
+        pending = [
+            key for key, state in states(plan, runs_dir).items() if state in ("missing", "interrupted", "failed")
+        ]
         parallel = min(cores, len(pending))
         words = [
             "hydra/sweeper=study",
