@@ -52,14 +52,13 @@ def test_resumed_run_has_the_same_bits(tmp_path, optimizer, stop, every):
     assert straight.best == second.best
 
 
-@pytest.mark.parametrize("standard", [False, True], ids=["lean", "lightning"])
-def test_resuming_with_accumulation_repeats_no_batch(tmp_path, standard):
+def test_resuming_with_accumulation_repeats_no_batch(tmp_path):
     straight, first, second = (make_task() for _ in range(3))
     settings = {"accumulate": 3, "max_steps": 11, "validate_every": 4, "checkpoint_every_seconds": 0}
-    train(tmp_path / "straight", straight, standard=standard, **settings)
+    train(tmp_path / "straight", straight, **settings)
     with pytest.raises(Stop):
-        train(tmp_path / "run", first, callbacks=(stop_after(6),), standard=standard, **settings)
-    train(tmp_path / "run", second, resume=find_resume(tmp_path / "run"), standard=standard, **settings)
+        train(tmp_path / "run", first, callbacks=(stop_after(6),), **settings)
+    train(tmp_path / "run", second, resume=find_resume(tmp_path / "run"), **settings)
     assert same_bits(weights(straight), weights(second))
     assert curve(tmp_path / "straight") == curve(tmp_path / "run")
 

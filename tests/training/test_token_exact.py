@@ -12,7 +12,7 @@ import torch
 from tiny_run import Stream, TinyData, make_task, same_bits, train, weights
 from torch import nn
 
-from attnlab.training import Diverged, TrainerSettings, build_trainer, read_json, resolve
+from attnlab.training import Diverged, read_json
 
 
 def sgd(model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -82,52 +82,18 @@ def test_two_ranks_are_one_with_twice_the_batch(tmp_path):
         assert line["values"] == pytest.approx(other["values"], abs=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_the_lean_step_has_the_bits_of_lightnings_own(tmp_path, accumulate, precision):
-    lean, own = make_task(), make_task()
-    settings = {"accumulate": accumulate, "precision": precision}
-    train(tmp_path / "lean", lean, **settings)
-    train(tmp_path / "own", own, standard=True, **settings)
-    assert same_bits(weights(lean), weights(own))
-    assert lines(tmp_path / "lean") == lines(tmp_path / "own")
-
-
-class Watcher(pl.Callback):
-    def __init__(self) -> None:
-        self.backwards, self.ends = 0, 0
-
-    def on_train_batch_end(self, *arguments) -> None:
-        self.ends += 1
-
-
-class Within(Watcher):
-    def on_after_backward(self, *arguments) -> None:
-        self.backwards += 1
-
-
-@pytest.mark.parametrize(("watcher", "lean", "backwards"), [(Watcher(), True, 0), (Within(), False, 6)])
-def test_a_callback_that_needs_the_hooks_within_a_step_gets_them(watcher, lean, backwards):
-    settings = TrainerSettings(max_steps=6, device="cpu", validate_every=0)
-    trainer = build_trainer(settings, resolve("32", "cpu", 16), callbacks=[watcher])
-    trainer.fit(make_task(), datamodule=TinyData())
-    assert trainer.fit_loop.epoch_loop.lean is lean
-    assert (watcher.ends, watcher.backwards) == (6, backwards)
-
-
-@pytest.mark.parametrize("standard", [False, True], ids=["lean", "lightning"])
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_touched(tmp_path, standard):
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_touched(tmp_path):
     task = make_task(dropout=0.0)
     task.poison = 7
     with pytest.raises(Diverged, match="not finite at step 8"):
-        train(tmp_path, task, standard=standard)
+        train(tmp_path, task)
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["step"]) == ("diverged", 8)
     assert "not finite at step 8" in status["error"]
     assert all(value.isfinite().all() for value in weights(task).values())
     straight = make_task(dropout=0.0)
     straight_settings = {"max_steps": 20, "callbacks": (StopBefore(8),)}
-    train(tmp_path / "straight", straight, standard=standard, **straight_settings)
+    train(tmp_path / "straight", straight, **straight_settings)
     assert same_bits(weights(straight), weights(task))
 
 

@@ -126,10 +126,9 @@ def train(
     data: TinyData | None = None,
     resume: Path | None = None,
     callbacks: tuple[Any, ...] = (),
-    standard: bool = False,
     **settings: Any,
 ) -> RunDirectory:
-    """Trains `task` in the directory `path` with checkpoints, status and JSON lines; `standard` takes Lightning's own step."""
+    """Trains `task` in the directory `path` with checkpoints, status and JSON lines."""
     directory = RunDirectory(path)
     assert isinstance(directory.claim(even_if_over=True), int)
     chosen = TrainerSettings(**{"max_steps": 20, "device": "cpu", "validate_every": 5, "precision": "32"} | settings)
@@ -140,8 +139,6 @@ def train(
     ]
     loggers = [JsonLines(directory.metrics, directory.attempt or 0)]
     trainer = build_trainer(chosen, resolve(chosen.precision, "cpu", 16), loggers, watchers, path)
-    if standard:
-        trainer.fit_loop.epoch_loop.__class__ = type(trainer.fit_loop.epoch_loop).__mro__[1]
     torch.manual_seed(
         5 if resume is None else 99
     )  # what a new process happens to hold is of no consequence to a resumed run

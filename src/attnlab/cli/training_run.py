@@ -71,8 +71,7 @@ class TrainingRun:
         if resume is not None:
             self._say(f"going on from {resume}")
         trainer.fit(task, datamodule=self.parts.data, ckpt_path=resume, weights_only=True)
-        final = {name: value for name, value in task.latest.items() if name.startswith("val/")}
-        final |= task.evaluate(self.parts.data, "test")
+        final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
         for logger in loggers:

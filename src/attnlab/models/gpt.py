@@ -55,7 +55,7 @@ class GPT(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} is no rate; accepted: 0 or more, below 1")
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
-        self.vocabulary_size, self.max_length = vocabulary_size, max_length
+        self.vocabulary_size, self.max_length, self.d_model = vocabulary_size, max_length, d_model
         self.embedding = nn.Embedding(vocabulary_size, d_model)
         self.embedding_scale = math.sqrt(d_model) if scale_embedding else 1.0
         self.stack = Stack(

@@ -68,6 +68,13 @@ class CausalLanguageModelling(TokenTask):
         data = self._data()
         return _figures("val/", "", nats, tokens, *_text_size(data, "validation", data.val_dataloader()))
 
+    def validate(self, data: TextData) -> dict[str, float]:
+        """The figures of the validation part, as `validation_metrics` gives them, of the weights as they are."""
+        if data.corpus.validation.num_tokens == 0:
+            return {}
+        loader = data.val_dataloader()
+        return _figures("val/", "", *self._score(loader), *_text_size(data, "validation", loader))
+
     def evaluate(self, data: TextData, split: str = "test") -> dict[str, float]:
         """
         The figures of a split at every evaluation length, by metric name; `cannot` is filled with what has none, and why.
@@ -111,10 +118,13 @@ class CausalLanguageModelling(TokenTask):
     def _score(self, loader: EvaluationWindows) -> tuple[float, int]:
         """Summed nats and number of scored tokens over a loader, over all ranks."""
         sums = torch.zeros(2, dtype=torch.float64)
+        was_training = self.model.training
+        self.model.eval()  # a training leaves dropout on
         for batch in loader:
             with self._autocast():
                 nats, tokens = self.loss_sums({key: value.to(self.device) for key, value in batch.items()})
             sums += torch.tensor([nats.item(), tokens], dtype=torch.float64)
+        self.model.train(was_training)
         if self._trainer is not None and self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()
         return float(sums[0]), int(sums[1])

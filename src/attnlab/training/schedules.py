@@ -9,10 +9,12 @@ import math
 
 
 class Schedule:
-    """Linear warm-up over `warmup_steps` to the optimizer's rate, then what a subclass's `after` says. Raises ValueError for a warm-up
-    longer than the training."""
+    """Linear warm-up over `warmup_steps` to the optimizer's rate, then what a subclass's `after` says. None: a tenth of the training,
+    at most 100 steps. Raises ValueError for a warm-up longer than the training."""
 
-    def __init__(self, total_steps: int, warmup_steps: int = 0) -> None:
+    def __init__(self, total_steps: int, warmup_steps: int | None = 0) -> None:
+        if warmup_steps is None:
+            warmup_steps = min(100, total_steps // 10)
         if not 0 <= warmup_steps <= total_steps:
             raise ValueError(f"schedule.warmup_steps={warmup_steps}: accepted are 0 to trainer.max_steps={total_steps}")
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
@@ -37,7 +39,7 @@ class Constant(Schedule):
 class Linear(Schedule):
     """Falls linearly to `floor` times the rate."""
 
-    def __init__(self, total_steps: int, warmup_steps: int = 0, floor: float = 0.0) -> None:
+    def __init__(self, total_steps: int, warmup_steps: int | None = 0, floor: float = 0.0) -> None:
         super().__init__(total_steps, warmup_steps)
         self.floor = floor
 
@@ -67,10 +69,10 @@ class WSD(Linear):
     the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises ValueError where they do not fit."""
 
     def __init__(
-        self, total_steps: int, warmup_steps: int = 0, decay_steps: int | None = None, floor: float = 0.0
+        self, total_steps: int, warmup_steps: int | None = 0, decay_steps: int | None = None, floor: float = 0.0
     ) -> None:
         super().__init__(total_steps, warmup_steps, floor)
-        longest = total_steps - warmup_steps
+        longest = total_steps - self.warmup_steps
         self.decay_steps = min(total_steps // 5, longest) if decay_steps is None else decay_steps
         if not 0 <= self.decay_steps <= longest:
             raise ValueError(
@@ -87,9 +89,11 @@ class Noam(Schedule):
     """Vaswani et al. 2017, section 5.3: the rate itself is factor * d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5), s = step + 1,
     whatever the optimizer's `lr` (which the multiple divides by). Raises ValueError for no warm-up, or a rate that is not above 0."""
 
-    def __init__(self, total_steps: int, d_model: int, lr: float, warmup_steps: int = 200, factor: float = 1.0) -> None:
-        super().__init__(total_steps, warmup_steps)
-        if warmup_steps < 1:
+    def __init__(
+        self, total_steps: int, d_model: int, lr: float, warmup_steps: int | None = 200, factor: float = 1.0
+    ) -> None:
+        super().__init__(total_steps, max(1, total_steps // 10) if warmup_steps is None else warmup_steps)
+        if self.warmup_steps < 1:
             raise ValueError(f"schedule.warmup_steps={warmup_steps}: noam takes 1 and more")
         if lr <= 0:
             raise ValueError(f"optimizer.lr={lr}: noam takes any rate above 0, and sets the rate itself")

@@ -87,41 +87,30 @@ class TokenTask(pl.LightningModule):
         trainer = self.trainer
         return self.sums.add(nats, tokens, alone=trainer.accumulate_grad_batches * trainer.world_size == 1)
 
-    def update(self, optimizer: Optimizer, clip: float | None) -> None:
-        """One step of an optimizer whose gradients are there, from scaling them to the line in the logs."""
-        step = self.global_step
-        self._prepare_step(optimizer, clip, step)
-        optimizer.step()
-        self._log_step(step)
-
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's place for what goes between the backward pass and the update."""
-        self._prepare_step(optimizer, gradient_clip_val, self.global_step)
-
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
-    ) -> None:
-        """Lightning's place for the update; the closure holds forward, backward and `configure_gradient_clipping`."""
-        optimizer.step(closure=optimizer_closure)
-        self._log_step(self.global_step)
-
-    def _prepare_step(self, optimizer: Optimizer, clip: float | None, step: int) -> None:
-        """Sums over micro-batches and ranks, gradients of the mean over the tokens, the schedule's rate. Raises Diverged."""
-        trainer, logged = self.trainer, self._is_logged(step + 1)
+        """What goes between the backward pass and the update: sums over micro-batches and ranks, gradients of the mean over the
+        tokens, the schedule's rate. Raises Diverged."""
+        trainer, step = self.trainer, self.global_step
+        logged = self._is_logged(step + 1)
         tokens = self.sums.close_step(step + 1, logged, self._reduce if trainer.world_size > 1 else None)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         parts = trainer.accumulate_grad_batches * trainer.world_size
-        self.sums.scale_gradients(gradients, tokens, parts, clip, logged)
+        self.sums.scale_gradients(gradients, tokens, parts, gradient_clip_val, logged)
         multiple = self._schedule(step)
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * multiple
 
-    def _log_step(self, step: int) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """The update, and a line in the logs every `log_every` steps; the closure holds all that comes before."""
+        optimizer.step(closure=optimizer_closure)
+        step = self.global_step
         if self._is_logged(step + 1):
             mean, norm = self.sums.take_window()
             rate = self._rates[0] * self._schedule(step)

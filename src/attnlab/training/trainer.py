@@ -93,12 +93,10 @@ def build_trainer(
     import lightning.pytorch as pl
     import torch
 
-    from attnlab.training.lean_loop import LeanEpochLoop
-
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     micro_batches = settings.max_steps * settings.accumulate
-    trainer = pl.Trainer(
+    return pl.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
         # A known number of batches: Lightning then fetches none ahead, and a checkpoint's train order is exactly what was trained on.
@@ -126,8 +124,6 @@ def build_trainer(
         enable_checkpointing=any(_is_checkpoint(callback) for callback in callbacks),
         use_distributed_sampler=False,
     )
-    trainer.fit_loop.epoch_loop = LeanEpochLoop(trainer, max_steps=settings.max_steps)
-    return trainer
 
 
 def _is_checkpoint(callback: Any) -> bool:

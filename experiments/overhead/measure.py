@@ -1,0 +1,121 @@
+"""What Lightning and logging cost over a bare training loop: same model, same batches, alternating rounds in one process.
+
+python experiments/overhead/measure.py [--steps 20] [--rounds 7] [--d-model 256] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch.nn import functional as F
+
+from attnlab.data import Byte, TextData, TextFiles
+from attnlab.layers import GELU, Rotary
+from attnlab.models import GPT
+from attnlab.tasks import CausalLanguageModelling
+from attnlab.training import (
+    Checkpoints,
+    Cosine,
+    JsonLines,
+    RunDirectory,
+    StatusWriter,
+    TrainerSettings,
+    adamw,
+    build_trainer,
+    resolve,
+)
+
+
+def make_model(arguments: argparse.Namespace) -> GPT:
+    """The same model each time: 4 layers on a vocabulary of bytes."""
+    torch.manual_seed(0)
+    return GPT(256, arguments.context, arguments.d_model, 4, 4, position=Rotary, feed_forward=GELU)
+
+
+def bare_seconds(arguments: argparse.Namespace, data: TextData) -> float:
+    """Seconds a step of the plainest loop: forward, backward, clip, step, and the loss read every tenth step."""
+    model = make_model(arguments)
+    optimizer, schedule = adamw(model), Cosine(arguments.steps, 2)
+    batches = data.train_dataloader()
+    for step in range(arguments.steps + 1):
+        if step == 1:
+            started = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * schedule(step)
+        batch = next(batches)
+        loss = F.cross_entropy(model(batch["tokens"]).flatten(0, 1), batch["targets"].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 10 == 0:
+            loss.item()
+    return (time.perf_counter() - started) / arguments.steps
+
+
+class Clock(pl.Callback):
+    """Times the steps of a training from the end of its first one."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """Notes when the first and the last step ended."""
+        self.ended = time.perf_counter()
+        if trainer.global_step == 1:
+            self.started = self.ended
+
+
+def attnlab_seconds(arguments: argparse.Namespace, data: TextData, folder: Path) -> tuple[float, float]:
+    """(seconds a step, seconds from nothing to the first step's end) of a run with everything that is on by default."""
+    begun = time.perf_counter()
+    settings = TrainerSettings(max_steps=arguments.steps + 1, precision="32", validate_every=0, threads=arguments.threads)
+    directory = RunDirectory(folder)
+    directory.claim()
+    task = CausalLanguageModelling(make_model(arguments), adamw, partial(Cosine, warmup_steps=2))
+    clock = Clock()
+    callbacks = [StatusWriter(directory), Checkpoints(directory.checkpoints), clock]
+    precision = resolve("32", "cpu", arguments.d_model)
+    trainer = build_trainer(settings, precision, [JsonLines(directory.metrics)], callbacks, folder)
+    trainer.fit(task, datamodule=data)
+    directory.release()
+    return (clock.ended - clock.started) / arguments.steps, clock.started - begun
+
+
+def main() -> None:
+    """Prints the ratio of each round, their median, and how long a second run takes to start."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--d-model", type=int, default=256)
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as name:
+        text = Path(name, "text.txt")
+        text.write_text("the quick brown fox jumps over the lazy dog. " * 5000)
+        source = partial(TextFiles, str(text))
+        data = TextData(source, Byte(), arguments.context, arguments.batch_size, cache=name)
+        data.setup()
+        bare_seconds(arguments, data)
+        ratios, starts = [], []
+        for i in range(arguments.rounds):
+            before = bare_seconds(arguments, data)
+            ours, start = attnlab_seconds(arguments, data, Path(name, f"run{i}"))
+            after = bare_seconds(arguments, data)
+            bare = (before + after) / 2
+            ratios.append(ours / bare)
+            starts.append(start)
+            print(f"round {i}: bare {bare * 1e3:.1f} ms, attnlab {ours * 1e3:.1f} ms a step, ratio {ratios[-1]:.4f}")
+    print(f"ratio: median {statistics.median(ratios):.4f}, from {min(ratios):.4f} to {max(ratios):.4f}")
+    print(f"a second run in one process: its first step ends after {statistics.median(starts[1:]):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
