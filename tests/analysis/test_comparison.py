@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from studies import PLANTED, cell, write_plan, write_run
 
-from attnlab.analysis import wording
 from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import Metric, read_study
 from attnlab.analysis.statistics import Interval
 
@@ -110,7 +110,7 @@ def test_cells_that_overlap_are_not_ranked(tmp_path):
     rows = {name: rng.normal(2.0, 0.05, 4).tolist() for name in NORMS}
     comparison = study(tmp_path, rows)
     assert {summary.places for summary in comparison.cells} == {(1, 3)}
-    assert wording.headline(comparison)[0] == "No single best: 3 of 3 cells may each hold the first place on m."
+    assert headline(comparison)[0] == "No single best: 3 of 3 cells may each hold the first place on m."
 
 
 def test_a_lost_run_is_an_outcome_and_takes_the_cell_out_of_the_ranking(tmp_path):
@@ -133,7 +133,7 @@ def test_too_few_seeds_are_said_in_a_sentence(position, tmp_path):
         "With 4 seeds the exact sign-flip test cannot give p below 0.125" in caveat for caveat in position.caveats
     )
     one = study(tmp_path, {"layer_norm": [2.0], "rms_norm": [1.0]})
-    assert wording.headline(one)[0] == "One seed a cell: on m no cell can be told from another."
+    assert headline(one)[0] == "One seed a cell: on m no cell can be told from another."
     assert any("one seed has no interval" in caveat for caveat in one.caveats)
     assert by_label(one)["rms_norm"].difference.verdict == "undecided"
     many = study(
@@ -223,6 +223,6 @@ def test_studies_that_are_hardly_there_are_compared_all_the_same(tmp_path, value
     from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 
     comparison = study(tmp_path, values, **plan)
-    assert wording.headline(comparison)
+    assert headline(comparison)
     for text in (render(comparison), to_csv(comparison), to_markdown(comparison), to_latex(comparison)):
         assert not re.search(r"\b(nan|inf|None)\b", text.partition("plotly.js v")[0])

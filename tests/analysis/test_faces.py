@@ -33,8 +33,8 @@ def test_the_terminal_says_what_came_out(position):
     for part in (
         "Which position encoding generalises",
         "24 finished",
-        "cannot: the learned table ends at 64 positions",
-        "p flip",
+        "learned cannot have test/nats@8x: the learned table ends at 64 positions",
+        "p flip 0.500 in every row",
         "alibi is best: test/nats@8x 2.2",
         "Of 5 claims made beforehand: 5 met.",
         "cannot give p below 0.125",
@@ -47,6 +47,59 @@ def test_names_with_markup_are_printed_as_they_are(position):
 
     study = replace(position.study, name="[bold]x[/]", question="[red]why[/nonsense]")
     assert "[bold]x[/]  [red]why[/nonsense]" in printed(replace(position, study=study))
+
+
+def row_of(text: str, *words: str) -> list[str]:
+    """The lines of the first table that have all of `words`."""
+    table = text.split("\n\n")[1].splitlines()
+    return [line for line in table if all(word in line.split() for word in words)]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 130, 160])
+@pytest.mark.parametrize("name", ["position", "grid_comparison"])
+def test_no_line_is_longer_than_the_terminal(name, width, request):
+    lines = printed(request.getfixturevalue(name), width).splitlines()
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(("width", "whole"), [(80, False), (100, True), (160, True)])
+def test_each_cell_is_one_row(position, width, whole):
+    text = printed(position, width)
+    for summary in position.measured:
+        (row,) = row_of(text, summary.label, f"{summary.interval.mean:.3f}")
+        assert ("(" in row) == whole
+        if summary.difference:
+            assert row.split()[-1] == "better"
+            assert "4/4" in row.split()
+    assert [row.split() for row in row_of(text)].count(["learned", "cannot"]) == 1
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_each_cell_of_a_grid_is_one_row_with_a_column_a_factor(grid_comparison, width):
+    text = printed(grid_comparison, width)
+    for summary in grid_comparison.cells:
+        choices = [str(choice) for choice in summary.cell.choices.values()]
+        rows = [row for row in row_of(text) if row.split()[: len(choices)] == choices]
+        assert len(rows) == 1
+        assert f"{summary.interval.mean:.3f}" in rows[0]
+        assert rows[0].split()[-1] == (summary.difference.verdict if summary.difference else "baseline")
+    assert "warmup" in text
+    assert "2/3" in text
+
+
+def test_a_grid_at_80_columns_keeps_its_intervals_in_two_tables(grid_comparison):
+    text = printed(grid_comparison, 80)
+    means, differences = text.split("\n\n")[1:3]
+    summary = next(cell for cell in grid_comparison.measured if cell.difference)
+    for table, interval, sign in ((means, summary.interval, ""), (differences, summary.difference.interval, "+")):
+        mean, low, high = (f"{value:{sign}.3f}" for value in (interval.mean, interval.low, interval.high))
+        assert f"{mean} ({low} to {high})" in table
+
+
+def test_sentences_never_part_a_number_from_its_interval(position):
+    for width in range(60, 120, 7):
+        for line in printed(position, width).splitlines():
+            assert not re.match(r"\s*(\+-|to [+-]?[\d.]+\))", line)
 
 
 def test_csv_holds_every_figure_at_full_precision(position):

@@ -86,7 +86,7 @@ def _of_cell(study: Study, claim: Mapping[str, Any], bound: str, cell: Cell) -> 
     low, high = _limits(bound, claim[bound])
     if low is None:
         return CellVerdict(label, "open", f"{bound}: {claim[bound]!r} is no bound", values, interval)
-    verdict, reason = _judge(interval, list(values.values()), low, high)
+    verdict, reason = _judge(list(values.values()), low, high, isinstance(claim.get("against"), Mapping))
     return CellVerdict(label, verdict, reason, values, interval)
 
 
@@ -123,23 +123,23 @@ def _limits(bound: str, value: Any) -> tuple[float | None, float]:
     )
 
 
-def _judge(interval: Interval, values: list[float], low: float, high: float) -> tuple[str, str]:
-    """Met where the 95% interval lies inside the bound, not met where it lies outside, else open."""
+def _judge(values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:
+    """Met where the 95% interval lies inside the bound, not met where it lies outside, else open; `sign` where values are differences."""
+    interval, style = mean_interval(values), "+" if sign else ""
     inside = sum(low <= value <= high for value in values)
     count = f"{inside} of {len(values)} seeds inside the bound"
     if not interval.is_bounded:
-        return "open", f"{interval.mean:+.4g}, one seed: no interval; {count}"
-    decimals = (
-        max(2, 1 - math.floor(math.log10((interval.high - interval.low) / 2))) if interval.high > interval.low else 4
-    )
-    mean, start, end = (f"{value:+.{decimals}f}" for value in (interval.mean, interval.low, interval.high))
-    measured = f"{mean} (95% interval {start} to {end}; {count})"
+        return "open", f"{interval.mean:{style}.4g}, one seed: no interval"
+    half = interval.high - interval.mean
+    decimals = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 4
+    mean, start, end = (f"{value:{style}.{decimals}f}" for value in (interval.mean, interval.low, interval.high))
+    measured = f"{mean} ({start} to {end}), {count}"
     if interval.within(low, high):
         return "met", measured
     if interval.high < low or interval.low > high:
         return "not met", measured
     crossed = [f"{edge:g}" for edge in (low, high) if interval.low <= edge <= interval.high]
-    return "open", f"{measured}: the interval straddles {' and '.join(crossed)}"
+    return "open", f"{measured}; the interval straddles {' and '.join(crossed)}"
 
 
 def _state(study: Study, cell: Cell, state: str) -> CellVerdict:

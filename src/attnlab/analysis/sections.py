@@ -6,18 +6,10 @@ from typing import Any
 
 from attnlab.analysis import appendix, wording
 from attnlab.analysis.comparison import CellSummary, Comparison, verdict_of
+from attnlab.analysis.headline import headline
 from attnlab.analysis.markup import Html, join, prose, table, tag
 from attnlab.analysis.pictures import ForestRow, forest, grid, verdict_chip
 from attnlab.analysis.reader import Metric, short
-
-LENGTH_WORDS = {
-    "same": "holds",
-    "better": "improves",
-    "worse": "degrades",
-    "undecided": "undecided",
-    "cannot": "cannot",
-    "missing": "no figure",
-}
 
 
 def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str, str, Html | None]]:
@@ -55,7 +47,7 @@ def metric_sentence(metric: Metric) -> Html:
 
 def short_section(comparison: Comparison) -> Html:
     """The answer in a few sentences, and what to know before trusting it."""
-    answer = tag("ul", *(tag("li", prose(sentence)) for sentence in wording.headline(comparison)), class_="answer")
+    answer = tag("ul", *(tag("li", prose(sentence)) for sentence in headline(comparison)), class_="answer")
     if not comparison.caveats:
         return answer
     caveats = tag("ul", *(tag("li", prose(caveat)) for caveat in comparison.caveats))
@@ -134,7 +126,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
 
 
 def _length_chip(verdict: str) -> Html:
-    return tag("span", LENGTH_WORDS.get(verdict, verdict), class_=f"chip {wording.slug(verdict)}")
+    return tag("span", wording.LENGTH_WORDS.get(verdict, verdict), class_=f"chip {wording.slug(verdict)}")
 
 
 def _chart(kind: str) -> Html:

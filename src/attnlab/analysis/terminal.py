@@ -1,13 +1,21 @@
-"""The comparison in a terminal: a few tables and the sentences that matter."""
+"""The comparison in a terminal: a few tables that fit its width, and the sentences that matter."""
 
 from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from attnlab.analysis import wording
-from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.analysis.comparison import CellSummary, Comparison, LengthCurve
+from attnlab.analysis.headline import headline, reasons
+from attnlab.analysis.reader import Cell, short
+from attnlab.analysis.statistics import Interval
 
 STYLES = {
     "better": "green",
@@ -17,123 +25,255 @@ STYLES = {
     "met": "green",
     "not met": "red",
     "open": "yellow",
+    "holds": "green",
+    "degrades": "red",
 }
+OUTCOMES = {"not a number": "NaN"}
 MOST_PROBLEMS = 12
+UNLIMITED = 10_000
+FIGURES = re.compile(r"[+-]?\d[\d.]* (\+-[\d.]+|\([+-]?[\d.]+ to [+-]?[\d.]+\))")
+
+
+class Column(NamedTuple):
+    """A column: its heading, what it says of an item, and on which side it stands."""
+
+    heading: str
+    text: Callable[..., str]
+    justify: Literal["left", "right"] = "right"
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Prints question, cells, lengths, claims, missing runs and caveats; without colours where `console` has none."""
+    """Prints question, cells, lengths, claims, missing runs and caveats; without colours where `console` has none.
+
+    No line is longer than the console is wide: a table that would be takes its next narrower shape.
+    """
     study = comparison.study
-    console.print(f"[bold]{escape(study.name)}[/bold]  {escape(study.question)}")
-    console.print(
-        f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {wording.states_text(comparison.states)}"
-    )
+    console.print(f"[bold]{escape(study.name)}[/bold]  {escape(study.question)}", highlight=False)
+    states = wording.states_text(comparison.states)
+    console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
+    for part in (_print_cells, _print_lengths, _print_claims):
+        part(comparison, console)
     console.print()
-    for table in (_cells(comparison), _lengths(comparison), _claims(comparison)):
-        if table is not None:
-            console.print(table)
-            console.print()
-    for sentence in wording.headline(comparison):
-        console.print(f"- {escape(sentence)}")
+    for sentence in headline(comparison, with_reasons=False):
+        _bullet(console, "- ", sentence)
     for caveat in comparison.caveats:
-        console.print(f"[yellow]![/yellow] {escape(caveat)}")
-    _problems(comparison, console)
+        _bullet(console, "[yellow]![/yellow] ", caveat)
+    _print_problems(comparison, console)
+
+
+def _bullet(console: Console, mark: str, sentence: str, style: str = "", indent: int = 2) -> None:
+    """A sentence after a mark; its further lines are indented, and no number is parted from its interval."""
+    bound = FIGURES.sub(lambda found: found[0].replace(" ", "\0"), " ".join(sentence.split()))
+    lines = textwrap.wrap(bound, max(20, console.width - indent), break_on_hyphens=False) or [""]
+    for start, line in zip([mark, *[" " * indent] * len(lines)], lines, strict=False):
+        text = escape(line.replace("\0", " "))
+        console.print(start + (f"[{style}]{text}[/]" if style else text), highlight=False, soft_wrap=True)
 
 
 def _styled(word: str) -> str:
     return f"[{STYLES[word]}]{word}[/]" if word in STYLES else escape(word)
 
 
-def _cells(comparison: Comparison) -> Table | None:
+def _table(columns: Sequence[Column], items: Sequence[object], gap: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(
+            escape(column.heading), justify=column.justify, no_wrap=column.justify == "right", vertical="bottom"
+        )
+    for item in items:
+        table.add_row(*(column.text(item) for column in columns))
+    return table
+
+
+def _fits(table: Table, console: Console) -> bool:
+    width = console.measure(table, options=console.options.update_width(UNLIMITED)).maximum
+    return width <= console.width
+
+
+def _print_first_that_fits(shapes: Sequence[Sequence[Table]], console: Console) -> None:
+    """Prints the first of `shapes` (tables that belong together) of which every table fits; the last where none does."""
+    chosen = next((tables for tables in shapes if all(_fits(table, console) for table in tables)), shapes[-1])
+    for index, table in enumerate(chosen):
+        if index:
+            console.print()
+        console.print(table, highlight=False)
+
+
+def _title(console: Console, text: str) -> None:
+    console.print()
+    console.print(f"[bold]{escape(text)}[/bold]", highlight=False)
+
+
+def _names(comparison: Comparison, cell_of: Callable[..., Cell]) -> list[Column]:
+    """One narrow column a factor where several vary, else one with the cell's label."""
+    study = comparison.study
+    factors = study.varying
+    if len(factors) < 2 or any(name not in cell.choices for name in factors for cell in study.cells):
+        return [Column("cell", lambda item: escape(study.label(cell_of(item))), "left")]
+    headings = [short(name) if [short(n) for n in factors].count(short(name)) == 1 else name for name in factors]
+    return [
+        Column(heading.replace("_", "\n"), lambda item, name=name: escape(str(cell_of(item).choices[name])), "left")
+        for heading, name in zip(headings, factors, strict=True)
+    ]
+
+
+def _interval_columns(
+    heading: str, interval: Callable[..., Interval | None], decimals: int, sign: bool, whole: bool
+) -> list[Column]:
+    """An interval as one column with both ends, or as two narrow ones: the mean and the half-width."""
+
+    def text(item: object) -> str:
+        found = interval(item)
+        return wording.interval_text(found, decimals, sign) if found else ""
+
+    def mean(item: object) -> str:
+        found = interval(item)
+        return wording.number(found.mean, decimals, sign) if found else ""
+
+    def half(item: object) -> str:
+        found = interval(item)
+        return wording.number(found.high - found.mean, decimals) if found and found.is_bounded else ""
+
+    if whole:
+        return [Column(f"{heading} (95% interval)" if heading == "mean" else f"{heading} (interval)", text)]
+    return [Column(heading, mean), Column("+-", half)]
+
+
+def _print_cells(comparison: Comparison, console: Console) -> None:
     metric = comparison.metric
     if metric is None or not comparison.cells:
-        return None
-    title = f"{metric.name}, {metric.better} is better: mean and 95% interval"
-    table = Table(
-        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        return
+    rows = [*comparison.measured, *(cell for cell in comparison.cells if cell.interval is None)]
+    sizes = {len(cell.values) for cell in comparison.measured}
+    equal = f", n = {sizes.pop()}" if sizes == {len(comparison.study.seeds)} else ""
+    _title(console, f"{metric.name}, {metric.better} is better: mean and 95% interval{equal}")
+    names = _names(comparison, lambda row: row.cell)
+    verdict = Column("", _verdict, "left")
+    shapes = []
+    for (mean_whole, apart_whole), gap in (((1, 1), 2), ((0, 1), 2), ((0, 0), 2), ((0, 0), 1)):
+        means, apart = _means(comparison, bool(mean_whole)), _differences(comparison, bool(apart_whole))
+        shapes.append([_table([*names, *means, *apart, verdict], rows, gap)])
+    compared = [row for row in rows if row.difference]
+    if compared:
+        outcomes = [Column("", _outcome, "left")]
+        first = _table([*names, *_means(comparison, True), *outcomes], rows, 2)
+        for gap in (2, 1):
+            shapes.append([first, _table([*names, *_differences(comparison, True), verdict], compared, gap)])
+    _print_first_that_fits(shapes, console)
+    for note in _notes(comparison):
+        _bullet(console, "", note, "dim", 0)
+
+
+def _means(comparison: Comparison, whole: bool) -> list[Column]:
+    """Mean and interval, the place, and n where it is not the same everywhere."""
+    decimals = wording.decimals_for(cell.interval for cell in comparison.measured)
+    columns = _interval_columns("mean", lambda row: row.interval, decimals, False, whole)
+    if any(row.places for row in comparison.cells):
+        columns.append(Column("place", lambda row: wording.place_text(row.places) if row.interval else ""))
+    n = len(comparison.study.seeds)
+    if any(len(row.values) != n for row in comparison.measured):
+        columns.append(
+            Column("n", lambda row: f"{len(row.values)}" if len(row.values) == n else f"{len(row.values)}/{n}")
+        )
+    return columns
+
+
+def _differences(comparison: Comparison, whole: bool) -> list[Column]:
+    """Difference and interval, wins and p values; a sign-flip p that is the same everywhere is left to the note."""
+    found = [row.difference for row in comparison.measured if row.difference]
+    if not found:
+        return []
+    decimals = wording.decimals_for(difference.interval for difference in found)
+    columns = _interval_columns(
+        "diff", lambda row: row.difference.interval if row.difference else None, decimals, True, whole
     )
-    table.add_column("cell", no_wrap=len(comparison.cells[0].label) < 30)
-    for name in ("mean (95% interval)", "n", "place", "against the baseline", "wins", "p t", "p flip", ""):
-        table.add_column(name, justify="left" if name in ("", "against the baseline") else "right")
-    measured = comparison.measured
-    decimals = wording.decimals_for(cell.interval for cell in measured)
-    apart = wording.decimals_for(cell.difference.interval for cell in measured if cell.difference)
-    for cell in [*measured, *(cell for cell in comparison.cells if cell.interval is None)]:
-        table.add_row(*_row(cell, decimals, apart))
-    if any(cell.difference for cell in measured):
-        table.caption = "p: t test and exact sign-flip test, both Holm-adjusted; intervals of differences at the same adjusted level"
-        table.caption_justify = "left"
-    return table
+    columns.append(Column("wins", lambda row: f"{row.difference.wins:g}/{row.difference.n}" if row.difference else ""))
+    if any(difference.n > 1 for difference in found):
+        columns.append(Column("p t", lambda row: _p(row.difference.p_t_holm) if row.difference else ""))
+    if _common_flip(comparison) is None:
+        columns.append(Column("p flip", lambda row: _p(row.difference.p_sign_flip_holm) if row.difference else ""))
+    return columns
 
 
-def _row(cell: CellSummary, decimals: int, apart: int) -> list[str]:
-    if cell.interval is None:
-        return [escape(cell.label), "-", "0", "-", escape(wording.outcome_text(cell)), "", "", "", ""]
-    start = [
-        escape(cell.label),
-        wording.interval_text(cell.interval, decimals),
-        str(len(cell.values)),
-        wording.place_text(cell.places),
-    ]
-    lost = f"[red]{cell.n_lost} of {sum(cell.states.values())} runs lost[/]" if cell.n_lost else ""
-    if cell.difference is None:
-        return [*start, "baseline" if cell.is_baseline else "-", "", "", "", lost]
-    difference = cell.difference
-    text = f"{wording.interval_text(difference.interval, apart, sign=True)}"
-    p_values = [wording.p_text(p) for p in (difference.p_t_holm, difference.p_sign_flip_holm)]
-    return [
-        *start,
-        text,
-        wording.wins_text(difference),
-        *p_values,
-        " ".join(filter(None, [_styled(difference.verdict), lost])),
-    ]
+def _p(p: float) -> str:
+    return wording.p_text(p).replace("< 0.", "<.")
 
 
-def _lengths(comparison: Comparison) -> Table | None:
+def _common_flip(comparison: Comparison) -> str | None:
+    """The sign-flip p that all comparisons share, None where they differ."""
+    found = {wording.p_text(row.difference.p_sign_flip_holm) for row in comparison.measured if row.difference}
+    return found.pop() if len(found) == 1 else None
+
+
+def _verdict(row: CellSummary) -> str:
+    if row.difference:
+        return _styled(row.difference.verdict)
+    return "baseline" if row.is_baseline and row.interval else _outcome(row)
+
+
+def _outcome(row: CellSummary) -> str:
+    return "" if row.interval else OUTCOMES.get(row.outcome, row.outcome)
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """What the columns mean, and why a cell has no figure."""
+    notes = []
+    if comparison.baseline and any(row.difference for row in comparison.measured):
+        flip, tested = _common_flip(comparison), any(r.difference and r.difference.n > 1 for r in comparison.measured)
+        notes.append(
+            f"diff: cell minus {comparison.baseline.label}, paired by seed; wins: seeds in which the cell is better."
+        )
+        if tested:
+            same = f" (p flip {flip} in every row)" if flip else ""
+            notes.append(f"p: t test and exact sign flip{same}, Holm-adjusted, as are the intervals of diff.")
+    return [*notes, *reasons(comparison, ("skipped", "cannot"))]
+
+
+def _print_lengths(comparison: Comparison, console: Console) -> None:
     curves = wording.primary_lengths(comparison)
     if not curves:
-        return None
+        return
+    _title(console, f"{curves[0].prefix} at multiples of the training length")
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
-    title = f"{curves[0].prefix} at multiples of the training length"
-    table = Table(
-        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    table.add_column("cell")
-    for k in multiples:
-        table.add_column(f"{k:g}x", justify="right")
-    table.add_column("change (95% interval)", justify="right")
+    cells = {comparison.study.label(cell): cell for cell in comparison.study.cells}
+    names = _names(comparison, lambda curve: cells[curve.label])
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
-    for curve in curves:
-        points = [
-            wording.number(curve.points[k].mean, decimals)
-            if k in curve.points
-            else "cannot"
-            if k in curve.cannot
-            else "-"
-            for k in multiples
-        ]
-        table.add_row(escape(curve.label), *points, wording.interval_text(curve.change, decimals, sign=True))
-    return table
+    points = [Column(f"{k:g}x", lambda curve, k=k: _point(curve, k, max(0, decimals - 1))) for k in multiples]
+    verdict = Column("", lambda curve: _styled(wording.LENGTH_WORDS[curve.verdict]), "left")
+    shapes = []
+    for whole, gap in ((True, 2), (False, 2), (False, 1)):
+        change = _interval_columns("change", lambda curve: curve.change, decimals, True, whole)
+        shapes.append([_table([*names, *points, *change, verdict], curves, gap)])
+    _print_first_that_fits(shapes, console)
 
 
-def _claims(comparison: Comparison) -> Table | None:
+def _point(curve: LengthCurve, multiple: float, decimals: int) -> str:
+    if multiple in curve.points:
+        return wording.number(curve.points[multiple].mean, decimals)
+    return "-"
+
+
+def _print_claims(comparison: Comparison, console: Console) -> None:
+    """Verdict, claim and what was measured: beside each other where that fits, else below each other."""
     if not comparison.claims:
-        return None
-    table = Table(
-        title="Claims", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("claim")
-    table.add_column("measured")
-    for claim in comparison.claims:
-        table.add_row(_styled(claim.verdict), escape(claim.says), escape(claim.reason))
-    return table
+        return
+    _title(console, "Claims made beforehand, with 95% intervals")
+    claims = comparison.claims
+    verdict = Column("verdict", lambda claim: _styled(claim.verdict), "left")
+    says = Column("claim", lambda claim: escape(claim.says), "left")
+    beside = _table([verdict, says, Column("measured", lambda claim: escape(claim.reason), "left")], claims, 2)
+    if _fits(beside, console):
+        console.print(beside, highlight=False)
+        return
+    indent = 2 + max(len(claim.verdict) for claim in claims)
+    for claim in claims:
+        _bullet(console, _styled(claim.verdict) + " " * (indent - len(claim.verdict)), claim.says, "", indent)
+        _bullet(console, " " * indent, claim.reason, "dim", indent)
 
 
-def _problems(comparison: Comparison, console: Console) -> None:
+def _print_problems(comparison: Comparison, console: Console) -> None:
     for run in comparison.problems[:MOST_PROBLEMS]:
         reason = run.error or (f"not a number: {', '.join(run.non_finite)}" if run.non_finite else "")
-        console.print(f"  {run.state}: {escape(run.cell)} seed={run.seed}{escape(': ' + reason) if reason else ''}")
+        _bullet(console, "  ", f"{run.state}: {run.cell} seed={run.seed}{': ' + reason if reason else ''}")
     if len(comparison.problems) > MOST_PROBLEMS:
         console.print(f"  and {len(comparison.problems) - MOST_PROBLEMS} more")

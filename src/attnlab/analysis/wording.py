@@ -10,7 +10,14 @@ from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Diffe
 from attnlab.analysis.statistics import Interval
 
 VERDICTS = {"better": "better", "worse": "worse", "same": "no difference that counts", "undecided": "undecided"}
-MOST_NAMES = 5
+LENGTH_WORDS = {
+    "same": "holds",
+    "better": "improves",
+    "worse": "degrades",
+    "undecided": "undecided",
+    "cannot": "cannot",
+    "missing": "no figure",
+}
 MEASURES = {
     "nats": "loss in nats per token",
     "bits_per_byte": "bits per byte",
@@ -80,103 +87,6 @@ def listing(names: Sequence[str], most: int = 7) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def headline(comparison: Comparison) -> list[str]:
-    """What came out, in a few plain sentences, most important first."""
-    if comparison.metric is None or not comparison.measured:
-        return ["No run has finished with a value to compare yet."]
-    sentences = [_best(comparison), *_against_baseline(comparison), *_no_value(comparison)]
-    sentences += [*_with_length(comparison), *_of_factors(comparison), *_of_claims(comparison)]
-    return [sentence for sentence in sentences if sentence]
-
-
-def _best(comparison: Comparison) -> str:
-    metric, measured = comparison.metric, comparison.measured
-    assert metric is not None
-    decimals = decimals_for(cell.interval for cell in measured)
-    if len(measured) == 1:
-        return f"{measured[0].label}: {metric.name} {interval_text(measured[0].interval, decimals)}."
-    ranked = [cell for cell in measured if cell.places]
-    first = [cell for cell in ranked if cell.places and cell.places[0] == 1]
-    if len(first) == 1 and first[0].places == (1, 1):
-        return f"{first[0].label} is best: {metric.name} {interval_text(first[0].interval, decimals)}."
-    if len(ranked) < 2:
-        return ""
-    if not any(cell.interval and cell.interval.is_bounded for cell in ranked):
-        return f"One seed a cell: on {metric.name} no cell can be told from another."
-    if len(first) > MOST_NAMES or len(first) == len(ranked):
-        return f"No single best: {len(first)} of {len(ranked)} cells may each hold the first place on {metric.name}."
-    return f"No single best: {listing([cell.label for cell in first])} may each hold the first place on {metric.name}."
-
-
-def _against_baseline(comparison: Comparison) -> list[str]:
-    baseline = comparison.baseline
-    if baseline is None or baseline.interval is None:
-        return []
-    found: dict[str, list[tuple[CellSummary, Difference]]] = {}
-    for cell in comparison.measured:
-        if cell.difference:
-            found.setdefault(cell.difference.verdict, []).append((cell, cell.difference))
-    decimals = decimals_for(d.interval for pairs in found.values() for _, d in pairs)
-    parts = []
-    for verdict, pairs in ((word, found[word]) for word in VERDICTS if word in found):
-        names = [f"{cell.label} ({number(d.interval.mean, decimals, sign=True)})" for cell, d in pairs]
-        many = len(comparison.cells) > 2 * MOST_NAMES
-        parts.append(f"{len(names)} {VERDICTS[verdict]}" if many else f"{VERDICTS[verdict]}: {listing(names)}")
-    return [f"Against {baseline.label}, {'; '.join(parts)}."] if parts else []
-
-
-def _no_value(comparison: Comparison) -> list[str]:
-    sentences = []
-    for outcome, words in {"cannot": "cannot be measured there", "diverged": "diverged", "failed": "failed"}.items():
-        cells = [cell for cell in comparison.cells if cell.outcome == outcome]
-        if cells:
-            sentences.append(f"{listing([c.label for c in cells])} {words}: {cells[0].reason or 'no reason given'}.")
-    return sentences
-
-
-def _with_length(comparison: Comparison) -> list[str]:
-    curves = primary_lengths(comparison)
-    if not curves:
-        return []
-    ends = [k for curve in curves for k in (*curve.points, *curve.cannot)]
-    groups: dict[str, list[LengthCurve]] = {}
-    for curve in curves:
-        groups.setdefault(curve.verdict, []).append(curve)
-    decimals = decimals_for(curve.change for curve in curves)
-    words = {"same": "unchanged", "better": "better", "worse": "worse", "undecided": "undecided", "cannot": "cannot"}
-    parts = []
-    for verdict, word in words.items():
-        names = [
-            curve.label + (f" ({number(curve.change.mean, decimals, sign=True)})" if curve.change else "")
-            for curve in sorted(groups.get(verdict, []), key=lambda c: abs(c.change.mean) if c.change else 0.0)
-        ]
-        if names:
-            parts.append(f"{word}: {listing(names)}")
-    return [f"From {min(ends):g}x to {max(ends):g}x the training length, {'; '.join(parts)}."] if parts else []
-
-
-def _of_factors(comparison: Comparison) -> list[str]:
-    if not comparison.effects or comparison.metric is None:
-        return []
-    decimals = decimals_for(effect.interval for effect in comparison.effects)
-    largest = max(comparison.effects, key=lambda effect: abs(effect.interval.mean))
-    ends = [f"{number(value, decimals, sign=True)} ({setting})" for setting, value in (largest.lowest, largest.highest)]
-    name = largest.factor.rpartition(".")[2]
-    return [
-        f"The largest average effect is that of {name}: {largest.reference} to {largest.choice} changes {comparison.metric.name} by "
-        f"{number(largest.interval.mean, decimals, sign=True)}; it depends on the other settings, from {' to '.join(ends)}."
-    ]
-
-
-def _of_claims(comparison: Comparison) -> list[str]:
-    claims = comparison.claims
-    if not claims:
-        return []
-    counts = {word: sum(claim.verdict == word for claim in claims) for word in ("met", "not met", "open")}
-    parts = [f"{n} {word}" for word, n in counts.items() if n]
-    return [f"Of {len(claims)} claims made beforehand: {', '.join(parts)}."]
-
-
 def primary_lengths(comparison: Comparison) -> list[LengthCurve]:
     """The length curves of the primary metric's family, or of the first one there is."""
     prefixes = [curve.prefix for curve in comparison.lengths]
@@ -193,6 +103,12 @@ def interval_text(interval: Interval | None, decimals: int, sign: bool = False) 
     if not interval.is_bounded:
         return f"{mean} (one seed)"
     return f"{mean} ({number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)})"
+
+
+def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.216 +-0.011"; the mean alone where one seed gives no interval."""
+    half = f" +-{number(interval.high - interval.mean, decimals)}" if interval.is_bounded else ""
+    return number(interval.mean, decimals, sign) + half
 
 
 def wins_text(difference: Difference) -> str:

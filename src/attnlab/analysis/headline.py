@@ -1,0 +1,177 @@
+"""What came out, in a few plain sentences that the terminal and the page share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
+from attnlab.analysis.groups import Split, split_of
+from attnlab.analysis.reader import short
+from attnlab.analysis.wording import (
+    VERDICTS,
+    decimals_for,
+    interval_text,
+    listing,
+    number,
+    primary_lengths,
+    spread_text,
+)
+
+MOST_NAMES = 5
+
+
+def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
+    """The sentences, most important first: about length where the primary metric is at a multiple of the training length.
+
+    `with_reasons` adds why cells have no value.
+    """
+    metric = comparison.metric
+    if metric is None or not comparison.measured:
+        return ["No run has finished with a value to compare yet."]
+    found = MULTIPLE.fullmatch(metric.name)
+    about_length = found is not None and float(found["multiple"]) != 1
+    lengths, best = _with_length(comparison), [*_best(comparison), *_against_baseline(comparison)]
+    sentences = [*lengths, *best] if about_length else [*_of_groups(comparison), *best, *lengths]
+    if with_reasons:
+        sentences += reasons(comparison, ("cannot", "diverged", "failed", "not a number"))
+    return [*sentences, *_of_factors(comparison), *_of_claims(comparison)]
+
+
+def reasons(comparison: Comparison, outcomes: Sequence[str]) -> list[str]:
+    """One sentence a reason, for the cells without a value: who, what and why."""
+    name = comparison.metric.name if comparison.metric else "value"
+    words = {"cannot": f"cannot have {name}", "skipped": "skipped", "not a number": "gave no number"}
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in comparison.cells:
+        if cell.outcome in outcomes:
+            found.setdefault((cell.outcome, cell.reason), []).append(cell.label)
+    return [
+        f"{listing(labels)} {words.get(outcome, outcome)}{': ' + reason.rstrip('.') if reason else ''}."
+        for (outcome, reason), labels in found.items()
+    ]
+
+
+def _best(comparison: Comparison) -> list[str]:
+    metric, measured = comparison.metric, comparison.measured
+    assert metric is not None
+    decimals = decimals_for(cell.interval for cell in measured)
+    if len(measured) == 1:
+        return [f"{measured[0].label}: {metric.name} {interval_text(measured[0].interval, decimals)}."]
+    ranked = [cell for cell in measured if cell.places]
+    first = [cell for cell in ranked if cell.places and cell.places[0] == 1]
+    if len(first) == 1 and first[0].places == (1, 1):
+        return [f"{first[0].label} is best: {metric.name} {interval_text(first[0].interval, decimals)}."]
+    if len(ranked) < 2:
+        return []
+    if not any(cell.interval and cell.interval.is_bounded for cell in ranked):
+        return [f"One seed a cell: on {metric.name} no cell can be told from another."]
+    many = len(first) > MOST_NAMES or len(first) == len(ranked)
+    if many or first[0] is not ranked[0]:
+        names = f"{len(first)} of {len(ranked)} cells" if many else listing([cell.label for cell in first])
+        return [f"No single best: {names} may each hold the first place on {metric.name}."]
+    leader, *others = [f"{cell.label} ({number(cell.interval.mean, decimals)})" for cell in first if cell.interval]
+    return [
+        f"On {metric.name}, {leader} has the best mean, but these seeds cannot rule out that {listing(others)} {_is(others)} as good."
+    ]
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _against_baseline(comparison: Comparison) -> list[str]:
+    baseline, metric = comparison.baseline, comparison.metric
+    if baseline is None or baseline.interval is None or metric is None:
+        return []
+    found: dict[str, list[tuple[CellSummary, Difference]]] = {}
+    for cell in comparison.measured:
+        if cell.difference:
+            found.setdefault(cell.difference.verdict, []).append((cell, cell.difference))
+    decimals = decimals_for(d.interval for pairs in found.values() for _, d in pairs)
+    many = len(comparison.cells) > 2 * MOST_NAMES
+    parts = []
+    for verdict, pairs in ((word, found[word]) for word in VERDICTS if word in found):
+        names = [f"{cell.label} ({spread_text(d.interval, decimals, sign=True)})" for cell, d in pairs]
+        parts.append(f"{len(names)} {VERDICTS[verdict]}" if many else f"{VERDICTS[verdict]}: {listing(names)}")
+    return [f"Against {baseline.label}, on {metric.name}: {'; '.join(parts)}."] if parts else []
+
+
+def _with_length(comparison: Comparison) -> list[str]:
+    curves = primary_lengths(comparison)
+    multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
+    if not curves:
+        return []
+    groups: dict[str, list[LengthCurve]] = {}
+    for curve in sorted(curves, key=lambda curve: abs(curve.change.mean) if curve.change else 0.0):
+        groups.setdefault(curve.verdict, []).append(curve)
+    decimals = decimals_for(curve.change for curve in curves)
+    words = {"same": ("holds", "hold"), "better": ("improves", "improve"), "worse": ("degrades", "degrade")}
+    words["undecided"] = ("is undecided", "are undecided")
+    parts = []
+    for verdict, (one, several) in words.items():
+        found = groups.get(verdict, [])
+        names = [f"{c.label} ({spread_text(c.change, decimals, sign=True)})" for c in found if c.change]
+        if names:
+            parts.append(f"{listing(names)} {one if len(names) == 1 else several}")
+    stuck = groups.get("cannot", [])
+    if stuck:
+        ends = {max(curve.points, default=0.0) for curve in stuck}
+        beyond = f"go beyond {ends.pop():g}x" if len(ends) == 1 and 0.0 not in ends else "go that far"
+        parts.append(f"{listing([curve.label for curve in stuck])} cannot {beyond}")
+    if not parts:
+        return []
+    return [f"From {multiples[0]:g}x to {multiples[-1]:g}x the training length, {'; '.join(parts)}."]
+
+
+def _of_groups(comparison: Comparison) -> list[str]:
+    split = split_of(comparison)
+    if split is None or comparison.metric is None:
+        return []
+    better, worse = (_range(cells) for cells in (split.better, split.worse))
+    common = f", all with {listing(_choices(comparison, split.common))}" if split.common else ""
+    sentence = f"On {comparison.metric.name} the cells fall into two groups that no run bridges: {len(split.better)} at {better} and {len(split.worse)} at {worse}{common}"
+    rest = _rest_of(comparison, split)
+    return [f"{sentence} ({'; '.join(rest)})." if 0 < len(rest) <= MOST_NAMES else f"{sentence}."]
+
+
+def _range(cells: Sequence[CellSummary]) -> str:
+    means = [cell.interval.mean for cell in cells if cell.interval]
+    ends = dict.fromkeys(f"{end:.2f}" for end in (min(means), max(means)))
+    return " to ".join(ends)
+
+
+def _choices(comparison: Comparison, choices: dict[str, Any]) -> list[str]:
+    return [comparison.study.choice_label(name, choice) for name, choice in choices.items()]
+
+
+def _rest_of(comparison: Comparison, split: Split) -> list[str]:
+    """What tells the worse cells from each other."""
+    names = [name for name in comparison.study.varying if name not in split.common]
+    if not split.common or not names:
+        return []
+    return [
+        ", ".join(_choices(comparison, {name: cell.cell.choices[name] for name in names if name in cell.cell.choices}))
+        for cell in sorted(split.worse, key=comparison.cells.index)
+    ]
+
+
+def _of_factors(comparison: Comparison) -> list[str]:
+    if not comparison.effects or comparison.metric is None:
+        return []
+    decimals = decimals_for(effect.interval for effect in comparison.effects)
+    largest = max(comparison.effects, key=lambda effect: abs(effect.interval.mean))
+    ends = [f"{number(value, decimals, sign=True)} ({setting})" for setting, value in (largest.lowest, largest.highest)]
+    return [
+        f"The largest average effect is that of {short(largest.factor)}: {largest.reference} to {largest.choice} changes {comparison.metric.name} by "
+        f"{number(largest.interval.mean, decimals, sign=True)}; it depends on the other settings, from {' to '.join(ends)}."
+    ]
+
+
+def _of_claims(comparison: Comparison) -> list[str]:
+    claims = comparison.claims
+    if not claims:
+        return []
+    counts = {word: sum(claim.verdict == word for claim in claims) for word in ("met", "not met", "open")}
+    parts = [f"{n} {word}" for word, n in counts.items() if n]
+    return [f"Of {len(claims)} claim{'s' * (len(claims) > 1)} made beforehand: {', '.join(parts)}."]
