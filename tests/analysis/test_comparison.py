@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 from studies import PLANTED, cell, write_plan, write_run
 
+from attnlab.analysis import wording
 from attnlab.analysis.comparison import Comparison, compare
-from attnlab.analysis.headline import headline
+from attnlab.analysis.groups import split_of
+from attnlab.analysis.headline import headline, reasons
 from attnlab.analysis.reader import Metric, read_study
 from attnlab.analysis.statistics import Interval
 
@@ -141,6 +143,56 @@ def test_too_few_seeds_are_said_in_a_sentence(position, tmp_path):
         {"layer_norm": [2.0 + 0.01 * s for s in range(8)], "rms_norm": [1.0 + 0.02 * s for s in range(8)]},
     )
     assert many.caveats == []
+
+
+def test_what_changes_with_length_comes_first(position):
+    first, second, best, *_ = headline(position)
+    assert re.fullmatch(r"From 1x to 8x the training length, alibi \(\+0\.\d+ \+-0\.\d+\) holds\.", first)
+    assert second.startswith("Over the same lengths, none (")
+    runs = position.study.values
+    far, near = (runs("position=sinusoidal", f"test/nats@{k}x") for k in (8, 1))
+    change = np.array([far[seed] - near[seed] for seed in range(4)])
+    half = stats.t.ppf(0.975, 3) * stats.sem(change)
+    end = f"sinusoidal ({change.mean():+.3f} +-{half:.3f}) degrade; learned cannot go beyond 1x."
+    assert second.endswith(end)
+    assert best.startswith("alibi is best: test/nats@8x")
+    assert [curve.label for curve in wording.primary_lengths(position)][-2:] == ["sinusoidal", "learned"]
+
+
+def test_cells_that_plateau_are_named_with_what_they_share(grid_comparison):
+    split = split_of(grid_comparison)
+    assert len(split.worse) == 3
+    assert min(min(cell.values.values()) for cell in split.worse) > 3.2
+    assert split.common == {"residual": "post_ln", "schedule.warmup_steps": 0}
+    first, second, *_ = headline(grid_comparison)
+    assert first == (
+        "3 of 16 cells are far behind on val/nats, at 3.33 against 2.31 to 2.41 of the others: all 3 have post_ln and warmup_steps 0."
+    )
+    assert second == (
+        "With post_ln and warmup_steps 0, behind: num_layers 6, lr 3e-3; num_layers 12, lr 1e-3; num_layers 12, lr 3e-3. "
+        "Not behind: num_layers 6, lr 1e-3. No run lies between."
+    )
+
+
+def test_cells_that_a_run_bridges_are_no_groups(tmp_path, position):
+    names = [f"n{i}" for i in range(8)]
+    far = {name: [2.0 + 0.01 * i, 2.02] for i, name in enumerate(names)} | {"n7": [3.0, 3.1]}
+    assert [cell.label for cell in split_of(study(tmp_path / "a", far)).worse] == ["n7"]
+    assert split_of(study(tmp_path / "b", far | {"n7": [4.0, 2.01]})) is None
+    assert split_of(study(tmp_path / "c", {name: [2.0 + 0.1 * i] * 2 for i, name in enumerate(names)})) is None
+    assert split_of(position) is None
+
+
+def test_cells_without_a_value_say_why_once_a_reason(tmp_path):
+    cells = [cell({"norm": name}) for name in NORMS[:2]]
+    skipped = [cell({"norm": name}, skip="it makes no sense.") for name in ("a", "b")]
+    comparison = study(tmp_path, {"layer_norm": [2.0, 2.1], "rms_norm": ["failed"] * 2}, cells=[*cells, *skipped])
+    assert reasons(comparison, ("skipped", "failed")) == [
+        "rms_norm failed: loss is not finite at step 7.",
+        "a and b skipped: it makes no sense.",
+    ]
+    baseless = study(tmp_path / "b", {"layer_norm": ["failed"], "rms_norm": [2.0]})
+    assert "The baseline, layer_norm, has no value, so there are no differences to it." in baseless.caveats
 
 
 def test_budgets_that_differ_are_said(position, grid_comparison):

@@ -148,8 +148,10 @@ def test_the_grid_is_a_table_of_all_cells(grid_comparison):
     assert page.count('class="heat') == 16
     assert "1 of 3 lost" in page
     assert page.count(">baseline<") == 1
+    assert page.count(' behind" style') == 3
+    assert page.index('id="short"') < page.index('id="grid"') < page.index('id="trust"') < page.index('id="factors"')
     worst = max(grid_comparison.measured, key=lambda summary: summary.interval.mean)
-    assert re.search(rf'class="heat strong" style="--share:100%"><b>{worst.interval.mean:.3f}', page)
+    assert re.search(rf'class="heat strong behind" style="--share:100%"><b>{worst.interval.mean:.3f}', page)
 
 
 def test_lost_runs_are_listed_with_their_reason(grid_comparison):
@@ -178,6 +180,7 @@ def test_markup_escapes_all_but_markup():
         == '<p class="q&quot;&#x27;">a&lt;b<b>&amp;</b>x<i></i></p>'
     )
     assert tag("meta", charset="utf-8", hidden=True, title=None) == '<meta charset="utf-8" hidden>'
+    assert prose("2.5 +-0.1") == "2.5\u00a0\u00b10.1"
     assert prose("from -0.5 to 8x of test/nats@8x, 1e-3") == "from \u22120.5 to 8\u00d7 of test/nats@8x, 1e-3"
 
 

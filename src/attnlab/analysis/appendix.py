@@ -11,6 +11,7 @@ from attnlab.analysis.markup import Html, details, join, prose, table, tag
 from attnlab.analysis.statistics import Interval, mean_interval
 
 MOST_COMMANDS = 400
+MOST_COLUMNS = 6
 
 
 def cells_section(comparison: Comparison) -> Html | None:
@@ -18,36 +19,44 @@ def cells_section(comparison: Comparison) -> Html | None:
     study, metric = comparison.study, comparison.metric
     if not comparison.cells:
         return None
-    names = study.metrics
-    places = metric is not None
-    head = ["cell", "seeds", *(["place"] if places else []), *names]
+    main, others = _columns(comparison)
+    lead = "Means over seeds with the half-width of their 95% intervals. A place is a range where cells cannot be told apart; click a heading to sort."
+    parts = [tag("p", lead, class_="lead"), _figures(comparison, main, "All cells")]
+    if others:
+        parts.append(details(f"{len(others)} other metrics", _figures(comparison, others, "Other metrics")))
+    if metric:
+        decimals = wording.decimals_for(cell.interval for cell in comparison.cells)
+        rows = [
+            [cell.label, *(_number(cell.values.get(seed), decimals) for seed in study.seeds)]
+            for cell in comparison.cells
+        ]
+        by_seed = table(["cell", *(f"seed {seed}" for seed in study.seeds)], rows, "By seed")
+        parts.append(details(f"{metric.name} by seed", by_seed))
+    return join(parts)
+
+
+def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """The metrics to show at once (the primary one and its family) and those to fold away."""
+    names, metric = comparison.study.metrics, comparison.metric
+    if len(names) <= MOST_COLUMNS:
+        return names, []
+    family = metric.name.partition("@")[0] if metric else ""
+    main = [name for name in names if name.partition("@")[0] == family][:MOST_COLUMNS]
+    main = main if len(main) > 1 else names[:MOST_COLUMNS]
+    return main, [name for name in names if name not in main]
+
+
+def _figures(comparison: Comparison, names: list[str], title: str) -> Html:
+    places = any(cell.places for cell in comparison.cells)
     decimals = {
         name: wording.decimals_for(_interval(comparison, cell, name) for cell in comparison.cells) for name in names
     }
     rows = []
     for cell in comparison.cells:
-        label = [cell.label, tag("span", " baseline", class_="soft") if cell.is_baseline else None]
+        label = join([cell.label, tag("span", " baseline", class_="soft") if cell.is_baseline else None])
         values = [_cell_value(comparison, cell, name, decimals[name]) for name in names]
-        rows.append([join(label), _seeds(cell), *([_place(cell)] if places else []), *values])
-    parts = [
-        tag(
-            "p",
-            "Means over seeds with the half-width of their 95% intervals. A place is a range where intervals overlap; click a heading to sort.",
-            class_="lead",
-        ),
-        table(head, rows, "All cells", "sortable"),
-    ]
-    if metric:
-        seeds = [
-            [cell.label, *(_number(cell.values.get(seed), decimals.get(metric.name, 3)) for seed in study.seeds)]
-            for cell in comparison.cells
-        ]
-        parts.append(
-            details(
-                f"{metric.name} by seed", table(["cell", *(f"seed {seed}" for seed in study.seeds)], seeds, "By seed")
-            )
-        )
-    return join(parts)
+        rows.append([label, _seeds(cell), *([_place(cell)] if places else []), *values])
+    return table(["cell", "seeds", *(["place"] if places else []), *names], rows, title, "sortable")
 
 
 def _interval(comparison: Comparison, cell: CellSummary, metric: str) -> Interval | None:
@@ -74,8 +83,8 @@ def _number(value: float | None, decimals: int) -> Html:
 
 
 def _seeds(cell: CellSummary) -> str:
-    total = sum(cell.states.values())
-    return str(len(cell.values)) if len(cell.values) == total else f"{len(cell.values)} of {total}"
+    total, finished = sum(cell.states.values()), cell.states.get("finished", 0)
+    return str(total) if finished == total else f"{finished} of {total}"
 
 
 def _place(cell: CellSummary) -> str:
@@ -109,8 +118,10 @@ def settings_section(comparison: Comparison) -> Html | None:
             )
         )
     if settings:
-        head = ["cell", *settings]
         rows = [[label, *(tag("code", _plain(values.get(label))) for values in settings.values())] for label in labels]
+        head = ["cell", *settings]
+        if len(labels) <= MOST_COLUMNS + 2:  # few cells: a column each, so that long names of settings stand in rows
+            head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
         parts.append(table(head, rows, "Settings that differ"))
         parts.append(tag("p", "Every other setting is the same in all cells.", class_="soft"))
     return join(parts) if parts else None

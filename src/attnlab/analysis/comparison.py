@@ -280,6 +280,9 @@ def _caveats(study: Study, cells: list[CellSummary], alpha: float) -> list[str]:
         caveats.append("The study names no primary metric, so nothing is compared.")
     elif study.baseline_cell is None and len(cells) > 1:
         caveats.append("The study names no baseline, so there are no differences to one.")
+    baseline = next((cell for cell in cells if cell.is_baseline), None)
+    if baseline and not baseline.values and any(cell.values for cell in cells):
+        caveats.append(f"The baseline, {baseline.label}, has no value, so there are no differences to it.")
     return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
 from attnlab.analysis.groups import Split, split_of
-from attnlab.analysis.reader import short
+from attnlab.analysis.reader import same, short
 from attnlab.analysis.wording import (
     VERDICTS,
     decimals_for,
@@ -19,6 +19,12 @@ from attnlab.analysis.wording import (
 )
 
 MOST_NAMES = 5
+CHANGES = {
+    "same": ("holds", "hold"),
+    "better": ("improves", "improve"),
+    "worse": ("degrades", "degrade"),
+    "undecided": ("is undecided", "are undecided"),
+}
 
 
 def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
@@ -76,7 +82,7 @@ def _best(comparison: Comparison) -> list[str]:
     ]
 
 
-def _is(names: Sequence[str]) -> str:
+def _is(names: Sequence[object]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
@@ -98,41 +104,57 @@ def _against_baseline(comparison: Comparison) -> list[str]:
 
 
 def _with_length(comparison: Comparison) -> list[str]:
+    """Which cells hold or improve with length; then which do not, and which cannot be measured there."""
     curves = primary_lengths(comparison)
-    multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     if not curves:
         return []
-    groups: dict[str, list[LengthCurve]] = {}
-    for curve in sorted(curves, key=lambda curve: abs(curve.change.mean) if curve.change else 0.0):
-        groups.setdefault(curve.verdict, []).append(curve)
+    multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     decimals = decimals_for(curve.change for curve in curves)
-    words = {"same": ("holds", "hold"), "better": ("improves", "improve"), "worse": ("degrades", "degrade")}
-    words["undecided"] = ("is undecided", "are undecided")
-    parts = []
-    for verdict, (one, several) in words.items():
-        found = groups.get(verdict, [])
-        names = [f"{c.label} ({spread_text(c.change, decimals, sign=True)})" for c in found if c.change]
-        if names:
-            parts.append(f"{listing(names)} {one if len(names) == 1 else several}")
-    stuck = groups.get("cannot", [])
+    parts = {verdict: _changed(curves, verdict, decimals) for verdict in CHANGES}
+    good = [parts[verdict] for verdict in ("same", "better") if parts[verdict]]
+    bad = [parts[verdict] for verdict in ("worse", "undecided") if parts[verdict]]
+    stuck = [curve for curve in curves if curve.verdict == "cannot"]
     if stuck:
         ends = {max(curve.points, default=0.0) for curve in stuck}
         beyond = f"go beyond {ends.pop():g}x" if len(ends) == 1 and 0.0 not in ends else "go that far"
-        parts.append(f"{listing([curve.label for curve in stuck])} cannot {beyond}")
-    if not parts:
-        return []
-    return [f"From {multiples[0]:g}x to {multiples[-1]:g}x the training length, {'; '.join(parts)}."]
+        bad.append(f"{listing([curve.label for curve in stuck])} cannot {beyond}")
+    start = f"From {multiples[0]:g}x to {multiples[-1]:g}x the training length"
+    if not good:
+        return [f"{start}, {'; '.join(bad)}."] if bad else []
+    return [f"{start}, {'; '.join(good)}.", *([f"Over the same lengths, {'; '.join(bad)}."] if bad else [])]
+
+
+def _changed(curves: Sequence[LengthCurve], verdict: str, decimals: int) -> str:
+    """ "none (+0.081 +-0.008) and rotary (+0.373 +-0.115) degrade", the least change first."""
+    found = [(curve.label, curve.change) for curve in curves if curve.change and curve.verdict == verdict]
+    found.sort(key=lambda pair: abs(pair[1].mean))
+    names = [f"{label} ({spread_text(change, decimals, sign=True)})" for label, change in found]
+    return f"{listing(names)} {CHANGES[verdict][len(names) > 1]}" if names else ""
 
 
 def _of_groups(comparison: Comparison) -> list[str]:
+    """Which cells are far behind, what they share, and which cells that share it are not behind."""
     split = split_of(comparison)
     if split is None or comparison.metric is None:
         return []
-    better, worse = (_range(cells) for cells in (split.better, split.worse))
-    common = f", all with {listing(_choices(comparison, split.common))}" if split.common else ""
-    sentence = f"On {comparison.metric.name} the cells fall into two groups that no run bridges: {len(split.better)} at {better} and {len(split.worse)} at {worse}{common}"
-    rest = _rest_of(comparison, split)
-    return [f"{sentence} ({'; '.join(rest)})." if 0 < len(rest) <= MOST_NAMES else f"{sentence}."]
+    n, better, worse = len(split.worse), _range(split.better), _range(split.worse)
+    behind = f"{n} of {n + len(split.better)} cells {_is(split.worse)} far behind on {comparison.metric.name}"
+    if not split.common:
+        return [f"{behind}, at {worse} against {better} of the others; no run lies between."]
+    common = listing(_choices(comparison, split.common))
+    every = f"all {n} have" if n > 1 else "it has"
+    first = f"{behind}, at {worse} against {better} of the others: {every} {common}."
+    spared = [cell for cell in split.better if _has(cell, split.common)]
+    if not spared:
+        return [first, f"Every cell with {common} is among them, and no run lies between."]
+    if max(n, len(spared)) > MOST_NAMES:
+        return [first, f"{len(spared)} other cells with {common} are not behind; no run lies between."]
+    lists = ["; ".join(_rest(comparison, split, cells)) for cells in (split.worse, spared)]
+    return [first, f"With {common}, behind: {lists[0]}. Not behind: {lists[1]}. No run lies between."]
+
+
+def _has(cell: CellSummary, choices: dict[str, Any]) -> bool:
+    return all(same(cell.cell.choices.get(name), choice) for name, choice in choices.items())
 
 
 def _range(cells: Sequence[CellSummary]) -> str:
@@ -145,14 +167,12 @@ def _choices(comparison: Comparison, choices: dict[str, Any]) -> list[str]:
     return [comparison.study.choice_label(name, choice) for name, choice in choices.items()]
 
 
-def _rest_of(comparison: Comparison, split: Split) -> list[str]:
-    """What tells the worse cells from each other."""
+def _rest(comparison: Comparison, split: Split, cells: Sequence[CellSummary]) -> list[str]:
+    """What tells `cells` apart beside the choices that they share, in the plan's order."""
     names = [name for name in comparison.study.varying if name not in split.common]
-    if not split.common or not names:
-        return []
     return [
         ", ".join(_choices(comparison, {name: cell.cell.choices[name] for name in names if name in cell.cell.choices}))
-        for cell in sorted(split.worse, key=comparison.cells.index)
+        for cell in sorted(cells, key=comparison.cells.index)
     ]
 
 

@@ -44,7 +44,8 @@ def join(children: Iterable[Any]) -> Html:
 
 
 def prose(text: str) -> Html:
-    """A sentence with true minus signs and multiplication signs, escaped."""
+    """A sentence with true signs for minus, times and plus-minus, escaped; no number is parted from its spread."""
+    text = re.sub(r" ?\+-(?=\d)", "\u00a0\u00b1", text)
     text = re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
     return escape(re.sub(r"(?<![@\d.])(\d+(?:\.\d+)?)x\b", "\\1\u00d7", text))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.analysis.groups import split_of
 from attnlab.analysis.markup import Html, prose, tag
 from attnlab.analysis.reader import same, short
 from attnlab.analysis.statistics import Interval
@@ -95,8 +96,12 @@ def _forest_row(row: ForestRow, scale: Scale, margin: float, decimals: int) -> H
 
 def _breakable(label: str) -> list[Html | str]:
     """A label that breaks between its choices and never within one."""
-    parts = [tag("span", part, class_="whole") for part in label.split(", ")]
-    return [parts[0], *(piece for part in parts[1:] for piece in (", ", part))]
+    parts = label.split(", ")
+    return [
+        piece
+        for i, part in enumerate(parts)
+        for piece in (" " if i else "", tag("span", part + "," * (i < len(parts) - 1), class_="whole"))
+    ]
 
 
 def verdict_chip(verdict: str) -> Html:
@@ -131,12 +136,20 @@ def grid(comparison: Comparison) -> Html | None:
     worst, best = (max, min) if comparison.metric.better == "lower" else (min, max)
     ends = (best(measured), worst(measured))
     head = [_grid_head(study.factors[name], name, index, across, study.factors) for index, name in enumerate(across)]
+    split = split_of(comparison)
+    behind = split.worse if split else []
     rows = []
     for choices in itertools.product(*(study.factors[name] for name in down)):
         names = [_factor_choice(name, choice) for name, choice in zip(down, choices, strict=True)]
         wanted = dict(zip(down, choices, strict=True))
         found = [_find(cells, {**wanted, **dict(zip(across, column, strict=True))}) for column in columns]
-        rows.append(tag("tr", tag("th", *names, scope="row"), *(_grid_cell(cell, ends, decimals) for cell in found)))
+        rows.append(
+            tag(
+                "tr",
+                tag("th", *names, scope="row"),
+                *(_grid_cell(cell, ends, decimals, cell in behind) for cell in found),
+            )
+        )
     return tag("table", tag("thead", *head), tag("tbody", *rows), class_="grid")
 
 
@@ -161,7 +174,7 @@ def _find(cells: Sequence[CellSummary], wanted: dict[str, Any]) -> CellSummary |
     return next((c for c in cells if all(same(c.cell.choices[key], value) for key, value in wanted.items())), None)
 
 
-def _grid_cell(cell: CellSummary | None, ends: tuple[float, float], decimals: int) -> Html:
+def _grid_cell(cell: CellSummary | None, ends: tuple[float, float], decimals: int, behind: bool) -> Html:
     if cell is None:
         return tag("td", "\u2013", class_="none")
     if cell.interval is None:
@@ -172,7 +185,7 @@ def _grid_cell(cell: CellSummary | None, ends: tuple[float, float], decimals: in
     lost = tag("div", f"{cell.n_lost} of {sum(cell.states.values())} lost", class_="lost") if cell.n_lost else None
     mark = tag("span", "baseline", class_="mark") if cell.is_baseline else None
     value = tag("b", wording.number(cell.interval.mean, decimals))
-    strong = " strong" if share > 0.6 else ""
+    strong = " strong" * (share > 0.6) + " behind" * behind
     return tag(
         "td",
         value,

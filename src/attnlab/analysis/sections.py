@@ -6,6 +6,7 @@ from typing import Any
 
 from attnlab.analysis import appendix, wording
 from attnlab.analysis.comparison import CellSummary, Comparison, verdict_of
+from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline
 from attnlab.analysis.markup import Html, join, prose, table, tag
 from attnlab.analysis.pictures import ForestRow, forest, grid, verdict_chip
@@ -17,11 +18,18 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
     lengths = ("lengths", "Beyond the training length", lengths_section(comparison))
     differences = ("differences", _difference_title(comparison), difference_section(comparison))
     about_length = bool(comparison.metric and "@" in comparison.metric.name)
-    return [
-        ("short", "In short", short_section(comparison)),
+    pictures = [
         ("grid", "The grid", grid_section(comparison)),
         ("factors", "What each choice changes", factors_section(comparison)),
-        *((lengths, differences) if about_length else (differences, lengths)),
+        differences,
+    ]
+    pictures.insert(0 if about_length else 3, lengths)
+    first = next((picture for picture in pictures if picture[2]), lengths)
+    return [
+        ("short", "In short", short_section(comparison)),
+        first,
+        ("trust", "Before you trust it", trust_section(comparison)),
+        *(picture for picture in pictures if picture is not first),
         ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
         ("cells", "All cells", appendix.cells_section(comparison)),
@@ -46,12 +54,15 @@ def metric_sentence(metric: Metric) -> Html:
 
 
 def short_section(comparison: Comparison) -> Html:
-    """The answer in a few sentences, and what to know before trusting it."""
-    answer = tag("ul", *(tag("li", prose(sentence)) for sentence in headline(comparison)), class_="answer")
+    """The answer in a few sentences."""
+    return tag("ul", *(tag("li", prose(sentence)) for sentence in headline(comparison)), class_="answer")
+
+
+def trust_section(comparison: Comparison) -> Html | None:
+    """What to know before trusting the figures."""
     if not comparison.caveats:
-        return answer
-    caveats = tag("ul", *(tag("li", prose(caveat)) for caveat in comparison.caveats))
-    return join([answer, tag("aside", tag("h3", "Before you trust it"), caveats, class_="caveats")])
+        return None
+    return tag("ul", *(tag("li", prose(caveat)) for caveat in comparison.caveats), class_="caveats")
 
 
 def _difference_title(comparison: Comparison) -> str:
@@ -106,11 +117,12 @@ def lengths_section(comparison: Comparison) -> Html | None:
         return None
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
+    figures = max(0, decimals - 1)
     head = ["", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
     rows = []
     for curve in curves:
         values = [
-            prose(wording.number(curve.points[k].mean, decimals))
+            prose(wording.number(curve.points[k].mean, figures))
             if k in curve.points
             else tag("span", "cannot" if k in curve.cannot else "-", class_="soft")
             for k in multiples
@@ -118,15 +130,24 @@ def lengths_section(comparison: Comparison) -> Html | None:
         change = prose(wording.interval_text(curve.change, decimals, sign=True))
         rows.append([join([curve.label, " ", _length_chip(curve.verdict)]), *values, change])
     reasons = dict.fromkeys(f"{curve.label}: {reason}" for curve in curves for reason in curve.cannot.values())
-    notes = [tag("p", prose(reason), class_="soft") for reason in reasons]
-    lead = "The same text, cut into windows of 1 to many times the training length. Flat is good: the model keeps what it learnt. Bars are 95% intervals over seeds."
+    notes = [tag("p", prose(reason), class_="lead") for reason in reasons]
+    lead = f"{wording.unit(curves[0].prefix).capitalize()} on the same text, cut into windows of {multiples[0]:g}x to {multiples[-1]:g}x the training length. Flat is good: what was learnt holds at that length. Bars are 95% intervals over seeds."
     return join(
-        [tag("p", lead, class_="lead"), _chart("lengths"), table(head, rows, "The metric at each length"), *notes]
+        [
+            tag("p", prose(lead), class_="lead"),
+            _chart("lengths"),
+            table(head, rows, "The metric at each length"),
+            *notes,
+        ]
     )
 
 
 def _length_chip(verdict: str) -> Html:
-    return tag("span", wording.LENGTH_WORDS.get(verdict, verdict), class_=f"chip {wording.slug(verdict)}")
+    return tag(
+        "span",
+        wording.LENGTH_WORDS.get(verdict, verdict),
+        class_=f"chip {'better' if verdict == 'same' else wording.slug(verdict)}",
+    )
 
 
 def _chart(kind: str) -> Html:
@@ -149,6 +170,9 @@ def grid_section(comparison: Comparison) -> Html | None:
     lead = (
         f"{metric.name} of every cell: mean over seeds with the half-width of its 95% interval. More colour is worse."
     )
+    split = split_of(comparison)
+    if split:
+        lead += f" Outlined: the {len(split.worse)} that are far behind; every run of theirs is worse than every run of the others."
     return join(
         [
             tag("p", lead, class_="lead"),

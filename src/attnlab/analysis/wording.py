@@ -88,11 +88,14 @@ def listing(names: Sequence[str], most: int = 7) -> str:
 
 
 def primary_lengths(comparison: Comparison) -> list[LengthCurve]:
-    """The length curves of the primary metric's family, or of the first one there is."""
+    """The length curves of the primary metric's family, or of the first one there is; the best at the greatest length first."""
     prefixes = [curve.prefix for curve in comparison.lengths]
     own = (comparison.metric.name if comparison.metric else "").partition("@")[0]
     prefix = own if own in prefixes else next(iter(prefixes), None)
-    return [curve for curve in comparison.lengths if curve.prefix == prefix]
+    curves = [curve for curve in comparison.lengths if curve.prefix == prefix]
+    longest = max((k for curve in curves for k in (*curve.points, *curve.cannot)), default=0.0)
+    sign = -1 if comparison.metric and comparison.metric.better == "higher" else 1
+    return sorted(curves, key=lambda c: sign * c.points[longest].mean if longest in c.points else math.inf)
 
 
 def interval_text(interval: Interval | None, decimals: int, sign: bool = False) -> str:
