@@ -9,8 +9,11 @@ import re
 
 import pytest
 from rich.console import Console
+from studies import cell, write_plan, write_run
 
 from attnlab.analysis import wording
+from attnlab.analysis.comparison import compare
+from attnlab.analysis.reader import read_study
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
@@ -94,6 +97,18 @@ def test_a_grid_at_80_columns_keeps_its_intervals_in_two_tables(grid_comparison)
     for table, interval, sign in ((means, summary.interval, ""), (differences, summary.difference.interval, "+")):
         mean, low, high = (f"{value:{sign}.3f}" for value in (interval.mean, interval.low, interval.high))
         assert f"{mean} ({low} to {high})" in table
+
+
+def test_runs_that_lack_the_same_seed_are_told_in_one_line(tmp_path):
+    names = ["a", "b", "c"]
+    root = write_plan(
+        tmp_path / "s", cells=[cell({"norm": name}) for name in names], seeds=[0, 1], metric={"name": "m"}
+    )
+    for i, name in enumerate(names):
+        write_run(root, {"norm": name}, 0, {"m": 2.0 + i})
+    lines = printed(compare(read_study(root))).splitlines()
+    assert lines[-1] == "  missing: seed=1 of 3 cells"
+    assert lines[3] == "m, lower is better: mean and 95% interval, n = 1 of 2"
 
 
 def test_sentences_never_part_a_number_from_its_interval(position):

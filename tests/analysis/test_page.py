@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from studies import cell, write_plan, write_run
 
+from attnlab.analysis.charts import curve_data
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.markup import Html, prose, tag
 from attnlab.analysis.page import render, write_report
@@ -111,6 +112,18 @@ def test_the_data_is_json_and_holds_the_curves(page):
     assert len(series["seeds"]) == 4
     assert len(series["step"]) == len(series["mean"]) == len(series["low"]) == 8
     assert series["low"][-1] < series["mean"][-1] < series["high"][-1]
+
+
+def test_a_curve_is_the_mean_of_the_finished_runs(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": "rms_norm"})], seeds=[0, 1], metric={"name": "m"})
+    for seed, (state, steps) in enumerate([("finished", 3), ("failed", 2)]):
+        lines = [
+            {"step": k, "tokens": k, "seconds": k, "values": {"val/nats": 2.0 + seed}} for k in range(1, steps + 1)
+        ]
+        write_run(root, {"norm": "rms_norm"}, seed, {"m": 1.0}, state=state, curve=lines)
+    (series,) = curve_data(compare(read_study(root)))[0]["series"]
+    assert series["mean"] == [2.0, 2.0, 2.0]
+    assert series["seeds"] == {"0": [2.0, 2.0, 2.0], "1": [3.0, 3.0, None]}
 
 
 def test_names_are_escaped_everywhere(tmp_path):

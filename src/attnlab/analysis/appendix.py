@@ -99,8 +99,8 @@ def cost_section(comparison: Comparison) -> Html | None:
     rows = []
     for cell in comparison.cells:
         budget = cell.budget
-        values = (budget.steps, budget.tokens, budget.parameters, budget.flops, budget.seconds)
-        rows.append([cell.label, *(quantity(value) for value in values)])
+        values = (budget.steps, budget.tokens, budget.parameters, budget.flops)
+        rows.append([cell.label, *(quantity(value) for value in values), wording.number(budget.seconds, 1)])
     return table(head, rows, "What each cell cost", "sortable")
 
 

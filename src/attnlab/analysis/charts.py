@@ -65,7 +65,9 @@ def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
         )
         by_cell = {str(cell): rows for (cell,), rows in frame.group_by(["cell"], maintain_order=True)}
         series = [
-            _series(cell.label, by_cell[cell.cell.name]) for cell in comparison.cells if cell.cell.name in by_cell
+            _series(cell.label, by_cell[cell.cell.name], _finished(comparison, cell.cell.name))
+            for cell in comparison.cells
+            if cell.cell.name in by_cell
         ]
         if sum(len(entry["step"]) for entry in series) > len(series):
             entries.append({"name": name, "unit": unit(name), "series": series})
@@ -79,14 +81,19 @@ def _interest(name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else split, name)
 
 
-def _series(label: str, rows: pl.DataFrame) -> dict[str, Any]:
-    """One cell's curve: the mean over seeds with its 95% band where two seeds or more are there, and every seed."""
+def _finished(comparison: Comparison, cell: str) -> set[str]:
+    return {str(run.seed) for run in comparison.study.runs_of(cell) if run.state == "finished"}
+
+
+def _series(label: str, rows: pl.DataFrame, finished: set[str]) -> dict[str, Any]:
+    """One cell's curve: every seed, and the mean over the finished ones (over all while none is) with its 95% band."""
     wide = rows.pivot(on="seed", index="step", values="value", aggregate_function="last").sort("step")
     wide = wide.gather(_thinned(wide.height))
     matrix = wide.drop("step").to_numpy().astype(float)
     axes = rows.group_by("step").agg(pl.col("tokens", "seconds").mean())
     axes = wide.select("step").join(axes, on="step", how="left", maintain_order="left")
-    mean, low, high = _bands(matrix)
+    whole = [i for i, seed in enumerate(wide.columns[1:]) if seed in finished]
+    mean, low, high = _bands(matrix[:, whole] if whole else matrix)
     return {
         "cell": label,
         **{axis: rounded(axes[axis].to_list()) for axis in AXES},

@@ -74,8 +74,10 @@ def _best(comparison: Comparison) -> list[str]:
         return [f"One seed a cell: on {metric.name} no cell can be told from another."]
     many = len(first) > MOST_NAMES or len(first) == len(ranked)
     if many or first[0] is not ranked[0]:
-        names = f"{len(first)} of {len(ranked)} cells" if many else listing([cell.label for cell in first])
-        return [f"No single best: {names} may each hold the first place on {metric.name}."]
+        names = listing([cell.label for cell in first])
+        if many:
+            names = f"all {len(first)} cells" if len(first) == len(ranked) else f"{len(first)} of {len(ranked)} cells"
+        return [f"No single best: tests of all pairs (Holm) leave first place on {metric.name} open to {names}."]
     leader, *others = [f"{cell.label} ({number(cell.interval.mean, decimals)})" for cell in first if cell.interval]
     return [
         f"On {metric.name}, {leader} has the best mean, but these seeds cannot rule out that {listing(others)} {_is(others)} as good."
@@ -147,10 +149,14 @@ def _of_groups(comparison: Comparison) -> list[str]:
     spared = [cell for cell in split.better if _has(cell, split.common)]
     if not spared:
         return [first, f"Every cell with {common} is among them, and no run lies between."]
-    if max(n, len(spared)) > MOST_NAMES:
+    if n > MOST_NAMES:
         return [first, f"{len(spared)} other cells with {common} are not behind; no run lies between."]
+    others = f"{len(spared)} others"
     lists = ["; ".join(_rest(comparison, split, cells)) for cells in (split.worse, spared)]
-    return [first, f"With {common}, behind: {lists[0]}. Not behind: {lists[1]}. No run lies between."]
+    return [
+        first,
+        f"With {common}, behind: {lists[0]}. Not behind: {lists[1] if len(spared) < 3 else others}. No run lies between.",
+    ]
 
 
 def _has(cell: CellSummary, choices: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,18 @@ def _header(comparison: Comparison) -> Html:
         facts.append(f"code {str(study.code['commit'])[:10]}{' with changes' if study.code.get('dirty') else ''}")
     parts = [
         tag("p", study.name, class_="study"),
-        tag("h1", study.question or study.name),
+        tag("h1", _unbroken(study.question or study.name)),
         tag("p", " \u00b7 ".join(facts), class_="soft"),
     ]
     if metric:
         parts.append(sections.metric_sentence(metric))
     return tag("header", *parts)
+
+
+def _unbroken(title: str) -> list[Html | str]:
+    """A title in which no line ends within a word such as warm-up."""
+    words = re.split(r"(\s+)", title)
+    return [tag("span", word, class_="whole") if "-" in word and len(word) < 24 else word for word in words]
 
 
 def _count(n: int, word: str) -> str:

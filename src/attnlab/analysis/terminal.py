@@ -145,7 +145,8 @@ def _print_cells(comparison: Comparison, console: Console) -> None:
         return
     rows = [*comparison.measured, *(cell for cell in comparison.cells if cell.interval is None)]
     sizes = {len(cell.values) for cell in comparison.measured}
-    equal = f", n = {sizes.pop()}" if sizes == {len(comparison.study.seeds)} else ""
+    planned = len(comparison.study.seeds)
+    equal = "" if len(sizes) != 1 else f", n = {planned}" if sizes == {planned} else f", n = {sizes.pop()} of {planned}"
     _title(console, f"{metric.name}, {metric.better} is better: mean and 95% interval{equal}")
     names = _names(comparison, lambda row: row.cell)
     verdict = Column("", _verdict, "left")
@@ -165,13 +166,13 @@ def _print_cells(comparison: Comparison, console: Console) -> None:
 
 
 def _means(comparison: Comparison, whole: bool) -> list[Column]:
-    """Mean and interval, the place, and n where it is not the same everywhere."""
+    """Mean and interval; place and n where they are not the same everywhere."""
     decimals = wording.decimals_for(cell.interval for cell in comparison.measured)
     columns = _interval_columns("mean", lambda row: row.interval, decimals, False, whole)
-    if any(row.places for row in comparison.cells):
+    if len({row.places for row in comparison.measured}) > 1:
         columns.append(Column("place", lambda row: wording.place_text(row.places) if row.interval else ""))
     n = len(comparison.study.seeds)
-    if any(len(row.values) != n for row in comparison.measured):
+    if len({len(row.values) for row in comparison.measured}) > 1:
         columns.append(
             Column("n", lambda row: f"{len(row.values)}" if len(row.values) == n else f"{len(row.values)}/{n}")
         )
@@ -272,8 +273,16 @@ def _print_claims(comparison: Comparison, console: Console) -> None:
 
 
 def _print_problems(comparison: Comparison, console: Console) -> None:
-    for run in comparison.problems[:MOST_PROBLEMS]:
+    """Runs without a result, together where many cells lack the same seed for the same reason."""
+    groups: dict[tuple[str, int, str], list[str]] = {}
+    for run in comparison.problems:
         reason = run.error or (f"not a number: {', '.join(run.non_finite)}" if run.non_finite else "")
-        _bullet(console, "  ", f"{run.state}: {run.cell} seed={run.seed}{': ' + reason if reason else ''}")
-    if len(comparison.problems) > MOST_PROBLEMS:
-        console.print(f"  and {len(comparison.problems) - MOST_PROBLEMS} more")
+        groups.setdefault((run.state, run.seed, reason), []).append(run.cell)
+    lines = []
+    for (state, seed, reason), cells in groups.items():
+        names = [f"seed={seed} of {len(cells)} cells"] if len(cells) > 2 else [f"{cell} seed={seed}" for cell in cells]
+        lines += [f"{state}: {name}{': ' + reason if reason else ''}" for name in names]
+    for line in lines[:MOST_PROBLEMS]:
+        _bullet(console, "  ", line)
+    if len(lines) > MOST_PROBLEMS:
+        console.print(f"  and {len(lines) - MOST_PROBLEMS} more")
