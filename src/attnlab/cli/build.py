@@ -73,6 +73,7 @@ def rehearse(config: DictConfig) -> None:
     Raises: Mistake.
     """
     parts = build(config)
+    _refuse_device(parts.trainer)
     try:
         with torch.device("meta"):
             task = parts.build_task(REHEARSAL_VOCABULARY)
@@ -83,6 +84,15 @@ def rehearse(config: DictConfig) -> None:
         resolve(parts.trainer.precision, parts.trainer.device_type, int(config.model.get("d_model", 0)))
     except ValueError as error:
         raise Mistake(str(error)) from error
+
+
+def _refuse_device(settings: TrainerSettings) -> None:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    known = ["auto", *(name for name, is_there in there.items() if is_there)]
+    if settings.device in there and not there[settings.device]:
+        raise Mistake(f"trainer.device={settings.device}: this machine has none; accepted here: {', '.join(known)}")
+    if settings.device not in {*there, "auto", "gpu", "tpu"}:
+        raise Mistake(f"trainer.device={settings.device}: there is no such device; accepted here: {', '.join(known)}")
 
 
 def prepare_data(configs: Sequence[DictConfig]) -> list[str]:

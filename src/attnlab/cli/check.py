@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.cli.combinations import impossible
-from attnlab.cli.compose import Composed, Mistake, did_you_mean
+from attnlab.cli.compose import Composed, Mistake, did_you_mean, first_line
 
-REQUIRED = "???"
+LARGEST_SEED = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,32 @@ def check(composed: Composed) -> None:
 
     Raises: Mistake with every finding, one a line.
     """
+    check_fields(composed)
+    findings = [f"{name}: {reason}" for name, reason in impossible(composed)]
+    if findings:
+        raise Mistake("\n".join(findings))
+
+
+def check_fields(composed: Composed) -> None:
+    """
+    Checks that every field is there, known and of the right type.
+
+    Raises: Mistake with every finding, one a line.
+    """
     missing = sorted(OmegaConf.missing_keys(composed.config))
     shortest = [m for m in missing if not any(m != other and m.endswith(other) for other in missing)]
     if shortest:
         raise Mistake("\n".join(f"{key} is required: add {key}=..." for key in shortest))
-    resolved = composed.resolved
-    findings = list(_check_top(resolved))
+    try:
+        resolved = composed.resolved
+    except OmegaConfBaseException as error:
+        raise Mistake(first_line(error)) from error
+    findings = list(_check_top(resolved)) or list(_check_places(resolved))
     if findings:
         raise Mistake("\n".join(findings))
     for group, node in resolved.items():
         if isinstance(node, dict) and group != "study":
             findings += _check_node(group, node)
-    findings = findings or [f"{name}: {reason}" for name, reason in impossible(composed)]
     if findings:
         raise Mistake("\n".join(dict.fromkeys(findings)))
 
@@ -69,7 +84,26 @@ def _check_top(resolved: dict[str, Any]) -> collections.abc.Iterator[str]:
         elif key in hints:
             yield from _check_value(key, value, hints[key])
         elif not isinstance(value, dict):
-            yield f"{key}: there is no such field.{did_you_mean(key, [*hints, *resolved])}"
+            yield f"{key}: there is no such field.{did_you_mean(key, [*hints, *(k for k in resolved if k != key)])}"
+
+
+def _check_places(resolved: dict[str, Any]) -> collections.abc.Iterator[str]:
+    """A run's identity has to be a path of its own below runs_dir, and a seed what every random generator takes."""
+    for key, name in {"study.name": resolved["study"]["name"], "cell": resolved["cell"]}.items():
+        if not is_folder_name(name):
+            yield f"{key}={name!r}: expected the name of one folder, without / and not starting with a dot."
+    for key, path in {**resolved, "data.path": resolved["data"].get("path")}.items():
+        if key in ("runs_dir", "run_dir", "data.path") and path is not None and not str(path).strip():
+            yield f"{key} is empty: expected a path."
+    if not 0 <= resolved["seed"] < LARGEST_SEED:
+        yield f"seed={resolved['seed']}: expected a whole number from 0, below 2^32."
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name is one folder's and stays where it is put."""
+    return (
+        bool(name.strip()) and not name.startswith(".") and not set(name) & {"/", "\\", "\0", "\n"} and len(name) < 200
+    )
 
 
 def _check_node(path: str, node: dict[str, Any]) -> list[str]:

@@ -49,7 +49,7 @@ TABLE: tuple[Rule, ...] = (
     (
         "model.num_heads",
         lambda a: (
-            bool(a.get("model.d_model"))
+            bool(a.get("model.d_model") and a.get("model.num_heads"))
             and not a.get("attention.d_head")
             and a.get("model.d_model") % a.get("model.num_heads") != 0
         ),
@@ -92,7 +92,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     (
         "schedule.warmup_steps",
-        lambda a: (a.get("schedule.warmup_steps") or 0) > a.get("trainer.max_steps", 0),
+        lambda a: (a.get("schedule.warmup_steps") or 0) > a.get("trainer.max_steps", 0) > 0,
         "a warm-up of {schedule.warmup_steps} steps is longer than the training of {trainer.max_steps} (trainer.max_steps)",
     ),
 )

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ class ConfigSpace:
         for override in parsed:
             if override.is_sweep_override():
                 raise Mistake(
-                    f"{override.input_line}: one run takes one choice; add -m to run each of them, or write [a,b] for a list"
+                    f"{override.input_line}: one run takes one choice; `attnlab train -m` runs each of them, and [a,b] is a list"
                 )
             self._check_group(override)
         try:
@@ -173,14 +174,21 @@ class ConfigSpace:
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         try:
-            return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
         except HydraException as error:
             raise Mistake(f"{first_line(error)} An override is written name=value, as in model.d_model=128.") from error
+        for override in parsed:
+            if not override.key_or_group:
+                raise Mistake(
+                    f"{override.input_line}: the name is missing; an override is written name=value, as in model.d_model=128"
+                )
+        return parsed
 
     @property
     def _loader(self) -> ConfigLoader:
         return GlobalHydra.instance().config_loader()
 
+    @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every configuration group of attnlab with its choices."""
         names = [n for n in self._loader.list_groups("") if n != "hydra"]
@@ -191,13 +199,17 @@ class ConfigSpace:
 
     def _check_group(self, override: Override) -> None:
         key, value = override.key_or_group, override.value()
+        groups = self.groups
+        if key in groups and not override.is_add() and (override.is_delete() or not isinstance(value, str)):
+            raise Mistake(
+                f"{override.input_line}: {key} takes exactly one of {', '.join(groups[key])}; write {key}=NAME, and its fields as {key}.FIELD=VALUE"
+            )
         if not isinstance(value, str):
             return
         if key.startswith("hydra/"):
             known = self._loader.get_group_options(key, results_filter=ObjectType.CONFIG)
             if value not in known:
                 raise Mistake(f"{key}={value}: choose one of {', '.join(known)}.{did_you_mean(value, known)}")
-        groups = self.groups()
         if key in groups and value not in groups[key]:
             known = groups[key]
             raise Mistake(
@@ -206,21 +218,16 @@ class ConfigSpace:
 
     def _explain(self, parsed: Sequence[Override], error: Exception) -> str:
         """Which override could not be placed, and what stands where it points."""
-        groups = self.groups()
+        groups = self.groups
         chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line]
         config = hydra_compose(CONFIG_NAME, [*self.search_path, *chosen])
         plain = OmegaConf.to_container(config, resolve=False)
         fields = [key for key, _ in flatten(plain)]
         for override in parsed:
             key = override.key_or_group
-            if (
-                key.startswith("hydra")
-                or override.is_add()
-                or key in groups
-                or OmegaConf.select(config, key, default=error) is not error
-            ):
-                continue
-            return unknown_field(key, plain, fields)
+            known = key in groups or any(field == key or field.startswith(f"{key}.") for field in fields)
+            if not (known or override.is_add() or key.startswith("hydra")):
+                return unknown_field(key, plain, fields)
         return first_line(error)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import hydra
+from omegaconf import DictConfig
 
 from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, shipped
 from attnlab.cli.run import run
+from attnlab.training.run_directory import CannotWrite, cannot_write
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -26,6 +32,45 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
     Raises: whatever the run, the launcher or the sweeper raises.
     """
     words = ["attnlab", *(["-m"] if multirun else []), *space.search_path, *overrides]
+    caught: list[Exception] = []
+
+    # Hydra would print a line of its own about the exception of a single run.
+    @functools.wraps(run)
+    def one_run(config: DictConfig) -> dict[str, Any] | None:
+        try:
+            return run(config)
+        except Exception as error:
+            caught.append(error)
+            return None
+
+    task = run if multirun else one_run
     # Hydra would print a traceback of its own and exit; this makes it hand the exception on.
-    with patch.object(sys, "argv", words), patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
-        hydra.main(version_base="1.3", config_path=str(shipped("conf").resolve()), config_name=CONFIG_NAME)(run)()
+    with patch.object(sys, "argv", words), patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}), _clear_errors():
+        hydra.main(version_base="1.3", config_path=str(shipped("conf").resolve()), config_name=CONFIG_NAME)(task)()
+    for error in caught:
+        raise error
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Hydra makes the run's folder itself: where it cannot, the error says so in words."""
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise cannot_write(Path(str(error.filename)), error) from error
+
+
+@contextlib.contextmanager
+def no_empty_folders(paths: Iterable[Path]) -> Iterator[None]:
+    """Of the folders on the way to `paths` that were not there before, those that are empty in the end go again."""
+    absent = {folder for path in paths for folder in (path, *path.parents) if not os.path.exists(folder)}
+    try:
+        yield
+    finally:
+        for folder in sorted(absent, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -105,10 +105,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _guarded(arguments: argparse.Namespace) -> int:
-    from attnlab.cli.compose import Mistake
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from attnlab.cli.compose import Mistake, first_line
 
     try:
         return _dispatch(arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"attnlab: {first_line(error)}", file=sys.stderr)
+        return 2
     except (Mistake, ValueError, OSError) as error:
         print(f"attnlab: {error}", file=sys.stderr)
         return 2 if isinstance(error, Mistake) else 1

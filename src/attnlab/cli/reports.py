@@ -10,7 +10,7 @@ from rich.console import Console
 
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
-from attnlab.cli.studies import read_plan
+from attnlab.cli.studies import available_studies, plan_of_runs
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def show(arguments: argparse.Namespace) -> int:
     folder = study_folder(arguments.study, arguments.overrides)
     console = Console()
     if arguments.command == "status":
-        plan = read_plan(folder / "plan.json")
+        plan = plan_of_runs(folder)
         snapshot = Snapshot(plan, folder.parent)
         counted = ", ".join(
             f"{n} {state}" for state in dict.fromkeys(snapshot.state.values()) if (n := snapshot.count(state))
@@ -31,7 +31,10 @@ def show(arguments: argparse.Namespace) -> int:
     from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
 
     if arguments.command == "report":
-        path = write_report(compare(read_study(folder)), Path(arguments.to) if arguments.to else folder / "report.html")
+        to = Path(arguments.to) if arguments.to else folder / "report.html"
+        if not to.parent.is_dir():
+            raise Mistake(f"--to {to}: there is no folder {to.parent}")
+        path = write_report(compare(read_study(folder)), to)
         print(path)
     elif arguments.format == "table":
         compare_study(folder, console)
@@ -57,17 +60,20 @@ def study_folder(study: str, overrides: list[str]) -> Path:
 
     Raises: Mistake where there are none, naming those there are.
     """
-    given = dict(o.split("=", 1) for o in overrides if "=" in o)
-    for key in given:
-        if key not in ("runs_dir", "study.name"):
-            raise Mistake(f"{key}: only runs_dir and study.name are taken here")
+    for override in overrides:
+        if override.split("=", 1)[0] not in ("runs_dir", "study.name") or "=" not in override:
+            raise Mistake(f"{override}: only runs_dir=DIR and study.name=NAME are taken here")
+    given = dict(o.split("=", 1) for o in overrides)
     runs_dir = Path(given.get("runs_dir", "runs"))
     name = given.get("study.name", study)
     for folder in (runs_dir / name, Path(study)):
-        if (folder / "plan.json").is_file():
-            return folder
-    known = sorted(p.parent.name for p in runs_dir.glob("*/plan.json"))
+        if _has_runs(folder):
+            return folder.resolve() if folder.name in ("", "..") else folder
+    known = sorted(p.name for p in runs_dir.glob("*") if _has_runs(p))
     there = f"there are {', '.join(known)}" if known else "there are none yet"
-    raise Mistake(
-        f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)} `attnlab sweep {study}` runs it."
-    )
+    runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
+    raise Mistake(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
+
+
+def _has_runs(folder: Path) -> bool:
+    return (folder / "plan.json").is_file() or any(folder.glob("*/seed=*/run.json"))

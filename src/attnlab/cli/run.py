@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -33,18 +30,16 @@ def run(config: DictConfig) -> dict[str, Any]:
     """
     composed = Composed(config, list(HydraConfig.get().overrides.task))
     directory = RunDirectory(str(config.run_dir))
-    with _nothing_left_behind(directory.path):
-        check(composed)
-        _refuse_drift(directory, composed)
-        if directory.state() in ("finished", "diverged"):
-            _say(config, f"{directory.path}: {directory.state()} already; nothing to do")
-            return dict(read_json(directory.status_json, {}))
-        from attnlab.cli.build import build
+    check(composed)
+    if is_over(composed):
+        say_over(composed)
+        return dict(read_json(directory.status_json, {}))
+    from attnlab.cli.build import build
 
-        parts = build(config)
-        parts.data.prepare_data()
-        parts.data.setup()
-        attempt = directory.claim()
+    parts = build(config)
+    parts.data.prepare_data()
+    parts.data.setup()
+    attempt = directory.claim()
     if isinstance(attempt, Held):
         _say(config, f"{directory.path}: {attempt}; left to it")
         return {"state": attempt.state}
@@ -56,25 +51,24 @@ def run(config: DictConfig) -> dict[str, Any]:
         directory.release()
 
 
-@contextlib.contextmanager
-def _nothing_left_behind(path: Path) -> Iterator[None]:
-    """Where a run is refused, the empty folders that were made for it go again."""
-    try:
-        yield
-    except BaseException:
-        for folder in (path, path.parent, path.parent.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+def is_over(composed: Composed) -> bool:
+    """
+    Whether nothing is left to do for a run.
 
-
-def _refuse_drift(directory: RunDirectory, composed: Composed) -> None:
+    Raises: Mistake where its directory holds a run of another configuration.
+    """
+    directory = RunDirectory(str(composed.config.run_dir))
     record = read_json(directory.run_json)
-    if record is None:
-        return
-    changes = differences(identity(record["config"]), identity(composed.resolved))
+    changes = differences(identity(record["config"]), identity(composed.resolved)) if record else []
     if changes:
         raise Mistake(drift_message(directory.path, changes))
+    return directory.state() in ("finished", "diverged")
+
+
+def say_over(composed: Composed) -> None:
+    """Says of a run that is over that nothing is left to do."""
+    directory = RunDirectory(str(composed.config.run_dir))
+    _say(composed.config, f"{directory.path}: {directory.state()} already; nothing to do")
 
 
 def _say(config: DictConfig, line: str) -> None:

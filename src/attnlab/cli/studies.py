@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, shipped
 from attnlab.training.run_directory import effective_state, read_json
@@ -54,11 +56,24 @@ class Plan:
 
     def overrides(self, cell: Cell, seed: int) -> list[str]:
         """The Hydra overrides of one run: `attnlab train` with them gives the same run."""
-        return [*self.shared, *cell.overrides, f"study.name={self.study}", f"cell='{cell.name}'", f"seed={seed}"]
+        named = [f"study.name={quoted(self.study)}", f"cell={quoted(cell.name)}"]
+        return [*self.shared, *cell.overrides, *named, f"seed={seed}"]
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for plan.json."""
         return asdict(self)
+
+
+def quoted(text: str) -> str:
+    """Text as an override's value, whatever signs it holds."""
+    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and text.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    )
+    return text if is_plain else '"' + text.replace('"', '\\"') + '"'
 
 
 def available_studies() -> list[str]:
@@ -82,6 +97,8 @@ def find_study(name: str) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     known = available_studies()
+    if path.is_dir():
+        raise Mistake(f"{name}: there is no study.yaml in this folder")
     raise Mistake(
         f"{name}: there is no such study; give one of {', '.join(known)}, or a folder with a study.yaml.{did_you_mean(name, known)}"
     )
@@ -94,11 +111,16 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     Raises: Mistake for a study.yaml that cannot be read or names what does not exist.
     """
     raw = _read(path)
-    own = dict(o.split("=", 1) for o in overrides if o.startswith("study."))
-    seeds = _seeds(own.get("study.seeds", raw.get("seeds", 4)))
-    shared = [*map(str, raw.get("shared") or []), *(o for o in overrides if not o.startswith("study."))]
-    cells = [_with_reason(cell, shared, space) for cell in _cells(raw, path)]
-    name = own.get("study.name") or (path.parent.name if path.name == "study.yaml" else path.stem)
+    own = dict(o.split("=", 1) for o in overrides if o.startswith("study.") and "=" in o)
+    seeds = _seeds(_number_or_list(own.get("study.seeds", raw.get("seeds", 4))))
+    cells = _cells(raw, path)
+    further = [o for o in overrides if not o.startswith("study.")]
+    _refuse_overrides(overrides, cells)
+    shared = [*map(str, _list(raw, "shared", path)), *further]
+    cells = [_with_reason(cell, shared, space) for cell in cells]
+    name = own.get("study.name", "").strip("'\"") or (path.parent.name if path.name == "study.yaml" else path.stem)
+    if not is_folder_name(name):
+        raise Mistake(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
     plan = Plan(
         study=name,
         question=str(raw.get("question", "")),
@@ -128,28 +150,68 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _list(raw: dict[str, Any], key: str, path: Path) -> list[Any]:
+    value = raw.get(key) or []
+    if not isinstance(value, list):
+        raise Mistake(f"{path}: {key} is a list, as in {key}: [...]; this one is {value!r}")
+    return value
+
+
+def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
+    """A further override changes all cells alike: what tells them from one another, and each run's own identity, it cannot be."""
+    varied = {o.split("=", 1)[0].lstrip("+~") for cell in cells for o in cell.overrides}
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        if key.startswith("study.") and key not in ("study.name", "study.seeds"):
+            raise Mistake(
+                f"{override}: of a study, study.name and study.seeds can be set here.{did_you_mean(key, ['study.name', 'study.seeds'])}"
+            )
+        if key == "seed":
+            raise Mistake(f"{override}: a study's seeds are set together, as in study.seeds=4 or study.seeds=[0,1]")
+        if key in ("run_dir", "cell"):
+            raise Mistake(f"{override}: every run of a study has its own; set runs_dir or study.name")
+        if key in varied:
+            raise Mistake(
+                f"{override}: {key} is what the cells of this study differ in; change study.yaml, or set another field"
+            )
+
+
+def _number_or_list(given: Any) -> Any:
+    """What was written on the command line, as the YAML that it is."""
+    try:
+        return yaml.safe_load(given) if isinstance(given, str) else given
+    except yaml.YAMLError:
+        return given
+
+
 def _seeds(given: Any) -> list[int]:
     try:
         seeds = list(range(int(given))) if not isinstance(given, list) else [int(seed) for seed in given]
     except (TypeError, ValueError):
         seeds = []
-    if not seeds or len(set(seeds)) != len(seeds):
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise Mistake(f"seeds={given!r}: expected how many seeds (a whole number from 1), or a list of different seeds")
     return seeds
 
 
 def _cells(raw: dict[str, Any], path: Path) -> list[Cell]:
     factors = raw.get("factors") or {}
+    if not isinstance(factors, dict) or not all(isinstance(choices, list) for choices in factors.values()):
+        raise Mistake(
+            f"{path}: factors is a table of lists, as in {{position: [rotary, alibi]}}; this one is {factors!r}"
+        )
     cells = []
     for values in itertools.product(*factors.values()) if factors else ():
         choices = dict(zip(factors, values, strict=True))
         overrides = [f"{key}={_as_override(value)}" for key, value in choices.items()]
         cells.append(Cell(cell_name(overrides), choices, overrides))
-    for single in raw.get("cells") or []:
+    for single in _list(raw, "cells", path):
         if not isinstance(single, dict) or set(single) != {"name", "overrides"}:
             raise Mistake(f"{path}: a cell is a table with name and overrides; this one is {single!r}")
         name = str(single["name"])
-        cells.append(Cell(name, {"cell": name}, [str(o) for o in single["overrides"] or []]))
+        if not is_folder_name(name):
+            raise Mistake(f"{path}: {name!r} is no name of a cell; expected the name of one folder, without /")
+        cells.append(Cell(name, {"cell": name}, [str(o) for o in _list(single, "overrides", path)]))
     names = [cell.name for cell in cells]
     if not cells or len(set(names)) != len(names):
         raise Mistake(
@@ -163,12 +225,16 @@ def _as_override(value: Any) -> str:
 
 
 def _with_reason(cell: Cell, shared: Sequence[str], space: ConfigSpace) -> Cell:
-    reasons = "; ".join(f"{name}: {why}" for name, why in impossible(space.compose([*shared, *cell.overrides])))
+    composed = space.compose([*shared, *cell.overrides])
+    check_fields(composed)
+    reasons = "; ".join(f"{name}: {why}" for name, why in impossible(composed))
     return Cell(cell.name, cell.choices, cell.overrides, reasons or None)
 
 
 def _baseline(raw: dict[str, Any], cells: Sequence[Cell], path: Path) -> dict[str, Any]:
     baseline = raw.get("baseline") or cells[0].choices
+    if not isinstance(baseline, dict):
+        raise Mistake(f"{path}: baseline is a table, as in {cells[0].choices}; this one is {baseline!r}")
     if not any(all(cell.choices.get(key) == value for key, value in baseline.items()) for cell in cells):
         raise Mistake(f"{path}: the baseline {baseline} is none of the cells: {', '.join(cell.name for cell in cells)}")
     return dict(baseline)
@@ -184,9 +250,11 @@ def _metric(raw: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _claims(raw: dict[str, Any], cells: Sequence[Cell], path: Path) -> list[dict[str, Any]]:
-    claims = raw.get("claims") or []
+    claims = _list(raw, "claims", path)
     known = sorted({key for cell in cells for key in cell.choices})
     for claim in claims:
+        if not isinstance(claim, dict):
+            raise Mistake(f"{path}: a claim is a table with {', '.join(CLAIM_FIELDS)}; this one is {claim!r}")
         for key in claim:
             if key not in CLAIM_FIELDS:
                 raise Mistake(
@@ -195,7 +263,9 @@ def _claims(raw: dict[str, Any], cells: Sequence[Cell], path: Path) -> list[dict
         if sum(key in claim for key in CLAIM_BOUNDS) != 1:
             raise Mistake(f"{path}: claim {claim.get('says')!r} needs exactly one of {', '.join(CLAIM_BOUNDS)}")
         for side in (claim.get("cell") or {}, (claim.get("against") or {}).get("cell") or {}):
-            if not any(all(cell.choices.get(key) == value for key, value in side.items()) for cell in cells):
+            if not isinstance(side, dict) or not any(
+                all(cell.choices.get(key) == value for key, value in side.items()) for cell in cells
+            ):
                 raise Mistake(
                     f"{path}: claim {claim.get('says')!r} speaks of {side}, which is none of the cells; factors: {', '.join(known)}"
                 )
@@ -211,7 +281,31 @@ def read_plan(path: Path) -> Plan:
     data = read_json(path)
     if data is None:
         raise Mistake(f"{path}: there is no plan; `attnlab sweep STUDY` writes one")
-    return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+    try:
+        return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+    except (TypeError, KeyError) as error:
+        raise Mistake(
+            f"{path} is no plan ({error}); `attnlab sweep STUDY` writes it anew where it is removed"
+        ) from error
+
+
+def plan_of_runs(folder: Path) -> Plan:
+    """The plan of a study's folder: the one written there, or one made from the runs that stand in it."""
+    if (folder / "plan.json").is_file():
+        return read_plan(folder / "plan.json")
+    from attnlab.analysis import read_study
+
+    study = read_study(folder)
+    metric = study.metric.name if study.metric else "val/nats"
+    return Plan(
+        study=folder.name,
+        question=study.question,
+        factors=study.factors,
+        baseline=study.baseline,
+        cells=[Cell(cell.name, dict(cell.choices), list(cell.overrides), cell.skip) for cell in study.cells],
+        seeds=study.seeds,
+        metric={"name": metric, "better": "lower", "margin": None},
+    )
 
 
 def runs_of(plan: Plan, runs_dir: Path) -> dict[tuple[str, int], Path]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +17,10 @@ from rich.console import Console
 
 from attnlab.cli.check import check
 from attnlab.cli.compose import ConfigSpace, Mistake
-from attnlab.cli.launch import launch, split_hydra
+from attnlab.cli.launch import launch, no_empty_folders, split_hydra
 from attnlab.cli.monitor import OVER, Monitor, Snapshot, duration
 from attnlab.cli.reports import compare_study
-from attnlab.cli.studies import Plan, find_study, load_plan, refuse_drift, states
+from attnlab.cli.studies import Plan, find_study, load_plan, quoted, refuse_drift, runs_of, states
 from attnlab.training.run_directory import read_json, write_json
 
 # A worker that the system kills takes the launcher's other jobs with it; launching again goes on where they stopped.
@@ -33,21 +37,25 @@ def sweep(arguments: argparse.Namespace) -> int:
     console = Console()
     with ConfigSpace(arguments.config_dir) as space:
         plan = load_plan(find_study(arguments.study), own, space)
-        first = space.compose(plan.overrides(plan.cells[0], plan.seeds[0]))
+        first = space.compose([*plan.overrides(plan.cells[0], plan.seeds[0]), *hydra_own])
         runs_dir = Path(str(first.config.runs_dir))
         refuse_drift(plan, runs_dir, space)
         pending = _unsettled(plan, runs_dir)
         _check_cells(plan, {name for name, _ in pending}, space, prepare=not arguments.cfg)
     _announce(plan, len(pending), runs_dir, console)
+    if not any(plan.jobs()):
+        raise Mistake(f"{plan.study}: no cell of this study makes sense, so there is nothing to run")
     if arguments.cfg:
         for cell, seed in plan.jobs():
             console.print(
-                "attnlab train " + " ".join(plan.overrides(cell, seed)), markup=False, highlight=False, soft_wrap=True
+                "attnlab train " + shlex.join(plan.overrides(cell, seed)), markup=False, highlight=False, soft_wrap=True
             )
         return 0
-    path = _write_plan(plan, runs_dir)
-    if pending:
-        _run_missing(plan, path, runs_dir, hydra_own, space, console)
+    path = runs_dir / plan.study / "plan.json"
+    with no_empty_folders([path.parent, *runs_of(plan, runs_dir).values()]), _stopped_by_sigterm():
+        _write_plan(plan, path)
+        if pending:
+            _run_missing(plan, path, runs_dir, hydra_own, space, console)
     compare_study(path.parent, console)
     return _verdict(plan, runs_dir)
 
@@ -81,15 +89,30 @@ def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> Non
             console.print(f"skipped {cell.name}: {cell.skip}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_plan(plan: Plan, runs_dir: Path) -> Path:
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does, with its workers: left to themselves they would train on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_plan(plan: Plan, path: Path) -> None:
     from attnlab.cli.provenance import code_version
 
-    path = runs_dir / plan.study / "plan.json"
     before = read_json(path, {})
     now = replace(plan, code=before.get("code") or code_version()).as_json()
     if before != now:
         write_json(path, now)
-    return path
 
 
 def _run_missing(
@@ -100,12 +123,14 @@ def _run_missing(
         pending = [
             key for key, state in states(plan, runs_dir).items() if state in ("missing", "interrupted", "failed")
         ]
+        if not pending:  # another sweep of this study runs what is left
+            return
         parallel = min(cores, len(pending))
         words = [
             "hydra/sweeper=study",
-            f"hydra.sweeper.plan='{path}'",
-            f"runs_dir='{runs_dir}'",
-            f"study.name={plan.study}",
+            f"hydra.sweeper.plan={quoted(str(path))}",
+            f"runs_dir={quoted(str(runs_dir))}",
+            f"study.name={quoted(plan.study)}",
         ]
         words += ["progress=off", f"trainer.threads={max(1, cores // parallel)}"]
         if not any(o.startswith("hydra/launcher=") for o in hydra_own):
@@ -138,12 +163,19 @@ def _launch_once(words: Sequence[str], space: ConfigSpace) -> bool:
 def _verdict(plan: Plan, runs_dir: Path) -> int:
     """0 where every run is over and none failed; else 1, with the way on."""
     snapshot = Snapshot(plan, runs_dir)
-    failed, unfinished = snapshot.count("failed"), len(snapshot.state) - snapshot.count(*OVER)
+    failed, elsewhere = snapshot.count("failed"), snapshot.count("running")
+    unfinished = len(snapshot.state) - snapshot.count(*OVER) - elsewhere
+    if elsewhere:
+        print(
+            f"attnlab: another sweep of this study still trains {elsewhere} runs; `attnlab status {plan.study}` follows it",
+            file=sys.stderr,
+        )
     if failed or unfinished:
         print(
             f"attnlab: {failed} runs failed and {unfinished} are not over; `attnlab sweep` with the same words runs just those",
             file=sys.stderr,
         )
+    if failed or unfinished or elsewhere:
         return 1
     spent = sum(s.get("seconds") or 0 for s in snapshot.status.values())
     print(f"every run is over ({duration(spent)} of training in all)")

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, Mistake
-from attnlab.cli.launch import launch, split_hydra
+from attnlab.cli.compose import Composed, ConfigSpace, Mistake
+from attnlab.cli.launch import launch, no_empty_folders, split_hydra
+from attnlab.cli.run import is_over, say_over
+from attnlab.training.run_directory import effective_state, read_json
 
 
 def train(arguments: argparse.Namespace) -> int:
     """
-    Checks every job of the command, then hands it to Hydra; returns the exit status.
+    Checks every job of the command, prepares its data, then hands it to Hydra; returns the exit status.
 
     Raises: Mistake before anything is built or read.
     """
-    own, _ = split_hydra(arguments.overrides)
+    own, hydra_own = split_hydra(arguments.overrides)
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(own) if arguments.multirun else [own]
         composed = [space.compose(job) for job in jobs]
+        space.compose([*jobs[0], *hydra_own])
         directories = [str(c.config.run_dir) for c in composed]
         if len(set(directories)) != len(directories):
             raise Mistake(
@@ -31,9 +37,32 @@ def train(arguments: argparse.Namespace) -> int:
             return 0
         for one in composed:
             check(one)
-    from attnlab.cli.build import rehearse
+    pending = [one for one in composed if not is_over(one)]
+    if not pending:
+        for one in composed:
+            say_over(one)
+        return 0
+    from attnlab.cli.build import prepare_data, rehearse
 
-    for one in composed:
+    for one in pending:
         rehearse(one.config)
-    launch(arguments.overrides, space, arguments.multirun)
-    return 0
+    with no_empty_folders([Path(directory) for directory in directories]):
+        prepare_data([one.config for one in pending])
+        if not arguments.multirun:
+            launch(arguments.overrides, space, multirun=False)
+        else:
+            _launch_all(arguments.overrides, space, pending)
+    return int(any(effective_state(str(one.config.run_dir)) in ("failed", "diverged") for one in pending))
+
+
+def _launch_all(overrides: Sequence[str], space: ConfigSpace, pending: Sequence[Composed]) -> None:
+    """Hydra raises the first job's exception when all have run; each run's own status says more."""
+    try:
+        launch(overrides, space, multirun=True)
+    except Exception as error:
+        failed = [d for one in pending if effective_state(d := str(one.config.run_dir)) == "failed"]
+        if not failed:
+            raise
+        for directory in failed:
+            reason = read_json(Path(directory) / "status.json", {}).get("error", error)
+            print(f"attnlab: {directory} failed: {reason}", file=sys.stderr)

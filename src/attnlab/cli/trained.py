@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from attnlab.cli.compose import Mistake
 from attnlab.generation import Sampler, generate
 from attnlab.tasks import CausalLanguageModelling
 from attnlab.training import load_weights
-from attnlab.training.run_directory import effective_state, read_json
+from attnlab.training.run_directory import effective_state, plain, read_json
 
 
 def use(arguments: argparse.Namespace) -> int:
@@ -35,8 +36,12 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageMod
     Raises: Mistake where there is no run, or it has no checkpoint yet.
     """
     record = read_json(directory / "run.json")
-    if record is None:
-        near = sorted(str(p.parent) for p in directory.glob("**/run.json"))[:5]
+    if not isinstance(record, dict) or "config" not in record:
+        if (directory / "run.json").is_file():
+            raise Mistake(
+                f"{directory}: its run.json cannot be read; restore it, or remove the directory and train again"
+            )
+        near = sorted(str(p.parent) for p in directory.glob("**/run.json"))[:3]
         hint = f"; below it are {', '.join(near)}" if near else "; a run's directory looks like runs/STUDY/CELL/seed=0"
         raise Mistake(f"{directory}: there is no run (no run.json){hint}")
     path = directory / "checkpoints" / f"{checkpoint}.ckpt"
@@ -45,13 +50,25 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageMod
     parts = build(OmegaConf.create(record["config"]))
     parts.data.setup()
     task = parts.build_task(parts.data.vocabulary_size)
-    load_weights(task, path)
+    try:
+        load_weights(task, path)
+    except ValueError as error:
+        raise Mistake(
+            f"{path} cannot be loaded: it is damaged, or the data have changed since the training; "
+            f"--checkpoint {'best' if checkpoint == 'last' else 'last'} takes the other one"
+        ) from error
     return parts, task.eval()
 
 
 def evaluate(arguments: argparse.Namespace, parts: Parts, task: CausalLanguageModelling) -> int:
     """Prints the run's metrics on a split as JSON."""
-    print(json.dumps(task.evaluate(parts.data, arguments.split), indent=1))
+    figures = task.evaluate(parts.data, arguments.split)
+    for name, reason in task.cannot.items():
+        print(f"{name} cannot: {reason}", file=sys.stderr)
+    if not figures:
+        other = "validation" if arguments.split == "test" else "test"
+        raise Mistake(f"the {arguments.split} part is too small to be scored; --split {other} takes the other one")
+    print(json.dumps(plain(figures), indent=1))
     return 0
 
 

@@ -108,7 +108,7 @@ class TrainingRun:
                 "vocabulary_size": data.vocabulary_size,
                 "train_tokens": data.corpus.train.num_tokens,
             },
-            "plan": {
+            "training": {
                 "steps": settings.max_steps,
                 "tokens_per_step": tokens_per_step,
                 "tokens": tokens_per_step * settings.max_steps,
@@ -117,7 +117,7 @@ class TrainingRun:
         }
 
     def _announce(self, record: dict[str, Any]) -> None:
-        plan, parameters, device = record["plan"], record["parameters"], record["device"]
+        plan, parameters, device = record["training"], record["parameters"], record["device"]
         self._say(f"{record['name']} in {self.directory.path}, attempt {self.directory.attempt}")
         self._say(
             f"model: {parameters['total']:,} parameters ({parameters['non_embedding']:,} without embeddings), {record['flops_per_token']:,} training FLOPs a token"
