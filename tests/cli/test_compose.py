@@ -21,7 +21,7 @@ def message(space, *overrides):
 
 
 def test_every_choice_of_every_group_composes(space):
-    for group, choices in space.groups().items():
+    for group, choices in space.groups.items():
         for choice in choices:
             needed = ["data.path=some.txt"] if (group, choice) in {("data", "text"), ("data", "hub")} else []
             config = space.compose([f"{group}={choice}", *needed]).resolved

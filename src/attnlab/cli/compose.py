@@ -119,7 +119,7 @@ class ConfigSpace:
 
     def __init__(self, config_dirs: Sequence[str] = ()) -> None:
         self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
-        self._defaults: list[str] | None = None
+        self._composed: dict[tuple[str, ...], Composed] = {}
 
     def __enter__(self) -> ConfigSpace:
         register_resolvers()
@@ -140,7 +140,13 @@ class ConfigSpace:
         return [f"hydra.searchpath=[{folders}]"] if folders else []
 
     def compose(self, overrides: Sequence[str]) -> Composed:
-        """One configuration; see `compose`."""
+        """One configuration, kept for the next who asks for it (Hydra takes a fifth of a second); see the function `compose`."""
+        words = tuple(overrides)
+        if words not in self._composed:
+            self._composed[words] = self._compose(words)
+        return self._composed[words]
+
+    def _compose(self, overrides: Sequence[str]) -> Composed:
         parsed = self._parse(overrides)
         for override in parsed:
             if override.is_sweep_override():

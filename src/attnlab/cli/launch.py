@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, shipped
 from attnlab.cli.run import run
-from attnlab.training.run_directory import CannotWrite, cannot_write
+from attnlab.training.run_directory import ATTEMPTS, CannotWrite, cannot_write
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -66,8 +66,9 @@ def _clear_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_empty_folders(paths: Iterable[Path]) -> Iterator[None]:
-    """Of the folders on the way to `paths` that were not there before, those that are empty in the end go again."""
-    absent = {folder for path in paths for folder in (path, *path.parents) if not os.path.exists(folder)}
+    """Of the folders on the way to the runs in `paths` that were not there before, those that are empty in the end go again."""
+    within = {folder for path in paths for folder in (path / ATTEMPTS, path, *path.parents)}
+    absent = [folder for folder in within if not os.path.exists(folder)]
     try:
         yield
     finally:

@@ -45,13 +45,17 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def compare_study(folder: Path, console: Console) -> None:
-    """Prints the comparison of the study in `folder` and writes its page."""
+    """Prints the comparison of the study in `folder` and writes its page where it can be written."""
     from attnlab.analysis import compare, print_comparison, read_study, write_report
 
     comparison = compare(read_study(folder))
     print_comparison(comparison, console)
-    page = write_report(comparison, folder / "report.html")
-    console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        page = write_report(comparison, folder / "report.html")
+    except OSError as error:
+        print(f"attnlab: no page: {error}", file=sys.stderr)
+    else:
+        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def study_folder(study: str, overrides: list[str]) -> Path:

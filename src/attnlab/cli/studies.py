@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,6 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     further = [o for o in overrides if not o.startswith("study.")]
     _refuse_overrides(overrides, cells)
     shared = [*map(str, _list(raw, "shared", path)), *further]
-    cells = [_with_reason(cell, shared, space) for cell in cells]
     name = own.get("study.name", "").strip("'\"") or (path.parent.name if path.name == "study.yaml" else path.stem)
     if not is_folder_name(name):
         raise Mistake(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
@@ -132,7 +131,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         claims=_claims(raw, cells, path),
         shared=shared,
     )
-    return plan
+    return replace(plan, cells=[replace(cell, skip=_reason(plan, cell, space)) for cell in cells])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -224,11 +223,14 @@ def _as_override(value: Any) -> str:
     return "null" if value is None else json.dumps(value) if isinstance(value, bool | list | dict) else str(value)
 
 
-def _with_reason(cell: Cell, shared: Sequence[str], space: ConfigSpace) -> Cell:
-    composed = space.compose([*shared, *cell.overrides])
-    check_fields(composed)
-    reasons = "; ".join(f"{name}: {why}" for name, why in impossible(composed))
-    return Cell(cell.name, cell.choices, cell.overrides, reasons or None)
+def _reason(plan: Plan, cell: Cell, space: ConfigSpace) -> str | None:
+    """Why a cell makes no sense, or None."""
+    composed = space.compose(plan.overrides(cell, plan.seeds[0]))
+    try:
+        return "; ".join(f"{name}: {why}" for name, why in impossible(composed)) or None
+    except (TypeError, ValueError):
+        check_fields(composed)  # a rule that cannot read a field: the field's own message is the one that helps
+        raise
 
 
 def _baseline(raw: dict[str, Any], cells: Sequence[Cell], path: Path) -> dict[str, Any]:
@@ -326,7 +328,7 @@ def refuse_drift(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:
             continue
         if name not in composed:
             cell = next(c for c in plan.cells if c.name == name)
-            composed[name] = space.compose(plan.overrides(cell, 0)).resolved
+            composed[name] = space.compose(plan.overrides(cell, plan.seeds[0])).resolved
         now = identity({**composed[name], "seed": seed})
         changes = differences(identity(record["config"]), _with_seed(now, seed))
         if changes:

@@ -1,0 +1,101 @@
+"""Whatever is wrong with a command ends in one message, with nothing made."""
+
+import pytest
+
+
+def refused(said):
+    """One message on stderr, from attnlab itself, without a traceback."""
+    lines = said.err.strip().splitlines()
+    assert said.status != 0
+    assert lines[0].startswith("attnlab: "), said.err
+    assert not any(line.startswith("attnlab: ") for line in lines[1:]), said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no text"),
+        (b" \n\n ", "holds no text"),
+        (bytes(range(256)) * 20, "is binary"),
+        (b"caf\xe9 " * 500, "no UTF-8 text"),
+        (b"hello", "too few for one window"),
+        (b"hello world " * 20, "too few for one window"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_text_that_cannot_be_trained_on(attnlab, here, left, tiny, content, words):
+    if content is not None:
+        (here / "bad.txt").write_bytes(content)
+    before = left(here)
+    assert words in refused(attnlab("train", *tiny, "data.path=bad.txt", "runs_dir=runs"))
+    assert left(here) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=abc", "seed='abc': expected a whole number"),
+        ("seed=-1", "from 0"),
+        ("model.num_heads=7", "7 heads; choose one of 1, 2, 4, 8, 16"),
+        ("model.num_heads=0", "num_heads=0"),
+        ("model.d_model=0", "d_model=0"),
+        ("position=alibbi", "Did you mean alibi?"),
+        ("model.d_modl=3", "Did you mean model.d_model?"),
+        ("+foo=1", "foo: there is no such field"),
+        ("~position", "position takes exactly one of"),
+        ("model=null", "model takes exactly one of"),
+        ("=3", "the name is missing"),
+        ("model.d_model", "name=value"),
+        ("trainer.device=cuda0", "there is no such device"),
+        ("trainer.max_steps=0", "trainer.max_steps=0"),
+        ("optimizer.lr=-1", "-1"),
+        ("study.name=a/b", "one folder"),
+        ("study.name=..", "one folder"),
+        ("cell=../x", "one folder"),
+        ("runs_dir=", "runs_dir is empty"),
+        ("data.path=", "data.path is empty"),
+        ("hydra/launcher=slurm", "Did you mean submitit_slurm?"),
+        ("hydra.nothing=1", "hydra.nothing"),
+        ("position=alibi,none", "-m"),
+    ],
+)
+def test_a_mistaken_setting(attnlab, here, left, tiny, override, words):
+    assert words in refused(attnlab("train", *tiny, override))
+    assert left(here) == []
+
+
+def test_jobs_of_a_multirun_cannot_share_a_directory(attnlab, here, left, tiny):
+    assert "share the directory one" in refused(attnlab("train", "-m", *tiny, "seed=0,1", "run_dir=one"))
+    assert left(here) == []
+
+
+def test_words_that_are_no_command(attnlab):
+    assert attnlab("trian").status == 2
+    assert attnlab().status == 2
+    assert attnlab("train", "--frobnicate").status == 2
+    assert "no such folder" in refused(attnlab("train", "--config-dir", "nowhere"))
+
+
+def test_the_traceback_is_shown_where_it_is_asked_for(attnlab, tiny):
+    with pytest.raises(Exception, match="expected a whole number"):
+        attnlab("--traceback", "train", *tiny, "seed=abc")
+
+
+def test_data_sets_are_listed_and_prepared(attnlab, tiny):
+    listed = attnlab("data", "list").out
+    assert all(name in listed for name in ("kjv", "tiny_shakespeare", "text", "hub"))
+    prepared = attnlab("data", "prepare", "text", tiny[1])
+    assert prepared.status == 0
+    assert "vocabulary" in prepared.out
+    assert "data.path is required" in refused(attnlab("data", "prepare", "text"))
+    assert "Did you mean kjv?" in refused(attnlab("data", "prepare", "kvj"))
+
+
+def test_a_study_that_has_not_run(attnlab, here, left):
+    for command in ("status", "compare", "report"):
+        assert "no such study has run" in refused(attnlab(command, "nothing"))
+    assert "there is no such study" in refused(attnlab("sweep", "nothing"))
+    assert left(here) == []

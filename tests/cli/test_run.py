@@ -1,0 +1,128 @@
+"""One run: begun, stopped, gone on with, finished; on disks that take nothing more."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from attnlab.training import Checkpoints
+from attnlab.training.run_directory import effective_state, read_json
+from conftest import forbid_writing
+
+
+def final(directory):
+    return read_json(Path(directory) / "status.json")["final"]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_others(attnlab, here, tiny):
+    for place, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert attnlab("train", *tiny, "model.dropout=0.1", f"seed={seed}", f"run_dir={place}").status == 0
+    assert final("a") == final("b")
+    assert all(final("a")[name] != final("c")[name] for name in ("val/nats", "test/nats@1x"))
+
+
+def test_a_finished_run_is_left_as_it_is(attnlab, here, left, tiny):
+    words = ["train", *tiny, "run_dir=run"]
+    assert attnlab(*words).status == 0
+    before = {path: (here / path).stat().st_mtime_ns for path in left(here)}
+    said = attnlab(*words, "progress=auto")
+    assert said.status == 0
+    assert "run: finished already; nothing to do" in said.err
+    assert {path: (here / path).stat().st_mtime_ns for path in left(here)} == before
+
+
+def test_another_configuration_in_the_same_directory_is_refused_with_the_difference(attnlab, here, left, tiny):
+    assert attnlab("train", *tiny, "run_dir=run").status == 0
+    before = left(here)
+    said = attnlab("train", *tiny, "run_dir=run", "optimizer.lr=0.5")
+    assert said.status == 2
+    assert "optimizer.lr: 0.001 -> 0.5" in said.err
+    assert "study.name=NAME" in said.err
+    assert left(here) == before
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(attnlab, here, tiny, monkeypatch):
+    assert attnlab("train", *tiny, "run_dir=whole").status == 0
+
+    saved = Checkpoints.on_validation_end
+
+    def stop_after_saving(self, trainer, module):
+        saved(self, trainer, module)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "on_validation_end", stop_after_saving)
+    said = attnlab("train", *tiny, "run_dir=parts")
+    assert said.status != 0
+    assert "Traceback" not in said.err
+    assert effective_state("parts") == "interrupted"
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+
+    said = attnlab("train", *tiny, "run_dir=parts", "progress=plain")
+    assert said.status == 0
+    assert "going on from parts/checkpoints/last.ckpt" in said.err
+    assert sorted(path.name for path in Path("parts/attempts").iterdir()) == ["1.json", "2.json"]
+    assert final("parts") == final("whole")
+
+
+def test_a_run_that_diverges_says_so_and_is_no_success(attnlab, here, tiny):
+    said = attnlab("train", *tiny, "optimizer.lr=1e12", "schedule=constant", "trainer.clip_norm=null", "run_dir=run")
+    assert said.status == 1
+    assert "Traceback" not in said.err
+    assert effective_state("run") == "diverged"
+
+
+def test_what_a_run_is_stands_in_its_directory(attnlab, here, tiny):
+    assert attnlab("train", *tiny, "position=alibi", "seed=2", "study.name=mine").status == 0
+    [directory] = Path("runs/mine").glob("*/seed=2")
+    record = read_json(directory / "run.json")
+    assert record["study"] == "mine"
+    assert record["seed"] == 2
+    assert record["cell"]["position"] == "alibi"
+    assert record["config"]["position"]["_target_"].endswith("ALiBi")
+    assert record["parameters"]["total"] > record["parameters"]["non_embedding"] > 0
+    assert (directory / ".hydra" / "overrides.yaml").is_file()
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 10
+    assert lines[-1]["values"]["test/nats@1x"] == final(directory)["test/nats@1x"]
+
+
+def test_a_read_only_disk(attnlab, here, tiny, read_only_folder):
+    forbid_writing(read_only_folder)
+    said = attnlab("train", *tiny, f"runs_dir={read_only_folder}")
+    assert said.status == 1
+    assert said.err.startswith("attnlab: cannot write")
+    assert "permission is denied" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert list(read_only_folder.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk can be mounted by the superuser only")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 24, 72])  # KB: nothing can be written, the first files, all but a checkpoint
+def test_a_full_disk(attnlab, here, left, tiny, small_disk, free):
+    with (small_disk / "filler").open("wb", buffering=0) as file:
+        file.write(b"x" * 1024 * (400 - free))
+    said = attnlab("train", *tiny, f"run_dir={small_disk}/runs/run")
+    assert said.status == 1
+    assert said.err.startswith("attnlab: cannot write")
+    assert "the disk is full" in said.err
+    assert len(said.err.splitlines()) == 1
+    if not free:
+        assert left(small_disk) == ["filler"]
+    (small_disk / "filler").unlink()
+    # the same command goes on once there is room, whatever the full disk left
+    last = attnlab("train", *tiny, "model.d_model=8", f"run_dir={small_disk}/new")
+    assert last.status == 0, last.err
