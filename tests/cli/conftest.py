@@ -11,7 +11,24 @@ import yaml
 
 from attnlab.cli.main import main
 
-WORDS = "the quick brown fox jumps over a lazy dog and then sleeps well under old trees".split()
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "and",
+    "then",
+    "sleeps",
+    "well",
+    "under",
+    "old",
+    "trees",
+]
 
 
 class Said(NamedTuple):
@@ -93,7 +110,7 @@ def study(here: Path, tiny: list[str]) -> Callable[..., Path]:
             "seeds": 2,
             "metric": {"name": "test/nats@2x", "better": "lower", "margin": 0.01},
         }
-        (folder / "study.yaml").write_text(yaml.safe_dump(usual | fields))
+        (folder / "study.yaml").write_text(yaml.safe_dump(usual | fields, sort_keys=False))
         return folder
 
     return write

@@ -34,6 +34,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     Raises: Mistake before anything is run.
     """
     own, hydra_own = split_hydra(arguments.overrides)
+    if not any(o.startswith("hydra/launcher=") for o in hydra_own):
+        hydra_own = ["hydra/launcher=joblib", *hydra_own]
     console = Console()
     with ConfigSpace(arguments.config_dir) as space:
         plan = load_plan(find_study(arguments.study), own, space)
@@ -133,8 +135,8 @@ def _run_missing(
             f"study.name={quoted(plan.study)}",
         ]
         words += ["progress=off", f"trainer.threads={max(1, cores // parallel)}"]
-        if not any(o.startswith("hydra/launcher=") for o in hydra_own):
-            words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={parallel}"]
+        if "hydra/launcher=joblib" in hydra_own and not any("hydra.launcher.n_jobs=" in o for o in hydra_own):
+            words.append(f"hydra.launcher.n_jobs={parallel}")
         with Monitor(plan, runs_dir, console):
             again = _launch_once([*words, *hydra_own], space)
         if not again or not _unsettled(plan, runs_dir):

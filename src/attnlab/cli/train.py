@@ -52,7 +52,7 @@ def train(arguments: argparse.Namespace) -> int:
             launch(arguments.overrides, space, multirun=False)
         else:
             _launch_all(arguments.overrides, space, pending)
-    return int(any(effective_state(str(one.config.run_dir)) in ("failed", "diverged") for one in pending))
+    return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
 
 
 def _launch_all(overrides: Sequence[str], space: ConfigSpace, pending: Sequence[Composed]) -> None:

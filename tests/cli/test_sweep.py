@@ -1,0 +1,205 @@
+"""A sweep runs what is missing, once, whatever happens to it in between."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from attnlab.analysis import read_study
+from attnlab.training.run_directory import effective_state, read_json
+
+HERE = "hydra/launcher=basic"  # runs train in this process, one after the other
+
+
+def statuses(study):
+    """Each run's status.json: its content and when it was written."""
+    return {p.parent: (p.read_bytes(), p.stat().st_mtime_ns) for p in Path("runs", study).glob("*/seed=*/status.json")}
+
+
+def test_what_is_missing_is_run_and_what_is_finished_is_not_touched(attnlab, study):
+    study("mine")
+    first = attnlab("sweep", "mine", HERE, "study.seeds=1")
+    assert first.status == 0, first.err
+    assert "every run is over" in first.out
+    assert "position=alibi seed=0 finished" in first.out
+    before = statuses("mine")
+    assert len(before) == 2
+    second = attnlab("sweep", "mine", HERE, "study.seeds=2")
+    assert second.status == 0, second.err
+    assert "2 of 4 runs are done" in second.out
+    after = statuses("mine")
+    assert len(after) == 4
+    assert {run: after[run] for run in before} == before
+    third = attnlab("sweep", "mine", HERE, "study.seeds=2")
+    assert "4 of 4 runs are done" in third.out
+    assert statuses("mine") == after
+    assert Path("runs/mine/report.html").is_file()
+
+
+def test_a_run_of_a_study_is_the_run_of_its_overrides(attnlab, study):
+    study("mine", seeds=1)
+    printed = attnlab("sweep", "mine", "--cfg").out
+    assert not Path("runs").exists()
+    assert attnlab("sweep", "mine", HERE).status == 0
+    commands = [shlex.split(line) for line in printed.splitlines() if line.startswith("attnlab train")]
+    assert len(commands) == 2
+    for words in commands:
+        assert attnlab(*words[1:], "runs_dir=alone").status == 0
+    for status in Path("runs/mine").glob("*/*/status.json"):
+        alone = Path("alone/mine", *status.parts[-3:-1])
+        assert read_json(alone / "status.json")["final"] == read_json(status)["final"]
+        assert read_json(alone / "run.json")["config"]["cell"] == status.parts[-3]
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(attnlab, study):
+    study("mine", seeds=1)
+    assert attnlab("sweep", "mine", HERE).status == 0
+    before = statuses("mine")
+    said = attnlab("sweep", "mine", HERE, "model.dropout=0.1")
+    assert said.status == 2
+    assert "model.dropout: 0.0 -> 0.1" in said.err
+    assert statuses("mine") == before
+    assert attnlab("sweep", "mine", HERE, "model.dropout=0.1", "study.name=dropped", "--cfg").status == 0
+
+
+def test_a_cell_that_makes_no_sense_is_skipped_and_one_that_fails_does_not_stop_the_others(
+    attnlab, study, tmp_path, monkeypatch
+):
+    (tmp_path / "broken_part.py").write_text(
+        "from attnlab.layers import ALiBi\n\n\n"
+        "class Broken(ALiBi):\n"
+        "    def bias(self, query_positions_BT, key_positions_BS):\n"
+        "        raise RuntimeError('this part is broken')\n"
+    )
+    (tmp_path / "conf" / "position").mkdir(parents=True)
+    (tmp_path / "conf" / "position" / "broken.yaml").write_text("_target_: broken_part.Broken\n_partial_: true\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study("mine", seeds=1, factors={"position": ["broken", "sinusoidal_2d", "none"]})
+    said = attnlab("sweep", "mine", HERE, "--config-dir", "conf")
+    assert said.status == 1
+    assert "skipped position=sinusoidal_2d: position: two-dimensional" in said.out
+    assert "position=broken seed=0: this part is broken" in said.err
+    assert "1 runs failed" in said.err
+    assert "Traceback" not in said.err
+    assert effective_state("runs/mine/position=broken/seed=0") == "failed"
+    assert effective_state("runs/mine/position=none/seed=0") == "finished"
+    assert not Path("runs/mine/position=sinusoidal_2d").exists()
+    shown = attnlab("status", "mine")
+    assert "this part is broken" in shown.out
+    assert "skipped" in shown.out
+
+
+def test_a_study_of_which_nothing_can_be_run(attnlab, study):
+    study("none", factors={"model.num_heads": [3, 5]}, baseline={"model.num_heads": 3})
+    said = attnlab("sweep", "none", HERE)
+    assert said.status == 2
+    assert "no cell of this study makes sense" in said.err
+    assert not Path("runs").exists()
+
+
+def test_bad_data_are_found_before_anything_is_made(attnlab, study, here):
+    (here / "short.txt").write_text("hello")
+    study("short", factors={"data.path": ["short.txt"]}, baseline={})
+    said = attnlab("sweep", "short", HERE)
+    assert said.status == 1
+    assert "too few for one window" in said.err
+    assert not Path("runs").exists()
+
+
+def test_runs_without_a_plan_can_be_looked_at(attnlab, tiny):
+    assert attnlab("train", "-m", *tiny, "position=none,alibi", "seed=0,1", "study.name=free").status == 0
+    assert not Path("runs/free/plan.json").exists()
+    assert "4 runs: 4 finished" in attnlab("status", "free").out
+    assert "4 runs: 4 finished" in attnlab("status", "runs/free").out
+    compared = attnlab("compare", "free")
+    assert compared.status == 0
+    assert "alibi" in compared.out
+    assert len(attnlab("compare", "free", "--format", "csv").out.splitlines()) == 3
+    assert attnlab("report", "free", "--to", "page.html").status == 0
+    assert "<html" in Path("page.html").read_text()[:200]
+    assert "no folder" in attnlab("report", "free", "--to", "nowhere/page.html").err
+
+
+def command(*words):
+    """The command as a process with a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "attnlab", *words],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"HYDRA_FULL_ERROR": ""},
+    )
+
+
+def wait_for(condition, process, seconds=60):
+    """Until the condition holds or the process has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None and not condition():
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_at_random_moments_ends_complete(attnlab, study, tiny):
+    study("mine", seeds=3, shared=[*tiny, "trainer.max_steps=60"])
+    draw = random.Random()
+    finished: dict[Path, tuple[bytes, int]] = {}
+    for launcher in (HERE, "hydra.launcher.n_jobs=2"):
+        begun = len(list(Path("runs/mine").glob("*/*/attempts/*.json")))
+        sweep = command("sweep", "mine", launcher)
+        wait_for(lambda begun=begun: len(list(Path("runs/mine").glob("*/*/attempts/*.json"))) > begun, sweep)
+        time.sleep(draw.uniform(0, 1))
+        assert sweep.poll() is None, sweep.communicate()[0]  # still at it
+        os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.communicate()
+        read_study("runs/mine").curves  # noqa: B018  every directory is readable
+        now = statuses("mine")
+        assert {run: now[run] for run in finished} == finished
+        finished = {run: now[run] for run in now if effective_state(run) == "finished"}
+    said = attnlab("sweep", "mine", HERE)
+    assert said.status == 0, said.err
+    now = statuses("mine")
+    assert len(now) == 6
+    assert all(effective_state(run) == "finished" for run in now)
+    assert {run: now[run] for run in finished} == finished
+    assert all(len(list((run / "attempts").iterdir())) == 1 for run in finished)
+    final = {run: json.loads(content)["final"] for run, (content, _) in now.items()}
+    assert attnlab("sweep", "mine", HERE, "study.name=quiet").status == 0
+    for run, values in final.items():  # and the kills changed no number
+        assert values == read_json(Path("runs/quiet", *run.parts[-2:]) / "status.json")["final"]
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_write_no_run_twice(attnlab, study):
+    study("mine", seeds=3)
+    other = command("sweep", "mine", HERE)
+    wait_for(lambda: list(Path("runs/mine").glob("*/*/attempts/*.json")), other)
+    ours = attnlab("sweep", "mine", HERE)
+    said, _ = other.communicate(timeout=60)
+    runs = list(statuses("mine"))
+    assert len(runs) == 6
+    assert all(effective_state(run) == "finished" for run in runs)
+    assert [len(list((run / "attempts").iterdir())) for run in runs] == [1] * 6
+    for text in (said, ours.out + ours.err):
+        assert "every run is over" in text or "another sweep" in text, text
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_asked_to_stop_takes_its_workers_with_it(here, study, tiny):
+    study("long", seeds=1, shared=[*tiny, "trainer.max_steps=100000", "trainer.validate_every=0"])
+    sweep = command("sweep", "long")
+    runs = [Path(f"runs/long/position={name}/seed=0") for name in ("none", "alibi")]
+    wait_for(lambda: any(effective_state(run) == "running" for run in runs), sweep)
+    sweep.send_signal(signal.SIGTERM)
+    said, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 130, said
+    assert "interrupted" in said
+    wait_for(lambda: all(effective_state(run) in ("interrupted", "missing") for run in runs), sweep, 5)
+    assert {effective_state(run) for run in runs} <= {"interrupted", "missing"}
