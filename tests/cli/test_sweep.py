@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from attnlab.analysis import read_study
+from attnlab.cli.sweep import stopped_by_sigterm
 from attnlab.training.run_directory import effective_state, read_json
 
 HERE = "hydra/launcher=basic"  # runs train in this process, one after the other
@@ -148,7 +149,7 @@ def wait_for(condition, process, seconds=60):
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_at_random_moments_ends_complete(attnlab, study, tiny):
-    study("mine", seeds=3, shared=[*tiny, "trainer.max_steps=60"])
+    study("mine", seeds=2, shared=[*tiny, "trainer.max_steps=40"])
     draw = random.Random()
     finished: dict[Path, tuple[bytes, int]] = {}
     for launcher in (HERE, "hydra.launcher.n_jobs=2"):
@@ -166,7 +167,7 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_complete(attnlab, study, 
     said = attnlab("sweep", "mine", HERE)
     assert said.status == 0, said.err
     now = statuses("mine")
-    assert len(now) == 6
+    assert len(now) == 4
     assert all(effective_state(run) == "finished" for run in now)
     assert {run: now[run] for run in finished} == finished
     assert all(len(list((run / "attempts").iterdir())) == 1 for run in finished)
@@ -191,15 +192,8 @@ def test_two_sweeps_at_once_write_no_run_twice(attnlab, study):
         assert "every run is over" in text or "another sweep" in text, text
 
 
-@pytest.mark.slow
-def test_a_sweep_that_is_asked_to_stop_takes_its_workers_with_it(here, study, tiny):
-    study("long", seeds=1, shared=[*tiny, "trainer.max_steps=100000", "trainer.validate_every=0"])
-    sweep = command("sweep", "long")
-    runs = [Path(f"runs/long/position={name}/seed=0") for name in ("none", "alibi")]
-    wait_for(lambda: any(effective_state(run) == "running" for run in runs), sweep)
-    sweep.send_signal(signal.SIGTERM)
-    said, _ = sweep.communicate(timeout=30)
-    assert sweep.returncode == 130, said
-    assert "interrupted" in said
-    wait_for(lambda: all(effective_state(run) in ("interrupted", "missing") for run in runs), sweep, 5)
-    assert {effective_state(run) for run in runs} <= {"interrupted", "missing"}
+def test_sigterm_stops_a_sweep_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    with stopped_by_sigterm(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

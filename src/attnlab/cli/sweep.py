@@ -54,7 +54,7 @@ def sweep(arguments: argparse.Namespace) -> int:
             )
         return 0
     path = runs_dir / plan.study / "plan.json"
-    with no_empty_folders([path.parent, *runs_of(plan, runs_dir).values()]), _stopped_by_sigterm():
+    with no_empty_folders([path.parent, *runs_of(plan, runs_dir).values()]), stopped_by_sigterm():
         _write_plan(plan, path)
         if pending:
             _run_missing(plan, path, runs_dir, hydra_own, space, console)
@@ -92,7 +92,7 @@ def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> Non
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM ends a sweep as Ctrl-C does, with its workers: left to themselves they would train on."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -47,7 +47,7 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageMod
     path = directory / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         raise Mistake(f"{directory}: there is no {path.name} yet; the run is {effective_state(directory)}")
-    parts = build(OmegaConf.create(record["config"]))
+    parts = build(OmegaConf.create(dict(record["config"])))
     parts.data.setup()
     task = parts.build_task(parts.data.vocabulary_size)
     try:

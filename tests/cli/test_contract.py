@@ -1,0 +1,78 @@
+"""The public surface: the names that scripts rely on, and the studies that come with attnlab."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from attnlab.cli.build import rehearse
+from attnlab.cli.check import check
+from attnlab.cli.compose import ConfigSpace, shipped
+from attnlab.cli.studies import available_studies, load_plan
+from attnlab.training.run_directory import read_json
+
+
+@pytest.fixture(scope="module")
+def space():
+    with ConfigSpace() as opened:
+        yield opened
+
+
+def test_the_names_that_scripts_rely_on(space):
+    asked = {
+        "seed": 3,
+        "model.d_model": 32,
+        "model.num_heads": 2,
+        "model.num_layers": 1,
+        "optimizer.lr": 0.01,
+        "trainer.max_steps": 7,
+        "trainer.precision": "bf16",
+        "data.path": "some.txt",
+        "run_dir": "elsewhere/run",
+        "runs_dir": "elsewhere",
+        "study.name": "mine",
+    }
+    config = space.compose(["data=text", *(f"{name}={value}" for name, value in asked.items())]).config
+    assert {name: OmegaConf.select(config, name) for name in asked} == asked
+
+
+def test_runs_stand_below_runs_by_default(space):
+    config = space.compose([]).config
+    assert config.runs_dir == "runs"
+    assert config.run_dir == "runs/train/default/seed=0"
+
+
+def test_the_studies_of_the_foundation_are_there():
+    assert {"position_length", "norm_warmup", "nanogpt_cpu"} <= set(available_studies())
+
+
+@pytest.mark.parametrize("name", available_studies())
+def test_every_cell_of_a_study_makes_sense(space, name):
+    plan = load_plan(shipped("experiments") / name / "study.yaml", [], space)
+    assert not [cell.skip for cell in plan.cells if cell.skip]
+    for cell in plan.cells:
+        composed = space.compose(plan.overrides(cell, plan.seeds[0]))
+        check(composed)
+        rehearse(composed.config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", available_studies())
+def test_the_first_cell_of_a_study_takes_a_step(attnlab, library, space, tmp_path, name):
+    plan = load_plan(shipped("experiments") / name / "study.yaml", [], space)
+    text = tmp_path / "text.txt"
+    text.write_text((library / "text.txt").read_text() * 2)
+    words = [
+        o if not o.startswith("data=") else f"data=text data.path={text}"
+        for o in plan.overrides(plan.cells[0], plan.seeds[0])
+    ]
+    words = [word for override in words for word in override.split(" ")]
+    small = ["trainer.max_steps=1", "task.evaluation_tokens=256", "data.max_validation_tokens=256", "trainer.threads=1"]
+    small += ["schedule.warmup_steps=0", "progress=off"]
+    said = attnlab("train", *words, *small)
+    assert said.status == 0, said.err
+    [status] = Path("runs").glob("*/*/*/status.json")
+    assert read_json(status)["step"] == 1
+    assert status.parts[1] == name
+    shutil.rmtree("runs")
