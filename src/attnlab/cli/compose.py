@@ -104,16 +104,6 @@ def register_resolvers() -> None:
     )
 
 
-def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Composed:
-    """
-    Composes one run's configuration.
-
-    Raises: Mistake for an unknown group member, an unknown field, or an override that cannot be read.
-    """
-    with ConfigSpace(config_dirs) as space:
-        return space.compose(overrides)
-
-
 class ConfigSpace:
     """The configuration groups of attnlab (and of the user's own folders), open for any number of compositions."""
 
@@ -140,7 +130,11 @@ class ConfigSpace:
         return [f"hydra.searchpath=[{folders}]"] if folders else []
 
     def compose(self, overrides: Sequence[str]) -> Composed:
-        """One configuration, kept for the next who asks for it (Hydra takes a fifth of a second); see the function `compose`."""
+        """
+        Composes one run's configuration, kept for the next who asks for it (Hydra takes a fifth of a second).
+
+        Raises: Mistake for an unknown group member, an unknown field, or an override that cannot be read.
+        """
         words = tuple(overrides)
         if words not in self._composed:
             self._composed[words] = self._compose(words)

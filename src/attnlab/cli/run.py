@@ -84,6 +84,7 @@ def write_record(directory: RunDirectory, composed: Composed, facts: dict[str, A
     choices = cells.get(str(config.cell)) or {
         key.lstrip("+"): value for key, value in (o.split("=", 1) for o in choice_overrides(composed.overrides))
     }
+    code = code_version()
     record = {
         "study": str(config.study.name),
         "cell": choices,
@@ -93,8 +94,8 @@ def write_record(directory: RunDirectory, composed: Composed, facts: dict[str, A
         "config": composed.resolved,
         "overrides": composed.overrides,
         "command": "attnlab train " + shlex.join(composed.overrides),
-        "attnlab": code_version()["version"],
-        "git": code_version(),
+        "attnlab": code["version"],
+        "git": code,
         "versions": library_versions(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,

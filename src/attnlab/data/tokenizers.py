@@ -137,6 +137,14 @@ class Subwords(Tokenizer):
         """The library's model and the trainer for it."""
         raise NotImplementedError
 
+    def _options(self) -> dict[str, Any]:
+        """What every trainer of the library is told: all bytes are tokens, and nothing but pieces of text is."""
+        from tokenizers import pre_tokenizers
+
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        size = self.vocabulary_size
+        return {"vocab_size": size, "initial_alphabet": alphabet, "special_tokens": [], "show_progress": False}
+
     def train(self, text: str) -> Self:
         """Learns the rules from `text`."""
         from tokenizers import Tokenizer as Library
@@ -173,15 +181,9 @@ class BPE(Subwords):
     name = "bpe"
 
     def _untrained(self) -> tuple[Any, Any]:
-        from tokenizers import models, pre_tokenizers, trainers
+        from tokenizers import models, trainers
 
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        options: dict[str, Any] = {
-            "vocab_size": self.vocabulary_size,
-            "initial_alphabet": alphabet,
-            "show_progress": False,
-        }
-        return models.BPE(), trainers.BpeTrainer(special_tokens=[], **options)
+        return models.BPE(), trainers.BpeTrainer(**self._options())
 
 
 class Unigram(Subwords):
@@ -204,15 +206,9 @@ class Unigram(Subwords):
         return replace(trained, rules=json.dumps(rules, ensure_ascii=False))
 
     def _untrained(self) -> tuple[Any, Any]:
-        from tokenizers import models, pre_tokenizers, trainers
+        from tokenizers import models, trainers
 
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        options: dict[str, Any] = {
-            "vocab_size": self.vocabulary_size,
-            "initial_alphabet": alphabet,
-            "show_progress": False,
-        }
-        return models.Unigram(), trainers.UnigramTrainer(special_tokens=[], **options)
+        return models.Unigram(), trainers.UnigramTrainer(**self._options())
 
 
 TOKENIZERS: dict[str, type[Any]] = {kind.name: kind for kind in (Character, Byte, BPE, Unigram)}
