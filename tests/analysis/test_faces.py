@@ -175,10 +175,17 @@ def test_numbers_keep_two_digits_of_their_interval():
 @pytest.mark.parametrize(
     ("metric", "words"),
     [
-        ("test/nats@8x", "loss in nats per token on test text, at 8 times the training length"),
-        ("test/sliding_nats@1x", "loss in nats per token on test text, at the training length, in a sliding window"),
-        ("val/bits_per_byte", "bits per byte on validation text"),
+        ("test/nats@8x", "loss in nats per token on the test part, at 8 times the training length"),
+        (
+            "test/sliding_nats@1x",
+            "loss in nats per token on the test part, at the training length, in a sliding window",
+        ),
+        ("val/bits_per_byte", "bits per byte on the validation part"),
         ("f1_score", "f1 score"),
+        ("test/bleu", "BLEU (0 to 100) on the test part"),
+        ("test/bleu@11-20", "BLEU (0 to 100) on the test part, for sources of 11 to 20 words"),
+        ("test/bleu@21+", "BLEU (0 to 100) on the test part, for sources of 21 or more words"),
+        ("test/f1@person", "F1 (0 to 1) on the test part, for person alone"),
     ],
 )
 def test_metrics_in_words(metric, words):

@@ -7,14 +7,14 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from studies import cell, write_plan, write_run
+from studies import cell, write_image_study, write_plan, write_run
 
-from attnlab.analysis.charts import curve_data
+from attnlab.analysis.charts import chart_data, curve_data
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.markup import Html, prose, tag
 from attnlab.analysis.page import render, write_report
 from attnlab.analysis.pictures import Scale
-from attnlab.analysis.reader import read_study
+from attnlab.analysis.reader import Metric, read_study
 
 VOID = {"meta", "br", "hr", "input", "link"}
 
@@ -73,7 +73,7 @@ def test_the_page_says_what_came_out(page):
         "Which position encoding generalises beyond the training length?",
         "alibi is best",
         "24 of 24 runs finished",
-        "loss in nats per token on test text, at 8 times the training length",
+        "loss in nats per token on the test part, at 8 times the training length",
         "cannot give p below 0.125",
         "the learned table ends at 64 positions",
         "ALiBi does not decay",
@@ -206,3 +206,44 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert scale.at(low) == 0
     assert scale.at(high) == 100
     assert scale.at(high + 1) == 100
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return compare(read_study(write_image_study(tmp_path_factory.mktemp("runs") / "images")))
+
+
+def test_runs_without_a_plan_are_compared_in_the_direction_of_what_they_kept_the_best_of(images):
+    assert images.metric == Metric("val/accuracy", "higher")
+    assert images.measured[0].label == "alibi"
+
+
+def test_a_study_of_images_speaks_of_images(images):
+    text = " ".join(" ".join(outline(render(images)).text).split())
+    assert "accuracy (0 to 1) on the validation part; higher is better" in text
+    assert "images" in text
+    assert "tokens" not in text
+    assert images.study.unit == "image"
+
+
+def test_curves_begin_with_the_measure_that_is_compared(images):
+    curves = chart_data(images)["curves"]
+    assert [(c["name"], c["unit"], c["better"]) for c in curves] == [
+        ("val/accuracy", "accuracy (0 to 1)", "higher"),
+        ("val/nats", "loss in nats per image", "lower"),
+        ("train/nats", "loss in nats per image", "lower"),
+    ]
+    assert chart_data(images)["term"] == "image"
+
+
+def test_buckets_of_source_lengths_are_no_multiples_of_the_training_length(tmp_path):
+    final = {"test/bleu": 20.0, "test/bleu@1-5": 30.0, "test/bleu@6-10": 20.0, "test/bleu@11-20": 10.0}
+    for position in ("none", "alibi"):
+        write_run(tmp_path / "s", {"position": position}, 0, final, data={"unit": "token"})
+    metric = {"name": "test/bleu@11-20", "better": "higher", "margin": 0.5}
+    cells = [cell({"position": position}) for position in ("none", "alibi")]
+    comparison = compare(read_study(write_plan(tmp_path / "s", metric=metric, cells=cells, seeds=[0])))
+    assert comparison.lengths == []
+    said = render(comparison)
+    assert "BLEU (0 to 100) on the test part, for sources of 11 to 20 words; higher is better" in said
+    assert "training length" not in " ".join(outline(said).text)

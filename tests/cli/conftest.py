@@ -1,7 +1,9 @@
 """A tiny text, a tiny run and the command itself, in a folder of their own."""
 
+import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from attnlab.cli.compose import Composed, ConfigSpace
 from attnlab.cli.main import main
 
 WORDS = [
@@ -46,7 +49,46 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = random.Random(0)
     text = "".join(draw.choice(WORDS) + draw.choice([" ", " ", ". ", "\n"]) for _ in range(6000))
     (folder / "text.txt").write_text(text)
+    lines = [" ".join(draw.choices(WORDS, k=draw.randint(2, 9))) for _ in range(300)]
+    (folder / "pairs.tsv").write_text("".join(f"{line}\t{' '.join(line.split()[::-1])}\n" for line in lines))
+    (folder / "labelled").mkdir()
+    for number, split in enumerate(("train", "dev", "test")):
+        rows = [f"{line}\t{'with' if 'fox' in line else 'without'}\n" for line in lines[number * 60 : 60 + number * 60]]
+        (folder / "labelled" / f"{split}.tsv").write_text("".join(["text\tlabel\n", *rows]))
+    (folder / "tagged").mkdir()
+    for number, split in enumerate(("train", "dev", "test")):
+        words = ("\n".join(line.split()) for line in lines[number * 60 : 60 + number * 60])
+        tagged = "\n\n".join(re.sub("$", " O", each, flags=re.M).replace("fox O", "fox B-animal") for each in words)
+        (folder / "tagged" / f"{split}.conll").write_text(tagged)
+    asked = [{"id": str(i), "question": "what?", "answers": [{"text": line.split()[1], "answer_start": line.index(" ") + 1}]}
+             for i, line in enumerate(lines)]  # fmt: skip
+    paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
+    (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
+    """The overrides that put small data of the same kind, which need no network, in place of those of a configuration."""
+    text = f"data.path={library / 'text.txt'}"
+    choices = {
+        "text": [text],
+        "text_masked": [text],
+        "text_spans": [text],
+        "parallel_text": [f"data.path={library / 'pairs.tsv'}", "data.pair=en-de", "data.source.split=[0.8,0.1,0.1]"],
+        "tsv": [f"data.path={library / 'labelled'}"],
+        "conll": [f"data.path={library / 'tagged'}"],
+        "squad_files": [f"data.path={library / 'questions.json'}"],
+        "digits": [],
+    }
+
+    def find(space: ConfigSpace, composed: Composed) -> list[str]:
+        for choice in choices.keys() & set(space.groups["data"]):
+            if space.compose([f"data={choice}"]).config.data._target_ == composed.config.data._target_:
+                return [f"data={choice}", *choices[choice]]
+        raise LookupError(f"give tests/cli/conftest.py small data of the kind {composed.config.data._target_}")
+
+    return find
 
 
 @pytest.fixture(scope="session")

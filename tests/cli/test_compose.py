@@ -3,9 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from attnlab.cli.build import rehearse
 from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity
+from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity, readable
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,11 @@ def message(space, *overrides):
 def test_every_choice_of_every_group_composes(space):
     for place in range(max(map(len, space.groups.values()))):  # one choice of every group at a time
         chosen = {group: choices[place % len(choices)] for group, choices in space.groups.items()}
-        config = space.compose([*(f"{group}={choice}" for group, choice in chosen.items()), "data.path=x.txt"]).resolved
+        composed = space.compose([f"{group}={choice}" for group, choice in chosen.items()])
+        asked_for = {
+            f"data.{name}=x-y" for name in ("path", "pair") if OmegaConf.is_missing(composed.config.data, name)
+        }
+        config = space.compose([*composed.overrides, *sorted(asked_for)]).resolved
         for group, choice in chosen.items():
             assert isinstance(config[group], dict), (group, choice)
 
@@ -99,9 +105,14 @@ def test_a_required_field_is_asked_for_once(space):
         (["model.num_heads=7", "model.d_model=64"], "7 heads; choose one of 1, 2, 4, 8, 16, 32, 64"),
         (["model.num_heads=2", "model.d_model=6"], "odd number"),
         (["position=sinusoidal_2d"], "image patches"),
+        (["augmentation=digits"], "augmentation changes images, and data=TextData holds none"),
+        (["model=vit", "data=kjv"], "task=ImageClassification works on ImageData, and data=TextData is none"),
         (["position=learned", "model.max_length=8", "data.context=32"], "table of 8 positions"),
         (["schedule=noam", "optimizer.lr=0.1"], "noam sets the learning rate itself"),
         (["optimizer=schedule_free", "schedule=cosine"], "schedule=constant"),
+        (["optimizer=schedule_free", "schedule=constant", "averaging=ema"], "averages the weights itself"),
+        (["averaging=last_checkpoints", "trainer.validate_every=0"], "there are none (trainer.validate_every=0"),
+        (["averaging=last_checkpoints", "trainer.max_steps=50"], "set trainer.validate_every"),
         (["residual=rezero", "norm=rms_norm"], "no norm"),
         (["attention.soft_cap=30", "attention.backend=fused"], "no soft cap"),
         (["schedule.warmup_steps=50", "trainer.max_steps=10"], "longer than the training of 10"),
@@ -109,6 +120,62 @@ def test_a_required_field_is_asked_for_once(space):
 )
 def test_an_impossible_combination_is_refused_with_the_reason(space, overrides, words):
     assert words in message(space, *overrides)
+
+
+@pytest.mark.parametrize("position", ["learned_2d", "sinusoidal_2d", "axial_rotary", "learned", "alibi", "none"])
+def test_images_have_positions_of_one_and_of_two_dimensions(space, position):
+    composed = space.compose(["model=vit", f"position={position}"])
+    check(composed)
+    rehearse(composed.config)
+    assert composed.resolved["data"]["augmentation"]["degrees"] == 15.0  # the data's own, unless another is chosen
+    chosen = space.compose(["model=vit", "augmentation=photos"]).resolved["data"]["augmentation"]
+    assert (chosen["degrees"], chosen["flip"]) == (0.0, 0.5)
+
+
+def test_a_patch_that_does_not_divide_the_image_is_refused_before_any_image_is_read(space):
+    config = space.compose(["model=vit", "data=mnist_5k", "model.patch_size=5"]).config
+    with pytest.raises(
+        Mistake, match="patch_size=5 does not divide images of 28 x 28 pixels; accepted: 1, 2, 4, 7, 14"
+    ):
+        rehearse(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=recurrent", "position=alibi"], "position: model=recurrent has no position, so position=alibi would"),
+        (
+            ["model=recurrent_lm", "position=learned"],
+            "position: model=recurrent_lm has no position, so position=learned",
+        ),
+        (["model=recurrent", "attention=multi_query"], "model=recurrent has no attention, so attention=multi_query"),
+        (["model=recurrent", "attention.window=3"], "model=recurrent has no attention, so attention.window=3"),
+        (["model=convolutional", "norm=rms_norm"], "model=convolutional has no norm, so norm=rms_norm"),
+        (["model=convolutional_lm", "residual=post_ln"], "model=convolutional_lm has no residual, so residual=post_ln"),
+        (["model=recurrent_encoder", "feed_forward=glu"], "model=recurrent_encoder has no feed_forward"),
+        (["model=convolutional_encoder", "position=sinusoidal_2d"], "has no position, so position=sinusoidal_2d would"),
+    ],
+)
+def test_a_seam_that_the_model_does_not_have_is_refused(space, overrides, words):
+    text = message(space, *overrides)
+    assert words in text
+    assert text.endswith("would have no effect; leave it out")
+    assert len(text.splitlines()) == 1
+
+
+REPLACED = [f"{kind}{end}" for kind in ("recurrent", "convolutional") for end in ("", "_lm", "_encoder")]
+
+
+@pytest.mark.parametrize("model", [*REPLACED, "encoder_decoder", "gpt", "bert"])
+def test_a_model_composes_with_the_seams_as_they_are_by_default(space, model):
+    composed = space.compose([f"model={model}", "init=normal_002"])
+    check(composed)
+    rehearse(composed.config)
+
+
+@pytest.mark.parametrize("seam", ["position=alibi", "residual=post_ln", "norm=rms_norm", "attention=multi_query"])
+def test_a_seam_that_the_model_has_is_taken(space, seam):
+    check(space.compose(["model=encoder_decoder", seam]))
 
 
 def test_choices_separated_by_commas_need_a_multirun(space):
@@ -148,3 +215,32 @@ def test_where_a_run_stands_is_no_part_of_what_it_is(space):
     other = identity(space.compose(["position=alibi", "seed=1"]).resolved)
     assert here == there
     assert here != other
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task.pretrained=runs/train/model=bert/seed=0",
+        "task.pretrained=runs/train/model=bert,d_model=32/seed=0",
+        'task.pretrained="runs/train/model=bert/seed=0"',
+    ],
+)
+def test_a_path_may_have_the_signs_that_cells_have(space, override):
+    words = readable(["model=bert", "task=sequence_classification", "data=reuters_r8", override])
+    assert space.compose(words).config.task.pretrained == override.split("=", 1)[1].strip('"')
+
+
+def test_a_multirun_takes_several_paths_and_one_with_a_comma_that_is_there(space, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=1,b=2").mkdir()
+    assert space.expand(readable(["data.path=x/a=1,x/a=2,y"], multirun=True)) == [
+        ['data.path="x/a=1"'],
+        ['data.path="x/a=2"'],
+        ["data.path=y"],
+    ]
+    assert space.expand(readable(["data.path=a=1,b=2"], multirun=True)) == [['data.path="a=1,b=2"']]
+
+
+def test_what_needs_no_quotes_has_none():
+    words = ["position=alibi,none", "model.d_model=64", "+data.tasks.x={a: b=c}", "position=choice(alibi)", "loose"]
+    assert readable(words, multirun=True) == words

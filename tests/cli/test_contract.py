@@ -59,18 +59,23 @@ def test_every_cell_of_a_study_makes_sense(space, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", available_studies())
-def test_the_first_cell_of_a_study_takes_a_step(attnlab, library, space, tmp_path, name):
-    plan = load_plan(shipped("experiments") / name / "study.yaml", [], space)
-    text = tmp_path / "text.txt"
-    text.write_text((library / "text.txt").read_text() * 2)
-    words = [
-        o if not o.startswith("data=") else f"data=text data.path={text}"
-        for o in plan.overrides(plan.cells[0], plan.seeds[0])
-    ]
-    words = [word for override in words for word in override.split(" ")]
-    small = ["trainer.max_steps=1", "task.evaluation_tokens=256", "data.max_validation_tokens=256", "trainer.threads=1"]
-    small += ["schedule.warmup_steps=0", "progress=off"]
-    said = attnlab("train", *words, *small)
+def test_the_first_cell_of_a_study_takes_a_step(attnlab, own_data, name):
+    with ConfigSpace() as space:  # of its own: the command closes what is open
+        plan = load_plan(shipped("experiments") / name / "study.yaml", [], space)
+        words = plan.overrides(plan.cells[0], plan.seeds[0])
+        composed = space.compose(words)
+        elsewhere = ("data=", "data.path=", "data.pair=", "data.source.", "data.tokenizer_from=", "task.pretrained=")
+        words = [word for word in words if not word.startswith(elsewhere)]
+        words += own_data(space, composed)
+    small = {
+        "trainer": {"max_steps": 1, "validate_every": 1, "threads": 1},
+        "task": {"evaluation_tokens": 256, "beams": 1, "max_extra": 2},
+        "data": {"max_validation_tokens": 256},
+        "tokenizer": {"vocabulary_size": 300},
+        "schedule": {"warmup_steps": 0},
+    }
+    words += [f"{g}.{f}={v}" for g, fields in small.items() for f, v in fields.items() if f in composed.resolved[g]]
+    said = attnlab("train", *words, "progress=off")
     assert said.status == 0, said.err
     [status] = Path("runs").glob("*/*/*/status.json")
     assert read_json(status)["step"] == 1

@@ -131,3 +131,17 @@ def test_a_full_disk(attnlab, here, left, tiny, small_disk, free):
     (small_disk / "filler").unlink()
     assert attnlab("train", *tiny, f"run_dir={small_disk}/runs/run").status == 0  # the same command once there is room
     assert effective_state(small_disk / "runs" / "run") == "finished"
+
+
+def test_a_run_on_images_says_what_it_trains_on(attnlab):
+    small = ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=4", "trainer.threads=1"]
+    said = attnlab(
+        "train", "model=vit", "data=digits", "data.batch_size=32", "trainer.validate_every=2", *small, "progress=plain"
+    )
+    assert said.status == 0, said.err
+    assert "training FLOPs per image" in said.err
+    assert "data: digits: images train 1,295, validation 143, test 359 of 8 x 8 x 1; 10 classes" in said.err
+    assert "plan: 4 steps of 32 images = 0.10 epochs" in said.err
+    assert "images/s" in said.err
+    [classes] = Path("runs").glob("*/*/*/outputs/test.classes.txt")
+    assert len(classes.read_text().splitlines()) == 359

@@ -59,6 +59,7 @@ def test_a_cell_that_makes_no_sense_carries_the_reason(study, space):
         ({"seeds": [-1]}, "seeds=[-1]"),
         ({"metric": None}, "metric needs a name"),
         ({"metric": {"name": "x", "better": "up"}}, "lower or higher"),
+        ({"metric": {"name": "test/bleu", "better": "lower"}}, "write better: higher"),
         ({"shared": "position"}, "shared is a list"),
         ({"claims": "x"}, "claims is a list"),
         ({"claims": ["x"]}, "a claim is a table"),

@@ -47,6 +47,61 @@ def test_what_is_missing_is_run_and_what_is_finished_is_not_touched(attnlab, stu
     assert Path("runs/mine/report.html").is_file()
 
 
+@pytest.fixture
+def fine_tuning(study, library, tmp_path):
+    """A study that starts from the runs of another one beside it, seed by seed."""
+    rows = ["sentence\tlabel", *(f"{'a quick fox' if i % 2 else 'the lazy dog'}\t{i % 2}" for i in range(40)), ""]
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(rows))
+    model = ["model=bert", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "tokenizer=character"]
+    rest = ["trainer.max_steps=2", "trainer.threads=1", "schedule.warmup_steps=0", "progress=plain"]
+    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context=16", "data.batch_size=4"]
+    study("words", shared=[*model, *text, *rest], factors={}, cells=[{"name": "bert", "overrides": []}], baseline={})
+    found = "${runs_dir}/words/bert/seed=${seed}"
+    own = [f'task.pretrained="{found}"', "task=sequence_classification", "data=tsv", f"data.path={tmp_path}"]
+    cells = [{"name": "tuned", "overrides": []}]
+    metric = {"name": "test/accuracy", "better": "higher"}
+    study("classes", needs=["words"], shared=[*model, *own, *rest], factors={}, cells=cells, baseline={}, metric=metric)
+
+
+def test_what_a_study_needs_is_run_first_with_the_same_seeds(attnlab, fine_tuning):
+    said = attnlab("sweep", "classes", HERE, "study.seeds=[1,3]", "runs_dir=elsewhere")
+    assert said.status == 0, said.err
+    for seed in (1, 3):
+        before, after = (Path("elsewhere", name, f"seed={seed}") for name in ("words/bert", "classes/tuned"))
+        assert read_json(after / "run.json")["config"]["task"]["pretrained"] == str(before)
+        assert (after / "tokenizer.json").read_bytes() == (before / "tokenizer.json").read_bytes()
+        assert f"from {before}/checkpoints/" in said.err
+    again = attnlab("sweep", "classes", HERE, "study.seeds=[1,3]", "runs_dir=elsewhere")
+    assert again.status == 0, again.err
+    assert again.out.count("2 of 2 runs are done") == 2
+
+
+def test_a_mistake_is_found_before_what_is_needed_is_run(attnlab, fine_tuning):
+    said = attnlab("sweep", "classes", HERE, "model.num_heads=3")
+    assert said.status == 2
+    assert "does not divide into 3 heads" in said.out
+    assert "no cell of this study makes sense" in said.err
+    assert not Path("runs").exists()
+    assert attnlab("sweep", "classes", HERE, "model.d_ff=x").status == 2
+    assert not Path("runs").exists()
+
+
+def test_studies_that_need_each_other(attnlab, study):
+    study("one", needs=["other"])
+    study("other", needs=["one"])
+    said = attnlab("sweep", "one", HERE, "--cfg")
+    assert said.status == 2
+    assert "needs one, which in turn needs this study" in said.err
+
+
+def test_a_study_that_needs_what_is_not_there(attnlab, study):
+    study("one", needs=["otter"])
+    said = attnlab("sweep", "one", HERE)
+    assert said.status == 2
+    assert "otter: there is no such study" in said.err
+
+
 def test_a_run_of_a_study_is_the_run_of_its_overrides(attnlab, study):
     study("mine", seeds=1)
     printed = attnlab("sweep", "mine", "--cfg").out
@@ -98,6 +153,19 @@ def test_a_cell_that_makes_no_sense_is_skipped_and_one_that_fails_does_not_stop_
     shown = attnlab("status", "mine")
     assert "this part is broken" in shown.out
     assert "skipped" in shown.out
+
+
+def test_a_seam_that_one_of_the_models_does_not_have_skips_its_cells(attnlab, study, tiny):
+    shared = [word for word in tiny if not word.startswith("model.num_heads")]
+    study("mixed", shared=shared, seeds=1, factors={"model": ["gpt", "recurrent_lm"], "position": ["none", "alibi"]})
+    said = attnlab("sweep", "mixed", "--cfg")
+    assert said.status == 0, said.err
+    for position in ("none", "alibi"):
+        assert (
+            f"skipped model=recurrent_lm,position={position}: position: model=recurrent_lm has no position" in said.out
+        )
+    printed = [line for line in said.out.splitlines() if line.startswith("attnlab train")]
+    assert ["model=gpt,position=none" in line for line in printed] == [True, False]
 
 
 def test_a_study_of_which_nothing_can_be_run(attnlab, study):

@@ -16,12 +16,21 @@ def locate(target):
     return getattr(importlib.import_module(module), name)
 
 
+def parts(node):
+    """Every node with a class, at any depth."""
+    if "_target_" in node:
+        yield node
+    for value in node.values():
+        if isinstance(value, dict):
+            yield from parts(value)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_choice_names_a_class_and_its_own_fields(file):
     assert file.read_text().startswith("# ")
     choice = yaml.safe_load(file.read_text())
-    for part in [choice, *(value for value in choice.values() if isinstance(value, dict))]:
-        fields = {name for name in part if not name.startswith("_")}
+    for part in parts(choice):
+        fields = {name for name in part if not name.startswith("_") and name != "defaults"}
         parameters = set(inspect.signature(locate(part["_target_"])).parameters)
         assert fields <= parameters
     if file.parent.name == "tokenizer":

@@ -109,3 +109,28 @@ def test_training_gives_the_same_rules_in_every_process(prose):
         for _ in range(2)
     }
     assert len(outputs) == 1
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 5], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("tokenizer", [*LOSSLESS, Character()], ids=lambda tokenizer: tokenizer.name)
+def test_tokens_are_located_at_the_characters_that_they_spell(tokenizer, piece, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", piece)
+
+    @given(text=st.text(alphabet="abthe é—日🎉'.1 \n", max_size=40))
+    @settings(max_examples=60, deadline=None)
+    def assert_located(text):
+        trained = tokenizer.train(text) if tokenizer.name == "character" else tokenizer
+        tokens, places = trained.locate(text)
+        assert tokens.tolist() == trained.encode(text).tolist()
+        assert places.shape == (len(tokens), 2)
+        # The characters that the bytes of a token (or its code point) belong to, counted without the library.
+        subwords = hasattr(trained, "rules")
+        sizes = [len(trained._library.id_to_token(token)) if subwords else 1 for token in tokens]
+        owners = np.repeat(np.arange(len(text)), [len(c.encode()) if trained.name != "character" else 1 for c in text])
+        assert sum(sizes) == len(owners)
+        expected = [
+            (owners[end - size], owners[end - 1] + 1) for end, size in zip(np.cumsum(sizes), sizes, strict=True)
+        ]
+        assert list(map(tuple, places.tolist())) == expected
+
+    assert_located()

@@ -19,7 +19,6 @@ from attnlab.layers import (
     Rotary,
     build_scope,
     complete,
-    count_parameters,
 )
 
 B, T, D, H = 2, 9, 32, 4
@@ -149,15 +148,19 @@ def test_weights_are_dropped_in_training_only():
     assert attend(attention, x_BTD).equal(attend(attention, x_BTD))
 
 
-@pytest.mark.parametrize("part", [MultiHead, MultiQuery, GroupedQuery, partial(Attention, num_key_value_heads=4)])
+@pytest.mark.parametrize(
+    ("part", "shared"),
+    [(MultiHead, H), (MultiQuery, 1), (GroupedQuery, 2), (partial(Attention, num_key_value_heads=4), 4)],
+)
 @pytest.mark.parametrize(
     "fields", [{}, {"d_head": 6, "bias": True}, {"qk_norm": True, "output_gate": True, "bias": True}]
 )
-def test_parameters_are_counted_without_building(part, fields):
-    part = partial(part, **fields)
-    built = complete(part, d_model=D, num_heads=H)
-    counted = count_parameters(part, d_model=D, num_heads=H)
-    assert counted == sum(p.numel() for p in built.parameters())
+def test_has_the_weights_that_its_fields_say(part, shared, fields):
+    built = complete(partial(part, **fields), d_model=D, num_heads=H)
+    d_head, gate = fields.get("d_head", D // H), fields.get("output_gate", False)
+    rows = H * d_head * (1 + gate) + 2 * shared * d_head
+    expected = D * (rows + H * d_head) + fields.get("bias", False) * (rows + D) + 2 * d_head * ("qk_norm" in fields)
+    assert sum(p.numel() for p in built.parameters()) == expected
     assert attend(built, example()).shape == (B, T, D)
 
 
@@ -178,7 +181,10 @@ def test_parameters_are_counted_without_building(part, fields):
         (partial(MultiHead, 64, 4, soft_cap=-1.0), "soft_cap=-1.0 must be above 0"),
         (partial(MultiHead, 64, 4, soft_cap=9.0, backend="fused"), "fused cannot cap scores"),
         (partial(MultiHead, 64, 4, dropout=0.1, backend="flex"), "flex cannot drop"),
-        (partial(MultiHead, 64, 4, backend="sdpa"), "backend='sdpa' is unknown; accepted: auto, fused, explicit, flex"),
+        (
+            partial(MultiHead, 64, 4, backend="sdpa"),
+            "backend='sdpa' is unknown; accepted: auto, fused, plain, explicit, flex",
+        ),
     ],
 )
 def test_mistakes_are_refused_with_what_is_accepted(part, message):

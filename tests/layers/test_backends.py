@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attnlab import layers
-from attnlab.layers import Explicit, Flex, Fused, Scope, build_scope, choose_backend, complete
+from attnlab.layers import Explicit, Flex, Fused, Plain, Scope, build_scope, choose_backend, complete
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -42,6 +42,8 @@ MASKS = {
     "bidirectional_padding": {"causal": False, "is_token_BT": LEFT},
     "padding_and_window": {"causal": True, "window": 2, "is_token_BT": LEFT},
     "packed": {"causal": True, "segments_BT": SEGMENTS},
+    "prefix": {"causal": True, "prefix_B1": torch.tensor([[3], [5]])},
+    "prefix_and_padding": {"causal": True, "prefix_B1": torch.tensor([[2], [5]]), "is_token_BT": LEFT},
 }
 
 
@@ -51,13 +53,13 @@ def tensors(seed=0, num_key_value_heads=H):
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
-def case(position_name, causal, window=None, is_token_BT=None, segments_BT=None):
+def case(position_name, causal, window=None, **who):
     torch.manual_seed(1)
     position = complete(getattr(layers, position_name), causal=causal, **WIDTHS)
     if hasattr(position, "table"):
         torch.nn.init.normal_(position.table.weight)
     x_BTD = torch.randn(B, T, H * K)
-    return build_scope(x_BTD, position, causal, is_token_BT=is_token_BT, segments_BT=segments_BT), window
+    return build_scope(x_BTD, position, causal, **who), window
 
 
 def run(backend, scope, window, num_key_value_heads=H, **options):
@@ -116,7 +118,7 @@ def test_fused_is_explicit_forward_and_backward(position_name, mask):
             torch.testing.assert_close(made_gradient, expected_gradient, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", [Fused(), Explicit()])
+@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit()])
 @pytest.mark.parametrize("mask", ["causal", "left_padding"])
 def test_a_learned_bias_gets_its_gradient(backend, mask):
     gradients = []
@@ -138,6 +140,8 @@ def test_a_learned_bias_gets_its_gradient(backend, mask):
         ("Rotary", "causal_window", None),
         ("ALiBi", "padding_and_window", 2.0),
         ("RelativeBias", "packed", None),
+        ("RelativeBias", "prefix", None),
+        ("Rotary", "prefix_and_padding", None),
     ],
 )
 def test_flex_is_explicit_forward(position_name, mask, soft_cap):
@@ -151,7 +155,7 @@ def test_flex_is_explicit_forward(position_name, mask, soft_cap):
 
 
 @pytest.mark.parametrize("position_name", ["PositionEncoding", "ALiBi"])
-@pytest.mark.parametrize("backend", [Fused(), Explicit(), Flex()])
+@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit(), Flex()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_to_attend_to_gives_exact_zeros(backend, position_name, dtype):
     q, k, v = (x.detach().to(dtype) for x in tensors())
@@ -164,7 +168,7 @@ def test_nothing_to_attend_to_gives_exact_zeros(backend, position_name, dtype):
     assert (out_BHTK != 0).any(dim=(1, 3)).tolist() == is_token_BS.tolist()
 
 
-@pytest.mark.parametrize("backend", [Fused(), Explicit()])
+@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit()])
 @pytest.mark.parametrize("position_name", ["PositionEncoding", "ALiBi"])
 def test_nothing_to_attend_to_gives_zero_gradients(backend, position_name):
     is_token_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7], dtype=torch.bool)
@@ -211,31 +215,34 @@ def test_dropout_drops_weights_and_keeps_the_mean():
     torch.manual_seed(0)
     ones = torch.ones(64, 8, 16, 4)
     scope = Scope(torch.arange(16)[None], torch.arange(16)[None], causal=False, contiguous=True)
-    for backend in (Fused(), Explicit()):
+    for backend in (Fused(), Plain(), Explicit()):
         out_BHTK = backend(ones, ones, ones, scope, dropout=0.5)
         assert out_BHTK.std() > 0.1
         assert abs(out_BHTK.mean().item() - 1) < 0.02
 
 
 @pytest.mark.parametrize(
-    ("name", "soft_cap", "device_type", "dropout", "expected"),
+    ("name", "soft_cap", "device_type", "dropout", "length", "expected"),
     [
-        ("auto", None, "cpu", 0.1, Fused),
-        ("auto", None, "cuda", 0.1, Fused),
-        ("auto", 30.0, "cpu", 0.0, Explicit),
-        ("auto", 30.0, "cuda", 0.0, Flex),
-        ("auto", 30.0, "cuda", 0.1, Explicit),
-        ("explicit", 30.0, "cuda", 0.1, Explicit),
-        ("flex", None, "cuda", 0.0, Flex),
-        ("fused", None, "cpu", 0.0, Fused),
+        ("auto", None, "cpu", 0.0, 512, Fused),
+        ("auto", None, "cpu", 0.0, 64, Plain),
+        ("auto", None, "cpu", 0.1, 512, Plain),
+        ("auto", None, "cuda", 0.1, 64, Fused),
+        ("auto", 30.0, "cpu", 0.0, 512, Plain),
+        ("auto", 30.0, "cuda", 0.0, 64, Flex),
+        ("auto", 30.0, "cuda", 0.1, 64, Plain),
+        ("explicit", 30.0, "cuda", 0.1, 64, Explicit),
+        ("plain", None, "cuda", 0.0, 512, Plain),
+        ("flex", None, "cuda", 0.0, 64, Flex),
+        ("fused", None, "cpu", 0.0, 64, Fused),
     ],
 )
-def test_backends_by_name(name, soft_cap, device_type, dropout, expected):
-    assert isinstance(choose_backend(name, soft_cap, device_type, dropout), expected)
+def test_backends_by_name(name, soft_cap, device_type, dropout, length, expected):
+    assert type(choose_backend(name, soft_cap, device_type, dropout, length)) is expected
 
 
 def test_what_cannot_be_served_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"backend='flash' is unknown; accepted: auto, fused, explicit, flex"):
+    with pytest.raises(ValueError, match=r"backend='flash' is unknown; accepted: auto, fused, plain, explicit, flex"):
         choose_backend("flash", None, "cpu")
     with pytest.raises(ValueError, match=r"fused cannot cap scores \(soft_cap=30.0\)"):
         choose_backend("fused", 30.0, "cpu")
@@ -244,3 +251,14 @@ def test_what_cannot_be_served_is_refused_with_the_reason():
     scope, _ = case("PositionEncoding", causal=True)
     with pytest.raises(ValueError, match="flex trains only on cuda, not on cpu"):
         Flex()(*tensors(), scope)
+
+
+@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit()])
+def test_who_sees_whom_with_a_prefix_is_its_definition(backend):
+    prefix, positions = torch.tensor([[3], [0]]), torch.arange(T)[None]
+    scope = Scope(positions, positions, True, contiguous=True, prefix_B1=prefix)
+    q, k, v = (x.detach() for x in tensors())
+    expected = attention_by_loops(
+        q, k, v, lambda b, t, s: s <= t or s < int(prefix[b]), lambda *_: 0.0, K**-0.5, soft_cap=None
+    )
+    torch.testing.assert_close(backend(q, k, v, scope).double(), expected, atol=2e-6, rtol=1e-5)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from attnlab.layers import LayerNorm, PreNorm, Stack, count_parameters, stack_widths
-from attnlab.models import GPT, gpt_size
+from attnlab.layers import LayerNorm, PreNorm, Stack
+from attnlab.models import GPT
 
 CONF = Path(__file__).parents[2] / "conf"
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init")
@@ -73,7 +73,7 @@ def test_the_seams_hold_what_the_design_lists():
         "norm": {"layer_norm", "rms_norm", "dynamic_tanh"},
         "attention": {"multi_head", "multi_query", "grouped_query"},
         "feed_forward": {"relu", "gelu", "squared_relu", "glu", "geglu", "swiglu", "reglu"},
-        "init": {"xavier", "normal_002", "gpt2", "small"},
+        "init": {"xavier", "normal_002", "gpt2", "small", "fan_in"},
     }
     rotary = {"rotary", *(f"rotary_{scaling}" for scaling in ("linear", "ntk", "yarn", "llama3"))}
     one = {"sinusoidal", "learned", "alibi", "relative_bias", "none"}
@@ -175,14 +175,6 @@ def test_state_dict_round_trip(seam, choice):
     assert torch.equal(other(TOKENS), model(TOKENS))
 
 
-@every_choice
-@pytest.mark.parametrize("bias", [False, True])
-def test_predicted_parameter_count_is_the_built_one(seam, choice, bias):
-    chosen = parts(seam, choice)
-    built = GPT(**WIDTHS, **chosen, bias=bias)
-    assert gpt_size(**WIDTHS, **chosen, bias=bias).parameters == sum(p.numel() for p in built.parameters())
-
-
 def image_stack(choice):
     torch.manual_seed(0)
     stack = Stack(16, 4, 2, causal=False, grid=GRID, position=part("position", choice))
@@ -205,9 +197,6 @@ def test_two_dimensional_positions_keep_the_contract_in_a_bidirectional_stack(ch
     copy = image_stack(choice)
     copy.load_state_dict(stack.state_dict())
     assert torch.equal(copy(x), out)
-    widths = stack_widths(16, 4, 2, causal=False, grid=GRID)
-    predicted = count_parameters(part("position", choice), **widths)
-    assert predicted == sum(p.numel() for p in stack.position.parameters())
     assert (stack.bfloat16()(x.bfloat16()).float() - out).std() < 0.05 * out.std()
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from attnlab.layers import (
     ALiBi,
     DeepNorm,
+    FanIn,
     GPT2Init,
     GroupedQuery,
     Learned,
@@ -19,6 +20,7 @@ from attnlab.layers import (
     SwiGLU,
     Xavier,
 )
+from attnlab.layers.gated_convolution import GatedConvolution
 from attnlab.models import GPT
 
 D, F, V, N = 128, 384, 500, 3
@@ -41,10 +43,11 @@ def table(init):
         Normal002: (0.02,) * 5,
         GPT2Init: (0.02, 0.02, 0.02 / math.sqrt(2 * N), 0.02, 0.02 / math.sqrt(2 * N)),
         Small: (small,) * 5,
+        FanIn: (D**-0.5, D**-0.5, F**-0.5, 0.1, D**-0.5),
     }[init]
 
 
-@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small])
+@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small, FanIn])
 def test_built_weights_have_the_published_deviations(init):
     model = build(init, position=Learned)
     square, up, down, embedding, output = table(init)
@@ -66,7 +69,7 @@ def test_xavier_is_uniform():
     assert 0.99 * bound < weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small])
+@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small, FanIn])
 def test_deepnorm_gain_scales_what_the_paper_names(init):
     plain, deep = build(init, feed_forward=SwiGLU), build(init, feed_forward=SwiGLU, residual=DeepNorm)
     beta = (8 * N) ** -0.25
@@ -125,6 +128,30 @@ def test_a_tied_matrix_of_any_module_is_drawn_once():
     model = Tied()
     Xavier()(model, seed=0)
     assert std(model.head.weight) == pytest.approx(50**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.LSTMCell, 4), (nn.GRUCell, 3)])
+def test_every_gate_of_a_recurrent_layer_is_a_matrix_of_its_own(kind, gates):
+    layer = kind(64, 128)
+    Xavier()(layer, seed=0)
+    matrices = {name: weight.chunk(gates) for name, weight in layer.named_parameters() if weight.ndim == 2}
+    assert len(matrices) == 2
+    for name, parts in matrices.items():
+        columns = 64 if "_ih" in name else 128
+        for part in parts:
+            assert std(part) == pytest.approx(math.sqrt(2 / (128 + columns)), rel=0.03)
+        assert not torch.equal(parts[0], parts[1])
+    for name, bias in layer.named_parameters():
+        if bias.ndim == 1:
+            forget = 1.0 if gates == 4 and "_ih" in name else 0.0
+            starts = [0.0, forget, 0.0, 0.0][:gates]
+            assert torch.equal(bias, torch.tensor(starts).repeat_interleave(128))
+
+
+def test_what_a_gate_halves_starts_twice_as_large_by_the_fan_in():
+    layer = GatedConvolution(D, 3, causal=True)
+    FanIn()(nn.ModuleList([layer]), seed=0)
+    assert std(layer.windows.weight) == pytest.approx(math.sqrt(4 / (3 * D)), rel=0.03)
 
 
 def test_an_init_works_without_memory():

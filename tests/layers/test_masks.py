@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from attnlab.layers import KeyValueCache, Learned, PositionEncoding, Scope, build_mask, build_scope
 
 
-def by_definition(queries, keys, causal, window, is_token, query_segments, key_segments):
+def by_definition(queries, keys, causal, window, is_token, query_segments, key_segments, prefix):
     rows = []
     for b in range(len(queries)):
         row = []
@@ -16,7 +16,7 @@ def by_definition(queries, keys, causal, window, is_token, query_segments, key_s
             row.append([])
             for s, key in enumerate(keys[b]):
                 seen = is_token[b][s] and query_segments[b][t] == key_segments[b][s]
-                if causal and key > query:
+                if causal and key > query and key >= prefix[b]:
                     seen = False
                 if window is not None and not (query - window < key < query + window):
                     seen = False
@@ -36,6 +36,7 @@ def test_mask_is_its_definition(data, causal, window):
     queries, keys = table(num_queries, st.integers(0, 9)), table(num_keys, st.integers(0, 9))
     is_token = table(num_keys, st.booleans())
     query_segments, key_segments = table(num_queries, st.integers(0, 1)), table(num_keys, st.integers(0, 1))
+    prefix = data.draw(st.lists(st.integers(0, 9), min_size=batch, max_size=batch))
     made = build_mask(
         torch.tensor(queries),
         torch.tensor(keys),
@@ -44,8 +45,9 @@ def test_mask_is_its_definition(data, causal, window):
         torch.tensor(is_token),
         torch.tensor(query_segments),
         torch.tensor(key_segments),
+        torch.tensor(prefix)[:, None],
     )
-    expected = by_definition(queries, keys, causal, window, is_token, query_segments, key_segments)
+    expected = by_definition(queries, keys, causal, window, is_token, query_segments, key_segments, prefix)
     assert made.equal(expected)
 
 
@@ -63,6 +65,15 @@ def test_shortcuts_of_contiguous_scopes_say_what_the_mask_says(causal, window, n
         assert mask_BHTS[0, 0].equal(torch.ones(5, 5, dtype=torch.bool).tril())
     is_plain_causal = causal and num_queries == 5 and window in (None, 5, 9)
     assert scope.is_causal_only(window) == is_plain_causal
+
+
+def test_a_prefix_is_seen_by_all_and_the_rest_stays_causal():
+    scope = Scope(
+        torch.arange(4)[None], torch.arange(4)[None], True, contiguous=True, prefix_B1=torch.tensor([[2], [0]])
+    )
+    assert not scope.is_causal_only(None)
+    seen = [[[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], torch.ones(4, 4).tril().tolist()]
+    assert scope.allowed(None)[:, 0].equal(torch.tensor(seen).bool())
 
 
 def test_one_cached_step_needs_no_mask():

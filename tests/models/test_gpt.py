@@ -1,8 +1,28 @@
+"""GPT: its output, positions, who sees whom, and that padding changes nothing."""
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from attnlab.layers import ALiBi, Learned, PositionEncoding, Rotary, Sinusoidal
+from attnlab.layers import (
+    ALiBi,
+    DeepNorm,
+    Learned,
+    Parallel,
+    PositionEncoding,
+    PostNorm,
+    PreNorm,
+    RelativeBias,
+    ReZero,
+    Rotary,
+    Sandwich,
+    Sinusoidal,
+)
 from attnlab.models import GPT
+
+POSITIONS = [PositionEncoding, Sinusoidal, Learned, Rotary, ALiBi, RelativeBias]
+RESIDUALS = [PostNorm, PreNorm, Sandwich, DeepNorm, ReZero, Parallel]
 
 TOKENS = torch.randint(0, 11, (2, 6), generator=torch.Generator().manual_seed(0))
 
@@ -60,6 +80,58 @@ def test_packed_positions_are_taken_as_they_are():
     torch.testing.assert_close(model(TOKENS, torch.arange(6)[None]), model(TOKENS))
     shifted = model(TOKENS, torch.arange(6)[None] + 1)
     assert not torch.allclose(shifted, model(TOKENS), atol=1e-3)
+
+
+def build(seed, **fields):
+    """A small model whose weights make a wrong mask or position show."""
+    torch.manual_seed(seed)
+    model = GPT(11, 12, 16, 2, 2, **fields).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model
+
+
+def draw(*shape, seed=0):
+    return torch.randint(0, 11, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    position=st.sampled_from(POSITIONS),
+    residual=st.sampled_from(RESIDUALS),
+    place=st.integers(1, 7),
+    seed=st.integers(0, 99),
+)
+def test_no_token_sees_what_follows(position, residual, place, seed):
+    model, tokens = build(seed, position=position, residual=residual), draw(2, 8, seed=seed)
+    changed = tokens.clone()
+    changed[:, place:] = (changed[:, place:] + 1) % 11
+    assert_close(model(changed)[:, :place], model(tokens)[:, :place])
+    assert not torch.allclose(model(changed)[:, place:], model(tokens)[:, place:], atol=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    position=st.sampled_from(POSITIONS),
+    residual=st.sampled_from(RESIDUALS),
+    lengths=st.lists(st.integers(1, 7), min_size=2, max_size=3),
+    left=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_padding_on_either_side_changes_nothing(position, residual, lengths, left, seed):
+    model, longest = build(seed, position=position, residual=residual), max(lengths) + 2
+    tokens = draw(len(lengths), longest, seed=seed)
+    places = torch.arange(longest)[None]
+    is_token = places >= longest - torch.tensor(lengths)[:, None] if left else places < torch.tensor(lengths)[:, None]
+    together = model(tokens, is_token_BT=is_token)
+    for row in range(len(lengths)):
+        alone = model(tokens[row : row + 1, is_token[row]])
+        assert_close(together[row : row + 1, is_token[row]], alone)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ FIELDS = [
     "best",
     "final",
     "cannot",
+    "notes",
     "error",
 ]
 

@@ -95,7 +95,7 @@ def cost_section(comparison: Comparison) -> Html | None:
     """The budget of every cell."""
     if not any(cell.budget.steps > 0 for cell in comparison.cells):
         return None
-    head = ["cell", "steps", "tokens", "parameters", "training FLOPs", "seconds a run"]
+    head = ["cell", "steps", f"{comparison.study.unit}s", "parameters", "training FLOPs", "seconds a run"]
     rows = []
     for cell in comparison.cells:
         budget = cell.budget

@@ -10,7 +10,7 @@ from attnlab.analysis.reader import Run, Study, is_number, same
 
 # Below these ratios of largest to smallest a difference is not worth a warning.
 TOLERANCE = {"steps": 1.0, "tokens": 1.0, "parameters": 1.02, "flops": 1.02}
-NAMES = {"steps": "steps", "tokens": "training tokens", "parameters": "parameters", "flops": "training FLOPs"}
+NAMES = {"steps": "steps", "tokens": "training {unit}s", "parameters": "parameters", "flops": "training FLOPs"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def budget_warnings(study: Study, budgets: Mapping[str, Budget]) -> list[str]:
         if len(known) < 2 or max(known.values()) <= tolerance * min(known.values()):
             continue
         low, high = min(known.values()), max(known.values())
-        parts.append(f"{NAMES[name]} {quantity(low)} to {quantity(high)} ({_ratio(high / low)})")
+        parts.append(
+            f"{NAMES[name].format(unit=study.unit)} {quantity(low)} to {quantity(high)} ({_ratio(high / low)})"
+        )
         follows |= dict.fromkeys(f for f in study.varying if _follows(study, f, known, tolerance))
     if not parts:
         return []

@@ -13,6 +13,7 @@ from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import AXES, short
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.wording import primary_lengths, unit
+from attnlab.training.measures import better_of, parts_of
 
 MOST_POINTS = 160
 MOST_COLOURS = 8
@@ -31,6 +32,7 @@ def chart_data(comparison: Comparison) -> dict[str, Any]:
             for name in study.varying
         },
         "by_cell": len(shown) <= MOST_COLOURS,
+        "term": study.unit,
         "lengths": length_data(comparison),
         "curves": curve_data(comparison),
     }
@@ -49,15 +51,17 @@ def length_data(comparison: Comparison) -> list[dict[str, Any]]:
             entry = {"cell": curve.label, "x": [k for k, _ in points], "y": rounded([p.mean for _, p in points])}
             entry |= {"low": rounded([b[0] for b in bounds]), "high": rounded([b[1] for b in bounds])}
             series.append({**entry, "cannot": sorted(curve.cannot)})
-        families.append({"name": prefix, "unit": unit(prefix), "series": series})
+        families.append({"name": prefix, "unit": unit(prefix, comparison.study.unit), "series": series})
     return families
 
 
 def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
-    """One entry a metric that was logged along training: {name, unit, series: [{cell, step, tokens, seconds, mean, low, high, seeds}]}."""
+    """One entry a metric that was logged along training: {name, unit, better, series: [{cell, step, tokens, seconds, mean, low, high, seeds}]}."""
     curves = comparison.study.curves
     entries = []
-    for name in sorted((column for column in curves.columns if column not in ("cell", "seed", *AXES)), key=_interest):
+    first = f"val/{parts_of(comparison.metric.name)[1].removeprefix('sliding_')}" if comparison.metric else ""
+    names = (column for column in curves.columns if column not in ("cell", "seed", *AXES))
+    for name in sorted(names, key=lambda name: _interest(name, first)):
         frame = (
             curves.select("cell", "seed", *AXES, value=pl.col(name))
             .drop_nulls("value")
@@ -70,14 +74,16 @@ def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
             if cell.cell.name in by_cell
         ]
         if sum(len(entry["step"]) for entry in series) > len(series):
-            entries.append({"name": name, "unit": unit(name), "series": series})
+            entries.append(
+                {"name": name, "unit": unit(name, comparison.study.unit), "better": better_of(name), "series": series}
+            )
     return entries
 
 
-def _interest(name: str) -> tuple[int, str]:
-    """Validation curves first, then training losses, then the rest."""
-    order = ["val/nats", "train/nats"]
-    split = {"val": 2, "train": 3}.get(name.partition("/")[0], 4)
+def _interest(name: str, first: str) -> tuple[int, str]:
+    """The measure that is compared, in validation; other validation curves, training losses, then the rest."""
+    order = [*dict.fromkeys([first, "val/nats", "train/nats"])]
+    split = {"val": 3, "train": 4}.get(name.partition("/")[0], 5)
     return (order.index(name) if name in order else split, name)
 
 

@@ -15,6 +15,7 @@ from attnlab.analysis.claims import Claim, check_claims
 from attnlab.analysis.factors import FactorEffect, factor_effects
 from attnlab.analysis.reader import Cell, Metric, Run, Study
 from attnlab.analysis.statistics import Interval, mean_interval, paired
+from attnlab.training.measures import better_of
 
 ALPHA = 0.05
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
@@ -240,7 +241,7 @@ def _length_curve(study: Study, cell: Cell, prefix: str, multiples: list[float])
     pairs = paired(values[multiples[-1]], values[multiples[0]])
     change = mean_interval(list(pairs.values())) if pairs else None
     own = study.metric or Metric("")
-    direction = own.better if own.name.startswith(f"{prefix}@") else "lower"
+    direction = own.better if own.name.startswith(f"{prefix}@") else better_of(prefix)
     verdict = verdict_of(change, Metric("", direction, own.margin)) if change else "cannot" if cannot else "missing"
     return LengthCurve(study.label(cell), prefix, points, values, cannot, change, verdict)
 

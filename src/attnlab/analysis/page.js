@@ -124,14 +124,16 @@
     return traces;
   }
 
-  function range(series) {
+  // The worst 2% may leave the picture (losses of the first steps), the best may not.
+  function range(series, better) {
     const values = series.flatMap((s) => Object.values(s.seeds).flat()).filter((y) => y !== null).sort((a, b) => a - b);
-    const low = values[0], high = values[Math.floor(0.98 * (values.length - 1))];
+    const last = values.length - 1, cut = Math.floor(0.98 * last);
+    const [low, high] = better === "higher" ? [values[last - cut], values[last]] : [values[0], values[cut]];
     const room = 0.06 * (high - low) || 0.1;
     return [low - room, high + room];
   }
 
-  const words = { step: "optimizer steps", tokens: "training tokens", seconds: "seconds" };
+  const words = { step: "optimizer steps", tokens: `training ${data.term}s`, seconds: "seconds" };
   const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(", ");
 
   function drawCurves(chart, state) {
@@ -140,7 +142,7 @@
     const groups = [...new Set(data.cells.map((cell) => panelOf(cell.label)))];
     const panels = chart.querySelector(".panels");
     chart.classList.toggle("small", groups.length > 1);
-    const limits = range(entry.series);
+    const limits = range(entry.series, entry.better);
     const entries = [];
     for (const group of groups) {
       const series = entry.series.filter((s) => panelOf(s.cell) === group);
@@ -166,7 +168,7 @@
     const draw = () => drawCurves(chart, state);
     const choose = (field, number) => (value) => { state[field] = number ? Number(value) : value; draw(); };
     if (data.curves.length > 1) select(controls, "Curve", data.curves.map((c, i) => [String(i), c.name]), "0", choose("metric", true));
-    select(controls, "Against", [["step", "steps"], ["tokens", "tokens"], ["seconds", "seconds"]], "step", choose("axis"));
+    select(controls, "Against", [["step", "steps"], ["tokens", `${data.term}s`], ["seconds", "seconds"]], "step", choose("axis"));
     if (factorNames.length > 1) {
       const byCell = data.by_cell ? [["cell", "cell"]] : [];
       select(controls, "Colour", [...byCell, ...factorNames.map((f) => [f, f])], state.colour, choose("colour"));

@@ -74,7 +74,7 @@ def _header(comparison: Comparison) -> Html:
         tag("p", " \u00b7 ".join(facts), class_="soft"),
     ]
     if metric:
-        parts.append(sections.metric_sentence(metric))
+        parts.append(sections.metric_sentence(metric, comparison.study.unit))
     return tag("header", *parts)
 
 

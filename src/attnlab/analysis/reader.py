@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from attnlab.training.measures import better_of
 from attnlab.training.run_directory import METRICS, RUN, STATUS, effective_state, read_json
 
 AXES = ("step", "tokens", "seconds")
@@ -100,6 +101,13 @@ class Study:
     def curves(self) -> pl.DataFrame:
         """Learning curves, read when first asked for: columns cell, seed, step, tokens, seconds, and one a metric."""
         return read_curves([run for run in self.runs.values() if run.state != "missing"])
+
+    @cached_property
+    def unit(self) -> str:
+        """What a term of the loss is, as the runs' data say it: token, word, text, image; "term" where they differ."""
+        data = [_mapping(run.record.get("data")) for run in self.runs.values() if run.record]
+        units = {str(entry.get("unit") or "token") for entry in data}
+        return "token" if not units else units.pop() if len(units) == 1 else "term"
 
     @cached_property
     def baseline_cell(self) -> Cell | None:
@@ -285,7 +293,7 @@ def _metric(entry: Any, runs: Iterable[Run]) -> Metric | None:
         better = "higher" if entry.get("better") == "higher" else "lower"
         return Metric(str(entry["name"]), better, float(entry["margin"]) if is_number(entry.get("margin")) else 0.0)
     names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
-    return Metric(names[0]) if names else None
+    return Metric(names[0], better_of(names[0])) if names else None
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

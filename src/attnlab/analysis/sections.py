@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnlab.analysis import appendix, wording
-from attnlab.analysis.comparison import CellSummary, Comparison, verdict_of
+from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, verdict_of
 from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline
 from attnlab.analysis.markup import Html, join, prose, table, tag
@@ -17,7 +17,7 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
     """(id, title, markup) of every section."""
     lengths = ("lengths", "Beyond the training length", lengths_section(comparison))
     differences = ("differences", _difference_title(comparison), difference_section(comparison))
-    about_length = bool(comparison.metric and "@" in comparison.metric.name)
+    about_length = bool(comparison.metric and MULTIPLE.fullmatch(comparison.metric.name))
     pictures = [
         ("grid", "The grid", grid_section(comparison)),
         ("factors", "What each choice changes", factors_section(comparison)),
@@ -41,12 +41,12 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
     ]
 
 
-def metric_sentence(metric: Metric) -> Html:
-    """What is compared, in words."""
+def metric_sentence(metric: Metric, term: str) -> Html:
+    """What is compared, in words. term: what a term of the loss is."""
     parts: list[Any] = [
         "Compared on ",
         tag("code", metric.name),
-        f" ({wording.describe(metric.name)}); {metric.better} is better.",
+        f": {wording.describe(metric.name, term)}; {metric.better} is better.",
     ]
     if metric.margin > 0:
         parts.append(f" A difference of less than {metric.margin:g} does not count.")
@@ -131,7 +131,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
         rows.append([join([curve.label, " ", _length_chip(curve.verdict)]), *values, change])
     reasons = dict.fromkeys(f"{curve.label}: {reason}" for curve in curves for reason in curve.cannot.values())
     notes = [tag("p", prose(reason), class_="lead") for reason in reasons]
-    lead = f"{wording.unit(curves[0].prefix).capitalize()} on the same text, cut into windows of {multiples[0]:g}x to {multiples[-1]:g}x the training length. Flat is good: what was learnt holds at that length. Bars are 95% intervals over seeds."
+    lead = f"{_capital(wording.unit(curves[0].prefix, comparison.study.unit))} on the same text, cut into windows of {multiples[0]:g}x to {multiples[-1]:g}x the training length. Flat is good: what was learnt holds at that length. Bars are 95% intervals over seeds."
     return join(
         [
             tag("p", prose(lead), class_="lead"),
@@ -140,6 +140,10 @@ def lengths_section(comparison: Comparison) -> Html | None:
             *notes,
         ]
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _length_chip(verdict: str) -> Html:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
 from attnlab.analysis.statistics import Interval
+from attnlab.training.measures import parts_of
 
 VERDICTS = {"better": "better", "worse": "worse", "same": "no difference that counts", "undecided": "undecided"}
 LENGTH_WORDS = {
@@ -19,13 +20,24 @@ LENGTH_WORDS = {
     "missing": "no figure",
 }
 MEASURES = {
-    "nats": "loss in nats per token",
-    "bits_per_byte": "bits per byte",
+    "nats": "loss in nats per {unit}",
+    "smoothed_nats": "loss with label smoothing, in nats per {unit}",
+    "perplexity": "perplexity per {unit}",
     "token_perplexity": "perplexity per token",
     "word_perplexity": "perplexity per word",
-    "accuracy": "accuracy",
+    "accuracy": "accuracy (0 to 1)",
+    "precision": "precision (0 to 1)",
+    "recall": "recall (0 to 1)",
+    "f1": "F1 (0 to 1)",
+    "macro_f1": "mean F1 of all classes (0 to 1)",
+    "exact": "outputs equal to the reference (0 to 1)",
+    "exact_match": "exact match (0 to 100)",
+    "bleu": "BLEU (0 to 100)",
+    "chrf": "chrF (0 to 100)",
 }
-SPLITS = {"val": "validation text", "test": "test text", "train": "training text"}
+OF_WINDOWS = {"f1": "F1 of answers (0 to 100)"}  # as SQuAD's evaluation has it
+SPLITS = {"val": "validation part", "test": "test part", "train": "training part"}
+WORDS = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of source lengths: 6-10, 21+
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
@@ -60,24 +72,36 @@ def place_text(places: tuple[int, int] | None) -> str:
     return str(places[0]) if places[0] == places[1] else f"{places[0]}-{places[1]}"
 
 
-def describe(metric: str) -> str:
-    """A metric's name in plain words: test/nats@8x is "loss in nats per token on test text, at 8 times the training length"."""
-    found = MULTIPLE.fullmatch(metric)
-    base, multiple = (found["prefix"], found["multiple"]) if found else (metric, None)
-    split, _, measure = base.rpartition("/")
-    sliding = measure.startswith("sliding_")
-    words = MEASURES.get(measure.removeprefix("sliding_"), measure.removeprefix("sliding_").replace("_", " "))
+def describe(metric: str, term: str = "token") -> str:
+    """A metric's name in plain words: test/nats@8x is "loss in nats per token on the test part, at 8 times the training length".
+
+    term: what a term of the loss is.
+    """
+    split, measure, restriction = parts_of(metric)
+    words = unit(metric, term)
     if split:
-        words += f" on {SPLITS.get(split, split)}"
-    if multiple:
-        words += ", at the training length" if multiple == "1" else f", at {multiple} times the training length"
-    return words + (", in a sliding window" if sliding else "")
+        words += f" on the {SPLITS.get(split, split)}"
+    words += _restricted(metric, restriction) if restriction else ""
+    return words + (", in a sliding window" if measure.startswith("sliding_") else "")
 
 
-def unit(metric: str) -> str:
-    """What a metric measures, for an axis: test/sliding_nats is "loss in nats per token"."""
-    measure = metric.partition("@")[0].rpartition("/")[2].removeprefix("sliding_")
-    return MEASURES.get(measure, measure.replace("_", " "))
+def _restricted(metric: str, restriction: str) -> str:
+    """What follows the @: a multiple of the training length, a bucket of source words, or the name of a class or task."""
+    found = MULTIPLE.fullmatch(metric)
+    if found:
+        times = found["multiple"]
+        return ", at the training length" if times == "1" else f", at {times} times the training length"
+    bucket = WORDS.fullmatch(restriction)
+    if bucket:
+        return f", for sources of {bucket['low']} {'to ' + bucket['high'] if bucket['high'] else 'or more'} words"
+    return f", for {restriction} alone"
+
+
+def unit(metric: str, term: str = "token") -> str:
+    """What a metric measures, for an axis: test/sliding_nats is "loss in nats per token". term: what a term of the loss is."""
+    measure = parts_of(metric)[1].removeprefix("sliding_")
+    named = MEASURES | OF_WINDOWS if term == "window" else MEASURES
+    return named.get(measure, measure.replace("_", " ")).format(unit=term)
 
 
 def listing(names: Sequence[str], most: int = 7) -> str:

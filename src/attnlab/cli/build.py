@@ -13,36 +13,29 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.cli.compose import Mistake
-from attnlab.data import TextData
+from attnlab.data import DataModule
 from attnlab.layers.parts import complete
-from attnlab.tasks import CausalLanguageModelling
-from attnlab.training import TrainerSettings, resolve
-
-# The rehearsal builds a model before any data are read: the vocabulary's size is not known yet, and decides nothing that could fail.
-REHEARSAL_VOCABULARY = 256
+from attnlab.training import Averaging, TokenTask, TrainerSettings, resolve
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a run is made of; the model and the task still lack what only the data can tell."""
 
-    data: TextData
+    data: DataModule
     model: partial[torch.nn.Module]
-    task: Callable[..., CausalLanguageModelling]
+    task: partial[TokenTask]
     optimizer: Callable[..., torch.optim.Optimizer]
     schedule: Callable[..., Any]
+    averaging: Averaging
     trainer: TrainerSettings
 
-    def build_model(self, vocabulary_size: int) -> torch.nn.Module:
-        """The model, on torch's current default device."""
-        return complete(self.model, vocabulary_size=vocabulary_size)
-
-    def build_task(self, vocabulary_size: int) -> CausalLanguageModelling:
-        """The task around a new model."""
-        model = self.build_model(vocabulary_size)
-        return self.task(
-            model=model, optimizer=self.optimizer, schedule=self.schedule, log_every=self.trainer.log_every
-        )
+    def build_task(self, widths: dict[str, Any]) -> TokenTask:
+        """The task around a new model, on torch's current default device; `widths` are the data's."""
+        given = {"model": complete(self.model, **widths), "optimizer": self.optimizer, "schedule": self.schedule}
+        task = complete(self.task, **widths, **given, log_every=self.trainer.log_every)
+        task.averaging = self.averaging
+        return task
 
 
 def build(config: DictConfig) -> Parts:
@@ -53,7 +46,10 @@ def build(config: DictConfig) -> Parts:
     """
     # Lists become Python lists, so that no class has to know the configuration's own types.
     return Parts(
-        *(_instantiate(config, group) for group in ("data", "model", "task", "optimizer", "schedule", "trainer"))
+        *(
+            _instantiate(config, group)
+            for group in ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer")
+        )
     )
 
 
@@ -76,7 +72,7 @@ def rehearse(config: DictConfig) -> None:
     _refuse_device(parts.trainer)
     try:
         with torch.device("meta"):
-            task = parts.build_task(REHEARSAL_VOCABULARY)
+            task = parts.build_task(parts.data.rehearsal_widths())
         task.make_optimizer(task.model)
         complete(
             task.make_schedule, total_steps=parts.trainer.max_steps, d_model=int(config.model.get("d_model", 1)), lr=1.0
@@ -97,18 +93,11 @@ def _refuse_device(settings: TrainerSettings) -> None:
 
 def prepare_data(configs: Sequence[DictConfig]) -> list[str]:
     """Prepares each data set once; returns a line about each."""
-    seen: dict[str, TextData] = {}
+    seen: dict[str, DataModule] = {}
     for config in configs:
         key = OmegaConf.to_yaml(OmegaConf.create({"data": config.data}), resolve=False)
         if key not in seen:
             seen[key] = build(config).data
             seen[key].prepare_data()
             seen[key].setup()
-    return [describe(module) for module in seen.values()]
-
-
-def describe(module: TextData) -> str:
-    """What a prepared data set holds, in one line."""
-    corpus = module.corpus
-    parts = ", ".join(f"{name} {corpus.part(name).num_tokens:,}" for name in ("train", "validation", "test"))
-    return f"{module.source.name}: tokens {parts}; vocabulary {module.vocabulary_size:,}; in {corpus.folder}"
+    return [module.describe() for module in seen.values()]

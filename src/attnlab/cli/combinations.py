@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from hydra.utils import get_object
 
 from attnlab.cli.compose import Composed
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the rules look at: the resolved configuration and the keys that were named on the command line or by the study."""
+    """What the rules look at: the resolved configuration and what was set on the command line or by the study, by its key."""
 
     config: dict[str, Any]
-    named: frozenset[str]
+    named: Mapping[str, str]
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path, or `default` where there is none."""
@@ -25,9 +28,29 @@ class Asked:
             node = node[word]
         return node
 
+    def takes(self, seam: str) -> bool:
+        """Whether the model has this seam; a norm is a part of the residual."""
+        parts = (f"model.{seam}", "model.residual") if seam == "norm" else (f"model.{seam}",)
+        return any(isinstance(self.get(part), dict) for part in parts)
+
+    def written(self, group: str) -> str:
+        """What was set of a group or of its fields, as it was written."""
+        return " ".join(f"{key}={value}" for key, value in self.named.items() if key.split(".")[0] == group)
+
     def target(self, group: str) -> str:
         """The class that a group's choice names, without its package."""
         return str(self.get(f"{group}._target_", "")).rsplit(".", 1)[-1]
+
+    def needs(self, group: str) -> type:
+        """What the task wants `data` or `model` to be."""
+        task: Any = get_object(self.get("task._target_"))
+        needed: type = task.data_type if group == "data" else task.model_type
+        return needed
+
+    def serves(self, group: str) -> bool:
+        """Whether the group's choice is of the kind that the task needs; what is no class cannot be told."""
+        chosen = get_object(self.get(f"{group}._target_"))
+        return not isinstance(chosen, type) or issubclass(chosen, self.needs(group))
 
 
 def _d_head(asked: Asked) -> int:
@@ -43,9 +66,38 @@ def _is_rotary(asked: Asked) -> bool:
     return asked.target("position") in {"Rotary", "AxialRotary"}
 
 
+def _validates(asked: Asked) -> bool:
+    return 0 < int(asked.get("trainer.validate_every") or 0) <= int(asked.get("trainer.max_steps") or 0)
+
+
+def _has_rows(asked: Asked) -> bool:
+    """Whether data.max_length is what the data's rows may have at most, marks included."""
+    from attnlab.data.encoded import EncodedData  # here, because it brings torch with it
+
+    return issubclass(get_object(asked.get("data._target_")), EncodedData)
+
+
+SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init")
+
+
 Rule = tuple[str, Callable[[Asked], bool], str]
 
 TABLE: tuple[Rule, ...] = (
+    (
+        "task",
+        lambda a: not a.serves("data"),
+        "task={task} works on {data_type}, and data={data} is none; choose data that fit, or the model's own (leave task and data out)",
+    ),
+    (
+        "task",
+        lambda a: not a.serves("model"),
+        "task={task} trains a {model_type}, and model={model} is none; leave task out to get the model's own",
+    ),
+    (
+        "model.share_embeddings",
+        lambda a: a.get("model.share_embeddings") is True and a.get("data.joint") is False,
+        "one table for source and target needs one vocabulary; set data.joint=true or model.share_embeddings=false",
+    ),
     (
         "model.num_heads",
         lambda a: (
@@ -62,13 +114,36 @@ TABLE: tuple[Rule, ...] = (
     ),
     (
         "position",
-        lambda a: a.target("position") in {"Sinusoidal2D", "Learned2D", "AxialRotary"} and a.get("model.grid") is None,
+        lambda a: (
+            a.target("position") in {"Sinusoidal2D", "Learned2D", "AxialRotary"}
+            and a.get("model.patch_size") is None
+            and a.takes("position")
+        ),
         "two-dimensional positions index a grid of image patches, and this model reads a sequence; choose one of sinusoidal, learned, rotary, alibi, relative_bias, none",
     ),
     (
+        "augmentation",
+        lambda a: "augmentation" in a.named and a.get("data.augmentation") is None,
+        "augmentation changes images, and data={data} holds none; leave augmentation out",
+    ),
+    (
         "position",
-        lambda a: a.target("position") == "Learned" and (a.get("model.max_length") or 0) < (a.get("data.context") or 0),
+        lambda a: (
+            a.target("position") == "Learned"
+            and (a.get("model.max_length") or 0) < (a.get("data.context") or 0)
+            and a.takes("position")
+        ),
         "a learned table of {model.max_length} positions (model.max_length) cannot serve windows of {data.context} tokens (data.context)",
+    ),
+    (
+        "position",
+        lambda a: (
+            a.target("position") == "Learned"
+            and a.takes("position")
+            and _has_rows(a)
+            and (a.get("model.max_length") or 0) < (a.get("data.max_length") or 0)
+        ),
+        "a learned table of {model.max_length} positions (model.max_length) cannot serve rows of {data.max_length} tokens (data.max_length)",
     ),
     (
         "schedule",
@@ -81,14 +156,32 @@ TABLE: tuple[Rule, ...] = (
         "schedule_free replaces the decay of the learning rate; use it with schedule=constant",
     ),
     (
+        "averaging",
+        lambda a: a.get("optimizer._target_", "").endswith("schedule_free") and a.target("averaging") != "Averaging",
+        "schedule_free averages the weights itself, and what is averaged twice is the average of neither; leave averaging out",
+    ),
+    (
+        "averaging",
+        lambda a: a.target("averaging") == "LastCheckpoints" and not _validates(a),
+        "last_checkpoints averages the weights at validations, and there are none (trainer.validate_every={trainer.validate_every}, trainer.max_steps={trainer.max_steps}); set trainer.validate_every",
+    ),
+    (
         "norm",
         lambda a: a.target("residual") == "ReZero" and "norm" in a.named,
         "residual=rezero has no norm, so norm={norm} would have no effect",
     ),
+    *(
+        (
+            seam,
+            partial(lambda seam, a: bool(a.written(seam)) and not a.takes(seam), seam),
+            f"model={{chosen_model}} has no {seam}, so {{written_{seam}}} would have no effect; leave it out",
+        )
+        for seam in SEAMS
+    ),
     (
         "attention.backend",
         lambda a: a.get("attention.backend") == "fused" and a.get("attention.soft_cap") is not None,
-        "the fused kernel has no soft cap; choose attention.backend=auto, explicit or flex",
+        "the fused kernel has no soft cap; choose attention.backend=auto, plain, explicit or flex",
     ),
     (
         "schedule.warmup_steps",
@@ -100,11 +193,15 @@ TABLE: tuple[Rule, ...] = (
 
 def impossible(composed: Composed) -> Iterator[tuple[str, str]]:
     """The rules that a configuration breaks: (field, reason)."""
-    named = frozenset(o.split("=", 1)[0].lstrip("+~") for o in composed.overrides)
-    asked = Asked(composed.resolved, named)
+    asked = Asked(composed.resolved, dict(_key_and_value(override) for override in composed.overrides))
     for field, breaks, reason in TABLE:
         if breaks(asked):
             yield field, _fill(reason, asked)
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
 
 
 def _fill(reason: str, asked: Asked) -> str:
@@ -113,6 +210,10 @@ def _fill(reason: str, asked: Asked) -> str:
         "d_head": _d_head(asked),
         "divisors": ", ".join(str(n) for n in range(1, d_model + 1) if d_model % n == 0),
         "norm": asked.target("norm"),
+        "chosen_model": asked.named.get("model", asked.target("model")),
+        **{f"written_{seam}": asked.written(seam) for seam in SEAMS},
+        **{group: asked.target(group) for group in ("task", "data", "model")},
+        **{f"{group}_type": asked.needs(group).__name__ for group in ("data", "model")},
     }
     for word in {part.split("}")[0] for part in reason.split("{")[1:]}:
         reason = reason.replace(f"{{{word}}}", str(known.get(word, asked.get(word))))

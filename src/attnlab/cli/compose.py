@@ -44,9 +44,19 @@ class Composed:
     @property
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain nested dictionaries, every interpolation resolved."""
-        plain = OmegaConf.to_container(self.config, resolve=True)
-        assert isinstance(plain, dict)
-        return {str(k): v for k, v in plain.items()}
+        return _plain(self.config)
+
+    def with_seed(self, seed: int) -> dict[str, Any]:
+        """`resolved` as the same overrides with another seed give it, without composing anew."""
+        other = self.config.copy()
+        other.seed = seed
+        return _plain(other)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def shipped(folder: str) -> Path:
@@ -95,6 +105,23 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
+
+
+def readable(overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """
+    The same overrides, with quotes around what Hydra reads only in quotes: a value with `=` in it, as directories of runs have.
+
+    In a multirun a comma parts choices, unless the whole value is a path that is there.
+    """
+    return [_quoted(override, multirun) for override in overrides]
+
+
+def _quoted(override: str, multirun: bool) -> str:
+    key, _, value = override.partition("=")
+    if "=" not in value or re.search(r"[\"'\[\]{}()\\]", value):
+        return override
+    choices = value.split(",") if multirun and not Path(value).exists() else [value]
+    return f"{key}=" + ",".join(f'"{choice}"' if "=" in choice else choice for choice in choices)
 
 
 def register_resolvers() -> None:

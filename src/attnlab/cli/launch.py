@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, shipped
@@ -49,6 +50,25 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
         hydra.main(version_base="1.3", config_path=str(shipped("conf").resolve()), config_name=CONFIG_NAME)(task)()
     for error in caught:
         raise error
+
+
+def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:
+    """
+    The same overrides, with the fields of parts as sweeps of one choice.
+
+    Hydra puts what is no sweep into a configuration without the choices that are swept, in which a field of a swept part, or of the
+    task and data that a swept model brings, may not be there.
+    """
+    parts = tuple(f"{group}." for group in space.groups)
+    return [_as_sweep(override) if override.startswith(parts) else override for override in overrides]
+
+
+def _as_sweep(override: str) -> str:
+    key, _, value = override.partition("=")
+    choice = OverridesParser.create().parse_override(override)
+    if not value or choice.is_sweep_override():
+        return override
+    return f"{key}=choice({value})"
 
 
 @contextlib.contextmanager

@@ -47,9 +47,21 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    _add_trained(command)
+    data = command("data", "list the data sets, or prepare one")
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="the data sets that attnlab knows")
+    prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
+    prepare.add_argument("name")
+    prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
+    return parser
+
+
+def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands on a trained run."""
     evaluate = command("evaluate", "evaluate a trained run on one of its splits")
     evaluate.add_argument("run", help="a run's directory")
-    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+    evaluate.add_argument("--split", default="test", help="validation, test, or another that the data have")
     evaluate.add_argument("--checkpoint", choices=("best", "last"), default="last")
     generate = command("generate", "continue a prompt with a trained run")
     generate.add_argument("run", help="a run's directory")
@@ -63,13 +75,21 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--min-p", type=float)
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--checkpoint", choices=("best", "last"), default="last")
-    data = command("data", "list the data sets, or prepare one")
-    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="the data sets that attnlab knows")
-    prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
-    prepare.add_argument("name")
-    prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
-    return parser
+    translate = command("translate", "translate lines with a trained run")
+    translate.add_argument("run", help="a run's directory")
+    translate.add_argument("--input", help="a text file, one sentence a line (default: standard input)")
+    translate.add_argument("--beams", type=int, help="1 is greedy (default: as the run was evaluated)")
+    translate.add_argument("--length-penalty", type=float, help="alpha of ((5 + length) / 6)^alpha")
+    translate.add_argument(
+        "--num-best",
+        type=int,
+        default=1,
+        help="translations of each line, best first, each after the line's number where they are several",
+    )
+    translate.add_argument(
+        "--scores", action="store_true", help="print score and log-probability before each, with tabs"
+    )
+    translate.add_argument("--checkpoint", choices=("best", "last"), default="last")
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
@@ -80,7 +100,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.sweep import sweep as handler
     elif arguments.command in ("status", "compare", "report"):
         from attnlab.cli.reports import show as handler
-    elif arguments.command in ("evaluate", "generate"):
+    elif arguments.command in ("evaluate", "generate", "translate"):
         from attnlab.cli.trained import use as handler
     else:
         from attnlab.cli.datasets import data as handler

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.cli.studies import Plan, runs_of
+from attnlab.training.measures import parts_of
 from attnlab.training.run_directory import effective_state, read_json
 
 MARKS = {
@@ -71,7 +72,8 @@ class Snapshot:
 
     def _latest(self, key: tuple[str, int]) -> str:
         latest = self.status[key].get("latest", {})
-        best = next((n for n in ("val/nats", "train/nats") if isinstance(latest.get(n), int | float)), None)
+        wanted = f"val/{parts_of(self.plan.metric['name'])[1].removeprefix('sliding_')}"
+        best = next((n for n in (wanted, "val/nats", "train/nats") if isinstance(latest.get(n), int | float)), None)
         return f"({best} {latest[best]:.3f})" if best else ""
 
     def eta(self) -> float | None:

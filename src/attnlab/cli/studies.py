@@ -15,9 +15,10 @@ import yaml
 from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, shipped
+from attnlab.training.measures import known_better
 from attnlab.training.run_directory import effective_state, read_json
 
-FIELDS = ("question", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
+FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
 CLAIM_BOUNDS = ("within", "below", "above", "between", "cannot", "state")
 CLAIM_FIELDS = ("says", "cell", "metric", "against", "source", "strength", *CLAIM_BOUNDS)
 
@@ -46,6 +47,7 @@ class Plan:
     claims: list[dict[str, Any]] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
     code: dict[str, Any] = field(default_factory=dict)
+    needs: list[str] = field(default_factory=list)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""
@@ -81,14 +83,15 @@ def available_studies() -> list[str]:
     return sorted(p.parent.name for p in shipped("experiments").glob("*/study.yaml"))
 
 
-def find_study(name: str) -> Path:
+def find_study(name: str, beside: Path | None = None) -> Path:
     """
-    The study.yaml of a study's name, folder or file.
+    The study.yaml of a study's name, folder or file; `beside` is a study.yaml whose neighbours are looked at first.
 
     Raises: Mistake where there is none.
     """
     path = Path(name)
     for candidate in (
+        *([beside.parent.parent / name / "study.yaml"] if beside else []),
         path,
         path / "study.yaml",
         Path("experiments", name, "study.yaml"),
@@ -130,6 +133,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         metric=_metric(raw, path),
         claims=_claims(raw, cells, path),
         shared=shared,
+        needs=[str(needed) for needed in _list(raw, "needs", path)],
     )
     return replace(plan, cells=[replace(cell, skip=_reason(plan, cell, space)) for cell in cells])
 
@@ -248,6 +252,11 @@ def _metric(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         raise Mistake(
             f"{path}: metric needs a name and better: lower or higher, as in {{name: test/nats@1x, better: lower, margin: 0.02}}"
         )
+    better = known_better(str(metric["name"]))
+    if better is not None and metric["better"] != better:
+        raise Mistake(
+            f"{path}: metric says better: {metric['better']}, but of {metric['name']} {better} values are better; write better: {better}"
+        )
     return {"margin": None, **metric}
 
 
@@ -295,10 +304,10 @@ def plan_of_runs(folder: Path) -> Plan:
     """The plan of a study's folder: the one written there, or one made from the runs that stand in it."""
     if (folder / "plan.json").is_file():
         return read_plan(folder / "plan.json")
-    from attnlab.analysis import read_study
+    from attnlab.analysis.reader import Metric, read_study
 
     study = read_study(folder)
-    metric = study.metric.name if study.metric else "val/nats"
+    metric = study.metric or Metric("val/nats")
     return Plan(
         study=folder.name,
         question=study.question,
@@ -306,7 +315,7 @@ def plan_of_runs(folder: Path) -> Plan:
         baseline=study.baseline,
         cells=[Cell(cell.name, dict(cell.choices), list(cell.overrides), cell.skip) for cell in study.cells],
         seeds=study.seeds,
-        metric={"name": metric, "better": "lower", "margin": None},
+        metric={"name": metric.name, "better": metric.better, "margin": None},
     )
 
 
@@ -321,23 +330,15 @@ def refuse_drift(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:
 
     Raises: Mistake that shows what differs, when a cell's configuration has changed.
     """
-    composed: dict[str, dict[str, Any]] = {}
+    cells = {cell.name: cell for cell in plan.cells}
     for (name, seed), directory in runs_of(plan, runs_dir).items():
         record = read_json(directory / "run.json")
         if record is None:
             continue
-        if name not in composed:
-            cell = next(c for c in plan.cells if c.name == name)
-            composed[name] = space.compose(plan.overrides(cell, plan.seeds[0])).resolved
-        now = identity({**composed[name], "seed": seed})
-        changes = differences(identity(record["config"]), _with_seed(now, seed))
+        composed = space.compose(plan.overrides(cells[name], plan.seeds[0]))
+        changes = differences(identity(record["config"]), identity(composed.with_seed(seed)))
         if changes:
             raise Mistake(drift_message(directory, changes))
-
-
-def _with_seed(flat: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Fields that follow the seed by interpolation take the run's own."""
-    return {key: seed if key.rsplit(".", 1)[-1] == "seed" else value for key, value in flat.items()}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

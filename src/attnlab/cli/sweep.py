@@ -10,13 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, Mistake
+from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
 from attnlab.cli.launch import launch, no_empty_folders, split_hydra
 from attnlab.cli.monitor import OVER, Monitor, Snapshot, duration
 from attnlab.cli.reports import compare_study
@@ -29,56 +29,95 @@ LAUNCHES = 3
 
 def sweep(arguments: argparse.Namespace) -> int:
     """
-    Runs the missing runs of a study and prints the comparison; exit status 1 when a run failed or is missing at the end.
+    Runs the missing runs of a study, after those of the studies that it needs, and prints the comparison.
 
-    Raises: Mistake before anything is run.
+    Returns exit status 1 when a run failed or is missing at the end. Raises: Mistake before anything is run.
     """
-    own, hydra_own = split_hydra(arguments.overrides)
+    own, hydra_own = split_hydra(readable(arguments.overrides))
     if not any(o.startswith("hydra/launcher=") for o in hydra_own):
         hydra_own = ["hydra/launcher=joblib", *hydra_own]
-    console = Console()
-    with ConfigSpace(arguments.config_dir) as space:
-        plan = load_plan(find_study(arguments.study), own, space)
-        first = space.compose([*plan.overrides(plan.cells[0], plan.seeds[0]), *hydra_own])
-        runs_dir = Path(str(first.config.runs_dir))
-        refuse_drift(plan, runs_dir, space)
-        pending = _unsettled(plan, runs_dir)
-        _check_cells(plan, {name for name, _ in pending}, space, prepare=not arguments.cfg)
-    _announce(plan, len(pending), runs_dir, console)
-    if not any(plan.jobs()):
-        raise Mistake(f"{plan.study}: no cell of this study makes sense, so there is nothing to run")
-    if arguments.cfg:
-        for cell, seed in plan.jobs():
-            console.print(
-                "attnlab train " + shlex.join(plan.overrides(cell, seed)), markup=False, highlight=False, soft_wrap=True
-            )
+    one = Sweep(hydra_own, arguments.config_dir, arguments.cfg, Console())
+    return one.run(find_study(arguments.study), own)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the sweep of a study and those of the studies that it needs have in common. plan_only: print what would be run, and run nothing."""
+
+    hydra_own: list[str]
+    config_dirs: Sequence[str]
+    plan_only: bool
+    console: Console
+
+    def run(self, path: Path, own: Sequence[str], before: tuple[Path, ...] = ()) -> int:
+        """Sweeps a study; `before` are those that need it. Returns the exit status. Raises: Mistake."""
+        with ConfigSpace(self.config_dirs) as space:
+            plan = load_plan(path, own, space)
+            runs_dir = self._runs_dir(plan, space)
+            refuse_drift(plan, runs_dir, space)
+            pending = _unsettled(plan, runs_dir)
+            composed = _check_cells(plan, {name for name, _ in pending}, space)
+        _announce(plan, len(pending), runs_dir, self.console)
+        if not any(plan.jobs()):
+            raise Mistake(f"{plan.study}: no cell of this study makes sense, so there is nothing to run")
+        if status := self._run_needed(plan, path, runs_dir, before):
+            return status
+        if composed and not self.plan_only:
+            _prepare(composed)
+        if self.plan_only:
+            return self._print_lines(plan)
+        written = runs_dir / plan.study / "plan.json"
+        with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), stopped_by_sigterm():
+            _write_plan(plan, written)
+            if pending:
+                _run_missing(plan, written, runs_dir, self.hydra_own, space, self.console)
+        compare_study(written.parent, self.console)
+        return _verdict(plan, runs_dir)
+
+    def _runs_dir(self, plan: Plan, space: ConfigSpace) -> Path:
+        first = space.compose([*plan.overrides(plan.cells[0], plan.seeds[0]), *self.hydra_own])
+        return Path(str(first.config.runs_dir))
+
+    def _run_needed(self, plan: Plan, path: Path, runs_dir: Path, before: tuple[Path, ...]) -> int:
+        """Sweeps what has to be there first, with the same seeds and in the same place."""
+        for name in plan.needs:
+            needed = find_study(name, beside=path)
+            if needed in (path, *before):
+                raise Mistake(f"{path}: needs {name}, which in turn needs this study")
+            own = [f"study.seeds={plan.seeds}".replace(" ", ""), f"runs_dir={quoted(str(runs_dir))}"]
+            if status := self.run(needed, own, (path, *before)):
+                return status
         return 0
-    path = runs_dir / plan.study / "plan.json"
-    with no_empty_folders([path.parent, *runs_of(plan, runs_dir).values()]), stopped_by_sigterm():
-        _write_plan(plan, path)
-        if pending:
-            _run_missing(plan, path, runs_dir, hydra_own, space, console)
-    compare_study(path.parent, console)
-    return _verdict(plan, runs_dir)
+
+    def _print_lines(self, plan: Plan) -> int:
+        for cell, seed in plan.jobs():
+            line = "attnlab train " + shlex.join(plan.overrides(cell, seed))
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return 0
 
 
 def _unsettled(plan: Plan, runs_dir: Path) -> list[tuple[str, int]]:
     return [key for key, state in states(plan, runs_dir).items() if state not in ("finished", "diverged")]
 
 
-def _check_cells(plan: Plan, names: set[str], space: ConfigSpace, prepare: bool) -> None:
-    """Every cell that will run is checked and its model built without memory; its data are prepared once, before the workers start."""
+def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Composed]:
+    """Every cell that will run is checked and its model built without memory. Raises: Mistake."""
     composed = [space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells if cell.name in names]
     for one in composed:
         check(one)
-    if not composed:
-        return
-    from attnlab.cli.build import prepare_data, rehearse
+    if composed:
+        from attnlab.cli.build import rehearse
 
-    for one in composed:
-        rehearse(one.config)
-    if prepare:
-        prepare_data([one.config for one in composed])
+        for one in composed:
+            rehearse(one.config)
+    return composed
+
+
+def _prepare(composed: Sequence[Composed]) -> None:
+    """The data of every cell once, before the workers start."""
+    from attnlab.cli.build import prepare_data
+
+    prepare_data([one.config for one in composed])
 
 
 def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> None:
@@ -86,6 +125,8 @@ def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> Non
     console.print(f"{plan.study}: {plan.question}", markup=False, highlight=False, soft_wrap=True)
     line = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}: {total - pending} of {total} runs are done"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if plan.needs:
+        console.print(f"before it, what it needs: {', '.join(plan.needs)}", markup=False, highlight=False)
     for cell in plan.cells:
         if cell.skip:
             console.print(f"skipped {cell.name}: {cell.skip}", markup=False, highlight=False, soft_wrap=True)

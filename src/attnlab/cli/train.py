@@ -10,8 +10,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from attnlab.cli.check import check
-from attnlab.cli.compose import Composed, ConfigSpace, Mistake
-from attnlab.cli.launch import launch, no_empty_folders, split_hydra
+from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
+from attnlab.cli.launch import for_each_job, launch, no_empty_folders, split_hydra
 from attnlab.cli.run import is_over, say_over
 from attnlab.training.run_directory import effective_state, read_json
 
@@ -22,7 +22,8 @@ def train(arguments: argparse.Namespace) -> int:
 
     Raises: Mistake before anything is built or read.
     """
-    own, hydra_own = split_hydra(arguments.overrides)
+    overrides = readable(arguments.overrides, arguments.multirun)
+    own, hydra_own = split_hydra(overrides)
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(own) if arguments.multirun else [own]
         composed = [space.compose(job) for job in jobs]
@@ -49,16 +50,16 @@ def train(arguments: argparse.Namespace) -> int:
     with no_empty_folders([Path(directory) for directory in directories]):
         prepare_data([one.config for one in pending])
         if not arguments.multirun:
-            launch(arguments.overrides, space, multirun=False)
+            launch(overrides, space, multirun=False)
         else:
-            _launch_all(arguments.overrides, space, pending)
+            _launch_all(overrides, space, pending)
     return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
 
 
 def _launch_all(overrides: Sequence[str], space: ConfigSpace, pending: Sequence[Composed]) -> None:
     """Hydra raises the first job's exception when all have run; each run's own status says more."""
     try:
-        launch(overrides, space, multirun=True)
+        launch(for_each_job(overrides, space), space, multirun=True)
     except Exception as error:
         failed = [d for one in pending if effective_state(d := str(one.config.run_dir)) == "failed"]
         if not failed:

@@ -1,10 +1,11 @@
-"""`attnlab evaluate` and `attnlab generate`: what a trained run can do."""
+"""`attnlab evaluate`, `generate` and `translate`: what a trained run can do."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,24 +13,24 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.build import Parts, build
 from attnlab.cli.compose import Mistake
+from attnlab.data import TranslationData
+from attnlab.data.pairs import lines_of, read_lines
 from attnlab.generation import Sampler, generate
-from attnlab.tasks import CausalLanguageModelling
-from attnlab.training import load_weights
+from attnlab.models import LanguageModel
+from attnlab.tasks import Translation
+from attnlab.training import TokenTask, load_weights
 from attnlab.training.run_directory import effective_state, plain, read_json
 
 
 def use(arguments: argparse.Namespace) -> int:
-    """Dispatches the two; returns the exit status."""
+    """Dispatches the three; returns the exit status."""
     directory = Path(arguments.run)
     parts, task = load_run(directory, arguments.checkpoint)
-    return (
-        evaluate(arguments, parts, task)
-        if arguments.command == "evaluate"
-        else continue_prompts(arguments, parts, task)
-    )
+    commands = {"evaluate": evaluate, "generate": continue_prompts, "translate": translate_lines}
+    return commands[arguments.command](arguments, parts, task)
 
 
-def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageModelling]:
+def load_run(directory: Path, checkpoint: str) -> tuple[Parts, TokenTask]:
     """
     The parts and the trained task of a run.
 
@@ -49,7 +50,7 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageMod
         raise Mistake(f"{directory}: there is no {path.name} yet; the run is {effective_state(directory)}")
     parts = build(OmegaConf.create(dict(record["config"])))
     parts.data.setup()
-    task = parts.build_task(parts.data.vocabulary_size)
+    task = parts.build_task(parts.data.widths())
     try:
         load_weights(task, path)
     except ValueError as error:
@@ -60,11 +61,13 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, CausalLanguageMod
     return parts, task.eval()
 
 
-def evaluate(arguments: argparse.Namespace, parts: Parts, task: CausalLanguageModelling) -> int:
+def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
     """Prints the run's metrics on a split as JSON."""
     figures = task.evaluate(parts.data, arguments.split)
     for name, reason in task.cannot.items():
         print(f"{name} cannot: {reason}", file=sys.stderr)
+    for name, note in task.notes.items():
+        print(f"{name} by {note}", file=sys.stderr)
     if not figures:
         other = "validation" if arguments.split == "test" else "test"
         raise Mistake(f"the {arguments.split} part is too small to be scored; --split {other} takes the other one")
@@ -72,14 +75,38 @@ def evaluate(arguments: argparse.Namespace, parts: Parts, task: CausalLanguageMo
     return 0
 
 
-def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: CausalLanguageModelling) -> int:
+def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
     """Prints each prompt with its continuation."""
+    if not isinstance(task.model, LanguageModel):
+        instead = "translate" if isinstance(task, Translation) else "evaluate"
+        raise Mistake(f"{arguments.run}: {type(task.model).__name__} continues no text; attnlab {instead} may be meant")
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
-    tokenizer = parts.data.tokenizer
+    tokenizer = parts.data.tokenizer  # type: ignore[attr-defined]  # text data have one
     if not all(arguments.prompt):
         raise Mistake("--prompt is empty; give at least one character to go on from")
     prompts = [tokenizer.encode(prompt).tolist() for prompt in arguments.prompt]
     with torch.inference_mode():
         rows = generate(task.model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed)
     print("\n\n".join(prompt + tokenizer.decode(row) for prompt, row in zip(arguments.prompt, rows, strict=True)))
+    return 0
+
+
+def translate_lines(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
+    """Prints a translation of each line, an empty line for an empty one; of several, each after its line's number."""
+    if not isinstance(task, Translation) or not isinstance(parts.data, TranslationData):
+        raise Mistake(
+            f"{arguments.run}: a run of {type(task).__name__} translates nothing; give one of task=translation"
+        )
+    beams = max(task.search.beams, arguments.num_best) if arguments.beams is None else arguments.beams
+    alpha = task.search.length_penalty if arguments.length_penalty is None else arguments.length_penalty
+    search = replace(task.search, beams=beams, length_penalty=alpha, num_best=arguments.num_best)
+    # Bytes, so that every machine reads UTF-8 whatever its language settings.
+    lines = (
+        read_lines(Path(arguments.input)) if arguments.input else lines_of(sys.stdin.buffer.read(), "standard input")
+    )
+    for number, found in enumerate(task.translate(parts.data, lines, search), start=1):
+        for text, hypothesis in found:
+            place = f"{number}\t" if arguments.num_best > 1 else ""
+            scores = f"{hypothesis.score:.4f}\t{hypothesis.log_probability:.4f}\t" if arguments.scores else ""
+            print(f"{place}{scores}{text}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import random
 import sys
@@ -14,19 +15,20 @@ from hydra.utils import instantiate
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed
 from attnlab.cli.run import write_record
-from attnlab.models import gpt_size
-from attnlab.tasks import CausalLanguageModelling
+from attnlab.models import Size, measure_size
 from attnlab.training import (
     Checkpoints,
     Diverged,
     Progress,
     RunDirectory,
     StatusWriter,
+    TokenTask,
     apply_to_model,
     build_trainer,
     find_resume,
     resolve,
 )
+from attnlab.training.run_directory import write_text
 from attnlab.training.trackers import RunName, build_loggers, finishing
 
 
@@ -58,6 +60,8 @@ class TrainingRun:
     def _train_and_evaluate(self) -> None:
         task = self._task()
         record = write_record(self.directory, self.composed, self._facts(task))
+        for name, tokenizer in self.parts.data.tokenizers().items():
+            write_text(self.directory.path / name, tokenizer.as_json())
         self._announce(record)
         loggers = self._loggers(record)
         callbacks: list[Any] = [
@@ -65,33 +69,40 @@ class TrainingRun:
             Checkpoints(self.directory.checkpoints, self.settings.checkpoint_every_seconds),
         ]
         if not self.quiet:
-            callbacks.append(Progress(live=False if self.config.progress == "plain" else None))
+            live = False if self.config.progress == "plain" else None
+            callbacks.append(Progress(live=live, unit=self.parts.data.unit))
         trainer = build_trainer(self.settings, self.precision, loggers, callbacks, self.directory.path)
         resume = find_resume(self.directory.path)
         if resume is not None:
             self._say(f"going on from {resume}")
+        else:
+            for line in task.initialise():
+                self._say(line)
         trainer.fit(task, datamodule=self.parts.data, ckpt_path=resume, weights_only=True)
+        self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
         for logger in loggers:
             logger.finalize("success")
-        self.status.finish(final, task.cannot)
-        self._show(final, task.cannot)
+        for name, text in task.outputs.items():
+            write_text(self.directory.path / "outputs" / name, text)
+        self.status.finish(final, task.cannot, task.notes)
+        self._show(final, task)
 
-    def _task(self) -> CausalLanguageModelling:
+    def _task(self) -> TokenTask:
         seed = int(self.config.seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        task = self.parts.build_task(self.parts.data.vocabulary_size)
+        task = self.parts.build_task(self.parts.data.widths())
         apply_to_model(self.settings, task.model)
         return task
 
-    def _facts(self, task: CausalLanguageModelling) -> dict[str, Any]:
+    def _facts(self, task: TokenTask) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
         settings, data = self.settings, self.parts.data
-        size = gpt_size(**self.parts.model.keywords, vocabulary_size=data.vocabulary_size)
+        size = self._size(task)
         ranks = settings.devices * settings.num_nodes
         tokens_per_step = data.tokens_per_batch * settings.accumulate * ranks
         return {
@@ -103,38 +114,38 @@ class TrainingRun:
             },
             "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
             "flops_per_token": size.flops_per_token,
-            "data": {
-                "fingerprint": data.corpus.fingerprint,
-                "vocabulary_size": data.vocabulary_size,
-                "train_tokens": data.corpus.train.num_tokens,
-            },
+            "data": {"unit": data.unit, **data.facts()},
             "training": {
                 "steps": settings.max_steps,
                 "tokens_per_step": tokens_per_step,
                 "tokens": tokens_per_step * settings.max_steps,
-                "epochs": tokens_per_step * settings.max_steps / max(1, data.corpus.train.num_tokens),
+                "epochs": tokens_per_step * settings.max_steps / max(1, data.train_tokens),
             },
         }
 
+    def _size(self, task: TokenTask) -> Size:
+        """Of the model, measured on a batch; nothing that the training draws is touched."""
+        batch = self.parts.data.example_batch()
+        return measure_size(task.model, lambda: int(task.all_sums(batch)[1]))
+
     def _announce(self, record: dict[str, Any]) -> None:
         plan, parameters, device = record["training"], record["parameters"], record["device"]
+        unit = self.parts.data.unit
         self._say(f"{record['name']} in {self.directory.path}, attempt {self.directory.attempt}")
         self._say(
-            f"model: {parameters['total']:,} parameters ({parameters['non_embedding']:,} without embeddings), {record['flops_per_token']:,} training FLOPs a token"
+            f"model: {parameters['total']:,} parameters ({parameters['non_embedding']:,} without embeddings), {record['flops_per_token']:,} training FLOPs per {unit}"
         )
-        self._say(
-            f"data: {record['data']['train_tokens']:,} training tokens, vocabulary {record['data']['vocabulary_size']:,}"
-        )
-        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} tokens = {plan['epochs']:.2f} epochs")
+        self._say(f"data: {self.parts.data.describe()}")
+        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s = {plan['epochs']:.2f} epochs")
         self._say(
             f"precision {self.precision.used} ({self.precision.reason}); {device['name']}, {device['threads']} threads"
         )
 
-    def _show(self, final: dict[str, float], cannot: dict[str, str]) -> None:
+    def _show(self, final: dict[str, float], task: TokenTask) -> None:
         for name, value in final.items():
-            if name.startswith("val/") or "/nats@" in name or "/sliding_nats@" in name:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in task.headline):
                 self._say(f"{name} {value:.4f}")
-        for name, reason in cannot.items():
+        for name, reason in task.cannot.items():
             self._say(f"{name} cannot: {reason}")
 
     def _say(self, line: str) -> None:

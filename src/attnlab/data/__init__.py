@@ -1,19 +1,99 @@
-"""Text from a source to batches: sources, tokenizers, token arrays on disk, windows, and the Lightning data module over them."""
+"""Text and images from a source to batches: sources, tokenizers, token arrays on disk, windows, and the Lightning data modules over them."""
 
 from typing import Any
 
 from attnlab.data.cache import DataError, cache_root
+from attnlab.data.catalogue import CATALOGUE, SourceRow, describe_sources
 from attnlab.data.corpus import Corpus, Part, prepare, split_text
-from attnlab.data.sources import KJV, SOURCES, HubText, Source, SourceRow, TextFiles, TinyShakespeare, describe_sources
+from attnlab.data.entities import WNUT17, CoNLL, HubEntities
+from attnlab.data.images import IMAGE_SOURCES, Digits, FashionMNIST, HubImages, ImageFolder, MNIST5k
+from attnlab.data.labelled import SST2, TSV, HubLabelled, Newsgroups, ReutersR8, UnlabelledText
+from attnlab.data.masking import Masking
+from attnlab.data.pairs import PAIR_SOURCES, HomeAssistant, HubPairs, Multi30k, ParallelText
+from attnlab.data.questions import HubQuestions, SQuAD, SQuADFiles
+from attnlab.data.sources import KJV, SOURCES, HubText, Source, TextFiles, TinyShakespeare
 from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram
 
 __all__ = [
-    "BPE", "KJV", "SOURCES", "TOKENIZERS", "Byte", "Character", "Corpus", "DataError", "EvaluationWindows", "HubText", "Part",
-    "Source", "SourceRow", "TextData", "TextFiles", "TinyShakespeare", "Tokenizer", "Unigram", "WindowBatches", "Windows",
-    "cache_root", "describe_sources", "prepare", "split_text",
-]  # fmt: skip
+    "BPE",
+    "CATALOGUE",
+    "IMAGE_SOURCES",
+    "KJV",
+    "PAIR_SOURCES",
+    "SOURCES",
+    "SST2",
+    "TOKENIZERS",
+    "TSV",
+    "WNUT17",
+    "Augmentation",
+    "Byte",
+    "Character",
+    "ClassificationData",
+    "CoNLL",
+    "Corpus",
+    "DataError",
+    "DataModule",
+    "Digits",
+    "EvaluationWindows",
+    "FashionMNIST",
+    "HomeAssistant",
+    "HubEntities",
+    "HubImages",
+    "HubLabelled",
+    "HubPairs",
+    "HubQuestions",
+    "HubText",
+    "ImageData",
+    "ImageFolder",
+    "MNIST5k",
+    "MaskedTextData",
+    "Masking",
+    "Multi30k",
+    "Newsgroups",
+    "ParallelText",
+    "Part",
+    "ReutersR8",
+    "SQuAD",
+    "SQuADFiles",
+    "Source",
+    "SourceRow",
+    "SpanCorruptionData",
+    "SpanExtractionData",
+    "TextData",
+    "TextFiles",
+    "TextTask",
+    "TextToTextData",
+    "TinyShakespeare",
+    "TokenClassificationData",
+    "Tokenizer",
+    "TranslationData",
+    "Unigram",
+    "UnlabelledText",
+    "WindowBatches",
+    "Windows",
+    "cache_root",
+    "describe_sources",
+    "prepare",
+    "split_text",
+]
 
-LAZY = {"TextData": "text", "EvaluationWindows": "windows", "WindowBatches": "windows", "Windows": "windows"}
+LAZY = {
+    "Augmentation": "augment",
+    "ClassificationData": "classification",
+    "DataModule": "module",
+    "ImageData": "image_data",
+    "MaskedTextData": "masked_text",
+    "SpanCorruptionData": "span_corruption_text",
+    "SpanExtractionData": "span_extraction",
+    "TextData": "text",
+    "TextTask": "text_to_text",
+    "TextToTextData": "text_to_text",
+    "TokenClassificationData": "token_classification",
+    "TranslationData": "translation",
+    "EvaluationWindows": "windows",
+    "WindowBatches": "windows",
+    "Windows": "windows",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -44,3 +44,13 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(scratch: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Renames a finished folder into place in one step; where another process was first, its equal work stays."""
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        if not is_whole(folder):  # in the way lies nothing that can be read: a leftover of a broken disk
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(scratch, folder)

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from attnlab.data.cache import DataError, cache_root, scratch_folder, writing_to
+from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
 
@@ -78,7 +77,7 @@ def prepare(
     texts = split_text(source.read(cache), split)
     with scratch_folder(folder) as scratch, writing_to(folder):
         _write(scratch, texts, tokenizer, fingerprint)
-        _publish(scratch, folder)
+        publish(scratch, folder, lambda there: _load(there) is not None)
     corpus = _load(folder)
     assert corpus is not None, folder
     return corpus
@@ -96,16 +95,6 @@ def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fing
             os.fsync(file.fileno())
         counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(text.split())}
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "parts": counts}))
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Renames the finished folder into place in one step; where another process was first, its equal work stays."""
-    try:
-        os.rename(scratch, folder)
-    except OSError:
-        if _load(folder) is None:  # in the way lies no corpus that can be read: a leftover of a broken disk
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(scratch, folder)
 
 
 def _load(folder: Path) -> Corpus | None:

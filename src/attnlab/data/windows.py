@@ -92,9 +92,13 @@ class WindowBatches:
         return self
 
     def __next__(self) -> dict[str, torch.Tensor]:
-        starts_B = self._starts_from(self.windows_seen + self.rank * self.batch_size)
+        return self.windows.batch(self.next_starts()[1])
+
+    def next_starts(self) -> tuple[int, np.ndarray]:
+        """The number of the next batch among all ranks' batches, and where its windows begin; moves on."""
+        first = self.windows_seen + self.rank * self.batch_size
         self.windows_seen += self.batch_size * self.world_size
-        return self.windows.batch(starts_B)
+        return first // self.batch_size, self._starts_from(first)
 
     def state_dict(self) -> dict[str, int]:
         """The place in the order: windows seen by all ranks together, so that it holds for another number of ranks too."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnlab.models.gpt import GPT
+from attnlab.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sampler:
 
 @torch.no_grad()
 def generate(
-    model: GPT,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     sampler: Sampler | None = None,
@@ -93,7 +93,7 @@ def generate(
 
 
 def _decode(
-    model: GPT,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     sampler: Sampler,
@@ -140,7 +140,7 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return tokens_BT, is_token_BT
 
 
-def _check(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens}; accepted: 0 or more")
     for row, prompt in enumerate(prompts):

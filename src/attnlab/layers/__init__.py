@@ -1,8 +1,9 @@
 """The parts of Transformers: every choice of every seam is one class here."""
 
 from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery
-from attnlab.layers.backends import Backend, Explicit, Flex, Fused, choose_backend
+from attnlab.layers.backends import Backend, Explicit, Flex, Fused, Plain, choose_backend
 from attnlab.layers.cache import KeyValueCache, LayerCache
+from attnlab.layers.dropout import Dropout
 from attnlab.layers.feed_forward import (
     GEGLU,
     GELU,
@@ -14,10 +15,11 @@ from attnlab.layers.feed_forward import (
     SquaredReLU,
     SwiGLU,
 )
-from attnlab.layers.init import GPT2Init, Init, Normal002, Small, Xavier
+from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.masks import build_mask
+from attnlab.layers.memory import Memory
 from attnlab.layers.norms import DynamicTanh, LayerNorm, RMSNorm
-from attnlab.layers.parts import complete, count_parameters
+from attnlab.layers.parts import complete
 from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
 from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Residual, ReZero, Sandwich
@@ -34,8 +36,10 @@ __all__ = [
     "AxialRotary",
     "Backend",
     "DeepNorm",
+    "Dropout",
     "DynamicTanh",
     "Explicit",
+    "FanIn",
     "FeedForward",
     "Flex",
     "Fused",
@@ -49,10 +53,12 @@ __all__ = [
     "LayerNorm",
     "Learned",
     "Learned2D",
+    "Memory",
     "MultiHead",
     "MultiQuery",
     "Normal002",
     "Parallel",
+    "Plain",
     "PositionEncoding",
     "PostNorm",
     "PreNorm",
@@ -80,6 +86,5 @@ __all__ = [
     "build_scope",
     "choose_backend",
     "complete",
-    "count_parameters",
     "stack_widths",
 ]

@@ -1,4 +1,4 @@
-"""Self-attention: multi-head, multi-query and grouped-query, with qk-norm, output gate, sliding window and soft cap as fields.
+"""Attention, within a sequence or from one to another: multi-head, multi-query and grouped-query, with qk-norm, output gate, sliding window and soft cap as fields.
 
 Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width.
 """
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.layers.backends import Backend, check_backend, choose_backend
 from attnlab.layers.cache import LayerCache
+from attnlab.layers.memory import Memory
 from attnlab.layers.scope import Scope
 
 
@@ -21,7 +22,7 @@ class Attention(nn.Module):
     output_gate: sigmoid gate from x on the heads' output, element by element (Qiu et al. 2025, arXiv 2505.06708).
     window: a query sees itself and the window-1 keys before it, on both sides where not causal (Beltagy et al. 2020).
     soft_cap: scores become c tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118).
-    backend: auto, fused, explicit or flex; the attribute may be set to a Backend object.
+    backend: auto, fused, plain, explicit or flex; the attribute may be set to a Backend object.
     Raises ValueError for sizes that do not divide and fields that cannot be served.
     """
 
@@ -62,19 +63,24 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
         self.key_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
 
-    def forward(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None) -> Tensor:
-        """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's."""
+    def forward(
+        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
+
+        With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
+        """
         q_BHTK = self._heads(self.query(x_BTD), self.num_heads)
-        k_BGSK = self._heads(self.key(x_BTD), self.num_key_value_heads)
-        v_BGSK = self._heads(self.value(x_BTD), self.num_key_value_heads)
-        if self.query_norm is not None and self.key_norm is not None:
-            q_BHTK, k_BGSK = self.query_norm(q_BHTK), self.key_norm(k_BGSK)
+        if self.query_norm is not None:
+            q_BHTK = self.query_norm(q_BHTK)
+        k_BGSK, v_BGSK = self.keys_and_values(x_BTD) if memory is None else memory.keys_and_values(self)
         if scope.rotate is not None:
             q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
         dropout = self.dropout if self.training else 0.0
-        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, dropout)
+        length = max(q_BHTK.shape[2], k_BGSK.shape[2])
+        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, dropout, length)
         out_BHTK = attend(
             q_BHTK,
             k_BGSK,
@@ -90,6 +96,12 @@ class Attention(nn.Module):
             out_BTI = out_BTI * self.gate(x_BTD).sigmoid()
         projected_BTD: Tensor = self.output(out_BTI)
         return projected_BTD
+
+    def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, normed where asked and not rotated yet, and values, (B, G, S, K) each."""
+        k_BGSK = self._heads(self.key(x_BSD), self.num_key_value_heads)
+        v_BGSK = self._heads(self.value(x_BSD), self.num_key_value_heads)
+        return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSK
 
     def _heads(self, x_BTI: Tensor, num_heads: int) -> Tensor:
         return x_BTI.unflatten(2, (num_heads, self.d_head)).transpose(1, 2)
@@ -108,24 +120,6 @@ class Attention(nn.Module):
                 f"num_key_value_heads={shared} does not divide num_heads={num_heads}; accepted: {divisors(num_heads)}"
             )
         return shared
-
-    @classmethod
-    def parameter_count(
-        cls,
-        d_model: int,
-        num_heads: int,
-        num_key_value_heads: int | None,
-        d_head: int | None,
-        bias: bool,
-        qk_norm: bool,
-        output_gate: bool,
-    ) -> int:
-        """Of one layer's attention."""
-        d_head = head_width(d_model, num_heads, d_head)
-        inner, shared = num_heads * d_head, cls.key_value_heads(num_heads, num_key_value_heads) * d_head
-        weights = d_model * (2 * inner + 2 * shared + inner * output_gate)
-        biases = bias * (inner + 2 * shared + d_model + inner * output_gate)
-        return weights + biases + 2 * d_head * qk_norm
 
 
 class MultiHead(Attention):

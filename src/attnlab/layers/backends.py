@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from attnlab.layers.dropout import dropout as drop
 from attnlab.layers.scope import Scope
 
 # Called as (q_BHTK, k_BGSK, v_BGSK, scope, *, window, soft_cap, scale, dropout); returns (B, H, T, K). A query with nothing
@@ -55,10 +56,12 @@ class Fused:
         return zero_lonely(out_BHTK, scope, window)
 
 
-class Explicit:
-    """Scores, softmax and weighted sum written out, in fp32 whatever the model's type: the oracle of the other backends.
+class Plain:
+    """Scores, softmax and weighted sum as matrix products, in the model's type with the softmax in fp32; memory grows with T x S.
 
-    keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
+    On a CPU it trains short sequences several times as fast as torch's fused kernel, which is made for long ones, and drops
+    weights, which that kernel does not. keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout,
+    in `weights_BHTS`.
     """
 
     def __init__(self, keep_weights: bool = False) -> None:
@@ -77,21 +80,29 @@ class Explicit:
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """Serves everything; memory grows with T x S."""
+        """Serves everything."""
         groups = q_BHTK.shape[1] // k_BGSK.shape[1]
-        k_BHSK, v_BHSK = (x.float().repeat_interleave(groups, dim=1) for x in (k_BGSK, v_BGSK))
+        k_BHSK, v_BHSK = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BGSK, v_BGSK))
+        scores_BHTS = (q_BHTK @ k_BHSK.transpose(-2, -1)).float()
+        scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scale is None else scale)
+        if soft_cap is not None:
+            scores_BHTS = soft_cap * torch.tanh(scores_BHTS / soft_cap)
+        additive_BHTS = scope.additive(window, torch.float32)
+        if additive_BHTS is not None:
+            scores_BHTS = scores_BHTS + additive_BHTS
+        weights_BHTS = zero_lonely(scores_BHTS.softmax(dim=-1), scope, window)
+        if self.keep_weights:
+            self.weights_BHTS = weights_BHTS.detach()
+        return drop(weights_BHTS.to(v_BHSK.dtype), dropout) @ v_BHSK
+
+
+class Explicit(Plain):
+    """The same in fp32 whatever the model's type: the oracle of the other backends."""
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, scope: Scope, **fields: Any) -> Tensor:
+        """Serves everything."""
         with torch.autocast(q_BHTK.device.type, enabled=False):
-            scores_BHTS = q_BHTK.float() @ k_BHSK.transpose(-2, -1)
-            scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scale is None else scale)
-            if soft_cap is not None:
-                scores_BHTS = soft_cap * torch.tanh(scores_BHTS / soft_cap)
-            additive_BHTS = scope.additive(window, torch.float32)
-            if additive_BHTS is not None:
-                scores_BHTS = scores_BHTS + additive_BHTS
-            weights_BHTS = zero_lonely(scores_BHTS.softmax(dim=-1), scope, window)
-            if self.keep_weights:
-                self.weights_BHTS = weights_BHTS.detach()
-            out_BHTK = F.dropout(weights_BHTS, dropout) @ v_BHSK
+            out_BHTK = super().__call__(q_BHTK.float(), k_BGSK.float(), v_BGSK.float(), scope, **fields)
         return out_BHTK.to(q_BHTK.dtype)
 
 
@@ -131,24 +142,32 @@ class Flex:
         return zero_lonely(out_BHTK, scope, window)
 
 
-ACCEPTED = "auto, fused, explicit, flex"
+ACCEPTED = "auto, fused, plain, explicit, flex"
+SHORT = 128  # up to this length matrix products are quicker than the fused kernel on a CPU
 NO_SOFT_CAP = (
-    "backend=fused cannot cap scores (soft_cap={}); accepted: backend auto, explicit or flex, or soft_cap=null"
+    "backend=fused cannot cap scores (soft_cap={}); accepted: backend auto, plain, explicit or flex, or soft_cap=null"
 )
-NO_DROPOUT = "backend=flex cannot drop attention weights (dropout={}); accepted: dropout=0, or backend auto or explicit"
-BACKENDS: dict[str, Backend] = {"fused": Fused(), "explicit": Explicit(), "flex": Flex()}
+NO_DROPOUT = (
+    "backend=flex cannot drop attention weights (dropout={}); accepted: dropout=0, or backend auto, plain or explicit"
+)
+BACKENDS: dict[str, Backend] = {"fused": Fused(), "plain": Plain(), "explicit": Explicit(), "flex": Flex()}
 
 
-def choose_backend(backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0) -> Backend:
-    """The backend of this name: auto is fused, or with a soft cap flex on CUDA (without dropout) and explicit elsewhere.
+def choose_backend(
+    backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0, length: int = SHORT + 1
+) -> Backend:
+    """The backend of this name; a Backend object is returned as it is. `length` is of the longer of queries and keys.
 
-    A Backend object is returned as it is. Raises ValueError with the reason for what cannot be served.
+    auto is fused; with a soft cap flex on CUDA (without dropout) and plain elsewhere; on a CPU plain also for short
+    sequences and with dropout. Raises ValueError with the reason for what cannot be served.
     """
     if not isinstance(backend, str):
         return backend
     if backend == "auto":
-        capped = "flex" if device_type == "cuda" and dropout == 0 else "explicit"
-        return BACKENDS["fused" if soft_cap is None else capped]
+        if device_type == "cuda":
+            capped = "flex" if dropout == 0 else "plain"
+            return BACKENDS["fused" if soft_cap is None else capped]
+        return BACKENDS["plain" if soft_cap is not None or dropout > 0 or length <= SHORT else "fused"]
     check_backend(backend, soft_cap, dropout)
     return BACKENDS[backend]
 

@@ -30,7 +30,15 @@ class LayerCache:
     def select(self, rows: Tensor) -> None:
         """Keeps these rows of the batch, in this order."""
         if self.keys_BGCK is not None and self.values_BGCK is not None:
-            self.keys_BGCK, self.values_BGCK = self.keys_BGCK[rows], self.values_BGCK[rows]
+            self.keys_BGCK, self.values_BGCK = self._rows(self.keys_BGCK, rows), self._rows(self.values_BGCK, rows)
+
+    def _rows(self, buffer_BGCK: Tensor, rows: Tensor) -> Tensor:
+        # Only what is filled is copied: a search reorders its beams at every step.
+        length = self._cache.length
+        filled_BGSK = buffer_BGCK[:, :, :length][rows]
+        chosen_BGCK = buffer_BGCK.new_empty(len(filled_BGSK), *buffer_BGCK.shape[1:])
+        chosen_BGCK[:, :, :length] = filled_BGSK
+        return chosen_BGCK
 
 
 class KeyValueCache:

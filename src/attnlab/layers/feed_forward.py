@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnlab.layers.dropout import Dropout
+
 
 class FeedForward(nn.Module):
     """down(dropout(activate(up(x)))), (B, T, D) -> (B, T, D) (Vaswani et al. 2017, section 3.3).
@@ -16,12 +18,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(d_model, d_ff, bias=bias)
         self.down = nn.Linear(d_ff, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-
-    @staticmethod
-    def parameter_count(d_model: int, d_ff: int, bias: bool = False) -> int:
-        """Two matrices, and their biases."""
-        return 2 * d_model * d_ff + bias * (d_ff + d_model)
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
 
     def activate(self, h_BTF: Tensor) -> Tensor:
         """The non-linearity; max(0, h) unless a choice says otherwise."""
@@ -41,12 +38,6 @@ class GatedFeedForward(FeedForward):
         d_hidden = gated_width(d_ff, matched)
         super().__init__(d_model, d_hidden, bias, dropout)
         self.gate = nn.Linear(d_model, d_hidden, bias=bias)
-
-    @staticmethod
-    def parameter_count(d_model: int, d_ff: int, bias: bool = False, matched: bool = True) -> int:
-        """Three matrices of the (matched) hidden width, and their biases."""
-        d_hidden = gated_width(d_ff, matched)
-        return 3 * d_model * d_hidden + bias * (2 * d_hidden + d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(self.dropout(self.activate(self.gate(x_BTD)) * self.up(x_BTD)))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnlab.layers.gated_convolution import GatedConvolution
 from attnlab.layers.positions import RelativeBias
 from attnlab.layers.residuals import Residual
 
@@ -24,7 +25,7 @@ class Weight:
     """One matrix to draw, and its role. writes: its product is added to the residual stream. gain: of the residual that
     it belongs to.
 
-    depth: how many sublayers write to its stream.
+    depth: how many sublayers write to its stream. gated: half of its product gates the other half.
     """
 
     name: str
@@ -33,13 +34,14 @@ class Weight:
     writes: bool = False
     gain: float = 1.0
     depth: int = 1
+    gated: bool = False
 
 
 class Init:
     """Draws a model's weights; a choice says the `std` of each.
 
-    Biases start at 0; norms, learned scalars and biases on the scores keep their own start. Learned positions count as
-    embeddings.
+    Biases start at 0 (an LSTM's forget gate's at 1); norms, learned scalars and biases on the scores keep their own start. Learned
+    positions count as embeddings.
     """
 
     def std(self, weight: Weight) -> float:
@@ -62,6 +64,8 @@ class Init:
         for module in model.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+            elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+                start_gates(module)
 
 
 class Xavier(Init):
@@ -126,18 +130,38 @@ class Small(Init):
         return math.sqrt(2 / (5 * (rows if weight.writes else columns)))
 
 
+class FanIn(Init):
+    """That of convolutions with gates (Gehring et al. 2017, arXiv 1705.03122, section 3.5), which keeps the variance from layer to layer.
+
+    | weight | std |
+    |---|---|
+    | linear | sqrt(1 / fan in) |
+    | into a gated linear unit | sqrt(4 / fan in) |
+    | embedding | 0.1 |
+    """
+
+    def std(self, weight: Weight) -> float:
+        """sqrt(1 / fan in), twice that where a gate will take half of it away."""
+        if weight.is_embedding:
+            return 0.1
+        return math.sqrt((4 if weight.gated else 1) / weight.tensor.shape[1])
+
+
 def weights_of(model: nn.Module) -> Iterator[Weight]:
-    """The matrix of every linear layer and embedding of `model`, each once, with its role.
+    """The matrix of every linear layer and embedding of `model`, and of every gate of its recurrent layers, each once, with its role.
 
     In a layer that holds a Residual as `residual`, the linear layers named `output` and `down` write to the stream, and
     the residual's gain acts on these and on `value`, `up` and `gate` (DeepNorm, Wang et al. 2022, figure 2: value,
     output and feed-forward projections).
     """
     roles = {id(linear): role for module in model.modules() for linear, role in _roles(module)}
+    roles |= {id(module.windows): {"gated": True} for module in model.modules() if isinstance(module, GatedConvolution)}
     # A bias on the scores is no embedding: its table keeps its own start.
     seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding) and module.weight not in seen:
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            yield from _gates(name, module)
+        elif isinstance(module, nn.Linear | nn.Embedding) and module.weight not in seen:
             seen.add(module.weight)
             role = roles.get(id(module), {"is_embedding": isinstance(module, nn.Embedding)})
             yield Weight(f"{name}.weight", module.weight, **role)
@@ -155,6 +179,22 @@ def _roles(stack: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
                 gain = layer.residual.init_gain if name in scaled else 1.0
                 depth = len(layers) * len(sublayers)
                 yield linear, {"writes": name in ("output", "down"), "gain": gain, "depth": depth}
+
+
+def _gates(name: str, module: nn.Module) -> Iterator[Weight]:
+    for field, tensor in module.named_parameters(recurse=False):
+        if tensor.ndim == 2:
+            gates = tensor.chunk(4 if isinstance(module, nn.LSTM | nn.LSTMCell) else 3)
+            yield from (Weight(f"{name}.{field}.{gate}", part) for gate, part in enumerate(gates))
+
+
+def start_gates(module: nn.Module) -> None:
+    """Zeroes the biases of a recurrent layer but an LSTM's forget gate's, which is 1 (Gers et al. 2000; Jozefowicz et al. 2015)."""
+    for field, bias in module.named_parameters(recurse=False):
+        if bias.ndim == 1:
+            bias.zero_()
+            if isinstance(module, nn.LSTM | nn.LSTMCell) and field.startswith("bias_ih"):
+                bias.chunk(4)[1].fill_(1.0)
 
 
 def draw_seed() -> int:

@@ -12,22 +12,12 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__(d_model, eps=eps, bias=bias)
 
-    @staticmethod
-    def parameter_count(d_model: int, bias: bool = True) -> int:
-        """One gain, and one bias, a feature."""
-        return d_model * (2 if bias else 1)
-
 
 class RMSNorm(nn.RMSNorm):
     """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467): x / rms(x) over D, then a gain."""
 
     def __init__(self, d_model: int, eps: float = 1e-6) -> None:
         super().__init__(d_model, eps=eps)
-
-    @staticmethod
-    def parameter_count(d_model: int) -> int:
-        """One gain a feature."""
-        return d_model
 
 
 class DynamicTanh(nn.Module):
@@ -38,11 +28,6 @@ class DynamicTanh(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
-
-    @staticmethod
-    def parameter_count(d_model: int) -> int:
-        """A gain and a bias a feature, and alpha."""
-        return 2 * d_model + 1
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return torch.addcmul(self.bias, self.weight, torch.tanh(self.alpha * x_BTD))

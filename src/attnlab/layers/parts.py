@@ -30,16 +30,9 @@ def complete(part: Callable[..., T], **widths: Any) -> T:
     return part(**given)
 
 
-def count_parameters(part: Callable[..., Any], **widths: Any) -> int:
-    """The closed-form parameter count of a part, without building it.
-
-    `complete`s the class's `parameter_count` with the part's bound fields, its constructor's defaults and the widths.
-    """
-    cls = _class(part)
-    parameters = inspect.signature(cls).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    counted: int = complete(cls.parameter_count, **{**defaults, **widths, **_bound(part)})
-    return counted
+def accepts(part: Callable[..., Any], name: str) -> bool:
+    """Whether the constructor of a part names this argument and the part does not bind it."""
+    return name in inspect.signature(part).parameters and name not in _bound(part)
 
 
 def _bound(part: Callable[..., Any]) -> dict[str, Any]:

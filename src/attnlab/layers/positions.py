@@ -1,15 +1,16 @@
 """Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
 
-Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs.
+Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs,
+Y and X rows and columns of a grid of image patches.
 Angles are computed in fp32 from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -42,6 +43,24 @@ class PositionEncoding(nn.Module):
             return None
         return partial(self.rotate, positions_BT=positions_BT)
 
+    def image_positions(
+        self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device
+    ) -> Tensor | None:
+        """Where the tokens of an image stand, (1, T): `before` tokens, then the patches of a grid (rows, columns), row by row.
+
+        None: at 0.. in this order. Of another grid than the one trained on, each patch stands where it lies in that one, between
+        its positions.
+        """
+        if grid == trained:
+            return None
+        rows, columns = (stretched(new, old, device) for new, old in zip(grid, trained, strict=True))
+        patches = before + (rows[:, None] * trained[1] + columns).flatten()
+        return torch.cat([torch.arange(before, device=device, dtype=patches.dtype), patches])[None]
+
+    def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
+        """Makes an encoding that keeps something for each patch of a grid serve another grid; `before` tokens stand before it."""
+        return
+
     def check(self, last: int) -> None:
         """Raises ValueError where the encoding cannot serve position `last`, counted from 0."""
         if self.longest is not None and last >= self.longest:
@@ -49,11 +68,6 @@ class PositionEncoding(nn.Module):
                 f"{type(self).__name__} ends at {self.longest} positions; position {last + 1} was asked for: "
                 "shorten the sequence, or choose an encoding without a table"
             )
-
-    @staticmethod
-    def parameter_count(*_: Any, **__: Any) -> int:
-        """Of the whole encoding, which a stack owns once."""
-        return 0
 
 
 class Sinusoidal(PositionEncoding):
@@ -91,10 +105,21 @@ class Learned(PositionEncoding):
         embedded_BTD: Tensor = x_BTD + self.table(positions_BT).to(x_BTD.dtype)
         return embedded_BTD
 
-    @staticmethod
-    def parameter_count(d_model: int, max_length: int) -> int:
-        """Of the table."""
-        return d_model * max_length
+    def image_positions(
+        self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device
+    ) -> Tensor | None:
+        """None: `resize` makes a row for each."""
+        return None
+
+    def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
+        """Interpolates the rows of patches bicubically over the image (Dosovitskiy et al. 2021, section 3.2)."""
+        weight = self.table.weight
+        table_DYX = weight[before:].t().unflatten(1, grid)
+        rows = torch.cat([weight[:before], interpolated(table_DYX, new).flatten(1).t()])
+        self.table, self.longest = (
+            nn.Embedding.from_pretrained(rows.detach(), freeze=not weight.requires_grad),
+            len(rows),
+        )
 
 
 class ALiBi(PositionEncoding):
@@ -145,16 +170,33 @@ class RelativeBias(PositionEncoding):
         return biases_BHTS
 
     def buckets(self, relative: Tensor) -> Tensor:
-        """The bucket of each key position minus query position."""
+        """The bucket of each key position minus query position; of the nearest whole distance where they lie between."""
+        relative = relative.round().long() if relative.is_floating_point() else relative
         starts = torch.tensor(self.starts, device=relative.device)
         if self.causal:
             return torch.bucketize((-relative).clamp(min=0), starts, right=True)
         return torch.bucketize(relative.abs(), starts, right=True) + (relative > 0) * (self.num_buckets // 2)
 
-    @staticmethod
-    def parameter_count(num_heads: int, num_buckets: int) -> int:
-        """Of the table, which all layers share."""
-        return num_heads * num_buckets
+
+def stretched(count: int, trained: int, device: torch.device) -> Tensor:
+    """Where the middles of `count` equal parts lie in a row of `trained` parts of the same whole length, fp32."""
+    return (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * (trained / count) - 0.5
+
+
+def interpolated(table_DYX: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A table (D, rows, columns) at the middles of another grid, bicubic; along an axis of the same length the same bits."""
+    across_DYX = _interpolated_rows(table_DYX, grid[1])
+    return _interpolated_rows(across_DYX.transpose(1, 2), grid[0]).transpose(1, 2)
+
+
+def _interpolated_rows(table_DYX: Tensor, length: int) -> Tensor:
+    if table_DYX.shape[2] == length:
+        return table_DYX
+    rows_1N1X = table_DYX.flatten(0, 1).float()[None, :, None]
+    # Antialiasing smooths where a grid shrinks; where it grows it takes the cubic that keeps straight lines straight. One axis at a
+    # time, the last one: torch leaves the axis before one of length 1 as it is.
+    there_1N1X = F.interpolate(rows_1N1X, size=(1, length), mode="bicubic", antialias=True)
+    return there_1N1X[0, :, 0].unflatten(0, table_DYX.shape[:2]).to(table_DYX.dtype)
 
 
 def alibi_slopes(num_heads: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Position encodings of images: a position is the index of a patch in a grid read row by row.
+"""Position encodings of images: a position is the index of a patch in a grid read row by row; a negative one has no place in it.
 
 Shapes: B batch, T patches, D model width, K head width, P rotated pairs.
 """
@@ -6,11 +6,48 @@ Shapes: B batch, T patches, D model width, K head width, P rotated pairs.
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.positions import PositionEncoding, geometric_frequencies, sinusoids
+from attnlab.layers.positions import PositionEncoding, geometric_frequencies, interpolated, sinusoids, stretched
 from attnlab.layers.rotary import Rotary
 
 
-class Sinusoidal2D(PositionEncoding):
+class InGrid(PositionEncoding):
+    """What the encodings of a grid share. grid: rows and columns; trained: those that coordinates are counted in.
+
+    Tokens without a place in the image, such as a class token, stand at negative positions: nothing is added to them, nothing turned.
+    """
+
+    grid: tuple[int, int]
+    trained: tuple[int, int]
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Takes the grid that is trained on."""
+        self.trained = grid
+        self.resize(0, grid, grid)
+
+    def image_positions(
+        self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device
+    ) -> Tensor:
+        """Negative positions, then the cells of the grid."""
+        return torch.arange(-before, grid[0] * grid[1], device=device)[None]
+
+    def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
+        """Serves another grid, whose cells lie where they are in the one that was trained on."""
+        self.grid, self.longest = new, new[0] * new[1]
+
+    def cells(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of each position, that of the first cell for one without a place."""
+        return positions_BT.clamp(min=0) // self.grid[1], positions_BT.clamp(min=0) % self.grid[1]
+
+    def coordinates(self, positions_BT: Tensor) -> tuple[Tensor, ...]:
+        """Row and column of each position in the grid that was trained on, between its cells where another one is served."""
+        cells = self.cells(positions_BT)
+        if self.grid == self.trained:
+            return cells
+        sizes = zip(cells, self.grid, self.trained, strict=True)
+        return tuple(stretched(new, old, positions_BT.device)[axis_BT] for axis_BT, new, old in sizes)
+
+
+class Sinusoidal2D(InGrid):
     """Sinusoids of the row on the first half of the width, of the column on the second (He et al. 2022, arXiv 2111.06377).
 
     grid: rows and columns. Raises ValueError where d_model is no multiple of 4.
@@ -21,15 +58,15 @@ class Sinusoidal2D(PositionEncoding):
         if d_model % 4:
             raise ValueError(f"two axes of sine and cosine need d_model={d_model} to be a multiple of 4")
         self.d_model, self.base = d_model, base
-        self.num_columns, self.longest = grid[1], grid[0] * grid[1]
+        self.set_grid(grid)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """x plus the sinusoids."""
-        halves = (sinusoids(axis_BT, self.d_model // 2, self.base) for axis_BT in cells(positions_BT, self.num_columns))
-        return x_BTD + torch.cat(list(halves), dim=-1).to(x_BTD.dtype)
+        halves = [sinusoids(axis_BT, self.d_model // 2, self.base) for axis_BT in self.coordinates(positions_BT)]
+        return x_BTD + torch.cat(halves, dim=-1).mul_(is_placed(positions_BT)).to(x_BTD.dtype)
 
 
-class Learned2D(PositionEncoding):
+class Learned2D(InGrid):
     """A learned table for rows and one for columns, each of half the width (Dosovitskiy et al. 2021, arXiv 2010.11929, D.4).
 
     grid: rows and columns. Raises ValueError for an odd d_model.
@@ -45,22 +82,29 @@ class Learned2D(PositionEncoding):
         self.columns = nn.Embedding(grid[1], d_model // 2)
         for table in (self.rows, self.columns):
             nn.init.normal_(table.weight, std=0.02)
-        self.num_columns, self.longest = grid[1], grid[0] * grid[1]
+        self.set_grid(grid)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """x plus the entries of row and column. Raises ValueError past the grid."""
         if not positions_BT.is_cuda and not torch.compiler.is_compiling():
             self.check(int(positions_BT.max()))  # reading a value stalls a GPU: there `build_scope` has checked
-        row_BT, column_BT = cells(positions_BT, self.num_columns)
-        return x_BTD + torch.cat([self.rows(row_BT), self.columns(column_BT)], dim=-1).to(x_BTD.dtype)
+        row_BT, column_BT = self.cells(positions_BT)
+        entries_BTD = torch.cat([self.rows(row_BT), self.columns(column_BT)], dim=-1)
+        return x_BTD + (entries_BTD * is_placed(positions_BT)).to(x_BTD.dtype)
 
-    @staticmethod
-    def parameter_count(d_model: int, grid: tuple[int, int]) -> int:
-        """Of both tables."""
-        return sum(grid) * (d_model // 2)
+    def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
+        """Interpolates both tables, each along its axis."""
+        for name, size in zip(("rows", "columns"), new, strict=True):
+            weight = getattr(self, name).weight
+            resized_DY = interpolated(weight.t()[:, :, None], (size, 1))[:, :, 0]
+            if resized_DY.shape != weight.t().shape:
+                setattr(
+                    self, name, nn.Embedding.from_pretrained(resized_DY.t().detach(), freeze=not weight.requires_grad)
+                )
+        super().resize(before, grid, new)
 
 
-class AxialRotary(Rotary):
+class AxialRotary(InGrid, Rotary):
     """Rotary whose first pairs turn with the row and last pairs with the column (Heo et al. 2024, arXiv 2403.13298, sec. 3.1).
 
     grid: rows and columns. Raises ValueError where d_head is no multiple of 4.
@@ -70,7 +114,7 @@ class AxialRotary(Rotary):
         if d_head % 4:
             raise ValueError(f"two axes of pairs need d_head={d_head} to be a multiple of 4")
         super().__init__(d_head, base, interleaved=interleaved)
-        self.num_columns, self.longest = grid[1], grid[0] * grid[1]
+        self.set_grid(grid)
 
     def frequencies(self, device: torch.device) -> Tensor:
         """Those of one axis, (P / 2,)."""
@@ -79,9 +123,10 @@ class AxialRotary(Rotary):
     def angles(self, positions_BT: Tensor) -> Tensor:
         """Those of the row, then those of the column, (B or 1, T, P)."""
         frequencies = self.frequencies(positions_BT.device)
-        return torch.cat([a[..., None].float() * frequencies for a in cells(positions_BT, self.num_columns)], dim=-1)
+        angles = [axis_BT[..., None].float() * frequencies for axis_BT in self.coordinates(positions_BT)]
+        return torch.cat(angles, dim=-1).mul_(is_placed(positions_BT))
 
 
-def cells(positions_BT: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
-    """Row and column of each position."""
-    return positions_BT // num_columns, positions_BT % num_columns
+def is_placed(positions_BT: Tensor) -> Tensor:
+    """1 for positions in the grid, 0 for negative ones, (B or 1, T, 1), fp32."""
+    return (positions_BT >= 0).float()[..., None]

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from attnlab.layers.dropout import Dropout
 from attnlab.layers.norms import LayerNorm
-from attnlab.layers.parts import complete, count_parameters
+from attnlab.layers.parts import complete
 
 Sublayer = Callable[[Tensor], Tensor]
 Norm = Callable[..., nn.Module]
@@ -32,11 +33,6 @@ class Residual(nn.Module):
         super().__init__()
         self.norms = _norms(norm, d_model, num_sublayers)
         self.dropout = _dropout(dropout)
-
-    @staticmethod
-    def parameter_count(d_model: int, norm: Norm = LayerNorm, num_sublayers: int = 2) -> int:
-        """One norm a sublayer."""
-        return num_sublayers * count_parameters(norm, d_model=d_model)
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         """The stream after sublayer number `index`."""
@@ -79,11 +75,6 @@ class Sandwich(Residual):
         super().__init__(d_model, norm, dropout, num_sublayers)
         self.output_norms = _norms(norm, d_model, num_sublayers)
 
-    @staticmethod
-    def parameter_count(d_model: int, norm: Norm = LayerNorm, num_sublayers: int = 2) -> int:
-        """Two norms a sublayer."""
-        return 2 * num_sublayers * count_parameters(norm, d_model=d_model)
-
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         """x + norm(f(norm(x)))."""
         return x_BTD + self.dropout(self.output_norms[index](sublayer(self.norms[index](x_BTD))))
@@ -94,7 +85,8 @@ class DeepNorm(Residual):
 
     For a stack of N layers of s sublayers alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4): the paper's (2N)^(1/4),
     (8N)^(-1/4) for an encoder or decoder alone (s = 2), and (3N)^(1/4), (12N)^(-1/4) for a decoder that also attends to
-    an encoder (s = 3). The encoder beside such a decoder depends on both depths: give its `alpha` and `beta`.
+    an encoder (s = 3). The encoder of N layers beside such a decoder of M has alpha = 0.81 (N^4 M)^(1/16) and beta =
+    0.87 (N^4 M)^(-1/16).
     """
 
     def __init__(
@@ -104,13 +96,18 @@ class DeepNorm(Residual):
         dropout: float = 0.0,
         num_sublayers: int = 2,
         num_layers: int = 1,
+        num_decoder_layers: int | None = None,
         alpha: float | None = None,
         beta: float | None = None,
     ) -> None:
         super().__init__(d_model, norm, dropout, num_sublayers)
         depth = num_sublayers * num_layers
-        self.alpha = depth**0.25 if alpha is None else alpha
-        self.init_gain = (4 * depth) ** -0.25 if beta is None else beta
+        own_alpha, own_beta = depth**0.25, (4 * depth) ** -0.25
+        if num_decoder_layers is not None:
+            both = (num_layers**4 * num_decoder_layers) ** (1 / 16)
+            own_alpha, own_beta = 0.81 * both, 0.87 / both
+        self.alpha = own_alpha if alpha is None else alpha
+        self.init_gain = own_beta if beta is None else beta
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         """norm(alpha x + f(x))."""
@@ -127,11 +124,6 @@ class ReZero(Residual):
         nn.Module.__init__(self)
         self.alpha = nn.Parameter(torch.zeros(()))
         self.dropout = _dropout(dropout)
-
-    @staticmethod
-    def parameter_count() -> int:  # type: ignore[override]  # a part's count names only what it needs
-        """Alpha."""
-        return 1
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         """x + alpha f(x)."""
@@ -158,11 +150,6 @@ class Parallel(Residual):
         super().__init__(d_model, norm, dropout, 1 if shared_norm else num_sublayers)
         self.shared_norm = shared_norm
 
-    @staticmethod
-    def parameter_count(d_model: int, norm: Norm = LayerNorm, num_sublayers: int = 2, shared_norm: bool = True) -> int:
-        """One norm, or one a sublayer."""
-        return (1 if shared_norm else num_sublayers) * count_parameters(norm, d_model=d_model)
-
     def forward(self, x_BTD: Tensor, *sublayers: Sublayer) -> Tensor:
         normed = [norm(x_BTD) for norm in self.norms]
         out_BTD = x_BTD
@@ -185,4 +172,4 @@ def _norms(norm: Norm, d_model: int, count: int) -> nn.ModuleList:
 
 
 def _dropout(rate: float) -> nn.Module:
-    return nn.Dropout(rate) if rate else nn.Identity()
+    return Dropout(rate) if rate else nn.Identity()

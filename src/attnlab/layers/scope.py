@@ -27,7 +27,8 @@ class Scope:
     """Who sees whom in one forward pass. Masks are made on demand and once, whatever the number of layers.
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or nothing
-    at all replaces the mask. is_token_BS: True for real keys, None when all are. bias_BHTS: (B or 1, H, T, S) or None.
+    at all replaces the mask. is_token_BS: True for real keys, None when all are. prefix_B1: how many first positions every
+    query sees, in spite of `causal`. bias_BHTS: (B or 1, H, T, S) or None.
     rotate: callable on (B, H or G, T, K) or None.
     """
 
@@ -40,13 +41,15 @@ class Scope:
     rotate: Callable[[Tensor], Tensor] | None = None
     query_segments_BT: Tensor | None = None
     key_segments_BS: Tensor | None = None
+    prefix_B1: Tensor | None = None
     _made: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def is_causal_only(self, window: int | None) -> bool:
         """Whether scaled_dot_product_attention's causal flag alone says who sees whom: no mask, no bias."""
         num_queries, num_keys = self._lengths
         inside = window is None or window >= num_keys
-        return self.causal and self.contiguous and num_queries == num_keys and inside and self.bias_BHTS is None
+        is_plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
+        return self.causal and is_plain and num_queries == num_keys and inside
 
     def allowed(self, window: int | None) -> Tensor | None:
         """True where a query may attend to a key: (B or 1, 1, T, S); None when everyone sees everyone."""
@@ -106,6 +109,7 @@ class Scope:
             self.is_token_BS,
             self.query_segments_BT,
             self.key_segments_BS,
+            self.prefix_B1,
         )
 
 
@@ -117,6 +121,7 @@ def build_scope(
     is_token_BT: Tensor | None = None,
     segments_BT: Tensor | None = None,
     cache: KeyValueCache | None = None,
+    prefix_B1: Tensor | None = None,
 ) -> Scope:
     """The Scope of a self-attending stack; called once a forward, before its layers. Extends the cache by this forward's tokens.
 
@@ -147,6 +152,7 @@ def build_scope(
         position.rotation(positions_BT),
         segments_BT,
         segments_BT,
+        prefix_B1,
     )
 
 

@@ -16,9 +16,11 @@ from attnlab.layers.parts import complete
 from attnlab.layers.positions import PositionEncoding, Sinusoidal
 from attnlab.layers.residuals import PreNorm, Residual
 from attnlab.layers.stack import Stack
+from attnlab.models.checks import check_rate, check_sizes
+from attnlab.models.language_model import LanguageModel
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel):
     """A causal Transformer language model (Radford et al. 2019); tokens (B, T) to the next tokens' logits (B, T, V).
 
     d_ff: None: 4 d_model. bias: of the linear layers. tied: the output is the embedding's transpose (Press & Wolf 2017,
@@ -48,12 +50,8 @@ class GPT(nn.Module):
         init: Callable[..., Init] = GPT2Init,
     ) -> None:
         super().__init__()
-        sizes = {"vocabulary_size": vocabulary_size, "max_length": max_length, "d_model": d_model, "d_ff": d_ff or 1}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}={size} is no size; accepted: 1 or more")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} is no rate; accepted: 0 or more, below 1")
+        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, d_model=d_model, d_ff=d_ff or 1)
+        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.max_length, self.d_model = vocabulary_size, max_length, d_model
         self.embedding = nn.Embedding(vocabulary_size, d_model)

@@ -1,30 +1,28 @@
-"""The size of a GPT and what training it costs, in closed form from its configuration: nothing is built."""
+"""The size of a model and what training it costs, read off the model and one forward pass."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from math import prod
 from typing import Any
 
-from attnlab.layers.attention import head_width
-from attnlab.layers.parts import count_parameters
-from attnlab.layers.stack import Stack, stack_widths
-from attnlab.models.gpt import GPT
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 
 @dataclass(frozen=True)
 class Size:
     """Parameters, and floating-point operations to train on one token.
 
-    embedding_parameters: the token table, the position encoding, and the output matrix where it is untied; the rest is
-    non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1).
-    flops_per_token: a multiplication and an addition are two operations. Only matrix products count, as in that
-    section's table 1: every weight of a linear layer (the output matrix too, tied or not) once, and per layer q.k and
-    weights.v over all max_length keys, not halved for causality and not cut to a window. Norms, activations, positions,
-    softmax and the embedding's look-up count nothing. The backward pass costs twice the forward pass, so training is 3
-    x forward; recomputed activations do not count.
+    embedding_parameters: the tables of tokens, positions and distances, and the output matrix where it is untied; the rest
+    is non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1).
+    flops_per_token: a multiplication and an addition are two operations. Only matrix products, convolutions and recurrences
+    count, as in that section's table 1: every weight of a linear layer (the output matrix too, tied or not) once a token,
+    and q.k and weights.v over all keys, not halved for causality and not cut to a window. Of a model with a source, all that
+    is computed on it counts for the target. The backward pass costs twice the forward pass, so training is 3 x forward;
+    recomputed activations do not count.
     """
 
     parameters: int
@@ -33,29 +31,49 @@ class Size:
     flops_per_token: int
 
 
-def gpt_size(*args: Any, **configuration: Any) -> Size:
-    """The size of GPT(*args, **configuration), trained at its max_length. Raises as that call would."""
-    call = inspect.signature(GPT).bind(*args, **configuration)
-    call.apply_defaults()
-    gpt = call.arguments
-    names = ("d_model", "num_heads", "num_layers", "max_length", "d_ff", "dropout", "bias")
-    widths = stack_widths(causal=True, **{name: gpt[name] for name in names})
-    seams = {name: gpt[name] for name in ("position", "residual", "attention", "feed_forward")}
-    table = gpt["vocabulary_size"] * gpt["d_model"]
-    embedding = table * (1 if gpt["tied"] else 2) + count_parameters(gpt["position"], **widths)
-    parameters = table * (1 if gpt["tied"] else 2) + Stack.parameter_count(**seams, **widths)
-    matrices = _matrices(gpt["attention"], widths) + _matrices(gpt["feed_forward"], widths)
-    scores = 2 * gpt["max_length"] * gpt["num_heads"] * _head_width(gpt["attention"], gpt["d_model"], gpt["num_heads"])
-    forward = 2 * (gpt["num_layers"] * (matrices + scores) + table)
-    return Size(parameters, embedding, parameters - embedding, 3 * forward)
+def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
+    """The size of a model; `forward` computes a loss with it and returns of how many tokens. Draws no random number."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    tables = {
+        parameter
+        for name, module in model.named_modules()
+        if _is_table(name, module, model)
+        for parameter in module.parameters()
+    }
+    embedding = sum(parameter.numel() for parameter in tables)
+    training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_missing()) as counter:
+        tokens = forward()
+    model.train(training)
+    return Size(total, embedding, total - embedding, 3 * counter.get_total_flops() // max(1, tokens))
 
 
-def _matrices(part: Callable[..., Any], widths: dict[str, Any]) -> int:
-    """The weights of a part's linear layers: its parameters less those that are no matrix."""
-    fields = inspect.signature(part).parameters
-    bare = {name: False for name in ("bias", "qk_norm") if name in fields}
-    return count_parameters(partial(part, **bare), **widths)
+def _is_table(name: str, module: nn.Module, model: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        # By its name, too: layers may happen to be as wide as the vocabulary, as with bytes and d_ff=256.
+        is_output = name.rpartition(".")[2] == "head"
+        return is_output and module.out_features == getattr(model, "vocabulary_size", None)
+    return isinstance(module, nn.Embedding)
 
 
-def _head_width(attention: Callable[..., Any], d_model: int, num_heads: int) -> int:
-    return head_width(d_model, num_heads, inspect.signature(attention).parameters["d_head"].default)
+def _missing() -> dict[Any, Any]:
+    """What torch's counter does not know: its fused attention on a CPU, and recurrent layers."""
+    counts: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    counts |= dict.fromkeys((torch.ops.aten.lstm, torch.ops.aten.gru), _recurrence)
+    counts[torch.ops.aten.mkldnn_rnn_layer] = _one_layer
+    return counts
+
+
+def _attention(q_shape: Any, k_shape: Any, v_shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_flop(q_shape, k_shape, v_shape))
+
+
+def _one_layer(x_shape: Any, input_shape: Any, state_shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * prod(x_shape[:-1]) * (prod(input_shape) + prod(state_shape))
+
+
+def _recurrence(x_shape: Any, *rest: Any, out_shape: Any = None, **_: Any) -> int:
+    shapes = [shape for item in rest if isinstance(item, tuple | list) for shape in item]
+    matrices = [shape for shape in shapes if isinstance(shape, tuple | list | torch.Size) and len(shape) == 2]
+    return 2 * prod(x_shape[:-1]) * sum(prod(shape) for shape in matrices)

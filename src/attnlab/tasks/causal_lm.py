@@ -6,16 +6,16 @@ Shapes: B batch, T length, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from attnlab.data import TextData
 from attnlab.data.windows import EvaluationWindows
+from attnlab.models.language_model import LanguageModel
 from attnlab.training import TokenTask
 
 
@@ -28,6 +28,10 @@ class CausalLanguageModelling(TokenTask):
     (`test/sliding_nats@4x`), on the same `evaluation_tokens` tokens each time. A length that the model or the text cannot serve is
     an outcome: `cannot` names it with the reason. Bits a byte and perplexity a word compare models of different tokenizers.
     """
+
+    headline = ("val/*", "test/nats@*", "test/sliding_nats@*")
+    data_type = TextData
+    model_type = LanguageModel
 
     def __init__(
         self,
@@ -51,7 +55,6 @@ class CausalLanguageModelling(TokenTask):
             evaluation_tokens,
             sliding,
         )
-        self.cannot: dict[str, str] = {}
 
     def loss_sums(self, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropy in nats of the batch's targets, and how many there are; targets that are not `scored` do not count."""
@@ -63,17 +66,18 @@ class CausalLanguageModelling(TokenTask):
         kept = scored_BT.flatten()
         return F.cross_entropy(flat[kept], batch["targets"].flatten()[kept], reduction="sum"), int(kept.sum())
 
-    def validation_metrics(self, nats: float, tokens: int) -> dict[str, float]:
+    def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """The figures of the validation part at the training length."""
         data = self._data()
-        return _figures("val/", "", nats, tokens, *_text_size(data, "validation", data.val_dataloader()))
+        return _figures("val/", "", sums["nats"], tokens, *_text_size(data, "validation", data.val_dataloader()))
 
     def validate(self, data: TextData) -> dict[str, float]:
         """The figures of the validation part, as `validation_metrics` gives them, of the weights as they are."""
         if data.corpus.validation.num_tokens == 0:
             return {}
         loader = data.val_dataloader()
-        return _figures("val/", "", *self._score(loader), *_text_size(data, "validation", loader))
+        sums, tokens = self.score_sums(loader)
+        return _figures("val/", "", sums["nats"], tokens, *_text_size(data, "validation", loader))
 
     def evaluate(self, data: TextData, split: str = "test") -> dict[str, float]:
         """
@@ -84,9 +88,11 @@ class CausalLanguageModelling(TokenTask):
         found: dict[str, float] = {}
         prefix = {"validation": "val"}.get(split, split)
         for name, loader in self._loaders(data, split, prefix).items():
-            nats, tokens = self._score(loader)
+            sums, tokens = self.score_sums(loader)
             kind, multiple = name.rsplit("@", 1)
-            found |= _figures(f"{prefix}/{kind}", f"@{multiple}", nats, tokens, *_text_size(data, split, loader))
+            found |= _figures(
+                f"{prefix}/{kind}", f"@{multiple}", sums["nats"], tokens, *_text_size(data, split, loader)
+            )
         return found
 
     def _loaders(self, data: TextData, split: str, prefix: str) -> dict[str, EvaluationWindows]:
@@ -113,27 +119,6 @@ class CausalLanguageModelling(TokenTask):
         if 2 * length >= num_tokens or not any_fits:
             return f"the {split} part has {num_tokens:,} tokens, too few for a lead-in and a window of {length:,}"
         return None
-
-    @torch.inference_mode()
-    def _score(self, loader: EvaluationWindows) -> tuple[float, int]:
-        """Summed nats and number of scored tokens over a loader, over all ranks."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        was_training = self.model.training
-        self.model.eval()  # a training leaves dropout on
-        for batch in loader:
-            with self._autocast():
-                nats, tokens = self.loss_sums({key: value.to(self.device) for key, value in batch.items()})
-            sums += torch.tensor([nats.item(), tokens], dtype=torch.float64)
-        self.model.train(was_training)
-        if self._trainer is not None and self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()
-        return float(sums[0]), int(sums[1])
-
-    def _autocast(self) -> Any:
-        """The precision that the training ran in; fp32 for a task without a trainer."""
-        if self._trainer is None:
-            return torch.autocast("cpu", enabled=False)
-        return self.trainer.precision_plugin.forward_context()
 
     def _data(self) -> TextData:
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it where a data module is used

@@ -18,6 +18,7 @@ _HOMES = {
         "write_json",
         "write_text",
     ],
+    "averaging": ["EMA", "Averaging", "LastCheckpoints"],
     "optimizers": ["MuonWithAdamW", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon", "schedule_free"],
     "schedules": ["WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"],
     "precision": ["Precision", "resolve"],

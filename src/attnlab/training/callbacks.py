@@ -47,6 +47,7 @@ class StatusWriter(pl.Callback):
             "best": None,
             "final": {},
             "cannot": {},
+            "notes": {},
             "error": None,
         }
         self._next, self._from = 0.0, (0, time.monotonic())
@@ -55,9 +56,14 @@ class StatusWriter(pl.Callback):
         """Says that the run is being prepared, before there is a trainer."""
         self._write()
 
-    def finish(self, final: dict[str, float] | None = None, cannot: dict[str, str] | None = None) -> None:
-        """The run's good end, with its final metrics and those that it cannot have."""
-        self._end("finished", final=final or {}, cannot=cannot or {})
+    def finish(
+        self,
+        final: dict[str, float] | None = None,
+        cannot: dict[str, str] | None = None,
+        notes: dict[str, str] | None = None,
+    ) -> None:
+        """The run's good end, with its final metrics, those that it cannot have, and how some were computed."""
+        self._end("finished", final=final or {}, cannot=cannot or {}, notes=notes or {})
 
     def fail(self, exception: BaseException) -> None:
         """The run's end by an exception: diverged, interrupted (a signal) or failed, with the error's text."""
@@ -75,22 +81,22 @@ class StatusWriter(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first status of the training."""
         self._from = (trainer.global_step, time.monotonic())
-        self._note(trainer, pl_module)
+        self.note(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The heartbeat."""
         if time.monotonic() >= self._next:
-            self._note(trainer, pl_module)
+            self.note(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The validation's values."""
-        self._note(trainer, pl_module)
+        self.note(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The last values of the training; the run goes on until `finish`."""
-        self._note(trainer, pl_module)
+        self.note(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The run's end by an exception."""
@@ -98,7 +104,8 @@ class StatusWriter(pl.Callback):
             self._take(trainer, pl_module)
             self.fail(exception)
 
-    def _note(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def note(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Where the training stands."""
         if trainer.is_global_zero:
             self._take(trainer, task)
             self._write()
@@ -120,12 +127,20 @@ class StatusWriter(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """One line a run: live on a terminal, otherwise a plain line at validations and at most every `every_seconds`."""
+    """One line a run: live on a terminal, otherwise a plain line at validations and at most every `every_seconds`.
+
+    unit: what a term of the loss is called.
+    """
 
     def __init__(
-        self, name: str = "", live: bool | None = None, every_seconds: float = 10.0, stream: TextIO | None = None
+        self,
+        name: str = "",
+        live: bool | None = None,
+        every_seconds: float = 10.0,
+        stream: TextIO | None = None,
+        unit: str = "token",
     ) -> None:
-        self.name, self.stream = name, stream or sys.stderr
+        self.name, self.stream, self.unit = name, stream or sys.stderr, unit
         self.live = self.stream.isatty() if live is None else live
         self.every_seconds = 0.2 if self.live else every_seconds
         self._next, self._from, self._tokens_before = 0.0, (0, time.monotonic()), 0
@@ -159,7 +174,7 @@ class Progress(pl.Callback):
         step, elapsed = trainer.global_step, time.monotonic() - self._from[1]
         parts = [f"{self.name} step {step}/{trainer.max_steps}".strip()]
         parts += [f"{name} {task.latest[name]:.3f}" for name in ("train/nats", task.monitor) if name in task.latest]
-        parts.append(f"{(task.tokens - self._tokens_before) / max(elapsed, 1e-9):,.0f} tokens/s")
+        parts.append(f"{(task.tokens - self._tokens_before) / max(elapsed, 1e-9):,.0f} {self.unit}s/s")
         left = remaining_seconds(self._from, step, trainer.max_steps)
         return " · ".join([*parts, f"{duration(left)} left"] if left else parts)
 

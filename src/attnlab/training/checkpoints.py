@@ -1,4 +1,5 @@
-"""Checkpoints of a run: `last.ckpt` to go on from, `best.ckpt` to evaluate; plain tensors and primitives, replaced atomically."""
+"""Checkpoints of a run: `last.ckpt` to go on from, and what a run's final figures are of; `best.ckpt` of the best validation. Plain tensors
+and primitives, replaced atomically."""
 
 from __future__ import annotations
 

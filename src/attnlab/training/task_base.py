@@ -8,29 +8,35 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import lightning.pytorch as pl
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from attnlab.layers.parts import complete
+from attnlab.training.averaging import Averaging
 from attnlab.training.optimizers import evaluation_weights
+from attnlab.training.scoring import Scoring
 from attnlab.training.token_sums import TokenSums
 
 
-class TokenTask(pl.LightningModule):
+class TokenTask(Scoring):
     """A model, an optimizer (a function of the model) and a schedule (a part completed with total_steps, d_model and lr).
 
-    A subclass gives `loss_sums`. A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and
+    A subclass gives `loss_sums`, and `evaluate` for the figures of a split. A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and
     ranks, so that splitting a batch changes nothing. Attributes: `tokens` trained on, `seconds` of training over all attempts, `latest`
-    values reported, and `best` (metric, value, step) of `monitor`.
+    values reported, `best` (metric, value, step) of `monitor`, `cannot`: figures that a run cannot have, with the
+    reason, `notes`: how figures were computed, and `outputs`: texts worth keeping beside them, by file name.
+    `averaging` makes weights to evaluate out of those that are trained. `headline` names the figures that sum a run
+    up; `data_type` and `model_type` are what the task works on.
     """
 
     monitor: ClassVar[str] = "val/nats"
     monitor_lower: ClassVar[bool] = True
+    headline: ClassVar[Sequence[str]] = ("val/nats",)
+    data_type: ClassVar[type] = object
+    model_type: ClassVar[type] = nn.Module
 
     def __init__(
         self,
@@ -39,13 +45,17 @@ class TokenTask(pl.LightningModule):
         schedule: Callable[..., Any],
         log_every: int = 10,
     ) -> None:
-        super().__init__()
-        self.model, self.make_optimizer, self.make_schedule, self.log_every = model, optimizer, schedule, log_every
+        super().__init__(model)
+        self.make_optimizer, self.make_schedule, self.log_every = optimizer, schedule, log_every
         self.latest: dict[str, float] = {}
         self.best: dict[str, Any] | None = None
         self.sums = TokenSums()
         self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._validated: list[tuple[Tensor, int | Tensor]] = []
+        self.cannot: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.outputs: dict[str, str] = {}
+        self.averaging = Averaging()
+        self._validated: list[dict[str, Any]] = []
         self._evaluated = contextlib.ExitStack()
 
     @property
@@ -53,13 +63,21 @@ class TokenTask(pl.LightningModule):
         """Target tokens trained on, over all ranks and attempts."""
         return int(self.sums.tokens)
 
-    def loss_sums(self, batch: Any) -> tuple[Tensor, int | Tensor]:
-        """The summed loss in nats of a batch's target tokens, with gradient, and how many they are (an int saves a wait)."""
-        raise NotImplementedError(f"{type(self).__name__} gives no loss_sums")
+    def initialise(self) -> list[str]:
+        """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
+        return []
 
-    def validation_metrics(self, nats: float, tokens: int) -> dict[str, float]:
-        """What is reported of a validation, from its summed loss and number of tokens."""
-        return {"val/nats": nats / max(1, tokens)}
+    def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
+        """What is reported of a validation, from its sums by name and its number of tokens."""
+        return {f"val/{name}": value / max(1, tokens) for name, value in sums.items()}
+
+    def validate(self, data: Any) -> dict[str, float]:
+        """What a validation reports, of the weights as they are."""
+        return self.validation_metrics(*self.score_sums(data.val_dataloader()))
+
+    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
+        """The figures of a split by name; `cannot` is filled with what has none, and why."""
+        raise NotImplementedError(f"{type(self).__name__} gives no evaluate")
 
     @property
     def seconds(self) -> float:
@@ -83,9 +101,9 @@ class TokenTask(pl.LightningModule):
 
     def training_step(self, batch: Any) -> Tensor:
         """The loss of one micro-batch, as Lightning differentiates it."""
-        nats, tokens = self.loss_sums(batch)
+        nats, tokens, also = self.all_sums(batch)
         trainer = self.trainer
-        return self.sums.add(nats, tokens, alone=trainer.accumulate_grad_batches * trainer.world_size == 1)
+        return self.sums.add(nats, tokens, also, alone=trainer.accumulate_grad_batches * trainer.world_size == 1)
 
     def configure_gradient_clipping(
         self,
@@ -97,7 +115,7 @@ class TokenTask(pl.LightningModule):
         tokens, the schedule's rate. Raises Diverged."""
         trainer, step = self.trainer, self.global_step
         logged = self._is_logged(step + 1)
-        tokens = self.sums.close_step(step + 1, logged, self._reduce if trainer.world_size > 1 else None)
+        tokens = self.sums.close_step(step + 1, logged, self.reduce if trainer.world_size > 1 else None)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         parts = trainer.accumulate_grad_batches * trainer.world_size
         self.sums.scale_gradients(gradients, tokens, parts, gradient_clip_val, logged)
@@ -111,13 +129,12 @@ class TokenTask(pl.LightningModule):
         """The update, and a line in the logs every `log_every` steps; the closure holds all that comes before."""
         optimizer.step(closure=optimizer_closure)
         step = self.global_step
+        self.averaging.after_step(self.model, step)
         if self._is_logged(step + 1):
-            mean, norm = self.sums.take_window()
+            means = self.sums.take_window()
+            means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop("loss")} | means).items()}
             rate = self._rates[0] * self._schedule(step)
-            self.report({"train/nats": mean, "train/lr": rate, "train/gradient_norm": norm}, step + 1)
-
-    def _reduce(self, sums: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+            self.report({**means, "train/lr": rate, "train/gradient_norm": float(self.sums.gradient_norm)}, step + 1)
 
     def _is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == 1
@@ -142,29 +159,32 @@ class TokenTask(pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
+        self.averaging.put_into(self.model)
+
+    @contextlib.contextmanager
+    def weights_to_evaluate(self) -> Iterator[bool]:
+        """Inside, the model has the weights to evaluate; gives whether they differ from those that are trained."""
+        with contextlib.ExitStack() as stack:
+            differ = [stack.enter_context(evaluation_weights(optimizer)) for optimizer in self.trainer.optimizers]
+            yield stack.enter_context(self.averaging.applied(self.model)) or any(differ)
 
     # --- validation
 
     def on_validation_start(self) -> None:
         """Turns to the weights to evaluate."""
-        for optimizer in self.trainer.optimizers:
-            self._evaluated.enter_context(evaluation_weights(optimizer))
+        self.averaging.before_validation(self.model, self.global_step)
+        self._evaluated.enter_context(self.weights_to_evaluate())
 
     def validation_step(self, batch: Any) -> None:
         """Adds a batch to the sums."""
-        nats, tokens = self.loss_sums(batch)
-        self._validated.append((nats.detach(), tokens))
+        nats, tokens, also = self.all_sums(batch)
+        self._validated.append({"tokens": tokens, self.loss_name: nats.detach(), **also})
 
     def on_validation_epoch_end(self) -> None:
         """Turns back to the weights to train (a checkpoint may follow), reports the validation and keeps the best value."""
         self._evaluated.close()
         validated, self._validated = self._validated, []
-        nats = torch.stack([n for n, _ in validated]).cpu().double().sum()
-        both = torch.stack([nats, torch.as_tensor(sum(t for _, t in validated)).cpu().double()])
-        if self.trainer.world_size > 1:
-            both = self._reduce(both.to(self.device))
-        total, tokens = both.tolist()
-        self.report(self.validation_metrics(total, int(tokens)))
+        self.report(self.validation_metrics(*self.sum_up(validated)))
         self._keep_best()
 
     def _keep_best(self) -> None:
@@ -177,19 +197,22 @@ class TokenTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the counts, and the weights to evaluate as `state_dict` (those to train, where they differ, beside them)."""
-        window = [float(self.sums.window[0]), int(self.sums.window[1])]
         counts = {"step": self.global_step, "tokens": self.tokens, "seconds": self.seconds}
+        window = self.sums.window_sums()
         checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
-        for optimizer in self.trainer.optimizers:
-            trained = checkpoint["state_dict"]
-            with evaluation_weights(optimizer) as differ:
-                if differ:
-                    checkpoint["state_dict"] = {name: value.clone() for name, value in trained.items()}
-                    checkpoint["training_weights"] = trained
+        checkpoint["averaging"] = self.averaging.state_dict()
+        trained = checkpoint["state_dict"]
+        with self.weights_to_evaluate() as differ:
+            if differ:
+                checkpoint["state_dict"] = {name: value.clone() for name, value in self.state_dict().items()}
+        if differ:
+            # The names still stand for the parameters themselves, which hold the trained weights again.
+            checkpoint["training_weights"] = trained
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the counts and the weights to train."""
         counts = checkpoint["attnlab"]
-        self.sums.tokens, self.sums.window = counts["tokens"], tuple(counts["window"])
+        self.sums.tokens, self.sums.window = counts["tokens"], dict(counts["window"])
         self._seconds_before, self.best, self.latest = counts["seconds"], counts["best"], dict(counts["latest"])
+        self.averaging.load_state_dict(checkpoint["averaging"])
         checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])

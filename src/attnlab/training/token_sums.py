@@ -30,14 +30,17 @@ class TokenSums:
 
     def __init__(self) -> None:
         self.tokens: Any = 0
-        self.window: tuple[Any, Any] = (0.0, 0)
+        self.window: dict[str, Any] = {"loss": 0.0, "tokens": 0}
         self.gradient_norm: Any = math.nan
-        self._step: list[tuple[Tensor, Any]] = []
+        self._step: list[tuple[Tensor, Any, dict[str, Tensor]]] = []
         self._divisor: Any = 1.0
 
-    def add(self, nats: Tensor, tokens: int | Tensor, alone: bool) -> Tensor:
-        """Takes in a micro-batch and returns the loss to differentiate; `alone` where it is all of its step."""
-        self._step.append((nats.detach(), tokens))
+    def add(self, nats: Tensor, tokens: int | Tensor, also: dict[str, Tensor], alone: bool) -> Tensor:
+        """Takes in a micro-batch and returns the loss to differentiate; `alone` where it is all of its step.
+
+        `also` are other sums over the same tokens; every micro-batch has the same ones.
+        """
+        self._step.append((nats.detach(), tokens, also))
         self._divisor = max(1, tokens) if alone and isinstance(tokens, int) else UNKNOWN_TOKENS
         return nats / self._divisor
 
@@ -47,17 +50,19 @@ class TokenSums:
         Where the loss is at hand (on a CPU, or when `wait`) it is checked: raises Diverged, on every rank alike.
         """
         parts, self._step = self._step, []
-        nats: Any = parts[0][0] if len(parts) == 1 else torch.stack([n for n, _ in parts]).sum()
-        tokens: Any = parts[0][1] if len(parts) == 1 else sum(t for _, t in parts)
+        nats: Any = parts[0][0] if len(parts) == 1 else torch.stack([n for n, _, _ in parts]).sum()
+        tokens: Any = parts[0][1] if len(parts) == 1 else sum(t for _, t, _ in parts)
+        also: dict[str, Any] = {name: sum(part[name] for _, _, part in parts) for name in parts[0][2]}
         if reduce is not None:
-            nats, tokens = reduce(
-                torch.stack([nats.double(), torch.as_tensor(tokens, device=nats.device).double()])
-            ).unbind()
+            values = [torch.as_tensor(value, device=nats.device).double() for value in (nats, tokens, *also.values())]
+            nats, tokens, *others = reduce(torch.stack(values)).unbind()
+            also = dict(zip(also, others, strict=True))
         if wait or nats.device.type == "cpu":
             nats = nats.item()
             if not math.isfinite(nats):
                 raise Diverged(step)
-        self.window = (self.window[0] + nats, self.window[1] + tokens)
+        for name, value in {"loss": nats, "tokens": tokens, **also}.items():
+            self.window[name] = self.window.get(name, 0.0) + value
         self.tokens = self.tokens + tokens
         return tokens
 
@@ -74,7 +79,13 @@ class TokenSums:
         if isinstance(scale, Tensor) or scale != 1.0:
             torch._foreach_mul_(gradients, scale)
 
-    def take_window(self) -> tuple[float, float]:
-        """The mean nats a token since the last call, and the newest gradient norm."""
-        (nats, tokens), self.window = self.window, (0.0, 0)
-        return float(nats) / max(1, int(tokens)), float(self.gradient_norm)
+    def take_window(self) -> dict[str, float]:
+        """The means a token since the last call: `loss`, what is differentiated, and all that was summed beside it."""
+        sums = self.window_sums()
+        self.window = {"loss": 0.0, "tokens": 0}
+        tokens = max(1, int(sums.pop("tokens")))
+        return {name: value / tokens for name, value in sums.items()}
+
+    def window_sums(self) -> dict[str, float]:
+        """The sums since the last line logged, as plain numbers."""
+        return {name: int(value) if name == "tokens" else float(value) for name, value in self.window.items()}

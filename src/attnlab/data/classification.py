@@ -1,0 +1,117 @@
+"""The Lightning data module of text classification. Shapes: B batch, T length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnlab.data.cache import DataError
+from attnlab.data.encoded import Encoded, EncodedData, collate_rows
+from attnlab.data.labelled import Labelled, LabelledSource
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import END, START
+
+REHEARSAL_CLASSES = 2
+
+
+@dataclass
+class EncodedTexts(Encoded):
+    """Texts with their class numbers."""
+
+    labels: np.ndarray
+
+
+class ClassificationData(EncodedData[EncodedTexts]):
+    """
+    Labelled texts as batches within a token budget, each START, the text and END.
+
+    max_length: what is longer is cut and counted. train_fraction: how much of the training part is trained on, the same texts for
+    every seed. The other fields as in EncodedData. Raises DataError.
+    """
+
+    kind, examples = "labelled", "texts"
+    unit = "text"
+
+    def __init__(
+        self,
+        source: Callable[..., LabelledSource] | LabelledSource,
+        tokenizer: Tokenizer,
+        tokenizer_from: str | None = None,
+        max_length: int = 128,
+        batch_tokens: int = 4096,
+        train_fraction: float = 1.0,
+        path: str | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)
+        if not 0 < train_fraction <= 1:
+            raise DataError(f"data.train_fraction={train_fraction} cannot be used; accepted: above 0, at most 1")
+        self.train_fraction = train_fraction
+
+    def lines(self, part: Labelled) -> Iterable[str]:
+        """The texts, as they are encoded."""
+        return (f" {text}" for text in part.texts)
+
+    def encode_parts(self, parts: dict[str, Labelled]) -> dict[str, EncodedTexts]:
+        """The classes of the training part, and every part encoded."""
+        self.classes = classes_of({split: part.labels for split, part in parts.items()}, self.name)
+        return {split: self._encode(part, split == "train") for split, part in parts.items()}
+
+    def collate(self, part: EncodedTexts, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
+        """tokens (B, T) padded on the right, is_token, labels (B,), ids (B,)."""
+        return collate_rows(part, rows_B, labels=part.labels[rows_B])
+
+    def labels(self, name: str) -> np.ndarray:
+        """The number of each text's class, in a split."""
+        return self.split(name).labels
+
+    def widths(self) -> dict[str, Any]:
+        """The size of the vocabulary, and how many classes there are."""
+        return super().widths() | {"num_classes": len(self.classes)}
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """Stand-ins."""
+        return super().rehearsal_widths() | {"num_classes": REHEARSAL_CLASSES}
+
+    def facts(self) -> dict[str, Any]:
+        """Sizes, classes, and how many texts were cut or dropped."""
+        return super().facts() | {"classes": self.classes}
+
+    def particulars(self) -> list[str]:
+        """How many classes."""
+        return [f"{len(self.classes)} classes"]
+
+    def _encode(self, part: Labelled, training: bool) -> EncodedTexts:
+        kept = range(len(part.texts))
+        if training and self.train_fraction < 1:
+            order = np.random.Generator(np.random.Philox(0)).permutation(len(part.texts))
+            kept = sorted(order[: max(1, round(self.train_fraction * len(order)))].tolist())  # type: ignore[assignment]
+        rows, cut = [], 0
+        for index in kept:
+            tokens = self.vocabulary.encode(f" {part.texts[index]}")
+            cut += len(tokens) > self.max_length - 2
+            rows.append(np.concatenate([[START], tokens[: self.max_length - 2], [END]]))
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        labels = np.array([numbers[part.labels[index]] for index in kept], dtype=np.int64)
+        return EncodedTexts(rows, {"without text": part.dropped, "cut": cut}, labels)
+
+
+def classes_of(labels: Mapping[str, Sequence[str]], name: str) -> list[str]:
+    """The classes of the training part, sorted; `labels` are those of each split. Raises DataError for fewer than two, and for one that only another part has."""
+    classes = sorted(set(labels["train"]))
+    if len(classes) < 2:
+        raise DataError(
+            f"the training part of {name} has {len(classes)} class; to classify there have to be two or more"
+        )
+    for split, found in labels.items():
+        unknown = sorted(set(found) - set(classes))
+        if unknown:
+            raise DataError(
+                f"the {split} part of {name} has the class {unknown[0]!r}, which the training part does not have; it has {', '.join(classes)}"
+            )
+    return classes

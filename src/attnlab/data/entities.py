@@ -1,0 +1,198 @@
+"""Where sentences with tagged words come from: each source gives, for every split, words and their tags in IOB2."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attnlab.data.cache import DataError
+from attnlab.data.pairs import read_lines
+from attnlab.data.sources import existing, load_hub
+from attnlab.data.tags import entities_of, iob2_of, is_tag
+
+DOCUMENT = "-DOCSTART-"
+ACCEPTED = "O, or B-, I-, E- or S- and a type, such as B-person"
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Sentences as words, with a tag a word in IOB2; `dropped` sentences had no word."""
+
+    words: list[list[str]]
+    tags: list[list[str]]
+    dropped: int = 0
+
+
+class TaggedSource:
+    """Sentences with tagged words. Subclasses give `read`."""
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+    size: ClassVar[str]
+    licence: ClassVar[str]
+    fetched: ClassVar[bool] = False
+
+    def read(self, cache: str | Path | None = None) -> dict[str, Tagged]:
+        """The sentences of train, validation and test. Raises DataError."""
+        raise NotImplementedError(f"{type(self).__name__} gives no read")
+
+    def fingerprint(self, splits: dict[str, Tagged]) -> str:
+        """sha256 of all words and tags."""
+        digest = hashlib.sha256()
+        for name, part in sorted(splits.items()):
+            lines = (
+                "\n".join(map("\t".join, zip(*both, strict=True))) for both in zip(part.words, part.tags, strict=True)
+            )
+            digest.update("\n\n".join([name, *lines]).encode())
+        return digest.hexdigest()
+
+
+class CoNLL(TaggedSource):
+    """
+    Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty line after a sentence.
+
+    The files are train, dev (or validation, valid) and test with the ending .conll, .txt or .tsv. token_column and tag_column: from 0,
+    or from -1 backwards. Tags in IOB1, IOB2 or BIOES become IOB2 (see entities_of). Lines of -DOCSTART- are left out. Raises DataError that
+    names file and line.
+    """
+
+    name = "conll"
+    what = "named entities in CoNLL files of your own: data.path=FOLDER with train.conll, dev.conll, test.conll"
+    size = "yours"
+    licence = "yours"
+    stems: ClassVar[dict[str, tuple[str, ...]]] = {
+        "train": ("train",),
+        "validation": ("dev", "validation", "valid"),
+        "test": ("test",),
+    }
+    endings: ClassVar[tuple[str, ...]] = (".conll", ".txt", ".tsv")
+
+    def __init__(self, path: str | Path, token_column: int = 0, tag_column: int = -1) -> None:
+        self.path = existing(path, "a folder with train.conll, dev.conll and test.conll (or .txt, .tsv)")
+        self.token_column, self.tag_column = token_column, tag_column
+
+    def read(self, cache: str | Path | None = None) -> dict[str, Tagged]:
+        """The files' parts."""
+        return {split: self._part(self._file(stems)) for split, stems in self.stems.items()}
+
+    def _file(self, stems: Sequence[str]) -> Path:
+        found = [path for s in stems for e in self.endings if (path := self.path / f"{s}{e}").is_file()]
+        if len(found) == 1:
+            return found[0]
+        there = f"both {found[0].name} and {found[1].name}" if found else f"no {' or '.join(stems)}"
+        raise DataError(
+            f"data.path={self.path} holds {there}; give a folder with one file each of train, dev (or validation, valid) and test, "
+            f"with the ending {', '.join(self.endings)}"
+        )
+
+    def _part(self, path: Path) -> Tagged:
+        sentences: list[tuple[list[str], list[str]]] = [([], [])]
+        for number, line in enumerate(read_lines(path), start=1):
+            columns = line.split("\t") if "\t" in line.strip() else line.split()
+            if not line.strip():
+                sentences.append(([], []))
+            elif columns[0] != DOCUMENT:
+                word, tag = self._columns(columns, f"line {number:,} of {path}")
+                sentences[-1][0].append(word)
+                sentences[-1][1].append(tag)
+        kept = [sentence for sentence in sentences if sentence[0]]
+        return Tagged([words for words, _ in kept], [iob2(tags) for _, tags in kept])
+
+    def _columns(self, columns: Sequence[str], place: str) -> tuple[str, str]:
+        try:
+            word, tag = columns[self.token_column].strip(), columns[self.tag_column].strip()
+        except IndexError:
+            word = tag = ""
+        if len(columns) < 2 or not word:
+            raise DataError(
+                f"{place} has {len(columns)} columns ({' '.join(columns)[:60]!r}), none of them a word (data.source.token_column="
+                f"{self.token_column}) and a tag (data.source.tag_column={self.tag_column}); accepted: a word, other columns where there are "
+                "any, and a tag, between tabs or blanks"
+            )
+        if not is_tag(tag):
+            raise DataError(
+                f"{place}: {tag!r} is no tag; accepted: {ACCEPTED}. data.source.tag_column={self.tag_column} says in which column the "
+                "tags stand"
+            )
+        return word, tag
+
+
+class HubEntities(TaggedSource):
+    """Columns of a data set of the hub, or of a local folder in its format: lists of words, and of tags or the numbers of named tags."""
+
+    name = "hub_entities"
+    what = 'named entities of the hub, such as CoNLL-2003: data.path=NAME (needs pip install "attnlab[hub]")'
+    size = "its own"
+    licence = "its own"
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        tokens: str = "tokens",
+        tags: str = "ner_tags",
+        validation: str = "validation",
+        test: str = "test",
+        revision: str | None = None,
+    ) -> None:
+        self.path, self.config, self.revision = path, name, revision
+        self.tokens, self.tags = tokens, tags
+        self.splits = {"train": "train", "validation": validation, "test": test}
+
+    def read(self, cache: str | Path | None = None) -> dict[str, Tagged]:
+        """Its splits."""
+        return {name: self._part(split, cache) for name, split in self.splits.items()}
+
+    def _part(self, split: str, cache: str | Path | None) -> Tagged:
+        rows = load_hub(self.path, self.config, split, self.revision, cache)
+        for field, column in {"tokens": self.tokens, "tags": self.tags}.items():
+            if column not in rows.column_names:
+                raise DataError(
+                    f"{self.path} has no column {column!r} (data.source.{field}); accepted: {', '.join(rows.column_names)}"
+                )
+        names: Any = getattr(getattr(rows.features[self.tags], "feature", None), "names", None)
+        both = []
+        for number, (words, tags) in enumerate(zip(rows[self.tokens], rows[self.tags], strict=True)):
+            named = [names[tag] if names and isinstance(tag, int) else str(tag) for tag in tags]
+            wrong = next((tag for tag in named if not is_tag(tag)), None)
+            if wrong is not None or len(words) != len(named):
+                reason = f"{len(words)} words and {len(named)} tags" if wrong is None else f"{wrong!r}, which is no tag"
+                raise DataError(
+                    f"row {number:,} of {self.path} ({split}) has {reason}; accepted: {ACCEPTED}, one a word"
+                )
+            both.append((list(map(str, words)), named))
+        kept = [(words, tags) for words, tags in both if words]
+        return Tagged([words for words, _ in kept], [iob2(tags) for _, tags in kept], len(both) - len(kept))
+
+
+class WNUT17(TaggedSource):
+    """
+    The shared task on emerging entities in posts of the web (Derczynski et al. 2017): persons, places, groups and others not seen in training.
+
+    path: a folder as CoNLL reads it; None: the hub, at `revision`.
+    """
+
+    name = "wnut17"
+    what = "emerging entities in posts: data.path=FOLDER with train.conll, dev.conll, test.conll, or the hub where it is null"
+    size = "3,394 + 1,009 + 1,287 sentences"
+    licence = "CC-BY 4.0"
+
+    def __init__(self, path: str | Path | None = None, revision: str | None = None) -> None:
+        hub = partial(HubEntities, "leondz/wnut_17", revision=revision)
+        self.source: TaggedSource = hub() if path is None else CoNLL(path)
+
+    def read(self, cache: str | Path | None = None) -> dict[str, Tagged]:
+        """The official parts."""
+        return self.source.read(cache)
+
+
+TAGGED_SOURCES: dict[str, type[TaggedSource]] = {s.name: s for s in (WNUT17, CoNLL, HubEntities)}
+
+
+def iob2(tags: Sequence[str]) -> list[str]:
+    """The tags of a sentence in IOB2, whatever the scheme they came in."""
+    return iob2_of(entities_of(tags), len(tags))

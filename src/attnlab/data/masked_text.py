@@ -1,0 +1,264 @@
+"""The Lightning data module of masked language modelling on one text. Letters of shapes: B windows of a batch, T tokens, N tokens of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from attnlab.data.cache import DataError
+from attnlab.data.corpus import Corpus
+from attnlab.data.masking import Masking
+from attnlab.data.module import DataModule
+from attnlab.data.sources import Source
+from attnlab.data.text import REHEARSAL_VOCABULARY, TextData
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import END, NUM_MARKS, SEPARATOR, START, Vocabulary
+from attnlab.data.windows import ENDLESS, WindowBatches
+
+TRAINING, STATIC, EVALUATION = (
+    0,
+    1,
+    2,
+)  # streams of random numbers, so that no window to evaluate has a training window's mask
+
+
+class MaskedTextData(DataModule):
+    """
+    A text as batches of windows of `context` tokens between START and END, some of them masked.
+
+    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text (Liu et
+    al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the same. next_sentence: a window is two halves with
+    SEPARATOR between; in every second one, at random, the other half comes from elsewhere (Devlin et al. 2019, section 3.1). The
+    other fields as in TextData. Raises DataError.
+    """
+
+    unit = "masked token"
+
+    def __init__(
+        self,
+        source: Callable[..., Source] | Source,
+        tokenizer: Tokenizer,
+        masking: Masking,
+        masks: Literal["dynamic", "static"] = "dynamic",
+        next_sentence: bool = False,
+        context: int = 126,
+        batch_size: int = 32,
+        split: Sequence[float] = (0.9, 0.05, 0.05),
+        path: str | None = None,
+        max_validation_tokens: int | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        if context < 2:
+            raise DataError(f"data.context={context} leaves nothing beside the mask; accepted: 2 or more")
+        self.name, self.masking, self.masks, self.next_sentence = self._text.name, masking, masks, next_sentence
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.max_validation_tokens = max_validation_tokens
+        self._starts_word_V: np.ndarray | None = None
+        self._static_3N: np.ndarray | None = None
+        self._order: WindowBatches | None = None
+        self._order_state: dict[str, int] | None = None
+
+    @property
+    def corpus(self) -> Corpus:
+        """The token arrays; prepared at the first use."""
+        return self._text.corpus
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The text's tokens behind the marks."""
+        return Vocabulary(self.corpus.tokenizer)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The trained tokenizer."""
+        return self.corpus.tokenizer
+
+    def widths(self) -> dict[str, Any]:
+        """The size of the vocabulary, and what next-sentence prediction needs."""
+        return {"vocabulary_size": self.vocabulary.size, **self._second_task()}
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """The one tokenizer."""
+        return {"tokenizer.json": self.tokenizer}
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """Stand-ins."""
+        return {"vocabulary_size": NUM_MARKS + REHEARSAL_VOCABULARY, **self._second_task()}
+
+    def _second_task(self) -> dict[str, Any]:
+        return {"next_sentence": True, "num_segments": 2} if self.next_sentence else {}
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Masked tokens of a training batch of one rank."""
+        return self.batch_size * self.masking.count(self.context)
+
+    @property
+    def train_tokens(self) -> int:
+        """Masked tokens of an epoch."""
+        return self._windows().windows_per_epoch * self.masking.count(self.context)
+
+    def facts(self) -> dict[str, Any]:
+        """The text's fingerprint, and sizes."""
+        return self._text.facts() | {"vocabulary_size": self.vocabulary.size, "train_tokens": self.train_tokens}
+
+    def describe(self) -> str:
+        """The text, and how many tokens of a window are masked."""
+        return (
+            f"{self._text.describe()}; {self.masking.count(self.context)} of {self.context} tokens of a window masked"
+        )
+
+    def prepare_data(self) -> None:
+        """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
+        self._text.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Sees that the text is long enough to train and to validate on."""
+        self._windows()
+        self.val_dataloader()
+
+    def train_dataloader(self) -> MaskedBatches:
+        """The endless training order, from where `load_state_dict` set it."""
+        self._order = self._windows(*self.place())
+        if self._order_state is not None:
+            self._order.load_state_dict(self._order_state)
+        return MaskedBatches(self, self._order)
+
+    def val_dataloader(self) -> MaskedEvaluation:
+        """Windows over the validation part."""
+        return self.evaluation_loader("validation", self.max_validation_tokens)
+
+    def evaluation_loader(self, split: str, max_tokens: int | None = None) -> MaskedEvaluation:
+        """Every whole window of a part once over all ranks, up to `max_tokens` of its text. Raises DataError for a part shorter than one."""
+        part = self.corpus.part(split)
+        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context)) // self.context
+        if count == 0:
+            raise DataError(
+                f"the {split} part of data={self.name} has {part.num_tokens:,} tokens, too few for a window of {self.context} "
+                "(data.context); use a longer text or a larger share of it (data.split)"
+            )
+        return MaskedEvaluation(self, part.tokens[: count * self.context], *self.place())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training order."""
+        return {} if self._order is None else self._order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training loader go on from a saved place."""
+        self._order_state = dict(state_dict) or None
+
+    # --- windows
+
+    def batch(self, tokens_N: np.ndarray, starts_B: np.ndarray, stream: int, number: int) -> dict[str, torch.Tensor]:
+        """Windows of a text as a batch: tokens (B, T) as the model sees them, targets, chosen, and segments and follows where asked.
+
+        The random numbers are those of batch `number` of the stream; a static mask is that of the places of the text.
+        """
+        random = self._random(TRAINING if stream == STATIC else stream, number)
+        plain_BN, follows_B = self._rows(tokens_N, starts_B, random)
+        drawn = self._static(tokens_N, starts_B) if stream == STATIC else random.random((3, *plain_BN.shape))
+        scores_BN, fates_BN, others_BN = drawn
+        vocabulary, text_BN = self.vocabulary, plain_BN.astype(np.int64) + self.vocabulary.first_text
+        chosen_BN = self.masking.choose(self._words(plain_BN), scores_BN)
+        others_BN = vocabulary.first_text + (others_BN * vocabulary.tokenizer.vocabulary_size).astype(np.int64)
+        seen_BN = self.masking.replace(text_BN, chosen_BN, fates_BN, others_BN)
+        nothing = np.zeros((len(starts_B), 1), dtype=bool)
+        arrays = {
+            "tokens": self._with_marks(seen_BN, START, SEPARATOR, END),
+            "targets": self._with_marks(text_BN, START, SEPARATOR, END),
+            "chosen": self._with_marks(chosen_BN, *[nothing[0, 0]] * 3),
+        }
+        if self.next_sentence:
+            half, length = self.context // 2, arrays["tokens"].shape[1]
+            segments_T = (np.arange(length) > half + 1).astype(np.int64)
+            arrays |= {"segments": np.broadcast_to(segments_T, (len(starts_B), length)).copy(), "follows": follows_B}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _rows(
+        self, tokens_N: np.ndarray, starts_B: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The windows' tokens, (B, context), and whether their second half follows their first, (B,)."""
+        view = np.lib.stride_tricks.sliding_window_view(tokens_N, self.context)
+        rows_BN, follows_B = view[starts_B], np.ones(len(starts_B), dtype=np.int64)
+        if self.next_sentence:
+            follows_B = random.integers(0, 2, len(starts_B))
+            elsewhere_B = random.integers(0, len(view), len(starts_B))
+            half = self.context // 2
+            rows_BN = rows_BN.copy()
+            rows_BN[follows_B == 0, half:] = view[elsewhere_B[follows_B == 0], half:]
+        return rows_BN, follows_B
+
+    def _with_marks(self, x_BN: np.ndarray, start: Any, separator: Any, end: Any) -> np.ndarray:
+        def column(mark: Any) -> np.ndarray:
+            return np.full((len(x_BN), 1), mark, dtype=x_BN.dtype)
+
+        half = self.context // 2
+        middle = [x_BN[:, :half], column(separator), x_BN[:, half:]] if self.next_sentence else [x_BN]
+        return np.concatenate([column(start), *middle, column(end)], axis=1)
+
+    def _words(self, plain_BN: np.ndarray) -> np.ndarray:
+        """The number of the word that each token belongs to: a word begins at a token whose text begins with white space."""
+        if self._starts_word_V is None:
+            size = self.tokenizer.vocabulary_size
+            texts = [self.tokenizer.decode([token]) for token in range(size)]
+            self._starts_word_V = np.array([text[:1].isspace() for text in texts])
+        return np.cumsum(self._starts_word_V[plain_BN], axis=1)
+
+    def _static(self, tokens_N: np.ndarray, starts_B: np.ndarray) -> np.ndarray:
+        """Three random numbers for each place of the windows, which belong to the places of the text."""
+        if self._static_3N is None:
+            self._static_3N = self._random(STATIC, 0).random((3, len(tokens_N)), dtype=np.float32)
+        return self._static_3N[:, starts_B[:, None] + np.arange(self.context)]
+
+    def _random(self, stream: int, number: int) -> np.random.Generator:
+        seed = 0 if stream == EVALUATION else self.seed
+        return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
+
+    def _windows(self, rank: int = 0, world_size: int = 1) -> WindowBatches:
+        try:
+            return WindowBatches(self.corpus.train.tokens, self.context, self.batch_size, self.seed, rank, world_size)
+        except DataError as error:
+            raise DataError(f"the train part of data={self.name}: {error}") from error
+
+
+class MaskedBatches:
+    """The endless training order of WindowBatches, masked."""
+
+    def __init__(self, data: MaskedTextData, windows: WindowBatches) -> None:
+        self.data, self.windows = data, windows
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> MaskedBatches:
+        return self
+
+    def __next__(self) -> dict[str, torch.Tensor]:
+        number, starts_B = self.windows.next_starts()
+        stream = STATIC if self.data.masks == "static" else TRAINING
+        return self.data.batch(self.data.corpus.train.tokens, starts_B, stream, number)
+
+
+class MaskedEvaluation:
+    """Batches of one rank's share of the windows of a text, always masked in the same way."""
+
+    def __init__(self, data: MaskedTextData, tokens_N: np.ndarray, rank: int, world_size: int) -> None:
+        self.data, self.tokens_N = data, tokens_N
+        count = len(tokens_N) // data.context
+        numbers = range(-(-count // data.batch_size))
+        self.numbers, self.count = list(numbers)[rank::world_size], count
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        data = self.data
+        for number in self.numbers:
+            rows_B = np.arange(number * data.batch_size, min(self.count, (number + 1) * data.batch_size))
+            yield data.batch(self.tokens_N, rows_B * data.context, EVALUATION, number)

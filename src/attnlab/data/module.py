@@ -1,0 +1,60 @@
+"""What every data module tells the rest of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+
+from attnlab.data.tokenizers import Tokenizer
+
+
+class DataModule(lightning.LightningDataModule):
+    """
+    Examples as batches, in an order that can be resumed.
+
+    Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A batch is a
+    dict of tensors. unit: what a term of the loss is.
+    """
+
+    name: str
+    unit: str = "token"
+
+    def widths(self) -> dict[str, Any]:
+        """What only the data can tell a model or a task, such as the size of the vocabulary."""
+        raise NotImplementedError(f"{type(self).__name__} gives no widths")
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """The same with stand-ins, before any data are read."""
+        raise NotImplementedError(f"{type(self).__name__} gives no rehearsal widths")
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """How many terms of the loss a training batch of one rank has, on average."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how large its batches are")
+
+    @property
+    def train_tokens(self) -> int:
+        """How many terms of the loss an epoch has."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how large its training part is")
+
+    def facts(self) -> dict[str, Any]:
+        """What a run's record says about its data: a fingerprint, sizes, what was left out."""
+        raise NotImplementedError(f"{type(self).__name__} gives no facts")
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """The trained tokenizers, by the names of the files that a run keeps them in."""
+        return {}
+
+    def describe(self) -> str:
+        """The data in one line."""
+        raise NotImplementedError(f"{type(self).__name__} gives no description")
+
+    def example_batch(self) -> Mapping[str, Any]:
+        """A batch of the shape of training batches, for counting what a model computes on it."""
+        return next(iter(self.train_dataloader()))
+
+    def place(self) -> tuple[int, int]:
+        """This process's rank and the number of ranks."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

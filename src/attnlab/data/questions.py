@@ -1,0 +1,213 @@
+"""Where questions on texts come from: each source gives, for every split, questions, their texts, and answers that stand in these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attnlab.data.cache import DataError
+from attnlab.data.pairs import check_split, split_of
+from attnlab.data.sources import existing, load_hub
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on a text, and its answers with the character each starts at; without any, the text does not answer it."""
+
+    id: str
+    text: str
+    context: str
+    answers: tuple[tuple[str, int], ...]
+
+
+class QuestionSource:
+    """Questions on texts. Subclasses give `read`."""
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+    size: ClassVar[str]
+    licence: ClassVar[str]
+    fetched: ClassVar[bool] = False
+
+    def read(self, cache: str | Path | None = None) -> dict[str, list[Question]]:
+        """The questions of train, validation and test. Raises DataError."""
+        raise NotImplementedError(f"{type(self).__name__} gives no read")
+
+    def fingerprint(self, splits: dict[str, list[Question]]) -> str:
+        """sha256 of all questions, texts and answers."""
+        digest = hashlib.sha256()
+        for name, questions in sorted(splits.items()):
+            rows = [[q.id, q.text, q.context, q.answers] for q in questions]
+            digest.update(json.dumps([name, rows]).encode())
+        return digest.hexdigest()
+
+
+class SQuADFiles(QuestionSource):
+    """
+    JSON files in the format of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2016, 2018).
+
+    path: a folder with train*.json and dev*.json (or valid*.json) and, where there is one, test*.json: without it the dev file is the
+    test, and a tenth of the training texts is to validate on. Or one file, whose texts are split by `split`. In either case all
+    questions of a text stand in one split, which the text itself decides. Raises DataError.
+    """
+
+    name = "squad_files"
+    what = "questions in SQuAD's JSON of your own: data.path=FOLDER or FILE"
+    size = "yours"
+    licence = "yours"
+
+    def __init__(self, path: str | Path, split: Sequence[float] = (0.8, 0.1, 0.1)) -> None:
+        self.path = existing(path, "a JSON file in SQuAD's format, or a folder with train.json and dev.json")
+        self.split = check_split(split)
+
+    def read(self, cache: str | Path | None = None) -> dict[str, list[Question]]:
+        """The files' parts."""
+        if self.path.is_file():
+            return by_context(read_squad(self.path), self.split, ("train", "validation", "test"))
+        stems = {"train": ("train",), "validation": ("dev", "valid"), "test": ("test",)}
+        files = {name: self._file(starts) for name, starts in stems.items()}
+        found = {name: read_squad(file) for name, file in files.items() if file is not None}
+        if "train" not in found or len(found) == 1:
+            raise DataError(
+                f"data.path={self.path} holds no {'dev*.json' if 'train' in found else 'train*.json'}; give a folder with train*.json and "
+                "dev*.json (or valid*.json, test*.json), or one JSON file"
+            )
+        return found if len(found) == 3 else cut_validation(found["train"], found.get("test") or found["validation"])
+
+    def _file(self, starts: Sequence[str]) -> Path | None:
+        found = sorted(path for start in starts for path in self.path.glob(f"{start}*.json"))
+        if len(found) > 1:
+            raise DataError(
+                f"data.path={self.path} holds both {found[0].name} and {found[1].name}; leave one file each of train, dev and test"
+            )
+        return found[0] if found else None
+
+
+class HubQuestions(QuestionSource):
+    """A data set of the hub with SQuAD's columns id, question, context and answers, or a local folder in its format."""
+
+    name = "hub_questions"
+    what = 'questions of the hub in SQuAD\'s columns: data.path=NAME (needs pip install "attnlab[hub]")'
+    size = "its own"
+    licence = "its own"
+    columns: ClassVar[tuple[str, ...]] = ("id", "question", "context", "answers")
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        validation: str | None = None,
+        test: str = "validation",
+        revision: str | None = None,
+    ) -> None:
+        self.path, self.config, self.revision = path, name, revision
+        self.validation, self.test = validation, test
+
+    def read(self, cache: str | Path | None = None) -> dict[str, list[Question]]:
+        """Its splits; without one to validate on, a tenth of the training texts serves."""
+        train, test = (self._part(split, cache) for split in ("train", self.test))
+        if self.validation is None:
+            return cut_validation(train, test)
+        return {"train": train, "validation": self._part(self.validation, cache), "test": test}
+
+    def _part(self, split: str, cache: str | Path | None) -> list[Question]:
+        rows = load_hub(self.path, self.config, split, self.revision, cache)
+        if missing := [name for name in self.columns if name not in rows.column_names]:
+            raise DataError(
+                f"{self.path} has no column {missing[0]!r}; accepted: a data set with {', '.join(self.columns)}, and this one has "
+                f"{', '.join(rows.column_names)}"
+            )
+        return checked(
+            [
+                Question(
+                    str(row["id"]), row["question"], row["context"],
+                    tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)),
+                )
+                for row in rows
+            ],
+            self.path,
+        )  # fmt: skip
+
+
+class SQuAD(QuestionSource):
+    """
+    The Stanford questions on Wikipedia (Rajpurkar et al. 2016), tested on their dev part, which is the one with public answers.
+
+    path: files as SQuADFiles reads them; None: the hub, at `revision`.
+    """
+
+    name = "squad"
+    what = "questions on Wikipedia: data.path=FOLDER or FILE in SQuAD's JSON, or the hub where it is null"
+    size = "87,599 + 10,570 questions"
+    licence = "CC-BY-SA 4.0"
+
+    def __init__(
+        self, path: str | Path | None = None, split: Sequence[float] = (0.8, 0.1, 0.1), revision: str | None = None
+    ) -> None:
+        hub = partial(HubQuestions, "rajpurkar/squad", revision=revision)
+        self.source: QuestionSource = hub() if path is None else SQuADFiles(path, split)
+
+    def read(self, cache: str | Path | None = None) -> dict[str, list[Question]]:
+        """The parts."""
+        return self.source.read(cache)
+
+
+QUESTION_SOURCES: dict[str, type[QuestionSource]] = {s.name: s for s in (SQuAD, SQuADFiles, HubQuestions)}
+
+
+def read_squad(path: Path) -> list[Question]:
+    """The questions of a JSON file in SQuAD's format. Raises DataError for a file of another."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as JSON: {error}; accepted: a file in SQuAD's format, in UTF-8"
+        ) from error
+    try:
+        return checked(list(_questions(content)), str(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not in SQuAD's format ({type(error).__name__}: {error}); accepted: "
+            '{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}'
+        ) from error
+
+
+def _questions(content: Any) -> Iterator[Question]:
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                given = [] if asked.get("is_impossible") else asked["answers"]
+                answers = tuple((str(answer["text"]), int(answer["answer_start"])) for answer in given)
+                yield Question(str(asked["id"]), str(asked["question"]), str(paragraph["context"]), answers)
+
+
+def checked(questions: list[Question], place: str) -> list[Question]:
+    """The questions. Raises DataError for two with one id: their answers could not be told apart."""
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise DataError(
+                f"{place} has two questions with the id {question.id!r}; accepted: an id of its own for each"
+            )
+        seen.add(question.id)
+    return questions
+
+
+def by_context(
+    questions: Sequence[Question], shares: Sequence[float], names: Sequence[str]
+) -> dict[str, list[Question]]:
+    """The questions in parts: which one is decided by the text that they are on."""
+    parts: dict[str, list[Question]] = {name: [] for name in names}
+    for question in questions:
+        parts[split_of(question.context, shares, names)].append(question)
+    return parts
+
+
+def cut_validation(train: Sequence[Question], test: list[Question], share: float = 0.1) -> dict[str, list[Question]]:
+    """The training part in two, and the test."""
+    return {**by_context(train, (1 - share, share), ("train", "validation")), "test": test}

@@ -1,0 +1,211 @@
+"""The Lightning data module of span corruption on one text. Letters of shapes: B windows of a batch, N tokens of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnlab.data.cache import DataError
+from attnlab.data.corpus import Corpus
+from attnlab.data.module import DataModule
+from attnlab.data.sources import Source
+from attnlab.data.span_corruption import corrupt, count_noise, draw_noise, lengths
+from attnlab.data.text import REHEARSAL_VOCABULARY, TextData
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import END, NUM_MARKS, START, Vocabulary
+from attnlab.data.windows import ENDLESS, WindowBatches
+
+TRAINING, EVALUATION = 0, 1  # of the random numbers, so that no evaluated window has a training window's noise
+
+
+class SpanCorruptionData(DataModule):
+    """
+    A text as batches of corrupted windows: `context` tokens each, `batch_size` windows a batch and rank.
+
+    noise_density: which share of a window is noise. mean_span_length: of a span of noise, in tokens. Training windows are
+    corrupted anew each epoch, windows to evaluate on always in the same way. max_validation_tokens: of the text, scored at each
+    validation (None: all). The other fields as in TextData. All inputs of a text are of one length, and so are all targets, so
+    nothing is padding. Raises DataError.
+    """
+
+    def __init__(
+        self,
+        source: Callable[..., Source] | Source,
+        tokenizer: Tokenizer,
+        context: int = 128,
+        batch_size: int = 32,
+        noise_density: float = 0.15,
+        mean_span_length: float = 3.0,
+        num_sentinels: int = 100,
+        split: Sequence[float] = (0.9, 0.05, 0.05),
+        path: str | None = None,
+        max_validation_tokens: int | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        if not 0 < noise_density < 1:
+            raise DataError(f"data.noise_density={noise_density} cannot be used; accepted: above 0, below 1")
+        if mean_span_length < 1:
+            raise DataError(f"data.mean_span_length={mean_span_length} cannot be used; accepted: 1 or more tokens")
+        if context < 2:
+            raise DataError(f"data.context={context} leaves nothing beside the noise; accepted: 2 or more")
+        num_spans = count_noise(context, noise_density, mean_span_length)[1]
+        if num_sentinels <= num_spans:
+            raise DataError(
+                f"data.num_sentinels={num_sentinels} is too few for the {num_spans} spans of {context} tokens; accepted: "
+                f"{num_spans + 1} or more"
+            )
+        self.name, self.context, self.batch_size, self.seed = self._text.name, context, batch_size, seed
+        self.noise_density, self.mean_span_length, self.num_sentinels = noise_density, mean_span_length, num_sentinels
+        self.max_validation_tokens = max_validation_tokens
+        self._order: WindowBatches | None = None
+        self._order_state: dict[str, int] | None = None
+
+    @property
+    def corpus(self) -> Corpus:
+        """The token arrays; prepared at the first use."""
+        return self._text.corpus
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of inputs and targets, with the sentinels."""
+        return Vocabulary(self.corpus.tokenizer, self.num_sentinels)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The trained tokenizer."""
+        return self.corpus.tokenizer
+
+    def widths(self) -> dict[str, Any]:
+        """The size of the vocabulary, which inputs and targets share."""
+        return {"vocabulary_size": self.vocabulary.size, "source_vocabulary_size": self.vocabulary.size}
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """Stand-ins."""
+        size = NUM_MARKS + self.num_sentinels + REHEARSAL_VOCABULARY
+        return {"vocabulary_size": size, "source_vocabulary_size": size}
+
+    @property
+    def target_length(self) -> int:
+        """Of every window, the end included."""
+        return lengths(self.context, self.noise_density, self.mean_span_length)[1] + 1
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Target tokens of a training batch of one rank."""
+        return self.batch_size * self.target_length
+
+    @property
+    def train_tokens(self) -> int:
+        """Target tokens of an epoch."""
+        return self._windows().windows_per_epoch * self.target_length
+
+    def facts(self) -> dict[str, Any]:
+        """The text's fingerprint, and sizes."""
+        return self._text.facts() | {"vocabulary_size": self.vocabulary.size, "train_tokens": self.train_tokens}
+
+    def describe(self) -> str:
+        """The text, and what becomes of a window."""
+        inputs = lengths(self.context, self.noise_density, self.mean_span_length)[0] + 1
+        return f"{self._text.describe()}; windows of {self.context} tokens: {inputs} in, {self.target_length} out"
+
+    def prepare_data(self) -> None:
+        """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
+        self._text.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Sees that the text is long enough to train and to validate on."""
+        self._windows()
+        self.val_dataloader()
+
+    def train_dataloader(self) -> SpanBatches:
+        """The endless training order, from where `load_state_dict` set it."""
+        self._order = self._windows(*self.place())
+        if self._order_state is not None:
+            self._order.load_state_dict(self._order_state)
+        return SpanBatches(self, self._order)
+
+    def val_dataloader(self) -> EvaluationSpans:
+        """Windows over the validation part."""
+        return self.evaluation_loader("validation", self.max_validation_tokens)
+
+    def evaluation_loader(self, split: str, max_tokens: int | None = None) -> EvaluationSpans:
+        """Every whole window of a part once over all ranks, up to `max_tokens` of its text. Raises DataError for a part shorter than one."""
+        part = self.corpus.part(split)
+        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context)) // self.context
+        if count == 0:
+            raise DataError(
+                f"the {split} part of data={self.name} has {part.num_tokens:,} tokens, too few for a window of {self.context} "
+                "(data.context); use a longer text or a larger share of it (data.split)"
+            )
+        rows_MN = part.tokens[: count * self.context].reshape(count, self.context)
+        return EvaluationSpans(self, rows_MN, *self.place())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training order."""
+        return {} if self._order is None else self._order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training loader go on from a saved place."""
+        self._order_state = dict(state_dict) or None
+
+    def batch(self, tokens_BN: np.ndarray, ids_B: np.ndarray, stream: int) -> dict[str, torch.Tensor]:
+        """Corrupted windows as a batch; window i's noise depends on the stream, the seed and its id alone."""
+        vocabulary, pairs = self.vocabulary, []
+        key = [self.seed if stream == TRAINING else 0, stream]
+        for tokens_N, number in zip(tokens_BN.astype(np.int64) + vocabulary.first_text, ids_B, strict=True):
+            random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, int(number)]))
+            is_noise_N = draw_noise(len(tokens_N), random, self.noise_density, self.mean_span_length)
+            pairs.append(corrupt(tokens_N, is_noise_N, vocabulary.sentinel(0), self.num_sentinels))
+        source_BS = np.stack([np.append(source, END) for source, _ in pairs])
+        out_BT = np.stack([np.append(target, END) for _, target in pairs])
+        in_BT = np.concatenate([np.full((len(out_BT), 1), START), out_BT[:, :-1]], axis=1)
+        arrays = {"source": source_BS, "target_in": in_BT, "target_out": out_BT, "ids": ids_B.astype(np.int64)}
+        arrays |= {"is_source": np.ones_like(source_BS, dtype=bool), "is_target": np.ones_like(out_BT, dtype=bool)}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _windows(self, rank: int = 0, world_size: int = 1) -> WindowBatches:
+        tokens = self.corpus.train.tokens
+        try:
+            return WindowBatches(tokens, self.context, self.batch_size, self.seed, rank, world_size)
+        except DataError as error:
+            raise DataError(f"the train part of data={self.name}: {error}") from error
+
+
+class SpanBatches:
+    """The endless training order of WindowBatches, corrupted; `ids` count windows from the start of training."""
+
+    def __init__(self, data: SpanCorruptionData, windows: WindowBatches) -> None:
+        self.data, self.windows = data, windows
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> SpanBatches:
+        return self
+
+    def __next__(self) -> dict[str, torch.Tensor]:
+        windows = self.windows
+        first = windows.windows_seen + windows.rank * windows.batch_size
+        tokens_BN = next(windows)["tokens"].numpy()
+        return self.data.batch(tokens_BN, np.arange(first, first + len(tokens_BN)), TRAINING)
+
+
+class EvaluationSpans:
+    """Batches of one rank's share of windows, each corrupted in the way that belongs to its place in the text."""
+
+    def __init__(self, data: SpanCorruptionData, rows_MN: np.ndarray, rank: int, world_size: int) -> None:
+        self.data, self.rows_MN, self.ids_M = data, rows_MN, np.arange(rank, len(rows_MN), world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.ids_M) // self.data.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for i in range(0, len(self.ids_M), self.data.batch_size):
+            ids_B = self.ids_M[i : i + self.data.batch_size]
+            yield self.data.batch(self.rows_MN[ids_B], ids_B, EVALUATION)

@@ -1,0 +1,186 @@
+"""The Lightning data module of questions whose answers stand in a text. Shapes: B batch, T length, N tokens of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnlab.data.cache import DataError
+from attnlab.data.encoded import Encoded, EncodedData, collate_rows
+from attnlab.data.questions import Question, QuestionSource
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import END, SEPARATOR, START
+
+MARKS = 3
+NOWHERE = (0, 0)  # the first and last token of an answer that is not in the row: both are START
+
+
+@dataclass
+class EncodedQuestions(Encoded):
+    """
+    Questions in rows, one for each window of a question's text.
+
+    question_of: which question a row is of. first: where the row's window begins; start: with which token of the text. answers: the
+    first and last position of the answer in the row. places: for each question, the characters (N, 2) of its text's tokens.
+    """
+
+    texts: list[Question] = field(default_factory=list)
+    places: list[np.ndarray] = field(default_factory=list)
+    question_of: list[int] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    start: list[int] = field(default_factory=list)
+    answers: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def num_examples(self) -> int:
+        """Questions."""
+        return len(self.texts)
+
+    def words(self, row: int, begin: int, end: int) -> str:
+        """The text from position `begin` of a row to position `end`, both included."""
+        question, move = self.question_of[row], self.start[row] - self.first[row]
+        places_N2 = self.places[question]
+        return self.texts[question].context[places_N2[begin + move, 0] : places_N2[end + move, 1]].strip()
+
+
+class SpanExtractionData(EncodedData[EncodedQuestions]):
+    """
+    Questions on texts as batches within a token budget, each START, the question, SEPARATOR, a window of the text, END.
+
+    A text that is too long for `max_length` tokens is read in windows, the next beginning `stride` tokens after the last (Devlin et
+    al. 2019, section 4.2, and their code); in a window that does not hold the whole answer, it is the first token. A question of more
+    than `max_question` tokens is cut and counted. Of several answers the first is trained on; one that does not stand where it is
+    said to is left out of training, and counted. The other fields as in EncodedData. Raises DataError.
+    """
+
+    kind, examples = "questions", "questions"
+    unit = "window"
+
+    def __init__(
+        self,
+        source: Callable[..., QuestionSource] | QuestionSource,
+        tokenizer: Tokenizer,
+        tokenizer_from: str | None = None,
+        max_length: int = 128,
+        stride: int = 64,
+        max_question: int = 40,
+        batch_tokens: int = 4096,
+        path: str | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)
+        for name, value in {"stride": stride, "max_question": max_question}.items():
+            if value < 1:
+                raise DataError(f"data.{name}={value} cannot be used; accepted: 1 or more")
+        if max_length - max_question - MARKS < 1:
+            raise DataError(
+                f"data.max_length={max_length} leaves no room for a text beside a question of {max_question} tokens (data.max_question) and "
+                f"{MARKS} marks; accepted: data.max_length from {max_question + MARKS + 1} on"
+            )
+        self.stride, self.max_question = stride, max_question
+
+    def lines(self, part: list[Question]) -> Iterable[str]:
+        """The questions and, once each, their texts, as they are encoded."""
+        return (f" {text}" for text in [*(q.text for q in part), *dict.fromkeys(q.context for q in part)])
+
+    def encode_parts(self, parts: dict[str, list[Question]]) -> dict[str, EncodedQuestions]:
+        """Every part encoded, and whether there are questions in training that their texts do not answer."""
+        self.has_unanswered = any(not question.answers for question in parts["train"])
+        return {split: self._encode(part, split == "train") for split, part in parts.items()}
+
+    def collate(self, part: EncodedQuestions, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
+        """
+        tokens (B, T) padded on the right, is_token, ids (B,), segments (B, T): 0 the question, 1 the text, is_text (B, T): True at
+        the text's tokens, and answers (B, 2): first and last position, 0 and 0 where the row does not hold the answer.
+        """
+        lengths_B = np.array([len(part.rows[row]) for row in rows_B])
+        first_B = np.array([part.first[row] for row in rows_B])
+        places_1T = np.arange(lengths_B.max())[None]
+        after_BT, inside_BT = places_1T >= first_B[:, None], places_1T < lengths_B[:, None]
+        return collate_rows(
+            part,
+            rows_B,
+            segments=(after_BT & inside_BT).astype(np.int64),
+            is_text=after_BT & (places_1T < lengths_B[:, None] - 1),
+            answers=np.array([part.answers[row] for row in rows_B], dtype=np.int64),
+        )
+
+    def widths(self) -> dict[str, Any]:
+        """The size of the vocabulary, and two segments for models that tell them apart."""
+        return super().widths() | {"num_segments": 2}
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """Stand-ins."""
+        return super().rehearsal_widths() | {"num_segments": 2}
+
+    def particulars(self) -> list[str]:
+        """How many windows, and how many questions have no answer."""
+        parts = self._all_splits().values()
+        without = sum(not question.answers for part in parts for question in part.texts)
+        windows = f"{sum(len(part.rows) for part in parts):,} windows"
+        return [windows, f"{without:,} questions without an answer"] if without else [windows]
+
+    def _encode(self, part: list[Question], training: bool) -> EncodedQuestions:
+        encoded = EncodedQuestions([], {"cut": 0, "without its answer": 0})
+        texts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for question in part:
+            if question.context not in texts:
+                texts[question.context] = self._text(question.context)
+            tokens_N, places_N2 = texts[question.context]
+            answer = tokens_of(question, places_N2)
+            if question.answers and answer is None:
+                encoded.counts["without its answer"] += 1
+                if training:
+                    continue
+            asked = self.vocabulary.encode(f" {question.text}")
+            encoded.counts["cut"] += len(asked) > self.max_question
+            self._add(encoded, asked[: self.max_question], tokens_N, answer)
+            encoded.texts.append(question)
+            encoded.places.append(places_N2)
+        return encoded
+
+    def _text(self, context: str) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N,) of a text after a blank, and their characters (N, 2) in the text itself."""
+        tokens_N, places_N2 = self.vocabulary.locate(f" {context}")
+        return tokens_N, np.maximum(places_N2 - 1, 0)
+
+    def _add(
+        self, encoded: EncodedQuestions, asked: np.ndarray, tokens_N: np.ndarray, answer: tuple[int, int] | None
+    ) -> None:
+        """The rows of one question."""
+        first = len(asked) + 2
+        for start, end in windows_over(len(tokens_N), self.max_length - len(asked) - MARKS, self.stride):
+            inside = answer is not None and start <= answer[0] and answer[1] < end
+            move = first - start
+            encoded.rows.append(np.concatenate([[START], asked, [SEPARATOR], tokens_N[start:end], [END]]))
+            encoded.question_of.append(len(encoded.texts))
+            encoded.first.append(first)
+            encoded.start.append(start)
+            encoded.answers.append((answer[0] + move, answer[1] + move) if inside and answer else NOWHERE)
+
+
+def windows_over(length: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """Windows of at most `room` that cover 0 to `length`, each beginning at most `stride` after the one before it."""
+    windows = [(0, min(room, length))]
+    while windows[-1][1] < length:
+        start = windows[-1][0] + min(stride, room)
+        windows.append((start, min(start + room, length)))
+    return windows
+
+
+def tokens_of(question: Question, places_N2: np.ndarray) -> tuple[int, int] | None:
+    """The first and last token of the fewest that hold the first answer; None where it does not stand where it is said to."""
+    if not question.answers:
+        return None
+    answer, begin = question.answers[0]
+    if begin < 0 or not answer.strip() or not question.context.startswith(answer, begin):
+        return None
+    begin += len(answer) - len(answer.lstrip())
+    end = begin + len(answer.strip())
+    first = int(np.searchsorted(places_N2[:, 1], begin, side="right"))
+    return first, int(np.searchsorted(places_N2[:, 0], end, side="left")) - 1

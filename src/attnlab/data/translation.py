@@ -1,0 +1,368 @@
+"""The Lightning data module of translation, and of any task whose examples are a source and a target text.
+
+Shapes: B batch, S source length, T target length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, typical
+from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.module import DataModule
+from attnlab.data.pairs import Pairs, PairSource
+from attnlab.data.rows import RowsInTheMaking, TokenRows, mapped
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import END, NUM_MARKS, PAD, START, Vocabulary
+from attnlab.data.windows import ENDLESS
+
+FORMAT = 2
+REHEARSAL_VOCABULARY = 256
+
+
+@dataclass
+class EncodedPairs:
+    """
+    One split: token rows of sources (with END) and targets (without), what was left out, and how to read the sentences.
+
+    places: of each pair among those that were read.
+    """
+
+    sources: Sequence[np.ndarray]
+    targets: Sequence[np.ndarray]
+    read: Callable[[], Pairs]
+    counts: dict[str, int] = field(default_factory=dict)
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @cached_property
+    def texts(self) -> Pairs:
+        """The sentences; those to train on are read when somebody asks for them, for they may be millions."""
+        return self.read()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N, 2): positions that a source and a target take in a batch."""
+        sources_N, targets_N = (lengths_of(rows) for rows in (self.sources, self.targets))
+        return np.stack([sources_N, targets_N + 1], axis=1)
+
+    def save(self, folder: Path) -> None:
+        """Writes all but the sentences."""
+        assert isinstance(self.sources, TokenRows)
+        assert isinstance(self.targets, TokenRows)
+        self.sources.save(folder, "sources")
+        self.targets.save(folder, "targets")
+        np.save(folder / "places.npy", self.places)
+        (folder / "counts.json").write_text(json.dumps(self.counts))
+
+    @classmethod
+    def load(cls, folder: Path, read: Callable[[np.ndarray], Pairs]) -> EncodedPairs | None:
+        """What `save` wrote, mapped from disk; None where it is not there or damaged. read: gives the sentences at places."""
+        try:
+            sources, targets = TokenRows.load(folder, "sources"), TokenRows.load(folder, "targets")
+            places, counts = mapped(folder / "places.npy"), json.loads((folder / "counts.json").read_text())
+        except (OSError, ValueError, EOFError):
+            return None
+        return cls(sources, targets, lambda: read(places), counts, places)
+
+
+class TranslationData(DataModule):
+    """
+    Sentence pairs as batches within a token budget.
+
+    source: a class or partial of a PairSource, completed with `pair` and `path`. tokenizer: trained on the training part, on
+    both languages together where `joint`, else once for each. batch_tokens: a batch's pairs times its longest source plus its
+    longest target, padding included. max_length: the most tokens of a source or target; a longer training pair is dropped or
+    cut (`too_long`) and counted, and pairs to evaluate on are cut in the source alone. Raises DataError.
+    """
+
+    def __init__(
+        self,
+        source: Callable[..., PairSource],
+        tokenizer: Tokenizer,
+        pair: str,
+        joint: bool = True,
+        batch_tokens: int = 4096,
+        max_length: int = 128,
+        too_long: Literal["drop", "truncate"] = "drop",
+        path: str | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
+            if value < 2:
+                raise DataError(f"data.{name}={value} cannot be used; accepted: a whole number from 2 on")
+        self.source = source(pair=pair) if path is None else source(pair=pair, path=path)
+        self.name, self._untrained, self.joint = self.source.name, tokenizer, joint
+        self.batch_tokens, self.max_length, self.too_long = batch_tokens, max_length, too_long
+        self.seed, self.cache = seed, cache
+        self._splits: dict[str, EncodedPairs] | None = None
+        self._order: TokenBudgetBatches | None = None
+        self._order_state: dict[str, int] | None = None
+
+    # --- what was prepared
+
+    def prepare_data(self) -> None:
+        """Reads the pairs, trains the tokenizers and keeps these and the token rows in the cache, where they are not there yet."""
+        self._all_splits()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Encodes every split, and sees that there is something to train and to validate on."""
+        lengths = self.split("train").lengths
+        TokenBudgetBatches(lengths, self.batch_tokens, self.seed)
+        self.split("validation")
+
+    def split(self, name: str) -> EncodedPairs:
+        """The pairs of a split. Raises DataError for one that is not there, or is empty."""
+        splits = self._all_splits()
+        if name not in splits or not splits[name].sources:
+            known = ", ".join(split for split, pairs in splits.items() if pairs.sources)
+            raise DataError(f"{self.name} {self.source.pair} has no pairs in a split {name!r}; accepted: {known}")
+        return splits[name]
+
+    def _all_splits(self) -> dict[str, EncodedPairs]:
+        if self._splits is None:
+            texts, folder = self._prepared()
+            self._splits = {split: self._rows(split, pairs, folder) for split, pairs in texts.items()}
+        return self._splits
+
+    def widths(self) -> dict[str, Any]:
+        """The sizes of the two vocabularies, one number where they are one."""
+        self.split("train")
+        return {"vocabulary_size": self.vocabulary.size, "source_vocabulary_size": self.source_vocabulary.size}
+
+    def rehearsal_widths(self) -> dict[str, Any]:
+        """Stand-ins."""
+        size = NUM_MARKS + REHEARSAL_VOCABULARY
+        return {"vocabulary_size": size, "source_vocabulary_size": size}
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """Of the targets, and of the sources where they have their own."""
+        self.split("train")
+        own = {} if self.joint else {"source_tokenizer.json": self.source_vocabulary.tokenizer}
+        return {"tokenizer.json": self.vocabulary.tokenizer, **own}
+
+    @property
+    def train_tokens(self) -> int:
+        """Target tokens of an epoch, the ends included."""
+        return int(self.split("train").lengths[:, 1].sum())
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Target tokens of a batch, on average."""
+        groups = TokenBudgetBatches(self.split("train").lengths, self.batch_tokens, self.seed).groups(0)
+        return max(1, self.train_tokens // len(groups))
+
+    def facts(self) -> dict[str, Any]:
+        """Sizes, and how many pairs were dropped or cut."""
+        self.split("train")
+        assert self._splits is not None
+        return {
+            "fingerprint": self.fingerprint,
+            "pair": self.source.pair,
+            "vocabulary_size": self.vocabulary.size,
+            "source_vocabulary_size": self.source_vocabulary.size,
+            "train_tokens": self.train_tokens,
+            "pairs": {name: len(split.sources) for name, split in self._splits.items()},
+            "left_out": {name: split.counts for name, split in self._splits.items()},
+        }
+
+    def describe(self) -> str:
+        """Pairs of every split, vocabulary, and what was left out."""
+        facts = self.facts()
+        pairs = ", ".join(f"{name} {count:,}" for name, count in facts["pairs"].items())
+        size = f"{facts['vocabulary_size']:,}"
+        if not self.joint:
+            size = f"{facts['source_vocabulary_size']:,} and {size}"
+        left_out = {f"{what} in {split}": n for split, c in facts["left_out"].items() for what, n in c.items() if n}
+        notes = "".join(f"; {what}: {count:,}" for what, count in left_out.items())
+        return f"{self.name} {self.source.pair}: pairs {pairs}; vocabulary {size}{notes}"
+
+    # --- texts
+
+    def sources(self, split: str) -> list[str]:
+        """The source sentences of a split, by id."""
+        return self.split(split).texts.sources
+
+    def references(self, split: str) -> list[str]:
+        """The target sentences of a split, by id."""
+        return self.split(split).texts.targets
+
+    def decode_target(self, tokens: Sequence[int]) -> str:
+        """The text of target tokens, up to END."""
+        return self.vocabulary.decode(tokens).strip()
+
+    # --- batches
+
+    def train_dataloader(self) -> PairBatches:
+        """The endless training order, from where `load_state_dict` set it."""
+        rank, world_size = self.place()
+        micro_batches = self.trainer.accumulate_grad_batches if self.trainer else 1
+        split = self.split("train")
+        self._order = TokenBudgetBatches(split.lengths, self.batch_tokens, self.seed, world_size * micro_batches)
+        if self._order_state is not None:
+            self._order.load_state_dict(self._order_state)
+        return PairBatches(split, self._order, rank, world_size)
+
+    def example_batch(self) -> dict[str, torch.Tensor]:
+        """A batch that is typical in its positions a target token, which are what a target token costs."""
+        pairs = self.split("train")
+        groups = TokenBudgetBatches(pairs.lengths, self.batch_tokens, self.seed).groups(0)
+        return collate(pairs, typical(groups, pairs.lengths, pairs.lengths[:, 1]))
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """The validation pairs."""
+        return self.evaluation_loader("validation")
+
+    def evaluation_loader(self, split: str) -> EvaluationBatches:
+        """Every pair of a split once over all ranks, with `ids`, the longest first."""
+        pairs = self.split(split)
+        budget = max(self.batch_tokens, int(pairs.lengths.sum(axis=1).max()))
+        return EvaluationBatches(pairs.lengths, budget, partial(collate, pairs), *self.place())
+
+    def source_loader(self, texts: Sequence[str]) -> EvaluationBatches:
+        """Batches of texts to translate, cut at the greatest length, with `ids`, their places in the list."""
+        self.split("train")
+        rows = [self._source_row(text.strip()) for text in texts]
+        nothing = Pairs(list(texts), [""] * len(rows))
+        pairs = EncodedPairs(rows, [np.empty(0, dtype=np.int64)] * len(rows), lambda: nothing)
+        return EvaluationBatches(pairs.lengths, max(self.batch_tokens, self.max_length + 1), partial(collate, pairs))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training order."""
+        return {} if self._order is None else self._order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training loader go on from a saved place."""
+        self._order_state = dict(state_dict) or None
+
+    # --- preparing
+
+    def _prepared(self) -> tuple[dict[str, Pairs], Path]:
+        """The sentences, and the folder of the cache that belongs to them; sets the vocabularies and the fingerprint."""
+        texts = self.source.read(self.cache)
+        self.fingerprint = self.source.fingerprint(texts)
+        settings = [FORMAT, self.fingerprint, self._untrained.name, asdict(self._untrained), self.joint]
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key[:16]}"
+        tokenizers = load_tokenizers(folder)
+        if tokenizers is None:
+            with scratch_folder(folder) as scratch, writing_to(folder):
+                self._train_tokenizers(texts, scratch)
+                publish(scratch, folder, lambda there: load_tokenizers(there) is not None)
+            tokenizers = load_tokenizers(folder)
+            assert tokenizers is not None, folder
+        self.source_vocabulary, self.vocabulary = (Vocabulary(tokenizer) for tokenizer in tokenizers)
+        return texts, folder
+
+    def _train_tokenizers(self, texts: dict[str, Pairs], folder: Path) -> None:
+        seen = texts.values() if self._untrained.sees_whole_text else [texts["train"]]
+        sources = [line for pairs in seen for line in pairs.sources]
+        targets = [line for pairs in seen for line in pairs.targets]
+        # Each as it will be encoded, with a space before it.
+        for name, lines in {"source": sources, "target": targets}.items():
+            text = "\n".join(f" {line}" for line in ([*sources, *targets] if self.joint else lines))
+            self._untrained.train(text).save(folder / f"{name}.json")
+
+    def _rows(self, split: str, texts: Pairs, folder: Path) -> EncodedPairs:
+        """A split's rows, mapped from the cache. The sentences to evaluate on stay in memory; those to train on do not."""
+        training = split == "train"
+        read = self._training_texts if training else partial(chosen, texts)
+        kept = folder / f"{split}-{self.max_length}-{self.too_long if training else 'cut'}"
+        found = EncodedPairs.load(kept, read)
+        if found is None:
+            with scratch_folder(kept) as scratch, writing_to(kept):
+                self._encode(texts, training).save(scratch)
+                publish(scratch, kept, lambda there: EncodedPairs.load(there, read) is not None)
+            found = EncodedPairs.load(kept, read)
+            assert found is not None, kept
+        return found
+
+    def _training_texts(self, places: np.ndarray) -> Pairs:
+        return chosen(self.source.read(self.cache)["train"], places)
+
+    def _encode(self, texts: Pairs, training: bool) -> EncodedPairs:
+        sources, targets = RowsInTheMaking(self.source_vocabulary.size), RowsInTheMaking(self.vocabulary.size)
+        places: list[int] = []
+        dropped = cut = 0
+        for place, (source, target) in enumerate(zip(texts.sources, texts.targets, strict=True)):
+            source_S, target_T = self.source_vocabulary.encode(f" {source}"), self.vocabulary.encode(f" {target}")
+            long = max(len(source_S), len(target_T)) >= self.max_length
+            if long and training and self.too_long == "drop":
+                dropped += 1
+                continue
+            cut += long
+            limit = self.max_length - 1 if training else len(target_T)
+            sources.add(np.append(source_S[: self.max_length - 1], END))
+            targets.add(target_T[:limit])
+            places.append(place)
+        counts = {"pairs with an empty side": texts.dropped, "too long": dropped, "cut": cut}
+        kept = np.array(places, dtype=np.int64)
+        return EncodedPairs(sources.done(), targets.done(), lambda: chosen(texts, kept), counts, kept)
+
+    def _source_row(self, text: str) -> np.ndarray:
+        return np.append(self.source_vocabulary.encode(f" {text}")[: self.max_length - 1], END)
+
+
+class PairBatches:
+    """The batches of one rank in the order of TokenBudgetBatches; a saved place is that after the last whole step."""
+
+    def __init__(self, pairs: EncodedPairs, order: TokenBudgetBatches, rank: int, world_size: int) -> None:
+        self.pairs, self.order, self.rank, self.world_size = pairs, order, rank, world_size
+        self._waiting: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return self
+
+    def __next__(self) -> dict[str, torch.Tensor]:
+        if not self._waiting:
+            group = self.order.next_group()
+            self._waiting = [
+                self.order.part(group, part) for part in range(self.rank, self.order.parts, self.world_size)
+            ]
+        return collate(self.pairs, self._waiting.pop(0))
+
+
+def lengths_of(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The tokens of each row (N,)."""
+    return rows.lengths_R if isinstance(rows, TokenRows) else np.array([len(row) for row in rows], dtype=np.int64)
+
+
+def chosen(texts: Pairs, places: np.ndarray) -> Pairs:
+    """The sentences at these places."""
+    return Pairs([texts.sources[place] for place in places], [texts.targets[place] for place in places])
+
+
+def collate(pairs: EncodedPairs, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
+    """Pairs as one batch: source (B, S), is_source, target_in (B, T) from START, target_out to END, is_target, ids (B,)."""
+    sources, targets = [pairs.sources[row] for row in rows_B], [pairs.targets[row] for row in rows_B]
+    source_BS = np.full((len(rows_B), max(map(len, sources))), PAD)
+    in_BT = np.full((len(rows_B), max(map(len, targets)) + 1), PAD)
+    out_BT = in_BT.copy()
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        source_BS[row, : len(source)] = source
+        in_BT[row, 0], in_BT[row, 1 : len(target) + 1] = START, target
+        out_BT[row, : len(target)], out_BT[row, len(target)] = target, END
+    batch = {"source": source_BS, "target_in": in_BT, "target_out": out_BT, "ids": rows_B.astype(np.int64)}
+    batch |= {"is_source": source_BS != PAD, "is_target": out_BT != PAD}
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer] | None:
+    """The source's and the target's tokenizer in a folder, or None where they are not there or damaged."""
+    try:
+        return Tokenizer.load(folder / "source.json"), Tokenizer.load(folder / "target.json")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,270 @@
+"""Beam search with a sequence-to-sequence model, all sentences of a batch at once.
+
+Legend: N sentences still searched, K open hypotheses of each, R = N K rows, C candidates, M finished ones kept, T length,
+S source length, V vocabulary.
+"""
+
+# ruff: noqa: N815 - shape suffixes on fields, too
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnlab.models.seq2seq import Seq2Seq
+
+BLOCK = 64  # scores whose maximum is looked at first
+NOTHING = -math.inf
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A target without its end mark. log_probability: of all its tokens and the end mark, in nats; score: that over the length penalty."""
+
+    tokens: list[int]
+    score: float
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """
+    How hypotheses are searched for; beams=1 is greedy.
+
+    length_penalty: alpha of ((5 + |Y|) / 6)^alpha, which divides the log-probability (Wu et al. 2016, arXiv 1609.08144, eq. 14);
+    |Y| counts the end mark. max_extra: a target has at most so many tokens more than its source (Vaswani et al. 2017, section
+    6.1). num_best: hypotheses given of each sentence. Raises ValueError for a setting that finds nothing.
+    """
+
+    beams: int = 5
+    length_penalty: float = 0.6
+    max_extra: int = 50
+    num_best: int = 1
+
+    def __post_init__(self) -> None:
+        if self.beams < 1:
+            raise ValueError(f"beams={self.beams} searches nothing; accepted: 1 (greedy) or more")
+        if not 0 <= self.length_penalty < math.inf:
+            raise ValueError(f"length_penalty={self.length_penalty}; accepted: 0 (none) or above")
+        if self.max_extra < 0:
+            raise ValueError(f"max_extra={self.max_extra}; accepted: 0 or more tokens beyond the source's length")
+        if not 1 <= self.num_best <= self.beams:
+            raise ValueError(f"num_best={self.num_best}; accepted: 1 to {self.beams}, the number of beams")
+
+    def penalty(self, length: Any) -> Any:
+        """What divides the log-probability of a target of this length (a number or a tensor of them)."""
+        return ((5 + length) / 6) ** self.length_penalty
+
+
+@torch.no_grad()
+def decode(
+    model: Seq2Seq,
+    source_BS: Tensor,
+    is_source_BS: Tensor | None = None,
+    search: BeamSearch | None = None,
+    start: int = 1,
+    end: int = 2,
+    never: Sequence[int] = (0, 1),
+    use_cache: bool = True,
+) -> list[list[Hypothesis]]:
+    """
+    The `num_best` hypotheses of each sentence, the best first.
+
+    A hypothesis ends where `end` is among the `beams` best continuations of its sentence; `beams` others go on, until none can
+    still score better than the last of the `num_best` (greedy: at the first end). At the greatest length, which is the source's
+    plus `max_extra`, less where the model's positions end before it, every hypothesis has to end, at the price of `end`. Equal
+    scores go to the earlier beam and the smaller token. `never`: tokens that are not produced; their probability is lost.
+    use_cache=False computes every prefix anew. Raises ValueError for tokens outside the vocabulary.
+    """
+    search = search or BeamSearch()
+    _check_marks(model.vocabulary_size, start, end, never)
+    if not len(source_BS):
+        return []
+    limits_N = _limits(source_BS, is_source_BS, search, model.longest)
+    was_training = model.training
+    model.eval()
+    try:
+        maker: Any = model if use_cache else _Recomputing(model)
+        state = maker.start(source_BS, is_source_BS, capacity=int(limits_N.max()) + 1)
+        beams = _Beams(search, limits_N, end, never)
+        tokens_R = torch.full((len(source_BS),), start, device=source_BS.device)
+        while len(tokens_R):
+            tokens_R, rows_R = beams.extend(maker.step(tokens_R, state))
+            if len(tokens_R) and rows_R is not None:
+                state.select(rows_R)
+        return beams.results()
+    finally:
+        model.train(was_training)
+
+
+class _Beams:
+    """The open hypotheses of the sentences that are still searched, and what is finished of all."""
+
+    def __init__(self, search: BeamSearch, limits_N: Tensor, end: int, never: Sequence[int]) -> None:
+        count, longest, device = len(limits_N), int(limits_N.max()) + 1, limits_N.device
+        self.search, self.end, self.never = search, end, list(never)
+        self.limits_N, self.first_limit, self.length = limits_N, int(limits_N.min()), 0
+        self.sentences_N = torch.arange(count, device=device)
+        self.log_p_NK = torch.zeros(count, 1, device=device)
+        self.tokens_NKT = torch.zeros(count, 1, longest, dtype=torch.long, device=device)
+        self.scores_NM = torch.full((count, search.num_best), NOTHING, device=device)
+        self.sums_NM = self.scores_NM.clone()
+        self.lengths_NM = torch.zeros(count, search.num_best, dtype=torch.long, device=device)
+        self.finished_NMT = self.tokens_NKT.repeat(1, search.num_best, 1)
+        self._found: list[list[Hypothesis]] = [[] for _ in range(count)]
+
+    def extend(self, logits_RV: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One more token: the new tokens of the rows that go on, and which row each continues; None: the same as before."""
+        beams = self.search.beams
+        sums_NC, parents_NC, tokens_NC = self._candidates(logits_RV)
+        ends_NC = tokens_NC == self.end
+        self.length += 1
+        ended_NK = (ends_NC & sums_NC.isfinite())[:, :beams]
+        if ended_NK.any():
+            self._finish(sums_NC[:, :beams].where(ended_NK, NOTHING), parents_NC[:, :beams])
+        open_NK = ends_NC.sort(dim=1, stable=True).indices[:, :beams]  # those that do not end, the best first
+        self.log_p_NK = sums_NC.where(~ends_NC, NOTHING).gather(1, open_NK)
+        parents_NK, next_NK = parents_NC.gather(1, open_NK), tokens_NC.gather(1, open_NK)
+        self.tokens_NKT = _rows(self.tokens_NKT, parents_NK)
+        self.tokens_NKT[:, :, self.length - 1] = next_NK
+        before = len(logits_RV) // len(next_NK)
+        rows_NK = torch.arange(len(next_NK), device=next_NK.device)[:, None] * before + parents_NK
+        going_N = ~self._done()
+        if not going_N.all():
+            self._leave(going_N)
+            rows_NK, next_NK = rows_NK[going_N], next_NK[going_N]
+        rows_R = rows_NK.flatten()
+        same = len(rows_R) == len(logits_RV) and bool((rows_R == torch.arange(len(rows_R), device=rows_R.device)).all())
+        return next_NK.flatten(), None if same else rows_R
+
+    def results(self) -> list[list[Hypothesis]]:
+        """What was found of every sentence."""
+        return self._found
+
+    def _candidates(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best continuations of each sentence: summed log-probabilities, beams, tokens, (N, C) each.
+
+        Twice as many as beams: each beam can end once, so at least `beams` of them go on.
+        """
+        count, width = self.log_p_NK.shape
+        log_p_RV = logits_RV.float().log_softmax(dim=1)
+        log_p_RV[:, self.never] = NOTHING
+        if self.length >= self.first_limit:
+            last_R1 = (self.limits_N <= self.length).repeat_interleave(width)[:, None]
+            others_V = torch.arange(log_p_RV.shape[1], device=log_p_RV.device) != self.end
+            log_p_RV.masked_fill_(last_R1 & others_V, NOTHING)
+        vocabulary_size = log_p_RV.shape[1]
+        sums_NX = log_p_RV.add_(self.log_p_NK.reshape(-1, 1)).view(count, width * vocabulary_size)
+        sums_NC, places_NC = top(sums_NX, min(2 * self.search.beams, sums_NX.shape[1]))
+        return sums_NC, places_NC // vocabulary_size, places_NC % vocabulary_size
+
+    def _finish(self, sums_NK: Tensor, parents_NK: Tensor) -> None:
+        """Keeps the best of what is finished and of what ends now; -inf stands for nothing."""
+        scores_NX = torch.cat([self.scores_NM, sums_NK / self.search.penalty(self.length)], dim=1)
+        tokens_NKT = _rows(self.tokens_NKT, parents_NK)
+        tokens_NKT[:, :, self.length - 1] = self.end
+        self.scores_NM, kept_NM = _sorted(scores_NX, self.search.num_best)
+        self.sums_NM = torch.cat([self.sums_NM, sums_NK], dim=1).gather(1, kept_NM)
+        lengths_NK = torch.full_like(parents_NK, self.length)
+        self.lengths_NM = torch.cat([self.lengths_NM, lengths_NK], dim=1).gather(1, kept_NM)
+        self.finished_NMT = _rows(torch.cat([self.finished_NMT, tokens_NKT], dim=1), kept_NM)
+
+    def _done(self) -> Tensor:
+        """Where no open hypothesis can still be among the best, (N).
+
+        A log-probability only falls, and its penalty is greatest at the greatest length: the score of whatever an open
+        hypothesis becomes is at most its log-probability now over that penalty.
+        """
+        reachable_N = self.log_p_NK[:, 0] / self.search.penalty(self.limits_N + 1)
+        done_N = self.scores_NM[:, -1] >= reachable_N
+        return done_N | self.scores_NM[:, 0].isfinite() if self.search.beams == 1 else done_N
+
+    def _leave(self, going_N: Tensor) -> None:
+        """Takes the sentences that are done out of the batch."""
+        done_N = ~going_N
+        fields = (self.finished_NMT, self.lengths_NM, self.scores_NM, self.sums_NM)
+        columns = [x[done_N].tolist() for x in (self.sentences_N, *fields)]
+        for sentence, tokens, lengths, scores, sums in zip(*columns, strict=True):
+            found = zip(tokens, lengths, scores, sums, strict=True)
+            self._found[sentence] = [Hypothesis(t[: n - 1], score, s) for t, n, score, s in found if n]
+        self.sentences_N, self.limits_N = self.sentences_N[going_N], self.limits_N[going_N]
+        self.log_p_NK, self.tokens_NKT = self.log_p_NK[going_N], self.tokens_NKT[going_N]
+        self.finished_NMT, self.lengths_NM, self.scores_NM, self.sums_NM = (x[going_N] for x in fields)
+
+
+class _Recomputing:
+    """Decoding by the whole forward pass over every prefix."""
+
+    def __init__(self, model: Seq2Seq) -> None:
+        self.model = model
+
+    def start(self, source_BS: Tensor, is_source_BS: Tensor | None, capacity: int) -> _Prefixes:
+        """The sources, and no prefix yet."""
+        return _Prefixes(source_BS, is_source_BS, source_BS.new_empty(len(source_BS), 0))
+
+    def step(self, tokens_B: Tensor, state: _Prefixes) -> Tensor:
+        """Appends a token to each prefix and gives the logits (B, V) of the next."""
+        state.target_BT = torch.cat([state.target_BT, tokens_B[:, None]], dim=1)
+        return self.model(state.source_BS, state.target_BT, state.is_source_BS)[:, -1]
+
+
+@dataclass
+class _Prefixes:
+    source_BS: Tensor
+    is_source_BS: Tensor | None
+    target_BT: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        self.source_BS, self.target_BT = self.source_BS[rows], self.target_BT[rows]
+        self.is_source_BS = None if self.is_source_BS is None else self.is_source_BS[rows]
+
+
+def top(values_NX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` greatest of each row and their places, the greatest first, of equal ones the first.
+
+    Only blocks with one of the `count` greatest maxima, of equal ones the first, can hold them; so little is sorted.
+    """
+    rows, size = values_NX.shape
+    whole = size // BLOCK * BLOCK
+    if size <= 4 * BLOCK or count * BLOCK >= size:
+        return _sorted(values_NX, count)
+    maxima = [values_NX[:, :whole].view(rows, -1, BLOCK).amax(dim=2)]
+    if whole < size:
+        maxima.append(values_NX[:, whole:].amax(dim=1, keepdim=True))
+    blocks_NC = _sorted(torch.cat(maxima, dim=1), count)[1].sort(dim=1).values
+    places_NY = (blocks_NC[:, :, None] * BLOCK + torch.arange(BLOCK, device=values_NX.device)).flatten(1)
+    outside_NY = places_NY >= size
+    chosen_NY = values_NX.gather(1, places_NY.clamp(max=size - 1)).masked_fill(outside_NY, NOTHING)
+    values_NC, found_NC = _sorted(chosen_NY, count)
+    return values_NC, places_NY.gather(1, found_NC)
+
+
+def _sorted(values_NX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    values_NX, places_NX = values_NX.sort(dim=1, descending=True, stable=True)
+    return values_NX[:, :count], places_NX[:, :count]
+
+
+def _rows(tokens_NKT: Tensor, chosen_NC: Tensor) -> Tensor:
+    return tokens_NKT.gather(1, chosen_NC[:, :, None].expand(-1, -1, tokens_NKT.shape[2]))
+
+
+def _limits(source_BS: Tensor, is_source_BS: Tensor | None, search: BeamSearch, longest: int | None) -> Tensor:
+    """How many tokens the target of each sentence may have, before its end mark."""
+    if is_source_BS is None:
+        lengths_N = torch.full((len(source_BS),), source_BS.shape[1], device=source_BS.device)
+    else:
+        lengths_N = is_source_BS.sum(dim=1)
+    limits_N = lengths_N + search.max_extra
+    return limits_N if longest is None else limits_N.clamp(max=longest - 1)
+
+
+def _check_marks(vocabulary_size: int, start: int, end: int, never: Sequence[int]) -> None:
+    outside = [token for token in (start, end, *never) if not 0 <= token < vocabulary_size]
+    if outside:
+        raise ValueError(f"token {outside[0]} is outside the vocabulary; accepted: 0 to {vocabulary_size - 1}")
+    if end in never:
+        raise ValueError(f"never={list(never)} holds the end mark {end}, without which no target ends; leave it out")

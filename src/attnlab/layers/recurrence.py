@@ -1,0 +1,169 @@
+"""Recurrent layers over whole sequences, of which padding is no part, and one step of a recurrence that also reads a context.
+
+Legend: B batch, T length, D width of the states, I of the input, C of a context, G of all gates.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from attnlab.layers.dropout import Dropout
+
+Cell = Literal["lstm", "gru"]
+State = tuple[Tensor, ...]  # of one layer: h, and c of an LSTM, (B, D) each
+
+
+class Recurrence(nn.Module):
+    """
+    Layers of LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000) or GRU (Cho et al. 2014, in the form of cuDNN:
+    the reset gate acts after the product); (B, T, I) -> (B, T, D).
+
+    bidirectional: a second recurrence from the end, half of the width each. dropout: between layers (Zaremba et al. 2014, arXiv
+    1409.2329). d_input: None: d_model. Raises ValueError for a cell that there is not, fewer than one layer, and an odd d_model where
+    bidirectional.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_layers: int = 1,
+        cell: Cell = "lstm",
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        d_input: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_cell(cell)
+        if num_layers < 1:
+            raise ValueError(f"num_layers={num_layers} is no recurrence; accepted: 1 or more")
+        if bidirectional and d_model % 2:
+            raise ValueError(f"d_model={d_model} does not divide into two directions; accepted: even numbers")
+        kind: type[nn.LSTM | nn.GRU] = nn.LSTM if cell == "lstm" else nn.GRU
+        width = d_model // 2 if bidirectional else d_model
+        widths = [d_input or d_model, *[d_model] * (num_layers - 1)]
+        self.ahead = nn.ModuleList(kind(d_in, width, batch_first=True) for d_in in widths)
+        self.back = nn.ModuleList(kind(d_in, width, batch_first=True) for d_in in widths if bidirectional)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x_BTI: Tensor,
+        is_token_BT: Tensor | None = None,
+        before: list[State] | None = None,
+        whole_state: bool = True,
+    ) -> tuple[Tensor, list[State]]:
+        """
+        The top layer's outputs (B, T, D) and every layer's state after the last real token, of both directions side by side.
+
+        is_token_BT: False at padding, wherever it stands: it is passed over, and what stands there in the outputs means nothing.
+        before: the states to go on from (of one direction). whole_state: False leaves c out where that is faster.
+        """
+        if is_token_BT is None:
+            return self._layers(x_BTI, None, before, whole_state)
+        # Real tokens first, in their order: what comes after them reaches nothing.
+        order_BT = (~is_token_BT).byte().argsort(dim=1, stable=True)
+        outputs_BTD, states = self._layers(_at(x_BTI, order_BT), is_token_BT.sum(dim=1), before, whole_state)
+        return _at(outputs_BTD, order_BT.argsort(dim=1)), states
+
+    def _layers(
+        self, x_BTI: Tensor, lengths_B: Tensor | None, before: list[State] | None, whole_state: bool
+    ) -> tuple[Tensor, list[State]]:
+        states = []
+        for index, ahead in enumerate(self.ahead):
+            x_BTI = x_BTI if index == 0 else self.dropout(x_BTI)
+            outputs, state = _run(ahead, x_BTI, lengths_B, None if before is None else before[index], whole_state)
+            if self.back:
+                turned_BT = _turned(x_BTI, lengths_B)
+                other, other_state = _run(self.back[index], _at(x_BTI, turned_BT), lengths_B, None, whole_state)
+                outputs = torch.cat([outputs, _at(other, turned_BT)], dim=2)
+                state = tuple(torch.cat(pair, dim=1) for pair in zip(state, other_state, strict=True))
+            x_BTI = outputs
+            states.append(state)
+        return x_BTI, states
+
+
+class Step(nn.Module):
+    """One step of an LSTM or GRU that reads a context beside its input; as torch's LSTMCell and GRUCell on both side by side.
+
+    The input's share of the gates is computed for all steps at once, by `inputs`.
+    """
+
+    def __init__(self, d_input: int, d_context: int, d_model: int, cell: Cell = "lstm") -> None:
+        super().__init__()
+        check_cell(cell)
+        kind: type[nn.LSTMCell | nn.GRUCell] = nn.LSTMCell if cell == "lstm" else nn.GRUCell
+        self.cell = kind(d_input + d_context, d_model)
+        self.d_input = d_input
+
+    def inputs(self, x_BTI: Tensor) -> Tensor:
+        """The share (B, T, G) of the inputs in the gates."""
+        return F.linear(x_BTI, self.cell.weight_ih[:, : self.d_input], self.cell.bias_ih)
+
+    def forward(self, input_BG: Tensor, context_BC: Tensor, state: State) -> State:
+        """The state after one step."""
+        cell, h_BD = self.cell, state[0]
+        input_BG = input_BG + F.linear(context_BC, cell.weight_ih[:, self.d_input :])
+        hidden_BG = F.linear(h_BD, cell.weight_hh, cell.bias_hh)
+        if isinstance(cell, nn.LSTMCell):
+            i, f, g, o = (input_BG + hidden_BG).chunk(4, dim=1)
+            c_BD = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+            return o.sigmoid() * c_BD.tanh(), c_BD
+        (r, z, n), (hidden_r, hidden_z, hidden_n) = input_BG.chunk(3, dim=1), hidden_BG.chunk(3, dim=1)
+        update_BD = (z + hidden_z).sigmoid()
+        new_BD = (n + (r + hidden_r).sigmoid() * hidden_n).tanh()
+        return (new_BD + update_BD * (h_BD - new_BD),)
+
+
+def check_cell(cell: str) -> None:
+    """Raises ValueError for a cell that there is not."""
+    if cell not in ("lstm", "gru"):
+        raise ValueError(f"cell={cell}: there is no such recurrent cell; accepted: lstm, gru")
+
+
+def rows_of(state: list[State], rows: Tensor) -> list[State]:
+    """These rows of every layer's state."""
+    return [tuple(part_BD[rows] for part_BD in layer) for layer in state]
+
+
+def _run(
+    layer: nn.Module, x_BTI: Tensor, lengths_B: Tensor | None, before: State | None, whole_state: bool
+) -> tuple[Tensor, State]:
+    """One direction of one layer; real tokens stand first."""
+    is_lstm = isinstance(layer, nn.LSTM)
+    given = None if before is None else tuple(part_BD[None].to(x_BTI.dtype) for part_BD in before)
+    start = given if is_lstm or given is None else given[0]
+    if lengths_B is None:
+        outputs_BTD, last = layer(x_BTI, start)
+        return outputs_BTD, tuple(part_1BD[0] for part_1BD in (last if is_lstm else (last,)))
+    some_B = lengths_B.clamp(min=1)
+    if is_lstm and whole_state:
+        # The outputs tell h after the last real token, but not c. Packing does, and costs up to twice the time.
+        packed = pack_padded_sequence(x_BTI, some_B.cpu(), batch_first=True, enforce_sorted=False)
+        packed_outputs, last = layer(packed, start)
+        outputs_BTD, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=x_BTI.shape[1])
+        state: State = tuple(part_1BD[0] for part_1BD in last)
+    else:
+        outputs_BTD, _ = layer(x_BTI, start)
+        state = (_at(outputs_BTD, some_B[:, None] - 1)[:, 0],)
+    # A row of padding alone stays where it was.
+    unread = [torch.zeros_like(part) for part in state] if before is None else before
+    is_read_B1 = lengths_B[:, None] > 0
+    return outputs_BTD, tuple(part.where(is_read_B1, old) for part, old in zip(state, unread, strict=False))
+
+
+def _turned(x_BTI: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Where each place stands when the real tokens, which come first, are read from the last to the first, (B, T)."""
+    places_1T = torch.arange(x_BTI.shape[1], device=x_BTI.device)[None]
+    if lengths_B is None:
+        return places_1T.flip(1).expand(len(x_BTI), -1)
+    from_end_BT = lengths_B[:, None] - 1 - places_1T
+    return from_end_BT.where(from_end_BT >= 0, places_1T)
+
+
+def _at(x_BTI: Tensor, places_BT: Tensor) -> Tensor:
+    return x_BTI.gather(1, places_BT[:, :, None].expand(-1, -1, x_BTI.shape[2]))

@@ -1,0 +1,95 @@
+"""Outputs of tasks on an encoder's states. Legend: B batch, T length, D model width, C classes, N chosen positions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.layers.dropout import Dropout
+from attnlab.models.checks import check_rate
+from attnlab.models.encoder import Encoder
+
+
+class EncoderHead(nn.Module):
+    """
+    A linear output on an encoder's states; a subclass's forward says on which.
+
+    dropout: on what goes into the output. token_dropout: the share of input tokens that `mask` takes the place of in training, against
+    overfitting. The output starts with small weights, drawn from torch's generator. Raises ValueError for rates outside of 0 to 1.
+    """
+
+    def __init__(
+        self, encoder: Encoder, num_outputs: int, dropout: float = 0.1, token_dropout: float = 0.0, mask: int = 0
+    ) -> None:
+        super().__init__()
+        check_rate(dropout=dropout, token_dropout=token_dropout)
+        self.encoder, self.mask = encoder, mask
+        self.vocabulary_size, self.d_model = encoder.vocabulary_size, encoder.d_model
+        self.dropout, self.token_dropout = Dropout(dropout), token_dropout
+        self.output = nn.Linear(encoder.d_model, num_outputs)
+        nn.init.normal_(self.output.weight, std=0.02)
+        nn.init.zeros_(self.output.bias)
+
+    def encode(self, tokens_BT: Tensor, is_token_BT: Tensor | None, segments_BT: Tensor | None = None) -> Tensor:
+        """The encoder's states (B, T, D), in training of a text with hidden tokens."""
+        if self.training and self.token_dropout:
+            hidden_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.token_dropout
+            tokens_BT = tokens_BT.masked_fill(hidden_BT, self.mask)
+        return self.encoder.encode(tokens_BT, is_token_BT, segments_BT)
+
+
+class SequenceClassifier(EncoderHead):
+    """One class a text; tokens (B, T) to logits (B, C), from the first token's state (Devlin et al. 2019) or the mean over real tokens."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        pooling: Literal["first", "mean"] = "mean",
+        dropout: float = 0.1,
+        token_dropout: float = 0.0,
+        mask: int = 0,
+    ) -> None:
+        super().__init__(encoder, num_classes, dropout, token_dropout, mask)
+        self.pooling = pooling
+
+    def forward(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
+        """Logits (B, C); is_token_BT is False at padding."""
+        states_BTD = self.encode(tokens_BT, is_token_BT)
+        logits_BC: Tensor = self.output(self.dropout(self._pool(states_BTD, is_token_BT)))
+        return logits_BC
+
+    def _pool(self, states_BTD: Tensor, is_token_BT: Tensor | None) -> Tensor:
+        if self.pooling == "first":
+            return states_BTD[:, 0]
+        if is_token_BT is None:
+            return states_BTD.mean(dim=1)
+        real_BT1 = is_token_BT[:, :, None].to(states_BTD.dtype)
+        return (states_BTD * real_BT1).sum(dim=1) / real_BT1.sum(dim=1)
+
+
+class TokenClassifier(EncoderHead):
+    """One class a token (Devlin et al. 2019, section 5.3); tokens (B, T) to logits (N, C) of the chosen positions, row by row."""
+
+    def forward(self, tokens_BT: Tensor, select_BT: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
+        """Logits (N, C) where select_BT is True; is_token_BT is False at padding."""
+        states_BTD = self.encode(tokens_BT, is_token_BT)
+        logits_NC: Tensor = self.output(self.dropout(states_BTD[select_BT]))
+        return logits_NC
+
+
+class SpanFinder(EncoderHead):
+    """Where an answer starts and ends (Devlin et al. 2019, section 4.2); tokens (B, T) to two logits a position (B, T)."""
+
+    def __init__(self, encoder: Encoder, dropout: float = 0.1, token_dropout: float = 0.0, mask: int = 0) -> None:
+        super().__init__(encoder, 2, dropout, token_dropout, mask)
+
+    def forward(
+        self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, segments_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, T) of the start and of the end; is_token_BT is False at padding, segments_BT tells question and text apart."""
+        logits_BT2 = self.output(self.dropout(self.encode(tokens_BT, is_token_BT, segments_BT)))
+        start_BT, end_BT = logits_BT2.unbind(dim=2)
+        return start_BT, end_BT

@@ -1,0 +1,132 @@
+"""A bidirectional encoder of image patches that classifies, on the seams.
+
+Legend: B batch, C channels, Y and X rows and columns of pixels, P pixels along a patch, N patches, E tokens before them, T = E + N, D model
+width, L classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.layers.attention import Attention, MultiHead
+from attnlab.layers.feed_forward import GELU, FeedForward
+from attnlab.layers.init import GPT2Init, Init, draw_seed
+from attnlab.layers.parts import complete
+from attnlab.layers.positions import Learned, PositionEncoding
+from attnlab.layers.residuals import PreNorm, Residual
+from attnlab.layers.stack import Stack
+from attnlab.models.checks import check_rate, check_sizes
+
+
+class ViT(nn.Module):
+    """
+    The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929); images (B, C, Y, X) to logits (B, L).
+
+    image_size: pixels along each side, or rows and columns. pooling: classify a class token's state, or the mean of the patches'
+    (section D.3 there). registers: tokens that nothing is read from (Darcet et al. 2024, arXiv 2309.16588). d_ff, bias and the
+    parts as in GPT. A two-dimensional position gives class and register tokens no place; other positions count them first. Raises
+    ValueError for sizes below 1, a patch that does not divide the image, and where a part refuses a width.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int | Sequence[int],
+        channels: int = 3,
+        patch_size: int = 4,
+        d_model: int = 128,
+        num_heads: int = 4,
+        num_layers: int = 4,
+        d_ff: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        pooling: Literal["class", "mean"] = "mean",
+        registers: int = 0,
+        position: Callable[..., PositionEncoding] = Learned,
+        residual: Callable[..., Residual] = PreNorm,
+        attention: Callable[..., Attention] = MultiHead,
+        feed_forward: Callable[..., FeedForward] = GELU,
+        init: Callable[..., Init] = GPT2Init,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_classes=num_classes, channels=channels, patch_size=patch_size, d_model=d_model, d_ff=d_ff or 1)
+        check_rate(dropout=dropout)
+        if pooling not in ("class", "mean") or registers < 0:
+            raise ValueError(f"pooling={pooling}, registers={registers}; accepted: class or mean, and 0 or more")
+        seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
+        self.channels, self.patch_size, self.pooling, self.d_model = channels, patch_size, pooling, d_model
+        self.image_size, self.grid = divide(image_size, patch_size)
+        self.trained_grid = self.grid
+        self.patches = nn.Linear(channels * patch_size**2, d_model)
+        self.num_before = registers + (pooling == "class")
+        self.before = nn.Embedding(self.num_before, d_model) if self.num_before else None
+        self.stack = Stack(
+            d_model, num_heads, num_layers, causal=False, max_length=self.num_before + self.grid[0] * self.grid[1],
+            d_ff=d_ff, dropout=dropout, bias=bias, grid=self.grid,
+            position=position, residual=residual, attention=attention, feed_forward=feed_forward,
+        )  # fmt: skip
+        self.head = nn.Linear(d_model, num_classes)
+        complete(init)(self, seed)
+
+    def encode(self, images_BCYX: Tensor) -> Tensor:
+        """The states (B, T, D): of the class token, where there is one, the registers, then the patches, row by row.
+
+        Raises ValueError for images of another size.
+        """
+        if tuple(images_BCYX.shape[1:]) != (self.channels, *self.image_size):
+            raise ValueError(
+                f"images of {tuple(images_BCYX.shape[1:])} (channels, rows, columns) do not fit; accepted: "
+                f"{(self.channels, *self.image_size)}, or ViT.at_size for other rows and columns"
+            )
+        x_BTD = self.patches(cut_patches(images_BCYX, self.patch_size))
+        if self.before is not None:
+            x_BTD = torch.cat([self.before.weight.to(x_BTD.dtype).expand(len(x_BTD), -1, -1), x_BTD], dim=1)
+        positions_1T = self.stack.position.image_positions(
+            self.num_before, self.grid, self.trained_grid, images_BCYX.device
+        )
+        states_BTD: Tensor = self.stack(x_BTD, positions_1T)
+        return states_BTD
+
+    def forward(self, images_BCYX: Tensor) -> Tensor:
+        """Logits (B, L)."""
+        states_BTD = self.encode(images_BCYX)
+        pooled_BD = states_BTD[:, 0] if self.pooling == "class" else states_BTD[:, self.num_before :].mean(dim=1)
+        logits_BL: Tensor = self.head(pooled_BD)
+        return logits_BL
+
+    def at_size(self, image_size: int | Sequence[int]) -> ViT:
+        """A copy that takes images of another size, its positions interpolated (section 3.2).
+
+        Tables are interpolated bicubically over the image; other encodings see each patch where it lies in the grid that was trained
+        on. The same size gives the same bits. Raises ValueError where the patch does not divide the size.
+        """
+        other = copy.deepcopy(self)
+        other.image_size, other.grid = divide(image_size, self.patch_size)
+        other.stack.position.resize(self.num_before, self.grid, other.grid)
+        return other
+
+
+def cut_patches(images_BCYX: Tensor, patch_size: int) -> Tensor:
+    """The pixels of each patch, channel by channel and row by row, (B, N, C P P); patches row by row."""
+    parts_BCYPXP = images_BCYX.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    return parts_BCYPXP.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def divide(image_size: int | Sequence[int], patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of pixels, and of patches. Raises ValueError where the patch does not divide them."""
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"image_size={image_size} is no size; accepted: a whole number from 1 on, or rows and columns")
+    if any(side % patch_size for side in sides):
+        both = [size for size in range(1, min(sides) + 1) if not any(side % size for side in sides)]
+        raise ValueError(
+            f"patch_size={patch_size} does not divide images of {sides[0]} x {sides[1]} pixels; accepted: "
+            f"{', '.join(map(str, both))} (model.patch_size)"
+        )
+    rows, columns = (int(side) for side in sides)
+    return (rows, columns), (rows // patch_size, columns // patch_size)

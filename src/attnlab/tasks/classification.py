@@ -1,0 +1,87 @@
+"""What every task shares that puts examples into classes. Legend: B batch, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from attnlab.tasks.losses import cross_entropy_sums
+from attnlab.training import TokenTask
+
+
+class Classification(TokenTask):
+    """
+    One class an example: nats an example, accuracy, and the mean F1 of all classes alike (macro-F1); a subclass gives `logits`.
+
+    A batch has `labels` (B,), `ids` (B,) and, where an example may be of several classes by shares, `targets` (B, C). An example is one
+    term of the loss. Raises ValueError for a label_smoothing outside of 0 to 1.
+    """
+
+    monitor = "val/accuracy"
+    monitor_lower = False
+    headline = ("val/nats", "val/accuracy", "val/macro_f1", "test/accuracy", "test/macro_f1")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., Any],
+        label_smoothing: float = 0.0,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__(model, optimizer, schedule, log_every)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing={label_smoothing}: accepted are numbers from 0, below 1")
+        self.label_smoothing = label_smoothing
+        self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits (B, C) of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} gives no logits")
+
+    def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Summed cross-entropy of the batch's examples, and how many they are."""
+        logits_BC, labels_B = self.logits(batch), batch["labels"]
+        if "targets" in batch:
+            smoothed, nats = shared_cross_entropy_sums(logits_BC, batch["targets"], self.label_smoothing)
+        else:
+            smoothed, nats = cross_entropy_sums(logits_BC, labels_B, self.label_smoothing)
+        also = {"accuracy": (logits_BC.argmax(dim=1) == labels_B).sum()}
+        self.also(also | ({"nats": nats} if self.label_smoothing else {}))
+        return smoothed, len(labels_B)
+
+    def validate(self, data: Any) -> dict[str, float]:
+        """All figures of the validation part."""
+        return self.evaluate(data, "validation")
+
+    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
+        """Nats, accuracy and macro-F1 of a split."""
+        prefix, loader = {"validation": "val"}.get(split, split), data.evaluation_loader(split)
+        figures = self.score(loader)
+        found = self.predictions(loader, lambda batch: self.predict(batch).tolist())
+        labels = data.labels(split)
+        predicted = np.array([found[example] for example in range(len(labels))])
+        figures["macro_f1"] = float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+        self.outputs[f"{split}.classes.txt"] = "".join(f"{data.classes[i]}\n" for i in predicted)
+        return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+    def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The most probable class of each example, (B,)."""
+        return self.logits(batch).argmax(dim=1)
+
+
+def shared_cross_entropy_sums(logits_BC: Tensor, targets_BC: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The summed cross-entropy in nats where each class has a share of the target, with label smoothing and without.
+
+    The same as `cross_entropy_sums` where one class has it all. Only the first sum has a gradient.
+    """
+    logits_BC = logits_BC.float()
+    nats = F.cross_entropy(logits_BC, targets_BC, reduction="sum")
+    smoothed = F.cross_entropy(logits_BC, targets_BC, reduction="sum", label_smoothing=smoothing) if smoothing else nats
+    return smoothed, nats.detach()

@@ -1,0 +1,81 @@
+"""Masked language modelling: restore the tokens that were hidden. Legend: B batch, T length, N masked tokens, V vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+
+from attnlab.data.masked_text import MaskedTextData
+from attnlab.models.bert import Bert
+from attnlab.tasks.losses import cross_entropy_sums
+from attnlab.training import TokenTask
+
+IGNORED = -100
+
+
+class MaskedLanguageModelling(TokenTask):
+    """
+    Nats a masked token, their perplexity, and the share restored (Devlin et al. 2019, section 3.1).
+
+    masked_only: the output layer is computed where a token is masked, and nowhere else; the loss and gradients are the same. With
+    data.next_sentence the loss is that of a masked token plus that of a pair of segments, and both are reported.
+    """
+
+    headline = ("val/*", "test/*")
+    data_type = MaskedTextData
+    model_type = Bert
+
+    def __init__(
+        self,
+        model: Bert,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., Any],
+        masked_only: bool = True,
+        next_sentence: bool = False,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__(model, optimizer, schedule, log_every)
+        self.masked_only, self.next_sentence = masked_only, next_sentence
+        self.loss_name = "loss" if next_sentence else "nats"
+
+    def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Summed cross-entropy of the masked tokens, and how many they are."""
+        assert isinstance(self.model, Bert)
+        chosen_BT, targets_BT = batch["chosen"], batch["targets"]
+        states_BTD = self.model.encode(batch["tokens"], segments_BT=batch.get("segments"))
+        if self.masked_only:
+            logits, targets = self.model.predict(states_BTD, chosen_BT), targets_BT[chosen_BT]
+        else:
+            logits = self.model.predict(states_BTD).flatten(0, 1)
+            targets = targets_BT.masked_fill(~chosen_BT, IGNORED).flatten()
+        loss, nats = cross_entropy_sums(logits, targets, ignore=IGNORED)
+        tokens = int(chosen_BT.sum())
+        also = {"accuracy": (logits.argmax(dim=-1) == targets).sum()}
+        if self.next_sentence:
+            # As many times as a pair has masked tokens, so that a mean over tokens is a mean over pairs.
+            share = tokens / len(chosen_BT)
+            follows_B2 = self.model.follows(states_BTD).float()
+            pairs = share * F.cross_entropy(follows_B2, batch["follows"], reduction="sum")
+            right = share * (follows_B2.argmax(dim=1) == batch["follows"]).sum()
+            also |= {"nats": nats, "next_sentence_nats": pairs, "next_sentence_accuracy": right}
+            loss = loss + pairs
+        self.also(also)
+        return loss, tokens
+
+    def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
+        """The means, and the perplexity of a masked token."""
+        return _with_perplexity("val", {name: value / max(1, tokens) for name, value in sums.items()})
+
+    def evaluate(self, data: MaskedTextData, split: str = "test") -> dict[str, float]:
+        """The figures of a split."""
+        return _with_perplexity({"validation": "val"}.get(split, split), self.score(data.evaluation_loader(split)))
+
+
+def _with_perplexity(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+    perplexity = math.exp(means["nats"]) if means["nats"] < 700 else math.inf
+    return {f"{prefix}/{name}": value for name, value in {**means, "perplexity": perplexity}.items()}

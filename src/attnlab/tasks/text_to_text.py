@@ -1,0 +1,42 @@
+"""Several text-to-text tasks in one model, each with figures of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnlab.data.text_to_text import TextToTextData
+from attnlab.tasks.translation import Translation, corpus_scores
+
+
+class TextToText(Translation):
+    """
+    Translation's training and search on a mixture of tasks (Raffel et al. 2020, section 2.4).
+
+    The outputs of each task are scored as texts: `test/exact@TASK`, the share that are the reference itself (the accuracy, where
+    targets are the names of classes), `test/bleu@TASK` and `test/chrf@TASK`. `test/exact` is their mean over the tasks.
+    """
+
+    headline = ("val/nats", "val/exact", "test/exact")
+    data_type = TextToTextData
+
+    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
+        """Nats of a split, and the figures of each of its tasks; `cannot` names the tasks that have no example there."""
+        prefix = {"validation": "val"}.get(split, split)
+        loader = data.evaluation_loader(split)
+        figures = dict(self.score(loader))
+        hypotheses = {i: data.decode_target(found[0].tokens) for i, found in self.translations(loader).items()}
+        references, tasks = data.references(split), data.tasks_of(split)
+        exact = []
+        for name in data.source.tasks:
+            rows = [i for i in hypotheses if tasks[i] == name]
+            if not rows:
+                self.cannot[f"{prefix}/exact@{name}"] = f"the task has no example in the {split} part"
+                continue
+            outputs, wanted = [hypotheses[i] for i in rows], [references[i] for i in rows]
+            exact.append(sum(map(str.__eq__, outputs, wanted)) / len(rows))
+            scores, signatures = corpus_scores(outputs, wanted)
+            self.notes |= {f"{prefix}/{metric}@{name}": signature for metric, signature in signatures.items()}
+            figures |= {f"exact@{name}": exact[-1], **{f"{metric}@{name}": score for metric, score in scores.items()}}
+        figures["exact"] = sum(exact) / len(exact)
+        self.outputs[f"{split}.outputs.txt"] = "".join(f"{tasks[i]}\t{text}\n" for i, text in hypotheses.items())
+        return {f"{prefix}/{name}": value for name, value in figures.items()}

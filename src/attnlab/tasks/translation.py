@@ -1,0 +1,132 @@
+"""Translation, and any other task of a target text given a source text. Legend: B batch, S source length, T target length, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import sacrebleu
+from torch import Tensor
+from torch.optim import Optimizer
+
+from attnlab.data.translation import TranslationData
+from attnlab.data.vocabulary import END, MASK, PAD, SEPARATOR, START
+from attnlab.generation.beam import BeamSearch, Hypothesis, decode
+from attnlab.models.seq2seq import Seq2Seq
+from attnlab.tasks.losses import cross_entropy_sums
+from attnlab.training import TokenTask
+
+BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
+
+
+class Translation(TokenTask):
+    """
+    Teacher forcing with label smoothing; nats a target token, END included, always without smoothing beside it.
+
+    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored on its own text,
+    detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source words (`test/bleu@6-10`).
+    `notes` says how each was computed, and `outputs` holds the translations.
+    """
+
+    headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
+    data_type: ClassVar[type] = TranslationData
+    model_type: ClassVar[type] = Seq2Seq
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., Any],
+        label_smoothing: float = 0.1,
+        beams: int = 4,
+        length_penalty: float = 0.6,
+        max_extra: int = 50,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__(model, optimizer, schedule, log_every)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing={label_smoothing}: accepted are numbers from 0, below 1")
+        self.label_smoothing, self.search = label_smoothing, BeamSearch(beams, length_penalty, max_extra)
+        self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+
+    def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Summed cross-entropy of the batch's target tokens, and how many they are."""
+        logits_BTV = self.model(
+            batch["source"], batch["target_in"], mask_of(batch["is_source"]), mask_of(batch["is_target"])
+        )
+        smoothed, nats = cross_entropy_sums(
+            logits_BTV.flatten(0, 1), batch["target_out"].flatten(), self.label_smoothing, PAD
+        )
+        if self.label_smoothing:
+            self.also({"nats": nats})
+        return smoothed, int(batch["is_target"].sum())
+
+    def validate(self, data: TranslationData) -> dict[str, float]:
+        """Nats, BLEU and chrF of the validation part."""
+        return self.evaluate(data, "validation")
+
+    def evaluate(self, data: TranslationData, split: str = "test") -> dict[str, float]:
+        """Nats, BLEU and chrF of a split, and BLEU by source length; `cannot` names the lengths that no sentence has."""
+        prefix = {"validation": "val"}.get(split, split)
+        loader = data.evaluation_loader(split)
+        nats = {f"{prefix}/{name}": value for name, value in self.score(loader).items()}
+        best = self.translations(loader)
+        hypotheses = [data.decode_target(found[0].tokens) for found in best.values()]
+        sources, references = data.sources(split), data.references(split)
+        figures, signatures = corpus_scores(hypotheses, references)
+        self.notes |= {f"{prefix}/{name}": signature for name, signature in signatures.items()}
+        self.outputs[f"{split}.translations.txt"] = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
+        by_length, empty = scores_by_length(hypotheses, references, sources)
+        self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many words" for name in empty}
+        return nats | {f"{prefix}/{name}": value for name, value in (figures | by_length).items()}
+
+    def translations(self, loader: Any, search: BeamSearch | None = None) -> dict[int, list[Hypothesis]]:
+        """The best hypotheses of every example of a loader, by its id."""
+        return self.predictions(loader, lambda batch: self.translate_batch(batch, search))
+
+    def translate(
+        self, data: TranslationData, lines: Sequence[str], search: BeamSearch | None = None
+    ) -> list[list[tuple[str, Hypothesis]]]:
+        """The best translations of each line with their hypotheses, best first; an empty line gives itself."""
+        full = [i for i, line in enumerate(lines) if line.strip()]
+        found = self.translations(data.source_loader([lines[i] for i in full]), search)
+        translated = {i: found[place] for place, i in enumerate(full)}
+        nothing = [("", Hypothesis([], 0.0, 0.0))]
+        texts = {i: [(data.decode_target(h.tokens), h) for h in best] for i, best in translated.items()}
+        return [texts.get(i, nothing) for i in range(len(lines))]
+
+    def translate_batch(self, batch: Mapping[str, Tensor], search: BeamSearch | None = None) -> list[list[Hypothesis]]:
+        """The best hypotheses of each source of a batch."""
+        assert isinstance(self.model, Seq2Seq)
+        never = (PAD, START, MASK, SEPARATOR)
+        return decode(
+            self.model, batch["source"], mask_of(batch["is_source"]), search or self.search, START, END, never
+        )
+
+
+def mask_of(is_token_BS: Tensor) -> Tensor | None:
+    """The mask, or None where nothing is padding: a model then needs none. Not looked at on a GPU, which would wait for it."""
+    return None if is_token_BS.device.type == "cpu" and bool(is_token_BS.all()) else is_token_BS
+
+
+def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """BLEU and chrF of a corpus (Post 2018, arXiv 1804.08771), and the signatures of both."""
+    metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
+    scores = {name: metric.corpus_score(list(hypotheses), [list(references)]).score for name, metric in metrics.items()}
+    return scores, {name: str(metric.get_signature()) for name, metric in metrics.items()}
+
+
+def scores_by_length(
+    hypotheses: Sequence[str], references: Sequence[str], sources: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    """BLEU of the sentences in each bucket of source words, and the buckets that have none."""
+    scores, empty = {}, []
+    for low, high in BUCKETS:
+        name = f"{low}+" if high is None else f"{low}-{high}"
+        rows = [i for i, source in enumerate(sources) if low <= len(source.split()) <= (high or 10**9)]
+        if rows:
+            found, _ = corpus_scores([hypotheses[i] for i in rows], [references[i] for i in rows])
+            scores[f"bleu@{name}"] = found["bleu"]
+        else:
+            empty.append(name)
+    return scores, empty

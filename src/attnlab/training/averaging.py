@@ -1,0 +1,141 @@
+"""Weights to evaluate as an average of those that training went through."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Averaging:
+    """No average, and the base class of the choices: the weights to evaluate are those that are trained."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after an optimizer step, counted from 0."""
+        return
+
+    def before_validation(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights at a validation, after `step` optimizer steps."""
+        return
+
+    def weights(self) -> list[Tensor] | None:
+        """The averaged weights in the order of the model's parameters; None where there are none."""
+        return None
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[bool]:
+        """Inside, the model has the averaged weights; gives whether there are any."""
+        averaged = self.weights()
+        if averaged is None:
+            yield False
+            return
+        trained = [parameter.detach().clone() for parameter in model.parameters()]
+        _put(averaged, model)
+        try:
+            yield True
+        finally:
+            _put(trained, model)
+
+    def put_into(self, model: nn.Module) -> None:
+        """Leaves the averaged weights, where there are any, in the model."""
+        averaged = self.weights()
+        if averaged is not None:
+            _put(averaged, model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be kept to go on."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        assert not state, "what averages nothing has nothing to go on with"
+
+
+class EMA(Averaging):
+    """
+    An exponential moving average: average = decay average + (1 - decay) weights, after every step (Polyak & Juditsky 1992).
+
+    warm_up: the decay is at most (1 + step) / (10 + step), so that the first weights do not linger (as in TensorFlow's
+    ExponentialMovingAverage). Raises ValueError for a decay outside of 0 to 1.
+    """
+
+    def __init__(self, decay: float = 0.999, warm_up: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"averaging.decay={decay}: accepted are numbers from 0, below 1")
+        self.decay, self.warm_up = decay, warm_up
+        self._average: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Moves the average towards the weights."""
+        weights = [parameter.detach() for parameter in model.parameters()]
+        if self._average is None:
+            self._average = [weight.clone() for weight in weights]
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warm_up else self.decay
+        torch._foreach_lerp_(_on(self._average, weights), weights, 1 - decay)
+
+    def weights(self) -> list[Tensor] | None:
+        """The moving average."""
+        return self._average
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moving average."""
+        return {} if self._average is None else {"average": self._average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the moving average."""
+        self._average = [tensor.clone() for tensor in state["average"]] if "average" in state else None
+
+
+class LastCheckpoints(Averaging):
+    """
+    The mean of the weights at the last `count` validations (Vaswani et al. 2017, section 6.1 averages checkpoints).
+
+    Raises ValueError for a count below 1.
+    """
+
+    def __init__(self, count: int = 5) -> None:
+        if count < 1:
+            raise ValueError(f"averaging.count={count}: accepted are whole numbers from 1")
+        self.count = count
+        self._kept: list[tuple[int, list[Tensor]]] = []
+
+    def before_validation(self, model: nn.Module, step: int) -> None:
+        """Keeps the weights of this validation, and drops the oldest."""
+        weights = [parameter.detach() for parameter in model.parameters()]
+        for _, tensors in self._kept:
+            _on(tensors, weights)
+        if not self._kept or self._kept[-1][0] != step:
+            self._kept.append((step, [weight.clone() for weight in weights]))
+        del self._kept[: -self.count]
+
+    def weights(self) -> list[Tensor] | None:
+        """The mean of what is kept."""
+        kept = [tensors for _, tensors in self._kept]
+        # By the distances from the first, so that a weight that never moved keeps its bits.
+        return [a[0] + torch.stack([b - a[0] for b in a]).mean(dim=0) for a in zip(*kept, strict=True)] or None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All weights that are kept."""
+        return {"steps": [step for step, _ in self._kept], "kept": [tensors for _, tensors in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with what was kept."""
+        self._kept = [(int(step), list(tensors)) for step, tensors in zip(state["steps"], state["kept"], strict=True)]
+
+
+def _on(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """The tensors, moved in place of the list to the devices of others: a checkpoint is read on the CPU."""
+    for index, other in enumerate(like):
+        tensors[index] = tensors[index].to(other.device)
+    return tensors
+
+
+@torch.no_grad()
+def _put(weights: list[Tensor], model: nn.Module) -> None:
+    for parameter, weight in zip(model.parameters(), weights, strict=True):
+        parameter.copy_(weight)

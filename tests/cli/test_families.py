@@ -1,0 +1,128 @@
+"""Every family, with every position that its table allows, before and after its norms: it learns, and decodes as it was trained."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from attnlab.cli.build import build
+from attnlab.cli.combinations import impossible
+from attnlab.cli.compose import ConfigSpace, shipped
+from attnlab.models import LanguageModel
+from attnlab.models.seq2seq import Seq2Seq
+
+FAMILIES = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml"))
+RESIDUALS = ("pre_ln", "post_ln")
+STEPS = 20
+IN_A_GRID = {"sinusoidal_2d", "learned_2d", "axial_rotary"}
+OF_SEQUENCES = {"gpt", "bert", "encoder_decoder", "t5", "t5_shared", "t5_decoder", "t5_prefix"}
+SMALL = {
+    "model": {"d_model": 16, "num_heads": 2, "num_layers": 1, "d_ff": 32, "dropout": 0.0, "patch_size": 2},
+    "data": {"context": 24, "batch_size": 32, "batch_tokens": 400, "max_validation_tokens": 400},
+    "optimizer": {"lr": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def space(library):
+    with pytest.MonkeyPatch.context() as patch, ConfigSpace() as opened:
+        patch.setenv("ATTNLAB_CACHE", str(library / "cache"))
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def compose(space, own_data, family, *more):
+    """The family as its file has it, small and on small data."""
+    words = [f"model={family}"]
+    words += [*own_data(space, space.compose(words)), "tokenizer=character"]
+    there = space.compose(words).resolved
+    words += ["augmentation=none"] if "augmentation" in there["data"] else []
+    words += [f"{g}.{f}={value}" for g, fields in SMALL.items() for f, value in fields.items() if f in there[g]]
+    return space.compose([*words, *more])
+
+
+def allowed(space, own_data, family):
+    """(position, residual) to a composed configuration for all that makes sense; those that change nothing in the model once."""
+    alone = compose(space, own_data, family)
+    if "position" not in alone.resolved["model"]:
+        return {("none of its own",) * 2: alone}
+    found = {}
+    for position, residual in itertools.product(space.groups["position"], RESIDUALS):
+        composed = compose(space, own_data, family, f"position={position}", f"residual={residual}")
+        if not list(impossible(composed)):
+            found.setdefault(json.dumps(composed.resolved["model"]), ((position, residual), composed))
+    return dict(found.values())
+
+
+def nats_of(task, batch):
+    with torch.no_grad():
+        nats, tokens, _ = task.all_sums(batch)
+    return float(nats / tokens)
+
+
+def train(parts, data, seed=0):
+    """The task after some steps, and the loss on a batch of the validation part before and after them."""
+    torch.manual_seed(seed)
+    task = parts.build_task(data.widths())
+    optimizer, batch = task.make_optimizer(task.model), next(iter(data.val_dataloader()))
+    before = nats_of(task.eval(), batch)
+    task.train()
+    for step_batch in itertools.islice(iter(data.train_dataloader()), STEPS):
+        nats, tokens, _ = task.all_sums(step_batch)
+        optimizer.zero_grad()
+        (nats / tokens).backward()
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+        optimizer.step()
+    return task, before, nats_of(task.eval(), batch)
+
+
+def assert_decodes_as_it_was_trained(model):
+    """Token by token with what is kept, or all at once."""
+    draw = torch.Generator().manual_seed(1)
+    target = torch.randint(5, model.vocabulary_size, (3, 7), generator=draw)
+    with torch.no_grad():
+        if isinstance(model, LanguageModel):
+            cache = model.new_cache(7)
+            steps, expected = [model(token, cache=cache)[:, 0] for token in target.split(1, dim=1)], model(target)
+        else:
+            source = torch.randint(5, model.vocabulary_size, (3, 6), generator=draw)
+            is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
+            state = model.start(source, is_source, capacity=7)
+            steps, expected = [model.step(token, state) for token in target.unbind(1)], model(source, target, is_source)
+    torch.testing.assert_close(torch.stack(steps, dim=1), expected, rtol=1e-5, atol=1e-5)
+
+
+def presets():
+    """Files that differ from another in sizes alone: small, they are that one."""
+    return {"encoder_decoder_base", "encoder_decoder_big"}
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+def test_a_preset_is_its_family_in_another_size(space, own_data, preset):
+    found, wanted = (compose(space, own_data, name, "residual=pre_ln") for name in (preset, "encoder_decoder"))
+    assert found.resolved["model"] == wanted.resolved["model"]
+    assert found.resolved["task"] == wanted.resolved["task"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in presets()])
+def test_a_family_learns_and_decodes_with_every_position_and_residual(space, own_data, family):
+    choices = allowed(space, own_data, family)
+    if family in OF_SEQUENCES:
+        assert set(choices) == set(itertools.product(set(space.groups["position"]) - IN_A_GRID, RESIDUALS))
+    assert choices
+    data = build(next(iter(choices.values())).config).data
+    data.setup()
+    for (position, residual), composed in choices.items():
+        task, before, after = train(build(composed.config), data)
+        assert after < before - 0.1, (position, residual, before, after)
+        if isinstance(task.model, (LanguageModel, Seq2Seq)):
+            assert_decodes_as_it_was_trained(task.model)

@@ -1,0 +1,161 @@
+"""`attnlab translate` and `attnlab evaluate` on a run that translates, and what they say where they cannot."""
+
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from attnlab.cli.main import main
+from attnlab.cli.trained import load_run
+from attnlab.generation import BeamSearch
+from attnlab.training.run_directory import read_json
+
+GERMAN = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "bellt"]
+ENGLISH = ["a", "small", "dog", "runs", "across", "the", "meadow", "and", "barks"]
+LINES = ["ein Hund bellt", "", "die kleiner Wiese läuft", "Hund"]
+
+
+@pytest.fixture(scope="module")
+def trained(library, tmp_path_factory):
+    """A run on two aligned files, a source of at most 6 words."""
+    folder = tmp_path_factory.mktemp("translated")
+    rows = [[(i + 2 * k) % 9 for k in range(1 + i % 6)] for i in range(90)]
+    for language, words in {"de": GERMAN, "en": ENGLISH}.items():
+        text = "".join(f"{' '.join(words[k] for k in row)} {number}\n" for number, row in enumerate(rows))
+        (folder / f"corpus.{language}").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNLAB_CACHE", str(library / "cache"))
+        words = ["model=encoder_decoder", "data=parallel_text", f"data.path={folder / 'corpus'}", "data.pair=de-en"]
+        words += ["tokenizer=character", "data.batch_tokens=800", "data.source.split=[0.6,0.2,0.2]"]
+        words += ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "model.dropout=0", "optimizer.lr=1e-2"]
+        words += ["schedule.warmup_steps=0", "trainer.max_steps=30", "trainer.validate_every=15", "trainer.threads=1"]
+        words += ["task.beams=2", "task.max_extra=4", "progress=off", f"run_dir={folder / 'run'}"]
+        assert main(["train", *words]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def expected(trained, here):
+    """Computes translations without the command."""
+    parts, task = load_run(trained, "last")
+
+    def compute(**search):
+        return task.translate(parts.data, LINES, BeamSearch(**{"beams": 2, "max_extra": 4} | search))
+
+    return compute
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Sets what the command reads from standard input."""
+    return lambda content: monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+def test_lines_come_from_a_file_or_standard_input(attnlab, trained, expected, here, standard_input):
+    best = "".join(f"{found[0][0]}\n" for found in expected())
+    assert best.split("\n")[1] == ""
+    (here / "lines.txt").write_bytes("\ufeff".encode() + "\r\n".join(LINES).encode())
+    said = attnlab("translate", str(trained), "--input", "lines.txt")
+    assert said == (0, best, "")
+    standard_input("\n".join(LINES).encode())
+    assert attnlab("translate", str(trained)).out == best
+    # A mark that only some call the end of a line stands inside of one.
+    standard_input("ein\u2028Hund\n".encode())
+    said = attnlab("translate", str(trained))
+    assert said.status == 1
+    assert "U+2028" in said.err
+    standard_input(b"")
+    assert attnlab("translate", str(trained)) == (0, "", "")
+
+
+def test_beams_and_length_penalty_are_those_of_the_run_unless_given(attnlab, trained, expected, here):
+    (here / "lines.txt").write_text("\n".join(LINES))
+    words = ["translate", str(trained), "--input", "lines.txt", "--scores"]
+
+    def lines(found):
+        rows = [(h.score, h.log_probability, text) for best in found for text, h in best]
+        return "".join(f"{score:.4f}\t{log_p:.4f}\t{text}\n" for score, log_p, text in rows)
+
+    assert attnlab(*words).out == lines(expected())
+    assert attnlab(*words, "--beams", "1").out == lines(expected(beams=1))
+    assert attnlab(*words, "--length-penalty", "0").out == lines(expected(length_penalty=0))
+    assert lines(expected()) != lines(expected(length_penalty=0))
+
+
+def test_several_translations_stand_after_the_number_of_their_line(attnlab, trained, expected, here):
+    (here / "lines.txt").write_text("\n".join(LINES))
+    for num_best, more in ((2, []), (4, []), (2, ["--beams", "5"])):
+        words = ["translate", str(trained), "--input", "lines.txt", "--num-best", str(num_best), *more]
+        beams = 5 if more else max(2, num_best)
+        found = expected(beams=beams, num_best=num_best)
+        assert [len(best) for best in found] == [num_best, 1, num_best, num_best]
+        rows = [f"{number}\t{text}\n" for number, best in enumerate(found, start=1) for text, _ in best]
+        assert attnlab(*words).out == "".join(rows)
+
+
+def test_any_split_is_evaluated(attnlab, trained):
+    status = read_json(trained / "status.json")
+    said = attnlab("evaluate", str(trained))
+    assert json.loads(said.out) == {n: v for n, v in status["final"].items() if n.startswith("test/")}
+    assert "test/bleu@21+ cannot: no source has this many words" in said.err
+    assert f"test/bleu by {status['notes']['test/bleu']}" in said.err
+    said = attnlab("evaluate", str(trained), "--split", "validation", "--checkpoint", "best")
+    assert {name.split("/")[0] for name in json.loads(said.out)} == {"val"}
+    train = json.loads(attnlab("evaluate", str(trained), "--split", "train").out)
+    assert {"train/nats", "train/bleu", "train/chrf", "train/bleu@1-5", "train/bleu@6-10"} <= set(train)
+
+
+def one_message(said, message):
+    return said.status != 0 and not said.out and said.err.startswith("attnlab: ") and message in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "RUN", "--split", "tets"], "has no pairs in a split 'tets'; accepted: train, validation, test"),
+        (["translate", "nowhere"], "nowhere: there is no run (no run.json)"),
+        (["translate", "RUN", "--input", "absent.txt"], "cannot read absent.txt: No such file or directory"),
+        (["translate", "RUN", "--input", "."], "cannot read .: Is a directory"),
+        (["translate", "RUN", "--input", "latin.txt"], "line 2 of latin.txt is no UTF-8 (byte 0xe4)"),
+        (["translate", "RUN", "--input", "russian.txt"], "(U+0436)"),
+        (["translate", "RUN", "--beams", "0"], "beams=0 searches nothing; accepted: 1 (greedy) or more"),
+        (["translate", "RUN", "--num-best", "0"], "num_best=0; accepted: 1 to 2, the number of beams"),
+        (["translate", "RUN", "--num-best", "3", "--beams", "2"], "num_best=3; accepted: 1 to 2"),
+        (["translate", "RUN", "--length-penalty", "-1"], "length_penalty=-1.0; accepted: 0 (none) or above"),
+        (["generate", "RUN", "--prompt", "Hund"], "EncoderDecoder continues no text; attnlab translate may be meant"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message(attnlab, trained, here, words, message):
+    (here / "latin.txt").write_bytes("Hund\nläuft\n".encode("latin-1"))
+    (here / "russian.txt").write_text("жук\n")
+    said = attnlab(*(str(trained) if word == "RUN" else word for word in words))
+    assert one_message(said, message), said
+    assert len(said.err.splitlines()) == 1
+
+
+def test_standard_input_that_is_no_text(attnlab, trained, standard_input):
+    standard_input(b"Hund\n\xff\n")
+    said = attnlab("translate", str(trained))
+    assert one_message(said, "line 2 of standard input is no UTF-8 (byte 0xff)"), said
+
+
+def test_a_run_of_another_task_translates_nothing(attnlab, tiny, here):
+    assert attnlab("train", *tiny, "trainer.max_steps=2", "run_dir=other").status == 0
+    said = attnlab("translate", "other")
+    message = "other: a run of CausalLanguageModelling translates nothing; give one of task=translation"
+    assert one_message(said, message), said
+    said = attnlab("evaluate", "other", "--split", "tets")
+    assert one_message(said, "there is no split 'tets'; accepted: train, validation, test"), said
+
+
+def test_a_run_whose_files_have_gone(attnlab, trained, here):
+    copy = shutil.copytree(trained, here / "copy")
+    record = json.loads((copy / "run.json").read_text())
+    record["config"]["data"]["path"] = "gone"
+    (copy / "run.json").write_text(json.dumps(record))
+    said = attnlab("translate", "copy", "--input", "lines.txt")
+    assert one_message(said, "data.path=gone does not exist"), said
+    (copy / "checkpoints" / "last.ckpt").unlink()
+    assert "there is no last.ckpt yet; the run is finished" in attnlab("translate", "copy").err

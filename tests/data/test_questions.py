@@ -1,0 +1,138 @@
+"""Questions on texts: SQuAD's JSON in both versions, the hub's columns, parts by text, what is refused."""
+
+import json
+
+import datasets
+import pytest
+
+from attnlab.data import DataError, HubQuestions, SQuAD, SQuADFiles
+from attnlab.data.questions import Question
+
+
+def squad(path, contexts, **more):
+    """A file with two questions on each text, the second without an answer where asked for."""
+    paragraphs = []
+    for place, context in enumerate(contexts):
+        answer = context.split()[0]
+        asked = [
+            {
+                "id": f"{path.stem}-{place}-{i}",
+                "question": f"what {i}?",
+                "answers": [{"text": answer, "answer_start": 0}],
+            }
+            for i in range(2)
+        ]
+        asked[1] |= more
+        paragraphs.append({"context": context, "qas": asked})
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    return path
+
+
+def test_a_file_in_both_versions(tmp_path):
+    (first, second) = SQuADFiles(squad(tmp_path / "one.json", ["Über uns"]), split=(1, 0, 0)).read()["train"]
+    assert first == Question("one-0-0", "what 0?", "Über uns", (("Über", 0),))
+    assert second.answers == (("Über", 0),)
+    impossible = {"is_impossible": True, "answers": [], "plausible_answers": [{"text": "uns", "answer_start": 5}]}
+    path = squad(tmp_path / "two.json", ["Über uns"], **impossible)
+    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"]] == [(("Über", 0),), ()]
+
+
+def test_one_file_is_split_by_texts_whatever_else_it_holds(tmp_path):
+    contexts = [f"text number {i}" for i in range(200)]
+    parts = SQuADFiles(squad(tmp_path / "a.json", contexts), split=(0.6, 0.2, 0.2)).read()
+    assert sorted(q.id for part in parts.values() for q in part) == sorted(
+        f"a-{i}-{j}" for i in range(200) for j in (0, 1)
+    )
+    own = {name: {q.context for q in part} for name, part in parts.items()}
+    assert sum(map(len, own.values())) == 200
+    assert 90 < len(own["train"]) < 150
+    fewer = SQuADFiles(squad(tmp_path / "a.json", contexts[::-2]), split=(0.6, 0.2, 0.2)).read()
+    assert all({q.context for q in part} <= own[name] for name, part in fewer.items())
+
+
+def test_a_folder_with_and_without_a_test(tmp_path):
+    contexts = [f"text number {i}" for i in range(100)]
+    squad(tmp_path / "train-v1.1.json", contexts)
+    squad(tmp_path / "dev-v1.1.json", ["other text"])
+    parts = SQuAD(tmp_path).read()
+    assert [q.id for q in parts["test"]] == ["dev-v1.1-0-0", "dev-v1.1-0-1"]
+    assert len(parts["train"]) + len(parts["validation"]) == 200
+    assert 4 < len(parts["validation"]) < 40
+    assert not {q.context for q in parts["train"]} & {q.context for q in parts["validation"]}
+    squad(tmp_path / "test.json", ["third text"])
+    parts = SQuAD(tmp_path).read()
+    assert [q.context for name in ("validation", "test") for q in parts[name]] == ["other text"] * 2 + [
+        "third text"
+    ] * 2
+    assert len(parts["train"]) == 200
+
+
+def test_what_is_refused(tmp_path):
+    asked = [{"id": "1", "question": "q", "answers": []}] * 2
+    contents = {
+        "bad": "{",
+        "other": '{"data": [{"text": "a"}]}',
+        "twice": json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": asked}]}]}),
+    }
+    messages = {
+        "bad": r"bad\.json cannot be read as JSON",
+        "other": r"other\.json is not in SQuAD's format \(KeyError: 'paragraphs'\); accepted",
+        "twice": r"twice\.json has two questions with the id '1'",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(content)
+        with pytest.raises(DataError, match=messages[name]):
+            SQuADFiles(tmp_path / f"{name}.json").read()
+    folder = tmp_path / "folder"
+    squad(folder / "train.json", ["a b"])
+    with pytest.raises(DataError, match=r"holds no dev\*\.json"):
+        SQuADFiles(folder).read()
+    squad(folder / "train-v2.json", ["a b"])
+    with pytest.raises(DataError, match=r"holds both train-v2\.json and train\.json"):
+        SQuADFiles(folder).read()
+    with pytest.raises(DataError, match="three fractions"):
+        SQuADFiles(folder, split=(1, 1, 1))
+
+
+def hub_set(folder, **rename):
+    folder.mkdir()
+    for split, count in {"train": 60, "validation": 3}.items():
+        rows = [
+            {
+                "id": f"{split}{i}", "question": "q?", "context": f"the {split} {i}",
+                "answers": {"text": [split] if i else [], "answer_start": [4] if i else []},
+            }
+            for i in range(count)
+        ]  # fmt: skip
+        features = {name: datasets.Value("string") for name in ("id", "question", "context")}
+        features["answers"] = {
+            "text": datasets.Sequence(datasets.Value("string")),
+            "answer_start": datasets.Sequence(datasets.Value("int32")),
+        }
+        made = datasets.Dataset.from_list(rows, features=datasets.Features(features)).rename_columns(rename)
+        made.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_a_set_of_the_hub(tmp_path, own_cache):
+    parts = HubQuestions(hub_set(tmp_path / "set")).read(own_cache)
+    assert [q.id for q in parts["test"]] == ["validation0", "validation1", "validation2"]
+    assert parts["test"][1] == Question("validation1", "q?", "the validation 1", (("validation", 4),))
+    assert parts["test"][0].answers == ()
+    assert len(parts["train"]) + len(parts["validation"]) == 60
+    with pytest.raises(DataError, match=r"has no column 'context'; accepted: a data set with id, question, context"):
+        HubQuestions(hub_set(tmp_path / "other", context="text")).read(own_cache)
+
+
+def test_squad_is_files_or_the_hub(monkeypatch):
+    asked = []
+
+    def load(path, name, split, revision, cache):
+        asked.append((path, split, revision))
+        answers = {"text": ["a"], "answer_start": [0]}
+        return datasets.Dataset.from_list([{"id": "1", "question": "q", "context": "a b", "answers": answers}])
+
+    monkeypatch.setattr("attnlab.data.questions.load_hub", load)
+    assert SQuAD(revision="abc").read()["test"] == [Question("1", "q", "a b", (("a", 0),))]
+    assert asked == [("rajpurkar/squad", "train", "abc"), ("rajpurkar/squad", "validation", "abc")]

@@ -1,0 +1,136 @@
+"""Image classification: figures against scikit-learn, soft targets against torch and closed forms, and that a tiny model learns."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+
+from attnlab.data import Augmentation, ImageData
+from attnlab.data.images import Images, ImageSource
+from attnlab.layers import Sinusoidal2D
+from attnlab.models import ViT
+from attnlab.tasks import ImageClassification
+from attnlab.tasks.classification import shared_cross_entropy_sums
+from attnlab.tasks.losses import cross_entropy_sums
+
+
+class Quarters(ImageSource):
+    """Noise whose class is the quarter of the image that is bright; a model without positions cannot tell them apart."""
+
+    name = "quarters"
+    channels, image_size = 1, 8
+
+    def read(self, cache=None):
+        return {name: self.part(seed, count) for seed, (name, count) in enumerate({"train": 160, "test": 41}.items())}
+
+    def part(self, seed, count):
+        pixels = np.random.default_rng(seed).integers(0, 60, (count, 1, 8, 8), dtype=np.uint8)
+        for place, image in enumerate(pixels):
+            row, column = divmod(place % 4, 2)
+            image[0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 190
+        return Images(pixels, [f"quarter {place % 4}" for place in range(count)])
+
+
+def data_of(**fields):
+    module = ImageData(Quarters(), **{"batch_size": 16, **fields})
+    module.setup()
+    return module
+
+
+def task_of(module, **fields):
+    torch.manual_seed(0)
+    model = ViT(**module.widths(), patch_size=2, d_model=16, num_heads=2, num_layers=2, position=Sinusoidal2D)
+    return ImageClassification(model, None, None, **fields)
+
+
+def train(task, module, steps):
+    optimizer = torch.optim.AdamW(task.parameters(), lr=5e-3)
+    for batch, _ in zip(module.train_dataloader(), range(steps), strict=False):
+        loss, count = task.loss_sums(batch)
+        (loss / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_figures_are_those_of_scikit_learn():
+    module = data_of()
+    task = task_of(module).eval()
+    train(task, module, 15)
+    found = task.evaluate(module)
+    labels, nats = module.labels("test"), 0.0
+    predicted = torch.zeros(len(labels), dtype=torch.long)
+    with torch.no_grad():
+        for batch in module.evaluation_loader("test"):
+            logits = task.model(batch["images"])
+            predicted[batch["ids"]] = logits.argmax(dim=1)
+            nats += F.cross_entropy(logits, batch["labels"], reduction="sum").item()
+    assert 0 < found["test/accuracy"] < 1
+    assert found["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert found["test/macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0.0))
+    assert found["test/nats"] == pytest.approx(nats / len(labels), rel=1e-5)
+    assert task.outputs["test.classes.txt"].splitlines() == [module.classes[i] for i in predicted]
+    assert set(task.validate(module)) == {"val/nats", "val/accuracy", "val/macro_f1"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(smoothing=st.sampled_from([0.0, 0.1, 0.5]), classes=st.integers(2, 7), seed=st.integers(0, 99))
+def test_shared_targets_are_the_shares_of_hard_ones(smoothing, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, classes, generator=generator, requires_grad=True)
+    one, other = (torch.randint(classes, (6,), generator=generator) for _ in range(2))
+    share = torch.rand(6, 1, generator=generator)
+    targets = share * F.one_hot(one, classes) + (1 - share) * F.one_hot(other, classes)
+    found = shared_cross_entropy_sums(logits, targets, smoothing)
+    rows = [
+        [cross_entropy_sums(logits[row : row + 1], labels[row : row + 1], smoothing) for labels in (one, other)]
+        for row in range(6)
+    ]
+    for which in range(2):
+        expected = sum(share[row, 0] * a[which] + (1 - share[row, 0]) * b[which] for row, (a, b) in enumerate(rows))
+        torch.testing.assert_close(found[which], expected, rtol=1e-5, atol=1e-5)
+    hard = shared_cross_entropy_sums(logits, F.one_hot(one, classes).float(), smoothing)
+    torch.testing.assert_close(hard, cross_entropy_sums(logits, one, smoothing), rtol=1e-5, atol=1e-5)
+    assert found[0].requires_grad
+    assert not found[1].requires_grad
+    log_p = logits.detach().log_softmax(dim=1)
+    smoothed = (1 - smoothing) * targets + smoothing / classes
+    torch.testing.assert_close(found[0].detach(), -(smoothed * log_p).sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_mixed_images_are_trained_on_by_their_shares():
+    module = data_of(augmentation=Augmentation(mixup=1.0))
+    task = task_of(module, label_smoothing=0.1)
+    batch = next(iter(module.train_dataloader()))
+    smoothed, count = task.loss_sums(batch)
+    log_p = task.model(batch["images"]).log_softmax(dim=1)
+    targets = 0.9 * batch["targets"] + 0.1 / 4
+    assert count == 16
+    torch.testing.assert_close(smoothed, -(targets * log_p).sum(), rtol=1e-5, atol=1e-5)
+    _, _, also = task.all_sums(batch)
+    torch.testing.assert_close(also["nats"], -(batch["targets"] * log_p).sum().detach(), rtol=1e-5, atol=1e-5)
+    assert {"test/nats", "test/smoothed_nats"} <= set(task.evaluate(module))
+
+
+def test_the_loss_of_a_model_that_knows_nothing_is_the_logarithm_of_the_number_of_classes():
+    module = data_of()
+    task = task_of(module).eval()
+    torch.nn.init.zeros_(task.model.head.weight)
+    assert task.evaluate(module)["test/nats"] == pytest.approx(math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(mixup=0.2)])
+def test_a_tiny_model_learns(augmentation):
+    module = data_of(augmentation=augmentation)
+    task = task_of(module)
+    train(task, module, 200)
+    assert task.evaluate(module)["test/macro_f1"] > 0.95
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match=r"task.label_smoothing=1.5: accepted are numbers from 0, below 1"):
+        task_of(data_of(), label_smoothing=1.5)

@@ -1,0 +1,105 @@
+"""Masked language modelling: its figures by hand, the output at masked positions alone, and that a tiny model learns."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from attnlab.data import Character, MaskedTextData, Masking, TextFiles
+from attnlab.models import Bert
+from attnlab.tasks import MaskedLanguageModelling
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("abcdefgh ijkl mnop. " * 400)
+
+    def make(**fields):
+        module = MaskedTextData(
+            TextFiles,
+            Character(),
+            Masking(),
+            context=20,
+            batch_size=8,
+            path=str(path),
+            cache=str(tmp_path / "c"),
+            **fields,
+        )
+        module.setup()
+        return module
+
+    return make
+
+
+def task_of(module, **fields):
+    torch.manual_seed(0)
+    widths = module.widths()
+    model = Bert(max_length=32, d_model=16, num_heads=2, num_layers=1, dropout=0.0, **widths)
+    second = {"next_sentence": True} if widths.get("next_sentence") else {}
+    return MaskedLanguageModelling(model, None, None, **second, **fields)
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_masked_positions_alone_give_the_same_loss_and_gradients(data, next_sentence):
+    module = data(next_sentence=next_sentence)
+    batch = next(iter(module.train_dataloader()))
+    made = []
+    for masked_only in (True, False):
+        task = task_of(module, masked_only=masked_only)
+        loss, tokens = task.loss_sums(batch)
+        loss.backward()
+        made.append((loss, tokens, [p.grad for p in task.parameters()]))
+    (one, tokens, gradients), (other, others, expected) = made
+    assert tokens == others == int(batch["chosen"].sum())
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_figures_are_those_of_torch(data):
+    module = data()
+    task = task_of(module).eval()
+    found = task.evaluate(module)
+    nats = right = count = 0
+    with torch.no_grad():
+        for batch in module.evaluation_loader("test"):
+            logits, targets = task.model(batch["tokens"])[batch["chosen"]], batch["targets"][batch["chosen"]]
+            nats += F.cross_entropy(logits, targets, reduction="sum").item()
+            right += (logits.argmax(dim=1) == targets).sum().item()
+            count += len(targets)
+    assert found["test/nats"] == pytest.approx(nats / count, rel=1e-5)
+    assert found["test/accuracy"] == pytest.approx(right / count)
+    assert found["test/perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-4)
+
+
+def test_next_sentence_figures_are_means_over_pairs(data):
+    module = data(next_sentence=True)
+    task = task_of(module).eval()
+    found = task.evaluate(module)
+    nats = right = count = 0
+    with torch.no_grad():
+        for batch in module.evaluation_loader("test"):
+            logits = task.model.follows(task.model.encode(batch["tokens"], segments_BT=batch["segments"]))
+            nats += F.cross_entropy(logits, batch["follows"], reduction="sum").item()
+            right += (logits.argmax(dim=1) == batch["follows"]).sum().item()
+            count += len(logits)
+    assert found["test/next_sentence_nats"] == pytest.approx(nats / count, rel=1e-4)
+    assert found["test/next_sentence_accuracy"] == pytest.approx(right / count, rel=1e-5)
+    assert found["test/loss"] == pytest.approx(found["test/nats"] + found["test/next_sentence_nats"], rel=1e-5)
+
+
+def test_a_tiny_model_learns_a_text_that_repeats(data):
+    module = data()
+    task = task_of(module)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    before = task.evaluate(module)["test/nats"]
+    for batch, _ in zip(module.train_dataloader(), range(120), strict=False):
+        loss, tokens = task.loss_sums(batch)
+        (loss / tokens).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = task.evaluate(module)
+    assert after["test/nats"] < before - 1
+    assert after["test/accuracy"] > 0.4

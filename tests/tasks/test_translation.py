@@ -1,0 +1,258 @@
+"""Translation: its loss against torch's, its scores against sacreBLEU's own, and that a tiny model learns to translate."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sacrebleu
+import torch
+from torch import nn
+
+from attnlab.data import Character, ParallelText, TranslationData
+from attnlab.data.vocabulary import PAD
+from attnlab.generation import BeamSearch, Hypothesis
+from attnlab.layers import PreNorm
+from attnlab.models import EncoderDecoder
+from attnlab.tasks import Translation
+from attnlab.tasks.translation import scores_by_length
+from attnlab.training import Constant, adamw
+
+WORDS = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "bellt", "laut", "heute"]
+ENGLISH = dict(
+    zip(WORDS, ["a", "small", "dog", "runs", "across", "the", "meadow", "and", "barks", "loudly", "today"], strict=True)
+)
+
+
+def sentence(length, first):
+    return [WORDS[(first + 3 * place) % len(WORDS)] for place in range(length)]
+
+
+def write_pairs(path, lengths):
+    pairs = [sentence(length, number) for number, length in enumerate(lengths)]
+    path.write_text("".join(f"{' '.join(words)}\t{' '.join(ENGLISH[w] for w in words)}\n" for words in pairs))
+    return path
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Data out of three files: 12 pairs to train on, 5 to validate on, and 31 of 3 to 24 words to test on."""
+    train = write_pairs(tmp_path / "train.tsv", [4 + i % 4 for i in range(12)])
+    validation = write_pairs(tmp_path / "val.tsv", [5, 4, 7, 5, 6])
+    test = write_pairs(tmp_path / "test.tsv", [3 + (5 * i) % 22 for i in range(31)])
+
+    def build(**fields):
+        source = partial(ParallelText, validation_path=str(validation), test_path=str(test))
+        given = {"batch_tokens": 400, "max_length": 160, "path": str(train), "cache": str(tmp_path / "cache")}
+        module = TranslationData(source, Character(), "de-en", **{**given, **fields})
+        module.setup()
+        return module
+
+    return build
+
+
+def task_of(module, **fields):
+    torch.manual_seed(0)
+    model = EncoderDecoder(
+        **module.widths(), max_length=200, d_model=48, num_heads=4, num_layers=1, dropout=0.0, residual=PreNorm
+    )
+    return Translation(model, partial(adamw, lr=1e-3), Constant, **fields)
+
+
+def logits_of(task, batch):
+    return task.model(batch["source"], batch["target_in"], batch["is_source"], batch["is_target"]).flatten(0, 1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_the_loss_is_torchs_with_and_without_smoothing(make, smoothing):
+    module = make()
+    task = task_of(module, label_smoothing=smoothing)
+    batch = next(iter(module.evaluation_loader("test")))
+    nats, tokens, also = task.all_sums(batch)
+    cross_entropy = partial(nn.functional.cross_entropy, target=batch["target_out"].flatten(), ignore_index=PAD)
+    expected = cross_entropy(logits_of(task, batch), reduction="sum", label_smoothing=smoothing)
+    assert nats.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert tokens == int((batch["target_out"] != PAD).sum())
+    found, wanted = (torch.autograd.grad(loss, task.model.parameters()) for loss in (nats, expected))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    plain = cross_entropy(logits_of(task, batch), reduction="sum").item()
+    assert {name: value.item() for name, value in also.items()} == (
+        {"nats": pytest.approx(plain, rel=1e-6)} if smoothing else {}
+    )
+    assert task.loss_name == ("smoothed_nats" if smoothing else "nats")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_split_is_scored_by_its_token(make, smoothing):
+    module = make()
+    task = task_of(module, label_smoothing=smoothing).eval()
+    found = task.score(module.evaluation_loader("test"))
+    sums, tokens = {"smoothed_nats": 0.0, "nats": 0.0}, 0
+    with torch.no_grad():
+        for batch in module.evaluation_loader("test"):
+            for name, share in {"smoothed_nats": smoothing, "nats": 0.0}.items():
+                sums[name] += nn.functional.cross_entropy(
+                    logits_of(task, batch), batch["target_out"].flatten(), ignore_index=PAD, reduction="sum",
+                    label_smoothing=share,
+                ).item()  # fmt: skip
+            tokens += int(batch["is_target"].sum())
+    expected = {name: pytest.approx(value / tokens, rel=1e-6) for name, value in sums.items()}
+    assert found == (expected if smoothing else {"nats": expected["nats"]})
+
+
+def damaged(text, number):
+    """A translation that is right, reordered or short, by its number."""
+    words = text.split()
+    return " ".join([words, words[::-1], words[: 1 + len(words) // 2], [*words[1:], "today"]][number % 4])
+
+
+@pytest.mark.parametrize("batch_tokens", [400, 900, 100_000])
+def test_scores_are_sacrebleus_whatever_the_batches(make, monkeypatch, batch_tokens):
+    module = make(batch_tokens=batch_tokens)
+    task = task_of(module)
+    sources, references = module.sources("test"), module.references("test")
+    answers = [damaged(text, number) for number, text in enumerate(references)]
+
+    def known(batch, search=None):
+        return [[Hypothesis(module.vocabulary.encode(answers[i]).tolist(), 0.0, 0.0)] for i in batch["ids"].tolist()]
+
+    monkeypatch.setattr(task, "translate_batch", known)
+    figures = task.evaluate(module)
+    assert figures["test/bleu"] == pytest.approx(sacrebleu.corpus_bleu(answers, [references]).score)
+    assert figures["test/chrf"] == pytest.approx(sacrebleu.corpus_chrf(answers, [references]).score)
+    assert 10 < figures["test/bleu"] < 90
+    assert task.outputs["test.translations.txt"].split("\n") == [*answers, ""]
+    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu.corpus_score(answers, [references])
+    chrf.corpus_score(answers, [references])
+    assert task.notes == {"test/bleu": str(bleu.get_signature()), "test/chrf": str(chrf.get_signature())}
+    assert "version:" in task.notes["test/bleu"]
+    for name, lengths in {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)}.items():
+        rows = [i for i, source in enumerate(sources) if lengths[0] <= len(source.split()) <= lengths[1]]
+        expected = sacrebleu.corpus_bleu([answers[i] for i in rows], [[references[i] for i in rows]]).score
+        assert figures[f"test/bleu@{name}"] == pytest.approx(expected)
+    assert task.cannot == {}
+
+
+def test_lengths_fall_into_buckets_at_their_borders():
+    lengths = {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 40)}
+    for name, both in lengths.items():
+        for length in both:
+            source = " ".join(sentence(length, 0))
+            scores, empty = scores_by_length(["a b c d e"], ["a b c d e"], [source])
+            assert scores == {f"bleu@{name}": pytest.approx(100)}
+            assert empty == [other for other in lengths if other != name]
+
+
+def test_lengths_that_no_sentence_has_are_named(make):
+    module = make()
+    task = task_of(module, beams=1, max_extra=0)
+    figures = task.validate(module)
+    assert set(figures) == {
+        f"val/{name}" for name in ("nats", "smoothed_nats", "bleu", "chrf", "bleu@1-5", "bleu@6-10")
+    }
+    assert task.cannot == {f"val/bleu@{name}": "no source has this many words" for name in ("11-20", "21+")}
+    assert set(task.notes) == {"val/bleu", "val/chrf"}
+    assert set(task.outputs) == {"validation.translations.txt"}
+
+
+def test_lines_keep_their_places_and_empty_ones_stay(make):
+    module = make()
+    task = task_of(module)
+    lines = ["", "ein Hund", "  ", "die Wiese und ein kleiner Hund", "Hund", ""]
+    search = BeamSearch(beams=3, max_extra=2, num_best=3)
+    found = task.translate(module, lines, search)
+    assert [len(best) for best in found] == [1, 3, 1, 3, 3, 1]
+    for line, best in zip(lines, found, strict=True):
+        if not line.strip():
+            assert [(text, h.tokens) for text, h in best] == [("", [])]
+            continue
+        (alone,) = task.translate(module, [line], search)
+        assert [text for text, _ in alone] == [text for text, _ in best]
+        assert [h.score for _, h in alone] == pytest.approx([h.score for _, h in best], abs=1e-5)
+        assert [text for text, _ in best] == [module.decode_target(h.tokens) for _, h in best]
+        assert [h.score for _, h in best] == sorted((h.score for _, h in best), reverse=True)
+    for nothing in ([], [""], [" ", ""]):
+        assert [[text for text, _ in best] for best in task.translate(module, nothing)] == [[""]] * len(nothing)
+
+
+def test_a_tiny_model_learns_its_pairs_by_heart(make):
+    module = make(batch_tokens=2000)
+    task = task_of(module, label_smoothing=0.1, beams=2)
+    before = task.evaluate(module, "train")
+    optimizer = torch.optim.Adam(task.model.parameters(), 4e-3)
+    for _, batch in zip(range(160), module.train_dataloader(), strict=False):
+        nats, tokens = task.loss_sums(batch)
+        optimizer.zero_grad()
+        (nats / tokens).backward()
+        optimizer.step()
+    after = task.evaluate(module, "train")
+    assert after["train/bleu"] == pytest.approx(100)
+    assert after["train/chrf"] == pytest.approx(100)
+    assert after["train/nats"] < 0.15 < before["train/nats"]
+    assert before["train/bleu"] < 5
+    translated = [best[0][0] for best in task.translate(module, module.sources("train"))]
+    assert translated == module.references("train")
+    assert translated == task.outputs["train.translations.txt"].splitlines()
+
+
+RANKS = """
+import json, sys
+from functools import partial
+from pathlib import Path
+import torch; torch.set_num_threads(1)
+import lightning.pytorch as pl
+from attnlab.data import Character, ParallelText, TranslationData
+from attnlab.layers import PreNorm
+from attnlab.models import EncoderDecoder
+from attnlab.tasks import Translation
+from attnlab.training import Constant, TrainerSettings, adamw, resolve
+from attnlab.training.trainer import build_trainer
+
+folder, devices = Path(sys.argv[1]), int(sys.argv[2])
+source = partial(ParallelText, validation_path=folder / "val.tsv", test_path=folder / "test.tsv")
+data = TranslationData(source, Character(), "de-en", batch_tokens=400, max_length=160, path=folder / "train.tsv", cache=folder / "cache")
+data.setup()
+torch.manual_seed(0)
+model = EncoderDecoder(**data.widths(), max_length=200, d_model=16, num_heads=2, num_layers=1, dropout=0.0, residual=PreNorm)
+task = Translation(model, partial(adamw, lr=0.0), Constant, beams=2, max_extra=2)
+
+class Evaluate(pl.Callback):
+    def on_train_end(self, trainer, pl_module):
+        figures = pl_module.evaluate(data, "test")
+        own = [i for batch in data.evaluation_loader("test") for i in batch["ids"].tolist()]
+        said = {"figures": figures, "own": own, "outputs": pl_module.outputs, "cannot": pl_module.cannot, "latest": pl_module.latest}
+        (folder / f"{devices}-{trainer.global_rank}.json").write_text(json.dumps(said))
+
+settings = TrainerSettings(max_steps=2, validate_every=2, device="cpu", precision="32", devices=devices, strategy="ddp_fork" if devices > 1 else "auto")
+trainer = build_trainer(settings, resolve("32", "cpu", 16), callbacks=[Evaluate()], directory=folder)
+trainer.fit(task, datamodule=data)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_count_each_example_once(make, tmp_path):
+    module = make()
+    for devices in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-c", RANKS, str(tmp_path), str(devices)],
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    alone, *both = (json.loads(Path(tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert sorted(alone["own"]) == sorted(both[0]["own"] + both[1]["own"]) == list(range(len(module.sources("test"))))
+    for rank in both:
+        assert rank["figures"] == pytest.approx(alone["figures"], abs=1e-5)
+        assert rank["outputs"] == alone["outputs"]
+        assert rank["cannot"] == alone["cannot"]
+        for name in ("val/nats", "val/smoothed_nats"):
+            assert rank["latest"][name] == pytest.approx(alone["latest"][name], abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_a_smoothing_that_leaves_no_target_is_refused(make, smoothing):
+    with pytest.raises(ValueError, match=rf"task.label_smoothing={smoothing}: accepted are numbers from 0, below 1"):
+        task_of(make(), label_smoothing=smoothing)
