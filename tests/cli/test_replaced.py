@@ -65,6 +65,26 @@ def test_one_sweep_over_the_families_reports_bleu_by_length(attnlab, pairs):
 
 
 @pytest.mark.slow
+def test_a_multirun_skips_the_jobs_that_make_no_sense_and_says_why(attnlab, pairs):
+    words = [*pairs, "position=alibi,none", "study.name=families"]
+    said = attnlab("train", "-m", "model=recurrent,encoder_decoder", *words)
+    assert said.status == 0, said.err
+    for position in ("alibi", "none"):
+        reason = f"position: model=recurrent has no position, so position={position} would have no effect; leave it out"
+        assert reason in said.err
+    assert len(list(Path("runs/families").glob("*/seed=0/status.json"))) == 2
+    assert not list(Path("runs/families").glob("*recurrent*"))
+
+
+def test_a_multirun_in_which_no_job_makes_sense_is_refused(attnlab, pairs):
+    said = attnlab("train", "-m", "model=recurrent", *pairs, "position=alibi,none")
+    assert said.status == 2
+    assert "position=alibi would have no effect" in said.err
+    assert "position=none would have no effect" in said.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["recurrent model.attention=bahdanau", "recurrent model.cell=gru", "convolutional"])
 def test_an_interrupted_translation_goes_on_to_the_same_numbers(attnlab, pairs, monkeypatch, model):
     words = ["train", *f"model={model}".split(), *pairs, "model.dropout=0.2"]

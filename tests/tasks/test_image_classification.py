@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from attnlab.data import Augmentation, ImageData
 from attnlab.data.images import Images, ImageSource
-from attnlab.layers import Sinusoidal2D
+from attnlab.layers import ALiBi, AxialRotary, Learned, Learned2D, PositionEncoding, Rotary, Sinusoidal, Sinusoidal2D
 from attnlab.models import ViT
 from attnlab.tasks import ImageClassification
 from attnlab.tasks.classification import shared_cross_entropy_sums
@@ -134,3 +134,54 @@ def test_a_tiny_model_learns(augmentation):
 def test_mistakes():
     with pytest.raises(ValueError, match=r"task.label_smoothing=1.5: accepted are numbers from 0, below 1"):
         task_of(data_of(), label_smoothing=1.5)
+
+
+VIT = {
+    "channels": 1,
+    "patch_size": 2,
+    "d_model": 16,
+    "num_heads": 2,
+    "num_layers": 2,
+    "pooling": "class",
+    "registers": 1,
+}
+POSITIONS = [PositionEncoding, Learned, Learned2D, Sinusoidal, Sinusoidal2D, Rotary, AxialRotary, ALiBi]
+
+
+def saved(model, folder):
+    (folder / "checkpoints").mkdir()
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
+    return str(folder)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_trained_model_is_taken_to_images_of_another_size(tmp_path, position):
+    trained = ViT(4, (8, 6), position=position, **VIT).eval()
+    task = ImageClassification(ViT(3, (12, 16), position=position, **VIT), None, None, saved(trained, tmp_path))
+    head = task.model.head.weight.clone()
+    [line] = task.initialise()
+    images = torch.rand(2, 1, 12, 16, generator=torch.Generator().manual_seed(1))
+    states = task.model.eval().encode(images)
+    assert torch.equal(states, trained.at_size((12, 16)).encode(images))
+    assert line.endswith("fresh: head.weight, head.bias and the output; positions (4, 3) -> (6, 8)")
+    assert torch.equal(task.model.head.weight, head)
+    again = ViT(3, (12, 16), position=position, **VIT).eval()
+    again.load_state_dict(task.model.state_dict())  # as a resumed run does
+    assert torch.equal(again.encode(images), states)
+
+
+def test_at_the_same_size_all_but_the_output_is_taken_and_another_model_is_refused(tmp_path):
+    trained = ViT(4, 8, **VIT).eval()
+    task = ImageClassification(ViT(4, 8, **VIT), None, None, saved(trained, tmp_path))
+    images = torch.rand(2, 1, 8, 8)
+    assert "positions" not in task.initialise()[0]
+    assert torch.equal(task.model.eval().encode(images), trained.encode(images))
+    assert not torch.equal(task.model(images), trained(images))
+    other = ImageClassification(ViT(4, 8, **{**VIT, "num_layers": 3}), None, None, str(tmp_path))
+    with pytest.raises(ValueError, match=r"stack\.layers\.2\.attention\.key\.bias: only here"):
+        other.initialise()
+    (tmp_path / "words").mkdir()
+    words = saved(torch.nn.Linear(2, 2), tmp_path / "words")
+    with pytest.raises(ValueError, match="its model is no ViT; give the directory of a run of model=vit"):
+        ImageClassification(ViT(4, 8, **VIT), None, None, words).initialise()

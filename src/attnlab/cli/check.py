@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import Composed, Mistake, did_you_mean, first_line
+from attnlab.cli.pretrained import other_encoder
 
 LARGEST_SEED = 1 << 32
 
@@ -42,14 +43,28 @@ class RunSettings:
 
 def check(composed: Composed) -> None:
     """
-    Checks fields, types and combinations of one run.
+    Checks fields, types and combinations of one run, and that a pretrained encoder is this run's.
 
     Raises: Mistake with every finding, one a line.
     """
-    check_fields(composed)
-    findings = [f"{name}: {reason}" for name, reason in impossible(composed)]
+    findings = senseless(composed)
     if findings:
         raise Mistake("\n".join(findings))
+    if different := list(other_encoder(composed.resolved)):
+        raise Mistake(
+            "task.pretrained: the encoder of that run is another one; give this model its fields, or pretrain one with these\n"
+            + "\n".join(different[:10])
+        )
+
+
+def senseless(composed: Composed) -> list[str]:
+    """
+    Why the parts of a run make no sense together, one reason a line.
+
+    Raises: Mistake for fields that are missing, unknown or of another type.
+    """
+    check_fields(composed)
+    return [f"{name}: {reason}" for name, reason in impossible(composed)]
 
 
 def check_fields(composed: Composed) -> None:

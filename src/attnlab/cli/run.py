@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from attnlab.cli.check import check
+from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import differences, drift_message
@@ -25,10 +26,14 @@ def run(config: DictConfig) -> dict[str, Any]:
     """
     Trains and evaluates one run, or goes on with it where it was stopped, and returns its last status.
 
-    A finished run is left as it is, one that another process owns is left to it.
+    A finished run is left as it is, one that another process owns is left to it, and a job of a multirun whose parts make no sense
+    together is skipped.
     Raises: Mistake, DataError, CannotWrite, or what the training raised; the run's status says so too.
     """
-    composed = Composed(config, list(HydraConfig.get().overrides.task))
+    hydra = HydraConfig.get()
+    composed = Composed(config, list(hydra.overrides.task))
+    if hydra.mode == RunMode.MULTIRUN and senseless(composed):  # the command has said why
+        return {"state": "skipped"}
     directory = RunDirectory(str(config.run_dir))
     check(composed)
     if is_over(composed):

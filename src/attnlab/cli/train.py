@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from attnlab.cli.check import check
+from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
 from attnlab.cli.launch import for_each_job, launch, no_empty_folders, split_hydra
 from attnlab.cli.run import is_over, say_over
@@ -36,6 +36,8 @@ def train(arguments: argparse.Namespace) -> int:
         if arguments.cfg:
             print("\n".join(OmegaConf.to_yaml(c.config, resolve=True) for c in composed), end="")
             return 0
+        if arguments.multirun:
+            composed = _sensible(composed)
         for one in composed:
             check(one)
     pending = [one for one in composed if not is_over(one)]
@@ -54,6 +56,21 @@ def train(arguments: argparse.Namespace) -> int:
         else:
             _launch_all(overrides, space, pending)
     return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
+
+
+def _sensible(composed: Sequence[Composed]) -> list[Composed]:
+    """
+    The jobs of a multirun whose parts make sense together; says why of the others.
+
+    Raises: Mistake where none is left.
+    """
+    reasons = [senseless(one) for one in composed]
+    lines = [f"skipped {one.config.cell}: {'; '.join(why)}" for one, why in zip(composed, reasons, strict=True) if why]
+    if len(lines) == len(composed):
+        raise Mistake("\n".join(dict.fromkeys(reason for why in reasons for reason in why)))
+    for line in dict.fromkeys(lines):
+        print(line, file=sys.stderr)
+    return [one for one, why in zip(composed, reasons, strict=True) if not why]
 
 
 def _launch_all(overrides: Sequence[str], space: ConfigSpace, pending: Sequence[Composed]) -> None:

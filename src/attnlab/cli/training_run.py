@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed
+from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.run import write_record
 from attnlab.models import Size, measure_size
 from attnlab.training import (
@@ -76,8 +77,7 @@ class TrainingRun:
         if resume is not None:
             self._say(f"going on from {resume}")
         else:
-            for line in task.initialise():
-                self._say(line)
+            self._initialise(task)
         trainer.fit(task, datamodule=self.parts.data, ckpt_path=resume, weights_only=True)
         self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
@@ -98,6 +98,13 @@ class TrainingRun:
         task = self.parts.build_task(self.parts.data.widths())
         apply_to_model(self.settings, task.model)
         return task
+
+    def _initialise(self, task: TokenTask) -> None:
+        pretrained = self.config.task.get("pretrained")
+        if pretrained is not None:
+            refuse_other_tokenizer(pretrained, self.parts.data.tokenizers())
+        for line in task.initialise():
+            self._say(line)
 
     def _facts(self, task: TokenTask) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""

@@ -57,6 +57,10 @@ class PositionEncoding(nn.Module):
         patches = before + (rows[:, None] * trained[1] + columns).flatten()
         return torch.cat([torch.arange(before, device=device, dtype=patches.dtype), patches])[None]
 
+    def set_trained(self, grid: tuple[int, int]) -> None:
+        """Takes the grid (rows, columns) that the weights were trained on."""
+        return
+
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
         """Makes an encoding that keeps something for each patch of a grid serve another grid; `before` tokens stand before it."""
         return

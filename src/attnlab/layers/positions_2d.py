@@ -20,9 +20,13 @@ class InGrid(PositionEncoding):
     trained: tuple[int, int]
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Takes the grid that is trained on."""
-        self.trained = grid
+        """Takes the grid that is served and trained on."""
+        self.set_trained(grid)
         self.resize(0, grid, grid)
+
+    def set_trained(self, grid: tuple[int, int]) -> None:
+        """Coordinates are counted in this grid."""
+        self.trained = grid
 
     def image_positions(
         self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device

@@ -99,6 +99,16 @@ class ViT(nn.Module):
         logits_BL: Tensor = self.head(pooled_BD)
         return logits_BL
 
+    def get_extra_state(self) -> Tensor:
+        """The grid that was trained on, which belongs to the weights: positions are seen in it whatever the size of the images."""
+        return torch.tensor(self.trained_grid)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the grid of the weights."""
+        rows, columns = state.tolist()
+        self.trained_grid = (rows, columns)
+        self.stack.position.set_trained(self.trained_grid)
+
     def at_size(self, image_size: int | Sequence[int]) -> ViT:
         """A copy that takes images of another size, its positions interpolated (section 3.2).
 

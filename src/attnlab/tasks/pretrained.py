@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from attnlab.models.vit import ViT
 
 
-def load_pretrained(module: nn.Module, run: str) -> str:
+def load_pretrained(encoder: nn.Module, run: str) -> str:
+    """Copies the encoder of a run into this one; see `take`."""
+    path, given = read_weights(run)
+    return take(encoder, {name.removeprefix("encoder."): tensor for name, tensor in given.items()}, run, path)
+
+
+def load_pretrained_vit(model: ViT, run: str) -> str:
     """
-    Copies what `module` shares by name with the model of a run (its best weights, else its last); says what was taken.
-
-    What `module` has besides its layers, such as a table of segments, may be fresh. Raises ValueError where there is no checkpoint,
-    nothing is shared, a shared name has another shape, or the layers of one are not those of the other.
+    Copies the weights of a ViT, its output excepted, into one for images of another size, or the same: positions are interpolated
+    (Dosovitskiy et al. 2021, section 3.2). See `take`.
     """
+    path, given = read_weights(run)
+    given = {name: tensor for name, tensor in given.items() if not name.startswith("head.")}
+    if "_extra_state" not in given:
+        raise ValueError(f"task.pretrained={run}: its model is no ViT; give the directory of a run of model=vit")
+    as_trained = model.at_size((given["_extra_state"] * model.patch_size).tolist())
+    said = take(as_trained, given, run, path)
+    model.load_state_dict(as_trained.at_size(model.image_size).state_dict())
+    return said if as_trained.grid == model.grid else f"{said}; positions {as_trained.grid} -> {model.grid}"
+
+
+def read_weights(run: str) -> tuple[Path, dict[str, Tensor]]:
+    """The best weights of a run, else its last, by their names in its model. Raises ValueError where there are none."""
     folder = Path(run).expanduser() / "checkpoints"
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(f"task.pretrained={run}: there is no checkpoint; give the directory of a trained run")
     saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    given = {name.removeprefix("model.").removeprefix("encoder."): tensor for name, tensor in saved.items()}
+    return path, {name.removeprefix("model."): tensor for name, tensor in saved.items()}
+
+
+def take(module: nn.Module, given: Mapping[str, Tensor], run: str, path: Path) -> str:
+    """
+    Copies the tensors that `module` shares by name with those given; says what was taken.
+
+    What `module` has besides its layers, such as a table of segments, may be fresh. Raises ValueError where nothing is shared, a
+    shared name has another shape, or the layers of one are not those of the other.
+    """
     own = module.state_dict()
     shared = {name: given[name] for name in own if name in given}
     other = [
