@@ -103,8 +103,7 @@ class TrainingRun:
         """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
         settings, data = self.settings, self.parts.data
         size = self._size(task)
-        ranks = settings.devices * settings.num_nodes
-        tokens_per_step = data.tokens_per_batch * settings.accumulate * ranks
+        tokens_per_step = data.tokens_per_step(settings.accumulate * settings.devices * settings.num_nodes)
         return {
             "precision": {"asked": self.precision.asked, "used": self.precision.used, "reason": self.precision.reason},
             "device": {

@@ -145,8 +145,12 @@ class EncodedData(DataModule, Generic[E]):
 
     @property
     def tokens_per_batch(self) -> int:
-        """Terms of the loss of a training batch, on average."""
-        order = TokenBudgetBatches(self.split("train").lengths, self._budget, self.seed)
+        """Terms of the loss of a training batch that is a step of its own, on average."""
+        return self.tokens_per_step(1)
+
+    def tokens_per_step(self, parts: int) -> int:
+        """Terms of the loss of a step of so many batches, on average."""
+        order = TokenBudgetBatches(self.split("train").lengths, self._budget, self.seed, parts)
         return max(1, self.train_tokens // len(order.groups(0)))
 
     @property

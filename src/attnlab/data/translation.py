@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, typical
+from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, check_budget, typical
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
@@ -80,7 +80,7 @@ class TranslationData(DataModule):
 
     source: a class or partial of a PairSource, completed with `pair` and `path`. tokenizer: trained on the training part, on
     both languages together where `joint`, else once for each. batch_tokens: a batch's pairs times its longest source plus its
-    longest target, padding included. max_length: the most tokens of a source or target; a longer training pair is dropped or
+    longest target, padding included, on average over the batches of a step. max_length: the most tokens of a source or target; a longer training pair is dropped or
     cut (`too_long`) and counted, and pairs to evaluate on are cut in the source alone. Raises DataError.
     """
 
@@ -116,10 +116,10 @@ class TranslationData(DataModule):
         self._all_splits()
 
     def setup(self, stage: str | None = None) -> None:
-        """Encodes every split, and sees that there is something to train and to validate on."""
-        lengths = self.split("train").lengths
-        TokenBudgetBatches(lengths, self.batch_tokens, self.seed)
-        self.split("validation")
+        """Encodes every split, and sees that there is something to train, to validate and to test on."""
+        for name in ("train", "validation", "test"):
+            self.split(name)
+        check_budget(self.split("train").lengths, self.batch_tokens)
 
     def split(self, name: str) -> EncodedPairs:
         """The pairs of a split. Raises DataError for one that is not there, or is empty."""
@@ -158,8 +158,12 @@ class TranslationData(DataModule):
 
     @property
     def tokens_per_batch(self) -> int:
-        """Target tokens of a batch, on average."""
-        groups = TokenBudgetBatches(self.split("train").lengths, self.batch_tokens, self.seed).groups(0)
+        """Target tokens of a batch that is a step of its own, on average."""
+        return self.tokens_per_step(1)
+
+    def tokens_per_step(self, parts: int) -> int:
+        """Target tokens of a step of so many batches, on average."""
+        groups = TokenBudgetBatches(self.split("train").lengths, self.batch_tokens, self.seed, parts).groups(0)
         return max(1, self.train_tokens // len(groups))
 
     def facts(self) -> dict[str, Any]:
