@@ -118,7 +118,7 @@ def one_message(said, message):
         (["translate", "nowhere"], "nowhere: there is no run (no run.json)"),
         (["translate", "RUN", "--input", "absent.txt"], "cannot read absent.txt: No such file or directory"),
         (["translate", "RUN", "--input", "."], "cannot read .: Is a directory"),
-        (["translate", "RUN", "--input", "latin.txt"], "line 2 of latin.txt is no UTF-8 (byte 0xe4)"),
+        (["translate", "RUN", "--input", "latin.txt"], "line 2 of latin.txt is no UTF-8 text (byte 6 is 0xe4"),
         (["translate", "RUN", "--input", "russian.txt"], "(U+0436)"),
         (["translate", "RUN", "--beams", "0"], "beams=0 searches nothing; accepted: 1 (greedy) or more"),
         (["translate", "RUN", "--num-best", "0"], "num_best=0; accepted: 1 to 2, the number of beams"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_done_is_one_message(attnlab, trained, here, words, messa
 def test_standard_input_that_is_no_text(attnlab, trained, standard_input):
     standard_input(b"Hund\n\xff\n")
     said = attnlab("translate", str(trained))
-    assert one_message(said, "line 2 of standard input is no UTF-8 (byte 0xff)"), said
+    assert one_message(said, "line 2 of standard input is no UTF-8 text (byte 5 is 0xff"), said
 
 
 def test_a_run_of_another_task_translates_nothing(attnlab, tiny, here):
