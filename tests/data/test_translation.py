@@ -75,6 +75,32 @@ def test_long_pairs_are_dropped_or_cut_and_counted(file, too_long):
     assert module.facts()["left_out"]["train"] == pairs.counts
 
 
+def test_what_is_evaluated_is_cut_in_the_source_alone_and_counted_so(tmp_path):
+    lines = [f"kurz {i}\tshort {i}" for i in range(20)]
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    (tmp_path / "other.tsv").write_text(f"kurz\t{'long ' * 30}end\n{'lang ' * 30}\tshort\nkurz\tshort\n")
+    other = str(tmp_path / "other.tsv")
+    source = partial(ParallelText, validation_path=other, test_path=other)
+    module = TranslationData(source, Character(), "de-en", max_length=20, path=str(tmp_path / "train.tsv"))
+    module.setup()
+    for split in ("validation", "test"):
+        pairs = module.split(split)
+        assert pairs.counts == {"pairs with an empty side": 0, "too long": 0, "cut": 1}
+        assert pairs.lengths[:, 0].tolist() == [6, 20, 6]
+        assert module.decode_target(pairs.targets[0]) == module.references(split)[0]
+
+
+def test_a_split_that_is_empty_says_what_became_of_its_pairs(file, tmp_path):
+    with pytest.raises(DataError, match=r"in a split 'train' \(too long: \d+\); accepted: validation, test$"):
+        data(file, max_length=2).setup()
+    (tmp_path / "empty.tsv").write_text("")
+    with pytest.raises(DataError, match=r"in a split 'train'; no split has any: look at data.path"):
+        data(tmp_path / "empty.tsv").setup()
+    (tmp_path / "half.tsv").write_text("one\t\ntwo\t\n")
+    with pytest.raises(DataError, match=r"in a split 'train' \(pairs with an empty side: 2\); no split has any"):
+        data(tmp_path / "half.tsv").setup()
+
+
 def test_an_epoch_covers_all_and_a_saved_place_goes_on(file):
     module = data(file)
     loader = iter(module.train_dataloader())

@@ -25,7 +25,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import END, NUM_MARKS, PAD, START, Vocabulary
 from attnlab.data.windows import ENDLESS
 
-FORMAT = 2
+FORMAT = 3
 REHEARSAL_VOCABULARY = 256
 
 
@@ -126,7 +126,12 @@ class TranslationData(DataModule):
         splits = self._all_splits()
         if name not in splits or not splits[name].sources:
             known = ", ".join(split for split, pairs in splits.items() if pairs.sources)
-            raise DataError(f"{self.name} {self.source.pair} has no pairs in a split {name!r}; accepted: {known}")
+            counts = splits[name].counts if name in splits else {}
+            left_out = ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
+            raise DataError(
+                f"{self.name} {self.source.pair} has no pairs in a split {name!r}{left_out and f' ({left_out})'}; "
+                + (f"accepted: {known}" if known else "no split has any: look at data.path")
+            )
         return splits[name]
 
     def _all_splits(self) -> dict[str, EncodedPairs]:
@@ -289,6 +294,8 @@ class TranslationData(DataModule):
                 publish(scratch, kept, lambda there: EncodedPairs.load(there, read) is not None)
             found = EncodedPairs.load(kept, read)
             assert found is not None, kept
+        # Of the files as they are now: what was kept knows the pairs alone, which may be the same ones.
+        found.counts = {"pairs with an empty side": texts.dropped, **found.counts}
         return found
 
     def _training_texts(self, places: np.ndarray) -> Pairs:
@@ -300,16 +307,17 @@ class TranslationData(DataModule):
         dropped = cut = 0
         for place, (source, target) in enumerate(zip(texts.sources, texts.targets, strict=True)):
             source_S, target_T = self.source_vocabulary.encode(f" {source}"), self.vocabulary.encode(f" {target}")
-            long = max(len(source_S), len(target_T)) >= self.max_length
+            limit = self.max_length - 1  # a mark more
+            target_limit = limit if training else len(target_T)
+            long = len(source_S) > limit or len(target_T) > target_limit
             if long and training and self.too_long == "drop":
                 dropped += 1
                 continue
             cut += long
-            limit = self.max_length - 1 if training else len(target_T)
-            sources.add(np.append(source_S[: self.max_length - 1], END))
-            targets.add(target_T[:limit])
+            sources.add(np.append(source_S[:limit], END))
+            targets.add(target_T[:target_limit])
             places.append(place)
-        counts = {"pairs with an empty side": texts.dropped, "too long": dropped, "cut": cut}
+        counts = {"too long": dropped, "cut": cut}
         kept = np.array(places, dtype=np.int64)
         return EncodedPairs(sources.done(), targets.done(), lambda: chosen(texts, kept), counts, kept)
 
