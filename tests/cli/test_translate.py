@@ -107,6 +107,52 @@ def test_any_split_is_evaluated(attnlab, trained):
     assert {"train/nats", "train/bleu", "train/chrf", "train/bleu@1-5", "train/bleu@6-10"} <= set(train)
 
 
+def test_lines_that_are_cut_are_told(attnlab, trained, standard_input):
+    long, just = "ein kleiner Hund " * 8, "ein kleiner Hund " * 7 + "Hunden"
+    assert len(just) == 125  # 128 tokens have room for one more: there is a space before it, and an end
+    standard_input("\n".join(["Hund", long, just, f"{just}e", f" {just} ", f"{just}en"]).encode())
+    said = attnlab("translate", str(trained), "--beams", "1")
+    assert said.err == "2 of 6 lines cut at 128 tokens (data.max_length): 2, 6\n"
+    standard_input("\n".join([long] * 12).encode())
+    said = attnlab("translate", str(trained), "--beams", "1")
+    assert said.err == "12 of 12 lines cut at 128 tokens (data.max_length): 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...\n"
+    assert said.out.count("\n") == 12
+
+
+@pytest.mark.parametrize(
+    "model", [["model=encoder_decoder", "position=learned", "model.num_heads=2"], ["model=convolutional"]]
+)
+def test_a_target_that_no_table_serves_ends_the_run_before_the_training(attnlab, here, model):
+    lines = [f"{GERMAN[i % 9]} {i % 5}\t{ENGLISH[i % 9]} {i % 5}\n" for i in range(30)]
+    (here / "train.tsv").write_text("".join(lines))
+    (here / "test.tsv").write_text("Hund 1\tdog 1\nHund 2\tdog " + "very " * 9 + "2\n")
+    words = ["data=parallel_text", "data.path=train.tsv", "data.pair=de-en", "data.source.validation_path=train.tsv"]
+    words += ["data.source.test_path=test.tsv", "tokenizer=character", "data.max_length=20", "model.max_length=20"]
+    words += [
+        "model.d_model=16",
+        "model.num_layers=1",
+        "trainer.max_steps=3",
+        "schedule.warmup_steps=0",
+        "task.beams=1",
+    ]
+    words += [*model, "trainer.threads=1", "progress=off", "run_dir=run"]
+    said = attnlab("train", *words)
+    message = "the target of pair 2 of the test part takes 52 positions, a mark included, and the model's table has 20; set model.max_length=52"
+    assert one_message(said, message), said
+    assert not (here / "run" / "metrics.jsonl").exists()
+    assert read_json(here / "run" / "status.json")["state"] == "failed"
+    said = attnlab("train", *words, "model.max_length=52")
+    assert said.status == 0, said.err
+    assert "test/bleu" in read_json(here / "run" / "status.json")["final"]
+    # A split that only an evaluation asks for is looked at then.
+    record = json.loads((here / "run" / "run.json").read_text())
+    (here / "longer.tsv").write_text("Hund 1\tdog " + "very " * 12 + "1\n")
+    record["config"]["data"]["source"]["test_path"] = "longer.tsv"
+    (here / "run" / "run.json").write_text(json.dumps(record))
+    said = attnlab("evaluate", "run")
+    assert one_message(said, "the target of pair 1 of the test part takes 67 positions"), said
+
+
 def one_message(said, message):
     return said.status != 0 and not said.out and said.err.startswith("attnlab: ") and message in said.err
 

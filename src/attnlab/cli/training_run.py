@@ -59,6 +59,8 @@ class TrainingRun:
 
     def _train_and_evaluate(self) -> None:
         task = self._task()
+        for split in ("train", "validation", "test"):  # now, and not when the training is over
+            task.check_split(self.parts.data, split)
         record = write_record(self.directory, self.composed, self._facts(task))
         for name, tokenizer in self.parts.data.tokenizers().items():
             write_text(self.directory.path / name, tokenizer.as_json())

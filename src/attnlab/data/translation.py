@@ -241,10 +241,15 @@ class TranslationData(DataModule):
     def source_loader(self, texts: Sequence[str]) -> EvaluationBatches:
         """Batches of texts to translate, cut at the greatest length, with `ids`, their places in the list."""
         self.split("train")
-        rows = [self._source_row(text.strip()) for text in texts]
+        rows = [np.append(self._source_tokens(text)[: self.max_length - 1], END) for text in texts]
         nothing = Pairs(list(texts), [""] * len(rows))
         pairs = EncodedPairs(rows, [np.empty(0, dtype=np.int64)] * len(rows), lambda: nothing)
         return EvaluationBatches(pairs.lengths, max(self.batch_tokens, self.max_length + 1), partial(collate, pairs))
+
+    def texts_cut(self, texts: Sequence[str]) -> list[int]:
+        """The places of those texts that `source_loader` cuts."""
+        self.split("train")
+        return [i for i, text in enumerate(texts) if len(self._source_tokens(text)) >= self.max_length]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training order."""
@@ -321,8 +326,8 @@ class TranslationData(DataModule):
         kept = np.array(places, dtype=np.int64)
         return EncodedPairs(sources.done(), targets.done(), lambda: chosen(texts, kept), counts, kept)
 
-    def _source_row(self, text: str) -> np.ndarray:
-        return np.append(self.source_vocabulary.encode(f" {text}")[: self.max_length - 1], END)
+    def _source_tokens(self, text: str) -> np.ndarray:
+        return self.source_vocabulary.encode(f" {text.strip()}")
 
 
 class PairBatches:
