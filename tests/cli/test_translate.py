@@ -153,6 +153,29 @@ def test_a_target_that_no_table_serves_ends_the_run_before_the_training(attnlab,
     assert one_message(said, "the target of pair 1 of the test part takes 67 positions"), said
 
 
+def test_a_split_that_only_its_source_has_is_evaluated(attnlab, here):
+    counts = {"train": 40, "val": 5, "test_2016_flickr": 6, "test_2017_flickr": 7}
+    for stem, count in counts.items():
+        for language, words in {"de": GERMAN, "en": ENGLISH}.items():
+            lines = [f"{words[i % 9]} {words[(i * 2 + len(stem)) % 9]}\n" for i in range(count)]
+            (here / f"{stem}.{language}").write_text("".join(lines))
+    words = ["data=multi30k", "data.path=.", "data.pair=de-en", "tokenizer=character", "model=encoder_decoder"]
+    words += ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=3", "trainer.threads=1"]
+    said = attnlab("train", *words, "schedule.warmup_steps=0", "task.beams=1", "progress=off", "run_dir=run")
+    assert said.status == 0, said.err
+    final = read_json(here / "run" / "status.json")["final"]
+    assert {name.split("/")[0] for name in final} == {"val", "test"}
+    figures = {
+        split: json.loads(attnlab("evaluate", "run", "--split", split).out) for split in ("test", "test_2017_flickr")
+    }
+    assert figures["test"] == {name: value for name, value in final.items() if name.startswith("test/")}
+    assert set(figures["test_2017_flickr"]) == {name.replace("test/", "test_2017_flickr/") for name in figures["test"]}
+    assert figures["test_2017_flickr"]["test_2017_flickr/nats"] != figures["test"]["test/nats"]
+    said = attnlab("evaluate", "run", "--split", "test_2018_flickr")
+    known = "accepted: train, validation, test, test_2017_flickr"
+    assert one_message(said, f"has no pairs in a split 'test_2018_flickr'; {known}"), said
+
+
 def one_message(said, message):
     return said.status != 0 and not said.out and said.err.startswith("attnlab: ") and message in said.err
 

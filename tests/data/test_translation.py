@@ -54,6 +54,14 @@ def test_a_batch_is_the_pairs_with_their_marks(file):
         assert is_target.long().diff().max() <= 0
 
 
+def test_a_target_is_one_line_whatever_a_model_gives(file):
+    # Tokenizers that know single characters know the newline between the lines that they were trained on.
+    module = data(file, tokenizer=Character())
+    module.setup()
+    tokens = module.vocabulary.encode(" ein\nkleiner Hund\n").tolist()
+    assert module.decode_target([*tokens, END, *tokens]) == "ein kleiner Hund"
+
+
 def test_one_vocabulary_or_two(file):
     joint, apart = data(file), data(file, joint=False, tokenizer=BPE(vocabulary_size=280))
     assert joint.widths()["vocabulary_size"] == joint.widths()["source_vocabulary_size"]

@@ -207,8 +207,8 @@ class TranslationData(DataModule):
         return self.split(split).texts.targets
 
     def decode_target(self, tokens: Sequence[int]) -> str:
-        """The text of target tokens, up to END."""
-        return self.vocabulary.decode(tokens).strip()
+        """The text of target tokens, up to END, as one line."""
+        return self.vocabulary.decode(tokens).replace("\n", " ").strip()
 
     # --- batches
 
