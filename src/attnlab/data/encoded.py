@@ -56,8 +56,8 @@ class EncodedData(DataModule, Generic[E]):
 
     source: gives `read` (the parts by split) and `fingerprint`; or a class or partial that is completed with `path`. tokenizer:
     trained on the training part, unless `tokenizer_from`, a run's directory, gives that run's own. max_length: tokens of a row
-    with its marks. batch_tokens: a batch's rows times the longest of them. A subclass gives `lines`, `encode_parts` and `collate`.
-    Raises DataError.
+    with its marks. batch_tokens: a batch's rows times the longest of them, on average over the batches of a step. A
+    subclass gives `lines`, `encode_parts` and `collate`. Raises DataError.
     """
 
     kind: ClassVar[str]
