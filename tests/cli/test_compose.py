@@ -122,6 +122,47 @@ def test_an_impossible_combination_is_refused_with_the_reason(space, overrides, 
     assert words in message(space, *overrides)
 
 
+PAIRS = ["data=parallel_text", "data.path=x", "data.pair=de-en"]
+SPANS = ["task=span_corruption", "data=text_spans", "data.path=x"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "row", "field"),
+    [
+        (["model=gpt", "position=learned", "data.context=32"], 32, "data.context"),
+        (["model=bert", "data.context=32"], 32, "data.context"),
+        (["model=encoder_decoder", "position=learned", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
+        (["model=t5_prefix", "position=learned", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
+        (["model=convolutional", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
+        (["model=convolutional_encoder", "data.max_length=40"], 40, "data.max_length"),
+        # 100 tokens of which 15 are noise in 5 spans: 85 + 5 in, and out 5 + 15 + 1; each with its end.
+        (["model=t5", "position=learned", *SPANS, "data.context=100"], 91, "data.context"),
+        # Each span takes as much as it leaves, so the end comes on top.
+        (["model=convolutional", *SPANS, "data.context=100", "data.mean_span_length=1"], 101, "data.context"),
+    ],
+)
+def test_a_learned_table_has_to_serve_the_longest_row(space, overrides, row, field):
+    check(space.compose([*overrides, f"model.max_length={row}"]))
+    text = message(space, *overrides, f"model.max_length={row - 1}")
+    assert text == (
+        f"model.max_length: a learned table of {row - 1} positions (model.max_length) cannot serve rows of {row} tokens ({field})"
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=encoder_decoder", "position=sinusoidal", *PAIRS, "data.max_length=300"],
+        ["model=t5", *SPANS, "data.context=300"],
+        ["model=convolutional_lm", "data.context=300"],
+        ["model=recurrent", *PAIRS, "data.max_length=300"],
+        ["model=vit", "position=learned"],
+    ],
+)
+def test_what_has_no_table_takes_rows_of_any_length(space, overrides):
+    check(space.compose(overrides))
+
+
 @pytest.mark.parametrize("position", ["learned_2d", "sinusoidal_2d", "axial_rotary", "learned", "alibi", "none"])
 def test_images_have_positions_of_one_and_of_two_dimensions(space, position):
     composed = space.compose(["model=vit", f"position={position}"])

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from attnlab.cli.build import build
+from attnlab.cli.check import check
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import ConfigSpace, shipped
+from attnlab.layers import Attention
+from attnlab.layers.dropout import Dropout
 from attnlab.models import LanguageModel
 from attnlab.models.seq2seq import Seq2Seq
 
@@ -101,15 +104,36 @@ def assert_decodes_as_it_was_trained(model):
 
 
 def presets():
-    """Files that differ from another in sizes alone: small, they are that one."""
+    """Files that differ from another in sizes, and in where dropout acts, alone: small, they are that one."""
     return {"encoder_decoder_base", "encoder_decoder_big"}
 
 
 @pytest.mark.parametrize("preset", sorted(presets()))
 def test_a_preset_is_its_family_in_another_size(space, own_data, preset):
-    found, wanted = (compose(space, own_data, name, "residual=pre_ln") for name in (preset, "encoder_decoder"))
+    found = compose(space, own_data, preset, "residual=pre_ln")
+    without = ("+attention.dropout=0.0", "+feed_forward.dropout=0.0")
+    wanted = compose(space, own_data, "encoder_decoder", "residual=pre_ln", *without)
     assert found.resolved["model"] == wanted.resolved["model"]
     assert found.resolved["task"] == wanted.resolved["task"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "rate"),
+    [("encoder_decoder_base", 63_082_496, 0.1), ("encoder_decoder_big", 214_245_376, 0.3)],
+)
+@pytest.mark.parametrize("seams", [[], ["attention=grouped_query", "feed_forward=swiglu", "residual=pre_ln"]])
+def test_a_preset_is_the_model_of_the_paper(space, preset, parameters, rate, seams):
+    composed = space.compose([f"model={preset}", *seams])
+    check(composed)
+    with torch.device("meta"):
+        model = build(composed.config).model(vocabulary_size=37000, source_vocabulary_size=37000)
+    if not seams:  # table 3 of Vaswani et al. 2017 rounds to 65 M and 213 M
+        assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    # Section 5.4: dropout on the output of every sublayer and on the sums of embeddings and positions.
+    rates = {name: module.rate for name, module in model.named_modules() if isinstance(module, Dropout)}
+    layers = [f"{stack}.layers.{i}.residual.dropout" for stack in ("encoder", "decoder") for i in range(6)]
+    assert rates == dict.fromkeys(["encoder.dropout", "decoder.dropout", *layers], rate)
+    assert {module.dropout for module in model.modules() if isinstance(module, Attention)} == {0.0}
 
 
 @pytest.mark.slow

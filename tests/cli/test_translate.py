@@ -107,6 +107,75 @@ def test_any_split_is_evaluated(attnlab, trained):
     assert {"train/nats", "train/bleu", "train/chrf", "train/bleu@1-5", "train/bleu@6-10"} <= set(train)
 
 
+def test_lines_that_are_cut_are_told(attnlab, trained, standard_input):
+    long, just = "ein kleiner Hund " * 8, "ein kleiner Hund " * 7 + "Hunden"
+    assert len(just) == 125  # 128 tokens have room for one more: there is a space before it, and an end
+    standard_input("\n".join(["Hund", long, just, f"{just}e", f" {just} ", f"{just}en"]).encode())
+    said = attnlab("translate", str(trained), "--beams", "1")
+    assert said.err == "2 of 6 lines cut at 128 tokens (data.max_length): 2, 6\n"
+    standard_input("\n".join([long] * 12).encode())
+    said = attnlab("translate", str(trained), "--beams", "1")
+    assert said.err == "12 of 12 lines cut at 128 tokens (data.max_length): 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...\n"
+    assert said.out.count("\n") == 12
+
+
+@pytest.mark.parametrize(
+    "model", [["model=encoder_decoder", "position=learned", "model.num_heads=2"], ["model=convolutional"]]
+)
+def test_a_target_that_no_table_serves_ends_the_run_before_the_training(attnlab, here, model):
+    lines = [f"{GERMAN[i % 9]} {i % 5}\t{ENGLISH[i % 9]} {i % 5}\n" for i in range(30)]
+    (here / "train.tsv").write_text("".join(lines))
+    (here / "test.tsv").write_text("Hund 1\tdog 1\nHund 2\tdog " + "very " * 9 + "2\n")
+    words = ["data=parallel_text", "data.path=train.tsv", "data.pair=de-en", "data.source.validation_path=train.tsv"]
+    words += ["data.source.test_path=test.tsv", "tokenizer=character", "data.max_length=20", "model.max_length=20"]
+    words += [
+        "model.d_model=16",
+        "model.num_layers=1",
+        "trainer.max_steps=3",
+        "schedule.warmup_steps=0",
+        "task.beams=1",
+    ]
+    words += [*model, "trainer.threads=1", "progress=off", "run_dir=run"]
+    said = attnlab("train", *words)
+    message = "the target of pair 2 of the test part takes 52 positions, a mark included, and the model's table has 20; set model.max_length=52"
+    assert one_message(said, message), said
+    assert not (here / "run" / "metrics.jsonl").exists()
+    assert read_json(here / "run" / "status.json")["state"] == "failed"
+    said = attnlab("train", *words, "model.max_length=52")
+    assert said.status == 0, said.err
+    assert "test/bleu" in read_json(here / "run" / "status.json")["final"]
+    # A split that only an evaluation asks for is looked at then.
+    record = json.loads((here / "run" / "run.json").read_text())
+    (here / "longer.tsv").write_text("Hund 1\tdog " + "very " * 12 + "1\n")
+    record["config"]["data"]["source"]["test_path"] = "longer.tsv"
+    (here / "run" / "run.json").write_text(json.dumps(record))
+    said = attnlab("evaluate", "run")
+    assert one_message(said, "the target of pair 1 of the test part takes 67 positions"), said
+
+
+def test_a_split_that_only_its_source_has_is_evaluated(attnlab, here):
+    counts = {"train": 40, "val": 5, "test_2016_flickr": 6, "test_2017_flickr": 7}
+    for stem, count in counts.items():
+        for language, words in {"de": GERMAN, "en": ENGLISH}.items():
+            lines = [f"{words[i % 9]} {words[(i * 2 + len(stem)) % 9]}\n" for i in range(count)]
+            (here / f"{stem}.{language}").write_text("".join(lines))
+    words = ["data=multi30k", "data.path=.", "data.pair=de-en", "tokenizer=character", "model=encoder_decoder"]
+    words += ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=3", "trainer.threads=1"]
+    said = attnlab("train", *words, "schedule.warmup_steps=0", "task.beams=1", "progress=off", "run_dir=run")
+    assert said.status == 0, said.err
+    final = read_json(here / "run" / "status.json")["final"]
+    assert {name.split("/")[0] for name in final} == {"val", "test"}
+    figures = {
+        split: json.loads(attnlab("evaluate", "run", "--split", split).out) for split in ("test", "test_2017_flickr")
+    }
+    assert figures["test"] == {name: value for name, value in final.items() if name.startswith("test/")}
+    assert set(figures["test_2017_flickr"]) == {name.replace("test/", "test_2017_flickr/") for name in figures["test"]}
+    assert figures["test_2017_flickr"]["test_2017_flickr/nats"] != figures["test"]["test/nats"]
+    said = attnlab("evaluate", "run", "--split", "test_2018_flickr")
+    known = "accepted: train, validation, test, test_2017_flickr"
+    assert one_message(said, f"has no pairs in a split 'test_2018_flickr'; {known}"), said
+
+
 def one_message(said, message):
     return said.status != 0 and not said.out and said.err.startswith("attnlab: ") and message in said.err
 
@@ -118,7 +187,7 @@ def one_message(said, message):
         (["translate", "nowhere"], "nowhere: there is no run (no run.json)"),
         (["translate", "RUN", "--input", "absent.txt"], "cannot read absent.txt: No such file or directory"),
         (["translate", "RUN", "--input", "."], "cannot read .: Is a directory"),
-        (["translate", "RUN", "--input", "latin.txt"], "line 2 of latin.txt is no UTF-8 (byte 0xe4)"),
+        (["translate", "RUN", "--input", "latin.txt"], "line 2 of latin.txt is no UTF-8 text (byte 6 is 0xe4"),
         (["translate", "RUN", "--input", "russian.txt"], "(U+0436)"),
         (["translate", "RUN", "--beams", "0"], "beams=0 searches nothing; accepted: 1 (greedy) or more"),
         (["translate", "RUN", "--num-best", "0"], "num_best=0; accepted: 1 to 2, the number of beams"),
@@ -138,7 +207,7 @@ def test_what_cannot_be_done_is_one_message(attnlab, trained, here, words, messa
 def test_standard_input_that_is_no_text(attnlab, trained, standard_input):
     standard_input(b"Hund\n\xff\n")
     said = attnlab("translate", str(trained))
-    assert one_message(said, "line 2 of standard input is no UTF-8 (byte 0xff)"), said
+    assert one_message(said, "line 2 of standard input is no UTF-8 text (byte 5 is 0xff"), said
 
 
 def test_a_run_of_another_task_translates_nothing(attnlab, tiny, here):

@@ -71,14 +71,27 @@ def test_epochs_and_seeds_differ_and_repeat():
     assert {frozenset(g) for g in as_lists[0]} != {frozenset(g) for g in as_lists[2]}
 
 
-def test_little_of_a_batch_is_padding():
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_little_of_a_batch_is_padding_however_its_step_is_split(parts):
     # Lengths as in a translation corpus: the target is about as long as the source.
     random = np.random.default_rng(0)
     source = random.gamma(9, 1.8, 20_000).astype(int) + 3
     lengths = np.stack([source, np.maximum(3, source + random.normal(1, 2.5, len(source)).astype(int))], axis=1)
-    groups = TokenBudgetBatches(lengths, 4096).groups(0)
-    shuffled = np.array_split(random.permutation(len(lengths)), len(groups))
-    assert padding_share(lengths, groups) < 0.05 < 0.3 < padding_share(lengths, shuffled)
+    order = TokenBudgetBatches(lengths, 4096, parts=parts)
+    batches = [order.part(group, index) for group in order.groups(0) for index in range(parts)]
+    shuffled = np.array_split(random.permutation(len(lengths)), len(batches))
+    assert padding_share(lengths, batches) < 0.05 < 0.3 < padding_share(lengths, shuffled)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, budget=st.integers(24, 90), parts=st.integers(1, 4))
+def test_the_parts_of_a_step_follow_one_another_in_length_and_have_as_many_examples(lengths, budget, parts):
+    lengths = np.array(lengths)
+    order = TokenBudgetBatches(lengths, budget, parts=parts)
+    for group in order.groups(0):
+        dealt = [order.part(group, index) for index in range(parts)]
+        assert np.concatenate(dealt).tolist() == group.tolist()
+        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
 def test_padding_is_counted_over_all_sequences():

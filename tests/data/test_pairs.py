@@ -1,5 +1,6 @@
 """Sentence pairs: what is read, what is cleaned, how it is split, and every mistake in a file."""
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -137,6 +138,18 @@ def test_line_ends_marks_and_empty_lines(tmp_path):
     assert pairs.dropped == 3
 
 
+def test_a_carriage_return_ends_a_line_only_where_nothing_else_does(tmp_path):
+    def read(content):
+        (tmp_path / "c.tsv").write_bytes(content)
+        pairs = ParallelText("en-de", tmp_path / "c.tsv", split=(1, 0, 0)).read()["train"]
+        return list(zip(pairs.sources, pairs.targets, strict=True))
+
+    assert read(b"one\teins\rtwo\tzwei\r") == [("one", "eins"), ("two", "zwei")]
+    # Files of the web have single ones inside of sentences, and their counterparts have not.
+    assert read(b"on\re\teins\ntwo\tzwei\n") == [("on\re", "eins"), ("two", "zwei")]
+    assert read(b"on\re\teins\r\ntwo\tzwei\r\n") == [("on\re", "eins"), ("two", "zwei")]
+
+
 @pytest.mark.parametrize("longer", ["source", "target"])
 def test_unequal_files_say_which_line_of_which_has_no_counterpart(tmp_path, longer):
     few, many = ["a", "b"], ["a", "b", "c", "d"]
@@ -150,7 +163,13 @@ def test_unequal_files_say_which_line_of_which_has_no_counterpart(tmp_path, long
 def test_other_mistakes_in_files(tmp_path):
     bad = tmp_path / "bad.tsv"
     bad.write_bytes("gut\tgood\nSchön\tnice\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"line 2 of .*bad.tsv is no UTF-8 \(byte 0xf6\).*iconv"):
+    with pytest.raises(DataError, match=r"line 2 of .*bad.tsv is no UTF-8 text \(byte 12 is 0xf6: .*iconv -f LATIN1"):
+        ParallelText("de-en", bad).read()
+    bad.write_bytes(codecs.BOM_UTF8 + bad.read_bytes())
+    with pytest.raises(DataError, match=r"line 2 of .*bad.tsv is no UTF-8 text \(byte 15 is 0xf6: "):
+        ParallelText("de-en", bad).read()
+    bad.write_text("gut\tgood\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"bad.tsv is in UTF-16; accepted: UTF-8.*iconv -f UTF-16 -t UTF-8"):
         ParallelText("de-en", bad).read()
     with pytest.raises(DataError, match=r"line 2 of .*c.tsv has 3 columns; accepted: a source, one tab and a target"):
         ParallelText("de-en", write(tmp_path / "c.tsv", ["a\tb", "a\tb\tc"])).read()
@@ -159,19 +178,36 @@ def test_other_mistakes_in_files(tmp_path):
         ParallelText("de-en", tmp_path / "d.tsv.gz").read()
     with pytest.raises(DataError, match=r"data.path=.*nowhere does not exist"):
         ParallelText("de-en", tmp_path / "nowhere").read()
+    with pytest.raises(DataError, match=r"data.source.validation_path=.*nope.tsv does not exist"):
+        ParallelText("de-en", write(tmp_path / "e.tsv", ["a\tb"]), validation_path=str(tmp_path / "nope.tsv")).read()
+    with pytest.raises(DataError, match=r"data.source.target_path=.*nope.en does not exist"):
+        ParallelText("de-en", tmp_path / "e.tsv", str(tmp_path / "nope.en")).read()
     with pytest.raises(DataError, match="three fractions"):
         ParallelText("de-en", bad, split=(0.5, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(("there", "missing"), [("de", "en"), ("en", "de")])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_one_of_two_files_alone_names_the_other(tmp_path, there, missing, end):
+    write(tmp_path / f"v.{there}{end}", ["a"])
+    with pytest.raises(DataError) as caught:
+        ParallelText("de-en", tmp_path / "v").read()
+    assert f"data.path={tmp_path / 'v'}: there is v.{there}{end}, but no v.{missing}" in str(caught.value)
+    with pytest.raises(DataError, match=rf"data.source.test_path=.*no v.{missing} beside it"):
+        ParallelText("de-en", write(tmp_path / "t.tsv", ["a\tb"]), test_path=str(tmp_path / "v")).read()
+    tabbed = write(tmp_path / "v", ["c\td"])  # a file of the very name that was given is what is meant
+    assert ParallelText("de-en", tabbed, split=(1, 0, 0)).read()["train"].sources == ["c"]
 
 
 @pytest.mark.parametrize("form", ["translation", "columns"])
 def test_hub_pairs_from_a_local_folder_in_the_hubs_format(tmp_path, form):
     for split in ("train", "validation", "test"):
-        rows = [{"de": f"{split} eins", "en": f"{split} one"}, {"de": " ", "en": "x"}]
+        rows = [{"de": f"{split} eins", "en": f"{split} one"}, {"de": " ", "en": "x"}, {"de": None, "en": "y"}]
         rows = [{"translation": row} for row in rows] if form == "translation" else rows
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     splits = HubPairs("de-en", str(tmp_path)).read(tmp_path.parent / "hub cache")
     assert splits["test"].sources == ["test eins"]
     assert splits["test"].targets == ["test one"]
-    assert splits["test"].dropped == 1
+    assert splits["test"].dropped == 2
     with pytest.raises(DataError, match=r"has no language 'fr' \(data.pair=fr-en\); it has: de, en"):
         HubPairs("fr-en", str(tmp_path)).read(tmp_path.parent / "hub cache")

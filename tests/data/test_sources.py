@@ -61,6 +61,8 @@ def test_folder_is_read_in_the_order_of_names_with_its_subfolders(tmp_path):
         (b" \n\t", "holds no text"),
         (b"abc\0def", r"bad\.txt is binary \(byte 3 is zero\)"),
         (b"caf\xe9 au lait", r"bad\.txt is no UTF-8 text \(byte 3 is 0xe9.*iconv -f LATIN1"),
+        (b"un\ncaf\xe9 au lait", r"line 2 of .*bad\.txt is no UTF-8 text \(byte 6 is 0xe9"),
+        (codecs.BOM_UTF8 + b"un\ncaf\xe9 au lait", r"line 2 of .*bad\.txt is no UTF-8 text \(byte 9 is 0xe9"),
         ("text".encode("utf-16"), "is in UTF-16; accepted: UTF-8"),
     ],
 )

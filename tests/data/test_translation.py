@@ -54,6 +54,14 @@ def test_a_batch_is_the_pairs_with_their_marks(file):
         assert is_target.long().diff().max() <= 0
 
 
+def test_a_target_is_one_line_whatever_a_model_gives(file):
+    # Tokenizers that know single characters know the newline between the lines that they were trained on.
+    module = data(file, tokenizer=Character())
+    module.setup()
+    tokens = module.vocabulary.encode(" ein\nkleiner Hund\n").tolist()
+    assert module.decode_target([*tokens, END, *tokens]) == "ein kleiner Hund"
+
+
 def test_one_vocabulary_or_two(file):
     joint, apart = data(file), data(file, joint=False, tokenizer=BPE(vocabulary_size=280))
     assert joint.widths()["vocabulary_size"] == joint.widths()["source_vocabulary_size"]
@@ -75,6 +83,32 @@ def test_long_pairs_are_dropped_or_cut_and_counted(file, too_long):
     assert module.facts()["left_out"]["train"] == pairs.counts
 
 
+def test_what_is_evaluated_is_cut_in_the_source_alone_and_counted_so(tmp_path):
+    lines = [f"kurz {i}\tshort {i}" for i in range(20)]
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    (tmp_path / "other.tsv").write_text(f"kurz\t{'long ' * 30}end\n{'lang ' * 30}\tshort\nkurz\tshort\n")
+    other = str(tmp_path / "other.tsv")
+    source = partial(ParallelText, validation_path=other, test_path=other)
+    module = TranslationData(source, Character(), "de-en", max_length=20, path=str(tmp_path / "train.tsv"))
+    module.setup()
+    for split in ("validation", "test"):
+        pairs = module.split(split)
+        assert pairs.counts == {"pairs with an empty side": 0, "too long": 0, "cut": 1}
+        assert pairs.lengths[:, 0].tolist() == [6, 20, 6]
+        assert module.decode_target(pairs.targets[0]) == module.references(split)[0]
+
+
+def test_a_split_that_is_empty_says_what_became_of_its_pairs(file, tmp_path):
+    with pytest.raises(DataError, match=r"in a split 'train' \(too long: \d+\); accepted: validation, test$"):
+        data(file, max_length=2).setup()
+    (tmp_path / "empty.tsv").write_text("")
+    with pytest.raises(DataError, match=r"in a split 'train'; no split has any: look at data.path"):
+        data(tmp_path / "empty.tsv").setup()
+    (tmp_path / "half.tsv").write_text("one\t\ntwo\t\n")
+    with pytest.raises(DataError, match=r"in a split 'train' \(pairs with an empty side: 2\); no split has any"):
+        data(tmp_path / "half.tsv").setup()
+
+
 def test_an_epoch_covers_all_and_a_saved_place_goes_on(file):
     module = data(file)
     loader = iter(module.train_dataloader())
@@ -94,12 +128,21 @@ def test_an_epoch_covers_all_and_a_saved_place_goes_on(file):
     assert all(torch.equal(again[name], batches[2][name]) for name in again)
 
 
+def on_rank(file, rank, world_size, accumulated, budget, place=None):
+    module = data(file, batch_tokens=budget)
+    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulated)
+    module.load_state_dict(place or {})
+    return module
+
+
+def micro_batches(module, steps):
+    loader, count = iter(module.train_dataloader()), steps * module.trainer.accumulate_grad_batches
+    return [set(next(loader)["ids"].tolist()) for _ in range(count)]
+
+
 def test_ranks_and_accumulated_batches_share_a_step(file):
     def batches(rank, world_size, accumulated, budget):
-        module = data(file, batch_tokens=budget)
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulated)
-        loader = iter(module.train_dataloader())
-        return [set(next(loader)["ids"].tolist()) for _ in range(4 * accumulated)]
+        return micro_batches(on_rank(file, rank, world_size, accumulated, budget), 4)
 
     alone = batches(0, 1, 1, 400)
     one, other = batches(0, 2, 1, 200), batches(1, 2, 1, 200)
@@ -107,6 +150,35 @@ def test_ranks_and_accumulated_batches_share_a_step(file):
     assert not any(a & b for a, b in zip(one, other, strict=True))
     twice = batches(0, 1, 2, 200)
     assert [twice[i] | twice[i + 1] for i in range(0, 8, 2)] == alone
+
+
+@pytest.mark.parametrize("parts", [4, 6])
+def test_a_run_goes_on_with_another_number_of_ranks(file, parts):
+    before = on_rank(file, 0, 1, parts, 150)
+    micro_batches(before, 3)
+    place = before.state_dict()
+    expected = micro_batches(on_rank(file, 0, 1, parts, 150, place), 3)
+    steps = [expected[step * parts : (step + 1) * parts] for step in range(3)]
+    # Ragged steps: not every one has a multiple of the parts, and then some of them have one pair more.
+    assert any(len({len(batch) for batch in step}) > 1 for step in steps)
+    for ranks in (2, parts):
+        each = parts // ranks
+        dealt = [micro_batches(on_rank(file, rank, ranks, each, 150, place), 3) for rank in range(ranks)]
+        for number, step in enumerate(steps):
+            found = [batch for rank in dealt for batch in rank[number * each : (number + 1) * each]]
+            assert sorted(map(sorted, found)) == sorted(map(sorted, step))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_a_step_of_several_batches_has_the_tokens_that_are_planned(file, parts):
+    module = data(file, batch_tokens=400)
+    loader = iter(on_rank(file, 0, 1, parts, 400).train_dataloader())
+    pairs, seen, steps = len(module.split("train").sources), 0, 0
+    while seen < pairs:
+        seen += sum(len(next(loader)["ids"]) for _ in range(parts))
+        steps += 1
+    assert seen == pairs
+    assert module.tokens_per_step(parts) == module.train_tokens // steps
 
 
 def test_evaluation_gives_every_pair_of_a_split_once(file):
@@ -144,6 +216,8 @@ def test_numbers_that_serve_no_batch_are_refused(file):
         data(file, batch_tokens=5).setup()
     with pytest.raises(DataError, match="has no pairs in a split 'validation'"):
         data(file, split=(1, 0, 0)).setup()
+    with pytest.raises(DataError, match="has no pairs in a split 'test'; accepted: train, validation"):
+        data(file, split=(0.9, 0.1, 0)).setup()
 
 
 def test_rows_are_encoded_once_for_each_way_of_cutting_and_mapped(file, own_cache, monkeypatch):

@@ -289,3 +289,32 @@ def test_marks_outside_the_vocabulary_are_refused():
         decode(build("gru"), source, end=6)
     with pytest.raises(ValueError, match="holds the end mark 2"):
         decode(build("gru"), source, never=(0, 2))
+
+
+class Spoilt(Flat):
+    """One score of the second sentence is not what it should be, from the second token on."""
+
+    def __init__(self, value, vocabulary_size):
+        super().__init__()
+        self.value, self.vocabulary_size, self.steps = value, vocabulary_size, 0
+
+    def step(self, tokens_B, state):
+        self.steps += 1
+        logits_BV = torch.zeros(len(tokens_B), self.vocabulary_size)
+        logits_BV[:, END] = -5.0
+        if self.steps > 1:
+            logits_BV[len(tokens_B) // 2, -1] = self.value
+        return logits_BV
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("vocabulary_size", [V, 1000])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_scores_that_are_no_numbers_are_refused(value, vocabulary_size, beams):
+    source, is_source = sentences([3, 2])
+    model = Spoilt(value, vocabulary_size)
+    with pytest.raises(ValueError, match="the model's scores of token 2 of a target are no numbers") as caught:
+        decode(model, source, is_source, BeamSearch(beams))
+    assert "--checkpoint best" in str(caught.value)
+    forbidden = decode(Spoilt(-math.inf, vocabulary_size), source, is_source, BeamSearch(beams))
+    assert all(math.isfinite(best.score) for found in forbidden for best in found)

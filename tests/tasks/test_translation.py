@@ -14,8 +14,8 @@ from torch import nn
 from attnlab.data import Character, ParallelText, TranslationData
 from attnlab.data.vocabulary import PAD
 from attnlab.generation import BeamSearch, Hypothesis
-from attnlab.layers import PreNorm
-from attnlab.models import EncoderDecoder
+from attnlab.layers import Learned, PreNorm
+from attnlab.models import ConvolutionalSeq2Seq, EncoderDecoder
 from attnlab.tasks import Translation
 from attnlab.tasks.translation import scores_by_length
 from attnlab.training import Constant, adamw
@@ -197,6 +197,36 @@ def test_a_tiny_model_learns_its_pairs_by_heart(make):
     translated = [best[0][0] for best in task.translate(module, module.sources("train"))]
     assert translated == module.references("train")
     assert translated == task.outputs["train.translations.txt"].splitlines()
+
+
+@pytest.mark.parametrize("model", [partial(EncoderDecoder, position=Learned), ConvolutionalSeq2Seq])
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_longer_than_the_models_table_is_found_before_the_training(tmp_path, model, side, split):
+    usual, long = ("kurz", "short"), {"source": ("lang " * 5, "long"), "target": ("lang", "long " * 5)}[side]
+    for name in ("train", "validation", "test"):
+        pairs = [usual, long if name == split else usual, usual]
+        (tmp_path / name).write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    source = partial(ParallelText, validation_path=str(tmp_path / "validation"), test_path=str(tmp_path / "test"))
+    module = TranslationData(source, Character(), "de-en", path=str(tmp_path / "train"), cache=str(tmp_path / "cache"))
+
+    def check(limit):
+        small = model(**module.widths(), max_length=limit, d_model=8, num_layers=1)
+        for name in ("train", "validation", "test"):
+            Translation(small, adamw, Constant).check_split(module, name)
+
+    check(26)  # a space, 24 letters and spaces, and a mark
+    found = (
+        f"the {side} of pair 2 of the {split} part takes 26 positions, a mark included, and the model's table has 25; "
+    )
+    with pytest.raises(ValueError, match=f"^{found}set model.max_length=26 or more, or leave .*: (lang|long)( \\1)+$"):
+        check(25)
+
+
+def test_a_model_without_a_table_takes_every_length(make):
+    module = make()
+    for split in ("train", "validation", "test"):
+        task_of(module).check_split(module, split)
 
 
 RANKS = """

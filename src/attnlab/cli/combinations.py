@@ -70,11 +70,27 @@ def _validates(asked: Asked) -> bool:
     return 0 < int(asked.get("trainer.validate_every") or 0) <= int(asked.get("trainer.max_steps") or 0)
 
 
-def _has_rows(asked: Asked) -> bool:
-    """Whether data.max_length is what the data's rows may have at most, marks included."""
-    from attnlab.data.encoded import EncodedData  # here, because it brings torch with it
+def _has_table(asked: Asked) -> bool:
+    """Whether the model has a learned table of positions: as its position, or its own where it leaves no choice."""
+    chosen = asked.target("position") == "Learned" if asked.takes("position") else True
+    return chosen and asked.get("model.max_length") is not None
 
-    return issubclass(get_object(asked.get("data._target_")), EncodedData)
+
+def _longest_row(asked: Asked) -> tuple[int, str]:
+    """Tokens of the longest row that the data may have, marks included, and the field that says so; 0 where none does."""
+    from attnlab.data import SpanCorruptionData, TranslationData  # here, because they bring torch with them
+    from attnlab.data.encoded import EncodedData
+    from attnlab.data.span_corruption import lengths
+
+    kind = get_object(asked.get("data._target_"))
+    if isinstance(kind, type) and issubclass(kind, EncodedData | TranslationData):
+        return asked.get("data.max_length") or 0, "data.max_length"
+    context = asked.get("data.context") or 0
+    if isinstance(kind, type) and issubclass(kind, SpanCorruptionData):
+        density, mean_length = asked.get("data.noise_density"), asked.get("data.mean_span_length")
+        # A window becomes an input and a target, with an end mark each. What the data refuse, they refuse themselves.
+        context = max(lengths(context, density, mean_length)) + 1 if context > 1 and mean_length >= 1 else 0
+    return context, "data.context"
 
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init")
@@ -127,23 +143,9 @@ TABLE: tuple[Rule, ...] = (
         "augmentation changes images, and data={data} holds none; leave augmentation out",
     ),
     (
-        "position",
-        lambda a: (
-            a.target("position") == "Learned"
-            and (a.get("model.max_length") or 0) < (a.get("data.context") or 0)
-            and a.takes("position")
-        ),
-        "a learned table of {model.max_length} positions (model.max_length) cannot serve windows of {data.context} tokens (data.context)",
-    ),
-    (
-        "position",
-        lambda a: (
-            a.target("position") == "Learned"
-            and a.takes("position")
-            and _has_rows(a)
-            and (a.get("model.max_length") or 0) < (a.get("data.max_length") or 0)
-        ),
-        "a learned table of {model.max_length} positions (model.max_length) cannot serve rows of {data.max_length} tokens (data.max_length)",
+        "model.max_length",
+        lambda a: _has_table(a) and a.get("model.max_length") < _longest_row(a)[0],
+        "a learned table of {model.max_length} positions (model.max_length) cannot serve rows of {row} tokens ({row_field})",
     ),
     (
         "schedule",
@@ -206,8 +208,11 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 def _fill(reason: str, asked: Asked) -> str:
     d_model = asked.get("model.d_model") or 1
+    row, row_field = _longest_row(asked)
     known = {
         "d_head": _d_head(asked),
+        "row": row,
+        "row_field": row_field,
         "divisors": ", ".join(str(n) for n in range(1, d_model + 1) if d_model % n == 0),
         "norm": asked.target("norm"),
         "chosen_model": asked.named.get("model", asked.target("model")),

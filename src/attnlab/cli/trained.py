@@ -21,6 +21,8 @@ from attnlab.tasks import Translation
 from attnlab.training import TokenTask, load_weights
 from attnlab.training.run_directory import effective_state, plain, read_json
 
+NAMED = 10  # lines whose numbers are told
+
 
 def use(arguments: argparse.Namespace) -> int:
     """Dispatches the three; returns the exit status."""
@@ -63,6 +65,7 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, TokenTask]:
 
 def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
     """Prints the run's metrics on a split as JSON."""
+    task.check_split(parts.data, arguments.split)
     figures = task.evaluate(parts.data, arguments.split)
     for name, reason in task.cannot.items():
         print(f"{name} cannot: {reason}", file=sys.stderr)
@@ -104,6 +107,10 @@ def translate_lines(arguments: argparse.Namespace, parts: Parts, task: TokenTask
     lines = (
         read_lines(Path(arguments.input)) if arguments.input else lines_of(sys.stdin.buffer.read(), "standard input")
     )
+    if cut := parts.data.texts_cut(lines):
+        numbers = ", ".join(str(place + 1) for place in cut[:NAMED]) + (", ..." if len(cut) > NAMED else "")
+        limit = parts.data.max_length
+        print(f"{len(cut)} of {len(lines)} lines cut at {limit} tokens (data.max_length): {numbers}", file=sys.stderr)
     for number, found in enumerate(task.translate(parts.data, lines, search), start=1):
         for text, hypothesis in found:
             place = f"{number}\t" if arguments.num_best > 1 else ""

@@ -60,6 +60,8 @@ class TrainingRun:
 
     def _train_and_evaluate(self) -> None:
         task = self._task()
+        for split in ("train", "validation", "test"):  # now, and not when the training is over
+            task.check_split(self.parts.data, split)
         record = write_record(self.directory, self.composed, self._facts(task))
         for name, tokenizer in self.parts.data.tokenizers().items():
             write_text(self.directory.path / name, tokenizer.as_json())
@@ -110,8 +112,7 @@ class TrainingRun:
         """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
         settings, data = self.settings, self.parts.data
         size = self._size(task)
-        ranks = settings.devices * settings.num_nodes
-        tokens_per_step = data.tokens_per_batch * settings.accumulate * ranks
+        tokens_per_step = data.tokens_per_step(settings.accumulate * settings.devices * settings.num_nodes)
         return {
             "precision": {"asked": self.precision.asked, "used": self.precision.used, "reason": self.precision.reason},
             "device": {

@@ -20,8 +20,9 @@ class TokenBudgetBatches:
     An epoch sorts the examples by length, equal ones shuffled, cuts this row into groups and shuffles the groups. A group is
     what one optimizer step takes: it is dealt out to `parts` batches (all ranks times accumulated micro-batches), so every
     rank has the same number of batches, and a step has the same examples whether one rank takes them at once, two ranks take
-    half each, or one takes two halves. `batch_tokens` bounds a batch's examples times the longest of each of its sequences,
-    padding included. Step i is a function of the arguments and i alone. Raises DataError.
+    half each, or one takes two halves. `batch_tokens` times `parts` bounds a step's examples times the longest of each of their
+    sequences, padding included, so it bounds a batch on average over the parts of its step. Step i is a function of the
+    arguments and i alone. Raises DataError.
     """
 
     def __init__(self, lengths_NL: np.ndarray, batch_tokens: int, seed: int = 0, parts: int = 1) -> None:
@@ -55,8 +56,8 @@ class TokenBudgetBatches:
         return group
 
     def part(self, group_B: np.ndarray, index: int) -> np.ndarray:
-        """The examples of part `index` of a group."""
-        return group_B[index :: self.parts]
+        """The examples of part `index` of a group: neighbours in length, as many as in any other part or one more."""
+        return np.array_split(group_B, self.parts)[index]
 
     def state_dict(self) -> dict[str, int]:
         """The place in the order, for any number of ranks with the same number of parts."""

@@ -56,8 +56,8 @@ class EncodedData(DataModule, Generic[E]):
 
     source: gives `read` (the parts by split) and `fingerprint`; or a class or partial that is completed with `path`. tokenizer:
     trained on the training part, unless `tokenizer_from`, a run's directory, gives that run's own. max_length: tokens of a row
-    with its marks. batch_tokens: a batch's rows times the longest of them. A subclass gives `lines`, `encode_parts` and `collate`.
-    Raises DataError.
+    with its marks. batch_tokens: a batch's rows times the longest of them, on average over the batches of a step. A
+    subclass gives `lines`, `encode_parts` and `collate`. Raises DataError.
     """
 
     kind: ClassVar[str]
@@ -145,8 +145,12 @@ class EncodedData(DataModule, Generic[E]):
 
     @property
     def tokens_per_batch(self) -> int:
-        """Terms of the loss of a training batch, on average."""
-        order = TokenBudgetBatches(self.split("train").lengths, self._budget, self.seed)
+        """Terms of the loss of a training batch that is a step of its own, on average."""
+        return self.tokens_per_step(1)
+
+    def tokens_per_step(self, parts: int) -> int:
+        """Terms of the loss of a step of so many batches, on average."""
+        order = TokenBudgetBatches(self.split("train").lengths, self._budget, self.seed, parts)
         return max(1, self.train_tokens // len(order.groups(0)))
 
     @property

@@ -34,6 +34,10 @@ class DataModule(lightning.LightningDataModule):
         """How many terms of the loss a training batch of one rank has, on average."""
         raise NotImplementedError(f"{type(self).__name__} does not say how large its batches are")
 
+    def tokens_per_step(self, parts: int) -> int:
+        """How many terms of the loss a step of so many batches (ranks times accumulated ones) has, on average."""
+        return parts * self.tokens_per_batch
+
     @property
     def train_tokens(self) -> int:
         """How many terms of the loss an epoch has."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel
-from attnlab.data.sources import existing, load_hub
+from attnlab.data.sources import existing, load_hub, utf8_text
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,9 @@ class ParallelText(PairSource):
 
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
         """The files' splits; those that have none of their own are cut off the training file."""
-        assert self.path is not None
         given = {"validation": self.validation_path, "test": self.test_path}
-        own = {name: self._load(path) for name, path in given.items() if path}
-        rest = self._load(str(self.path), self.target_path)
+        own = {name: self._load(path, f"data.source.{name}_path") for name, path in given.items() if path}
+        rest = self._rest()
         shares = {
             name: share
             for name, share in zip(("train", "validation", "test"), self.split, strict=True)
@@ -204,14 +203,25 @@ class ParallelText(PairSource):
         found = {name: Pairs(*both, dropped=rest.dropped if name == "train" else 0) for name, both in parts.items()}
         return found | own
 
-    def _load(self, path: str, target_path: str | None = None) -> Pairs:
+    def _rest(self) -> Pairs:
+        assert self.path is not None
+        if self.target_path is None:
+            return self._load(str(self.path), "data.path")
+        target = existing(self.target_path, "the file of the targets", "data.source.target_path")
+        return read_aligned(existing(self.path, FORMS), target)
+
+    def _load(self, path: str, field: str) -> Pairs:
         source = Path(path).expanduser()
-        if target_path is not None:
-            return read_aligned(existing(source, FORMS), existing(target_path, FORMS))
-        both = [_plain_or_gzip(Path(f"{source}.{language}")) for language in self.pair.split("-")]
-        if both[0] is not None and both[1] is not None:
-            return read_aligned(both[0], both[1])
-        return read_tabbed(existing(source, FORMS))
+        first, second = (_plain_or_gzip(Path(f"{source}.{language}")) for language in self.pair.split("-"))
+        if first is not None and second is not None:
+            return read_aligned(first, second)
+        alone = first or second
+        if alone is not None and not source.exists():
+            missing = f"{source.name}.{self.target_language if first else self.source_language}"
+            raise DataError(
+                f"{field}={source}: there is {alone.name}, but no {missing} beside it (plain or .gz); accepted: {FORMS}"
+            )
+        return read_tabbed(existing(source, FORMS, field))
 
 
 class HubPairs(PairSource):
@@ -241,7 +251,7 @@ class HubPairs(PairSource):
             raise DataError(
                 f"{self.path} has no language {language!r} (data.pair={self.pair}); it has: {', '.join(sorted(known))}"
             )
-        return [str(text) for text in columns[columns.column_names[known.index(language)]]]
+        return ["" if text is None else str(text) for text in columns[columns.column_names[known.index(language)]]]
 
 
 FORMS = (
@@ -327,7 +337,7 @@ def read_tabbed(path: Path) -> Pairs:
         if len(columns) != 2:
             raise DataError(
                 f"line {number:,} of {path} has {len(columns)} columns; accepted: a source, one tab and a target on every line. "
-                f"data.path accepts {FORMS}"
+                f"Pairs stand in {FORMS}"
             )
         sources.append(columns[0])
         targets.append(columns[1])
@@ -346,16 +356,10 @@ def read_lines(path: Path) -> list[str]:
 
 def lines_of(content: bytes, name: str) -> list[str]:
     """The lines of UTF-8 text, whatever its line ends, without a byte-order mark. Raises DataError that names it."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"line {line:,} of {name} is no UTF-8 (byte 0x{content[error.start]:02x}); accepted: UTF-8. If it is text in "
-            "Latin-1, convert it with iconv -f LATIN1 -t UTF-8"
-        ) from error
-    # Only real line ends: str.splitlines would also cut at marks that stand inside of sentences.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    # Only real line ends: str.splitlines would also cut at marks that stand inside of sentences. A single carriage return is such
+    # a mark, too, where lines end in newlines.
+    text = utf8_text(content, name).replace("\r\n", "\n")
+    lines = text.split("\n" if "\n" in text else "\r")
     return lines[:-1] if lines and not lines[-1] else lines
 
 

@@ -163,12 +163,31 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
         ) from error
 
 
-def existing(path: str | Path, accepted: str) -> Path:
-    """The path, where it exists. Raises DataError that says what is accepted."""
+def existing(path: str | Path, accepted: str, field: str = "data.path") -> Path:
+    """The path, where it exists. Raises DataError that says what the field accepts."""
     path = Path(path).expanduser()
     if not path.exists():
-        raise DataError(f"data.path={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")
+        raise DataError(f"{field}={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")
     return path
+
+
+def utf8_text(content: bytes, name: str) -> str:
+    """UTF-8 without its byte-order mark. Raises DataError that names the text, the line and the byte in it."""
+    if _is_utf16(content):
+        raise DataError(f"{name} is in UTF-16; accepted: UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 FILE > new.txt")
+    text = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        line, place = text[: error.start].count(b"\n") + 1, error.start + len(content) - len(text)
+        raise DataError(
+            f"line {line:,} of {name} is no UTF-8 text (byte {place} is 0x{content[place]:02x}: {error.reason}); accepted: UTF-8. "
+            "If it is text in Latin-1, convert it: iconv -f LATIN1 -t UTF-8 FILE > new.txt"
+        ) from error
+
+
+def _is_utf16(content: bytes) -> bool:
+    return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def _decode(file: Path) -> str:
@@ -176,15 +195,6 @@ def _decode(file: Path) -> str:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}; make it readable or leave it out") from error
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{file} is in UTF-16; accepted: UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {file} > new.txt")
-    if (zero := content.find(b"\0")) >= 0:
+    if (zero := content.find(b"\0")) >= 0 and not _is_utf16(content):
         raise DataError(f"{file} is binary (byte {zero} is zero); accepted: a text in UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is no UTF-8 text (byte {error.start} is 0x{content[error.start]:02x}: {error.reason}); accepted: UTF-8. "
-            f"If it is text in Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file} > new.txt"
-        ) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return utf8_text(content, str(file)).replace("\r\n", "\n").replace("\r", "\n")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, typical
+from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, check_budget, typical
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
@@ -25,7 +25,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import END, NUM_MARKS, PAD, START, Vocabulary
 from attnlab.data.windows import ENDLESS
 
-FORMAT = 2
+FORMAT = 3
 REHEARSAL_VOCABULARY = 256
 
 
@@ -80,7 +80,7 @@ class TranslationData(DataModule):
 
     source: a class or partial of a PairSource, completed with `pair` and `path`. tokenizer: trained on the training part, on
     both languages together where `joint`, else once for each. batch_tokens: a batch's pairs times its longest source plus its
-    longest target, padding included. max_length: the most tokens of a source or target; a longer training pair is dropped or
+    longest target, padding included, on average over the batches of a step. max_length: the most tokens of a source or target; a longer training pair is dropped or
     cut (`too_long`) and counted, and pairs to evaluate on are cut in the source alone. Raises DataError.
     """
 
@@ -116,17 +116,22 @@ class TranslationData(DataModule):
         self._all_splits()
 
     def setup(self, stage: str | None = None) -> None:
-        """Encodes every split, and sees that there is something to train and to validate on."""
-        lengths = self.split("train").lengths
-        TokenBudgetBatches(lengths, self.batch_tokens, self.seed)
-        self.split("validation")
+        """Encodes every split, and sees that there is something to train, to validate and to test on."""
+        for name in ("train", "validation", "test"):
+            self.split(name)
+        check_budget(self.split("train").lengths, self.batch_tokens)
 
     def split(self, name: str) -> EncodedPairs:
         """The pairs of a split. Raises DataError for one that is not there, or is empty."""
         splits = self._all_splits()
         if name not in splits or not splits[name].sources:
             known = ", ".join(split for split, pairs in splits.items() if pairs.sources)
-            raise DataError(f"{self.name} {self.source.pair} has no pairs in a split {name!r}; accepted: {known}")
+            counts = splits[name].counts if name in splits else {}
+            left_out = ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
+            raise DataError(
+                f"{self.name} {self.source.pair} has no pairs in a split {name!r}{left_out and f' ({left_out})'}; "
+                + (f"accepted: {known}" if known else "no split has any: look at data.path")
+            )
         return splits[name]
 
     def _all_splits(self) -> dict[str, EncodedPairs]:
@@ -158,8 +163,12 @@ class TranslationData(DataModule):
 
     @property
     def tokens_per_batch(self) -> int:
-        """Target tokens of a batch, on average."""
-        groups = TokenBudgetBatches(self.split("train").lengths, self.batch_tokens, self.seed).groups(0)
+        """Target tokens of a batch that is a step of its own, on average."""
+        return self.tokens_per_step(1)
+
+    def tokens_per_step(self, parts: int) -> int:
+        """Target tokens of a step of so many batches, on average."""
+        groups = TokenBudgetBatches(self.split("train").lengths, self.batch_tokens, self.seed, parts).groups(0)
         return max(1, self.train_tokens // len(groups))
 
     def facts(self) -> dict[str, Any]:
@@ -198,8 +207,8 @@ class TranslationData(DataModule):
         return self.split(split).texts.targets
 
     def decode_target(self, tokens: Sequence[int]) -> str:
-        """The text of target tokens, up to END."""
-        return self.vocabulary.decode(tokens).strip()
+        """The text of target tokens, up to END, as one line."""
+        return self.vocabulary.decode(tokens).replace("\n", " ").strip()
 
     # --- batches
 
@@ -232,10 +241,15 @@ class TranslationData(DataModule):
     def source_loader(self, texts: Sequence[str]) -> EvaluationBatches:
         """Batches of texts to translate, cut at the greatest length, with `ids`, their places in the list."""
         self.split("train")
-        rows = [self._source_row(text.strip()) for text in texts]
+        rows = [np.append(self._source_tokens(text)[: self.max_length - 1], END) for text in texts]
         nothing = Pairs(list(texts), [""] * len(rows))
         pairs = EncodedPairs(rows, [np.empty(0, dtype=np.int64)] * len(rows), lambda: nothing)
         return EvaluationBatches(pairs.lengths, max(self.batch_tokens, self.max_length + 1), partial(collate, pairs))
+
+    def texts_cut(self, texts: Sequence[str]) -> list[int]:
+        """The places of those texts that `source_loader` cuts."""
+        self.split("train")
+        return [i for i, text in enumerate(texts) if len(self._source_tokens(text)) >= self.max_length]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training order."""
@@ -285,6 +299,8 @@ class TranslationData(DataModule):
                 publish(scratch, kept, lambda there: EncodedPairs.load(there, read) is not None)
             found = EncodedPairs.load(kept, read)
             assert found is not None, kept
+        # Of the files as they are now: what was kept knows the pairs alone, which may be the same ones.
+        found.counts = {"pairs with an empty side": texts.dropped, **found.counts}
         return found
 
     def _training_texts(self, places: np.ndarray) -> Pairs:
@@ -296,21 +312,22 @@ class TranslationData(DataModule):
         dropped = cut = 0
         for place, (source, target) in enumerate(zip(texts.sources, texts.targets, strict=True)):
             source_S, target_T = self.source_vocabulary.encode(f" {source}"), self.vocabulary.encode(f" {target}")
-            long = max(len(source_S), len(target_T)) >= self.max_length
+            limit = self.max_length - 1  # a mark more
+            target_limit = limit if training else len(target_T)
+            long = len(source_S) > limit or len(target_T) > target_limit
             if long and training and self.too_long == "drop":
                 dropped += 1
                 continue
             cut += long
-            limit = self.max_length - 1 if training else len(target_T)
-            sources.add(np.append(source_S[: self.max_length - 1], END))
-            targets.add(target_T[:limit])
+            sources.add(np.append(source_S[:limit], END))
+            targets.add(target_T[:target_limit])
             places.append(place)
-        counts = {"pairs with an empty side": texts.dropped, "too long": dropped, "cut": cut}
+        counts = {"too long": dropped, "cut": cut}
         kept = np.array(places, dtype=np.int64)
         return EncodedPairs(sources.done(), targets.done(), lambda: chosen(texts, kept), counts, kept)
 
-    def _source_row(self, text: str) -> np.ndarray:
-        return np.append(self.source_vocabulary.encode(f" {text}")[: self.max_length - 1], END)
+    def _source_tokens(self, text: str) -> np.ndarray:
+        return self.source_vocabulary.encode(f" {text.strip()}")
 
 
 class PairBatches:

@@ -78,7 +78,7 @@ def decode(
     still score better than the last of the `num_best` (greedy: at the first end). At the greatest length, which is the source's
     plus `max_extra`, less where the model's positions end before it, every hypothesis has to end, at the price of `end`. Equal
     scores go to the earlier beam and the smaller token. `never`: tokens that are not produced; their probability is lost.
-    use_cache=False computes every prefix anew. Raises ValueError for tokens outside the vocabulary.
+    use_cache=False computes every prefix anew. Raises ValueError for tokens outside the vocabulary, and for scores that are NaN or inf.
     """
     search = search or BeamSearch()
     _check_marks(model.vocabulary_size, start, end, never)
@@ -160,6 +160,11 @@ class _Beams:
         vocabulary_size = log_p_RV.shape[1]
         sums_NX = log_p_RV.add_(self.log_p_NK.reshape(-1, 1)).view(count, width * vocabulary_size)
         sums_NC, places_NC = top(sums_NX, min(2 * self.search.beams, sums_NX.shape[1]))
+        if sums_NC.isnan().any():  # one that is NaN or inf makes NaN of its whole row, and NaN sorts as the greatest
+            raise ValueError(
+                f"the model's scores of token {self.length + 1} of a target are no numbers (NaN or inf), as after a training that "
+                "diverged; take earlier weights (--checkpoint best), or train with a smaller optimizer.lr"
+            )
         return sums_NC, places_NC // vocabulary_size, places_NC % vocabulary_size
 
     def _finish(self, sums_NK: Tensor, parents_NK: Tensor) -> None:

@@ -11,7 +11,7 @@ class Seq2Seq(nn.Module):
     """
     A model of a target sequence given a source.
 
-    vocabulary_size: of the target. longest: how many target positions it can serve; None: any number.
+    vocabulary_size: of the target. longest: how many positions of a source, and of a target, it can serve; None: any number.
     """
 
     vocabulary_size: int

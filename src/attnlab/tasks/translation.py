@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any, ClassVar
 
 import sacrebleu
@@ -16,6 +17,7 @@ from attnlab.models.seq2seq import Seq2Seq
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.training import TokenTask
 
+EXCERPT = 60  # characters of a sentence in a message
 BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
 
 
@@ -60,6 +62,20 @@ class Translation(TokenTask):
         if self.label_smoothing:
             self.also({"nats": nats})
         return smoothed, int(batch["is_target"].sum())
+
+    def check_split(self, data: TranslationData, split: str) -> None:
+        """Raises ValueError where a source or a target of the split is longer than the model's table of positions."""
+        assert isinstance(self.model, Seq2Seq)
+        limit, pairs = self.model.longest, data.split(split)
+        for side, lengths_N in zip(("source", "target"), pairs.lengths.T, strict=True):
+            row = int(lengths_N.argmax())
+            if limit is not None and lengths_N[row] > limit:
+                text = getattr(pairs.texts, f"{side}s")[row]
+                raise ValueError(
+                    f"the {side} of pair {pairs.places[row] + 1:,} of the {split} part takes {lengths_N[row]:,} positions, a mark "
+                    f"included, and the model's table has {limit:,}; set model.max_length={lengths_N[row]} or more, or leave the pair "
+                    f"out: {shorten(text, EXCERPT, placeholder=' ...')}"
+                )
 
     def validate(self, data: TranslationData) -> dict[str, float]:
         """Nats, BLEU and chrF of the validation part."""

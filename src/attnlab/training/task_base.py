@@ -67,6 +67,9 @@ class TokenTask(Scoring):
         """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
         return []
 
+    def check_split(self, data: Any, split: str) -> None:
+        """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
+
     def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """What is reported of a validation, from its sums by name and its number of tokens."""
         return {f"val/{name}": value / max(1, tokens) for name, value in sums.items()}
