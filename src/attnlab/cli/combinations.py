@@ -66,6 +66,15 @@ def _is_rotary(asked: Asked) -> bool:
     return asked.target("position") in {"Rotary", "AxialRotary"}
 
 
+def _marks(asked: Asked) -> int:
+    """How many marks stand in a window beside its data.context tokens."""
+    from attnlab.data.masked_text import MaskedTextData, marks_of  # here, because it brings torch with it
+
+    chosen = get_object(asked.get("data._target_"))
+    is_masked = isinstance(chosen, type) and issubclass(chosen, MaskedTextData)
+    return marks_of(bool(asked.get("data.next_sentence"))) if is_masked else 0
+
+
 def _validates(asked: Asked) -> bool:
     return 0 < int(asked.get("trainer.validate_every") or 0) <= int(asked.get("trainer.max_steps") or 0)
 
@@ -130,10 +139,10 @@ TABLE: tuple[Rule, ...] = (
         "position",
         lambda a: (
             a.target("position") == "Learned"
-            and (a.get("model.max_length") or 0) < (a.get("data.context") or 0)
             and a.takes("position")
+            and (a.get("model.max_length") or 0) < (a.get("data.context") or 0) + _marks(a)
         ),
-        "a learned table of {model.max_length} positions (model.max_length) cannot serve windows of {data.context} tokens (data.context)",
+        "a learned table of {model.max_length} positions (model.max_length) cannot serve windows of {data.context} tokens (data.context){and_marks}",
     ),
     (
         "position",
@@ -205,9 +214,10 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 
 def _fill(reason: str, asked: Asked) -> str:
-    d_model = asked.get("model.d_model") or 1
+    d_model, marks = asked.get("model.d_model") or 1, _marks(asked)
     known = {
         "d_head": _d_head(asked),
+        "and_marks": f" and {marks} marks" if marks else "",
         "divisors": ", ".join(str(n) for n in range(1, d_model + 1) if d_model % n == 0),
         "norm": asked.target("norm"),
         "chosen_model": asked.named.get("model", asked.target("model")),

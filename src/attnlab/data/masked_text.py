@@ -25,6 +25,11 @@ TRAINING, STATIC, EVALUATION = (
 )  # streams of random numbers, so that no window to evaluate has a training window's mask
 
 
+def marks_of(next_sentence: bool) -> int:
+    """How many marks stand in a window: START, END and, between two segments, SEPARATOR."""
+    return 3 if next_sentence else 2
+
+
 class MaskedTextData(DataModule):
     """
     A text as batches of windows of `context` tokens between START and END, some of them masked.
