@@ -34,10 +34,10 @@ class MaskedTextData(DataModule):
     """
     A text as batches of windows of `context` tokens between START and END, some of them masked.
 
-    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text, whose windows
-    are then the same in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the same. next_sentence: a window is two halves with
-    SEPARATOR between; in every second one, at random, the other half comes from elsewhere (Devlin et al. 2019, section 3.1). The
-    other fields as in TextData. Raises DataError.
+    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text, whose
+    windows are then the same in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the
+    same. next_sentence: a window is two halves with SEPARATOR between; in every second one, at random, the other half comes from
+    elsewhere (Devlin et al. 2019, section 3.1). The other fields as in TextData. Raises DataError.
     """
 
     unit = "masked token"
