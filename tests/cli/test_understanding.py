@@ -64,4 +64,26 @@ def test_rows_longer_than_a_learned_table_are_refused(attnlab, library):
         "data.max_length=300",
     )
     assert said.status == 2
-    assert "a learned table of 128 positions (model.max_length) cannot serve rows of 300 tokens" in said.err
+    assert "a learned table of 130 positions (model.max_length) cannot serve rows of 300 tokens" in said.err
+
+
+MASKED = ["data=text_masked", "data.batch_size=4", *(word for word in SMALL if word != "data.batch_tokens=400")]
+
+
+def test_next_sentences_are_learned_without_another_word(attnlab, library):
+    said = attnlab("train", f"data.path={library / 'text.txt'}", "data.next_sentence=true", *MASKED)
+    assert said.status == 0, said.err
+    [folder] = Path("runs/train").glob("*/seed=0")
+    final = read_json(folder / "status.json")["final"]
+    assert {"test/nats", "test/next_sentence_nats", "test/next_sentence_accuracy", "val/nats"} <= set(final)
+    assert final["test/loss"] == pytest.approx(final["test/nats"] + final["test/next_sentence_nats"])
+
+
+@pytest.mark.parametrize(("next_sentence", "marks"), [("false", 2), ("true", 3)])
+def test_a_learned_table_has_to_hold_a_windows_marks_too(attnlab, library, next_sentence, marks):
+    asked = [f"data.path={library / 'text.txt'}", f"data.next_sentence={next_sentence}", "data.context=14", *MASKED]
+    assert attnlab("train", *asked, f"model.max_length={14 + marks}").status == 0
+    said = attnlab("train", *asked, f"model.max_length={13 + marks}")
+    assert said.status == 2
+    words = f"table of {13 + marks} positions (model.max_length) cannot serve rows of {14 + marks} tokens (data.context, and its marks)"
+    assert words in said.err

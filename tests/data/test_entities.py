@@ -1,6 +1,7 @@
 """CoNLL files and the hub: what is read, what is refused with its place."""
 
 import datasets
+import pyarrow.parquet
 import pytest
 
 from attnlab.data import WNUT17, CoNLL, DataError, HubEntities
@@ -63,6 +64,18 @@ def test_a_bad_line_is_named(tmp_path, text, message):
         same(tmp_path, text)
 
 
+def test_a_mark_and_line_ends_of_windows(tmp_path):
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.conll").write_bytes(b"\xef\xbb\xbfEU\tB-org\r\nsaid\tO\r\n\r\nno\tO\r\n")
+    assert CoNLL(tmp_path).read()["train"] == Tagged([["EU", "said"], ["no"]], [["B-org", "O"], ["O"]])
+
+
+def test_what_is_no_utf8_is_named_by_its_line(tmp_path):
+    (tmp_path / "train.conll").write_bytes(b"EU B-org\n\nM\xfcnchen B-loc\n")
+    with pytest.raises(DataError, match=r"line 3 of .*train\.conll is no UTF-8 \(byte 0xfc\)"):
+        CoNLL(tmp_path).read()
+
+
 def test_missing_files_and_columns_are_named(tmp_path):
     with pytest.raises(DataError, match=r"holds no dev or validation or valid; give a folder"):
         CoNLL(write(tmp_path / "a", train="a O\n", test="a O\n")).read()
@@ -83,15 +96,17 @@ ROWS = {
 NAMES = ["O", "B-org", "I-org", "B-loc", "I-loc"]
 
 
-def hub_set(folder, tags=None):
+def hub_set(folder, tags=None, **other_rows):
     kind = datasets.ClassLabel(names=NAMES) if tags is None else datasets.Value(tags)
     features = datasets.Features(
         {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": datasets.Sequence(kind)}
     )
     folder.mkdir(exist_ok=True)
-    for split, rows in ROWS.items():
+    for split, rows in (ROWS | other_rows).items():
         named = rows if tags is None else [{**row, "ner_tags": [NAMES[i] for i in row["ner_tags"]]} for row in rows]
-        datasets.Dataset.from_list(named, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        # Not Dataset.from_list, which would refuse numbers without a name; parquet files of the hub may hold them.
+        table = pyarrow.Table.from_pylist(named, schema=features.arrow_schema)
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
     return str(folder)
 
 
@@ -100,6 +115,23 @@ def test_a_set_of_the_hub(tmp_path, own_cache, tags):
     parts = HubEntities(hub_set(tmp_path / "set", tags)).read(own_cache)
     assert parts["train"] == Tagged([["EU", "said"]], [["B-org", "O"]], dropped=1)
     assert parts["test"] == Tagged([["in", "New", "York"]], [["O", "B-loc", "I-loc"]])
+
+
+@pytest.mark.parametrize("number", [-1, 5, None])
+def test_a_number_without_a_name_is_refused_with_its_row(tmp_path, own_cache, number):
+    rows = [{"tokens": ["a"], "ner_tags": [0]}, {"tokens": ["b", "c"], "ner_tags": [1, number]}]
+    message = rf"row 1 of .*set \(train\) has the class {number}; accepted: 0 to 4 \(O, B-org, I-org, B-loc, I-loc\)"
+    with pytest.raises(DataError, match=message):
+        HubEntities(hub_set(tmp_path / "set", train=rows)).read(own_cache)
+
+
+def test_a_row_without_words_is_dropped_and_a_word_that_is_missing_refused(tmp_path, own_cache):
+    rows = [{"tokens": None, "ner_tags": None}, {"tokens": ["b"], "ner_tags": [1]}]
+    part = HubEntities(hub_set(tmp_path / "one", train=rows)).read(own_cache)["train"]
+    assert part == Tagged([["b"]], [["B-org"]], dropped=1)
+    rows = [{"tokens": ["b", None], "ner_tags": [1, 0]}]
+    with pytest.raises(DataError, match=r"row 0 of .*two \(train\) has 1 words and 2 tags; accepted: O"):
+        HubEntities(hub_set(tmp_path / "two", train=rows)).read(own_cache)
 
 
 def test_a_set_of_the_hub_without_such_columns(tmp_path, own_cache):

@@ -65,6 +65,48 @@ def test_static_masks_come_again_and_dynamic_ones_do_not(prose_file, masks):
     assert torch.equal(one["tokens"], other["tokens"]) == (masks == "static")
 
 
+@pytest.mark.parametrize("masks", ["static", "dynamic"])
+def test_every_epoch_hides_the_same_tokens_where_masks_are_static(prose_file, masks):
+    module = data(prose_file, masks=masks, batch_size=1)
+    count = module._windows().windows_per_epoch
+    seen = [tuple(torch.cat([b["targets"], b["chosen"]]).flatten().tolist()) for b in first(module, 4 * count)]
+    epochs = [seen[start : start + count] for start in range(0, 4 * count, count)]
+    assert all(epoch != epochs[0] for epoch in epochs[1:])  # the order is another
+    assert all(set(epoch) == set(epochs[0]) for epoch in epochs[1:]) == (masks == "static")
+
+
+def test_the_number_of_masked_tokens_is_told(prose_file):
+    assert data(prose_file).describe().endswith("; 3 of 20 tokens of a window masked")
+    whole = data(prose_file, masking=Masking(whole_words=True))
+    assert whole.describe().endswith("; at most 3 of 20 tokens of a window masked")
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(8, 2), (8, 3), (1000, 2), (1, 3), (2, 5)])
+def test_ranks_evaluate_all_windows_once_masked_as_one_rank_does(prose_file, batch_size, world_size):
+    def rows(rank, world_size):
+        module = data(prose_file, batch_size=batch_size, next_sentence=True)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        loader = module.evaluation_loader("test")
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert all(0 < len(batch["tokens"]) <= batch_size for batch in batches)
+        columns = [torch.cat([batch[name] for batch in batches]) for name in ("tokens", "targets", "chosen")]
+        return torch.cat(columns, dim=1).tolist()
+
+    shares = [rows(rank, world_size) for rank in range(world_size)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert sorted(row for share in shares for row in share) == sorted(rows(0, 1))
+
+
+def test_more_ranks_than_windows_are_refused(prose_file):
+    module = data(prose_file, context=100)
+    windows = module.corpus.test.num_tokens // 100
+    module.trainer = SimpleNamespace(global_rank=0, world_size=windows + 1)
+    message = f"{windows} windows to evaluate are too few for {windows + 1} ranks; evaluate on fewer devices"
+    with pytest.raises(DataError, match=message):
+        module.evaluation_loader("test")
+
+
 def test_evaluation_is_masked_the_same_for_every_seed_and_covers_the_part_once(prose_file):
     one, other = (data(prose_file, seed=seed) for seed in (0, 1))
     batches = list(one.evaluation_loader("test"))

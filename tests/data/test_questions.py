@@ -5,7 +5,7 @@ import json
 import datasets
 import pytest
 
-from attnlab.data import DataError, HubQuestions, SQuAD, SQuADFiles
+from attnlab.data import Character, DataError, HubQuestions, SpanExtractionData, SQuAD, SQuADFiles
 from attnlab.data.questions import Question
 
 
@@ -66,6 +66,38 @@ def test_a_folder_with_and_without_a_test(tmp_path):
         "third text"
     ] * 2
     assert len(parts["train"]) == 200
+
+
+def test_a_test_file_without_questions_is_a_test_without_questions(tmp_path):
+    squad(tmp_path / "train.json", [f"text number {i}" for i in range(100)])
+    (tmp_path / "test.json").write_text('{"data": []}')
+    module = SpanExtractionData(SQuAD(tmp_path), Character(), cache=str(tmp_path / "cache"))
+    assert len(module.source.read()["train"]) > 100
+    with pytest.raises(DataError, match="squad has no questions in a split 'test'; accepted: train, validation"):
+        module.setup()
+
+
+def test_a_mark_and_line_ends_of_windows(tmp_path):
+    path = squad(tmp_path / "a.json", ["Über uns", "no"])
+    expected = SQuADFiles(path, split=(1, 0, 0)).read()
+    lines = json.dumps(json.loads(path.read_text()), indent=1, ensure_ascii=False).replace("\n", "\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert SQuADFiles(path, split=(1, 0, 0)).read() == expected
+
+
+def test_what_is_no_utf8_is_named_by_its_line(tmp_path):
+    path = squad(tmp_path / "a.json", ["M_nchen is a city"])
+    path.write_bytes(b"\n\n" + path.read_bytes().replace(b"M_nchen", b"M\xfcnchen"))
+    with pytest.raises(DataError, match=r"line 3 of .*a\.json is no UTF-8 \(byte 0xfc\); accepted: UTF-8"):
+        SQuADFiles(path).read()
+
+
+@pytest.mark.parametrize("start", ["x", None, 0.5, True])
+def test_a_start_that_is_no_number_is_named(tmp_path, start):
+    path = squad(tmp_path / "a.json", ["a b"], answers=[{"text": "a", "answer_start": start}])
+    message = rf"a\.json is not in SQuAD's format \(ValueError: the question 'a-0-1' has the answer_start {start!r}, no whole number\); accepted"
+    with pytest.raises(DataError, match=message):
+        SQuADFiles(path).read()
 
 
 def test_what_is_refused(tmp_path):

@@ -17,16 +17,8 @@ def data(tmp_path):
     path.write_text("abcdefgh ijkl mnop. " * 400)
 
     def make(**fields):
-        module = MaskedTextData(
-            TextFiles,
-            Character(),
-            Masking(),
-            context=20,
-            batch_size=8,
-            path=str(path),
-            cache=str(tmp_path / "c"),
-            **fields,
-        )
+        given = {"masking": Masking(), "context": 20, "batch_size": 8, "path": str(path), "cache": str(tmp_path / "c")}
+        module = MaskedTextData(TextFiles, Character(), **{**given, **fields})
         module.setup()
         return module
 
@@ -88,6 +80,24 @@ def test_next_sentence_figures_are_means_over_pairs(data):
     assert found["test/next_sentence_nats"] == pytest.approx(nats / count, rel=1e-4)
     assert found["test/next_sentence_accuracy"] == pytest.approx(right / count, rel=1e-5)
     assert found["test/loss"] == pytest.approx(found["test/nats"] + found["test/next_sentence_nats"], rel=1e-5)
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_a_batch_of_whole_words_may_be_split(data, next_sentence):
+    module = data(next_sentence=next_sentence, masking=Masking(0.4, whole_words=True))
+    task = task_of(module).eval()
+    with torch.no_grad():
+        for parameter in task.parameters():  # as initialised, all pairs would have the same loss
+            parameter.normal_()
+    batch = next(iter(module.train_dataloader()))
+    parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(4), slice(4, 8))]
+    numbers = [int(part["chosen"].sum()) for part in parts]
+    assert numbers[0] != numbers[1]  # else this would prove nothing
+    (loss, tokens, also), *halves = (task.all_sums(each) for each in (batch, *parts))
+    assert tokens == sum(part[1] for part in halves)
+    torch.testing.assert_close(loss, halves[0][0] + halves[1][0], rtol=1e-5, atol=1e-5)
+    for name, value in also.items():
+        torch.testing.assert_close(value, halves[0][2][name] + halves[1][2][name], rtol=1e-5, atol=1e-5)
 
 
 def test_a_tiny_model_learns_a_text_that_repeats(data):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
 from attnlab.data import BPE, CoNLL, TokenClassificationData
-from attnlab.data.entities import Tagged
+from attnlab.data.entities import Tagged, iob2
 from attnlab.data.tags import may_follow
 from attnlab.data.token_classification import IGNORED
 from attnlab.models import Bert
@@ -44,6 +44,51 @@ def test_figures_are_those_of_seqeval(both):
             assert {kind: entity_scores([c])["f1"] for kind, c in counts.items()} == pytest.approx(
                 {kind: report[kind]["f1-score"] for kind in counts}
             )
+
+
+def conlleval(tags, predicted):
+    """
+    Phrases right, found and there by the rules that conlleval states (version of 2004-01-26), for tags B, I and O.
+
+    It goes through the words once, an O between sentences, and knows of a phrase only whether it has been right so far.
+    """
+
+    def ends(last, now):
+        return last != "O" and (now[0] in "BO" or last[2:] != now[2:])
+
+    def starts(last, now):
+        return now != "O" and (now[0] == "B" or last == "O" or last[2:] != now[2:])
+
+    right_so_far, counts, last = False, [0, 0, 0], ("O", "O")
+    for both in zip(tags, predicted, strict=True):
+        for now in [*zip(*both, strict=True), ("O", "O")]:
+            ended, started = (list(map(rule, last, now)) for rule in (ends, starts))
+            same_last, same = (one[2:] == other[2:] for one, other in (last, now))
+            counts[0] += right_so_far and all(ended) and same_last
+            right_so_far = right_so_far and not any(ended) and same
+            right_so_far = right_so_far or (all(started) and same)
+            counts[1], counts[2], last = counts[1] + started[1], counts[2] + started[0], now
+    return tuple(counts)
+
+
+@settings(max_examples=400, deadline=None)
+@given(both=corpora())
+def test_figures_are_those_of_conlleval(both):
+    tags, predicted = both
+    counts = count_entities(tags, predicted)
+    expected = conlleval(tags, predicted)
+    assert tuple(map(sum, zip((0, 0, 0), *counts.values(), strict=True))) == expected
+    for place, name in ((1, "precision"), (2, "recall")):
+        assert entity_scores([expected])[name] == (expected[0] / expected[place] if expected[place] else 0.0)
+    # Data come as IOB2, and whatever they were before, conlleval reads both alike.
+    assert conlleval([iob2(each) for each in tags], predicted) == expected
+
+
+def test_conlleval_by_hand():
+    # Begun within another type, cut short, two in one, right at a sentence's end, right though begun with I.
+    tags = [["B-x", "I-y", "O", "B-x", "I-x", "O"], ["B-x", "B-x", "I-x"], ["O", "I-y"]]
+    predicted = [["I-x", "B-y", "O", "B-x", "O", "O"], ["B-x", "I-x", "I-x"], ["O", "B-y"]]
+    assert conlleval(tags, predicted) == (3, 5, 6)
 
 
 def test_figures_by_hand():

@@ -11,6 +11,13 @@ import pytest
 import torch
 from tiny_run import TinyTask, make_task, same_bits, train, weights
 
+from attnlab.tasks import (
+    CausalLanguageModelling,
+    ImageClassification,
+    SequenceClassification,
+    SpanExtraction,
+    TokenClassification,
+)
 from attnlab.training import CannotWrite, adam, adamw, find_resume, load_weights, muon, read_json, schedule_free
 
 
@@ -101,6 +108,31 @@ def test_best_is_the_best_validation_and_loads_for_evaluation(tmp_path):
     fresh = make_task()
     assert load_weights(fresh, tmp_path / "checkpoints" / "best.ckpt")["step"] == task.best["step"]
     assert same_bits(weights(fresh), weights(task))  # the last validation was the best here
+
+
+@pytest.mark.parametrize(
+    ("kind", "monitor", "best"),
+    [
+        (CausalLanguageModelling, "val/nats", 5),
+        (SpanExtraction, "val/nats", 5),
+        (SequenceClassification, "val/accuracy", 10),
+        (ImageClassification, "val/accuracy", 10),
+        (TokenClassification, "val/f1", 10),
+    ],
+)
+def test_best_is_the_lowest_loss_or_the_highest_share(tmp_path, kind, monitor, best):
+    reported = {5: 0.5, 10: 0.9, 15: 0.7}
+
+    class Reports(TinyTask):
+        monitor, monitor_lower = kind.monitor, kind.monitor_lower
+
+        def validation_metrics(self, sums, tokens):
+            return {"val/nats": 1.0, self.monitor: reported[self.global_step]}
+
+    task = make_task(kind=Reports)
+    train(tmp_path, task, max_steps=15)
+    assert task.best == {"metric": monitor, "value": reported[best], "step": best}
+    assert load_weights(make_task(), tmp_path / "checkpoints" / "best.ckpt")["step"] == best
 
 
 def test_schedule_free_is_evaluated_and_saved_on_its_average(tmp_path):

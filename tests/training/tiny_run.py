@@ -114,10 +114,12 @@ class TinyData(pl.LightningDataModule):
         self.place = state_dict["seen"]
 
 
-def make_task(optimizer: Callable[..., Any] = adamw, dropout: float = 0.1, **more: Any) -> TinyTask:
+def make_task(
+    optimizer: Callable[..., Any] = adamw, dropout: float = 0.1, kind: type[TinyTask] = TinyTask, **more: Any
+) -> TinyTask:
     torch.manual_seed(3)
     schedule = functools.partial(Cosine, warmup_steps=3)
-    return TinyTask(TinyModel(dropout), functools.partial(optimizer, lr=1e-2), schedule, **more)
+    return kind(TinyModel(dropout), functools.partial(optimizer, lr=1e-2), schedule, **more)
 
 
 def train(

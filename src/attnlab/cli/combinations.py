@@ -78,14 +78,17 @@ def _has_table(asked: Asked) -> bool:
 
 def _longest_row(asked: Asked) -> tuple[int, str]:
     """Tokens of the longest row that the data may have, marks included, and the field that says so; 0 where none does."""
-    from attnlab.data import SpanCorruptionData, TranslationData  # here, because they bring torch with them
+    from attnlab.data import MaskedTextData, SpanCorruptionData, TranslationData  # here: they bring torch with them
     from attnlab.data.encoded import EncodedData
+    from attnlab.data.masked_text import marks_of
     from attnlab.data.span_corruption import lengths
 
     kind = get_object(asked.get("data._target_"))
     if isinstance(kind, type) and issubclass(kind, EncodedData | TranslationData):
         return asked.get("data.max_length") or 0, "data.max_length"
     context = asked.get("data.context") or 0
+    if isinstance(kind, type) and issubclass(kind, MaskedTextData):
+        return context + marks_of(bool(asked.get("data.next_sentence"))), "data.context, and its marks"
     if isinstance(kind, type) and issubclass(kind, SpanCorruptionData):
         density, mean_length = asked.get("data.noise_density"), asked.get("data.mean_span_length")
         # A window becomes an input and a target, with an end mark each. What the data refuse, they refuse themselves.

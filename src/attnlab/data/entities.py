@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
+from attnlab.data.labelled import class_of
 from attnlab.data.pairs import read_lines
 from attnlab.data.sources import existing, load_hub
 from attnlab.data.tags import entities_of, iob2_of, is_tag
@@ -155,18 +156,23 @@ class HubEntities(TaggedSource):
                     f"{self.path} has no column {column!r} (data.source.{field}); accepted: {', '.join(rows.column_names)}"
                 )
         names: Any = getattr(getattr(rows.features[self.tags], "feature", None), "names", None)
-        both = []
-        for number, (words, tags) in enumerate(zip(rows[self.tokens], rows[self.tags], strict=True)):
-            named = [names[tag] if names and isinstance(tag, int) else str(tag) for tag in tags]
-            wrong = next((tag for tag in named if not is_tag(tag)), None)
-            if wrong is not None or len(words) != len(named):
-                reason = f"{len(words)} words and {len(named)} tags" if wrong is None else f"{wrong!r}, which is no tag"
-                raise DataError(
-                    f"row {number:,} of {self.path} ({split}) has {reason}; accepted: {ACCEPTED}, one a word"
-                )
-            both.append((list(map(str, words)), named))
+        both = [
+            self._row(words or [], tags or [], names, f"row {number:,} of {self.path} ({split})")
+            for number, (words, tags) in enumerate(zip(rows[self.tokens], rows[self.tags], strict=True))
+        ]
         kept = [(words, tags) for words, tags in both if words]
         return Tagged([words for words, _ in kept], [iob2(tags) for _, tags in kept], len(both) - len(kept))
+
+    def _row(
+        self, words: Sequence[Any], tags: Sequence[Any], names: Sequence[str] | None, place: str
+    ) -> tuple[list[str], list[str]]:
+        named = [class_of(tag, names, place) for tag in tags]
+        wrong = next((f"{tag!r}, which is no tag" for tag in named if not is_tag(tag)), None)
+        if wrong is None and (len(words) != len(named) or None in words):
+            wrong = f"{sum(word is not None for word in words)} words and {len(named)} tags"
+        if wrong is not None:
+            raise DataError(f"{place} has {wrong}; accepted: {ACCEPTED}, one a word")
+        return list(map(str, words)), named
 
 
 class WNUT17(TaggedSource):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
@@ -125,6 +126,8 @@ class TSV(LabelledSource):
                 raise DataError(
                     f"line {number:,} of {path} has {len(columns)} columns; accepted: a text, one tab and a class"
                 )
+            if columns[0].strip() and not columns[1].strip():
+                raise DataError(f"line {number:,} of {path} has no class; accepted: a text, one tab and a class")
             rows.append((columns[0], columns[1]))
         return labelled(rows, len(lines) - self.header)
 
@@ -165,8 +168,13 @@ class HubLabelled(LabelledSource):
                     f"{self.path} has no column {column!r} (data.source.text, data.source.label); accepted: {', '.join(rows.column_names)}"
                 )
         names: Any = getattr(rows.features[self.label], "names", None)
-        labels = [names[label] if names and 0 <= label < len(names) else str(label) for label in rows[self.label]]
-        return labelled(list(zip(rows[self.text], labels, strict=True)), len(labels))
+        both = list(zip(rows[self.text], rows[self.label], strict=True))
+        kept = [
+            (str(text), class_of(label, names, f"row {number:,} of {self.path} ({split})"))
+            for number, (text, label) in enumerate(both)
+            if text is not None and str(text).strip()
+        ]
+        return labelled(kept, len(both))
 
 
 class SST2(LabelledSource):
@@ -218,9 +226,19 @@ class UnlabelledText(Source):
 LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (ReutersR8, Newsgroups, SST2, TSV, HubLabelled)}
 
 
+def class_of(given: Any, names: Sequence[str] | None, row: str) -> str:
+    """The name of a class of the hub: that of its number, or itself where there are no names. Raises DataError for what has none."""
+    if names and (given is None or not 0 <= given < len(names)):
+        accepted = f"0 to {len(names) - 1} ({shorten(', '.join(names), 200)})"
+        raise DataError(f"{row} has the class {given}; accepted: {accepted}. Leave out rows without a class")
+    if given is None or not str(given).strip():
+        raise DataError(f"{row} has no class; accepted: a class in every row")
+    return names[given] if names else str(given)
+
+
 def labelled(rows: Sequence[tuple[str, str]], given: int) -> Labelled:
     """Stripped texts with their classes, those without a text dropped and counted."""
-    kept = [(str(text).strip(), str(label).strip()) for text, label in rows if str(text).strip() and str(label).strip()]
+    kept = [(text.strip(), label.strip()) for text, label in rows if text.strip()]
     return Labelled([text for text, _ in kept], [label for _, label in kept], given - len(kept))
 
 

@@ -25,14 +25,19 @@ TRAINING, STATIC, EVALUATION = (
 )  # streams of random numbers, so that no window to evaluate has a training window's mask
 
 
+def marks_of(next_sentence: bool) -> int:
+    """How many marks stand in a window: START, END and, between two segments, SEPARATOR."""
+    return 3 if next_sentence else 2
+
+
 class MaskedTextData(DataModule):
     """
     A text as batches of windows of `context` tokens between START and END, some of them masked.
 
-    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text (Liu et
-    al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the same. next_sentence: a window is two halves with
-    SEPARATOR between; in every second one, at random, the other half comes from elsewhere (Devlin et al. 2019, section 3.1). The
-    other fields as in TextData. Raises DataError.
+    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text, whose
+    windows are then the same in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the
+    same. next_sentence: a window is two halves with SEPARATOR between; in every second one, at random, the other half comes from
+    elsewhere (Devlin et al. 2019, section 3.1). The other fields as in TextData. Raises DataError.
     """
 
     unit = "masked token"
@@ -96,12 +101,12 @@ class MaskedTextData(DataModule):
 
     @property
     def tokens_per_batch(self) -> int:
-        """Masked tokens of a training batch of one rank."""
+        """Masked tokens of a training batch of one rank; at most, where words are masked whole."""
         return self.batch_size * self.masking.count(self.context)
 
     @property
     def train_tokens(self) -> int:
-        """Masked tokens of an epoch."""
+        """Masked tokens of an epoch; at most, where words are masked whole."""
         return self._windows().windows_per_epoch * self.masking.count(self.context)
 
     def facts(self) -> dict[str, Any]:
@@ -110,9 +115,8 @@ class MaskedTextData(DataModule):
 
     def describe(self) -> str:
         """The text, and how many tokens of a window are masked."""
-        return (
-            f"{self._text.describe()}; {self.masking.count(self.context)} of {self.context} tokens of a window masked"
-        )
+        count = f"{'at most ' if self.masking.whole_words else ''}{self.masking.count(self.context)}"
+        return f"{self._text.describe()}; {count} of {self.context} tokens of a window masked"
 
     def prepare_data(self) -> None:
         """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
@@ -221,8 +225,9 @@ class MaskedTextData(DataModule):
         return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
 
     def _windows(self, rank: int = 0, world_size: int = 1) -> WindowBatches:
+        order = StaticWindows if self.masks == "static" else WindowBatches
         try:
-            return WindowBatches(self.corpus.train.tokens, self.context, self.batch_size, self.seed, rank, world_size)
+            return order(self.corpus.train.tokens, self.context, self.batch_size, self.seed, rank, world_size)
         except DataError as error:
             raise DataError(f"the train part of data={self.name}: {error}") from error
 
@@ -245,20 +250,42 @@ class MaskedBatches:
         return self.data.batch(self.data.corpus.train.tokens, starts_B, stream, number)
 
 
+class StaticWindows(WindowBatches):
+    """The same windows in every epoch: which tokens a static mask hides depends on all numbers of a window."""
+
+    def _epoch_starts(self, epoch: int) -> np.ndarray:
+        starts_B = super()._epoch_starts(epoch)
+        return starts_B - starts_B.min()
+
+
 class MaskedEvaluation:
-    """Batches of one rank's share of the windows of a text, always masked in the same way."""
+    """
+    Batches of one rank's share of the windows of a text, always masked in the same way: for any number of ranks a batch is drawn
+    whole, and each takes its own windows of it. Raises DataError where a rank would have none.
+    """
 
     def __init__(self, data: MaskedTextData, tokens_N: np.ndarray, rank: int, world_size: int) -> None:
-        self.data, self.tokens_N = data, tokens_N
-        count = len(tokens_N) // data.context
-        numbers = range(-(-count // data.batch_size))
-        self.numbers, self.count = list(numbers)[rank::world_size], count
+        self.data, self.tokens_N, self.rank, self.world_size = data, tokens_N, rank, world_size
+        self.count = len(tokens_N) // data.context
+        if self.count < world_size:
+            raise DataError(
+                f"{self.count} windows to evaluate are too few for {world_size} ranks; evaluate on fewer devices"
+            )
+        numbers = range(-(-self.count // data.batch_size))
+        self.numbers = [number for number in numbers if self._is_mine(self._windows(number)).any()]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        data = self.data
         for number in self.numbers:
-            rows_B = np.arange(number * data.batch_size, min(self.count, (number + 1) * data.batch_size))
-            yield data.batch(self.tokens_N, rows_B * data.context, EVALUATION, number)
+            rows_B = self._windows(number)
+            batch = self.data.batch(self.tokens_N, rows_B * self.data.context, EVALUATION, number)
+            yield {name: value[self._is_mine(rows_B)] for name, value in batch.items()}
+
+    def _windows(self, number: int) -> np.ndarray:
+        size = self.data.batch_size
+        return np.arange(number * size, min(self.count, (number + 1) * size))
+
+    def _is_mine(self, rows_B: np.ndarray) -> np.ndarray:
+        return rows_B % self.world_size == self.rank

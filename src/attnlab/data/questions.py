@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
-from attnlab.data.pairs import check_split, split_of
+from attnlab.data.pairs import check_split, read_lines, split_of
 from attnlab.data.sources import existing, load_hub
 
 
@@ -77,7 +77,11 @@ class SQuADFiles(QuestionSource):
                 f"data.path={self.path} holds no {'dev*.json' if 'train' in found else 'train*.json'}; give a folder with train*.json and "
                 "dev*.json (or valid*.json, test*.json), or one JSON file"
             )
-        return found if len(found) == 3 else cut_validation(found["train"], found.get("test") or found["validation"])
+        return (
+            found
+            if len(found) == 3
+            else cut_validation(found["train"], found["test"] if "test" in found else found["validation"])
+        )
 
     def _file(self, starts: Sequence[str]) -> Path | None:
         found = sorted(path for start in starts for path in self.path.glob(f"{start}*.json"))
@@ -162,19 +166,19 @@ QUESTION_SOURCES: dict[str, type[QuestionSource]] = {s.name: s for s in (SQuAD, 
 
 def read_squad(path: Path) -> list[Question]:
     """The questions of a JSON file in SQuAD's format. Raises DataError for a file of another."""
+    text = "\n".join(read_lines(path))
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}; accepted: a file in SQuAD's format, in UTF-8"
-        ) from error
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}; accepted: a file in SQuAD's format") from error
     try:
-        return checked(list(_questions(content)), str(path))
-    except (KeyError, TypeError, AttributeError) as error:
+        questions = list(_questions(content))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{path} is not in SQuAD's format ({type(error).__name__}: {error}); accepted: "
             '{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}'
         ) from error
+    return checked(questions, str(path))
 
 
 def _questions(content: Any) -> Iterator[Question]:
@@ -182,8 +186,15 @@ def _questions(content: Any) -> Iterator[Question]:
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 given = [] if asked.get("is_impossible") else asked["answers"]
-                answers = tuple((str(answer["text"]), int(answer["answer_start"])) for answer in given)
+                answers = tuple((str(answer["text"]), _start(answer["answer_start"], asked["id"])) for answer in given)
                 yield Question(str(asked["id"]), str(asked["question"]), str(paragraph["context"]), answers)
+
+
+def _start(given: Any, question: Any) -> int:
+    try:
+        return int(str(given))  # a whole number, or one in quotation marks: int alone would also take 3.7
+    except ValueError as error:
+        raise ValueError(f"the question {question!r} has the answer_start {given!r}, no whole number") from error
 
 
 def checked(questions: list[Question], place: str) -> list[Question]:

@@ -23,7 +23,8 @@ class MaskedLanguageModelling(TokenTask):
     Nats a masked token, their perplexity, and the share restored (Devlin et al. 2019, section 3.1).
 
     masked_only: the output layer is computed where a token is masked, and nowhere else; the loss and gradients are the same. With
-    data.next_sentence the loss is that of a masked token plus that of a pair of segments, and both are reported.
+    data.next_sentence the loss is that of a masked token plus that of its pair of segments, and both are reported; a pair counts
+    as often as it has masked tokens.
     """
 
     headline = ("val/*", "test/*")
@@ -57,11 +58,12 @@ class MaskedLanguageModelling(TokenTask):
         tokens = int(chosen_BT.sum())
         also = {"accuracy": (logits.argmax(dim=-1) == targets).sum()}
         if self.next_sentence:
-            # As many times as a pair has masked tokens, so that a mean over tokens is a mean over pairs.
-            share = tokens / len(chosen_BT)
+            # Each pair as often as it has masked tokens, so that splitting a batch changes no sum. Where all have as many, which
+            # they have without whole words, a mean over tokens is a mean over pairs.
+            masked_B = chosen_BT.sum(dim=1)
             follows_B2 = self.model.follows(states_BTD).float()
-            pairs = share * F.cross_entropy(follows_B2, batch["follows"], reduction="sum")
-            right = share * (follows_B2.argmax(dim=1) == batch["follows"]).sum()
+            pairs = (masked_B * F.cross_entropy(follows_B2, batch["follows"], reduction="none")).sum()
+            right = (masked_B * (follows_B2.argmax(dim=1) == batch["follows"])).sum()
             also |= {"nats": nats, "next_sentence_nats": pairs, "next_sentence_accuracy": right}
             loss = loss + pairs
         self.also(also)
