@@ -203,6 +203,22 @@ def test_validation_is_held_out_unless_all_are_to_be_trained_on():
     assert own.facts()["validated_on_training_images"] is False
 
 
+def test_a_class_of_one_image_can_be_trained_on_and_not_held_out():
+    assert data(source=Lonely(), validation_share=0.0).split("validation").labels.count("row 9") == 1
+    with pytest.raises(
+        DataError, match=r"the class 'row 9' has too few images .* 'validation': 1; accepted: 2 or more"
+    ):
+        data(source=Lonely())
+
+
+class Lonely(Stripes):
+    """One image of a class."""
+
+    def part(self, seed):
+        part = super().part(seed)
+        return Images(part.pixels, ["row 9", *part.labels[1:]])
+
+
 def test_mistakes():
     with pytest.raises(DataError, match="batch_size=0 cannot be used"):
         ImageData(Digits, batch_size=0)
