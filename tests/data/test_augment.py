@@ -162,6 +162,19 @@ def test_a_shift_is_a_crop_of_the_image_padded_with_black():
     assert len(set(seen)) == 25
 
 
+@pytest.mark.parametrize("shift", [1, 2.0])
+def test_every_shift_is_as_probable_as_another(shift):
+    image = torch.zeros(1, 1, 9, 9)
+    image[..., 4, 4] = 1.0
+    shifted = Augmentation(shift=shift)(image.expand(5000, -1, -1, -1), np.arange(5000), 0, 0)
+    places = shifted.flatten(1).argmax(dim=1).numpy()
+    counts = np.bincount(places, minlength=81).reshape(9, 9)
+    first, last = 4 - int(shift), 5 + int(shift)
+    inside = counts[first:last, first:last]
+    assert inside.sum() == 5000
+    assert stats.chisquare(inside.ravel()).pvalue > 1e-3
+
+
 def test_half_of_the_images_are_mirrored():
     images = draw(200, 1, 4, 4)
     flipped = Augmentation(flip=0.5)(images, np.arange(200), 0, 0)
@@ -328,6 +341,8 @@ def test_a_box_is_of_whole_pixels():
         ({"crop": (0.5, 1.5)}, "augmentation.crop=.* is no range"),
         ({"scale": (1.2, 0.8)}, "augmentation.scale=.* is no range"),
         ({"flip": 1.5}, "augmentation.flip=1.5 cannot be used; accepted: 0 to 1"),
+        ({"shift": 0.5}, "augmentation.shift=0.5 cannot be used; accepted: whole pixels, 0 or more"),
+        ({"shift": -1}, "augmentation.shift=-1 cannot be used; accepted: 0 or more"),
         ({"mixup": -1.0}, "augmentation.mixup=-1.0 cannot be used; accepted: 0 or more"),
         ({"magnitude": 31.0}, "augmentation.magnitude=31.0 cannot be used; accepted: 0 to 30"),
     ],
