@@ -32,34 +32,36 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def convolved(layer, x_TD, place, first):
-    """A gated sum over the window that starts `first` tokens from `place`."""
+def convolved(layer, x_TD, place, first, drop):
+    """A gated sum over the window that starts `first` tokens from `place`; drop: what dropout makes of its input."""
     weight, sums = layer.windows.weight.view(2 * D, layer.kernel_size, D), layer.windows.bias
     for tap in range(layer.kernel_size):
         if 0 <= place + first + tap < len(x_TD):
-            sums = sums + weight[:, tap] @ x_TD[place + first + tap]
+            sums = sums + weight[:, tap] @ (x_TD[place + first + tap] * drop)
     return sums[:D] * torch.sigmoid(sums[D:])
 
 
-def test_every_decoder_layer_attends_as_in_the_paper():
-    model, source, target = build(), draw(1, 6), draw(1, 5, seed=1)
-    table, half = model.tables.embedding.weight, math.sqrt(0.5)
-    e = table[source[0]] + model.placed_source.position.table.weight[:6]
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_every_decoder_layer_attends_as_in_the_paper(rate):
+    model, source, target = build(dropout=rate).train(), draw(1, 6), draw(1, 5, seed=1)
+    table, half, drop = model.tables.embedding.weight, math.sqrt(0.5), 1 + rate
+    e = (table[source[0]] + model.placed_source.position.table.weight[:6]) * drop
     z = e
     for layer in model.encoder.layers:
-        z = torch.stack([(z[i] + convolved(layer, z, i, -1)) * half for i in range(6)])
-    g = table[target[0]] + model.placed_target.position.table.weight[:5]
+        z = torch.stack([(z[i] + convolved(layer, z, i, -1, drop)) * half for i in range(6)])
+    g = (table[target[0]] + model.placed_target.position.table.weight[:5]) * drop
     h = g
     for layer, query in zip(model.decoder.layers, model.queries, strict=True):
         after = []
         for i in range(5):
-            y = convolved(layer, h, i, -2)
+            y = convolved(layer, h, i, -2, drop)
             d = (query.weight @ y + query.bias + g[i]) * half
             powers = [torch.exp(d @ key) for key in z]
             c = sum(p / sum(powers) * (key + embedded) * half for p, key, embedded in zip(powers, z, e, strict=True))
             after.append((h[i] + (y + c * math.sqrt(6)) * half) * half)
         h = torch.stack(after)
-    assert_close(model(source, target)[0], h @ table.T)
+    assert_close(model(source, target)[0], h * drop @ table.T)
 
 
 @settings(max_examples=25, deadline=None)
