@@ -301,19 +301,25 @@ def test_a_table_is_interpolated_along_each_axis_by_itself(grid):
     assert_close((half[0, :, 0] if grid[0] == 8 else half[0, 0])[2:-2], torch.linspace(0, 1, 8)[2:-2], 1e-3)
 
 
-@pytest.mark.parametrize("position", [Sinusoidal2D, AxialRotary, Sinusoidal, Rotary])
-def test_a_patch_of_three_times_as_many_stands_where_the_one_that_it_is_the_middle_of_stood(position):
-    model = build(position=position)
+@pytest.mark.parametrize("before", [0, 1, 3])
+@pytest.mark.parametrize("position", [Sinusoidal2D, AxialRotary, Sinusoidal, Rotary, ALiBi, RelativeBias])
+def test_a_patch_of_three_times_as_many_stands_where_the_one_that_it_is_the_middle_of_stood(position, before):
+    model = build(position=position, pooling="class" if before else "mean", registers=max(0, before - 1))
     other, encoding = model.at_size((24, 36)).stack.position, model.stack.position
-    there = other.image_positions(0, (6, 9), (2, 3), torch.device("cpu"))
-    here = encoding.image_positions(0, (2, 3), (2, 3), torch.device("cpu"))
-    here = torch.arange(6)[None] if here is None else here
-    heads = draw(1, 4, 1, 4)
+    there = other.image_positions(before, (6, 9), (2, 3), torch.device("cpu"))
+    here = encoding.image_positions(before, (2, 3), (2, 3), torch.device("cpu"))
+    here = torch.arange(before + 6)[None] if here is None else here
     middles = torch.arange(54).view(6, 9)[1::3, 1::3].flatten()
-    added = other.embed(torch.zeros(1, 54, 16), there)[:, middles]
-    rotated = other.rotate(heads.expand(-1, -1, 54, -1), there)[:, :, middles]
-    assert_close(added, encoding.embed(torch.zeros(1, 6, 16), here))
-    assert_close(rotated, encoding.rotate(heads.expand(-1, -1, 6, -1), here))
+    kept = torch.cat([torch.arange(before), before + middles])
+    added = other.embed(torch.zeros(1, before + 54, 16), there)[:, kept]
+    assert_close(added, encoding.embed(torch.zeros(1, before + 6, 16), here))
+    heads = draw(1, 4, 1, 4)
+    rotated = other.rotate(heads.expand(-1, -1, before + 54, -1), there)[:, :, kept]
+    assert_close(rotated, encoding.rotate(heads.expand(-1, -1, before + 6, -1), here))
+    biases = other.bias(there, there), encoding.bias(here, here)
+    assert (biases[0] is None) == (biases[1] is None) == (position not in (ALiBi, RelativeBias))
+    if biases[0] is not None:
+        assert_close(biases[0][:, :, kept][..., kept], biases[1])
 
 
 def test_what_makes_no_model():
