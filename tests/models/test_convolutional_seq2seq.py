@@ -1,6 +1,7 @@
 """Translation by convolutions: the paper's formulas in loops, who sees whom, decoding step by step."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.generation.beam import BeamSearch, decode
+from attnlab.layers.gated_convolution import HALF
 from attnlab.models import ConvolutionalSeq2Seq
+from attnlab.models.convolutional_seq2seq import EncodedSource
 
 D, V = 8, 23
 SMALL = {"vocabulary_size": V, "max_length": 24, "d_model": D, "num_layers": 2, "dropout": 0.0}
@@ -62,6 +65,28 @@ def test_every_decoder_layer_attends_as_in_the_paper(rate):
             after.append((h[i] + (y + c * math.sqrt(6)) * half) * half)
         h = torch.stack(after)
     assert_close(model(source, target)[0], h * drop @ table.T)
+
+
+@pytest.mark.parametrize("num_decoder_layers", [1, 3])
+def test_gradients_into_the_encoders_layers_are_divided_by_twice_the_number_of_attentions(num_decoder_layers):
+    model = build(num_decoder_layers=num_decoder_layers, share_embeddings=False)
+    source, target = draw(1, 6), draw(1, 5, seed=1)
+    model(source, target).square().sum().backward()
+
+    e = model.placed_source(model.tables.embed_source(source)).detach().requires_grad_()
+    z = model.encoder(e)
+    keys, embedded = (stream.detach().requires_grad_() for stream in (z, e))
+    g, attended = model.placed_target(model.tables.embed(target)), EncodedSource(keys, (keys + embedded) * HALF, None)
+    logits = model.tables.logits(model.decoder(g, between=partial(model._attend, attended, g)))
+    query = model.queries[0].weight
+    into_keys, into_embedded, into_query = torch.autograd.grad(logits.square().sum(), [keys, embedded, query])
+
+    parameters = list(model.encoder.parameters())
+    through, *expected = torch.autograd.grad(z, [e, *parameters], into_keys / (2 * num_decoder_layers))
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        assert_close(parameter.grad, gradient)
+    assert_close(model.placed_source.position.table.weight.grad[:6], (into_embedded + through)[0])
+    assert_close(query.grad, into_query)
 
 
 @settings(max_examples=25, deadline=None)
