@@ -107,6 +107,16 @@ def test_a_required_field_is_asked_for_once(space):
         (["position=sinusoidal_2d"], "image patches"),
         (["augmentation=digits"], "augmentation changes images, and data=TextData holds none"),
         (["model=vit", "data=kjv"], "task=ImageClassification works on ImageData, and data=TextData is none"),
+        (
+            ["model=recurrent", "task=causal_lm", "data=kjv"],
+            "choose one of convolutional_lm, gpt, recurrent_lm, or leave task out",
+        ),
+        (
+            ["model=gpt", "task=sequence_classification", "data=reuters_r8"],
+            "choose one of bert, convolutional_encoder, recurrent_encoder, or leave task out",
+        ),
+        (["model=recurrent", "model.attention=none", "model.input_feeding=true"], "model.input_feeding: only Luong's"),
+        (["model=recurrent", "model.attention=bahdanau", "model.score=dot"], "with model.attention=bahdanau it would"),
         (["position=learned", "model.max_length=8", "data.context=32"], "table of 8 positions"),
         (["schedule=noam", "optimizer.lr=0.1"], "noam sets the learning rate itself"),
         (["optimizer=schedule_free", "schedule=cosine"], "schedule=constant"),
@@ -120,6 +130,14 @@ def test_a_required_field_is_asked_for_once(space):
 )
 def test_an_impossible_combination_is_refused_with_the_reason(space, overrides, words):
     assert words in message(space, *overrides)
+
+
+def test_what_luong_alone_has_is_taken_with_luong(space):
+    check(space.compose(["model=recurrent", "model.attention=luong", "model.score=dot", "model.input_feeding=true"]))
+
+
+def test_a_model_without_a_table_of_tokens_gets_no_reason_about_one(space):
+    assert len(message(space, "model=vit", "data=reuters_r8").splitlines()) == 1
 
 
 @pytest.mark.parametrize("position", ["learned_2d", "sinusoidal_2d", "axial_rotary", "learned", "alibi", "none"])
