@@ -23,6 +23,13 @@ def read_only_folder() -> Iterator[Path]:
         folder.chmod(0o755)
 
 
+@pytest.fixture
+def dropout_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training, dropout multiplies by 1 + rate: what a model gives shows every place that has it, exactly."""
+    for place in ("attnlab.layers.dropout.dropout", "attnlab.layers.backends.drop"):
+        monkeypatch.setattr(place, lambda x, rate: x * (1 + rate))
+
+
 def forbid_writing(folder: Path) -> None:
     """Takes the right to write in `folder` (of `read_only_folder`) and below away, until the fixture ends."""
     for path in (folder, *folder.rglob("*")):

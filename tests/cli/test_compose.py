@@ -107,6 +107,16 @@ def test_a_required_field_is_asked_for_once(space):
         (["position=sinusoidal_2d"], "image patches"),
         (["augmentation=digits"], "augmentation changes images, and data=TextData holds none"),
         (["model=vit", "data=kjv"], "task=ImageClassification works on ImageData, and data=TextData is none"),
+        (
+            ["model=recurrent", "task=causal_lm", "data=kjv"],
+            "choose one of convolutional_lm, gpt, recurrent_lm, or leave task out",
+        ),
+        (
+            ["model=gpt", "task=sequence_classification", "data=reuters_r8"],
+            "choose one of bert, convolutional_encoder, recurrent_encoder, or leave task out",
+        ),
+        (["model=recurrent", "model.attention=none", "model.input_feeding=true"], "model.input_feeding: only Luong's"),
+        (["model=recurrent", "model.attention=bahdanau", "model.score=dot"], "with model.attention=bahdanau it would"),
         (["position=learned", "model.max_length=8", "data.context=32"], "table of 8 positions"),
         (["schedule=noam", "optimizer.lr=0.1"], "noam sets the learning rate itself"),
         (["optimizer=schedule_free", "schedule=cosine"], "schedule=constant"),
@@ -130,7 +140,7 @@ SPANS = ["task=span_corruption", "data=text_spans", "data.path=x"]
     ("overrides", "row", "field"),
     [
         (["model=gpt", "position=learned", "data.context=32"], 32, "data.context"),
-        (["model=bert", "data.context=32"], 32, "data.context"),
+        (["model=bert", "data.context=32"], 34, "data.context, and its marks"),
         (["model=encoder_decoder", "position=learned", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
         (["model=t5_prefix", "position=learned", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
         (["model=convolutional", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
@@ -161,6 +171,14 @@ def test_a_learned_table_has_to_serve_the_longest_row(space, overrides, row, fie
 )
 def test_what_has_no_table_takes_rows_of_any_length(space, overrides):
     check(space.compose(overrides))
+
+
+def test_what_luong_alone_has_is_taken_with_luong(space):
+    check(space.compose(["model=recurrent", "model.attention=luong", "model.score=dot", "model.input_feeding=true"]))
+
+
+def test_a_model_without_a_table_of_tokens_gets_no_reason_about_one(space):
+    assert len(message(space, "model=vit", "data=reuters_r8").splitlines()) == 1
 
 
 @pytest.mark.parametrize("position", ["learned_2d", "sinusoidal_2d", "axial_rotary", "learned", "alibi", "none"])

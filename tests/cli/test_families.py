@@ -103,6 +103,17 @@ def assert_decodes_as_it_was_trained(model):
     torch.testing.assert_close(torch.stack(steps, dim=1), expected, rtol=1e-5, atol=1e-5)
 
 
+def assert_all_learn(choices):
+    """Each of some configurations that share their data, by what they are called."""
+    data = build(next(iter(choices.values())).config).data
+    data.setup()
+    for chosen, composed in choices.items():
+        task, before, after = train(build(composed.config), data)
+        assert after < before - 0.1, (chosen, before, after)
+        if isinstance(task.model, (LanguageModel, Seq2Seq)):
+            assert_decodes_as_it_was_trained(task.model)
+
+
 def presets():
     """Files that differ from another in sizes, and in where dropout acts, alone: small, they are that one."""
     return {"encoder_decoder_base", "encoder_decoder_big"}
@@ -142,11 +153,15 @@ def test_a_family_learns_and_decodes_with_every_position_and_residual(space, own
     choices = allowed(space, own_data, family)
     if family in OF_SEQUENCES:
         assert set(choices) == set(itertools.product(set(space.groups["position"]) - IN_A_GRID, RESIDUALS))
+    if family == "vit":
+        assert set(choices) == set(itertools.product(space.groups["position"], RESIDUALS))
     assert choices
-    data = build(next(iter(choices.values())).config).data
-    data.setup()
-    for (position, residual), composed in choices.items():
-        task, before, after = train(build(composed.config), data)
-        assert after < before - 0.1, (position, residual, before, after)
-        if isinstance(task.model, (LanguageModel, Seq2Seq)):
-            assert_decodes_as_it_was_trained(task.model)
+    assert_all_learn(choices)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_translation_by_recurrences_learns_and_decodes_with_every_attention(space, own_data, cell):
+    kinds = ("none", "bahdanau", "luong")
+    assert_all_learn(
+        {kind: compose(space, own_data, "recurrent", f"model.cell={cell}", f"model.attention={kind}") for kind in kinds}
+    )

@@ -162,6 +162,67 @@ def test_a_shift_is_a_crop_of_the_image_padded_with_black():
     assert len(set(seen)) == 25
 
 
+@pytest.mark.parametrize("shift", [1, 2.0])
+def test_every_shift_is_as_probable_as_another(shift):
+    image = torch.zeros(1, 1, 9, 9)
+    image[..., 4, 4] = 1.0
+    shifted = Augmentation(shift=shift)(image.expand(5000, -1, -1, -1), np.arange(5000), 0, 0)
+    places = shifted.flatten(1).argmax(dim=1).numpy()
+    counts = np.bincount(places, minlength=81).reshape(9, 9)
+    first, last = 4 - int(shift), 5 + int(shift)
+    inside = counts[first:last, first:last]
+    assert inside.sum() == 5000
+    assert stats.chisquare(inside.ravel()).pvalue > 1e-3
+
+
+def blob(right, down, size=61):
+    """A spot so many pixels from the middle."""
+    places = torch.arange(size) - (size - 1) / 2
+    return torch.exp(-((places - down)[:, None] ** 2 + (places - right) ** 2) / 8)[None, None]
+
+
+def centre(images):
+    """How far right and down of the middle the spot of each image is, (B, 2)."""
+    places = torch.arange(images.shape[3]) - (images.shape[3] - 1) / 2
+    mass = images.sum(dim=(1, 2, 3))
+    return torch.stack([images.sum(dim=(1, 2)) @ places / mass, images.sum(dim=(1, 3)) @ places / mass], dim=1)
+
+
+def assert_spans(values, lowest, highest):
+    """Evenly drawn over the whole range and nowhere else."""
+    assert values.min() > lowest - 0.05
+    assert values.max() < highest + 0.05
+    assert stats.kstest(values.numpy(), stats.uniform(lowest, highest - lowest).cdf).pvalue > 1e-3
+    near = (highest - lowest) / 20
+    assert values.min() < lowest + near
+    assert values.max() > highest - near
+
+
+@pytest.mark.parametrize("degrees", [20, 90])
+def test_images_are_turned_by_up_to_so_many_degrees_either_way(degrees):
+    turned = centre(Augmentation(degrees=degrees)(blob(20, 0).expand(400, -1, -1, -1), np.arange(400), 0, 0))
+    assert_close(turned.norm(dim=1), torch.full((400,), 20.0), 0.05)
+    assert_spans(torch.atan2(turned[:, 1], turned[:, 0]).rad2deg(), -degrees, degrees)
+
+
+def test_images_are_sheared_by_up_to_so_many_degrees_either_way():
+    sheared = centre(Augmentation(shear=15)(blob(0, 20).expand(400, -1, -1, -1), np.arange(400), 0, 0))
+    assert_close(sheared[:, 1], torch.full((400,), 20.0), 0.05)
+    most = 20 * math.tan(math.radians(15))
+    assert_spans(sheared[:, 0], -most, most)
+    still = centre(Augmentation(shear=15)(blob(20, 0).expand(400, -1, -1, -1), np.arange(400), 0, 0))
+    assert_close(still, torch.tensor([[20.0, 0.0]]).expand(400, -1), 0.05)
+
+
+def test_images_are_scaled_within_the_range():
+    for right, down in ((20, 0), (0, 20)):
+        spot = blob(right, down).expand(400, -1, -1, -1)
+        scaled = centre(Augmentation(scale=(0.8, 1.2))(spot, np.arange(400), 0, 0))
+        along, across = (scaled[:, 0], scaled[:, 1]) if right else (scaled[:, 1], scaled[:, 0])
+        assert_spans(along, 16.0, 24.0)
+        assert across.abs().max() < 0.05
+
+
 def test_half_of_the_images_are_mirrored():
     images = draw(200, 1, 4, 4)
     flipped = Augmentation(flip=0.5)(images, np.arange(200), 0, 0)
@@ -197,18 +258,20 @@ def from_image(image):
     return torch.from_numpy(array.reshape(*array.shape[:2], -1).copy()).permute(2, 0, 1).float() / 255
 
 
+PILS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "colour": ImageEnhance.Color,
+    "sharpness": ImageEnhance.Sharpness,
+}
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("factor", [0.1, 0.7, 1.0, 1.6])
 def test_enhancements_are_those_of_pil(channels, factor):
     images = (draw(1, channels, 9, 11) * 255).round() / 255
-    theirs = {
-        brightness: ImageEnhance.Brightness,
-        contrast: ImageEnhance.Contrast,
-        colour: ImageEnhance.Color,
-        sharpness: ImageEnhance.Sharpness,
-    }
-    for ours, their in theirs.items():
-        expected = from_image(their(as_image(images[0])).enhance(factor))
+    for ours in (brightness, contrast, colour, sharpness):
+        expected = from_image(PILS[ours.__name__](as_image(images[0])).enhance(factor))
         assert_close(ours(images, torch.tensor([factor]))[0], expected, 2.5 / 255)  # it rounds to bytes on the way
 
 
@@ -240,6 +303,34 @@ def test_every_operation_keeps_the_range_and_does_least_at_level_0(name, channel
     assert is_same == (name == "identity" or (name == "colour" and channels == 1))
     if name not in ("autocontrast", "equalize", "solarize"):  # these have no level, or turn over white at 0
         assert_close(OPERATIONS[name](images, torch.zeros(4)), images, 1e-4)
+
+
+STRAIGHT = {  # where a spot starts, and how far it goes right and down: Cubuk et al. 2019, table 6, of images of 201 pixels
+    "shear_x": ((0, 30), (0.3 * 30, 0)),
+    "shear_y": ((30, 0), (0, 0.3 * 30)),
+    "translate_x": ((0, 5), (150 / 331 * 201, 0)),  # there 150 of 331 pixels
+    "translate_y": ((5, 0), (0, 150 / 331 * 201)),
+}
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_images_are_moved_as_far_as_in_the_table_of_autoaugment(direction):
+    for name, (start, way) in STRAIGHT.items():
+        moved = centre(OPERATIONS[name](blob(*start, size=201), torch.tensor([direction])))
+        assert_close(moved, torch.tensor([start]) + direction * torch.tensor([way]), 0.05)
+    turned = centre(OPERATIONS["rotate"](blob(20, 0), torch.tensor([direction])))
+    assert_close(turned, 20 * torch.tensor([[math.cos(math.pi / 6), direction * math.sin(math.pi / 6)]]), 0.05)
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_levels_go_as_far_as_in_the_table_of_autoaugment(direction):
+    images = (draw(1, 3, 9, 11) * 255).round() / 255
+    image, level = as_image(images[0]), torch.tensor([direction])
+    for name, their in PILS.items():
+        expected = from_image(their(image).enhance(1 + direction * 0.9))
+        assert_close(OPERATIONS[name](images, level)[0], expected, 2.5 / 255)
+    assert_close(OPERATIONS["posterize"](images, level)[0], from_image(ImageOps.posterize(image, 4)))
+    assert_close(OPERATIONS["solarize"](images, level)[0], from_image(ImageOps.solarize(image, 0)))
 
 
 def test_operations_and_their_directions_are_drawn_alike():
@@ -328,6 +419,8 @@ def test_a_box_is_of_whole_pixels():
         ({"crop": (0.5, 1.5)}, "augmentation.crop=.* is no range"),
         ({"scale": (1.2, 0.8)}, "augmentation.scale=.* is no range"),
         ({"flip": 1.5}, "augmentation.flip=1.5 cannot be used; accepted: 0 to 1"),
+        ({"shift": 0.5}, "augmentation.shift=0.5 cannot be used; accepted: whole pixels, 0 or more"),
+        ({"shift": -1}, "augmentation.shift=-1 cannot be used; accepted: 0 or more"),
         ({"mixup": -1.0}, "augmentation.mixup=-1.0 cannot be used; accepted: 0 or more"),
         ({"magnitude": 31.0}, "augmentation.magnitude=31.0 cannot be used; accepted: 0 to 30"),
     ],

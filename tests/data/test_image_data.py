@@ -167,19 +167,21 @@ def test_evaluation_gives_each_image_once_over_all_ranks_as_it_is(world_size, sp
         assert "targets" not in batch
 
 
-def test_mixed_images_have_shares_of_two_classes():
-    module = data(augmentation=Augmentation(mixup=1.0), batch_size=54)
+@pytest.mark.parametrize("flip", [0.0, 1.0])  # a partner is augmented, too
+def test_mixed_images_have_shares_of_two_classes(flip):
+    module = data(augmentation=Augmentation(mixup=1.0, flip=flip), batch_size=54)
     [batch] = take(module, 1)
     targets = batch["targets"]
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(54))
     assert ((targets > 0).sum(dim=1) <= 2).all()
     assert torch.equal(targets.argmax(dim=1), batch["labels"])
     pixels = torch.from_numpy(module.split("train").pixels).float() / 255
+    pixels = pixels.flip(3) if flip else pixels
     labels = torch.from_numpy(module.labels("train"))
     others = module.augmentation.partners(batch["ids"].numpy(), 54, 0, 0)
     _, kept = module.augmentation.mix(pixels[batch["ids"]], pixels[others], batch["ids"].numpy(), 0, 0)
     mixed = kept[:, None, None, None] * pixels[batch["ids"]] + (1 - kept)[:, None, None, None] * pixels[others]
-    torch.testing.assert_close(batch["images"], module.normalised(mixed))
+    torch.testing.assert_close(batch["images"], module.normalised(mixed), rtol=0, atol=1e-5)
     for row in range(54):
         expected = torch.zeros(3)
         expected[labels[batch["ids"][row]]] += kept[row]
@@ -201,6 +203,22 @@ def test_validation_is_held_out_unless_all_are_to_be_trained_on():
     own = data(source=Stripes(parts=("train", "validation", "test")), validation_share=0.0)
     assert len(own.split("train")) == len(own.split("validation")) == 60
     assert own.facts()["validated_on_training_images"] is False
+
+
+def test_a_class_of_one_image_can_be_trained_on_and_not_held_out():
+    assert data(source=Lonely(), validation_share=0.0).split("validation").labels.count("row 9") == 1
+    with pytest.raises(
+        DataError, match=r"the class 'row 9' has too few images .* 'validation': 1; accepted: 2 or more"
+    ):
+        data(source=Lonely())
+
+
+class Lonely(Stripes):
+    """One image of a class."""
+
+    def part(self, seed):
+        part = super().part(seed)
+        return Images(part.pixels, ["row 9", *part.labels[1:]])
 
 
 def test_mistakes():

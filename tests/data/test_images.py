@@ -7,11 +7,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from attnlab.data import DataError, Digits, FashionMNIST, HubImages, ImageFolder, MNIST5k, describe_sources
+from attnlab.data import DataError, Digits, FashionMNIST, HubImages, ImageData, ImageFolder, MNIST5k, describe_sources
 from attnlab.data.image_cache import read_images
-from attnlab.data.images import Images, cut_off, read_idx
+from attnlab.data.images import Images, cut_off, decode, read_idx
 
 
 def pixels(*shape, seed=0):
@@ -132,6 +134,35 @@ def test_the_split_is_of_each_class_and_by_content_alone():
     assert len(parts["train"]) + len(parts["test"]) == 70
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.integers(3, 40), min_size=1, max_size=4),
+    share=st.sampled_from([0.1, 0.2, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_every_class_of_three_images_has_one_in_each_part_whatever_the_order(counts, share, seed):
+    labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
+    whole = Images(pixels(len(labels), 1, 2, 2, seed=seed), labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    found = []
+    for images in (whole, whole.take(order)):
+        parts = cut_off(images, "test", 0.2, least=3)
+        parts |= cut_off(parts["train"], "validation", share)
+        assert all(set(part.labels) == set(labels) for part in parts.values())
+        assert sum(map(len, parts.values())) == len(labels)
+        found.append({name: sorted(image.tobytes() for image in part.pixels) for name, part in parts.items()})
+    assert found[0] == found[1]
+
+
+def test_a_class_of_too_few_images_is_refused_by_name():
+    whole = Images(pixels(9, 1, 2, 2), [*["many"] * 7, *["few"] * 2])
+    with pytest.raises(
+        DataError, match=r"the class 'few' has too few images .* 'test': 2; accepted: 3 or more; give more"
+    ):
+        cut_off(whole, "test", 0.1, least=3)
+    assert cut_off(whole, "test", 0.1)["test"].labels.count("few") == 1
+
+
 def test_idx_files_are_read_plain_and_packed(fashion):
     parts = FashionMNIST(fashion).read()
     assert np.array_equal(parts["train"].pixels[:, 0], pixels(60, 28, 28, seed=60))
@@ -211,6 +242,118 @@ def test_images_are_scaled_cut_and_greyed_as_asked(tmp_path):
     assert (colour.pixels[:, 1:] == 0).all()
     grey = ImageFolder(tmp_path, image_size=8, channels=1).read()["train"]
     assert np.abs(grey.pixels[..., 1:-1].astype(int) - 76).max() <= 1  # 0.299 x 255
+
+
+def read_one(image, channels=1):
+    """The pixels of one image, channels last."""
+    return decode([("it", lambda: image)], ["its class"], None, channels).pixels[0].transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_become_8(tmp_path, name, channels):
+    levels = np.array([[0, 128, 129, 257 * 100], [257 * 100 + 128, 257 * 100 + 129, 65534, 65535]], dtype=np.uint16)
+    save(tmp_path / name, levels)
+    found = read_one(Image.open(tmp_path / name), channels)
+    assert np.array_equal(found, np.repeat([[[0], [0], [1], [100]], [[100], [101], [255], [255]]], channels, axis=2))
+    big_endian = Image.frombytes("I;16B", (4, 2), levels.astype(">u2").tobytes())
+    assert np.array_equal(read_one(big_endian, channels), found)
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("I", np.int32), ("F", np.float32)])
+def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path, mode, dtype):
+    fill(tmp_path)
+    save(tmp_path / "cat" / "deep.tif", np.ones((6, 6), dtype=dtype))
+    with pytest.raises(
+        DataError, match=rf"cat.deep.tif cannot be read .*opens in mode {mode}, .*; accepted: 8 or 16 bits a channel"
+    ):
+        ImageFolder(tmp_path).read()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_shows_black_and_not_a_hidden_colour(channels):
+    hidden = np.full((2, 3, 4), 200, dtype=np.uint8)
+    hidden[..., 3] = [[0, 255, 51], [255, 0, 0]]  # 51: a fifth
+    expected = np.repeat([[[0], [200], [40]], [[200], [0], [0]]], channels, axis=2)
+    assert np.array_equal(read_one(Image.fromarray(hidden), channels), expected)
+    assert np.array_equal(read_one(Image.fromarray(hidden[..., 2:]), channels), expected)  # grey with alpha
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_colour_that_a_file_calls_transparent_shows_black(tmp_path, mode):
+    image = Image.new("RGB", (2, 1), (200, 200, 200))
+    image.putpixel((1, 0), (90, 90, 90))
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a.png", transparency=image.getpixel((0, 0)))
+    assert read_one(Image.open(tmp_path / "a.png")).ravel().tolist() == [0, 90]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_camera_was(tmp_path, orientation):
+    stored = pixels(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    mirrored = stored[:, ::-1]
+    turned = [
+        stored, mirrored, mirrored[::-1], stored[::-1], stored.T, np.rot90(stored, -1), mirrored[::-1].T, np.rot90(stored),
+    ]  # fmt: skip
+    assert np.array_equal(read_one(Image.open(tmp_path / "a.png"))[..., 0], turned[orientation - 1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("training", "testing"),
+        ("Train", "test", "validation"),
+        ("test", "valid"),
+        ("train", "test", "dev"),
+        ("train", "TEST"),
+        ("fold1", "fold2"),
+    ],
+)
+def test_parts_under_other_names_are_not_taken_for_classes(tmp_path, names):
+    for name in names:
+        fill(tmp_path / name, 3)
+    unclear = [name for name in names if "train" not in names or name in ("dev", "TEST")]
+    with pytest.raises(
+        DataError,
+        match=rf"data.path=.* no classes, but like parts of a data set: {', '.join(sorted(unclear))}; accepted: train, test",
+    ):
+        ImageFolder(tmp_path).read()
+
+
+def test_classes_may_hold_images_in_folders_of_theirs(tmp_path):
+    fill(tmp_path, 3)
+    fill(tmp_path / "dog", 2, classes=("small", "large"))
+    parts = ImageFolder(tmp_path).read()
+    assert sum(part.labels.count("dog") for part in parts.values()) == 7
+    assert {label for part in parts.values() for label in part.labels} == {"cat", "dog"}
+
+
+def test_a_class_of_files_of_other_endings_is_refused_by_name(tmp_path):
+    fill(tmp_path, 3)
+    (tmp_path / "cow").mkdir()
+    Image.fromarray(pixels(6, 6, 3)).save(tmp_path / "cow" / "0.jp2")
+    with pytest.raises(
+        DataError, match=r"cow holds no images; accepted: \.png, \.jpg, .*: convert its files, or take the"
+    ):
+        ImageFolder(tmp_path).read()
+    for place in range(3):
+        Image.fromarray(pixels(6, 6, 3)).save(tmp_path / "cow" / f"{place}.jfif")
+    assert "cow" in ImageFolder(tmp_path).read()["train"].labels
+
+
+def test_a_small_class_beside_a_large_one_is_in_every_part(tmp_path):
+    fill(tmp_path, 40, classes=("many",))
+    fill(tmp_path, 4, classes=("few",))
+    data = ImageData(ImageFolder(tmp_path))
+    counts = {part: data.split(part).labels.count("few") for part in ("train", "validation", "test")}
+    assert counts == {"train": 2, "validation": 1, "test": 1}
+    for place in (2, 3):
+        (tmp_path / "few" / f"{place}.png").unlink()
+    with pytest.raises(DataError, match=r"the class 'few' has too few images .*: 2; accepted: 3 or more"):
+        ImageFolder(tmp_path).read()
 
 
 def test_mistakes_in_folders(tmp_path):

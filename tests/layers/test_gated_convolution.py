@@ -14,12 +14,14 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("kernel_size", "causal"), [(1, True), (2, True), (3, True), (1, False), (3, False), (5, False)]
 )
-def test_it_is_the_sum_over_each_window_gated(kernel_size, causal):
+def test_it_is_the_sum_over_each_window_gated(kernel_size, causal, rate):
     torch.manual_seed(0)
-    layer, x = GatedConvolution(4, kernel_size, causal), torch.randn(2, 6, 4)
+    layer, x = GatedConvolution(4, kernel_size, causal, rate), torch.randn(2, 6, 4)
     weight, bias = layer.windows.weight.view(8, kernel_size, 4), layer.windows.bias
     first = 1 - kernel_size if causal else -(kernel_size // 2)
     found = layer(x)
@@ -28,7 +30,7 @@ def test_it_is_the_sum_over_each_window_gated(kernel_size, causal):
             sums = bias.clone()
             for tap in range(kernel_size):
                 if 0 <= place + first + tap < 6:
-                    sums += weight[:, tap] @ x[row, place + first + tap]
+                    sums += weight[:, tap] @ (x[row, place + first + tap] * (1 + rate))
             assert_close(found[row, place], sums[:4] * torch.sigmoid(sums[4:]))
 
 

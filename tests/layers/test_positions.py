@@ -354,6 +354,13 @@ def test_buckets_are_those_of_the_authors_code(bidirectional, quarter, max_dista
     assert made.tolist() == expected
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_distance_between_whole_ones_is_in_the_bucket_of_the_nearest(causal):
+    bias, whole = RelativeBias(1, causal), torch.arange(-40, 41)
+    for apart in (-0.49, -0.2, 0.2, 0.49):
+        assert bias.buckets(whole + apart).equal(bias.buckets(whole))
+
+
 def test_relative_bias_reads_its_table_by_head():
     encoding = RelativeBias(3, causal=True)
     bias = encoding.bias(torch.tensor([[0, 1, 2], [7, 8, 20]]), torch.tensor([[0, 1], [7, 0]]))

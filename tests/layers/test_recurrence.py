@@ -17,16 +17,18 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize("cell", CELLS)
-def test_both_directions_are_the_cells_equations_over_the_real_tokens(cell):
+def test_both_directions_are_the_cells_equations_over_the_real_tokens(cell, rate):
     torch.manual_seed(0)
-    model = Recurrence(6, num_layers=2, cell=cell, bidirectional=True, d_input=4)
+    model = Recurrence(6, num_layers=3, cell=cell, dropout=rate, bidirectional=True, d_input=4)
     x, lengths = torch.randn(3, 7, 4), [7, 4, 1]
     outputs, states = model(x, torch.arange(7)[None] < torch.tensor(lengths)[:, None])
     for row, length in enumerate(lengths):
         stream = x[row, :length]
         for layer, (ahead, back) in enumerate(zip(model.ahead, model.back, strict=True)):
-            zeros = (torch.zeros(3),) * 2
+            stream, zeros = stream * (1 + rate if layer else 1), (torch.zeros(3),) * 2
             forwards, last = by_hand(stream, ahead, zeros)
             backwards, other = by_hand(stream.flip(0), back, zeros)
             stream = torch.cat([forwards, backwards.flip(0)], dim=1)

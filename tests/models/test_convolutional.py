@@ -30,14 +30,14 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def by_torch(stack, x_BTD, causal):
-    """The stream after every layer, by torch's convolution, gate and sum."""
+def by_torch(stack, x_BTD, causal, drop=1.0):
+    """The stream after every layer, by torch's convolution, gate and sum; drop: what dropout makes of the inputs."""
     for layer in stack.layers:
         width, taps = x_BTD.shape[2], layer.kernel_size
         theirs = nn.Conv1d(width, 2 * width, taps, padding=taps - 1 if causal else taps // 2)
         theirs.weight = nn.Parameter(layer.windows.weight.view(2 * width, taps, width).transpose(1, 2))
         theirs.bias = layer.windows.bias
-        sums, gates = theirs(x_BTD.transpose(1, 2))[:, :, : x_BTD.shape[1]].transpose(1, 2).chunk(2, dim=2)
+        sums, gates = theirs(x_BTD.transpose(1, 2) * drop)[:, :, : x_BTD.shape[1]].transpose(1, 2).chunk(2, dim=2)
         x_BTD = (x_BTD + sums * gates.sigmoid()) / 2**0.5
     return x_BTD
 
@@ -54,6 +54,18 @@ def test_an_encoder_is_convolutions_over_tokens_with_their_positions():
     model, tokens = build(ConvolutionalEncoder, max_length=9), draw(3, 9)
     x = model.embedding(tokens) + model.placed.position.table.weight
     assert_close(model.encode(tokens), by_torch(model.stack, x, causal=False))
+
+
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_dropout_acts_on_the_input_of_every_convolution_and_at_both_ends(rate):
+    tokens, drop = draw(3, 9), 1 + rate
+    model = build(ConvolutionalLanguageModel, dropout=rate).train()
+    table = model.tables.embedding
+    assert_close(model(tokens), by_torch(model.stack, table(tokens), True, drop) * drop @ table.weight.T)
+    encoder = build(ConvolutionalEncoder, max_length=9, dropout=rate).train()
+    x = (encoder.embedding(tokens) + encoder.placed.position.table.weight) * drop
+    assert_close(encoder.encode(tokens), by_torch(encoder.stack, x, False, drop) * drop)
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,6 +1,7 @@
 """Translation by convolutions: the paper's formulas in loops, who sees whom, decoding step by step."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.generation.beam import BeamSearch, decode
+from attnlab.layers.gated_convolution import HALF
 from attnlab.models import ConvolutionalSeq2Seq
+from attnlab.models.convolutional_seq2seq import EncodedSource
 
 D, V = 8, 23
 SMALL = {"vocabulary_size": V, "max_length": 24, "d_model": D, "num_layers": 2, "dropout": 0.0}
@@ -32,34 +35,58 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def convolved(layer, x_TD, place, first):
-    """A gated sum over the window that starts `first` tokens from `place`."""
+def convolved(layer, x_TD, place, first, drop):
+    """A gated sum over the window that starts `first` tokens from `place`; drop: what dropout makes of its input."""
     weight, sums = layer.windows.weight.view(2 * D, layer.kernel_size, D), layer.windows.bias
     for tap in range(layer.kernel_size):
         if 0 <= place + first + tap < len(x_TD):
-            sums = sums + weight[:, tap] @ x_TD[place + first + tap]
+            sums = sums + weight[:, tap] @ (x_TD[place + first + tap] * drop)
     return sums[:D] * torch.sigmoid(sums[D:])
 
 
-def test_every_decoder_layer_attends_as_in_the_paper():
-    model, source, target = build(), draw(1, 6), draw(1, 5, seed=1)
-    table, half = model.tables.embedding.weight, math.sqrt(0.5)
-    e = table[source[0]] + model.placed_source.position.table.weight[:6]
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_every_decoder_layer_attends_as_in_the_paper(rate):
+    model, source, target = build(dropout=rate).train(), draw(1, 6), draw(1, 5, seed=1)
+    table, half, drop = model.tables.embedding.weight, math.sqrt(0.5), 1 + rate
+    e = (table[source[0]] + model.placed_source.position.table.weight[:6]) * drop
     z = e
     for layer in model.encoder.layers:
-        z = torch.stack([(z[i] + convolved(layer, z, i, -1)) * half for i in range(6)])
-    g = table[target[0]] + model.placed_target.position.table.weight[:5]
+        z = torch.stack([(z[i] + convolved(layer, z, i, -1, drop)) * half for i in range(6)])
+    g = (table[target[0]] + model.placed_target.position.table.weight[:5]) * drop
     h = g
     for layer, query in zip(model.decoder.layers, model.queries, strict=True):
         after = []
         for i in range(5):
-            y = convolved(layer, h, i, -2)
+            y = convolved(layer, h, i, -2, drop)
             d = (query.weight @ y + query.bias + g[i]) * half
             powers = [torch.exp(d @ key) for key in z]
             c = sum(p / sum(powers) * (key + embedded) * half for p, key, embedded in zip(powers, z, e, strict=True))
             after.append((h[i] + (y + c * math.sqrt(6)) * half) * half)
         h = torch.stack(after)
-    assert_close(model(source, target)[0], h @ table.T)
+    assert_close(model(source, target)[0], h * drop @ table.T)
+
+
+@pytest.mark.parametrize("num_decoder_layers", [1, 3])
+def test_gradients_into_the_encoders_layers_are_divided_by_twice_the_number_of_attentions(num_decoder_layers):
+    model = build(num_decoder_layers=num_decoder_layers, share_embeddings=False)
+    source, target = draw(1, 6), draw(1, 5, seed=1)
+    model(source, target).square().sum().backward()
+
+    e = model.placed_source(model.tables.embed_source(source)).detach().requires_grad_()
+    z = model.encoder(e)
+    keys, embedded = (stream.detach().requires_grad_() for stream in (z, e))
+    g, attended = model.placed_target(model.tables.embed(target)), EncodedSource(keys, (keys + embedded) * HALF, None)
+    logits = model.tables.logits(model.decoder(g, between=partial(model._attend, attended, g)))
+    query = model.queries[0].weight
+    into_keys, into_embedded, into_query = torch.autograd.grad(logits.square().sum(), [keys, embedded, query])
+
+    parameters = list(model.encoder.parameters())
+    through, *expected = torch.autograd.grad(z, [e, *parameters], into_keys / (2 * num_decoder_layers))
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        assert_close(parameter.grad, gradient)
+    assert_close(model.placed_source.position.table.weight.grad[:6], (into_embedded + through)[0])
+    assert_close(query.grad, into_query)
 
 
 @settings(max_examples=25, deadline=None)

@@ -31,17 +31,44 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+def embedded(model, tokens, scaled):
+    return model.tables.embedding(tokens) * (8**0.5 if scaled else 1)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_language_model_is_torchs_layers_between_two_tables(cell, tied):
-    model, tokens = build(RecurrentLanguageModel, cell=cell, tied=tied), draw(3, 6)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_language_model_is_torchs_layers_between_two_tables(cell, tied, scaled):
+    model, tokens = build(RecurrentLanguageModel, cell=cell, tied=tied, scale_embedding=scaled), draw(3, 6)
     theirs = {"lstm": nn.LSTM, "gru": nn.GRU}[cell](8, 8, 2, batch_first=True)
     with torch.no_grad():
         for index, layer in enumerate(model.recurrence.ahead):
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 getattr(theirs, f"{name}_l{index}").copy_(getattr(layer, f"{name}_l0"))
     output = model.tables.embedding if tied else model.tables.head
-    assert_close(model(tokens), theirs(model.tables.embedding(tokens) * 8**0.5)[0] @ output.weight.T)
+    assert_close(model(tokens), theirs(embedded(model, tokens, scaled))[0] @ output.weight.T)
+
+
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_language_model_drops_embeddings_what_is_between_layers_and_before_the_output(rate):
+    model, tokens = build(RecurrentLanguageModel, dropout=rate).train(), draw(3, 6)
+    x = embedded(model, tokens, True)
+    for layer in model.recurrence.ahead:
+        x, _ = layer(x * (1 + rate))
+    assert_close(model(tokens), x * (1 + rate) @ model.tables.embedding.weight.T)
+
+
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_an_encoder_is_a_recurrence_from_each_end_that_drops_embeddings_what_is_between_layers_and_states(rate, scaled):
+    model, tokens = build(RecurrentEncoder, dropout=rate, scale_embedding=scaled).train(), draw(3, 6)
+    x = embedded(model, tokens, scaled)
+    for ahead, back in zip(model.recurrence.ahead, model.recurrence.back, strict=True):
+        x = x * (1 + rate)
+        x = torch.cat([ahead(x)[0], back(x.flip(1))[0].flip(1)], dim=2)
+    assert_close(model.encode(tokens), x * (1 + rate))
 
 
 @settings(max_examples=20, deadline=None)

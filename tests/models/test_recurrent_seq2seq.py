@@ -22,6 +22,7 @@ KINDS = {
 CELLS = ["lstm", "gru"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_cell = pytest.mark.parametrize("cell", CELLS)
+with_dropout = pytest.mark.parametrize("rate", [0.0, 0.5])
 
 
 def build(kind, cell, seed=0, **fields):
@@ -42,18 +43,27 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def read(recurrence, x_TI, states=None):
+def read(recurrence, x_TI, drop, states=None):
     """Every layer of one direction on one row: outputs of the top, last states."""
     last = []
     for index, layer in enumerate(recurrence.ahead):
         zeros = (torch.zeros(layer.hidden_size),) * 2
+        x_TI = x_TI * (drop if index else 1)
         x_TI, state = by_hand(x_TI, layer, zeros if states is None else states[index])
         last.append(state)
     return x_TI, last
 
 
-def embedded(model, tokens):
-    return model.tables.embedding.weight[tokens] * D**0.5
+def read_from_both_ends(recurrence, x_TI, drop):
+    """The states of the top layer on one row, of both directions side by side."""
+    for index, (ahead, back) in enumerate(zip(recurrence.ahead, recurrence.back, strict=True)):
+        x_TI, zeros = x_TI * (drop if index else 1), (torch.zeros(ahead.hidden_size),) * 2
+        x_TI = torch.cat([by_hand(x_TI, ahead, zeros)[0], by_hand(x_TI.flip(0), back, zeros)[0].flip(0)], dim=1)
+    return x_TI
+
+
+def embedded(model, tokens, drop):
+    return model.tables.embedding.weight[tokens] * D**0.5 * drop
 
 
 def softmax(scores):
@@ -65,50 +75,60 @@ def mean(weights, states):
     return sum(weight * state for weight, state in zip(weights, states, strict=True))
 
 
+@pytest.mark.usefixtures("dropout_shows")
+@with_dropout
 @every_cell
-def test_without_attention_the_last_state_is_all_that_the_decoder_has(cell):
-    model, source, target = build("none", cell), draw(1, 6), draw(1, 5, seed=1)
-    table = model.tables.embedding.weight
-    _, last = read(model.encoder, embedded(model, source[0]))
-    hidden, _ = read(model.decoder.recurrence, embedded(model, target[0]), last)
-    assert_close(model(source, target)[0], hidden @ table.T)
+def test_without_attention_the_last_state_is_all_that_the_decoder_has(cell, rate):
+    model, source, target = build("none", cell, dropout=rate).train(), draw(1, 6), draw(1, 5, seed=1)
+    table, drop = model.tables.embedding.weight, 1 + rate
+    _, last = read(model.encoder, embedded(model, source[0], drop), drop)
+    hidden, _ = read(model.decoder.recurrence, embedded(model, target[0], drop), drop, last)
+    assert_close(model(source, target)[0], hidden * drop @ table.T)
 
 
+@pytest.mark.usefixtures("dropout_shows")
+@with_dropout
 @every_cell
 @pytest.mark.parametrize("kind", ["luong", "luong fed"])
-def test_luongs_attention_is_the_papers(cell, kind):
-    model, source, target = build(kind, cell), draw(1, 6), draw(1, 5, seed=1)
-    table, decoder = model.tables.embedding.weight, model.decoder
-    encoded, states = read(model.encoder, embedded(model, source[0]))
+def test_luongs_attention_is_the_papers(cell, kind, rate):
+    model, source, target = build(kind, cell, dropout=rate).train(), draw(1, 6), draw(1, 5, seed=1)
+    table, decoder, drop = model.tables.embedding.weight, model.decoder, 1 + rate
+    encoded, states = read(model.encoder, embedded(model, source[0], drop), drop)
+    encoded = encoded * drop
     fed, expected = torch.zeros(D), []
     for token in target[0]:
-        x = torch.cat([embedded(model, token), fed]) if kind == "luong fed" else embedded(model, token)
-        hidden, states = read(decoder.recurrence, x[None], states)
+        x = embedded(model, token, drop)
+        x = torch.cat([x, fed]) if kind == "luong fed" else x
+        hidden, states = read(decoder.recurrence, x[None], drop, states)
         weights = softmax([hidden[0] @ decoder.attention.key.weight @ h for h in encoded])
         fed = torch.tanh(decoder.combine.weight @ torch.cat([mean(weights, encoded), hidden[0]]))
-        expected.append(table @ fed)
+        expected.append(table @ (fed * drop))
     assert_close(model(source, target)[0], torch.stack(expected))
 
 
+@pytest.mark.usefixtures("dropout_shows")
+@with_dropout
 @every_cell
-def test_bahdanaus_attention_is_the_papers(cell):
-    model, source, target = build("bahdanau", cell, num_layers=1), draw(1, 6), draw(1, 5, seed=1)
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_bahdanaus_attention_is_the_papers(cell, num_layers, rate):
+    model = build("bahdanau", cell, num_layers=num_layers, dropout=rate).train()
+    source, target, drop = draw(1, 6), draw(1, 5, seed=1), 1 + rate
     table, decoder = model.tables.embedding.weight, model.decoder
     w, u, v = decoder.attention.query.weight, decoder.attention.key.weight, decoder.attention.score.weight[0]
-    x = embedded(model, source[0])
-    zeros = (torch.zeros(D // 2),) * 2
-    ahead, _ = by_hand(x, model.encoder.ahead[0], zeros)
-    back, _ = by_hand(x.flip(0), model.encoder.back[0], zeros)
-    encoded = torch.cat([ahead, back.flip(0)], dim=1)
-    s = torch.tanh(decoder.begin.weight @ encoded[0, D // 2 :] + decoder.begin.bias)
-    state, expected = (s, torch.zeros(D)), []
-    for token in target[0]:
+    encoded = read_from_both_ends(model.encoder, embedded(model, source[0], drop), drop)
+    begins = torch.tanh(decoder.begin.weight @ encoded[0, D // 2 :] + decoder.begin.bias).split(D)
+    state, *above = [(s, torch.zeros(D)) for s in begins]
+    encoded, expected = encoded * drop, []
+    for token in embedded(model, target[0], drop):
         context = mean(softmax([v @ torch.tanh(w @ state[0] + u @ h) for h in encoded]), encoded)
-        inputs = torch.cat([embedded(model, token), context])[None]
+        inputs = torch.cat([token, context])[None]
         after = decoder.first.cell(inputs, tuple(p[None] for p in state) if cell == "lstm" else state[0][None])
         state = tuple(part[0] for part in (after if cell == "lstm" else (after,)))
-        both = decoder.readout.weight @ torch.cat([state[0], embedded(model, token), context]) + decoder.readout.bias
-        expected.append(table @ torch.maximum(both[0::2], both[1::2]))
+        top = state[0]
+        if above:
+            [top], above = read(decoder.above, top[None] * drop, drop, above)
+        both = decoder.readout.weight @ torch.cat([top, token, context]) + decoder.readout.bias
+        expected.append(table @ (torch.maximum(both[0::2], both[1::2]) * drop))
     assert_close(model(source, target)[0], torch.stack(expected))
 
 

@@ -116,8 +116,8 @@ def test_agrees_with_torchs_encoder(pooling, registers):
     assert_close(model(images), pooled @ model.head.weight.t() + model.head.bias)
 
 
-def explicit(model, images):
-    """The logits of one-layer, one-head models with an axial rotation, number by number from the papers."""
+def explicit(model, images, drop):
+    """The logits of one-layer, one-head models with an axial rotation, number by number; drop: what dropout makes of a number."""
     logits = []
     for image in images:
         columns = image.shape[2] // 4
@@ -127,6 +127,7 @@ def explicit(model, images):
             row, column = divmod(patch, columns)
             pixels = image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
             x.append(model.patches.weight @ pixels + model.patches.bias)
+        x = [v * drop for v in x]
         [layer] = model.stack.layers
         attention, norms = layer.attention, layer.residual.norms
         queries, keys, values = (
@@ -138,10 +139,12 @@ def explicit(model, images):
         attended = []
         for query in queries:
             scores = torch.stack([query @ key / math.sqrt(len(key)) for key in keys]).exp()
-            attended.append(sum(score / scores.sum() * value for score, value in zip(scores, values, strict=True)))
-        x = [v + attention.output(a) for v, a in zip(x, attended, strict=True)]
+            attended.append(
+                sum(score / scores.sum() * drop * value for score, value in zip(scores, values, strict=True))
+            )
+        x = [v + drop * attention.output(a) for v, a in zip(x, attended, strict=True)]
         up, down = layer.feed_forward.up, layer.feed_forward.down
-        x = [v + down(nn.functional.gelu(up(norms[1](v)))) for v in x]
+        x = [v + drop * down(drop * nn.functional.gelu(up(norms[1](v)))) for v in x]
         logits.append(model.head(model.stack.norm(x[0])))
     return torch.stack(logits)
 
@@ -159,11 +162,13 @@ def turned(vector, row, column, base=100.0):
     return turned
 
 
+@pytest.mark.usefixtures("dropout_shows")
+@pytest.mark.parametrize("rate", [0.0, 0.5])
 @torch.no_grad()
-def test_agrees_with_the_explicit_formula_of_axial_rotary():
-    model = build(num_heads=1, num_layers=1, pooling="class", position=AxialRotary)
+def test_agrees_with_the_explicit_formula_of_axial_rotary(rate):
+    model = build(num_heads=1, num_layers=1, pooling="class", position=AxialRotary, dropout=rate).train()
     images = draw(2, 2, 8, 12)
-    assert_close(model(images), explicit(model, images))
+    assert_close(model(images), explicit(model, images, 1 + rate))
 
 
 @pytest.mark.parametrize("before", [0, 1, 4])
@@ -296,19 +301,25 @@ def test_a_table_is_interpolated_along_each_axis_by_itself(grid):
     assert_close((half[0, :, 0] if grid[0] == 8 else half[0, 0])[2:-2], torch.linspace(0, 1, 8)[2:-2], 1e-3)
 
 
-@pytest.mark.parametrize("position", [Sinusoidal2D, AxialRotary, Sinusoidal, Rotary])
-def test_a_patch_of_three_times_as_many_stands_where_the_one_that_it_is_the_middle_of_stood(position):
-    model = build(position=position)
+@pytest.mark.parametrize("before", [0, 1, 3])
+@pytest.mark.parametrize("position", [Sinusoidal2D, AxialRotary, Sinusoidal, Rotary, ALiBi, RelativeBias])
+def test_a_patch_of_three_times_as_many_stands_where_the_one_that_it_is_the_middle_of_stood(position, before):
+    model = build(position=position, pooling="class" if before else "mean", registers=max(0, before - 1))
     other, encoding = model.at_size((24, 36)).stack.position, model.stack.position
-    there = other.image_positions(0, (6, 9), (2, 3), torch.device("cpu"))
-    here = encoding.image_positions(0, (2, 3), (2, 3), torch.device("cpu"))
-    here = torch.arange(6)[None] if here is None else here
-    heads = draw(1, 4, 1, 4)
+    there = other.image_positions(before, (6, 9), (2, 3), torch.device("cpu"))
+    here = encoding.image_positions(before, (2, 3), (2, 3), torch.device("cpu"))
+    here = torch.arange(before + 6)[None] if here is None else here
     middles = torch.arange(54).view(6, 9)[1::3, 1::3].flatten()
-    added = other.embed(torch.zeros(1, 54, 16), there)[:, middles]
-    rotated = other.rotate(heads.expand(-1, -1, 54, -1), there)[:, :, middles]
-    assert_close(added, encoding.embed(torch.zeros(1, 6, 16), here))
-    assert_close(rotated, encoding.rotate(heads.expand(-1, -1, 6, -1), here))
+    kept = torch.cat([torch.arange(before), before + middles])
+    added = other.embed(torch.zeros(1, before + 54, 16), there)[:, kept]
+    assert_close(added, encoding.embed(torch.zeros(1, before + 6, 16), here))
+    heads = draw(1, 4, 1, 4)
+    rotated = other.rotate(heads.expand(-1, -1, before + 54, -1), there)[:, :, kept]
+    assert_close(rotated, encoding.rotate(heads.expand(-1, -1, before + 6, -1), here))
+    biases = other.bias(there, there), encoding.bias(here, here)
+    assert (biases[0] is None) == (biases[1] is None) == (position not in (ALiBi, RelativeBias))
+    if biases[0] is not None:
+        assert_close(biases[0][:, :, kept][..., kept], biases[1])
 
 
 def test_what_makes_no_model():

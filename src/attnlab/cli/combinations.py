@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
-from attnlab.cli.compose import Composed
+from attnlab.cli.compose import Composed, shipped
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ TABLE: tuple[Rule, ...] = (
     (
         "task",
         lambda a: not a.serves("model"),
-        "task={task} trains a {model_type}, and model={model} is none; leave task out to get the model's own",
+        "task={task} trains a {model_type}, and model={model} is none; choose one of {fitting_models}, or leave task out to get the model's own",
     ),
     (
         "model.share_embeddings",
@@ -183,6 +185,19 @@ TABLE: tuple[Rule, ...] = (
         )
         for seam in SEAMS
     ),
+    *(
+        (
+            f"model.{field}",
+            partial(
+                lambda field, a: (
+                    a.target("model") == "RecurrentSeq2Seq" and field in a.named and a.get("model.attention") != "luong"
+                ),
+                f"model.{field}",
+            ),
+            "only Luong's attention has it, so with model.attention={model.attention} it would have no effect; leave it out, or set model.attention=luong",
+        )
+        for field in ("score", "input_feeding")
+    ),
     (
         "attention.backend",
         lambda a: a.get("attention.backend") == "fused" and a.get("attention.soft_cap") is not None,
@@ -204,6 +219,20 @@ def impossible(composed: Composed) -> Iterator[tuple[str, str]]:
             yield field, _fill(reason, asked)
 
 
+@cache
+def _models_for(needed: type) -> str:
+    """The model choices of a kind."""
+    paths = sorted((shipped("conf") / "model").glob("*.yaml"))
+    return ", ".join(path.stem for path in paths if issubclass(get_object(_target_of(path)), needed))
+
+
+def _target_of(path: Path) -> str:
+    """The class that a choice's file names, or the file that it builds on."""
+    choice: Any = OmegaConf.load(path)
+    built_on = [word for word in choice.get("defaults", []) if isinstance(word, str) and word != "_self_"]
+    return choice.get("_target_") or _target_of(path.with_name(f"{built_on[0]}.yaml"))
+
+
 def _key_and_value(override: str) -> tuple[str, str]:
     key, _, value = override.partition("=")
     return key.lstrip("+~"), value
@@ -221,6 +250,7 @@ def _fill(reason: str, asked: Asked) -> str:
         "chosen_model": asked.named.get("model", asked.target("model")),
         **{f"written_{seam}": asked.written(seam) for seam in SEAMS},
         **{group: asked.target(group) for group in ("task", "data", "model")},
+        "fitting_models": _models_for(asked.needs("model")),
         **{f"{group}_type": asked.needs(group).__name__ for group in ("data", "model")},
     }
     for word in {part.split("}")[0] for part in reason.split("{")[1:]}:

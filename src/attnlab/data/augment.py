@@ -25,9 +25,9 @@ class Augmentation:
     Images as a training sees them in an epoch: a function of seed, epoch and example alone, whatever batch an example is in.
 
     crop: the least and the largest share of the area that is cut out and scaled to the whole, with sides of 3:4 to 4:3 (Szegedy et al.
-    2015). shift: up to so many pixels each way, which is a random crop of the image padded with black (He et al. 2016, section 4.2).
-    flip: how probable a mirror image is. degrees, scale, shear (in degrees): how far an image is turned at most, the range it is scaled
-    in, how far it is sheared at most. operations, magnitude: of RandAugment (0: none). erase: how probable it is that a rectangle
+    2015). shift: up to so many whole pixels each way, each as probable, which is a random crop of the image padded with black (He et
+    al. 2016, section 4.2). flip: how probable a mirror image is. degrees, scale, shear (in degrees): how far an image is turned at
+    most, the range it is scaled in, how far it is sheared at most. operations, magnitude: of RandAugment (0: none). erase: how probable it is that a rectangle
     becomes noise (Zhong et al. 2020). mixup, cutmix: the parameter of the Beta distribution that draws the share of another image of
     the training part (Zhang et al. 2018; Yun et al. 2019), 0: none, both: one or the other; the label is shared alike. Raises DataError.
     """
@@ -54,6 +54,8 @@ class Augmentation:
         _check(1.0, flip=flip, erase=erase)
         _check(80.0, shear=shear)
         _check(float(STRONGEST), magnitude=magnitude)
+        if shift % 1:
+            raise DataError(f"augmentation.shift={shift} cannot be used; accepted: whole pixels, 0 or more")
         _check(math.inf, shift=shift, degrees=degrees, operations=operations, mixup=mixup, cutmix=cutmix)
         self.crop, self.shift, self.flip, self.degrees, self.scale, self.shear = (
             crop,
@@ -118,8 +120,8 @@ class Augmentation:
             @ shearing(most * signed[:, 7], torch.zeros_like(zoom_B))
             @ scaling(zoom_B * mirror_B / width_B, zoom_B / height_B)
         )
-        shift_B2 = (self.shift * signed[:, 9:11]).round()
-        return warp(images_BCYX, matrix_B22, shift_B2, room_B2 * signed[:, 2:4])
+        whole_B2 = ((2 * self.shift + 1) * drawn[:, 9:11]).floor().clamp(max=2 * self.shift)  # in fp32 a draw may be 1
+        return warp(images_BCYX, matrix_B22, whole_B2 - self.shift, room_B2 * signed[:, 2:4])
 
     def _erased(self, images_BCYX: Tensor, examples_B: np.ndarray, seed: int, epochs_B: np.ndarray | int) -> Tensor:
         rows, columns = images_BCYX.shape[2:]

@@ -26,9 +26,9 @@ class ImageData(DataModule):
     Images with a class each, normalised by mean and deviation of the training part, channel by channel.
 
     source: an ImageSource, or a class or partial of one that is completed with `path`. augmentation: of training images. batch_size:
-    images of a batch, on each rank. validation_share: of each class of the training part, held out to validate on, where the source
-    has no such part; 0: all are trained on, and a tenth of them is validated on as well, which says nothing about images that are new.
-    seed draws the training order and the augmentation. Raises DataError.
+    images of a batch, on each rank. validation_share: of each class of the training part, at least one image, held out to validate on,
+    where the source has no such part; 0: all are trained on, and a tenth of them is validated on as well, which says nothing about
+    images that are new. seed draws the training order and the augmentation. Raises DataError.
     """
 
     unit = "image"
@@ -196,7 +196,8 @@ class ImageData(DataModule):
                 )
         self.validates_on_training = "validation" not in parts and self.validation_share == 0
         if "validation" not in parts:
-            both = cut_off(parts["train"], "validation", self.validation_share or 0.1)
+            least = 1 if self.validates_on_training else 2
+            both = cut_off(parts["train"], "validation", self.validation_share or 0.1, least)
             parts = {**parts, "validation": both["validation"]}
             parts["train"] = parts["train"] if self.validates_on_training else both["train"]
         self.mean_C, self.deviation_C = moments(parts["train"].pixels)

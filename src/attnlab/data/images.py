@@ -21,8 +21,10 @@ from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
 from attnlab.data.sources import existing, load_hub
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB"}
+PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,10 @@ class FashionMNIST(ImageSource):
 class ImageFolder(ImageSource):
     """
     Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or classes alone, of which
-    a tenth of each is to test on.
+    a tenth of each, at least one image, is to test on.
 
     image_size: each image is scaled and its middle cut to this square; None: as they are, all of one size. channels: 3, or 1 for grey.
+    Images are turned as their EXIF says, 16 bits a channel become 8, and what is transparent shows black.
     """
 
     name = "image_folder"
@@ -196,23 +199,44 @@ class ImageFolder(ImageSource):
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
         """The parts of the folder."""
-        names = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
-        found = {split: self.path / name for name, split in names.items() if (self.path / name).is_dir()}
-        if "train" not in found:
-            return cut_off(self._part(self.path), "test", 0.1)
+        folders = subfolders(self.path)
+        self._check_names(folders)
+        found = {PARTS[folder.name]: folder for folder in folders if folder.name in PARTS}
+        if not found:
+            return cut_off(self._part(self.path), "test", 0.1, least=3)
         if "test" not in found:
             raise DataError(
                 f"data.path={self.path} holds a folder train and no folder test; give both, or classes alone"
             )
         return {split: self._part(folder) for split, folder in sorted(found.items())}
 
+    def _check_names(self, folders: list[Path]) -> None:
+        # A part under another name would be taken for a class.
+        names = [folder.name for folder in folders]
+        known = PARTS if "train" in names else {}
+        unclear = [name for name in names if name.lower() in LIKE_PARTS and name not in known]
+        if not known and not unclear and all(holds_classes(folder) for folder in folders):
+            unclear = names
+        if unclear:
+            raise DataError(
+                f"data.path={self.path} holds folders that are no classes, but like parts of a data set: {', '.join(unclear)}; "
+                "accepted: train, test and, where there is one, validation, or classes alone: rename them"
+            )
+
     def _part(self, folder: Path) -> Images:
-        classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-        files = [(file, child.name) for child in classes for file in sorted(child.rglob("*")) if is_image(file)]
+        classes = {
+            child.name: [file for file in sorted(child.rglob("*")) if is_image(file)] for child in subfolders(folder)
+        }
+        files = [(file, name) for name, its in classes.items() for file in its]
         if not files:
             raise DataError(
                 f"{folder} holds no images in folders of their classes; accepted: FOLDER/CLASS/*.png ({', '.join(EXTENSIONS)})"
             )
+        for name, its in classes.items():
+            if not its:
+                raise DataError(
+                    f"{folder / name} holds no images; accepted: {', '.join(EXTENSIONS)}: convert its files, or take the folder out"
+                )
         images = [(str(file), partial(Image.open, file)) for file, _ in files]
         return decode(images, [label for _, label in files], self.image_size, self.channels)
 
@@ -277,13 +301,22 @@ IMAGE_SOURCES: dict[str, type[ImageSource]] = {
 }
 
 
-def cut_off(whole: Images, name: str, share: float) -> dict[str, Images]:
-    """Images in two parts: train, and this share of each class; which ones is decided by sha256 of their pixels alone."""
+def cut_off(whole: Images, name: str, share: float, least: int = 2) -> dict[str, Images]:
+    """
+    Images in two parts: train, and this share of each class, at least one image; which ones is decided by sha256 of their pixels alone.
+
+    Raises DataError for a class of fewer than `least` images.
+    """
     chosen = np.zeros(len(whole), dtype=bool)
     keys = [hashlib.sha256(pixels.tobytes()).digest() for pixels in whole.pixels]
     for label in sorted(set(whole.labels)):
         rows = sorted((row for row, its in enumerate(whole.labels) if its == label), key=keys.__getitem__)
-        chosen[rows[: round(share * len(rows))]] = True
+        if len(rows) < least:
+            raise DataError(
+                f"the class {label!r} has too few images to hold some out in a part {name!r}: {len(rows)}; accepted: {least} or "
+                "more; give more of that class, or parts train, test and validation of your own"
+            )
+        chosen[rows[: max(1, round(share * len(rows)))]] = True
     return {"train": whole.take(np.flatnonzero(~chosen)), name: whole.take(np.flatnonzero(chosen))}
 
 
@@ -328,12 +361,39 @@ def decode(
 
 def _pixels(what: str, opens: Callable[[], Any], image_size: int | None, channels: int) -> np.ndarray:
     try:
-        upright = ImageOps.exif_transpose(opens()).convert(MODES[channels])
+        upright = opaque(eight_bits(ImageOps.exif_transpose(opens()))).convert(MODES[channels])
         if image_size is not None and upright.size != (image_size, image_size):
             upright = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC)
         return np.asarray(upright).reshape(upright.height, upright.width, channels).transpose(2, 0, 1)
     except (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError) as error:
         raise DataError(f"{what} cannot be read as an image ({error}); mend it or take it out") from error
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits a pixel with 8, others as they are. Raises ValueError for numbers of 32 bits."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it opens in mode {image.mode}, whose range is not known; accepted: 8 or 16 bits a channel")
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """What is transparent laid on black, so that no hidden colour shows; others as they are."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones."""
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def holds_classes(folder: Path) -> bool:
+    """Whether images are in the folders of a folder, and none is in itself."""
+    return not any(map(is_image, folder.iterdir())) and any(map(is_image, folder.rglob("*")))
 
 
 def is_image(file: Path) -> bool:

@@ -21,7 +21,8 @@ from attnlab.models.tables import Tables
 class ConvolutionalSeq2Seq(Seq2Seq):
     """
     Convolutions that read the source around each token and the target before it; every decoder layer attends to the source (Gehring et al.
-    2017, arXiv 1705.03122, section 3; sums scaled as in the authors' code, without weight normalisation and with one width throughout).
+    2017, arXiv 1705.03122, section 3; sums and gradients scaled as in the authors' code, without weight normalisation and with one width
+    throughout).
 
     num_decoder_layers: None: as many as the encoder has. kernel_size: odd; the decoder's windows end at their token. max_length: positions of
     the source's table and of the target's. share_embeddings, tied: as in EncoderDecoder. dropout: on the embeddings, on the input of every
@@ -84,7 +85,9 @@ class ConvolutionalSeq2Seq(Seq2Seq):
 
     def _read(self, source_BS: Tensor, is_source_BS: Tensor | None) -> EncodedSource:
         embedded_BSD = self.placed_source(self.tables.embed_source(source_BS))
-        keys_BSD = self.encoder(embedded_BSD, is_source_BS)
+        states_BSD = self.encoder(embedded_BSD, is_source_BS)
+        # Each attention adds to the gradient of the encoder's layers, so it is scaled down (section 3.5; the factor of the authors' code).
+        keys_BSD = states_BSD.detach().lerp(states_BSD, 1 / (2 * len(self.queries)))
         return EncodedSource(keys_BSD, (keys_BSD + embedded_BSD) * HALF, is_source_BS)
 
     def _attend(self, source: EncodedSource, embedded_BTD: Tensor, index: int, convolved_BTD: Tensor) -> Tensor:

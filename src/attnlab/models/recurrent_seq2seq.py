@@ -27,9 +27,9 @@ class RecurrentSeq2Seq(Seq2Seq):
     arXiv 1409.3215); luong: besides, the decoder's top state attends to the source before it gives an output (see LuongDecoder);
     bahdanau: the previous state attends to the source before the next is made (see BahdanauDecoder).
     bidirectional: the encoder reads from both ends, half of the width each; None: as in the papers, for bahdanau alone.
-    score, input_feeding: of luong. share_embeddings, tied, scale_embedding: as in EncoderDecoder. dropout: on the embeddings, between layers and before
-    the output. Raises ValueError for sizes below 1, a rate outside of 0 to 1, an unknown cell, attention or score, and bahdanau with
-    an encoder of one direction.
+    score, input_feeding: of luong. share_embeddings, tied, scale_embedding: as in EncoderDecoder. dropout: on the embeddings, between
+    layers, on the encoder's states that an attention reads, and before the output. Raises ValueError for sizes below 1, a rate outside
+    of 0 to 1, an unknown cell, attention or score, and bahdanau with an encoder of one direction.
     """
 
     def __init__(
