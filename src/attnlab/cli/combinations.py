@@ -230,7 +230,7 @@ def _target_of(path: Path) -> str:
     """The class that a choice's file names, or the file that it builds on."""
     choice: Any = OmegaConf.load(path)
     built_on = [word for word in choice.get("defaults", []) if isinstance(word, str) and word != "_self_"]
-    return choice.get("_target_") or _target_of(path.with_name(f"{built_on[0]}.yaml"))
+    return choice.get("_target_") or _target_of(path.with_name(f"{built_on[0].split('@')[0]}.yaml"))
 
 
 def _key_and_value(override: str) -> tuple[str, str]:
