@@ -68,7 +68,7 @@ def test_static_masks_come_again_and_dynamic_ones_do_not(prose_file, masks):
 @pytest.mark.parametrize("masks", ["static", "dynamic"])
 def test_every_epoch_hides_the_same_tokens_where_masks_are_static(prose_file, masks):
     module = data(prose_file, masks=masks, batch_size=1)
-    count = module._windows().windows_per_epoch
+    count = module.windows().windows_per_epoch
     seen = [tuple(torch.cat([b["targets"], b["chosen"]]).flatten().tolist()) for b in first(module, 4 * count)]
     epochs = [seen[start : start + count] for start in range(0, 4 * count, count)]
     assert all(epoch != epochs[0] for epoch in epochs[1:])  # the order is another

@@ -1,6 +1,7 @@
 """Batches of corrupted windows: what they hold, in which order, over ranks, and after a restart."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -170,3 +171,16 @@ def test_text_that_is_too_short_is_found_at_setup(tmp_path):
     path.write_text("abc")
     with pytest.raises(DataError, match="the train part of data=text: 2 tokens are too few"):
         make_data(path).setup()
+
+
+def test_more_ranks_than_windows_are_refused_and_each_window_is_one_ranks(prose_file):
+    data = make_data(prose_file, context=100)
+    windows = data.corpus.test.num_tokens // 100
+    ids = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        ids += [number for batch in data.evaluation_loader("test") for number in batch["ids"].tolist()]
+    assert sorted(ids) == list(range(windows))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=windows + 1)
+    with pytest.raises(DataError, match=f"{windows} windows to evaluate are too few for {windows + 1} ranks"):
+        data.evaluation_loader("test")

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
-from attnlab.data.corpus import Corpus
 from attnlab.data.masking import Masking
-from attnlab.data.module import DataModule
 from attnlab.data.sources import Source
 from attnlab.data.text import REHEARSAL_VOCABULARY, TextData
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import END, NUM_MARKS, SEPARATOR, START, Vocabulary
+from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
 
 TRAINING, STATIC, EVALUATION = (
@@ -30,7 +29,7 @@ def marks_of(next_sentence: bool) -> int:
     return 3 if next_sentence else 2
 
 
-class MaskedTextData(DataModule):
+class MaskedTextData(WindowedText):
     """
     A text as batches of windows of `context` tokens between START and END, some of them masked.
 
@@ -57,40 +56,23 @@ class MaskedTextData(DataModule):
         seed: int = 0,
         cache: str | None = None,
     ) -> None:
-        super().__init__()
-        self._text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        super().__init__(text)
         if context < 2:
             raise DataError(f"data.context={context} leaves nothing beside the mask; accepted: 2 or more")
-        self.name, self.masking, self.masks, self.next_sentence = self._text.name, masking, masks, next_sentence
-        self.context, self.batch_size, self.seed = context, batch_size, seed
-        self.max_validation_tokens = max_validation_tokens
+        self.masking, self.masks, self.next_sentence = masking, masks, next_sentence
+        self.windows_type = StaticWindows if masks == "static" else WindowBatches
         self._starts_word_V: np.ndarray | None = None
         self._static_3N: np.ndarray | None = None
-        self._order: WindowBatches | None = None
-        self._order_state: dict[str, int] | None = None
-
-    @property
-    def corpus(self) -> Corpus:
-        """The token arrays; prepared at the first use."""
-        return self._text.corpus
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The text's tokens behind the marks."""
         return Vocabulary(self.corpus.tokenizer)
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The trained tokenizer."""
-        return self.corpus.tokenizer
-
     def widths(self) -> dict[str, Any]:
         """The size of the vocabulary, and what next-sentence prediction needs."""
         return {"vocabulary_size": self.vocabulary.size, **self._second_task()}
-
-    def tokenizers(self) -> dict[str, Tokenizer]:
-        """The one tokenizer."""
-        return {"tokenizer.json": self.tokenizer}
 
     def rehearsal_widths(self) -> dict[str, Any]:
         """Stand-ins."""
@@ -107,55 +89,20 @@ class MaskedTextData(DataModule):
     @property
     def train_tokens(self) -> int:
         """Masked tokens of an epoch; at most, where words are masked whole."""
-        return self._windows().windows_per_epoch * self.masking.count(self.context)
-
-    def facts(self) -> dict[str, Any]:
-        """The text's fingerprint, and sizes."""
-        return self._text.facts() | {"vocabulary_size": self.vocabulary.size, "train_tokens": self.train_tokens}
+        return self.windows().windows_per_epoch * self.masking.count(self.context)
 
     def describe(self) -> str:
         """The text, and how many tokens of a window are masked."""
         count = f"{'at most ' if self.masking.whole_words else ''}{self.masking.count(self.context)}"
         return f"{self._text.describe()}; {count} of {self.context} tokens of a window masked"
 
-    def prepare_data(self) -> None:
-        """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
-        self._text.prepare_data()
+    def training_batches(self, order: WindowBatches) -> MaskedBatches:
+        """The windows of the order, masked."""
+        return MaskedBatches(self, order)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Sees that the text is long enough to train and to validate on."""
-        self._windows()
-        self.val_dataloader()
-
-    def train_dataloader(self) -> MaskedBatches:
-        """The endless training order, from where `load_state_dict` set it."""
-        self._order = self._windows(*self.place())
-        if self._order_state is not None:
-            self._order.load_state_dict(self._order_state)
-        return MaskedBatches(self, self._order)
-
-    def val_dataloader(self) -> MaskedEvaluation:
-        """Windows over the validation part."""
-        return self.evaluation_loader("validation", self.max_validation_tokens)
-
-    def evaluation_loader(self, split: str, max_tokens: int | None = None) -> MaskedEvaluation:
-        """Every whole window of a part once over all ranks, up to `max_tokens` of its text. Raises DataError for a part shorter than one."""
-        part = self.corpus.part(split)
-        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context)) // self.context
-        if count == 0:
-            raise DataError(
-                f"the {split} part of data={self.name} has {part.num_tokens:,} tokens, too few for a window of {self.context} "
-                "(data.context); use a longer text or a larger share of it (data.split)"
-            )
-        return MaskedEvaluation(self, part.tokens[: count * self.context], *self.place())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the training order."""
-        return {} if self._order is None else self._order.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next training loader go on from a saved place."""
-        self._order_state = dict(state_dict) or None
+    def evaluation_batches(self, tokens_N: np.ndarray, rank: int, world_size: int) -> MaskedEvaluation:
+        """The windows, masked in the same way whatever the seed and the number of ranks."""
+        return MaskedEvaluation(self, tokens_N, rank, world_size)
 
     # --- windows
 
@@ -224,13 +171,6 @@ class MaskedTextData(DataModule):
         seed = 0 if stream == EVALUATION else self.seed
         return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
 
-    def _windows(self, rank: int = 0, world_size: int = 1) -> WindowBatches:
-        order = StaticWindows if self.masks == "static" else WindowBatches
-        try:
-            return order(self.corpus.train.tokens, self.context, self.batch_size, self.seed, rank, world_size)
-        except DataError as error:
-            raise DataError(f"the train part of data={self.name}: {error}") from error
-
 
 class MaskedBatches:
     """The endless training order of WindowBatches, masked."""
@@ -261,16 +201,12 @@ class StaticWindows(WindowBatches):
 class MaskedEvaluation:
     """
     Batches of one rank's share of the windows of a text, always masked in the same way: for any number of ranks a batch is drawn
-    whole, and each takes its own windows of it. Raises DataError where a rank would have none.
+    whole, and each takes its own windows of it.
     """
 
     def __init__(self, data: MaskedTextData, tokens_N: np.ndarray, rank: int, world_size: int) -> None:
         self.data, self.tokens_N, self.rank, self.world_size = data, tokens_N, rank, world_size
         self.count = len(tokens_N) // data.context
-        if self.count < world_size:
-            raise DataError(
-                f"{self.count} windows to evaluate are too few for {world_size} ranks; evaluate on fewer devices"
-            )
         numbers = range(-(-self.count // data.batch_size))
         self.numbers = [number for number in numbers if self._is_mine(self._windows(number)).any()]
 

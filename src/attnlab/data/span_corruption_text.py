@@ -9,19 +9,18 @@ import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
-from attnlab.data.corpus import Corpus
-from attnlab.data.module import DataModule
 from attnlab.data.sources import Source
 from attnlab.data.span_corruption import corrupt, count_noise, draw_noise, lengths
 from attnlab.data.text import REHEARSAL_VOCABULARY, TextData
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import END, NUM_MARKS, START, Vocabulary
+from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
 
 TRAINING, EVALUATION = 0, 1  # of the random numbers, so that no evaluated window has a training window's noise
 
 
-class SpanCorruptionData(DataModule):
+class SpanCorruptionData(WindowedText):
     """
     A text as batches of corrupted windows: `context` tokens each, `batch_size` windows a batch and rank.
 
@@ -46,8 +45,8 @@ class SpanCorruptionData(DataModule):
         seed: int = 0,
         cache: str | None = None,
     ) -> None:
-        super().__init__()
-        self._text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        super().__init__(text)
         if not 0 < noise_density < 1:
             raise DataError(f"data.noise_density={noise_density} cannot be used; accepted: above 0, below 1")
         if mean_span_length < 1:
@@ -60,26 +59,12 @@ class SpanCorruptionData(DataModule):
                 f"data.num_sentinels={num_sentinels} is too few for the {num_spans} spans of {context} tokens; accepted: "
                 f"{num_spans + 1} or more"
             )
-        self.name, self.context, self.batch_size, self.seed = self._text.name, context, batch_size, seed
         self.noise_density, self.mean_span_length, self.num_sentinels = noise_density, mean_span_length, num_sentinels
-        self.max_validation_tokens = max_validation_tokens
-        self._order: WindowBatches | None = None
-        self._order_state: dict[str, int] | None = None
-
-    @property
-    def corpus(self) -> Corpus:
-        """The token arrays; prepared at the first use."""
-        return self._text.corpus
 
     @property
     def vocabulary(self) -> Vocabulary:
         """Of inputs and targets, with the sentinels."""
         return Vocabulary(self.corpus.tokenizer, self.num_sentinels)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The trained tokenizer."""
-        return self.corpus.tokenizer
 
     def widths(self) -> dict[str, Any]:
         """The size of the vocabulary, which inputs and targets share."""
@@ -103,56 +88,20 @@ class SpanCorruptionData(DataModule):
     @property
     def train_tokens(self) -> int:
         """Target tokens of an epoch."""
-        return self._windows().windows_per_epoch * self.target_length
-
-    def facts(self) -> dict[str, Any]:
-        """The text's fingerprint, and sizes."""
-        return self._text.facts() | {"vocabulary_size": self.vocabulary.size, "train_tokens": self.train_tokens}
+        return self.windows().windows_per_epoch * self.target_length
 
     def describe(self) -> str:
         """The text, and what becomes of a window."""
         inputs = lengths(self.context, self.noise_density, self.mean_span_length)[0] + 1
         return f"{self._text.describe()}; windows of {self.context} tokens: {inputs} in, {self.target_length} out"
 
-    def prepare_data(self) -> None:
-        """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
-        self._text.prepare_data()
+    def training_batches(self, order: WindowBatches) -> SpanBatches:
+        """The windows of the order, corrupted."""
+        return SpanBatches(self, order)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Sees that the text is long enough to train and to validate on."""
-        self._windows()
-        self.val_dataloader()
-
-    def train_dataloader(self) -> SpanBatches:
-        """The endless training order, from where `load_state_dict` set it."""
-        self._order = self._windows(*self.place())
-        if self._order_state is not None:
-            self._order.load_state_dict(self._order_state)
-        return SpanBatches(self, self._order)
-
-    def val_dataloader(self) -> EvaluationSpans:
-        """Windows over the validation part."""
-        return self.evaluation_loader("validation", self.max_validation_tokens)
-
-    def evaluation_loader(self, split: str, max_tokens: int | None = None) -> EvaluationSpans:
-        """Every whole window of a part once over all ranks, up to `max_tokens` of its text. Raises DataError for a part shorter than one."""
-        part = self.corpus.part(split)
-        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context)) // self.context
-        if count == 0:
-            raise DataError(
-                f"the {split} part of data={self.name} has {part.num_tokens:,} tokens, too few for a window of {self.context} "
-                "(data.context); use a longer text or a larger share of it (data.split)"
-            )
-        rows_MN = part.tokens[: count * self.context].reshape(count, self.context)
-        return EvaluationSpans(self, rows_MN, *self.place())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the training order."""
-        return {} if self._order is None else self._order.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next training loader go on from a saved place."""
-        self._order_state = dict(state_dict) or None
+    def evaluation_batches(self, tokens_N: np.ndarray, rank: int, world_size: int) -> EvaluationSpans:
+        """The windows, corrupted in the same way whatever the seed and the number of ranks."""
+        return EvaluationSpans(self, tokens_N.reshape(-1, self.context), rank, world_size)
 
     def batch(self, tokens_BN: np.ndarray, ids_B: np.ndarray, stream: int) -> dict[str, torch.Tensor]:
         """Corrupted windows as a batch; window i's noise depends on the stream, the seed and its id alone."""
@@ -168,13 +117,6 @@ class SpanCorruptionData(DataModule):
         arrays = {"source": source_BS, "target_in": in_BT, "target_out": out_BT, "ids": ids_B.astype(np.int64)}
         arrays |= {"is_source": np.ones_like(source_BS, dtype=bool), "is_target": np.ones_like(out_BT, dtype=bool)}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-    def _windows(self, rank: int = 0, world_size: int = 1) -> WindowBatches:
-        tokens = self.corpus.train.tokens
-        try:
-            return WindowBatches(tokens, self.context, self.batch_size, self.seed, rank, world_size)
-        except DataError as error:
-            raise DataError(f"the train part of data={self.name}: {error}") from error
 
 
 class SpanBatches:

@@ -69,6 +69,7 @@ class TokenTask(Scoring):
 
     def check_split(self, data: Any, split: str) -> None:
         """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
+        return
 
     def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """What is reported of a validation, from its sums by name and its number of tokens."""
