@@ -13,7 +13,8 @@ from PIL import Image
 
 from attnlab.data import DataError, Digits, FashionMNIST, HubImages, ImageData, ImageFolder, MNIST5k, describe_sources
 from attnlab.data.image_cache import read_images
-from attnlab.data.images import Images, cut_off, decode, read_idx
+from attnlab.data.image_files import read_idx
+from attnlab.data.images import Images, cut_off, decode
 
 
 def pixels(*shape, seed=0):
