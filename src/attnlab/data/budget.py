@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnlab.data.cache import DataError
+from attnlab.data.windows import ENDLESS
 
 
 class TokenBudgetBatches:
@@ -66,6 +67,33 @@ class TokenBudgetBatches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from a place that `state_dict` gave."""
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+
+class BudgetedRows:
+    """
+    The batches of one rank in the order of TokenBudgetBatches; `collate` makes a batch of rows. A saved place is that after the last
+    whole step.
+    """
+
+    def __init__(
+        self, collate: Callable[[np.ndarray], Any], order: TokenBudgetBatches, rank: int, world_size: int
+    ) -> None:
+        self.collate, self.order, self.rank, self.world_size = collate, order, rank, world_size
+        self._waiting: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._waiting:
+            group = self.order.next_group()
+            self._waiting = [
+                self.order.part(group, part) for part in range(self.rank, self.order.parts, self.world_size)
+            ]
+        return self.collate(self._waiting.pop(0))
 
 
 class EvaluationBatches:

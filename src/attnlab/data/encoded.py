@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
-from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, typical
+from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, typical
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.module import DataModule
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import NUM_MARKS, PAD, Vocabulary
-from attnlab.data.windows import ENDLESS
 
 FORMAT = 1
 REHEARSAL_VOCABULARY = 256
@@ -235,31 +234,6 @@ class EncodedData(DataModule, Generic[E]):
             tokenizer = load_tokenizer(folder)
             assert tokenizer is not None, folder
         return parts, Vocabulary(tokenizer), fingerprint
-
-
-class BudgetedRows:
-    """The batches of one rank in the order of TokenBudgetBatches; a saved place is that after the last whole step."""
-
-    def __init__(
-        self, collate: Callable[[np.ndarray], Any], order: TokenBudgetBatches, rank: int, world_size: int
-    ) -> None:
-        self.collate, self.order, self.rank, self.world_size = collate, order, rank, world_size
-        self._waiting: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self
-
-    def __next__(self) -> dict[str, torch.Tensor]:
-        if not self._waiting:
-            group = self.order.next_group()
-            self._waiting = [
-                self.order.part(group, part) for part in range(self.rank, self.order.parts, self.world_size)
-            ]
-        batch: dict[str, torch.Tensor] = self.collate(self._waiting.pop(0))
-        return batch
 
 
 def padded(rows: list[np.ndarray], filler: int) -> np.ndarray:

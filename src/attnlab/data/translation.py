@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,14 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from attnlab.data.budget import EvaluationBatches, TokenBudgetBatches, check_budget, typical
+from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, check_budget, typical
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
 from attnlab.data.rows import RowsInTheMaking, TokenRows, mapped
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import END, NUM_MARKS, PAD, START, Vocabulary
-from attnlab.data.windows import ENDLESS
 
 FORMAT = 3
 REHEARSAL_VOCABULARY = 256
@@ -212,7 +211,7 @@ class TranslationData(DataModule):
 
     # --- batches
 
-    def train_dataloader(self) -> PairBatches:
+    def train_dataloader(self) -> BudgetedRows:
         """The endless training order, from where `load_state_dict` set it."""
         rank, world_size = self.place()
         micro_batches = self.trainer.accumulate_grad_batches if self.trainer else 1
@@ -220,7 +219,7 @@ class TranslationData(DataModule):
         self._order = TokenBudgetBatches(split.lengths, self.batch_tokens, self.seed, world_size * micro_batches)
         if self._order_state is not None:
             self._order.load_state_dict(self._order_state)
-        return PairBatches(split, self._order, rank, world_size)
+        return BudgetedRows(partial(collate, split), self._order, rank, world_size)
 
     def example_batch(self) -> dict[str, torch.Tensor]:
         """A batch that is typical in its positions a target token, which are what a target token costs."""
@@ -328,28 +327,6 @@ class TranslationData(DataModule):
 
     def _source_tokens(self, text: str) -> np.ndarray:
         return self.source_vocabulary.encode(f" {text.strip()}")
-
-
-class PairBatches:
-    """The batches of one rank in the order of TokenBudgetBatches; a saved place is that after the last whole step."""
-
-    def __init__(self, pairs: EncodedPairs, order: TokenBudgetBatches, rank: int, world_size: int) -> None:
-        self.pairs, self.order, self.rank, self.world_size = pairs, order, rank, world_size
-        self._waiting: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self
-
-    def __next__(self) -> dict[str, torch.Tensor]:
-        if not self._waiting:
-            group = self.order.next_group()
-            self._waiting = [
-                self.order.part(group, part) for part in range(self.rank, self.order.parts, self.world_size)
-            ]
-        return collate(self.pairs, self._waiting.pop(0))
 
 
 def lengths_of(rows: Sequence[np.ndarray]) -> np.ndarray:
