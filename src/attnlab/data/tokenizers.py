@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from attnlab.data.cache import DataError
+from attnlab.data.marks import Marks
 
 PIECE = 1 << 20  # characters handed to the subword library at once: it keeps offsets of everything it is given
 
@@ -20,11 +21,29 @@ class Tokenizer:
 
     name: ClassVar[str]
     sees_whole_text: ClassVar[bool] = False  # trained on the training split alone, unless this says otherwise
+    # What a text by itself is encoded behind, and a word as it looks within a text.
+    text_lead: ClassVar[str] = " "
+    word_lead: ClassVar[str] = " "
 
     @property
     def vocabulary_size(self) -> int:
         """How many different tokens there are."""
         raise NotImplementedError
+
+    @property
+    def marks(self) -> Marks | None:
+        """The marks that are among its tokens; None: all tokens are text, and marks are put before them (see Vocabulary)."""
+        return None
+
+    @property
+    def text_tokens(self) -> np.ndarray:
+        """The numbers of the tokens that are text."""
+        return np.arange(self.vocabulary_size)
+
+    def begins_word(self) -> np.ndarray:
+        """Of each token (V,), whether a word begins with it: its text begins with white space."""
+        texts = (self.decode([token]) for token in range(self.vocabulary_size))
+        return np.array([text[:1].isspace() for text in texts])
 
     def train(self, text: str) -> Self:
         """A copy that has learned its vocabulary from `text`."""
