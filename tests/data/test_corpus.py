@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.huggingface import save
 
 from attnlab.data import BPE, TOKENIZERS, Byte, Character, DataError, TextFiles, prepare, read_tokenizer, split_text
-from tests.huggingface import save
 
 
 class CountingText(TextFiles):
