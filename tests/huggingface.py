@@ -82,7 +82,33 @@ def t5(num_sentinels: int = 12) -> tuple[Tokenizer, dict]:
     }
 
 
-KINDS = {"bert": bert, "gpt2": gpt2, "chat": chat, "bart": bart, "t5": t5}
+def llama() -> tuple[Tokenizer, dict]:
+    """BPE with blanks as marks, which falls back to bytes, and a start before every text."""
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    learned.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=150, show_progress=False))
+    model = json.loads(learned.to_str())["model"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *sorted(model["vocab"], key=model["vocab"].get),
+    ]
+    numbers = {token: number for number, token in enumerate(tokens)}
+    merges = [tuple(merge) for merge in model["merges"]]
+    library = Tokenizer(models.BPE(numbers, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    library.decoder = decoders.Sequence(steps)
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    library.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    return library, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+KINDS = {"bert": bert, "gpt2": gpt2, "chat": chat, "bart": bart, "t5": t5, "llama": llama}
 CONFIGS = {
     "bart": {"model_type": "bart", "is_encoder_decoder": True, "decoder_start_token_id": 2},
     "t5": {"model_type": "t5", "is_encoder_decoder": True, "decoder_start_token_id": 0, "vocab_size": 192},

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.huggingface import CHATML, KINDS, save
 
-from attnlab.cli.trained import load_run
-from attnlab.data import Tokenizer
+from attnlab.cli.trained import continuation, load_run
+from attnlab.data import Tokenizer, read_tokenizer
 from attnlab.training.run_directory import read_json
 
 MODEL = [
@@ -162,6 +162,13 @@ def test_generation_ends_at_the_end_mark(train, attnlab, monkeypatch, token):
     piece = tokenizer.decode([number])
     assert attnlab(*words).out == ("the" + piece * 3 if token == "text" else "the") + "\n"
     assert attnlab(*words, "--chat", "--system", "be brief").out == (piece * 3 if token == "text" else "") + "\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_continuation_keeps_the_blank_before_it(kind, folders):
+    tokenizer = read_tokenizer(str(folders[kind]))
+    prompt, whole = ([*tokenizer.marks.text[0], *tokenizer.encode(text).tolist()] for text in ("the", "the fox"))
+    assert continuation(tokenizer, prompt, whole[len(prompt) :]) == " fox"
 
 
 def test_messages_are_asked_by_the_template(train, attnlab, monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.huggingface import save
 
 from attnlab.data import BPE, TOKENIZERS, Byte, Character, DataError, TextFiles, prepare, read_tokenizer, split_text
+from attnlab.data.corpus import bytes_before
 
 
 class CountingText(TextFiles):
@@ -60,8 +61,15 @@ def test_the_text_of_tokens_is_the_files_own_where_a_tokenizer_changes_it(kind, 
         first, middle, end = 0, part.num_tokens // 3, part.num_tokens
         pieces = [part.text_of(corpus.tokenizer, *between) for between in ((first, middle), (middle, end))]
         assert "".join(pieces) == text
-        assert part.text_of(corpus.tokenizer, middle, middle + 1) in text[: len(pieces[0]) + 12]
+        assert len(pieces[0]) == tokenizer.locate(text)[1][middle, 0]
         assert part.num_bytes == len(text.encode())
+
+
+@given(text=st.text())
+@settings(max_examples=60, deadline=None)
+def test_bytes_before_characters_are_those_of_utf8(text):
+    expected = [len(text[:place].encode()) for place in range(len(text) + 1)]
+    assert bytes_before(text, np.arange(len(text) + 1)).tolist() == expected
 
 
 def test_subwords_learn_from_the_training_part_alone(tmp_path):

@@ -63,6 +63,15 @@ EXPECTED = {
         "pair": ((0,), (2, 2), (2,)),
         "never": (1, 4),
     },
+    "llama": {
+        "pad": None,
+        "start": 1,
+        "end": 2,
+        "target_start": 1,
+        "text": ((1,), ()),
+        "target": ((), (2,)),
+        "filler": 2,
+    },
     "t5": {
         "pad": 0,
         "start": None,

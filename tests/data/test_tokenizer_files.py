@@ -8,6 +8,7 @@ from tests.huggingface import CHATML, TEXT, save
 from tokenizers import Tokenizer
 
 from attnlab.data import BPE, DataError, TextFiles, prepare, read_tokenizer
+from attnlab.data.vocabulary import framed
 
 
 def change(path, **fields):
@@ -61,6 +62,20 @@ def test_a_token_that_only_the_configuration_knows_is_added_as_transformers_does
         assert own.encode(text).tolist() == theirs(text, add_special_tokens=False)["input_ids"]
     assert own.marks.mask == theirs.mask_token_id
     assert own.vocabulary_size == 322
+
+
+@pytest.mark.parametrize(
+    "asked", [{"add_bos_token": False}, {"add_bos_token": True, "add_eos_token": True}, {"add_eos_token": True}]
+)
+def test_start_and_end_stand_where_tokenizer_json_has_them_as_in_transformers(tmp_path, asked):
+    from transformers import AutoTokenizer
+
+    folder = save("llama", tmp_path)
+    change(folder / "tokenizer_config.json", **asked)
+    theirs, own = AutoTokenizer.from_pretrained(folder), read_tokenizer(str(folder))
+    tokens = own.encode("The fox")
+    assert framed(own.marks.text, tokens).tolist() == theirs("The fox")["input_ids"]
+    assert framed(own.marks.pair, tokens, tokens).tolist() == theirs("The fox", "The fox")["input_ids"]
 
 
 def test_generation_ends_at_any_of_several_tokens(tmp_path):

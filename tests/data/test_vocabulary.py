@@ -1,6 +1,7 @@
 """Marks of a vocabulary: those in front of attnlab's own tokenizers, those that a published one brings, and rows filled with real tokens."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,15 @@ def test_padding_is_told_from_the_end_by_the_length_alone(tokenizers, prose, tmp
             assert targets[length - 1] == 0
             expected += F.cross_entropy(row[:length], targets[:length], reduction="sum").item()
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_target_needs_an_end(tokenizers, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("a\tb\n")
+    endless = replace(tokenizers["gpt2"], special={})
+    with pytest.raises(
+        DataError, match=r"no end mark \(none of those that tasks need\), and here every target has to end in one"
+    ):
+        TranslationData(ParallelText, endless, "en-de", path=str(tmp_path / "pairs.tsv"))
 
 
 def test_random_replacements_are_text(tokenizers, prose_file):
