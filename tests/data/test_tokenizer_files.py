@@ -7,7 +7,7 @@ import pytest
 from tests.huggingface import CHATML, TEXT, save
 from tokenizers import Tokenizer
 
-from attnlab.data import BPE, DataError, TextFiles, prepare, read_tokenizer
+from attnlab.data import BPE, DataError, TextFiles, Unigram, prepare, read_tokenizer
 from attnlab.data.vocabulary import framed
 
 
@@ -172,11 +172,12 @@ def test_caches_go_by_content(tmp_path):
     assert prepare(TextFiles(text), read_tokenizer(str(other))).folder != folders[0]
 
 
-def test_a_run_of_attnlabs_own_gives_its_tokenizer_as_it_was_learned(tmp_path):
-    learned = BPE(280).train("\n".join(TEXT))
+@pytest.mark.parametrize("kind", [BPE, Unigram])
+def test_a_run_of_attnlabs_own_gives_its_tokenizer_as_it_was_learned(tmp_path, kind):
+    learned = kind(280).train("\n".join(TEXT))
     learned.save(tmp_path / "tokenizer.json")
     found = read_tokenizer(str(tmp_path))
     assert found == learned
     assert found.train("another text, which teaches nothing") == learned
-    with pytest.raises(DataError, match=r"tokenizer\.vocabulary_size=999: that run's tokenizer has 280; leave it out"):
+    with pytest.raises(DataError, match=r"tokenizer\.vocabulary_size=999: that run's tokenizer has \d+; leave it out"):
         read_tokenizer(str(tmp_path), 999)
