@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from attnlab.data import TSV, Character, ClassificationData
+from attnlab.data.vocabulary import marks_in_front
 from attnlab.models import T5, Bert
 from attnlab.tasks import SequenceClassification
 from attnlab.tasks.pretrained import load_pretrained
@@ -25,7 +26,7 @@ def data(tmp_path):
 def task_of(module, **fields):
     torch.manual_seed(0)
     encoder = Bert(module.widths()["vocabulary_size"], 32, d_model=16, num_heads=2, num_layers=1, dropout=0.0)
-    return SequenceClassification(encoder, None, None, num_classes=3, dropout=0.0, **fields)
+    return SequenceClassification(encoder, None, None, num_classes=3, marks=marks_in_front(), dropout=0.0, **fields)
 
 
 def train(task, module, steps=60):

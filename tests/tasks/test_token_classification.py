@@ -145,7 +145,9 @@ def data(tmp_path):
 def task_of(module, **fields):
     torch.manual_seed(0)
     encoder = Bert(module.widths()["vocabulary_size"], 32, d_model=16, num_heads=2, num_layers=1, dropout=0.0)
-    return TokenClassification(encoder, None, None, module.widths()["num_classes"], dropout=0.0, **fields)
+    return TokenClassification(
+        encoder, None, None, module.widths()["num_classes"], module.vocabulary.marks, dropout=0.0, **fields
+    )
 
 
 def train(task, module, steps=120):

@@ -128,8 +128,8 @@ class CausalLanguageModelling(TokenTask):
 
 def _text_size(data: TextData, split: str, loader: EvaluationWindows) -> tuple[int, int]:
     """How many UTF-8 bytes and how many words (white space between them) the scored tokens of a loader are."""
-    tokens_N = data.corpus.part(split).tokens
-    text = data.tokenizer.decode(tokens_N[loader.first_target : loader.first_target + loader.num_targets])
+    first = loader.first_target
+    text = data.corpus.part(split).text_of(data.tokenizer, first, first + loader.num_targets)
     return len(text.encode("utf-8", "surrogatepass")), len(text.split())
 
 
