@@ -82,7 +82,10 @@ def test_a_run_whose_files_are_damaged(attnlab, copy):
     (copy / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     said = attnlab("evaluate", str(copy))
     assert said.status == 2
-    assert "last.ckpt is damaged: it holds no checkpoint; --checkpoint best takes the other one" in said.err
+    assert (
+        "last.ckpt is damaged: it was cut short, or is no checkpoint at all; --checkpoint best takes the other one"
+        in said.err
+    )
     assert len(said.err.splitlines()) == 1
     assert attnlab("evaluate", str(copy), "--checkpoint", "best").status == 0
     (copy / "checkpoints" / "last.ckpt").unlink()

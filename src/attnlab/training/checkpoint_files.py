@@ -29,6 +29,7 @@ FORMAT = 2
 MARK = b"attnlab sha256 "
 DIGEST = 64  # characters of SHA-256 in hexadecimal
 CHUNK = 1 << 20
+CUT_SHORT = "is damaged: it was cut short, or is no checkpoint at all"
 SHOWN = 20  # fields of a configuration that differ
 
 
@@ -74,13 +75,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     try:
         mark, digest = _digests(path)
-        if mark and mark != digest:
-            raise DamagedCheckpoint(f"{path} is damaged: its content does not match its checksum")
-        content = _load(path)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DamagedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+    if mark and mark != digest:
+        raise DamagedCheckpoint(f"{path} is damaged: its content does not match its checksum")
+    content = _load(path)
     found = content.get("format", 1) if isinstance(content, dict) else 1
     if found != FORMAT:
         by = content.get("versions", {}).get("attnlab") if isinstance(content, dict) else None
@@ -89,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"attnlab that wrote it{f' ({by})' if by else ''}, or train again under another name (study.name=NAME)"
         )
     if not mark:
-        raise DamagedCheckpoint(f"{path} is damaged: its checksum is missing")
+        raise DamagedCheckpoint(f"{path} is damaged: its end, the checksum, was altered")
     assert isinstance(content, dict)
     return content
 
@@ -161,14 +162,13 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL:? (\S+)", str(error))
         if named is None and not _is_pickle_with_code(path):
-            raise DamagedCheckpoint(f"{path} is damaged: it holds no checkpoint") from error
+            raise DamagedCheckpoint(f"{path} {CUT_SHORT}") from error
         raise UnusableCheckpoint(
             f"{path} is refused: it holds more than tensors and numbers{f' ({named[1]})' if named else ''}, and to load "
             "that could run code. Nothing of it was run; take a checkpoint that attnlab wrote"
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DamagedCheckpoint(f"{path} is damaged: {said[:100]}") from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DamagedCheckpoint(f"{path} {CUT_SHORT}") from error
 
 
 def _is_pickle_with_code(path: Path) -> bool:

@@ -172,6 +172,7 @@ def _be_quiet() -> None:
         ".*srun.*",
         ".*does not exist or is not.*",
         ".*isinstance.treespec.*",
+        ".*your dataloader is not resumable.*",  # the data module keeps the place
         ".*no `val_dataloader`.*",
         ".*smaller than the logging interval.*",
     ):
