@@ -15,6 +15,7 @@ from attnlab.layers.parts import complete
 from attnlab.models import Bert
 from attnlab.tasks import SpanExtraction
 from attnlab.tasks.span_extraction import Found, answers_of, best_spans
+from attnlab.training import write_checkpoint
 
 
 @settings(max_examples=100, deadline=None)
@@ -165,7 +166,7 @@ def test_an_encoder_is_taken_from_another_run_that_had_no_segments(data, tmp_pat
     source = Bert(data.widths()["vocabulary_size"], 32, d_model=32, num_heads=4, num_layers=2)
     (tmp_path / "checkpoints").mkdir()
     state = {f"model.{name}": tensor for name, tensor in source.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     task = task_of(data, pretrained=str(tmp_path))
     assert "fresh: segments.weight" in task.initialise()[0]
     assert torch.equal(task.model.encoder.embedding.weight, source.embedding.weight)

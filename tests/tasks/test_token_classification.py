@@ -18,6 +18,7 @@ from attnlab.data.token_classification import IGNORED
 from attnlab.models import Bert
 from attnlab.tasks import TokenClassification
 from attnlab.tasks.token_classification import as_conll, best_allowed, count_entities, entity_scores
+from attnlab.training import write_checkpoint
 
 NAMES = ["O", "B-x", "I-x", "B-y", "I-y"]
 
@@ -223,7 +224,7 @@ def test_an_encoder_is_taken_from_another_run(data, tmp_path):
     source = task_of(data)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     state = {f"model.{name}": tensor + 1 for name, tensor in source.model.encoder.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "run" / "checkpoints" / "best.ckpt")
     task = task_of(data, pretrained=str(tmp_path / "run"))
     assert task.initialise()[0].startswith(f"took {len(state)} tensors from")
     assert torch.equal(task.model.encoder.embedding.weight, state["model.embedding.weight"])

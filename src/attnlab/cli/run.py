@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.provenance import code_version, library_versions
-from attnlab.cli.studies import differences, drift_message
-from attnlab.training.run_directory import Held, RunDirectory, read_json, write_json, write_text
+from attnlab.cli.studies import drift_message
+from attnlab.training.run_directory import Held, RunDirectory, differences, read_json, write_json, write_text
 
 # A launcher's worker unpickles `run` by importing this module, and then resolves the run's directory.
 register_resolvers()

@@ -20,7 +20,7 @@ from attnlab.data.pairs import lines_of, read_lines
 from attnlab.generation import Sampler, generate
 from attnlab.models import LanguageModel
 from attnlab.tasks import Translation
-from attnlab.training import TokenTask, load_weights
+from attnlab.training import TokenTask, UnusableCheckpoint, load_weights
 from attnlab.training.run_directory import effective_state, plain, read_json
 
 NAMED = 10  # lines whose numbers are told
@@ -56,13 +56,13 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, TokenTask]:
     parts = build(OmegaConf.create(with_own_tokenizer(record["config"], directory)))
     parts.data.setup()
     task = parts.build_task(parts.data.widths())
+    other = f"--checkpoint {'best' if checkpoint == 'last' else 'last'} takes the other one"
     try:
         load_weights(task, path)
+    except UnusableCheckpoint as error:
+        raise Mistake(f"{error}; {other}") from error
     except ValueError as error:
-        raise Mistake(
-            f"{path} cannot be loaded: it is damaged, or the data have changed since the training; "
-            f"--checkpoint {'best' if checkpoint == 'last' else 'last'} takes the other one"
-        ) from error
+        raise Mistake(f"{path} cannot be loaded: the data have changed since the training; {other}") from error
     return parts, task.eval()
 
 

@@ -66,6 +66,10 @@ class CausalLanguageModelling(TokenTask):
         kept = scored_BT.flatten()
         return F.cross_entropy(flat[kept], batch["targets"].flatten()[kept], reduction="sum"), int(kept.sum())
 
+    def targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """The next tokens."""
+        return batch["targets"].flatten()
+
     def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """The figures of the validation part at the training length."""
         data = self._data()

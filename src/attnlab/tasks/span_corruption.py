@@ -37,6 +37,10 @@ class SpanCorruption(TokenTask):
         nats, _ = cross_entropy_sums(logits_BTV.flatten(0, 1), counted_BT.flatten())
         return nats, int(batch["is_target"].sum())
 
+    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The target tokens, END included."""
+        return batch["target_out"][batch["is_target"]]
+
     def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
         """Nats and accuracy of a split."""
         prefix = {"validation": "val"}.get(split, split)

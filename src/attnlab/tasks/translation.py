@@ -64,6 +64,10 @@ class Translation(TokenTask):
             self.also({"nats": nats})
         return smoothed, int(batch["is_target"].sum())
 
+    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The target tokens, END included."""
+        return batch["target_out"][batch["is_target"]]
+
     def check_split(self, data: TranslationData, split: str) -> None:
         """Raises ValueError where a source or a target of the split is longer than the model's table of positions."""
         assert isinstance(self.model, Seq2Seq)
