@@ -36,6 +36,7 @@ from attnlab.training import effective_state, find_resume, read_checkpoint, read
 
 FORK = multiprocessing.get_context("fork")
 KILLS = 3  # of a run, at most
+NOT_COMPARED = re.compile(r"\.ckpt\.(attnlab\.seconds$|epoch$|loops\.)")
 WORDS = [
     "the",
     "quick",
@@ -135,7 +136,7 @@ def kill_at(words: list[str], directory: Path, seconds: float) -> bool:
 
 
 def what_is_left(directory: Path) -> dict[str, Any]:
-    """All of a finished run that is no clock and names no attempt, as (place, value)."""
+    """All of a finished run but clocks, the attempt's number, and Lightning's count of epochs, of which a run has one that never ends."""
     left: dict[str, Any] = {}
     for name in ("last.ckpt", "best.ckpt"):
         left |= dict(leaves(read_checkpoint(directory / "checkpoints" / name), name))
@@ -146,7 +147,7 @@ def what_is_left(directory: Path) -> dict[str, Any]:
     status = read_json(directory / "status.json")
     left |= {name: status[name] for name in ("final", "best", "latest", "cannot", "notes", "tokens", "step")}
     left |= {path.name: path.read_bytes() for path in (directory / "outputs").glob("*")}
-    return {place: value for place, value in left.items() if not place.endswith("attnlab.seconds")}
+    return {place: value for place, value in left.items() if not NOT_COMPARED.search(place)}
 
 
 def leaves(value: Any, place: str) -> Any:
