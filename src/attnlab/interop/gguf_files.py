@@ -84,7 +84,7 @@ def _config(facts: dict[str, Any], path: str | Path) -> dict[str, Any]:
         "num_key_value_heads": fact("attention.head_count_kv", heads),
         "head_dim": d_head,
         "max_position_embeddings": fact("context_length"),
-        "rms_norm_eps": float(f"{fact('attention.layer_norm_rms_epsilon'):.6g}")  # a float32 there,
+        "rms_norm_eps": float(f"{fact('attention.layer_norm_rms_epsilon'):.6g}"),  # a float32 there
         "rope_theta": float(fact("rope.freq_base", 10000.0)),
         "partial_rotary_factor": rotated / d_head,
     }
