@@ -25,7 +25,7 @@ def remaining_seconds(started: tuple[int, float], step: int, max_steps: int) -> 
 class StatusWriter(pl.Callback):
     """Keeps status.json: on the start of the training, every `every_seconds`, at validations; `finish` and `fail` write the last one.
 
-    `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison. Only rank 0 writes.
+    `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison. Only the run's owner, which is rank 0, writes.
     """
 
     def __init__(self, directory: RunDirectory, every_seconds: float = 2.0) -> None:
@@ -121,6 +121,8 @@ class StatusWriter(pl.Callback):
         self._write(durable=True)
 
     def _write(self, durable: bool = False) -> None:
+        if not self.directory.owned:
+            return
         self.status["heartbeat"] = time.time()
         write_json(self.directory.status_json, self.status, durable)
         self._next = time.monotonic() + self.every_seconds

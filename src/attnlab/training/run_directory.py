@@ -178,6 +178,9 @@ class RunDirectory:
     status_json = property(lambda self: self.path / STATUS)
     metrics = property(lambda self: self.path / METRICS)
     checkpoints = property(lambda self: self.path / CHECKPOINTS)
+    owned = property(
+        lambda self: self.attempt is not None, doc="Whether this process claimed the run and so writes its files."
+    )
 
     def claim(self, even_if_over: bool = False) -> int | Held:
         """Makes this process the run's owner and returns the attempt's number (from 1), or says who holds it.

@@ -21,7 +21,8 @@ class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
     `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `threads` None leaves torch's
-    number; `device` is auto, cpu, cuda or another of Lightning's accelerators. Raises ValueError for a number that makes no sense.
+    number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes` nodes train together, each on
+    batches of its own: a step has as many more tokens. Raises ValueError for a number that makes no sense.
     """
 
     max_steps: int = 1000
@@ -36,7 +37,7 @@ class TrainerSettings:
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     threads: int | None = None
     deterministic: bool = True
 
@@ -93,6 +94,8 @@ def build_trainer(
     import lightning.pytorch as pl
     import torch
 
+    from attnlab.training.ranks import cluster_environment
+
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     micro_batches = settings.max_steps * settings.accumulate
@@ -111,7 +114,7 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
-        plugins=_environment(settings),
+        plugins=cluster_environment(settings),  # type: ignore[arg-type]
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and settings.device_type == "cuda" else None,
         logger=list(loggers),
@@ -130,15 +133,6 @@ def _is_checkpoint(callback: Any) -> bool:
     from lightning.pytorch.callbacks import Checkpoint
 
     return isinstance(callback, Checkpoint)
-
-
-def _environment(settings: TrainerSettings) -> Any:
-    """How ranks find each other. One process needs no cluster, and Slurm's requeue has one owner, which is not Lightning."""
-    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
-
-    if settings.devices * settings.num_nodes == 1:
-        return LightningEnvironment()
-    return SLURMEnvironment(auto_requeue=False) if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect() else None
 
 
 def _be_quiet() -> None:
