@@ -42,7 +42,7 @@ def test_several_nodes_are_not_started_from_here():
 def test_another_number_of_processes_than_devices_is_refused(monkeypatch):
     for name, value in {"JOB_NAME": "batch", "STEP_ID": "0", "NTASKS": "4", "NTASKS_PER_NODE": "4"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    with pytest.raises(ValueError, match="4 processes were started for trainer.devices=2 on trainer.num_nodes=1"):
+    with pytest.raises(ValueError, match=r"4 processes were started for trainer.devices=2 on trainer.num_nodes=1"):
         ranks.join(TrainerSettings(devices=2))
 
 
@@ -52,5 +52,5 @@ def failing(message: str) -> None:
 
 @pytest.mark.slow
 def test_what_ends_a_rank_is_what_the_run_ends_with():
-    with pytest.raises(RuntimeError, match="rank [01]: ValueError: no such thing"):
+    with pytest.raises(RuntimeError, match=r"rank [01]: ValueError: no such thing"):
         ranks.start(TrainerSettings(devices=2, device="cpu"), failing, "no such thing")

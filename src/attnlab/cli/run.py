@@ -6,21 +6,24 @@ import os
 import platform
 import shlex
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, SCMode
 
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import differences, drift_message
-from attnlab.training.run_directory import Held, RunDirectory, read_json, write_json, write_text
+from attnlab.training.run_directory import Held, RunDirectory, read_json, slurm_job, write_json, write_text
 
 if TYPE_CHECKING:
     from attnlab.cli.build import Parts
     from attnlab.training import Ranks
+
+LOOK_AGAIN_SECONDS = 3.0
 
 # A launcher's worker unpickles `run` by importing this module, and then resolves the run's directory.
 register_resolvers()
@@ -52,21 +55,26 @@ def run(config: DictConfig) -> dict[str, Any]:
         return dict(read_json(directory.status_json, {}))
     if not must_start:
         return _train(composed, parts, directory, together)
-    ranks.start(parts.trainer, _as_rank, config, HydraConfig.instance().cfg, sys.path)
+    ranks.start(parts.trainer, _as_rank, *map(_as_plain, (config, HydraConfig.instance().cfg)), sys.path)
     return dict(read_json(directory.status_json, {}))
 
 
-def _as_rank(config: DictConfig, hydra: DictConfig, path: list[str]) -> None:
+def _as_plain(config: Any) -> Any:
+    """A configuration without the types that plugins of Hydra give it: Hydra loads those anew, and they cannot be pickled then."""
+    return OmegaConf.to_container(config, resolve=False, structured_config_mode=SCMode.DICT) if config else None
+
+
+def _as_rank(config: Any, hydra: Any, path: list[str]) -> None:
     """One rank of a run in a process of its own."""
     sys.path[:] = path
-    HydraConfig.instance().cfg = hydra
-    run(config)
+    HydraConfig.instance().cfg = OmegaConf.create(hydra)
+    run(OmegaConf.create(config))
 
 
 def _train(composed: Composed, parts: Parts, directory: RunDirectory, ranks: Ranks) -> dict[str, Any]:
     ranks.first_on_each_node(parts.data.prepare_data)
     parts.data.setup()
-    number = ranks.decide(directory.claim)
+    number = ranks.decide(lambda: _claim(directory))
     if isinstance(number, Held):
         if ranks.rank == 0:
             _say(composed.config, f"{directory.path}: {number}; left to it")
@@ -77,6 +85,20 @@ def _train(composed: Composed, parts: Parts, directory: RunDirectory, ranks: Ran
         return TrainingRun(composed, parts, directory).go()
     finally:
         directory.release()
+
+
+def _claim(directory: RunDirectory) -> int | Held:
+    """
+    Claims a run for this process.
+
+    Slurm may start a job again before the owner that it has just killed on another node counts as dead; a live owner is known by its
+    next heartbeat.
+    """
+    number, beat = directory.claim(), directory.last_beat()
+    while isinstance(number, Held) and number.state == "running" and slurm_job() and directory.last_beat() == beat:
+        time.sleep(LOOK_AGAIN_SECONDS)
+        number = directory.claim()
+    return number
 
 
 def is_over(composed: Composed) -> bool:
