@@ -36,7 +36,9 @@ class StudySweeper(Sweeper):
         )
         given = [str(word) for word in config.hydra.overrides.hydra]
         self.how = {
-            "launcher": [word for word in given if word.startswith(("hydra/launcher=", "hydra.launcher."))],
+            "launcher": [
+                word for word in given if word.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))
+            ],
             "config_dirs": [str(path).removeprefix("file://") for path in config.hydra.searchpath or ()],
         }
 

@@ -22,7 +22,7 @@ from attnlab.training.run_directory import RunDirectory, effective_state, read_j
 
 FOLDER = "slurm"
 PATIENCE_SECONDS = 20.0
-LONGEST_PAUSE_SECONDS = 15.0
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 LIVE = {
     "PENDING",
     "RUNNING",
@@ -166,9 +166,13 @@ def ask(ids: Iterable[str]) -> dict[str, Job]:
     found = {}
     for line in answer.splitlines():
         id, state, nodes, reason = line.split("|", 3)
-        found[id] = Job(id, state, nodes if state == "RUNNING" else reason)
-    forgotten = [id for id in wanted if id not in found]
-    return {id: found.get(id) or Job(id, "GONE") for id in wanted} | _ended(forgotten)
+        found[id] = (state, nodes if state == "RUNNING" else reason)
+    jobs = {}
+    for id in wanted:
+        # What was cancelled before it came to its turn is kept as the array alone.
+        seen = found.get(id) or found.get(id.split("_")[0])
+        jobs[id] = Job(id, *seen) if seen else Job(id, "GONE")
+    return jobs | _ended([id for id, job in jobs.items() if job.state == "GONE"])
 
 
 def _ended(ids: Sequence[str]) -> dict[str, Job]:
@@ -237,16 +241,18 @@ class Watch:
         self.jobs = jobs_of(study)
         self._told = False
 
-    def wait(self) -> None:
-        """Until Slurm has no live job of the study. A Slurm that does not answer is waited for."""
-        pause = 1.0
+    def wait(self, progress: Callable[[], object]) -> None:
+        """Until Slurm has no live job of the study; it is asked at once when `progress` changes. A Slurm that does not answer is waited for."""
+        pause = SHORTEST_PAUSE_SECONDS
         while any(job.is_live for job in self.jobs.values()):
-            time.sleep(pause)
-            before = self.jobs
+            before, seen, end = self.jobs, progress(), time.monotonic() + pause
+            while time.monotonic() < end and progress() == seen:
+                time.sleep(SHORTEST_PAUSE_SECONDS)
             try:
                 self.jobs = jobs_of(self.study)
             except NoAnswer as error:
                 if not self._told:
                     self.say(f"{error}; waiting for it")
                 self._told = True
-            pause = 1.0 if self.jobs != before else min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+            has_changed = self.jobs != before or progress() != seen
+            pause = SHORTEST_PAUSE_SECONDS if has_changed else min(pause * 1.5, LONGEST_PAUSE_SECONDS)

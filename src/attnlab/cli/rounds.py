@@ -74,7 +74,7 @@ class Rounds:
         try:
             watch = Watch(self.folder, self._say)
             with Monitor(self.plan, self.runs_dir, self.console, jobs=lambda: watch.jobs):
-                watch.wait()
+                watch.wait(lambda: states(self.plan, self.runs_dir, {}))
         except KeyboardInterrupt:
             self._say(f"the jobs go on; `attnlab cancel {self.plan.study}` stops them")
             raise
