@@ -25,6 +25,7 @@ from attnlab.tasks import CausalLanguageModelling
 from attnlab.training import (
     Checkpoints,
     Cosine,
+    DivergenceCheck,
     JsonLines,
     RunDirectory,
     StatusWriter,
@@ -87,7 +88,8 @@ def attnlab_seconds(arguments: argparse.Namespace, data: TextData, folder: Path)
     directory.claim()
     task = CausalLanguageModelling(make_model(arguments), adamw, partial(Cosine, warmup_steps=2))
     clock = Clock()
-    callbacks = [StatusWriter(directory), Checkpoints(directory.checkpoints), clock]
+    check = DivergenceCheck(settings.plateau_share, settings.max_steps)
+    callbacks = [StatusWriter(directory), check, Checkpoints(directory.checkpoints), clock]
     precision = resolve("32", "cpu", arguments.d_model)
     trainer = build_trainer(settings, precision, [JsonLines(directory.metrics)], callbacks, folder)
     trainer.fit(task, datamodule=data)

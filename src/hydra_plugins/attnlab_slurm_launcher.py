@@ -1,4 +1,4 @@
-"""The launcher behind hydra/launcher=slurm: hydra-submitit-launcher's own, which can also submit and come back, and saves before it is requeued."""
+"""The launcher behind hydra/launcher=slurm: hydra-submitit-launcher's own, which can also submit and come back, and stops at SIGTERM."""
 
 from __future__ import annotations
 
@@ -47,33 +47,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             raise Mistake(f"Slurm refused the jobs: {str(error).strip()}") from None
 
     def __call__(self, *arguments: Any) -> JobReturn:
-        """
-        One job, on a node. At SIGUSR2 the training is asked to stop, as by SIGTERM: it saves at the next step boundary; then submitit requeues.
+        """One job, on a node. At the signals of Slurm a training saves at the end of its step, and then whoever has the signal gets it."""
+        # submitit lets SIGTERM pass, with which Slurm announces that it requeues or cancels a job: what trained on would be lost.
+        signal.signal(signal.SIGTERM, _leave)
+        return super().__call__(*arguments)
 
-        What is no training at that moment, and what several processes train together, is stopped where it is and goes on from the last checkpoint.
-        """
-        import submitit
 
-        requeue, at_rest = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)
-        is_asked = False
-        is_alone = submitit.JobEnvironment().num_tasks == 1
-
-        def stop(*_: object) -> None:
-            nonlocal is_asked
-            is_asked = True
-            if signal.getsignal(signal.SIGTERM) == at_rest:
-                raise SystemExit("stopped to be requeued")
-            signal.raise_signal(signal.SIGTERM)
-
-        if is_alone and callable(requeue):
-            signal.signal(signal.SIGUSR2, stop)
-        try:
-            return super().__call__(*arguments)
-        except SystemExit:
-            if not is_asked:
-                raise
-        finally:
-            signal.signal(signal.SIGUSR2, requeue)
-        assert callable(requeue)
-        requeue(signal.SIGUSR2, None)
-        raise SystemExit("requeued")
+def _leave(signum: int, _: object) -> None:
+    raise SystemExit(128 + signum)

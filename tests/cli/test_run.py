@@ -62,7 +62,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(attnlab, here, tiny, mon
 
     said = attnlab("train", *tiny, "run_dir=parts", "progress=plain")
     assert said.status == 0
-    assert "going on from parts/checkpoints/last.ckpt" in said.err
+    assert "going on from parts/checkpoints/step=5.ckpt" in said.err
     assert sorted(path.name for path in Path("parts/attempts").iterdir()) == ["1.json", "2.json"]
     assert final("parts") == final("whole")
 

@@ -1,10 +1,12 @@
 """What a trained run can do, and what it says where it cannot."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from attnlab.cli.main import main
 from attnlab.training.run_directory import read_json
@@ -80,13 +82,46 @@ def test_a_run_whose_files_are_damaged(attnlab, copy):
     (copy / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     said = attnlab("evaluate", str(copy))
     assert said.status == 2
-    assert "cannot be loaded" in said.err
-    assert "--checkpoint best" in said.err
+    assert (
+        "last.ckpt is damaged: it was cut short, or is no checkpoint at all; --checkpoint best takes the other one"
+        in said.err
+    )
+    assert len(said.err.splitlines()) == 1
     assert attnlab("evaluate", str(copy), "--checkpoint", "best").status == 0
     (copy / "checkpoints" / "last.ckpt").unlink()
     assert "there is no last.ckpt yet; the run is finished" in attnlab("evaluate", str(copy)).err
     (copy / "run.json").write_text("{")
     assert "its run.json cannot be read" in attnlab("evaluate", str(copy)).err
+
+
+class Code:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch code-was-run",)
+
+
+def test_code_in_a_checkpoint_is_refused_by_every_command_and_not_run(attnlab, copy, tiny):
+    for name in ("last.ckpt", "best.ckpt"):
+        (copy / "checkpoints" / name).unlink()
+        torch.save({"state_dict": Code()}, copy / "checkpoints" / name)
+    for words in (
+        ["evaluate", "copy"],
+        ["evaluate", "copy", "--checkpoint", "best"],
+        ["generate", "copy", "--prompt", "the"],
+    ):
+        said = attnlab(*words)
+        assert said.status == 2
+        assert "is refused: it holds more than tensors and numbers" in said.err
+        assert len(said.err.splitlines()) == 1
+    shutil.rmtree(copy / "attempts")  # as if it had been stopped
+    (copy / "status.json").unlink()
+    for path in (copy / "checkpoints").glob("step=*.ckpt"):
+        path.unlink()
+    said = attnlab("train", *tiny, "position=learned", "run_dir=copy")
+    assert said.status == 1
+    assert "is refused: it holds more than tensors and numbers" in said.err
+    assert not Path("code-was-run").exists()
 
 
 def test_a_run_whose_text_has_gone(attnlab, copy):

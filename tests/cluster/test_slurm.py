@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from attnlab.cli.cluster import ask, submissions
+from attnlab.training.checkpoint_files import read_checkpoint
 from attnlab.training.run_directory import RunDirectory, effective_state, read_json
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def logged_steps(run: Path) -> list[int]:
 
 
 def parameters(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(attnlab, twelve, slurm, monkeypatch):

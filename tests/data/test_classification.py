@@ -23,7 +23,7 @@ from attnlab.data import (
     UnlabelledText,
 )  # fmt: skip
 from attnlab.data.labelled import OrangeTab
-from attnlab.data.vocabulary import END, START
+from attnlab.data.vocabulary import END, START, marks_in_front
 
 
 def write(folder, **files):
@@ -61,7 +61,7 @@ def test_a_batch_is_the_texts_with_their_marks_and_classes(folder):
         assert batch["tokens"].numel() <= 100
         seen += batch["ids"].tolist()
     assert sorted(seen) == list(range(120))
-    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_classes": 2}
+    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_classes": 2, "marks": marks_in_front()}
     assert set(module.widths()) == set(module.rehearsal_widths())
 
 

@@ -33,7 +33,7 @@ def test_every_choice_names_a_class_and_its_own_fields(file):
         fields = {name for name in part if not name.startswith("_") and name != "defaults"}
         parameters = set(inspect.signature(locate(part["_target_"])).parameters)
         assert fields <= parameters
-    if file.parent.name == "tokenizer":
+    if file.parent.name == "tokenizer" and "???" not in choice.values():
         locate(choice.pop("_target_"))(**choice)
 
 

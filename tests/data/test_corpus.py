@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.huggingface import save
 
-from attnlab.data import BPE, TOKENIZERS, Byte, Character, DataError, TextFiles, prepare, split_text
+from attnlab.data import BPE, TOKENIZERS, Byte, Character, DataError, TextFiles, prepare, read_tokenizer, split_text
+from attnlab.data.corpus import bytes_before
 
 
 class CountingText(TextFiles):
@@ -37,7 +39,7 @@ def test_fractions_that_are_no_split_are_refused(split):
         split_text("some text", split)
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", ["character", "byte", "bpe", "unigram"])
 def test_corpus_holds_the_text_and_its_counts(name, prose, prose_file):
     tokenizer = TOKENIZERS[name]() if name in ("character", "byte") else TOKENIZERS[name](300)
     corpus = prepare(TextFiles(prose_file), tokenizer, split=(0.8, 0.1, 0.1))
@@ -47,6 +49,27 @@ def test_corpus_holds_the_text_and_its_counts(name, prose, prose_file):
         assert part.num_tokens == len(part.tokens)
         assert part.num_bytes == len(text.encode())
         assert part.num_words == len(text.split())
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "gpt2"])
+def test_the_text_of_tokens_is_the_files_own_where_a_tokenizer_changes_it(kind, prose, prose_file, tmp_path):
+    tokenizer = read_tokenizer(str(save(kind, tmp_path / kind)))
+    for corpus in (prepare(TextFiles(prose_file), tokenizer), prepare(TextFiles(prose_file), tokenizer)):
+        text = split_text(prose, (0.9, 0.05, 0.05))[2]
+        part = corpus.test
+        assert part.tokens.tolist() == tokenizer.encode(text).tolist()
+        first, middle, end = 0, part.num_tokens // 3, part.num_tokens
+        pieces = [part.text_of(corpus.tokenizer, *between) for between in ((first, middle), (middle, end))]
+        assert "".join(pieces) == text
+        assert len(pieces[0]) == tokenizer.locate(text)[1][middle, 0]
+        assert part.num_bytes == len(text.encode())
+
+
+@given(text=st.text())
+@settings(max_examples=60, deadline=None)
+def test_bytes_before_characters_are_those_of_utf8(text):
+    expected = [len(text[:place].encode()) for place in range(len(text) + 1)]
+    assert bytes_before(text, np.arange(len(text) + 1)).tolist() == expected
 
 
 def test_subwords_learn_from_the_training_part_alone(tmp_path):

@@ -40,7 +40,7 @@ class Rows(EncodedData):
         return {name: Encoded([self.vocabulary.encode(line) for line in part], {}) for name, part in parts.items()}
 
     def collate(self, part, rows_B):
-        return collate_rows(part, rows_B)
+        return collate_rows(part, rows_B, PAD)
 
 
 def on_ranks(world_size, rank, micro_batches=1):

@@ -44,7 +44,7 @@ def test_the_chosen_ones_become_mask_random_or_stay_in_their_shares():
     random = np.random.default_rng(0)
     tokens = np.full((400, 500), 50)
     chosen = random.random(tokens.shape) < 0.15
-    seen = Masking().replace(tokens, chosen, random.random(tokens.shape), np.full_like(tokens, 60))
+    seen = Masking().replace(tokens, chosen, random.random(tokens.shape), np.full_like(tokens, 60), MASK)
     assert (seen[~chosen] == 50).all()
     number = chosen.sum()
     for token, share in ((MASK, 0.8), (60, 0.1), (50, 0.1)):
@@ -55,7 +55,7 @@ def test_the_chosen_ones_become_mask_random_or_stay_in_their_shares():
 def test_other_shares(shares):
     random = np.random.default_rng(0)
     tokens, chosen = np.full((4, 9), 50), np.ones((4, 9), dtype=bool)
-    seen = Masking(0.15, *shares).replace(tokens, chosen, random.random((4, 9)), np.full_like(tokens, 60))
+    seen = Masking(0.15, *shares).replace(tokens, chosen, random.random((4, 9)), np.full_like(tokens, 60), MASK)
     assert set(seen.flatten().tolist()) == {MASK if shares[0] else 60 if shares[1] else 50}
 
 

@@ -42,7 +42,7 @@ def restored(source, target, first_sentinel):
 def test_the_example_of_the_paper():
     words = ["Thank", "you", "for", "inviting", "me", "to", "your", "party", "last", "week"]
     is_noise = np.array([word in {"for", "inviting", "last"} for word in words])
-    made = corrupt(np.arange(10), is_noise, first_sentinel=10, num_sentinels=3)
+    made = corrupt(np.arange(10), is_noise, np.arange(10, 13))
     texts = [" ".join([*words, *SENTINELS][token] for token in row) for row in made]
     assert texts == ["Thank you <X> me to your party <Y> week", "<X> for inviting <Y> last <Z>"]
 
@@ -51,7 +51,7 @@ def test_the_example_of_the_paper():
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_nothing_is_lost_and_nothing_said_twice(noise):
     tokens, is_noise = np.arange(len(noise)), np.array(noise)
-    source, target = corrupt(tokens, is_noise, first_sentinel=100, num_sentinels=50)
+    source, target = corrupt(tokens, is_noise, np.arange(100, 150))
     again, said = restored(source.tolist(), target.tolist(), 100)
     assert again == tokens.tolist()
     assert sorted(token for row in said.values() for token in row) == np.flatnonzero(is_noise).tolist()
@@ -76,7 +76,7 @@ def test_noise_has_the_numbers_that_were_asked_for(length, density, mean_length,
     assert is_noise.sum() == num_noise == min(max(round(length * density), 1), length - 1)
     assert [what for what, _ in runs] == [False, True] * num_spans
     assert 1 <= num_spans <= max(1, round(num_noise / mean_length))
-    source, target = corrupt(np.arange(length), is_noise, 1000, 700)
+    source, target = corrupt(np.arange(length), is_noise, np.arange(1000, 1700))
     assert (len(source), len(target)) == lengths(length, density, mean_length)
 
 
@@ -105,4 +105,4 @@ def test_the_same_numbers_give_the_same_noise():
 def test_more_spans_than_sentinels_are_refused():
     noise = np.array([False, True] * 3)
     with pytest.raises(DataError, match=r"3 spans of noise need 4 sentinels; data\.num_sentinels=3"):
-        corrupt(np.arange(6), noise, 10, 3)
+        corrupt(np.arange(6), noise, np.arange(10, 13))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from attnlab.data import BPE, Byte, Character, DataError, SpanExtractionData, Unigram
 from attnlab.data.questions import Question, QuestionSource
 from attnlab.data.span_extraction import windows_over
-from attnlab.data.vocabulary import END, SEPARATOR, START, Vocabulary
+from attnlab.data.vocabulary import END, SEPARATOR, START, Vocabulary, marks_in_front
 
 LETTERS = "ab é—日🎉'.1 \n"
 TEXT = "In (1990) the naïve émigrés of Straße 12, “日本” 🎉 didn't go. " * 20
@@ -143,7 +143,7 @@ def test_what_is_cut_left_out_and_told():
 
 def test_widths_and_what_cannot_be_used():
     module = data([Question("1", "q", "a b", (("b", 2),))])
-    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_segments": 2}
+    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_segments": 2, "marks": marks_in_front()}
     assert set(module.widths()) == set(module.rehearsal_widths())
     with pytest.raises(
         DataError, match=r"max_length=11 leaves no room for a text beside a question of 8 tokens .* from 12 on"

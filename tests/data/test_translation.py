@@ -225,7 +225,7 @@ def test_rows_are_encoded_once_for_each_way_of_cutting_and_mapped(file, own_cach
     kept = {module: next(iter(module.train_dataloader())) for module in (first, cut)}
     assert first.split("train").counts != cut.split("train").counts
     sources = first.sources("train")
-    monkeypatch.setattr(TranslationData, "_encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("attnlab.data.translation.encode_pairs", lambda *_: pytest.fail("encoded again"))
     for module, fields in ((first, {}), (cut, {"max_length": 20, "too_long": "truncate"})):
         again = data(file, **fields)
         assert isinstance(again.split("train").sources.tokens_N, np.memmap)

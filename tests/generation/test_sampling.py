@@ -96,7 +96,7 @@ def test_rows_that_end_leave_the_batch_and_change_nothing_for_the_others():
     end = full[0][4]
     batches = []
     model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
-    ended = generate(model, PROMPTS, 20, seed=1, end_token=end)
+    ended = generate(model, PROMPTS, 20, seed=1, ends=[end])
     assert ended == [row[: row.index(end) + 1] if end in row else row for row in full]
     lengths = [len(row) for row in ended]
     assert batches == [sum(length > step for length in lengths) for step in range(max(lengths))]

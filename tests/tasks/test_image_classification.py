@@ -17,6 +17,7 @@ from attnlab.models import ViT
 from attnlab.tasks import ImageClassification
 from attnlab.tasks.classification import shared_cross_entropy_sums
 from attnlab.tasks.losses import cross_entropy_sums
+from attnlab.training import write_checkpoint
 
 
 class Quarters(ImageSource):
@@ -151,7 +152,7 @@ POSITIONS = [PositionEncoding, Learned, Learned2D, Sinusoidal, Sinusoidal2D, Rot
 def saved(model, folder):
     (folder / "checkpoints").mkdir()
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
     return str(folder)
 
 

@@ -5,9 +5,11 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from attnlab.data import TSV, Character, ClassificationData
+from attnlab.data.vocabulary import marks_in_front
 from attnlab.models import T5, Bert
 from attnlab.tasks import SequenceClassification
 from attnlab.tasks.pretrained import load_pretrained
+from attnlab.training import write_checkpoint
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def data(tmp_path):
 def task_of(module, **fields):
     torch.manual_seed(0)
     encoder = Bert(module.widths()["vocabulary_size"], 32, d_model=16, num_heads=2, num_layers=1, dropout=0.0)
-    return SequenceClassification(encoder, None, None, num_classes=3, dropout=0.0, **fields)
+    return SequenceClassification(encoder, None, None, num_classes=3, marks=marks_in_front(), dropout=0.0, **fields)
 
 
 def train(task, module, steps=60):
@@ -86,7 +88,7 @@ def test_an_encoder_is_taken_from_another_run(data, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     # The checkpoint of a masked language model: its encoder is the whole model.
     state = {f"model.{name}": tensor for name, tensor in source.model.encoder.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "run" / "checkpoints" / "last.ckpt")
     task = task_of(data, pretrained=str(tmp_path / "run"))
     head = task.model.output.weight.clone()
     (line,) = task.initialise()
@@ -112,7 +114,7 @@ SIZES = {"vocabulary_size": 30, "d_model": 16, "num_heads": 4}
 def test_a_part_of_an_encoder_is_no_pretrained_encoder(tmp_path, trained, layers, reason):
     (tmp_path / "checkpoints").mkdir()
     state = {f"model.{name}": tensor for name, tensor in trained.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match=f"does not fit this model: {reason}"):
         load_pretrained(Bert(**SIZES, max_length=8, num_layers=layers), str(tmp_path))
 
@@ -122,23 +124,29 @@ def test_what_a_task_adds_to_an_encoder_may_be_fresh(tmp_path):
     trained = Bert(**SIZES, max_length=8, num_layers=1)
     state = {f"model.encoder.{name}": tensor for name, tensor in trained.state_dict().items()}
     state["model.output.weight"] = torch.zeros(2, 16)
-    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     line = load_pretrained(Bert(**SIZES, max_length=8, num_layers=1, num_segments=2), str(tmp_path))
     assert line.endswith("fresh: segments.weight and the output")
 
 
 def test_an_encoder_that_does_not_fit_is_refused(data, tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"state_dict": {"model.embedding.weight": torch.zeros(3, 4)}}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint(
+        {"state_dict": {"model.embedding.weight": torch.zeros(3, 4)}}, tmp_path / "checkpoints" / "last.ckpt"
+    )
     with pytest.raises(ValueError, match=r"does not fit this model: embedding.weight: \(3, 4\) there, .* here"):
         task_of(data, pretrained=str(tmp_path)).initialise()
-    torch.save({"state_dict": {"model.other": torch.zeros(3)}}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": {"model.other": torch.zeros(3)}}, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match="no name in common"):
         task_of(data, pretrained=str(tmp_path)).initialise()
     table = task_of(data).model.encoder.state_dict()["embedding.weight"]
     state = {"model.embedding.weight": table, "model.decoder.layers.0.weight": torch.zeros(3)}
-    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match="only here"):
+        task_of(data, pretrained=str(tmp_path)).initialise()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"task.pretrained=.*last\.ckpt is damaged"):
         task_of(data, pretrained=str(tmp_path)).initialise()
     with pytest.raises(ValueError, match="there is no checkpoint; give the directory of a trained run"):
         task_of(data, pretrained=str(tmp_path / "nowhere")).initialise()
@@ -148,6 +156,6 @@ def test_layers_that_this_model_has_no_place_for_are_named(data, tmp_path):
     source = task_of(data).model.encoder.state_dict()
     state = {f"model.{name}": tensor for name, tensor in source.items()} | {"model.stack.layers.9.x": torch.zeros(3)}
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match=r"stack\.layers\.9\.x: only there"):
         task_of(data, pretrained=str(tmp_path)).initialise()

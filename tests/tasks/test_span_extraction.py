@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import Character, SpanExtractionData, SQuAD
+from attnlab.data.vocabulary import marks_in_front
+from attnlab.layers.parts import complete
 from attnlab.models import Bert
 from attnlab.tasks import SpanExtraction
 from attnlab.tasks.span_extraction import Found, answers_of, best_spans
+from attnlab.training import write_checkpoint
 
 
 @settings(max_examples=100, deadline=None)
@@ -58,10 +62,16 @@ def data(tmp_path):
 
 def task_of(module, **fields):
     torch.manual_seed(0)
-    encoder = Bert(
-        **module.widths(), max_length=32, d_model=32, num_heads=4, num_layers=2, dropout=0.0, **fields.pop("model", {})
-    )
-    return SpanExtraction(encoder, None, None, **{"dropout": 0.0, "max_answer": 4, **fields})
+    sizes = {
+        "max_length": 32,
+        "d_model": 32,
+        "num_heads": 4,
+        "num_layers": 2,
+        "dropout": 0.0,
+        **fields.pop("model", {}),
+    }
+    encoder = complete(partial(Bert, **sizes), **module.widths())
+    return SpanExtraction(encoder, None, None, module.vocabulary.marks, **{"dropout": 0.0, "max_answer": 4, **fields})
 
 
 def train(task, module, steps):
@@ -119,7 +129,7 @@ def test_scores_of_windows_compare_whatever_the_level_of_their_logits(data):
             return start + levels, end - levels
 
     found = task.predictions(data.evaluation_loader("test"), task.predict)
-    lifted = SpanExtraction(task.model.encoder, None, None, max_answer=4)
+    lifted = SpanExtraction(task.model.encoder, None, None, marks_in_front(), max_answer=4)
     lifted.model = Lifted()
     again = lifted.predictions(data.evaluation_loader("test"), lifted.predict)
     assert answers_of(part, found, False) == answers_of(part, again, False)
@@ -156,7 +166,7 @@ def test_an_encoder_is_taken_from_another_run_that_had_no_segments(data, tmp_pat
     source = Bert(data.widths()["vocabulary_size"], 32, d_model=32, num_heads=4, num_layers=2)
     (tmp_path / "checkpoints").mkdir()
     state = {f"model.{name}": tensor for name, tensor in source.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     task = task_of(data, pretrained=str(tmp_path))
     assert "fresh: segments.weight" in task.initialise()[0]
     assert torch.equal(task.model.encoder.embedding.weight, source.embedding.weight)
@@ -167,4 +177,4 @@ def test_what_cannot_be_used(data):
         task_of(data, max_answer=0)
     encoder = Bert(30, 32, d_model=8, num_heads=2, num_layers=1, num_segments=1)
     with pytest.raises(ValueError, match=r"model\.num_segments=1: question and text are two"):
-        SpanExtraction(encoder, None, None)
+        SpanExtraction(encoder, None, None, marks_in_front())

@@ -7,6 +7,7 @@ import pytest
 
 from attnlab.data import BPE, ParallelText, TextTask, TextToTextData
 from attnlab.generation import Hypothesis
+from attnlab.layers.parts import complete
 from attnlab.models import T5
 from attnlab.tasks import TextToText
 from attnlab.training import Constant, adamw
@@ -28,8 +29,8 @@ def data(tmp_path):
 
 
 def test_each_task_has_its_own_figures(data, monkeypatch):
-    model = T5(**data.widths(), d_model=8, num_heads=2, num_layers=1)
-    task = TextToText(model, partial(adamw, lr=1e-3), Constant, label_smoothing=0.0)
+    model = complete(partial(T5, d_model=8, num_heads=2, num_layers=1), **data.widths())
+    task = TextToText(model, partial(adamw, lr=1e-3), Constant, data.vocabulary.marks, label_smoothing=0.0)
     references, tasks = data.references("test"), data.tasks_of("test")
     first = tasks.index("size")
     # All of `same` is right, and of `size` all but its first.
@@ -51,8 +52,8 @@ def test_each_task_has_its_own_figures(data, monkeypatch):
 
 
 def test_a_model_searches_for_outputs(data):
-    model = T5(**data.widths(), d_model=8, num_heads=2, num_layers=1)
-    task = TextToText(model, partial(adamw, lr=1e-3), Constant, beams=2, max_extra=1)
+    model = complete(partial(T5, d_model=8, num_heads=2, num_layers=1), **data.widths())
+    task = TextToText(model, partial(adamw, lr=1e-3), Constant, data.vocabulary.marks, beams=2, max_extra=1)
     figures = task.evaluate(data, "validation")
     assert {"val/nats", "val/exact", "val/exact@same", "val/bleu@size"} <= set(figures)
     outputs = task.translations(data.evaluation_loader("validation"))

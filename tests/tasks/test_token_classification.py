@@ -18,6 +18,7 @@ from attnlab.data.token_classification import IGNORED
 from attnlab.models import Bert
 from attnlab.tasks import TokenClassification
 from attnlab.tasks.token_classification import as_conll, best_allowed, count_entities, entity_scores
+from attnlab.training import write_checkpoint
 
 NAMES = ["O", "B-x", "I-x", "B-y", "I-y"]
 
@@ -145,7 +146,9 @@ def data(tmp_path):
 def task_of(module, **fields):
     torch.manual_seed(0)
     encoder = Bert(module.widths()["vocabulary_size"], 32, d_model=16, num_heads=2, num_layers=1, dropout=0.0)
-    return TokenClassification(encoder, None, None, module.widths()["num_classes"], dropout=0.0, **fields)
+    return TokenClassification(
+        encoder, None, None, module.widths()["num_classes"], module.vocabulary.marks, dropout=0.0, **fields
+    )
 
 
 def train(task, module, steps=120):
@@ -221,7 +224,7 @@ def test_an_encoder_is_taken_from_another_run(data, tmp_path):
     source = task_of(data)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     state = {f"model.{name}": tensor + 1 for name, tensor in source.model.encoder.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    write_checkpoint({"state_dict": state}, tmp_path / "run" / "checkpoints" / "best.ckpt")
     task = task_of(data, pretrained=str(tmp_path / "run"))
     assert task.initialise()[0].startswith(f"took {len(state)} tensors from")
     assert torch.equal(task.model.encoder.embedding.weight, state["model.embedding.weight"])

@@ -15,6 +15,7 @@ from attnlab.data import Character, ParallelText, TranslationData
 from attnlab.data.vocabulary import PAD
 from attnlab.generation import BeamSearch, Hypothesis
 from attnlab.layers import Learned, PreNorm
+from attnlab.layers.parts import complete
 from attnlab.models import ConvolutionalSeq2Seq, EncoderDecoder
 from attnlab.tasks import Translation
 from attnlab.tasks.translation import scores_by_length
@@ -55,10 +56,9 @@ def make(tmp_path):
 
 def task_of(module, **fields):
     torch.manual_seed(0)
-    model = EncoderDecoder(
-        **module.widths(), max_length=200, d_model=48, num_heads=4, num_layers=1, dropout=0.0, residual=PreNorm
-    )
-    return Translation(model, partial(adamw, lr=1e-3), Constant, **fields)
+    sizes = {"max_length": 200, "d_model": 48, "num_heads": 4, "num_layers": 1, "dropout": 0.0, "residual": PreNorm}
+    model = complete(partial(EncoderDecoder, **sizes), **module.widths())
+    return Translation(model, partial(adamw, lr=1e-3), Constant, module.vocabulary.marks, **fields)
 
 
 def logits_of(task, batch):
@@ -211,9 +211,9 @@ def test_what_is_longer_than_the_models_table_is_found_before_the_training(tmp_p
     module = TranslationData(source, Character(), "de-en", path=str(tmp_path / "train"), cache=str(tmp_path / "cache"))
 
     def check(limit):
-        small = model(**module.widths(), max_length=limit, d_model=8, num_layers=1)
+        small = complete(partial(model, max_length=limit, d_model=8, num_layers=1), **module.widths())
         for name in ("train", "validation", "test"):
-            Translation(small, adamw, Constant).check_split(module, name)
+            Translation(small, adamw, Constant, module.vocabulary.marks).check_split(module, name)
 
     check(26)  # a space, 24 letters and spaces, and a mark
     found = (
@@ -237,6 +237,7 @@ import torch; torch.set_num_threads(1)
 import lightning.pytorch as pl
 from attnlab.data import Character, ParallelText, TranslationData
 from attnlab.layers import PreNorm
+from attnlab.layers.parts import complete
 from attnlab.models import EncoderDecoder
 from attnlab.tasks import Translation
 from attnlab.training import Constant, TrainerSettings, adamw, resolve
@@ -247,8 +248,9 @@ source = partial(ParallelText, validation_path=folder / "val.tsv", test_path=fol
 data = TranslationData(source, Character(), "de-en", batch_tokens=400, max_length=160, path=folder / "train.tsv", cache=folder / "cache")
 data.setup()
 torch.manual_seed(0)
-model = EncoderDecoder(**data.widths(), max_length=200, d_model=16, num_heads=2, num_layers=1, dropout=0.0, residual=PreNorm)
-task = Translation(model, partial(adamw, lr=0.0), Constant, beams=2, max_extra=2)
+sizes = {"max_length": 200, "d_model": 16, "num_heads": 2, "num_layers": 1, "dropout": 0.0, "residual": PreNorm}
+model = complete(partial(EncoderDecoder, **sizes), **data.widths())
+task = Translation(model, partial(adamw, lr=0.0), Constant, data.vocabulary.marks, beams=2, max_extra=2)
 
 class Evaluate(pl.Callback):
     def on_train_end(self, trainer, pl_module):

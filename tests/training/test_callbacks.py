@@ -29,6 +29,7 @@ FIELDS = [
     "final",
     "cannot",
     "notes",
+    "divergence",
     "error",
 ]
 

@@ -1,6 +1,9 @@
 """A run that is stopped anywhere and goes on has the same bits as one that was never stopped."""
 
+import errno
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import pytest
 import torch
 from tiny_run import TinyTask, make_task, same_bits, train, weights
 
+import attnlab
 from attnlab.tasks import (
     CausalLanguageModelling,
     ImageClassification,
@@ -18,7 +22,18 @@ from attnlab.tasks import (
     SpanExtraction,
     TokenClassification,
 )
-from attnlab.training import CannotWrite, adam, adamw, find_resume, load_weights, muon, read_json, schedule_free
+from attnlab.training import (
+    CannotWrite,
+    UnusableCheckpoint,
+    adam,
+    adamw,
+    checkpoint_files,
+    find_resume,
+    load_weights,
+    muon,
+    read_json,
+    schedule_free,
+)
 
 
 class Stop(Exception):
@@ -152,14 +167,113 @@ def test_validating_more_often_changes_no_bit(tmp_path):
     assert same_bits(weights(often), weights(seldom))
 
 
-def test_a_broken_checkpoint_is_not_resumed_from(tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
     assert find_resume(tmp_path) is None
+    straight = make_task()
+    train(tmp_path / "straight", straight)
+    with pytest.raises(Stop):
+        train(tmp_path / "run", make_task(), callbacks=(stop_after(17),))
+    folder = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "step=10.ckpt", "step=15.ckpt"]
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:1000])
+    said: list[str] = []
+    resume = find_resume(tmp_path / "run", say=said.append)
+    assert resume == folder / "step=10.ckpt"
+    assert len(said) == 1
+    assert re.search(r"step=15\.ckpt is damaged: .*; going back to the one before", said[0])
+    second = make_task()
+    train(tmp_path / "run", second, resume=resume)
+    assert same_bits(weights(straight), weights(second))
+    assert curve(tmp_path / "straight") == curve(tmp_path / "run")
+
+
+def test_where_no_checkpoint_is_whole_a_run_begins_anew(tmp_path):
     train(tmp_path, make_task(), max_steps=5)
-    path = find_resume(tmp_path)
-    path.write_bytes(path.read_bytes()[:1000])
-    assert find_resume(tmp_path) is None
-    path.write_bytes(b"")
-    assert find_resume(tmp_path) is None
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    said: list[str] = []
+    assert find_resume(tmp_path, say=said.append) is None
+    assert "no checkpoint is whole; the run begins anew" in said[-1]
+
+
+def test_what_is_newer_than_the_training_goes_once_it_has_saved(tmp_path):
+    """After damage a run trains the same steps again: what is left of the damaged ones is of no use."""
+    train(tmp_path, make_task(), checkpoint_every_seconds=0)
+    folder = tmp_path / "checkpoints"
+    for step in (19, 20):
+        (folder / f"step={step}.ckpt").write_bytes(b"damaged")
+    train(tmp_path, make_task(), max_steps=6)
+    assert sorted(path.name for path in folder.glob("step=*")) == ["step=5.ckpt", "step=6.ckpt"]
+
+
+@pytest.mark.parametrize("budget", [0, 2, 4.5, 100])
+def test_checkpoints_keep_within_their_budget_of_disk(tmp_path, budget):
+    train(tmp_path / "one", make_task(), validate_every=0)  # without a best validation
+    size = (tmp_path / "one" / "checkpoints" / "last.ckpt").stat().st_size
+    train(tmp_path, make_task(), validate_every=0, checkpoint_every_seconds=0, checkpoint_budget_gb=budget * size / 1e9)
+    kept = sorted(int(path.stem.split("=")[1]) for path in (tmp_path / "checkpoints").glob("step=*"))
+    assert kept == list(range(21 - min(20, max(2, int(budget))), 21))
+    assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step=20.ckpt"
+
+
+def test_a_folder_without_links_holds_the_last_as_a_copy(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    task = make_task()
+    train(tmp_path, task)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert not last.is_symlink()
+    assert load_weights(make_task(), last)["step"] == 20
+    assert find_resume(tmp_path) == last
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(tmp_path):
+    was = {"seed": 0, "optimizer.lr": 1e-2, "optimizer.betas": [0.9, 0.98], "schedule.warmup_steps": None}
+    train(tmp_path, make_task(), max_steps=5, configuration=was)
+    assert find_resume(tmp_path, was) is not None
+    with pytest.raises(UnusableCheckpoint) as refused:
+        find_resume(tmp_path, was | {"optimizer.lr": 2e-2, "optimizer.eps": 1e-8})
+    assert "optimizer.eps: (absent) -> 1e-08\n  optimizer.lr: 0.01 -> 0.02" in str(refused.value)
+    assert "study.name=NAME" in str(refused.value)
+
+
+def test_a_checkpoint_of_other_versions_is_gone_on_from_with_a_line_that_says_so(tmp_path, monkeypatch):
+    train(tmp_path, make_task(), max_steps=5)
+    said: list[str] = []
+    assert find_resume(tmp_path, say=said.append) is not None
+    assert said == []
+    monkeypatch.setattr(checkpoint_files, "versions", lambda: {"attnlab": "9.0", "torch": str(torch.__version__)})
+    assert find_resume(tmp_path, say=said.append) is not None
+    assert said == [
+        f"the checkpoint was written by attnlab {attnlab.__version__}, now 9.0: from here on the last bits may differ"
+    ]
+
+
+@pytest.mark.parametrize("fails_at", [2, 3])
+def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_to_go_on_from(tmp_path, monkeypatch, fails_at):
+    straight, first, second = make_task(), make_task(), make_task()
+    train(tmp_path / "straight", straight)
+    given, count = checkpoint_files.os.fsync, [0]
+
+    def fill_up(descriptor):
+        if "ckpt" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            count[0] += 1
+            if count[0] >= fails_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        given(descriptor)
+
+    monkeypatch.setattr(checkpoint_files.os, "fsync", fill_up)
+    with pytest.raises(CannotWrite, match=r"cannot write .*\.ckpt: the disk is full"):
+        train(tmp_path / "run", first, checkpoint_every_seconds=0, validate_every=0)
+    monkeypatch.undo()
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
+    resume = find_resume(tmp_path / "run")
+    assert resume.name == f"step={fails_at - 1}.ckpt"
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    train(tmp_path / "run", second, resume=resume)
+    assert same_bits(weights(straight), weights(second))
 
 
 def test_weights_of_another_model_are_refused_in_one_sentence(tmp_path):
@@ -173,7 +287,7 @@ def test_weights_of_another_model_are_refused_in_one_sentence(tmp_path):
 
 def test_a_folder_that_cannot_be_written_ends_in_one_message(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(CannotWrite, match=r"cannot write .*last\.ckpt"):
+    with pytest.raises(CannotWrite, match=r"cannot write .*step=1\.ckpt"):
         train(tmp_path, make_task(), checkpoint_every_seconds=0)
     assert read_json(tmp_path / "status.json")["state"] == "failed"
 

@@ -15,10 +15,11 @@ def test_numbers_are_taken_for_their_names():
     assert resolve(32, "cpu", 64).used == "32"  # YAML reads 32 as a number
 
 
-def test_sixteen_is_for_gpus():
-    assert resolve("16", "cuda", 64).lightning == "16-mixed"
-    with pytest.raises(ValueError, match=r"trainer.precision=16: .* this device is cpu; accepted are auto, 32, bf16"):
-        resolve("16", "cpu", 64)
+def test_sixteen_needs_a_device_whose_loss_can_be_scaled():
+    for device in ("cuda", "cpu"):
+        assert resolve("16", device, 64).lightning == "16-mixed"
+    with pytest.raises(ValueError, match=r"trainer.precision=16: .* on this device, mps; accepted are auto, 32, bf16"):
+        resolve("16", "mps", 64)
 
 
 def test_an_unknown_one_is_refused_with_the_accepted():

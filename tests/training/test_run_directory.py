@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnlab.training import CannotWrite, Held, RunDirectory, effective_state, read_json, write_json
+from attnlab.training import CannotWrite, Held, RunDirectory, effective_state, read_checkpoint, read_json, write_json
 from attnlab.training.json_lines import JsonLines
 from attnlab.training.run_directory import machine, plain, process_start
 
@@ -153,9 +153,8 @@ def write_for_ever(path, seed) -> None:
     attempt = directory.claim()
     assert isinstance(attempt, int)
     lines, step = JsonLines(directory.metrics, attempt), 0
-    from attnlab.training.checkpoints import _put_in_place
+    from attnlab.training import write_checkpoint
 
-    directory.checkpoints.mkdir(exist_ok=True)
     while True:
         step += 1
         values = {f"metric/{i}": random.random() for i in range(50)}
@@ -165,10 +164,9 @@ def write_for_ever(path, seed) -> None:
             {"state": "running", "attempt": attempt, "step": step, "latest": values},
             durable=False,
         )
-        torch.save(
-            {"step": step, "weights": torch.full((2000,), float(step))}, directory.checkpoints / ".last.ckpt.tmp"
+        write_checkpoint(
+            {"step": step, "weights": torch.full((2000,), float(step))}, directory.checkpoints / "last.ckpt"
         )
-        _put_in_place(directory.checkpoints / ".last.ckpt.tmp", directory.checkpoints / "last.ckpt")
 
 
 def test_killed_at_any_instant_the_directory_is_readable(tmp_path):
@@ -182,7 +180,7 @@ def test_killed_at_any_instant_the_directory_is_readable(tmp_path):
         if (tmp_path / "status.json").exists():
             assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
         if (tmp_path / "checkpoints" / "last.ckpt").exists():
-            saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+            saved = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
             assert (saved["weights"] == saved["step"]).all()
         if (tmp_path / "metrics.jsonl").exists():
             whole = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")[:-1]

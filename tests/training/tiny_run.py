@@ -11,7 +11,17 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from attnlab.training import Checkpoints, RunDirectory, StatusWriter, TokenTask, TrainerSettings, adamw, resolve
+from attnlab.training import (
+    Checkpoints,
+    DivergenceCheck,
+    RunDirectory,
+    StatusWriter,
+    StopRequest,
+    TokenTask,
+    TrainerSettings,
+    adamw,
+    resolve,
+)
 from attnlab.training.json_lines import JsonLines
 from attnlab.training.schedules import Cosine
 from attnlab.training.trainer import build_trainer
@@ -128,15 +138,21 @@ def train(
     data: TinyData | None = None,
     resume: Path | None = None,
     callbacks: tuple[Any, ...] = (),
+    configuration: dict[str, Any] | None = None,
+    stop: StopRequest | None = None,
     **settings: Any,
 ) -> RunDirectory:
-    """Trains `task` in the directory `path` with checkpoints, status and JSON lines."""
+    """Trains `task` in the directory `path` with all that watches a run; `callbacks` come last."""
     directory = RunDirectory(path)
     assert isinstance(directory.claim(even_if_over=True), int)
-    chosen = TrainerSettings(**{"max_steps": 20, "device": "cpu", "validate_every": 5, "precision": "32"} | settings)
+    defaults: dict[str, Any] = {"max_steps": 20, "device": "cpu", "validate_every": 5, "precision": "32"}
+    defaults["checkpoint_budget_gb"] = 0.0
+    chosen = TrainerSettings(**defaults | settings)
+    every, budget = chosen.checkpoint_every_seconds, chosen.checkpoint_budget_gb
     watchers = [
         StatusWriter(directory),
-        Checkpoints(directory.checkpoints, chosen.checkpoint_every_seconds),
+        DivergenceCheck(chosen.plateau_share, chosen.max_steps),
+        Checkpoints(directory.checkpoints, every, budget, configuration, stop),
         *callbacks,
     ]
     loggers = [JsonLines(directory.metrics, directory.attempt or 0)]

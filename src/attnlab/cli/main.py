@@ -76,6 +76,12 @@ def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     generate.add_argument(
         "--prompt", action="append", required=True, help="the text to continue; give it several times for several"
     )
+    generate.add_argument(
+        "--chat",
+        action="store_true",
+        help="take each prompt as a message, by the tokenizer's chat template; print the answers alone",
+    )
+    generate.add_argument("--system", help="with --chat: how the messages are to be answered")
     generate.add_argument("--max-new-tokens", type=int, default=200)
     generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
     generate.add_argument("--top-k", type=int)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from attnlab.cli.cluster import NoAnswer, Watch, jobs_of, states, submissions
+from attnlab.cli.cluster import NoAnswer, Watch, jobs_of, place, states, submissions
 from attnlab.cli.compose import ConfigSpace, Mistake
 from attnlab.cli.launch import Launcher, launch
 from attnlab.cli.monitor import Monitor
@@ -79,7 +79,11 @@ class Rounds:
             self._say(f"the jobs go on; `attnlab cancel {self.plan.study}` stops them")
             raise
         found, runs = states(self.plan, self.runs_dir, watch.jobs), runs_of(self.plan, self.runs_dir)
-        lost = [key for key, state in found.items() if state == "lost" and not _was_stopped(runs[key])]
+        lost = [
+            key
+            for key, state in found.items()
+            if state == "lost" and (watch.jobs[place(key)].state == "PREEMPTED" or not _was_stopped(runs[key]))
+        ]
         for key in lost:
             self._say(f"{key[0]} seed={key[1]} was lost: its job ended without a word")
         return bool(lost)

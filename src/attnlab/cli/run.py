@@ -16,8 +16,16 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.provenance import code_version, library_versions
-from attnlab.cli.studies import differences, drift_message
-from attnlab.training.run_directory import Held, RunDirectory, read_json, slurm_job, write_json, write_text
+from attnlab.cli.studies import drift_message
+from attnlab.training.run_directory import (
+    Held,
+    RunDirectory,
+    differences,
+    read_json,
+    slurm_job,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from attnlab.cli.build import Parts

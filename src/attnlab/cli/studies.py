@@ -16,7 +16,7 @@ from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, shipped
 from attnlab.training.measures import known_better
-from attnlab.training.run_directory import read_json
+from attnlab.training.run_directory import differences, read_json
 
 FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
 CLAIM_BOUNDS = ("within", "below", "above", "between", "cannot", "state")
@@ -339,16 +339,6 @@ def refuse_drift(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:
         changes = differences(identity(record["config"]), identity(composed.with_seed(seed)))
         if changes:
             raise Mistake(drift_message(directory, changes))
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two flat configurations, one readable line each."""
-    nothing = "(absent)"
-    return [
-        f"{key}: {before.get(key, nothing)} -> {now.get(key, nothing)}"
-        for key in sorted({*before, *now})
-        if before.get(key, nothing) != now.get(key, nothing)
-    ]
 
 
 def drift_message(directory: Path, changes: Sequence[str]) -> str:

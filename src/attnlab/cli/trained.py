@@ -7,21 +7,24 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 from attnlab.cli.build import Parts, build
 from attnlab.cli.compose import Mistake
-from attnlab.data import TranslationData
+from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
+from attnlab.data.marks import Marks
 from attnlab.data.pairs import lines_of, read_lines
 from attnlab.generation import Sampler, generate
 from attnlab.models import LanguageModel
 from attnlab.tasks import Translation
-from attnlab.training import TokenTask, load_weights
+from attnlab.training import TokenTask, UnusableCheckpoint, load_weights
 from attnlab.training.run_directory import effective_state, plain, read_json
 
 NAMED = 10  # lines whose numbers are told
+READ = "attnlab.data.read_tokenizer"
 
 
 def use(arguments: argparse.Namespace) -> int:
@@ -50,17 +53,33 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, TokenTask]:
     path = directory / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         raise Mistake(f"{directory}: there is no {path.name} yet; the run is {effective_state(directory)}")
-    parts = build(OmegaConf.create(dict(record["config"])))
+    parts = build(OmegaConf.create(with_own_tokenizer(record["config"], directory)))
     parts.data.setup()
     task = parts.build_task(parts.data.widths())
+    other = f"--checkpoint {'best' if checkpoint == 'last' else 'last'} takes the other one"
     try:
         load_weights(task, path)
+    except UnusableCheckpoint as error:
+        raise Mistake(f"{error}; {other}") from error
     except ValueError as error:
-        raise Mistake(
-            f"{path} cannot be loaded: it is damaged, or the data have changed since the training; "
-            f"--checkpoint {'best' if checkpoint == 'last' else 'last'} takes the other one"
-        ) from error
+        raise Mistake(f"{path} cannot be loaded: the data have changed since the training; {other}") from error
     return parts, task.eval()
+
+
+def with_own_tokenizer(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """The configuration of a run whose tokenizer was read from elsewhere, with the run's own copy instead: the other may be gone."""
+
+    def own(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        if node.get("_target_") == READ:
+            return {"_target_": READ, "path": str(directory)}
+        return {name: own(value) for name, value in node.items()}
+
+    found = {name: own(value) for name, value in config.items()}
+    if found["data"].get("tokenizer_from"):
+        found["data"]["tokenizer_from"] = str(directory)
+    return found
 
 
 def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
@@ -79,7 +98,7 @@ def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> in
 
 
 def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
-    """Prints each prompt with its continuation."""
+    """Prints each prompt with its continuation, or the answer to it alone."""
     if not isinstance(task.model, LanguageModel):
         instead = "translate" if isinstance(task, Translation) else "evaluate"
         raise Mistake(f"{arguments.run}: {type(task.model).__name__} continues no text; attnlab {instead} may be meant")
@@ -87,11 +106,39 @@ def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: TokenTas
     tokenizer = parts.data.tokenizer  # type: ignore[attr-defined]  # text data have one
     if not all(arguments.prompt):
         raise Mistake("--prompt is empty; give at least one character to go on from")
-    prompts = [tokenizer.encode(prompt).tolist() for prompt in arguments.prompt]
+    if arguments.system is not None and not arguments.chat:
+        raise Mistake("--system tells a model how to answer messages; add --chat")
+    marks = tokenizer.marks or Marks()
+    if arguments.chat:
+        prompts = [_conversation(arguments, tokenizer, prompt) for prompt in arguments.prompt]
+    else:
+        prompts = [[*marks.text[0], *tokenizer.encode(prompt).tolist()] for prompt in arguments.prompt]
     with torch.inference_mode():
-        rows = generate(task.model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed)
-    print("\n\n".join(prompt + tokenizer.decode(row) for prompt, row in zip(arguments.prompt, rows, strict=True)))
+        rows = generate(task.model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=marks.ends)
+    if arguments.chat:
+        print("\n\n".join(map(tokenizer.decode, rows)))
+        return 0
+    texts = zip(arguments.prompt, prompts, rows, strict=True)
+    print("\n\n".join(text + continuation(tokenizer, prompt, row) for text, prompt, row in texts))
     return 0
+
+
+def _conversation(arguments: argparse.Namespace, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The tokens of a conversation of one message, and perhaps of how to answer it."""
+    if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.chat_template is None:
+        raise Mistake(
+            f"{arguments.run}: --chat needs a tokenizer with a chat template, and this run's has none; leave --chat out, or take a run "
+            "of a published model that answers messages"
+        )
+    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    text = tokenizer.render_chat([*system, {"role": "user", "content": prompt}])
+    return tokenizer.encode(text).tolist()
+
+
+def continuation(tokenizer: Tokenizer, prompt: list[int], row: list[int]) -> str:
+    """The text of new tokens after those of a prompt: by themselves some tokenizers would leave out the blank before them."""
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *row])
+    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(row)
 
 
 def translate_lines(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:

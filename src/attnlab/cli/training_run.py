@@ -12,16 +12,18 @@ import torch
 from hydra.utils import instantiate
 
 from attnlab.cli.build import Parts
-from attnlab.cli.compose import Composed
+from attnlab.cli.compose import Composed, identity
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.run import make_record, write_record
 from attnlab.models import Size, measure_size
 from attnlab.training import (
     Checkpoints,
     Diverged,
+    DivergenceCheck,
     Progress,
     RunDirectory,
     StatusWriter,
+    Stopped,
     TokenTask,
     apply_to_model,
     build_trainer,
@@ -52,6 +54,9 @@ class TrainingRun:
         except Diverged as error:
             self.status.fail(error)
             self._say(f"diverged: {error}")
+        except Stopped as error:
+            self._warn(str(error))
+            raise
         except BaseException as error:
             self.status.fail(error)
             raise
@@ -68,15 +73,8 @@ class TrainingRun:
                 write_text(self.directory.path / name, tokenizer.as_json())
         self._announce(record)
         loggers = self._loggers(record)
-        callbacks: list[Any] = [
-            self.status,
-            Checkpoints(self.directory.checkpoints, self.settings.checkpoint_every_seconds),
-        ]
-        if not self.quiet:
-            live = False if self.config.progress == "plain" else None
-            callbacks.append(Progress(live=live, unit=self.parts.data.unit))
-        trainer = build_trainer(self.settings, self.precision, loggers, callbacks, self.directory.path)
-        resume = find_resume(self.directory.path)
+        trainer = build_trainer(self.settings, self.precision, loggers, self._callbacks(), self.directory.path)
+        resume = find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
         if resume is not None:
             self._say(f"going on from {resume}")
         else:
@@ -92,6 +90,21 @@ class TrainingRun:
             write_text(self.directory.path / "outputs" / name, text)
         self.status.finish(final, task.cannot, task.notes)
         self._show(final, task)
+
+    def _callbacks(self) -> list[Any]:
+        settings = self.settings
+        checkpoints = Checkpoints(
+            self.directory.checkpoints,
+            settings.checkpoint_every_seconds,
+            settings.checkpoint_budget_gb,
+            identity(self.composed.resolved),
+        )
+        # What a step adds to the state of the others is saved with it: the checkpoints come after them.
+        callbacks = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps), checkpoints]
+        if not self.quiet:
+            live = False if self.config.progress == "plain" else None
+            callbacks.append(Progress(live=live, unit=self.parts.data.unit))
+        return callbacks
 
     def _task(self) -> TokenTask:
         seed = int(self.config.seed)
@@ -158,7 +171,11 @@ class TrainingRun:
             self._say(f"{name} cannot: {reason}")
 
     def _say(self, line: str) -> None:
-        if not self.quiet and self.directory.owned:
+        if not self.quiet:
+            self._warn(line)
+
+    def _warn(self, line: str) -> None:
+        if self.directory.owned:
             print(line, file=sys.stderr)
 
     def _loggers(self, record: dict[str, Any]) -> list[Any]:

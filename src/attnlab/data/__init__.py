@@ -10,8 +10,11 @@ from attnlab.data.images import IMAGE_SOURCES, Digits, FashionMNIST, HubImages, 
 from attnlab.data.labelled import SST2, TSV, HubLabelled, Newsgroups, ReutersR8, UnlabelledText
 from attnlab.data.masking import Masking
 from attnlab.data.pairs import PAIR_SOURCES, HomeAssistant, HubPairs, Multi30k, ParallelText
+from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
 from attnlab.data.questions import HubQuestions, SQuAD, SQuADFiles
 from attnlab.data.sources import KJV, SOURCES, HubText, Source, TextFiles, TinyShakespeare
+from attnlab.data.tokenizer_export import write_tokenizer
+from attnlab.data.tokenizer_files import read_tokenizer
 from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "Newsgroups",
     "ParallelText",
     "Part",
+    "PretrainedTokenizer",
     "ReutersR8",
     "SQuAD",
     "SQuADFiles",
@@ -74,7 +78,9 @@ __all__ = [
     "cache_root",
     "describe_sources",
     "prepare",
+    "read_tokenizer",
     "split_text",
+    "write_tokenizer",
 ]
 
 LAZY = {

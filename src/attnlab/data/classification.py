@@ -13,7 +13,7 @@ from attnlab.data.cache import DataError
 from attnlab.data.encoded import Encoded, EncodedData, collate_rows
 from attnlab.data.labelled import Labelled, LabelledSource
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import END, START
+from attnlab.data.vocabulary import framed, num_marks
 
 REHEARSAL_CLASSES = 2
 
@@ -27,7 +27,7 @@ class EncodedTexts(Encoded):
 
 class ClassificationData(EncodedData[EncodedTexts]):
     """
-    Labelled texts as batches within a token budget, each START, the text and END.
+    Labelled texts as batches within a token budget, each a text between start and end marks.
 
     max_length: what is longer is cut and counted. train_fraction: how much of the training part is trained on, the same texts for
     every seed. The other fields as in EncodedData. Raises DataError.
@@ -64,7 +64,7 @@ class ClassificationData(EncodedData[EncodedTexts]):
 
     def collate(self, part: EncodedTexts, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
         """tokens (B, T) padded on the right, is_token, labels (B,), ids (B,)."""
-        return collate_rows(part, rows_B, labels=part.labels[rows_B])
+        return collate_rows(part, rows_B, self.vocabulary.marks.filler, labels=part.labels[rows_B])
 
     def labels(self, name: str) -> np.ndarray:
         """The number of each text's class, in a split."""
@@ -91,11 +91,12 @@ class ClassificationData(EncodedData[EncodedTexts]):
         if training and self.train_fraction < 1:
             order = np.random.Generator(np.random.Philox(0)).permutation(len(part.texts))
             kept = sorted(order[: max(1, round(self.train_fraction * len(order)))].tolist())  # type: ignore[assignment]
-        rows, cut = [], 0
+        rows, cut, marks = [], 0, self.vocabulary.marks.text
+        room = self.max_length - num_marks(marks)
         for index in kept:
-            tokens = self.vocabulary.encode(f" {part.texts[index]}")
-            cut += len(tokens) > self.max_length - 2
-            rows.append(np.concatenate([[START], tokens[: self.max_length - 2], [END]]))
+            tokens = self.vocabulary.encode_text(part.texts[index])
+            cut += len(tokens) > room
+            rows.append(framed(marks, tokens[:room]))
         numbers = {name: number for number, name in enumerate(self.classes)}
         labels = np.array([numbers[part.labels[index]] for index in kept], dtype=np.int64)
         return EncodedTexts(rows, {"without text": part.dropped, "cut": cut}, labels)

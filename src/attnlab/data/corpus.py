@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,26 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Part:
-    """One split: its tokens (N,), mapped from disk, and how much text they are: what turns nats a token into bits a byte."""
+    """
+    One split: its tokens (N,), mapped from disk, and how much text they are: what turns nats a token into bits a byte.
+
+    text and starts: the split's text, and the byte (N,) of it that each token begins at, where a tokenizer does not give all of it back.
+    """
 
     tokens: np.ndarray
     num_tokens: int
     num_bytes: int
     num_words: int
+    text: Path | None = None
+    starts: np.ndarray | None = None
+
+    def text_of(self, tokenizer: Tokenizer, first: int, end: int) -> str:
+        """The text of the tokens from number `first` up to but not including `end`."""
+        if self.text is None or self.starts is None:
+            return tokenizer.decode(self.tokens[first:end])
+        with self.text.open("rb") as file:
+            start = file.seek(int(self.starts[first]))
+            return file.read(int(self.starts[end]) - start if end < self.num_tokens else -1).decode()
 
 
 @dataclass(frozen=True)
@@ -88,13 +102,29 @@ def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fing
     trained.save(folder / "tokenizer.json")
     counts = {}
     for name, text in zip(SPLITS, texts, strict=True):
-        tokens = trained.encode(text)
-        with (folder / f"{name}.npy").open("wb") as file:
-            np.save(file, tokens)
-            file.flush()
-            os.fsync(file.fileno())
+        if trained.is_lossless:
+            tokens = trained.encode(text)
+        else:
+            tokens, places_N2 = trained.locate(text)
+            _save(folder / f"{name}_starts.npy", bytes_before(text, np.maximum.accumulate(places_N2[:, 0])))
+            (folder / f"{name}.txt").write_bytes(text.encode())
+        _save(folder / f"{name}.npy", tokens)
         counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(text.split())}
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "parts": counts}))
+
+
+def bytes_before(text: str, places_N: np.ndarray) -> np.ndarray:
+    """The bytes (N,) of UTF-8 before these characters."""
+    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    sizes = 1 + sum((points >= first).astype(np.int64) for first in (0x80, 0x800, 0x10000))
+    return np.concatenate([[0], np.cumsum(sizes)])[places_N]
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _load(folder: Path) -> Corpus | None:
@@ -112,4 +142,10 @@ def _load_part(path: Path, counts: dict[str, int]) -> Part:
     tokens = np.load(path, mmap_mode="r" if counts["num_tokens"] else None)
     if tokens.shape != (counts["num_tokens"],):
         raise ValueError(f"{path} holds {tokens.shape} tokens instead of {counts['num_tokens']}")
-    return Part(tokens=tokens.view(np.ndarray), **counts)
+    text, starts = path.with_suffix(".txt"), path.with_name(f"{path.stem}_starts.npy")
+    part = Part(tokens.view(np.ndarray), **counts)  # type: ignore[arg-type]  # the rest is told below
+    return (
+        replace(part, text=text, starts=np.load(starts, mmap_mode="r" if part.num_tokens else None))
+        if text.is_file()
+        else part
+    )

@@ -17,10 +17,9 @@ from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatc
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.module import DataModule
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import NUM_MARKS, PAD, Vocabulary
+from attnlab.data.vocabulary import Vocabulary, rehearsal
 
 FORMAT = 1
-REHEARSAL_VOCABULARY = 256
 
 
 @dataclass
@@ -120,17 +119,28 @@ class EncodedData(DataModule, Generic[E]):
     def _all_splits(self) -> dict[str, E]:
         if self._splits is None:
             parts, self.vocabulary, self.fingerprint = self._prepared()
-            self._splits = self.encode_parts(parts)
+            splits = self.encode_parts(parts)
+            if empty := [name for name, part in splits.items() if not all(map(len, part.rows))]:
+                raise DataError(
+                    f"the {empty[0]} part of {self.name} has one of {self.examples} that the tokenizer has no token for, and puts no "
+                    "mark around it; leave it out, or take another tokenizer"
+                )
+            self._splits = splits
         return self._splits
 
     def widths(self) -> dict[str, Any]:
-        """The size of the vocabulary."""
+        """The size of the vocabulary, and its marks."""
         self.split("train")
-        return {"vocabulary_size": self.vocabulary.size}
+        return {"vocabulary_size": self.vocabulary.size, "marks": self.vocabulary.marks}
+
+    def rehearsal_vocabulary(self) -> Vocabulary:
+        """A stand-in for the vocabulary before any data are read."""
+        return rehearsal(None if self.tokenizer_from else self._untrained)
 
     def rehearsal_widths(self) -> dict[str, Any]:
         """Stand-ins."""
-        return {"vocabulary_size": NUM_MARKS + REHEARSAL_VOCABULARY}
+        vocabulary = self.rehearsal_vocabulary()
+        return {"vocabulary_size": vocabulary.size, "marks": vocabulary.marks}
 
     def tokenizers(self) -> dict[str, Tokenizer]:
         """The one tokenizer."""
@@ -244,10 +254,12 @@ def padded(rows: list[np.ndarray], filler: int) -> np.ndarray:
     return together_BT
 
 
-def collate_rows(part: Encoded, rows_B: np.ndarray, **also: np.ndarray) -> dict[str, torch.Tensor]:
-    """Rows as one batch: tokens (B, T) padded on the right, is_token, ids (B,), and what else there is."""
-    tokens_BT = padded([part.rows[row] for row in rows_B], PAD)
-    batch = {"tokens": tokens_BT, "is_token": tokens_BT != PAD, "ids": rows_B.astype(np.int64), **also}
+def collate_rows(part: Encoded, rows_B: np.ndarray, filler: int, **also: np.ndarray) -> dict[str, torch.Tensor]:
+    """Rows as one batch: tokens (B, T) filled on the right, is_token, ids (B,), and what else there is."""
+    rows = [part.rows[row] for row in rows_B]
+    tokens_BT = padded(rows, filler)
+    is_token_BT = np.arange(tokens_BT.shape[1]) < np.array([[len(row)] for row in rows])
+    batch = {"tokens": tokens_BT, "is_token": is_token_BT, "ids": rows_B.astype(np.int64), **also}
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 

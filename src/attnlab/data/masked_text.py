@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
+from attnlab.data.marks import Tokens
 from attnlab.data.masking import Masking
 from attnlab.data.sources import Source
-from attnlab.data.text import REHEARSAL_VOCABULARY, TextData
+from attnlab.data.text import TextData
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import END, NUM_MARKS, SEPARATOR, START, Vocabulary
+from attnlab.data.vocabulary import Vocabulary, framed, marks_in_front, num_marks
 from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
 
@@ -25,17 +26,18 @@ TRAINING, STATIC, EVALUATION = (
 
 
 def marks_of(next_sentence: bool) -> int:
-    """How many marks stand in a window: START, END and, between two segments, SEPARATOR."""
-    return 3 if next_sentence else 2
+    """How many marks stand in a window, unless the tokenizer has its own."""
+    marks = marks_in_front()
+    return num_marks(marks.pair if next_sentence else marks.text)
 
 
 class MaskedTextData(WindowedText):
     """
-    A text as batches of windows of `context` tokens between START and END, some of them masked.
+    A text as batches of windows of `context` tokens between start and end marks, some of them masked.
 
     masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text, whose
     windows are then the same in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the
-    same. next_sentence: a window is two halves with SEPARATOR between; in every second one, at random, the other half comes from
+    same. next_sentence: a window is two halves with a separator between; in every second one, at random, the other half comes from
     elsewhere (Devlin et al. 2019, section 3.1). The other fields as in TextData. Raises DataError.
     """
 
@@ -62,13 +64,17 @@ class MaskedTextData(WindowedText):
             raise DataError(f"data.context={context} leaves nothing beside the mask; accepted: 2 or more")
         self.masking, self.masks, self.next_sentence = masking, masks, next_sentence
         self.windows_type = StaticWindows if masks == "static" else WindowBatches
-        self._starts_word_V: np.ndarray | None = None
+        self._begins_word_V: np.ndarray | None = None
         self._static_3N: np.ndarray | None = None
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The text's tokens behind the marks."""
-        return Vocabulary(self.corpus.tokenizer)
+        self._refuse_without_marks(self.rehearsal_vocabulary())
+
+    def _refuse_without_marks(self, vocabulary: Vocabulary) -> None:
+        """Raises DataError where the tokenizer has no mark that windows need."""
+        if self.masking.mask_share:
+            vocabulary.marks.need("mask")
+        if self.next_sentence:
+            vocabulary.pair_marks()
 
     def widths(self) -> dict[str, Any]:
         """The size of the vocabulary, and what next-sentence prediction needs."""
@@ -76,7 +82,7 @@ class MaskedTextData(WindowedText):
 
     def rehearsal_widths(self) -> dict[str, Any]:
         """Stand-ins."""
-        return {"vocabulary_size": NUM_MARKS + REHEARSAL_VOCABULARY, **self._second_task()}
+        return {"vocabulary_size": self.rehearsal_vocabulary().size, **self._second_task()}
 
     def _second_task(self) -> dict[str, Any]:
         return {"next_sentence": True, "num_segments": 2} if self.next_sentence else {}
@@ -117,17 +123,20 @@ class MaskedTextData(WindowedText):
         scores_BN, fates_BN, others_BN = drawn
         vocabulary, text_BN = self.vocabulary, plain_BN.astype(np.int64) + self.vocabulary.first_text
         chosen_BN = self.masking.choose(self._words(plain_BN), scores_BN)
-        others_BN = vocabulary.first_text + (others_BN * vocabulary.tokenizer.vocabulary_size).astype(np.int64)
-        seen_BN = self.masking.replace(text_BN, chosen_BN, fates_BN, others_BN)
-        nothing = np.zeros((len(starts_B), 1), dtype=bool)
-        arrays = {
-            "tokens": self._with_marks(seen_BN, START, SEPARATOR, END),
-            "targets": self._with_marks(text_BN, START, SEPARATOR, END),
-            "chosen": self._with_marks(chosen_BN, *[nothing[0, 0]] * 3),
-        }
+        others_BN = vocabulary.text_tokens[(others_BN * len(vocabulary.text_tokens)).astype(np.int64)]
+        mask = vocabulary.mask if self.masking.mask_share else vocabulary.marks.filler
+        seen_BN = self.masking.replace(text_BN, chosen_BN, fates_BN, others_BN, mask)
+        half = self.context // 2
+        marks: Sequence[Tokens] = vocabulary.pair_marks() if self.next_sentence else vocabulary.marks.text
+        no_marks = tuple((False,) * len(numbers) for numbers in marks)
+
+        def row(marks: Any, x_BN: np.ndarray) -> np.ndarray:
+            return framed(marks, *((x_BN[:, :half], x_BN[:, half:]) if self.next_sentence else (x_BN,)))
+
+        arrays = {"tokens": row(marks, seen_BN), "targets": row(marks, text_BN), "chosen": row(no_marks, chosen_BN)}
         if self.next_sentence:
-            half, length = self.context // 2, arrays["tokens"].shape[1]
-            segments_T = (np.arange(length) > half + 1).astype(np.int64)
+            length, second = arrays["tokens"].shape[1], num_marks(marks[:2]) + half
+            segments_T = (np.arange(length) >= second).astype(np.int64)
             arrays |= {"segments": np.broadcast_to(segments_T, (len(starts_B), length)).copy(), "follows": follows_B}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -145,21 +154,11 @@ class MaskedTextData(WindowedText):
             rows_BN[follows_B == 0, half:] = view[elsewhere_B[follows_B == 0], half:]
         return rows_BN, follows_B
 
-    def _with_marks(self, x_BN: np.ndarray, start: Any, separator: Any, end: Any) -> np.ndarray:
-        def column(mark: Any) -> np.ndarray:
-            return np.full((len(x_BN), 1), mark, dtype=x_BN.dtype)
-
-        half = self.context // 2
-        middle = [x_BN[:, :half], column(separator), x_BN[:, half:]] if self.next_sentence else [x_BN]
-        return np.concatenate([column(start), *middle, column(end)], axis=1)
-
     def _words(self, plain_BN: np.ndarray) -> np.ndarray:
-        """The number of the word that each token belongs to: a word begins at a token whose text begins with white space."""
-        if self._starts_word_V is None:
-            size = self.tokenizer.vocabulary_size
-            texts = [self.tokenizer.decode([token]) for token in range(size)]
-            self._starts_word_V = np.array([text[:1].isspace() for text in texts])
-        return np.cumsum(self._starts_word_V[plain_BN], axis=1)
+        """The number of the word that each token belongs to."""
+        if self._begins_word_V is None:
+            self._begins_word_V = self.tokenizer.begins_word()
+        return np.cumsum(self._begins_word_V[plain_BN], axis=1)
 
     def _static(self, tokens_N: np.ndarray, starts_B: np.ndarray) -> np.ndarray:
         """Three random numbers for each place of the windows, which belong to the places of the text."""

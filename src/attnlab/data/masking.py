@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnlab.data.cache import DataError
-from attnlab.data.vocabulary import MASK
 
 
 @dataclass(frozen=True)
 class Masking:
     """
-    Chooses `probability` of a window's tokens (rounded, at least one); a chosen token becomes MASK, another token, or stays.
+    Chooses `probability` of a window's tokens (rounded, at least one); a chosen token becomes the mask, another token, or stays.
 
     mask_share and random_share: of the chosen ones; the rest stays as it is (80/10/10: Devlin et al. 2019, section 3.1).
     whole_words: all tokens of a word are chosen or none, as long as whole words fit into the number; a window whose first word
@@ -61,9 +60,9 @@ class Masking:
         return chosen_BT
 
     def replace(
-        self, tokens_BT: np.ndarray, chosen_BT: np.ndarray, fates_BT: np.ndarray, others_BT: np.ndarray
+        self, tokens_BT: np.ndarray, chosen_BT: np.ndarray, fates_BT: np.ndarray, others_BT: np.ndarray, mask: int
     ) -> np.ndarray:
         """What the model sees, (B, T): fates (uniform in 0 to 1) decide what becomes of a chosen token, others_BT are random tokens."""
-        seen_BT = np.where(chosen_BT & (fates_BT < self.mask_share), MASK, tokens_BT)
+        seen_BT = np.where(chosen_BT & (fates_BT < self.mask_share), mask, tokens_BT)
         is_random_BT = (fates_BT >= self.mask_share) & (fates_BT < self.mask_share + self.random_share)
         return np.where(chosen_BT & is_random_BT, others_BT, seen_BT)

@@ -40,25 +40,23 @@ def draw_noise(length: int, random: np.random.Generator, density: float = 0.15, 
     return np.repeat(np.tile([False, True], num_spans), parts.flatten())
 
 
-def corrupt(
-    tokens_N: np.ndarray, is_noise_N: np.ndarray, first_sentinel: int, num_sentinels: int
-) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(tokens_N: np.ndarray, is_noise_N: np.ndarray, sentinels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     The text with a sentinel for each span of noise, and the spans, each after its sentinel, with one more sentinel at the end.
 
-    Sentinels count up from `first_sentinel`. Raises DataError where the spans are more than the sentinels.
+    sentinels: their numbers, in the order in which they are used. Raises DataError where the spans are more than they.
     """
     is_start_N = is_noise_N & ~np.concatenate([[False], is_noise_N[:-1]])
     num_spans = int(is_start_N.sum())
-    if num_spans >= num_sentinels:
+    if num_spans >= len(sentinels):
         raise DataError(
-            f"{num_spans} spans of noise need {num_spans + 1} sentinels; data.num_sentinels={num_sentinels}"
+            f"{num_spans} spans of noise need {num_spans + 1} sentinels; data.num_sentinels={len(sentinels)}"
         )
-    sentinels_N = first_sentinel - 1 + is_start_N.cumsum()
+    sentinels_N = sentinels[is_start_N.cumsum() - 1]
     input_tokens = np.where(is_start_N, sentinels_N, tokens_N)[~is_noise_N | is_start_N]
     starts_K = (is_noise_N.cumsum() - 1)[is_start_N]  # among the tokens that are noise
     spans = np.insert(tokens_N[is_noise_N], starts_K, sentinels_N[is_start_N])
-    return input_tokens, np.append(spans, first_sentinel + num_spans)
+    return input_tokens, np.append(spans, sentinels[num_spans])
 
 
 def _cut(total: int, parts: int, random: np.random.Generator) -> np.ndarray:

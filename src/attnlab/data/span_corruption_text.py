@@ -11,9 +11,9 @@ import torch
 from attnlab.data.cache import DataError
 from attnlab.data.sources import Source
 from attnlab.data.span_corruption import corrupt, count_noise, draw_noise, lengths
-from attnlab.data.text import REHEARSAL_VOCABULARY, TextData
+from attnlab.data.text import TextData
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import END, NUM_MARKS, START, Vocabulary
+from attnlab.data.vocabulary import framed, num_marks
 from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
 
@@ -60,11 +60,14 @@ class SpanCorruptionData(WindowedText):
                 f"{num_spans + 1} or more"
             )
         self.noise_density, self.mean_span_length, self.num_sentinels = noise_density, mean_span_length, num_sentinels
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of inputs and targets, with the sentinels."""
-        return Vocabulary(self.corpus.tokenizer, self.num_sentinels)
+        there = len(self.rehearsal_vocabulary().sentinels)
+        if there <= num_spans:
+            raise DataError(
+                f"the tokenizer has {there} sentinels (<extra_id_i>), too few for the {num_spans} spans of {context} tokens; accepted: "
+                f"a tokenizer with {num_spans + 1} or more, such as T5's or attnlab's own (tokenizer=bpe)"
+            )
+        for name in ("end", "target_start"):
+            self.rehearsal_vocabulary().marks.need(name)
 
     def widths(self) -> dict[str, Any]:
         """The size of the vocabulary, which inputs and targets share."""
@@ -72,13 +75,14 @@ class SpanCorruptionData(WindowedText):
 
     def rehearsal_widths(self) -> dict[str, Any]:
         """Stand-ins."""
-        size = NUM_MARKS + self.num_sentinels + REHEARSAL_VOCABULARY
+        size = self.rehearsal_vocabulary().size
         return {"vocabulary_size": size, "source_vocabulary_size": size}
 
     @property
     def target_length(self) -> int:
-        """Of every window, the end included."""
-        return lengths(self.context, self.noise_density, self.mean_span_length)[1] + 1
+        """Of every window, its marks included."""
+        length = lengths(self.context, self.noise_density, self.mean_span_length)[1]
+        return length + num_marks(self.rehearsal_vocabulary().marks.target)
 
     @property
     def tokens_per_batch(self) -> int:
@@ -92,7 +96,8 @@ class SpanCorruptionData(WindowedText):
 
     def describe(self) -> str:
         """The text, and what becomes of a window."""
-        inputs = lengths(self.context, self.noise_density, self.mean_span_length)[0] + 1
+        inputs = lengths(self.context, self.noise_density, self.mean_span_length)[0]
+        inputs += num_marks(self.vocabulary.marks.source)
         return f"{self._text.describe()}; windows of {self.context} tokens: {inputs} in, {self.target_length} out"
 
     def training_batches(self, order: WindowBatches) -> SpanBatches:
@@ -110,10 +115,10 @@ class SpanCorruptionData(WindowedText):
         for tokens_N, number in zip(tokens_BN.astype(np.int64) + vocabulary.first_text, ids_B, strict=True):
             random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, int(number)]))
             is_noise_N = draw_noise(len(tokens_N), random, self.noise_density, self.mean_span_length)
-            pairs.append(corrupt(tokens_N, is_noise_N, vocabulary.sentinel(0), self.num_sentinels))
-        source_BS = np.stack([np.append(source, END) for source, _ in pairs])
-        out_BT = np.stack([np.append(target, END) for _, target in pairs])
-        in_BT = np.concatenate([np.full((len(out_BT), 1), START), out_BT[:, :-1]], axis=1)
+            pairs.append(corrupt(tokens_N, is_noise_N, vocabulary.sentinels))
+        source_BS = framed(vocabulary.marks.source, np.stack([source for source, _ in pairs]))
+        out_BT = framed(vocabulary.marks.target, np.stack([target for _, target in pairs]))
+        in_BT = np.concatenate([np.full((len(out_BT), 1), vocabulary.target_start), out_BT[:, :-1]], axis=1)
         arrays = {"source": source_BS, "target_in": in_BT, "target_out": out_BT, "ids": ids_B.astype(np.int64)}
         arrays |= {"is_source": np.ones_like(source_BS, dtype=bool), "is_target": np.ones_like(out_BT, dtype=bool)}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -13,10 +13,9 @@ from attnlab.data.cache import DataError
 from attnlab.data.encoded import Encoded, EncodedData, collate_rows
 from attnlab.data.questions import Question, QuestionSource
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import END, SEPARATOR, START
+from attnlab.data.vocabulary import Vocabulary, framed, num_marks
 
-MARKS = 3
-NOWHERE = (0, 0)  # the first and last token of an answer that is not in the row: both are START
+NOWHERE = (0, 0)  # the first and last token of an answer that is not in the row: both are the first of all
 
 
 @dataclass
@@ -49,7 +48,7 @@ class EncodedQuestions(Encoded):
 
 class SpanExtractionData(EncodedData[EncodedQuestions]):
     """
-    Questions on texts as batches within a token budget, each START, the question, SEPARATOR, a window of the text, END.
+    Questions on texts as batches within a token budget, each a question, a separator and a window of its text between start and end marks.
 
     A text that is too long for `max_length` tokens is read in windows, the next beginning `stride` tokens after the last (Devlin et
     al. 2019, section 4.2, and their code); in a window that does not hold the whole answer, it is the first token. A question of more
@@ -77,12 +76,16 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
         for name, value in {"stride": stride, "max_question": max_question}.items():
             if value < 1:
                 raise DataError(f"data.{name}={value} cannot be used; accepted: 1 or more")
-        if max_length - max_question - MARKS < 1:
-            raise DataError(
-                f"data.max_length={max_length} leaves no room for a text beside a question of {max_question} tokens (data.max_question) and "
-                f"{MARKS} marks; accepted: data.max_length from {max_question + MARKS + 1} on"
-            )
         self.stride, self.max_question = stride, max_question
+        self._refuse_without_room(self.rehearsal_vocabulary())
+
+    def _refuse_without_room(self, vocabulary: Vocabulary) -> None:
+        marks = num_marks(vocabulary.pair_marks())
+        if self.max_length - self.max_question - marks < 1:
+            raise DataError(
+                f"data.max_length={self.max_length} leaves no room for a text beside a question of {self.max_question} tokens "
+                f"(data.max_question) and {marks} marks; accepted: data.max_length from {self.max_question + marks + 1} on"
+            )
 
     def lines(self, part: list[Question]) -> Iterable[str]:
         """The questions and, once each, their texts, as they are encoded."""
@@ -90,6 +93,7 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
 
     def encode_parts(self, parts: dict[str, list[Question]]) -> dict[str, EncodedQuestions]:
         """Every part encoded, and whether there are questions in training that their texts do not answer."""
+        self._refuse_without_room(self.vocabulary)
         self.has_unanswered = any(not question.answers for question in parts["train"])
         return {split: self._encode(part, split == "train") for split, part in parts.items()}
 
@@ -102,11 +106,13 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
         first_B = np.array([part.first[row] for row in rows_B])
         places_1T = np.arange(lengths_B.max())[None]
         after_BT, inside_BT = places_1T >= first_B[:, None], places_1T < lengths_B[:, None]
+        marks = self.vocabulary.marks
         return collate_rows(
             part,
             rows_B,
+            marks.filler,
             segments=(after_BT & inside_BT).astype(np.int64),
-            is_text=after_BT & (places_1T < lengths_B[:, None] - 1),
+            is_text=after_BT & (places_1T < lengths_B[:, None] - len(marks.pair[2])),
             answers=np.array([part.answers[row] for row in rows_B], dtype=np.int64),
         )
 
@@ -130,34 +136,30 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
         texts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for question in part:
             if question.context not in texts:
-                texts[question.context] = self._text(question.context)
+                texts[question.context] = self.vocabulary.locate(question.context)
             tokens_N, places_N2 = texts[question.context]
             answer = tokens_of(question, places_N2)
             if question.answers and answer is None:
                 encoded.counts["without its answer"] += 1
                 if training:
                     continue
-            asked = self.vocabulary.encode(f" {question.text}")
+            asked = self.vocabulary.encode_text(question.text)
             encoded.counts["cut"] += len(asked) > self.max_question
             self._add(encoded, asked[: self.max_question], tokens_N, answer)
             encoded.texts.append(question)
             encoded.places.append(places_N2)
         return encoded
 
-    def _text(self, context: str) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (N,) of a text after a blank, and their characters (N, 2) in the text itself."""
-        tokens_N, places_N2 = self.vocabulary.locate(f" {context}")
-        return tokens_N, np.maximum(places_N2 - 1, 0)
-
     def _add(
         self, encoded: EncodedQuestions, asked: np.ndarray, tokens_N: np.ndarray, answer: tuple[int, int] | None
     ) -> None:
         """The rows of one question."""
-        first = len(asked) + 2
-        for start, end in windows_over(len(tokens_N), self.max_length - len(asked) - MARKS, self.stride):
+        marks = self.vocabulary.pair_marks()
+        first = num_marks(marks[:2]) + len(asked)
+        for start, end in windows_over(len(tokens_N), self.max_length - len(asked) - num_marks(marks), self.stride):
             inside = answer is not None and start <= answer[0] and answer[1] < end
             move = first - start
-            encoded.rows.append(np.concatenate([[START], asked, [SEPARATOR], tokens_N[start:end], [END]]))
+            encoded.rows.append(framed(marks, asked, tokens_N[start:end]))
             encoded.question_of.append(len(encoded.texts))
             encoded.first.append(first)
             encoded.start.append(start)

@@ -11,9 +11,9 @@ from attnlab.data.corpus import SPLITS, Corpus, prepare
 from attnlab.data.module import DataModule
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import rehearsal
 from attnlab.data.windows import EvaluationWindows, WindowBatches, Windows
 
-REHEARSAL_VOCABULARY = 256
 MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
 
 
@@ -42,7 +42,7 @@ class TextData(DataModule):
                 raise DataError(f"data.{name}={value} cannot be used; accepted: a whole number from 1 on")
         if not isinstance(source, Source):
             source = source() if path is None else source(path=path)
-        self.source, self._untrained, self.split, self.cache = source, tokenizer, split, cache
+        self.source, self.untrained, self.split, self.cache = source, tokenizer, split, cache
         self.name = source.name
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.max_validation_tokens = max_validation_tokens
@@ -54,7 +54,7 @@ class TextData(DataModule):
     def corpus(self) -> Corpus:
         """The token arrays; prepared at the first use."""
         if self._corpus is None:
-            self._corpus = prepare(self.source, self._untrained, self.split, self.cache)
+            self._corpus = prepare(self.source, self.untrained, self.split, self.cache)
         return self._corpus
 
     @property
@@ -77,7 +77,7 @@ class TextData(DataModule):
 
     def rehearsal_widths(self) -> dict[str, Any]:
         """A stand-in."""
-        return {"vocabulary_size": REHEARSAL_VOCABULARY}
+        return {"vocabulary_size": rehearsal(self.untrained).tokenizer.vocabulary_size}
 
     @property
     def train_tokens(self) -> int:
@@ -104,7 +104,7 @@ class TextData(DataModule):
 
     def prepare_data(self) -> None:
         """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
-        prepare(self.source, self._untrained, self.split, self.cache)
+        prepare(self.source, self.untrained, self.split, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
         """Maps the token arrays and sees that the text is long enough to train and to validate on."""

@@ -14,7 +14,7 @@ from attnlab.data.encoded import Encoded, EncodedData, collate_rows, padded
 from attnlab.data.entities import Tagged, TaggedSource
 from attnlab.data.tags import entities_of
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import END, MASK, START
+from attnlab.data.vocabulary import framed, num_marks
 
 IGNORED = -100  # the label of a token that begins no word
 REHEARSAL_TYPES = 2
@@ -46,10 +46,10 @@ class EncodedSentences(Encoded):
 
 class TokenClassificationData(EncodedData[EncodedSentences]):
     """
-    Sentences of tagged words as batches within a token budget, each START, the words' tokens and END.
+    Sentences of tagged words as batches within a token budget, each the words' tokens between start and end marks.
 
     A word is encoded with a blank before it, as it looks within a text. Its label belongs to its first token (Devlin et al. 2019,
-    section 5.3); a word that the tokenizer has no token for is MASK. A sentence of more than `max_length` tokens is split between words
+    section 5.3); a word that the tokenizer has no token for is the mask. A sentence of more than `max_length` tokens is split between words
     into rows, so that each word stands in one row exactly; a word longer than a row is cut in its last tokens; both are counted.
     The other fields as in EncodedData. Raises DataError.
     """
@@ -83,7 +83,8 @@ class TokenClassificationData(EncodedData[EncodedSentences]):
 
     def collate(self, part: EncodedSentences, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
         """tokens (B, T) padded on the right, is_token, labels (B, T), ids (B,)."""
-        return collate_rows(part, rows_B, labels=padded([part.labels[row] for row in rows_B], IGNORED))
+        labels_BT = padded([part.labels[row] for row in rows_B], IGNORED)
+        return collate_rows(part, rows_B, self.vocabulary.marks.filler, labels=labels_BT)
 
     def widths(self) -> dict[str, Any]:
         """The size of the vocabulary, and how many tags there are."""
@@ -110,7 +111,8 @@ class TokenClassificationData(EncodedData[EncodedSentences]):
         return sentences
 
     def _encode(self, part: Tagged) -> EncodedSentences:
-        numbers, room = {label: number for number, label in enumerate(self.labels)}, self.max_length - 2
+        numbers, marks = {label: number for number, label in enumerate(self.labels)}, self.vocabulary.marks.text
+        room, ignored = self.max_length - num_marks(marks), tuple((IGNORED,) * len(each) for each in marks)
         encoded = EncodedSentences([], {"without words": part.dropped, "split": 0, "words cut": 0}, [], [], part)
         for sentence, (words, tags) in enumerate(zip(part.words, part.tags, strict=True)):
             pieces = [self._tokens(word) for word in words]
@@ -119,15 +121,15 @@ class TokenClassificationData(EncodedData[EncodedSentences]):
             encoded.counts["words cut"] += sum(len(piece) > room for piece in pieces)
             for group in groups:
                 labels = [labels_of(pieces[word][:room], numbers[tags[word]]) for word in group]
-                encoded.rows.append(np.concatenate([[START], *(pieces[word][:room] for word in group), [END]]))
-                encoded.labels.append(np.concatenate([[IGNORED], *labels, [IGNORED]]))
+                encoded.rows.append(framed(marks, np.concatenate([pieces[word][:room] for word in group])))
+                encoded.labels.append(framed(ignored, np.concatenate(labels)))
                 encoded.sentence_of.append(sentence)
         return encoded
 
     def _tokens(self, word: str) -> np.ndarray:
         if word not in self._tokens_of:
-            tokens = self.vocabulary.encode(f" {word}")
-            self._tokens_of[word] = tokens if len(tokens) else np.array([MASK])
+            tokens = self.vocabulary.encode_word(word)
+            self._tokens_of[word] = tokens if len(tokens) else np.array([self.vocabulary.mask])
         return self._tokens_of[word]
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from attnlab.data.cache import DataError
+from attnlab.data.marks import Marks
 
 PIECE = 1 << 20  # characters handed to the subword library at once: it keeps offsets of everything it is given
 
@@ -25,6 +26,36 @@ class Tokenizer:
     def vocabulary_size(self) -> int:
         """How many different tokens there are."""
         raise NotImplementedError
+
+    @property
+    def marks(self) -> Marks | None:
+        """The marks that are among its tokens; None: all tokens are text, and marks are put before them (see Vocabulary)."""
+        return None
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether `decode` gives every text back as it was."""
+        return True
+
+    @property
+    def text_lead(self) -> str:
+        """What a text that stands by itself is encoded behind, so that its first word looks like the others."""
+        return " "
+
+    @property
+    def word_lead(self) -> str:
+        """What a word is encoded behind, so that it looks as it does within a text."""
+        return " "
+
+    @property
+    def text_tokens(self) -> np.ndarray:
+        """The numbers of the tokens that are text."""
+        return np.arange(self.vocabulary_size)
+
+    def begins_word(self) -> np.ndarray:
+        """Of each token (V,), whether a word begins with it: its text begins with white space."""
+        texts = (self.decode([token]) for token in range(self.vocabulary_size))
+        return np.array([text[:1].isspace() for text in texts])
 
     def train(self, text: str) -> Self:
         """A copy that has learned its vocabulary from `text`."""
@@ -88,7 +119,7 @@ class Character(Tokenizer):
                 f"the character {character!r} (U+{ord(character):04X}) is not in the alphabet of the training text; accepted: "
                 f"{self.alphabet!r}; a model trained with tokenizer=byte or tokenizer=bpe takes any text"
             )
-        return tokens.astype(_smallest_type(self.vocabulary_size))
+        return tokens.astype(smallest_type(self.vocabulary_size))
 
     def decode(self, tokens: Any) -> str:
         """The text of token numbers (N,)."""
@@ -170,7 +201,9 @@ class Subwords(Tokenizer):
         return {"vocab_size": size, "initial_alphabet": alphabet, "special_tokens": [], "show_progress": False}
 
     def train(self, text: str) -> Self:
-        """Learns the rules from `text`."""
+        """Learns the rules from `text`, unless they were given."""
+        if self.rules:
+            return self
         from tokenizers import Tokenizer as Library
         from tokenizers import decoders, pre_tokenizers
 
@@ -183,7 +216,7 @@ class Subwords(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """The numbers (N,) of the tokens of `text`."""
-        kind = _smallest_type(self.vocabulary_size)
+        kind = smallest_type(self.vocabulary_size)
         parts = [np.array(self._library.encode(piece).ids, dtype=kind) for piece in _pieces(text)]
         return np.concatenate([np.array([], dtype=kind), *parts])
 
@@ -230,6 +263,8 @@ class Unigram(Subwords):
         as likely, and in the scores of rare bytes, below all others in random order: rounding, sorting and one score for these undo it.
         """
         trained = super().train(text)
+        if trained is self:
+            return self
         rules = json.loads(trained.rules)
         scores = {piece: round(score, 6) for piece, score in rules["model"]["vocab"]}
         lowest = min((score for piece, score in scores.items() if len(piece) > 1), default=0.0)
@@ -250,7 +285,7 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-def _smallest_type(vocabulary_size: int) -> type[np.unsignedinteger]:
+def smallest_type(vocabulary_size: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,59 +18,13 @@ import torch
 
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, check_budget, typical
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.encoded_pairs import EncodedPairs, chosen, collate, encode_pairs
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
-from attnlab.data.rows import RowsInTheMaking, TokenRows, mapped
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import END, NUM_MARKS, PAD, START, Vocabulary
+from attnlab.data.vocabulary import Vocabulary, framed, num_marks, rehearsal
 
 FORMAT = 3
-REHEARSAL_VOCABULARY = 256
-
-
-@dataclass
-class EncodedPairs:
-    """
-    One split: token rows of sources (with END) and targets (without), what was left out, and how to read the sentences.
-
-    places: of each pair among those that were read.
-    """
-
-    sources: Sequence[np.ndarray]
-    targets: Sequence[np.ndarray]
-    read: Callable[[], Pairs]
-    counts: dict[str, int] = field(default_factory=dict)
-    places: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-    @cached_property
-    def texts(self) -> Pairs:
-        """The sentences; those to train on are read when somebody asks for them, for they may be millions."""
-        return self.read()
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N, 2): positions that a source and a target take in a batch."""
-        sources_N, targets_N = (lengths_of(rows) for rows in (self.sources, self.targets))
-        return np.stack([sources_N, targets_N + 1], axis=1)
-
-    def save(self, folder: Path) -> None:
-        """Writes all but the sentences."""
-        assert isinstance(self.sources, TokenRows)
-        assert isinstance(self.targets, TokenRows)
-        self.sources.save(folder, "sources")
-        self.targets.save(folder, "targets")
-        np.save(folder / "places.npy", self.places)
-        (folder / "counts.json").write_text(json.dumps(self.counts))
-
-    @classmethod
-    def load(cls, folder: Path, read: Callable[[np.ndarray], Pairs]) -> EncodedPairs | None:
-        """What `save` wrote, mapped from disk; None where it is not there or damaged. read: gives the sentences at places."""
-        try:
-            sources, targets = TokenRows.load(folder, "sources"), TokenRows.load(folder, "targets")
-            places, counts = mapped(folder / "places.npy"), json.loads((folder / "counts.json").read_text())
-        except (OSError, ValueError, EOFError):
-            return None
-        return cls(sources, targets, lambda: read(places), counts, places)
 
 
 class TranslationData(DataModule):
@@ -104,6 +58,8 @@ class TranslationData(DataModule):
         self.name, self._untrained, self.joint = self.source.name, tokenizer, joint
         self.batch_tokens, self.max_length, self.too_long = batch_tokens, max_length, too_long
         self.seed, self.cache = seed, cache
+        for name in ("end", "target_start"):
+            rehearsal(tokenizer).marks.need(name)
         self._splits: dict[str, EncodedPairs] | None = None
         self._order: TokenBudgetBatches | None = None
         self._order_state: dict[str, int] | None = None
@@ -140,14 +96,13 @@ class TranslationData(DataModule):
         return self._splits
 
     def widths(self) -> dict[str, Any]:
-        """The sizes of the two vocabularies, one number where they are one."""
+        """The sizes of the two vocabularies, one number where they are one, and the marks of the targets."""
         self.split("train")
-        return {"vocabulary_size": self.vocabulary.size, "source_vocabulary_size": self.source_vocabulary.size}
+        return widths_of(self.vocabulary, self.source_vocabulary)
 
     def rehearsal_widths(self) -> dict[str, Any]:
         """Stand-ins."""
-        size = NUM_MARKS + REHEARSAL_VOCABULARY
-        return {"vocabulary_size": size, "source_vocabulary_size": size}
+        return widths_of(rehearsal(self._untrained), rehearsal(self._untrained))
 
     def tokenizers(self) -> dict[str, Tokenizer]:
         """Of the targets, and of the sources where they have their own."""
@@ -206,7 +161,7 @@ class TranslationData(DataModule):
         return self.split(split).texts.targets
 
     def decode_target(self, tokens: Sequence[int]) -> str:
-        """The text of target tokens, up to END, as one line."""
+        """The text of target tokens, up to the first end mark, as one line."""
         return self.vocabulary.decode(tokens).replace("\n", " ").strip()
 
     # --- batches
@@ -219,13 +174,13 @@ class TranslationData(DataModule):
         self._order = TokenBudgetBatches(split.lengths, self.batch_tokens, self.seed, world_size * micro_batches)
         if self._order_state is not None:
             self._order.load_state_dict(self._order_state)
-        return BudgetedRows(partial(collate, split), self._order, rank, world_size)
+        return BudgetedRows(partial(collate, split, self.vocabulary.marks), self._order, rank, world_size)
 
     def example_batch(self) -> dict[str, torch.Tensor]:
         """A batch that is typical in its positions a target token, which are what a target token costs."""
         pairs = self.split("train")
         groups = TokenBudgetBatches(pairs.lengths, self.batch_tokens, self.seed).groups(0)
-        return collate(pairs, typical(groups, pairs.lengths, pairs.lengths[:, 1]))
+        return collate(pairs, self.vocabulary.marks, typical(groups, pairs.lengths, pairs.lengths[:, 1]))
 
     def val_dataloader(self) -> EvaluationBatches:
         """The validation pairs."""
@@ -235,20 +190,25 @@ class TranslationData(DataModule):
         """Every pair of a split once over all ranks, with `ids`, the longest first."""
         pairs = self.split(split)
         budget = max(self.batch_tokens, int(pairs.lengths.sum(axis=1).max()))
-        return EvaluationBatches(pairs.lengths, budget, partial(collate, pairs), *self.place())
+        return EvaluationBatches(pairs.lengths, budget, partial(collate, pairs, self.vocabulary.marks), *self.place())
 
     def source_loader(self, texts: Sequence[str]) -> EvaluationBatches:
         """Batches of texts to translate, cut at the greatest length, with `ids`, their places in the list."""
         self.split("train")
-        rows = [np.append(self._source_tokens(text)[: self.max_length - 1], END) for text in texts]
+        marks = self.source_vocabulary.marks.source
+        limit = self.max_length - num_marks(marks)
+        rows = [framed(marks, self._source_tokens(text)[:limit]) for text in texts]
         nothing = Pairs(list(texts), [""] * len(rows))
         pairs = EncodedPairs(rows, [np.empty(0, dtype=np.int64)] * len(rows), lambda: nothing)
-        return EvaluationBatches(pairs.lengths, max(self.batch_tokens, self.max_length + 1), partial(collate, pairs))
+        return EvaluationBatches(
+            pairs.lengths, max(self.batch_tokens, self.max_length + 1), partial(collate, pairs, self.vocabulary.marks)
+        )
 
     def texts_cut(self, texts: Sequence[str]) -> list[int]:
         """The places of those texts that `source_loader` cuts."""
         self.split("train")
-        return [i for i, text in enumerate(texts) if len(self._source_tokens(text)) >= self.max_length]
+        limit = self.max_length - num_marks(self.source_vocabulary.marks.source)
+        return [i for i, text in enumerate(texts) if len(self._source_tokens(text)) > limit]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training order."""
@@ -293,8 +253,9 @@ class TranslationData(DataModule):
         kept = folder / f"{split}-{self.max_length}-{self.too_long if training else 'cut'}"
         found = EncodedPairs.load(kept, read)
         if found is None:
+            vocabularies, drop = (self.source_vocabulary, self.vocabulary), training and self.too_long == "drop"
             with scratch_folder(kept) as scratch, writing_to(kept):
-                self._encode(texts, training).save(scratch)
+                encode_pairs(texts, vocabularies, self.max_length, training, drop).save(scratch)
                 publish(scratch, kept, lambda there: EncodedPairs.load(there, read) is not None)
             found = EncodedPairs.load(kept, read)
             assert found is not None, kept
@@ -305,53 +266,14 @@ class TranslationData(DataModule):
     def _training_texts(self, places: np.ndarray) -> Pairs:
         return chosen(self.source.read(self.cache)["train"], places)
 
-    def _encode(self, texts: Pairs, training: bool) -> EncodedPairs:
-        sources, targets = RowsInTheMaking(self.source_vocabulary.size), RowsInTheMaking(self.vocabulary.size)
-        places: list[int] = []
-        dropped = cut = 0
-        for place, (source, target) in enumerate(zip(texts.sources, texts.targets, strict=True)):
-            source_S, target_T = self.source_vocabulary.encode(f" {source}"), self.vocabulary.encode(f" {target}")
-            limit = self.max_length - 1  # a mark more
-            target_limit = limit if training else len(target_T)
-            long = len(source_S) > limit or len(target_T) > target_limit
-            if long and training and self.too_long == "drop":
-                dropped += 1
-                continue
-            cut += long
-            sources.add(np.append(source_S[:limit], END))
-            targets.add(target_T[:target_limit])
-            places.append(place)
-        counts = {"too long": dropped, "cut": cut}
-        kept = np.array(places, dtype=np.int64)
-        return EncodedPairs(sources.done(), targets.done(), lambda: chosen(texts, kept), counts, kept)
-
     def _source_tokens(self, text: str) -> np.ndarray:
-        return self.source_vocabulary.encode(f" {text.strip()}")
+        return self.source_vocabulary.encode_text(text.strip())
 
 
-def lengths_of(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The tokens of each row (N,)."""
-    return rows.lengths_R if isinstance(rows, TokenRows) else np.array([len(row) for row in rows], dtype=np.int64)
-
-
-def chosen(texts: Pairs, places: np.ndarray) -> Pairs:
-    """The sentences at these places."""
-    return Pairs([texts.sources[place] for place in places], [texts.targets[place] for place in places])
-
-
-def collate(pairs: EncodedPairs, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
-    """Pairs as one batch: source (B, S), is_source, target_in (B, T) from START, target_out to END, is_target, ids (B,)."""
-    sources, targets = [pairs.sources[row] for row in rows_B], [pairs.targets[row] for row in rows_B]
-    source_BS = np.full((len(rows_B), max(map(len, sources))), PAD)
-    in_BT = np.full((len(rows_B), max(map(len, targets)) + 1), PAD)
-    out_BT = in_BT.copy()
-    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        source_BS[row, : len(source)] = source
-        in_BT[row, 0], in_BT[row, 1 : len(target) + 1] = START, target
-        out_BT[row, : len(target)], out_BT[row, len(target)] = target, END
-    batch = {"source": source_BS, "target_in": in_BT, "target_out": out_BT, "ids": rows_B.astype(np.int64)}
-    batch |= {"is_source": source_BS != PAD, "is_target": out_BT != PAD}
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
+def widths_of(vocabulary: Vocabulary, source_vocabulary: Vocabulary) -> dict[str, Any]:
+    """What the vocabularies of targets and sources tell a model and its task."""
+    sizes = {"vocabulary_size": vocabulary.size, "source_vocabulary_size": source_vocabulary.size}
+    return {**sizes, "marks": vocabulary.marks}
 
 
 def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from attnlab.data.corpus import Corpus
 from attnlab.data.module import DataModule
 from attnlab.data.text import TextData
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import Vocabulary
+from attnlab.data.vocabulary import Vocabulary, rehearsal
 from attnlab.data.windows import WindowBatches
 
 
@@ -20,9 +21,10 @@ class WindowedText(DataModule):
     """
     A text in windows of `context` tokens, in an endless training order that can be gone on with.
 
-    A subclass gives `training_batches` and `evaluation_batches`, the `vocabulary`, and how large its examples are. Raises DataError.
+    A subclass gives `training_batches` and `evaluation_batches`, and how large its examples are. Raises DataError.
     """
 
+    num_sentinels: int = 0
     windows_type: type[WindowBatches] = WindowBatches
 
     def __init__(self, text: TextData) -> None:
@@ -33,10 +35,14 @@ class WindowedText(DataModule):
         self._order: WindowBatches | None = None
         self._order_state: dict[str, int] | None = None
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """The text's tokens, and marks."""
-        raise NotImplementedError(f"{type(self).__name__} gives no vocabulary")
+        return Vocabulary(self.corpus.tokenizer, self.num_sentinels)
+
+    def rehearsal_vocabulary(self) -> Vocabulary:
+        """A stand-in for it before any data are read."""
+        return rehearsal(self._text.untrained, self.num_sentinels)
 
     def training_batches(self, order: WindowBatches) -> Iterable[Any]:
         """Batches of the windows of a training order."""

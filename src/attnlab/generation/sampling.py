@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,10 +71,10 @@ def generate(
     max_new_tokens: int,
     sampler: Sampler | None = None,
     seed: int = 0,
-    end_token: int | None = None,
+    ends: Collection[int] = (),
     use_cache: bool = True,
 ) -> list[list[int]]:
-    """Continues each prompt by up to `max_new_tokens` tokens; gives the new ones, ending with `end_token` where one
+    """Continues each prompt by up to `max_new_tokens` tokens; gives the new ones, ending with one of `ends` where it
     came.
 
     Prompts of unequal length are padded on the left and row i draws with the seed `seed + i`, so each gets what it
@@ -87,7 +87,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        return _decode(model, prompts, max_new_tokens, sampler or Sampler(), seed, end_token, use_cache)
+        return _decode(model, prompts, max_new_tokens, sampler or Sampler(), seed, ends, use_cache)
     finally:
         model.train(was_training)
 
@@ -98,7 +98,7 @@ def _decode(
     max_new_tokens: int,
     sampler: Sampler,
     seed: int,
-    end_token: int | None,
+    ends: Collection[int],
     use_cache: bool,
 ) -> list[list[int]]:
     device = next(model.parameters()).device
@@ -113,7 +113,7 @@ def _decode(
         next_B = sampler(logits_BTV[:, -1], [generators[row] for row in rows])
         for row, token in zip(rows, next_B.tolist(), strict=True):
             generated[row].append(token)
-        going_B = torch.ones_like(next_B, dtype=torch.bool) if end_token is None else next_B != end_token
+        going_B = ~torch.isin(next_B, torch.tensor(sorted(ends), dtype=next_B.dtype))
         if not going_B.any():
             break
         if not going_B.all():

@@ -12,6 +12,7 @@ from attnlab.layers.feed_forward import (
     GatedFeedForward,
     ReGLU,
     ReLU,
+    SiLU,
     SquaredReLU,
     SwiGLU,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "RotaryYaRN",
     "Sandwich",
     "Scope",
+    "SiLU",
     "Sinusoidal",
     "Sinusoidal2D",
     "Small",

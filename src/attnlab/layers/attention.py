@@ -22,6 +22,7 @@ class Attention(nn.Module):
     output_gate: sigmoid gate from x on the heads' output, element by element (Qiu et al. 2025, arXiv 2505.06708).
     window: a query sees itself and the window-1 keys before it, on both sides where not causal (Beltagy et al. 2020).
     soft_cap: scores become c tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118).
+    scale: what scores are multiplied by; None: d_head^-0.5. T5 has 1 and leaves the scale to the initialisation.
     backend: auto, fused, plain, explicit or flex; the attribute may be set to a Backend object.
     Raises ValueError for sizes that do not divide and fields that cannot be served.
     """
@@ -41,6 +42,7 @@ class Attention(nn.Module):
         output_gate: bool = False,
         window: int | None = None,
         soft_cap: float | None = None,
+        scale: float | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -48,12 +50,15 @@ class Attention(nn.Module):
             raise ValueError(f"window={window} leaves nothing to attend to; accepted: 1 or more, or null for no window")
         if soft_cap is not None and soft_cap <= 0:
             raise ValueError(f"soft_cap={soft_cap} must be above 0, or null for no cap")
+        if scale is not None and scale <= 0:
+            raise ValueError(f"scale={scale} must be above 0, or null for d_head^-0.5")
         check_backend(backend, soft_cap, dropout)
         self.num_heads = num_heads
         self.d_head = head_width(d_model, num_heads, d_head)
         self.num_key_value_heads = self.key_value_heads(num_heads, num_key_value_heads)
         self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
         self.backend: str | Backend = backend
+        self.scale = self.d_head**-0.5 if scale is None else scale
         inner, shared = num_heads * self.d_head, self.num_key_value_heads * self.d_head
         self.query = nn.Linear(d_model, inner, bias=bias)
         self.key = nn.Linear(d_model, shared, bias=bias)
@@ -88,7 +93,7 @@ class Attention(nn.Module):
             scope,
             window=self.window,
             soft_cap=self.soft_cap,
-            scale=self.d_head**-0.5,
+            scale=self.scale,
             dropout=dropout,
         )
         out_BTI = out_BHTK.transpose(1, 2).flatten(2)  # I = H * K

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -53,11 +55,33 @@ class ReLU(FeedForward):
 
 
 class GELU(FeedForward):
-    """h Phi(h), the exact form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    """h Phi(h) (Hendrycks & Gimpel 2016, arXiv 1606.08415).
+
+    approximate: none is the exact form (BERT); tanh the paper's approximation of it, section 2 (GPT-2, BLOOM).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        bias: bool = False,
+        dropout: float = 0.0,
+        approximate: Literal["none", "tanh"] = "none",
+    ) -> None:
+        super().__init__(d_model, d_ff, bias, dropout)
+        self.approximate = approximate
 
     def activate(self, h_BTF: Tensor) -> Tensor:
         """h times the normal distribution function of h."""
-        return F.gelu(h_BTF)
+        return F.gelu(h_BTF, approximate=self.approximate)
+
+
+class SiLU(FeedForward):
+    """h sigmoid(h), Swish with beta = 1 (Ramachandran et al. 2017, arXiv 1710.05941; Marian's models)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        """h times its logistic function."""
+        return F.silu(h_BTF)
 
 
 class SquaredReLU(FeedForward):
@@ -77,11 +101,23 @@ class GLU(GatedFeedForward):
 
 
 class GEGLU(GatedFeedForward):
-    """GELU gate (Shazeer 2020)."""
+    """GELU gate (Shazeer 2020). approximate: as in GELU; T5 1.1 has tanh."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        bias: bool = False,
+        dropout: float = 0.0,
+        matched: bool = True,
+        approximate: Literal["none", "tanh"] = "none",
+    ) -> None:
+        super().__init__(d_model, d_ff, bias, dropout, matched)
+        self.approximate = approximate
 
     def activate(self, h_BTF: Tensor) -> Tensor:
         """h times the normal distribution function of h."""
-        return F.gelu(h_BTF)
+        return F.gelu(h_BTF, approximate=self.approximate)
 
 
 class SwiGLU(GatedFeedForward):

@@ -77,28 +77,35 @@ class PositionEncoding(nn.Module):
 class Sinusoidal(PositionEncoding):
     """Sines on even and cosines on odd dimensions, added to the embeddings (Vaswani et al. 2017, sec. 3.5).
 
-    Raises ValueError for an odd d_model.
+    interleaved: as in the paper; else all sines, then all cosines, as in the paper's code and Marian's models. Raises ValueError for an
+    odd d_model.
     """
 
-    def __init__(self, d_model: int, base: float = 10000.0) -> None:
+    def __init__(self, d_model: int, base: float = 10000.0, interleaved: bool = True) -> None:
         super().__init__()
         if d_model % 2:
             raise ValueError(
                 f"sinusoidal positions pair the dimensions: d_model={d_model} is odd; accepted: even numbers"
             )
-        self.d_model, self.base = d_model, base
+        self.d_model, self.base, self.interleaved = d_model, base, interleaved
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """x plus the sinusoids."""
-        return x_BTD + sinusoids(positions_BT, self.d_model, self.base).to(x_BTD.dtype)
+        return x_BTD + sinusoids(positions_BT, self.d_model, self.base, self.interleaved).to(x_BTD.dtype)
 
 
 class Learned(PositionEncoding):
-    """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3 E)."""
+    """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3 E).
 
-    def __init__(self, d_model: int, max_length: int) -> None:
+    offset: rows before that of position 0, which nothing reads (2 in the published weights of RoBERTa and BART). Raises ValueError below 0.
+    """
+
+    def __init__(self, d_model: int, max_length: int, offset: int = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(max_length, d_model)
+        if offset < 0:
+            raise ValueError(f"offset={offset}; accepted: 0 or more rows before that of the first position")
+        self.offset = offset
+        self.table = nn.Embedding(max_length + offset, d_model)
         nn.init.normal_(self.table.weight, std=0.02)
         self.longest = max_length
 
@@ -106,7 +113,8 @@ class Learned(PositionEncoding):
         """x plus the rows of the table. Raises ValueError past the table."""
         if not positions_BT.is_cuda and not torch.compiler.is_compiling():
             self.check(int(positions_BT.max()))  # reading a value stalls a GPU: there `build_scope` has checked
-        embedded_BTD: Tensor = x_BTD + self.table(positions_BT).to(x_BTD.dtype)
+        rows_BT = positions_BT + self.offset if self.offset else positions_BT
+        embedded_BTD: Tensor = x_BTD + self.table(rows_BT).to(x_BTD.dtype)
         return embedded_BTD
 
     def image_positions(
@@ -117,13 +125,11 @@ class Learned(PositionEncoding):
 
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
         """Interpolates the rows of patches bicubically over the image (Dosovitskiy et al. 2021, section 3.2)."""
-        weight = self.table.weight
-        table_DYX = weight[before:].t().unflatten(1, grid)
-        rows = torch.cat([weight[:before], interpolated(table_DYX, new).flatten(1).t()])
-        self.table, self.longest = (
-            nn.Embedding.from_pretrained(rows.detach(), freeze=not weight.requires_grad),
-            len(rows),
-        )
+        weight, first = self.table.weight, self.offset + before
+        table_DYX = weight[first:].t().unflatten(1, grid)
+        rows = torch.cat([weight[:first], interpolated(table_DYX, new).flatten(1).t()])
+        self.table = nn.Embedding.from_pretrained(rows.detach(), freeze=not weight.requires_grad)
+        self.longest = len(rows) - self.offset
 
 
 class ALiBi(PositionEncoding):
@@ -228,7 +234,8 @@ def geometric_frequencies(width: int, base: float, device: torch.device) -> Tens
     return base ** -(torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
 
 
-def sinusoids(positions_BT: Tensor, width: int, base: float) -> Tensor:
-    """sin and cos of position * frequency on even and odd dimensions, (B or 1, T, width), fp32."""
+def sinusoids(positions_BT: Tensor, width: int, base: float, interleaved: bool = True) -> Tensor:
+    """sin and cos of position * frequency on even and odd dimensions, or on the two halves, (B or 1, T, width), fp32."""
     angles_BTP = positions_BT[..., None].float() * geometric_frequencies(width, base, positions_BT.device)
-    return torch.stack([angles_BTP.sin(), angles_BTP.cos()], dim=-1).flatten(-2)
+    both = [angles_BTP.sin(), angles_BTP.cos()]
+    return torch.stack(both, dim=-1).flatten(-2) if interleaved else torch.cat(both, dim=-1)

@@ -161,9 +161,15 @@ class Parallel(Residual):
 def final_norm_part(residual: Callable[..., Residual]) -> Norm | None:
     """The norm that a stack of these residuals ends in, as a part, or None."""
     cls: Any = residual.func if isinstance(residual, partial) else residual
-    if not cls.final_norm:
-        return None
-    norm: Norm = inspect.signature(residual).parameters["norm"].default  # what a partial binds shows as the default
+    return norm_part(residual) if cls.final_norm else None
+
+
+def norm_part(residual: Callable[..., Residual]) -> Norm:
+    """The norm that these residuals have, as a part; LayerNorm where they have none."""
+    parameters = inspect.signature(residual).parameters
+    norm: Norm = (
+        parameters["norm"].default if "norm" in parameters else LayerNorm
+    )  # what a partial binds shows as the default
     return norm
 
 

@@ -19,7 +19,7 @@ from attnlab.layers.feed_forward import GELU, FeedForward
 from attnlab.layers.memory import Memory
 from attnlab.layers.parts import complete
 from attnlab.layers.positions import PositionEncoding
-from attnlab.layers.residuals import PreNorm, Residual, final_norm_part
+from attnlab.layers.residuals import PreNorm, Residual, final_norm_part, norm_part
 from attnlab.layers.scope import Scope, build_scope
 
 
@@ -62,8 +62,9 @@ class Stack(nn.Module):
     position, residual, attention, feed_forward are parts: classes or partials, completed with the widths. d_ff defaults
     to 4 d_model.
     cross_attention: every layer also attends to a memory, by a second attention of the same kind without a window, which
-    would mean nothing there. embedding_norm: a norm on the embedded input with its positions (BERT), as a part. grid: rows and columns of an image, for two-dimensional positions. dropout also acts on the embedded input (Vaswani
-    et al. 2017, section 5.4). Set `checkpoint_activations` to recompute activations in the backward pass. Raises
+    would mean nothing there. embedding_norm: a norm on the embedded input with its positions (BERT), of the
+    residual's kind. grid: rows and columns of an image, for two-dimensional positions. dropout also acts on the embedded input
+    (Vaswani et al. 2017, section 5.4). Set `checkpoint_activations` to recompute activations in the backward pass. Raises
     ValueError where num_layers < 1 or a part refuses a width.
     """
 
@@ -79,7 +80,7 @@ class Stack(nn.Module):
         bias: bool = False,
         grid: tuple[int, int] | None = None,
         cross_attention: bool = False,
-        embedding_norm: Callable[..., nn.Module] | None = None,
+        embedding_norm: bool = False,
         position: Callable[..., PositionEncoding] = PositionEncoding,
         residual: Callable[..., Residual] = PreNorm,
         attention: Callable[..., Attention] = MultiHead,
@@ -105,7 +106,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
         # After the layers: an encoding is told the head width that the attention settled on.
         self.position = complete(position, **{**widths, "d_head": layers[0].attention.d_head})
-        self.embedding_norm = nn.Identity() if embedding_norm is None else complete(embedding_norm, d_model=d_model)
+        self.embedding_norm = complete(norm_part(residual), d_model=d_model) if embedding_norm else nn.Identity()
         self.dropout = Dropout(dropout) if dropout else nn.Identity()
         final_norm = final_norm_part(residual)
         self.norm = nn.Identity() if final_norm is None else complete(final_norm, d_model=d_model)

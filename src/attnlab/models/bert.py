@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from attnlab.layers.attention import Attention, MultiHead
 from attnlab.layers.feed_forward import GELU, FeedForward
 from attnlab.layers.init import Init, Normal002, draw_seed
-from attnlab.layers.norms import LayerNorm
 from attnlab.layers.parts import complete
 from attnlab.layers.positions import Learned, PositionEncoding
-from attnlab.layers.residuals import PostNorm, Residual
+from attnlab.layers.residuals import PostNorm, Residual, norm_part
 from attnlab.layers.stack import Stack
 from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.encoder import Encoder
@@ -28,8 +27,9 @@ class Bert(Encoder):
     """
     BERT (Devlin et al. 2019, arXiv 1810.04805); tokens (B, T) to logits (B, T, V), or (N, V) of chosen positions alone.
 
-    num_segments: texts that an input may hold, told apart by an embedding; 0: none is added. next_sentence: a second output says whether
-    two segments follow each other (section 3.1, task 2). embedding_norm: a norm on the sum of the embeddings, as in the authors' code.
+    num_segments: texts that an input may hold, told apart by an embedding; 0: none is added. pooler: a dense layer and tanh on the first
+    token's state. next_sentence: a second output, on the pooler, says whether two segments follow each other (section 3.1, task 2).
+    embedding_norm: a norm on the sum of the embeddings, as in the authors' code; it and the output's norm are of the residual's kind.
     scale_embedding: times sqrt(d_model) (Vaswani et al. 2017, section 3.4), so that sinusoids do not swamp small embeddings.
     The output is a dense layer, GELU and norm, then the embedding's transpose (where `tied`) and a bias, as there. d_ff, bias and the
     parts as in GPT. Raises ValueError for sizes below 1 and where a part refuses a width.
@@ -47,6 +47,7 @@ class Bert(Encoder):
         bias: bool = True,
         tied: bool = True,
         num_segments: int = 0,
+        pooler: bool = False,
         next_sentence: bool = False,
         embedding_norm: bool = True,
         scale_embedding: bool = False,
@@ -66,14 +67,13 @@ class Bert(Encoder):
         self.segments = nn.Embedding(num_segments, d_model) if num_segments else None
         self.stack = Stack(
             d_model, num_heads, num_layers, causal=False, max_length=max_length, d_ff=d_ff, dropout=dropout, bias=bias,
-            embedding_norm=LayerNorm if embedding_norm else None,
-            position=position, residual=residual, attention=attention, feed_forward=feed_forward,
+            embedding_norm=embedding_norm, position=position, residual=residual, attention=attention, feed_forward=feed_forward,
         )  # fmt: skip
         self.transform = nn.Linear(d_model, d_model)
-        self.transform_norm = nn.LayerNorm(d_model)
+        self.transform_norm = complete(norm_part(residual), d_model=d_model)
         self.head = None if tied else nn.Linear(d_model, vocabulary_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(vocabulary_size))
-        self.pooler = nn.Linear(d_model, d_model) if next_sentence else None
+        self.pooler = nn.Linear(d_model, d_model) if pooler or next_sentence else None
         self.next_sentence = nn.Linear(d_model, 2) if next_sentence else None
         self.longest = self.stack.position.longest
         complete(init)(self, seed)
@@ -106,7 +106,11 @@ class Bert(Encoder):
 
     def follows(self, states_BTD: Tensor) -> Tensor:
         """Logits (B, 2) of whether the second segment does not or does follow the first, from the first token's state."""
-        assert self.pooler is not None, "next_sentence=true builds this output"
-        assert self.next_sentence is not None
-        logits_B2: Tensor = self.next_sentence(torch.tanh(self.pooler(states_BTD[:, 0])))
+        assert self.next_sentence is not None, "next_sentence=true builds this output"
+        logits_B2: Tensor = self.next_sentence(self.pool(states_BTD))
         return logits_B2
+
+    def pool(self, states_BTD: Tensor) -> Tensor:
+        """The first token's state behind a dense layer and tanh, (B, D)."""
+        assert self.pooler is not None, "pooler=true builds this layer"
+        return torch.tanh(self.pooler(states_BTD[:, 0]))

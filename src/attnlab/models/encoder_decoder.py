@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ class EncoderDecoder(Seq2Seq):
 
     num_decoder_layers: None: as many as the encoder has. d_ff: None: 4 d_model. bias: of the linear layers.
     share_embeddings: one table for source and target, which then have one vocabulary. tied: the output is the target
-    embedding's transpose. scale_embedding: times sqrt(d_model). position, residual, attention, feed_forward, init: parts,
+    embedding's transpose. scale_embedding: times sqrt(d_model). embedding_norm: a norm on the embedded input of either stack, of the
+    residual's kind (BART). scale_logits: what goes into the output is divided by sqrt(d_model) (T5's first version). output_bias: the
+    output has a bias (Marian). position, residual, attention, feed_forward, init: parts,
     completed with the widths; encoder and decoder have a position encoding each, and none acts in the cross-attention.
     Raises ValueError for sizes below 1, a shared table of two vocabularies, and where a part refuses a width.
     """
@@ -49,6 +52,9 @@ class EncoderDecoder(Seq2Seq):
         share_embeddings: bool = True,
         tied: bool = True,
         scale_embedding: bool = True,
+        embedding_norm: bool = False,
+        scale_logits: bool = False,
+        output_bias: bool = False,
         position: Callable[..., PositionEncoding] = Sinusoidal,
         residual: Callable[..., Residual] = PostNorm,
         attention: Callable[..., Attention] = MultiHead,
@@ -74,11 +80,13 @@ class EncoderDecoder(Seq2Seq):
         )
         build = partial(
             Stack, d_model, num_heads, max_length=max_length, d_ff=d_ff, dropout=dropout, bias=bias,
-            position=position, attention=attention, feed_forward=feed_forward,
+            embedding_norm=embedding_norm, position=position, attention=attention, feed_forward=feed_forward,
         )  # fmt: skip
         self.encoder = build(num_layers=num_layers, causal=False, residual=beside)
         self.decoder = build(num_layers=decoder_layers, causal=True, residual=residual, cross_attention=True)
+        self.logit_scale = d_model**-0.5 if scale_logits else 1.0
         self.head = None if tied else nn.Linear(d_model, vocabulary_size, bias=False)
+        self.head_bias = nn.Parameter(torch.zeros(vocabulary_size)) if output_bias else None
         self.longest = self.decoder.position.longest
         complete(init)(self, seed)
 
@@ -117,7 +125,8 @@ class EncoderDecoder(Seq2Seq):
         return x_BTD if self.embedding_scale == 1.0 else x_BTD * self.embedding_scale
 
     def _logits(self, x_BTD: Tensor) -> Tensor:
-        return F.linear(x_BTD, self.embedding.weight if self.head is None else self.head.weight)
+        x_BTD = x_BTD if self.logit_scale == 1.0 else x_BTD * self.logit_scale
+        return F.linear(x_BTD, self.embedding.weight if self.head is None else self.head.weight, self.head_bias)
 
 
 class Decoding:

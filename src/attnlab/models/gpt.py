@@ -26,7 +26,7 @@ class GPT(LanguageModel):
     d_ff: None: 4 d_model. bias: of the linear layers. tied: the output is the embedding's transpose (Press & Wolf 2017,
     arXiv 1608.05859).
     scale_embedding: times sqrt(d_model) (Vaswani et al. 2017, section 3.4), so that sinusoids do not swamp small
-    embeddings.
+    embeddings. embedding_norm: a norm on the embedded input (BLOOM, Scao et al. 2022, arXiv 2211.05100, section 3.2.2).
     position, residual, attention, feed_forward, init: parts (classes or partials), completed with the widths.
     Raises ValueError for sizes below 1 and where a part refuses a width.
     """
@@ -43,6 +43,7 @@ class GPT(LanguageModel):
         bias: bool = False,
         tied: bool = True,
         scale_embedding: bool = False,
+        embedding_norm: bool = False,
         position: Callable[..., PositionEncoding] = Sinusoidal,
         residual: Callable[..., Residual] = PreNorm,
         attention: Callable[..., Attention] = MultiHead,
@@ -58,7 +59,7 @@ class GPT(LanguageModel):
         self.embedding_scale = math.sqrt(d_model) if scale_embedding else 1.0
         self.stack = Stack(
             d_model, num_heads, num_layers, causal=True, max_length=max_length, d_ff=d_ff, dropout=dropout, bias=bias,
-            position=position, residual=residual, attention=attention, feed_forward=feed_forward,
+            embedding_norm=embedding_norm, position=position, residual=residual, attention=attention, feed_forward=feed_forward,
         )  # fmt: skip
         self.head = None if tied else nn.Linear(d_model, vocabulary_size, bias=False)
         complete(init)(self, seed)

@@ -34,9 +34,9 @@ class T5(EncoderDecoder):
     The encoder-decoder with T5's parts: a relative bias that all layers of a stack share, RMS norms, no biases.
 
     The defaults are those of version 1.1 (a GEGLU of 2/3 the width, an untied output); version 1.0 has
-    feed_forward=ReLU and tied=True. T5 draws embeddings with deviation 1 and divides a tied output by sqrt(d_model); the same
-    function is had here from embeddings with deviation 1 / sqrt(d_model) that are scaled at the input. Scores are divided
-    by sqrt(d_head), which T5 leaves to the initialisation.
+    feed_forward=ReLU and tied=True. T5 draws embeddings with deviation 1 and divides a tied output by sqrt(d_model) (scale_embedding=False,
+    scale_logits=True); the same function is had from embeddings with deviation 1 / sqrt(d_model) that are scaled at the input, the
+    default here. Scores are divided by sqrt(d_head), which T5 leaves to the initialisation (attention.scale=1).
     share_layers: encoder and decoder have one set of layers, to which the decoder adds its cross-attention (section
     3.2.2, "Enc-dec, shared"). Raises ValueError where they differ in depth; else as EncoderDecoder.
     """
@@ -55,6 +55,8 @@ class T5(EncoderDecoder):
         share_layers: bool = False,
         share_embeddings: bool = True,
         tied: bool = False,
+        scale_embedding: bool = True,
+        scale_logits: bool = False,
         position: Callable[..., PositionEncoding] = RelativeBias,
         residual: Callable[..., Residual] = RMS_PRE_NORM,
         attention: Callable[..., Attention] = MultiHead,
@@ -68,8 +70,8 @@ class T5(EncoderDecoder):
             )
         super().__init__(
             vocabulary_size, source_vocabulary_size, max_length, d_model, num_heads, num_layers, num_decoder_layers,
-            d_ff, dropout, bias=False, share_embeddings=share_embeddings, tied=tied, scale_embedding=True,
-            position=position, residual=residual, attention=attention, feed_forward=feed_forward, init=init,
+            d_ff, dropout, bias=False, share_embeddings=share_embeddings, tied=tied,
+            scale_embedding=scale_embedding, scale_logits=scale_logits, position=position, residual=residual, attention=attention, feed_forward=feed_forward, init=init,
         )  # fmt: skip
         if share_layers:
             share(self.encoder, self.decoder)

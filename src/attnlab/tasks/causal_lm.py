@@ -66,6 +66,10 @@ class CausalLanguageModelling(TokenTask):
         kept = scored_BT.flatten()
         return F.cross_entropy(flat[kept], batch["targets"].flatten()[kept], reduction="sum"), int(kept.sum())
 
+    def targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """The next tokens."""
+        return batch["targets"].flatten()
+
     def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """The figures of the validation part at the training length."""
         data = self._data()
@@ -128,8 +132,8 @@ class CausalLanguageModelling(TokenTask):
 
 def _text_size(data: TextData, split: str, loader: EvaluationWindows) -> tuple[int, int]:
     """How many UTF-8 bytes and how many words (white space between them) the scored tokens of a loader are."""
-    tokens_N = data.corpus.part(split).tokens
-    text = data.tokenizer.decode(tokens_N[loader.first_target : loader.first_target + loader.num_targets])
+    first = loader.first_target
+    text = data.corpus.part(split).text_of(data.tokenizer, first, first + loader.num_targets)
     return len(text.encode("utf-8", "surrogatepass")), len(text.split())
 
 

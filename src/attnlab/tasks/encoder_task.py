@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from attnlab.data.marks import Marks
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import EncoderHead
 from attnlab.tasks.pretrained import load_pretrained
@@ -22,3 +23,8 @@ class EncoderTask(TokenTask):
             return []
         assert isinstance(self.model, EncoderHead)
         return [load_pretrained(self.model.encoder, self.pretrained)]
+
+
+def mask_for(token_dropout: float, marks: Marks) -> int:
+    """What hides a token in training. Raises DataError where tokens are to be hidden and the tokenizer has no mask."""
+    return marks.need("mask") if token_dropout else marks.filler

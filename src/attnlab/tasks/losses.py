@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+IGNORED = -100  # a target that does not count
 ROWS = 128  # taken at once, so that what is made of their logits stays in the processor's cache
 
 
 def cross_entropy_sums(
-    logits_NV: Tensor, targets_N: Tensor, smoothing: float = 0.0, ignore: int = -100
+    logits_NV: Tensor, targets_N: Tensor, smoothing: float = 0.0, ignore: int = IGNORED
 ) -> tuple[Tensor, Tensor]:
     """
     The summed cross-entropy in nats, with label smoothing (Szegedy et al. 2016, section 7) and without, over the targets that are not `ignore`.

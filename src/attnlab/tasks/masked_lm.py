@@ -69,6 +69,10 @@ class MaskedLanguageModelling(TokenTask):
         self.also(also)
         return loss, tokens
 
+    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The tokens that were masked."""
+        return batch["targets"][batch["chosen"]]
+
     def validation_metrics(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """The means, and the perplexity of a masked token."""
         return _with_perplexity("val", {name: value / max(1, tokens) for name, value in sums.items()})

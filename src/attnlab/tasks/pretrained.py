@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from attnlab.models.vit import ViT
+from attnlab.training import UnusableCheckpoint, read_checkpoint
 
 
 def load_pretrained(encoder: nn.Module, run: str) -> str:
@@ -33,12 +33,15 @@ def load_pretrained_vit(model: ViT, run: str) -> str:
 
 
 def read_weights(run: str) -> tuple[Path, dict[str, Tensor]]:
-    """The best weights of a run, else its last, by their names in its model. Raises ValueError where there are none."""
+    """The best weights of a run, else its last, by their names in its model. Raises ValueError where there are none that are whole."""
     folder = Path(run).expanduser() / "checkpoints"
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(f"task.pretrained={run}: there is no checkpoint; give the directory of a trained run")
-    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        saved = read_checkpoint(path)["state_dict"]
+    except UnusableCheckpoint as error:
+        raise ValueError(f"task.pretrained={run}: {error}") from error
     return path, {name.removeprefix("model."): tensor for name, tensor in saved.items()}
 
 

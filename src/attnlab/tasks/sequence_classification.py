@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from attnlab.data.classification import ClassificationData
-from attnlab.data.vocabulary import MASK
+from attnlab.data.marks import Marks
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import SequenceClassifier
 from attnlab.tasks.classification import Classification
-from attnlab.tasks.encoder_task import EncoderTask
+from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.translation import mask_of
 
 
@@ -33,6 +33,7 @@ class SequenceClassification(Classification, EncoderTask):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
         num_classes: int,
+        marks: Marks,
         pretrained: str | None = None,
         pooling: Literal["first", "mean"] = "mean",
         dropout: float = 0.1,
@@ -40,7 +41,9 @@ class SequenceClassification(Classification, EncoderTask):
         label_smoothing: float = 0.0,
         log_every: int = 10,
     ) -> None:
-        classifier = SequenceClassifier(model, num_classes, pooling, dropout, token_dropout, MASK)
+        classifier = SequenceClassifier(
+            model, num_classes, pooling, dropout, token_dropout, mask_for(token_dropout, marks)
+        )
         super().__init__(classifier, optimizer, schedule, label_smoothing, log_every)
         self.pretrained = pretrained
 

@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from attnlab.data.span_corruption_text import SpanCorruptionData
-from attnlab.data.vocabulary import PAD
 from attnlab.models.seq2seq import Seq2Seq
-from attnlab.tasks.losses import cross_entropy_sums
+from attnlab.tasks.losses import IGNORED, cross_entropy_sums
 from attnlab.tasks.translation import mask_of
 from attnlab.training import TokenTask
 
@@ -19,7 +18,7 @@ class SpanCorruption(TokenTask):
     """
     The pretraining of T5 (Raffel et al. 2020, section 3.1.4): teacher forcing on the spans that were taken out.
 
-    Reported as nats a target token, sentinels and END included, and as `accuracy`, the share of target tokens that are the most
+    Reported as nats a target token, sentinels and the end included, and as `accuracy`, the share of target tokens that are the most
     probable ones given those before them.
     """
 
@@ -34,8 +33,13 @@ class SpanCorruption(TokenTask):
         targets_BT = batch["target_out"]
         right_BT = (logits_BTV.detach().argmax(dim=-1) == targets_BT) & batch["is_target"]
         self.also({"accuracy": right_BT.sum()})
-        nats, _ = cross_entropy_sums(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore=PAD)
+        counted_BT = targets_BT.masked_fill(~batch["is_target"], IGNORED)
+        nats, _ = cross_entropy_sums(logits_BTV.flatten(0, 1), counted_BT.flatten())
         return nats, int(batch["is_target"].sum())
+
+    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The target tokens, END included."""
+        return batch["target_out"][batch["is_target"]]
 
     def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
         """Nats and accuracy of a split."""

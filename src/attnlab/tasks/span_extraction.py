@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from attnlab.data.marks import Marks
 from attnlab.data.span_extraction import EncodedQuestions, SpanExtractionData
-from attnlab.data.vocabulary import MASK
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import SpanFinder
 from attnlab.tasks.answers import answer_scores
-from attnlab.tasks.encoder_task import EncoderTask
+from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
 
@@ -49,13 +49,14 @@ class SpanExtraction(EncoderTask):
         model: Encoder,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
+        marks: Marks,
         pretrained: str | None = None,
         max_answer: int = 30,
         dropout: float = 0.1,
         token_dropout: float = 0.0,
         log_every: int = 10,
     ) -> None:
-        head = SpanFinder(model, dropout, token_dropout, MASK)
+        head = SpanFinder(model, dropout, token_dropout, mask_for(token_dropout, marks))
         super().__init__(head, optimizer, schedule, log_every)
         self.pretrained = pretrained
         if max_answer < 1:

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from attnlab.data.entities import Tagged
+from attnlab.data.marks import Marks
 from attnlab.data.tags import entities_of, may_follow
 from attnlab.data.token_classification import IGNORED, TokenClassificationData
-from attnlab.data.vocabulary import MASK
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import TokenClassifier
-from attnlab.tasks.encoder_task import EncoderTask
+from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
 
@@ -44,13 +44,14 @@ class TokenClassification(EncoderTask):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
         num_classes: int,
+        marks: Marks,
         pretrained: str | None = None,
         dropout: float = 0.1,
         token_dropout: float = 0.0,
         constrained: bool = False,
         log_every: int = 10,
     ) -> None:
-        head = TokenClassifier(model, num_classes, dropout, token_dropout, MASK)
+        head = TokenClassifier(model, num_classes, dropout, token_dropout, mask_for(token_dropout, marks))
         super().__init__(head, optimizer, schedule, log_every)
         self.pretrained = pretrained
         self.constrained = constrained

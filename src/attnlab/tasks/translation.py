@@ -10,11 +10,11 @@ import sacrebleu
 from torch import Tensor
 from torch.optim import Optimizer
 
+from attnlab.data.marks import Marks
 from attnlab.data.translation import TranslationData
-from attnlab.data.vocabulary import END, MASK, PAD, SEPARATOR, START
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
 from attnlab.models.seq2seq import Seq2Seq
-from attnlab.tasks.losses import cross_entropy_sums
+from attnlab.tasks.losses import IGNORED, cross_entropy_sums
 from attnlab.training import TokenTask
 
 EXCERPT = 60  # characters of a sentence in a message
@@ -23,7 +23,7 @@ BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
 
 class Translation(TokenTask):
     """
-    Teacher forcing with label smoothing; nats a target token, END included, always without smoothing beside it.
+    Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
 
     At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored on its own text,
     detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source words (`test/bleu@6-10`).
@@ -39,6 +39,7 @@ class Translation(TokenTask):
         model: Seq2Seq,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
+        marks: Marks,
         label_smoothing: float = 0.1,
         beams: int = 4,
         length_penalty: float = 0.6,
@@ -48,7 +49,8 @@ class Translation(TokenTask):
         super().__init__(model, optimizer, schedule, log_every)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing={label_smoothing}: accepted are numbers from 0, below 1")
-        self.label_smoothing, self.search = label_smoothing, BeamSearch(beams, length_penalty, max_extra)
+        self.marks, self.label_smoothing = marks, label_smoothing
+        self.search = BeamSearch(beams, length_penalty, max_extra)
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
 
     def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -56,12 +58,15 @@ class Translation(TokenTask):
         logits_BTV = self.model(
             batch["source"], batch["target_in"], mask_of(batch["is_source"]), mask_of(batch["is_target"])
         )
-        smoothed, nats = cross_entropy_sums(
-            logits_BTV.flatten(0, 1), batch["target_out"].flatten(), self.label_smoothing, PAD
-        )
+        targets_BT = batch["target_out"].masked_fill(~batch["is_target"], IGNORED)
+        smoothed, nats = cross_entropy_sums(logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing)
         if self.label_smoothing:
             self.also({"nats": nats})
         return smoothed, int(batch["is_target"].sum())
+
+    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The target tokens, END included."""
+        return batch["target_out"][batch["is_target"]]
 
     def check_split(self, data: TranslationData, split: str) -> None:
         """Raises ValueError where a source or a target of the split is longer than the model's table of positions."""
@@ -114,10 +119,9 @@ class Translation(TokenTask):
     def translate_batch(self, batch: Mapping[str, Tensor], search: BeamSearch | None = None) -> list[list[Hypothesis]]:
         """The best hypotheses of each source of a batch."""
         assert isinstance(self.model, Seq2Seq)
-        never = (PAD, START, MASK, SEPARATOR)
-        return decode(
-            self.model, batch["source"], mask_of(batch["is_source"]), search or self.search, START, END, never
-        )
+        start, end = self.marks.need("target_start"), self.marks.need("end")
+        is_source_BS = mask_of(batch["is_source"])
+        return decode(self.model, batch["source"], is_source_BS, search or self.search, start, end, self.marks.never)
 
 
 def mask_of(is_token_BS: Tensor) -> Tensor | None:

@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 import lightning.pytorch as pl
 
+from attnlab.training.divergence import Diverged
 from attnlab.training.run_directory import RunDirectory, write_json
 from attnlab.training.task_base import TokenTask
-from attnlab.training.token_sums import Diverged
 
 
 def remaining_seconds(started: tuple[int, float], step: int, max_steps: int) -> float | None:
@@ -25,7 +25,8 @@ def remaining_seconds(started: tuple[int, float], step: int, max_steps: int) -> 
 class StatusWriter(pl.Callback):
     """Keeps status.json: on the start of the training, every `every_seconds`, at validations; `finish` and `fail` write the last one.
 
-    `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison. Only the run's owner, which is rank 0, writes.
+    `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison; `divergence` (step, reason, layer) what one that
+    diverged does. Only the run's owner, which is rank 0, writes.
     """
 
     def __init__(self, directory: RunDirectory, every_seconds: float = 2.0) -> None:
@@ -48,6 +49,7 @@ class StatusWriter(pl.Callback):
             "final": {},
             "cannot": {},
             "notes": {},
+            "divergence": None,
             "error": None,
         }
         self._next, self._from = 0.0, (0, time.monotonic())
@@ -69,12 +71,12 @@ class StatusWriter(pl.Callback):
         """The run's end by an exception: diverged, interrupted (a signal) or failed, with the error's text."""
         if self.status["state"] != "running":
             return
-        stopped = (
-            isinstance(exception, (KeyboardInterrupt, SystemExit)) or type(exception).__name__ == "SIGTERMException"
-        )
+        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
         state = "diverged" if isinstance(exception, Diverged) else "interrupted" if stopped else "failed"
         if isinstance(exception, Diverged):
             self.status["step"] = exception.step
+            found = {"step": exception.step, "reason": exception.reason, "layer": exception.layer}
+            self.status["divergence"] = found
         said = "".join(traceback.format_exception_only(exception)).strip()
         self._end(state, error=said)
 

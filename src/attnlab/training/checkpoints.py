@@ -1,91 +1,111 @@
-"""Checkpoints of a run: `last.ckpt` to go on from, and what a run's final figures are of; `best.ckpt` of the best validation. Plain tensors
-and primitives, replaced atomically."""
+"""Checkpoints of a run: the last ones to go on from, of which `last.ckpt` names the newest, what a run's final figures are of; `best.ckpt` of
+the best validation."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import random
+import shutil
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from attnlab.training.run_directory import cannot_write
+from attnlab.training.checkpoint_files import (
+    DamagedCheckpoint,
+    read_checkpoint,
+    refuse_other_configuration,
+    say_other_versions,
+    write_checkpoint,
+)
+from attnlab.training.divergence import any_rank
+from attnlab.training.random_state import random_state, set_random_state
+from attnlab.training.run_directory import CHECKPOINTS, cannot_write
+from attnlab.training.stop_request import StopRequest
 from attnlab.training.task_base import TokenTask
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+ALWAYS_KEPT = 2
+GB = 1e9
 
 
 class Checkpoints(Checkpoint):
-    """Saves `last` at every validation, at least every `every_seconds`, at the end and on SIGTERM; `best` when the task's best improves.
+    """
+    Saves at every validation, at least every `every_seconds`, at the end, and where `stop` asks for it; `best` when the task's best improves.
 
-    A run that goes on from `last` has the same bits as one that was never stopped: the states of the random generators and the train
-    order are in it. Raises CannotWrite.
+    The oldest go when all together take more than `budget_gb`; the last two and the best stay. A run that goes on has the same bits as
+    one that was never stopped: the states of the random generators and the train order are in it. configuration: flat; a run of
+    another one is refused (see `find_resume`). Raises CannotWrite.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], every_seconds: float = 60.0) -> None:
-        self.folder, self.every_seconds = Path(folder), every_seconds
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every_seconds: float = 60.0,
+        budget_gb: float = 0.0,
+        configuration: Mapping[str, Any] | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
+        self.folder, self.every_seconds, self.budget_gb = Path(folder), every_seconds, budget_gb
+        self.configuration, self.stop = dict(configuration or {}), stop or StopRequest()
         self._saved_at, self._saved_step = time.monotonic(), -1
         self._restored: list[dict[str, Any]] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes who has the signals that ask to stop, before Lightning has SIGTERM."""
+        self.stop.remember()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over those signals, also from Lightning, which would stop between the micro-batches of a step."""
+        self.stop.listen()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Restores the random generators just before the first step after a restart: nothing draws between."""
         if self._restored is not None:
-            _set_random_state(self._restored[trainer.global_rank])
+            set_random_state(self._restored[trainer.global_rank])
             self._restored = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves when it is time, between optimizer steps; where a validation follows, that will save."""
-        if time.monotonic() - self._saved_at < self.every_seconds and trainer.world_size == 1:
-            return
+        """Saves when it is time or asked for, between optimizer steps; where a validation follows, that will save."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0:
             return
-        if trainer.strategy.reduce_boolean_decision(time.monotonic() - self._saved_at >= self.every_seconds, all=False):
+        if any_rank(trainer, self.stop.is_made or time.monotonic() - self._saved_at >= self.every_seconds):
             self._save_last(trainer)
+            self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves `last`, and `best` where this validation was the best so far."""
+        """Saves, and `best` where this validation was the best so far."""
         if not trainer.validating or trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, TokenTask)
         if pl_module.best is not None and pl_module.best["step"] == trainer.global_step:
             self._save_best(trainer, pl_module)
         self._save_last(trainer)
+        self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves the end."""
         if self._saved_step != trainer.global_step:
             self._save_last(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves when asked to stop (Lightning raises this between steps)."""
-        if (
-            isinstance(exception, SIGTERMException)
-            and self._saved_step != trainer.global_step
-            and trainer.world_size == 1
-        ):
-            self._save_last(trainer)
+        self._stop_if_asked(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the states of the random generators, one a rank."""
-        states: list[Any] = [_random_state()]
+        """Adds the configuration, and the states of the random generators, one a rank."""
+        states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, _random_state())
-        checkpoint["random"] = states
+            torch.distributed.all_gather_object(states, random_state())
+        checkpoint["random"], checkpoint["configuration"] = states, self.configuration
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -93,73 +113,94 @@ class Checkpoints(Checkpoint):
         """Keeps the states of the random generators for the first step."""
         self._restored = checkpoint["random"]
 
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if any_rank(trainer, self.stop.is_made):
+            self.stop.obey(trainer.global_step)
+
     def _save_last(self, trainer: pl.Trainer) -> None:
-        path = self.folder / LAST
-        temporary = path.with_name(f".{LAST}.tmp")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                _put_in_place(temporary, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise cannot_write(path, error) from error
+        path = self.folder / f"step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            _point(self.folder / LAST, path)
+            self._rotate(trainer.global_step)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _save_best(self, trainer: pl.Trainer, task: TokenTask) -> None:
         if not trainer.is_global_zero:
             return
-        path = self.folder / BEST
-        temporary = path.with_name(f".{BEST}.tmp")
-        checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "attnlab": {}}
+        checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "configuration": self.configuration}
         task.on_save_checkpoint(checkpoint)
         checkpoint.pop("training_weights", None)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, temporary)
-            _put_in_place(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise (cannot_write(path, error) if isinstance(error, OSError) else error) from error
+        write_checkpoint(checkpoint, self.folder / BEST)
+
+    def _rotate(self, step: int) -> None:
+        """Removes what was saved after this step, by an attempt that ended in damage, and the oldest above the budget."""
+        numbered = _numbered(self.folder)
+        for number in [number for number in numbered if number > step]:
+            numbered.pop(number).unlink()
+        others = self.folder / BEST
+        sizes = {number: path.stat().st_size for number, path in sorted(numbered.items())}
+        total = sum(sizes.values()) + (others.stat().st_size if others.is_file() else 0)
+        for number in list(sizes)[:-ALWAYS_KEPT]:
+            if total <= self.budget_gb * GB:
+                break
+            numbered[number].unlink()
+            total -= sizes[number]
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The checkpoints by the step that they are of."""
+    found = {path.stem.removeprefix("step="): path for path in folder.glob("step=*.ckpt")}
+    return {int(step): path for step, path in found.items() if step.isdigit()}
 
 
-def _random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    version, numbers, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "python": [version, list(numbers), gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-
-
-def find_resume(run: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint from which the run in this directory goes on, or None where there is none that loads."""
-    path = Path(run) / "checkpoints" / LAST
+def _point(link: Path, path: Path) -> None:
+    """Makes `link` stand for a checkpoint beside it, at one instant: by its name, or as a copy where a file system has no links."""
+    temporary = link.with_name(f".{link.name}.tmp")
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
-        return None
-    return path
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            os.symlink(path.name, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, link)
+    except OSError as error:
+        raise cannot_write(link, error) from error
+
+
+def find_resume(
+    run: str | os.PathLike[str],
+    configuration: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path | None:
+    """
+    The newest whole checkpoint of the run in this directory, or None where there is none. `say` is told what was damaged, and of other versions.
+
+    Raises UnusableCheckpoint for one of another (flat) configuration or format, or with code in it.
+    """
+    folder = Path(run) / CHECKPOINTS
+    numbered = _numbered(folder)
+    candidates = [numbered[step] for step in sorted(numbered, reverse=True)]
+    if not (folder / LAST).is_symlink():  # a copy, or a directory that was copied
+        candidates.insert(0, folder / LAST)
+    damaged = False
+    for path in candidates:
+        try:
+            content = read_checkpoint(path)
+        except FileNotFoundError:
+            continue
+        except DamagedCheckpoint as error:
+            say(f"{error}; going back to the one before")
+            damaged = True
+            continue
+        if configuration is not None:
+            refuse_other_configuration(path, content, configuration)
+        say_other_versions(content, say)
+        return path
+    if damaged:
+        say(f"{folder}: no checkpoint is whole; the run begins anew")
+    return None
 
 
 def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -168,10 +209,11 @@ def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[st
     Raises ValueError for a file that is no checkpoint of a run, or one of another model.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        task.load_state_dict(checkpoint["state_dict"])
+        checkpoint = read_checkpoint(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such checkpoint") from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no checkpoint of this model: {str(error).strip().splitlines()[0]}") from error
     return dict(checkpoint["attnlab"])

@@ -77,11 +77,20 @@ class JsonLines(Logger):
                 cut_partial_line(self.path)
                 self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             written = os.write(self._descriptor, line)
-            if written < len(line):  # the disk filled up within the line
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-                os.write(self._descriptor, line)
+            if written < len(line):
+                self._append_rest(line, written)
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+    def _append_rest(self, line: bytes, written: int) -> None:
+        """The disk filled up within a line: all of it, or nothing of it."""
+        assert self._descriptor is not None
+        try:
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+        except OSError:
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise
 
     def save(self) -> None:
         """Makes what was appended survive a power cut."""

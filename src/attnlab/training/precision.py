@@ -28,9 +28,9 @@ def resolve(precision: str, device_type: str, d_model: int) -> Precision:
     asked = str(precision)
     if asked not in CHOICES:
         raise ValueError(f"trainer.precision={asked}: accepted are {', '.join(CHOICES)}")
-    if asked == "16" and device_type != "cuda":
+    if asked == "16" and device_type not in ("cuda", "cpu"):
         raise ValueError(
-            f"trainer.precision=16: fp16 training needs a GPU, this device is {device_type}; accepted are auto, 32, bf16"
+            f"trainer.precision=16: the loss cannot be scaled for fp16 on this device, {device_type}; accepted are auto, 32, bf16"
         )
     used, reason = _automatic(device_type, d_model) if asked == "auto" else (asked, "asked for")
     return Precision(_LIGHTNING[used], used, asked, reason)

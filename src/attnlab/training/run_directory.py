@@ -17,7 +17,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,16 @@ def read_json(path: Path, default: Any = None) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return default
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two flat configurations, one readable line each."""
+    nothing = "(absent)"
+    return [
+        f"{key}: {before.get(key, nothing)} -> {now.get(key, nothing)}"
+        for key in sorted({*before, *now})
+        if before.get(key, nothing) != now.get(key, nothing)
+    ]
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWrite:

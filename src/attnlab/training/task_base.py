@@ -9,13 +9,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from attnlab.layers.parts import complete
 from attnlab.training.averaging import Averaging
+from attnlab.training.divergence import NOTHING, Diverged, first_not_finite
 from attnlab.training.optimizers import evaluation_weights
 from attnlab.training.scoring import Scoring
 from attnlab.training.token_sums import TokenSums
@@ -56,6 +59,7 @@ class TokenTask(Scoring):
         self.outputs: dict[str, str] = {}
         self.averaging = Averaging()
         self._validated: list[dict[str, Any]] = []
+        self._batches: list[Any] = []
         self._evaluated = contextlib.ExitStack()
 
     @property
@@ -93,7 +97,7 @@ class TokenTask(Scoring):
     def configure_optimizers(self) -> Optimizer:
         """The optimizer; the schedule is applied by `optimizer_step`, a pure function of the step, so that resuming restores nothing."""
         optimizer = self.make_optimizer(self.model)
-        if str(self.trainer.precision).startswith("16"):
+        if self._scales_loss():
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # gradients are unscaled before they are clipped
         self._rates = [group["lr"] for group in optimizer.param_groups]
         d_model = getattr(self.model, "d_model", None)
@@ -103,8 +107,13 @@ class TokenTask(Scoring):
             optimizer.train()
         return optimizer
 
+    def targets(self, batch: Any) -> Tensor | None:
+        """The target tokens (N,) that a batch's loss is over; None in a task whose targets are no tokens."""
+        return None
+
     def training_step(self, batch: Any) -> Tensor:
         """The loss of one micro-batch, as Lightning differentiates it."""
+        self._batches.append(batch)
         nats, tokens, also = self.all_sums(batch)
         trainer = self.trainer
         return self.sums.add(nats, tokens, also, alone=trainer.accumulate_grad_batches * trainer.world_size == 1)
@@ -119,10 +128,18 @@ class TokenTask(Scoring):
         tokens, the schedule's rate. Raises Diverged."""
         trainer, step = self.trainer, self.global_step
         logged = self._is_logged(step + 1)
-        tokens = self.sums.close_step(step + 1, logged, self.reduce if trainer.world_size > 1 else None)
+        batches = self._batches.copy()
+        self._batches.clear()
+        try:
+            tokens = self.sums.close_step(step + 1, logged, self.reduce if trainer.world_size > 1 else None)
+        except Diverged as error:
+            raise Diverged(error.step, error.reason, self.first_not_finite(batches)) from None
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         parts = trainer.accumulate_grad_batches * trainer.world_size
         self.sums.scale_gradients(gradients, tokens, parts, gradient_clip_val, logged)
+        norm = self.sums.gradient_norm
+        if gradient_clip_val and isinstance(norm, float) and not math.isfinite(norm) and not self._scales_loss():
+            raise Diverged(step + 1, "the gradient was not finite", self.first_not_finite(batches))
         multiple = self._schedule(step)
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * multiple
@@ -139,6 +156,22 @@ class TokenTask(Scoring):
             means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop("loss")} | means).items()}
             rate = self._rates[0] * self._schedule(step)
             self.report({**means, "train/lr": rate, "train/gradient_norm": float(self.sums.gradient_norm)}, step + 1)
+
+    def first_not_finite(self, batches: Sequence[Any]) -> str:
+        """What in the model is not finite first on any rank, in computing these micro-batches once more; see the function."""
+        with self._autocast():
+            here = first_not_finite(self.model, [partial(self._loss, batch) for batch in batches])
+        found = [here]
+        if self.trainer.world_size > 1:
+            found *= self.trainer.world_size
+            torch.distributed.all_gather_object(found, here)
+        return next((each for each in found if each != NOTHING), NOTHING)
+
+    def _loss(self, batch: Any) -> Tensor:
+        return self.all_sums(batch)[0]
+
+    def _scales_loss(self) -> bool:
+        return str(self.trainer.precision).startswith("16")
 
     def _is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == 1

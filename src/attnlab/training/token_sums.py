@@ -9,21 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnlab.training.divergence import Diverged
+
 # What the sums of nats are divided by before the backward pass where the number of a step's tokens is not known yet: fp16 gradients stay in
 # range, and a power of two is taken out again exactly.
 UNKNOWN_TOKENS = 1024.0
 
 
-class Diverged(FloatingPointError):
-    """The loss was not finite at optimizer step `step` (counted from 1)."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss was not finite at step {step}")
-        self.step = step
-
-
 class TokenSums:
-    """The sums of nats and tokens of the present optimizer step, of the lines logged, and of the whole training.
+    """The sums of nats and tokens of the present optimizer step, of the lines logged, and of the whole training; `nats` of the last micro-batch.
 
     A plain object, not a module: it is written to at every step, which a torch module would make slow.
     """
@@ -32,6 +26,7 @@ class TokenSums:
         self.tokens: Any = 0
         self.window: dict[str, Any] = {"loss": 0.0, "tokens": 0}
         self.gradient_norm: Any = math.nan
+        self.nats = torch.zeros(())
         self._step: list[tuple[Tensor, Any, dict[str, Tensor]]] = []
         self._divisor: Any = 1.0
 
@@ -41,6 +36,7 @@ class TokenSums:
         `also` are other sums over the same tokens; every micro-batch has the same ones.
         """
         self._step.append((nats.detach(), tokens, also))
+        self.nats = also.get("nats", nats).detach()
         self._divisor = max(1, tokens) if alone and isinstance(tokens, int) else UNKNOWN_TOKENS
         return nats / self._divisor
 

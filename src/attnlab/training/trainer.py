@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
-    `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `threads` None leaves torch's
-    number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes` nodes train together, each on
-    batches of its own: a step has as many more tokens. Raises ValueError for a number that makes no sense.
+    `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `checkpoint_budget_gb` bounds
+    the disk that a run's checkpoints take (see Checkpoints); `plateau_share` None never ends a run on a plateau (see DivergenceCheck);
+    `threads` None leaves torch's number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes`
+    nodes train together, each on batches of its own: a step has as many more tokens. Raises ValueError for a number that makes no sense.
     """
 
     max_steps: int = 1000
@@ -32,6 +33,8 @@ class TrainerSettings:
     validate_every: int = 100
     log_every: int = 10
     checkpoint_every_seconds: float = 60.0
+    checkpoint_budget_gb: float = 0.1
+    plateau_share: float | None = 0.5
     compile: bool = False
     checkpoint_activations: bool = False
     device: str = "auto"
@@ -45,9 +48,13 @@ class TrainerSettings:
         for name in ("max_steps", "accumulate", "log_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: accepted are 1 and more")
-        for name in ("validate_every", "checkpoint_every_seconds"):
+        for name in ("validate_every", "checkpoint_every_seconds", "checkpoint_budget_gb"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: accepted are 0 and more")
+        if self.plateau_share is not None and not 0 < self.plateau_share <= 1:
+            raise ValueError(
+                f"trainer.plateau_share={self.plateau_share}: accepted are numbers above 0, up to 1, or null for no check"
+            )
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"trainer.threads={self.threads}: accepted are 1 and more, or null for torch's own number")
         if self.clip_norm is not None and self.clip_norm <= 0:
@@ -94,11 +101,15 @@ def build_trainer(
     import lightning.pytorch as pl
     import torch
 
+    from attnlab.training.checkpoint_files import CheckpointFiles
     from attnlab.training.ranks import cluster_environment
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     micro_batches = settings.max_steps * settings.accumulate
+    plugins: list[Any] = [CheckpointFiles(), _arithmetic(precision, settings.device_type)]
+    if (environment := cluster_environment(settings)) is not None:
+        plugins.append(environment)
     return pl.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
@@ -109,12 +120,11 @@ def build_trainer(
         check_val_every_n_epoch=None,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip_norm,
-        precision=precision.lightning,  # type: ignore[arg-type]
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
-        plugins=cluster_environment(settings),  # type: ignore[arg-type]
+        plugins=plugins,
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and settings.device_type == "cuda" else None,
         logger=list(loggers),
@@ -135,6 +145,16 @@ def _is_checkpoint(callback: Any) -> bool:
     return isinstance(callback, Checkpoint)
 
 
+def _arithmetic(precision: Precision, device_type: str) -> Any:
+    """The number format as a plugin: a name is no more than a wish to Lightning, which computes in bf16 where a CPU is to use fp16."""
+    from lightning.pytorch.plugins import MixedPrecision
+    from lightning.pytorch.plugins import Precision as Plain
+
+    if precision.used == "32":
+        return Plain()
+    return MixedPrecision(precision.lightning, device_type)  # type: ignore[arg-type]
+
+
 def _be_quiet() -> None:
     """Silences Lightning's banners, tips, and advice about choices that are made here on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
@@ -145,6 +165,7 @@ def _be_quiet() -> None:
         ".*srun.*",
         ".*does not exist or is not.*",
         ".*isinstance.treespec.*",
+        ".*your dataloader is not resumable.*",  # the data module keeps the place
         ".*no `val_dataloader`.*",
         ".*smaller than the logging interval.*",
     ):

@@ -1,0 +1,128 @@
+"""Tokenizers in the files that Hugging Face's AutoTokenizer reads, with the numbers that they have here."""
+
+import json
+from collections.abc import Mapping
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, Literal
+
+from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
+from attnlab.data.tokenizers import BPE, Byte, Character, Tokenizer, Unigram
+from attnlab.data.vocabulary import Vocabulary
+
+MARKS = ("<pad>", "<s>", "</s>", "<mask>", "<sep>")  # by number
+SPECIAL = {
+    **dict(zip(("pad_token", "bos_token", "eos_token", "mask_token", "sep_token"), MARKS, strict=True)),
+    "cls_token": "<s>",
+}
+FRAMES = {"text": ("<s> $A </s>", "<s> $A <sep> $B:1 </s>:1"), "source": ("$A </s>", None)}
+NEVER = -1e6  # the score of a piece that no text is to be cut into
+
+
+def write_tokenizer(
+    tokenizer: Tokenizer | Vocabulary, folder: str | Path, frame: Literal["text", "source"] = "text"
+) -> None:
+    """
+    Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and, where there is one, chat_template.jinja.
+
+    A tokenizer by itself, as language models have it, becomes one without marks that encodes a text as `encode` does. A vocabulary
+    encodes as `encode_text` does (an empty text to nothing), behind its marks, and puts those around a text that an encoder (text) or a sequence-to-sequence
+    model (source) sees. A pretrained one is written as it was read.
+    """
+    own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
+    if isinstance(own, PretrainedTokenizer):
+        rules, special, template = json.loads(own.rules), dict(own.special), own.chat_template
+        splits = own.splits_marks
+    else:
+        marks: list[str] = []
+        if isinstance(tokenizer, Vocabulary):
+            marks = [*MARKS, *(f"<extra_id_{i}>" for i in range(tokenizer.num_sentinels))]
+        rules, special, template = _rules(own, marks, frame), dict(SPECIAL) if marks else {}, None
+        splits = True  # a text that spells a mark is text
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": splits,
+        **special,
+    }
+    for name, content in {"tokenizer": rules, "tokenizer_config": settings, "special_tokens_map": special}.items():
+        text = json.dumps(content, ensure_ascii=False, indent=None if name == "tokenizer" else 2)
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _rules(tokenizer: Tokenizer, marks: list[str], frame: Literal["text", "source"]) -> dict[str, Any]:
+    """The tokenizer.json of one of attnlab's own, its numbers after those of the marks."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import normalizers, processors
+
+    library = Library.from_str(json.dumps(moved(tokenizer, marks)))
+    if marks:
+        library.normalizer = normalizers.Prepend(tokenizer.text_lead)
+        numbers = [(mark, marks.index(mark)) for mark in MARKS]
+        single, pair = FRAMES[frame]
+        template = {"single": single, "special_tokens": numbers, **({"pair": pair} if pair else {})}
+        library.post_processor = processors.TemplateProcessing(**template)
+        library.add_special_tokens(marks)
+    rules: dict[str, Any] = json.loads(library.to_str())
+    return rules
+
+
+@singledispatch
+def moved(tokenizer: Tokenizer, marks: list[str]) -> Mapping[str, Any]:
+    """The library's rules of a tokenizer whose numbers begin after those of the marks."""
+    raise NotImplementedError(f"the tokenizer {tokenizer.name} has no form in Hugging Face's files")
+
+
+@moved.register
+def _(tokenizer: Character, marks: list[str]) -> Mapping[str, Any]:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    library = Tokenizer(models.WordLevel(_numbered([*marks, *tokenizer.alphabet])))
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    library.decoder = decoders.Fuse()
+    return _as_rules(library)
+
+
+@moved.register
+def _(tokenizer: Byte, marks: list[str]) -> Mapping[str, Any]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    library = Tokenizer(models.BPE(_numbered([*marks, *byte_letters()]), []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return _as_rules(library)
+
+
+@moved.register
+def _(tokenizer: BPE, marks: list[str]) -> Mapping[str, Any]:
+    rules = json.loads(tokenizer.rules)
+    pieces = {piece: number + len(marks) for piece, number in rules["model"]["vocab"].items()}
+    rules["model"]["vocab"] = _numbered(marks) | pieces
+    return rules
+
+
+@moved.register
+def _(tokenizer: Unigram, marks: list[str]) -> Mapping[str, Any]:
+    rules = json.loads(tokenizer.rules)
+    rules["model"]["vocab"] = [*((mark, NEVER) for mark in marks), *rules["model"]["vocab"]]
+    return rules
+
+
+def byte_letters() -> list[str]:
+    """The letters that the library spells the bytes 0 to 255 with: the printable ones of Latin-1, and those from U+0100 on for the rest."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    letters = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(letters)) for byte in range(256)]
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _as_rules(library: Any) -> Mapping[str, Any]:
+    rules: dict[str, Any] = json.loads(library.to_str())
+    return rules

@@ -1,0 +1,199 @@
+"""Models in from and out to folders of Hugging Face transformers' layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.interop.architecture import Architecture
+from attnlab.interop.decoders import DECODERS
+from attnlab.interop.encoders import ENCODERS
+from attnlab.interop.fields import CannotConvert
+from attnlab.interop.files import read_config, read_tensors, write_model
+from attnlab.interop.rules import Rule, to_ours, to_theirs
+from attnlab.interop.seq2seq import SEQ2SEQ
+from attnlab.interop.settings import Settings, build, completed
+
+ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *SEQ2SEQ)}
+LISTED = 12
+
+
+@dataclass(frozen=True)
+class Imported:
+    """
+    A model of another library as settings and tensors here.
+
+    fresh: names of tensors that the files lack and a new model initialises. ignored: tensors and fields there that were left out.
+    """
+
+    architecture: Architecture
+    settings: Settings
+    tensors: dict[str, Tensor]
+    fresh: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def model(self) -> nn.Module:
+        """The model with these weights, in evaluation mode; what is fresh is drawn from torch's generator."""
+        model = build(self.settings)
+        self.load(model)
+        return model.eval()
+
+    def load(self, model: nn.Module) -> None:
+        """Copies the weights into a model of these settings."""
+        model.load_state_dict(self.tensors, strict=False)
+
+
+def read_model(folder: str | Path, ignore: Iterable[str] = ()) -> Imported:
+    """
+    The model in a folder as `save_pretrained` writes it.
+
+    ignore: fields of its configuration, and names of tensors (or patterns such as `classifier.*`), that are left out. Raises
+    CannotConvert for an architecture, a field or a tensor without a counterpart here, a missing tensor, one of another shape, and files
+    that are damaged or pickles.
+    """
+    folder = Path(folder)
+    return from_theirs(read_config(folder), read_tensors(folder), ignore)
+
+
+def from_theirs(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ignore: Iterable[str] = ()) -> Imported:
+    """The model of a configuration and tensors in Hugging Face's names; see `read_model`."""
+    ignore = list(ignore)
+    known = architecture_of(config)
+    settings = known.read_config(config, ignore)
+    theirs, ignored = _wanted(known, tensors, ignore)
+    left = sorted({*ignored, *(key for key in config if key in ignore)})
+    settings = completed(settings | known.settings_of_tensors(theirs, config))
+    if settings.get("tied") and known.output is not None:
+        theirs.pop(known.output.theirs, None)
+    model = known.blank(settings)
+    rules = known.of_model(model, settings)
+    fresh = _compare(known, config, model, rules, theirs)
+    ours = to_ours(rules, theirs, settings)
+    _check_shapes(model, ours, rules)
+    return Imported(known, settings, {name: tensor.float() for name, tensor in ours.items()}, fresh, left)
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """The architecture that a configuration names. Raises CannotConvert for one that is not known here."""
+    name = config.get("model_type")
+    if name not in ARCHITECTURES:
+        raise CannotConvert(f"model_type={name!r} is not known here; accepted: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[str(name)]
+
+
+def to_folder(
+    folder: str | Path,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    architecture: str | None = None,
+    **fields: Any,
+) -> Architecture:
+    """
+    Writes a model of these settings as config.json and safetensors that `transformers.AutoModel.from_pretrained` loads.
+
+    architecture: one of ARCHITECTURES; None: the first that computes the same. fields: more fields of config.json, such as the
+    numbers of marks. Raises CannotConvert where none, or not that one, computes the same, with what differs.
+    """
+    known = architecture_for(settings, architecture)
+    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
+    rules = known.of_model(known.blank(settings), settings)
+    theirs = to_theirs(rules, tensors, settings)
+    if settings.get("tied") and config.get("tie_word_embeddings") is False and known.output is not None:
+        theirs[known.output.theirs] = theirs[known.output.embedding]
+    write_model(Path(folder), config, theirs)
+    return known
+
+
+def architecture_for(settings: Settings, name: str | None = None) -> Architecture:
+    """The architecture that computes what these settings do. Raises CannotConvert with what differs."""
+    if name is not None and name not in ARCHITECTURES:
+        raise CannotConvert(f"--as {name}: there is no such architecture; accepted: {', '.join(ARCHITECTURES)}")
+    tried = {key: known.differences(settings) for key, known in ARCHITECTURES.items() if name in (None, key)}
+    for key, differences in tried.items():
+        if not differences:
+            return ARCHITECTURES[key]
+    nearest = min(tried, key=lambda key: len(tried[key]) + 100 * (ARCHITECTURES[key].model != settings["model"]))
+    what = f"{nearest}, which was asked for" if name else f"the nearest, {nearest},"
+    raise CannotConvert(
+        f"no architecture of Hugging Face transformers computes what this model does; {what} differs in\n"
+        + "\n".join(tried[nearest][:LISTED])
+        if name is None
+        else f"{what}, computes something else:\n" + "\n".join(tried[nearest][:LISTED])
+    )
+
+
+def _wanted(
+    known: Architecture, tensors: Mapping[str, Tensor], ignore: list[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under the architecture's own names, without buffers, copies and what is to be ignored; and what was ignored."""
+    named: dict[str, Tensor] = {}
+    bare = known.prefix and not any(name.startswith(known.prefix) for name in tensors)
+    for name, tensor in tensors.items():
+        for old, new in known.old_names.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        named[f"{known.prefix}{name}" if bare else name] = tensor
+    ignored = [
+        name
+        for name in named
+        if any(re.fullmatch(pattern.replace(".", r"\.").replace("*", ".*"), name) for pattern in ignore)
+    ]
+    kept = {
+        name: tensor for name, tensor in named.items() if name not in ignored and not re.fullmatch(known.buffers, name)
+    }
+    for copy, original in known.copies.items():
+        if copy in kept:
+            if original in kept and not torch.equal(kept[copy], kept[original]):
+                raise CannotConvert(f"{copy} differs from {original}, and here they are one tensor")
+            kept.setdefault(original, kept[copy])
+            del kept[copy]
+    return kept, ignored
+
+
+def _compare(
+    known: Architecture, config: Mapping[str, Any], model: nn.Module, rules: list[Rule], theirs: Mapping[str, Tensor]
+) -> list[str]:
+    """Names here that are to be initialised anew. Raises CannotConvert for missing and unexpected tensors."""
+    missing = [rule for rule in rules if rule.theirs not in theirs]
+    with_output = set(config.get("architectures") or known.classes) & set(known.classes)
+    fresh = [rule for rule in missing if not with_output and all(name.startswith(known.fresh) for name in rule.ours)]
+    lost = [rule.theirs for rule in missing if rule not in fresh]
+    unexpected = sorted(set(theirs) - {rule.theirs for rule in rules})
+    findings = []
+    if lost:
+        findings.append(f"missing: {_some(lost)}")
+    if unexpected:
+        findings.append(
+            f"unexpected: {_some(unexpected)} (--ignore NAME, or a pattern such as 'classifier.*', leaves one out)"
+        )
+    if findings:
+        raise CannotConvert(
+            f"the tensors are not those of {known.name} with this configuration; " + "; ".join(findings)
+        )
+    covered = {name for rule in rules for name in rule.ours}
+    uncovered = [name for name in model.state_dict() if name not in covered and not name.endswith("_extra_state")]
+    return sorted(
+        {name for rule in fresh for name in rule.ours} | {name for name in uncovered if name.startswith(known.fresh)}
+    )
+
+
+def _check_shapes(model: nn.Module, ours: Mapping[str, Tensor], rules: list[Rule]) -> None:
+    own = model.state_dict()
+    names = {name: rule.theirs for rule in rules for name in rule.ours}
+    other = [
+        f"{names[name]}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} by the configuration"
+        for name, tensor in ours.items()
+        if tensor.shape != own[name].shape
+    ]
+    if other:
+        raise CannotConvert(f"tensors of other shapes than config.json says: {'; '.join(other[:LISTED])}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")

@@ -1,0 +1,88 @@
+"""How the fields of one library's configuration become settings here: declarative entries, each readable both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attnlab.interop.settings import Settings
+
+Config = dict[str, Any]
+REQUIRED = object()
+ABSENT = object()
+
+
+class CannotConvert(ValueError):
+    """A model that one of the libraries has no counterpart for, or files that do not hold what they say."""
+
+
+@dataclass(frozen=True)
+class Same:
+    """A value that is the same there and here. default: what is meant where the field is missing there; ABSENT: nothing."""
+
+    theirs: str
+    ours: str
+    default: Any = REQUIRED
+
+    def read(self, config: Mapping[str, Any]) -> Settings:
+        """The setting of this field. Raises CannotConvert where it is required and missing."""
+        value = config.get(self.theirs)
+        if value is None:
+            if self.default is REQUIRED:
+                raise CannotConvert(f"config.json has no {self.theirs}; it has to say that, as a whole number or word")
+            if self.default is ABSENT:
+                return {}
+            value = self.default
+        return {self.ours: value}
+
+    def write(self, settings: Settings) -> Config:
+        """The field of this setting."""
+        return {self.theirs: settings[self.ours]} if settings.get(self.ours) is not None else {}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A word there, one or several settings here. default: the word that is meant where the field is missing."""
+
+    theirs: str
+    words: Mapping[Any, Settings]
+    default: Any = REQUIRED
+
+    def read(self, config: Mapping[str, Any]) -> Settings:
+        """The settings of the word. Raises CannotConvert for a word without a counterpart."""
+        word = config.get(self.theirs, None if self.default is REQUIRED else self.default)
+        word = self.default if word is None and self.default is not REQUIRED else word
+        if word not in self.words:
+            raise CannotConvert(
+                f"{self.theirs}={word!r} has no counterpart here; accepted: {', '.join(map(repr, self.words))}"
+            )
+        return dict(self.words[word])
+
+    def write(self, settings: Settings) -> Config:
+        """The first word whose settings are these; the first of all where none is."""
+        fitting = [w for w, fields in self.words.items() if all(settings.get(k) == v for k, v in fields.items())]
+        return {self.theirs: (fitting or list(self.words))[0]}
+
+
+@dataclass(frozen=True)
+class Only:
+    """A field that has a counterpart here for some values alone; the first is what is meant where it is missing, so nothing is written."""
+
+    theirs: str
+    values: tuple[Any, ...]
+
+    def read(self, config: Mapping[str, Any]) -> Settings:
+        """Nothing. Raises CannotConvert for another value."""
+        value = config.get(self.theirs, self.values[0])
+        if value not in self.values:
+            accepted = ", ".join(map(repr, self.values))
+            raise CannotConvert(f"{self.theirs}={value!r} has no counterpart here; accepted: {accepted}")
+        return {}
+
+    def write(self, settings: Settings) -> Config:
+        """Nothing."""
+        return {}
+
+
+Field = Same | OneOf | Only

@@ -1,0 +1,175 @@
+"""What a model computes, as flat settings: two models with the same settings and weights are one function.
+
+Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of classes and the fields of
+their constructors, every default spelt out and every width settled. Fields that change only the training (dropout, initialisation) or only
+how fast something is computed (backend) are no settings.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+import attnlab.layers
+import attnlab.models
+from attnlab.layers.attention import head_width
+from attnlab.layers.feed_forward import gated_width
+
+Settings = dict[str, Any]
+
+OUTSIDE = ("dropout", "backend", "init")
+# What a model tells its parts, so that it is no field of a part unless that binds it.
+TOLD = (
+    "d_model",
+    "num_heads",
+    "num_layers",
+    "num_decoder_layers",
+    "causal",
+    "max_length",
+    "grid",
+    "num_sublayers",
+    "d_ff",
+    "bias",
+)
+PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
+WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
+
+
+def canonical(node: Mapping[str, Any], **widths: Any) -> Settings:
+    """The settings of a model's node in a configuration; `widths` are what the data told the model. Raises KeyError without _target_."""
+    cls = find(node["_target_"])
+    return settle(_fields("", cls, {**widths, **node}) | {"model": _name(node["_target_"])})
+
+
+def completed(settings: Mapping[str, Any]) -> Settings:
+    """The same settings with every default spelt out."""
+    return settle(_fields("", find(settings["model"]), nested(settings)) | {"model": settings["model"]})
+
+
+def build(settings: Mapping[str, Any]) -> nn.Module:
+    """A new model of these settings, which may leave defaults out. Raises ValueError where a part refuses them."""
+    node = nested(settings)
+    model: nn.Module = _part(node)()
+    return model
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as nodes of a configuration: {"_target_": "attnlab.models.GPT", "position": {"_target_": ..., "_partial_": True}}."""
+    node: dict[str, Any] = {"_target_": f"attnlab.models.{settings['model']}"}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        place = node
+        for word in path:
+            place = place.setdefault(word, {"_partial_": True})
+        if key == "model":
+            continue
+        if _is_part(value):
+            place.setdefault(last, {"_partial_": True})["_target_"] = f"attnlab.layers.{value}"
+        else:
+            place[last] = value
+    return node
+
+
+def different(here: Settings, there: Settings) -> list[str]:
+    """What tells two completed settings apart, a line each."""
+    nothing = "nothing"
+    keys = {*here, *there} - (set() if here.get("position") in WITH_TABLE else {"max_length"})
+    return [
+        f"{key}: {here.get(key, nothing)} here, {there.get(key, nothing)} there"
+        for key in sorted(keys)
+        if here.get(key, nothing) != there.get(key, nothing)
+    ]
+
+
+def find(target: str) -> Any:
+    """The class that a target names: a name of attnlab's models and layers, with or without its package. Raises KeyError for others."""
+    package, _, name = target.rpartition(".")
+    for known, module in PACKAGES.items():
+        if package in ("", known) and name in module.__all__:
+            return getattr(module, name)
+    raise KeyError(f"{target} is none of attnlab's own models and layers")
+
+
+def settle(settings: Settings) -> Settings:
+    """Settings with every width that depends on others worked out, so that two ways to ask for one function look the same."""
+    s = dict(settings)
+    d_model, num_heads = s["d_model"], s.get("num_heads")
+    if num_heads is None:  # a model without seams
+        return s
+    s["d_ff"] = s.pop("feed_forward.d_ff", None) or s.get("d_ff") or 4 * d_model
+    if s.get("feed_forward.matched"):
+        s["d_ff"], s["feed_forward.matched"] = gated_width(s["d_ff"], True), False
+    bias = s.pop("bias", False)
+    s["attention.bias"] = bias if s.get("attention.bias") is None else s["attention.bias"]
+    s["feed_forward.bias"] = bias if s.get("feed_forward.bias") is None else s["feed_forward.bias"]
+    cls = find(s["attention"])
+    d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
+    s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
+    s["attention"] = "Attention"  # the number of key/value heads is all that its classes differ in
+    scale = s.get("attention.scale")
+    s["attention.scale"] = None if scale is not None and scale == d_head**-0.5 else scale
+    if "position.original_length" in s:
+        s["position.original_length"] = s["position.original_length"] or s.get("max_length")
+    if "source_vocabulary_size" in s:
+        s["source_vocabulary_size"] = s["source_vocabulary_size"] or s.get("vocabulary_size")
+    if "num_decoder_layers" in s:
+        s["num_decoder_layers"] = s["num_decoder_layers"] or s["num_layers"]
+    if s.get("next_sentence"):
+        s["pooler"] = True
+    return s
+
+
+def _name(target: str) -> str:
+    """The name of one of attnlab's own classes; the whole path of another's."""
+    package, _, name = target.rpartition(".")
+    return name if package in ("", *PACKAGES) else target
+
+
+def _parameters(cls: Any) -> dict[str, Any]:
+    """The fields of a constructor with their defaults; None where there is none."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: None if p.default is p.empty else p.default for p in parameters}
+
+
+def _fields(prefix: str, cls: Any, node: Mapping[str, Any]) -> Settings:
+    """The fields of a class as settings, those of its parts below them."""
+    settings: Settings = {}
+    for name, default in _parameters(cls).items():
+        told = name in TOLD or (name == "d_head" and prefix == "position.")
+        if name in OUTSIDE or (prefix and told and name not in node):
+            continue
+        value, key = node.get(name, default), f"{prefix}{name}"
+        if isinstance(value, Mapping) and "_target_" in value:
+            settings[key] = _name(value["_target_"])
+            try:
+                part = find(value["_target_"])
+            except KeyError:  # a part of the user's own, of which nothing is known but its name
+                continue
+            settings |= _fields(f"{key}.", part, value)
+        elif isinstance(value, type | partial):
+            bound = value.keywords if isinstance(value, partial) else {}
+            part = value.func if isinstance(value, partial) else value
+            settings[key] = part.__name__
+            settings |= _fields(f"{key}.", part, bound)
+        else:
+            settings[key] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
+def _is_part(value: Any) -> bool:
+    return (
+        isinstance(value, str) and value in attnlab.layers.__all__ and inspect.isclass(getattr(attnlab.layers, value))
+    )
+
+
+def _part(node: Mapping[str, Any]) -> Callable[..., Any]:
+    given = {
+        key: _part(value) if isinstance(value, Mapping) else value
+        for key, value in node.items()
+        if key not in ("_target_", "_partial_")
+    }
+    return partial(find(node["_target_"]), **given)

@@ -1,0 +1,105 @@
+"""Tokenizers in Hugging Face's files: AutoTokenizer gives the same numbers and texts, for any text."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.huggingface import CHATML, KINDS, TEXT, save
+
+from attnlab.data import BPE, Byte, Character, Unigram, read_tokenizer, write_tokenizer
+from attnlab.data.vocabulary import Vocabulary, framed
+
+TRAINING = "\n".join(TEXT)
+OWN = {t.name: t for t in (Character().train(TRAINING), Byte(), BPE(300).train(TRAINING), Unigram(300).train(TRAINING))}
+WRITTEN = {
+    **OWN,
+    **{f"{name} with marks": Vocabulary(tokenizer, 3) for name, tokenizer in OWN.items()},
+}
+TEXTS = st.one_of(
+    st.text(), st.lists(st.sampled_from(["fox", " the ", "\n", "é", "</s>", "<pad>", "<extra_id_1>"])).map("".join)
+)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    read = {}
+    for name, tokenizer in WRITTEN.items():
+        folder = tmp_path_factory.mktemp("written")
+        write_tokenizer(tokenizer, folder)
+        read[name] = AutoTokenizer.from_pretrained(folder)
+    return read
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_transformers_gives_the_same_numbers_and_texts(theirs, name, data):
+    characters = st.text(alphabet=st.sampled_from(OWN["character"].alphabet))
+    text = data.draw(characters if "character" in name else TEXTS)
+    own = WRITTEN[name]
+    if not isinstance(own, Vocabulary):
+        tokens = own.encode(text)
+        assert theirs[name](text)["input_ids"] == tokens.tolist()
+    elif text:  # a text of nothing is nothing there
+        tokens = own.encode_text(text)
+        assert theirs[name](text, add_special_tokens=False)["input_ids"] == tokens.tolist()
+        assert theirs[name](text)["input_ids"] == framed(own.marks.text, tokens).tolist()
+        pair = theirs[name](text, "fox")["input_ids"]
+        assert pair == framed(own.pair_marks(), tokens, own.encode_text("fox")).tolist()
+    else:
+        return
+    given = tokens.tolist()
+    assert theirs[name].decode(given) == own.decode(given)
+    marked = [0, 1, *given] if isinstance(own, Vocabulary) else given
+    assert theirs[name].decode(marked, skip_special_tokens=True) == own.decode(given)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_marks_have_their_names(theirs, name):
+    found = [getattr(theirs[name], f"{mark}_token_id") for mark in ("pad", "bos", "eos", "mask", "sep", "cls")]
+    assert found == ([0, 1, 2, 3, 4, 1] if "marks" in name else [None] * 6)
+    assert len(theirs[name]) == (WRITTEN[name].size if "marks" in name else WRITTEN[name].vocabulary_size)
+    if "marks" in name:
+        assert theirs[name].convert_tokens_to_ids("<extra_id_2>") == WRITTEN[name].sentinel(2)
+
+
+def test_a_sequence_to_sequence_models_texts_have_an_end_alone(tmp_path):
+    from transformers import AutoTokenizer
+
+    vocabulary = Vocabulary(OWN["bpe"])
+    write_tokenizer(vocabulary, tmp_path, "source")
+    assert AutoTokenizer.from_pretrained(tmp_path)("fox")["input_ids"] == [*vocabulary.encode_text("fox"), 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_was_read_is_written_as_it_was(tmp_path, kind):
+    from transformers import AutoTokenizer
+
+    first = save(kind, tmp_path / "first", CHATML if kind == "chat" else None)
+    own = read_tokenizer(str(first))
+    write_tokenizer(own, tmp_path / "second")
+    write_tokenizer(Vocabulary(own), tmp_path / "third")
+    there, here = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    for text in (*TEXT[:2], "", "</s> [SEP] <extra_id_0>", "日本\n\n"):
+        assert here(text)["input_ids"] == there(text)["input_ids"]
+    assert here.special_tokens_map == there.special_tokens_map
+    assert here.chat_template == there.chat_template
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "third" / name).read_bytes()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", "llama"])
+def test_a_models_configuration_beside_it_changes_nothing(tmp_path, model_type):
+    from transformers import AutoTokenizer
+
+    vocabulary = Vocabulary(OWN["unigram"], 2)
+    write_tokenizer(vocabulary, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": vocabulary.size}))
+    tokens = vocabulary.encode_text(TEXT[1]).tolist()
+    assert AutoTokenizer.from_pretrained(tmp_path)(TEXT[1])["input_ids"] == [1, *tokens, 2]
+    again = read_tokenizer(str(tmp_path))
+    assert again.encode("</s> the <pad>").tolist() == vocabulary.encode_text("</s> the <pad>").tolist()
+    assert again.marks.sentinels == vocabulary.marks.sentinels

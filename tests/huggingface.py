@@ -1,0 +1,129 @@
+"""Small tokenizers in the manner of published models, in Hugging Face's files as transformers writes them."""
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+TEXT = [
+    "The quick brown fox, naïve as ever, jumps over the lazy dog's 12 bones.",
+    "Ein Straßenhund läuft über die Wiese!",
+] * 20
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def bert() -> tuple[Tokenizer, dict]:
+    """WordPiece with BERT's normaliser and marks."""
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    library = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    library.normalizer = normalizers.BertNormalizer()
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    library.train_from_iterator(
+        TEXT, trainers.WordPieceTrainer(vocab_size=160, special_tokens=marks, show_progress=False)
+    )
+    library.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = ("pad", "unk", "cls", "sep", "mask")
+    return library, {f"{name}_token": mark for name, mark in zip(names, marks, strict=True)}
+
+
+def _byte_level(marks: list[str]) -> Tokenizer:
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, special_tokens=marks, show_progress=False)
+    library.train_from_iterator(TEXT, trainer)
+    return library
+
+
+def gpt2() -> tuple[Tokenizer, dict]:
+    """Byte-level BPE whose one mark is the end, and padding too."""
+    return _byte_level(["<|endoftext|>"]), dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<|endoftext|>")
+
+
+def chat() -> tuple[Tokenizer, dict]:
+    """Byte-level BPE with the marks of conversations."""
+    library = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return library, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+
+
+def bart() -> tuple[Tokenizer, dict]:
+    """Byte-level BPE with RoBERTa's marks."""
+    library = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    marks = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    return library, {f"{name}_token": mark for name, mark in marks.items()}
+
+
+def t5(num_sentinels: int = 12) -> tuple[Tokenizer, dict]:
+    """Unigram with blanks as marks, and sentinels whose numbers count down."""
+    library = Tokenizer(models.Unigram())
+    library.normalizer = normalizers.NFKC()
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.decoder = decoders.Metaspace()
+    marks = ["<pad>", "</s>", "<unk>"]
+    library.train_from_iterator(
+        TEXT, trainers.UnigramTrainer(vocab_size=150, special_tokens=marks, unk_token="<unk>", show_progress=False)
+    )
+    library.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(num_sentinels))]
+    library.add_special_tokens(sentinels)
+    return library, {
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "additional_special_tokens": sentinels,
+    }
+
+
+def llama() -> tuple[Tokenizer, dict]:
+    """BPE with blanks as marks, which falls back to bytes, and a start before every text."""
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    learned.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=150, show_progress=False))
+    model = json.loads(learned.to_str())["model"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *sorted(model["vocab"], key=model["vocab"].get),
+    ]
+    numbers = {token: number for number, token in enumerate(tokens)}
+    merges = [tuple(merge) for merge in model["merges"]]
+    library = Tokenizer(models.BPE(numbers, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    library.decoder = decoders.Sequence(steps)
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    library.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    return library, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+KINDS = {"bert": bert, "gpt2": gpt2, "chat": chat, "bart": bart, "t5": t5, "llama": llama}
+CONFIGS = {
+    "bart": {"model_type": "bart", "is_encoder_decoder": True, "decoder_start_token_id": 2},
+    "t5": {"model_type": "t5", "is_encoder_decoder": True, "decoder_start_token_id": 0, "vocab_size": 192},
+}
+
+
+def save(kind: str, folder: Path, template: str | None = None) -> Path:
+    """One of KINDS in a folder, with a config.json where its model has something to say."""
+    from transformers import PreTrainedTokenizerFast
+
+    library, special = KINDS[kind]()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=library, **special)
+    if template is not None:
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    if kind in CONFIGS:
+        (folder / "config.json").write_text(json.dumps(CONFIGS[kind]))
+    return folder

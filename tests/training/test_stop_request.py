@@ -1,0 +1,135 @@
+"""A training that is asked to stop saves at the end of its step first, whoever else waits for the signal."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+from test_checkpoints import curve
+from tiny_run import make_task, same_bits, train, weights
+
+from attnlab.training import Stopped, StopRequest, effective_state, find_resume, read_json
+from attnlab.training.stop_request import SIGNALS
+
+
+class Signal(pl.Callback):
+    """Sends this process a signal in the middle of micro-batch `batch` (from 0)."""
+
+    def __init__(self, batch: int, signum: int, rank: int = 0) -> None:
+        self.batch, self.signum, self.rank = batch, signum, rank
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == self.batch and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_given_back():
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
+@pytest.mark.parametrize("batch", [0, 4, 16, 17])
+def test_it_stops_at_the_end_of_the_step_that_it_is_in_and_goes_on_with_the_same_bits(tmp_path, signum, batch):
+    """Three micro-batches a step; step 2 ends in a validation. Batches 16 and 17 are of step 6."""
+    straight, first, second = make_task(), make_task(), make_task()
+    settings = {"accumulate": 3, "max_steps": 8, "validate_every": 2}
+    train(tmp_path / "straight", straight, **settings)
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "run", first, callbacks=(Signal(batch, signum),), **settings)
+    step = batch // 3 + 1
+    assert stopped.value.code == 128 + signum
+    assert str(stopped.value).startswith(f"saved at step {step} and stopped by {signum.name}")
+    assert effective_state(tmp_path / "run") == "interrupted"
+    resume = find_resume(tmp_path / "run")
+    assert resume.name == f"step={step}.ckpt"
+    train(tmp_path / "run", second, resume=resume, **settings)
+    assert same_bits(weights(straight), weights(second))
+    assert curve(tmp_path / "straight") == curve(tmp_path / "run")
+
+
+def test_a_call_does_the_same_as_a_signal(tmp_path):
+    stop = StopRequest()
+
+    class Asks(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 6:
+                stop.request()
+
+    with pytest.raises(Stopped, match="saved at step 7 and stopped by SIGTERM"):
+        train(tmp_path, make_task(), callbacks=(Asks(),), stop=stop)
+    assert find_resume(tmp_path).name == "step=7.ckpt"
+
+
+def test_whoever_waits_for_the_signal_gets_it_after_the_saving(tmp_path):
+    """As submitit does, whose handler puts the job into the queue again and exits."""
+    seen = []
+
+    def requeue(signum, frame):
+        seen.append((signum, find_resume(tmp_path).name))
+        raise SystemExit(3)
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path, make_task(), callbacks=(Signal(6, signal.SIGUSR2),))
+    assert (stopped.value.code, seen) == (3, [(signal.SIGUSR2, "step=7.ckpt")])
+    assert read_json(tmp_path / "status.json")["state"] == "interrupted"
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_where_that_returns_the_training_goes_on(tmp_path):
+    """As submitit does with SIGTERM, which Slurm may send long before it kills."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, wait := lambda signum, frame: seen.append(signum))
+    straight, task = make_task(), make_task()
+    train(tmp_path / "straight", straight)
+    train(tmp_path / "run", task, callbacks=(Signal(6, signal.SIGTERM),))
+    assert seen == [signal.SIGTERM]
+    assert same_bits(weights(straight), weights(task))
+    assert signal.getsignal(signal.SIGTERM) is wait
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    train(tmp_path, make_task(), callbacks=(Signal(6, signal.SIGUSR1),))
+    assert read_json(tmp_path / "status.json")["state"] == "finished"
+    signal.signal(signal.SIGUSR1, before)
+
+
+RANKS = """
+import sys; sys.path.insert(0, sys.argv[2])
+import signal
+from pathlib import Path
+import torch; torch.set_num_threads(1)
+from attnlab.training import find_resume
+from test_stop_request import Signal
+from tiny_run import TinyData, make_task, train
+path, two = Path(sys.argv[1]), {"devices": 2, "strategy": "ddp_fork"}
+train(path / "straight", make_task(), TinyData(4), **two)
+try:
+    train(path / "run", make_task(), TinyData(4), callbacks=(Signal(6, signal.SIGUSR1, rank=1),), **two)
+except Exception as error:
+    print(error)
+print(find_resume(path / "run").name)
+train(path / "run", make_task(), TinyData(4), find_resume(path / "run"), **two)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path):
+    arguments = [str(tmp_path), str(Path(__file__).parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", RANKS, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    stopped, saved = done.stdout.split("\n")[:2]
+    code = 128 + (signal.SIGUSR1 if stopped.startswith("process 1") else signal.SIGTERM)  # whichever ended first
+    assert stopped.endswith(f"exit code {code}")
+    assert saved == "step=7.ckpt"
+    assert curve(tmp_path / "straight") == curve(tmp_path / "run")
