@@ -12,8 +12,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-SETTLED = ("finished", "diverged", "running")
-
 
 class JobsFailed(RuntimeError):
     """Some runs of a sweep failed; the others went on."""
@@ -23,33 +21,49 @@ class StudySweeper(Sweeper):
     """
     Hydra sweeper over the cells and seeds of a plan.
 
-    A finished or diverged run is left alone, one that another sweep is running is left to it, and all others are launched.
+    Runs in one of `states` are launched. A finished or diverged run is left alone, and so is one that another sweep is running or has queued.
     """
 
-    def __init__(self, plan: str) -> None:
-        self.plan = plan
+    def __init__(self, plan: str, states: list[str]) -> None:
+        self.plan, self.states = plan, list(states)
         self.launcher: Launcher | None = None
+        self.how: dict[str, list[str]] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra hands to every sweeper."""
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        given = [str(word) for word in config.hydra.overrides.hydra]
+        self.how = {
+            "launcher": [
+                word for word in given if word.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))
+            ],
+            "config_dirs": [str(path).removeprefix("file://") for path in config.hydra.searchpath or ()],
+        }
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """
-        Launches every run of the plan that is not settled.
+        Launches every run of the plan that is in one of the states; a launcher that can leave its jobs to a cluster only submits them.
 
         Raises: JobsFailed when it is over and a run failed.
         """
-        from attnlab.cli.studies import read_plan, states
+        from attnlab.cli.cluster import jobs_of, place, record, states
+        from attnlab.cli.studies import read_plan
 
         assert self.launcher is not None
-        plan = read_plan(Path(self.plan))
-        state = states(plan, Path(self.plan).parent.parent)
-        pending = [(cell, seed) for cell, seed in plan.jobs() if state[cell.name, seed] not in SETTLED]
+        plan, folder = read_plan(Path(self.plan)), Path(self.plan).parent
+        state = states(plan, folder.parent, jobs_of(folder))
+        pending = [(cell, seed) for cell, seed in plan.jobs() if state[cell.name, seed] in self.states]
         jobs = [[*arguments, *plan.overrides(cell, seed)] for cell, seed in pending]
-        returns: list[Any] = list(self.launcher.launch(jobs, initial_job_idx=0)) if jobs else []
+        if not jobs:
+            return []
+        if hasattr(self.launcher, "submit"):
+            ids = self.launcher.submit(jobs)
+            places = [place((cell.name, seed)) for cell, seed in pending]
+            record(folder, dict(zip(ids, places, strict=True)), **self.how)
+            return []
+        returns: list[Any] = list(self.launcher.launch(jobs, initial_job_idx=0))
         failed = [
             f"{cell.name} seed={seed}: {job._return_value}"
             for (cell, seed), job in zip(pending, returns, strict=True)

@@ -197,3 +197,19 @@ def test_a_run_on_images_says_what_it_trains_on(attnlab):
     assert "images/s" in said.err
     [classes] = Path("runs").glob("*/*/*/outputs/test.classes.txt")
     assert len(classes.read_text().splitlines()) == 359
+
+
+@pytest.mark.slow
+def test_two_devices_of_a_multirun_write_one_directory_and_train_as_one_with_twice_the_batch(attnlab, tiny, left):
+    said = attnlab(
+        "train", "-m", *tiny, "study.name=two", "trainer.devices=2", "trainer.strategy=ddp", "seed=0,1", "cell=c"
+    )
+    assert said.status == 0, said.err
+    one = attnlab("train", "-m", *tiny, "study.name=one", "data.batch_size=8", "seed=0,1", "cell=c")
+    assert one.status == 0, one.err
+    assert left(Path("runs/two")) == left(Path("runs/one"))
+    for seed in ("seed=0", "seed=1"):
+        assert len(list(Path("runs/two/c", seed, "attempts").iterdir())) == 1
+        ours, other = (read_json(Path("runs", study, "c", seed, "status.json")) for study in ("two", "one"))
+        assert ours["tokens"] == other["tokens"]
+        assert ours["final"] == pytest.approx(other["final"], rel=1e-4)

@@ -20,8 +20,7 @@ def test_the_yaml_says_the_defaults_of_the_class():
     fields = yaml.safe_load((CONF / "trainer" / "default.yaml").read_text())
     assert fields.pop("_target_") == "attnlab.training.TrainerSettings"
     assert TrainerSettings(**fields) == TrainerSettings()
-    ranks = {"devices", "num_nodes", "strategy"}  # the command line trains on one device
-    assert set(fields) == set(TrainerSettings.__dataclass_fields__) - ranks
+    assert set(fields) == set(TrainerSettings.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.cli.compose import Mistake
 from attnlab.data import DataModule
 from attnlab.layers.parts import complete
-from attnlab.training import Averaging, TokenTask, TrainerSettings, resolve
+from attnlab.training import Averaging, TokenTask, TrainerSettings, ranks, resolve
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ def rehearse(config: DictConfig) -> None:
     Raises: Mistake.
     """
     parts = build(config)
-    _refuse_device(parts.trainer)
     try:
         with torch.device("meta"):
             task = parts.build_task(parts.data.rehearsal_widths())
@@ -77,18 +77,33 @@ def rehearse(config: DictConfig) -> None:
         complete(
             task.make_schedule, total_steps=parts.trainer.max_steps, d_model=int(config.model.get("d_model", 1)), lr=1.0
         )
-        resolve(parts.trainer.precision, parts.trainer.device_type, int(config.model.get("d_model", 0)))
     except ValueError as error:
         raise Mistake(str(error)) from error
 
 
-def _refuse_device(settings: TrainerSettings) -> None:
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    known = ["auto", *(name for name, is_there in there.items() if is_there)]
-    if settings.device in there and not there[settings.device]:
-        raise Mistake(f"trainer.device={settings.device}: this machine has none; accepted here: {', '.join(known)}")
+def refuse_for_this_machine(config: DictConfig) -> None:
+    """Refuses a run whose devices or precision this machine does not have; one that trains elsewhere is not asked. Raises: Mistake."""
+    settings = _instantiate(config, "trainer")
+    there = {
+        "cpu": os.cpu_count() or 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    known = ["auto", *(name for name, devices in there.items() if devices)]
     if settings.device not in {*there, "auto", "gpu", "tpu"}:
         raise Mistake(f"trainer.device={settings.device}: there is no such device; accepted here: {', '.join(known)}")
+    if settings.device in there and not there[settings.device]:
+        raise Mistake(f"trainer.device={settings.device}: this machine has none; accepted here: {', '.join(known)}")
+    kind = settings.device_type
+    if kind in ("cuda", "mps") and settings.devices > there[kind]:
+        raise Mistake(
+            f"trainer.devices={settings.devices}: this machine has {there[kind]} of {kind}; accepted are 1 to {there[kind]}"
+        )
+    try:
+        ranks.are_missing(settings)
+        resolve(settings.precision, kind, int(config.model.get("d_model", 0)))
+    except ValueError as error:
+        raise Mistake(str(error)) from error
 
 
 def prepare_data(configs: Sequence[DictConfig]) -> list[str]:

@@ -193,6 +193,13 @@ class ConfigSpace:
             raise Mistake(first_line(error)) from error
         return Composed(without_hydra, list(overrides))
 
+    def launcher(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of the launcher that these overrides choose. Raises: Mistake as `compose`."""
+        self.compose(overrides)
+        config = hydra_compose(CONFIG_NAME, [*self.search_path, *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return config.hydra.launcher
+
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
         """The jobs of a multirun: every combination of the comma-separated choices in `overrides`."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper

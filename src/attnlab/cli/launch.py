@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +16,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from attnlab.cli.cluster import refuse_impossible, shape_words, uses_slurm
 from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, shipped
 from attnlab.cli.run import run
 from attnlab.training.run_directory import ATTEMPTS, CannotWrite, cannot_write
@@ -50,6 +52,30 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
         hydra.main(version_base="1.3", config_path=str(shipped("conf").resolve()), config_name=CONFIG_NAME)(task)()
     for error in caught:
         raise error
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The settings of a launcher, whether it trains on this machine, and the threads of each of its jobs where it says so."""
+
+    words: list[str]
+    is_here: bool = True
+    threads: int | None = None
+
+
+def prepare_launcher(
+    space: ConfigSpace, run: Sequence[str], words: Sequence[str], trainers: Iterable[DictConfig]
+) -> Launcher:
+    """
+    The launcher that `words` choose, for runs such as `run` with these trainers.
+
+    Raises: Mistake where it is Slurm's and cannot do what they ask.
+    """
+    launcher = space.launcher([*run, *words])
+    if not uses_slurm(launcher):
+        return Launcher(list(words))
+    refuse_impossible(launcher, trainers)
+    return Launcher([*words, *shape_words(launcher)], is_here=False, threads=launcher.cpus_per_task)
 
 
 def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:

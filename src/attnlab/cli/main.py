@@ -29,16 +29,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-m", "--multirun", action="store_true", help="Hydra's multirun, with any launcher")
     sweep = command("sweep", "run the missing cells of a study, then compare them")
     sweep.add_argument("study", help="a study's name, folder or study.yaml")
-    for sub in (train, sweep):
+    retry = command("retry", "run again what a study lost, where its runs were launched last")
+    retry.add_argument("study", help="a study's name, or its directory of runs")
+    retry.add_argument("--failed", action="store_true", help="what failed, too")
+    retry.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME, hydra.launcher.FIELD=VALUE")
+    for sub in (sweep, retry):
+        sub.add_argument("--detach", action="store_true", help="submit to Slurm and return at once")
+    for sub in (train, sweep, retry):
         sub.add_argument(
             "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
         )
+    for sub in (train, sweep):
         sub.add_argument("--cfg", action="store_true", help="print what would be run, and run nothing")
         sub.add_argument("overrides", nargs="*", help=OVERRIDES)
     for name, what in (
         ("status", "show the state of a study's runs"),
         ("compare", "compare a study's cells in the terminal"),
         ("report", "write a study's comparison as one HTML page"),
+        ("cancel", "stop the jobs of a study that Slurm has"),
     ):
         sub = command(name, what)
         sub.add_argument("study", help="a study's name, or its directory of runs")
@@ -104,6 +112,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.train import train as handler
     elif arguments.command == "sweep":
         from attnlab.cli.sweep import sweep as handler
+    elif arguments.command == "retry":
+        from attnlab.cli.sweep import retry as handler
+    elif arguments.command == "cancel":
+        from attnlab.cli.reports import cancel_study as handler
     elif arguments.command in ("status", "compare", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command in ("evaluate", "generate", "translate"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from attnlab.cli.cluster import Job, place, states
 from attnlab.cli.studies import Plan, runs_of
 from attnlab.training.measures import parts_of
-from attnlab.training.run_directory import effective_state, read_json
+from attnlab.training.run_directory import read_json
 
 MARKS = {
     "finished": ("done", "green"),
@@ -23,6 +25,8 @@ MARKS = {
     "failed": ("failed", "red"),
     "diverged": ("diverged", "magenta"),
     "interrupted": ("interrupted", "yellow"),
+    "queued": ("queued", "blue"),
+    "lost": ("lost", "yellow"),
     "missing": ("waiting", "dim"),
 }
 OVER = ("finished", "failed", "diverged")
@@ -41,15 +45,15 @@ def duration(seconds: float | None) -> str:
 
 
 class Snapshot:
-    """The states and statuses of all runs of a plan at one moment, read from their directories."""
+    """The states and statuses of all runs of a plan at one moment: by their directories, and by the cluster's `jobs` where they have some."""
 
-    def __init__(self, plan: Plan, runs_dir: Path) -> None:
+    def __init__(self, plan: Plan, runs_dir: Path, jobs: Mapping[str, Job] | None = None) -> None:
         self.plan = plan
-        self.state: dict[tuple[str, int], str] = {}
-        self.status: dict[tuple[str, int], dict[str, Any]] = {}
-        for key, directory in runs_of(plan, runs_dir).items():
-            self.state[key] = effective_state(directory)
-            self.status[key] = read_json(directory / "status.json") or {}
+        self.state = states(plan, runs_dir, jobs or {})
+        self.job = {key: job for key in self.state if (job := (jobs or {}).get(place(key)))}
+        self.status: dict[tuple[str, int], dict[str, Any]] = {
+            key: read_json(directory / "status.json") or {} for key, directory in runs_of(plan, runs_dir).items()
+        }
 
     def count(self, *states: str) -> int:
         """How many runs are in one of `states`."""
@@ -86,21 +90,29 @@ class Snapshot:
             spent = [(time.time() - s["started"]) * s["max_steps"] / s["step"] for s in started]
         if not spent:
             return None
-        left = self.count("missing", "interrupted") + sum(1 - share for share in shares)
+        left = self.count("missing", "interrupted", "queued", "lost") + sum(1 - share for share in shares)
         return left * (sum(spent) / len(spent)) / max(1, len(running))
 
 
 class Monitor:
     """Follows a sweep from its run directories until it is left; use as a context."""
 
-    def __init__(self, plan: Plan, runs_dir: Path, console: Console, every: float = 1.0) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        runs_dir: Path,
+        console: Console,
+        every: float = 1.0,
+        jobs: Callable[[], Mapping[str, Job]] = dict,
+    ) -> None:
+        self.jobs = jobs
         self.plan, self.runs_dir, self.console, self.every = plan, runs_dir, console, every
         self.started = time.time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
 
     def __enter__(self) -> Monitor:
-        self._seen = dict(Snapshot(self.plan, self.runs_dir).state)
+        self._seen = dict(Snapshot(self.plan, self.runs_dir, self.jobs()).state)
         self._thread.start()
         return self
 
@@ -112,14 +124,14 @@ class Monitor:
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4, transient=True) as live:
                 while not self._stop.wait(self.every):
-                    live.update(self.table(Snapshot(self.plan, self.runs_dir)))
+                    live.update(self.table(Snapshot(self.plan, self.runs_dir, self.jobs())))
             return
         while not self._stop.wait(self.every):
             self._report_changes()
         self._report_changes()
 
     def _report_changes(self) -> None:
-        snapshot = Snapshot(self.plan, self.runs_dir)
+        snapshot = Snapshot(self.plan, self.runs_dir, self.jobs())
         for line in self._changes(snapshot):
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -148,7 +160,7 @@ class Monitor:
 
 
 def status_table(snapshot: Snapshot, caption: str = "") -> Table:
-    """Cells with the states of their runs and the metric so far."""
+    """Cells with the states of their runs, what Slurm says of their jobs (where there are some), and the metric so far."""
     table = Table(
         title=snapshot.plan.study,
         caption=caption,
@@ -159,11 +171,14 @@ def status_table(snapshot: Snapshot, caption: str = "") -> Table:
     )
     table.add_column("cell", overflow="fold")
     table.add_column("runs")
+    if snapshot.job:
+        table.add_column("on Slurm")
     table.add_column("step", justify="right")
     table.add_column(snapshot.plan.metric["name"], justify="right")
     for cell in snapshot.plan.cells:
         if cell.skip:
-            table.add_row(cell.name, Text("skipped", style="dim"), "", Text(cell.skip, style="dim"))
+            on_slurm = [""] if snapshot.job else []
+            table.add_row(cell.name, Text("skipped", style="dim"), *on_slurm, "", Text(cell.skip, style="dim"))
             continue
         keys = snapshot.of_cell(cell.name)
         marks = Text(" ").join(
@@ -173,5 +188,7 @@ def status_table(snapshot: Snapshot, caption: str = "") -> Table:
         )
         running = [snapshot.status[k] for k in keys if snapshot.state[k] == "running"]
         step = f"{running[0].get('step', 0)}/{running[0].get('max_steps', '?')}" if running else ""
-        table.add_row(cell.name, marks, step, snapshot.metric(cell.name))
+        counted = Counter(str(snapshot.job[key]) for key in keys if key in snapshot.job)
+        on_slurm = [", ".join(f"{n} {words}" for words, n in counted.items())] if snapshot.job else []
+        table.add_row(cell.name, marks, *on_slurm, step, snapshot.metric(cell.name))
     return table

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from attnlab.cli.cluster import NoAnswer, cancel, jobs_of
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
 from attnlab.cli.studies import available_studies, plan_of_runs
@@ -19,7 +20,11 @@ def show(arguments: argparse.Namespace) -> int:
     console = Console()
     if arguments.command == "status":
         plan = plan_of_runs(folder)
-        snapshot = Snapshot(plan, folder.parent)
+        try:
+            jobs, silence = jobs_of(folder), None
+        except NoAnswer as error:
+            jobs, silence = {}, error
+        snapshot = Snapshot(plan, folder.parent, jobs)
         counted = ", ".join(
             f"{n} {state}" for state in dict.fromkeys(snapshot.state.values()) if (n := snapshot.count(state))
         )
@@ -27,6 +32,10 @@ def show(arguments: argparse.Namespace) -> int:
         for (cell, seed), status in snapshot.status.items():
             if status.get("error"):
                 console.print(f"{cell} seed={seed}: {status['error']}", markup=False, highlight=False, soft_wrap=True)
+        if snapshot.count("lost"):
+            console.print(f"lost runs have no job any more; `attnlab retry {plan.study}` runs them again", markup=False)
+        if silence:
+            print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
     from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
 
@@ -41,6 +50,26 @@ def show(arguments: argparse.Namespace) -> int:
     else:
         formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
         sys.stdout.write(formats[arguments.format](compare(read_study(folder))))
+    return 0
+
+
+def cancel_study(arguments: argparse.Namespace) -> int:
+    """
+    `attnlab cancel`: takes the jobs of a study from Slurm; returns the exit status. A run that trains saves first.
+
+    Raises: Mistake where Slurm does not answer.
+    """
+    folder = study_folder(arguments.study, arguments.overrides)
+    try:
+        live = [job.id for job in jobs_of(folder).values() if job.is_live]
+        cancel(live)
+    except NoAnswer as error:
+        raise Mistake(f"{error}; nothing was cancelled") from error
+    print(
+        f"cancelled {len(live)} jobs of {folder.name}: {', '.join(live)}"
+        if live
+        else f"Slurm has no job of {folder.name}"
+    )
     return 0
 
 

@@ -6,17 +6,32 @@ import os
 import platform
 import shlex
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, SCMode
 
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import drift_message
-from attnlab.training.run_directory import Held, RunDirectory, differences, read_json, write_json, write_text
+from attnlab.training.run_directory import (
+    Held,
+    RunDirectory,
+    differences,
+    read_json,
+    slurm_job,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from attnlab.cli.build import Parts
+    from attnlab.training import Ranks
+
+LOOK_AGAIN_SECONDS = 3.0
 
 # A launcher's worker unpickles `run` by importing this module, and then resolves the run's directory.
 register_resolvers()
@@ -36,24 +51,62 @@ def run(config: DictConfig) -> dict[str, Any]:
         return {"state": "skipped"}
     directory = RunDirectory(str(config.run_dir))
     check(composed)
-    if is_over(composed):
-        say_over(composed)
-        return dict(read_json(directory.status_json, {}))
     from attnlab.cli.build import build
+    from attnlab.training import ranks
 
     parts = build(config)
-    parts.data.prepare_data()
+    must_start = ranks.are_missing(parts.trainer)
+    together = ranks.Ranks() if must_start else ranks.join(parts.trainer)
+    if together.decide(lambda: is_over(composed)):
+        if together.rank == 0:
+            say_over(composed)
+        return dict(read_json(directory.status_json, {}))
+    if not must_start:
+        return _train(composed, parts, directory, together)
+    ranks.start(parts.trainer, _as_rank, *map(_as_plain, (config, HydraConfig.instance().cfg)), sys.path)
+    return dict(read_json(directory.status_json, {}))
+
+
+def _as_plain(config: Any) -> Any:
+    """A configuration without the types that plugins of Hydra give it: Hydra loads those anew, and they cannot be pickled then."""
+    return OmegaConf.to_container(config, resolve=False, structured_config_mode=SCMode.DICT) if config else None
+
+
+def _as_rank(config: Any, hydra: Any, path: list[str]) -> None:
+    """One rank of a run in a process of its own."""
+    sys.path[:] = path
+    HydraConfig.instance().cfg = OmegaConf.create(hydra)
+    run(OmegaConf.create(config))
+
+
+def _train(composed: Composed, parts: Parts, directory: RunDirectory, ranks: Ranks) -> dict[str, Any]:
+    ranks.first_on_each_node(parts.data.prepare_data)
     parts.data.setup()
-    attempt = directory.claim()
-    if isinstance(attempt, Held):
-        _say(config, f"{directory.path}: {attempt}; left to it")
-        return {"state": attempt.state}
+    number = ranks.decide(lambda: _claim(directory))
+    if isinstance(number, Held):
+        if ranks.rank == 0:
+            _say(composed.config, f"{directory.path}: {number}; left to it")
+        return {"state": number.state}
     from attnlab.cli.training_run import TrainingRun
 
     try:
         return TrainingRun(composed, parts, directory).go()
     finally:
         directory.release()
+
+
+def _claim(directory: RunDirectory) -> int | Held:
+    """
+    Claims a run for this process.
+
+    Slurm may start a job again before the owner that it has just killed on another node counts as dead; a live owner is known by its
+    next heartbeat.
+    """
+    number, beat = directory.claim(), directory.last_beat()
+    while isinstance(number, Held) and number.state == "running" and slurm_job() and directory.last_beat() == beat:
+        time.sleep(LOOK_AGAIN_SECONDS)
+        number = directory.claim()
+    return number
 
 
 def is_over(composed: Composed) -> bool:
@@ -81,8 +134,8 @@ def _say(config: DictConfig, line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def write_record(directory: RunDirectory, composed: Composed, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes run.json and .hydra: what this run is, on what, by which code; returns the record."""
+def make_record(composed: Composed, directory: RunDirectory, facts: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says: what this run is, on what, by which code."""
     config = composed.config
     study = read_json(directory.path.parent.parent / "plan.json", {})
     cells = {cell["name"]: cell["choices"] for cell in study.get("cells", [])}
@@ -90,7 +143,7 @@ def write_record(directory: RunDirectory, composed: Composed, facts: dict[str, A
         key.lstrip("+"): value for key, value in (o.split("=", 1) for o in choice_overrides(composed.overrides))
     }
     code = code_version()
-    record = {
+    return {
         "study": str(config.study.name),
         "cell": choices,
         "cell_name": str(config.cell),
@@ -105,10 +158,13 @@ def write_record(directory: RunDirectory, composed: Composed, facts: dict[str, A
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,
     }
+
+
+def write_record(directory: RunDirectory, composed: Composed, record: dict[str, Any]) -> None:
+    """Writes run.json and .hydra."""
     write_json(directory.run_json, record)
-    write_text(directory.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(directory.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(composed.config))
     write_text(directory.path / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(composed.overrides))
-    return record
 
 
 def choice_overrides(overrides: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, shipped
 from attnlab.training.measures import known_better
-from attnlab.training.run_directory import differences, effective_state, read_json
+from attnlab.training.run_directory import differences, read_json
 
 FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
 CLAIM_BOUNDS = ("within", "below", "above", "between", "cannot", "state")
@@ -348,8 +348,3 @@ def drift_message(directory: Path, changes: Sequence[str]) -> str:
         f"{directory} holds a run of another configuration (there -> now):\n  {shown}\n"
         "Give this one another name (study.name=NAME), or move the old runs away."
     )
-
-
-def states(plan: Plan, runs_dir: Path) -> dict[tuple[str, int], str]:
-    """The state of every run of the plan: missing, running, interrupted, finished, failed or diverged."""
-    return {key: effective_state(directory) for key, directory in runs_of(plan, runs_dir).items()}

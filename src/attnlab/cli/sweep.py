@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shlex
 import signal
 import sys
@@ -12,19 +11,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from attnlab.cli.check import check
+from attnlab.cli.cluster import known_jobs, submissions
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
-from attnlab.cli.launch import launch, no_empty_folders, split_hydra
-from attnlab.cli.monitor import OVER, Monitor, Snapshot, duration
-from attnlab.cli.reports import compare_study
-from attnlab.cli.studies import Plan, find_study, load_plan, quoted, refuse_drift, runs_of, states
-from attnlab.training.run_directory import read_json, write_json
-
-# A worker that the system kills takes the launcher's other jobs with it; launching again goes on where they stopped.
-LAUNCHES = 3
+from attnlab.cli.launch import Launcher, no_empty_folders, prepare_launcher, split_hydra
+from attnlab.cli.monitor import OVER, Snapshot, duration
+from attnlab.cli.reports import compare_study, study_folder
+from attnlab.cli.rounds import NOT_OVER, Rounds
+from attnlab.cli.studies import Plan, find_study, load_plan, quoted, read_plan, refuse_drift, runs_of
+from attnlab.training.run_directory import effective_state, read_json, write_json
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -34,19 +33,49 @@ def sweep(arguments: argparse.Namespace) -> int:
     Returns exit status 1 when a run failed or is missing at the end. Raises: Mistake before anything is run.
     """
     own, hydra_own = split_hydra(readable(arguments.overrides))
-    if not any(o.startswith("hydra/launcher=") for o in hydra_own):
-        hydra_own = ["hydra/launcher=joblib", *hydra_own]
-    one = Sweep(hydra_own, arguments.config_dir, arguments.cfg, Console())
+    one = Sweep(with_launcher(hydra_own), arguments.config_dir, arguments.cfg, arguments.detach, Console())
     return one.run(find_study(arguments.study), own)
+
+
+def with_launcher(words: Sequence[str]) -> list[str]:
+    """Hydra's settings with the launcher that sweeps have unless another is named."""
+    is_named = any(word.startswith("hydra/launcher=") for word in words)
+    return [*words] if is_named else ["hydra/launcher=joblib", *words]
+
+
+def retry(arguments: argparse.Namespace) -> int:
+    """
+    Runs again what a study lost, and with `--failed` what failed, by the launcher that had it last, or by another; then as `sweep`.
+
+    Returns the exit status as `sweep`. Raises: Mistake.
+    """
+    own, given = split_hydra(readable(arguments.overrides))
+    folder = study_folder(arguments.study, own)
+    plan, console = read_plan(folder / "plan.json"), Console()
+    last: dict[str, Any] = next(reversed(submissions(folder)), {})
+    if not any(word.startswith("hydra/launcher=") for word in given):
+        given = [*last.get("launcher", []), *given]
+    with ConfigSpace(arguments.config_dir or last.get("config_dirs", [])) as space:
+        cells = [space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells if cell.skip is None]
+        launcher = _launcher(space, plan, with_launcher(given), cells, arguments.detach)
+    with stopped_by_sigterm():
+        rounds = Rounds(plan, folder.parent, launcher, space, console, arguments.detach)
+        rounds.run([*NOT_OVER, "failed"] if arguments.failed else NOT_OVER)
+    return 0 if arguments.detach else _conclude(plan, folder, console)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the sweep of a study and those of the studies that it needs have in common. plan_only: print what would be run, and run nothing."""
+    """
+    What the sweep of a study and those of the studies that it needs have in common.
+
+    plan_only: print what would be run, and run nothing. detach: submit, and do not wait.
+    """
 
     hydra_own: list[str]
     config_dirs: Sequence[str]
     plan_only: bool
+    detach: bool
     console: Console
 
     def run(self, path: Path, own: Sequence[str], before: tuple[Path, ...] = ()) -> int:
@@ -57,6 +86,7 @@ class Sweep:
             refuse_drift(plan, runs_dir, space)
             pending = _unsettled(plan, runs_dir)
             composed = _check_cells(plan, {name for name, _ in pending}, space)
+            launcher = None if self.plan_only else _launcher(space, plan, self.hydra_own, composed, self.detach)
         _announce(plan, len(pending), runs_dir, self.console)
         if not any(plan.jobs()):
             raise Mistake(f"{plan.study}: no cell of this study makes sense, so there is nothing to run")
@@ -69,10 +99,13 @@ class Sweep:
         written = runs_dir / plan.study / "plan.json"
         with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), stopped_by_sigterm():
             _write_plan(plan, written)
-            if pending:
-                _run_missing(plan, written, runs_dir, self.hydra_own, space, self.console)
-        compare_study(written.parent, self.console)
-        return _verdict(plan, runs_dir)
+            if pending and launcher:
+                Rounds(plan, runs_dir, launcher, space, self.console, self.detach).run([*NOT_OVER, "failed"])
+        if self.detach and before and pending:
+            raise Mistake(
+                f"{plan.study} has to be over first, and its runs are submitted; the same command submits the rest when they are over"
+            )
+        return 0 if self.detach else _conclude(plan, written.parent, self.console)
 
     def _runs_dir(self, plan: Plan, space: ConfigSpace) -> Path:
         first = space.compose([*plan.overrides(plan.cells[0], plan.seeds[0]), *self.hydra_own])
@@ -97,7 +130,24 @@ class Sweep:
 
 
 def _unsettled(plan: Plan, runs_dir: Path) -> list[tuple[str, int]]:
-    return [key for key, state in states(plan, runs_dir).items() if state not in ("finished", "diverged")]
+    return [key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in ("finished", "diverged")]
+
+
+def _launcher(
+    space: ConfigSpace, plan: Plan, words: Sequence[str], composed: Sequence[Composed], detach: bool
+) -> Launcher:
+    """The launcher for these cells. Raises: Mistake where it cannot serve them, or this machine cannot."""
+    launcher = prepare_launcher(
+        space, plan.overrides(plan.cells[0], plan.seeds[0]), words, [one.config.trainer for one in composed]
+    )
+    if detach and launcher.is_here:
+        raise Mistake("--detach leaves the runs to Slurm: add hydra/launcher=slurm, or leave --detach out")
+    if composed and launcher.is_here:
+        from attnlab.cli.build import refuse_for_this_machine
+
+        for one in composed:
+            refuse_for_this_machine(one.config)
+    return launcher
 
 
 def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Composed]:
@@ -158,59 +208,20 @@ def _write_plan(plan: Plan, path: Path) -> None:
         write_json(path, now)
 
 
-def _run_missing(
-    plan: Plan, path: Path, runs_dir: Path, hydra_own: Sequence[str], space: ConfigSpace, console: Console
-) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for _ in range(LAUNCHES):
-        pending = [
-            key for key, state in states(plan, runs_dir).items() if state in ("missing", "interrupted", "failed")
-        ]
-        if not pending:  # another sweep of this study runs what is left
-            return
-        parallel = min(cores, len(pending))
-        words = [
-            "hydra/sweeper=study",
-            f"hydra.sweeper.plan={quoted(str(path))}",
-            f"runs_dir={quoted(str(runs_dir))}",
-            f"study.name={quoted(plan.study)}",
-        ]
-        words += ["progress=off", f"trainer.threads={max(1, cores // parallel)}"]
-        if "hydra/launcher=joblib" in hydra_own and not any("hydra.launcher.n_jobs=" in o for o in hydra_own):
-            words.append(f"hydra.launcher.n_jobs={parallel}")
-        with Monitor(plan, runs_dir, console):
-            again = _launch_once([*words, *hydra_own], space)
-        if not again or not _unsettled(plan, runs_dir):
-            return
-
-
-def _launch_once(words: Sequence[str], space: ConfigSpace) -> bool:
-    """One launch; True where a worker was killed, so that another launch can go on with what it left."""
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    from hydra_plugins.attnlab_study_sweeper import JobsFailed
-
-    try:
-        launch(words, space, multirun=True)
-    except JobsFailed as error:
-        print(f"attnlab: some runs failed, the others went on:\n{error}", file=sys.stderr)
-    except BrokenProcessPool:
-        print(
-            "attnlab: a worker was killed (by a person, or by the system when memory ran out); going on with what it left",
-            file=sys.stderr,
-        )
-        return True
-    return False
+def _conclude(plan: Plan, folder: Path, console: Console) -> int:
+    """Compares, and says how it ended; returns the exit status."""
+    compare_study(folder, console)
+    return _verdict(plan, folder.parent)
 
 
 def _verdict(plan: Plan, runs_dir: Path) -> int:
     """0 where every run is over and none failed; else 1, with the way on."""
-    snapshot = Snapshot(plan, runs_dir)
-    failed, elsewhere = snapshot.count("failed"), snapshot.count("running")
+    snapshot = Snapshot(plan, runs_dir, known_jobs(runs_dir / plan.study))
+    failed, elsewhere = snapshot.count("failed"), snapshot.count("running", "queued")
     unfinished = len(snapshot.state) - snapshot.count(*OVER) - elsewhere
     if elsewhere:
         print(
-            f"attnlab: another sweep of this study still trains {elsewhere} runs; `attnlab status {plan.study}` follows it",
+            f"attnlab: another sweep of this study still has {elsewhere} runs; `attnlab status {plan.study}` follows it",
             file=sys.stderr,
         )
     if failed or unfinished:

@@ -10,8 +10,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from attnlab.cli.check import check, senseless
+from attnlab.cli.cluster import uses_slurm
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
-from attnlab.cli.launch import for_each_job, launch, no_empty_folders, split_hydra
+from attnlab.cli.launch import for_each_job, launch, no_empty_folders, prepare_launcher, split_hydra
 from attnlab.cli.run import is_over, say_over
 from attnlab.training.run_directory import effective_state, read_json
 
@@ -27,7 +28,6 @@ def train(arguments: argparse.Namespace) -> int:
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(own) if arguments.multirun else [own]
         composed = [space.compose(job) for job in jobs]
-        space.compose([*jobs[0], *hydra_own])
         directories = [str(c.config.run_dir) for c in composed]
         if len(set(directories)) != len(directories):
             raise Mistake(
@@ -40,21 +40,28 @@ def train(arguments: argparse.Namespace) -> int:
             composed = _sensible(composed)
         for one in composed:
             check(one)
+        if not arguments.multirun and uses_slurm(space.launcher([*own, *hydra_own])):
+            raise Mistake(
+                "a launcher takes the jobs of a multirun: add -m, as in `attnlab train -m ... hydra/launcher=slurm`"
+            )
+        launcher = prepare_launcher(space, jobs[0], hydra_own, [one.config.trainer for one in composed])
     pending = [one for one in composed if not is_over(one)]
     if not pending:
         for one in composed:
             say_over(one)
         return 0
-    from attnlab.cli.build import prepare_data, rehearse
+    from attnlab.cli.build import prepare_data, refuse_for_this_machine, rehearse
 
     for one in pending:
         rehearse(one.config)
+        if launcher.is_here:
+            refuse_for_this_machine(one.config)
     with no_empty_folders([Path(directory) for directory in directories]):
         prepare_data([one.config for one in pending])
         if not arguments.multirun:
             launch(overrides, space, multirun=False)
         else:
-            _launch_all(overrides, space, pending)
+            _launch_all([*own, *launcher.words], space, pending)
     return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import random
 import sys
 from typing import Any
@@ -15,7 +14,7 @@ from hydra.utils import instantiate
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
 from attnlab.cli.pretrained import refuse_other_tokenizer
-from attnlab.cli.run import write_record
+from attnlab.cli.run import make_record, write_record
 from attnlab.models import Size, measure_size
 from attnlab.training import (
     Checkpoints,
@@ -36,7 +35,7 @@ from attnlab.training.trackers import RunName, build_loggers, finishing
 
 
 class TrainingRun:
-    """One attempt at a run whose directory this process owns."""
+    """One attempt at a run: by the process that owns its directory, or by one that trains with it."""
 
     def __init__(self, composed: Composed, parts: Parts, directory: RunDirectory) -> None:
         self.composed, self.parts, self.directory = composed, parts, directory
@@ -67,9 +66,11 @@ class TrainingRun:
         task = self._task()
         for split in ("train", "validation", "test"):  # now, and not when the training is over
             task.check_split(self.parts.data, split)
-        record = write_record(self.directory, self.composed, self._facts(task))
-        for name, tokenizer in self.parts.data.tokenizers().items():
-            write_text(self.directory.path / name, tokenizer.as_json())
+        record = make_record(self.composed, self.directory, self._facts(task))
+        if self.directory.owned:
+            write_record(self.directory, self.composed, record)
+            for name, tokenizer in self.parts.data.tokenizers().items():
+                write_text(self.directory.path / name, tokenizer.as_json())
         self._announce(record)
         loggers = self._loggers(record)
         trainer = build_trainer(self.settings, self.precision, loggers, self._callbacks(), self.directory.path)
@@ -85,7 +86,7 @@ class TrainingRun:
             task.report(final)
         for logger in loggers:
             logger.finalize("success")
-        for name, text in task.outputs.items():
+        for name, text in task.outputs.items() if self.directory.owned else ():
             write_text(self.directory.path / "outputs" / name, text)
         self.status.finish(final, task.cannot, task.notes)
         self._show(final, task)
@@ -174,7 +175,7 @@ class TrainingRun:
             self._warn(line)
 
     def _warn(self, line: str) -> None:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if self.directory.owned:
             print(line, file=sys.stderr)
 
     def _loggers(self, record: dict[str, Any]) -> list[Any]:

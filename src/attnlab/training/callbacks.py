@@ -26,7 +26,7 @@ class StatusWriter(pl.Callback):
     """Keeps status.json: on the start of the training, every `every_seconds`, at validations; `finish` and `fail` write the last one.
 
     `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison; `divergence` (step, reason, layer) what one that
-    diverged does. Only rank 0 writes.
+    diverged does. Only the run's owner, which is rank 0, writes.
     """
 
     def __init__(self, directory: RunDirectory, every_seconds: float = 2.0) -> None:
@@ -123,6 +123,8 @@ class StatusWriter(pl.Callback):
         self._write(durable=True)
 
     def _write(self, durable: bool = False) -> None:
+        if not self.directory.owned:
+            return
         self.status["heartbeat"] = time.time()
         write_json(self.directory.status_json, self.status, durable)
         self._next = time.monotonic() + self.every_seconds

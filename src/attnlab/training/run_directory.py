@@ -176,6 +176,12 @@ def process_start(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else started.strip()
 
 
+def slurm_job() -> str | None:
+    """Slurm's id of the job that this process is part of (number, or number_index in an array); None elsewhere."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+
+
 class RunDirectory:
     """The directory of one run; `claim` makes this process its one writer."""
 
@@ -188,6 +194,9 @@ class RunDirectory:
     status_json = property(lambda self: self.path / STATUS)
     metrics = property(lambda self: self.path / METRICS)
     checkpoints = property(lambda self: self.path / CHECKPOINTS)
+    owned = property(
+        lambda self: self.attempt is not None, doc="Whether this process claimed the run and so writes its files."
+    )
 
     def claim(self, even_if_over: bool = False) -> int | Held:
         """Makes this process the run's owner and returns the attempt's number (from 1), or says who holds it.
@@ -200,6 +209,7 @@ class RunDirectory:
             if state == "running" or (state in ("finished", "diverged") and not even_if_over):
                 return Held(state, owner | {"attempt": number})
             mine = machine() | {"pid": os.getpid(), "process_start": process_start(os.getpid()), "started": time.time()}
+            mine["job"] = slurm_job()
             if _create_exclusively(self._attempt(number + 1), mine):
                 self.attempt = number + 1
                 self._stop_beating = _beat(self._attempt(number + 1))
@@ -220,7 +230,11 @@ class RunDirectory:
             return "missing" if not status else _settled(status)
         if status.get("attempt", 0) >= number and status.get("state") in OVER:
             return str(status["state"])
-        return "running" if self._is_alive(number, owner, status) else "interrupted"
+        return "running" if self._is_alive(owner) else "interrupted"
+
+    def owner(self) -> dict[str, Any]:
+        """What the newest attempt says of the process that made it (host, pid, started, job); nothing where there was none."""
+        return self._newest_attempt()[1]
 
     def _attempt(self, number: int) -> Path:
         return self.path / ATTEMPTS / f"{number}.json"
@@ -233,18 +247,21 @@ class RunDirectory:
         newest = max(numbers, default=0)
         return newest, read_json(self._attempt(newest), {}) if newest else {}
 
-    def _is_alive(self, number: int, owner: dict[str, Any], status: dict[str, Any]) -> bool:
+    def _is_alive(self, owner: dict[str, Any]) -> bool:
         """By the process table where the owner is of this machine, otherwise by the age of the last heartbeat."""
         if owner and all(owner.get(key) == value for key, value in machine().items()):
             started = process_start(owner["pid"])
             return started is not None and started == owner["process_start"]
+        return time.time() - self.last_beat() < STALE_SECONDS
+
+    def last_beat(self) -> float:
+        """When the newest attempt last said that it is alive (seconds since the epoch; 0 where there was none)."""
+        number, status = self._newest_attempt()[0], read_json(self.status_json, {})
         try:
             beat = self._attempt(number).stat().st_mtime
         except OSError:
             beat = 0.0
-        if status.get("attempt") == number:
-            beat = max(beat, float(status.get("heartbeat") or 0))
-        return time.time() - beat < STALE_SECONDS
+        return max(beat, float(status.get("heartbeat") or 0)) if status.get("attempt") == number else beat
 
     def _sweep_temporaries(self) -> None:
         for folder in (self.path, self.path / ATTEMPTS, self.checkpoints):

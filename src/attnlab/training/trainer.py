@@ -22,8 +22,8 @@ class TrainerSettings:
 
     `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `checkpoint_budget_gb` bounds
     the disk that a run's checkpoints take (see Checkpoints); `plateau_share` None never ends a run on a plateau (see DivergenceCheck);
-    `threads` None leaves torch's number; `device` is auto, cpu, cuda or another of Lightning's accelerators. Raises ValueError for a
-    number that makes no sense.
+    `threads` None leaves torch's number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes`
+    nodes train together, each on batches of its own: a step has as many more tokens. Raises ValueError for a number that makes no sense.
     """
 
     max_steps: int = 1000
@@ -40,7 +40,7 @@ class TrainerSettings:
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     threads: int | None = None
     deterministic: bool = True
 
@@ -102,11 +102,14 @@ def build_trainer(
     import torch
 
     from attnlab.training.checkpoint_files import CheckpointFiles
+    from attnlab.training.ranks import cluster_environment
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     micro_batches = settings.max_steps * settings.accumulate
-    plugins = [CheckpointFiles(), _arithmetic(precision, settings.device_type), *_environment(settings)]
+    plugins: list[Any] = [CheckpointFiles(), _arithmetic(precision, settings.device_type)]
+    if (environment := cluster_environment(settings)) is not None:
+        plugins.append(environment)
     return pl.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
@@ -150,16 +153,6 @@ def _arithmetic(precision: Precision, device_type: str) -> Any:
     if precision.used == "32":
         return Plain()
     return MixedPrecision(precision.lightning, device_type)  # type: ignore[arg-type]
-
-
-def _environment(settings: TrainerSettings) -> list[Any]:
-    """How ranks find each other. One process needs no cluster, and Slurm's requeue has one owner, which is not Lightning."""
-    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
-
-    if settings.devices * settings.num_nodes == 1:
-        return [LightningEnvironment()]
-    is_slurm = "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
 
 
 def _be_quiet() -> None:

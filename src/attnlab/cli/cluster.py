@@ -1,0 +1,258 @@
+"""Slurm as a study sees it: which of its runs were submitted, and what Slurm says of them now.
+
+A submission is one file, runs/<study>/slurm/<job>.json, written once. What a run came to, its own directory says; Slurm only tells whether
+a job is still to come, is there, or is gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from attnlab.cli.compose import Mistake
+from attnlab.cli.studies import Plan, runs_of
+from attnlab.training.run_directory import RunDirectory, effective_state, read_json, write_json
+
+FOLDER = "slurm"
+PATIENCE_SECONDS = 20.0
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
+LIVE = {
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SIGNALING",
+    "SPECIAL_EXIT",
+    "STAGE_OUT",
+    "STOPPED",
+}
+WORDS = {
+    "PENDING": "pending",
+    "RUNNING": "running",
+    "REQUEUED": "preempted",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "out of time",
+    "DEADLINE": "out of time",
+    "OUT_OF_MEMORY": "out of memory",
+    "NODE_FAIL": "node lost",
+    "BOOT_FAIL": "node lost",
+    "GONE": "gone",
+}
+
+
+class NoAnswer(Exception):
+    """Slurm was asked and did not answer: what became of its jobs is not known."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One of Slurm's jobs; `where` is its node, or why it is pending."""
+
+    id: str
+    state: str
+    where: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is still to run or running."""
+        return self.state in LIVE
+
+    def __str__(self) -> str:
+        word = WORDS.get(self.state, self.state.lower().replace("_", " "))
+        if self.state in ("PENDING", "REQUEUED") and self.where == "BeginTime":
+            return "preempted, to start again"
+        if self.state in ("PENDING", "RUNNING") and self.where not in ("", "None", "N/A"):
+            return f"{word} on {self.where}" if self.state == "RUNNING" else f"{word} ({self.where})"
+        return word
+
+
+def uses_slurm(launcher: DictConfig) -> bool:
+    """Whether a launcher's configuration hands jobs to Slurm."""
+    return str(launcher.get("_target_", "")).endswith("SlurmLauncher")
+
+
+def shape_words(launcher: DictConfig) -> list[str]:
+    """What a launcher takes from a run's trainer, as settings: Hydra composes the launcher without the choices of the jobs."""
+    raw = OmegaConf.to_container(launcher, resolve=False)
+    assert isinstance(raw, dict)
+    return [f"hydra.launcher.{key!s}={launcher[str(key)]}" for key, value in raw.items() if "${trainer." in str(value)]
+
+
+def refuse_impossible(launcher: DictConfig, trainers: Iterable[DictConfig]) -> None:
+    """
+    What Slurm would only say when the jobs have waited for their turn, said before they are submitted.
+
+    Raises: Mistake where this machine cannot submit, and where Slurm would start another number of processes than a run has devices.
+    """
+    if shutil.which("sbatch") is None:
+        raise Mistake(
+            "this launcher hands runs to Slurm, but this machine has no sbatch to submit them with; give the same command on a login node "
+            "of the cluster, or choose hydra/launcher=joblib to train here"
+        )
+    shapes = {(int(trainer.num_nodes), int(trainer.devices)) for trainer in trainers}
+    if len(shapes) > 1:
+        raise Mistake(
+            "the jobs of one array have one shape, but these runs differ in trainer.num_nodes or trainer.devices: "
+            + ", ".join(f"{nodes} nodes with {devices} devices" for nodes, devices in sorted(shapes))
+            + "; sweep them one after the other"
+        )
+    for nodes, devices in shapes:
+        for field, given, key, wanted in (
+            ("nodes", launcher.nodes, "trainer.num_nodes", nodes),
+            ("tasks_per_node", launcher.tasks_per_node, "trainer.devices", devices),
+        ):
+            if given != wanted:
+                raise Mistake(
+                    f"hydra.launcher.{field}={given} does not fit {key}={wanted}: Slurm starts one task a device. "
+                    f"Leave hydra.launcher.{field} out, and it follows {key}"
+                )
+
+
+def record(study: Path, runs: Mapping[str, str], **how: Sequence[str]) -> None:
+    """Keeps which of Slurm's ids trains which run (its place in the study's folder), and how they were launched."""
+    job = next(iter(runs)).split("_")[0]
+    write_json(study / FOLDER / f"{job}.json", {"job": job, "submitted": time.time(), "runs": dict(runs), **how})
+
+
+def submissions(study: Path) -> list[dict[str, Any]]:
+    """The submissions of a study, in their order."""
+    found = [read_json(path) for path in (study / FOLDER).glob("*.json")]
+    return sorted((one for one in found if one), key=lambda one: one["submitted"])
+
+
+def jobs_of(study: Path) -> dict[str, Job]:
+    """
+    The job of each submitted run, by the run's place in the study's folder, as Slurm sees it now: of several the last that is live.
+
+    Nothing is known on a machine without Slurm. Raises: NoAnswer.
+    """
+    submitted = [(place, id) for one in submissions(study) for id, place in one["runs"].items()]
+    if not submitted or shutil.which("squeue") is None:
+        return {}
+    found = ask(id for _, id in submitted)
+    jobs: dict[str, Job] = {}
+    for place, id in submitted:
+        if found[id].is_live or place not in jobs or not jobs[place].is_live:
+            jobs[place] = found[id]
+    return jobs
+
+
+def known_jobs(study: Path) -> Mapping[str, Job]:
+    """As `jobs_of`, and nothing where Slurm does not answer."""
+    try:
+        return jobs_of(study)
+    except NoAnswer:
+        return {}
+
+
+def ask(ids: Iterable[str]) -> dict[str, Job]:
+    """Each of Slurm's ids with its job; what Slurm no longer knows is GONE. Raises: NoAnswer."""
+    wanted = list(dict.fromkeys(ids))
+    numbers = ",".join(dict.fromkeys(id.split("_")[0] for id in wanted))
+    # One number of a job that was forgotten is an error, several are none.
+    answer = _call("squeue", "-h", "-a", "-r", "-t", "all", "-o", "%i|%T|%N|%r", "-j", numbers, fine="Invalid job id")
+    found = {}
+    for line in answer.splitlines():
+        id, state, nodes, reason = line.split("|", 3)
+        found[id] = (state, nodes if state == "RUNNING" else reason)
+    jobs = {}
+    for id in wanted:
+        # What was cancelled before it came to its turn is kept as the array alone.
+        seen = found.get(id) or found.get(id.split("_")[0])
+        jobs[id] = Job(id, *seen) if seen else Job(id, "GONE")
+    return jobs | _ended([id for id, job in jobs.items() if job.state == "GONE"])
+
+
+def _ended(ids: Sequence[str]) -> dict[str, Job]:
+    """What the accounting keeps of jobs that the controller has forgotten; nothing on a cluster without accounting."""
+    if not ids or shutil.which("sacct") is None:
+        return {}
+    try:
+        answer = _call("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(ids))
+    except NoAnswer:
+        return {}
+    found = dict(line.split("|")[:2] for line in answer.splitlines() if line.count("|"))
+    return {id: Job(id, found[id].split(" ")[0]) for id in ids if found.get(id)}
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Takes jobs out of the queue and stops those that run; each saves first. Raises: NoAnswer."""
+    if ids:
+        _call("scancel", *ids, fine="Invalid job id")
+
+
+def _call(*words: str, fine: str | None = None) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"Slurm does not answer ({words[0]} took more than {PATIENCE_SECONDS:.0f} s)") from None
+    except OSError as error:
+        raise NoAnswer(f"Slurm cannot be asked: {error}") from error
+    if done.returncode and not (fine and fine in done.stderr):
+        raise NoAnswer(f"Slurm does not answer: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def states(plan: Plan, runs_dir: Path, jobs: Mapping[str, Job]) -> dict[tuple[str, int], str]:
+    """
+    The state of every run of the plan: missing, running, interrupted, finished, failed or diverged by its directory.
+
+    With Slurm's jobs also queued (Slurm has yet to start it, or to start it again) and lost (Slurm has no job for it any more, and it
+    is not over).
+    """
+    return {
+        key: _combined(effective_state(run), jobs.get(place(key)), run) for key, run in runs_of(plan, runs_dir).items()
+    }
+
+
+def place(key: tuple[str, int]) -> str:
+    """Where a run (cell, seed) stands in its study's folder."""
+    return f"{key[0]}/seed={key[1]}"
+
+
+def _combined(state: str, job: Job | None, run: Path) -> str:
+    if job is None or state in ("finished", "diverged"):
+        return state
+    is_owner = RunDirectory(run).owner().get("job") == job.id
+    if job.is_live:
+        return state if state == "running" or (state == "failed" and is_owner) else "queued"
+    if state == "running":
+        return "lost" if is_owner else state
+    return "lost" if state in ("missing", "interrupted") and job.state != "CANCELLED" else state
+
+
+class Watch:
+    """Asks Slurm of a study's jobs again and again, less often the longer nothing changes."""
+
+    def __init__(self, study: Path, say: Callable[[str], None]) -> None:
+        self.study, self.say = study, say
+        self.jobs = jobs_of(study)
+        self._told = False
+
+    def wait(self, progress: Callable[[], object]) -> None:
+        """Until Slurm has no live job of the study; it is asked at once when `progress` changes. A Slurm that does not answer is waited for."""
+        pause = SHORTEST_PAUSE_SECONDS
+        while any(job.is_live for job in self.jobs.values()):
+            before, seen, end = self.jobs, progress(), time.monotonic() + pause
+            while time.monotonic() < end and progress() == seen:
+                time.sleep(SHORTEST_PAUSE_SECONDS)
+            try:
+                self.jobs = jobs_of(self.study)
+            except NoAnswer as error:
+                if not self._told:
+                    self.say(f"{error}; waiting for it")
+                self._told = True
+            has_changed = self.jobs != before or progress() != seen
+            pause = SHORTEST_PAUSE_SECONDS if has_changed else min(pause * 1.5, LONGEST_PAUSE_SECONDS)

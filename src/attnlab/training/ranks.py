@@ -1,0 +1,152 @@
+"""The ranks of a run: one process a device, started by Slurm's srun, by torchrun, or from here.
+
+The first rank owns the run's directory and decides for all; the others train with it and write nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from lightning.pytorch.plugins.environments import ClusterEnvironment
+
+    from attnlab.training.trainer import TrainerSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among the `count` processes of a run; alone where there is one."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    group: Any = None
+
+    def decide(self, decision: Callable[[], T]) -> T:
+        """What `decision` gives on the first rank, on every rank. Raises what it raises there, and RuntimeError elsewhere."""
+        if self.group is None:
+            return decision()
+        told: list[Any] = [None]
+        try:
+            if self.rank == 0:
+                told = [("decided", decision())]
+        except Exception as error:
+            told = [("failed", f"{type(error).__name__}: {error}")]
+            raise
+        finally:
+            dist.broadcast_object_list(told, src=0, group=self.group)
+        how, value = told[0]
+        if how == "failed":
+            raise RuntimeError(f"the first rank failed: {value}")
+        return value
+
+    def first_on_each_node(self, action: Callable[[], object]) -> None:
+        """Does `action` on one rank of each node, then on the others, which find it done."""
+        if self.local_rank == 0:
+            action()
+        if self.group is not None:
+            dist.barrier(group=self.group)
+            if self.local_rank != 0:
+                action()
+
+
+def cluster_environment(settings: TrainerSettings) -> ClusterEnvironment | None:
+    """How the ranks find each other; None leaves it to Lightning. Slurm's requeue has one owner, which is not Lightning."""
+    from lightning.pytorch.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+
+    if settings.devices * settings.num_nodes == 1:
+        return LightningEnvironment()
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if _started_by_srun() else None
+
+
+def _started_by_srun() -> bool:
+    """Whether this process is one of several tasks of a step; a batch script and a single task are alone."""
+    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def are_missing(settings: TrainerSettings) -> bool:
+    """Whether a run with these settings has several ranks, and nobody has started them. Raises ValueError where they are on several nodes."""
+    if settings.devices * settings.num_nodes == 1 or cluster_environment(settings) is not None:
+        return False
+    if settings.num_nodes > 1:
+        raise ValueError(
+            f"trainer.num_nodes={settings.num_nodes}: several nodes are started by Slurm; train with `attnlab train -m ... "
+            "hydra/launcher=slurm`, or under `srun --nodes=N --ntasks-per-node=D` with D equal to trainer.devices"
+        )
+    return True
+
+
+def join(settings: TrainerSettings) -> Ranks:
+    """Meets the other ranks of this run and returns this one's place. Raises ValueError where another number of them was started."""
+    if settings.devices * settings.num_nodes == 1:
+        return Ranks()
+    environment = cluster_environment(settings)
+    assert environment is not None, "the ranks of this run have not been started"
+    wanted, started = settings.devices * settings.num_nodes, environment.world_size()
+    if started != wanted:
+        raise ValueError(
+            f"{started} processes were started for trainer.devices={settings.devices} on trainer.num_nodes={settings.num_nodes}, "
+            f"which needs {wanted}: one process a device"
+        )
+    if not dist.is_initialized():
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+        backend = "nccl" if settings.device_type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=environment.global_rank(), world_size=started)
+    # Decisions are objects on the CPU, whatever the tensors are on.
+    group = dist.new_group(backend="gloo")
+    return Ranks(environment.global_rank(), started, environment.local_rank(), group)
+
+
+def start(settings: TrainerSettings, function: Callable[..., object], *arguments: object) -> None:
+    """
+    Calls an importable function in `settings.devices` new processes of this machine, each a rank, and waits for them.
+
+    They end together: where one fails, the others are stopped. Raises RuntimeError with the first one's error.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=settings.devices,
+        run_id=f"attnlab-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, _recorded)(function, *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
+        raise RuntimeError(f"rank {rank}: {said.strip().splitlines()[-1]}") from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + error.sigval) from None
+
+
+def _recorded(function: Callable[..., object], *arguments: object) -> None:
+    """In a new rank: keeps the error for the process that started it."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(function)(*arguments)

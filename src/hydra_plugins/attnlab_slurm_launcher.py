@@ -1,0 +1,57 @@
+"""The launcher behind hydra/launcher=slurm: hydra-submitit-launcher's own, which can also submit and come back, and stops at SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import OmegaConf
+
+
+class SlurmLauncher(submitit_launcher.SlurmLauncher):
+    """Hydra launcher on Slurm. Requeue has one owner, submitit: at a time limit or a preemption it hears SIGUSR2."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submits the jobs and waits for them. Raises: Mistake in Slurm's own words where it takes none."""
+        return [job.results()[0] for job in self._submitted(job_overrides, initial_job_idx)]
+
+    def submit(self, job_overrides: Sequence[Sequence[str]]) -> list[str]:
+        """Submits the jobs, as one array where there are several, and returns Slurm's ids. Raises: Mistake as `launch`."""
+        return [job.job_id for job in self._submitted(job_overrides, 0)]
+
+    def _submitted(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
+        import submitit
+
+        params = dict(self.params)
+        folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
+        executor = submitit.AutoExecutor(folder=folder, cluster=self._EXECUTOR, slurm_max_num_timeout=timeouts)
+        shared = set(OmegaConf.structured(BaseQueueConf).keys())
+        executor.update_parameters(**{n if n in shared else f"{self._EXECUTOR}_{n}": v for n, v in params.items()})
+        state = Singleton.get_state()
+        jobs = [
+            (list(o), "hydra.sweep.dir", i, f"job_id_for_{i}", state) for i, o in enumerate(job_overrides, start=first)
+        ]
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # it prints what it raises
+                return list(executor.map_array(self, *zip(*jobs, strict=True)))
+        except submitit.core.utils.FailedJobError as error:
+            from attnlab.cli.compose import Mistake
+
+            raise Mistake(f"Slurm refused the jobs: {str(error).strip()}") from None
+
+    def __call__(self, *arguments: Any) -> JobReturn:
+        """One job, on a node. At the signals of Slurm a training saves at the end of its step, and then whoever has the signal gets it."""
+        # submitit lets SIGTERM pass, with which Slurm announces that it requeues or cancels a job: what trained on would be lost.
+        signal.signal(signal.SIGTERM, _leave)
+        return super().__call__(*arguments)
+
+
+def _leave(signum: int, _: object) -> None:
+    raise SystemExit(128 + signum)

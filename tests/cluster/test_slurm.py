@@ -1,0 +1,197 @@
+"""Sweeps on a real Slurm: what is killed, fails, is requeued or out of time, and what comes out of it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnlab.cli.cluster import ask, submissions
+from attnlab.training.checkpoint_files import read_checkpoint
+from attnlab.training.run_directory import RunDirectory, effective_state, read_json
+
+pytestmark = pytest.mark.slow
+
+ON_SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.array_parallelism=6"]
+# Runs that are caught in the middle: they wait as long as there is a file `gate`, and go on slowly. And one that fails.
+PARTS = """
+import os, time
+from attnlab.layers import ALiBi
+
+
+class Slow(ALiBi):
+    calls = 0
+
+    def bias(self, query_positions_BT, key_positions_BS):
+        self.calls += 1
+        while self.calls > 20 and os.path.exists("gate"):
+            time.sleep(0.05)
+        time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
+        return super().bias(query_positions_BT, key_positions_BS)
+
+
+class Broken(ALiBi):
+    def bias(self, query_positions_BT, key_positions_BS):
+        raise RuntimeError("this part is broken")
+"""
+CELLS = {
+    "killed": ["position=slow"],
+    "requeued": ["position=slow", "optimizer.lr=0.002"],
+    "out_of_time": ["position=slow", "optimizer.lr=0.003"],
+    "broken": ["position=broken"],
+    **{name: [f"position={name}"] for name in ("none", "alibi", "rotary", "sinusoidal", "relative_bias", "learned")},
+    **{name: [f"feed_forward={name}"] for name in ("relu", "geglu")},
+}
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Until the condition holds, as long as the process runs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def twelve(study, tiny, slurm, monkeypatch):
+    """A study of twelve cells, three of them slow on the cluster and one broken."""
+    (slurm / "odd_parts.py").write_text(PARTS)
+    (slurm / "conf" / "position").mkdir(parents=True)
+    for name in ("Slow", "Broken"):
+        choice = slurm / "conf" / "position" / f"{name.lower()}.yaml"
+        choice.write_text(f"_target_: odd_parts.{name}\n_partial_: true\n")
+    monkeypatch.syspath_prepend(str(slurm))
+    settings = ["trainer.max_steps=60", "trainer.validate_every=15", "trainer.log_every=1", "model.dropout=0.1"]
+    cells = [{"name": name, "overrides": overrides} for name, overrides in CELLS.items()]
+    study("twelve", shared=[*tiny, *settings], factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
+
+
+def rows(run: Path) -> dict[tuple[int, tuple[str, ...]], dict[str, float]]:
+    """The logged values by step and names, of a step that was repeated the last; without what a clock says."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {(line["step"], tuple(line["values"])): line["values"] | {"tokens": line["tokens"]} for line in lines}
+
+
+def logged_steps(run: Path) -> list[int]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "train/nats" in line["values"]]
+
+
+def parameters(run: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(attnlab, twelve, slurm, monkeypatch):
+    words = ["twelve", "--config-dir", "conf"]
+    (slurm / "gate").touch()
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "attnlab", "sweep", *words, *ON_SLURM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"STEP_SECONDS": "0.1"},
+    )
+    runs = {name: Path("runs/twelve", name, "seed=0") for name in CELLS}
+    wait_for(lambda: submissions(Path("runs/twelve")), sweep)
+    (submission,) = submissions(Path("runs/twelve"))
+    assert len(submission["runs"]) == 12
+    ids = {Path(place).parent.name: id for id, place in submission["runs"].items()}
+    assert all(re.fullmatch(rf"{submission['job']}_\d+", id) for id in ids.values())  # one array
+
+    caught = [runs[name] / "checkpoints" / "last.ckpt" for name in ("killed", "requeued", "out_of_time")]
+    wait_for(lambda: all(path.exists() for path in caught), sweep)
+    # A second sweep finds every run in the first one's hands, but for the one that may have failed by now.
+    other = attnlab("sweep", *words, *ON_SLURM, "--detach")
+    assert other.status == 0, other.err
+    assert all(list(one["runs"].values()) == ["broken/seed=0"] for one in submissions(Path("runs/twelve"))[1:])
+    shown = attnlab("status", "twelve")
+    assert shown.out.count("1 running on n") >= 3, shown.out
+
+    # scancel goes on asking for as long as a job that got its signal is on its way out.
+    signalled = subprocess.Popen(["timeout", "2", "scancel", "--signal=USR2", ids["out_of_time"]])
+    subprocess.run(["scontrol", "requeue", ids["requeued"]], check=True, timeout=20)
+    os.kill(RunDirectory(runs["killed"]).owner()["pid"], signal.SIGKILL)
+    (slurm / "gate").unlink()
+    signalled.wait(timeout=20)
+    out, err = sweep.communicate(timeout=150)
+    assert sweep.returncode == 1, (out, err)
+    assert "killed seed=0 was lost" in out
+    assert "1 runs failed and 0 are not over" in err
+    state = {name: effective_state(run) for name, run in runs.items()}
+    assert state.pop("broken") == "failed"
+    assert set(state.values()) == {"finished"}
+    assert "this part is broken" in read_json(runs["broken"] / "status.json")["error"]
+    attempts = {name: len(list((run / "attempts").iterdir())) for name, run in runs.items() if name != "broken"}
+    assert {name: n for name, n in attempts.items() if n > 1} == {"killed": 2, "requeued": 2, "out_of_time": 2}
+    for name in ("requeued", "out_of_time"):  # they saved before they went: no step was trained twice
+        assert logged_steps(runs[name]) == list(range(1, 61))
+    assert ask([ids["broken"]])[ids["broken"]].state == "COMPLETED"  # Slurm's word for it; the run's own is the truth
+
+    assert attnlab("sweep", *words, "hydra/launcher=basic", "study.name=quiet").status == 1
+    for name in state:
+        run, quiet = runs[name], Path("runs/quiet", name, "seed=0")
+        assert rows(run) == rows(quiet), name
+        assert read_json(run / "status.json")["final"] == read_json(quiet / "status.json")["final"]
+        theirs = parameters(quiet)
+        assert all(torch.equal(value, theirs[key]) for key, value in parameters(run).items()), name
+
+
+def test_two_sweeps_at_once_train_each_run_once_and_what_is_cancelled_is_tried_again(attnlab, study, slurm):
+    study("both", seeds=1)
+    sweeps = [
+        subprocess.Popen(
+            [sys.executable, "-m", "attnlab", "sweep", "both", *ON_SLURM],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for sweep in sweeps:
+        said, _ = sweep.communicate(timeout=120)
+        assert sweep.returncode == 0, said
+        assert "every run is over" in said
+    runs = [Path("runs/both", cell, "seed=0") for cell in ("position=none", "position=alibi")]
+    assert [effective_state(run) for run in runs] == ["finished", "finished"]
+    assert [len(list((run / "attempts").iterdir())) for run in runs] == [1, 1]
+
+    held = ["study.seeds=[1]", "study.name=held", "+hydra.launcher.additional_parameters.hold=true"]
+    said = attnlab("sweep", "both", *ON_SLURM, *held, "--detach")
+    assert said.status == 0, said.err
+    assert "submitted 2 runs to Slurm as job" in said.out
+    assert "2 runs: 2 queued" in attnlab("status", "held").out
+    cancelled = attnlab("cancel", "held")
+    assert "cancelled 2 jobs of held" in cancelled.out
+    assert "Slurm has no job of held" in attnlab("cancel", "held").out
+    assert "2 runs: 2 missing" in attnlab("status", "held").out
+    again = attnlab("retry", "held", "--detach")  # as they were launched: held
+    assert "submitted 2 runs to Slurm as job" in again.out, again.err
+    assert "2 runs: 2 queued" in attnlab("status", "held").out
+
+
+def test_two_nodes_train_as_one_process_with_twice_the_batch(attnlab, tiny, slurm):
+    two = attnlab(
+        "train", "-m", *tiny, *ON_SLURM, "trainer.num_nodes=2", "trainer.strategy=ddp", "cell=c", "study.name=two"
+    )
+    assert two.status == 0, two.err
+    run = Path("runs/two/c/seed=0")
+    assert len(list((run / "attempts").iterdir())) == 1
+    assert attnlab("train", *tiny, "data.batch_size=8", "cell=c", "study.name=one").status == 0
+    ours, other = (read_json(Path("runs", name, "c/seed=0/status.json")) for name in ("two", "one"))
+    assert ours["tokens"] == other["tokens"]
+    assert ours["final"] == pytest.approx(other["final"], rel=1e-4)
+
+
+def test_what_slurm_refuses_is_said_in_its_own_words(attnlab, tiny, slurm):
+    said = attnlab("train", "-m", *tiny, *ON_SLURM, "hydra.launcher.partition=nowhere")
+    assert said.status == 2
+    assert said.err.count("Invalid partition name specified") == 1
+    assert said.err.startswith("attnlab: Slurm refused the jobs: ")
