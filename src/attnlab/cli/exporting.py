@@ -11,8 +11,9 @@ from torch import Tensor
 
 from attnlab.cli.compose import Mistake
 from attnlab.cli.records import checkpoint_of, read_record, read_tensors, settings_of, widths_of
-from attnlab.data import Tokenizer, Vocabulary, write_tokenizer
+from attnlab.data import Tokenizer, write_tokenizer
 from attnlab.data.marks import Marks
+from attnlab.data.vocabulary import Vocabulary
 from attnlab.interop import CannotConvert, to_folder
 from attnlab.models import EncoderDecoder
 

