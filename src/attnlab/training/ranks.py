@@ -132,6 +132,7 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
+        signals_to_handle=",".join(_signals()),
     )
     try:
         elastic_launch(config, _recorded)(function, *arguments)
@@ -143,6 +144,12 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + error.sigval) from None
+
+
+def _signals() -> list[str]:
+    """What is passed on to the ranks, which save before they stop: torch's own choice, and those that nobody else waits for."""
+    free = [signum for signum in (signal.SIGUSR1, signal.SIGUSR2) if signal.getsignal(signum) is signal.SIG_DFL]
+    return [signum.name for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *free)]
 
 
 def _recorded(function: Callable[..., object], *arguments: object) -> None:
