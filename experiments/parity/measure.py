@@ -32,8 +32,17 @@ from attnlab.interop.rules import to_ours
 
 LONGEST, VOCABULARY, NEW, BEAM_NEW = 24, 101, 64, 30
 PAD, START, END = 1, 0, 2
-SMALL = 0.3
-BOUNDS = {"logits": 1e-5, "left": 1e-5, "bf16": 2e-2, "loss": 1e-4, "gradients": 1e-4, "greedy": 0, "beam": 1e-4, "trip": 0}
+SMALL, PENALTY = 0.3, 0.4
+BOUNDS = {
+    "logits": 1e-5,
+    "left": 1e-5,
+    "bf16": 2e-2,
+    "loss": 1e-4,
+    "gradients": 1e-4,
+    "greedy": 0,
+    "beam": 1e-4,
+    "trip": 0,
+}
 MARKS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
 SEQ2SEQ_MARKS = {**MARKS, "decoder_start_token_id": START, "forced_eos_token_id": None}
 BART_SIZES = {
@@ -76,7 +85,13 @@ class Case:
 
 
 CASES = (
-    Case("GPT-2", "decoder", "GPT2LMHeadModel", "GPT2Config", {"n_positions": LONGEST + NEW, "n_embd": 30, "n_layer": 3, "n_head": 3}),
+    Case(
+        "GPT-2",
+        "decoder",
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"n_positions": LONGEST + NEW, "n_embd": 30, "n_layer": 3, "n_head": 3},
+    ),
     Case(
         "GPT-NeoX",
         "decoder",
@@ -234,6 +249,14 @@ def counted(is_token_BT: Tensor) -> Tensor:
     return (is_token_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
+class ByLength(BeamSearch):
+    """The search with the length penalty of transformers: a hypothesis of n tokens is divided by n to the power alpha."""
+
+    def penalty(self, length: Any) -> Any:
+        """What divides the log-probability."""
+        return length**self.length_penalty
+
+
 class Compare:
     """What both sides make of the same rows: (ours, theirs), at real tokens."""
 
@@ -304,7 +327,9 @@ class TextEncoder(Compare):
         there = reference(tokens_BT, attention_mask=is_token_BT.long(), token_type_ids=segments_BT, **own)
         if model.next_sentence is None:
             return model.predict(states_BTD, is_token_BT), there.logits[is_token_BT]
-        first = is_token_BT.all(dim=1)  # the output on the first place is of a real token in full rows alone, where left
+        first = is_token_BT.all(
+            dim=1
+        )  # the output on the first place is of a real token in full rows alone, where left
         here = [model.predict(states_BTD, is_token_BT).flatten(), model.follows(states_BTD)[first].flatten()]
         other = [there.prediction_logits[is_token_BT].flatten(), there.seq_relationship_logits[first].flatten()]
         return torch.cat(here), torch.cat(other)
@@ -362,7 +387,7 @@ class EncoderDecoder(Compare):
     def beam(self) -> float:
         # A random model hardly ever ends: of a sharp one the end mark is a token that it likes, where the best hypothesis ends with it.
         # The stream of pre-norm layers is their inputs' unless the layers are loud.
-        scale, sharpness = (4.0, 1.0 / self.pair.model.logit_scale) if "T5" in self.pair.case.name else (1.0, 4.0)
+        scale, sharpness = (4.0, 1.0 / self.pair.model.logit_scale) if "T5" in self.pair.case.name else (1.0, 1.5)
         pair = Pair(self.pair.case, self.pair.folder / "sharp", scale, sharpness)
         source_BS, is_source_BS = rows([3, 9, LONGEST], left=False, seed=5)
         gaps, lengths = [0.0], []
@@ -372,17 +397,18 @@ class EncoderDecoder(Compare):
             for end in set(first_V.topk(10).indices.tolist()) - {START}:
                 there = pair.reference.generate(
                     input_ids=source_1S, do_sample=False, max_new_tokens=BEAM_NEW, pad_token_id=PAD, num_beams=4,
-                    eos_token_id=end, length_penalty=0.0, early_stopping="never", output_scores=True,
+                    eos_token_id=end, length_penalty=PENALTY, early_stopping="never", output_scores=True,
                     return_dict_in_generate=True,
                 )  # fmt: skip
                 tokens = there.sequences[0, 1:].tolist()
                 if end in tokens:
-                    search = BeamSearch(4, 0.0, max_extra=BEAM_NEW - 1 - len(source_S[real_S]))
+                    search = ByLength(4, PENALTY, max_extra=BEAM_NEW - 1 - len(source_S[real_S]))
                     here = decode(pair.model, source_1S, search=search, start=START, end=end, never=())[0][0]
                     lengths.append(tokens.index(end))
                     same = here.tokens == tokens[: lengths[-1]]
                     gaps.append(abs(here.score - float(there.sequences_scores[0])) if same else float("inf"))
-        assert len(lengths) >= 8 and max(lengths) > 1, f"hypotheses of {lengths} tokens compare too little"
+        assert len(lengths) >= 8, f"{len(lengths)} hypotheses compare too little"
+        assert max(lengths) > 0, f"hypotheses of {lengths} tokens compare too little"
         return max(gaps)
 
 
@@ -400,7 +426,12 @@ class Images(Compare):
         return F.cross_entropy(here, targets_N), F.cross_entropy(there, targets_N)
 
 
-KINDS: dict[str, type[Compare]] = {"decoder": Decoder, "encoder": TextEncoder, "seq2seq": EncoderDecoder, "image": Images}
+KINDS: dict[str, type[Compare]] = {
+    "decoder": Decoder,
+    "encoder": TextEncoder,
+    "seq2seq": EncoderDecoder,
+    "image": Images,
+}
 
 
 def gap(both: tuple[Tensor, Tensor]) -> float:

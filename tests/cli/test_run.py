@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import forbid_writing
 
-from attnlab.training import Checkpoints
+from attnlab.training import Checkpoints, read_checkpoint
 from attnlab.training.run_directory import effective_state, read_json
 
 
@@ -131,6 +131,58 @@ def test_a_full_disk(attnlab, here, left, tiny, small_disk, free):
     (small_disk / "filler").unlink()
     assert attnlab("train", *tiny, f"run_dir={small_disk}/runs/run").status == 0  # the same command once there is room
     assert effective_state(small_disk / "runs" / "run") == "finished"
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_run(attnlab, here, tiny, small_disk):
+    """What was written stays as it was, and once there is room the same command goes on to the same figures."""
+    words = ["train", *tiny, "trainer.checkpoint_every_seconds=0", "trainer.checkpoint_budget_gb=0", "progress=plain"]
+    assert attnlab(*words, "run_dir=whole").status == 0
+    size = Path("whole/checkpoints/last.ckpt").stat().st_size
+    with (small_disk / "filler").open("wb", buffering=0) as file:
+        file.write(b"x" * (360 * 1024 - 5 * size // 2))  # two checkpoints and the small files have room
+    said = attnlab(*words, f"run_dir={small_disk}/run")
+    assert said.status == 1
+    assert "the disk is full" in said.err
+    assert "Traceback" not in said.err
+    for step in (1, 2):
+        assert read_checkpoint(small_disk / "run" / "checkpoints" / f"step={step}.ckpt")["attnlab"]["step"] == step
+    lines = (small_disk / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1]
+    (small_disk / "filler").unlink()
+    again = attnlab(*words, f"run_dir={small_disk}/run")
+    assert again.status == 0, again.err
+    assert f"going on from {small_disk}/run/checkpoints/step=2.ckpt" in again.err
+    assert final(small_disk / "run") == final("whole")
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(attnlab, here, tiny):
+    assert attnlab("train", *tiny, "run_dir=one", "seed=1").status == 0
+    assert attnlab("train", *tiny, "run_dir=two", "seed=2", "optimizer.lr=0.002").status == 0
+    shutil.rmtree("two/checkpoints")
+    shutil.copytree("one/checkpoints", "two/checkpoints", symlinks=True)
+    Path("two/status.json").unlink()  # as if it had been stopped
+    shutil.rmtree("two/attempts")
+    said = attnlab("train", *tiny, "run_dir=two", "seed=2", "optimizer.lr=0.002")
+    assert said.status == 1
+    assert "step=10.ckpt is of a run of another configuration" in said.err
+    assert "optimizer.lr: 0.001 -> 0.002" in said.err
+    assert "seed: 1 -> 2" in said.err
+    assert "study.name=NAME" in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "state"), [("1e-3", "finished"), ("1e-9", "diverged")])
+def test_a_run_that_never_learns_is_told_from_one_that_does(attnlab, here, tiny, rate, state):
+    rest = [word for word in tiny if not word.startswith(("trainer.max_steps", "trainer.validate_every"))]
+    rest += ["trainer.max_steps=500", "trainer.validate_every=0", f"optimizer.lr={rate}", "run_dir=run"]
+    said = attnlab("train", *rest, "progress=plain")
+    assert effective_state("run") == state
+    if state == "diverged":
+        assert (
+            "diverged: the loss was on a plateau: it was never below the entropy of its targets' frequencies"
+            in said.err
+        )
+        assert read_json(Path("run/status.json"))["divergence"]["step"] == 500
 
 
 def test_a_run_on_images_says_what_it_trains_on(attnlab):

@@ -7,7 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.huggingface import CHATML, KINDS, TEXT, save
 
-from attnlab.data import BPE, Byte, Character, Unigram, read_tokenizer, write_tokenizer
+from attnlab.data import (
+    BPE,
+    Byte,
+    Character,
+    DataError,
+    Digits,
+    ImageData,
+    MaskedTextData,
+    Masking,
+    ParallelText,
+    SpanCorruptionData,
+    TextData,
+    TextFiles,
+    TranslationData,
+    Unigram,
+    read_tokenizer,
+    write_tokenizer,
+)
 from attnlab.data.vocabulary import Vocabulary, framed
 
 TRAINING = "\n".join(TEXT)
@@ -89,6 +106,34 @@ def test_one_that_was_read_is_written_as_it_was(tmp_path, kind):
     assert here.chat_template == there.chat_template
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "third" / name).read_bytes()
+
+
+def data_modules(folder, prose_file):
+    """Of every way in which texts stand in batches."""
+    (folder / "pairs.tsv").write_text("".join(f"{line} {number}\t{line}\n" for number, line in enumerate(TEXT)))
+    yield "text", TextData(TextFiles, BPE(300), context=8, path=str(prose_file))
+    yield "masked", MaskedTextData(TextFiles, BPE(300), Masking(), context=8, path=str(prose_file))
+    yield "spans", SpanCorruptionData(TextFiles, BPE(300), context=16, num_sentinels=9, path=str(prose_file))
+    yield "pairs", TranslationData(ParallelText, BPE(300), "en-de", path=str(folder / "pairs.tsv"))
+
+
+def test_data_write_their_tokenizer_with_the_marks_that_their_models_see(tmp_path, prose_file):
+    from transformers import AutoTokenizer
+
+    text = "lorem ipsum"
+    for name, data in data_modules(tmp_path, prose_file):
+        data.write_tokenizer(tmp_path / name)
+        found = AutoTokenizer.from_pretrained(tmp_path / name)(text)["input_ids"]
+        if name == "text":
+            assert found == data.tokenizer.encode(text).tolist()
+        else:
+            marks = data.vocabulary.marks.text if name == "masked" else data.vocabulary.marks.source
+            assert found == framed(marks, data.vocabulary.encode_text(text)).tolist()
+    two = TranslationData(ParallelText, BPE(300), "en-de", joint=False, path=str(tmp_path / "pairs.tsv"))
+    with pytest.raises(DataError, match=r"has tokenizer\.json, source_tokenizer\.json; Hugging Face's files hold one"):
+        two.write_tokenizer(tmp_path / "two")
+    with pytest.raises(DataError, match="digits has no tokenizer"):
+        ImageData(Digits).write_tokenizer(tmp_path / "none")
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", "llama"])

@@ -1,11 +1,15 @@
 """metrics.jsonl holds whole lines only, whatever a killed writer left."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnlab.training import CannotWrite
 from attnlab.training.json_lines import JsonLines, cut_partial_line
 
 
@@ -61,3 +65,27 @@ def test_a_partial_line_longer_than_a_block_is_cut(tmp_path):
 def test_a_missing_file_is_no_mistake(tmp_path):
     cut_partial_line(tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_disk_that_fills_up_within_a_line_takes_nothing_of_it(tmp_path, monkeypatch):
+    """A full disk first takes as many bytes as fit, and then refuses."""
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines.log_metrics({"loss": 1.0}, 1)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    given, room = os.write, [20]
+
+    def fill_up(descriptor, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = given(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", fill_up)
+    with pytest.raises(CannotWrite, match=r"cannot write .*metrics\.jsonl: the disk is full"):
+        lines.log_metrics({"loss": 0.5}, 2)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    # A write that is cut short for another reason is gone on with.
+    monkeypatch.setattr(os, "write", lambda descriptor, data: given(descriptor, data[:7]))
+    lines.log_metrics({"loss": 0.5}, 2)
+    assert [line["step"] for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())] == [1, 2]

@@ -55,8 +55,12 @@ def build(config: DictConfig) -> Parts:
 
 
 def _instantiate(config: DictConfig, group: str) -> Any:
+    node = config[group]
+    if group == "model" and "init_from" in node:  # of the run: the model itself knows nothing of where it starts
+        node = OmegaConf.masked_copy(node, [key for key in node if key != "init_from"])
+        node._set_parent(config)
     try:
-        return instantiate(config[group], _convert_="all")
+        return instantiate(node, _convert_="all")
     except InstantiationException as error:
         # Hydra wraps what a constructor raised; its own words are the ones that help.
         cause = error.__cause__ or error

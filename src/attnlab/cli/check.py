@@ -20,6 +20,7 @@ from attnlab.cli.compose import Composed, Mistake, did_you_mean, first_line
 from attnlab.cli.pretrained import other_encoder
 
 LARGEST_SEED = 1 << 32
+OF_A_RUN: dict[str, dict[str, Any]] = {"model": {"init_from": str | None}}  # fields beside those of the part itself
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _check_node(path: str, node: dict[str, Any]) -> list[str]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         return [*findings, f"{path}: cannot load {node['_target_']}: {reason}"]
-    known = constructor_types(target)
+    known = constructor_types(target) | OF_A_RUN.get(path, {})
     return findings + list(_check_fields(path, {k: v for k, v in node.items() if not k.startswith("_")}, known))
 
 

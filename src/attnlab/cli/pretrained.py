@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from attnlab.data import Tokenizer  # it brings torch with it
 
 # What may differ: it leaves what the encoder computes with given weights as it is, or shows in their shapes.
-FREE = ("dropout", "backend", "tied", "max_length")
+FREE = ("dropout", "backend", "tied", "max_length", "init_from")
 
 
 def other_encoder(resolved: Mapping[str, Any]) -> Iterator[str]:
@@ -35,16 +35,16 @@ def _encoder(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def refuse_other_tokenizer(run: str, own: Mapping[str, Tokenizer]) -> None:
+def refuse_other_tokenizer(run: str, own: Mapping[str, Tokenizer], field: str = "task.pretrained") -> None:
     """
     Compares the tokenizers of a run with one's own, by the names of their files.
 
-    Raises: Mistake where one differs: a token's number would mean another sub-word there.
+    field: the setting that names the run. Raises: Mistake where one differs: a token's number would mean another sub-word there.
     """
     for name, tokenizer in own.items():
         path = Path(run).expanduser() / name
         if path.is_file() and path.read_text(encoding="utf-8") != tokenizer.as_json():
             raise Mistake(
-                f"task.pretrained={run}: {path.name} there is not this run's, so each token would get the weights of another; "
-                "leave data.tokenizer_from out to take that run's tokenizer"
+                f"{field}={run}: {path.name} there is not this run's, so each token would get the weights of another; "
+                "leave data.tokenizer_from and tokenizer out to take that run's tokenizer"
             )

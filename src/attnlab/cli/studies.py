@@ -15,6 +15,7 @@ import yaml
 from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, shipped
+from attnlab.cli.init_from import inherit
 from attnlab.training.measures import known_better
 from attnlab.training.run_directory import differences, read_json
 
@@ -59,7 +60,7 @@ class Plan:
     def overrides(self, cell: Cell, seed: int) -> list[str]:
         """The Hydra overrides of one run: `attnlab train` with them gives the same run."""
         named = [f"study.name={quoted(self.study)}", f"cell={quoted(cell.name)}"]
-        return [*self.shared, *cell.overrides, *named, f"seed={seed}"]
+        return inherit([*self.shared, *cell.overrides, *named, f"seed={seed}"])
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for plan.json."""

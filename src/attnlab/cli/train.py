@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from attnlab.cli.check import check, senseless
 from attnlab.cli.cluster import uses_slurm
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
+from attnlab.cli.init_from import inherit
 from attnlab.cli.launch import for_each_job, launch, no_empty_folders, prepare_launcher, split_hydra
 from attnlab.cli.run import is_over, say_over
 from attnlab.training.run_directory import effective_state, read_json
@@ -23,7 +24,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     Raises: Mistake before anything is built or read.
     """
-    overrides = readable(arguments.overrides, arguments.multirun)
+    overrides = inherit(readable(arguments.overrides, arguments.multirun))
     own, hydra_own = split_hydra(overrides)
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(own) if arguments.multirun else [own]

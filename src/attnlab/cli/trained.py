@@ -14,14 +14,15 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.build import Parts, build
 from attnlab.cli.compose import Mistake
+from attnlab.cli.records import checkpoint_of, read_record, widths_of
 from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
 from attnlab.data.marks import Marks
 from attnlab.data.pairs import lines_of, read_lines
 from attnlab.generation import Sampler, generate
-from attnlab.models import LanguageModel
+from attnlab.models import LanguageModel, Seq2Seq
 from attnlab.tasks import Translation
 from attnlab.training import TokenTask, UnusableCheckpoint, load_weights
-from attnlab.training.run_directory import effective_state, plain, read_json
+from attnlab.training.run_directory import plain
 
 NAMED = 10  # lines whose numbers are told
 READ = "attnlab.data.read_tokenizer"
@@ -30,40 +31,50 @@ READ = "attnlab.data.read_tokenizer"
 def use(arguments: argparse.Namespace) -> int:
     """Dispatches the three; returns the exit status."""
     directory = Path(arguments.run)
+    if arguments.command == "generate":
+        return continue_prompts(arguments, *load_model(directory, arguments.checkpoint))
     parts, task = load_run(directory, arguments.checkpoint)
-    commands = {"evaluate": evaluate, "generate": continue_prompts, "translate": translate_lines}
-    return commands[arguments.command](arguments, parts, task)
+    return {"evaluate": evaluate, "translate": translate_lines}[arguments.command](arguments, parts, task)
 
 
 def load_run(directory: Path, checkpoint: str) -> tuple[Parts, TokenTask]:
     """
-    The parts and the trained task of a run.
+    The parts and the trained task of a run, its data ready to be read.
+
+    Raises: Mistake where there is no run, it has no checkpoint yet, or the data are others than those that it was trained on.
+    """
+    record, path = read_record(directory), checkpoint_of(directory, checkpoint)
+    parts = _parts(record, directory)
+    parts.data.setup()
+    return parts, _load(parts.build_task(parts.data.widths()), path)
+
+
+def load_model(directory: Path, checkpoint: str) -> tuple[torch.nn.Module, Tokenizer | None]:
+    """
+    The trained model of a run and its tokenizer, where it has one; the data are not needed.
 
     Raises: Mistake where there is no run, or it has no checkpoint yet.
     """
-    record = read_json(directory / "run.json")
-    if not isinstance(record, dict) or "config" not in record:
-        if (directory / "run.json").is_file():
-            raise Mistake(
-                f"{directory}: its run.json cannot be read; restore it, or remove the directory and train again"
-            )
-        near = sorted(str(p.parent) for p in directory.glob("**/run.json"))[:3]
-        hint = f"; below it are {', '.join(near)}" if near else "; a run's directory looks like runs/STUDY/CELL/seed=0"
-        raise Mistake(f"{directory}: there is no run (no run.json){hint}")
-    path = directory / "checkpoints" / f"{checkpoint}.ckpt"
-    if not path.is_file():
-        raise Mistake(f"{directory}: there is no {path.name} yet; the run is {effective_state(directory)}")
-    parts = build(OmegaConf.create(with_own_tokenizer(record["config"], directory)))
-    parts.data.setup()
-    task = parts.build_task(parts.data.widths())
-    other = f"--checkpoint {'best' if checkpoint == 'last' else 'last'} takes the other one"
+    record, path = read_record(directory), checkpoint_of(directory, checkpoint)
+    parts = _parts(record, directory)
+    task = _load(parts.build_task({**parts.data.rehearsal_widths(), **widths_of(record)}), path)
+    tokenizer = directory / "tokenizer.json"
+    return task.model, Tokenizer.load(tokenizer) if tokenizer.is_file() else None
+
+
+def _parts(record: dict[str, Any], directory: Path) -> Parts:
+    return build(OmegaConf.create(with_own_tokenizer(record["config"], directory)))
+
+
+def _load(task: TokenTask, path: Path) -> TokenTask:
+    other = f"--checkpoint {'best' if path.stem == 'last' else 'last'} takes the other one"
     try:
         load_weights(task, path)
     except UnusableCheckpoint as error:
         raise Mistake(f"{error}; {other}") from error
     except ValueError as error:
         raise Mistake(f"{path} cannot be loaded: the data have changed since the training; {other}") from error
-    return parts, task.eval()
+    return task.eval()
 
 
 def with_own_tokenizer(config: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -97,13 +108,12 @@ def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> in
     return 0
 
 
-def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
+def continue_prompts(arguments: argparse.Namespace, model: torch.nn.Module, tokenizer: Tokenizer | None) -> int:
     """Prints each prompt with its continuation, or the answer to it alone."""
-    if not isinstance(task.model, LanguageModel):
-        instead = "translate" if isinstance(task, Translation) else "evaluate"
-        raise Mistake(f"{arguments.run}: {type(task.model).__name__} continues no text; attnlab {instead} may be meant")
+    if not isinstance(model, LanguageModel) or tokenizer is None:
+        instead = "translate" if isinstance(model, Seq2Seq) else "evaluate"
+        raise Mistake(f"{arguments.run}: {type(model).__name__} continues no text; attnlab {instead} may be meant")
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
-    tokenizer = parts.data.tokenizer  # type: ignore[attr-defined]  # text data have one
     if not all(arguments.prompt):
         raise Mistake("--prompt is empty; give at least one character to go on from")
     if arguments.system is not None and not arguments.chat:
@@ -114,7 +124,7 @@ def continue_prompts(arguments: argparse.Namespace, parts: Parts, task: TokenTas
     else:
         prompts = [[*marks.text[0], *tokenizer.encode(prompt).tolist()] for prompt in arguments.prompt]
     with torch.inference_mode():
-        rows = generate(task.model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=marks.ends)
+        rows = generate(model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=marks.ends)
     if arguments.chat:
         print("\n\n".join(map(tokenizer.decode, rows)))
         return 0

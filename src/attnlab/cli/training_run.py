@@ -13,7 +13,9 @@ from hydra.utils import instantiate
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
+from attnlab.cli.init_from import start
 from attnlab.cli.pretrained import refuse_other_tokenizer
+from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
 from attnlab.models import Size, measure_size
 from attnlab.training import (
@@ -121,6 +123,11 @@ class TrainingRun:
             refuse_other_tokenizer(pretrained, self.parts.data.tokenizers())
         for line in task.initialise():
             self._say(line)
+        node = self.composed.resolved["model"]
+        if node.get("init_from") is not None:
+            data = self.parts.data
+            for line in start(task.model, node, data.widths(), data.tokenizers()):
+                self._say(line)
 
     def _facts(self, task: TokenTask) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
@@ -134,6 +141,7 @@ class TrainingRun:
                 "name": _device_name(settings.device_type),
                 "threads": settings.threads or torch.get_num_threads(),
             },
+            "widths": plain_widths(data.widths()),
             "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
             "flops_per_token": size.flops_per_token,
             "data": {"unit": data.unit, **data.facts()},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning
 
+from attnlab.data.cache import DataError
+from attnlab.data.tokenizer_export import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 
 
@@ -15,11 +18,13 @@ class DataModule(lightning.LightningDataModule):
     Examples as batches, in an order that can be resumed.
 
     Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A batch is a
-    dict of tensors. unit: what a term of the loss is.
+    dict of tensors. unit: what a term of the loss is. frame: which marks stand around a text, those for an encoder or those for a
+    sequence-to-sequence model's source.
     """
 
     name: str
     unit: str = "token"
+    frame: Literal["text", "source"] = "text"
 
     def widths(self) -> dict[str, Any]:
         """What only the data can tell a model or a task, such as the size of the vocabulary."""
@@ -50,6 +55,20 @@ class DataModule(lightning.LightningDataModule):
     def tokenizers(self) -> dict[str, Tokenizer]:
         """The trained tokenizers, by the names of the files that a run keeps them in."""
         return {}
+
+    def write_tokenizer(self, folder: str | Path) -> None:
+        """
+        Writes the tokenizer as Hugging Face's files: a text's numbers there are those that the model sees here, marks included.
+
+        Raises DataError where there is none, or one each for two languages.
+        """
+        found = self.tokenizers()
+        if len(found) != 1:
+            raise DataError(
+                f"{self.name} has {', '.join(found) or 'no tokenizer'}; Hugging Face's files hold one tokenizer, no more and no less"
+            )
+        # Language models see texts without marks: their data have a tokenizer and no vocabulary.
+        write_tokenizer(getattr(self, "vocabulary", found["tokenizer.json"]), folder, self.frame)
 
     def describe(self) -> str:
         """The data in one line."""

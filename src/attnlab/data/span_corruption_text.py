@@ -30,6 +30,8 @@ class SpanCorruptionData(WindowedText):
     nothing is padding. Raises DataError.
     """
 
+    frame = "source"
+
     def __init__(
         self,
         source: Callable[..., Source] | Source,

@@ -37,6 +37,8 @@ class TranslationData(DataModule):
     cut (`too_long`) and counted, and pairs to evaluate on are cut in the source alone. Raises DataError.
     """
 
+    frame = "source"
+
     def __init__(
         self,
         source: Callable[..., PairSource],

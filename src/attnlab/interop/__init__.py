@@ -2,18 +2,26 @@
 
 from attnlab.interop.convert import ARCHITECTURES, Imported, architecture_for, from_theirs, read_model, to_folder
 from attnlab.interop.fields import CannotConvert
-from attnlab.interop.settings import Settings, build, canonical, completed
+from attnlab.interop.gguf_files import GGUF, read_gguf
+from attnlab.interop.settings import Settings, build, canonical, completed, different, nested
+from attnlab.interop.start import Start, start_from
 
 __all__ = [
     "ARCHITECTURES",
+    "GGUF",
     "CannotConvert",
     "Imported",
     "Settings",
+    "Start",
     "architecture_for",
     "build",
     "canonical",
     "completed",
+    "different",
     "from_theirs",
+    "nested",
+    "read_gguf",
     "read_model",
+    "start_from",
     "to_folder",
 ]

@@ -33,8 +33,8 @@ TOLD = (
     "grid",
     "num_sublayers",
     "d_ff",
-    "bias",
 )
+TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))
 PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
 WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
 
@@ -139,7 +139,7 @@ def _fields(prefix: str, cls: Any, node: Mapping[str, Any]) -> Settings:
     """The fields of a class as settings, those of its parts below them."""
     settings: Settings = {}
     for name, default in _parameters(cls).items():
-        told = name in TOLD or (name == "d_head" and prefix == "position.")
+        told = name in TOLD or (prefix, name) in TOLD_TO
         if name in OUTSIDE or (prefix and told and name not in node):
             continue
         value, key = node.get(name, default), f"{prefix}{name}"

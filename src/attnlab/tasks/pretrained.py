@@ -32,12 +32,18 @@ def load_pretrained_vit(model: ViT, run: str) -> str:
     return said if as_trained.grid == model.grid else f"{said}; positions {as_trained.grid} -> {model.grid}"
 
 
-def read_weights(run: str) -> tuple[Path, dict[str, Tensor]]:
-    """The best weights of a run, else its last, by their names in its model. Raises ValueError where there are none that are whole."""
+def weights_file(run: str, field: str = "task.pretrained") -> Path:
+    """The best weights of a run, else its last. field: the setting that names it. Raises ValueError where there are none."""
     folder = Path(run).expanduser() / "checkpoints"
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
-        raise ValueError(f"task.pretrained={run}: there is no checkpoint; give the directory of a trained run")
+        raise ValueError(f"{field}={run}: there is no checkpoint; give the directory of a trained run")
+    return path
+
+
+def read_weights(run: str) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of a run by their names in its model, and their file. Raises ValueError where there are none that are whole."""
+    path = weights_file(run)
     try:
         saved = read_checkpoint(path)["state_dict"]
     except UnusableCheckpoint as error:

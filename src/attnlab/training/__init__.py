@@ -30,7 +30,7 @@ _HOMES = {
     "checkpoint_files": ["DamagedCheckpoint", "UnusableCheckpoint", "read_checkpoint", "write_checkpoint"],
     "trainer": ["TrainerSettings", "apply_to_model", "build_trainer"],
     "callbacks": ["Progress", "StatusWriter"],
-    "checkpoints": ["Checkpoints", "find_resume", "load_weights"],
+    "checkpoints": ["Checkpoints", "find_resume", "load_weights", "save_weights"],
     "json_lines": ["JsonLines"],
     "trackers": ["RunName", "Tracking", "build_loggers", "finishing", "resolve_wandb_mode", "run_id"],
 }

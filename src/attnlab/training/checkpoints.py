@@ -203,6 +203,12 @@ def find_resume(
     return None
 
 
+def save_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> None:
+    """Writes the weights of a task that has trained nothing, as `load_weights` reads them. Raises CannotWrite."""
+    counts = {"step": 0, "tokens": 0, "seconds": 0.0}
+    write_checkpoint({"state_dict": task.state_dict(), "configuration": {}, "attnlab": counts}, path)
+
+
 def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens, seconds, ...).
 

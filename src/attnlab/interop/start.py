@@ -1,0 +1,138 @@
+"""A model that starts from another model's weights under an ablation: what can be kept, what is converted, what is new.
+
+Legend: G key/value heads, K head width, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from attnlab.interop.fields import CannotConvert
+from attnlab.interop.settings import Settings
+
+SEAMS = ("position", "residual", "attention", "feed_forward")
+# Where the tensors of a seam stand in the names of a model's state.
+PLACES = {
+    "position": (".position.",),
+    "residual": (".residual.", "stack.norm.", "encoder.norm.", "decoder.norm.", "embedding_norm.", "transform_norm."),
+    "attention": (".attention.", ".cross_attention."),
+    "feed_forward": (".feed_forward.",),
+}
+LISTED = 8
+
+
+@dataclass
+class Start:
+    """Names of the tensors that were kept, converted (and how), freshly initialised (and why), and those of the source that were left."""
+
+    kept: list[str] = field(default_factory=list)
+    converted: dict[str, str] = field(default_factory=dict)
+    fresh: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The same in words, a line of each kind."""
+        converted = [f"{name} ({how})" for name, how in self.converted.items()]
+        fresh = [f"{name} ({why})" if why else name for name, why in self.fresh.items()]
+        rows = {"converted": converted, "fresh": fresh, "left behind": self.left}
+        kept = f"kept {len(self.kept)} tensors as they are"
+        return [kept, *(f"{what}: {len(names)}: {_some(names)}" for what, names in rows.items() if names)]
+
+
+def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], there: Settings) -> Start:
+    """
+    Copies into `model` what it shares with the tensors `given`, which are those of a model of the settings `there`.
+
+    A tensor is kept where both have it in one shape, and converted where that has a meaning: keys and values of a group of heads become
+    their mean, those of one head are repeated (Ainslie et al. 2023, arXiv 2305.13245, section 2.1), the first rows serve a shorter table of
+    positions, an output that is no longer tied starts as the embedding. What else is of a seam that was chosen anew stays fresh. Raises
+    CannotConvert where a tensor has another shape and no choice of a seam says why, and where nothing is shared.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
+    given = _under_own_names(own, given)
+    changed = {seam for seam in SEAMS if _of(seam, here) != _of(seam, there)}
+    start, taken = Start(), {}
+    refused: list[str] = []
+    for name, tensor in own.items():
+        source = given.get(name)
+        if source is not None and source.shape == tensor.shape:
+            start.kept.append(name)
+            taken[name] = source
+            continue
+        made = _converted(name, tensor, given, here, there)
+        if made is not None:
+            taken[name], start.converted[name] = made
+        elif source is None or seam_of(name) in changed:
+            start.fresh[name] = "" if source is None else f"{tuple(source.shape)} there, {tuple(tensor.shape)} here"
+        else:
+            refused.append(f"{name}: {tuple(source.shape)} there, {tuple(tensor.shape)} here")
+    if refused:
+        raise CannotConvert(
+            f"tensors of other shapes, which no part that was chosen anew explains: {_some(refused)}. Give this model the sizes of that one"
+        )
+    if not start.kept:
+        raise CannotConvert(f"the two models share no tensor ({_some(sorted(given))} there, {_some(sorted(own))} here)")
+    start.left = sorted(set(given) - set(own))
+    model.load_state_dict(taken, strict=False)
+    return start
+
+
+def seam_of(name: str) -> str | None:
+    """The seam that a tensor of a model belongs to, by its name."""
+    return next(
+        (seam for seam, places in PLACES.items() if any(place in name or name.startswith(place) for place in places)),
+        None,
+    )
+
+
+def _of(seam: str, settings: Settings) -> Settings:
+    return {key: value for key, value in settings.items() if key == seam or key.startswith(f"{seam}.")}
+
+
+def _under_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The given tensors under the names that they have here: a task's model holds an encoder under `encoder.`."""
+    given = {name: tensor for name, tensor in given.items() if not name.endswith("_extra_state")}
+    wrapped = "encoder.embedding.weight"
+    if wrapped in own and wrapped not in given:
+        return {f"encoder.{name}": tensor for name, tensor in given.items()}
+    if wrapped in given and wrapped not in own:
+        return {name.removeprefix("encoder."): tensor for name, tensor in given.items()}
+    return given
+
+
+def _converted(
+    name: str, tensor: Tensor, given: Mapping[str, Tensor], here: Settings, there: Settings
+) -> tuple[Tensor, str] | None:
+    """The tensor made out of another one, and how; None where there is no way."""
+    source = given.get(name)
+    if source is None:
+        if name == "head.weight" and there.get("tied") and (table := given.get("embedding.weight")) is not None:
+            return (table, "the embedding") if table.shape == tensor.shape else None
+        return None
+    if ".attention." in name or ".cross_attention." in name:
+        return _regrouped(name, tensor, source, here, there)
+    if name.endswith("position.table.weight") and here.get("position") == there.get("position") == "Learned":
+        offset = (here["position.offset"], there["position.offset"])
+        if offset[0] == offset[1] and len(source) > len(tensor):
+            return source[: len(tensor)], f"the first {len(tensor)} of {len(source)} rows"
+    return None
+
+
+def _regrouped(name: str, tensor: Tensor, source: Tensor, here: Settings, there: Settings) -> tuple[Tensor, str] | None:
+    number, before = here["attention.num_key_value_heads"], there["attention.num_key_value_heads"]
+    same = here["attention.d_head"] == there["attention.d_head"] and here["num_heads"] == there["num_heads"]
+    if not (same and number != before and (".key." in name or ".value." in name)):
+        return None
+    heads_GK = source.unflatten(0, (before, -1))
+    if before % number == 0:
+        return heads_GK.unflatten(0, (number, -1)).mean(dim=1).flatten(0, 1), f"means of {before // number} heads"
+    if number % before == 0:
+        return heads_GK.repeat_interleave(number // before, dim=0).flatten(0, 1), f"each head {number // before} times"
+    return None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")
