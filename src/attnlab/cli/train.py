@@ -52,7 +52,9 @@ def train(arguments: argparse.Namespace) -> int:
             say_over(one)
         return 0
     from attnlab.cli.build import prepare_data, refuse_for_this_machine, rehearse
+    from attnlab.cli.views import settle_mode
 
+    tracking = settle_mode(one.config for one in pending)
     for one in pending:
         rehearse(one.config)
         if launcher.is_here:
@@ -60,9 +62,9 @@ def train(arguments: argparse.Namespace) -> int:
     with no_empty_folders([Path(directory) for directory in directories]):
         prepare_data([one.config for one in pending])
         if not arguments.multirun:
-            launch(overrides, space, multirun=False)
+            launch([*overrides, *tracking], space, multirun=False)
         else:
-            _launch_all([*own, *launcher.words], space, pending)
+            _launch_all([*own, *launcher.words, *tracking], space, pending)
     return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
 
 

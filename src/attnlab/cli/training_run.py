@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
@@ -17,6 +16,7 @@ from attnlab.cli.init_from import start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
+from attnlab.cli.views import show_media
 from attnlab.models import Size, measure_size
 from attnlab.training import (
     Checkpoints,
@@ -24,6 +24,7 @@ from attnlab.training import (
     DivergenceCheck,
     Progress,
     RunDirectory,
+    Sink,
     StatusWriter,
     Stopped,
     TokenTask,
@@ -86,6 +87,9 @@ class TrainingRun:
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
+        sinks = [logger for logger in loggers if isinstance(logger, Sink)]
+        if sinks:
+            show_media(sinks, task, self.parts.data, final, self.parts.tracking.attention_maps, self._warn)
         for logger in loggers:
             logger.finalize("success")
         for name, text in task.outputs.items() if self.directory.owned else ():
@@ -188,8 +192,7 @@ class TrainingRun:
 
     def _loggers(self, record: dict[str, Any]) -> list[Any]:
         name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])
-        tracking = instantiate(self.config.logger)
-        return build_loggers(tracking, self.directory, name, self.config.runs_dir, record, say=self._say)
+        return build_loggers(self.parts.tracking, self.directory, name, self.config.runs_dir, record, say=self._warn)
 
 
 def _device_name(device_type: str) -> str:
