@@ -16,6 +16,7 @@ from attnlab.cli.init_from import start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
+from attnlab.cli.search import pruning
 from attnlab.cli.views import show_media
 from attnlab.models import Size, measure_size
 from attnlab.training import (
@@ -33,6 +34,7 @@ from attnlab.training import (
     find_resume,
     resolve,
 )
+from attnlab.training.pruning import Pruned
 from attnlab.training.run_directory import write_text
 from attnlab.training.trackers import RunName, build_loggers, finishing
 
@@ -57,6 +59,9 @@ class TrainingRun:
         except Diverged as error:
             self.status.fail(error)
             self._say(f"diverged: {error}")
+        except Pruned as error:
+            self.status.fail(error)
+            self._say(str(error))
         except Stopped as error:
             self._warn(str(error))
             raise
@@ -107,6 +112,7 @@ class TrainingRun:
         )
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.
         callbacks = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps), checkpoints]
+        callbacks += pruning(self.config, self.directory)
         if not self.quiet:
             live = False if self.config.progress == "plain" else None
             callbacks.append(Progress(live=live, unit=self.parts.data.unit))

@@ -22,6 +22,7 @@ _HOMES = {
     "optimizers": ["MuonWithAdamW", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon", "schedule_free"],
     "schedules": ["WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"],
     "precision": ["Precision", "resolve"],
+    "pruning": ["Pruned", "Pruning"],
     "ranks": ["Ranks"],
     "task_base": ["TokenTask"],
     "token_sums": ["TokenSums"],
