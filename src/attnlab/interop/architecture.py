@@ -73,8 +73,7 @@ class Architecture:
 
     def read_config(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Settings:
         """The settings that a configuration asks for. Raises CannotConvert for what has no counterpart here, unless it is to be ignored."""
-        left = {key: value for key, value in config.items() if key not in set(ignore)}
-        tidy = self.tidy({self.aliases.get(key, key): value for key, value in left.items()})
+        tidy = self.spelt(config, ignore)
         known = {entry.theirs for entry in self.fields} | ({self.output.says} if self.output else set())
         unknown = [
             key
@@ -92,6 +91,14 @@ class Architecture:
             settings |= entry.read(tidy)
         return settings
 
+    def spelt(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Config:
+        """The configuration in the spelling of `fields`, without what is to be ignored, in either spelling."""
+        out = set(ignore)
+        given = {key: value for key, value in config.items() if key not in out}
+        own = {key: value for key, value in given.items() if key not in self.aliases}
+        tidy = self.tidy({self.aliases[key]: value for key, value in given.items() if key in self.aliases} | own)
+        return {key: value for key, value in tidy.items() if key not in out}
+
     def write_config(self, settings: Settings) -> Config:
         """The configuration of a model of these (completed) settings, as near to them as it can be; `differences` tells how near."""
         config: Config = {"architectures": [self.classes[0]], "model_type": self.name}
@@ -101,13 +108,17 @@ class Architecture:
             config[self.output.says] = bool(settings.get("tied", True))
         return self.untidy(config)
 
-    def differences(self, settings: Settings) -> list[str]:
-        """What a model of these (completed) settings has that this architecture has not; none: it can be written as one."""
+    def differences(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> list[str]:
+        """
+        What a model of these (completed) settings has that this architecture has not; none: it can be written as one.
+
+        fields: more fields of the configuration that is to be written.
+        """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
         try:
-            there = self.read_config(self.write_config(settings))
-        except (CannotConvert, KeyError, TypeError) as error:
+            there = self.read_config(self.write_config(settings) | dict(fields or {}))
+        except CannotConvert as error:
             return [str(error)]
         for setting in (*self.present.values(), *(("tied",) if self.output else ())):
             there.setdefault(setting, settings[setting])
