@@ -5,8 +5,20 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.interop.conftest import BART, BERT, GPT, LLAMA, MODELS, NEOX, T5, reference
-from tests.interop.folders import config_of, copied, tensors_of, write_tensors
+from tests.interop.tiny_models import (
+    BART,
+    BERT,
+    GPT,
+    LLAMA,
+    MODELS,
+    NEOX,
+    T5,
+    config_of,
+    copied,
+    reference,
+    tensors_of,
+    write_tensors,
+)
 
 from attnlab.interop import CannotConvert, build, from_theirs, read_model, to_folder
 from attnlab.interop.rules import to_ours

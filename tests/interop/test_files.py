@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.interop.folders import copied, write_config
+from tests.interop.tiny_models import copied, write_config
 
 import attnlab.interop.files
 from attnlab.interop import CannotConvert, read_model, to_folder
