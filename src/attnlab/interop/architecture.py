@@ -26,6 +26,9 @@ NO_MATTER = re.compile(
     r"pretraining_tp|slow_but_exact|chunk_size_feed_forward|cross_attention_hidden_size|is_encoder_decoder"
 )
 
+# Numbers of marks that a model says nothing of; those of published models would be taken otherwise.
+UNKNOWN_MARKS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+
 
 @dataclass(frozen=True)
 class Output:
@@ -101,7 +104,7 @@ class Architecture:
 
     def write_config(self, settings: Settings) -> Config:
         """The configuration of a model of these (completed) settings, as near to them as it can be; `differences` tells how near."""
-        config: Config = {"architectures": [self.classes[0]], "model_type": self.name}
+        config: Config = {"architectures": [self.classes[0]], "model_type": self.name, **UNKNOWN_MARKS}
         for entry in self.fields:
             config |= entry.write(settings)
         if self.output is not None and self.output.says is not None:

@@ -123,6 +123,8 @@ def to_folder(
     theirs = to_theirs(rules, tensors, settings)
     if settings.get("tied") and config.get("tie_word_embeddings") is False and known.output is not None:
         theirs[known.output.theirs] = theirs[known.output.embedding]
+    if not settings.get("tied", True):  # transformers then takes copies for tensors of their own
+        theirs |= {copy: theirs[original] for copy, original in known.copies.items() if original in theirs}
     write_model(Path(folder), config, theirs)
     return known
 

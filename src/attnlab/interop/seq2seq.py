@@ -167,7 +167,7 @@ def tidy_bart(config: Config) -> Config:
 def untidy_bart(config: Config) -> Config:
     """The widths of the decoder, which are the encoder's."""
     twice = {f"decoder_{name}": config[f"encoder_{name}"] for name in ("attention_heads", "ffn_dim")}
-    return config | twice | {"is_encoder_decoder": True}
+    return config | twice | {"is_encoder_decoder": True, "forced_eos_token_id": None}
 
 
 BART = Architecture(
