@@ -52,8 +52,11 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     so does a table of positions of another kind, whatever its shape. Raises CannotConvert where a tensor has another shape and no choice
     of a seam says why, and where nothing is shared.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
-    given = under_own_names(own, given)
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
+    given = under_own_names(state, given)
+    # Of layers that two stacks share, those of the first.
+    first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    own = {name: tensor for name, tensor in state.items() if name in first}
     changed = {seam for seam in SEAMS if _of(seam, here) != _of(seam, there)}
     start, taken = Start(), {}
     refused: list[str] = []
@@ -76,8 +79,12 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
         )
     if not start.kept:
         raise CannotConvert(f"the two models share no tensor ({_some(sorted(given))} there, {_some(sorted(own))} here)")
-    start.left = sorted(set(given) - set(own))
     model.load_state_dict(taken, strict=False)
+    start.left = sorted(
+        name
+        for name in {*given} - {*own}
+        if name not in state or not given[name].equal(state[name].to(given[name].device))
+    )
     return start
 
 
@@ -115,9 +122,9 @@ def _converted(
     """The tensor made out of another one, and how; None where there is no way."""
     source = given.get(name)
     if source is None:
-        if name == "head.weight" and there.get("tied") and (table := given.get("embedding.weight")) is not None:
-            return table, "the embedding"
-        return None
+        table = given.get(name.replace("head.weight", "embedding.weight"))
+        is_output = name in ("head.weight", "encoder.head.weight")
+        return (table, "the embedding") if is_output and there.get("tied") and table is not None else None
     if ".attention." in name or ".cross_attention." in name:
         return _regrouped(name, tensor, source, here, there)
     of_text = here["position"] == "Learned" and "image_size" not in here
