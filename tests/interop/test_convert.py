@@ -215,6 +215,13 @@ def test_a_layer_more_or_less_is_named(saved, tmp_path):
         read_model(more)
 
 
+@pytest.mark.parametrize(("name", "field"), [("gpt2", "n_layer"), ("bart", "decoder_layers")])
+def test_layers_without_number_are_not_built(name, field, saved, tmp_path):
+    folder = copied(saved(name), tmp_path / "x", **{field: 10**9})
+    with pytest.raises(CannotConvert, match=r"config.json says 1,000,000,000 layers, and the files hold \d+ tensors"):
+        read_model(folder)
+
+
 def test_long_lists_are_cut(saved, tmp_path):
     more = copied(saved("gpt2"), tmp_path / "more", n_layer=9)
     with pytest.raises(CannotConvert, match=r"\.\.\. \(84 in all\)$"):

@@ -74,6 +74,7 @@ def from_theirs(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ignore
     theirs, ignored = _wanted(known, tensors, ignore)
     try:
         settings = completed(known.read_config(config, ignore) | known.settings_of_tensors(theirs, config))
+        _check_depth(settings, theirs)
         model = known.blank(settings)
     except CannotConvert:
         raise
@@ -173,6 +174,13 @@ def _wanted(
     return kept, ignored
 
 
+def _check_depth(settings: Settings, theirs: Mapping[str, Tensor]) -> None:
+    """Raises CannotConvert for more layers than there are tensors, before so many are built."""
+    depth = max(settings["num_layers"], settings.get("num_decoder_layers", 0))
+    if depth > len(theirs):
+        raise CannotConvert(f"config.json says {depth:,} layers, and the files hold {len(theirs):,} tensors")
+
+
 def _compare(
     known: Architecture, config: Mapping[str, Any], model: nn.Module, rules: list[Rule], theirs: Mapping[str, Tensor]
 ) -> list[str]:
@@ -194,10 +202,8 @@ def _compare(
             f"the tensors are not those of {known.name} with this configuration; " + "; ".join(findings)
         )
     covered = {name for rule in rules for name in rule.ours}
-    uncovered = [name for name in model.state_dict() if name not in covered and not name.endswith("_extra_state")]
-    return sorted(
-        {name for rule in fresh for name in rule.ours} | {name for name in uncovered if name.startswith(known.fresh)}
-    )
+    assert covered == {name for name in model.state_dict() if not name.endswith("_extra_state")}, "a tensor has no rule"
+    return sorted(name for rule in fresh for name in rule.ours)
 
 
 def _check_kinds(expected: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:

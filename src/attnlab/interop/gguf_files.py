@@ -59,8 +59,18 @@ def read_gguf(path: str | Path) -> GGUF:
         from gguf import GGUFReader
     except ImportError as error:
         raise CannotConvert(f"{path}: GGUF files need the package gguf; pip install 'attnlab[gguf]'") from error
+
+    class Reader(GGUFReader):
+        """Ends where the file does: the library goes on over nothing, for as long as a damaged length says."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            found = super()._get(offset, dtype, count, override_order)
+            if len(found) < count:
+                raise ValueError(f"it ends at {len(self.data):,} bytes, before what it says it holds")
+            return found
+
     try:
-        reader = GGUFReader(str(path))
+        reader = Reader(str(path))
         facts = {name: field.contents() for name, field in reader.fields.items()}
     except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise CannotConvert(f"{path} is truncated or damaged, or no GGUF file ({error}); fetch it again") from error
