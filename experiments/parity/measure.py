@@ -3,7 +3,8 @@
 python experiments/parity/measure.py [--only NAME ...] [--threads 2]     (make parity)
 
 A randomly initialised reference model of odd sizes is written by its own library, imported, and compared:
-logits    fp32, of rows of every length from 1 to the longest, padded on the right (and again on the left), at real tokens
+logits    fp32, of rows of every length from 1 to 24 and of the longest (88, of encoders 24), padded on the right, at real tokens; left: on
+          the left
 bf16      the same logits with both models in bf16, of weights 0.3 times as large
 loss      and gradients of every parameter, mapped by the same rules
 greedy    tokens of greedy decoding that differ, over 64 new tokens, from prompts of several lengths
@@ -262,7 +263,8 @@ class Compare:
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self.lengths = list(range(1, LONGEST + 1))
+        longest = {"decoder": LONGEST + NEW, "seq2seq": LONGEST + NEW}.get(pair.case.kind, LONGEST)
+        self.lengths = sorted({*range(1, LONGEST + 1), longest})  # up to the end of the table, where there is one
 
     def logits(self, left: bool, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Of rows of every length."""
