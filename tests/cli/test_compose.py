@@ -120,6 +120,7 @@ def test_a_required_field_is_asked_for_once(space):
         (["position=learned", "model.max_length=8", "data.context=32"], "table of 8 positions"),
         (["schedule=noam", "optimizer.lr=0.1"], "noam sets the learning rate itself"),
         (["optimizer=schedule_free", "schedule=cosine"], "schedule=constant"),
+        (["model=recurrent_lm", "trainer.precision=16", "trainer.device=cpu"], "a CPU has no LSTM in fp16"),
         (["optimizer=schedule_free", "schedule=constant", "averaging=ema"], "averages the weights itself"),
         (["averaging=last_checkpoints", "trainer.validate_every=0"], "there are none (trainer.validate_every=0"),
         (["averaging=last_checkpoints", "trainer.max_steps=50"], "set trainer.validate_every"),
