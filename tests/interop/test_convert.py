@@ -173,6 +173,15 @@ def test_an_output_of_its_own_is_not_tied(saved, tmp_path):
     assert found.tensors["head.weight"].equal(own)
 
 
+@pytest.mark.parametrize("said", [..., None])
+def test_where_nothing_is_said_of_keys_every_head_has_its_own(said, tmp_path):
+    theirs = reference("LlamaForCausalLM", "LlamaConfig", {**LLAMA, "num_key_value_heads": 3})
+    theirs.save_pretrained(tmp_path / "said")
+    folder = copied(tmp_path / "said", tmp_path / "unsaid", num_key_value_heads=said)
+    assert read_model(folder).settings["attention.num_key_value_heads"] == 3
+    assert_same(read_model(folder), read_model(tmp_path / "said"))
+
+
 def test_many_files_are_one_model(saved, references, tmp_path):
     references("llama").save_pretrained(tmp_path, max_shard_size="4KB")
     assert len([*tmp_path.glob("*.safetensors")]) > 1

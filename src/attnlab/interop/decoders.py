@@ -186,7 +186,7 @@ LLAMA = Architecture(
         "bias": False,
         "residual": "PreNorm",
         "residual.norm": "RMSNorm",
-        "attention": "GroupedQuery",
+        "attention": "Attention",  # as many heads of keys as of queries where nothing is said
         "feed_forward.matched": False,
         **NOT_INTERLEAVED,
     },
