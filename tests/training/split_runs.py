@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 
 from attnlab.data import Character, MaskedTextData, Masking, ParallelText, TextData, TextFiles, TranslationData
@@ -15,14 +18,29 @@ from attnlab.layers import ALiBi, PreNorm, RelativeBias
 from attnlab.layers.parts import complete
 from attnlab.models import GPT, Bert, EncoderDecoder
 from attnlab.tasks import CausalLanguageModelling, MaskedLanguageModelling, Translation
-from attnlab.training import Checkpoints, Cosine, TokenTask, TrainerSettings, adamw, build_trainer, resolve
+from attnlab.training import (
+    EMA,
+    Averaging,
+    Checkpoints,
+    Constant,
+    Cosine,
+    Diverged,
+    TokenTask,
+    TrainerSettings,
+    adamw,
+    build_trainer,
+    muon,
+    ranks,
+    resolve,
+    schedule_free,
+)
 
 TASKS = ("causal_lm", "masked_lm", "translation")
 STEPS = 20
 SIZES = {"d_model": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 # A bias of keys has no gradient but rounding, as softmax does not see it; Adam's usual eps makes whole steps of that.
 STEADY_ADAMW = partial(adamw, eps=1e-6)
-WORDS = "ein kleiner Hund läuft über die Wiese und bellt laut heute".split()
+WORDS = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "bellt", "laut", "heute"]
 
 
 def write_texts(folder: Path) -> None:
@@ -37,7 +55,7 @@ def write_texts(folder: Path) -> None:
 def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) -> tuple[DataModule, TokenTask]:
     """Data whose batches are those of a step in `halves` parts, and a task on them; the same weights each time."""
     given = {"cache": str(folder / "cache"), "path": str(folder / "text.txt")}
-    schedule = partial(Cosine, warmup_steps=3)
+    schedule = Constant if optimizer is schedule_free else partial(Cosine, warmup_steps=3)
     optimizer = partial(optimizer, lr=1e-2)
     data: DataModule
     if kind == "translation":
@@ -68,6 +86,17 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
     return data, CausalLanguageModelling(gpt, optimizer, schedule, (1, 2))
 
 
+class Shares(pl.Callback):
+    """How many numbers of the weights and of the optimizer's state this rank has, and how many there are."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        [optimizer] = trainer.optimizers
+        state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.ndim]
+        tensors = [*pl_module.parameters(), *state]
+        self.mine = sum(getattr(tensor, "_local_tensor", tensor).numel() for tensor in tensors)
+        self.all = sum(tensor.numel() for tensor in tensors)
+
+
 class Losses(pl.Callback):
     """The loss of every step."""
 
@@ -86,7 +115,9 @@ def train(
     resume: Path | None = None,
     checkpoints: Path | None = None,
     callbacks: tuple[Any, ...] = (),
-    averaging: Any = None,
+    loggers: tuple[Any, ...] = (),
+    averaging: Averaging | None = None,
+    poison: int | None = None,
     optimizer: Any = STEADY_ADAMW,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -96,11 +127,12 @@ def train(
     chosen = TrainerSettings(**defaults | {"accumulate": accumulate} | settings)
     data, task = make(kind, folder, accumulate * chosen.devices, optimizer)
     task.log_every = 1
-    if averaging is not None:
-        task.averaging = averaging
+    task.averaging = averaging or Averaging()
+    if poison is not None:
+        spoil(task, poison)
     losses = Losses()
-    watchers = [losses, *([] if checkpoints is None else [Checkpoints(checkpoints, 3600.0)]), *callbacks]
-    trainer = build_trainer(chosen, resolve(chosen.precision, "cpu", 16), callbacks=watchers, directory=folder)
+    watchers = [losses, *callbacks, *([] if checkpoints is None else [Checkpoints(checkpoints, 3600.0)])]
+    trainer = build_trainer(chosen, resolve(chosen.precision, "cpu", 16), loggers, watchers, folder)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     validated = {name: value for name, value in task.latest.items() if name.startswith("val/")}
     final = task.evaluate(data, "test")
@@ -114,7 +146,69 @@ def train(
     }
 
 
+def spoil(task: TokenTask, step: int) -> None:
+    """Makes an output of the second layer infinite at a step (from 0), on the second of two ranks alone."""
+
+    def after(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if task.global_step == step and task.global_rank == 1:
+            return torch.full_like(output, torch.inf) + output
+        return output
+
+    stack: Any = task.model.stack  # of GPT
+    stack.layers[1].register_forward_hook(after)
+
+
+def train_together(folder: Path, path: list[str]) -> None:
+    """All that two ranks train in the tests, in one pair of processes; each writes what came out."""
+    sys.path[:] = path
+    found: dict[str, Any] = {}
+    for strategy in ("ddp", "fsdp2"):
+        both = partial(train, folder=folder, devices=2, strategy=strategy)
+        shares = Shares()
+        found[strategy] = {kind: both(kind, callbacks=(shares,)) for kind in TASKS}
+        found[strategy]["share"] = shares.mine / shares.all
+        try:
+            both("causal_lm", poison=3)
+        except Diverged as error:
+            found[strategy]["diverged"] = (error.step, error.layer)
+    sharded = partial(train, "causal_lm", folder, devices=2, strategy="fsdp2")
+    for name, given in RESUMED.items():
+        straight = sharded(checkpoints=folder / name, **given())
+        resumed = sharded(resume=folder / name / "step=10.ckpt", **given())
+        from_one = sharded(resume=folder / f"{name}-of-one" / "step=10.ckpt", **given())
+        found[name] = {"straight": straight, "resumed": resumed, "from_one": from_one}
+    torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
+
+
+# What a checkpoint has to keep in ways of their own: averages, weights that are not those to evaluate, two optimizers in one.
+RESUMED: dict[str, Any] = {
+    "ema": lambda: {"averaging": EMA(0.9)},
+    "schedule_free": lambda: {"optimizer": schedule_free},
+    "muon": lambda: {"optimizer": muon},
+}
+
+
+def run_together(folder: Path) -> list[dict[str, Any]]:
+    """What came out of `train_together` on each of two ranks."""
+    for kind in TASKS:
+        make(kind, folder, 1)  # the caches, which one process makes
+    ranks.start(TrainerSettings(devices=2, device="cpu"), train_together, folder, sys.path)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
 def whole_weights(task: TokenTask) -> dict[str, torch.Tensor]:
     """The weights as plain tensors, on every rank."""
     state = task.state_dict()
     return {name: getattr(value, "full_tensor", lambda v=value: v)().detach().clone() for name, value in state.items()}
+
+
+def assert_same_numbers(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Losses to 1e-6, weights to 1e-5, and every example evaluated once."""
+    assert len(one["losses"]) == STEPS
+    assert one["tokens"] == other["tokens"]
+    assert one["losses"] == pytest.approx(other["losses"], abs=1e-6)
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(other["weights"][name], value, atol=1e-5, rtol=0)
+    for figures in ("validated", "final"):
+        assert one[figures] == pytest.approx(other[figures], rel=1e-5, abs=1e-5)
+    assert one["outputs"] == other["outputs"]
