@@ -35,7 +35,7 @@ def test_impossible_corners_and_figures_of_the_test_part_are_refused_before_anyt
     pytest.importorskip("optuna")
     said = attnlab("train", "-m", *tiny, "hydra/sweeper=search", "model.num_heads=choice(2,3)")
     assert said.status == 2
-    assert "num_heads=3 does not divide d_model=16" in said.err
+    assert "model.num_heads: 16 (model.d_model) does not divide into 3 heads" in said.err
     said = attnlab("train", "-m", *tiny, "hydra/sweeper=search", LR, "hydra.sweeper.metric=test/nats@1x")
     assert said.status == 2
     assert "settings are chosen by the validation part" in said.err

@@ -23,6 +23,7 @@ from attnlab.training import (
     Checkpoints,
     Diverged,
     DivergenceCheck,
+    Inside,
     Progress,
     RunDirectory,
     Sink,
@@ -92,9 +93,12 @@ class TrainingRun:
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
-        sinks = [logger for logger in loggers if isinstance(logger, Sink)]
-        if sinks:
-            show_media(sinks, task, self.parts.data, final, self.parts.tracking.attention_maps, self._warn)
+        tracking = self.parts.tracking
+        if (
+            tracking.wandb or tracking.tensorboard
+        ):  # on every rank: a model that is split computes on all of them together
+            sinks = [logger for logger in loggers if isinstance(logger, Sink)]
+            show_media(sinks, task, self.parts.data, final, tracking.attention_maps, self._warn)
         for logger in loggers:
             logger.finalize("success")
         for name, text in task.outputs.items() if self.directory.owned else ():
@@ -111,7 +115,10 @@ class TrainingRun:
             identity(self.composed.resolved),
         )
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.
-        callbacks = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps), checkpoints]
+        callbacks: list[Any] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]
+        if settings.diagnostics_every is not None:
+            callbacks.append(Inside(settings.diagnostics_every))
+        callbacks.append(checkpoints)
         callbacks += pruning(self.config, self.directory)
         if not self.quiet:
             live = False if self.config.progress == "plain" else None
