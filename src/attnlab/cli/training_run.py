@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
-from attnlab.cli.init_from import start
+from attnlab.cli.init_from import FIELD, start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
@@ -65,6 +65,7 @@ class TrainingRun:
         return self.status.status
 
     def _train_and_evaluate(self) -> None:
+        self._refuse_other_tokenizers()
         task = self._task()
         for split in ("train", "validation", "test"):  # now, and not when the training is over
             task.check_split(self.parts.data, split)
@@ -117,16 +118,21 @@ class TrainingRun:
         apply_to_model(self.settings, task.model)
         return task
 
+    def _refuse_other_tokenizers(self) -> None:
+        """Now, and not when the run has said what it is: mended words may have its name then."""
+        for run, field in (
+            (self.config.task.get("pretrained"), "task.pretrained"),
+            (self.config.model.get("init_from"), FIELD),
+        ):
+            if run is not None:
+                refuse_other_tokenizer(run, self.parts.data.tokenizers(), field)
+
     def _initialise(self, task: TokenTask) -> None:
-        pretrained = self.config.task.get("pretrained")
-        if pretrained is not None:
-            refuse_other_tokenizer(pretrained, self.parts.data.tokenizers())
         for line in task.initialise():
             self._say(line)
         node = self.composed.resolved["model"]
         if node.get("init_from") is not None:
-            data = self.parts.data
-            for line in start(task.model, node, data.widths(), data.tokenizers()):
+            for line in start(task.model, node, self.parts.data.widths()):
                 self._say(line)
 
     def _facts(self, task: TokenTask) -> dict[str, Any]:
