@@ -98,10 +98,21 @@ def to_folder(
     Writes a model of these settings as config.json and safetensors that `transformers.AutoModel.from_pretrained` loads.
 
     architecture: one of ARCHITECTURES; None: the first that computes the same. fields: more fields of config.json, such as the
-    numbers of marks. Raises CannotConvert where none, or not that one, computes the same, with what differs.
+    numbers of marks. Raises CannotConvert where none, or not that one, computes the same, with what differs, and for a field that the
+    architecture settles otherwise.
     """
     known = architecture_for(settings, architecture)
-    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
+    config = known.write_config(settings) | {"torch_dtype": "float32"}
+    other = [
+        f"{key}={fields[key]} here, {config[key]} there"
+        for key in fields
+        if config.get(key, fields[key]) != fields[key]
+    ]
+    if other:
+        raise CannotConvert(
+            f"{known.name} computes with a number of a mark that is another one here: {', '.join(other)}"
+        )
+    config |= fields
     rules = known.of_model(known.blank(settings), settings)
     theirs = to_theirs(rules, tensors, settings)
     if settings.get("tied") and config.get("tie_word_embeddings") is False and known.output is not None:
