@@ -124,8 +124,8 @@ def _write(
         status.start()
         if tokenizer is not None:
             write_text(directory.path / "tokenizer.json", tokenizer.as_json())
-        save_weights(task, directory.checkpoints / "last.ckpt")
         write_record(directory, composed, make_record(composed, directory, facts))
+        save_weights(task, directory.checkpoints / "last.ckpt")
         status.finish()
     except BaseException as error:
         status.fail(error)
@@ -164,7 +164,9 @@ def _tokenizer(imported: Imported, folder: Path, given: Sequence[str]) -> tuple[
     try:
         return read_tokenizer(str(folder), rows), folder
     except DataError as error:
-        raise Mistake(f"{error}. A tokenizer that lies elsewhere: tokenizer.path=FOLDER") from error
+        raise Mistake(
+            f"{folder} has no tokenizer for the {rows} rows of the model: {error}. One that lies elsewhere: tokenizer.path=FOLDER"
+        ) from error
 
 
 # --- settings as choices of the configuration

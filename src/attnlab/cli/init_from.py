@@ -133,15 +133,16 @@ def start(model: nn.Module, node: dict[str, Any], widths: dict[str, Any]) -> lis
     try:
         here = canonical(node, **plain_widths(widths))
         given = _on_device_of(model, read_tensors(path))
-        if isinstance(model, ViT):
-            given = _at_size_of(model, given, there)
+        told: list[str] = []
+        if isinstance(model, ViT) and there["model"] == "ViT" and there["patch_size"] == model.patch_size:
+            given, told = _at_size_of(model, given, there)
         begun = start_from(model, here, given, there)
     except KeyError as error:
         raise Mistake(f"{FIELD}={run}: {error.args[0]}, so nothing is known of what it computes") from error
     except CannotConvert as error:
         raise Mistake(f"{FIELD}={run}: {error}") from error
-    changes = different(here, there)
-    told = [f"this model and that one differ in {'; '.join(changes)}"] if changes else []
+    if changes := different(here, there):
+        told = [f"this model and that one differ in {'; '.join(changes)}", *told]
     return [f"started from {path}", *told, *begun.lines()]
 
 
@@ -151,16 +152,14 @@ def _on_device_of(model: nn.Module, given: dict[str, Tensor]) -> dict[str, Tenso
     return {name: tensor if name.endswith(STATE) else tensor.to(device) for name, tensor in given.items()}
 
 
-def _at_size_of(model: ViT, given: dict[str, Tensor], there: Settings) -> dict[str, Tensor]:
-    """The tensors of another ViT for this one's size of images: its positions interpolated (Dosovitskiy et al. 2021, section 3.2)."""
+def _at_size_of(model: ViT, given: dict[str, Tensor], there: Settings) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of another ViT for this one's size of images (Dosovitskiy et al. 2021, section 3.2), and what that means in words."""
     import torch
 
     from attnlab.interop import build
 
-    if there["model"] != "ViT" or there["patch_size"] != model.patch_size:
-        return given  # it will be refused for what it is
     with torch.device(next(model.parameters()).device):
         other: Any = build(there)
     other.load_state_dict(given)
-    state: dict[str, Tensor] = other.at_size(model.image_size).state_dict()
-    return state
+    state = other.at_size(model.image_size).state_dict()
+    return state, [] if other.grid == model.grid else [f"positions {other.grid} -> {model.grid}"]
