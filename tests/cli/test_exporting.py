@@ -50,8 +50,8 @@ def train(attnlab, library):
 
 
 BPE = ["tokenizer=bpe", "tokenizer.vocabulary_size=280"]
-GPT2 = ["position=learned", "model.bias=true"]
-MARIAN = ["feed_forward=relu", "position.interleaved=false", "model.output_bias=true"]
+GPT2 = ["position=learned", "model.bias=true", "model.max_length=64"]
+MARIAN = ["residual=post_ln", "feed_forward=relu", "position.interleaved=false", "model.output_bias=true"]
 WRITTEN = {
     "gpt2, bytes": ("gpt", [*GPT2, "tokenizer=byte"], "gpt2", {"vocab_size": 256, "eos_token_id": None}),
     "gpt2, characters": ("gpt", [*GPT2, "tokenizer=character"], "gpt2", {"bos_token_id": None}),
@@ -61,7 +61,7 @@ WRITTEN = {
     "neox": ("gpt", ["residual=parallel", "model.bias=true", "model.tied=false", "residual.shared_norm=false", *BPE], "gpt_neox", {}),
     "bert": ("bert", ["+model.num_segments=2", *BPE], "bert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
     "marian": ("encoder_decoder", [*MARIAN, *BPE], "marian", {"decoder_start_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": None}),
-    "t5": ("t5", BPE, "t5", {"decoder_start_token_id": 1, "pad_token_id": 0}),
+    "t5": ("t5", ["attention.scale=1.0", "model.scale_embedding=false", "feed_forward.approximate=tanh", *BPE], "t5", {"decoder_start_token_id": 1, "pad_token_id": 0}),
 }  # fmt: skip
 
 
