@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATA := $(VENV)/.data
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check parity clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,10 @@ check: $(INSTALLED)  ## format, lint, types, fast tests
 	@$(BIN)/ruff check src tests experiments
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n auto -m "not slow"
+
+parity: $(INSTALLED)  ## differences to Hugging Face transformers, of every architecture and of published weights
+	@$(BIN)/python experiments/parity/measure.py
+	@$(BIN)/python experiments/parity/published.py
 
 clean:  ## remove the virtual environment and caches (never runs/)
 	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -200,6 +200,21 @@ def test_a_run_on_images_says_what_it_trains_on(attnlab):
 
 
 @pytest.mark.slow
+def test_a_run_that_was_shared_out_over_devices_is_evaluated_on_one(attnlab, tiny):
+    said = attnlab(
+        "train", *tiny, "trainer.devices=2", "trainer.strategy=fsdp2", "trainer.diagnostics_every=3", "run_dir=run"
+    )
+    assert said.status == 0, said.err
+    shown = attnlab("evaluate", "run")
+    assert shown.status == 0, shown.err
+    final = read_json(Path("run/status.json"))["final"]
+    assert {name: final[name] for name in json.loads(shown.out)} == pytest.approx(json.loads(shown.out), rel=1e-5)
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    looks = [line["step"] for line in lines if "inside/gradient_norm/layer=0" in line["values"]]
+    assert looks[:2] == [1, 3]
+
+
+@pytest.mark.slow
 def test_two_devices_of_a_multirun_write_one_directory_and_train_as_one_with_twice_the_batch(attnlab, tiny, left):
     said = attnlab(
         "train", "-m", *tiny, "study.name=two", "trainer.devices=2", "trainer.strategy=ddp", "seed=0,1", "cell=c"

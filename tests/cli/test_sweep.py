@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,31 @@ def test_a_cell_that_makes_no_sense_is_skipped_and_one_that_fails_does_not_stop_
     shown = attnlab("status", "mine")
     assert "this part is broken" in shown.out
     assert "skipped" in shown.out
+
+
+def test_what_is_missing_is_tried_again_and_what_failed_where_that_is_asked_for(attnlab, study, tmp_path, monkeypatch):
+    (tmp_path / "broken_too.py").write_text(
+        "from attnlab.layers import ALiBi\n\n\n"
+        "class Broken(ALiBi):\n"
+        "    def bias(self, query_positions_BT, key_positions_BS):\n"
+        "        raise RuntimeError('this part is broken')\n"
+    )
+    (tmp_path / "conf" / "position").mkdir(parents=True)
+    (tmp_path / "conf" / "position" / "broken.yaml").write_text("_target_: broken_too.Broken\n_partial_: true\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study("mine", seeds=1, factors={"position": ["none", "broken"]})
+    assert attnlab("sweep", "mine", HERE, "--config-dir", "conf").status == 1
+    none, broken = (Path("runs/mine", f"position={name}", "seed=0") for name in ("none", "broken"))
+    shutil.rmtree(none)
+    said = attnlab("retry", "mine", HERE, "--config-dir", "conf")
+    assert said.status == 1
+    assert "1 runs failed and 0 are not over" in said.err
+    assert effective_state(none) == "finished"
+    assert len(list((broken / "attempts").iterdir())) == 1
+    again = attnlab("retry", "mine", "--failed", HERE, "--config-dir", "conf")
+    assert "this part is broken" in again.err
+    assert len(list((broken / "attempts").iterdir())) == 2
+    assert "Slurm has no job of mine" in attnlab("cancel", "mine").out
 
 
 def test_a_seam_that_one_of_the_models_does_not_have_skips_its_cells(attnlab, study, tiny):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attnlab.data import BPE, Character, DataError, MaskedTextData, Masking, TextFiles
+from attnlab.data.masked_text import STATIC, TRAINING
 from attnlab.data.vocabulary import END, MASK, SEPARATOR, START
 
 
@@ -58,9 +59,9 @@ def test_whole_words_are_masked_together(prose_file):
 def test_static_masks_come_again_and_dynamic_ones_do_not(prose_file, masks):
     module = data(prose_file, masks=masks, tokenizer=Character())
     text = module.corpus.train.tokens
-    starts = torch.arange(0, 80, 20).numpy()
-    stream = {"dynamic": 0, "static": 1}[masks]
-    one, other = (module.batch(text, starts, stream, number) for number in (0, 1))
+    starts, numbers = torch.arange(0, 80, 20).numpy(), torch.arange(4).numpy()
+    purpose = {"dynamic": TRAINING, "static": STATIC}[masks]
+    one, other = (module.batch(text, starts, purpose, numbers + 4 * turn) for turn in (0, 1))
     assert torch.equal(one["chosen"], other["chosen"]) == (masks == "static")
     assert torch.equal(one["tokens"], other["tokens"]) == (masks == "static")
 
@@ -136,6 +137,19 @@ def test_a_saved_place_goes_on_and_ranks_share_the_windows(prose_file, next_sent
         ranks.append(first(module, 3))
     for index, wanted in enumerate(expected):
         assert torch.equal(ranks[index % 2][index // 2]["tokens"], wanted["tokens"])
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_a_batch_is_those_of_two_ranks_with_half_as_many_windows(prose_file, next_sentence):
+    """Every window has the same mask and the same second half however a step's windows are dealt out."""
+    wanted = first(data(prose_file, next_sentence=next_sentence), 3)
+    halves = []
+    for rank in range(2):
+        module = data(prose_file, next_sentence=next_sentence, batch_size=4)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        halves.append(first(module, 3))
+    for whole, *both in zip(wanted, *halves, strict=True):
+        assert all(torch.equal(torch.cat([half[name] for half in both]), whole[name]) for name in whole)
 
 
 def test_pairs_of_segments_follow_each_other_or_do_not(prose_file):

@@ -1,8 +1,9 @@
-"""Makes tiny_run importable from the tests here, and runs them on one thread."""
+"""Makes tiny_run importable from the tests here, and runs them on one thread; what two ranks train is trained once for all tests."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,3 +17,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data of split_runs."""
+    import split_runs
+
+    folder = tmp_path_factory.mktemp("split")
+    split_runs.write_texts(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(texts: Path) -> dict[str, Any]:
+    """What comes out of each task where a step's batch is one."""
+    import split_runs
+
+    return {kind: split_runs.train(kind, texts) for kind in split_runs.TASKS}
+
+
+@pytest.fixture(scope="session")
+def alone(texts: Path) -> dict[str, Any]:
+    """What comes out on one device of the runs that are gone on with; their checkpoints are in <name>-of-one."""
+    import split_runs
+
+    return {
+        name: split_runs.train("causal_lm", texts, checkpoints=texts / f"{name}-of-one", **given())
+        for name, given in split_runs.RESUMED.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def both(texts: Path, alone: dict[str, Any]) -> list[dict[str, Any]]:
+    """What came out on each of two ranks."""
+    import split_runs
+
+    return split_runs.run_together(texts)

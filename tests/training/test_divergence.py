@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 from tiny_run import VOCABULARY, TinyModel, TinyTask, make_task, train, weights
 from torch import nn
 
-from attnlab.training import Diverged, DivergenceCheck, Plateau, TrainerSettings, first_not_finite, read_json
+from attnlab.training import (
+    Diverged,
+    DivergenceCheck,
+    Plateau,
+    TrainerSettings,
+    adafactor,
+    adam,
+    adamw,
+    first_not_finite,
+    lion,
+    muon,
+    read_json,
+    schedule_free,
+)
 from attnlab.training.divergence import NOTHING
 
 
@@ -210,21 +223,20 @@ def test_a_state_goes_on_within_a_block_with_the_same_bits(cut):
 # --- fp16
 
 
-def test_fp16_scales_the_loss_and_trains_in_no_other_format(tmp_path):
-    task, reference = make_task(dropout=0.0), make_task(dropout=0.0)
-    seen = []
-
-    class Looks(TinyTask):
-        pass
-
+@pytest.mark.parametrize("optimizer", [adam, adamw, adafactor, lion, muon, schedule_free], ids=lambda f: f.__name__)
+def test_fp16_scales_the_loss_and_trains_in_no_other_format(tmp_path, optimizer):
+    """Its weights stay near those of fp32, whichever optimizer: the scale is taken out before the gradients are clipped."""
+    task, reference = make_task(optimizer, dropout=0.0), make_task(optimizer, dropout=0.0)
+    seen: list[torch.dtype] = []
     task.model.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    train(tmp_path / "16", task, precision="16")
-    train(tmp_path / "32", reference)
+    train(tmp_path / "16", task, precision="16", max_steps=10)
+    train(tmp_path / "32", reference, max_steps=10)
     assert set(seen) == {torch.float16}
     assert task.trainer.precision == "16-mixed"
     assert task.trainer.precision_plugin.scaler.get_scale() == 65536.0  # no step was skipped
-    for name, value in weights(reference).items():
-        torch.testing.assert_close(weights(task)[name], value, atol=2e-3, rtol=0)
+    moved = [(weights(reference)[name] - value).abs().mean() for name, value in weights(make_task()).items()]
+    apart = [(weights(reference)[name] - value).abs().mean() for name, value in weights(task).items()]
+    assert sum(apart) < 0.1 * sum(moved)
 
 
 def test_bf16_is_bf16(tmp_path):

@@ -1,5 +1,7 @@
 """Who starts the processes of a run, and that they act as one."""
 
+import signal
+
 import pytest
 
 from attnlab.training import Ranks, TrainerSettings, ranks
@@ -44,6 +46,15 @@ def test_another_number_of_processes_than_devices_is_refused(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     with pytest.raises(ValueError, match=r"4 processes were started for trainer.devices=2 on trainer.num_nodes=1"):
         ranks.join(TrainerSettings(devices=2))
+
+
+def test_a_signal_that_somebody_waits_for_is_left_to_them():
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)  # as submitit does
+    try:
+        assert ranks._signals() == ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1"]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert ranks._signals()[-1] == "SIGUSR2"
 
 
 def failing(message: str) -> None:

@@ -108,3 +108,8 @@ def test_a_run_prints_nothing_of_lightnings(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("", "")
     assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_one_device_has_nothing_to_share_out():
+    with pytest.raises(ValueError, match=r"trainer.strategy=fsdp2 .* accepted are 2 devices and more"):
+        TrainerSettings(strategy="fsdp2")

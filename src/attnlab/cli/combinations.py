@@ -72,6 +72,16 @@ def _validates(asked: Asked) -> bool:
     return 0 < int(asked.get("trainer.validate_every") or 0) <= int(asked.get("trainer.max_steps") or 0)
 
 
+def _on_cpu(asked: Asked) -> bool:
+    from attnlab.training import TrainerSettings  # here: it brings torch with it
+
+    return TrainerSettings(device=asked.get("trainer.device", "auto")).device_type == "cpu"
+
+
+def _is_sharded(asked: Asked) -> bool:
+    return bool(asked.get("trainer.strategy") == "fsdp2")
+
+
 def _has_table(asked: Asked) -> bool:
     """Whether the model has a learned table of positions: as its position, or its own where it leaves no choice."""
     chosen = asked.target("position") == "Learned" if asked.takes("position") else True
@@ -171,6 +181,21 @@ TABLE: tuple[Rule, ...] = (
         "averaging",
         lambda a: a.target("averaging") == "LastCheckpoints" and not _validates(a),
         "last_checkpoints averages the weights at validations, and there are none (trainer.validate_every={trainer.validate_every}, trainer.max_steps={trainer.max_steps}); set trainer.validate_every",
+    ),
+    (
+        "trainer.precision",
+        lambda a: str(a.get("trainer.precision")) == "16" and a.get("model.cell") == "lstm" and _on_cpu(a),
+        "a CPU has no LSTM in fp16; choose model.cell=gru, or trainer.precision=32 or bf16",
+    ),
+    (
+        "trainer.strategy",
+        lambda a: _is_sharded(a) and (a.target("residual") == "ReZero" or a.target("norm") == "DynamicTanh"),
+        "fsdp2 shares tensors out, and residual=rezero and norm=dynamic_tanh learn single numbers, which torch cannot share out; choose others, or trainer.strategy=ddp",
+    ),
+    (
+        "trainer.strategy",
+        lambda a: _is_sharded(a) and a.get("optimizer._target_", "").endswith("adafactor"),
+        "torch's Adafactor cannot work on tensors that are shared out over ranks; choose another optimizer, or trainer.strategy=ddp",
     ),
     (
         "norm",

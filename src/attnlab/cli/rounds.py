@@ -75,6 +75,8 @@ class Rounds:
             watch = Watch(self.folder, self._say)
             with Monitor(self.plan, self.runs_dir, self.console, jobs=lambda: watch.jobs):
                 watch.wait(lambda: states(self.plan, self.runs_dir, {}))
+        except NoAnswer as error:
+            raise Mistake(f"{error}; the jobs go on, and the same command follows them again") from error
         except KeyboardInterrupt:
             self._say(f"the jobs go on; `attnlab cancel {self.plan.study}` stops them")
             raise

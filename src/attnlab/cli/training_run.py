@@ -22,6 +22,7 @@ from attnlab.training import (
     Checkpoints,
     Diverged,
     DivergenceCheck,
+    Inside,
     Progress,
     RunDirectory,
     StatusWriter,
@@ -103,7 +104,10 @@ class TrainingRun:
             identity(self.composed.resolved),
         )
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.
-        callbacks = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps), checkpoints]
+        callbacks: list[Any] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]
+        if settings.diagnostics_every is not None:
+            callbacks.append(Inside(settings.diagnostics_every))
+        callbacks.append(checkpoints)
         if not self.quiet:
             live = False if self.config.progress == "plain" else None
             callbacks.append(Progress(live=live, unit=self.parts.data.unit))

@@ -1,4 +1,5 @@
-"""The Lightning data module of masked language modelling on one text. Letters of shapes: B windows of a batch, T tokens, N tokens of a text."""
+"""The Lightning data module of masked language modelling on one text. Letters of shapes: B windows of a batch, T tokens, N tokens of a text or a window,
+M windows, K random numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
+from attnlab.data.draws import uniforms
 from attnlab.data.marks import Tokens
 from attnlab.data.masking import Masking
 from attnlab.data.sources import Source
@@ -18,11 +20,8 @@ from attnlab.data.vocabulary import Vocabulary, framed, marks_in_front, num_mark
 from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
 
-TRAINING, STATIC, EVALUATION = (
-    0,
-    1,
-    2,
-)  # streams of random numbers, so that no window to evaluate has a training window's mask
+# What random numbers are for: no window to evaluate has a training window's mask.
+TRAINING, STATIC, EVALUATION = "masks to train on", "static masks", "masks to evaluate on"
 
 
 def marks_of(next_sentence: bool) -> int:
@@ -112,15 +111,18 @@ class MaskedTextData(WindowedText):
 
     # --- windows
 
-    def batch(self, tokens_N: np.ndarray, starts_B: np.ndarray, stream: int, number: int) -> dict[str, torch.Tensor]:
+    def batch(
+        self, tokens_N: np.ndarray, starts_B: np.ndarray, purpose: str, numbers_B: np.ndarray
+    ) -> dict[str, torch.Tensor]:
         """Windows of a text as a batch: tokens (B, T) as the model sees them, targets, chosen, and segments and follows where asked.
 
-        The random numbers are those of batch `number` of the stream; a static mask is that of the places of the text.
+        The random numbers of a window are those of its number, whatever else is in its batch; a static mask is that of the places of the text.
         """
-        random = self._random(TRAINING if stream == STATIC else stream, number)
-        plain_BN, follows_B = self._rows(tokens_N, starts_B, random)
-        drawn = self._static(tokens_N, starts_B) if stream == STATIC else random.random((3, *plain_BN.shape))
-        scores_BN, fates_BN, others_BN = drawn
+        seed = 0 if purpose == EVALUATION else self.seed
+        drawn_BK = uniforms(seed, 0, numbers_B, purpose, 2 + 3 * self.context)
+        plain_BN, follows_B = self._rows(tokens_N, starts_B, drawn_BK[:, :2])
+        of_windows_3BN = drawn_BK[:, 2:].reshape(len(starts_B), 3, self.context).swapaxes(0, 1)
+        scores_BN, fates_BN, others_BN = self._static(tokens_N, starts_B) if purpose == STATIC else of_windows_3BN
         vocabulary, text_BN = self.vocabulary, plain_BN.astype(np.int64) + self.vocabulary.first_text
         chosen_BN = self.masking.choose(self._words(plain_BN), scores_BN)
         others_BN = vocabulary.text_tokens[(others_BN * len(vocabulary.text_tokens)).astype(np.int64)]
@@ -140,15 +142,13 @@ class MaskedTextData(WindowedText):
             arrays |= {"segments": np.broadcast_to(segments_T, (len(starts_B), length)).copy(), "follows": follows_B}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _rows(
-        self, tokens_N: np.ndarray, starts_B: np.ndarray, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The windows' tokens, (B, context), and whether their second half follows their first, (B,)."""
+    def _rows(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The windows' tokens, (B, context), and whether their second half follows their first, (B,), by two random numbers each."""
         view = np.lib.stride_tricks.sliding_window_view(tokens_N, self.context)
         rows_BN, follows_B = view[starts_B], np.ones(len(starts_B), dtype=np.int64)
         if self.next_sentence:
-            follows_B = random.integers(0, 2, len(starts_B))
-            elsewhere_B = random.integers(0, len(view), len(starts_B))
+            follows_B = (drawn_B2[:, 0] * 2).astype(np.int64)
+            elsewhere_B = (drawn_B2[:, 1] * len(view)).astype(np.int64)
             half = self.context // 2
             rows_BN = rows_BN.copy()
             rows_BN[follows_B == 0, half:] = view[elsewhere_B[follows_B == 0], half:]
@@ -163,12 +163,9 @@ class MaskedTextData(WindowedText):
     def _static(self, tokens_N: np.ndarray, starts_B: np.ndarray) -> np.ndarray:
         """Three random numbers for each place of the windows, which belong to the places of the text."""
         if self._static_3N is None:
-            self._static_3N = self._random(STATIC, 0).random((3, len(tokens_N)), dtype=np.float32)
+            random = np.random.Generator(np.random.Philox(key=[self.seed, 1]))
+            self._static_3N = random.random((3, len(tokens_N)), dtype=np.float32)
         return self._static_3N[:, starts_B[:, None] + np.arange(self.context)]
-
-    def _random(self, stream: int, number: int) -> np.random.Generator:
-        seed = 0 if stream == EVALUATION else self.seed
-        return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
 
 
 class MaskedBatches:
@@ -184,9 +181,9 @@ class MaskedBatches:
         return self
 
     def __next__(self) -> dict[str, torch.Tensor]:
-        number, starts_B = self.windows.next_starts()
-        stream = STATIC if self.data.masks == "static" else TRAINING
-        return self.data.batch(self.data.corpus.train.tokens, starts_B, stream, number)
+        numbers_B, starts_B = self.windows.next_starts()
+        purpose = STATIC if self.data.masks == "static" else TRAINING
+        return self.data.batch(self.data.corpus.train.tokens, starts_B, purpose, numbers_B)
 
 
 class StaticWindows(WindowBatches):
@@ -198,29 +195,16 @@ class StaticWindows(WindowBatches):
 
 
 class MaskedEvaluation:
-    """
-    Batches of one rank's share of the windows of a text, always masked in the same way: for any number of ranks a batch is drawn
-    whole, and each takes its own windows of it.
-    """
+    """Batches of one rank's share of the windows of a text, which are always masked in the same way."""
 
     def __init__(self, data: MaskedTextData, tokens_N: np.ndarray, rank: int, world_size: int) -> None:
-        self.data, self.tokens_N, self.rank, self.world_size = data, tokens_N, rank, world_size
-        self.count = len(tokens_N) // data.context
-        numbers = range(-(-self.count // data.batch_size))
-        self.numbers = [number for number in numbers if self._is_mine(self._windows(number)).any()]
+        self.data, self.tokens_N = data, tokens_N
+        self.numbers_M = np.arange(rank, len(tokens_N) // data.context, world_size)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return -(-len(self.numbers_M) // self.data.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for number in self.numbers:
-            rows_B = self._windows(number)
-            batch = self.data.batch(self.tokens_N, rows_B * self.data.context, EVALUATION, number)
-            yield {name: value[self._is_mine(rows_B)] for name, value in batch.items()}
-
-    def _windows(self, number: int) -> np.ndarray:
-        size = self.data.batch_size
-        return np.arange(number * size, min(self.count, (number + 1) * size))
-
-    def _is_mine(self, rows_B: np.ndarray) -> np.ndarray:
-        return rows_B % self.world_size == self.rank
+        for start in range(0, len(self.numbers_M), self.data.batch_size):
+            numbers_B = self.numbers_M[start : start + self.data.batch_size]
+            yield self.data.batch(self.tokens_N, numbers_B * self.data.context, EVALUATION, numbers_B)

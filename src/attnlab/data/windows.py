@@ -94,11 +94,11 @@ class WindowBatches:
     def __next__(self) -> dict[str, torch.Tensor]:
         return self.windows.batch(self.next_starts()[1])
 
-    def next_starts(self) -> tuple[int, np.ndarray]:
-        """The number of the next batch among all ranks' batches, and where its windows begin; moves on."""
+    def next_starts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the next batch's windows among all that ranks ever see, and where they begin, (B,) each; moves on."""
         first = self.windows_seen + self.rank * self.batch_size
         self.windows_seen += self.batch_size * self.world_size
-        return first // self.batch_size, self._starts_from(first)
+        return first + np.arange(self.batch_size), self._starts_from(first)
 
     def state_dict(self) -> dict[str, int]:
         """The place in the order: windows seen by all ranks together, so that it holds for another number of ranks too."""

@@ -26,6 +26,8 @@ _HOMES = {
     "task_base": ["TokenTask"],
     "token_sums": ["TokenSums"],
     "divergence": ["Diverged", "DivergenceCheck", "Plateau", "first_not_finite"],
+    "inside": ["Inside"],
+    "sharding": ["FullySharded"],
     "stop_request": ["StopRequest", "Stopped"],
     "checkpoint_files": ["DamagedCheckpoint", "UnusableCheckpoint", "read_checkpoint", "write_checkpoint"],
     "trainer": ["TrainerSettings", "apply_to_model", "build_trainer"],

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnlab.training.sharding import placed_as
+
 
 class Averaging:
     """No average, and the base class of the choices: the weights to evaluate are those that are trained."""
@@ -129,13 +131,13 @@ class LastCheckpoints(Averaging):
 
 
 def _on(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
-    """The tensors, moved in place of the list to the devices of others: a checkpoint is read on the CPU."""
+    """The tensors, moved in place of the list to where others are: a checkpoint is read whole, and on the CPU."""
     for index, other in enumerate(like):
-        tensors[index] = tensors[index].to(other.device)
+        tensors[index] = placed_as(tensors[index], other)
     return tensors
 
 
 @torch.no_grad()
 def _put(weights: list[Tensor], model: nn.Module) -> None:
     for parameter, weight in zip(model.parameters(), weights, strict=True):
-        parameter.copy_(weight)
+        parameter.copy_(placed_as(weight, parameter))

@@ -126,12 +126,12 @@ class Checkpoints(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _save_best(self, trainer: pl.Trainer, task: TokenTask) -> None:
-        if not trainer.is_global_zero:
-            return
-        checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "configuration": self.configuration}
+        weights = trainer.strategy.lightning_module_state_dict()  # of all ranks, where they share them out
+        checkpoint: dict[str, Any] = {"state_dict": weights, "configuration": self.configuration}
         task.on_save_checkpoint(checkpoint)
         checkpoint.pop("training_weights", None)
-        write_checkpoint(checkpoint, self.folder / BEST)
+        if trainer.is_global_zero:
+            write_checkpoint(checkpoint, self.folder / BEST)
 
     def _rotate(self, step: int) -> None:
         """Removes what was saved after this step, by an attempt that ended in damage, and the oldest above the budget."""

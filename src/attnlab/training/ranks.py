@@ -122,7 +122,9 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):  # what they say, the run says in its own words
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -132,6 +134,7 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
+        signals_to_handle=",".join(_signals()),
     )
     try:
         elastic_launch(config, _recorded)(function, *arguments)
@@ -143,6 +146,12 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + error.sigval) from None
+
+
+def _signals() -> list[str]:
+    """What is passed on to the ranks, which save before they stop: torch's own choice, and those that nobody else waits for."""
+    free = [signum for signum in (signal.SIGUSR1, signal.SIGUSR2) if signal.getsignal(signum) is signal.SIG_DFL]
+    return [signum.name for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *free)]
 
 
 def _recorded(function: Callable[..., object], *arguments: object) -> None:

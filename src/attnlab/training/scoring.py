@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from attnlab.training.sharding import gathered
+
 
 class Scoring(pl.LightningModule):
     """A model whose batches are scored by sums over their target tokens; a subclass gives `loss_sums`.
@@ -46,7 +48,7 @@ class Scoring(pl.LightningModule):
             self.to(self.trainer.strategy.root_device)
         was_training = self.model.training
         self.model.eval()  # a training leaves dropout on
-        with torch.inference_mode(), self._autocast():
+        with gathered(self), torch.inference_mode(), self._autocast():
             yield
         self.model.train(was_training)
 

@@ -21,6 +21,7 @@ from attnlab.training.averaging import Averaging
 from attnlab.training.divergence import NOTHING, Diverged, first_not_finite
 from attnlab.training.optimizers import evaluation_weights
 from attnlab.training.scoring import Scoring
+from attnlab.training.sharding import gathered, shard, whole
 from attnlab.training.token_sums import TokenSums
 
 
@@ -94,6 +95,11 @@ class TokenTask(Scoring):
 
     # --- one step
 
+    def configure_model(self) -> None:
+        """Shards the model where the strategy is to; Lightning asks before it makes the optimizer."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Optimizer:
         """The optimizer; the schedule is applied by `optimizer_step`, a pure function of the step, so that resuming restores nothing."""
         optimizer = self.make_optimizer(self.model)
@@ -159,7 +165,7 @@ class TokenTask(Scoring):
 
     def first_not_finite(self, batches: Sequence[Any]) -> str:
         """What in the model is not finite first on any rank, in computing these micro-batches once more; see the function."""
-        with self._autocast():
+        with gathered(self), self._autocast():
             here = first_not_finite(self.model, [partial(self._loss, batch) for batch in batches])
         found = [here]
         if self.trainer.world_size > 1:
@@ -211,6 +217,7 @@ class TokenTask(Scoring):
         """Turns to the weights to evaluate."""
         self.averaging.before_validation(self.model, self.global_step)
         self._evaluated.enter_context(self.weights_to_evaluate())
+        self._evaluated.enter_context(gathered(self))
 
     def validation_step(self, batch: Any) -> None:
         """Adds a batch to the sums."""
@@ -237,11 +244,11 @@ class TokenTask(Scoring):
         counts = {"step": self.global_step, "tokens": self.tokens, "seconds": self.seconds}
         window = self.sums.window_sums()
         checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
-        checkpoint["averaging"] = self.averaging.state_dict()
+        checkpoint["averaging"] = whole(self.averaging.state_dict())
         trained = checkpoint["state_dict"]
         with self.weights_to_evaluate() as differ:
             if differ:
-                checkpoint["state_dict"] = {name: value.clone() for name, value in self.state_dict().items()}
+                checkpoint["state_dict"] = {name: value.clone() for name, value in whole(self.state_dict()).items()}
         if differ:
             # The names still stand for the parameters themselves, which hold the trained weights again.
             checkpoint["training_weights"] = trained

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from attnlab.training.divergence import Diverged
 
@@ -16,8 +17,15 @@ from attnlab.training.divergence import Diverged
 UNKNOWN_TOKENS = 1024.0
 
 
+def whole_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of many tensors as if they were one; of sharded ones over all ranks."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
 class TokenSums:
-    """The sums of nats and tokens of the present optimizer step, of the lines logged, and of the whole training; `nats` of the last micro-batch.
+    """The sums of nats and tokens of the present optimizer step, of the lines logged, and of the whole training; `nats` of the last micro-batch;
+    `scale` is what the step's accumulated gradient times makes that of the mean over its tokens, before it is clipped.
 
     A plain object, not a module: it is written to at every step, which a torch module would make slow.
     """
@@ -26,6 +34,7 @@ class TokenSums:
         self.tokens: Any = 0
         self.window: dict[str, Any] = {"loss": 0.0, "tokens": 0}
         self.gradient_norm: Any = math.nan
+        self.scale: Any = 1.0
         self.nats = torch.zeros(())
         self._step: list[tuple[Tensor, Any, dict[str, Tensor]]] = []
         self._divisor: Any = 1.0
@@ -64,9 +73,11 @@ class TokenSums:
 
     def scale_gradients(self, gradients: list[Tensor], tokens: Any, parts: int, clip: float | None, norm: bool) -> None:
         """Makes gradients, averaged over `parts` micro-batches and ranks, those of the mean over `tokens`, their norm at most `clip`."""
-        scale: Any = self._divisor * parts / (max(1, tokens) if isinstance(tokens, int) else tokens.clamp(min=1))
+        scale = self.scale = (
+            self._divisor * parts / (max(1, tokens) if isinstance(tokens, int) else tokens.clamp(min=1))
+        )
         if clip or norm:
-            self.gradient_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) * scale
+            self.gradient_norm = whole_norm(gradients) * scale
             if clip and self.gradient_norm.device.type == "cpu":
                 self.gradient_norm = self.gradient_norm.item()
                 scale = scale * min(1.0, clip / (self.gradient_norm + 1e-6))

@@ -21,9 +21,10 @@ class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
     `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `checkpoint_budget_gb` bounds
-    the disk that a run's checkpoints take (see Checkpoints); `plateau_share` None never ends a run on a plateau (see DivergenceCheck);
-    `threads` None leaves torch's number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes`
-    nodes train together, each on batches of its own: a step has as many more tokens. Raises ValueError for a number that makes no sense.
+    the disk that a run's checkpoints take (see Checkpoints); `plateau_share` None never ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None
+    never looks inside (see Inside); `threads` None leaves torch's number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes`
+    nodes train together, each on batches of its own: a step has as many more tokens. Each keeps the whole model (`strategy` ddp, or auto),
+    or its share of the weights, gradients and optimizer states (fsdp2). Raises ValueError for a number that makes no sense.
     """
 
     max_steps: int = 1000
@@ -35,12 +36,13 @@ class TrainerSettings:
     checkpoint_every_seconds: float = 60.0
     checkpoint_budget_gb: float = 0.1
     plateau_share: float | None = 0.5
+    diagnostics_every: int | None = None
     compile: bool = False
     checkpoint_activations: bool = False
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     threads: int | None = None
     deterministic: bool = True
 
@@ -55,8 +57,17 @@ class TrainerSettings:
             raise ValueError(
                 f"trainer.plateau_share={self.plateau_share}: accepted are numbers above 0, up to 1, or null for no check"
             )
+        if self.diagnostics_every is not None and self.diagnostics_every < 1:
+            raise ValueError(
+                f"trainer.diagnostics_every={self.diagnostics_every}: accepted are 1 and more, or null for no look inside"
+            )
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"trainer.threads={self.threads}: accepted are 1 and more, or null for torch's own number")
+        if self.strategy == "fsdp2" and self.devices * self.num_nodes == 1:
+            raise ValueError(
+                "trainer.strategy=fsdp2 shares a model out over devices, and trainer.devices=1: accepted are 2 devices and more, or "
+                "trainer.strategy=auto"
+            )
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(
                 f"trainer.clip_norm={self.clip_norm}: accepted are numbers above 0, or null for no clipping"
@@ -75,8 +86,12 @@ class TrainerSettings:
 def apply_to_model(settings: TrainerSettings, model: nn.Module) -> None:
     """Switches on activation checkpointing, and compiles in place (so that no name in a checkpoint changes).
 
-    Raises ValueError where the model has no stack of layers to checkpoint.
+    Raises ValueError where the model has no stack of layers to checkpoint, or to look into.
     """
+    if settings.diagnostics_every is not None:
+        from attnlab.training.inside import stacks
+
+        stacks(model)
     if settings.checkpoint_activations:
         switched = [module for module in model.modules() if hasattr(module, "checkpoint_activations")]
         if not switched:
@@ -103,6 +118,7 @@ def build_trainer(
 
     from attnlab.training.checkpoint_files import CheckpointFiles
     from attnlab.training.ranks import cluster_environment
+    from attnlab.training.sharding import FullySharded
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -123,7 +139,9 @@ def build_trainer(
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=FullySharded(settings.devices * settings.num_nodes)
+        if settings.strategy == "fsdp2"
+        else settings.strategy,
         plugins=plugins,
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and settings.device_type == "cuda" else None,

@@ -1,0 +1,126 @@
+"""Fully sharded training (FSDP2): every rank keeps its share of the weights, gradients and optimizer states alone (Rajbhandari et al. 2020;
+torch's fully_shard). What is saved is whole, so that any strategy and any number of devices goes on from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from attnlab.layers.stack import Stack
+
+
+class FullySharded(ModelParallelStrategy):
+    """Lightning's strategy for fully_shard over `count` ranks, with checkpoints as every other strategy writes and reads them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Yes: by `load_optimizer_state_dict`."""
+        return True
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole state, on every rank; all of them have to ask."""
+        state: dict[str, Any] = whole(ParallelStrategy.optimizer_state(self, optimizer))
+        return state
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """What the file holds: the task says what of it are the weights to train."""
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Takes this rank's share of whole weights."""
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        assert self.lightning_module is not None
+        set_model_state_dict(self.lightning_module, checkpoint["state_dict"], options=options)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Takes this rank's share of whole states."""
+        ParallelStrategy.load_optimizer_state_dict(self, checkpoint)
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[name] = placed_as(value, parameter)
+
+
+def shard(task: pl.LightningModule, mesh: DeviceMesh) -> None:
+    """Shards a task's model over a mesh: each layer of a stack by itself, the rest together; gathered while `all_sums` needs them.
+
+    Raises ValueError for a model with a parameter that is a single number.
+    """
+    for name, parameter in task.named_parameters():
+        if parameter.ndim == 0:
+            raise ValueError(
+                f"trainer.strategy=fsdp2 cannot share out {name}, a single number (residual=rezero and norm=dynamic_tanh have such); "
+                "accepted are other choices, or trainer.strategy=ddp"
+            )
+    for layer in _own_layers(task):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(task, mesh=mesh)
+    register_fsdp_forward_method(task, "all_sums")
+
+
+def _own_layers(task: nn.Module) -> list[nn.Module]:
+    """The layers of all stacks that share no parameter with another one (as T5's may)."""
+    layers = [layer for stack in task.modules() if isinstance(stack, Stack) for layer in stack.layers]
+    owners: dict[Tensor, int] = {}
+    for layer in layers:
+        for parameter in layer.parameters():
+            owners[parameter] = owners.get(parameter, 0) + 1
+    return [layer for layer in layers if all(owners[parameter] == 1 for parameter in layer.parameters())]
+
+
+@contextlib.contextmanager
+def gathered(task: nn.Module) -> Iterator[None]:
+    """Inside, every rank has all weights of a sharded task, and no forward or backward waits for another rank; all have to enter.
+
+    Ranks may then run the model as often as they like: shares of what is evaluated are unequal.
+    """
+    modules = [module for module in task.modules() if isinstance(module, FSDPModule)]
+    # What is gathered for the first time within inference mode could not be trained on.
+    with torch.inference_mode(False), torch.no_grad():
+        for module in modules:
+            _keep_gathered(module, True)
+            module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            _keep_gathered(module, False)
+            module.reshard()
+
+
+def _keep_gathered(module: FSDPModule, keep: bool) -> None:
+    is_root = isinstance(
+        module, pl.LightningModule
+    )  # torch keeps the root's own weights until the backward pass needs them
+    module.set_reshard_after_forward(not keep and not is_root, recurse=False)
+    module.set_reshard_after_backward(not keep, recurse=False)
+
+
+def whole(state: Any) -> Any:
+    """A state of tensors, numbers and containers with all tensors whole; all ranks have to ask where some are shared out."""
+    return tree_map(lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value, state)
+
+
+def placed_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor on the device of another one of the same shape, shared out as that one is."""
+    if not isinstance(other, DTensor) or isinstance(tensor, DTensor):
+        return tensor.to(other.device)
+    mine = tensor.to(other.to_local().device)
+    return distribute_tensor(mine, other.device_mesh, other.placements, src_data_rank=None)
