@@ -287,4 +287,5 @@ def test_damage_never_ends_in_anything_but_a_message(whole, tmp_path_factory, da
     path.write_bytes(content)
     with contextlib.suppress(CannotConvert):  # any other exception is a traceback for its user
         read = read_gguf(path)
-        from_theirs(read.config, read.tensors)
+        found = from_theirs(read.config, read.tensors)
+        assert all(tensor.dtype == torch.float32 for tensor in found.tensors.values())

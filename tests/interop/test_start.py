@@ -187,6 +187,7 @@ def test_a_residual_without_norms_leaves_them():
         ({"d_model": 32}, "embedding.weight", "(11, 16) there, (11, 32) here"),
         ({"vocabulary_size": 12}, "embedding.weight", "(11, 16) there, (12, 16) here"),
         ({"d_ff": 20}, "stack.layers.0.feed_forward.up.weight", "(64, 16) there, (20, 16) here"),
+        ({"num_heads": 2}, "num_heads", "4 there, 2 here"),
         ({"max_length": 9}, "stack.position.table.weight", "(8, 16) there, (9, 16) here"),
         ({"d_model": 32, "attention": "MultiQuery"}, "embedding.weight", "(11, 16) there, (11, 32) here"),
         ({"tied": False, "vocabulary_size": 12}, "embedding.weight", "(11, 16) there, (12, 16) here"),

@@ -49,8 +49,8 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     A tensor is kept where both have it in one shape, and converted where that has a meaning: keys and values of a group of heads become
     their mean, those of one head are repeated (Ainslie et al. 2023, arXiv 2305.13245, section 2.1), the first rows serve a shorter table of
     positions of text, an output that is no longer tied starts as the embedding. What else is of a seam that was chosen anew stays fresh;
-    so does a table of positions of another kind, whatever its shape, and the output of a task with another number of classes. Raises CannotConvert where a tensor has another shape and no choice
-    of a seam says why, and where nothing is shared.
+    so does a table of positions of another kind, whatever its shape, and the output of a task with another number of classes. Raises
+    CannotConvert where a tensor has another shape, or other heads, and no choice of a seam says why, and where nothing is shared.
     """
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
     given = under_own_names(state, given)
@@ -73,6 +73,11 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
             start.fresh[name] = "" if source is None else f"{tuple(source.shape)} there, {tuple(tensor.shape)} here"
         else:
             refused.append(f"{name}: {tuple(source.shape)} there, {tuple(tensor.shape)} here")
+    # Tensors of one shape may be cut into heads elsewhere.
+    sizes = ("num_heads", "attention.d_head")
+    refused += [
+        f"{size}: {there.get(size)} there, {here.get(size)} here" for size in sizes if here.get(size) != there.get(size)
+    ]
     if refused:
         raise CannotConvert(
             f"tensors of other shapes, which no part that was chosen anew explains: {_some(refused)}. Give this model the sizes of that one"
