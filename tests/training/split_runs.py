@@ -45,7 +45,7 @@ WORDS = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "be
 
 def write_texts(folder: Path) -> None:
     """A text with words of unequal lengths, and pairs of sentences of unequal lengths; no split is a multiple of two."""
-    (folder / "text.txt").write_text(" ".join(WORDS[i * i % 11][: 2 + i % 7] for i in range(1280)))
+    (folder / "text.txt").write_text(" ".join(WORDS[i * i % 11][: 2 + i % 7] for i in range(1460)))
     for name, count in {"train": 23, "validation": 5, "test": 7}.items():
         pairs = [[WORDS[(i + 3 * k) % 11] for k in range(2 + i % 6)] for i in range(count)]
         lines = [f"{' '.join(words)}\t{' '.join(words[::-1]).upper()}\n" for words in pairs]
