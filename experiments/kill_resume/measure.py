@@ -1,11 +1,11 @@
 """Whether runs that are killed at random instants and resumed end with the bits of runs that were never stopped.
 
-python experiments/kill_resume/measure.py [--runs 50] [--damaged 20] [--seed 0]
+python experiments/kill_resume/measure.py [--runs 50] [--kills 3] [--damaged 20] [--seed 0]
 
-Each run is a process that is killed by SIGKILL one to three times, anywhere between its start and its end, and then left to end. What is compared with
+Each run is a process that is killed by SIGKILL up to three times, anywhere between its start and its end, and then left to end. What is compared with
 the uninterrupted run, bit for bit: the last and the best checkpoint (weights, their averages, the optimizer's state, random generators, counts), every
 metric of every step, the final figures, and what was predicted for the test part. Then checkpoints are cut short at a random byte, or one of their
-bits is flipped: each has to be found out, and the run has to go on from the one before to the same bits. Runs are tiny: 60 steps, one thread.
+bits is flipped: each has to be found out, and the run has to go on from the one before to the same bits. Runs are tiny: 40 steps, one thread.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
 
-# What a child would import itself, which takes far longer than its training.
+# What a process would import itself, which takes longer than its training.
 import attnlab.cli.train
-import attnlab.cli.training_run  # noqa: F401
+import attnlab.cli.training_run
+import attnlab.data
+import attnlab.tasks  # noqa: F401
+from attnlab.cli.check import check
+from attnlab.cli.compose import ConfigSpace
 from attnlab.cli.main import main as attnlab_command
 from attnlab.training import effective_state, find_resume, read_checkpoint, read_json
 
 FORK = multiprocessing.get_context("fork")
-KILLS = 3  # of a run, at most
 NOT_COMPARED = re.compile(r"\.ckpt\.(attnlab\.seconds$|epoch$|loops\.)")
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "sleeps", "under", "old", "trees"]  # fmt: skip
 TINY = (
-    "model.d_model=16 model.num_heads=2 model.dropout=0.1 trainer.max_steps=60 trainer.validate_every=25 trainer.log_every=4 "
+    "model.d_model=16 model.num_heads=2 model.dropout=0.1 trainer.max_steps=40 trainer.validate_every=15 trainer.log_every=4 "
     "trainer.threads=1 trainer.device=cpu trainer.precision=32 progress=plain"
 )
 # 0 seconds save after every step.
@@ -157,8 +160,8 @@ def same(one: Any, other: Any) -> bool:
 class Trials:
     """Runs of all families and variants in one folder, with those that were never stopped."""
 
-    def __init__(self, draw: random.Random) -> None:
-        self.draw = draw
+    def __init__(self, draw: random.Random, most_kills: int) -> None:
+        self.draw, self.most_kills = draw, most_kills
         self.references: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
 
     def kill_and_resume(self, family: str, number: int) -> tuple[int, list[str]]:
@@ -168,7 +171,7 @@ class Trials:
         kills = 0
         while kills == 0:
             shutil.rmtree(directory, ignore_errors=True)
-            wanted = self.draw.randint(1, KILLS)
+            wanted = self.draw.randint(1, self.most_kills)
             while kills < wanted and kill_at(words, directory, self.draw.uniform(0, seconds)):
                 kills += 1
         finish(words, directory)
@@ -227,11 +230,20 @@ def main() -> int:
     """Prints both tables; exit status 1 where anything differs or was not found out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=3, help="of a run, at most")
     parser.add_argument("--damaged", type=int, default=20, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    trials, kills, runs, equal = Trials(random.Random(arguments.seed)), Counter[str](), Counter[str](), Counter[str]()
+    for base, _ in FAMILIES.values():
+        with ConfigSpace([]) as space:  # Hydra's plugins, and the classes that the configurations name
+            check(space.compose(base.split()))
+    trials, kills, runs, equal = (
+        Trials(random.Random(arguments.seed), arguments.kills),
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+    )
     damages: dict[str, Counter[str]] = {"torn": Counter(), "flipped": Counter()}
     names = list(FAMILIES)
     with tempfile.TemporaryDirectory() as folder:

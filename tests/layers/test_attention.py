@@ -105,6 +105,26 @@ def test_qk_norm_comes_before_rotation():
     torch.testing.assert_close(attention.backend.weights_BHTS, scores.softmax(-1), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("scale", "factor"), [(None, (D // H) ** -0.5), (1.0, 1.0), (0.3, 0.3)])
+def test_scores_are_multiplied_by_the_scale(scale, factor):
+    torch.manual_seed(0)
+    attention, x_BTD = Attention(D, H, scale=scale), example()
+    q, k, v = (
+        linear(x_BTD).view(B, T, H, D // H).transpose(1, 2)
+        for linear in (attention.query, attention.key, attention.value)
+    )
+    weights = (q @ k.transpose(-2, -1) * factor).softmax(-1)
+    expected = attention.output((weights @ v).transpose(1, 2).reshape(B, T, D))
+    for backend in ("auto", "fused", "plain", "explicit"):
+        attention.backend = backend
+        torch.testing.assert_close(attend(attention, x_BTD, causal=False), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_scale_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"scale=0.0 must be above 0, or null for d_head\^-0.5"):
+        Attention(D, H, scale=0.0)
+
+
 def test_soft_cap_bounds_the_scores():
     torch.manual_seed(0)
     attention = Attention(D, H, soft_cap=0.5)

@@ -1,11 +1,12 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnlab.layers import GEGLU, GELU, GLU, ReGLU, ReLU, SquaredReLU, SwiGLU
+from attnlab.layers import GEGLU, GELU, GLU, ReGLU, ReLU, SiLU, SquaredReLU, SwiGLU
 
 
 def sigmoid(h):
@@ -16,8 +17,29 @@ def gelu(h):
     return h * 0.5 * (1 + torch.erf(h / math.sqrt(2)))
 
 
-PLAIN = {ReLU: lambda h: h.clamp(min=0), GELU: gelu, SquaredReLU: lambda h: h.clamp(min=0) ** 2}
-GATED = {GLU: sigmoid, GEGLU: gelu, SwiGLU: lambda h: h * sigmoid(h), ReGLU: lambda h: h.clamp(min=0)}
+def gelu_by_tanh(h):
+    # Hendrycks & Gimpel 2016, section 2.
+    return 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+
+
+def swish(h):
+    return h * sigmoid(h)
+
+
+PLAIN = {
+    ReLU: lambda h: h.clamp(min=0),
+    GELU: gelu,
+    partial(GELU, approximate="tanh"): gelu_by_tanh,
+    SiLU: swish,
+    SquaredReLU: lambda h: h.clamp(min=0) ** 2,
+}
+GATED = {
+    GLU: sigmoid,
+    GEGLU: gelu,
+    partial(GEGLU, approximate="tanh"): gelu_by_tanh,
+    SwiGLU: swish,
+    ReGLU: lambda h: h.clamp(min=0),
+}
 
 
 @pytest.fixture
@@ -37,6 +59,13 @@ def test_gated_layer_is_the_published_formula(cls, x_btd):
     layer = cls(6, 12)
     hidden = GATED[cls](x_btd @ layer.gate.weight.T) * (x_btd @ layer.up.weight.T)
     torch.testing.assert_close(layer(x_btd), hidden @ layer.down.weight.T)
+
+
+def test_the_approximate_gelu_is_not_the_exact_one(x_btd):
+    exact, approximate = GELU(6, 12), GELU(6, 12, approximate="tanh")
+    approximate.load_state_dict(exact.state_dict())
+    apart = (exact(x_btd) - approximate(x_btd)).abs().max()
+    assert 1e-6 < apart < 1e-3
 
 
 def test_matched_width_is_shazeers():

@@ -72,6 +72,53 @@ def test_learned_adds_rows_and_ends_with_its_table():
         learned.embed(x_BTD[:, :1], torch.tensor([[32]]))
 
 
+def test_halves_of_sines_and_cosines_are_marians_table():
+    from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
+    for d_model in (4, 30, 64):
+        theirs = MarianSinusoidalPositionalEmbedding(65, d_model)
+        table = theirs.create_weight()
+        made = Sinusoidal(d_model, interleaved=False).embed(torch.zeros(1, 65, d_model), torch.arange(65)[None])[0]
+        # Theirs are rounded once from double precision; an angle of 64 in fp32 is one of 64 * 2 ** -24 = 4e-6 more or less.
+        torch.testing.assert_close(made, table.data, atol=4e-6, rtol=0)
+
+
+def test_halves_hold_the_same_numbers_as_pairs():
+    x_BTD, positions_BT = torch.zeros(1, 9, 12), torch.arange(9)[None]
+    pairs = Sinusoidal(12, base=100.0).embed(x_BTD, positions_BT)
+    halves = Sinusoidal(12, base=100.0, interleaved=False).embed(x_BTD, positions_BT)
+    assert halves.equal(torch.cat([pairs[..., 0::2], pairs[..., 1::2]], dim=-1))
+
+
+def test_learned_reads_behind_its_offset():
+    learned = Learned(4, max_length=6, offset=2)
+    assert learned.table.weight.shape == (8, 4)
+    assert learned.longest == 6
+    x_BTD = torch.randn(1, 6, 4)
+    torch.testing.assert_close(learned.embed(x_BTD, torch.arange(6)[None]), x_BTD + learned.table.weight[2:])
+    with pytest.raises(ValueError, match="Learned ends at 6 positions; position 7 was asked for"):
+        learned.embed(x_BTD[:, :1], torch.tensor([[6]]))
+    with pytest.raises(ValueError, match="offset=-1; accepted: 0 or more rows"):
+        Learned(4, max_length=6, offset=-1)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_the_rows_of_the_offset_stay_when_a_grid_grows(before):
+    torch.manual_seed(0)
+    learned, plain = Learned(4, max_length=before + 6, offset=2), Learned(4, max_length=before + 6)
+    with torch.no_grad():
+        plain.table.weight.copy_(learned.table.weight[2:])
+    first = learned.table.weight[: 2 + before].clone()
+    for table in (learned, plain):
+        table.resize(before, (2, 3), (4, 5))
+    assert learned.longest == plain.longest == before + 20
+    assert learned.table.weight[: 2 + before].equal(first)
+    assert learned.table.weight[2:].equal(plain.table.weight)
+    positions_BT = torch.arange(before + 20)[None]
+    zeros_BTD = torch.zeros(1, before + 20, 4)
+    assert learned.embed(zeros_BTD, positions_BT).equal(plain.embed(zeros_BTD, positions_BT))
+
+
 # --- rotary ---
 
 
@@ -352,6 +399,18 @@ def test_buckets_are_those_of_the_authors_code(bidirectional, quarter, max_dista
     made = RelativeBias(1, not bidirectional, num_buckets, max_distance).buckets(relative)
     expected = [t5_bucket(r, bidirectional, num_buckets, max_distance) for r in relative.tolist()]
     assert made.tolist() == expected
+
+
+# Transformers takes logarithms in fp32, which puts a distance on a bucket's edge on either side; these have none there.
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (20, 77)])
+def test_buckets_are_those_of_transformers(num_buckets, max_distance, bidirectional):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    relative = torch.arange(-600, 601)
+    theirs = T5Attention._relative_position_bucket(relative, bidirectional, num_buckets, max_distance)
+    made = RelativeBias(1, not bidirectional, num_buckets, max_distance).buckets(relative)
+    assert made.tolist() == theirs.tolist()
 
 
 @pytest.mark.parametrize("causal", [True, False])

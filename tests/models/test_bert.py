@@ -1,5 +1,7 @@
 """BERT: padding changes nothing, every token sees every other, chosen positions are those of the full output, transformers-free reference."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from attnlab.layers import (
     PreNorm,
     RelativeBias,
     ReZero,
+    RMSNorm,
     Rotary,
     Sandwich,
     Sinusoidal,
@@ -109,6 +112,44 @@ def test_segments_tell_two_texts_apart():
     assert_close(model.encode(tokens), model.encode(tokens, segments_BT=torch.zeros_like(tokens)))
     assert not torch.allclose(model.encode(tokens), model.encode(tokens, segments_BT=segments), atol=1e-3)
     assert model.follows(model.encode(tokens, segments_BT=segments)).shape == (2, 2)
+
+
+def test_the_pooler_is_a_dense_layer_and_tanh_on_the_first_state():
+    model, tokens = build(pooler=True), draw(2, 6)
+    states = model.encode(tokens)
+    expected = (states[:, 0] @ model.pooler.weight.T + model.pooler.bias).tanh()
+    assert_close(model.pool(states), expected)
+    assert model.next_sentence is None
+    assert build().pooler is None
+
+
+def test_next_sentence_stands_on_the_pooler():
+    model, tokens = build(next_sentence=True), draw(2, 6)
+    states = model.encode(tokens)
+    pooled = (states[:, 0] @ model.pooler.weight.T + model.pooler.bias).tanh()
+    assert_close(model.follows(states), pooled @ model.next_sentence.weight.T + model.next_sentence.bias)
+
+
+@pytest.mark.parametrize("residual", [partial(PreNorm, norm=RMSNorm), partial(PostNorm, norm=RMSNorm), PostNorm])
+def test_the_norms_of_embedding_and_output_are_of_the_residuals_kind(residual):
+    model, tokens = build(residual=residual, position=PositionEncoding), draw(2, 6)
+    kind = RMSNorm if isinstance(residual, partial) else nn.LayerNorm
+    assert isinstance(model.stack.embedding_norm, kind)
+    assert isinstance(model.transform_norm, kind)
+    entered = []
+    model.stack.layers[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    states = model.encode(tokens)
+    assert_close(entered[0], normed(model.embedding(tokens), model.stack.embedding_norm))
+    hidden = nn.functional.gelu(states @ model.transform.weight.T + model.transform.bias)
+    expected = normed(hidden, model.transform_norm) @ model.embedding.weight.T + model.head_bias
+    assert_close(model.predict(states), expected)
+
+
+def normed(x, norm):
+    if isinstance(norm, RMSNorm):
+        return x / (x.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -216,6 +216,31 @@ def test_deepnorm_beside_a_decoder_has_the_papers_constants():
     assert (decoder.alpha, decoder.init_gain) == pytest.approx(((3 * 2) ** 0.25, (12 * 2) ** -0.25))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_is_scaled_and_has_a_bias_where_asked(tied):
+    source, target = draw(2, 5), draw(2, 4, seed=1)
+    model = build(scale_logits=True, output_bias=True, tied=tied)
+    with torch.no_grad():
+        model.head_bias.normal_()
+    states = model.decoder(model.embedding(target) * 4.0, memory=Memory(model.encode(source)))  # 4: the root of 16
+    table = model.embedding.weight if tied else model.head.weight
+    assert_close(model(source, target), (states / 4.0) @ table.T + model.head_bias)
+    assert build().head_bias is None
+
+
+def test_embedding_norm_stands_in_either_stack():
+    model = build(embedding_norm=True, position=PositionEncoding)
+    source, target, entered = draw(2, 5), draw(2, 4, seed=1), []
+    for stack in (model.encoder, model.decoder):
+        stack.layers[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    model(source, target)
+    for stack, tokens, reached in zip((model.encoder, model.decoder), (source, target), entered, strict=True):
+        x, norm = model.embedding(tokens) * 4.0, stack.embedding_norm
+        centred = x - x.mean(-1, keepdim=True)
+        assert_close(reached, centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias)
+    assert model.encoder.embedding_norm is not model.decoder.embedding_norm
+
+
 def test_two_vocabularies_cannot_share_a_table():
     with pytest.raises(ValueError, match="share_embeddings=true needs one vocabulary; the source has 31 tokens"):
         EncoderDecoder(**SMALL, source_vocabulary_size=31)

@@ -51,6 +51,23 @@ def test_scaled_embedding_is_multiplied_by_the_root_of_the_width():
     torch.testing.assert_close(scaled(TOKENS), torch.einsum("btd,vd->btv", hidden, plain.embedding.weight))
 
 
+def test_embedding_norm_stands_between_embedding_and_layers():
+    torch.manual_seed(0)
+    model = GPT(11, 8, 16, 2, 1, embedding_norm=True, position=PositionEncoding)
+    with torch.no_grad():
+        model.stack.embedding_norm.weight.normal_()
+        model.stack.embedding_norm.bias.normal_()
+    x = model.embedding(TOKENS)
+    centred = x - x.mean(-1, keepdim=True)
+    norm = model.stack.embedding_norm
+    expected = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+    entered = []
+    model.stack.layers[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    model(TOKENS)
+    torch.testing.assert_close(entered[0], expected, atol=1e-5, rtol=1e-5)
+    assert isinstance(GPT(11, 8, 16, 2, 1).stack.embedding_norm, torch.nn.Identity)
+
+
 @pytest.mark.parametrize(
     ("position", "longest"), [(Learned, 8), (Rotary, None), (ALiBi, None), (PositionEncoding, None)]
 )

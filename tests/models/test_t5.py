@@ -93,6 +93,28 @@ def test_no_parameter_is_a_bias_and_every_stack_has_one_table_of_distances():
     ]
 
 
+@pytest.mark.parametrize(("scale_embedding", "entering"), [(True, 4.0), (False, 1.0)])  # 4: the root of 16
+def test_embeddings_are_scaled_where_asked(scale_embedding, entering):
+    model = build("encoder_decoder", scale_embedding=scale_embedding)
+    source, target, entered = draw(2, 5), draw(2, 4, seed=1), []
+    for stack in (model.encoder, model.decoder):
+        stack.layers[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    model(source, target)
+    for tokens, reached in zip((source, target), entered, strict=True):
+        assert_close(reached, model.embedding(tokens) * entering)
+
+
+def test_a_tied_output_scaled_at_the_end_is_one_of_embeddings_scaled_at_the_start():
+    # T5's first version, and the default here, with embeddings that are smaller by the root of the width.
+    there = build("encoder_decoder", scale_embedding=False, scale_logits=True, tied=True)
+    here = build("encoder_decoder", tied=True)
+    here.load_state_dict(there.state_dict())
+    with torch.no_grad():
+        here.embedding.weight /= 4.0
+    source, target = draw(2, 5), draw(2, 4, seed=1)
+    assert_close(here(source, target), there(source, target))
+
+
 def test_sizes_relate_as_in_table_2():
     sizes = {}
     for name, architecture in ARCHITECTURES.items():

@@ -26,6 +26,9 @@ NO_MATTER = re.compile(
     r"pretraining_tp|slow_but_exact|chunk_size_feed_forward|cross_attention_hidden_size|is_encoder_decoder"
 )
 
+# Numbers of marks that a model says nothing of; those of published models would be taken otherwise.
+UNKNOWN_MARKS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+
 
 @dataclass(frozen=True)
 class Output:
@@ -73,8 +76,7 @@ class Architecture:
 
     def read_config(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Settings:
         """The settings that a configuration asks for. Raises CannotConvert for what has no counterpart here, unless it is to be ignored."""
-        left = {key: value for key, value in config.items() if key not in set(ignore)}
-        tidy = self.tidy({self.aliases.get(key, key): value for key, value in left.items()})
+        tidy = self.spelt(config, ignore)
         known = {entry.theirs for entry in self.fields} | ({self.output.says} if self.output else set())
         unknown = [
             key
@@ -92,22 +94,34 @@ class Architecture:
             settings |= entry.read(tidy)
         return settings
 
+    def spelt(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Config:
+        """The configuration in the spelling of `fields`, without what is to be ignored, in either spelling."""
+        out = set(ignore)
+        given = {key: value for key, value in config.items() if key not in out}
+        own = {key: value for key, value in given.items() if key not in self.aliases}
+        tidy = self.tidy({self.aliases[key]: value for key, value in given.items() if key in self.aliases} | own)
+        return {key: value for key, value in tidy.items() if key not in out}
+
     def write_config(self, settings: Settings) -> Config:
         """The configuration of a model of these (completed) settings, as near to them as it can be; `differences` tells how near."""
-        config: Config = {"architectures": [self.classes[0]], "model_type": self.name}
+        config: Config = {"architectures": [self.classes[0]], "model_type": self.name, **UNKNOWN_MARKS}
         for entry in self.fields:
             config |= entry.write(settings)
         if self.output is not None and self.output.says is not None:
             config[self.output.says] = bool(settings.get("tied", True))
         return self.untidy(config)
 
-    def differences(self, settings: Settings) -> list[str]:
-        """What a model of these (completed) settings has that this architecture has not; none: it can be written as one."""
+    def differences(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> list[str]:
+        """
+        What a model of these (completed) settings has that this architecture has not; none: it can be written as one.
+
+        fields: more fields of the configuration that is to be written.
+        """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
         try:
-            there = self.read_config(self.write_config(settings))
-        except (CannotConvert, KeyError, TypeError) as error:
+            there = self.read_config(self.write_config(settings) | dict(fields or {}))
+        except CannotConvert as error:
             return [str(error)]
         for setting in (*self.present.values(), *(("tied",) if self.output else ())):
             there.setdefault(setting, settings[setting])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from attnlab.interop.files import read_config, read_tensors, write_model
 from attnlab.interop.rules import Rule, to_ours, to_theirs
 from attnlab.interop.seq2seq import SEQ2SEQ
 from attnlab.interop.settings import Settings, build, completed
+from attnlab.interop.start import under_own_names
 
 ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *SEQ2SEQ)}
 LISTED = 12
@@ -45,8 +47,12 @@ class Imported:
         return model.eval()
 
     def load(self, model: nn.Module) -> None:
-        """Copies the weights into a model of these settings."""
-        model.load_state_dict(self.tensors, strict=False)
+        """Copies the weights into a model of these settings, or into the encoder of one of a task. Raises CannotConvert for another."""
+        tensors = under_own_names(model.state_dict(), self.tensors)
+        unknown = sorted(set(tensors) - set(model.state_dict()))
+        if unknown:
+            raise CannotConvert(f"the model that is to take the weights lacks {_some(unknown)}")
+        model.load_state_dict(tensors, strict=False)
 
 
 def read_model(folder: str | Path, ignore: Iterable[str] = ()) -> Imported:
@@ -65,26 +71,31 @@ def from_theirs(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ignore
     """The model of a configuration and tensors in Hugging Face's names; see `read_model`."""
     ignore = list(ignore)
     known = architecture_of(config)
-    settings = known.read_config(config, ignore)
     theirs, ignored = _wanted(known, tensors, ignore)
-    left = sorted({*ignored, *(key for key in config if key in ignore)})
-    settings = completed(settings | known.settings_of_tensors(theirs, config))
+    try:
+        settings = completed(known.read_config(config, ignore) | known.settings_of_tensors(theirs, config))
+        _check_depth(settings, theirs)
+        model = known.blank(settings)
+    except CannotConvert:
+        raise
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise CannotConvert(f"config.json describes a model that cannot be built: {error}") from error
+    left = sorted({*ignored, *({*config, *known.spelt(config)} & set(ignore))})
     if settings.get("tied") and known.output is not None:
         theirs.pop(known.output.theirs, None)
-    model = known.blank(settings)
     rules = known.of_model(model, settings)
     fresh = _compare(known, config, model, rules, theirs)
+    _check_kinds(to_theirs(rules, model.state_dict(), settings), theirs)
     ours = to_ours(rules, theirs, settings)
-    _check_shapes(model, ours, rules)
     return Imported(known, settings, {name: tensor.float() for name, tensor in ours.items()}, fresh, left)
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """The architecture that a configuration names. Raises CannotConvert for one that is not known here."""
     name = config.get("model_type")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise CannotConvert(f"model_type={name!r} is not known here; accepted: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[str(name)]
+    return ARCHITECTURES[name]
 
 
 def to_folder(
@@ -98,23 +109,34 @@ def to_folder(
     Writes a model of these settings as config.json and safetensors that `transformers.AutoModel.from_pretrained` loads.
 
     architecture: one of ARCHITECTURES; None: the first that computes the same. fields: more fields of config.json, such as the
-    numbers of marks. Raises CannotConvert where none, or not that one, computes the same, with what differs.
+    numbers of marks. Raises CannotConvert where none, or not that one, computes the same, with what differs, and where the tensors are not
+    those of such a model.
     """
-    known = architecture_for(settings, architecture)
+    known = architecture_for(settings, architecture, fields)
     config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
     rules = known.of_model(known.blank(settings), settings)
+    needed = {name for rule in rules for name in rule.ours}
+    odd = sorted(needed ^ {name for name in tensors if not name.endswith("_extra_state")})
+    if odd:
+        raise CannotConvert(
+            f"the tensors are not those of a model of these settings, they lack or have besides: {_some(odd)}"
+        )
     theirs = to_theirs(rules, tensors, settings)
     if settings.get("tied") and config.get("tie_word_embeddings") is False and known.output is not None:
         theirs[known.output.theirs] = theirs[known.output.embedding]
+    if not settings.get("tied", True):  # transformers then takes copies for tensors of their own
+        theirs |= {copy: theirs[original] for copy, original in known.copies.items() if original in theirs}
     write_model(Path(folder), config, theirs)
     return known
 
 
-def architecture_for(settings: Settings, name: str | None = None) -> Architecture:
-    """The architecture that computes what these settings do. Raises CannotConvert with what differs."""
+def architecture_for(
+    settings: Settings, name: str | None = None, fields: Mapping[str, Any] | None = None
+) -> Architecture:
+    """The architecture that computes what these settings do, with these further fields. Raises CannotConvert with what differs."""
     if name is not None and name not in ARCHITECTURES:
         raise CannotConvert(f"--as {name}: there is no such architecture; accepted: {', '.join(ARCHITECTURES)}")
-    tried = {key: known.differences(settings) for key, known in ARCHITECTURES.items() if name in (None, key)}
+    tried = {key: known.differences(settings, fields) for key, known in ARCHITECTURES.items() if name in (None, key)}
     for key, differences in tried.items():
         if not differences:
             return ARCHITECTURES[key]
@@ -139,11 +161,7 @@ def _wanted(
             if name.endswith(old):
                 name = name.removesuffix(old) + new
         named[f"{known.prefix}{name}" if bare else name] = tensor
-    ignored = [
-        name
-        for name in named
-        if any(re.fullmatch(pattern.replace(".", r"\.").replace("*", ".*"), name) for pattern in ignore)
-    ]
+    ignored = [name for name in named if any(fnmatchcase(name, pattern) for pattern in ignore)]
     kept = {
         name: tensor for name, tensor in named.items() if name not in ignored and not re.fullmatch(known.buffers, name)
     }
@@ -154,6 +172,13 @@ def _wanted(
             kept.setdefault(original, kept[copy])
             del kept[copy]
     return kept, ignored
+
+
+def _check_depth(settings: Settings, theirs: Mapping[str, Tensor]) -> None:
+    """Raises CannotConvert for more layers than there are tensors, before so many are built."""
+    depth = max(settings["num_layers"], settings.get("num_decoder_layers", 0))
+    if depth > len(theirs):
+        raise CannotConvert(f"config.json says {depth:,} layers, and the files hold {len(theirs):,} tensors")
 
 
 def _compare(
@@ -177,22 +202,26 @@ def _compare(
             f"the tensors are not those of {known.name} with this configuration; " + "; ".join(findings)
         )
     covered = {name for rule in rules for name in rule.ours}
-    uncovered = [name for name in model.state_dict() if name not in covered and not name.endswith("_extra_state")]
-    return sorted(
-        {name for rule in fresh for name in rule.ours} | {name for name in uncovered if name.startswith(known.fresh)}
-    )
+    assert covered == {name for name in model.state_dict() if not name.endswith("_extra_state")}, "a tensor has no rule"
+    return sorted(name for rule in fresh for name in rule.ours)
 
 
-def _check_shapes(model: nn.Module, ours: Mapping[str, Tensor], rules: list[Rule]) -> None:
-    own = model.state_dict()
-    names = {name: rule.theirs for rule in rules for name in rule.ours}
+def _check_kinds(expected: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raises CannotConvert for tensors of other shapes than the configuration says, and for those of whole numbers."""
     other = [
-        f"{names[name]}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} by the configuration"
-        for name, tensor in ours.items()
-        if tensor.shape != own[name].shape
+        f"{name}: {tuple(theirs[name].shape)} in the file, {tuple(blank.shape)} by the configuration"
+        for name, blank in expected.items()
+        if name in theirs and theirs[name].shape != blank.shape
     ]
     if other:
         raise CannotConvert(f"tensors of other shapes than config.json says: {'; '.join(other[:LISTED])}")
+    whole = [
+        f"{name} ({theirs[name].dtype})" for name in expected if name in theirs and not theirs[name].is_floating_point()
+    ]
+    if whole:
+        raise CannotConvert(
+            f"tensors that are no floating-point numbers, as in quantised models: {_some(whole)}; accepted: fp32, fp16, bf16"
+        )
 
 
 def _some(names: list[str]) -> str:

@@ -68,7 +68,7 @@ def untidy_llama(config: Config) -> Config:
     """Writes the old spellings, which old and new versions read."""
     rope = {key.removeprefix("rope."): value for key, value in config.items() if key.startswith("rope.")}
     rest = {key: value for key, value in config.items() if not key.startswith("rope.")}
-    theta, fraction = rope.pop("rope_theta"), rope.pop("partial_rotary_factor")
+    theta, fraction = rope.pop("rope_theta", 10000.0), rope.pop("partial_rotary_factor", 1.0)
     scaling = None if rope["rope_type"] == "default" else rope
     partly = {} if fraction == 1.0 else {"partial_rotary_factor": fraction}
     return rest | {"rope_theta": theta, "rope_scaling": scaling} | partly
@@ -132,6 +132,7 @@ GPT2 = Architecture(
     ),
     prefix="transformer.",
     output=Output("lm_head.weight", "transformer.wte.weight"),
+    fresh=("head.",),
     buffers=r".*\.attn\.(bias|masked_bias)",
 )
 
@@ -185,7 +186,7 @@ LLAMA = Architecture(
         "bias": False,
         "residual": "PreNorm",
         "residual.norm": "RMSNorm",
-        "attention": "GroupedQuery",
+        "attention": "Attention",  # as many heads of keys as of queries where nothing is said
         "feed_forward.matched": False,
         **NOT_INTERLEAVED,
     },
@@ -263,6 +264,7 @@ BLOOM = Architecture(
     ),
     prefix="transformer.",
     output=Output("lm_head.weight", "transformer.word_embeddings.weight"),
+    fresh=("head.",),
     aliases={"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
     no_matter="seq_length|offset_alibi|n_inner|skip_bias_add.*|.*_fusion|attention_softmax_in_fp32",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnlab.interop.architecture import Architecture, Output
-from attnlab.interop.fields import Config, OneOf, Only, Same
+from attnlab.interop.fields import CannotConvert, Config, OneOf, Only, Same
 from attnlab.interop.rules import COPY, IN_ONE, PIXELS, Rule, both, weight
 from attnlab.interop.settings import Settings
 
@@ -91,17 +91,19 @@ BERT = Architecture(
 
 def tidy_roberta(config: Config) -> Config:
     """The table begins behind the padding's number: its first position is that of the token behind it."""
-    offset = int(config.get("pad_token_id", 1)) + 1
-    return config | {
-        "max_position_embeddings": int(config.get("max_position_embeddings", 512)) - offset,
-        "offset": offset,
-    }
+    padding, rows = config.get("pad_token_id", 1), config.get("max_position_embeddings", 512)
+    if not (isinstance(padding, int) and isinstance(rows, int)):
+        raise CannotConvert(
+            f"config.json has pad_token_id={padding!r} and max_position_embeddings={rows!r}, from which positions are counted; accepted: "
+            "whole numbers"
+        )
+    return config | {"max_position_embeddings": rows - padding - 1, "offset": padding + 1}
 
 
 def untidy_roberta(config: Config) -> Config:
     """The table's own length, and the number of the padding that its beginning stands for."""
     config = dict(config)
-    offset: Any = config.pop("offset")
+    offset: Any = config.pop("offset", 0)
     return config | {"max_position_embeddings": config["max_position_embeddings"] + offset, "pad_token_id": offset - 1}
 
 
@@ -137,11 +139,12 @@ def tidy_vit(config: Config) -> Config:
     size: Any = config.get("image_size", 224)
     patch: Any = config.get("patch_size", 16)
     labels = config.pop("id2label", None)
-    sides = [size, size] if isinstance(size, int) else list(size)
-    square = patch if isinstance(patch, int) else patch[0] if len(set(patch)) == 1 else None
+    sides, patches = ([value, value] if isinstance(value, int) else list(value) for value in (size, patch))
+    if len(set(patches)) != 1:
+        raise CannotConvert(f"patch_size={patch!r} has no counterpart here; accepted: one number, for square patches")
     return config | {
         "image_size": sides,
-        "patch_size": square,
+        "patch_size": patches[0],
         "num_labels": config.get("num_labels") or (len(labels) if labels else 2),
     }
 

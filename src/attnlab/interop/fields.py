@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +19,23 @@ class CannotConvert(ValueError):
 
 @dataclass(frozen=True)
 class Same:
-    """A value that is the same there and here. default: what is meant where the field is missing there; ABSENT: nothing."""
+    """A number, or several, that is the same there and here. default: what is meant where the field is missing there; ABSENT: nothing."""
 
     theirs: str
     ours: str
     default: Any = REQUIRED
 
     def read(self, config: Mapping[str, Any]) -> Settings:
-        """The setting of this field. Raises CannotConvert where it is required and missing."""
+        """The setting of this field. Raises CannotConvert where it is required and missing, and for what is no number."""
         value = config.get(self.theirs)
         if value is None:
             if self.default is REQUIRED:
-                raise CannotConvert(f"config.json has no {self.theirs}; it has to say that, as a whole number or word")
+                raise CannotConvert(f"config.json has no {self.theirs}, and a model cannot be built without it")
             if self.default is ABSENT:
                 return {}
             value = self.default
+        if isinstance(value, str | Mapping):
+            raise CannotConvert(f"config.json has {self.theirs}={value!r}; accepted: a number")
         return {self.ours: value}
 
     def write(self, settings: Settings) -> Config:
@@ -53,7 +55,7 @@ class OneOf:
         """The settings of the word. Raises CannotConvert for a word without a counterpart."""
         word = config.get(self.theirs, None if self.default is REQUIRED else self.default)
         word = self.default if word is None and self.default is not REQUIRED else word
-        if word not in self.words:
+        if not isinstance(word, Hashable) or word not in self.words:
             raise CannotConvert(
                 f"{self.theirs}={word!r} has no counterpart here; accepted: {', '.join(map(repr, self.words))}"
             )
@@ -74,8 +76,8 @@ class Only:
 
     def read(self, config: Mapping[str, Any]) -> Settings:
         """Nothing. Raises CannotConvert for another value."""
-        value = config.get(self.theirs, self.values[0])
-        if value not in self.values:
+        value = config.get(self.theirs)
+        if value is not None and value not in self.values:
             accepted = ", ".join(map(repr, self.values))
             raise CannotConvert(f"{self.theirs}={value!r} has no counterpart here; accepted: {accepted}")
         return {}

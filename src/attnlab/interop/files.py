@@ -29,8 +29,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder's safetensors files, one or many. Raises CannotConvert for damaged, missing and pickled ones."""
-    if (folder / INDEX).is_file():
-        placed = _read_json(folder / INDEX).get("weight_map", {})
+    if (folder / INDEX).is_file() and not (folder / ONE).is_file():  # one file goes first, as in transformers
+        placed = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(placed, dict) or not placed:
+            raise CannotConvert(
+                f"{folder / INDEX} has no weight_map, which says where each tensor lies; fetch it again"
+            )
         paths = sorted({folder / str(name) for name in placed.values()})
         if any(path.parent != folder for path in paths):
             raise CannotConvert(

@@ -167,7 +167,7 @@ def tidy_bart(config: Config) -> Config:
 def untidy_bart(config: Config) -> Config:
     """The widths of the decoder, which are the encoder's."""
     twice = {f"decoder_{name}": config[f"encoder_{name}"] for name in ("attention_heads", "ffn_dim")}
-    return config | twice | {"is_encoder_decoder": True}
+    return config | twice | {"is_encoder_decoder": True, "forced_eos_token_id": None}
 
 
 BART = Architecture(
@@ -190,7 +190,7 @@ BART = Architecture(
     prefix="model.",
     output=Output("lm_head.weight", "model.shared.weight"),
     copies=BART_COPIES,
-    fresh=("head_bias",),
+    fresh=("head_bias", "head."),
     aliases=BART_ALIASES,
     no_matter="add_final_layer_norm|add_bias_logits|static_position_embeddings|extra_pos_embeddings|classif_dropout|force_bos_token_to_be_generated|save_step",
     tidy=tidy_bart,
@@ -215,7 +215,7 @@ MARIAN = Architecture(
     output=Output("lm_head.weight", "model.shared.weight"),
     copies=BART_COPIES,
     buffers=r"model\.(encoder|decoder)\.embed_positions\.weight",  # sinusoids, which are computed
-    fresh=("head_bias",),
+    fresh=("head_bias", "head."),
     aliases=BART_ALIASES,
     no_matter="decoder_vocab_size|add_bias_logits|extra_pos_embeddings|classif_dropout",
     tidy=tidy_bart,

@@ -71,17 +71,18 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             place.setdefault(last, {"_partial_": True})["_target_"] = f"attnlab.layers.{value}"
         else:
             place[last] = value
-    return node
+    return _named(node)
 
 
 def different(here: Settings, there: Settings) -> list[str]:
-    """What tells two completed settings apart, a line each."""
+    """What tells two completed settings apart, a line each; of two different parts, fields that one of them lacks are left out."""
     nothing = "nothing"
     keys = {*here, *there} - (set() if here.get("position") in WITH_TABLE else {"max_length"})
+    other = {key for key in keys if here.get(key, nothing) != there.get(key, nothing)}
     return [
         f"{key}: {here.get(key, nothing)} here, {there.get(key, nothing)} there"
-        for key in sorted(keys)
-        if here.get(key, nothing) != there.get(key, nothing)
+        for key in sorted(other)
+        if (key in here and key in there) or key.rpartition(".")[0] not in other
     ]
 
 
@@ -120,7 +121,35 @@ def settle(settings: Settings) -> Settings:
         s["num_decoder_layers"] = s["num_decoder_layers"] or s["num_layers"]
     if s.get("next_sentence"):
         s["pooler"] = True
+    if isinstance(s.get("image_size"), int):
+        s["image_size"] = [s["image_size"]] * 2
     return s
+
+
+def _named(node: dict[str, Any]) -> dict[str, Any]:
+    """A node in which parts that are told by their fields alone are the default ones."""
+    defaults = _parameters(find(node["_target_"]))
+    for name, value in node.items():
+        if isinstance(value, dict):
+            node[name] = _named(value if "_target_" in value else _merged(_node_of(defaults.get(name)), value))
+    return node
+
+
+def _node_of(part: Any) -> dict[str, Any]:
+    """The node of a class or partial; without one of anything else."""
+    if isinstance(part, partial):
+        return _node_of(part.func) | {name: _node_of(bound) or bound for name, bound in part.keywords.items()}
+    return {"_target_": f"attnlab.layers.{part.__name__}", "_partial_": True} if isinstance(part, type) else {}
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both nodes; where both say something, what the second says."""
+    deep = {
+        key: _merged(one[key], value)
+        for key, value in other.items()
+        if isinstance(value, dict) and isinstance(one.get(key), dict)
+    }
+    return one | other | deep
 
 
 def _name(target: str) -> str:

@@ -48,35 +48,48 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
 
     A tensor is kept where both have it in one shape, and converted where that has a meaning: keys and values of a group of heads become
     their mean, those of one head are repeated (Ainslie et al. 2023, arXiv 2305.13245, section 2.1), the first rows serve a shorter table of
-    positions, an output that is no longer tied starts as the embedding. What else is of a seam that was chosen anew stays fresh. Raises
-    CannotConvert where a tensor has another shape and no choice of a seam says why, and where nothing is shared.
+    positions of text, an output that is no longer tied starts as the embedding. What else is of a seam that was chosen anew stays fresh;
+    so does a table of positions of another kind, whatever its shape. Raises CannotConvert where a tensor has another shape, or other heads, and no choice
+    of a seam says why, and where nothing is shared.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
-    given = _under_own_names(own, given)
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
+    given = under_own_names(state, given)
+    # Of layers that two stacks share, those of the first.
+    first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    own = {name: tensor for name, tensor in state.items() if name in first}
     changed = {seam for seam in SEAMS if _of(seam, here) != _of(seam, there)}
     start, taken = Start(), {}
     refused: list[str] = []
     for name, tensor in own.items():
         source = given.get(name)
-        if source is not None and source.shape == tensor.shape:
+        if source is not None and seam_of(name) == "position" and not _same_table(here, there):
+            start.fresh[name] = "its rows stand for other positions"
+        elif source is not None and source.shape == tensor.shape:
             start.kept.append(name)
             taken[name] = source
-            continue
-        made = _converted(name, tensor, given, here, there)
-        if made is not None:
+        elif (made := _converted(name, tensor, given, here, there)) is not None and made[0].shape == tensor.shape:
             taken[name], start.converted[name] = made
         elif source is None or seam_of(name) in changed:
             start.fresh[name] = "" if source is None else f"{tuple(source.shape)} there, {tuple(tensor.shape)} here"
         else:
             refused.append(f"{name}: {tuple(source.shape)} there, {tuple(tensor.shape)} here")
+    # Tensors of one shape may be cut into heads elsewhere.
+    sizes = ("num_heads", "attention.d_head")
+    refused += [
+        f"{size}: {there.get(size)} there, {here.get(size)} here" for size in sizes if here.get(size) != there.get(size)
+    ]
     if refused:
         raise CannotConvert(
             f"tensors of other shapes, which no part that was chosen anew explains: {_some(refused)}. Give this model the sizes of that one"
         )
     if not start.kept:
         raise CannotConvert(f"the two models share no tensor ({_some(sorted(given))} there, {_some(sorted(own))} here)")
-    start.left = sorted(set(given) - set(own))
     model.load_state_dict(taken, strict=False)
+    start.left = sorted(
+        name
+        for name in {*given} - {*own}
+        if name not in state or not given[name].equal(state[name].to(given[name].device))
+    )
     return start
 
 
@@ -92,7 +105,12 @@ def _of(seam: str, settings: Settings) -> Settings:
     return {key: value for key, value in settings.items() if key == seam or key.startswith(f"{seam}.")}
 
 
-def _under_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _same_table(here: Settings, there: Settings) -> bool:
+    """Whether a row of one table of positions means what it means in the other."""
+    return all(here.get(key) == there.get(key) for key in ("position", "position.offset"))
+
+
+def under_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The given tensors under the names that they have here: a task's model holds an encoder under `encoder.`."""
     given = {name: tensor for name, tensor in given.items() if not name.endswith("_extra_state")}
     wrapped = "encoder.embedding.weight"
@@ -109,15 +127,14 @@ def _converted(
     """The tensor made out of another one, and how; None where there is no way."""
     source = given.get(name)
     if source is None:
-        if name == "head.weight" and there.get("tied") and (table := given.get("embedding.weight")) is not None:
-            return (table, "the embedding") if table.shape == tensor.shape else None
-        return None
+        table = given.get(name.replace("head.weight", "embedding.weight"))
+        is_output = name in ("head.weight", "encoder.head.weight")
+        return (table, "the embedding") if is_output and there.get("tied") and table is not None else None
     if ".attention." in name or ".cross_attention." in name:
         return _regrouped(name, tensor, source, here, there)
-    if name.endswith("position.table.weight") and here.get("position") == there.get("position") == "Learned":
-        offset = (here["position.offset"], there["position.offset"])
-        if offset[0] == offset[1] and len(source) > len(tensor):
-            return source[: len(tensor)], f"the first {len(tensor)} of {len(source)} rows"
+    of_text = here["position"] == "Learned" and "image_size" not in here
+    if of_text and seam_of(name) == "position" and len(source) > len(tensor):
+        return source[: len(tensor)], f"the first {len(tensor)} of {len(source)} rows"
     return None
 
 
