@@ -33,6 +33,7 @@ from attnlab.training import (
     find_resume,
     resolve,
 )
+from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
 from attnlab.training.trackers import RunName, build_loggers, finishing
 
@@ -83,6 +84,7 @@ class TrainingRun:
             self._say(f"going on from {resume}")
         else:
             self._initialise(task)
+            draw_apart(int(self.config.seed), trainer.global_rank)
         trainer.fit(task, datamodule=self.parts.data, ckpt_path=resume, weights_only=True)
         self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
