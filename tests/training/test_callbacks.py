@@ -30,6 +30,7 @@ FIELDS = [
     "cannot",
     "notes",
     "divergence",
+    "pruned",
     "error",
 ]
 

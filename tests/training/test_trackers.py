@@ -11,7 +11,7 @@ from tiny_run import make_task
 
 from attnlab.training import RunDirectory, TrainerSettings, build_trainer, resolve
 from attnlab.training.sinks import Sink
-from attnlab.training.trackers import RunName, Tracking, build_loggers, resolve_wandb_mode, run_id
+from attnlab.training.trackers import LONGEST_ID, RunName, Tracking, build_loggers, resolve_wandb_mode, run_id
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 
@@ -54,7 +54,7 @@ def test_ids_are_fixed_readable_and_different():
     assert run_id("position_length", "position=alibi", 3) == "position_length-position-alibi-s3"
     long = {run_id("study", "x" * 200 + end, 1) for end in "ab"}
     assert len(long) == 2
-    assert all(len(name) <= 128 and name.endswith("-s1") for name in long)
+    assert all(len(name) <= LONGEST_ID and name.endswith("-s1") for name in long)
 
 
 def test_a_sink_tells_its_first_error_and_is_silent_then():
@@ -64,20 +64,20 @@ def test_a_sink_tells_its_first_error_and_is_silent_then():
         seen.append(step)
         raise RuntimeError("server gone")
 
-    sink = Sink("wandb", log, None, said.append)
+    sink = Sink("wandb", log, log, None, said.append)
     for step in (1, 2):
         sink.log_metrics({"a": 1.0}, step)
     assert said == ["wandb: RuntimeError: server gone; this run goes on without it"]
     assert seen == [1]
 
 
-def fit(path: Path, tracking: Tracking, **more) -> tuple[list[str], list[dict]]:
+def fit(path: Path, tracking: Tracking) -> tuple[list[str], list[dict]]:
     from tiny_run import TinyData
 
     directory, said = RunDirectory(path / "study" / "cell" / "seed=0"), []
     directory.claim()
     name = RunName("study", "cell", 0, {"position": "alibi"})
-    loggers = build_loggers(tracking, directory, name, path, {"model": {"d_model": 16}}, say=said.append, **more)
+    loggers = build_loggers(tracking, directory, name, path, {"model": {"d_model": 16}}, say=said.append)
     trainer = build_trainer(
         TrainerSettings(max_steps=4, device="cpu", validate_every=2), resolve("32", "cpu", 16), loggers
     )
@@ -110,14 +110,17 @@ def test_wandb_that_raises_whatever_it_is_asked_leaves_the_run_alone(tmp_path, m
         raise ConnectionError("no route\nmore lines")
 
     monkeypatch.setattr(trackers, "_open_wandb", refuse)
-    said, lines = fit(tmp_path, Tracking(wandb=True), wandb_mode="online")
+    monkeypatch.setattr(trackers, "_silent", set())
+    said, lines = fit(tmp_path, Tracking(wandb=True, mode="online"))
     assert asked == ["online", "offline"]
     assert said == [
         "wandb: ConnectionError: no route; this run is logged offline",
         "wandb: ConnectionError: no route; this run goes on without it",
     ]
     assert len(lines) == 3
-    assert fit(tmp_path / "disabled", Tracking(wandb=True), wandb_mode="disabled")[0] == []
+    fit(tmp_path / "next", Tracking(wandb=True, mode="online"))
+    assert asked == ["online", "offline"]  # the next run of the process does not wait for it again
+    assert fit(tmp_path / "disabled", Tracking(wandb=True, mode="disabled"))[0] == []
     assert len(asked) == 2
 
 

@@ -19,7 +19,7 @@ from attnlab.cli.init_from import start
 from attnlab.cli.records import read_record, widths_of
 from attnlab.data import DataModule
 from attnlab.layers.parts import complete
-from attnlab.training import Averaging, TokenTask, TrainerSettings, ranks, resolve
+from attnlab.training import Averaging, TokenTask, Tracking, TrainerSettings, ranks, resolve
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Parts:
     schedule: Callable[..., Any]
     averaging: Averaging
     trainer: TrainerSettings
+    tracking: Tracking
 
     def build_task(self, widths: dict[str, Any]) -> TokenTask:
         """The task around a new model, on torch's current default device; `widths` are the data's."""
@@ -52,7 +53,7 @@ def build(config: DictConfig) -> Parts:
     return Parts(
         *(
             _instantiate(config, group)
-            for group in ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer")
+            for group in ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
         )
     )
 

@@ -28,6 +28,7 @@ class StudySettings:
     """Which runs belong together."""
 
     name: str
+    search: str | None
 
 
 @dataclass(frozen=True)

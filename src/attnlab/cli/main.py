@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
+    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
+    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
     _add_trained(command)
     _add_exchanged(command)
     data = command("data", "list the data sets, or prepare one")
@@ -156,6 +160,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.sweep import retry as handler
     elif arguments.command == "cancel":
         from attnlab.cli.reports import cancel_study as handler
+    elif arguments.command == "sync":
+        from attnlab.cli.sync import sync as handler
     elif arguments.command in ("status", "compare", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command == "import":

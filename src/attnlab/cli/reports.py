@@ -93,11 +93,8 @@ def study_folder(study: str, overrides: list[str]) -> Path:
 
     Raises: Mistake where there are none, naming those there are.
     """
-    for override in overrides:
-        if override.split("=", 1)[0] not in ("runs_dir", "study.name") or "=" not in override:
-            raise Mistake(f"{override}: only runs_dir=DIR and study.name=NAME are taken here")
+    runs_dir = runs_dir_of(overrides)
     given = dict(o.split("=", 1) for o in overrides)
-    runs_dir = Path(given.get("runs_dir", "runs"))
     name = given.get("study.name", study)
     for folder in (runs_dir / name, Path(study)):
         if _has_runs(folder):
@@ -106,6 +103,14 @@ def study_folder(study: str, overrides: list[str]) -> Path:
     there = f"there are {', '.join(known)}" if known else "there are none yet"
     runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
     raise Mistake(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
+
+
+def runs_dir_of(overrides: list[str]) -> Path:
+    """Where studies stand. Raises: Mistake for settings that have no meaning for runs that are there."""
+    for override in overrides:
+        if override.split("=", 1)[0] not in ("runs_dir", "study.name") or "=" not in override:
+            raise Mistake(f"{override}: only runs_dir=DIR and study.name=NAME are taken here")
+    return Path(dict(o.split("=", 1) for o in overrides).get("runs_dir", "runs"))
 
 
 def _has_runs(folder: Path) -> bool:

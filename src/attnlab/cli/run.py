@@ -121,7 +121,8 @@ def is_over(composed: Composed) -> bool:
     changes = differences(identity(record["config"]), identity(composed.resolved)) if record else []
     if changes:
         raise Mistake(drift_message(directory.path, changes))
-    return directory.state() in ("finished", "diverged")
+    was_given_up = composed.config.study.search and read_json(directory.status_json, {}).get("pruned")
+    return directory.state() in ("finished", "diverged") or bool(was_given_up)
 
 
 def say_over(composed: Composed) -> None:

@@ -147,7 +147,11 @@ def _launcher(
 
         for one in composed:
             refuse_for_this_machine(one.config)
-    return launcher
+    if not composed:
+        return launcher
+    from attnlab.cli.views import settle_mode
+
+    return replace(launcher, words=[*launcher.words, *settle_mode(one.config for one in composed)])
 
 
 def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Composed]:

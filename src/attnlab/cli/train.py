@@ -13,8 +13,9 @@ from attnlab.cli.check import check, senseless
 from attnlab.cli.cluster import uses_slurm
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
 from attnlab.cli.init_from import inherit
-from attnlab.cli.launch import for_each_job, launch, no_empty_folders, prepare_launcher, split_hydra
+from attnlab.cli.launch import Launcher, for_each_job, launch, no_empty_folders, prepare_launcher, split_hydra
 from attnlab.cli.run import is_over, say_over
+from attnlab.cli.search import conclude, corners, is_search, metric_word, refuse_without_optuna
 from attnlab.training.run_directory import effective_state, read_json
 
 
@@ -26,8 +27,11 @@ def train(arguments: argparse.Namespace) -> int:
     """
     overrides = inherit(readable(arguments.overrides, arguments.multirun))
     own, hydra_own = split_hydra(overrides)
+    searching = arguments.multirun and is_search(hydra_own)
+    if searching:
+        refuse_without_optuna()
     with ConfigSpace(arguments.config_dir) as space:
-        jobs = space.expand(own) if arguments.multirun else [own]
+        jobs = space.expand(corners(own) if searching else own) if arguments.multirun else [own]
         composed = [space.compose(job) for job in jobs]
         directories = [str(c.config.run_dir) for c in composed]
         if len(set(directories)) != len(directories):
@@ -37,7 +41,7 @@ def train(arguments: argparse.Namespace) -> int:
         if arguments.cfg:
             print("\n".join(OmegaConf.to_yaml(c.config, resolve=True) for c in composed), end="")
             return 0
-        if arguments.multirun:
+        if arguments.multirun and not searching:  # a search that can meet nonsense would spend its trials on it
             composed = _sensible(composed)
         for one in composed:
             check(one)
@@ -46,13 +50,17 @@ def train(arguments: argparse.Namespace) -> int:
                 "a launcher takes the jobs of a multirun: add -m, as in `attnlab train -m ... hydra/launcher=slurm`"
             )
         launcher = prepare_launcher(space, jobs[0], hydra_own, [one.config.trainer for one in composed])
+    if searching:
+        return _search(own, launcher, space, composed)
     pending = [one for one in composed if not is_over(one)]
     if not pending:
         for one in composed:
             say_over(one)
         return 0
     from attnlab.cli.build import prepare_data, refuse_for_this_machine, rehearse
+    from attnlab.cli.views import settle_mode
 
+    tracking = settle_mode(one.config for one in pending)
     for one in pending:
         rehearse(one.config)
         if launcher.is_here:
@@ -60,10 +68,27 @@ def train(arguments: argparse.Namespace) -> int:
     with no_empty_folders([Path(directory) for directory in directories]):
         prepare_data([one.config for one in pending])
         if not arguments.multirun:
-            launch(overrides, space, multirun=False)
+            launch([*overrides, *tracking], space, multirun=False)
         else:
-            _launch_all([*own, *launcher.words], space, pending)
+            _launch_all([*own, *launcher.words, *tracking], space, pending)
     return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
+
+
+def _search(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed: Sequence[Composed]) -> int:
+    """A search in each cell, once its corners are checked; returns the exit status. Raises: Mistake."""
+    from attnlab.cli.build import prepare_data, refuse_for_this_machine, rehearse
+    from attnlab.cli.views import settle_mode
+
+    first = composed[0].config
+    metric = metric_word(composed[0], launcher.words)
+    tracking = settle_mode(one.config for one in composed)
+    for one in composed:
+        rehearse(one.config)
+        if launcher.is_here:
+            refuse_for_this_machine(one.config)
+    prepare_data([one.config for one in composed])
+    launch([*for_each_job(own, space), *launcher.words, *tracking, metric], space, multirun=True)
+    return conclude(Path(first.runs_dir) / first.study.name, own, metric.partition("=")[2])
 
 
 def _sensible(composed: Sequence[Composed]) -> list[Composed]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
@@ -17,6 +16,8 @@ from attnlab.cli.init_from import FIELD, start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
+from attnlab.cli.search import pruning
+from attnlab.cli.views import show_media
 from attnlab.models import Size, measure_size
 from attnlab.training import (
     Checkpoints,
@@ -25,6 +26,7 @@ from attnlab.training import (
     Inside,
     Progress,
     RunDirectory,
+    Sink,
     StatusWriter,
     Stopped,
     TokenTask,
@@ -33,6 +35,7 @@ from attnlab.training import (
     find_resume,
     resolve,
 )
+from attnlab.training.pruning import Pruned
 from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
 from attnlab.training.trackers import RunName, build_loggers, finishing
@@ -58,6 +61,9 @@ class TrainingRun:
         except Diverged as error:
             self.status.fail(error)
             self._say(f"diverged: {error}")
+        except Pruned as error:
+            self.status.fail(error)
+            self._say(str(error))
         except Stopped as error:
             self._warn(str(error))
             raise
@@ -90,6 +96,12 @@ class TrainingRun:
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
+        tracking = self.parts.tracking
+        if (
+            tracking.wandb or tracking.tensorboard
+        ):  # on every rank: a model that is split computes on all of them together
+            sinks = [logger for logger in loggers if isinstance(logger, Sink)]
+            show_media(sinks, task, self.parts.data, final, tracking.attention_maps, self._warn)
         for logger in loggers:
             logger.finalize("success")
         for name, text in task.outputs.items() if self.directory.owned else ():
@@ -110,6 +122,7 @@ class TrainingRun:
         if settings.diagnostics_every is not None:
             callbacks.append(Inside(settings.diagnostics_every))
         callbacks.append(checkpoints)
+        callbacks += pruning(self.config, self.directory)
         if not self.quiet:
             live = False if self.config.progress == "plain" else None
             callbacks.append(Progress(live=live, unit=self.parts.data.unit))
@@ -200,8 +213,7 @@ class TrainingRun:
 
     def _loggers(self, record: dict[str, Any]) -> list[Any]:
         name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])
-        tracking = instantiate(self.config.logger)
-        return build_loggers(tracking, self.directory, name, self.config.runs_dir, record, say=self._say)
+        return build_loggers(self.parts.tracking, self.directory, name, self.config.runs_dir, record, say=self._warn)
 
 
 def _device_name(device_type: str) -> str:

@@ -15,8 +15,11 @@ from torch.optim import Optimizer
 
 from attnlab.data import TextData
 from attnlab.data.windows import EvaluationWindows
+from attnlab.generation.sampling import Sampler, generate
 from attnlab.models.language_model import LanguageModel
-from attnlab.training import TokenTask
+from attnlab.training import Table, TokenTask
+
+NUM_CONTINUED = 8  # texts that a table of samples goes on from
 
 
 class CausalLanguageModelling(TokenTask):
@@ -98,6 +101,19 @@ class CausalLanguageModelling(TokenTask):
                 f"{prefix}/{kind}", f"@{multiple}", sums["nats"], tokens, *_text_size(data, split, loader)
             )
         return found
+
+    def samples(self, data: TextData, split: str = "test") -> Table | None:
+        """Texts of a split, cut off in the middle, and how the model goes on from there, within the training length."""
+        tokens, half = data.corpus.part(split).tokens, max(1, data.context // 2)
+        starts = range(0, len(tokens) - 2 * half, max(2 * half, len(tokens) // NUM_CONTINUED))[:NUM_CONTINUED]
+        if not starts:
+            return None
+        assert isinstance(self.model, LanguageModel)
+        prompts = [tokens[start : start + half].tolist() for start in starts]
+        rows = generate(self.model, prompts, half, Sampler(top_p=0.9))
+        cut = [tokens[start + half : start + 2 * half].tolist() for start in starts]
+        texts = [tuple(map(data.tokenizer.decode, row)) for row in zip(prompts, cut, rows, strict=True)]
+        return Table(("text", "goes on", "model goes on"), texts)
 
     def _loaders(self, data: TextData, split: str, prefix: str) -> dict[str, EvaluationWindows]:
         """One loader for each length and kind that can be served; all score the same tokens."""

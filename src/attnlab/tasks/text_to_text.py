@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from attnlab.data.text_to_text import TextToTextData
 from attnlab.tasks.translation import Translation, corpus_scores
+from attnlab.training import NUM_SAMPLES, Table
 
 
 class TextToText(Translation):
@@ -40,3 +42,10 @@ class TextToText(Translation):
         figures["exact"] = sum(exact) / len(exact)
         self.outputs[f"{split}.outputs.txt"] = "".join(f"{tasks[i]}\t{text}\n" for i, text in hypotheses.items())
         return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """The first sources with their references and outputs."""
+        lines = self.outputs.get(f"{split}.outputs.txt", "").split("\n")[:-1]
+        outputs = (line.partition("\t")[2] for line in lines)
+        texts = zip(data.tasks_of(split), data.sources(split), data.references(split), outputs, strict=True)
+        return Table(("task", "source", "reference", "output"), list(itertools.islice(texts, NUM_SAMPLES)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from attnlab.data.translation import TranslationData
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
 from attnlab.models.seq2seq import Seq2Seq
 from attnlab.tasks.losses import IGNORED, cross_entropy_sums
-from attnlab.training import TokenTask
+from attnlab.training import NUM_SAMPLES, Table, TokenTask
 
 EXCERPT = 60  # characters of a sentence in a message
 BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
@@ -100,6 +101,12 @@ class Translation(TokenTask):
         by_length, empty = scores_by_length(hypotheses, references, sources)
         self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many words" for name in empty}
         return nats | {f"{prefix}/{name}": value for name, value in (figures | by_length).items()}
+
+    def samples(self, data: TranslationData, split: str = "test") -> Table | None:
+        """The first sources with their references and translations."""
+        translated = self.outputs.get(f"{split}.translations.txt", "").split("\n")[:-1]
+        texts = zip(data.sources(split), data.references(split), translated, strict=True)
+        return Table(("source", "reference", "translation"), list(itertools.islice(texts, NUM_SAMPLES)))
 
     def translations(self, loader: Any, search: BeamSearch | None = None) -> dict[int, list[Hypothesis]]:
         """The best hypotheses of every example of a loader, by its id."""

@@ -22,6 +22,7 @@ _HOMES = {
     "optimizers": ["MuonWithAdamW", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon", "schedule_free"],
     "schedules": ["WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"],
     "precision": ["Precision", "resolve"],
+    "pruning": ["Pruned", "Pruning"],
     "ranks": ["Ranks"],
     "task_base": ["TokenTask"],
     "token_sums": ["TokenSums"],
@@ -34,6 +35,8 @@ _HOMES = {
     "callbacks": ["Progress", "StatusWriter"],
     "checkpoints": ["Checkpoints", "find_resume", "load_weights", "save_weights"],
     "json_lines": ["JsonLines"],
+    "media": ["NUM_SAMPLES", "Picture", "Table", "restricted_figures"],
+    "sinks": ["Sink"],
     "trackers": ["RunName", "Tracking", "build_loggers", "finishing", "resolve_wandb_mode", "run_id"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import lightning.pytorch as pl
 
 from attnlab.training.divergence import Diverged
+from attnlab.training.pruning import Pruned
 from attnlab.training.run_directory import RunDirectory, write_json
 from attnlab.training.task_base import TokenTask
 
@@ -26,7 +27,7 @@ class StatusWriter(pl.Callback):
     """Keeps status.json: on the start of the training, every `every_seconds`, at validations; `finish` and `fail` write the last one.
 
     `final` and `cannot` (metric: reason) are what a finished run leaves for the comparison; `divergence` (step, reason, layer) what one that
-    diverged does. Only the run's owner, which is rank 0, writes.
+    diverged does, `pruned` (step, metric, value) what a search gave up. Only the run's owner, which is rank 0, writes.
     """
 
     def __init__(self, directory: RunDirectory, every_seconds: float = 2.0) -> None:
@@ -50,6 +51,7 @@ class StatusWriter(pl.Callback):
             "cannot": {},
             "notes": {},
             "divergence": None,
+            "pruned": None,
             "error": None,
         }
         self._next, self._from = 0.0, (0, time.monotonic())
@@ -68,11 +70,13 @@ class StatusWriter(pl.Callback):
         self._end("finished", final=final or {}, cannot=cannot or {}, notes=notes or {})
 
     def fail(self, exception: BaseException) -> None:
-        """The run's end by an exception: diverged, interrupted (a signal) or failed, with the error's text."""
+        """The run's end by an exception: diverged, interrupted (a signal, or a search that gave it up) or failed, with the error's text."""
         if self.status["state"] != "running":
             return
-        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit, Pruned))
         state = "diverged" if isinstance(exception, Diverged) else "interrupted" if stopped else "failed"
+        if isinstance(exception, Pruned):
+            self.status["pruned"] = {"step": exception.step, "metric": exception.metric, "value": exception.value}
         if isinstance(exception, Diverged):
             self.status["step"] = exception.step
             found = {"step": exception.step, "reason": exception.reason, "layer": exception.layer}

@@ -57,7 +57,7 @@ class Scoring(pl.LightningModule):
         parts = []
         with self.evaluating():
             for batch in loader:
-                nats, tokens, also = self.all_sums(self._on_device(batch))
+                nats, tokens, also = self.all_sums(self.on_device(batch))
                 parts.append({"tokens": tokens, self.loss_name: nats, **also})
         return self.sum_up(parts)
 
@@ -71,14 +71,15 @@ class Scoring(pl.LightningModule):
         found: dict[int, Any] = {}
         with self.evaluating():
             for batch in loader:
-                found |= dict(zip(batch["ids"].tolist(), predict(self._on_device(batch)), strict=True))
+                found |= dict(zip(batch["ids"].tolist(), predict(self.on_device(batch)), strict=True))
         if self._trainer is not None and self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, found)
             found = {example: value for part in gathered for example, value in part.items()}
         return dict(sorted(found.items()))
 
-    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with its tensors where the model is."""
         return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
     def _autocast(self) -> Any:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
+from attnlab.training.media import Picture, Table
+
 
 class Sink(Logger):
-    """Hands values to `log(values, step)`; `flush` is called when a training ends; `say` is told of the first error."""
+    """Hands values to `log(values, step)`, tables and pictures to `show(name, item, step)`; `flush` is called when a training ends; `say` is told of the first error."""
 
     def __init__(
         self,
         name: str,
         log: Callable[[Mapping[str, float], int | None], None],
+        show: Callable[[str, Table | Picture, int], None],
         flush: Callable[[], None] | None,
         say: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self._name, self._log, self._flush, self._say = name, log, flush, say
+        self._name, self._log, self._show, self._flush, self._say = name, log, show, flush, say
         self.broken = False
 
     @property
@@ -39,6 +43,11 @@ class Sink(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Passes values on."""
         self._try(lambda: self._log(metrics, step))
+
+    def show(self, items: Mapping[str, Table | Picture], step: int) -> None:
+        """Passes tables and pictures on, by their names."""
+        for name, item in items.items():
+            self._try(partial(self._show, name, item, step))
 
     def finalize(self, status: str) -> None:
         """Flushes."""

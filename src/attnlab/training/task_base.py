@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from attnlab.layers.parts import complete
 from attnlab.training.averaging import Averaging
 from attnlab.training.divergence import NOTHING, Diverged, first_not_finite
+from attnlab.training.media import Table
 from attnlab.training.optimizers import evaluation_weights
 from attnlab.training.scoring import Scoring
 from attnlab.training.sharding import gathered, shard, whole
@@ -87,6 +88,10 @@ class TokenTask(Scoring):
     def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
         """The figures of a split by name; `cannot` is filled with what has none, and why."""
         raise NotImplementedError(f"{type(self).__name__} gives no evaluate")
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """Some of what the model gives for a split that was evaluated; None in a task whose outputs are no texts."""
+        return None
 
     @property
     def seconds(self) -> float:

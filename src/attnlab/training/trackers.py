@@ -11,23 +11,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnlab.training.media import Picture, Table
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
 
     from attnlab.training.run_directory import RunDirectory
 
 MODES = ("online", "offline", "disabled", "shared")
+LONGEST_ID = 96  # W&B takes 128 characters, but names a run's tables by its id and their own names, in 128 in all
+_silent: set[str] = set()  # modes that could not be opened in this process: its next run does not wait for them again
 
 
 @dataclass
 class Tracking:
-    """Which views a run has. `project`, `entity` and `tags` are W&B's; its mode is resolved once (see `resolve_wandb_mode`)."""
+    """Which views a run has. `project`, `entity`, `tags` and `mode` are W&B's; auto is resolved once a command (see `resolve_wandb_mode`).
+
+    attention_maps: the views show a picture of what the heads attend to on one batch. Raises ValueError for an unknown mode.
+    """
 
     wandb: bool = False
     tensorboard: bool = False
     project: str = "attnlab"
     entity: str | None = None
     tags: list[str] = field(default_factory=list)
+    mode: str = "auto"
+    attention_maps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", *MODES):
+            raise ValueError(f"logger.mode={self.mode}: accepted are auto, {', '.join(MODES)}")
 
 
 @dataclass(frozen=True)
@@ -42,14 +55,14 @@ class RunName:
 
 
 def run_id(study: str, cell: str, seed: int) -> str:
-    """The run's fixed W&B id, `<study>-<cell>-s<seed>` in the characters that W&B takes, at most 128 of them."""
+    """The run's fixed W&B id, `<study>-<cell>-s<seed>` in the characters that W&B takes, at most LONGEST_ID of them."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{study}-{cell}").strip("-")
     end = f"-s{seed}"
-    if len(readable) + len(end) > 128:
+    if len(readable) + len(end) > LONGEST_ID:
         import hashlib
 
         digest = hashlib.sha256(f"{study}/{cell}".encode()).hexdigest()[:8]
-        readable = f"{readable[: 128 - len(end) - 9]}-{digest}"
+        readable = f"{readable[: LONGEST_ID - len(end) - 9]}-{digest}"
     return readable + end
 
 
@@ -83,7 +96,6 @@ def build_loggers(
     name: RunName,
     runs_dir: str | os.PathLike[str],
     config: Mapping[str, Any] | None = None,
-    wandb_mode: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Logger]:
     """The run's loggers: the JSON lines first, then those views that could be opened; `say` is told of one that could not."""
@@ -98,7 +110,7 @@ def build_loggers(
     if tracking.tensorboard:
         loggers += _tensorboard(directory, say)
     if tracking.wandb:
-        loggers += _wandb(tracking, name, Path(runs_dir), config or {}, wandb_mode or resolve_wandb_mode()[0], say)
+        loggers += _wandb(tracking, name, Path(runs_dir), config or {}, say)
     return loggers
 
 
@@ -115,8 +127,14 @@ def _tensorboard(directory: RunDirectory, say: Callable[[str], None]) -> list[Lo
         for name, value in values.items():
             writer.add_scalar(name, value, step)
 
+    def show(name: str, item: Table | Picture, step: int) -> None:
+        if isinstance(item, Table):
+            writer.add_text(name, item.as_markdown(), step)
+        else:
+            writer.add_image(name, item.pixels_HW, step, dataformats="HW")
+
     writer = SummaryWriter(str(directory.path / "tensorboard"))
-    return [Sink("tensorboard", log, writer.flush, say)]
+    return [Sink("tensorboard", log, show, writer.flush, say)]
 
 
 def _wandb(
@@ -124,21 +142,27 @@ def _wandb(
     name: RunName,
     runs_dir: Path,
     config: Mapping[str, Any],
-    mode: str,
     say: Callable[[str], None],
 ) -> list[Logger]:
     """W&B's sink in the resolved mode, or offline, or none."""
     from attnlab.training.sinks import Sink
 
+    # W&B's own step is the optimizer's: what a requeued run repeats replaces itself there.
     def log(values: Mapping[str, float], step: int | None) -> None:
-        run.log({**values, "step": step})
+        run.log(dict(values), step=step)
 
-    for attempt in dict.fromkeys((mode, "offline")) if mode != "disabled" else ():
+    def show(name: str, item: Table | Picture, step: int) -> None:
+        run.log({name: _as_wandb(item)}, step=step)
+
+    mode = resolve_wandb_mode()[0] if tracking.mode == "auto" else tracking.mode
+    attempts = [attempt for attempt in dict.fromkeys((mode, "offline")) if attempt not in _silent]
+    for attempt in attempts if mode != "disabled" else ():
         try:
             run = _open_wandb(tracking, name, runs_dir, config, attempt)
-            return [Sink("wandb", log, None, say)]
+            return [Sink("wandb", log, show, None, say)]
         except Exception as error:  # whatever W&B raises, a run is not lost for a view of it
             _finish_wandb(1)
+            _silent.add(attempt)
             instead = "this run goes on without it" if attempt == "offline" else "this run is logged offline"
             say(f"wandb: {type(error).__name__}: {_first_line(error)}; {instead}")
     return []
@@ -148,7 +172,7 @@ def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mappi
     import wandb
 
     (runs_dir / "wandb").mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
+    return wandb.init(
         mode=mode,  # type: ignore[arg-type]
         dir=str(runs_dir),
         project=tracking.project,
@@ -159,17 +183,24 @@ def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mappi
         job_type=name.job_type,
         tags=list(tracking.tags),
         resume="allow",
-        # W&B reads a dot in a key as nesting.
-        config={
-            **config,
-            "cell": {key.replace(".", "/"): value for key, value in name.choices.items()},
-            "cell_name": name.cell,
-            "seed": name.seed,
-        },
-        settings=wandb.Settings(silent=True, console="off", init_timeout=20),
+        config=_without_dots({**config, "cell": dict(name.choices), "cell_name": name.cell, "seed": name.seed}),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=20, finish_timeout=60),
     )
-    run.define_metric("*", step_metric="step")
-    return run
+
+
+def _without_dots(node: Any) -> Any:
+    """The same with / in place of the dots in keys, which W&B reads as nesting."""
+    if isinstance(node, Mapping):
+        return {str(key).replace(".", "/"): _without_dots(value) for key, value in node.items()}
+    return [_without_dots(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def _as_wandb(item: Table | Picture) -> Any:
+    import wandb
+
+    if isinstance(item, Table):
+        return wandb.Table(columns=list(item.columns), data=[list(row) for row in item.rows])
+    return wandb.Image(item.pixels_HW, caption=item.caption or None)
 
 
 def _first_line(error: BaseException) -> str:
@@ -188,6 +219,11 @@ def finishing() -> Iterator[None]:
     """Around a run: closes W&B's run whatever happens, so that the next run of the process is a run of its own."""
     try:
         yield
+    except SystemExit:  # a training that has saved and stops, to go on later
+        with contextlib.suppress(Exception):
+            sys.modules["wandb"].run.mark_preempting()
+        _finish_wandb(1)
+        raise
     except BaseException:
         _finish_wandb(1)
         raise

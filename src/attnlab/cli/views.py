@@ -1,0 +1,76 @@
+"""What the views of runs (W&B, TensorBoard) are told by a command: W&B's mode before it, tables and pictures after a training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from attnlab.analysis.attention_maps import attention_maps, picture
+from attnlab.cli.compose import Mistake
+from attnlab.training import Picture, Sink, Table, TokenTask, restricted_figures
+from attnlab.training.trackers import resolve_wandb_mode
+
+AFTERWARDS = {"offline": "; `attnlab sync` sends them", "disabled": ", so nothing is kept"}
+
+
+def settle_mode(configs: Iterable[DictConfig]) -> list[str]:
+    """
+    W&B's mode for all runs of a command, decided once and said, as a setting for each of them; none where no run asks for it.
+
+    Raises: Mistake for a mode that W&B does not have.
+    """
+    asking = [config for config in configs if config.logger.get("wandb") and config.logger.get("mode") == "auto"]
+    if not asking:
+        return []
+    try:
+        mode, why = resolve_wandb_mode()
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    places = " and ".join(dict.fromkeys(f"{config.runs_dir}/wandb" for config in asking))
+    print(f"W&B: {mode}, as {why}; its files stand in {places}{AFTERWARDS.get(mode, '')}", file=sys.stderr)
+    return [f"++logger.mode={mode}"]
+
+
+def show_media(
+    sinks: Iterable[Sink],
+    task: TokenTask,
+    data: Any,
+    final: Mapping[str, float],
+    with_maps: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Hands the figures by length, samples of the test part and, where asked for, a picture of the heads to the views. Never fails."""
+    step = task.global_step
+    makers: list[Callable[[], Mapping[str, Table | Picture]]] = [
+        lambda: restricted_figures(final),
+        lambda: _samples(task, data),
+    ]
+    if with_maps:
+        makers.append(lambda: _maps(task, data, say))
+    for make in makers:
+        try:
+            items = make()
+        except Exception as error:  # a view is not worth a run
+            say(f"nothing to show: {type(error).__name__}: {error}")
+            continue
+        for sink in sinks:
+            sink.show(items, step)
+
+
+def _samples(task: TokenTask, data: Any) -> Mapping[str, Table]:
+    with task.evaluating():
+        found = task.samples(data)
+    return {} if found is None else {"test/samples": found}
+
+
+def _maps(task: TokenTask, data: Any, say: Callable[[str], None]) -> Mapping[str, Picture]:
+    batch = task.on_device(data.example_batch())
+    with task.evaluating():
+        maps = attention_maps(task.model, lambda: task.all_sums(batch))
+    if not maps:
+        say(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
+        return {}
+    return {"attention": picture(maps)}

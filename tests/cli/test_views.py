@@ -1,0 +1,212 @@
+"""What a run tells its views, read back from their own files: W&B's by `wandb leet inspect`, TensorBoard's by its reader."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from attnlab.cli.compose import Mistake
+from attnlab.cli.views import settle_mode
+from attnlab.training import RunDirectory
+from attnlab.training.run_directory import read_json, write_json
+
+RUN = "offline-run-20260101_00000{}-{}"
+
+
+def config(**logger):
+    return OmegaConf.create({"runs_dir": "runs", "logger": {"wandb": True, "mode": "auto"} | logger})
+
+
+def test_the_mode_is_decided_once_for_all_runs_and_said(capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert settle_mode([config(), config()]) == ["++logger.mode=offline"]
+    said = capsys.readouterr().err
+    assert said == "W&B: offline, as WANDB_MODE is set; its files stand in runs/wandb; `attnlab sync` sends them\n"
+    assert settle_mode([config(mode="online"), config(wandb=False)]) == []
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("WANDB_MODE", "on")
+    with pytest.raises(Mistake, match="WANDB_MODE=on: accepted are online"):
+        settle_mode([config()])
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused_before_anything_runs(attnlab, here, left, tiny):
+    said = attnlab("train", *tiny, "logger=wandb", "logger.mode=on")
+    assert said.status == 2
+    assert "logger.mode=on: accepted are auto, online, offline" in said.err
+    assert left(here) == []
+
+
+def test_translations_and_heads_are_shown_in_tensorboard(attnlab, here, library, tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    of_text = ("data", "task.evaluation")
+    words = [word for word in tiny if not word.startswith(of_text)]
+    data = [
+        "data=parallel_text",
+        f"data.path={library / 'pairs.tsv'}",
+        "data.pair=en-de",
+        "data.source.split=[0.8,0.1,0.1]",
+    ]
+    shown = ["logger=tensorboard", "logger.attention_maps=true"]
+    said = attnlab(
+        "train", "model=encoder_decoder", *words, *data, *shown, "task.beams=1", "task.max_extra=5", "run_dir=run"
+    )
+    assert (said.status, said.err) == (0, "")
+    events = EventAccumulator("run/tensorboard").Reload()
+    (picture,) = events.Images("attention")
+    assert (picture.width, picture.height) == (
+        2 * 66 - 2,
+        3 * 66 - 2,
+    )  # two heads; encoder, decoder, and the one to the other
+    (samples,) = events.Tensors("test/samples/text_summary")
+    rows = samples.tensor_proto.string_val[0].decode().splitlines()[2:]
+    translations = Path("run/outputs/test.translations.txt").read_text().splitlines()
+    assert [row.strip("| ").split(" | ")[0].split()[::-1] for row in rows] == [
+        row.strip("| ").split(" | ")[1].split() for row in rows
+    ]
+    assert len(rows) == min(32, len(translations)) > 10
+    assert all(row.rstrip("| ").endswith(line.strip()) for row, line in zip(rows, translations, strict=False))
+
+
+PROGRAM = """
+import sys
+from attnlab.cli.main import main
+from attnlab.training import Checkpoints
+tiny = sys.argv[1:]
+assert main(["train", "-m", *tiny, "position=none,alibi", "cell=${hydra:runtime.choices.position}", "study.name=two", "logger.attention_maps=true"]) == 0
+saved = Checkpoints.on_validation_end
+def stop_after_saving(self, trainer, module):
+    saved(self, trainer, module)
+    if trainer.global_step == 5:
+        raise SystemExit(143)
+Checkpoints.on_validation_end = stop_after_saving
+alone = ["train", *tiny, "study.name=requeued", "cell=one", "logger.tags=[a,b]"]
+try:
+    main(alone)
+except SystemExit:
+    Checkpoints.on_validation_end = saved
+    assert main(alone) == 0
+"""
+
+
+def inspect(folder: Path, *words: str) -> str:
+    wandb = Path(sys.executable).with_name("wandb")
+    return subprocess.run(
+        [wandb, "leet", "inspect", "--json", *words, folder], capture_output=True, check=True
+    ).stdout.decode()
+
+
+def steps_of(folder: Path) -> list[int]:
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
+    return [record["history"]["item"]["_step"] for record in records if record["type"] == "history"]
+
+
+@pytest.mark.slow
+def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attnlab, here, tiny):
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"HOME": str(here)}
+    words = [sys.executable, "-c", PROGRAM, *tiny, "logger=wandb"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environ, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr.count("W&B: offline, as no key was found; its files stand in runs/wandb; `attnlab sync` sends them")
+        == 3
+    )
+    assert "wandb:" not in done.stderr
+
+    folders = sorted(Path("runs/wandb").glob("offline-run-*"))
+    names = [folder.name.split("-", 3)[3] for folder in folders]
+    assert names == ["two-none-s0", "two-alibi-s0", "requeued-one-s0", "requeued-one-s0"]
+    for folder, cell in zip(folders, ("none", "alibi"), strict=False):
+        found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
+        record, final = read_json(run / "run.json"), read_json(run / "status.json")["final"]
+        told = found["config"]
+        assert (found["project"], found["exit_code"], found["step"]) == ("attnlab", 0, 10)
+        assert (told["cell_name"], told["seed"], told["cell"]["position"]) == (cell, 0, cell)
+        for key in ("config", "parameters", "git", "versions", "study"):
+            assert told[key] == record[key], key
+        assert {name: found["summary"][name] for name in final} == pytest.approx(final)
+        assert found["summary"]["attention"]["width"] == 2 * 66 - 2
+        shown = {
+            path.name.split("_10_")[0]: json.loads(path.read_text())
+            for path in (folder / "files/media/table/test").iterdir()
+        }
+        assert shown["by_part"]["data"][1][:2] == ["2x", pytest.approx(final["test/nats@2x"])]
+        assert shown["samples"]["columns"] == ["text", "goes on", "model goes on"]
+        header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
+        assert '"run_group":"two"' in header
+        assert '"job_type":"train"' in header
+    before, after = steps_of(folders[2]), steps_of(folders[3])
+    assert (before[0], before[-1], after[-1]) == (1, 5, 10)
+    assert min(after) > 5
+    assert '"preempting"' in inspect(folders[2])
+
+    said = attnlab("sync", "--dry-run")
+    assert (said.status, said.out.count("offline-run-")) == (0, 4)
+    said = attnlab("sync", "two", "--dry-run")
+    assert said.out.splitlines() == ["two: 2 offline W&B files to send:", f"  {folders[0]}", f"  {folders[1]}"]
+
+
+@pytest.fixture
+def offline(here, monkeypatch):
+    """Two studies with one offline run each, of which one still trains."""
+    for number, study in enumerate(("done", "live")):
+        directory = RunDirectory(Path("runs", study, "cell", "seed=0"))
+        write_json(directory.run_json, {"study": study, "cell_name": "cell", "seed": 0})
+        folder = Path("runs/wandb", RUN.format(number, f"{study}-cell-s0"))
+        folder.mkdir(parents=True)
+        (folder / f"run-{study}-cell-s0.wandb").touch()
+    directory.claim()
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(here))
+    yield
+    directory.release()
+
+
+STAND_IN = """
+import os, sys
+assert sys.argv[1:3] == ["sync", "--yes"] and "WANDB_MODE" not in os.environ, sys.argv
+for folder in sys.argv[3:]:
+    name = os.path.basename(folder).split("-", 3)[3]
+    open(f"{folder}/run-{name}.wandb.synced", "w").close()
+"""
+
+
+def test_what_was_sent_is_not_sent_again_and_what_trains_waits(attnlab, offline, here, monkeypatch):
+    said = attnlab("sync")
+    assert said.status == 2
+    assert (
+        "W&B takes nothing without a key, and none was found: `wandb login` stores one, or set WANDB_API_KEY"
+        in said.err
+    )
+    (here / "elsewhere" / "wandb").mkdir(parents=True)
+    (here / "elsewhere" / "wandb" / "__main__.py").write_text(STAND_IN)
+    (here / "elsewhere" / "wandb" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(here / "elsewhere"))
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    said = attnlab("sync")
+    assert (said.status, said.err) == (0, "")
+    assert said.out.splitlines() == [
+        f"left for later, its run still trains: runs/wandb/{RUN.format(1, 'live-cell-s0')}",
+        "runs: 1 offline W&B files to send:",
+        f"  runs/wandb/{RUN.format(0, 'done-cell-s0')}",
+        "sent 1; `wandb clean` takes away what was sent",
+    ]
+    assert attnlab("sync", "done").out == "done: no offline W&B files are left to send\n"
+    assert attnlab("sync", "runs_dir=elsewhere").out == "elsewhere: no offline W&B files are left to send\n"
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_one_message_in_wandbs_words(attnlab, offline, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_X_GRAPHQL_RETRY_MAX", "0")
+    said = attnlab("sync", "done")
+    assert said.status == 2
+    assert "`wandb sync` did not send 1 of 1 files; what is left is sent by the same command:" in said.err
+    assert "Traceback" not in said.err
