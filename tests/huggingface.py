@@ -1,7 +1,9 @@
-"""Small tokenizers in the manner of published models, in Hugging Face's files as transformers writes them."""
+"""Small tokenizers and models in the manner of published ones, in Hugging Face's files as transformers writes them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -126,4 +128,81 @@ def save(kind: str, folder: Path, template: str | None = None) -> Path:
     tokenizer.save_pretrained(folder)
     if kind in CONFIGS:
         (folder / "config.json").write_text(json.dumps(CONFIGS[kind]))
+    return folder
+
+
+def _models() -> dict[str, Callable[[dict[str, int]], Any]]:
+    """Tiny models of transformers by name, given the numbers of their tokenizer's rows and marks."""
+    import transformers as hf
+
+    def plain(marks: dict[str, int], *names: str) -> dict[str, int]:
+        return {name: marks[name] for name in ("vocab_size", *names)}
+
+    seq2seq = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+               "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64}  # fmt: skip
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return {
+        "gpt2": lambda marks: hf.GPT2LMHeadModel(
+            hf.GPT2Config(
+                n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0, **plain(marks)
+            )
+        ),
+        "llama": lambda marks: hf.LlamaForCausalLM(
+            hf.LlamaConfig(
+                **small,
+                num_key_value_heads=1,
+                max_position_embeddings=64,
+                **plain(marks, "bos_token_id", "eos_token_id"),
+            )
+        ),
+        "bert": lambda marks: hf.BertForMaskedLM(
+            hf.BertConfig(**small, max_position_embeddings=64, **plain(marks, "pad_token_id"))
+        ),
+        "t5": lambda marks: hf.T5ForConditionalGeneration(
+            hf.T5Config(
+                d_model=16,
+                d_kv=8,
+                d_ff=24,
+                num_layers=1,
+                num_heads=2,
+                feed_forward_proj="gated-gelu",
+                decoder_start_token_id=0,
+                **plain(marks, "pad_token_id", "eos_token_id"),
+            )
+        ),
+        "bart": lambda marks: hf.BartForConditionalGeneration(
+            hf.BartConfig(
+                **seq2seq,
+                decoder_start_token_id=2,
+                forced_eos_token_id=None,
+                **plain(marks, "pad_token_id", "bos_token_id", "eos_token_id"),
+            )
+        ),
+        "vit": lambda _: hf.ViTForImageClassification(hf.ViTConfig(**small, image_size=16, patch_size=8, num_labels=2)),
+    }
+
+
+MODELS = ("gpt2", "llama", "bert", "t5", "bart", "vit")
+
+
+def save_model(kind: str, folder: Path, template: str | None = None, spread: float = 0.3) -> Path:
+    """
+    A tiny model of MODELS with its tokenizer in one folder, as `save_pretrained` writes them.
+
+    spread: of the weights, wide enough that what the model says depends on what it is given.
+    """
+    import torch
+
+    marks: dict[str, int] = {}
+    if kind in KINDS:
+        save(kind, folder, template)
+        library, special = KINDS[kind]()
+        marks = {f"{name}_id": library.token_to_id(text) for name, text in special.items() if isinstance(text, str)}
+        marks["vocab_size"] = library.get_vocab_size() + 3  # tables often have more rows than there are tokens
+    torch.manual_seed(0)
+    model = _models()[kind](marks)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * spread)
+    model.save_pretrained(folder)
     return folder

@@ -1,6 +1,8 @@
 """What Lightning and logging cost over a bare training loop: same model, same batches, alternating rounds in one process.
 
-python experiments/overhead/measure.py [--steps 10] [--rounds 9] [--d-model 256] [--threads 2]
+python experiments/overhead/measure.py [--steps 10] [--rounds 9] [--d-model 256] [--threads 2] [--diagnostics-every 50]
+
+With --diagnostics-every it measures what looking inside costs instead: runs of that many steps with one look, against the same runs without.
 
 Two clocks: wall time, and this process's processor time, which other programs on the machine disturb less.
 """
@@ -11,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from attnlab.training import (
     Checkpoints,
     Cosine,
     DivergenceCheck,
+    Inside,
     JsonLines,
     RunDirectory,
     StatusWriter,
@@ -78,7 +82,9 @@ class Clock(pl.Callback):
             self.started = self.ended
 
 
-def attnlab_seconds(arguments: argparse.Namespace, data: TextData, folder: Path) -> tuple[torch.Tensor, float]:
+def attnlab_seconds(
+    arguments: argparse.Namespace, data: TextData, folder: Path, looks: Sequence[Inside] = ()
+) -> tuple[torch.Tensor, float]:
     """(seconds a step by both clocks, wall seconds from nothing to the first step's end) of a run with everything that is on by default."""
     begun = time.perf_counter()
     settings = TrainerSettings(
@@ -89,7 +95,7 @@ def attnlab_seconds(arguments: argparse.Namespace, data: TextData, folder: Path)
     task = CausalLanguageModelling(make_model(arguments), adamw, partial(Cosine, warmup_steps=2))
     clock = Clock()
     check = DivergenceCheck(settings.plateau_share, settings.max_steps)
-    callbacks = [StatusWriter(directory), check, Checkpoints(directory.checkpoints), clock]
+    callbacks = [StatusWriter(directory), check, *looks, Checkpoints(directory.checkpoints), clock]
     precision = resolve("32", "cpu", arguments.d_model)
     trainer = build_trainer(settings, precision, [JsonLines(directory.metrics)], callbacks, folder)
     trainer.fit(task, datamodule=data)
@@ -106,7 +112,10 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--diagnostics-every", type=int)
     arguments = parser.parse_args()
+    every = arguments.diagnostics_every
+    arguments.steps = every or arguments.steps
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         text = Path(name, "text.txt")
@@ -116,16 +125,21 @@ def main() -> None:
         data.setup()
         bare_seconds(arguments, data)
         ratios, starts = [], []
+
+        def without(folder: str) -> torch.Tensor:
+            return attnlab_seconds(arguments, data, Path(name, folder))[0] if every else bare_seconds(arguments, data)
+
         for i in range(arguments.rounds):
-            before = bare_seconds(arguments, data)
-            ours, start = attnlab_seconds(arguments, data, Path(name, f"run{i}"))
-            after = bare_seconds(arguments, data)
+            before = without(f"before{i}")
+            looks = [Inside(every)] if every else []
+            ours, start = attnlab_seconds(arguments, data, Path(name, f"run{i}"), looks)
+            after = without(f"after{i}")
             bare = (before + after) / 2
             ratios.append(ours / bare)
             starts.append(start)
             wall, processor = ratios[-1].tolist()
             print(
-                f"round {i}: bare {bare[0] * 1e3:.1f} ms, attnlab {ours[0] * 1e3:.1f} ms a step; ratio {wall:.4f}, processor {processor:.4f}"
+                f"round {i}: {'without looks' if every else 'bare'} {bare[0] * 1e3:.1f} ms, attnlab {ours[0] * 1e3:.1f} ms a step; ratio {wall:.4f}, processor {processor:.4f}"
             )
     for clock, values in zip(("wall", "processor"), torch.stack(ratios).T.tolist(), strict=True):
         print(

@@ -5,11 +5,15 @@ import os
 import random
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
+from tests.huggingface import save_model
 
 from attnlab.cli.compose import Composed, ConfigSpace
 from attnlab.cli.main import main
@@ -110,6 +114,71 @@ def tiny(library: Path) -> list[str]:
         "task.evaluation_tokens=256",
         "progress=off",
     ]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """A folder of images of so many pixels a side, which are brighter from class to class."""
+    root, noise = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+
+    def folder(size: int, classes: int) -> Path:
+        made = root / f"{size}-{classes}"
+        for number in range(0 if made.is_dir() else classes):
+            (made / str(number)).mkdir(parents=True)
+            for image in range(20):
+                pixels = noise.integers(0, 60, (size, size, 3)) + 60 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(made / str(number) / f"{image}.png")
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model of tests.huggingface, as transformers writes it; tests that change it take a copy."""
+
+    @cache
+    def folder(kind: str) -> Path:
+        return save_model(kind, tmp_path_factory.mktemp("published") / kind)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(library: Path, images: Callable[[int, int], Path]) -> dict[str, list[str]]:
+    """The overrides that give an imported model of each kind something small to be evaluated on."""
+    text = [
+        f"data.path={library / 'text.txt'}",
+        "data.context=16",
+        "data.batch_size=4",
+        "data.max_validation_tokens=256",
+    ]
+    lm = ["data=text", *text, "task.evaluation_lengths=[1]", "task.evaluation_tokens=256"]
+    pairs = ["data=parallel_text", f"data.path={library / 'pairs.tsv'}", "data.pair=en-de", "data.source.split=[0.8,0.1,0.1]",
+             "data.batch_tokens=400", "data.max_length=60", "task.beams=1", "task.max_extra=2"]  # fmt: skip
+    pictures = ["data=image_folder", f"data.path={images(16, 2)}", "data.source.image_size=16", "augmentation=none"]
+    masked = ["data=text_masked", *text]
+    return {"gpt2": lm, "llama": lm, "bert": masked, "t5": pairs, "bart": pairs, "vit": pictures}
+
+
+@pytest.fixture(scope="session")
+def imported(
+    published: Callable[[str], Path],
+    small_data: dict[str, list[str]],
+    library: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Path]:
+    """The run that `attnlab import` made of a published model; tests that change it take a copy."""
+    root = tmp_path_factory.mktemp("imported")
+
+    @cache
+    def run(kind: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ATTNLAB_CACHE", str(library / "cache"))
+            assert main(["import", str(published(kind)), *small_data[kind], f"runs_dir={root}"]) == 0
+        return root / "imported" / kind / "seed=0"
+
+    return run
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_a_learned_table_has_to_serve_the_longest_row(space, overrides, row, fie
     check(space.compose([*overrides, f"model.max_length={row}"]))
     text = message(space, *overrides, f"model.max_length={row - 1}")
     assert text == (
-        f"model.max_length: a learned table of {row - 1} positions (model.max_length) cannot serve rows of {row} tokens ({field})"
+        f"model.max_length: a learned table of {row - 1} positions (model.max_length) cannot serve rows of {row} tokens ({field}); shorten the rows, or take a longer table where it is not trained yet"
     )
 
 

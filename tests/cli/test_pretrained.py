@@ -57,7 +57,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(tuned):
     said = tuned("data.tokenizer_from=null")
     assert said.status == 2
     assert f"task.pretrained={RUN}: tokenizer.json there is not this run's" in said.err
-    assert "leave data.tokenizer_from out" in said.err
+    assert "leave data.tokenizer_from and tokenizer out" in said.err
     shutil.copytree(RUN, "elsewhere/run")
     said = tuned("data.tokenizer_from=elsewhere/run", "study.name=same")
     assert said.status == 0, said.err  # the same tokenizer, from another place

@@ -43,7 +43,7 @@ def alone(texts: Path) -> dict[str, Any]:
     import split_runs
 
     return {
-        name: split_runs.train("causal_lm", texts, checkpoints=texts / f"{name}-of-one", **given())
+        name: split_runs.train(folder=texts, checkpoints=texts / f"{name}-of-one", **given())
         for name, given in split_runs.RESUMED.items()
     }
 

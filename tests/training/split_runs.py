@@ -16,7 +16,7 @@ from attnlab.data import Character, MaskedTextData, Masking, ParallelText, TextD
 from attnlab.data.module import DataModule
 from attnlab.layers import ALiBi, PreNorm, RelativeBias
 from attnlab.layers.parts import complete
-from attnlab.models import GPT, Bert, EncoderDecoder
+from attnlab.models import GPT, T5, Bert, EncoderDecoder
 from attnlab.tasks import CausalLanguageModelling, MaskedLanguageModelling, Translation
 from attnlab.training import (
     EMA,
@@ -25,6 +25,8 @@ from attnlab.training import (
     Constant,
     Cosine,
     Diverged,
+    Inside,
+    JsonLines,
     TokenTask,
     TrainerSettings,
     adamw,
@@ -45,7 +47,7 @@ WORDS = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "be
 
 def write_texts(folder: Path) -> None:
     """A text with words of unequal lengths, and pairs of sentences of unequal lengths; no split is a multiple of two."""
-    (folder / "text.txt").write_text(" ".join(WORDS[i * i % 11][: 2 + i % 7] for i in range(1280)))
+    (folder / "text.txt").write_text(" ".join(WORDS[i * i % 11][: 2 + i % 7] for i in range(1460)))
     for name, count in {"train": 23, "validation": 5, "test": 7}.items():
         pairs = [[WORDS[(i + 3 * k) % 11] for k in range(2 + i % 6)] for i in range(count)]
         lines = [f"{' '.join(words)}\t{' '.join(words[::-1]).upper()}\n" for words in pairs]
@@ -58,7 +60,7 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
     schedule = Constant if optimizer is schedule_free else partial(Cosine, warmup_steps=3)
     optimizer = partial(optimizer, lr=1e-2)
     data: DataModule
-    if kind == "translation":
+    if kind in ("translation", "shared_layers"):
         source = partial(ParallelText, validation_path=folder / "validation.tsv", test_path=folder / "test.tsv")
         data = TranslationData(
             source,
@@ -77,7 +79,8 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
     torch.manual_seed(0)
     widths = data.widths()
     if isinstance(data, TranslationData):
-        translator = complete(partial(EncoderDecoder, max_length=90, residual=PreNorm, **SIZES), **widths)
+        family = partial(EncoderDecoder, residual=PreNorm) if kind == "translation" else partial(T5, share_layers=True)
+        translator = complete(partial(family, max_length=90, **SIZES), **widths)
         return data, Translation(translator, optimizer, schedule, data.vocabulary.marks, beams=2, max_extra=2)
     if isinstance(data, MaskedTextData):
         bert = Bert(max_length=32, position=RelativeBias, **SIZES, **widths)
@@ -98,14 +101,16 @@ class Shares(pl.Callback):
 
 
 class Losses(pl.Callback):
-    """The loss of every step."""
+    """The loss and the gradient's norm of every step."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
+        self.norms: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.losses.append(pl_module.latest["train/nats"])
+            self.norms.append(pl_module.latest["train/gradient_norm"])
 
 
 def train(
@@ -138,6 +143,7 @@ def train(
     final = task.evaluate(data, "test")
     return {
         "losses": losses.losses,
+        "norms": losses.norms,
         "tokens": task.tokens,
         "validated": validated,
         "final": final,
@@ -165,13 +171,16 @@ def train_together(folder: Path, path: list[str]) -> None:
     for strategy in ("ddp", "fsdp2"):
         both = partial(train, folder=folder, devices=2, strategy=strategy)
         shares = Shares()
-        found[strategy] = {kind: both(kind, callbacks=(shares,)) for kind in TASKS}
+        found[strategy] = {}
+        for kind in TASKS:
+            loggers = (JsonLines(folder / f"{strategy}-{kind}.jsonl"),)
+            found[strategy][kind] = both(kind, callbacks=(Inside(7), shares), loggers=loggers)
         found[strategy]["share"] = shares.mine / shares.all
         try:
             both("causal_lm", poison=3)
         except Diverged as error:
             found[strategy]["diverged"] = (error.step, error.layer)
-    sharded = partial(train, "causal_lm", folder, devices=2, strategy="fsdp2")
+    sharded = partial(train, folder=folder, devices=2, strategy="fsdp2")
     for name, given in RESUMED.items():
         straight = sharded(checkpoints=folder / name, **given())
         resumed = sharded(resume=folder / name / "step=10.ckpt", **given())
@@ -180,11 +189,13 @@ def train_together(folder: Path, path: list[str]) -> None:
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
 
 
-# What a checkpoint has to keep in ways of their own: averages, weights that are not those to evaluate, two optimizers in one.
+# What a checkpoint has to keep in ways of their own: averages, weights that are not those to evaluate, two optimizers in one, weights that
+# have two names.
 RESUMED: dict[str, Any] = {
-    "ema": lambda: {"averaging": EMA(0.9)},
-    "schedule_free": lambda: {"optimizer": schedule_free},
-    "muon": lambda: {"optimizer": muon},
+    "ema": lambda: {"kind": "causal_lm", "averaging": EMA(0.9)},
+    "schedule_free": lambda: {"kind": "causal_lm", "optimizer": schedule_free},
+    "muon": lambda: {"kind": "causal_lm", "optimizer": muon},
+    "shared_layers": lambda: {"kind": "shared_layers"},
 }
 
 
@@ -207,6 +218,7 @@ def assert_same_numbers(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert len(one["losses"]) == STEPS
     assert one["tokens"] == other["tokens"]
     assert one["losses"] == pytest.approx(other["losses"], abs=1e-6)
+    assert one["norms"] == pytest.approx(other["norms"], abs=1e-5)
     for name, value in one["weights"].items():
         torch.testing.assert_close(other["weights"][name], value, atol=1e-5, rtol=0)
     for figures in ("validated", "final"):

@@ -145,6 +145,16 @@ def test_a_run_that_goes_on_looks_where_it_would_have_looked(texts, tmp_path):
     assert lines(rest) == {step: values for step, values in lines(whole).items() if step > 10}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", split_runs.TASKS)
+def test_sharded_ranks_see_inside_what_whole_ones_see(texts, both, kind):
+    """Also that looking changes nothing for ranks: those that looked gave the numbers of test_sharding.py."""
+    ddp, fsdp2 = (lines(texts / f"{strategy}-{kind}.jsonl") for strategy in ("ddp", "fsdp2"))
+    assert list(ddp) == list(fsdp2) == [1, 7, 14]
+    for step, values in ddp.items():
+        assert fsdp2[step] == pytest.approx(values, rel=1e-4, abs=1e-5)
+
+
 def test_what_layers_share_counts_once_and_everything_counts():
     model = T5(8, d_model=8, num_heads=2, num_layers=2, share_layers=True)
     task = Translation(model, adamw, None, None)

@@ -76,12 +76,12 @@ def test_a_sharded_checkpoint_is_that_of_any_other_run(texts, both, alone, name)
     ours, other = read_checkpoint(last), read_checkpoint(texts / f"{name}-of-one" / "last.ckpt")
     assert set(ours) == set(other)
     assert [list(state) for state in ours["optimizer_states"]] == [list(state) for state in other["optimizer_states"]]
-    _, task = split_runs.make("causal_lm", texts, 1)
+    given = split_runs.RESUMED[name]
+    _, task = split_runs.make(given()["kind"], texts, 1)
     assert load_weights(task, last)["step"] == split_runs.STEPS
     for key, value in task.state_dict().items():
         assert torch.equal(value, both[0][name]["straight"]["weights"][key])
-    given = split_runs.RESUMED[name]
-    gone_on = split_runs.train("causal_lm", texts, accumulate=2, resume=texts / name / "step=10.ckpt", **given())
+    gone_on = split_runs.train(folder=texts, accumulate=2, resume=texts / name / "step=10.ckpt", **given())
     near = 5e-3 if name == "muon" else 1e-5
     for found in (gone_on, both[0][name]["from_one"], both[1][name]["from_one"]):
         assert found["losses"] == pytest.approx(alone[name]["losses"][10:], abs=near)

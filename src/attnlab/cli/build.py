@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.cli.compose import Mistake
+from attnlab.cli.init_from import start
+from attnlab.cli.records import read_record, widths_of
 from attnlab.data import DataModule
 from attnlab.layers.parts import complete
 from attnlab.training import Averaging, TokenTask, Tracking, TrainerSettings, ranks, resolve
@@ -72,12 +75,21 @@ def rehearse(config: DictConfig) -> None:
     """
     Builds model, optimizer and schedule without memory for weights, so that impossible sizes are found before any data are read.
 
-    Raises: Mistake.
+    A model that starts from another one has the vocabulary of that one here: whether it is its own is known when the data are. Raises:
+    Mistake.
     """
     parts = build(config)
+    widths = parts.data.rehearsal_widths()
+    run = config.model.get("init_from")
+    if run is not None:
+        theirs = widths_of(read_record(Path(run).expanduser()))
+        widths |= {name: rows for name, rows in theirs.items() if name in widths and name.endswith("vocabulary_size")}
     try:
         with torch.device("meta"):
-            task = parts.build_task(parts.data.rehearsal_widths())
+            task = parts.build_task(widths)
+        if run is not None:
+            node: Any = OmegaConf.to_container(config.model, resolve=True)
+            start(task.model, node, widths)
         task.make_optimizer(task.model)
         complete(
             task.make_schedule, total_steps=parts.trainer.max_steps, d_model=int(config.model.get("d_model", 1)), lr=1.0

@@ -54,8 +54,8 @@ def check(composed: Composed) -> None:
         raise Mistake("\n".join(findings))
     if different := list(other_encoder(composed.resolved)):
         raise Mistake(
-            "task.pretrained: the encoder of that run is another one; give this model its fields, or pretrain one with these\n"
-            + "\n".join(different[:10])
+            "task.pretrained: the encoder of that run is another one; give this model its fields, or pretrain one with these; model.init_from=RUN "
+            "in place of model and task.pretrained takes that run's\n" + "\n".join(different[:10])
         )
 
 

@@ -160,7 +160,7 @@ TABLE: tuple[Rule, ...] = (
     (
         "model.max_length",
         lambda a: _has_table(a) and a.get("model.max_length") < _longest_row(a)[0],
-        "a learned table of {model.max_length} positions (model.max_length) cannot serve rows of {row} tokens ({row_field})",
+        "a learned table of {model.max_length} positions (model.max_length) cannot serve rows of {row} tokens ({row_field}); shorten the rows, or take a longer table where it is not trained yet",
     ),
     (
         "schedule",

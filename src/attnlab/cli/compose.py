@@ -129,9 +129,12 @@ def _quoted(override: str, multirun: bool) -> str:
 
 def register_resolvers() -> None:
     """Teaches OmegaConf `${attnlab_cell:}`, the cell's name from the overrides of the job at hand."""
-    OmegaConf.register_new_resolver(
-        "attnlab_cell", lambda: cell_name(list(HydraConfig.get().overrides.task)), replace=True, use_cache=False
-    )
+    from attnlab.cli.init_from import own_choices  # here: it knows this module
+
+    def name() -> str:
+        return cell_name(own_choices(HydraConfig.get().overrides.task))
+
+    OmegaConf.register_new_resolver("attnlab_cell", name, replace=True, use_cache=False)
 
 
 class ConfigSpace:

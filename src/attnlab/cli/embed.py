@@ -35,11 +35,14 @@ def embed(arguments: argparse.Namespace) -> int:
             f"{arguments.run}: {type(model).__name__} is no encoder of texts; give a run of one, such as model=bert"
         )
     rows, cut = encode(tokenizer, texts, encoder.longest)
+    if nothing := [text for text, row in zip(texts, rows, strict=True) if not len(row)]:
+        raise Mistake(f"{nothing[0]!r} has no token in this run's tokenizer; leave it out")
     if cut:
         print(f"{len(cut)} of {len(texts)} texts cut at {encoder.longest} tokens", file=sys.stderr)
     embeddings_ND = embeddings(encoder, rows, arguments.pooling)
     if arguments.to:
-        np.save(arguments.to, embeddings_ND.numpy())
+        with open(arguments.to, "wb") as file:  # by its name, numpy would put .npy behind it
+            np.save(file, embeddings_ND.numpy())
         print(f"{arguments.to}: {len(texts)} rows of {embeddings_ND.shape[1]} numbers")
         return 0
     for row, text in enumerate(texts):

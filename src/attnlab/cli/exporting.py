@@ -15,7 +15,6 @@ from attnlab.data import Tokenizer, write_tokenizer
 from attnlab.data.marks import Marks
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.interop import CannotConvert, to_folder
-from attnlab.models import EncoderDecoder
 
 TOKEN_FIELDS = {
     "pad_token_id": "pad",
@@ -23,6 +22,7 @@ TOKEN_FIELDS = {
     "eos_token_id": "end",
     "decoder_start_token_id": "target_start",
 }
+PAIRS = ("EncoderDecoder", "T5")  # models of a source and a target
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -34,14 +34,13 @@ def export(arguments: argparse.Namespace) -> int:
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise Mistake(f"--to {target}: there is something already; give a folder that is new or empty")
     tokenizer, marks = _tokenizer(directory, widths_of(record))
-    fields = _fields(marks, settings["model"])
+    fields = {} if tokenizer is None else _fields(marks, settings["model"])
     try:
         known = to_folder(target, settings, tensors, arguments.architecture, **fields)
     except CannotConvert as error:
         raise Mistake(f"{directory}: {error}") from error
     if tokenizer is not None:
-        is_pairs = settings["model"] in ("EncoderDecoder", "T5")
-        write_tokenizer(tokenizer, target, "source" if is_pairs else "text")
+        write_tokenizer(tokenizer, target, "source" if settings["model"] in PAIRS else "text")
     written = f"{target}: {known.name} ({known.classes[0]}), {sum(t.numel() for t in tensors.values()):,} parameters"
     print(f"{written}; transformers.AutoModel.from_pretrained({str(target)!r}) loads it")
     if left:
@@ -78,8 +77,12 @@ def _tokenizer(directory: Path, widths: dict[str, Any]) -> tuple[Tokenizer | Voc
 
 
 def _fields(marks: Marks, model: str) -> dict[str, Any]:
-    """The numbers of the marks, as config.json has them."""
-    numbers = {field: getattr(marks, name) for field, name in TOKEN_FIELDS.items()}
-    if model not in (EncoderDecoder.__name__, "T5"):
+    """The numbers of the marks, as config.json has them: null for those that are not there, for each architecture has defaults of its own."""
+    numbers: dict[str, Any] = {field: getattr(marks, name) for field, name in TOKEN_FIELDS.items()}
+    if len(marks.ends) > 1:
+        numbers["eos_token_id"] = list(marks.ends)
+    if model not in PAIRS:
         del numbers["decoder_start_token_id"]
-    return {field: number for field, number in numbers.items() if number is not None}
+    else:
+        numbers["forced_eos_token_id"] = None
+    return numbers

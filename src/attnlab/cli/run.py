@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
+from attnlab.cli.init_from import own_choices
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import drift_message
 from attnlab.training.run_directory import (
@@ -141,7 +142,8 @@ def make_record(composed: Composed, directory: RunDirectory, facts: dict[str, An
     study = read_json(directory.path.parent.parent / "plan.json", {})
     cells = {cell["name"]: cell["choices"] for cell in study.get("cells", [])}
     choices = cells.get(str(config.cell)) or {
-        key.lstrip("+"): value for key, value in (o.split("=", 1) for o in choice_overrides(composed.overrides))
+        key.lstrip("+"): value
+        for key, value in (o.split("=", 1) for o in choice_overrides(own_choices(composed.overrides)))
     }
     code = code_version()
     return {

@@ -14,7 +14,7 @@ import yaml
 
 from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
-from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, shipped
+from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, readable, shipped
 from attnlab.cli.init_from import inherit
 from attnlab.training.measures import known_better
 from attnlab.training.run_directory import differences, read_json
@@ -120,7 +120,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     cells = _cells(raw, path)
     further = [o for o in overrides if not o.startswith("study.")]
     _refuse_overrides(overrides, cells)
-    shared = [*map(str, _list(raw, "shared", path)), *further]
+    shared = readable([*map(str, _list(raw, "shared", path)), *further])
     name = own.get("study.name", "").strip("'\"") or (path.parent.name if path.name == "study.yaml" else path.stem)
     if not is_folder_name(name):
         raise Mistake(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
@@ -207,7 +207,7 @@ def _cells(raw: dict[str, Any], path: Path) -> list[Cell]:
     cells = []
     for values in itertools.product(*factors.values()) if factors else ():
         choices = dict(zip(factors, values, strict=True))
-        overrides = [f"{key}={_as_override(value)}" for key, value in choices.items()]
+        overrides = readable([f"{key}={_as_override(value)}" for key, value in choices.items()])
         cells.append(Cell(cell_name(overrides), choices, overrides))
     for single in _list(raw, "cells", path):
         if not isinstance(single, dict) or set(single) != {"name", "overrides"}:
@@ -215,7 +215,7 @@ def _cells(raw: dict[str, Any], path: Path) -> list[Cell]:
         name = str(single["name"])
         if not is_folder_name(name):
             raise Mistake(f"{path}: {name!r} is no name of a cell; expected the name of one folder, without /")
-        cells.append(Cell(name, {"cell": name}, [str(o) for o in _list(single, "overrides", path)]))
+        cells.append(Cell(name, {"cell": name}, readable(list(map(str, _list(single, "overrides", path))))))
     names = [cell.name for cell in cells]
     if not cells or len(set(names)) != len(names):
         raise Mistake(

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.build import Parts, build
 from attnlab.cli.compose import Mistake
-from attnlab.cli.records import checkpoint_of, read_record, widths_of
+from attnlab.cli.records import checkpoint_of, plain_widths, read_record, widths_of
 from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
 from attnlab.data.marks import Marks
 from attnlab.data.pairs import lines_of, read_lines
@@ -46,7 +46,23 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, TokenTask]:
     record, path = read_record(directory), checkpoint_of(directory, checkpoint)
     parts = _parts(record, directory)
     parts.data.setup()
+    _refuse_other_data(record, parts.data.widths(), directory)
     return parts, _load(parts.build_task(parts.data.widths()), path)
+
+
+def _refuse_other_data(record: dict[str, Any], widths: dict[str, Any], directory: Path) -> None:
+    """The data of a model that was made elsewhere may be none that it can read. Raises: Mistake."""
+    there = widths_of(record) if "imported" in record else {}
+    other = [
+        f"{name}: {value} there, {plain_widths(widths)[name]} here"
+        for name, value in there.items()
+        if plain_widths(widths).get(name, value) != value
+    ]
+    if other:
+        raise Mistake(
+            f"{directory}: the model was not made for these data: {', '.join(other)}. Import it with data that are as it knows them "
+            "(attnlab import ... data=...), or train it on these first: attnlab train model.init_from=RUN"
+        )
 
 
 def load_model(directory: Path, checkpoint: str) -> tuple[torch.nn.Module, Tokenizer | None]:

@@ -12,7 +12,7 @@ import torch
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
-from attnlab.cli.init_from import start
+from attnlab.cli.init_from import FIELD, start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
@@ -36,6 +36,7 @@ from attnlab.training import (
     resolve,
 )
 from attnlab.training.pruning import Pruned
+from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
 from attnlab.training.trackers import RunName, build_loggers, finishing
 
@@ -72,6 +73,7 @@ class TrainingRun:
         return self.status.status
 
     def _train_and_evaluate(self) -> None:
+        self._refuse_other_tokenizers()
         task = self._task()
         for split in ("train", "validation", "test"):  # now, and not when the training is over
             task.check_split(self.parts.data, split)
@@ -88,6 +90,7 @@ class TrainingRun:
             self._say(f"going on from {resume}")
         else:
             self._initialise(task)
+            draw_apart(int(self.config.seed), trainer.global_rank)
         trainer.fit(task, datamodule=self.parts.data, ckpt_path=resume, weights_only=True)
         self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
@@ -134,16 +137,21 @@ class TrainingRun:
         apply_to_model(self.settings, task.model)
         return task
 
+    def _refuse_other_tokenizers(self) -> None:
+        """Now, and not when the run has said what it is: mended words may have its name then."""
+        for run, field in (
+            (self.config.task.get("pretrained"), "task.pretrained"),
+            (self.config.model.get("init_from"), FIELD),
+        ):
+            if run is not None:
+                refuse_other_tokenizer(run, self.parts.data.tokenizers(), field)
+
     def _initialise(self, task: TokenTask) -> None:
-        pretrained = self.config.task.get("pretrained")
-        if pretrained is not None:
-            refuse_other_tokenizer(pretrained, self.parts.data.tokenizers())
         for line in task.initialise():
             self._say(line)
         node = self.composed.resolved["model"]
         if node.get("init_from") is not None:
-            data = self.parts.data
-            for line in start(task.model, node, data.widths(), data.tokenizers()):
+            for line in start(task.model, node, self.parts.data.widths()):
                 self._say(line)
 
     def _facts(self, task: TokenTask) -> dict[str, Any]:

