@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,7 +156,7 @@ def test_generation_ends_at_the_end_mark(train, attnlab, monkeypatch, token):
             return logits_BTV
 
     task.model.__class__ = Says
-    monkeypatch.setattr("attnlab.cli.trained.load_run", lambda *_: (SimpleNamespace(data=data), task))
+    monkeypatch.setattr("attnlab.cli.trained.load_model", lambda *_: (task.model, tokenizer))
     words = ["generate", str(run), "--prompt", "the", "--temperature", "0", "--max-new-tokens", "3"]
     piece = tokenizer.decode([number])
     assert attnlab(*words).out == ("the" + piece * 3 if token == "text" else "the") + "\n"

@@ -5,11 +5,10 @@ import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
 
 from attnlab.training.pruning import Pruned, Pruning, validations
-
-optuna = pytest.importorskip("optuna")
 
 
 def write(path: Path, values: dict[int, float | None], metric: str = "val/nats") -> Path:

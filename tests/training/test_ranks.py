@@ -62,6 +62,9 @@ def failing(message: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_ends_a_rank_is_what_the_run_ends_with():
+def test_what_ends_a_rank_is_what_the_run_ends_with_and_signals_are_whose_they_were():
+    taken = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in taken]
     with pytest.raises(RuntimeError, match=r"rank [01]: ValueError: no such thing"):
         ranks.start(TrainerSettings(devices=2, device="cpu"), failing, "no such thing")
+    assert [signal.getsignal(number) for number in taken] == before

@@ -16,7 +16,7 @@ def test_evaluation_goes_back_to_the_device_of_the_training():
     )
     with task.evaluating():
         assert task.device.type == "meta"
-        assert task._on_device({"tokens": torch.zeros(2)})["tokens"].device.type == "meta"
+        assert task.on_device({"tokens": torch.zeros(2)})["tokens"].device.type == "meta"
         assert {parameter.device.type for parameter in task.model.parameters()} == {"meta"}
         assert not task.model.training
     assert task.model.training

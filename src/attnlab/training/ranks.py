@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -136,6 +137,7 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         max_restarts=0,
         signals_to_handle=",".join(_signals()),
     )
+    before = {name: signal.getsignal(name) for name in map(signal.Signals.__getitem__, _signals())}
     try:
         elastic_launch(config, _recorded)(function, *arguments)
     except ChildFailedError as error:
@@ -146,6 +148,10 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + error.sigval) from None
+    finally:  # torch's launcher keeps the signals that it took, in the thread that may take them
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _signals() -> list[str]:
