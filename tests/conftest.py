@@ -36,3 +36,8 @@ def forbid_writing(folder: Path) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
     if os.geteuid() == 0:
         os.seteuid(NOBODY)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the cluster first: they mostly wait, and at the end nothing would be left to do beside them."""
+    items.sort(key=lambda item: "cluster" not in item.path.parts)
