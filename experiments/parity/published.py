@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from attnlab.cli.embed import embeddings, encode
-from attnlab.cli.importing import locate
 from attnlab.cli.main import main as attnlab
+from attnlab.cli.published import locate
 from attnlab.cli.trained import load_model
 from attnlab.generation import Sampler, generate
 
