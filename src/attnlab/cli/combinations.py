@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from attnlab.cli.compose import Composed, shipped
+from attnlab.cli.compose import Composed, key_and_value, shipped
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ TABLE: tuple[Rule, ...] = (
 
 def impossible(composed: Composed) -> Iterator[tuple[str, str]]:
     """The rules that a configuration breaks: (field, reason)."""
-    asked = Asked(composed.resolved, dict(_key_and_value(override) for override in composed.overrides))
+    asked = Asked(composed.resolved, dict(key_and_value(override) for override in composed.overrides))
     for field, breaks, reason in TABLE:
         if breaks(asked):
             yield field, _fill(reason, asked)
@@ -256,11 +256,6 @@ def _target_of(path: Path) -> str:
     choice: Any = OmegaConf.load(path)
     built_on = [word for word in choice.get("defaults", []) if isinstance(word, str) and word != "_self_"]
     return choice.get("_target_") or _target_of(path.with_name(f"{built_on[0].split('@')[0]}.yaml"))
-
-
-def _key_and_value(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
 
 
 def _fill(reason: str, asked: Asked) -> str:

@@ -110,6 +110,12 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
+def key_and_value(override: str) -> tuple[str, str]:
+    """The name that an override sets, without the signs that add or remove, and what it was set to, as it was written."""
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
 def readable(overrides: Sequence[str], multirun: bool = False) -> list[str]:
     """
     The same overrides, with quotes around what Hydra reads only in quotes: a value with `=` in it, as directories of runs have.

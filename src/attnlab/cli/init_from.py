@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from attnlab.cli.compose import Mistake
+from attnlab.cli.compose import Mistake, key_and_value
 from attnlab.training.run_directory import read_json
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def inherit(overrides: Sequence[str]) -> list[str]:
 
     Raises: Mistake where that directory holds no run.
     """
-    keys = {_key_and_value(override)[0] for override in overrides}
+    keys = {key_and_value(override)[0] for override in overrides}
     groups = {key for key in keys if "." not in key}
     theirs = [
         override
         for override in _choices_of_run(overrides)
-        if (key := _key_and_value(override)[0]) not in keys and key.split(".")[0] not in groups
+        if (key := key_and_value(override)[0]) not in keys and key.split(".")[0] not in groups
     ]
     return [*theirs, *overrides]
 
@@ -63,7 +63,7 @@ def own_choices(overrides: Sequence[str]) -> list[str]:
     brought = {_read(override) for override in _choices_of_run(overrides)}
     name = read_json(Path(run).expanduser() / "run.json", {}).get("cell_name", run)
     own = [override for override in overrides if _read(override) not in brought]
-    return [f"init_from={name}" if _key_and_value(override)[0] == FIELD else override for override in own]
+    return [f"init_from={name}" if key_and_value(override)[0] == FIELD else override for override in own]
 
 
 def _choices_of_run(overrides: Sequence[str]) -> list[str]:
@@ -78,23 +78,23 @@ def _choices_of_run(overrides: Sequence[str]) -> list[str]:
         raise Mistake(
             f"{FIELD}={run}: there is no run (no run.json); give the directory of a run, or of an imported model{several}"
         )
-    theirs = [word for word in record["overrides"] if _is_inherited(_key_and_value(word)[0])]
+    theirs = [word for word in record["overrides"] if _is_inherited(key_and_value(word)[0])]
     if not (directory / "tokenizer.json").is_file():
         return theirs
-    others = [word for word in theirs if _key_and_value(word)[0].split(".")[0] != "tokenizer"]
+    others = [word for word in theirs if key_and_value(word)[0].split(".")[0] != "tokenizer"]
     return [*others, "tokenizer=pretrained", f"tokenizer.path={json.dumps(run)}"]
 
 
 def _run(overrides: Sequence[str]) -> str | None:
     """The directory in `model.init_from`."""
-    given = [override for override in overrides if _key_and_value(override)[0] == FIELD]
+    given = [override for override in overrides if key_and_value(override)[0] == FIELD]
     value = _value(given[-1]) if given else None
     return None if value in (None, "") else str(value)
 
 
 def _read(override: str) -> tuple[str, str]:
     """An override by what it says: a multirun writes the words of its jobs in its own way."""
-    return _key_and_value(override)[0], repr(_value(override))
+    return key_and_value(override)[0], repr(_value(override))
 
 
 def _value(override: str) -> Any:
@@ -103,11 +103,6 @@ def _value(override: str) -> Any:
 
 def _is_inherited(key: str) -> bool:
     return key.split(".")[0] in INHERITED and key not in OWN
-
-
-def _key_and_value(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
 
 
 def start(model: nn.Module, node: dict[str, Any], widths: dict[str, Any]) -> list[str]:

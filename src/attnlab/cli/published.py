@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 from attnlab.cli.compose import Mistake
 from attnlab.data import DataError
 from attnlab.data.cache import cache_root, publish, scratch_folder
-from attnlab.data.fetch import wheel
+from attnlab.data.fetch import digest, wheel
 from attnlab.interop import CannotConvert, Imported, from_theirs, read_gguf, read_model
 
 # What is fetched of a model on the hub: no pickle.
@@ -70,7 +69,7 @@ def published(
     try:
         if path.suffix != ".gguf":
             imported = read_model(path, ignore)
-            yield imported, path, facts | {"files": {file.name: _digest(file) for file in _weights(path)}}
+            yield imported, path, facts | {"files": {file.name: digest(file) for file in _weights(path)}}
             return
         read = read_gguf(path)
         imported = from_theirs(read.config, read.tensors, ignore)
@@ -79,7 +78,7 @@ def published(
     with tempfile.TemporaryDirectory() as folder:
         for name, content in read.files.items():
             Path(folder, name).write_text(json.dumps(content), encoding="utf-8")
-        yield imported, Path(folder), facts | {"files": {path.name: _digest(path)}}
+        yield imported, Path(folder), facts | {"files": {path.name: digest(path)}}
 
 
 def locate(source: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
@@ -157,8 +156,3 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def _weights(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -67,12 +67,12 @@ def _pinned(
     """`local` where it is given, else the file `kept` in the cache, which `get` fills; either has the sha256 or DataError is raised."""
     if local is not None:
         return _local_copy(what, sha256, Path(local).expanduser())
-    if kept.is_file() and _digest(kept) == sha256:
+    if kept.is_file() and digest(kept) == sha256:
         return kept
     for _ in range(2):  # a transfer can be damaged once; twice means that the other side has changed
         with scratch_folder(kept) as folder:
             fetched = get(folder)
-            found = _digest(fetched)
+            found = digest(fetched)
             if found == sha256:
                 with writing_to(kept):
                     os.replace(fetched, kept)
@@ -86,15 +86,16 @@ def _pinned(
 def _local_copy(what: str, sha256: str, path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"data.path={path} is no file; accepted: a copy of {what}, or data.path=null to fetch it")
-    if _digest(path) != sha256:
+    if digest(path) != sha256:
         raise DataError(
-            f"data.path={path} has sha256 {_digest(path)}, so it is not {what} (sha256 {sha256}); "
+            f"data.path={path} has sha256 {digest(path)}, so it is not {what} (sha256 {sha256}); "
             "pass an unchanged copy, or use data=text for a text of your own"
         )
     return path
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises DataError."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attnlab.interop.architecture import Architecture
 from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
-from attnlab.interop.fields import CannotConvert
+from attnlab.interop.fields import CannotConvert, some
 from attnlab.interop.files import read_config, read_tensors, write_model
 from attnlab.interop.rules import Rule, to_ours, to_theirs
 from attnlab.interop.seq2seq import SEQ2SEQ
@@ -51,7 +51,7 @@ class Imported:
         tensors = under_own_names(model.state_dict(), self.tensors)
         unknown = sorted(set(tensors) - set(model.state_dict()))
         if unknown:
-            raise CannotConvert(f"the model that is to take the weights lacks {_some(unknown)}")
+            raise CannotConvert(f"the model that is to take the weights lacks {some(unknown)}")
         model.load_state_dict(tensors, strict=False)
 
 
@@ -119,7 +119,7 @@ def to_folder(
     odd = sorted(needed ^ {name for name in tensors if not name.endswith("_extra_state")})
     if odd:
         raise CannotConvert(
-            f"the tensors are not those of a model of these settings, they lack or have besides: {_some(odd)}"
+            f"the tensors are not those of a model of these settings, they lack or have besides: {some(odd)}"
         )
     theirs = to_theirs(rules, tensors, settings)
     if settings.get("tied") and config.get("tie_word_embeddings") is False and known.output is not None:
@@ -192,10 +192,10 @@ def _compare(
     unexpected = sorted(set(theirs) - {rule.theirs for rule in rules})
     findings = []
     if lost:
-        findings.append(f"missing: {_some(lost)}")
+        findings.append(f"missing: {some(lost)}")
     if unexpected:
         findings.append(
-            f"unexpected: {_some(unexpected)} (--ignore NAME, or a pattern such as 'classifier.*', leaves one out)"
+            f"unexpected: {some(unexpected)} (--ignore NAME, or a pattern such as 'classifier.*', leaves one out)"
         )
     if findings:
         raise CannotConvert(
@@ -220,9 +220,5 @@ def _check_kinds(expected: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -
     ]
     if whole:
         raise CannotConvert(
-            f"tensors that are no floating-point numbers, as in quantised models: {_some(whole)}; accepted: fp32, fp16, bf16"
+            f"tensors that are no floating-point numbers, as in quantised models: {some(whole)}; accepted: fp32, fp16, bf16"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ ABSENT = object()
 
 class CannotConvert(ValueError):
     """A model that one of the libraries has no counterpart for, or files that do not hold what they say."""
+
+
+def some(names: Sequence[str], listed: int = 12) -> str:
+    """The first of several names, and how many there are where that is not all."""
+    return ", ".join(names[:listed]) + (f", ... ({len(names)} in all)" if len(names) > listed else "")
 
 
 @dataclass(frozen=True)

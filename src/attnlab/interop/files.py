@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attnlab.interop.fields import CannotConvert
+from attnlab.interop.fields import CannotConvert, some
 
 ONE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -49,7 +49,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         tensors |= read_safetensors(path)
     lost = sorted(set(placed) - set(tensors))
     if lost:
-        raise CannotConvert(f"{folder / INDEX} lists tensors that no file holds: {_some(lost)}; fetch the folder again")
+        raise CannotConvert(
+            f"{folder / INDEX} lists tensors that no file holds: {some(lost, 8)}; fetch the folder again"
+        )
     return tensors
 
 
@@ -117,7 +119,3 @@ def _no_weights(folder: Path, path: Path) -> str:
             f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER)"
         )
     return f"{path} is not there; accepted: a folder with config.json and model.safetensors, or the files that {INDEX} lists"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from attnlab.interop.fields import CannotConvert
+from attnlab.interop.fields import CannotConvert, some
 from attnlab.interop.settings import Settings
 
 SEAMS = ("position", "residual", "attention", "feed_forward")
@@ -39,7 +39,7 @@ class Start:
         fresh = [f"{name} ({why})" if why else name for name, why in self.fresh.items()]
         rows = {"converted": converted, "fresh": fresh, "left behind": self.left}
         kept = f"kept {len(self.kept)} tensors as they are"
-        return [kept, *(f"{what}: {len(names)}: {_some(names)}" for what, names in rows.items() if names)]
+        return [kept, *(f"{what}: {len(names)}: {some(names, LISTED)}" for what, names in rows.items() if names)]
 
 
 def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], there: Settings) -> Start:
@@ -80,10 +80,12 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     ]
     if refused:
         raise CannotConvert(
-            f"tensors of other shapes, which no part that was chosen anew explains: {_some(refused)}. Give this model the sizes of that one"
+            f"tensors of other shapes, which no part that was chosen anew explains: {some(refused, LISTED)}. Give this model the sizes of that one"
         )
     if not start.kept:
-        raise CannotConvert(f"the two models share no tensor ({_some(sorted(given))} there, {_some(sorted(own))} here)")
+        raise CannotConvert(
+            f"the two models share no tensor ({some(sorted(given), LISTED)} there, {some(sorted(own), LISTED)} here)"
+        )
     model.load_state_dict(taken, strict=False)
     start.left = sorted(
         name
@@ -154,7 +156,3 @@ def _regrouped(name: str, tensor: Tensor, source: Tensor, here: Settings, there:
     if number % before == 0:
         return heads_GK.repeat_interleave(number // before, dim=0).flatten(0, 1), f"each head {number // before} times"
     return None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")
