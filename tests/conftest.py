@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import Chromium, chromium
+
 NOBODY = 65534
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Chromium]:
+    """A headless browser, started once a process of tests."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
