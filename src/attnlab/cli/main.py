@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+            sub.add_argument(
+                "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
+            )
     sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
     sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
     sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
