@@ -315,7 +315,7 @@ def picture(found: Sequence[Series], device: str, folder: Path) -> None:
         2 * width, 0.02, "n = 2 d", fontsize=8, rotation=90, ha="right", transform=panels[0].get_xaxis_transform()
     )
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
     )
     figure.suptitle(
         f"One layer on {device}, forward and backward; the exponents are fitted on the shaded part", fontsize=10
@@ -346,7 +346,8 @@ def device_name(device: str) -> str:
     """The GPU's name, or the processor and its threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def as_json(

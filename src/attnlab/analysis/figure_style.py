@@ -25,7 +25,7 @@ MARKERS = "osD^vP*X"
 TOKEN = re.compile(r"--([\w-]+):\s*(#[0-9a-fA-F]{6})")
 
 # Names are text whatever is in them: parse_math off. Fonts are embedded whole glyph by glyph (42), as publishers ask.
-OWN = {
+OWN: dict[str, Any] = {
     "font.sans-serif": ["DejaVu Sans"],
     "text.parse_math": False,
     "axes.formatter.use_mathtext": False,
