@@ -13,6 +13,7 @@ from studies import cell, write_plan, write_run
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import read_study
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
@@ -193,7 +194,7 @@ def test_metrics_in_words(metric, words):
 
 
 def test_listing():
-    assert [wording.listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
+    assert [listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
         "",
         "a",
         "a and b",

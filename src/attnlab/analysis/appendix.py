@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.analysis import wording
+from attnlab.analysis import evidence_section, wording
 from attnlab.analysis.budget import quantity
 from attnlab.analysis.comparison import CellSummary, Comparison
 from attnlab.analysis.markup import Html, details, join, prose, table, tag
@@ -192,5 +192,6 @@ def reading_section(comparison: Comparison) -> Html:
             "Claims",
             "Set before the sweep. Met: the 95% interval lies inside the bound; not met: outside; open: across it. A claim about several cells is met where every one meets it.",
         ),
+        *evidence_section.TERMS,
     ]
     return tag("dl", *(join([tag("dt", term), tag("dd", text)]) for term, text in terms))

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import gammaln, stdtr, stdtrit
 
 EXACT_SEEDS = 16
 MONTE_CARLO_DRAWS = 2**16
+BOOTSTRAP_HOLDS = (
+    20  # values from which a 95% bootstrap interval of a mean covers in at least 92% of cases (simulated under test)
+)
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ def _finite(values: Sequence[float]) -> np.ndarray:
     return array
 
 
+def has_spread(values: Sequence[float]) -> bool:
+    """Whether `values` differ by more than rounding. Where they do not, a t test would be certain of anything, for want of a spread."""
+    array = _finite(values)
+    with np.errstate(over="ignore"):
+        return bool(np.ptp(array) > ROUNDING * np.abs(array).max() and (array.size < 2 or array.std(ddof=1) > 0))
+
+
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """The mean of `values` with Student's t interval at `level` (assumes values near normal)."""
     array = _finite(values)
@@ -57,6 +68,14 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, level, n, deviation)
 
 
+def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
+    """`mean_interval` of paired differences; without bounds, too, where they are all the same: no spread was seen, which is not none."""
+    plain = mean_interval(differences, level)
+    if has_spread(differences):
+        return plain
+    return Interval(plain.mean, -math.inf, math.inf, level, plain.n, plain.deviation)
+
+
 def bootstrap_interval(
     values: Sequence[float],
     level: float = 0.95,
@@ -64,12 +83,15 @@ def bootstrap_interval(
     resamples: int = 9999,
     seed: int = 0,
 ) -> Interval:
-    """The mean with a seeded bootstrap interval (Efron 1987); too narrow for fewer than about ten values."""
+    """The mean with a seeded bootstrap interval (Efron 1987), without bounds where nothing varies.
+
+    It is too narrow below BOOTSTRAP_HOLDS values: at 95% it covers the mean of 4 normal values in about 80% of cases, of 8 in about 89%.
+    """
     from scipy.stats import bootstrap  # costs as much as the rest of this package together
 
     array = _finite(values)
-    plain = mean_interval(array.tolist(), level)
-    if array.size < 2 or np.ptp(array) == 0:
+    plain = paired_interval(array.tolist(), level)
+    if not plain.is_bounded:
         return plain
     kind = {"bca": "BCa", "percentile": "percentile"}[method]
     result = bootstrap((array,), np.mean, confidence_level=level, method=kind, n_resamples=resamples, rng=seed)
@@ -78,14 +100,26 @@ def bootstrap_interval(
 
 
 def t_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the paired t test; nan with fewer than two differences."""
+    """Two-sided p of the paired t test; nan with fewer than two differences or without spread, where there is no test."""
     array = _finite(differences)
-    if array.size < 2:
+    if not has_spread(differences):
         return math.nan
-    deviation = array.std(ddof=1)
-    if deviation == 0:
-        return 1.0 if array.mean() == 0 else 0.0
-    return float(2 * stdtr(array.size - 1, -abs(array.mean()) / (deviation / math.sqrt(array.size))))
+    error = array.std(ddof=1) / math.sqrt(array.size)
+    return float(2 * stdtr(array.size - 1, -abs(array.mean()) / error))
+
+
+def effect_size(differences: Sequence[float]) -> float:
+    """Hedges' g_z: the mean paired difference in standard deviations of the differences, without the bias of few values.
+
+    d_z (Cohen 1988) times Hedges' exact correction of n - 1 degrees of freedom (Hedges 1981; Lakens 2013). nan with fewer than three
+    differences (it has no mean then) or without spread.
+    """
+    array = _finite(differences)
+    freedom = array.size - 1
+    if freedom < 2 or not has_spread(differences):
+        return math.nan
+    correction = math.exp(gammaln(freedom / 2) - gammaln((freedom - 1) / 2)) / math.sqrt(freedom / 2)
+    return float(correction * array.mean() / array.std(ddof=1))
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -117,14 +151,18 @@ def seeds_to_decide(comparisons: int = 1, alpha: float = 0.05) -> int:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p values (Holm 1979), in the order given; controls the chance of any false alarm in the family."""
-    order = np.argsort(p_values, kind="stable")
+    """Holm-adjusted p values (Holm 1979), in the order given; controls the chance of any false alarm in the family.
+
+    A test that could not be made (nan) stays nan and counts as one of the family: leaving it out would make the others look surer.
+    """
+    known = np.nan_to_num(np.asarray(p_values, dtype=float), nan=1.0)
+    order = np.argsort(known, kind="stable")
     adjusted = np.empty(len(order))
     running = 0.0
     for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
+        running = max(running, min(1.0, (len(order) - rank) * known[index]))
         adjusted[index] = running
-    return adjusted.tolist()
+    return [math.nan if math.isnan(p) else float(a) for p, a in zip(p_values, adjusted, strict=True)]
 
 
 def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
@@ -133,28 +171,29 @@ def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
     The interval of the k-th smallest of m p values is drawn at 1 - alpha/(m-k+1), until the first that is not rejected;
     that one and all after it share its level. So a picture of the intervals and the adjusted p values never disagree.
     """
-    order = np.argsort(p_values, kind="stable")
+    known = np.nan_to_num(np.asarray(p_values, dtype=float), nan=1.0)
+    order = np.argsort(known, kind="stable")
     levels = np.empty(len(order))
     share = alpha
     rejecting = True
     for rank, index in enumerate(order):
         if rejecting:
             share = alpha / (len(order) - rank)
-            rejecting = p_values[index] <= share
+            rejecting = known[index] <= share
         levels[index] = 1 - share
     return levels.tolist()
 
 
 def equivalence_p(differences: Sequence[float], margin: float) -> float:
-    """p of the two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within +-margin."""
+    """p of the two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within +-margin.
+
+    nan without a margin, with fewer than two differences or without spread.
+    """
     array = _finite(differences)
-    if array.size < 2:
+    if margin <= 0 or not has_spread(differences):
         return math.nan
     error = array.std(ddof=1) / math.sqrt(array.size)
-    nearest = margin - abs(array.mean())
-    if error == 0:
-        return 0.0 if nearest > 0 else 1.0
-    return float(stdtr(array.size - 1, -nearest / error))
+    return float(stdtr(array.size - 1, -(margin - abs(array.mean())) / error))
 
 
 def wins(differences: Sequence[float], better: str) -> float:
@@ -163,10 +202,22 @@ def wins(differences: Sequence[float], better: str) -> float:
     return float(np.sum(array > 0) + 0.5 * np.sum(array == 0))
 
 
-def probability_better(first: Sequence[float], second: Sequence[float], better: str) -> float:
-    """P(A > B): the chance that a run of the first beats an independent run of the second, ties half (Mann-Whitney)."""
-    pairs = np.subtract.outer(_finite(first), _finite(second)).ravel()
-    return wins(pairs.tolist(), better) / pairs.size
+def probability_better(
+    first: Sequence[float], second: Sequence[float], better: str, lost_first: int = 0, lost_second: int = 0
+) -> float:
+    """P(A > B): the chance that a run of the first beats an independent run of the second, ties half (Mann-Whitney).
+
+    Runs that were lost (diverged or failed) count as worse than every value and tie with one another. nan without runs.
+    """
+    worst = math.inf if better == "lower" else -math.inf
+    own, other = (
+        np.asarray([*values, *[worst] * lost], dtype=float)
+        for values, lost in ((first, lost_first), (second, lost_second))
+    )
+    if own.size == 0 or other.size == 0:
+        return math.nan
+    lower = (own[:, None] < other).mean() + 0.5 * (own[:, None] == other).mean()
+    return float(lower if better == "lower" else 1 - lower)
 
 
 def places(values: Mapping[str, Mapping[int, float]], better: str, alpha: float = 0.05) -> dict[str, tuple[int, int]]:
@@ -183,7 +234,7 @@ def places(values: Mapping[str, Mapping[int, float]], better: str, alpha: float 
             differences = paired(values[first], values[second])
             if len(differences) >= 2:
                 pairs.append((first, second))
-                p_values.append(t_p(list(differences.values())))
+                p_values.append(t_p(list(differences.values())))  # nan without spread: never ranked
                 gains.append(float(np.mean(list(differences.values()))) * (-1 if better == "lower" else 1))
     ahead, behind = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for (first, second), p, gain in zip(pairs, holm(p_values), gains, strict=True):
