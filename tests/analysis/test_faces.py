@@ -137,7 +137,7 @@ def test_csv_holds_every_figure_at_full_precision(position):
 def test_markdown_rows_have_equal_columns(position):
     lines = [line for line in to_markdown(position).splitlines() if line.startswith("|")]
     assert len(lines) == 8
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {12}
 
 
 def test_latex_is_escaped_and_complete(position):
@@ -145,7 +145,7 @@ def test_latex_is_escaped_and_complete(position):
     assert r"relative\_bias" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 7
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {8}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {10}
     assert "$-$0.6" in text
 
 

@@ -18,6 +18,7 @@ from attnlab.analysis.factors import FactorEffect, factor_effects
 from attnlab.analysis.interactions import Interaction, interactions, unmatched
 from attnlab.analysis.outcomes import LOST, Losses, losses
 from attnlab.analysis.reader import Cell, Metric, Run, Study
+from attnlab.analysis.sentences import SentenceResult
 from attnlab.analysis.statistics import Interval, mean_interval, paired
 from attnlab.training.measures import better_of
 
@@ -69,7 +70,10 @@ class LengthCurve:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that the terminal, the tables and the page say about a study."""
+    """All that the terminal, the tables and the page say about a study.
+
+    `unmatched` are changes of factors that not every setting has a value for; `sentences` is there where it was asked for (see `resampling`).
+    """
 
     study: Study
     metric: Metric | None
@@ -82,6 +86,7 @@ class Comparison:
     caveats: list[str]
     interactions: list[Interaction] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    sentences: SentenceResult | None = None
 
     @property
     def baseline(self) -> CellSummary | None:

@@ -66,7 +66,8 @@ def judge_family(
 ) -> dict[str, Difference]:
     """Judges paired differences ({name: {seed: difference}}) as one family: Holm-adjusted p values and intervals at the same level.
 
-    The family are those with two seeds or more.
+    The family are those with two seeds or more. The chance of calling any difference better or worse that is zero is at most `alpha`; that
+    of calling any of m the same that is as large as the margin, alpha / 2 (1 + 1/2 + ... + 1/m), and alpha / 2 of a single one.
     """
     tested = [name for name, pair in pairs.items() if len(pair) >= 2]
     lists = {name: list(pair.values()) for name, pair in pairs.items()}

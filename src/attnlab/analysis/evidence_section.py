@@ -1,4 +1,4 @@
-"""The page's section on how sure each comparison is: every test, what so many seeds can see, and how to read it."""
+"""The page's sections on how sure each comparison is: every test, what so many seeds can see, other test sentences, and how to read it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from attnlab.analysis.caveats import power_sentence
 from attnlab.analysis.comparison import CellSummary, Comparison
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.markup import Html, join, prose, table, tag
+from attnlab.analysis.sentences import p_summary, sentences_of
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS
 
 TERMS = [
@@ -81,3 +82,17 @@ def _figures(cell: CellSummary, found: Difference | None, decimals: int, equival
         wording.number(found.smallest_effect, decimals),
         wording.seeds_text(found.seeds_to_settle),
     ]
+
+
+def sentences_section(comparison: Comparison) -> Html | None:
+    """The differences on resampled test sentences, where they were asked for."""
+    found = comparison.sentences
+    if found is None:
+        return None
+    lead = [tag("p", prose(sentence), class_="lead") for sentence in sentences_of(found)]
+    rows = [
+        [one.label, one.score, prose(wording.number(one.mean, 2, sign=True)), p_summary(one)]
+        for one in found.differences
+    ]
+    notes = [tag("p", tag("code", signature), class_="soft") for signature in found.signatures.values()]
+    return join([*lead, table(["cell", "score", "difference", "p by seed"], rows, "Other test sentences"), *notes])

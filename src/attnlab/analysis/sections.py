@@ -35,6 +35,7 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
         ("curves", "Learning curves", curves_section(data)),
         ("cells", "All cells", appendix.cells_section(comparison)),
         ("evidence", "How sure", evidence_section.evidence_section(comparison)),
+        ("sentences", "Other test sentences", evidence_section.sentences_section(comparison)),
         ("cost", "What each cell cost", appendix.cost_section(comparison)),
         ("settings", "Settings that differ", appendix.settings_section(comparison)),
         ("runs", "Runs missing or failed", appendix.problems_section(comparison)),

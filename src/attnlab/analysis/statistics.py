@@ -216,8 +216,8 @@ def probability_better(
     )
     if own.size == 0 or other.size == 0:
         return math.nan
-    lower = (own[:, None] < other).mean() + 0.5 * (own[:, None] == other).mean()
-    return float(lower if better == "lower" else 1 - lower)
+    ahead = own[:, None] < other if better == "lower" else own[:, None] > other
+    return float(ahead.mean() + 0.5 * (own[:, None] == other).mean())
 
 
 def places(values: Mapping[str, Mapping[int, float]], better: str, alpha: float = 0.05) -> dict[str, tuple[int, int]]:

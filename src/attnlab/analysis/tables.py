@@ -65,7 +65,16 @@ def to_csv(comparison: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     seeds = [f"seed={seed}" for seed in study.seeds]
     writer.writerow(
-        ["cell", *study.varying, *COLUMNS, *DIFFERENCE, *BUDGET, *seeds, *(f"mean {name}" for name in others)]
+        [
+            "cell",
+            *study.varying,
+            *COLUMNS,
+            *DIFFERENCE,
+            *BUDGET,
+            *seeds,
+            *(f"mean {name}" for name in others),
+            *_sentences(comparison),
+        ]
     )
     for cell in comparison.cells:
         choices = [cell.cell.choices.get(name, "") for name in study.varying]
@@ -74,9 +83,30 @@ def to_csv(comparison: Comparison) -> str:
         budget = [_exact(getattr(cell.budget, name)) for name in BUDGET]
         metric = comparison.metric.name if comparison.metric else ""
         writer.writerow(
-            [cell.cell.name, *choices, metric, *_figures(cell), *_difference(cell), *budget, *by_seed, *means]
+            [
+                cell.cell.name,
+                *choices,
+                metric,
+                *_figures(cell),
+                *_difference(cell),
+                *budget,
+                *by_seed,
+                *means,
+                *(_exact(of.get(cell.label)) for of in _sentences(comparison).values()),
+            ]
         )
     return out.getvalue()
+
+
+def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """{column: {label: figure}} of the resampled test sentences, by score and seed; {} where they were not asked for."""
+    found = comparison.sentences.differences if comparison.sentences else []
+    columns: dict[str, dict[str, float]] = {}
+    for one in found:
+        for seed in one.p_values:
+            columns.setdefault(f"{one.score}_difference seed={seed}", {})[one.label] = one.differences[seed]
+            columns.setdefault(f"p_{one.score}_sentences seed={seed}", {})[one.label] = one.p_values[seed]
+    return columns
 
 
 def _mean(values: dict[int, float]) -> str:
@@ -110,12 +140,11 @@ def _difference(cell: CellSummary) -> list[str]:
     if found is None:
         return ["baseline" if cell.is_baseline and name == "verdict" else "" for name in DIFFERENCE]
     interval, drawn = found.interval, found.bootstrap
-    figures = (interval.mean, interval.low, interval.high, interval.level, drawn.low, drawn.high, found.effect_size)
-    tests = (found.p_t, found.p_t_holm, found.p_sign_flip, found.p_sign_flip_holm)
-    tests += (found.p_equivalence, found.p_equivalence_holm)
-    seeds = (found.smallest_effect, found.seeds_to_see, found.seeds_to_equate)
-    numbers = [*figures, found.n, found.wins, *tests, *seeds]
-    return [*map(_exact, numbers), found.verdict]
+    figures = [interval.mean, interval.low, interval.high, interval.level, drawn.low, drawn.high, found.effect_size]
+    tests = [found.p_t, found.p_t_holm, found.p_sign_flip, found.p_sign_flip_holm]
+    tests += [found.p_equivalence, found.p_equivalence_holm]
+    seeds = [found.smallest_effect, found.seeds_to_see, found.seeds_to_equate]
+    return [*(_exact(number) for number in (*figures, found.n, found.wins, *tests, *seeds)), found.verdict]
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:

@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
         if name == "compare":
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+        if name in ("compare", "report"):
+            sub.add_argument(
+                "--bootstrap-sentences",
+                action="store_true",
+                help="translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; takes seconds a run",
+            )
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
     sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
