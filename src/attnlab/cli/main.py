@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import attnlab
+from attnlab.cli.resampling import add_option
 
 OVERRIDES = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
 
@@ -51,14 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, what)
         sub.add_argument("study", help="a study's name, or its directory of runs")
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+        if name in ("compare", "report"):
+            add_option(sub)
         if name == "compare":
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
-        if name in ("compare", "report"):
-            sub.add_argument(
-                "--bootstrap-sentences",
-                action="store_true",
-                help="translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; takes seconds a run",
-            )
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
     sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")

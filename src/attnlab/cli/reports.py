@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from attnlab.cli.cluster import NoAnswer, cancel, jobs_of
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
+from attnlab.cli.resampling import resampled
 from attnlab.cli.studies import available_studies, plan_of_runs
-
-if TYPE_CHECKING:
-    from attnlab.analysis import Comparison
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -41,31 +38,21 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import to_csv, to_latex, to_markdown, write_report
+    from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
 
     if arguments.command == "report":
         to = Path(arguments.to) if arguments.to else folder / "report.html"
         if not to.parent.is_dir():
             raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        path = write_report(_comparison(folder, arguments.bootstrap_sentences), to)
+        path = write_report(resampled(compare(read_study(folder)), arguments.bootstrap_sentences), to)
         print(path)
     elif arguments.format == "table":
         compare_study(folder, console, arguments.bootstrap_sentences)
     else:
         formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-        sys.stdout.write(formats[arguments.format](_comparison(folder, arguments.bootstrap_sentences)))
+        comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
+        sys.stdout.write(formats[arguments.format](comparison))
     return 0
-
-
-def _comparison(folder: Path, resample: bool) -> Comparison:
-    """Raises: Mistake where sentences are to be resampled and there are no translations."""
-    from attnlab.analysis import compare, read_study, with_resampled_sentences
-
-    comparison = compare(read_study(folder))
-    try:
-        return with_resampled_sentences(comparison) if resample else comparison
-    except ValueError as error:
-        raise Mistake(f"--bootstrap-sentences: {error}") from error
 
 
 def cancel_study(arguments: argparse.Namespace) -> int:
@@ -88,11 +75,11 @@ def cancel_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def compare_study(folder: Path, console: Console, resample: bool = False) -> None:
+def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = False) -> None:
     """Prints the comparison of the study in `folder` and writes its page where it can be written."""
-    from attnlab.analysis import print_comparison, write_report
+    from attnlab.analysis import compare, print_comparison, read_study, write_report
 
-    comparison = _comparison(folder, resample)
+    comparison = resampled(compare(read_study(folder)), bootstrap_sentences)
     print_comparison(comparison, console)
     try:
         page = write_report(comparison, folder / "report.html")
