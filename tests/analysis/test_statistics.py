@@ -248,6 +248,34 @@ def test_places_rank_only_what_is_sure():
     assert places({"best": by_seed(1.0, 1.01, 0.99), "a": by_seed(5.0, 5.1, 4.9)}, "higher")["best"] == (2, 2)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_places_count_pairs_that_are_sure_and_apart(seed):
+    """Pair by pair with scipy and statsmodels, with seeds that are missing and cells that are the same."""
+    rng = np.random.default_rng(seed)
+    rows = {f"c{i}": {s: rng.normal(i // 2, 0.3) for s in range(5) if rng.random() > 0.15} for i in range(7)}
+    rows = {name: row for name, row in rows.items() if row} | {"flat": {0: 9.0, 1: 9.0}, "flat too": {0: 5.0, 1: 5.0}}
+    pairs = {}
+    for one, other in itertools.combinations(rows, 2):
+        shared = sorted(set(rows[one]) & set(rows[other]))
+        a, b = ([rows[name][s] for s in shared] for name in (one, other))
+        if len(shared) > 1:
+            pairs[one, other] = 1.0 if {one, other} == {"flat", "flat too"} else stats.ttest_rel(a, b).pvalue
+    rejected = dict(zip(pairs, multipletests(list(pairs.values()), 0.05, "holm")[0], strict=True))
+    bounds = {name: mean_interval(list(row.values())) for name, row in rows.items()}
+    expected = {}
+    for name in rows:
+        before = behind = 0
+        for pair, sure in rejected.items():
+            if name in pair and sure:
+                (other,) = set(pair) - {name}
+                before += bounds[other].high < bounds[name].low
+                behind += bounds[name].high < bounds[other].low
+        expected[name] = (1 + before, len(rows) - behind)
+    assert places(rows, "lower") == expected
+    mirrored = {name: (len(rows) + 1 - worst, len(rows) + 1 - best) for name, (best, worst) in expected.items()}
+    assert places(rows, "higher") == mirrored
+
+
 def test_overlapping_intervals_are_never_ranked_even_where_pairs_differ():
     """Seeds differ far more than cells: each pair is certain, the cells' own intervals overlap."""
     noise = [0.0, 1.0, 2.0, 3.0]

@@ -19,10 +19,8 @@ class Difference:
     """A paired difference to a reference, cell minus reference by seed, with its interval at the Holm-adjusted level.
 
     `verdict` is better, worse, same (the whole interval within the margin) or undecided; `wins` counts the seeds in which the cell is better.
-    `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with the study's margin. `smallest_effect` is the difference, in the metric's
-    unit, that so many seeds would see with a chance of 80% at the family's strictest level (`alpha` over the number of comparisons), and
-    `seeds_to_see` and `seeds_to_equate` are the seeds that would show the measured mean to be a difference, or one within the margin; all
-    three from the spread of these seeds. nan where a figure cannot be had.
+    `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with the study's `margin`; `share` is the family's alpha over its size, the
+    strictest level that Holm may ask for. nan where a figure cannot be had.
     """
 
     values: dict[int, float]
@@ -33,27 +31,47 @@ class Difference:
     p_sign_flip_holm: float
     wins: float
     verdict: str
-    effect_size: float = math.nan
-    p_equivalence: float = math.nan
-    p_equivalence_holm: float = math.nan
-    smallest_effect: float = math.nan
-    seeds_to_see: float = math.nan
-    seeds_to_equate: float = math.nan
+    effect_size: float
+    p_equivalence: float
+    p_equivalence_holm: float
+    margin: float
+    share: float
 
     @property
     def n(self) -> int:
         """How many seeds were paired."""
         return len(self.values)
 
-    @property
+    @cached_property
     def has_spread(self) -> bool:
         """Whether there is a spread to judge by: two seeds or more whose differences are not all the same."""
         return self.n > 1 and statistics.has_spread(list(self.values.values()))
 
     @property
+    def smallest_effect(self) -> float:
+        """The difference that so many seeds would see in 80% of cases at the level `share`, if the spread is that of these seeds."""
+        return (
+            self.interval.deviation * power.smallest_visible_effect(self.n, self.share) if self.has_spread else math.nan
+        )
+
+    @cached_property
+    def seeds_to_see(self) -> float:
+        """The seeds that would find the measured mean to be a difference, by the spread of these seeds; see power.seeds_to_see."""
+        return power.seeds_to_see(self._in_deviations(self.interval.mean), self.share)
+
+    @cached_property
+    def seeds_to_equate(self) -> float:
+        """The seeds that would find the measured mean to be within the margin, by the spread of these seeds; see power.seeds_to_equate."""
+        mean, margin = self._in_deviations(self.interval.mean), self._in_deviations(self.margin)
+        return power.seeds_to_equate(mean, margin, self.share)
+
+    @property
     def seeds_to_settle(self) -> float:
         """The fewest seeds that would decide it one way or the other."""
         return min(self.seeds_to_see, self.seeds_to_equate) if self.has_spread else math.nan
+
+    def _in_deviations(self, value: float) -> float:
+        return value / self.interval.deviation if self.has_spread else math.nan
 
     @cached_property
     def bootstrap(self) -> Interval:
@@ -81,11 +99,10 @@ def judge_family(
     return {name: _judged(pair, rows.get(name, untested), metric, share) for name, pair in pairs.items()}
 
 
-def _judged(pair: Mapping[int, float], row: tuple[float, ...], metric: Metric, alpha: float) -> Difference:
+def _judged(pair: Mapping[int, float], row: tuple[float, ...], metric: Metric, share: float) -> Difference:
     p_t, p_t_holm, p_flip, p_flip_holm, p_same, p_same_holm, level = row
     values = list(pair.values())
     interval = paired_interval(values, level)
-    smallest, to_see, to_equate = _power(interval, metric.margin, alpha)
     return Difference(
         dict(pair),
         interval,
@@ -98,19 +115,9 @@ def _judged(pair: Mapping[int, float], row: tuple[float, ...], metric: Metric, a
         effect_size=statistics.effect_size(values),
         p_equivalence=p_same,
         p_equivalence_holm=p_same_holm,
-        smallest_effect=smallest,
-        seeds_to_see=to_see,
-        seeds_to_equate=to_equate,
+        margin=metric.margin,
+        share=share,
     )
-
-
-def _power(interval: Interval, margin: float, alpha: float) -> tuple[float, float, float]:
-    """The smallest effect that these seeds can see, and the seeds that would see the effect or equate it; nan without a spread."""
-    if not interval.is_bounded or not math.isfinite(interval.deviation):
-        return math.nan, math.nan, math.nan
-    effect, within = interval.mean / interval.deviation, margin / interval.deviation
-    smallest = interval.deviation * power.smallest_visible_effect(interval.n, alpha)
-    return smallest, power.seeds_to_see(effect, alpha), power.seeds_to_equate(effect, within, alpha)
 
 
 def verdict_of(interval: Interval, metric: Metric) -> str:

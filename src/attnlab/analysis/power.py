@@ -59,10 +59,12 @@ def _power_within(effect: float, margin: float, n: int, alpha: float) -> float:
 
 
 def _fewest(enough: Callable[[int], bool]) -> float:
-    """The smallest n from 2 on that is enough, by bisection: more seeds are never worse."""
-    if not enough(MOST_SEEDS):
-        return math.inf
-    low, high = 1, MOST_SEEDS
+    """The smallest n from 2 on that is enough, by doubling and bisection: more seeds are never worse."""
+    low, high = 1, 2
+    while not enough(high):
+        if high == MOST_SEEDS:
+            return math.inf
+        low, high = high, min(2 * high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

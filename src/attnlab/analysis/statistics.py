@@ -150,19 +150,17 @@ def seeds_to_decide(comparisons: int = 1, alpha: float = 0.05) -> int:
     return math.ceil(math.log2(2 * max(comparisons, 1) / alpha))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     """Holm-adjusted p values (Holm 1979), in the order given; controls the chance of any false alarm in the family.
 
     A test that could not be made (nan) stays nan and counts as one of the family: leaving it out would make the others look surer.
     """
-    known = np.nan_to_num(np.asarray(p_values, dtype=float), nan=1.0)
-    order = np.argsort(known, kind="stable")
-    adjusted = np.empty(len(order))
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * known[index]))
-        adjusted[index] = running
-    return [math.nan if math.isnan(p) else float(a) for p, a in zip(p_values, adjusted, strict=True)]
+    known = np.asarray(p_values, dtype=float)
+    order = np.argsort(np.nan_to_num(known, nan=1.0), kind="stable")
+    stepped = np.minimum(1.0, np.arange(known.size, 0, -1) * np.nan_to_num(known, nan=1.0)[order])
+    adjusted = np.empty(known.size)
+    adjusted[order] = np.maximum.accumulate(stepped)
+    return np.where(np.isnan(known), np.nan, adjusted).tolist()
 
 
 def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
@@ -227,26 +225,41 @@ def places(values: Mapping[str, Mapping[int, float]], better: str, alpha: float 
     (Mogstad et al. 2024). Two whose own intervals at 1 - alpha overlap are never ranked, even where the paired test would.
     """
     names = list(values)
-    intervals = {name: mean_interval(list(values[name].values()), 1 - alpha) for name in names}
-    pairs, p_values, gains = [], [], []
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            differences = paired(values[first], values[second])
-            if len(differences) >= 2:
-                pairs.append((first, second))
-                p_values.append(t_p(list(differences.values())))  # nan without spread: never ranked
-                gains.append(float(np.mean(list(differences.values()))) * (-1 if better == "lower" else 1))
-    ahead, behind = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    for (first, second), p, gain in zip(pairs, holm(p_values), gains, strict=True):
-        if p <= alpha and not _overlap(intervals[first], intervals[second]):
-            winner, loser = (first, second) if gain > 0 else (second, first)
-            ahead[loser] += 1
-            behind[winner] += 1
-    return {name: (1 + ahead[name], len(names) - behind[name]) for name in names}
+    intervals = [mean_interval(list(values[name].values()), 1 - alpha) for name in names]
+    low, high = np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
+    first, second, p_values, gains = _all_pairs([values[name] for name in names])
+    apart = (low[first] > high[second]) | (low[second] > high[first])
+    sure = (np.array(holm(p_values), dtype=float) <= alpha) & apart  # nan, of a pair without spread, is never sure
+    first_ahead = (gains < 0) == (better == "lower")
+    ahead = np.bincount(np.where(first_ahead, second, first)[sure], minlength=len(names))
+    behind = np.bincount(np.where(first_ahead, first, second)[sure], minlength=len(names))
+    return {name: (1 + int(ahead[i]), len(names) - int(behind[i])) for i, name in enumerate(names)}
 
 
-def _overlap(first: Interval, second: Interval) -> bool:
-    return first.low <= second.high and second.low <= first.high
+def _all_pairs(rows: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of rows with at least two seeds in common: first, second, p of the paired t test (as t_p), mean of first - second."""
+    seeds = sorted({seed for row in rows for seed in row})
+    table = np.array([[row.get(seed, np.nan) for seed in seeds] for row in rows]).reshape(len(rows), len(seeds))
+    first, second = np.triu_indices(len(rows), 1)
+    found = [_against_all(table[i], table[i + 1 :]) for i in range(len(rows) - 1)]
+    count, p, mean = (np.concatenate(column) for column in zip(*found, strict=True)) if found else np.empty((3, 0))
+    paired_twice = count >= 2
+    return first[paired_twice], second[paired_twice], p[paired_twice], mean[paired_twice]
+
+
+def _against_all(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many seeds `own` has in common with each of `others`, p and mean difference; for all of them at once, as there may be thousands."""
+    differences = own - others
+    there = np.isfinite(differences)
+    count = there.sum(axis=1)
+    with np.errstate(all="ignore"):
+        mean = np.where(there, differences, 0.0).sum(axis=1) / count
+        squares = np.where(there, differences - mean[:, None], 0.0) ** 2
+        deviation = np.sqrt(squares.sum(axis=1) / (count - 1))
+        low, high = np.where(there, differences, np.inf).min(axis=1), np.where(there, differences, -np.inf).max(axis=1)
+        has_spread = (high - low > ROUNDING * np.maximum(np.abs(low), np.abs(high))) & (deviation > 0)
+        p = np.where(has_spread, 2 * stdtr(count - 1, -np.abs(mean) / (deviation / np.sqrt(count))), np.nan)
+    return count, p, mean
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:

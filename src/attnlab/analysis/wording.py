@@ -42,8 +42,8 @@ WORDS = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of sourc
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    """A number; - for NaN, and a zero has no sign."""
-    if math.isnan(value):
+    """A number; - for what is none, and a zero has no sign."""
+    if not math.isfinite(value):
         return "-"
     text = f"{value:{'+' if sign else ''}.{decimals}f}"
     return text if float(text) else text.lstrip("-+")
