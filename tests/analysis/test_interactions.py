@@ -84,7 +84,7 @@ def test_planted_interactions_are_found_and_no_other(comparison):
         assert (one.p_holm <= 0.05) == (planted != 0) == one.interval.excludes(0)
     text = render(comparison)
     assert "What depends on what" in text
-    assert "f f1 x g g1" in text
+    assert "f f1 \u00d7 g g1" in text
     (sentence,) = [s for s in headline(comparison) if "interaction" in s]
     assert sentence.startswith("The largest interaction is f f1 x g g1: together they change it by +0.5")
 

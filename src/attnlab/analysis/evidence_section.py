@@ -21,12 +21,12 @@ TERMS = [
         "The chance that a run of the cell beats a run of the baseline, whichever seeds they have. Lost runs count as worse than every other.",
     ),
     (
-        "Equivalence",
-        "TOST, two one-sided t tests that the difference lies within the margin, adjusted by Holm. The word \u201cno difference\u201d asks for more: "
+        "p (same)",
+        "Equivalence by TOST, two one-sided t tests that the difference lies within the margin, adjusted by Holm. The word \u201cno difference\u201d asks for more: "
         "that the whole interval that is drawn lies there.",
     ),
     (
-        "Smallest effect seen",
+        "Smallest seen",
         "The difference that so many seeds would find in 80% of cases, at the strictest level that Holm may ask for, if the spread is the one measured. "
         "Seeds to settle: how many would find the measured difference, or show it to be within the margin. Both come from few seeds and are rough.",
     ),
@@ -50,14 +50,12 @@ def evidence_section(comparison: Comparison) -> Html | None:
     decimals = wording.decimals_for(cell.difference.interval for cell in compared if cell.difference)
     equivalence = comparison.metric.margin > 0
     lost = any(cell.losses for cell in compared)
-    head = ["cell", "effect size", "P(better)", "p (t)", "p (sign flip)", *(["p (equivalence)"] if equivalence else [])]
-    head += ["bootstrap", "smallest effect seen", "seeds to settle", *(["lost runs (p)"] if lost else [])]
+    head = ["cell", "effect size", "P(better)", "p (t)", "p (sign flip)", *(["p (same)"] if equivalence else [])]
+    head += ["bootstrap", "smallest seen", "seeds to settle", *(["lost runs"] if lost else [])]
     rows = []
     for cell in compared:
         figures = _figures(cell, cell.difference, decimals, equivalence)
-        rows.append(
-            [cell.label, *(prose(text) for text in figures), *([wording.lost_text(cell) or "-"] if lost else [])]
-        )
+        rows.append([cell.label, *(prose(text) for text in figures), *([_lost(cell)] if lost else [])])
     lead = [tag("p", prose(sentence), class_="lead") for sentence in power_sentence(comparison)]
     note = tag(
         "p",
@@ -65,6 +63,11 @@ def evidence_section(comparison: Comparison) -> Html | None:
         class_="soft",
     )
     return join([*lead, table(head, rows, "How sure each comparison is", "sortable"), note])
+
+
+def _lost(cell: CellSummary) -> str:
+    """ "4 of 4 (p 0.029)"."""
+    return wording.lost_text(cell).replace(" runs lost", "") or "-"
 
 
 def _figures(cell: CellSummary, found: Difference | None, decimals: int, equivalence: bool) -> list[str]:

@@ -42,4 +42,6 @@ def _row(one: Interaction, metric: Metric) -> ForestRow:
     notes = [f"{len(one.values)} seed{'s' * (len(one.values) != 1)}", *([settings] if one.planned > 1 else [])]
     notes.append(f"p {p_text(one.p_holm)}")
     verdict = verdict_of(one.interval, metric)
-    return ForestRow(one.label, one.interval, list(one.values.values()), verdict, " \u00b7 ".join(notes))
+    return ForestRow(
+        one.label.replace(" x ", " \u00d7 "), one.interval, list(one.values.values()), verdict, " \u00b7 ".join(notes)
+    )

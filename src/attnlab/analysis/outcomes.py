@@ -25,19 +25,21 @@ class Losses:
 def losses(states: Mapping[str, Mapping[str, int]], baseline: str) -> dict[str, Losses]:
     """Judges the lost runs of every cell ({cell: {state: runs}}) against the baseline's, as one family; {} where no run was lost.
 
-    A cell of which no run has ended is left out. Runs are taken as independent (Fisher's exact test, two-sided).
+    A cell is left out where no run of it has ended, and where neither it nor the baseline lost one: given that, no outcome could have been a
+    finding (Tarone 1990). Runs are taken as independent (Fisher's exact test, two-sided).
     """
-    counts = {
-        cell: (sum(of.get(s, 0) for s in LOST), sum(of.get(s, 0) for s in (*LOST, "finished")))
-        for cell, of in states.items()
-    }
-    counts = {cell: pair for cell, pair in counts.items() if pair[1]}
-    if baseline not in counts or not any(lost for lost, _ in counts.values()):
-        return {}
-    base = counts.pop(baseline)
+    counts = {cell: _count(of) for cell, of in states.items()}
+    base = counts.pop(baseline, (0, 0))
+    counts = {cell: (lost, ended) for cell, (lost, ended) in counts.items() if ended and base[1] and lost + base[0]}
     p_values = [_fisher(pair, base) for pair in counts.values()]
     rows = zip(counts.items(), p_values, holm(p_values), strict=True)
     return {cell: Losses(*pair, *base, p, p_holm) for (cell, pair), p, p_holm in rows}
+
+
+def _count(states: Mapping[str, int]) -> tuple[int, int]:
+    """How many runs were lost, and how many have ended."""
+    lost = sum(states.get(state, 0) for state in LOST)
+    return lost, lost + states.get("finished", 0)
 
 
 def _fisher(first: tuple[int, int], second: tuple[int, int]) -> float:
