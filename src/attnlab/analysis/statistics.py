@@ -63,7 +63,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     n, mean = array.size, float(array.mean())
     if n < 2:
         return Interval(mean, -math.inf, math.inf, level, n, math.nan)
-    deviation = float(array.std(ddof=1))
+    with np.errstate(over="ignore"):
+        deviation = float(array.std(ddof=1))
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, level, n, deviation)
 
