@@ -13,6 +13,7 @@ from studies import cell, write_plan, write_run
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import read_study
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
@@ -136,7 +137,7 @@ def test_csv_holds_every_figure_at_full_precision(position):
 def test_markdown_rows_have_equal_columns(position):
     lines = [line for line in to_markdown(position).splitlines() if line.startswith("|")]
     assert len(lines) == 8
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {12}
 
 
 def test_latex_is_escaped_and_complete(position):
@@ -144,7 +145,7 @@ def test_latex_is_escaped_and_complete(position):
     assert r"relative\_bias" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 7
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {8}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {10}
     assert "$-$0.6" in text
 
 
@@ -193,7 +194,7 @@ def test_metrics_in_words(metric, words):
 
 
 def test_listing():
-    assert [wording.listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
+    assert [listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
         "",
         "a",
         "a and b",

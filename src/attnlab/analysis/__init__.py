@@ -3,6 +3,7 @@
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.page import write_report
 from attnlab.analysis.reader import Study, read_study
+from attnlab.analysis.resampling import with_resampled_sentences
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
 
@@ -15,5 +16,6 @@ __all__ = [
     "to_csv",
     "to_latex",
     "to_markdown",
+    "with_resampled_sentences",
     "write_report",
 ]

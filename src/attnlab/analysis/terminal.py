@@ -15,6 +15,7 @@ from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison, LengthCurve
 from attnlab.analysis.headline import headline, reasons
 from attnlab.analysis.reader import Cell, short
+from attnlab.analysis.sentences import p_summary, sentences_of
 from attnlab.analysis.statistics import Interval
 
 STYLES = {
@@ -51,7 +52,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{escape(study.name)}[/bold]  {escape(study.question)}", highlight=False)
     states = wording.states_text(comparison.states)
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (_print_cells, _print_lengths, _print_claims):
+    for part in (_print_cells, _print_lengths, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -252,6 +253,22 @@ def _point(curve: LengthCurve, multiple: float, decimals: int) -> str:
     if multiple in curve.points:
         return wording.number(curve.points[multiple].mean, decimals)
     return "-"
+
+
+def _print_sentences(comparison: Comparison, console: Console) -> None:
+    """BLEU and chrF against the baseline over resampled test sentences, where they were asked for."""
+    if comparison.sentences is None:
+        return
+    _title(console, "Against the baseline on resampled test sentences")
+    columns = [
+        Column("cell", lambda one: escape(one.label), "left"),
+        Column("score", lambda one: one.score, "left"),
+        Column("diff", lambda one: wording.number(one.mean, 2, sign=True)),
+        Column("p by seed", p_summary, "left"),
+    ]
+    console.print(_table(columns, comparison.sentences.differences, 2), highlight=False)
+    for note in sentences_of(comparison.sentences):
+        _bullet(console, "", note, "dim", 0)
 
 
 def _print_claims(comparison: Comparison, console: Console) -> None:

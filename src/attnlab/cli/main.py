@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import attnlab
+from attnlab.cli.resampling import add_option
 
 OVERRIDES = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
 
@@ -51,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, what)
         sub.add_argument("study", help="a study's name, or its directory of runs")
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+        if name in ("compare", "report"):
+            add_option(sub)
         if name == "compare":
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":

@@ -12,6 +12,7 @@ from rich.console import Console
 from attnlab.cli.cluster import NoAnswer, cancel, jobs_of
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
+from attnlab.cli.resampling import resampled
 from attnlab.cli.studies import available_studies, plan_of_runs
 
 if TYPE_CHECKING:
@@ -47,16 +48,17 @@ def show(arguments: argparse.Namespace) -> int:
         to = Path(arguments.to) if arguments.to else folder / "report.html"
         if not to.parent.is_dir():
             raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        comparison = compare(read_study(folder))
+        comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
         path = write_report(comparison, to)
         print(path)
         if not arguments.no_figures:
             write_figures_of(comparison, path.parent / "figures")
     elif arguments.format == "table":
-        compare_study(folder, console)
+        compare_study(folder, console, arguments.bootstrap_sentences)
     else:
         formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-        sys.stdout.write(formats[arguments.format](compare(read_study(folder))))
+        comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
+        sys.stdout.write(formats[arguments.format](comparison))
     return 0
 
 
@@ -89,11 +91,11 @@ def cancel_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def compare_study(folder: Path, console: Console) -> None:
+def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = False) -> None:
     """Prints the comparison of the study in `folder` and writes its page where it can be written."""
     from attnlab.analysis import compare, print_comparison, read_study, write_report
 
-    comparison = compare(read_study(folder))
+    comparison = resampled(compare(read_study(folder)), bootstrap_sentences)
     print_comparison(comparison, console)
     try:
         page = write_report(comparison, folder / "report.html")
