@@ -257,7 +257,7 @@ class _Found(NamedTuple):
 def _state(directory: str) -> str:
     try:
         return effective_state(directory)
-    except (AttributeError, KeyError, TypeError, ValueError):  # its files are not what attnlab writes
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # its files are not what attnlab writes
         return "interrupted"
 
 
