@@ -183,7 +183,7 @@ def _parts(batch: Sequence[Piece]) -> list[Part]:
     """The lines of a batch by kind; how many quotation marks a line has tells one kind from another well enough."""
     lines = b"".join(piece.lines for piece in batch).split(b"\n")[:-1]
     run = np.repeat(np.arange(len(batch)), [piece.lines.count(b"\n") for piece in batch])
-    marks = np.fromiter((line.count(b'"') for line in lines), dtype=np.int64, count=len(lines))
+    marks = np.array([line.count(b'"') for line in lines], dtype=np.int64)
     parts = []
     for kind in np.unique(marks).tolist():
         where = np.flatnonzero(marks == kind)
