@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.analysis import curves as module
-from attnlab.analysis.curves import AXES, Curves, is_number
+from attnlab.analysis import metric_lines
+from attnlab.analysis.curves import Curves
+from attnlab.analysis.metric_lines import AXES, is_number
 
 NAMES = st.sampled_from(["a", "b", "test/nats@1x", "test/nats@2x", 'quo"ted', "näme", "step", "cell"])
 ODD = [None, True, "2.5", "x", math.nan, math.inf, 10**30, 10**400, [1], {"deep": 1}, -0.0, 1e-320]
@@ -76,7 +78,7 @@ def as_rows(frame: pl.DataFrame) -> dict[float, dict[str, float]]:
 @given(LINES)
 def test_curves_are_those_of_a_plain_reading(few, lines):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEW_LINES", few)
+        patch.setattr(metric_lines, "FEW_LINES", few)
         Path(folder, "metrics.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
         frame = Curves().read([("c", 0, folder)])
     assert as_rows(frame) == by_hand(lines)
@@ -210,7 +212,7 @@ def test_an_interrupt_while_reading_leaves_nothing_at_odds(grown, monkeypatch):
     with open(path, "ab") as file:
         file.write(line(200, a=1.0))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_parts", lambda batch: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module, "parts_of", lambda texts: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             curves.read([("c", 0, str(path.parent))])
     assert curves.read([("c", 0, str(path.parent))]).height == 201

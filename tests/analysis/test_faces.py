@@ -242,7 +242,7 @@ def test_a_newcomer_s_80_columns_have_the_figures_and_no_curve(position):
 
 def test_curves_are_not_read_for_a_pipe(position):
     study = replace(position.study, read_curves=lambda keys: pytest.fail("read"))
-    printed(replace(position, study=study))
+    assert printed(replace(position, study=study)) == printed(position)
 
 
 def test_names_cannot_act_on_the_terminal(tmp_path):

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from attnlab.analysis.curves import AXES as AXES
-from attnlab.analysis.curves import Curves, Key, is_number
+from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.kept_files import GONE, JsonFiles, Stamp, is_unchanged, printable, stamp_of
+from attnlab.analysis.metric_lines import AXES as AXES
+from attnlab.analysis.metric_lines import is_number
 from attnlab.training.measures import better_of
 from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -40,7 +39,7 @@ def watch(
     """
     reader, quiet = StudyReader(folder), Quiet(folder, jobs, clock)
     comparison: Comparison | None = None
-    shown = Redrawn(console) if console.is_terminal else Blocks(console)
+    shown: Redrawn | Blocks = Redrawn(console) if console.is_terminal else Blocks(console)
     try:
         with shown:
             while True:
@@ -97,17 +96,6 @@ def progress(study: Study) -> list[str]:
     if len(running) > MOST_RUNNING:
         lines.append(f"  and {len(running) - MOST_RUNNING} more")
     return lines
-
-
-class Shown(Protocol):
-    """Where comparisons are shown, as a context."""
-
-    def show(self, comparison: Comparison, lines: str) -> None:
-        """Shows a comparison below the lines of progress."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 class Redrawn:
