@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("compare", "report"):
             add_option(sub)
         if name == "compare":
-            sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+            _add_forms(sub)
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
             sub.add_argument(
@@ -75,6 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_forms(compare: argparse.ArgumentParser) -> None:
+    """What a comparison may look like."""
+    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+    compare.add_argument(
+        "--runs", action="store_true", help="list the runs that it rests on: value and directory of each"
+    )
+    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
+    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
 
 
 def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -187,7 +197,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.reports import cancel_study as handler
     elif arguments.command == "sync":
         from attnlab.cli.sync import sync as handler
-    elif arguments.command in ("status", "compare", "report"):
+    elif arguments.command == "compare":
+        from attnlab.cli.comparing import compare as handler
+    elif arguments.command in ("status", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command == "import":
         from attnlab.cli.importing import import_model as handler

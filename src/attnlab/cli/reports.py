@@ -1,4 +1,4 @@
-"""`attnlab status`, `compare` and `report`: three views of a study's run directories."""
+"""`attnlab status`, `report` and `cancel`, and what all views of a study's run directories share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Dispatches the three views; returns the exit status."""
+    """The state of a study's runs, or its page; returns the exit status."""
     folder = study_folder(arguments.study, arguments.overrides)
     console = Console()
     if arguments.command == "status":
@@ -42,23 +42,16 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
+    from attnlab.analysis import compare, read_study, write_report
 
-    if arguments.command == "report":
-        to = Path(arguments.to) if arguments.to else folder / "report.html"
-        if not to.parent.is_dir():
-            raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
-        path = write_report(comparison, to)
-        print(path)
-        if not arguments.no_figures:
-            write_figures_of(comparison, path.parent / "figures")
-    elif arguments.format == "table":
-        compare_study(folder, console, arguments.bootstrap_sentences)
-    else:
-        formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-        comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
-        sys.stdout.write(formats[arguments.format](comparison))
+    to = Path(arguments.to) if arguments.to else folder / "report.html"
+    if not to.parent.is_dir():
+        raise Mistake(f"--to {to}: there is no folder {to.parent}")
+    comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
+    path = write_report(comparison, to)
+    print(path)
+    if not arguments.no_figures:
+        write_figures_of(comparison, path.parent / "figures")
     return 0
 
 
@@ -93,10 +86,17 @@ def cancel_study(arguments: argparse.Namespace) -> int:
 
 def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = False) -> None:
     """Prints the comparison of the study in `folder` and writes its page where it can be written."""
-    from attnlab.analysis import compare, print_comparison, read_study, write_report
+    from attnlab.analysis import compare, print_comparison, read_study
 
     comparison = resampled(compare(read_study(folder)), bootstrap_sentences)
     print_comparison(comparison, console)
+    write_page(comparison, folder, console)
+
+
+def write_page(comparison: Comparison, folder: Path, console: Console) -> None:
+    """Writes the page into the study's folder and names it; says why where it cannot be written."""
+    from attnlab.analysis import write_report
+
     try:
         page = write_report(comparison, folder / "report.html")
     except OSError as error:
