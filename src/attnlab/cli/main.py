@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    serve = command("serve", "show studies in a browser while they run: on this machine alone, to who has the token")
+    serve.add_argument(
+        "overrides", nargs="*", metavar="STUDY", help="names, or directories of runs; without any all; runs_dir=DIR"
+    )
+    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
+    serve.add_argument("--open", action="store_true", help="open the browser")
     sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
     sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
     sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
@@ -162,6 +168,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.reports import cancel_study as handler
     elif arguments.command == "sync":
         from attnlab.cli.sync import sync as handler
+    elif arguments.command == "serve":
+        from attnlab.cli.serve import serve as handler
     elif arguments.command in ("status", "compare", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command == "import":

@@ -97,9 +97,9 @@ def study_folder(study: str, overrides: list[str]) -> Path:
     given = dict(o.split("=", 1) for o in overrides)
     name = given.get("study.name", study)
     for folder in (runs_dir / name, Path(study)):
-        if _has_runs(folder):
+        if has_runs(folder):
             return folder.resolve() if folder.name in ("", "..") else folder
-    known = sorted(p.name for p in runs_dir.glob("*") if _has_runs(p))
+    known = sorted(p.name for p in runs_dir.glob("*") if has_runs(p))
     there = f"there are {', '.join(known)}" if known else "there are none yet"
     runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
     raise Mistake(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
@@ -113,5 +113,6 @@ def runs_dir_of(overrides: list[str]) -> Path:
     return Path(dict(o.split("=", 1) for o in overrides).get("runs_dir", "runs"))
 
 
-def _has_runs(folder: Path) -> bool:
+def has_runs(folder: Path) -> bool:
+    """Whether `folder` is that of a study: it has a plan, or runs."""
     return (folder / "plan.json").is_file() or any(folder.glob("*/seed=*/run.json"))

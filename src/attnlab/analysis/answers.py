@@ -1,0 +1,117 @@
+"""What the server answers: which address shows what. Names in addresses are looked up among the known studies and go nowhere else."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from attnlab.analysis.following import FollowedStudy, Shelf, Shown, Trouble, version_of
+from attnlab.analysis.kept import Kept
+from attnlab.analysis.live_page import LIVE_POLICY, index_content, trouble_content, with_scripts
+from attnlab.analysis.overview import Overview, overview_of
+
+PATIENCE_SECONDS = 0.4  # what a question for the state waits for a rendering that is under way
+HTML, JSON, TEXT = ("text/html", "application/json", "text/plain")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a request; `location` is the way of a redirection, `version` that of the content."""
+
+    status: int
+    kind: str
+    body: str
+    location: str = ""
+    version: str = ""
+
+    @property
+    def policy(self) -> str:
+        """What the answer may load and run in a browser."""
+        return LIVE_POLICY if self.kind == HTML else "default-src 'none'"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The list of studies as it is shown."""
+
+    content: str
+    version: str
+    since: float
+
+
+class Answers:
+    """The list of studies at /, every study at /study/NAME/, and beside each its state (JSON) and its content (the page without scripts)."""
+
+    def __init__(self, shelf: Shelf, pause: float = 1.0) -> None:
+        self._shelf = shelf
+        self._index: Kept[Index] = Kept(self._list, pause)
+
+    def to(self, path: str) -> Answer:
+        """The answer to a request for `path`, as it stands in the request."""
+        parts = [unquote(part) for part in path.split("/")[1:]]
+        if len(parts) == 1 and parts[0] in ("", "state", "content"):
+            return self._of_index(parts[0])
+        if len(parts) in (2, 3) and parts[0] == "study" and (followed := self._shelf.get(parts[1])):
+            if len(parts) == 2:
+                return Answer(308, TEXT, "", place(path))
+            if parts[2] in ("", "state", "content"):
+                return _of_study(followed, parts[2])
+        return Answer(404, HTML, trouble_content("There is no such study or page here."))
+
+    def _of_index(self, part: str) -> Answer:
+        index = self._index.get(PATIENCE_SECONDS if part == "state" else None)
+        if part == "state":
+            return _json({"version": index.version, "age": age(index.since)})
+        return _shown(part, index.content, index.version, False)
+
+    def _list(self, before: Index | None) -> Index:
+        overviews = [_overview(key, followed) for key, followed in self._shelf.all().items()]
+        overviews.sort(key=lambda overview: ("running" not in overview.counts, -overview.changed))
+        content = index_content(overviews)
+        version = version_of(content)
+        return before if before and before.version == version else Index(content, version, time.time())
+
+
+def _of_study(followed: FollowedStudy, part: str) -> Answer:
+    shown = followed.shown.get(PATIENCE_SECONDS if part == "state" else None)
+    if isinstance(shown, Trouble):
+        if part == "state":  # not an error: the page in the browser says it and goes on asking
+            return _json({"trouble": shown.sentence})
+        return Answer(404, HTML, with_scripts(trouble_content(shown.sentence), "", False))
+    if part == "state":
+        return _json(state_of(shown))
+    return _shown(part, shown.content, shown.version, True)
+
+
+def _shown(part: str, content: str, version: str, charts: bool) -> Answer:
+    return Answer(200, HTML, with_scripts(content, version, charts) if part == "" else content, version=version)
+
+
+def state_of(shown: Shown) -> dict[str, object]:
+    """What the line of a live page says: the version that is there, its age in seconds, and the runs."""
+    counts = Counter(run.state for run in shown.study.runs.values())
+    runs = {"runs": len(shown.study.runs), "finished": counts["finished"], "running": counts["running"]}
+    return {"version": shown.version, "age": age(shown.since), **runs}
+
+
+def age(since: float) -> float:
+    """Seconds since a moment, by this machine's clock: the reader's may be another."""
+    return round(max(0.0, time.time() - since), 1)
+
+
+def place(path: str) -> str:
+    """The address of what a path names, made of its parts alone, so that no redirection leads elsewhere; / for all else."""
+    parts = path.split("/")[1:]
+    return f"/study/{quote(unquote(parts[1]), safe='')}/" if len(parts) in (2, 3) and parts[0] == "study" else "/"
+
+
+def _overview(key: str, followed: FollowedStudy) -> Overview:
+    study = followed.study.get()
+    return Overview(key, key, trouble=study.sentence) if isinstance(study, Trouble) else overview_of(key, study)
+
+
+def _json(data: dict[str, object]) -> Answer:
+    return Answer(200, JSON, json.dumps(data))
