@@ -16,6 +16,8 @@ from attnlab.analysis.markup import Html, tag
 from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import write_text
 
+SCRIPTS = ("page.js", "charts.js", "tables.js")
+
 
 def write_report(source: Study | Comparison, path: str | Path) -> Path:
     """Writes the page of a study to `path` (a file; a folder gets index.html), atomically, and returns the file.
@@ -43,7 +45,8 @@ def render(comparison: Comparison) -> str:
         tag("footer", f"Made by attnlab {__version__} from {study.name}. Every number comes from its run directories."),
     ]
     if charts:
-        body += [_json(data), _script(_plotly()), _script(_resource("page.js"))]
+        body.append(_script(_plotly()))
+    body += [_json(data), _script("".join([*map(_resource, SCRIPTS), "attnlab.start();"]))]
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
