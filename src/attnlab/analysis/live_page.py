@@ -62,7 +62,7 @@ def _follow(version: str) -> str:
 
 @cache
 def _page_scripts() -> tuple[Html, ...]:
-    return tuple(scripts())
+    return tuple(scripts(charts=True))
 
 
 def _listed(overview: Overview) -> Html:

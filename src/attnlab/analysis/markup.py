@@ -58,6 +58,6 @@ def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], name: str, kind: s
     return tag("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
-def details(title: str, content: Html) -> Html:
-    """Content that is folded away."""
-    return tag("details", tag("summary", title), content)
+def details(title: str, content: Html, key: str | None = None) -> Html:
+    """Content that is folded away; `key` names the fold where its title may change while a study runs."""
+    return tag("details", tag("summary", title), content, data_key=key or title)

@@ -17,6 +17,8 @@ from attnlab.analysis.markup import Html, tag
 from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import write_text
 
+SCRIPTS = ("page.js", "charts.js", "tables.js")
+
 
 def write_report(source: Study | Comparison, path: str | Path) -> Path:
     """Writes the page of a study to `path` (a file; a folder gets index.html), atomically, and returns the file.
@@ -35,7 +37,7 @@ def render(comparison: Comparison) -> str:
     """The page as HTML text."""
     data = chart_data(comparison)
     charts = bool(data["lengths"] or data["curves"])
-    return document(f"{comparison.study.name} - attnlab", [*body(comparison, data), *(scripts() if charts else [])])
+    return document(f"{comparison.study.name} - attnlab", [*body(comparison, data), *scripts(charts)])
 
 
 def body(comparison: Comparison, data: dict[str, Any]) -> list[Html]:
@@ -51,9 +53,10 @@ def body(comparison: Comparison, data: dict[str, Any]) -> list[Html]:
     ]
 
 
-def scripts() -> list[Html]:
+def scripts(charts: bool) -> list[Html]:
     """What draws the charts and serves the tables."""
-    return [script(_plotly()), script(resource("page.js"))]
+    own = script("".join([*map(resource, SCRIPTS), "attnlab.start();"]))
+    return [script(_plotly()), own] if charts else [own]
 
 
 def _header(comparison: Comparison) -> Html:
