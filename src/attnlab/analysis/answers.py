@@ -19,13 +19,14 @@ HTML, JSON, TEXT = ("text/html", "application/json", "text/plain")
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a request; `location` is the way of a redirection, `version` that of the content."""
+    """An answer to a request; `location` is the way of a redirection, `version` that of the content, `cookie` one to set."""
 
     status: int
     kind: str
     body: str
     location: str = ""
     version: str = ""
+    cookie: str = ""
 
     @property
     def policy(self) -> str:

@@ -16,8 +16,11 @@ from attnlab.analysis.reader import Study, read_study
 
 
 class StudyReader:
-    def __init__(self, path): self.path = path
-    def read(self): return read_study(self.path)
+    def __init__(self, path):
+        self.path = path
+
+    def read(self):
+        return read_study(self.path)
 
 
 RENDERING = threading.Lock()  # one page at a time, so that sweeps beside keep their processors

@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from attnlab.analysis.access import Access
-from attnlab.analysis.answers import TEXT, Answer, Answers, place
+from attnlab.analysis.answers import HTML, TEXT, Answer, Answers, place
 from attnlab.analysis.following import Shelf
+from attnlab.analysis.markup import tag
 
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 8790, 20
@@ -70,9 +71,9 @@ class Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.server_address[1]
 
-    def address(self, path: str = "/") -> str:
-        """The address to open first, with the token."""
-        return f"http://{HOST}:{self.port}{path}?token={self.access.token}"
+    def address(self, path: str = "/", once: bool = False) -> str:
+        """The address to open first, with the token, or with one for one visit."""
+        return f"http://{HOST}:{self.port}{path}?token={self.access.once() if once else self.access.token}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is nothing to speak of; anything else is one line."""
@@ -91,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
         """Answers a request."""
         self._send(self._answer())
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        """Answers with the headers alone."""
+        self.do_GET()
 
     def _answer(self) -> Answer:
         access, address = self.server.access, urlsplit(self.path)
@@ -99,11 +102,17 @@ class Handler(BaseHTTPRequestHandler):
             return Answer(403, TEXT, NO_HOST.format(port=self.server.port))
         tokens = parse_qs(address.query).get("token")
         if tokens:
-            right = access.is_token(tokens[0])
-            return Answer(303, TEXT, "", place(address.path)) if right else Answer(403, TEXT, NO_TOKEN)
+            return self._let_in(place(address.path)) if access.admits(tokens[0]) else Answer(403, TEXT, NO_TOKEN)
         if not access.is_in_cookies(self.headers.get_all("Cookie", [])):
             return Answer(403, TEXT, NO_TOKEN)
         return self.server.answers.to(address.path)
+
+    def _let_in(self, path: str) -> Answer:
+        """On to the address without the token. From another site's link a browser would go there without the cookie, from a page of ours with it."""
+        cookie = self.server.access.cookie
+        if self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+            return Answer(303, TEXT, "", path, cookie=cookie)
+        return Answer(200, HTML, tag("meta", http_equiv="refresh", content=f"0; url={path}"), cookie=cookie)
 
     def _send(self, answer: Answer) -> None:
         body = answer.body.encode()
@@ -114,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         headers |= {"Content-Encoding": "gzip"} if is_packed else {}
         headers |= {"Location": answer.location} if answer.location else {}
         headers |= {"ETag": f'"{answer.version}"'} if answer.version else {}
-        headers |= {"Set-Cookie": self.server.access.cookie} if answer.status == 303 else {}
+        headers |= {"Set-Cookie": answer.cookie} if answer.cookie else {}
         headers |= {"Allow": "GET, HEAD"} if answer.status == 405 else {}
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -135,3 +144,4 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Requests are not logged: their addresses may hold the token."""
+        return

@@ -55,6 +55,20 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    _add_over_studies(command)
+    _add_trained(command)
+    _add_exchanged(command)
+    data = command("data", "list the data sets, or prepare one")
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="the data sets that attnlab knows")
+    prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
+    prepare.add_argument("name")
+    prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
+    return parser
+
+
+def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands on one study, several or all."""
     serve = command("serve", "show studies in a browser while they run: on this machine alone, to who has the token")
     serve.add_argument(
         "overrides", nargs="*", metavar="STUDY", help="names, or directories of runs; without any all; runs_dir=DIR"
@@ -65,15 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
     sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
-    _add_trained(command)
-    _add_exchanged(command)
-    data = command("data", "list the data sets, or prepare one")
-    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="the data sets that attnlab knows")
-    prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
-    prepare.add_argument("name")
-    prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
-    return parser
 
 
 def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:

@@ -37,10 +37,10 @@ def serve(arguments: argparse.Namespace) -> int:
         server = Server((lambda: chosen) if names else (lambda: studies_in(runs_dir)), arguments.port)
     except ValueError as error:
         raise Mistake(str(error)) from error
-    address = server.address(f"/study/{quote(next(iter(chosen)), safe='')}/" if len(chosen) == 1 else "/")
-    print(invitation(address, server.port), flush=True)
+    path = f"/study/{quote(next(iter(chosen)), safe='')}/" if len(chosen) == 1 else "/"
+    print(invitation(server.address(path), server.port), flush=True)
     if arguments.open:
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        threading.Thread(target=webbrowser.open, args=(server.address(path, once=True),), daemon=True).start()
     return until_stopped(server)
 
 
