@@ -2,13 +2,14 @@
 
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.page import write_report
-from attnlab.analysis.reader import Study, read_study
+from attnlab.analysis.reader import Study, StudyReader, read_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
 
 __all__ = [
     "Comparison",
     "Study",
+    "StudyReader",
     "compare",
     "print_comparison",
     "read_study",

@@ -276,7 +276,8 @@ def _is_copy(key: str, settings: Mapping[str, dict[str, Any]]) -> bool:
 
 def _caveats(study: Study, cells: list[CellSummary], alpha: float) -> list[str]:
     """What a reader must know before trusting the figures, most important first."""
-    caveats = [*_caveats_of_runs(study), *_caveats_of_seeds(cells, alpha)]
+    caveats = [*(f"Cannot be read: {what}." for what in study.unreadable), *_caveats_of_runs(study)]
+    caveats += _caveats_of_seeds(cells, alpha)
     if study.metric is None:
         caveats.append("The study names no primary metric, so nothing is compared.")
     elif study.baseline_cell is None and len(cells) > 1:
