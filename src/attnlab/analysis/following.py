@@ -12,16 +12,7 @@ from pathlib import Path
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.kept import Kept
 from attnlab.analysis.live_page import study_content
-from attnlab.analysis.reader import Study, read_study
-
-
-class StudyReader:
-    def __init__(self, path):
-        self.path = path
-
-    def read(self):
-        return read_study(self.path)
-
+from attnlab.analysis.reader import Study, StudyReader
 
 RENDERING = threading.Lock()  # one page at a time, so that sweeps beside keep their processors
 
@@ -95,7 +86,7 @@ def _unexpected(name: str, error: Exception) -> Trouble:
 
 
 def is_same(before: Study, now: Study) -> bool:
-    """Whether two readings say the same, curves included."""
+    """Whether two readings say the same, curves included: files just written are read again in case that more has come."""
     return before is now or (before == now and before.curves.equals(now.curves))
 
 
