@@ -111,11 +111,11 @@ def test_the_shelf_has_what_is_there_now_and_remembers_what_was(running):
 def test_an_overview_counts_runs_and_names_the_best_mean(running):
     overview = overview_of("key", read_study(running))
     assert overview.counts == {"finished": 2, "missing": 2}
-    assert overview.best == "Best mean of val/nats so far: alibi, 2.300 (n = 1)."
+    assert overview.best == "Best mean of val/nats: alibi, 2.300 (n = 1)."
     newest = running / "position=none" / "seed=0" / "metrics.jsonl"
     assert overview.changed >= newest.stat().st_mtime
     write_run(running, {"position": "alibi"}, 1, {}, state="diverged")
-    assert overview_of("key", read_study(running)).best.startswith("Best mean of val/nats so far: none, 2.500")
+    assert overview_of("key", read_study(running)).best.startswith("Best mean of val/nats: none, 2.500")
     assert last_change(read_study(running)) >= overview.changed
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from attnlab.analysis.kept import Kept
 
 SOON = 10.0
@@ -67,6 +69,24 @@ def test_many_who_ask_at_once_share_one_making():
         asker.join(SOON)
     assert made == [None]
     assert answers == [1] * 8
+
+
+def test_what_is_raised_all_who_ask_are_given_until_it_is_made():
+    clock = Clock()
+    outcomes = [ValueError("broken"), 7]
+
+    def make(before):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    kept = Kept(make, pause=1.0, clock=clock)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"):
+            kept.get()
+    clock.now += 1.0
+    assert kept.get() == 7
 
 
 def test_who_has_no_patience_gets_the_one_before_and_the_next_one_later():

@@ -102,6 +102,40 @@ def test_it_follows_a_run_and_keeps_what_was_chosen(browser, running):
         opened.fresh()
 
 
+def test_a_hidden_page_asks_less_and_at_once_when_it_is_seen_again(browser, running):
+    root, own = running
+    with serving({"running": root}) as server, browser.open(server.address("/study/running/")) as opened:
+        page, asked = opened.page, []
+        says(page, "3 of 6")
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate("Object.defineProperty(document, 'hidden', { configurable: true, get: () => true })")
+        page.wait_for_timeout(2500)  # the question that was due already
+        asked.clear()
+        finish(own, 2.2)
+        page.wait_for_timeout(2500)
+        assert asked == []
+        page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_selector("header >> text=4 of 6 runs finished", timeout=SOON)
+        assert len(asked) >= 2
+
+
+def test_nothing_is_replaced_while_a_choice_is_open(browser, running):
+    root, own = running
+    with serving({"running": root}) as server, browser.open(server.address("/study/running/")) as opened:
+        page = opened.page
+        says(page, "3 of 6")
+        box = page.locator("select[data-key='curves/axis']")
+        box.click()
+        finish(own, 2.2)
+        page.wait_for_timeout(3000)
+        assert "3 of 6 runs finished" in page.locator("header").inner_text()
+        box.select_option("seconds")
+        box.evaluate("(box) => box.blur()")
+        page.wait_for_selector("header >> text=4 of 6 runs finished", timeout=SOON)
+        assert box.input_value() == "seconds"
+        opened.fresh()
+
+
 def test_a_link_of_another_site_leads_to_the_page(browser, running, tmp_path):
     """A cookie for this site alone is not sent on a redirection that another site has begun."""
     with serving({"running": running[0]}) as server:
@@ -144,7 +178,7 @@ def test_the_list_and_a_page_fit_a_telephone_in_the_dark(browser, running):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         assert page.locator("#studies time").first.inner_text().endswith(" ago")
         finish(own, 2.1)
-        page.wait_for_selector("text=4 finished, 2 missing", timeout=SOON)
+        page.wait_for_selector("text=4 of 6 runs finished", timeout=SOON)
         page.locator("#studies h2 a", has_text="running").first.click()
         says(page, "4 of 6 runs finished")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400

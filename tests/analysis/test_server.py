@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 from studies import cell, write_plan, write_run
 
+from attnlab.analysis import answers
 from attnlab.analysis.server import FIRST_PORT, PORTS, Server
 
 TOKEN = "right-token"
@@ -245,7 +246,7 @@ def test_the_list_has_every_study_with_its_name_escaped(server):
     assert "<b>" not in text
     assert "<script>alert" not in text
     assert "&lt;b&gt;&amp;&quot;bold&quot;" in text
-    for part in ('href="/study/small/"', "2 finished", "Best mean of val/nats so far: alibi, 2.300", "2 studies"):
+    for part in ('href="/study/small/"', "2 of 2 runs finished", "Best mean of val/nats: alibi, 2.300", "2 studies"):
         assert part in text
     link = re.search(r'href="(/study/%3C[^"]*)"', text)[1]
     status, _, page = ask(server, link)
@@ -291,7 +292,23 @@ def test_a_study_that_cannot_be_read_is_a_clear_page_and_the_others_are_served(t
         assert ask(server, "/study/small/")[0] == 200
         listed = ask(server, "/")[2]
         assert "The study broken cannot be read" in listed
-        assert "2 finished" in listed
+        assert "2 of 2 runs finished" in listed
+
+
+def test_what_nobody_thought_of_is_said_in_one_line(tmp_path, monkeypatch, capfd):
+    def odd(*_):
+        raise KeyError("odd")
+
+    small = write_small(tmp_path / "small")
+    monkeypatch.setattr(answers, "overview_of", odd)
+    with serving(lambda: {"small": small}) as server:
+        assert "The study small cannot be shown: KeyError: &#x27;odd&#x27;" in ask(server, "/")[2]
+        assert ask(server, "/study/small/")[0] == 200
+    with serving(odd) as server:
+        status, headers, text = ask(server, "/")
+        assert (status, text) == (500, "This cannot be shown: KeyError: 'odd'")
+        assert headers["Cache-Control"] == "no-store"
+    assert capfd.readouterr().err == ""
 
 
 def test_tokens_are_drawn_anew_and_long():

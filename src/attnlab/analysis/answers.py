@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from attnlab.analysis.following import FollowedStudy, Shelf, Shown, Trouble, version_of
+from attnlab.analysis.following import FollowedStudy, Shelf, Shown, Trouble, unexpected, version_of
 from attnlab.analysis.kept import Kept
 from attnlab.analysis.live_page import LIVE_POLICY, index_content, trouble_content, with_scripts
 from attnlab.analysis.overview import Overview, overview_of
@@ -111,7 +111,10 @@ def place(path: str) -> str:
 
 def _overview(key: str, followed: FollowedStudy) -> Overview:
     study = followed.study.get()
-    return Overview(key, key, trouble=study.sentence) if isinstance(study, Trouble) else overview_of(key, study)
+    try:
+        return Overview(key, key, trouble=study.sentence) if isinstance(study, Trouble) else overview_of(key, study)
+    except Exception as error:  # as in the study's own page, which says where
+        return Overview(key, key, trouble=unexpected(key, error).sentence)
 
 
 def _json(data: dict[str, object]) -> Answer:

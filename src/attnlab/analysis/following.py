@@ -61,7 +61,7 @@ class FollowedStudy:
                 return Trouble(f"The study {self.path.name} is not there any more.")
             return Trouble(f"The study {self.path.name} cannot be read: {error}")
         except Exception as error:
-            return _unexpected(self.path.name, error)
+            return unexpected(self.path.name, error)
 
     def _show(self, before: Shown | Trouble | None) -> Shown | Trouble:
         study = self.study.get()
@@ -73,13 +73,13 @@ class FollowedStudy:
             with RENDERING:
                 now = Shown.make(study, study_content(compare(study)))
         except Exception as error:
-            return _unexpected(self.path.name, error)
+            return unexpected(self.path.name, error)
         if isinstance(before, Shown) and before.version == now.version:
             return Shown(study, before.content, before.version, before.since)
         return now
 
 
-def _unexpected(name: str, error: Exception) -> Trouble:
+def unexpected(name: str, error: Exception) -> Trouble:
     """A study whose files hold what nobody thought of must not take the others with it."""
     what = f"{type(error).__name__}: {error}"
     return Trouble(f"The study {name} cannot be shown: {what} (attnlab --traceback report {name} shows where)")

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from functools import cache
 from urllib.parse import quote
 
-from attnlab.analysis import wording
 from attnlab.analysis.charts import chart_data
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.document import POLICY, document, resource, script
 from attnlab.analysis.markup import Html, join, prose, tag
-from attnlab.analysis.overview import Overview
+from attnlab.analysis.overview import Overview, progress_text
 from attnlab.analysis.page import body, scripts
 
 LIVE_POLICY = f"{POLICY}; connect-src 'self'"
@@ -32,7 +31,7 @@ def index_content(overviews: list[Overview]) -> str:
     listed = [_listed(overview) for overview in overviews]
     empty = tag("p", "No study has run yet: attnlab sweep STUDY runs one, and it appears here.", class_="lead")
     main = tag("main", tag("section", *(listed or [empty]), id="studies", aria_label="Studies"))
-    return _document("Studies - attnlab", [header, main])
+    return _document("Studies - attnlab", [header, main], back=False)
 
 
 def trouble_content(sentence: str) -> str:
@@ -41,10 +40,11 @@ def trouble_content(sentence: str) -> str:
     return _document("attnlab", [header, tag("main", tag("section", tag("p", sentence), id="trouble"))], "")
 
 
-def _document(title: str, parts: list[Html], state: str = "live") -> str:
+def _document(title: str, parts: list[Html], state: str = "live", back: bool = True) -> str:
     icon = tag("link", rel="icon", href="data:,")  # browsers would ask for one otherwise
     line = [tag("span", state, id="live-state", role="status"), tag("span", id="live-since")]
-    status = tag("aside", tag("a", "All studies", href="/"), *line, id="live", aria_label="Live")
+    others = tag("a", "All studies", href="/") if back else None
+    status = tag("aside", others, *line, id="live", aria_label="Live")
     return document(title, [*parts, status], STYLES, LIVE_POLICY, icon)
 
 
@@ -71,7 +71,7 @@ def _listed(overview: Overview) -> Html:
         moment = datetime.fromtimestamp(overview.changed, UTC)
         changed = tag("time", f"{moment:%Y-%m-%d %H:%M} UTC", datetime=f"{moment:%Y-%m-%dT%H:%M:%SZ}")
     link = tag("a", overview.name, href=f"/study/{quote(overview.key, safe='')}/")
-    state = [wording.states_text(overview.counts), *([" \u00b7 changed ", changed] if changed else [])]
+    state = [progress_text(overview.counts), *([" \u00b7 changed ", changed] if changed else [])]
     words = [
         tag("h2", link),
         tag("p", overview.question) if overview.question else None,

@@ -40,6 +40,13 @@ def counts_of(study: Study) -> dict[str, int]:
     return {state: counts[state] for state in sorted(counts, key=lambda s: order.index(s) if s in order else 99)}
 
 
+def progress_text(counts: dict[str, int]) -> str:
+    """ "2 of 12 runs finished, 1 running": what is not there yet is the rest."""
+    others = [f"{n} {state}" for state, n in counts.items() if state not in ("finished", "missing")]
+    total = sum(counts.values())
+    return ", ".join([f"{counts.get('finished', 0)} of {total} run{'' if total == 1 else 's'} finished", *others])
+
+
 def last_change(study: Study) -> float:
     """When the newest of the files that the comparison reads was written; 0 where there is none."""
     newest = 0.0
@@ -62,4 +69,4 @@ def best_sentence(study: Study, metric: Metric) -> str:
     sign = -1 if metric.better == "higher" else 1
     label, interval = min(found.items(), key=lambda item: sign * item[1].mean)
     value = wording.spread_text(interval, wording.decimals_for(found.values()))
-    return f"Best mean of {metric.name} so far: {label}, {value} (n = {interval.n})."
+    return f"Best mean of {metric.name}: {label}, {value} (n = {interval.n})."

@@ -90,7 +90,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answers a request."""
-        self._send(self._answer())
+        try:
+            answer = self._answer()
+        except Exception as error:
+            answer = Answer(500, TEXT, f"This cannot be shown: {type(error).__name__}: {error}")
+        self._send(answer)
 
     def do_HEAD(self) -> None:
         """Answers with the headers alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import signal
 import socket
@@ -52,10 +53,16 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 def studies_in(runs_dir: Path) -> dict[str, Path]:
     """The studies that have run there, by name."""
-    try:
-        return {path.name: path for path in sorted(runs_dir.iterdir()) if has_runs(path)}
-    except OSError:
-        return {}
+    with contextlib.suppress(OSError):  # the folder itself may be away for a moment
+        return {path.name: path for path in sorted(runs_dir.iterdir()) if _is_study(path)}
+    return {}
+
+
+def _is_study(path: Path) -> bool:
+    """Whether it is a study's directory that can be read."""
+    with contextlib.suppress(OSError):
+        return has_runs(path)
+    return False
 
 
 def named(folders: list[Path]) -> dict[str, Path]:
