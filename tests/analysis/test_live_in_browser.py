@@ -109,10 +109,10 @@ def test_a_hidden_page_asks_less_and_at_once_when_it_is_seen_again(browser, runn
         says(page, "3 of 6")
         page.on("request", lambda request: asked.append(request.url))
         page.evaluate("Object.defineProperty(document, 'hidden', { configurable: true, get: () => true })")
-        page.wait_for_timeout(2500)  # the question that was due already
+        page.wait_for_timeout(1000)  # the question that was due already
         asked.clear()
         finish(own, 2.2)
-        page.wait_for_timeout(2500)
+        page.wait_for_timeout(1000)
         assert asked == []
         page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
         page.wait_for_selector("header >> text=4 of 6 runs finished", timeout=SOON)
@@ -127,7 +127,7 @@ def test_nothing_is_replaced_while_a_choice_is_open(browser, running):
         box = page.locator("select[data-key='curves/axis']")
         box.click()
         finish(own, 2.2)
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(1500)
         assert "3 of 6 runs finished" in page.locator("header").inner_text()
         box.select_option("seconds")
         box.evaluate("(box) => box.blur()")

@@ -48,6 +48,7 @@ class Answers:
 
     def __init__(self, shelf: Shelf, pause: float = 1.0) -> None:
         self._shelf = shelf
+        self._every = max(0.2, 2 * pause)  # seconds between two questions of a page
         self._index: Kept[Index] = Kept(self._list, pause)
 
     def to(self, path: str) -> Answer:
@@ -59,14 +60,29 @@ class Answers:
             if len(parts) == 2:
                 return Answer(308, TEXT, "", place(path))
             if parts[2] in ("", "state", "content"):
-                return _of_study(followed, parts[2])
+                return self._of_study(followed, parts[2])
         return Answer(404, HTML, trouble_content("There is no such study or page here."))
 
     def _of_index(self, part: str) -> Answer:
         index = self._index.get(PATIENCE_SECONDS if part == "state" else None)
         if part == "state":
             return _json({"version": index.version, "age": age(index.since)})
-        return _shown(part, index.content, index.version, False)
+        return self._shown(part, index.content, index.version, False)
+
+    def _of_study(self, followed: FollowedStudy, part: str) -> Answer:
+        shown = followed.shown.get(PATIENCE_SECONDS if part == "state" else None)
+        if isinstance(shown, Trouble):
+            if part == "state":  # not an error: the page in the browser says it and goes on asking
+                return _json({"trouble": shown.sentence})
+            return Answer(404, HTML, with_scripts(trouble_content(shown.sentence), "", self._every, False))
+        if part == "state":
+            return _json(state_of(shown))
+        return self._shown(part, shown.content, shown.version, True)
+
+    def _shown(self, part: str, content: str, version: str, charts: bool) -> Answer:
+        return Answer(
+            200, HTML, with_scripts(content, version, self._every, charts) if part == "" else content, version=version
+        )
 
     def _list(self, before: Index | None) -> Index:
         overviews = [_overview(key, followed) for key, followed in self._shelf.all().items()]
@@ -74,21 +90,6 @@ class Answers:
         content = index_content(overviews)
         version = version_of(content)
         return before if before and before.version == version else Index(content, version, time.time())
-
-
-def _of_study(followed: FollowedStudy, part: str) -> Answer:
-    shown = followed.shown.get(PATIENCE_SECONDS if part == "state" else None)
-    if isinstance(shown, Trouble):
-        if part == "state":  # not an error: the page in the browser says it and goes on asking
-            return _json({"trouble": shown.sentence})
-        return Answer(404, HTML, with_scripts(trouble_content(shown.sentence), "", False))
-    if part == "state":
-        return _json(state_of(shown))
-    return _shown(part, shown.content, shown.version, True)
-
-
-def _shown(part: str, content: str, version: str, charts: bool) -> Answer:
-    return Answer(200, HTML, with_scripts(content, version, charts) if part == "" else content, version=version)
 
 
 def state_of(shown: Shown) -> dict[str, object]:

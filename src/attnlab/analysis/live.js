@@ -2,10 +2,11 @@
 // Follows a study that runs: asks for the version of what is shown, fetches the content where it is another one, puts in what differs and starts the
 // page's scripts again. Asking survives a laptop's sleep and a tunnel that is built anew; with the page hidden it asks less.
 (() => {
-  const SECONDS = 1000, EVERY = 2 * SECONDS, HIDDEN = 60 * SECONDS, SLOWEST = 15 * SECONDS, PATIENCE = 10 * SECONDS, LONG = 120 * SECONDS;
+  const SETTINGS = {}; // of the server: the version of what is shown, and the seconds after which to ask again
+  const SECONDS = 1000, EVERY = SETTINGS.every * SECONDS, HIDDEN = 30 * EVERY, SLOWEST = 8 * EVERY, PATIENCE = 10 * SECONDS, LONG = 120 * SECONDS;
   const find = (id) => document.getElementById(id);
   const source = (parent) => [...parent.children].map((child) => child.outerHTML);
-  let version = "VERSION", since = null, failures = 0, touched = -Infinity, timer, isAsking = false;
+  let version = SETTINGS.version, since = null, failures = 0, touched = -Infinity, timer, isAsking = false;
   // What is shown as it came from the server: the page's scripts change what stands in the document.
   const inner = (within, name) => within.querySelector(`body > ${name}`)?.innerHTML;
   const shown = { header: inner(document, "header"), nav: inner(document, "nav"), sections: source(document.querySelector("main")) };

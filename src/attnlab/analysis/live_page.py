@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from datetime import UTC, datetime
 from functools import cache
 from urllib.parse import quote
@@ -48,16 +48,16 @@ def _document(title: str, parts: list[Html], state: str = "live", back: bool = T
     return document(title, [*parts, status], STYLES, LIVE_POLICY, icon)
 
 
-def with_scripts(content: str, version: str, charts: bool = True) -> str:
-    """The whole page. Its script knows the version of the content, and sees it before any other script changes it."""
+def with_scripts(content: str, version: str, every: float, charts: bool = True) -> str:
+    """The whole page, which asks for a newer version `every` so many seconds. What asks runs before the scripts that change what stands there."""
     start, end, rest = content.rpartition("</body>")
-    own = [script(_follow(version)), *(_page_scripts() if charts else [])]
+    own = [script(_follow(version, every)), *(_page_scripts() if charts else [])]
     return f"{start}{join(own)}{end}{rest}"
 
 
-def _follow(version: str) -> str:
-    assert re.fullmatch(r"[0-9a-f]*", version)
-    return resource("live.js").replace("VERSION", version)
+def _follow(version: str, every: float) -> str:
+    settings = json.dumps({"version": version, "every": every})
+    return resource("live.js").replace("SETTINGS = {}", f"SETTINGS = {settings}", 1)
 
 
 @cache
