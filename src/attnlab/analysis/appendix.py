@@ -8,9 +8,9 @@ from attnlab.analysis import wording
 from attnlab.analysis.budget import quantity
 from attnlab.analysis.comparison import CellSummary, Comparison
 from attnlab.analysis.markup import Html, details, join, prose, table, tag
+from attnlab.analysis.run_sections import filter_box
 from attnlab.analysis.statistics import Interval, mean_interval
 
-MOST_COMMANDS = 400
 MOST_COLUMNS = 6
 
 
@@ -20,10 +20,12 @@ def cells_section(comparison: Comparison) -> Html | None:
     if not comparison.cells:
         return None
     main, others = _columns(comparison)
-    lead = "Means over seeds with the half-width of their 95% intervals. A place is a range where cells cannot be told apart; click a heading to sort."
-    parts = [tag("p", lead, class_="lead"), _figures(comparison, main, "All cells")]
+    lead = "Means over seeds with the half-width of their 95% intervals. A place is a range where cells cannot be told apart. Choose a heading to sort, unfold a cell for its runs."
+    parts = [tag("p", lead, class_="lead"), filter_box("cells"), _figures(comparison, main, "All cells")]
     if others:
-        parts.append(details(f"{len(others)} other metrics", _figures(comparison, others, "Other metrics")))
+        parts.append(
+            details(f"{len(others)} other metrics", _figures(comparison, others, "Other metrics"), "other metrics")
+        )
     if metric:
         decimals = wording.decimals_for(cell.interval for cell in comparison.cells)
         rows = [
@@ -56,7 +58,8 @@ def _figures(comparison: Comparison, names: list[str], title: str) -> Html:
         label = join([cell.label, tag("span", " baseline", class_="soft") if cell.is_baseline else None])
         values = [_cell_value(comparison, cell, name, decimals[name]) for name in names]
         rows.append([label, _seeds(cell), *([_place(cell)] if places else []), *values])
-    return table(["cell", "seeds", *(["place"] if places else []), *names], rows, title, "sortable")
+    head = ["cell", "seeds", *(["place"] if places else []), *names]
+    return table(head, rows, title, "sortable", [cell.label for cell in comparison.cells], "cells")
 
 
 def _interval(comparison: Comparison, cell: CellSummary, metric: str) -> Interval | None:
@@ -144,7 +147,7 @@ def problems_section(comparison: Comparison) -> Html | None:
 
 
 def repeat_section(comparison: Comparison) -> Html:
-    """The command of the study, and that of every run."""
+    """The command of the study, and its code."""
     study = comparison.study
     parts = [tag("pre", f"attnlab sweep {study.name}")]
     if study.code.get("commit"):
@@ -157,12 +160,9 @@ def repeat_section(comparison: Comparison) -> Html:
                 class_="soft",
             )
         )
-    runs = [run for run in study.runs.values() if run.record.get("command")]
-    if runs:
-        lines = [f"{run.record['command']}\n" for run in runs[:MOST_COMMANDS]]
-        if len(runs) > MOST_COMMANDS:
-            lines.append(f"# and {len(runs) - MOST_COMMANDS} more: run.json of each run directory holds its command\n")
-        parts.append(details(f"The command of each of {len(runs)} runs", tag("pre", *lines)))
+    parts.append(
+        tag("p", "The command of a single run stands with it under Every run, and in its run.json.", class_="soft")
+    )
     return join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,7 @@ from attnlab.analysis.markup import Html, tag
 from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import write_text
 
-SCRIPTS = ("page.js", "charts.js", "tables.js")
+SCRIPTS = ("page.js", "charts.js", "runs.js", "tables.js", "pair.js", "parallel.js", "samples.js")
 
 
 def write_report(source: Study | Comparison, path: str | Path) -> Path:
@@ -29,13 +30,14 @@ def write_report(source: Study | Comparison, path: str | Path) -> Path:
     comparison = compare(source) if isinstance(source, Study) else source
     path = Path(path)
     path = path / "index.html" if path.is_dir() or not path.suffix else path
-    write_text(path, render(comparison), durable=False)
+    root = os.path.relpath(comparison.study.path, path.parent)
+    write_text(path, render(comparison, root if root.startswith(".") else f"./{root}"), durable=False)
     return path
 
 
-def render(comparison: Comparison) -> str:
-    """The page as HTML text."""
-    data = chart_data(comparison)
+def render(comparison: Comparison, root: str | None = None) -> str:
+    """The page as HTML text. root: the study's directory from where the page stands; None: runs are not linked."""
+    data = chart_data(comparison, root)
     charts = bool(data["lengths"] or data["curves"])
     return document(f"{comparison.study.name} - attnlab", [*body(comparison, data), *scripts(charts)])
 
@@ -53,8 +55,8 @@ def body(comparison: Comparison, data: dict[str, Any]) -> list[Html]:
     ]
 
 
-def scripts(charts: bool) -> list[Html]:
-    """What draws the charts and serves the tables."""
+def scripts(charts: bool = True) -> list[Html]:
+    """What draws the charts, where there are any, and serves the tables."""
     own = script("".join([*map(resource, SCRIPTS), "attnlab.start();"]))
     return [script(_plotly()), own] if charts else [own]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.analysis import appendix, wording
+from attnlab.analysis import appendix, run_sections, wording
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, verdict_of
 from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline
@@ -33,9 +33,13 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
         ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
         ("cells", "All cells", appendix.cells_section(comparison)),
+        ("parallel", "Runs through their choices", run_sections.parallel_section(data)),
+        ("samples", "What the models give", run_sections.samples_section(data)),
         ("cost", "What each cell cost", appendix.cost_section(comparison)),
         ("settings", "Settings that differ", appendix.settings_section(comparison)),
-        ("runs", "Runs missing or failed", appendix.problems_section(comparison)),
+        ("pair", "Two runs side by side", run_sections.pair_section(data)),
+        ("problems", "Runs missing or failed", appendix.problems_section(comparison)),
+        ("runs", "Every run", run_sections.runs_section(comparison, data)),
         ("repeat", "Repeat it", appendix.repeat_section(comparison)),
         ("reading", "How to read this", appendix.reading_section(comparison)),
     ]

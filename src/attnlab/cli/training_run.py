@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import random
 import sys
+import traceback
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,10 @@ from attnlab.training import (
 from attnlab.training.pruning import Pruned
 from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
+from attnlab.training.run_log import RunLog
 from attnlab.training.trackers import RunName, build_loggers, finishing
+
+LOGGED_SECONDS = 60.0  # a line of progress in the run's log
 
 
 class TrainingRun:
@@ -48,6 +52,7 @@ class TrainingRun:
         self.composed, self.parts, self.directory = composed, parts, directory
         self.config, self.settings = composed.config, parts.trainer
         self.status = StatusWriter(directory)
+        self.log = RunLog(directory.path)
         device = self.settings.device_type
         self.precision = resolve(self.settings.precision, device, int(self.config.model.get("d_model", 0)))
         self.quiet = self.config.progress == "off"
@@ -69,6 +74,7 @@ class TrainingRun:
             raise
         except BaseException as error:
             self.status.fail(error)
+            self._log("".join(traceback.format_exception(error)))
             raise
         return self.status.status
 
@@ -123,9 +129,12 @@ class TrainingRun:
             callbacks.append(Inside(settings.diagnostics_every))
         callbacks.append(checkpoints)
         callbacks += pruning(self.config, self.directory)
+        unit = self.parts.data.unit
+        if self.directory.owned:
+            callbacks.append(Progress(live=False, every_seconds=LOGGED_SECONDS, stream=self.log, unit=unit))
         if not self.quiet:
             live = False if self.config.progress == "plain" else None
-            callbacks.append(Progress(live=live, unit=self.parts.data.unit))
+            callbacks.append(Progress(live=live, unit=unit))
         return callbacks
 
     def _task(self) -> TokenTask:
@@ -204,12 +213,19 @@ class TrainingRun:
             self._say(f"{name} cannot: {reason}")
 
     def _say(self, line: str) -> None:
-        if not self.quiet:
+        if self.quiet:
+            self._log(line)
+        else:
             self._warn(line)
 
     def _warn(self, line: str) -> None:
+        self._log(line)
         if self.directory.owned:
             print(line, file=sys.stderr)
+
+    def _log(self, text: str) -> None:
+        if self.directory.owned:
+            self.log.say(text)
 
     def _loggers(self, record: dict[str, Any]) -> list[Any]:
         name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])

@@ -11,6 +11,7 @@ import numpy as np
 from attnlab.training.measures import parts_of
 
 NUM_SAMPLES = 32  # rows of a table of samples
+OUTPUTS, SAMPLES, ATTENTION = "outputs", "samples.json", "attention.png"  # what a run leaves to look at
 
 
 @dataclass(frozen=True)
