@@ -79,7 +79,9 @@ def test_it_follows_a_run_and_keeps_what_was_chosen(browser, running):
         heading.click()
         page.locator("select[data-key='curves/axis']").select_option("tokens")
         page.locator("#cells summary", has_text="by seed").click()
-        page.locator("#cells summary", has_text="by seed").focus()
+        words = page.locator("input[data-key='filter/cells']")
+        words.fill("rot")
+        words.press("ArrowLeft")
         page.evaluate("document.querySelector('#reading').sameAsBefore = true")
         page.locator("#curves").scroll_into_view_if_needed()
         page.wait_for_timeout(100)  # the place is noted once a frame
@@ -90,11 +92,12 @@ def test_it_follows_a_run_and_keeps_what_was_chosen(browser, running):
         finish(own, 2.2)
         says(page, "live, 4 of 6 runs finished")
         assert "4 of 6 runs finished" in page.locator("header").inner_text()
-        assert page.locator("[aria-label='All cells'] tbody th").first.inner_text().startswith("none")
+        assert page.locator("[aria-label='All cells'] tbody tr:visible th").all_inner_texts() == ["rotary"]
         assert heading.locator("..").get_attribute("aria-sort") == "descending"
         assert page.locator("select[data-key='curves/axis']").input_value() == "tokens"
         assert page.locator("#cells details", has_text="by seed").get_attribute("open") is not None
-        assert "by seed" in page.evaluate("document.activeElement.textContent")
+        assert (words.input_value(), page.evaluate("document.activeElement.dataset.key")) == ("rot", "filter/cells")
+        assert page.evaluate("document.activeElement.selectionStart") == 2
         assert abs(page.evaluate("document.getElementById('curves').getBoundingClientRect().top") - place) < 2
         assert page.evaluate("document.querySelector('#reading').sameAsBefore")  # what is the same stays as it is
         assert page.locator("#curves .plot .main-svg").count() > 0

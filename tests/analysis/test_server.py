@@ -175,6 +175,14 @@ def test_head_has_the_headers_alone(server):
         "*",
         "/study/none/",
         "/study/small/state/more",
+        "/study/small/run/position=none/seed=0",
+        "/study/small/run/position=none/seed=7/",
+        "/study/small/run/position=none/seed=0/secret.txt",
+        "/study/small/run/position=none/seed=0/..%2F..%2F..%2Fsecret.txt",
+        "/study/small/run/position=none/seed=0/../../../secret.txt",
+        "/study/small/run/../seed=0/plan.json",
+        "/study/small/run/..%2F..%2Fruns/small/plan.json",
+        "/study/small/run/position=none/seed=0/log.txt",
     ],
 )
 def test_no_path_leads_to_a_file(server, path):
@@ -230,6 +238,20 @@ def test_state_and_content_are_of_one_version(server):
     assert headers["ETag"] == f'"{state["version"]}"'
     assert "<script>" not in content.replace("&lt;script&gt;", "")
     assert state["version"] in ask(server, "/study/small/")[2]
+
+
+def test_the_page_leads_to_the_files_of_its_runs(server):
+    data = json.loads(re.search(r'id="data">(.*?)</script>', ask(server, "/study/small/")[2])[1])
+    assert {run["href"] for run in data["runs"]} == {f"run/position={name}/seed=0/" for name in ("none", "alibi")}
+    folder = "/study/small/run/position=alibi/seed=0/"
+    status, _, listed = ask(server, folder)
+    assert status == 200
+    assert re.findall(r'<li><a href="(.*?)">', listed) == ["run.json", "status.json"]
+    status, headers, text = ask(server, f"{folder}status.json")
+    assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert json.loads(text)["final"] == {"val/nats": 2.3}
+    assert headers["Content-Security-Policy"] == "default-src 'none'"
+    assert ask(server, f"{folder}status.json", cookie=None)[0] == 403
 
 
 def test_pages_are_packed_for_who_takes_it(server):

@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote
 
 from attnlab.analysis.following import FollowedStudy, Shelf, Shown, Trouble, unexpected, version_of
 from attnlab.analysis.kept import Kept
-from attnlab.analysis.live_page import LIVE_POLICY, index_content, trouble_content, with_scripts
+from attnlab.analysis.live_page import LIVE_POLICY, index_content, run_content, trouble_content, with_scripts
 from attnlab.analysis.overview import Overview, overview_of
+from attnlab.analysis.run_files import files_of, run_at, text_of
 
 PATIENCE_SECONDS = 0.4  # what a question for the state waits for a rendering that is under way
 HTML, JSON, TEXT = ("text/html", "application/json", "text/plain")
@@ -43,8 +44,12 @@ class Index:
     since: float
 
 
+NOTHING = Answer(404, HTML, trouble_content("There is no such study or page here."))
+
+
 class Answers:
-    """The list of studies at /, every study at /study/NAME/, and beside each its state (JSON) and its content (the page without scripts)."""
+    """The list of studies at /, every study at /study/NAME/, and beside each its state (JSON) and its content (the page without scripts);
+    the files of a run at /study/NAME/run/CELL/seed=N/."""
 
     def __init__(self, shelf: Shelf, pause: float = 1.0) -> None:
         self._shelf = shelf
@@ -56,12 +61,14 @@ class Answers:
         parts = [unquote(part) for part in path.split("/")[1:]]
         if len(parts) == 1 and parts[0] in ("", "state", "content"):
             return self._of_index(parts[0])
-        if len(parts) in (2, 3) and parts[0] == "study" and (followed := self._shelf.get(parts[1])):
+        if len(parts) in (2, 3, 6) and parts[0] == "study" and (followed := self._shelf.get(parts[1])):
             if len(parts) == 2:
                 return Answer(308, TEXT, "", place(path))
-            if parts[2] in ("", "state", "content"):
+            if len(parts) == 3 and parts[2] in ("", "state", "content"):
                 return self._of_study(followed, parts[2])
-        return Answer(404, HTML, trouble_content("There is no such study or page here."))
+            if len(parts) == 6 and parts[2] == "run":
+                return _of_run(followed, f"{parts[3]}/{parts[4]}", parts[5])
+        return NOTHING
 
     def _of_index(self, part: str) -> Answer:
         index = self._index.get(PATIENCE_SECONDS if part == "state" else None)
@@ -90,6 +97,18 @@ class Answers:
         content = index_content(overviews)
         version = version_of(content)
         return before if before and before.version == version else Index(content, version, time.time())
+
+
+def _of_run(followed: FollowedStudy, path: str, name: str) -> Answer:
+    """The list of a run's files, or one of them as text."""
+    study = followed.study.get()
+    run = None if isinstance(study, Trouble) else run_at(study, path)
+    if isinstance(study, Trouble) or run is None:
+        return NOTHING
+    if name == "":
+        return Answer(200, HTML, run_content(study.name, path, files_of(run)))
+    text = text_of(run, name)
+    return NOTHING if text is None else Answer(200, TEXT, text)
 
 
 def state_of(shown: Shown) -> dict[str, object]:

@@ -68,12 +68,14 @@
   async function update() {
     const [text, tag] = await ask("content", LONG), next = new DOMParser().parseFromString(text, "text/html");
     version = tag.replaceAll('"', "");
+    const before = document.activeElement, key = before?.dataset?.key, caret = before?.matches?.("input") ? before.selectionStart : null;
     putParent("header", next);
     putParent("nav", next);
     putSections(next);
     if (find("data")) find("data").textContent = next.getElementById("data").textContent;
     document.title = next.title;
     window.attnlab?.start();
+    if (key && caret !== null && document.activeElement.dataset.key === key) document.activeElement.setSelectionRange(caret, caret);
   }
 
   async function look() {

@@ -20,7 +20,7 @@ STYLES = ("page.css", "live.css")
 
 def study_content(comparison: Comparison) -> str:
     """A study's page without its scripts: what is fetched anew when something has changed."""
-    return _document(f"{comparison.study.name} - attnlab", body(comparison, chart_data(comparison)))
+    return _document(f"{comparison.study.name} - attnlab", body(comparison, chart_data(comparison, root="run")))
 
 
 def index_content(overviews: list[Overview]) -> str:
@@ -38,6 +38,15 @@ def trouble_content(sentence: str) -> str:
     """A page that says why there is nothing to see."""
     header = tag("header", tag("p", "attnlab", class_="study"), tag("h1", "Nothing to show"))
     return _document("attnlab", [header, tag("main", tag("section", tag("p", sentence), id="trouble"))], "")
+
+
+def run_content(study: str, path: str, names: list[str]) -> str:
+    """A run's directory: the study it belongs to, and the files of it that are there."""
+    header = tag("header", tag("p", study, class_="study"), tag("h1", path))
+    links = [tag("li", tag("a", name, href=quote(name))) for name in names]
+    listed = tag("ul", *links) if links else tag("p", "This run has no files yet.")
+    back = tag("p", tag("a", "The study", href="../../../"))
+    return _document(f"{path} - attnlab", [header, tag("main", tag("section", listed, back, id="files"))], "")
 
 
 def _document(title: str, parts: list[Html], state: str = "live", back: bool = True) -> str:
