@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -153,22 +154,22 @@ def test_a_link_of_another_site_leads_to_the_page(browser, running, tmp_path):
 
 def test_it_goes_on_when_the_server_was_away(browser, running):
     root, own = running
-    with serving({"running": root}) as server:
-        port = server.port
-        with browser.open(server.address("/study/running/")) as opened:
-            page = opened.page
-            says(page, "3 of 6")
-            server.shutdown()
-            server.server_close()
-            says(page, "The server does not answer.")
-            assert page.locator("#live").get_attribute("class") == "lost"
-            finish(own, 2.2)
-            with serving({"running": root}, port) as again:
-                says(page, "4 of 6")
-                again.access.token = "another"
-                says(page, "The server was started anew: open the address that it printed.")
-            assert opened.denied == []
-            assert all("ERR_CONNECTION_REFUSED" in error or "403" in error for error in opened.errors)
+    with socket.create_server(("127.0.0.1", 0)) as free:  # one that no other test takes while the server is away
+        port = free.getsockname()[1]
+    with serving({"running": root}, port) as server, browser.open(server.address("/study/running/")) as opened:
+        page = opened.page
+        says(page, "3 of 6")
+        server.shutdown()
+        server.server_close()
+        says(page, "The server does not answer.")
+        assert page.locator("#live").get_attribute("class") == "lost"
+        finish(own, 2.2)
+        with serving({"running": root}, port) as again:
+            says(page, "4 of 6")
+            again.access.token = "another"
+            says(page, "The server was started anew: open the address that it printed.")
+        assert opened.denied == []
+        assert all("ERR_CONNECTION_REFUSED" in error or "403" in error for error in opened.errors)
 
 
 def test_the_list_and_a_page_fit_a_telephone_in_the_dark(browser, running):

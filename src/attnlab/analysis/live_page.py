@@ -37,7 +37,7 @@ def index_content(overviews: list[Overview]) -> str:
 def trouble_content(sentence: str) -> str:
     """A page that says why there is nothing to see."""
     header = tag("header", tag("p", "attnlab", class_="study"), tag("h1", "Nothing to show"))
-    return _document("attnlab", [header, tag("main", tag("section", tag("p", sentence), id="trouble"))], "")
+    return _document("attnlab", [header, tag("main", tag("section", tag("p", sentence), id="trouble"))])
 
 
 def run_content(study: str, path: str, names: list[str]) -> str:
@@ -46,12 +46,12 @@ def run_content(study: str, path: str, names: list[str]) -> str:
     links = [tag("li", tag("a", name, href=quote(name))) for name in names]
     listed = tag("ul", *links) if links else tag("p", "This run has no files yet.")
     back = tag("p", tag("a", "The study", href="../../../"))
-    return _document(f"{path} - attnlab", [header, tag("main", tag("section", listed, back, id="files"))], "")
+    return _document(f"{path} - attnlab", [header, tag("main", tag("section", listed, back, id="files"))])
 
 
-def _document(title: str, parts: list[Html], state: str = "live", back: bool = True) -> str:
+def _document(title: str, parts: list[Html], back: bool = True) -> str:
     icon = tag("link", rel="icon", href="data:,")  # browsers would ask for one otherwise
-    line = [tag("span", state, id="live-state", role="status"), tag("span", id="live-since")]
+    line = [tag("span", id="live-state", role="status"), tag("span", id="live-since")]
     others = tag("a", "All studies", href="/") if back else None
     status = tag("aside", others, *line, id="live", aria_label="Live")
     return document(title, [*parts, status], STYLES, LIVE_POLICY, icon)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from attnlab.analysis.access import Access
 from attnlab.analysis.answers import HTML, TEXT, Answer, Answers, place
@@ -101,15 +101,16 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def _answer(self) -> Answer:
-        access, address = self.server.access, urlsplit(self.path)
+        access = self.server.access
+        path, _, query = self.path.partition("?")
         if not access.is_own_host(self.headers.get("Host")):
             return Answer(403, TEXT, NO_HOST.format(port=self.server.port))
-        tokens = parse_qs(address.query).get("token")
+        tokens = parse_qs(query).get("token")
         if tokens:
-            return self._let_in(place(address.path)) if access.admits(tokens[0]) else Answer(403, TEXT, NO_TOKEN)
+            return self._let_in(place(path)) if access.admits(tokens[0]) else Answer(403, TEXT, NO_TOKEN)
         if not access.is_in_cookies(self.headers.get_all("Cookie", [])):
             return Answer(403, TEXT, NO_TOKEN)
-        return self.server.answers.to(address.path)
+        return self.server.answers.to(path)
 
     def _let_in(self, path: str) -> Answer:
         """On to the address without the token. From another site's link a browser would go there without the cookie, from a page of ours with it."""
