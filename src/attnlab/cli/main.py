@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("study", help="a study's name, or its directory of runs")
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
         if name == "compare":
-            sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+            _add_forms(sub)
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
     _add_over_studies(command)
@@ -79,6 +79,16 @@ def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) ->
     sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
     sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+
+def _add_forms(compare: argparse.ArgumentParser) -> None:
+    """What a comparison may look like."""
+    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+    compare.add_argument(
+        "--runs", action="store_true", help="list the runs that it rests on: value and directory of each"
+    )
+    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
+    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
 
 
 def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -175,7 +185,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.sync import sync as handler
     elif arguments.command == "serve":
         from attnlab.cli.serve import serve as handler
-    elif arguments.command in ("status", "compare", "report"):
+    elif arguments.command == "compare":
+        from attnlab.cli.comparing import compare as handler
+    elif arguments.command in ("status", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command == "import":
         from attnlab.cli.importing import import_model as handler

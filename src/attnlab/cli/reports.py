@@ -1,10 +1,11 @@
-"""`attnlab status`, `compare` and `report`: three views of a study's run directories."""
+"""`attnlab status`, `report` and `cancel`, and what all views of a study's run directories share."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,9 +14,12 @@ from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
 from attnlab.cli.studies import available_studies, plan_of_runs
 
+if TYPE_CHECKING:
+    from attnlab.analysis import Comparison
+
 
 def show(arguments: argparse.Namespace) -> int:
-    """Dispatches the three views; returns the exit status."""
+    """The state of a study's runs, or its page; returns the exit status."""
     folder = study_folder(arguments.study, arguments.overrides)
     console = Console()
     if arguments.command == "status":
@@ -37,19 +41,12 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
+    from attnlab.analysis import compare, read_study, write_report
 
-    if arguments.command == "report":
-        to = Path(arguments.to) if arguments.to else folder / "report.html"
-        if not to.parent.is_dir():
-            raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        path = write_report(compare(read_study(folder)), to)
-        print(path)
-    elif arguments.format == "table":
-        compare_study(folder, console)
-    else:
-        formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-        sys.stdout.write(formats[arguments.format](compare(read_study(folder))))
+    to = Path(arguments.to) if arguments.to else folder / "report.html"
+    if not to.parent.is_dir():
+        raise Mistake(f"--to {to}: there is no folder {to.parent}")
+    print(write_report(compare(read_study(folder)), to))
     return 0
 
 
@@ -75,10 +72,17 @@ def cancel_study(arguments: argparse.Namespace) -> int:
 
 def compare_study(folder: Path, console: Console) -> None:
     """Prints the comparison of the study in `folder` and writes its page where it can be written."""
-    from attnlab.analysis import compare, print_comparison, read_study, write_report
+    from attnlab.analysis import compare, print_comparison, read_study
 
     comparison = compare(read_study(folder))
     print_comparison(comparison, console)
+    write_page(comparison, folder, console)
+
+
+def write_page(comparison: Comparison, folder: Path, console: Console) -> None:
+    """Writes the page into the study's folder and names it; says why where it cannot be written."""
+    from attnlab.analysis import write_report
+
     try:
         page = write_report(comparison, folder / "report.html")
     except OSError as error:
