@@ -48,6 +48,10 @@ def server(tmp_path_factory):
     """Two studies, one of them with markup in its name."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "secret.txt").write_text("secret")
+    outputs = runs / "small" / "position=alibi" / "seed=0" / "outputs"
+    outputs.mkdir(parents=True)
+    (outputs / "samples.json").write_text("[]")
+    (outputs / "secret.json").write_text("secret")
     studies = {name: write_small(runs / name, "<script>alert(1)</script>") for name in ("small", ODD)}
     with serving(lambda: studies) as started:
         yield started
@@ -189,6 +193,9 @@ def test_head_has_the_headers_alone(server):
         "/study/small/run/../seed=0/plan.json",
         "/study/small/run/..%2F..%2Fruns/small/plan.json",
         "/study/small/run/position=none/seed=0/log.txt",
+        "/study/small/run/position=none/seed=0/outputs/",
+        "/study/small/run/position=none/seed=0/outputs/secret.json",
+        "/study/small/run/position=none/seed=0/outputs/../../../secret.txt",
     ],
 )
 def test_no_path_leads_to_a_file(server, path):
@@ -252,7 +259,8 @@ def test_the_page_leads_to_the_files_of_its_runs(server):
     folder = "/study/small/run/position=alibi/seed=0/"
     status, _, listed = ask(server, folder)
     assert status == 200
-    assert re.findall(r'<li><a href="(.*?)">', listed) == ["run.json", "status.json"]
+    assert re.findall(r'<li><a href="(.*?)">', listed) == ["run.json", "status.json", "outputs/samples.json"]
+    assert ask(server, f"{folder}outputs/samples.json")[2] == "[]"
     status, headers, text = ask(server, f"{folder}status.json")
     assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
     assert json.loads(text)["final"] == {"val/nats": 2.3}

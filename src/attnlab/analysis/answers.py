@@ -61,13 +61,13 @@ class Answers:
         parts = [unquote(part) for part in path.split("/")[1:]]
         if len(parts) == 1 and parts[0] in ("", "state", "content"):
             return self._of_index(parts[0])
-        if len(parts) in (2, 3, 6) and parts[0] == "study" and (followed := self._shelf.get(parts[1])):
+        if len(parts) > 1 and parts[0] == "study" and (followed := self._shelf.get(parts[1])):
             if len(parts) == 2:
                 return Answer(308, TEXT, "", place(path))
             if len(parts) == 3 and parts[2] in ("", "state", "content"):
                 return self._of_study(followed, parts[2])
-            if len(parts) == 6 and parts[2] == "run":
-                return _of_run(followed, f"{parts[3]}/{parts[4]}", parts[5])
+            if len(parts) > 5 and parts[2] == "run":
+                return _of_run(followed, "/".join(parts[3:5]), "/".join(parts[5:]))
         return NOTHING
 
     def _of_index(self, part: str) -> Answer:

@@ -9,7 +9,7 @@ from attnlab.analysis.run_data import path_of
 from attnlab.training.run_directory import METRICS, RUN, STATUS
 from attnlab.training.run_log import LOG
 
-FILES = (RUN, STATUS, METRICS, LOG)
+FILES = (RUN, STATUS, METRICS, LOG, "outputs/samples.json")
 MOST_BYTES = 16_000_000
 
 
@@ -38,5 +38,5 @@ def _end_of(path: Path) -> str | None:
             size = file.seek(0, 2)
             file.seek(max(0, size - MOST_BYTES))
             return file.read(MOST_BYTES).decode("utf-8", "replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
