@@ -46,8 +46,21 @@ def show(arguments: argparse.Namespace) -> int:
     to = Path(arguments.to) if arguments.to else folder / "report.html"
     if not to.parent.is_dir():
         raise Mistake(f"--to {to}: there is no folder {to.parent}")
-    print(write_report(compare(read_study(folder)), to))
+    comparison = compare(read_study(folder))
+    path = write_report(comparison, to)
+    print(path)
+    if not arguments.no_figures:
+        write_figures_of(comparison, path.parent / "figures")
     return 0
+
+
+def write_figures_of(comparison: Comparison, folder: Path) -> None:
+    """Writes a study's figures for a paper, and says where they stand."""
+    from attnlab.analysis.figures import write_figures
+
+    written = write_figures(comparison, folder)
+    if written:
+        print(f"{folder}: {len(written)} files")
 
 
 def cancel_study(arguments: argparse.Namespace) -> int:
