@@ -37,14 +37,15 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
+    from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report, write_tables
 
     if arguments.command == "report":
         to = Path(arguments.to) if arguments.to else folder / "report.html"
         if not to.parent.is_dir():
             raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        path = write_report(compare(read_study(folder)), to)
-        print(path)
+        comparison = compare(read_study(folder))
+        path = write_report(comparison, to)
+        print(path, *write_tables(comparison, path.parent), sep="\n")
     elif arguments.format == "table":
         compare_study(folder, console)
     else:
