@@ -164,7 +164,7 @@ def test_the_grid_is_a_table_of_all_cells(grid_comparison):
     assert page.count(' behind" style') == 3
     assert page.index('id="short"') < page.index('id="grid"') < page.index('id="trust"') < page.index('id="factors"')
     worst = max(grid_comparison.measured, key=lambda summary: summary.interval.mean)
-    assert re.search(rf'class="heat strong behind" style="--share:100%"><b>{worst.interval.mean:.3f}', page)
+    assert re.search(rf'class="heat behind" style="--share:100%"><b>{worst.interval.mean:.3f}', page)
 
 
 def test_lost_runs_are_listed_with_their_reason(grid_comparison):

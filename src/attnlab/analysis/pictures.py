@@ -185,13 +185,12 @@ def _grid_cell(cell: CellSummary | None, ends: tuple[float, float], decimals: in
     lost = tag("div", f"{cell.n_lost} of {sum(cell.states.values())} lost", class_="lost") if cell.n_lost else None
     mark = tag("span", "baseline", class_="mark") if cell.is_baseline else None
     value = tag("b", wording.number(cell.interval.mean, decimals))
-    strong = " strong" * (share > 0.6) + " behind" * behind
     return tag(
         "td",
         value,
         tag("div", spread, class_="soft"),
         lost,
         mark,
-        class_=f"heat{strong}",
+        class_="heat behind" if behind else "heat",
         style=f"--share:{100 * share:.0f}%",
     )

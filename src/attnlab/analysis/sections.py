@@ -122,7 +122,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
     figures = max(0, decimals - 1)
-    head = ["", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
+    head = ["cell", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
     rows = []
     for curve in curves:
         values = [
