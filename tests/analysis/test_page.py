@@ -151,7 +151,7 @@ def test_names_are_escaped_everywhere(tmp_path):
             (directory / "metrics.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps({**line, 'step': 2})}\n")
     page = render(compare(read_study(root)))
     parsed = outline(page)
-    assert [name for name, _ in parsed.elements if name in ("img", "script")] == ["script"] * 3
+    assert [name for name, _ in parsed.elements if name in ("img", "script")] == ["script"] * 4
     assert "alert(1)</script>" not in page
     assert any(evil in text for text in parsed.text)
 

@@ -32,7 +32,7 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
         *(picture for picture in pictures if picture is not first),
         ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
-        ("cells", "All cells", appendix.cells_section(comparison)),
+        ("cells", "All cells", appendix.cells_section(comparison, data)),
         ("parallel", "Runs through their choices", run_sections.parallel_section(data)),
         ("samples", "What the models give", run_sections.samples_section(data)),
         ("cost", "What each cell cost", appendix.cost_section(comparison)),
@@ -87,6 +87,7 @@ def difference_section(comparison: Comparison) -> Html | None:
             list(cell.difference.values.values()),
             cell.difference.verdict,
             _difference_note(cell),
+            [f"seed {seed}" for seed in cell.difference.values],
         )
         for cell in cells
         if cell.difference
