@@ -3,7 +3,7 @@
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.page import write_report
 from attnlab.analysis.reader import Study, StudyReader, read_study
-from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
 from attnlab.analysis.terminal import print_comparison
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "write_report",
+    "write_tables",
 ]

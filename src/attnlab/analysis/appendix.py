@@ -14,8 +14,8 @@ from attnlab.analysis.statistics import Interval, mean_interval
 MOST_COLUMNS = 6
 
 
-def cells_section(comparison: Comparison) -> Html | None:
-    """Every cell with every final metric, and the primary one by seed."""
+def cells_section(comparison: Comparison, data: dict[str, Any]) -> Html | None:
+    """Every cell with every final metric, and the primary one by seed, each value a link to its run's directory."""
     study, metric = comparison.study, comparison.metric
     if not comparison.cells:
         return None
@@ -28,12 +28,16 @@ def cells_section(comparison: Comparison) -> Html | None:
         )
     if metric:
         decimals = wording.decimals_for(cell.interval for cell in comparison.cells)
+        links = {(run["cell"], run["seed"]): run.get("href") for run in data["runs"]}
         rows = [
-            [cell.label, *(_number(cell.values.get(seed), decimals) for seed in study.seeds)]
+            [
+                cell.label,
+                *(_linked(_number(cell.values.get(k), decimals), links.get((cell.label, k))) for k in study.seeds),
+            ]
             for cell in comparison.cells
         ]
         by_seed = table(["cell", *(f"seed {seed}" for seed in study.seeds)], rows, "By seed")
-        parts.append(details(f"{metric.name} by seed", by_seed))
+        parts.append(details(f"{metric.name} by seed", by_seed, "by seed"))
     return join(parts)
 
 
@@ -50,13 +54,12 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
 
 def _figures(comparison: Comparison, names: list[str], title: str) -> Html:
     places = any(cell.places for cell in comparison.cells)
-    decimals = {
-        name: wording.decimals_for(_interval(comparison, cell, name) for cell in comparison.cells) for name in names
-    }
+    intervals = {(cell.label, name): _interval(comparison, cell, name) for name in names for cell in comparison.cells}
+    decimals = {name: wording.decimals_for(intervals[cell.label, name] for cell in comparison.cells) for name in names}
     rows = []
     for cell in comparison.cells:
         label = join([cell.label, tag("span", " baseline", class_="soft") if cell.is_baseline else None])
-        values = [_cell_value(comparison, cell, name, decimals[name]) for name in names]
+        values = [_cell_value(comparison, cell, name, intervals[cell.label, name], decimals[name]) for name in names]
         rows.append([label, _seeds(cell), *([_place(cell)] if places else []), *values])
     head = ["cell", "seeds", *(["place"] if places else []), *names]
     return table(head, rows, title, "sortable", [cell.label for cell in comparison.cells], "cells")
@@ -67,8 +70,9 @@ def _interval(comparison: Comparison, cell: CellSummary, metric: str) -> Interva
     return mean_interval(values) if values else None
 
 
-def _cell_value(comparison: Comparison, cell: CellSummary, metric: str, decimals: int) -> Html:
-    interval = _interval(comparison, cell, metric)
+def _cell_value(
+    comparison: Comparison, cell: CellSummary, metric: str, interval: Interval | None, decimals: int
+) -> Html:
     if interval is None:
         cannot = any(metric in run.cannot for run in comparison.study.runs_of(cell.cell.name))
         return tag("span", "cannot" if cannot else cell.outcome if cell.outcome != "measured" else "-", class_="soft")
@@ -79,6 +83,10 @@ def _cell_value(comparison: Comparison, cell: CellSummary, metric: str, decimals
         tag("span", spread, class_="soft"),
         data_value=interval.mean,
     )
+
+
+def _linked(figure: Html, href: str | None) -> Html:
+    return tag("a", figure, href=href) if href else figure
 
 
 def _number(value: float | None, decimals: int) -> Html:

@@ -42,7 +42,7 @@
     const boxes = entries.map(([title]) => {
       const box = document.createElement("div");
       box.className = "panel";
-      if (title) box.appendChild(document.createElement("h4")).textContent = title;
+      if (title) box.appendChild(document.createElement("h3")).textContent = title;
       const plot = box.appendChild(document.createElement("div"));
       plot.className = "plot";
       return box;
@@ -101,7 +101,7 @@
     const traces = [];
     for (const s of series) {
       const { colour, dash } = styleOf(s.cell, colourBy);
-      const x = s[axis];
+      const x = axis === "flops" ? s.tokens.map((tokens) => (tokens === null ? null : tokens * s.flops_per_token)) : s[axis];
       const at = s.mean.map((_, i) => i).filter((i) => s.low[i] !== null && s.high[i] !== null);
       const plain = { hoverinfo: "skip", mode: "lines" };
       traces.push({ ...plain, x: [...at.map((i) => x[i]), ...at.map((i) => x[i]).reverse()], y: [...at.map((i) => s.high[i]), ...at.map((i) => s.low[i]).reverse()], fill: "toself", fillcolor: faded(colour, 0.14), line: { width: 0 } });
@@ -122,7 +122,7 @@
     return [low - room, high + room];
   }
 
-  const words = (axis) => ({ step: "optimizer steps", tokens: `training ${data.term}s`, seconds: "seconds" })[axis];
+  const words = (axis) => ({ step: "optimizer steps", tokens: `training ${data.term}s`, seconds: "seconds", flops: "training FLOPs" })[axis];
   const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(", ");
 
   function drawCurves(chart, state) {
@@ -154,13 +154,15 @@
     return draw;
   }
 
+  const hasFlops = () => data.curves.every((entry) => entry.series.every((s) => s.flops_per_token !== null));
+
   function curves(chart, controls) {
     const fewPanels = factorNames.length > 1 && new Set(data.cells.map((cell) => rest(cell.label, factorNames[0]))).size <= 16;
     const state = { metric: data.curves[0].name, axis: "step", colour: data.by_cell ? "cell" : factorNames[0], panels: data.by_cell ? "one" : fewPanels ? "rest" : factorNames[1] ?? "one" };
     const draw = () => drawCurves(chart, state);
     const choose = (field, name, choices) => { state[field] = select(controls, `curves/${field}`, name, choices, state[field], (value) => { state[field] = value; draw(); }); };
     if (data.curves.length > 1) choose("metric", "Curve", data.curves.map((c) => [c.name, c.name]));
-    choose("axis", "Against", [["step", "steps"], ["tokens", `${data.term}s`], ["seconds", "seconds"]]);
+    choose("axis", "Against", [["step", "steps"], ["tokens", `${data.term}s`], ["seconds", "seconds"], ...(hasFlops() ? [["flops", "training FLOPs"]] : [])]);
     if (factorNames.length > 1) {
       const byCell = data.by_cell ? [["cell", "cell"]] : [];
       choose("colour", "Colour", [...byCell, ...factorNames.map((f) => [f, f])]);

@@ -105,6 +105,7 @@ window.attnlab = (() => {
     returnToPlace();
     drawAll();
     document.documentElement.dataset.ready = "yes";
+    performance.mark("attnlab ready");
   }
 
   return { start, parts, keep, chosen, tone, make, select, draw, plot, forget };

@@ -56,18 +56,19 @@ def body(comparison: Comparison, data: dict[str, Any]) -> list[Html]:
 
 
 def scripts(charts: bool = True) -> list[Html]:
-    """What draws the charts, where there are any, and serves the tables."""
+    """What serves the tables and draws the charts, where there are any. The tables need not wait for the library that draws."""
     own = script("".join([*map(resource, SCRIPTS), "attnlab.start();"]))
-    return [script(_plotly()), own] if charts else [own]
+    return [own, script(_plotly()), script("attnlab.start();")] if charts else [own]
 
 
 def _header(comparison: Comparison) -> Html:
     study, metric = comparison.study, comparison.metric
-    over = sum(run.state == "finished" for run in study.runs.values())
+    states = comparison.states
+    others = "".join(f", {n} {state}" for state, n in sorted(states.items()) if state != "finished")
     facts = [
         f"{_count(len(study.cells), 'cell')}",
         f"{_count(len(study.seeds), 'seed')}",
-        f"{over} of {_count(len(study.runs), 'run')} finished",
+        f"{states.get('finished', 0)} of {_count(len(study.runs), 'run')} finished{others}",
     ]
     if study.code.get("commit"):
         facts.append(f"code {str(study.code['commit'])[:10]}{' with changes' if study.code.get('dirty') else ''}")

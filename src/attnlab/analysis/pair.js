@@ -11,7 +11,8 @@
 
   function difference(data, first, second) {
     const [a, b] = [everything(data, first), everything(data, second)];
-    return [...new Set([...Object.keys(a), ...Object.keys(b)])].filter((key) => a[key] !== b[key]).map((key) => [key, a[key], b[key]]);
+    const place = (key) => data.metrics.indexOf(key.slice("figures/".length)), order = (x, y) => place(x) - place(y) || x.localeCompare(y);
+    return [...new Set([...Object.keys(a), ...Object.keys(b)])].sort(order).filter((key) => a[key] !== b[key]).map((key) => [key, a[key], b[key]]);
   }
 
   const shown = (value) => (value === undefined ? "(absent)" : value === null ? "null" : typeof value === "number" && !Number.isInteger(value) ? runs.figure(value) : String(value));

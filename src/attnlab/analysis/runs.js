@@ -12,14 +12,14 @@ attnlab.runs = (() => {
     return run.own || run.values ? all : {};
   }
 
-  const text = (title, words) => (words ? make("div", {}, make("h4", {}, title), make("pre", { tabindex: "0" }, words)) : null);
+  const text = (title, words) => (words ? make("div", {}, make("h3", {}, title), make("pre", { tabindex: "0" }, words)) : null);
   const place = (run) => (run.href ? make("a", { href: run.href }, run.path) : make("code", {}, run.path));
 
   function figures(data, run) {
     const rows = data.metrics.map((name, i) => [name, run.values?.[i]]).filter(([, value]) => value !== null && value !== undefined);
     if (!rows.length) return null;
     const lines = rows.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, figure(value))));
-    return make("div", {}, make("h4", {}, "Final figures"), make("table", { class: "figures" }, make("tbody", {}, ...lines)));
+    return make("div", {}, make("h3", {}, "Final figures"), make("table", { class: "figures" }, make("tbody", {}, ...lines)));
   }
 
   // Everything about a run.

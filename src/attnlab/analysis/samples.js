@@ -2,7 +2,7 @@
 // What the models of two cells give, side by side, and what their heads attend to.
 (() => {
   const { make } = attnlab;
-  const picture = (png, words, kind) => make("img", { src: `data:image/png;base64,${png}`, alt: words, class: kind, loading: "lazy", decoding: "async" });
+  const picture = (png, words, kind) => make("img", { src: `data:image/png;base64,${png}`, alt: words, class: kind, decoding: "async" });
 
   function value(content, column, row) {
     if (content !== null && typeof content === "object") return picture(content.png, `${column} of example ${row + 1}`, "thumbnail");

@@ -32,7 +32,7 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
         *(picture for picture in pictures if picture is not first),
         ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
-        ("cells", "All cells", appendix.cells_section(comparison)),
+        ("cells", "All cells", appendix.cells_section(comparison, data)),
         ("parallel", "Runs through their choices", run_sections.parallel_section(data)),
         ("samples", "What the models give", run_sections.samples_section(data)),
         ("cost", "What each cell cost", appendix.cost_section(comparison)),
@@ -87,6 +87,7 @@ def difference_section(comparison: Comparison) -> Html | None:
             list(cell.difference.values.values()),
             cell.difference.verdict,
             _difference_note(cell),
+            [f"seed {seed}" for seed in cell.difference.values],
         )
         for cell in cells
         if cell.difference
@@ -122,7 +123,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
     figures = max(0, decimals - 1)
-    head = ["", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
+    head = ["cell", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
     rows = []
     for curve in curves:
         values = [

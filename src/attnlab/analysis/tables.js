@@ -33,7 +33,7 @@
 
   // --- unfolding
 
-  const keyOf = (row) => `unfolded/${row.closest("table").dataset.of}/${row.dataset.row}`;
+  const keyOf = (row) => `unfolded/${row.closest("[aria-label]").getAttribute("aria-label")}/${row.dataset.row}`;
   const contents = {
     cells: (label) => attnlab.runs.ofCell(data, label),
     runs: (path) => { const run = data.runs.find((one) => one.path === path); return run && attnlab.runs.body(data, run); },

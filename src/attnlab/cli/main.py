@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (
         ("status", "show the state of a study's runs"),
         ("compare", "compare a study's cells in the terminal"),
-        ("report", "write a study's comparison as one HTML page"),
+        ("report", "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it"),
         ("cancel", "stop the jobs of a study that Slurm has"),
     ):
         sub = command(name, what)

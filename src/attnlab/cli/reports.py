@@ -41,14 +41,14 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import compare, read_study, write_report
+    from attnlab.analysis import compare, read_study, write_report, write_tables
 
     to = Path(arguments.to) if arguments.to else folder / "report.html"
     if not to.parent.is_dir():
         raise Mistake(f"--to {to}: there is no folder {to.parent}")
     comparison = compare(read_study(folder))
     path = write_report(comparison, to)
-    print(path)
+    print(path, *write_tables(comparison, path.parent), sep="\n")
     if not arguments.no_figures:
         write_figures_of(comparison, path.parent / "figures")
     return 0

@@ -13,6 +13,7 @@ import torch
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
+from attnlab.cli.examples import examples_of, leave_examples
 from attnlab.cli.init_from import FIELD, start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
@@ -36,6 +37,7 @@ from attnlab.training import (
     find_resume,
     resolve,
 )
+from attnlab.training.media import OUTPUTS
 from attnlab.training.pruning import Pruned
 from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
@@ -102,16 +104,17 @@ class TrainingRun:
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
-        tracking = self.parts.tracking
-        if (
-            tracking.wandb or tracking.tensorboard
-        ):  # on every rank: a model that is split computes on all of them together
-            sinks = [logger for logger in loggers if isinstance(logger, Sink)]
-            show_media(sinks, task, self.parts.data, final, tracking.attention_maps, self._warn)
+        tracking, examples = self.parts.tracking, examples_of(task, self.parts.data, self._log)
+        if tracking.attention_maps and not examples.attention:
+            self._warn(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
+        sinks = [logger for logger in loggers if isinstance(logger, Sink)]
+        show_media(sinks, task.global_step, final, examples, tracking.attention_maps)
         for logger in loggers:
             logger.finalize("success")
         for name, text in task.outputs.items() if self.directory.owned else ():
-            write_text(self.directory.path / "outputs" / name, text)
+            write_text(self.directory.path / OUTPUTS / name, text)
+        if self.directory.owned:
+            leave_examples(examples, self.directory.path, self._warn)
         self.status.finish(final, task.cannot, task.notes)
         self._show(final, task)
 
