@@ -6,9 +6,11 @@ import csv
 import io
 import math
 import re
+from pathlib import Path
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.training.run_directory import write_text
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
@@ -52,6 +54,15 @@ DIFFERENCE = (
     "verdict",
 )
 BUDGET = ("steps", "tokens", "seconds", "parameters", "flops")
+
+
+def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
+    """Writes table.csv, table.md and table.tex into `folder`, each atomically, and returns the files. Raises CannotWrite."""
+    texts = {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}
+    files = {folder / f"table.{suffix}": text for suffix, text in texts.items()}
+    for path, text in files.items():
+        write_text(path, text, durable=False)
+    return list(files)
 
 
 def to_csv(comparison: Comparison) -> str:

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (
         ("status", "show the state of a study's runs"),
         ("compare", "compare a study's cells in the terminal"),
-        ("report", "write a study's comparison as one HTML page"),
+        ("report", "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it"),
         ("cancel", "stop the jobs of a study that Slurm has"),
     ):
         sub = command(name, what)
@@ -61,10 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
             )
-    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
-    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
-    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    _add_over_studies(command)
     _add_trained(command)
     _add_exchanged(command)
     _add_looks(command)
@@ -75,6 +72,20 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands on one study, several or all."""
+    serve = command("serve", "show studies in a browser while they run: on this machine alone, to who has the token")
+    serve.add_argument(
+        "overrides", nargs="*", metavar="STUDY", help="names, or directories of runs; without any all; runs_dir=DIR"
+    )
+    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
+    serve.add_argument("--open", action="store_true", help="open the browser")
+    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
+    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
+    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
 
 def _add_forms(compare: argparse.ArgumentParser) -> None:
@@ -197,6 +208,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.reports import cancel_study as handler
     elif arguments.command == "sync":
         from attnlab.cli.sync import sync as handler
+    elif arguments.command == "serve":
+        from attnlab.cli.serve import serve as handler
     elif arguments.command == "compare":
         from attnlab.cli.comparing import compare as handler
     elif arguments.command in ("status", "report"):

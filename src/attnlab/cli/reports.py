@@ -42,14 +42,14 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import compare, read_study, write_report
+    from attnlab.analysis import compare, read_study, write_report, write_tables
 
     to = Path(arguments.to) if arguments.to else folder / "report.html"
     if not to.parent.is_dir():
         raise Mistake(f"--to {to}: there is no folder {to.parent}")
     comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
     path = write_report(comparison, to)
-    print(path)
+    print(path, *write_tables(comparison, path.parent), sep="\n")
     if not arguments.no_figures:
         write_figures_of(comparison, path.parent / "figures")
     return 0
@@ -115,9 +115,9 @@ def study_folder(study: str, overrides: list[str]) -> Path:
     given = dict(o.split("=", 1) for o in overrides)
     name = given.get("study.name", study)
     for folder in (runs_dir / name, Path(study)):
-        if _has_runs(folder):
+        if has_runs(folder):
             return folder.resolve() if folder.name in ("", "..") else folder
-    known = sorted(p.name for p in runs_dir.glob("*") if _has_runs(p))
+    known = sorted(p.name for p in runs_dir.glob("*") if has_runs(p))
     there = f"there are {', '.join(known)}" if known else "there are none yet"
     runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
     raise Mistake(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
@@ -131,5 +131,6 @@ def runs_dir_of(overrides: list[str]) -> Path:
     return Path(dict(o.split("=", 1) for o in overrides).get("runs_dir", "runs"))
 
 
-def _has_runs(folder: Path) -> bool:
+def has_runs(folder: Path) -> bool:
+    """Whether `folder` is that of a study: it has a plan, or runs."""
     return (folder / "plan.json").is_file() or any(folder.glob("*/seed=*/run.json"))
