@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.analysis import wording
-from attnlab.analysis.budget import quantity
+from attnlab.analysis import evidence_section, wording
+from attnlab.analysis.budget import quantity, time_note
 from attnlab.analysis.comparison import CellSummary, Comparison
 from attnlab.analysis.markup import Html, details, join, prose, table, tag
 from attnlab.analysis.run_sections import filter_box
@@ -112,7 +112,8 @@ def cost_section(comparison: Comparison) -> Html | None:
         budget = cell.budget
         values = (budget.steps, budget.tokens, budget.parameters, budget.flops)
         rows.append([cell.label, *(quantity(value) for value in values), wording.number(budget.seconds, 1)])
-    return table(head, rows, "What each cell cost", "sortable")
+    note = time_note({cell.cell.name: cell.budget for cell in comparison.cells})
+    return join([table(head, rows, "What each cell cost", "sortable"), tag("p", note, class_="soft") if note else None])
 
 
 def settings_section(comparison: Comparison) -> Html | None:
@@ -200,5 +201,6 @@ def reading_section(comparison: Comparison) -> Html:
             "Claims",
             "Set before the sweep. Met: the 95% interval lies inside the bound; not met: outside; open: across it. A claim about several cells is met where every one meets it.",
         ),
+        *evidence_section.TERMS,
     ]
     return tag("dl", *(join([tag("dt", term), tag("dd", text)]) for term, text in terms))

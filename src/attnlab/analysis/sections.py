@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.analysis import appendix, run_sections, wording
+from attnlab.analysis import appendix, evidence_section, interaction_section, run_sections, wording
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, verdict_of
 from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline
@@ -21,9 +21,10 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
     pictures = [
         ("grid", "The grid", grid_section(comparison)),
         ("factors", "What each choice changes", factors_section(comparison)),
+        ("interactions", "What depends on what", interaction_section.interactions_section(comparison)),
         differences,
     ]
-    pictures.insert(0 if about_length else 3, lengths)
+    pictures.insert(0 if about_length else 4, lengths)
     first = next((picture for picture in pictures if picture[2]), lengths)
     return [
         ("short", "In short", short_section(comparison)),
@@ -33,6 +34,8 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
         ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
         ("cells", "All cells", appendix.cells_section(comparison, data)),
+        ("evidence", "How sure", evidence_section.evidence_section(comparison)),
+        ("sentences", "Other test sentences", evidence_section.sentences_section(comparison)),
         ("parallel", "Runs through their choices", run_sections.parallel_section(data)),
         ("samples", "What the models give", run_sections.samples_section(data)),
         ("cost", "What each cell cost", appendix.cost_section(comparison)),

@@ -28,7 +28,7 @@ class Translation(TokenTask):
 
     At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored on its own text,
     detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source words (`test/bleu@6-10`).
-    `notes` says how each was computed, and `outputs` holds the translations.
+    `notes` says how each was computed, and `outputs` holds the translations and the references that they were scored on.
     """
 
     headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
@@ -98,6 +98,7 @@ class Translation(TokenTask):
         figures, signatures = corpus_scores(hypotheses, references)
         self.notes |= {f"{prefix}/{name}": signature for name, signature in signatures.items()}
         self.outputs[f"{split}.translations.txt"] = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
+        self.outputs[f"{split}.references.txt"] = "".join(f"{reference}\n" for reference in references)
         by_length, empty = scores_by_length(hypotheses, references, sources)
         self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many words" for name in empty}
         return nats | {f"{prefix}/{name}": value for name, value in (figures | by_length).items()}
