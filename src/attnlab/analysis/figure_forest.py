@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import Comparison, verdict_of
@@ -79,6 +79,6 @@ def _row(axes: Axes, place: int, row: ForestRow, scale: Scale) -> None:
         for end, edge, sign in ((row.interval.low, scale.low, "<"), (row.interval.high, scale.high, ">")):
             if (end < edge) == (sign == "<") and end != edge:  # the interval runs off the picture
                 axes.plot([edge], [place], marker=sign, color=tone, markersize=4, clip_on=False, zorder=3)
-    dots = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
+    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
     axes.plot(row.values, [place + 0.27] * len(row.values), color=colour("soft"), markersize=2, alpha=0.8, **dots)
     axes.plot([row.interval.mean], [place], color=tone, markersize=4.5, zorder=4, **dots)

@@ -57,7 +57,8 @@ def paper_style() -> Iterator[None]:
     import matplotlib
     import seaborn
 
-    with matplotlib.rc_context({**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"), **OWN}):
+    style: Any = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"), **OWN}
+    with matplotlib.rc_context(style):
         yield
 
 
