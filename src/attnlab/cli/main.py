@@ -134,6 +134,7 @@ def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> No
         "--pooling", choices=("mean", "first"), default="mean", help="of the states: their mean, or the first"
     )
     embed.add_argument("--to", help="a .npy file for the embeddings, a normalised row a text")
+    embed.add_argument("--picture", help="a .png or .pdf file: how alike they are, or a map of more than 30")
     embed.add_argument("--checkpoint", choices=("best", "last"), default="last")
 
 
