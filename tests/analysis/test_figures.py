@@ -193,6 +193,13 @@ def test_many_cells_are_cut_and_counted(grid_comparison, monkeypatch):
     assert axes.get_xlabel().endswith("; 11 more rows are on the page")
 
 
+def test_more_lines_than_can_be_told_apart_are_left_out(position, monkeypatch):
+    monkeypatch.setattr("attnlab.analysis.figures.MOST_LINES", 5)
+    monkeypatch.setattr("attnlab.analysis.figures.MOST_COLOURS", 5)
+    with paper_style():
+        assert [name for name, _ in study_figures(position)] == ["differences"]
+
+
 def test_a_full_disk_is_said(position, tmp_path):
     from attnlab.training.run_directory import CannotWrite
 
