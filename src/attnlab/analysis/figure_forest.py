@@ -25,8 +25,8 @@ def difference_rows(comparison: Comparison) -> list[ForestRow]:
     for cell in comparison.measured:
         found = cell.difference
         if found:
-            lost = f"{cell.n_lost} of {sum(cell.states.values())} lost" if cell.n_lost else ""
-            rows.append(ForestRow(cell.label, found.interval, list(found.values.values()), found.verdict, lost))
+            seeds, lost = list(found.values.values()), wording.lost_text(cell)
+            rows.append(ForestRow(cell.label, found.interval, seeds, found.verdict, lost))
     return rows
 
 
@@ -38,6 +38,14 @@ def effect_rows(comparison: Comparison, metric: Metric) -> list[ForestRow]:
         label = f"{short(effect.factor)}: {effect.reference} \u2192 {effect.choice}"
         rows.append(ForestRow(label, effect.interval, list(effect.by_setting.values()), verdict))
     return rows
+
+
+def interaction_rows(comparison: Comparison, metric: Metric) -> list[ForestRow]:
+    """What two choices change together beyond the sum of what each changes alone, the largest first; the small dots are the seeds."""
+    found = sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean))
+    return [
+        ForestRow(one.label, one.interval, list(one.values.values()), verdict_of(one.interval, metric)) for one in found
+    ]
 
 
 def forest_figure(rows: Sequence[ForestRow], metric: Metric, what: str) -> Figure:
