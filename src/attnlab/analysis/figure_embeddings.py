@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnlab.analysis.figure_style import COLUMN, PAGE, colour, new_figure
+from attnlab.analysis.figure_style import COLUMN, PAGE, colour, new_figure, readable
 from attnlab.analysis.wording import number
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def alike_figure(embeddings_ND: np.ndarray, names: Sequence[str]) -> Figure:
         xticklabels=[name.partition(" ")[0] for name in names],
         yticklabels=list(names),
     )
+    readable(axes, count)
     axes.tick_params(length=0)
     axes.tick_params(axis="x", rotation=0)
     axes.set_xlabel("cosine of the embeddings")

@@ -65,7 +65,7 @@ def forest_figure(rows: Sequence[ForestRow], metric: Metric, what: str) -> Figur
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     sides = ("better", "worse") if metric.better == "lower" else ("worse", "better")
-    more = f"; {len(rows) - len(shown)} more rows are on the page" if len(rows) > len(shown) else ""
+    more = f"\n{len(rows) - len(shown)} more rows are on the page" if len(rows) > len(shown) else ""
     axes.set_xlabel(f"\u2190 {sides[0]}    {what}    {sides[1]} \u2192{more}")
     return figure
 
