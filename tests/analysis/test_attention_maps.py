@@ -7,14 +7,40 @@ import numpy as np
 import pytest
 import torch
 
-from attnlab.analysis.attention_maps import CROSS, DECODER, ENCODER, GAP, SELF, SIDE, attention_maps, layer_maps, picture
+from attnlab.analysis.attention_maps import (
+    CROSS,
+    DECODER,
+    ENCODER,
+    GAP,
+    SELF,
+    SIDE,
+    attention_maps,
+    layer_maps,
+    picture,
+)
 from attnlab.layers import (
-    ALiBi, GroupedQuery, Learned, MultiHead, MultiQuery, PositionEncoding, RelativeBias, Rotary, Sinusoidal,
+    ALiBi,
+    GroupedQuery,
+    Learned,
+    MultiHead,
+    MultiQuery,
+    PositionEncoding,
+    RelativeBias,
+    Rotary,
+    Sinusoidal,
 )  # fmt: skip
 from attnlab.layers.attention import Attention
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
 from attnlab.models import (
-    GPT, T5, Bert, ConvolutionalSeq2Seq, EncoderDecoder, RecurrentLanguageModel, RecurrentSeq2Seq, T5LanguageModel, ViT,
+    GPT,
+    T5,
+    Bert,
+    ConvolutionalSeq2Seq,
+    EncoderDecoder,
+    RecurrentLanguageModel,
+    RecurrentSeq2Seq,
+    T5LanguageModel,
+    ViT,
 )  # fmt: skip
 
 V, D, H, T, S = 11, 16, 4, 6, 7
@@ -189,7 +215,9 @@ def test_maps_of_images(position):
     assert maps[0].allowed_TS.all()
 
 
-@pytest.mark.parametrize("fields", [{"attention": "luong"}, {"attention": "luong", "input_feeding": True}, {"attention": "bahdanau"}])
+@pytest.mark.parametrize(
+    "fields", [{"attention": "luong"}, {"attention": "luong", "input_feeding": True}, {"attention": "bahdanau"}]
+)
 def test_alignments_of_a_recurrent_decoder_are_the_softmax_of_its_scores(fields):
     torch.manual_seed(0)
     model = shaken(RecurrentSeq2Seq(vocabulary_size=V, d_model=8, num_layers=1, dropout=0.0, **fields))
@@ -211,7 +239,9 @@ def test_a_convolutional_decoder_has_a_map_in_every_layer():
     model = shaken(ConvolutionalSeq2Seq(V, d_model=8, num_layers=2, num_decoder_layers=3, dropout=0.0))
     with torch.no_grad():
         maps = layer_maps(model, lambda: model(draw(1, S), draw(1, T)))
-    assert [(found.kind, found.layer, found.weights_HTS.shape) for found in maps] == [(CROSS, i, (1, T, S)) for i in range(3)]
+    assert [(found.kind, found.layer, found.weights_HTS.shape) for found in maps] == [
+        (CROSS, i, (1, T, S)) for i in range(3)
+    ]
     torch.testing.assert_close(maps[2].weights_HTS.sum(-1), torch.ones(1, T))
     assert not torch.allclose(maps[0].weights_HTS, maps[2].weights_HTS, atol=0.01)
 
