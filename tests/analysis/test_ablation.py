@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attnlab.analysis.ablation import ExampleLosses, ablate, effect, heads_of, masked, task_losses
+from attnlab.analysis.ablation import ExampleLosses, TaskLosses, ablate, effect, heads_of, masked
 from attnlab.analysis.attention_maps import CROSS, DECODER, ENCODER, SELF
 from attnlab.analysis.head_statistics import Head
 from attnlab.layers import GroupedQuery, MultiHead
@@ -117,7 +117,7 @@ def test_effects_are_the_change_of_the_tasks_own_loss():
     rows = draw(5, 7)
     batches = [{"tokens": part[:, :-1], "targets": part[:, 1:]} for part in (rows[:3], rows[3:])]
     task = Sums(model)
-    effects = ablate(model, task_losses(task, batches))
+    effects = ablate(model, TaskLosses(task, batches))
     assert list(effects) == [Head(SELF, layer, head) for layer in range(2) for head in range(H)]
     whole = task.score(batches)["nats"]
     for head in (Head(SELF, 0, 0), Head(SELF, 1, 3)):
@@ -132,7 +132,7 @@ def test_a_head_whose_output_is_not_read_changes_nothing():
     with torch.no_grad():
         model.stack.layers[0].attention.output.weight[:, : D // H] = 0
     rows = draw(4, 7)
-    found = ablate(model, task_losses(Sums(model), [{"tokens": rows[:, :-1], "targets": rows[:, 1:]}]))
+    found = ablate(model, TaskLosses(Sums(model), [{"tokens": rows[:, :-1], "targets": rows[:, 1:]}]))
     dead = found[Head(SELF, 0, 0)]
     assert (dead.change, dead.low, dead.high, dead.verdict) == (0, 0, 0, "undecided")
 

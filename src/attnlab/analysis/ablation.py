@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from scipy.special import stdtrit
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from attnlab.analysis.attended import Attended
 from attnlab.analysis.attention_maps import attention_names, kind_of
 from attnlab.analysis.head_statistics import Head
 
@@ -126,19 +128,49 @@ def masked(model: nn.Module, heads: Sequence[Head]) -> Iterator[None]:
                 handle.remove()
 
 
-def task_losses(task: Any, batches: Sequence[Mapping[str, Any]]) -> Losses:
+class TaskLosses:
     """
     The loss of each example of a task's batches, by the task's own `all_sums` on each row of a batch alone.
 
-    Raises ValueError for batches that cannot be cut into rows.
+    most: examples, spread evenly over all; None: all. count: how many there are. Raises ValueError for batches that cannot be cut into rows.
     """
-    rows = [row for batch in batches for row in _rows(batch)]
 
-    def losses() -> ExampleLosses:
-        with task.evaluating():
-            sums = [task.all_sums(task.on_device(row))[:2] for row in rows]
+    def __init__(self, task: Any, batches: Sequence[Mapping[str, Any]], most: int | None = None) -> None:
+        rows = [row for batch in batches for row in _rows(batch)]
+        if most is not None and len(rows) > most:
+            rows = [rows[i * len(rows) // most] for i in range(most)]
+        self.task, self.rows, self.count = task, rows, len(rows)
+
+    def __call__(self) -> ExampleLosses:
+        """Under the model as it is."""
+        with self.task.evaluating():
+            sums = [self.task.all_sums(self.task.on_device(row))[:2] for row in self.rows]
         nats_N = torch.stack([nats.double().cpu() for nats, _ in sums])
         return ExampleLosses(nats_N, torch.tensor([int(targets) for _, targets in sums]))
+
+
+def text_losses(model: nn.Module, examples: Sequence[Attended]) -> Losses:
+    """
+    The loss of each text: of a causal model that of each token after the first, of a sequence-to-sequence model that of the target and its end.
+
+    Raises ValueError for a model that gives texts no probability.
+    """
+    if any(example.targets_T is None for example in examples):
+        raise ValueError(
+            f"{type(model).__name__} gives a text no probability, so nothing is known of a loss on texts; mask heads on the validation data "
+            "(--ablate validation)"
+        )
+
+    @torch.inference_mode()
+    def losses() -> ExampleLosses:
+        nats, counts = [], []
+        for example in examples:
+            assert example.targets_T is not None
+            known_T = example.targets_T >= 0
+            logits_TV = model(*example.tokens)[0].float()
+            nats.append(F.cross_entropy(logits_TV[known_T], example.targets_T[known_T], reduction="sum"))
+            counts.append(int(known_T.sum()))
+        return ExampleLosses(torch.stack(nats).double(), torch.tensor(counts))
 
     return losses
 
