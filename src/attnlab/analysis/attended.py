@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnlab.analysis.attention_maps import CROSS, DECODER, ENCODER, SELF, LayerMap, attention_names, layer_maps
 from attnlab.analysis.rollout import rollout_of, with_rollouts
-from attnlab.analysis.token_axis import Axis, joined, patch_axis, text_axis
+from attnlab.analysis.token_axis import Axis, joined, output_axis, patch_axis, text_axis
 from attnlab.data.marks import Marks
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import NUM_MARKS, Vocabulary
@@ -111,9 +111,15 @@ class Reader:
         sources = text_axis(text, *from_source.locate(text), from_source.marks, *from_source.marks.source)
         self._check("text", text, sources, model.longest)
         source_1S = _row(sources)
-        found = self._translated(model, vocabulary, source_1S) if target is None else target
         before = (vocabulary.target_start, *vocabulary.marks.target[0])
-        targets = text_axis(found, *vocabulary.locate(found), vocabulary.marks, before)
+        if target is None:
+            own = self._translated(model, vocabulary, source_1S)
+            found = vocabulary.decode(own).strip()
+            # What precedes every target is among the model's own tokens already.
+            targets = output_axis(vocabulary, own, before[:1])
+        else:
+            found = target.strip()
+            targets = text_axis(found, *vocabulary.locate(found), vocabulary.marks, before)
         self._check("target", found, targets, model.longest)
         target_1T = _row(targets)
         maps = _maps(model, len(targets), len(sources), lambda: model(source_1S, target_1T))
@@ -128,12 +134,11 @@ class Reader:
         title = f"{text} \u2192 {found}" + ("" if target is not None else " (the model's own)")
         return Attended(title, with_rollouts(maps), axes, text, (source_1S, target_1T), targets_T)
 
-    def _translated(self, model: Seq2Seq, vocabulary: Vocabulary, source_1S: Tensor) -> str:
+    def _translated(self, model: Seq2Seq, vocabulary: Vocabulary, source_1S: Tensor) -> list[int]:
         search = self.search or BeamSearch(beams=4)
         marks = vocabulary.marks
         start, end = vocabulary.target_start, vocabulary.end
-        best = decode(model, source_1S, None, search, start, end, marks.never)[0][0]
-        return vocabulary.decode(best.tokens).strip()
+        return decode(model, source_1S, None, search, start, end, marks.never)[0][0].tokens
 
     def _check(self, what: str, text: str, axis: Axis, longest: int | None) -> None:
         if axis.is_mark_N.all() and what == "text":

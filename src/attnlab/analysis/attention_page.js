@@ -146,7 +146,7 @@
 
   function buildAxes(kind) {
     const room = $("box").clientWidth - 120;
-    const cell = Math.max(12, Math.min(26, Math.floor(room / kind.keys.length)));
+    const cell = Math.max(11, Math.min(26, Math.floor(room / kind.keys.length)));
     $("map").style.setProperty("--cell", `${cell}px`);
     $("queries").replaceChildren(...kind.queries.map((label, t) => element("li", { role: "option", id: `q${t}`, "aria-selected": "false" }, label)));
     $("keys").replaceChildren(...kind.keys.map((label) => element("span", {}, label)));

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnlab.data.marks import PURPOSES, Marks
+from attnlab.data.vocabulary import Vocabulary
 
 SHOWN = str.maketrans({" ": "\u2423", "\n": "\u23ce", "\t": "\u21e5"})  # blank, line end and tabulator, made visible
 
@@ -42,14 +43,33 @@ def text_axis(
     after: Sequence[int] = (),
 ) -> Axis:
     """The tokens of a text, with the marks before and after it; places_N2: the characters that each token is of."""
-    pieces = [visible(text[start:end]) for start, end in places_N2]
+    pieces = _numbered([visible(text[start:end]) for start, end in places_N2], places_N2)
+    return _framed(pieces, tokens_N, places_N2.reshape(-1, 2), marks, before, after)
+
+
+def output_axis(vocabulary: Vocabulary, tokens: Sequence[int], before: Sequence[int]) -> Axis:
+    """Tokens that a model gave, which need not be those that their text is cut into; they have no places."""
+    names = name_marks(vocabulary.marks)
+    pieces = [names.get(token) or visible(vocabulary.decode([token])) for token in tokens]
+    return _framed(pieces, np.array(tokens, np.int64), np.full((len(tokens), 2), -1), vocabulary.marks, before, ())
+
+
+def _framed(
+    pieces: list[str],
+    tokens_N: np.ndarray,
+    places_N2: np.ndarray,
+    marks: Marks,
+    before: Sequence[int],
+    after: Sequence[int],
+) -> Axis:
+    """Tokens with the marks before and after them."""
     names = name_marks(marks)
-    labels = [names.get(int(n), f"[{n}]") for n in before] + _numbered(pieces, places_N2)
-    labels += [names.get(int(n), f"[{n}]") for n in after]
+    first, last = ([names.get(int(n), f"[{n}]") for n in side] for side in (before, after))
     numbers = np.concatenate([np.array(before, dtype=np.int64), tokens_N.astype(np.int64), np.array(after, np.int64)])
     outside = [np.full((len(side), 2), -1, dtype=np.int64) for side in (before, after)]
-    places = np.concatenate([outside[0], places_N2.astype(np.int64).reshape(-1, 2), outside[1]])
-    return Axis(labels, numbers, places[:, 0] < 0, places)
+    places = np.concatenate([outside[0], places_N2.astype(np.int64), outside[1]])
+    is_mark_N = np.array([True] * len(before) + [False] * len(pieces) + [True] * len(after), dtype=bool)
+    return Axis([*first, *pieces, *last], numbers, is_mark_N, places)
 
 
 def joined(first: Axis, second: Axis) -> Axis:
@@ -91,10 +111,10 @@ def name_marks(marks: Marks) -> dict[int, str]:
 
 
 def _numbered(pieces: list[str], places_N2: np.ndarray) -> list[str]:
-    """Tokens that share one character, its bytes being in several, told apart by a number."""
+    """Tokens that share a character, its bytes being in several, told apart by a number."""
     labels, again = [], 1
     for index, piece in enumerate(pieces):
-        same = index > 0 and (places_N2[index] == places_N2[index - 1]).all()
-        again = again + 1 if same else 1
+        shares = index > 0 and places_N2[index][0] < places_N2[index - 1][1]
+        again = again + 1 if shares else 1
         labels.append(f"{piece}\u00b7{again}" if again > 1 else piece)
     return labels

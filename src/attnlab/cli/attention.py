@@ -58,12 +58,12 @@ def attention(arguments: argparse.Namespace) -> int:
         found = _look(arguments, record, model, tokenizer)
     except ValueError as error:
         raise Mistake(f"{directory}: {error}") from error
+    head = _asked_head(arguments.head, found)
     folder = Path(arguments.to) if arguments.to else directory / "attention"
     _write(folder, str(record.get("name", directory.name)), found)
     if arguments.figures:
         from attnlab.analysis.attention_figures import write_figures  # draws, which costs start-up time
 
-        head = _asked_head(arguments.head, found)
         for path in write_figures(folder / "figures", found.examples[0], found.scores, head):
             print(path)
     print_heads(found.scores, found.effects)
@@ -161,8 +161,9 @@ def _effects(
     if arguments.ablate is None:
         return None
     if arguments.ablate == "text":
+        of_texts = text_losses(model, examples)
         _say(len(heads_of(model)), len(examples), "texts given")
-        return ablate(model, text_losses(model, examples))
+        return ablate(model, of_texts)
     parts, task = load_run(Path(arguments.run), arguments.checkpoint)
     loader: Any = parts.data.val_dataloader()
     # The longest come first in some loaders: batches from all over are like the whole.
