@@ -43,7 +43,8 @@ def text_axis(
     after: Sequence[int] = (),
 ) -> Axis:
     """The tokens of a text, with the marks before and after it; places_N2: the characters that each token is of."""
-    pieces = _numbered([visible(text[start:end]) for start, end in places_N2], places_N2)
+    # A token of no character is the blank that some texts are read behind.
+    pieces = _numbered([visible(text[start:end] or " ") for start, end in places_N2], places_N2)
     return _framed(pieces, tokens_N, places_N2.reshape(-1, 2), marks, before, after)
 
 
