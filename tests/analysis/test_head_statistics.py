@@ -131,3 +131,19 @@ def test_entropy_is_that_of_scipy_and_uniform_attention_is_always_at_chance(leng
     for name, score in flat.items():
         assert score.value == pytest.approx(score.chance, abs=1e-5), name
         assert score.chance == noisy[name].chance
+
+
+def test_patches_are_as_far_apart_as_they_are_in_the_image():
+    from attnlab.analysis.token_axis import patch_axis
+
+    axis = patch_axis((2, 2), 1, has_class=True)  # a class token, then patches at (0, 0), (0, 1), (1, 0), (1, 1)
+    across = at([0, 4, 3, 2, 1], 5)  # each patch to the one diagonally opposite
+    half = 0.5 * across + 0.5 * at([0] * 5, 5)  # what goes to the class token has no distance
+    named = head_scores([example_of(map_of([across, half, np.full((5, 5), 0.2)]), axis)])
+    first, second, flat = (named[Head(SELF, 0, head)] for head in range(3))
+    chance = (0 + 1 + 1 + math.sqrt(2)) / 4
+    assert value(first, "distance") == pytest.approx((math.sqrt(2), chance, 4), abs=EXACT)
+    assert value(second, "distance") == pytest.approx((math.sqrt(2), chance, 4), abs=EXACT)
+    assert value(flat, "distance") == pytest.approx((chance, chance, 4), abs=EXACT)
+    assert value(second, "marks") == pytest.approx((0.5 * 4 / 5 + 1 / 5, 1 / 5, 5), abs=EXACT)
+    assert set(first) == {"entropy", "relative_entropy", "distance", "first", "marks", "current"}

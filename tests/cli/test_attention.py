@@ -102,7 +102,7 @@ def test_a_language_model_leaves_a_page_and_tables_and_the_effect_of_every_head(
     said = attnlab("attention", str(run), *words)
     assert said.status == 0, said.err
     assert "masking 4 heads, one at a time; validation examples: " in said.err
-    assert said.out.splitlines()[0].split()[:2] == ["head", "role"]
+    assert said.out.splitlines()[0].split()[:2] == ["self", "role"]
     assert "repeat" in said.out.splitlines()[0]
     assert said.out.splitlines()[-1] == "out/attention.html"
     rows = list(csv.DictReader(Path("out/heads.csv").read_text().splitlines()))

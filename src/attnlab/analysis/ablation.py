@@ -130,7 +130,7 @@ def masked(model: nn.Module, heads: Sequence[Head]) -> Iterator[None]:
 
 class TaskLosses:
     """
-    The loss of each example of a task's batches, by the task's own `all_sums` on each row of a batch alone.
+    The loss of each example of a task's batches, by the task's own `all_sums` on each row of a batch alone, without label smoothing.
 
     most: examples, spread evenly over all; None: all. count: how many there are. Raises ValueError for batches that cannot be cut into rows.
     """
@@ -144,9 +144,10 @@ class TaskLosses:
     def __call__(self) -> ExampleLosses:
         """Under the model as it is."""
         with self.task.evaluating():
-            sums = [self.task.all_sums(self.task.on_device(row))[:2] for row in self.rows]
-        nats_N = torch.stack([nats.double().cpu() for nats, _ in sums])
-        return ExampleLosses(nats_N, torch.tensor([int(targets) for _, targets in sums]))
+            sums = [self.task.all_sums(self.task.on_device(row)) for row in self.rows]
+        # A smoothed loss has the nats themselves beside it.
+        nats_N = torch.stack([also.get("nats", nats).double().cpu() for nats, _, also in sums])
+        return ExampleLosses(nats_N, torch.tensor([int(targets) for _, targets, _ in sums]))
 
 
 def text_losses(model: nn.Module, examples: Sequence[Attended]) -> Losses:

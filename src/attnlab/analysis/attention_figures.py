@@ -11,7 +11,7 @@ import numpy as np
 
 from attnlab.analysis.attended import Attended
 from attnlab.analysis.attention_maps import LayerMap
-from attnlab.analysis.head_roles import Role, role_of
+from attnlab.analysis.head_roles import Role, clearest, role_of
 from attnlab.analysis.head_statistics import Head, Scores
 from attnlab.analysis.rollout import rollout_of
 
@@ -39,7 +39,7 @@ def write_figures(folder: Path, example: Attended, scores: Scores, head: Head | 
         for kind in example.kinds:
             name = kind.replace(" ", "_")
             written += _save(_overview(plot, example.of_kind(kind), roles), folder / f"{name}_overview", plot)
-            shown = head if head is not None and head.kind == kind else _clearest(roles, example.of_kind(kind))
+            shown = head if head is not None and head.kind == kind else _shown(scores, example.of_kind(kind))
             written += _save(
                 _one(plot, example, shown, roles.get(shown)), folder / f"{name}_{shown.layer}.{shown.head}", plot
             )
@@ -68,12 +68,10 @@ def _save(figure: Any, path: Path, plot: Any) -> list[Path]:
     return files
 
 
-def _clearest(roles: Mapping[Head, Role | None], layers: list[LayerMap]) -> Head:
+def _shown(scores: Scores, layers: list[LayerMap]) -> Head:
     """The head of a kind whose role is clearest; the first one where none has any, and of rollouts that of all layers."""
     kind = layers[0].kind
-    clear = {head: role.strength for head, role in roles.items() if role is not None and head.kind == kind}
-    start = Head(kind, layers[-1].layer if kind.endswith("rollout") else 0, 0)
-    return max(clear, key=lambda head: clear[head], default=start)
+    return clearest(scores, kind) or Head(kind, layers[-1].layer if kind.endswith("rollout") else 0, 0)
 
 
 def _overview(plot: Any, layers: list[LayerMap], roles: Mapping[Head, Role | None]) -> Any:
@@ -132,7 +130,7 @@ def _over_image(plot: Any, example: Attended) -> Any:
     assert example.pixels_YXC is not None
     weights_TT = last.weights_HTS[0].numpy()
     read = weights_TT[0] if "[class]" in axis.labels else weights_TT[axis.before :].mean(axis=0)
-    figure, (left, right) = plot.subplots(1, 2, figsize=(5.2, 2.6))
+    figure, (left, right) = plot.subplots(1, 2, figsize=(5.2, 2.4), layout="constrained")
     rows, columns, _ = example.pixels_YXC.shape
     left.imshow(example.pixels_YXC, interpolation="nearest")
     right.imshow(example.pixels_YXC.mean(axis=2), cmap="gray", interpolation="nearest")
@@ -142,7 +140,7 @@ def _over_image(plot: Any, example: Attended) -> Any:
     for one, title in ((left, example.title), (right, "rollout of all layers")):
         one.set(xticks=[], yticks=[])
         one.set_title(_plain(title))
-    figure.colorbar(drawn, ax=right, shrink=0.8)
+    figure.colorbar(drawn, ax=[left, right], shrink=0.8, label="share of what is read")
     return figure
 
 

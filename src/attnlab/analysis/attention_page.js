@@ -239,15 +239,15 @@
     for (let i = 0; i < patches.length; i++) {
       const share = most ? (state.root ? Math.sqrt(patches[i] / most) : patches[i] / most) : 0;
       const left = (i % across) * x, top = Math.floor(i / across) * y;
-      context.fillStyle = `rgba(10, 14, 30, ${0.82 * (1 - share)})`;
+      context.fillStyle = `rgba(255, 170, 0, ${0.75 * share})`;  // seen on black and on white
       context.fillRect(left, top, x, y);
       if (i === t - kind.offset) {
-        context.strokeStyle = "#ffb000";
+        context.strokeStyle = "#4f8cff";
         context.lineWidth = 3;
         context.strokeRect(left + 1.5, top + 1.5, x - 3, y - 3);
       }
     }
-    canvas.setAttribute("aria-label", `The image, bright where query ${kind.queries[t]} attends to; the table of keys holds the numbers`);
+    canvas.setAttribute("aria-label", `The image, tinted where query ${kind.queries[t]} attends to; the table of keys holds the numbers`);
   }
 
   // --- what the reader does

@@ -15,7 +15,7 @@ import numpy as np
 from attnlab import __version__
 from attnlab.analysis.ablation import Effect
 from attnlab.analysis.attended import Attended
-from attnlab.analysis.head_roles import RULE, role_of
+from attnlab.analysis.head_roles import RULE, clearest, role_of
 from attnlab.analysis.head_statistics import Head, Scores
 from attnlab.analysis.markup import Html, details, table, tag
 from attnlab.analysis.syntactic_agreement import Agreement
@@ -174,12 +174,7 @@ def _kind(example: Attended, kind: str, share: float) -> dict[str, Any]:
 def _start(example: Attended, scores: Scores) -> dict[str, int]:
     """What is shown first: of the first kind the head whose role is clearest."""
     kind = example.kinds[0]
-    clear = {
-        head: role.strength
-        for head, named in scores.items()
-        if head.kind == kind and (role := role_of(named)) is not None
-    }
-    best = max(clear, key=lambda head: clear[head], default=Head(kind, 0, 0))
+    best = clearest(scores, kind) or Head(kind, 0, 0)
     return {"layer": best.layer, "head": best.head, "query": len(example.axes[kind][0]) // 2}
 
 
@@ -256,11 +251,7 @@ def _all_heads(scores: Scores, effects: Mapping[Head, Effect] | None) -> Html | 
         row: list[Any] = [tag("button", str(head), type="button", **attributes), role.name if role else ""]
         if effects:
             effect = effects.get(head)
-            row.append(
-                ""
-                if effect is None
-                else f"{effect.change:+.4f} [{effect.low:+.4f}, {effect.high:+.4f}] {effect.verdict}"
-            )
+            row.append("" if effect is None else _effect(effect))
         rows.append([*row, *(_short(named[key].value) if key in named else "" for key in names)])
     explained = [tag("p", RULE)]
     if effects:

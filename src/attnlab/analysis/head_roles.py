@@ -13,6 +13,7 @@ from attnlab.analysis.head_statistics import Head, Score, Scores
 
 BAR = 0.5  # how far from uniform attention (0) to all of the weight (1) a role has to be
 EVEN = 0.9  # of the greatest entropy: attention to everything alike
+EVENLY = "even"
 FEWEST = 8  # queries that a role is read from
 ROLES = {
     "repeats": "induction",
@@ -55,8 +56,18 @@ def role_of(scores: Mapping[str, Score]) -> Role | None:
         return best
     even = scores.get("relative_entropy")
     if even is not None and even.queries >= FEWEST and even.value >= EVEN:
-        return Role("even", "relative_entropy", even.value)
+        return Role(EVENLY, "relative_entropy", even.value)
     return None
+
+
+def clearest(scores: Scores, kind: str) -> Head | None:
+    """The head of a kind whose role is clearest, leaving out those that attend evenly; None where none has a role."""
+    found = {
+        head: role.strength
+        for head, named in scores.items()
+        if head.kind == kind and (role := role_of(named)) is not None and role.name != EVENLY
+    }
+    return max(found, key=lambda head: found[head], default=None)
 
 
 def roles(scores: Scores) -> dict[Head, Role | None]:

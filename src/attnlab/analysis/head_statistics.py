@@ -81,6 +81,8 @@ def measure(one: LayerMap, queries: Axis, keys: Axis) -> dict[str, _Measured]:
     weights_HTS, allowed_TS = one.weights_HTS.double().numpy(), one.allowed_TS.numpy()
     counts_T = allowed_TS.sum(axis=1)
     found = shape_measures(weights_HTS, allowed_TS, one.kind == CROSS)
+    if keys.grid is not None:
+        found["distance"] = _distance_of_patches(weights_HTS, keys)
     for name, wanted_TS in mass_targets(one.kind, allowed_TS, queries, keys).items():
         mass_HT = (weights_HTS * wanted_TS).sum(axis=2)
         wanted_T = (wanted_TS & allowed_TS).sum(axis=1)
@@ -99,7 +101,7 @@ def mass_targets(kind: str, allowed_TS: np.ndarray, queries: Axis, keys: Axis) -
     same: other occurrences of the query's token, earlier ones where the map is causal (duplicate-token heads: Wang et al. 2023, arXiv 2211.00593,
     section 3). induction: tokens that follow an earlier occurrence of the query's token and stand before the query (prefix matching: Olsson
     et al. 2022, arXiv 2209.11895, "Argument 2"). marks: tokens that are no text, such as start, end and separator (Clark et al. 2019, section 3.2).
-    In cross-attention first, last and marks alone; nothing but place is known of patches, so images have no `same` and `induction`.
+    In cross-attention first, last and marks alone; in images first, marks and current: patches stand in no row.
     """
     offsets_TS = np.arange(len(keys))[None] - np.arange(len(queries))[:, None]
     everywhere_TS = np.ones_like(allowed_TS)
@@ -107,6 +109,8 @@ def mass_targets(kind: str, allowed_TS: np.ndarray, queries: Axis, keys: Axis) -
     found = {"first": first_TS, "marks": everywhere_TS & keys.is_mark_N}
     if kind == CROSS:
         return found | {"last": everywhere_TS & (np.arange(len(keys)) == len(keys) - 1)}
+    if keys.grid is not None:
+        return found | {"current": offsets_TS == 0}
     same_TS = queries.numbers_N[:, None] == keys.numbers_N[None]
     follows_TS = np.zeros_like(same_TS)
     follows_TS[:, 1:] = same_TS[:, :-1]
@@ -124,7 +128,8 @@ def shape_measures(weights_HTS: np.ndarray, allowed_TS: np.ndarray, crosses: boo
     What does not depend on the tokens:
 
     entropy: of a query's weights, in nats. relative_entropy: over its maximum, the logarithm of the number of keys that the query may attend to.
-    distance (self-attention): the mean number of tokens to the keys. In cross-attention diagonal: the weight on keys, each counted by
+    distance (self-attention): the mean number of tokens to the keys; in images, from patches to patches in widths of a patch (Dosovitskiy et
+    al. 2021, arXiv 2010.11929, section D.8). In cross-attention diagonal: the weight on keys, each counted by
     exp(-(s/(S-1) - t/(T-1))^2 / 2g^2), g = 0.2, which is 1 on the diagonal (guided attention: Tachibana et al. 2018, arXiv 1710.08969, section
     4.1); monotonic: Pearson's correlation of a query's place with the mean place of its keys, 1 where the alignment moves forward at one
     speed, 0 for uniform attention.
@@ -154,6 +159,20 @@ def _weighted(weights_HTS: np.ndarray, values_TS: np.ndarray, allowed_TS: np.nda
     """The mean of a value of the keys, by the weights and by uniform ones."""
     chance_T = (values_TS * allowed_TS).sum(axis=1) / np.maximum(allowed_TS.sum(axis=1), 1)
     return _Measured((weights_HTS * values_TS).sum(axis=2), chance_T, has_T)
+
+
+def _distance_of_patches(weights_HTS: np.ndarray, axis: Axis) -> _Measured:
+    """The mean distance between middles of patches, in patches, by the weights that patches give to patches; every patch sees all."""
+    assert axis.grid is not None
+    rows, columns = axis.grid
+    places_N2 = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1)
+    apart_NN = np.sqrt(((places_N2[:, None] - places_N2[None]) ** 2).sum(axis=2))
+    patches_HNN = weights_HTS[:, axis.before :, axis.before :]
+    total_HN = np.maximum(patches_HNN.sum(axis=2), 1e-12)
+    values_HT, chance_T = np.zeros(weights_HTS.shape[:2]), np.zeros(weights_HTS.shape[1])
+    values_HT[:, axis.before :] = (patches_HNN * apart_NN).sum(axis=2) / total_HN
+    chance_T[axis.before :] = apart_NN.mean(axis=1)
+    return _Measured(values_HT, chance_T, np.arange(len(chance_T)) >= axis.before)
 
 
 def _monotonic(weights_HTS: np.ndarray) -> _Measured:

@@ -34,22 +34,30 @@ COLUMNS = {
 
 
 def print_heads(scores: Scores, effects: Mapping[Head, Effect] | None) -> None:
-    """A line a head, of very many those that have a role; below what masking them does, the most needed first."""
+    """A table of each kind, a line a head, of very many those that have a role; below what masking them does, the most needed first."""
     console = Console()
     roles = {head: role_of(named) for head, named in scores.items()}
     shown = [head for head in scores if len(scores) <= MOST_HEADS or roles[head] is not None]
-    names = [name for name in COLUMNS if any(name in scores[head] for head in shown)]
-    # Repeated random tokens tell induction from the habits of a text, which the text itself cannot.
-    names = [name for name in names if name != "induction" or "repeats" not in names]
-    table = _table("head", "role", *(COLUMNS[name] for name in names))
-    for head in shown:
-        table.add_row(str(head), _role(roles[head]), *(_cell(scores[head].get(name)) for name in names))
-    console.print(table)
+    for kind in dict.fromkeys(head.kind for head in shown):
+        console.print(_heads_of_kind([head for head in shown if head.kind == kind], scores, roles))
+        console.print()
     if len(shown) < len(scores):
         console.print(f"{len(scores) - len(shown)} more heads have no role", markup=False)
     console.print(RULE, markup=False, highlight=False)
     if effects:
         _print_effects(console, effects)
+
+
+def _heads_of_kind(heads: Sequence[Head], scores: Scores, roles: Mapping[Head, Role | None]) -> Table:
+    """The heads of one kind with the statistics that it has."""
+    names = [name for name in COLUMNS if any(name in scores[head] for head in heads)]
+    # Repeated random tokens tell induction from the habits of a text, which the text itself cannot.
+    names = [name for name in names if name != "induction" or "repeats" not in names]
+    table = _table(heads[0].kind, "role", *(COLUMNS[name] for name in names))
+    for head in heads:
+        cells = (_cell(scores[head].get(name)) for name in names)
+        table.add_row(f"{head.layer}.{head.head}", _role(roles[head]), *cells)
+    return table
 
 
 def _print_effects(console: Console, effects: Mapping[Head, Effect]) -> None:
@@ -72,8 +80,8 @@ def _print_effects(console: Console, effects: Mapping[Head, Effect]) -> None:
 
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
-    for title in titles:
-        words = title in ("head", "role", "masked", "relation", "direction", "")
+    for place, title in enumerate(titles):
+        words = place == 0 or title in ("role", "direction", "")
         table.add_column(title, justify="left" if words else "right", no_wrap=True)
     return table
 
