@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.analysis.planted import axis_of, causal, map_of, uniform
 
-from attnlab.analysis import attention_page
+from attnlab.analysis import attention_page_data
 from attnlab.analysis.ablation import Effect
 from attnlab.analysis.attended import Attended
 from attnlab.analysis.attention_maps import CROSS, SELF
-from attnlab.analysis.attention_page import page_data, quantised, render, write_page
+from attnlab.analysis.attention_page import render, write_page
+from attnlab.analysis.attention_page_data import page_data, quantised
 from attnlab.analysis.head_statistics import Head, head_scores
 from attnlab.analysis.syntactic_agreement import TO_HEAD, Agreement
 from attnlab.analysis.token_axis import patch_axis
@@ -64,7 +65,7 @@ def test_every_text_is_escaped():
 
 
 def test_too_many_examples_are_left_out_and_too_many_tokens_are_cut_and_told(monkeypatch):
-    monkeypatch.setattr(attention_page, "MOST_WEIGHTS", 100)
+    monkeypatch.setattr(attention_page_data, "MOST_WEIGHTS", 100)
     found = [example("ab"), example("abcdef"), example("abc")]  # 16, 144 and 36 weights
     page = render("run", found, head_scores(found))
     assert "2 more are in the statistics alone." in page

@@ -1,8 +1,7 @@
-"""What heads attend to, as one self-contained interactive HTML page. Legend: T queries, S keys, H heads."""
+"""What heads attend to, as one self-contained interactive HTML page."""
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,38 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from attnlab import __version__
 from attnlab.analysis.ablation import Effect
 from attnlab.analysis.attended import Attended
-from attnlab.analysis.head_roles import RULE, clearest, role_of
+from attnlab.analysis.attention_page_data import fitting, page_data, short
+from attnlab.analysis.head_roles import RULE, role_of
 from attnlab.analysis.head_statistics import Head, Scores
 from attnlab.analysis.markup import Html, details, table, tag
 from attnlab.analysis.syntactic_agreement import Agreement
-from attnlab.analysis.token_axis import visible
 from attnlab.training.run_directory import write_text
-
-STEPS = 65535  # a weight is kept as a whole number of these, to 0.00001
-MOST_WEIGHTS = 4_000_000  # on a page: 11 MB
-MOST_EXAMPLES = 50
-TITLE = 80  # characters
-NAMES = {
-    "entropy": "entropy (nats; most)",
-    "relative_entropy": "entropy over its most",
-    "distance": "mean distance (tokens)",
-    "previous": "to the token before",
-    "next": "to the token after",
-    "first": "to the first token",
-    "last": "to the last token",
-    "marks": "to marks",
-    "current": "to itself",
-    "same": "to the same token elsewhere",
-    "induction": "to what followed it before",
-    "repeats": "the same, in repeated random tokens",
-    "diagonal": "along the diagonal",
-    "monotonic": "moves forward",
-}
 
 
 def write_page(
@@ -70,7 +46,7 @@ def render(
     syntax: Sequence[Agreement] = (),
 ) -> str:
     """The page as HTML text."""
-    kept = _fitting(examples)
+    kept = fitting(examples)
     data = page_data(kept, scores)
     left_out = f" {len(examples) - len(kept)} more are in the statistics alone." if len(kept) < len(examples) else ""
     head = [
@@ -95,87 +71,6 @@ def render(
         tag("script", Html(script)),
     ]
     return f"<!doctype html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"
-
-
-def page_data(examples: Sequence[Attended], scores: Scores) -> dict[str, Any]:
-    """What the script reads."""
-    limit = MOST_WEIGHTS if len(examples) == 1 else None
-    heads = {}
-    for head, named in scores.items():
-        role = role_of(named)
-        statistics = {key: [_short(one.value), _short(one.chance)] for key, one in named.items()}
-        heads[str(head)] = {"role": role.name if role else "", "statistics": statistics}
-    shown = [_example(example, limit) for example in examples]
-    return {"examples": shown, "heads": heads, "names": NAMES, "start": _start(examples[0], scores)}
-
-
-def quantised(weights: np.ndarray) -> str:
-    """Weights from 0 to 1 as base64 of 16-bit numbers, each off by less than 0.00001."""
-    steps = np.round(np.clip(weights, 0, 1) * STEPS).astype("<u2")
-    return base64.b64encode(steps.tobytes()).decode()
-
-
-def _bits(flags: np.ndarray) -> str:
-    """Flags as base64 of their bits, the first one highest."""
-    return base64.b64encode(np.packbits(flags).tobytes()).decode()
-
-
-def _fitting(examples: Sequence[Attended]) -> list[Attended]:
-    """The first examples, as many as a page holds, at least one."""
-    total, kept = 0, 0
-    for example in examples[:MOST_EXAMPLES]:
-        total += sum(one.weights_HTS.numel() for one in example.maps)
-        if kept and total > MOST_WEIGHTS:
-            break
-        kept += 1
-    return list(examples[:kept])
-
-
-def _example(example: Attended, limit: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"title": _title(example.title)}
-    total = sum(one.weights_HTS.numel() for one in example.maps)
-    share = 1.0 if limit is None or total <= limit else (limit / total) ** 0.5
-    found["kinds"] = [_kind(example, kind, share) for kind in example.kinds]
-    if example.pixels_YXC is not None:
-        found["size"] = list(example.pixels_YXC.shape[:2])
-        found["pixels"] = base64.b64encode(example.pixels_YXC.astype(np.uint8).tobytes()).decode()
-    return found
-
-
-def _kind(example: Attended, kind: str, share: float) -> dict[str, Any]:
-    queries, keys = example.axes[kind]
-    weights_LHTS = np.stack([one.weights_HTS.numpy() for one in example.of_kind(kind)])
-    labels, offset = list(queries.labels), queries.before
-    if queries.grid is not None and "[class]" not in labels:
-        # Nothing stands for the whole image but the mean of the patches, which is what the model classifies.
-        mean_LH1S = weights_LHTS[:, :, queries.before :].mean(axis=2, keepdims=True)
-        weights_LHTS = np.concatenate([mean_LH1S, weights_LHTS], axis=2)
-        labels, offset = ["[mean of patches]", *labels], offset + 1
-    hidden_LTS = np.stack([~one.allowed_TS.numpy() for one in example.of_kind(kind)])
-    full = weights_LHTS.shape[2:]
-    num_queries, num_keys = (max(1, int(count * share)) for count in full)
-    weights_LHTS = weights_LHTS[:, :, :num_queries, :num_keys]
-    return {
-        "name": kind,
-        "layers": len(weights_LHTS),
-        "heads": weights_LHTS.shape[1],
-        "queries": labels[:num_queries],
-        "keys": keys.labels[:num_keys],
-        "cut": list(full) if share < 1 else None,
-        "square": queries is keys,
-        "grid": None if queries.grid is None else list(queries.grid),
-        "before": keys.before,
-        "offset": offset,
-        "weights": quantised(weights_LHTS),
-        "hidden": _bits(hidden_LTS[:, :num_queries, :num_keys]) if hidden_LTS.any() else None,
-    }
-
-
-def _start(example: Attended, scores: Scores) -> dict[str, int]:
-    """What is shown first: of the first kind the head whose role is clearest."""
-    kind = example.kinds[0]
-    best = clearest(scores, kind) or Head(kind, 0, 0)
-    return {"layer": best.layer, "head": best.head, "query": len(example.axes[kind][0]) // 2}
 
 
 def _look(left_out: str) -> list[Html]:
@@ -252,7 +147,7 @@ def _all_heads(scores: Scores, effects: Mapping[Head, Effect] | None) -> Html | 
         if effects:
             effect = effects.get(head)
             row.append("" if effect is None else _effect(effect))
-        rows.append([*row, *(_short(named[key].value) if key in named else "" for key in names)])
+        rows.append([*row, *(short(named[key].value) if key in named else "" for key in names)])
     explained = [tag("p", RULE)]
     if effects:
         explained.append(tag("p", MASKED))
@@ -283,15 +178,6 @@ def _syntax(found: Sequence[Agreement]) -> Html | None:
     return tag(
         "section", tag("h2", "Syntax"), tag("p", note, class_="lead"), table(columns, rows, "Syntax"), id="syntax"
     )
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _title(title: str) -> str:
-    shown = visible(title).replace("\u2423", " ")
-    return shown if len(shown) <= TITLE else shown[: TITLE - 1] + "\u2026"
 
 
 def _resource(name: str) -> str:
