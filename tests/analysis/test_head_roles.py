@@ -47,6 +47,12 @@ def test_of_equals_the_one_that_says_more():
     assert role_of({**named, "repeats": Score(1.0, 0.1, 50)}).statistic == "repeats"
 
 
+def test_induction_on_repeated_tokens_comes_before_where_the_head_rests():
+    rests = {"first": Score(0.97, 0.05, 60), "repeats": Score(0.69, 0.02, 400)}
+    assert role_of(rests).name == "induction"
+    assert role_of({**rests, "repeats": Score(0.4, 0.02, 400)}).name == "first token"
+
+
 def test_the_table_as_csv_and_json():
     scores = scores_of(BACK, uniform(ALLOWED))
     effects = {Head(SELF, 0, 0): Effect(0.5, 0.25, 0.75, 2.0, 9)}

@@ -29,7 +29,8 @@ ROLES = {
 }
 RULE = (
     f"A role is given where a head's weight lies at least {BAR:.0%} of the way from uniform attention to all of the weight, over at least "
-    f"{FEWEST} queries; of several the clearest. Even: no role, and at least {EVEN:.0%} of the greatest entropy."
+    f"{FEWEST} queries; of several the clearest, but induction on repeated random tokens before all others, since heads that do it rest elsewhere "
+    f"where nothing is repeated. Even: no role, and at least {EVEN:.0%} of the greatest entropy."
 )
 
 
@@ -51,9 +52,10 @@ def role_of(scores: Mapping[str, Score]) -> Role | None:
     """The clearest role of a head, or None where none clears the bar."""
     measured = [(name, scores[name]) for name in ROLES if name in scores and scores[name].queries >= FEWEST]
     roles = [Role(ROLES[name], name, strength(score)) for name, score in measured]
-    best = max(roles, key=lambda role: role.strength, default=None)  # of equals the first, which says more
-    if best is not None and best.strength >= BAR:
-        return best
+    clear = [role for role in roles if role.strength >= BAR]
+    if clear:
+        # An induction head attends to the first token, say, in texts where nothing comes again. Of equals the first, which says more.
+        return max(clear, key=lambda role: (role.statistic == "repeats", role.strength))
     even = scores.get("relative_entropy")
     if even is not None and even.queries >= FEWEST and even.value >= EVEN:
         return Role(EVENLY, "relative_entropy", even.value)

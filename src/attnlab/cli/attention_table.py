@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from attnlab.analysis.head_statistics import Head, Score, Scores
 from attnlab.analysis.syntactic_agreement import Agreement
 
 MOST_HEADS = 64  # that are shown one by one
+EACH = 5  # heads of a role, where there are more
 MOST_RELATIONS = 12
 FEWEST_PAIRS = 10  # of a relation that is shown
 COLUMNS = {
@@ -34,18 +36,30 @@ COLUMNS = {
 
 
 def print_heads(scores: Scores, effects: Mapping[Head, Effect] | None) -> None:
-    """A table of each kind, a line a head, of very many those that have a role; below what masking them does, the most needed first."""
+    """A table of each kind, a line a head, of very many the clearest of every role; below what masking does, the most needed first."""
     console = Console()
     roles = {head: role_of(named) for head, named in scores.items()}
-    shown = [head for head in scores if len(scores) <= MOST_HEADS or roles[head] is not None]
+    shown = list(scores) if len(scores) <= MOST_HEADS else _clearest_of_each(roles)
     for kind in dict.fromkeys(head.kind for head in shown):
         console.print(_heads_of_kind([head for head in shown if head.kind == kind], scores, roles))
         console.print()
     if len(shown) < len(scores):
-        console.print(f"{len(scores) - len(shown)} more heads have no role", markup=False)
+        counts = Counter("no role" if role is None else role.name for role in roles.values())
+        listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        line = f"{len(scores)} heads: {listed}. Above are the {EACH} clearest of each role; heads.csv has all."
+        console.print(line, markup=False, highlight=False)
     console.print(RULE, markup=False, highlight=False)
     if effects:
         _print_effects(console, effects)
+
+
+def _clearest_of_each(roles: Mapping[Head, Role | None]) -> list[Head]:
+    """The clearest heads of every role, role by role."""
+    found: dict[str, list[tuple[float, Head]]] = {}
+    for head, role in roles.items():
+        if role is not None:
+            found.setdefault(role.name, []).append((role.strength, head))
+    return [head for its in found.values() for _, head in sorted(its, key=lambda one: -one[0])[:EACH]]
 
 
 def _heads_of_kind(heads: Sequence[Head], scores: Scores, roles: Mapping[Head, Role | None]) -> Table:
