@@ -134,3 +134,12 @@ def test_convolutional_and_recurrent_translators_have_cross_attention():
     assert found.kinds == [CROSS]
     assert DECODER in found.axes
     assert ENCODER in found.axes
+
+
+def test_a_model_in_training_is_looked_at_without_dropout_and_goes_on_training():
+    model = shaken(GPT(PLAIN, 8, dropout=0.5, **SMALL))
+    expected = Reader(model, LETTERS).read("bad").maps[0].weights_HTS
+    model.train()
+    assert torch.equal(Reader(model, LETTERS).read("bad").maps[0].weights_HTS, expected)
+    assert model.training
+    assert model.stack.training

@@ -170,7 +170,12 @@ def _maps(model: nn.Module, queries: int, keys: int, forward: Callable[[], objec
             f"{max(queries, keys):,} tokens give up to {most:,} attention weights in {weights} heads; accepted: {MOST_WEIGHTS:,}, "
             f"which are {int((MOST_WEIGHTS / weights) ** 0.5):,} tokens; shorten the text"
         )
-    maps = layer_maps(model, forward)
+    was_training = model.training
+    model.eval()
+    try:
+        maps = layer_maps(model, forward)
+    finally:
+        model.train(was_training)
     if not maps:
         raise ValueError(f"{type(model).__name__} has no attention to show{_why(model)}")
     return [LayerMap(m.name, m.kind, m.layer, m.weights_HTS.clone(), m.allowed_TS.clone()) for m in maps]
