@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from tests.huggingface import MODELS
 
+from attnlab.analysis.ablation import TaskLosses
 from attnlab.analysis.attended import Reader, read_image
 from attnlab.analysis.attention_maps import CROSS, DECODER, ENCODER, SELF
-from attnlab.cli.trained import load_model
+from attnlab.cli.trained import load_model, load_run
 from attnlab.training.run_directory import read_json
 
 TEXT, TARGET = "The quick brown fox, naïve as ever", "Ein Straßenhund läuft"
@@ -136,6 +137,19 @@ def test_the_effect_on_texts_is_that_on_their_nats(imported, attnlab, here):
     masked = read_json(Path("out/heads.json"))["heads"][0]["masked"]
     assert masked["before"] == pytest.approx(nats / targets, rel=1e-5)
     assert masked["examples"] == 2
+
+
+@pytest.mark.parametrize("kind", ["bart", "bert", "vit"])
+def test_losses_of_single_examples_are_parts_of_the_runs_own(kind, imported, here):
+    parts, task = load_run(imported(kind), "last")
+    batches = list(parts.data.val_dataloader())
+    losses = TaskLosses(task, batches)()
+    assert len(losses.nats_N) == sum(len(next(iter(batch.values()))) for batch in batches)
+    whole = task.score(batches)["nats"]
+    assert (losses.nats_N.sum() / losses.targets_N.sum()).item() == pytest.approx(whole, rel=1e-5)
+    few = TaskLosses(task, batches, most=2)
+    assert few.count == 2
+    assert few().nats_N[0].item() == pytest.approx(losses.nats_N[0].item(), rel=1e-6)
 
 
 def write_tree(path):
