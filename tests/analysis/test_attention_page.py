@@ -68,7 +68,7 @@ def test_too_many_examples_are_left_out_and_too_many_tokens_are_cut_and_told(mon
     monkeypatch.setattr(attention_page_data, "MOST_WEIGHTS", 100)
     found = [example("ab"), example("abcdef"), example("abc")]  # 16, 144 and 36 weights
     page = render("run", found, head_scores(found))
-    assert "2 more are in the statistics alone." in page
+    assert "In the statistics alone: 2 more." in page
     (kind,) = page_data([example("abcdef")], {})["examples"][0]["kinds"]
     assert (len(kind["queries"]), kind["cut"]) == (5, [6, 6])
     np.testing.assert_allclose(unpacked(kind)[0, 0], uniform(causal(6))[:5, :5], atol=1e-5)

@@ -170,6 +170,21 @@ def test_a_dependency_file_gives_texts_and_syntax(imported, attnlab, here):
     assert "no relation comes 10 times; syntax.csv has all" in said.out
 
 
+def test_of_many_texts_the_page_has_the_first_and_the_statistics_have_all(imported, attnlab, here, monkeypatch):
+    monkeypatch.setattr("attnlab.cli.attention.ON_A_PAGE", 2)
+    monkeypatch.setattr("attnlab.analysis.attention_page_data.MOST_EXAMPLES", 2)
+    Path("lines.txt").write_text("a fox\n\nthe dog\nthe lazy dog\n")
+    run = str(imported("gpt2"))
+    assert attnlab("attention", run, "--input", "lines.txt", "--ablate", "text", "--to", "out").status == 0
+    assert [example["title"] for example in data_of(Path("out/attention.html"))["examples"]] == ["a fox", "the dog"]
+    assert "In the statistics alone: 1 more." in Path("out/attention.html").read_text()
+    head = read_json(Path("out/heads.json"))["heads"][0]
+    assert head["masked"]["examples"] == 3
+    reader = Reader(*load_model(imported("gpt2"), "last"))
+    lengths = [reader.read(text).tokens[0].shape[1] for text in ("a fox", "the dog", "the lazy dog")]
+    assert head["statistics"]["entropy"]["queries"] == sum(lengths)
+
+
 def test_an_image_and_a_default_folder(imported, attnlab, here, images):
     run = imported("vit")
     name = str(images(16, 2) / "0" / "3.png")

@@ -48,7 +48,7 @@ def render(
     """The page as HTML text."""
     kept = fitting(examples)
     data = page_data(kept, scores)
-    left_out = f" {len(examples) - len(kept)} more are in the statistics alone." if len(kept) < len(examples) else ""
+    left_out = f" In the statistics alone: {len(examples) - len(kept)} more." if len(kept) < len(examples) else ""
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Agreement:
         return max(self.shares, key=lambda head: self.shares[head])
 
 
-def agreement(examples: Sequence[Attended], sentences: Sequence[Sentence]) -> list[Agreement]:
+def agreement(examples: Iterable[Attended], sentences: Sequence[Sentence]) -> list[Agreement]:
     """
     How often each head's most attended other word is the right one, for every relation and direction, most frequent first.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 
 from attnlab.analysis.ablation import Effect, TaskLosses, ablate, heads_of, text_losses
 from attnlab.analysis.attended import Attended, Reader, read_image
+from attnlab.analysis.attention_page_data import MOST_EXAMPLES as ON_A_PAGE
 from attnlab.analysis.conllu import Sentence, read_sentences
 from attnlab.analysis.head_roles import as_csv, as_json
 from attnlab.analysis.head_statistics import Head, Scores, head_scores, merged
@@ -96,21 +97,26 @@ def _refuse(arguments: argparse.Namespace) -> None:
 def _look(
     arguments: argparse.Namespace, record: dict[str, Any], model: nn.Module, tokenizer: Tokenizer | None
 ) -> Found:
+    examples: list[Attended] = []
+    syntax: list[Agreement] = []
     if arguments.image:
-        examples, sentences = _images(arguments, record, model), list[Sentence]()
+        examples = _images(arguments, record, model)
+        scores = head_scores(examples)
     else:
-        examples, sentences = _texts(arguments, record, model, tokenizer)
-    scores = head_scores(examples)
+        reader = _reader(arguments, record, model, tokenizer)
+        sentences = read_sentences(Path(arguments.dependencies)) if arguments.dependencies else []
+        scores = head_scores(_read(reader, _given(arguments, sentences), examples))
+        # Read once more, one by one: all maps together may be more than memory holds.
+        syntax = agreement((reader.read(sentence.text) for sentence in sentences), sentences)
     if isinstance(model, LanguageModel) and tokenizer is not None:
         scores = merged(scores, repeat_scores(model, tokenizer, record["config"]["data"].get("context")))
-    syntax = agreement(examples[-len(sentences) :], sentences) if sentences else []
     return Found(examples, scores, _effects(arguments, model, examples), syntax)
 
 
-def _texts(
+def _reader(
     arguments: argparse.Namespace, record: dict[str, Any], model: nn.Module, tokenizer: Tokenizer | None
-) -> tuple[list[Attended], list[Sentence]]:
-    """What the model attends to in every text, last the sentences of a dependency file, which are given too."""
+) -> Reader:
+    """What reads the run's texts, and translates them as the run was evaluated. Raises: Mistake."""
     if isinstance(model, ViT) or tokenizer is None:
         raise Mistake(f"{arguments.run}: {type(model).__name__} reads no text; give it --image FILE")
     if arguments.target and not isinstance(model, Seq2Seq):
@@ -118,15 +124,24 @@ def _texts(
     own = Path(arguments.run) / "source_tokenizer.json"
     settings = record["config"]["task"]
     fields = {name: settings[name] for name in ("beams", "length_penalty", "max_extra") if name in settings}
-    source_tokenizer = Tokenizer.load(own) if own.is_file() else None
-    reader = Reader(model, tokenizer, source_tokenizer, BeamSearch(**fields))
-    sentences = read_sentences(Path(arguments.dependencies)) if arguments.dependencies else []
+    return Reader(model, tokenizer, Tokenizer.load(own) if own.is_file() else None, BeamSearch(**fields))
+
+
+def _given(arguments: argparse.Namespace, sentences: Sequence[Sentence]) -> list[tuple[str, str | None]]:
+    """The texts with the targets that were given, last those of the dependency file. Raises: Mistake where there is none."""
     lines = [line for line in read_lines(Path(arguments.input)) if line.strip()] if arguments.input else []
     texts = [*arguments.text, *lines, *(sentence.text for sentence in sentences)]
     if not texts:
         raise Mistake(f"--input {arguments.input} holds no text")
-    targets = [*arguments.target, *[None] * (len(texts) - len(arguments.target))]
-    return [reader.read(text, target) for text, target in zip(texts, targets, strict=True)], sentences
+    return list(zip(texts, [*arguments.target, *[None] * (len(texts) - len(arguments.target))], strict=True))
+
+
+def _read(reader: Reader, given: Sequence[tuple[str, str | None]], examples: list[Attended]) -> Iterator[Attended]:
+    """Text by text; `examples` keeps the maps of those that a page may show, and of the others the tokens alone."""
+    for text, target in given:
+        example = reader.read(text, target)
+        examples.append(example if len(examples) < ON_A_PAGE else replace(example, maps=[]))
+        yield example
 
 
 def _images(arguments: argparse.Namespace, record: dict[str, Any], model: nn.Module) -> list[Attended]:
