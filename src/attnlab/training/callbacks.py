@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -145,10 +146,11 @@ class Progress(pl.Callback):
         name: str = "",
         live: bool | None = None,
         every_seconds: float = 10.0,
-        stream: TextIO | None = None,
+        stream: TextIO | io.TextIOBase | None = None,
         unit: str = "token",
     ) -> None:
-        self.name, self.stream, self.unit = name, stream or sys.stderr, unit
+        self.name, self.unit = name, unit
+        self.stream = stream or sys.stderr
         self.live = self.stream.isatty() if live is None else live
         self.every_seconds = 0.2 if self.live else every_seconds
         self._next, self._from, self._tokens_before = 0.0, (0, time.monotonic()), 0
