@@ -82,7 +82,8 @@ def test_each_cell_is_searched_from_the_same_start_and_hopeless_trials_are_given
     pruned = [(status, path) for tried in trials.values() for _, status, path in tried if status["pruned"]]
     assert pruned
     for status, path in pruned:
-        assert effective_state(path) == "interrupted"
+        assert effective_state(path) == status["state"] == "pruned"
+        assert f"pruned at step {status['step']}: val/nats was " in status["error"]
         assert status["step"] == status["pruned"]["step"] < 20
         assert status["pruned"]["value"] == status["latest"]["val/nats"]
     for tried in trials.values():
@@ -90,6 +91,16 @@ def test_each_cell_is_searched_from_the_same_start_and_hopeless_trials_are_given
         best = min(finals, key=finals.__getitem__)
         assert f"best val/nats {finals[best]:.4f}" in said.out
         assert f"in {best}\n" in said.out
+
+    shown = attnlab("status", "tuned").out
+    assert f"{len(pruned)} pruned" in shown
+    assert "interrupted" not in shown
+    assert "failed" not in shown
+    assert shown.count("pruned at step ") == len(pruned)
+    outcomes = [line.split(",") for line in attnlab("compare", "tuned", "--format", "csv").out.splitlines()]
+    assert sum("pruned" in line for line in outcomes) == len(pruned)
+    alone = read_json(pruned[0][1] / "run.json")["overrides"]
+    assert "pruned already; nothing to do" in attnlab("train", *alone, "progress=plain").err
 
     stamps = {path: path.stat().st_mtime_ns for path in Path("runs/tuned").rglob("metrics.jsonl")}
     again = attnlab(*words)
