@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from attnlab.analysis.attention_maps import attention_maps, picture
 from attnlab.cli.compose import Mistake
-from attnlab.training import Picture, Sink, Table, TokenTask, restricted_figures
-from attnlab.training.trackers import resolve_wandb_mode
+from attnlab.cli.records import checkpoint_of, read_record
+from attnlab.training import Picture, Sink, Table, TokenTask, Tracking, read_checkpoint, restricted_figures
+from attnlab.training.trackers import RunName, evaluation_part, log_evaluation, resolve_wandb_mode
 
 AFTERWARDS = {"offline": "; `attnlab sync` sends them", "disabled": ", so nothing is kept"}
 
@@ -74,3 +79,39 @@ def _maps(task: TokenTask, data: Any, say: Callable[[str], None]) -> Mapping[str
         say(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
         return {}
     return {"attention": picture(maps)}
+
+
+def show_evaluation(
+    directory: Path, tracking: Tracking, figures: Mapping[str, float], arguments: argparse.Namespace
+) -> None:
+    """
+    Hands what `attnlab evaluate` found to W&B, where the training was logged there or `--wandb` asks for it; said on standard error.
+
+    The same evaluation is always the same W&B run, of the job type `evaluate`. Never fails.
+    """
+    if not (tracking.wandb or arguments.wandb):
+        return
+    try:
+        record, runs_dir = read_record(directory), _runs_dir(directory)
+        mode, why = tracking.mode, "the training was"
+        if mode == "auto" or "WANDB_MODE" in os.environ:
+            mode, why = resolve_wandb_mode()
+        print(f"W&B: {mode}, as {why}; its files stand in {runs_dir}/wandb{AFTERWARDS.get(mode, '')}", file=sys.stderr)
+        part = evaluation_part(arguments.split, arguments.checkpoint)
+        name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"], "evaluate", part)
+        step = int(read_checkpoint(checkpoint_of(directory, arguments.checkpoint))["attnlab"]["step"])
+        about = {**record, "split": arguments.split, "checkpoint": arguments.checkpoint}
+        log_evaluation(replace(tracking, wandb=True, mode=mode), name, runs_dir, about, figures, step, _warn)
+    except Exception as error:  # a view is not worth an evaluation
+        _warn(f"wandb: {type(error).__name__}: {error}; the figures are not logged")
+
+
+def _runs_dir(directory: Path) -> Path:
+    """Where all runs stand: above study and cell, for a run that stands alone beside it."""
+    above = directory.resolve().parents
+    found = above[2] if directory.resolve().name.startswith("seed=") and len(above) > 2 else above[0]
+    return Path(os.path.relpath(found)) if found.is_relative_to(Path.cwd()) else found
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
