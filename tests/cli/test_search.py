@@ -108,7 +108,7 @@ def test_each_cell_is_searched_from_the_same_start_and_hopeless_trials_are_given
     assert {path: path.stat().st_mtime_ns for path in Path("runs/tuned").rglob("metrics.jsonl")} == stamps
 
 
-# Ray's launcher needs versions of other packages that the pinned ones exclude: where it is not installed there is nothing to test.
+# Ray's launcher needs versions of other packages that the pinned ones exclude: `.ci/ray` runs this where they are, elsewhere nothing is tested.
 @pytest.mark.slow
 def test_the_runs_of_a_multirun_train_on_ray(attnlab, here, tiny):
     said = attnlab("train", "-m", *tiny, "position=none,alibi", "study.name=ray", "hydra/launcher=ray")

@@ -141,7 +141,7 @@ def log_evaluation(
     try:
         with finishing():
             for sink in _wandb(tracking, name, runs_dir, config, say):
-                sink.log_metrics(figures, step)  # type: ignore[attr-defined]
+                sink.log_metrics(dict(figures), step)
     except Exception as error:
         say(f"wandb: {type(error).__name__}: {_first_line(error)}; the figures are not logged")
 
