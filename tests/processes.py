@@ -73,7 +73,11 @@ def ranks_from_server() -> Iterator[None]:
     """In it, `ranks.start` forks its processes from the server, too; a run starts them anew, as a GPU needs it."""
     from torch.distributed.launcher import api
 
-    with patch.object(api, "LaunchConfig", partial(api.LaunchConfig, start_method="forkserver")):
+    def launch(config: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        return partial(given(config, _as_here), dict(os.environ), call)
+
+    given, config = api.elastic_launch, partial(api.LaunchConfig, start_method="forkserver")
+    with patch.object(api, "LaunchConfig", config), patch.object(api, "elastic_launch", launch):
         yield
 
 
@@ -88,6 +92,12 @@ def _begin(said: str, environ: Mapping[str, str], call: Callable[..., Any], argu
     for text in (sys.stdout, sys.stderr):
         text.flush()
     sys.exit(status)
+
+
+def _as_here(environ: Mapping[str, str], call: Callable[..., Any], *arguments: Any) -> None:
+    """The server has the environment in which it was started."""
+    os.environ.update(environ)
+    call(*arguments)
 
 
 def _execute(code: str, arguments: tuple[str, ...]) -> None:
