@@ -55,12 +55,16 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+            sub.add_argument(
+                "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
+            )
     sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
     sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
     sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
     _add_trained(command)
     _add_exchanged(command)
+    _add_looks(command)
     data = command("data", "list the data sets, or prepare one")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="the data sets that attnlab knows")
@@ -68,6 +72,24 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands that look inside models, trained or not."""
+    positions = command(
+        "positions", "show what position encodings do to scores by distance, beyond the training length, too"
+    )
+    positions.add_argument(
+        "--length", type=int, help="positions in training (default: those of the run or settings, such as data.context)"
+    )
+    positions.add_argument("--beyond", type=int, default=4, help="how many times as far to look (default: 4)")
+    for sub in (positions,):
+        sub.add_argument("words", nargs="*", help="directories of runs, or settings such as position=rotary,alibi")
+        sub.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
+        sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
+        sub.add_argument(
+            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+        )
 
 
 def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -171,6 +193,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.exporting import export as handler
     elif arguments.command == "embed":
         from attnlab.cli.embed import embed as handler
+    elif arguments.command == "positions":
+        from attnlab.cli.positions import positions as handler
     elif arguments.command in ("evaluate", "generate", "translate"):
         from attnlab.cli.trained import use as handler
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,6 +13,9 @@ from attnlab.cli.cluster import NoAnswer, cancel, jobs_of
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
 from attnlab.cli.studies import available_studies, plan_of_runs
+
+if TYPE_CHECKING:
+    from attnlab.analysis import Comparison
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -43,14 +47,26 @@ def show(arguments: argparse.Namespace) -> int:
         to = Path(arguments.to) if arguments.to else folder / "report.html"
         if not to.parent.is_dir():
             raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        path = write_report(compare(read_study(folder)), to)
+        comparison = compare(read_study(folder))
+        path = write_report(comparison, to)
         print(path)
+        if not arguments.no_figures:
+            write_figures_of(comparison, path.parent / "figures")
     elif arguments.format == "table":
         compare_study(folder, console)
     else:
         formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
         sys.stdout.write(formats[arguments.format](compare(read_study(folder))))
     return 0
+
+
+def write_figures_of(comparison: Comparison, folder: Path) -> None:
+    """Writes a study's figures for a paper, and says where they stand."""
+    from attnlab.analysis.figures import write_figures
+
+    written = write_figures(comparison, folder)
+    if written:
+        print(f"{folder}: {len(written)} files")
 
 
 def cancel_study(arguments: argparse.Namespace) -> int:
