@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -130,19 +131,15 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
     assert "goes on without it" not in done.stderr
 
     assert done.stderr.count("W&B: offline, as the training was; its files stand in runs/wandb; `attnlab sync`") == 2
-    every = sorted(Path("runs/wandb").glob("offline-run-*"))
-    evaluated = [folder for folder in every if "-evaluate-" in folder.name]
-    folders = [folder for folder in every if folder not in evaluated]
-    names = [folder.name.split("-", 3)[3] for folder in folders]
-    assert names == [
-        "two-none-s0",
-        "two-alibi-s0",
-        "requeued-one-s0",
-        "requeued-one-s0",
-        "silent-one-s0",
-        "silent-two-s0",
-    ]
-    for folder, cell in zip(folders, ("none", "alibi"), strict=False):
+    folders: dict[str, list[Path]] = {}
+    for path in sorted(Path("runs/wandb").glob("offline-run-*")):
+        folders.setdefault(path.name.split("-", 3)[3], []).append(path)
+    evaluated = {"none": "test", "alibi": "validation-best"}
+    once = ["two-none-s0", "two-alibi-s0", "silent-one-s0", "silent-two-s0"]
+    once += [f"two-{cell}-s0-evaluate-{part}" for cell, part in evaluated.items()]
+    assert {name: len(found) for name, found in folders.items()} == dict.fromkeys(once, 1) | {"requeued-one-s0": 2}
+    for cell in evaluated:
+        (folder,) = folders[f"two-{cell}-s0"]
         found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
         record, final = read_json(run / "run.json"), read_json(run / "status.json")["final"]
         told = found["config"]
@@ -161,8 +158,8 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
         assert '"run_group":"two"' in header
         assert '"job_type":"train"' in header
-    for folder, cell, part in zip(evaluated, ("none", "alibi"), ("test", "validation-best"), strict=True):
-        assert folder.name.endswith(f"-two-{cell}-s0-evaluate-{part}")
+    for cell, part in evaluated.items():
+        (folder,) = folders[f"two-{cell}-s0-evaluate-{part}"]
         found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
         header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
         assert '"run_group":"two"' in header
@@ -172,17 +169,18 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         assert (told["cell_name"], told["seed"], told["split"]) == (cell, 0, part.removesuffix("-best"))
     answers = done.stdout[done.stdout.index("{") :]
     figures = json.loads(answers[: answers.index("}") + 1])
-    logged = json.loads(inspect(evaluated[0], "--summary"))["summary"]
+    logged = json.loads(inspect(folders["two-none-s0-evaluate-test"][0], "--summary"))["summary"]
     assert {name: logged[name] for name in figures} == pytest.approx(figures)
-    before, after = steps_of(folders[2]), steps_of(folders[3])
+    before, after = map(steps_of, folders["requeued-one-s0"])
     assert (before[0], before[-1], after[-1]) == (1, 5, 10)
     assert min(after) > 5
-    assert '"preempting"' in inspect(folders[2])
+    assert '"preempting"' in inspect(folders["requeued-one-s0"][0])
 
     said = attnlab("sync", "--dry-run")
     assert (said.status, said.out.count("offline-run-")) == (0, 8)
     said = attnlab("sync", "two", "--dry-run")
-    assert sorted(said.out.splitlines()[1:]) == sorted(f"  {folder}" for folder in [*folders[:2], *evaluated])
+    of_two = [path for name, found in folders.items() for path in found if name.startswith("two-")]
+    assert sorted(said.out.splitlines()[1:]) == sorted(f"  {path}" for path in of_two)
 
 
 def test_an_evaluation_is_logged_where_that_is_asked_for_and_never_fails_for_it(attnlab, here, left, tiny, monkeypatch):
@@ -212,6 +210,10 @@ def test_an_evaluation_is_logged_where_that_is_asked_for_and_never_fails_for_it(
         "-evaluate-test",
     )
     assert (runs_dir, mode) == ("runs", "offline")
+    shutil.move("runs/mine/c/seed=3", "alone")
+    assert attnlab("evaluate", "alone", "--wandb").status == 0
+    assert [place for _, place, _ in opened] == ["runs", "runs"]
+    shutil.move("alone", "runs/mine/c/seed=3")
     monkeypatch.setenv("WANDB_MODE", "on")
     assert attnlab("evaluate", run, "--wandb").status == 0
     assert left(here) == before

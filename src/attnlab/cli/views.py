@@ -92,7 +92,8 @@ def show_evaluation(
     if not (tracking.wandb or arguments.wandb):
         return
     try:
-        record, runs_dir = read_record(directory), _runs_dir(directory)
+        record = read_record(directory)
+        runs_dir = _runs_dir(directory.resolve(), record)
         mode, why = tracking.mode, "the training was"
         if mode == "auto" or "WANDB_MODE" in os.environ:
             mode, why = resolve_wandb_mode()
@@ -106,11 +107,12 @@ def show_evaluation(
         _warn(f"wandb: {type(error).__name__}: {error}; the figures are not logged")
 
 
-def _runs_dir(directory: Path) -> Path:
-    """Where all runs stand: above study and cell, for a run that stands alone beside it."""
-    above = directory.resolve().parents
-    found = above[2] if directory.resolve().name.startswith("seed=") and len(above) > 2 else above[0]
-    return Path(os.path.relpath(found)) if found.is_relative_to(Path.cwd()) else found
+def _runs_dir(directory: Path, record: Mapping[str, Any]) -> Path:
+    """Where all runs stand: above study and cell, wherever that is now; of a run that stands elsewhere, where the others were."""
+    if directory.name.startswith("seed=") and directory.parents[1].name == record["study"]:
+        found = directory.parents[2]
+        return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    return Path(record["config"].get("runs_dir", "runs"))
 
 
 def _warn(line: str) -> None:
