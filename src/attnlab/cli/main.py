@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import attnlab
+from attnlab.cli.resampling import add_option
 
 OVERRIDES = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
 
@@ -45,23 +46,22 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (
         ("status", "show the state of a study's runs"),
         ("compare", "compare a study's cells in the terminal"),
-        ("report", "write a study's comparison as one HTML page"),
+        ("report", "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it"),
         ("cancel", "stop the jobs of a study that Slurm has"),
     ):
         sub = command(name, what)
         sub.add_argument("study", help="a study's name, or its directory of runs")
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+        if name in ("compare", "report"):
+            add_option(sub)
         if name == "compare":
-            sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+            _add_forms(sub)
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
             sub.add_argument(
                 "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
             )
-    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
-    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
-    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    _add_over_studies(command)
     _add_trained(command)
     _add_exchanged(command)
     _add_looks(command)
@@ -72,6 +72,30 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands on one study, several or all."""
+    serve = command("serve", "show studies in a browser while they run: on this machine alone, to who has the token")
+    serve.add_argument(
+        "overrides", nargs="*", metavar="STUDY", help="names, or directories of runs; without any all; runs_dir=DIR"
+    )
+    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
+    serve.add_argument("--open", action="store_true", help="open the browser")
+    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
+    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
+    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+
+def _add_forms(compare: argparse.ArgumentParser) -> None:
+    """What a comparison may look like."""
+    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+    compare.add_argument(
+        "--runs", action="store_true", help="list the runs that it rests on: value and directory of each"
+    )
+    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
+    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
 
 
 def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -185,7 +209,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.reports import cancel_study as handler
     elif arguments.command == "sync":
         from attnlab.cli.sync import sync as handler
-    elif arguments.command in ("status", "compare", "report"):
+    elif arguments.command == "serve":
+        from attnlab.cli.serve import serve as handler
+    elif arguments.command == "compare":
+        from attnlab.cli.comparing import compare as handler
+    elif arguments.command in ("status", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command == "import":
         from attnlab.cli.importing import import_model as handler
