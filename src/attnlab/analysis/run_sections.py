@@ -14,12 +14,11 @@ def runs_section(comparison: Comparison, data: dict[str, Any]) -> Html | None:
     runs = data["runs"]
     if not runs:
         return None
-    metric = comparison.metric
-    column = data["metrics"].index(metric.name) if metric and metric.name in data["metrics"] else None
+    metric = comparison.metric if comparison.metric and comparison.metric.name in data["metrics"] else None
     decimals = wording.decimals_for(cell.interval for cell in comparison.cells)
     rows = []
     for run in runs:
-        value = run["values"][column] if column is not None and "values" in run else None
+        value = run["values"][data["metrics"].index(metric.name)] if metric and "values" in run else None
         figure = prose("-") if value is None else tag("span", prose(wording.number(value, decimals)), data_value=value)
         state = tag("span", run["state"], class_=f"state {run['state']}")
         rows.append([run["cell"], str(run["seed"]), state, *([figure] if metric else []), _directory(run)])
