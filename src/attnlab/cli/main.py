@@ -201,6 +201,7 @@ def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     evaluate.add_argument("run", help="a run's directory")
     evaluate.add_argument("--split", default="test", help="validation, test, or another that the data have")
     evaluate.add_argument("--checkpoint", choices=("best", "last"), default="last")
+    evaluate.add_argument("--wandb", action="store_true", help="log the figures to W&B, as where the run itself was")
     generate = command("generate", "continue a prompt with a trained run")
     generate.add_argument("run", help="a run's directory")
     generate.add_argument(

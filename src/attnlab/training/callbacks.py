@@ -71,14 +71,15 @@ class StatusWriter(pl.Callback):
         self._end("finished", final=final or {}, cannot=cannot or {}, notes=notes or {})
 
     def fail(self, exception: BaseException) -> None:
-        """The run's end by an exception: diverged, interrupted (a signal, or a search that gave it up) or failed, with the error's text."""
+        """The run's end by an exception: diverged, pruned, interrupted (by a signal) or failed, with the error's text."""
         if self.status["state"] != "running":
             return
-        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit, Pruned))
-        state = "diverged" if isinstance(exception, Diverged) else "interrupted" if stopped else "failed"
+        state = "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed"
         if isinstance(exception, Pruned):
+            state = "pruned"
             self.status["pruned"] = {"step": exception.step, "metric": exception.metric, "value": exception.value}
         if isinstance(exception, Diverged):
+            state = "diverged"
             self.status["step"] = exception.step
             found = {"step": exception.step, "reason": exception.reason, "layer": exception.layer}
             self.status["divergence"] = found
