@@ -14,9 +14,9 @@ from attnlab.analysis import sections
 from attnlab.analysis.charts import chart_data
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.document import document, resource, script
+from attnlab.analysis.listing import listing
 from attnlab.analysis.markup import Html, tag
 from attnlab.analysis.reader import Study
-from attnlab.analysis.wording import listing
 from attnlab.training.run_directory import write_text
 
 SCRIPTS = ("page.js", "charts.js", "runs.js", "tables.js", "pair.js", "parallel.js", "samples.js")
