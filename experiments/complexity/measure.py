@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -185,6 +184,9 @@ def measure(layer: Layer, axis: Axis, rounds: int, passes: Sequence[str] = PASSE
     for _ in range(rounds):
         for (pass_, value), count in repeats.items():
             series.seconds[pass_].setdefault(value, []).append(timed(calls[value], pass_, count, device))
+    if device == "cuda":
+        calls.clear()
+        torch.cuda.empty_cache()  # what torch keeps for itself would not count as free
     return series
 
 
@@ -386,7 +388,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it runs, not how long it takes")
     arguments = parser.parse_args()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # its profiler tells of every start
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     arguments.to.mkdir(parents=True, exist_ok=True)

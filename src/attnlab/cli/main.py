@@ -107,8 +107,14 @@ def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "--length", type=int, help="positions in training (default: those of the run or settings, such as data.context)"
     )
     positions.add_argument("--beyond", type=int, default=4, help="how many times as far to look (default: 4)")
-    for sub in (positions,):
-        sub.add_argument("words", nargs="*", help="directories of runs, or settings such as position=rotary,alibi")
+    reach = command("reach", "count which positions can reach an output, layer by layer, through windows and kernels")
+    reach.add_argument("--length", type=int, help="positions (default: somewhat more than what can be reached)")
+    for sub in (positions, reach):
+        sub.add_argument(
+            "words",
+            nargs="*",
+            help="directories of runs, or settings such as position=rotary,alibi and attention.window=16",
+        )
         sub.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
         sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
         sub.add_argument(
@@ -152,6 +158,7 @@ def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> No
         "--pooling", choices=("mean", "first"), default="mean", help="of the states: their mean, or the first"
     )
     embed.add_argument("--to", help="a .npy file for the embeddings, a normalised row a text")
+    embed.add_argument("--picture", help="a .png or .pdf file: how alike they are, or a map of more than 30")
     embed.add_argument("--checkpoint", choices=("best", "last"), default="last")
 
 
@@ -222,6 +229,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.embed import embed as handler
     elif arguments.command == "positions":
         from attnlab.cli.positions import positions as handler
+    elif arguments.command == "reach":
+        from attnlab.cli.reach import reach as handler
     elif arguments.command in ("evaluate", "generate", "translate"):
         from attnlab.cli.trained import use as handler
     else:
