@@ -101,10 +101,10 @@ def axes(device: str, dtype: torch.dtype, quick: bool) -> list[Axis]:
     if device == "cuda":
         large = replace(size, n=4096, d=512)
         return [
-            Axis("n", (512, 1024, 2048, 3072, 4096, 6144, 8192), 2048, large),
+            Axis("n", (512, 1024, 2048, 4096, 8192, 16384, 32768, 49152), 8192, large),
             Axis("d", (128, 256, 512, 1024, 1536, 2048, 3072, 4096), 1024, replace(large, n=1024)),
             Axis("k", (3, 5, 9, 17, 33), 3, replace(large, n=8192)),
-            Axis("r", (64, 128, 256, 512, 1024), 64, replace(large, n=8192)),
+            Axis("r", (64, 128, 256, 512, 1024), 64, replace(large, n=32768)),
         ]
     return [
         Axis("n", (128, 256, 512, 1024, 1536, 2048, 3072, 4096), 1024, size),

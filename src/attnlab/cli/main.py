@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             )
     _add_over_studies(command)
     _add_trained(command)
+    _add_attention(command)
     _add_exchanged(command)
     _add_looks(command)
     data = command("data", "list the data sets, or prepare one")
@@ -162,6 +163,38 @@ def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> No
     embed.add_argument("--checkpoint", choices=("best", "last"), default="last")
 
 
+def _add_attention(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The command that looks inside."""
+    sub = command("attention", "show what the heads of a trained run attend to, and what each does")
+    sub.add_argument("run", help="a run's directory")
+    sub.add_argument("--text", action="append", default=[], help="give it several times for several")
+    sub.add_argument("--input", help="a text file, one text a line")
+    sub.add_argument(
+        "--target", action="append", default=[], help="of a text to translate; by default the model's own translation"
+    )
+    sub.add_argument("--image", action="append", default=[], help="a file, of a run on images")
+    sub.add_argument(
+        "--dependencies", help="sentences with dependency trees in CoNLL-U: which heads follow which relation"
+    )
+    sub.add_argument(
+        "--ablate",
+        nargs="?",
+        const="validation",
+        choices=("validation", "text"),
+        help="mask each head and say what it does to the loss, on the run's validation data or on the texts given",
+    )
+    sub.add_argument(
+        "--batches", type=int, default=4, help="of the validation data, for --ablate (256 examples at most)"
+    )
+    sub.add_argument("--figures", action="store_true", help="write figures for a paper, as PNG and PDF")
+    sub.add_argument(
+        "--head",
+        help="the head that the figures show in detail, LAYER.HEAD from 0 (default: the one whose role is clearest)",
+    )
+    sub.add_argument("--to", help="a folder for the page and the tables (default: attention in the run's directory)")
+    sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
+
+
 def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """The commands on a trained run."""
     evaluate = command("evaluate", "evaluate a trained run on one of its splits")
@@ -225,6 +258,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.importing import import_model as handler
     elif arguments.command == "export":
         from attnlab.cli.exporting import export as handler
+    elif arguments.command == "attention":
+        from attnlab.cli.attention import attention as handler
     elif arguments.command == "embed":
         from attnlab.cli.embed import embed as handler
     elif arguments.command == "positions":
