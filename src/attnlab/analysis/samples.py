@@ -15,7 +15,7 @@ from attnlab.training.media import ATTENTION, OUTPUTS, SAMPLES
 from attnlab.training.run_directory import read_json
 
 MOST_CHARACTERS = 3_000_000  # of all samples together, and as many of all pictures
-MOST_OF_TEXT = 2_000
+MOST_OF_TEXT, LARGEST_FILE = 2_000, 4_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -47,7 +47,7 @@ def _place(run: Run) -> dict[str, Any]:
 
 
 def _table(directory: Path) -> dict[str, Any] | None:
-    found = read_json(directory / OUTPUTS / SAMPLES)
+    found = _read(directory)
     if (
         not isinstance(found, dict)
         or not isinstance(found.get("columns"), list)
@@ -59,6 +59,15 @@ def _table(directory: Path) -> dict[str, Any] | None:
         [_value(value) for value in row] for row in found["rows"] if isinstance(row, list) and len(row) == len(columns)
     ]
     return {"split": str(found.get("split", "")), "columns": columns, "rows": rows, "left": 0} if rows else None
+
+
+def _read(directory: Path) -> Any:
+    """outputs/samples.json; None where it is not there, is no JSON, or is far larger than runs leave it."""
+    path = directory / OUTPUTS / SAMPLES
+    try:
+        return read_json(path) if path.stat().st_size <= LARGEST_FILE else None
+    except OSError:
+        return None
 
 
 def _value(value: Any) -> Any:
@@ -78,11 +87,12 @@ def _is_png(text: Any) -> bool:
 
 
 def _picture(directory: Path) -> dict[str, Any] | None:
+    path = directory / OUTPUTS / ATTENTION
     try:
-        data = (directory / OUTPUTS / ATTENTION).read_bytes()
+        data = path.read_bytes() if path.stat().st_size <= LARGEST_FILE else b""
     except OSError:
         return None
-    told = read_json(directory / OUTPUTS / SAMPLES)
+    told = _read(directory)
     caption = str(told.get("attention") or "") if isinstance(told, dict) else ""
     return {"attention": base64.b64encode(data).decode(), "caption": caption} if data.startswith(PNG) else None
 

@@ -62,7 +62,8 @@ def _samples(task: TokenTask, data: Any) -> Table | None:
 
 
 def _attention(task: TokenTask, data: Any) -> Picture | None:
-    batch = task.on_device(first_example(data.example_batch()))
+    # Of the validation part: where the training order stands depends on whether the run was stopped in between.
+    batch = task.on_device(first_example(next(iter(data.val_dataloader()))))
     with task.evaluating():
         maps = attention_maps(task.model, lambda: task.all_sums(batch))
     return picture(maps) if maps else None
