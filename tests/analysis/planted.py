@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from attnlab.analysis.attended import Attended
-from attnlab.analysis.attention_maps import SELF, LayerMap
-from attnlab.analysis.token_axis import Axis
+from attnlab.analysis.heads.attended import Attended
+from attnlab.analysis.heads.attention_maps import SELF, LayerMap
+from attnlab.analysis.heads.token_axis import Axis
 
 
 def axis_of(text, num_marks=0):

@@ -282,7 +282,7 @@ def test_one_factor_has_no_factor_effects(position):
     ],
 )
 def test_studies_that_are_hardly_there_are_compared_all_the_same(tmp_path, values, plan):
-    from attnlab.analysis.page import render
+    from attnlab.analysis.report.page import render
     from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 
     comparison = study(tmp_path, values, **plan)

@@ -16,9 +16,9 @@ from statsmodels.stats.weightstats import ttost_paired
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.differences import judge_family, verdict_of
 from attnlab.analysis.headline import headline
-from attnlab.analysis.page import render
 from attnlab.analysis.power import smallest_visible_effect
 from attnlab.analysis.reader import Metric
+from attnlab.analysis.report.page import render
 from attnlab.analysis.statistics import equivalence_p
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 

@@ -13,7 +13,7 @@ from statsmodels.stats.anova import AnovaRM
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.headline import headline
 from attnlab.analysis.interactions import interactions
-from attnlab.analysis.page import render
+from attnlab.analysis.report.page import render
 
 LEVELS = {"f": ["f0", "f1"], "g": ["g0", "g1", "g2"], "h": ["h0", "h1"]}
 PLANTED = {("f1", "g1"): 0.5, ("f1", "g2"): -0.2}

@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from attnlab.analysis.figure_positions import positions_figure
-from attnlab.analysis.figure_style import paper_style
+from attnlab.analysis.figures.positions import positions_figure
+from attnlab.analysis.figures.style import paper_style
 from attnlab.analysis.position_curves import Encoding, curves_of, encodings_of
 from attnlab.layers import (
     ALiBi,

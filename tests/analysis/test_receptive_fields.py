@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from attnlab.analysis.figure_fields import fields_figure
-from attnlab.analysis.figure_style import paper_style
+from attnlab.analysis.figures.fields import fields_figure
+from attnlab.analysis.figures.style import paper_style
 from attnlab.analysis.receptive_fields import Field, fields_of
 from attnlab.layers import (
     ALiBi,

@@ -13,7 +13,7 @@ from sacrebleu.significance import PairedTest
 from studies import cell, write_plan, write_run
 
 from attnlab.analysis import compare, print_comparison, read_study, to_csv, with_resampled_sentences
-from attnlab.analysis.page import render
+from attnlab.analysis.report.page import render
 
 WORDS = [
     "the",

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from tests.huggingface import MODELS
 
-from attnlab.analysis.ablation import TaskLosses
-from attnlab.analysis.attended import Reader, read_image
-from attnlab.analysis.attention_maps import CROSS, DECODER, ENCODER, SELF
+from attnlab.analysis.heads.ablation import TaskLosses
+from attnlab.analysis.heads.attended import Reader, read_image
+from attnlab.analysis.heads.attention_maps import CROSS, DECODER, ENCODER, SELF
 from attnlab.cli.trained import load_model, load_run
 from attnlab.training.run_directory import read_json
 
@@ -172,7 +172,7 @@ def test_a_dependency_file_gives_texts_and_syntax(imported, attnlab, here):
 
 def test_of_many_texts_the_page_has_the_first_and_the_statistics_have_all(imported, attnlab, here, monkeypatch):
     monkeypatch.setattr("attnlab.cli.attention.ON_A_PAGE", 2)
-    monkeypatch.setattr("attnlab.analysis.attention_page_data.MOST_EXAMPLES", 2)
+    monkeypatch.setattr("attnlab.analysis.heads.attention_page_data.MOST_EXAMPLES", 2)
     Path("lines.txt").write_text("a fox\n\nthe dog\nthe lazy dog\n")
     run = str(imported("gpt2"))
     assert attnlab("attention", run, "--input", "lines.txt", "--ablate", "text", "--to", "out").status == 0

@@ -2,9 +2,9 @@
 
 import math
 
-from attnlab.analysis.ablation import Effect
-from attnlab.analysis.head_statistics import Head, Score
-from attnlab.analysis.syntactic_agreement import TO_HEAD, Agreement
+from attnlab.analysis.heads.ablation import Effect
+from attnlab.analysis.heads.head_statistics import Head, Score
+from attnlab.analysis.heads.syntactic_agreement import TO_HEAD, Agreement
 from attnlab.cli.attention_table import print_heads, print_syntax
 
 

@@ -14,7 +14,7 @@ from http.cookiejar import CookieJar
 
 import pytest
 
-from attnlab.analysis.server import Server
+from attnlab.analysis.live.server import Server
 from attnlab.cli.serve import invitation, named, split_words, studies_in
 
 

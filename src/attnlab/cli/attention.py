@@ -14,15 +14,15 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from attnlab.analysis.ablation import Effect, TaskLosses, ablate, heads_of, text_losses
-from attnlab.analysis.attended import Attended, Reader, read_image
-from attnlab.analysis.attention_page_data import MOST_EXAMPLES as ON_A_PAGE
-from attnlab.analysis.conllu import Sentence, read_sentences
-from attnlab.analysis.head_roles import as_csv, as_json
-from attnlab.analysis.head_statistics import Head, Scores, head_scores, merged
-from attnlab.analysis.repeated import repeat_scores
-from attnlab.analysis.syntactic_agreement import Agreement, agreement
-from attnlab.analysis.syntactic_agreement import as_csv as syntax_as_csv
+from attnlab.analysis.heads.ablation import Effect, TaskLosses, ablate, heads_of, text_losses
+from attnlab.analysis.heads.attended import Attended, Reader, read_image
+from attnlab.analysis.heads.attention_page_data import MOST_EXAMPLES as ON_A_PAGE
+from attnlab.analysis.heads.conllu import Sentence, read_sentences
+from attnlab.analysis.heads.head_roles import as_csv, as_json
+from attnlab.analysis.heads.head_statistics import Head, Scores, head_scores, merged
+from attnlab.analysis.heads.repeated import repeat_scores
+from attnlab.analysis.heads.syntactic_agreement import Agreement, agreement
+from attnlab.analysis.heads.syntactic_agreement import as_csv as syntax_as_csv
 from attnlab.cli.attention_table import print_heads, print_syntax
 from attnlab.cli.compose import Mistake
 from attnlab.cli.records import read_record
@@ -63,7 +63,7 @@ def attention(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.to) if arguments.to else directory / "attention"
     _write(folder, str(record.get("name", directory.name)), found)
     if arguments.figures:
-        from attnlab.analysis.attention_figures import write_figures  # draws, which costs start-up time
+        from attnlab.analysis.heads.attention_figures import write_figures  # draws, which costs start-up time
 
         for path in write_figures(folder / "figures", found.examples[0], found.scores, head):
             print(path)
@@ -208,7 +208,7 @@ def _asked_head(words: str | None, found: Found) -> Head | None:
 
 
 def _write(folder: Path, name: str, found: Found) -> None:
-    from attnlab.analysis.attention_page import write_page
+    from attnlab.analysis.heads.attention_page import write_page
 
     write_page(folder / "attention.html", name, found.examples, found.scores, found.effects, found.syntax)
     effects: Mapping[Head, Effect] | None = found.effects

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from attnlab.analysis.ablation import Effect
-from attnlab.analysis.head_roles import RULE, Role, role_of
-from attnlab.analysis.head_statistics import Head, Score, Scores
-from attnlab.analysis.syntactic_agreement import Agreement
+from attnlab.analysis.heads.ablation import Effect
+from attnlab.analysis.heads.head_roles import RULE, Role, role_of
+from attnlab.analysis.heads.head_statistics import Head, Score, Scores
+from attnlab.analysis.heads.syntactic_agreement import Agreement
 
 MOST_HEADS = 64  # that are shown one by one
 EACH = 5  # heads of a role, where there are more

@@ -59,8 +59,8 @@ def embed(arguments: argparse.Namespace) -> int:
 
 
 def _draw(picture: Path, embeddings_ND: np.ndarray, texts: Sequence[str]) -> None:
-    from attnlab.analysis.figure_embeddings import embeddings_figure
-    from attnlab.analysis.figure_style import paper_style, write_figure
+    from attnlab.analysis.figures.embeddings import embeddings_figure
+    from attnlab.analysis.figures.style import paper_style, write_figure
 
     with paper_style():
         write_figure(embeddings_figure(embeddings_ND, texts), picture)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from attnlab.analysis.attention_maps import attention_maps, picture
+from attnlab.analysis.heads.attention_maps import attention_maps, picture
 from attnlab.training import Picture, Table, TokenTask
 from attnlab.training.media import ATTENTION, OUTPUTS, SAMPLES, Thumbnail
 from attnlab.training.run_directory import CannotWrite, write_bytes, write_json

@@ -81,8 +81,8 @@ def _some(distances: Sequence[int]) -> list[int]:
 
 
 def _write(folder: Path, shown: Sequence[tuple[str, Sequence[Curve]]], trained: int, farthest: int) -> None:
-    from attnlab.analysis.figure_positions import positions_figure
-    from attnlab.analysis.figure_style import paper_style, write_figure
+    from attnlab.analysis.figures.positions import positions_figure
+    from attnlab.analysis.figures.style import paper_style, write_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "positions.csv", "w", newline="", encoding="utf-8") as file:

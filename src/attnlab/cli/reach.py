@@ -42,8 +42,8 @@ def _lines(name: str, field: Field) -> Iterator[str]:
 
 
 def _write(folder: Path, shown: Sequence[tuple[str, Field]]) -> None:
-    from attnlab.analysis.figure_fields import fields_figure
-    from attnlab.analysis.figure_style import paper_style, write_figure
+    from attnlab.analysis.figures.fields import fields_figure
+    from attnlab.analysis.figures.style import paper_style, write_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "reach.csv", "w", newline="", encoding="utf-8") as file:

@@ -57,7 +57,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def write_figures_of(comparison: Comparison, folder: Path) -> None:
     """Writes a study's figures for a paper, and says where they stand."""
-    from attnlab.analysis.figures import write_figures
+    from attnlab.analysis.figures.study import write_figures
 
     written = write_figures(comparison, folder)
     if written:

@@ -24,7 +24,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
     Raises: Mistake for a study that has not run, or a port that cannot be taken.
     """
-    from attnlab.analysis.server import Server
+    from attnlab.analysis.live.server import Server
 
     if not 0 <= arguments.port <= 65535:
         raise Mistake(f"--port {arguments.port}: expected a number from 1 to 65535, or 0 for the first that is free")

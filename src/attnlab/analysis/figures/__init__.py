@@ -1,0 +1,1 @@
+"""Figures for a paper, by matplotlib, in the page's words and colours."""

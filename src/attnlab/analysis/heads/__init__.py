@@ -1,0 +1,1 @@
+"""What the heads of a model attend to, and what each does."""

@@ -1,0 +1,1 @@
+"""Pages of studies on loopback, following what runs."""
