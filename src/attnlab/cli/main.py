@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    _add_scaling(command)
     sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
     sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
     sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
@@ -68,6 +69,25 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_scaling(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The command on a study of sizes and budgets."""
+    scaling = command(
+        "scaling", "fit loss = E + A/N^alpha + B/D^beta to a study's runs, and say how to spend a compute"
+    )
+    scaling.add_argument("study", help="a study's name, or its directory of runs")
+    scaling.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+    scaling.add_argument("--metric", help="the loss to fit, as test/nats@1x (default: the study's metric)")
+    scaling.add_argument(
+        "--count", choices=("non_embedding", "total"), default="non_embedding", help="what N counts; both are fitted"
+    )
+    scaling.add_argument(
+        "--compute", action="append", type=float, default=[], help="operations to spend, as 1e15; give it several times"
+    )
+    scaling.add_argument("--resamples", type=int, default=500, help="of the cells, for the intervals")
+    scaling.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    scaling.add_argument("--to", help="a folder for figures (PNG, PDF), scaling.json and runs.csv")
 
 
 def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -164,6 +184,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.sync import sync as handler
     elif arguments.command in ("status", "compare", "report"):
         from attnlab.cli.reports import show as handler
+    elif arguments.command == "scaling":
+        from attnlab.cli.scaling import scaling as handler
     elif arguments.command == "import":
         from attnlab.cli.importing import import_model as handler
     elif arguments.command == "export":
