@@ -5,7 +5,6 @@ import io
 import json
 
 from tests.analysis.scaling.planted import write_scaling_study
-from tests.cli.conftest import attnlab, here  # noqa: F401
 
 ONE = "runs/planted/model.d_model=16,trainer.max_steps=450/seed=0"
 

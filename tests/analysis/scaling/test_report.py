@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.analysis.scaling.planted import LAW, STEPS, WIDTHS, change, counts, write_scaling_study
 
 from attnlab.analysis import read_study
 from attnlab.analysis.scaling import Law, print_scaling, scaling_of, to_csv, to_json, write_figures
 from attnlab.analysis.scaling.report import cost_of, counted_law, foretell, hardly_determined
 from attnlab.analysis.scaling.runs import usable_runs
-from tests.analysis.scaling.planted import LAW, STEPS, WIDTHS, change, counts, write_scaling_study
 
 
 @pytest.fixture(scope="module")

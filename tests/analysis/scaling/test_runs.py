@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
+from tests.analysis.scaling.planted import change, counts, write_scaling_study
 
 from attnlab.analysis import read_study
 from attnlab.analysis.scaling.runs import usable_runs
-from tests.analysis.scaling.planted import change, counts, write_scaling_study
 
 METRIC = "test/nats@1x"
 

@@ -22,9 +22,18 @@ SHADES = "viridis"
 COMPUTES = 5  # curves of one compute each
 NEAR = 1.5  # runs whose compute is within this factor of a curve's are drawn on it
 STYLE = {
-    **{"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True},
-    **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 150},
-    **{"pdf.fonttype": 42, "lines.linewidth": 1.4, "lines.markersize": 4.5},
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "savefig.dpi": 150,
+    "pdf.fonttype": 42,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
 }
 
 
