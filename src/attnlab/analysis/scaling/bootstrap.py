@@ -21,9 +21,9 @@ class Interval:
 
 
 def interval_of(values: np.ndarray) -> Interval:
-    """The middle 95% of values; what is not a number (an optimum that a fit does not have) is left out."""
+    """The middle 95% of values (K,); none, nan, where more than one in 40 is no number (an optimum that a fit does not have)."""
     known = values[np.isfinite(values)]
-    if not len(known):
+    if len(known) < 0.975 * len(values):
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(known, [0.025, 0.975])
     return Interval(float(low), float(high))

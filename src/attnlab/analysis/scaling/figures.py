@@ -21,7 +21,7 @@ FORMATS = ("png", "pdf")
 SHADES = "viridis"
 COMPUTES = 5  # curves of one compute each
 NEAR = 1.5  # runs whose compute is within this factor of a curve's are drawn on it
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

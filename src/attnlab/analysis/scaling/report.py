@@ -171,7 +171,7 @@ def advise(runs: Sequence[Trained], count: str, law: Law, thetas: np.ndarray, co
     sizes = [run.parameters[count] for run in runs]
     spent = [run.six_ND(count) for run in runs]
     within = min(spent) <= compute * (1 + 1e-9) and compute <= max(spent) * (1 + 1e-9)
-    inside = bool(min(sizes) <= best.parameters <= max(sizes))
+    inside = bool(min(sizes) <= best.parameters <= max(sizes) and best.tokens <= max(run.tokens for run in runs))
     return Advice(
         compute=compute,
         best=best,

@@ -75,22 +75,21 @@ def usable_runs(study: Study, metric: str) -> Usable:
 
 
 def _trained(run: Run, metric: str) -> Trained | None:
+    """A run as the fit takes it, or None where it does not say its parameters, tokens or operations."""
     parameters, training = run.record.get("parameters") or {}, run.record.get("training") or {}
-    tokens, cost = run.status.get("tokens"), run.record.get("flops_per_token")
-    counts = {count: parameters.get(count) for count in COUNTS}
-    known = [value for value in (*counts.values(), tokens, cost) if is_number(value) and value > 0]
-    if len(known) < len(COUNTS) + 2:
+    counts = {count: _positive(parameters.get(count)) for count in COUNTS}
+    tokens, cost = _positive(run.status.get("tokens")), _positive(run.record.get("flops_per_token"))
+    if not (all(counts.values()) and tokens and cost):
         return None
-    epochs = training.get("epochs")
+    whole = {count: int(value) for count, value in counts.items()}
     return Trained(
-        cell=run.cell,
-        seed=run.seed,
-        parameters={count: int(value) for count, value in counts.items() if value},
-        tokens=float(tokens or 0),
-        loss=run.final[metric],
-        operations=float(cost or 0) * float(tokens or 0),
-        epochs=float(epochs) if is_number(epochs) and epochs is not None else 0.0,
+        run.cell, run.seed, whole, tokens, run.final[metric], cost * tokens, _positive(training.get("epochs"))
     )
+
+
+def _positive(value: Any) -> float:
+    """The number, or 0 where it is none above 0."""
+    return float(value) if is_number(value) and value > 0 else 0.0
 
 
 def distinct(values: Iterable[float]) -> list[float]:

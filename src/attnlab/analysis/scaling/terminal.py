@@ -97,7 +97,7 @@ def _runs(scaling: Scaling) -> Table:
     law = scaling.law
     budgets = sorted({run.tokens for run in scaling.runs})
     table = _table(
-        f"measured {scaling.metric}, and measured less fitted in %",
+        f"measured {escape(scaling.metric)}, and measured less fitted in %",
         "N",
         "6N/exact",
         *(f"D {quantity(d)}" for d in budgets),
@@ -154,7 +154,9 @@ def advice_sentences(scaling: Scaling) -> list[str]:
         f"Of ten times the compute, N takes {10**grows_N:.2g} times and D {10**grows_D:.2g} times (exponents {grows_N:.2f} and {grows_D:.2f}).",
     ]
     if any(advice.is_beyond for advice in law.advice):
-        sentences.append(f"{BEYOND} beyond the sizes or the compute of these runs: the law is stretched there.")
+        sentences.append(
+            f"{BEYOND} beyond the sizes, the data or the compute of these runs: the law is stretched there."
+        )
     return sentences
 
 
