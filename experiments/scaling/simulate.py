@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--resamples", type=int, default=300)
+    parser.add_argument("--law", choices=[planted.name for planted in PLANTED], help="only this one")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.01])
     arguments = parser.parse_args()
     columns = (*NAMES, "best N")
@@ -77,6 +78,8 @@ def main() -> None:
     )
     print(f"{'law':22}{'noise':>7}" + "".join(f"{name:>9}" for name in columns))
     for planted in PLANTED:
+        if arguments.law not in (None, planted.name):
+            continue
         truth = {**{name: getattr(planted.law, name) for name in NAMES}}
         truth["best N"] = planted.law.optimum(planted.compute).parameters
         for noise in arguments.noise:

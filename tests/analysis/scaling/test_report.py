@@ -12,7 +12,7 @@ from tests.analysis.scaling.planted import LAW, STEPS, WIDTHS, change, counts, w
 
 from attnlab.analysis import read_study
 from attnlab.analysis.scaling import Law, print_scaling, scaling_of, to_csv, to_json, write_figures
-from attnlab.analysis.scaling.report import cost_of, counted_law, foretell, hardly_determined
+from attnlab.analysis.scaling.report import cost_of, counted_law, few_cells, foretell, hardly_determined
 from attnlab.analysis.scaling.runs import usable_runs
 
 
@@ -108,9 +108,10 @@ def test_what_is_hardly_determined_is_said(tmp_path):
     assert "alpha is hardly" not in notes
 
 
-def test_few_cells_are_said_to_be_few(tmp_path):
-    few = write_scaling_study(tmp_path / "few", WIDTHS[:5], STEPS[:3], seeds=1)
-    assert any(note.startswith("15 cells are few") for note in scaling_of(read_study(few), resamples=100).notes)
+def test_few_cells_are_said_to_be_few(found):
+    assert few_cells(found.runs) == []
+    first = [run for run in found.runs if run.parameters["total"] < 200_000 and run.tokens < 2e6]
+    assert few_cells(first)[0].startswith("15 cells are few for five numbers")
 
 
 @pytest.mark.parametrize(

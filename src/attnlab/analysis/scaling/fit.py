@@ -25,7 +25,8 @@ GRID = (
 # a, b and e are wide enough for any unit; an exponent below zero would say that more parameters or tokens harm.
 BOUNDS = ((-60.0, 120.0), (-60.0, 120.0), (-12.0, 20.0), (0.0, 5.0), (0.0, 5.0))
 CHOSEN = 24  # starts of the grid that are followed, besides the best of each pair of exponents
-NEAR = 1.05  # ends within this factor of the best objective may be the best ones of a resample
+NEAR, MOST_ENDS = 1.05, 3  # ends within this factor of the best objective may be the best ones of a resample
+STEPS = 1000  # at most; a law whose parameters the runs do not settle creeps along a flat valley
 # L-BFGS is shown the sum in units of DELTA^2: its tolerances are made for figures about 1, and a sum is 1e-4 here, a mean 1e-6.
 SHOWN = DELTA**-2
 
@@ -156,7 +157,8 @@ def _best(objective: Objective, starts_SP: np.ndarray) -> Fit:
     theta, value = ends[0]
     distinct = [theta]
     for other, reached in ends[1:]:
-        if reached < NEAR * value and all(np.abs(other - known).max() > 0.05 for known in distinct):
+        apart = all(np.abs(other - known).max() > 0.05 for known in distinct)
+        if apart and reached < NEAR * value and len(distinct) < MOST_ENDS:
             distinct.append(other)
     back = [objective.from_centre(one) for one in distinct]
     return Fit(Law.of(back[0]), back[0], value, tuple(back))
@@ -172,5 +174,6 @@ def follow(
         value, gradient = objective.value_and_gradient(theta)
         return share * value, share * gradient
 
+    options = {"maxiter": STEPS, **options}
     end = minimize(seen, start_P, jac=True, method="L-BFGS-B", bounds=BOUNDS, options=options)
     return end.x, float(end.fun) / share

@@ -15,6 +15,7 @@ from attnlab.analysis.scaling.runs import COUNTS, Trained, usable_runs
 
 RESAMPLES = 500
 HELD_OUT = 0.1  # share of the cells that are left out and foretold, those of most compute; at least one
+EXPONENTS = (0.01, 4.99)  # one beyond these is at an end of what is sought
 HARDLY = 0.5  # a parameter whose interval is wider than this share of itself, on each side, is hardly determined
 
 
@@ -123,7 +124,7 @@ def scaling_of(
     laws = {name: counted_law(runs, name, computes, resamples, seed) for name in COUNTS}
     chosen = laws[count]
     seed_scatter = _seed_scatter(runs)
-    notes = [*usable.notes, *hardly_determined(chosen), *_few(runs)]
+    notes = [*usable.notes, *hardly_determined(chosen), *few_cells(runs)]
     return Scaling(study.name, study.question, metric, study.unit, count, runs, laws, seed_scatter, notes)
 
 
@@ -264,7 +265,8 @@ def hardly_determined(law: CountedLaw) -> list[str]:
     notes = []
     for name, meaning in what.items():
         interval, value = law.intervals[name], values[name]
-        if max(interval.high - value, value - interval.low) > HARDLY * value:
+        at_an_end = name != "E" and not EXPONENTS[0] < value < EXPONENTS[1]
+        if at_an_end or max(interval.high - value, value - interval.low) > HARDLY * value:
             notes.append(
                 f"{name} is hardly determined ({value:.3g}, 95% interval {interval.low:.2g} to {interval.high:.2g}): "
                 f"these runs do not settle {meaning}."
@@ -272,7 +274,8 @@ def hardly_determined(law: CountedLaw) -> list[str]:
     return notes
 
 
-def _few(runs: Sequence[Trained]) -> list[str]:
+def few_cells(runs: Sequence[Trained]) -> list[str]:
+    """A sentence where resampling has too little to draw from."""
     cells = len({run.cell for run in runs})
     if cells >= 20:
         return []
