@@ -4,17 +4,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-from tests.browser import Chromium, chromium
 
 NOBODY = 65534
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Chromium]:
-    """A headless browser, started once a process of tests."""
+def browser() -> Iterator[Any]:
+    """A headless browser (tests.browser.Chromium), started once a process of tests."""
+    from tests.browser import chromium  # only tests of pages need what it needs
+
     with chromium() as started:
         yield started
 

@@ -15,5 +15,6 @@ def test_a_script_can_be_loaded(path, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)  # its dataclasses look themselves up there
+    monkeypatch.syspath_prepend(path.parent)  # scripts of one folder may use one another
     spec.loader.exec_module(module)
     assert callable(module.main)

@@ -11,6 +11,7 @@ from scipy import stats
 from studies import PLANTED, cell, write_plan, write_run
 
 from attnlab.analysis import wording
+from attnlab.analysis.budget import Budget, time_note
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline, reasons
@@ -205,6 +206,13 @@ def test_budgets_that_differ_are_said(position, grid_comparison):
         "parameters 150k to 300k (2 times)" in caveat and "following model.num_layers" in caveat
         for caveat in grid_comparison.caveats
     )
+
+
+def test_times_are_told_and_nothing_is_drawn_from_them():
+    budgets = {name: Budget(800, 1e6, seconds, 1e5, 1e12) for name, seconds in (("a", 21.5), ("b", 43.0), ("c", 40.0))}
+    assert time_note(budgets).startswith("Time a run: 21.5 to 43 seconds (2 times). It depends on the machine")
+    assert time_note({name: budgets[name] for name in "bc"}) is None
+    assert time_note({"a": budgets["a"], "d": Budget(*[math.nan] * 5)}) is None
 
 
 def test_runs_of_different_code_are_said(tmp_path):

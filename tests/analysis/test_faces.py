@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,9 @@ from studies import cell, write_plan, write_run
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import read_study
+from attnlab.analysis.sparklines import sparklines
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
@@ -46,8 +49,6 @@ def test_the_terminal_says_what_came_out(position):
 
 
 def test_names_with_markup_are_printed_as_they_are(position):
-    from dataclasses import replace
-
     study = replace(position.study, name="[bold]x[/]", question="[red]why[/nonsense]")
     assert "[bold]x[/]  [red]why[/nonsense]" in printed(replace(position, study=study))
 
@@ -136,7 +137,7 @@ def test_csv_holds_every_figure_at_full_precision(position):
 def test_markdown_rows_have_equal_columns(position):
     lines = [line for line in to_markdown(position).splitlines() if line.startswith("|")]
     assert len(lines) == 8
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {12}
 
 
 def test_latex_is_escaped_and_complete(position):
@@ -144,7 +145,7 @@ def test_latex_is_escaped_and_complete(position):
     assert r"relative\_bias" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 7
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {8}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {10}
     assert "$-$0.6" in text
 
 
@@ -193,10 +194,80 @@ def test_metrics_in_words(metric, words):
 
 
 def test_listing():
-    assert [wording.listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
+    assert [listing(list(names)) for names in ("", "a", "ab", "abc", "abcdefghi")] == [
         "",
         "a",
         "a and b",
         "a, b and c",
         "a, b, c, d, e, f, g and 2 more",
     ]
+
+
+def on_terminal(comparison, width=140, encoding="utf-8") -> str:
+    """What a terminal without colours shows."""
+    data = io.BytesIO()
+    file = io.TextIOWrapper(data, encoding=encoding, write_through=True)
+    print_comparison(comparison, Console(file=file, width=width, force_terminal=True, color_system=None))
+    return data.getvalue().decode(encoding)
+
+
+def test_a_terminal_shows_each_cell_s_curve_on_one_scale(position):
+    text, lines = on_terminal(position), sparklines(position.study)
+    for summary in position.cells:
+        assert any(lines.text(summary.cell.name, "utf-8") in row for row in row_of(text, summary.label))
+    assert "curve: val/nats from step 100 to 800" in text
+    assert f"from {lines.low:.3f} (bottom) to {lines.high:.3f} (top)" in text
+
+
+def test_where_blocks_cannot_be_written_the_curve_is_in_plain_characters(position):
+    text, lines = on_terminal(position, encoding="ascii"), sparklines(position.study)
+    assert lines.text("position=alibi", "ascii") in text
+
+
+@pytest.mark.parametrize("name", ["position", "grid_comparison"])
+def test_the_curve_is_what_a_narrow_terminal_leaves_out_first(name, request):
+    comparison = request.getfixturevalue(name)
+    for width in (66, 79, 92, 104, 121, 133):
+        shown, plain = (on_terminal(comparison, width), printed(comparison, width))
+        assert max(map(len, shown.splitlines())) <= width
+        table = "\n".join(row_of(shown))
+        if "curve" not in table:
+            assert table == "\n".join(row_of(plain))
+        assert "…" not in table or "…" in plain
+    assert "curve" in row_of(on_terminal(comparison, 150))[1 if name == "position" else 2]
+
+
+def test_a_newcomer_s_80_columns_have_the_figures_and_no_curve(position):
+    assert on_terminal(position, 80) == printed(position, 80)
+
+
+def test_curves_are_not_read_for_a_pipe(position):
+    study = replace(position.study, read_curves=lambda keys: pytest.fail("read"))
+    assert printed(replace(position, study=study)) == printed(position)
+
+
+def test_names_cannot_act_on_the_terminal(tmp_path):
+    name = "a\x1b[2Jb\x07\u202ec"
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": name})], seeds=[0, 1], metric={"name": "m"}, question=name)
+    write_run(root, {"norm": name}, 0, {"m": 2.0})
+    write_run(root, {"norm": name}, 1, {}, state="failed", error=f"wrong: {name}")
+    text = on_terminal(compare(read_study(root)))
+    assert not set("\x1b\x07\u202e") & set(text)
+    assert text.count("a\\x1b[2Jb\\x07\\u202ec") >= 3
+
+
+@pytest.mark.parametrize("finals", [{}, {"a": [2.0]}, {"a": [2.0, 2.1]}, {"a": [2.0], "b": [2.5]}, {"a": [None]}])
+@pytest.mark.parametrize("metric", [{"name": "m"}, None])
+def test_studies_of_one_seed_one_cell_or_nothing_have_a_face(tmp_path, finals, metric):
+    cells = [cell({"norm": name}) for name in finals]
+    seeds = list(range(max(map(len, finals.values()), default=0)))
+    root = write_plan(tmp_path / "s", cells=cells, seeds=seeds, metric=metric, baseline={"norm": "a"})
+    for name, values in finals.items():
+        for seed, value in enumerate(values):
+            write_run(root, {"norm": name}, seed, {"m": value})
+    comparison = compare(read_study(root))
+    assert len(list(csv.DictReader(io.StringIO(to_csv(comparison))))) == len(finals)
+    assert "nan" not in to_csv(comparison).replace("came out as NaN", "")
+    assert to_markdown(comparison).count("\n| ") == 1 + len(finals)
+    assert to_latex(comparison).count("\\\\\n") == 1 + len(finals)
+    assert f"{len(finals)} cells x {len(seeds)} seeds" in on_terminal(comparison, 80)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import json
+import os
 import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from studies import cell, learning_curve, write_plan, write_position_study, write_run
 
-from attnlab.analysis.reader import flatten, natural, read_study, same
+from attnlab.analysis import kept_files, reader
+from attnlab.analysis.comparison import compare
+from attnlab.analysis.reader import StudyReader, flatten, natural, read_study, same
 
 
 @pytest.fixture
@@ -203,3 +214,333 @@ def test_choices_are_the_same_however_they_are_written():
     assert not same(None, 0)
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
     assert sorted(["n@16x", "n@8x", "n@1x"], key=natural) == ["n@1x", "n@8x", "n@16x"]
+
+
+# Reading again what changes.
+
+
+class Changes:
+    """Changes the files of a small study; with `settled`, as if each change were long ago and at a time of its own."""
+
+    def __init__(self, root: Path, settled: bool) -> None:
+        self.root, self.settled, self.clock = root, settled, 10**18
+        choices = [{"norm": "a"}, {"norm": "b"}]
+        write_plan(root, cells=[cell(c) for c in choices], seeds=[0, 1], metric={"name": "m"}, baseline=choices[0])
+        self._aged(root / "plan.json")
+
+    def _aged(self, *paths: Path) -> None:
+        for path in paths:
+            self.clock += 10**9
+            if self.settled and path.exists():
+                os.utime(path, ns=(self.clock, self.clock))
+
+    def directory(self, where: tuple[str, int]) -> Path:
+        return self.root / f"norm={where[0]}" / f"seed={where[1]}"
+
+    def run(self, where, value, state):
+        directory = write_run(self.root, {"norm": where[0]}, where[1], {"m": value}, state=state)
+        self._aged(directory / "run.json", directory / "status.json")
+
+    def append(self, where, value, torn):
+        directory = self.directory(where)
+        directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(line(int(value), **{"m": value / 3, f"n{value}": 1.0}))
+        with open(directory / "metrics.jsonl", "a") as file:
+            file.write(text[:-9] if torn else text + "\n")
+        self._aged(directory / "metrics.jsonl")
+
+    def cut(self, where, size, name):
+        path = self.directory(where) / name
+        if path.exists():
+            os.truncate(path, min(size, path.stat().st_size))
+            self._aged(path)
+
+    def rewrite(self, where, value, in_place):
+        path = self.directory(where) / "metrics.jsonl"
+        if path.exists():
+            text = "".join(json.dumps(line(step, m=value)) + "\n" for step in range(9))
+            (path if in_place else path.with_name("new")).write_text(text)
+            if not in_place:
+                os.replace(path.with_name("new"), path)
+            self._aged(path)
+
+    def claim(self, where, number, is_alive):
+        directory = self.directory(where) / "attempts"
+        directory.mkdir(parents=True, exist_ok=True)
+        owner = {"pid": os.getpid(), "host": "elsewhere"}
+        (directory / f"{number}.json").write_text(json.dumps(owner))
+        os.utime(directory / f"{number}.json", None if is_alive else (1, 1))
+        self._aged(directory)
+
+    def delete(self, where, name):
+        path = self.directory(where) / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True) if path.is_file() else None
+
+    def replan(self, seeds):
+        write_plan(self.root, cells=[cell({"norm": "b"})], seeds=seeds, metric={"name": "n1"})
+        self._aged(self.root / "plan.json")
+
+
+WHERE = st.tuples(st.sampled_from("abc"), st.integers(0, 1))
+NAMES = st.sampled_from(["run.json", "status.json", "metrics.jsonl"])
+CHANGE = st.one_of(
+    st.tuples(st.just("run"), WHERE, st.sampled_from([1.0, 2.0, None]), st.sampled_from(["finished", "running"])),
+    st.tuples(st.just("append"), WHERE, st.integers(0, 3), st.sampled_from([False, False, True])),
+    st.tuples(st.just("cut"), WHERE, st.integers(0, 300), NAMES),
+    st.tuples(st.just("rewrite"), WHERE, st.sampled_from([1.0, 2.0]), st.booleans()),
+    st.tuples(st.just("claim"), WHERE, st.integers(1, 2), st.booleans()),
+    st.tuples(st.just("delete"), WHERE, st.sampled_from([".", "attempts"]) | NAMES),
+    st.tuples(st.just("replan"), st.sampled_from([[0], [1, 2]])),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settled", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(CHANGE, min_size=1, max_size=4), min_size=2, max_size=8))
+def test_what_is_read_again_is_what_is_read_anew(settled, rounds):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        if settled:
+            patch.setattr(kept_files, "SETTLED_NS", -(10**18))
+        changes = Changes(Path(folder) / "s", settled)
+        live = StudyReader(changes.root)
+        for number, round_ in enumerate(rounds):
+            for name, *words in round_:
+                getattr(changes, name)(*words)
+            fresh, again = read_study(changes.root), live.read()
+            assert again == fresh
+            if number % 2:  # curves may be asked for every time, or later
+                assert again.curves.equals(fresh.curves)
+                assert again.curves.schema == fresh.curves.schema
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Files count as unchanged as soon as they are written."""
+    monkeypatch.setattr(kept_files, "SETTLED_NS", -(10**18))
+
+
+def test_nothing_is_opened_while_nothing_changes(small, settled, monkeypatch):
+    for seed in (0, 1):
+        write_run(small, {"norm": "rms_norm"}, seed, {"val/nats": 2.0}, curve=[line(10, nats=3.0)])
+    live = StudyReader(small)
+    study = live.read()
+    curves = study.curves
+    monkeypatch.setattr(builtins, "open", lambda *words: pytest.fail(f"opened {words}"))
+    assert live.read() is study
+    assert live._read_curves((r.cell, r.seed, str(r.directory)) for r in study.runs.values() if r.status) is curves
+
+
+def test_of_runs_that_did_not_change_the_objects_stay(small, settled):
+    for seed in (0, 1):
+        write_run(small, {"norm": "rms_norm"}, seed, {"val/nats": 2.0})
+    live = StudyReader(small)
+    before = live.read()
+    write_run(small, {"norm": "rms_norm"}, 1, {"val/nats": 2.25})
+    after = live.read()
+    assert after is not before
+    assert after.runs["norm=rms_norm", 0] is before.runs["norm=rms_norm", 0]
+    assert after.values("norm=rms_norm", "val/nats") == {0: 2.0, 1: 2.25}
+
+
+def test_a_file_that_changed_just_now_is_looked_at_again(small):
+    """Of the same size and, as far as its file system's clock can tell, of the same time."""
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    live = StudyReader(small)
+    live.read()
+    times = (directory / "status.json").stat()
+    with open(directory / "status.json", "r+") as file:
+        text = file.read().replace('"val/nats": 2.0', '"val/nats": 3.0')
+        file.seek(0)
+        file.write(text)
+    os.utime(directory / "status.json", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert live.read().values("norm=rms_norm", "val/nats") == {0: 3.0}
+
+
+def test_a_run_whose_process_dies_is_told_without_a_change_of_its_files(small, settled, monkeypatch):
+    write_run(small, {"norm": "rms_norm"}, 0, {}, state="running")
+    monkeypatch.setattr(reader, "effective_state", lambda directory: "running")
+    live = StudyReader(small)
+    assert live.read().runs["norm=rms_norm", 0].state == "running"
+    monkeypatch.setattr(reader, "effective_state", lambda directory: "interrupted")
+    assert live.read().runs["norm=rms_norm", 0].state == "interrupted"
+
+
+def test_a_run_that_is_over_never_lacks_its_last_status(small, monkeypatch):
+    """It ends between two files being read: what is told then is the state before, or all of the state after."""
+    write_run(small, {"norm": "rms_norm"}, 0, {}, state="running")
+    real = reader.effective_state
+
+    def ends_meanwhile(directory):
+        write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+        return real(directory)
+
+    monkeypatch.setattr(reader, "effective_state", ends_meanwhile)
+    run = read_study(small).runs["norm=rms_norm", 0]
+    assert (run.state, run.final) == ("finished", {"val/nats": 2.0})
+
+
+def test_a_run_that_is_deleted_between_being_found_and_being_read_is_missing(small, monkeypatch):
+    gone = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    write_run(small, {"norm": "rms_norm"}, 1, {"val/nats": 2.5})
+    live = StudyReader(small)
+    live.read()
+
+    def deleted(directory):
+        shutil.rmtree(gone, ignore_errors=True)
+        return "finished"
+
+    monkeypatch.setattr(reader, "effective_state", deleted)
+    for study in (live.read(), read_study(small)):
+        assert study.runs["norm=rms_norm", 0].state == "missing"
+        assert study.values("norm=rms_norm", "val/nats") == {1: 2.5}
+        assert study.unreadable == []
+
+
+def test_runs_that_come_and_go_while_a_reader_looks(small):
+    stop, failed = threading.Event(), []
+
+    def come_and_go():
+        try:
+            while not stop.is_set():
+                directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, curve=[line(10, nats=3.0)])
+                stop.wait(0.001)
+                shutil.rmtree(directory.parent)
+                stop.wait(0.001)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    live, states, end = StudyReader(small), [], time.monotonic() + 20
+    while time.monotonic() < end and not (len(states) > 200 and {"missing", "finished"} <= {*states}):
+        study = live.read()
+        run = study.runs["norm=rms_norm", 0]
+        states.append(run.state)
+        assert run.final in ({}, {"val/nats": 2.0})
+        assert study.curves.height <= 1
+    stop.set()
+    thread.join()
+    assert failed == []
+    assert {"missing", "finished"} <= {*states}
+    assert live.read().runs["norm=rms_norm", 0].state == "missing"
+
+
+def refusing(monkeypatch, target: Path, error: int = errno.EACCES):
+    """Whoever opens `target` is refused; permissions do not bind the user that tests may run as."""
+    real = builtins.open
+
+    def opened(path, *words, **named):
+        if Path(path) == target:
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path, *words, **named)
+
+    monkeypatch.setattr(builtins, "open", opened)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_may_not_be_read_is_named_and_read_when_it_may(small, error):
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    live = StudyReader(small)
+    with pytest.MonkeyPatch.context() as patch:
+        refusing(patch, directory / "status.json", error)
+        study = live.read()
+    assert study.values("norm=rms_norm", "val/nats") == {}
+    assert study.unreadable == [f"{directory}/status.json: {os.strerror(error)}"]
+    study = live.read()
+    assert study.values("norm=rms_norm", "val/nats") == {0: 2.0}
+    assert study.unreadable == []
+
+
+def test_a_folder_that_may_not_be_listed_is_named(small, monkeypatch):
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    write_run(small, {"norm": "layer_norm"}, 0, {"val/nats": 2.0})
+    real = os.scandir
+
+    def listed(path):
+        if str(path).endswith("rms_norm"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    study = read_study(small)
+    assert study.unreadable == [f"{small}/norm=rms_norm: Permission denied"]
+    assert study.values("norm=layer_norm", "val/nats") == {0: 2.0}
+
+
+def test_folders_in_the_place_of_files_are_named(small):
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    for name in ("run.json", "metrics.jsonl"):
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).mkdir()
+    study = read_study(small)
+    assert study.values("norm=rms_norm", "val/nats") == {0: 2.0}
+    assert study.unreadable == [f"{directory}/run.json: Is a directory"]
+    assert study.curves.height == 0
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a\x1b[2Jb", "a\nb", "[red]x[/]", "'\"; DROP", "ä" * 80])
+def test_names_are_taken_as_they_are(tmp_path, name):
+    safe = name.replace("/", "_")
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": safe})], seeds=[0], metric={"name": "m"})
+    write_run(root, {"norm": safe}, 0, {"m": 1.5}, curve=[line(1, m=2.0)])
+    study = read_study(root)
+    assert study.values(f"norm={safe}", "m") == {0: 1.5}
+    assert study.curves["cell"].to_list() == [f"norm={safe}"]
+
+
+def test_names_that_no_encoding_can_write_do_no_harm(small):
+    os.makedirs(os.fsencode(small) + b"/norm=\xff/seed=0")
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    record = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps({**record, "command": "\ud800 😀"}))
+    study = read_study(small)
+    assert study.runs["norm=rms_norm", 0].record["command"] == "? 😀"
+    assert study.unreadable == [f"{small}/norm=?: its name is no text"]
+
+
+@pytest.mark.parametrize("seed", ["²", "٣", "1" * 30, "-1", "1.5", ""])
+def test_seeds_that_are_no_numbers_of_seeds_are_no_runs(small, seed):
+    directory = small / "norm=rms_norm" / f"seed={seed}"
+    directory.mkdir(parents=True)
+    (directory / "status.json").write_text('{"state": "finished", "final": {"val/nats": 1}}')
+    assert {run.state for run in read_study(small).runs.values()} == {"missing"}
+
+
+@pytest.mark.parametrize(
+    "status", ["[1]", "3", '{"state": "finished", "attempt": "x"}', '{"attempt": null}', "[" * 9999]
+)
+@pytest.mark.parametrize("attempt", [None, "{}", "[]", '{"pid": "x"}'])
+def test_files_that_attnlab_does_not_write_are_survived(small, status, attempt):
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {})
+    (directory / "status.json").write_text(status)
+    if attempt is not None:
+        (directory / "attempts").mkdir()
+        (directory / "attempts" / "1.json").write_text(attempt)
+    study = read_study(small)
+    assert study.runs["norm=rms_norm", 0].state in ("interrupted", "running", "missing", "finished")
+    assert compare(study).measured == []
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
+def test_numbers_that_are_not_finite_are_gaps_and_told(small, text):
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 7.25}, curve=[line(1, nats=7.25, other=1.0)])
+    for name in ("status.json", "metrics.jsonl"):
+        path = directory / name
+        path.write_text(path.read_text().replace("7.25", text))
+    study = read_study(small)
+    assert study.runs["norm=rms_norm", 0].non_finite == ["val/nats"]
+    assert study.curves.select("step", "other").rows() == [(1.0, 1.0)]
+    assert "nats" not in study.curves.columns
+
+
+def test_a_plan_that_is_being_deleted_leaves_what_the_runs_say(small):
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    live = StudyReader(small)
+    assert len(live.read().runs) == 4
+    (small / "plan.json").unlink()
+    assert len(live.read().runs) == 1
+    shutil.rmtree(small)
+    with pytest.raises(ValueError, match="no study at"):
+        live.read()

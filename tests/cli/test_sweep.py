@@ -220,7 +220,8 @@ def test_runs_without_a_plan_can_be_looked_at(attnlab, tiny):
     assert compared.status == 0
     assert "alibi" in compared.out
     assert len(attnlab("compare", "free", "--format", "csv").out.splitlines()) == 3
-    assert attnlab("report", "free", "--to", "page.html").status == 0
+    assert attnlab("report", "free", "--to", "page.html", "--no-figures").status == 0
+    assert not Path("figures").exists()
     assert "<html" in Path("page.html").read_text()[:200]
     assert "no folder" in attnlab("report", "free", "--to", "nowhere/page.html").err
 

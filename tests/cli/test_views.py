@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import sacrebleu
 from omegaconf import OmegaConf
+from PIL import Image
 
 from attnlab.cli.compose import Mistake
 from attnlab.cli.views import settle_mode
@@ -63,13 +65,23 @@ def test_translations_and_heads_are_shown_in_tensorboard(attnlab, here, library,
         3 * 66 - 2,
     )  # two heads; encoder, decoder, and the one to the other
     (samples,) = events.Tensors("test/samples/text_summary")
-    rows = samples.tensor_proto.string_val[0].decode().splitlines()[2:]
-    translations = Path("run/outputs/test.translations.txt").read_text().splitlines()
-    assert [row.strip("| ").split(" | ")[0].split()[::-1] for row in rows] == [
-        row.strip("| ").split(" | ")[1].split() for row in rows
-    ]
-    assert len(rows) == min(32, len(translations)) > 10
-    assert all(row.rstrip("| ").endswith(line.strip()) for row, line in zip(rows, translations, strict=False))
+    head, _, *lines = samples.tensor_proto.string_val[0].decode().splitlines()
+    assert head == "| of | source | reference | translation | chrF |"
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    translations = [line.strip() for line in Path("run/outputs/test.translations.txt").read_text().splitlines()]
+    assert all(source.split()[::-1] == reference.split() for _, source, reference, _, _ in rows)
+    by_kind = {kind: [row for row in rows if row[0] == kind] for kind in ("first", "best", "worst")}
+    assert [row[3] for row in by_kind["first"]] == translations[:8]
+    assert sum(map(len, by_kind.values())) == len(rows) == min(24, len(translations)) > 10
+    scores = {kind: [float(row[4]) for row in of_kind] for kind, of_kind in by_kind.items()}
+    assert scores["best"] == sorted(scores["best"], reverse=True)
+    assert scores["worst"] == sorted(scores["worst"])
+    for _, _, reference, translation, score in rows:
+        assert float(score) == round(sacrebleu.sentence_chrf(translation, [reference]).score, 1)
+    left = json.loads(Path("run/outputs/samples.json").read_text())
+    assert left["columns"] == ["of", "source", "reference", "translation", "chrF"]
+    assert len(left["rows"]) == len(rows)
+    assert Image.open("run/outputs/attention.png").size == (picture.width, picture.height)
 
 
 PROGRAM = """

@@ -1,5 +1,6 @@
 """Image classification: figures against scikit-learn, soft targets against torch and closed forms, and that a tiny model learns."""
 
+import io
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
 from attnlab.data import Augmentation, ImageData
@@ -186,3 +188,20 @@ def test_at_the_same_size_all_but_the_output_is_taken_and_another_model_is_refus
     words = saved(torch.nn.Linear(2, 2), tmp_path / "words")
     with pytest.raises(ValueError, match="its model is no ViT; give the directory of a run of model=vit"):
         ImageClassification(ViT(4, 8, **VIT), None, None, words).initialise()
+
+
+def test_the_images_that_were_misclassified_are_shown():
+    module = data_of()
+    task = task_of(module)
+    task.evaluate(module)
+    predicted = task.outputs["test.classes.txt"].splitlines()
+    labels = [module.classes[number] for number in module.labels("test")]
+    wrong = [row for row in range(41) if predicted[row] != labels[row]]
+    shown = task.samples(module)
+    assert shown.columns == ("image", "class", "put into")
+    assert 0 < len(shown.rows) == min(32, len(wrong))
+    for (image, label, guess), row in zip(shown.rows, wrong, strict=False):
+        assert (label, guess) == (labels[row], predicted[row])
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(image.png))), module.split("test").pixels[row, 0])
+    task.outputs["test.classes.txt"] = "".join(f"{label}\n" for label in labels)
+    assert [row[1] for row in task.samples(module).rows] == labels[:32]

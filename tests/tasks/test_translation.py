@@ -156,7 +156,8 @@ def test_lengths_that_no_sentence_has_are_named(make):
     }
     assert task.cannot == {f"val/bleu@{name}": "no source has this many words" for name in ("11-20", "21+")}
     assert set(task.notes) == {"val/bleu", "val/chrf"}
-    assert set(task.outputs) == {"validation.translations.txt"}
+    assert set(task.outputs) == {"validation.translations.txt", "validation.references.txt"}
+    assert task.outputs["validation.references.txt"].split("\n") == [*module.references("validation"), ""]
 
 
 def test_lines_keep_their_places_and_empty_ones_stay(make):

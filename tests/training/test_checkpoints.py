@@ -94,6 +94,16 @@ def test_going_on_from_the_end_trains_nothing(tmp_path):
     assert second.latest == first.latest
 
 
+def test_a_kill_between_the_end_and_its_name_leaves_last_at_the_end(tmp_path):
+    """The last checkpoint is written first, and `last.ckpt` made to name it then; a run that has nothing left to train saves no more."""
+    train(tmp_path, make_task(), max_steps=6)
+    link = tmp_path / "checkpoints" / "last.ckpt"
+    link.unlink()
+    link.symlink_to("step=5.ckpt")
+    train(tmp_path, make_task(), max_steps=6, resume=find_resume(tmp_path))
+    assert link.readlink() == Path("step=6.ckpt")
+
+
 def test_checkpoint_holds_plain_tensors_and_primitives(tmp_path):
     train(tmp_path, make_task(muon))
     allowed = (torch.Tensor, str, int, float, bool, type(None))

@@ -2,18 +2,22 @@
 
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.page import write_report
-from attnlab.analysis.reader import Study, read_study
-from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+from attnlab.analysis.reader import Study, StudyReader, read_study
+from attnlab.analysis.resampling import with_resampled_sentences
+from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
 from attnlab.analysis.terminal import print_comparison
 
 __all__ = [
     "Comparison",
     "Study",
+    "StudyReader",
     "compare",
     "print_comparison",
     "read_study",
     "to_csv",
     "to_latex",
     "to_markdown",
+    "with_resampled_sentences",
     "write_report",
+    "write_tables",
 ]

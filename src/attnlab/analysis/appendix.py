@@ -4,34 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.analysis import wording
-from attnlab.analysis.budget import quantity
+from attnlab.analysis import evidence_section, wording
+from attnlab.analysis.budget import quantity, time_note
 from attnlab.analysis.comparison import CellSummary, Comparison
 from attnlab.analysis.markup import Html, details, join, prose, table, tag
+from attnlab.analysis.run_sections import filter_box
 from attnlab.analysis.statistics import Interval, mean_interval
 
-MOST_COMMANDS = 400
 MOST_COLUMNS = 6
 
 
-def cells_section(comparison: Comparison) -> Html | None:
-    """Every cell with every final metric, and the primary one by seed."""
+def cells_section(comparison: Comparison, data: dict[str, Any]) -> Html | None:
+    """Every cell with every final metric, and the primary one by seed, each value a link to its run's directory."""
     study, metric = comparison.study, comparison.metric
     if not comparison.cells:
         return None
     main, others = _columns(comparison)
-    lead = "Means over seeds with the half-width of their 95% intervals. A place is a range where cells cannot be told apart; click a heading to sort."
-    parts = [tag("p", lead, class_="lead"), _figures(comparison, main, "All cells")]
+    lead = "Means over seeds with the half-width of their 95% intervals. A place is a range where cells cannot be told apart. Choose a heading to sort, unfold a cell for its runs."
+    parts = [tag("p", lead, class_="lead"), filter_box("cells"), _figures(comparison, main, "All cells")]
     if others:
-        parts.append(details(f"{len(others)} other metrics", _figures(comparison, others, "Other metrics")))
+        parts.append(
+            details(f"{len(others)} other metrics", _figures(comparison, others, "Other metrics"), "other metrics")
+        )
     if metric:
         decimals = wording.decimals_for(cell.interval for cell in comparison.cells)
+        links = {(run["cell"], run["seed"]): run.get("href") for run in data["runs"]}
         rows = [
-            [cell.label, *(_number(cell.values.get(seed), decimals) for seed in study.seeds)]
+            [
+                cell.label,
+                *(_linked(_number(cell.values.get(k), decimals), links.get((cell.label, k))) for k in study.seeds),
+            ]
             for cell in comparison.cells
         ]
         by_seed = table(["cell", *(f"seed {seed}" for seed in study.seeds)], rows, "By seed")
-        parts.append(details(f"{metric.name} by seed", by_seed))
+        parts.append(details(f"{metric.name} by seed", by_seed, "by seed"))
     return join(parts)
 
 
@@ -48,15 +54,15 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
 
 def _figures(comparison: Comparison, names: list[str], title: str) -> Html:
     places = any(cell.places for cell in comparison.cells)
-    decimals = {
-        name: wording.decimals_for(_interval(comparison, cell, name) for cell in comparison.cells) for name in names
-    }
+    intervals = {(cell.label, name): _interval(comparison, cell, name) for name in names for cell in comparison.cells}
+    decimals = {name: wording.decimals_for(intervals[cell.label, name] for cell in comparison.cells) for name in names}
     rows = []
     for cell in comparison.cells:
         label = join([cell.label, tag("span", " baseline", class_="soft") if cell.is_baseline else None])
-        values = [_cell_value(comparison, cell, name, decimals[name]) for name in names]
+        values = [_cell_value(comparison, cell, name, intervals[cell.label, name], decimals[name]) for name in names]
         rows.append([label, _seeds(cell), *([_place(cell)] if places else []), *values])
-    return table(["cell", "seeds", *(["place"] if places else []), *names], rows, title, "sortable")
+    head = ["cell", "seeds", *(["place"] if places else []), *names]
+    return table(head, rows, title, "sortable", [cell.label for cell in comparison.cells], "cells")
 
 
 def _interval(comparison: Comparison, cell: CellSummary, metric: str) -> Interval | None:
@@ -64,8 +70,9 @@ def _interval(comparison: Comparison, cell: CellSummary, metric: str) -> Interva
     return mean_interval(values) if values else None
 
 
-def _cell_value(comparison: Comparison, cell: CellSummary, metric: str, decimals: int) -> Html:
-    interval = _interval(comparison, cell, metric)
+def _cell_value(
+    comparison: Comparison, cell: CellSummary, metric: str, interval: Interval | None, decimals: int
+) -> Html:
     if interval is None:
         cannot = any(metric in run.cannot for run in comparison.study.runs_of(cell.cell.name))
         return tag("span", "cannot" if cannot else cell.outcome if cell.outcome != "measured" else "-", class_="soft")
@@ -76,6 +83,10 @@ def _cell_value(comparison: Comparison, cell: CellSummary, metric: str, decimals
         tag("span", spread, class_="soft"),
         data_value=interval.mean,
     )
+
+
+def _linked(figure: Html, href: str | None) -> Html:
+    return tag("a", figure, href=href) if href else figure
 
 
 def _number(value: float | None, decimals: int) -> Html:
@@ -101,7 +112,8 @@ def cost_section(comparison: Comparison) -> Html | None:
         budget = cell.budget
         values = (budget.steps, budget.tokens, budget.parameters, budget.flops)
         rows.append([cell.label, *(quantity(value) for value in values), wording.number(budget.seconds, 1)])
-    return table(head, rows, "What each cell cost", "sortable")
+    note = time_note({cell.cell.name: cell.budget for cell in comparison.cells})
+    return join([table(head, rows, "What each cell cost", "sortable"), tag("p", note, class_="soft") if note else None])
 
 
 def settings_section(comparison: Comparison) -> Html | None:
@@ -144,7 +156,7 @@ def problems_section(comparison: Comparison) -> Html | None:
 
 
 def repeat_section(comparison: Comparison) -> Html:
-    """The command of the study, and that of every run."""
+    """The command of the study, and its code."""
     study = comparison.study
     parts = [tag("pre", f"attnlab sweep {study.name}")]
     if study.code.get("commit"):
@@ -157,12 +169,9 @@ def repeat_section(comparison: Comparison) -> Html:
                 class_="soft",
             )
         )
-    runs = [run for run in study.runs.values() if run.record.get("command")]
-    if runs:
-        lines = [f"{run.record['command']}\n" for run in runs[:MOST_COMMANDS]]
-        if len(runs) > MOST_COMMANDS:
-            lines.append(f"# and {len(runs) - MOST_COMMANDS} more: run.json of each run directory holds its command\n")
-        parts.append(details(f"The command of each of {len(runs)} runs", tag("pre", *lines)))
+    parts.append(
+        tag("p", "The command of a single run stands with it under Every run, and in its run.json.", class_="soft")
+    )
     return join(parts)
 
 
@@ -192,5 +201,6 @@ def reading_section(comparison: Comparison) -> Html:
             "Claims",
             "Set before the sweep. Met: the 95% interval lies inside the bound; not met: outside; open: across it. A claim about several cells is met where every one meets it.",
         ),
+        *evidence_section.TERMS,
     ]
     return tag("dl", *(join([tag("dt", term), tag("dd", text)]) for term, text in terms))

@@ -1,4 +1,4 @@
-"""What each cell cost: steps, tokens, parameters, FLOPs and time, and whether the comparison is confounded by it."""
+"""What each cell cost: steps, tokens, parameters, FLOPs and time, and whether the comparison is confounded by it (time only in a note)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from attnlab.analysis.reader import Run, Study, is_number, same
 
 # Below these ratios of largest to smallest a difference is not worth a warning.
 TOLERANCE = {"steps": 1.0, "tokens": 1.0, "parameters": 1.02, "flops": 1.02}
+EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on the machine make as much
 NAMES = {"steps": "steps", "tokens": "training {unit}s", "parameters": "parameters", "flops": "training FLOPs"}
 
 
@@ -56,6 +57,18 @@ def budget_warnings(study: Study, budgets: Mapping[str, Budget]) -> list[str]:
     return [
         f"Cells differ in more than their choices: {'; '.join(parts)}{cause}. Part of a difference may come from that."
     ]
+
+
+def time_note(budgets: Mapping[str, Budget]) -> str | None:
+    """How far the cells' times lie apart, and why nothing is judged by them; None where they are about equal or not known."""
+    known = [budget.seconds for budget in budgets.values() if budget.seconds > 0]
+    if len(known) < 2 or max(known) <= EQUAL_TIME * min(known):
+        return None
+    low, high = min(known), max(known)
+    return (
+        f"Time a run: {low:.3g} to {high:.3g} seconds ({_ratio(high / low)}). It depends on the machine and on what else runs on it, so no warning is "
+        "drawn from it: to compare speed, time the cells one after the other on a machine that does nothing else."
+    )
 
 
 def _ratio(ratio: float) -> str:

@@ -1,4 +1,4 @@
-"""The data behind the page's interactive charts: learning curves and the metric against length, as plain JSON values."""
+"""The data behind what is interactive on the page, as plain JSON values: learning curves, the metric against length, and every run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from attnlab.analysis.axes import axis_data
 from attnlab.analysis.comparison import Comparison
-from attnlab.analysis.reader import AXES, short
+from attnlab.analysis.reader import AXES, is_number, short
+from attnlab.analysis.run_data import run_data
+from attnlab.analysis.samples import sample_data
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.wording import primary_lengths, unit
 from attnlab.training.measures import better_of, parts_of
 
-MOST_POINTS = 160
+MOST_POINTS, FEWEST_POINTS = 160, 12
+MOST_NUMBERS = 400_000  # of all curves together: some 3 MB
 MOST_COLOURS = 8
 
 
-def chart_data(comparison: Comparison) -> dict[str, Any]:
-    """Everything that page.js draws."""
+def chart_data(comparison: Comparison, root: str | None = None) -> dict[str, Any]:
+    """Everything that the page's scripts show. root: the study's directory from where the page stands; None: runs are not linked."""
     study = comparison.study
     shown = [cell for cell in comparison.cells if cell.cell.skip is None]
     return {
@@ -35,7 +39,16 @@ def chart_data(comparison: Comparison) -> dict[str, Any]:
         "term": study.unit,
         "lengths": length_data(comparison),
         "curves": curve_data(comparison),
+        **run_data(comparison, root),
+        "samples": sample_data(comparison),
+        "axes": axis_data(comparison),
+        "metric": _metric(comparison),
     }
+
+
+def _metric(comparison: Comparison) -> dict[str, Any] | None:
+    metric = comparison.metric
+    return {"name": metric.name, "better": metric.better} if metric else None
 
 
 def length_data(comparison: Comparison) -> list[dict[str, Any]]:
@@ -56,9 +69,10 @@ def length_data(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
-    """One entry a metric that was logged along training: {name, unit, better, series: [{cell, step, tokens, seconds, mean, low, high, seeds}]}."""
+    """One entry a metric that was logged along training: {name, unit, better, series: [{cell, step, tokens, seconds, mean, low, high, seeds, flops_per_token}]}."""
     curves = comparison.study.curves
     entries = []
+    points = points_of_each(comparison)
     first = f"val/{parts_of(comparison.metric.name)[1].removeprefix('sliding_')}" if comparison.metric else ""
     names = (column for column in curves.columns if column not in ("cell", "seed", *AXES))
     for name in sorted(names, key=lambda name: _interest(name, first)):
@@ -69,7 +83,8 @@ def curve_data(comparison: Comparison) -> list[dict[str, Any]]:
         )
         by_cell = {str(cell): rows for (cell,), rows in frame.group_by(["cell"], maintain_order=True)}
         series = [
-            _series(cell.label, by_cell[cell.cell.name], _finished(comparison, cell.cell.name))
+            _series(cell.label, by_cell[cell.cell.name], _finished(comparison, cell.cell.name), points)
+            | {"flops_per_token": _flops_per_token(comparison, cell.cell.name)}
             for cell in comparison.cells
             if cell.cell.name in by_cell
         ]
@@ -91,10 +106,25 @@ def _finished(comparison: Comparison, cell: str) -> set[str]:
     return {str(run.seed) for run in comparison.study.runs_of(cell) if run.state == "finished"}
 
 
-def _series(label: str, rows: pl.DataFrame, finished: set[str]) -> dict[str, Any]:
+def points_of_each(comparison: Comparison) -> int:
+    """So many points of a curve that all curves together stay within MOST_NUMBERS, and no fewer than FEWEST_POINTS."""
+    curves = comparison.study.curves
+    names = [column for column in curves.columns if column not in ("cell", "seed", *AXES)]
+    lines = len(comparison.study.runs) + (3 + len(AXES)) * len(comparison.cells)
+    return min(MOST_POINTS, max(FEWEST_POINTS, MOST_NUMBERS // max(1, len(names) * lines)))
+
+
+def _flops_per_token(comparison: Comparison, cell: str) -> float | None:
+    """Training FLOPs a token (or image) of a cell's runs; None where a run does not say, or they differ."""
+    found = {run.record.get("flops_per_token") for run in comparison.study.runs_of(cell) if run.record}
+    known = [value for value in found if isinstance(value, int | float) and is_number(value)]
+    return float(known[0]) if len(found) == len(known) == 1 else None
+
+
+def _series(label: str, rows: pl.DataFrame, finished: set[str], points: int) -> dict[str, Any]:
     """One cell's curve: every seed, and the mean over the finished ones (over all while none is) with its 95% band."""
     wide = rows.pivot(on="seed", index="step", values="value", aggregate_function="last").sort("step")
-    wide = wide.gather(_thinned(wide.height))
+    wide = wide.gather(_thinned(wide.height, points))
     matrix = wide.drop("step").to_numpy().astype(float)
     axes = rows.group_by("step").agg(pl.col("tokens", "seconds").mean())
     axes = wide.select("step").join(axes, on="step", how="left", maintain_order="left")
@@ -110,10 +140,10 @@ def _series(label: str, rows: pl.DataFrame, finished: set[str]) -> dict[str, Any
     }
 
 
-def _thinned(height: int) -> list[int]:
-    if height <= MOST_POINTS:
+def _thinned(height: int, points: int) -> list[int]:
+    if height <= points:
         return list(range(height))
-    return sorted(set(np.linspace(0, height - 1, MOST_POINTS).round().astype(int).tolist()))
+    return sorted(set(np.linspace(0, height - 1, points).round().astype(int).tolist()))
 
 
 def _bands(matrix: np.ndarray) -> tuple[list[float | None], list[float | None], list[float | None]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnlab.analysis.reader import Cell, Study, is_number, same
-from attnlab.analysis.statistics import Interval, mean_interval, paired
+from attnlab.analysis.statistics import Interval, mean_interval, paired, paired_interval
 
 BOUNDS = ("within", "below", "above", "between", "cannot", "state")
 
@@ -82,11 +82,12 @@ def _of_cell(study: Study, claim: Mapping[str, Any], bound: str, cell: Cell) -> 
     values, problem = _values(study, claim, cell, metric)
     if problem or not values:
         return CellVerdict(label, "open", problem or f"no finished run has {metric}", values)
-    interval = mean_interval(list(values.values()))
+    is_difference = isinstance(claim.get("against"), Mapping)
+    interval = (paired_interval if is_difference else mean_interval)(list(values.values()))
     low, high = _limits(bound, claim[bound])
     if low is None:
         return CellVerdict(label, "open", f"{bound}: {claim[bound]!r} is no bound", values, interval)
-    verdict, reason = _judge(list(values.values()), low, high, isinstance(claim.get("against"), Mapping))
+    verdict, reason = _judge(interval, list(values.values()), low, high, is_difference)
     return CellVerdict(label, verdict, reason, values, interval)
 
 
@@ -123,13 +124,14 @@ def _limits(bound: str, value: Any) -> tuple[float | None, float]:
     )
 
 
-def _judge(values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:
+def _judge(interval: Interval, values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:
     """Met where the 95% interval lies inside the bound, not met where it lies outside, else open; `sign` where values are differences."""
-    interval, style = mean_interval(values), "+" if sign else ""
+    style = "+" if sign else ""
     inside = sum(low <= value <= high for value in values)
     count = f"{inside} of {len(values)} seeds inside the bound"
     if not interval.is_bounded:
-        return "open", f"{interval.mean:{style}.4g}, one seed: no interval"
+        why = "one seed" if interval.n < 2 else f"the same in {interval.n} seeds"
+        return "open", f"{interval.mean:{style}.4g}, {why}: no interval"
     half = interval.high - interval.mean
     decimals = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 4
     mean, start, end = (f"{value:{style}.{decimals}f}" for value in (interval.mean, interval.low, interval.high))

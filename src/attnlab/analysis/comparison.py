@@ -6,42 +6,24 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnlab.analysis import statistics
-from attnlab.analysis.budget import Budget, budget_of, budget_warnings
+from attnlab.analysis.budget import Budget, budget_of
+from attnlab.analysis.caveats import caveats_of
 from attnlab.analysis.claims import Claim, check_claims
+from attnlab.analysis.differences import ALPHA, Difference, judge_family, verdict_of
 from attnlab.analysis.factors import FactorEffect, factor_effects
+from attnlab.analysis.interactions import Interaction, interactions, unmatched
+from attnlab.analysis.outcomes import LOST, Losses, losses
 from attnlab.analysis.reader import Cell, Metric, Run, Study
+from attnlab.analysis.sentences import SentenceResult
 from attnlab.analysis.statistics import Interval, mean_interval, paired
 from attnlab.training.measures import better_of
 
-ALPHA = 0.05
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
 MULTIPLE = re.compile(r"(?P<prefix>.+)@(?P<multiple>\d+(?:\.\d+)?)x")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference to a reference, cell minus reference by seed, with its interval at the Holm-adjusted level.
-
-    `verdict` is better, worse, same (the whole interval within the margin) or undecided; `wins` counts the seeds in which the cell is better.
-    """
-
-    values: dict[int, float]
-    interval: Interval
-    p_t: float
-    p_t_holm: float
-    p_sign_flip: float
-    p_sign_flip_holm: float
-    wins: float
-    verdict: str
-
-    @property
-    def n(self) -> int:
-        """How many seeds were paired."""
-        return len(self.values)
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,8 @@ class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
     `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "not a number".
-    `places` are the places it may hold (best, worst); None where it is not ranked.
+    `places` are the places it may hold (best, worst); None where it is not ranked. `losses` judges its lost runs where any run was lost, and
+    `probability_better` is the chance that a run of it beats any run of the baseline, lost runs being the worst.
     """
 
     cell: Cell
@@ -63,11 +46,13 @@ class CellSummary:
     difference: Difference | None
     places: tuple[int, int] | None
     budget: Budget
+    losses: Losses | None = None
+    probability_better: float = math.nan
 
     @property
     def n_lost(self) -> int:
         """Runs that ended without a value: diverged or failed. They are outcomes and keep the cell from being ranked."""
-        return self.states.get("diverged", 0) + self.states.get("failed", 0)
+        return sum(self.states.get(state, 0) for state in LOST)
 
 
 @dataclass(frozen=True)
@@ -85,7 +70,10 @@ class LengthCurve:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that the terminal, the tables and the page say about a study."""
+    """All that the terminal, the tables and the page say about a study.
+
+    `unmatched` are changes of factors that not every setting has a value for; `sentences` is there where it was asked for (see `resampling`).
+    """
 
     study: Study
     metric: Metric | None
@@ -96,6 +84,9 @@ class Comparison:
     settings: dict[str, dict[str, Any]]
     problems: list[Run]
     caveats: list[str]
+    interactions: list[Interaction] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    sentences: SentenceResult | None = None
 
     @property
     def baseline(self) -> CellSummary | None:
@@ -123,17 +114,46 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
     places = statistics.places(ranked, metric.better, alpha) if metric and len(ranked) > 1 else {}
     differences = _differences(values, study.baseline_cell, metric, alpha)
     cells = [_summary(study, cell, values[cell.name], differences, places) for cell in study.cells]
-    effects = factor_effects(study, values, alpha)
-    lengths = length_curves(study)
-    problems = [run for run in study.runs.values() if run.state != "finished" or run.non_finite]
-    caveats = _caveats(study, cells, alpha)
-    return Comparison(
-        study, metric, cells, check_claims(study), lengths, effects, differing_settings(study), problems, caveats
+    cells = _against_baseline(cells, metric)
+    found = Comparison(
+        study,
+        metric,
+        cells,
+        claims=check_claims(study),
+        lengths=length_curves(study),
+        effects=factor_effects(study, values, alpha),
+        settings=differing_settings(study),
+        problems=[run for run in study.runs.values() if run.state != "finished" or run.non_finite],
+        caveats=[],
+        interactions=interactions(study, values, alpha),
+        unmatched=unmatched(study, values),
     )
+    return replace(found, caveats=caveats_of(found, alpha))
 
 
 def _lost(study: Study, cell: str) -> bool:
-    return any(run.state in ("diverged", "failed") for run in study.runs_of(cell))
+    return any(run.state in LOST for run in study.runs_of(cell))
+
+
+def _against_baseline(cells: list[CellSummary], metric: Metric | None) -> list[CellSummary]:
+    """The cells with what is judged over all of their runs and not by seed: how many were lost, and the chance to beat the baseline."""
+    base = next((cell for cell in cells if cell.is_baseline), None)
+    if base is None or metric is None:
+        return cells
+    rates = losses({cell.cell.name: cell.states for cell in cells}, base.cell.name)
+    runs = {cell.cell.name: list(cell.values.values()) for cell in cells}
+    return [
+        cell
+        if cell is base
+        else replace(
+            cell,
+            losses=rates.get(cell.cell.name),
+            probability_better=statistics.probability_better(
+                runs[cell.cell.name], runs[base.cell.name], metric.better, cell.n_lost, base.n_lost
+            ),
+        )
+        for cell in cells
+    ]
 
 
 def _differences(
@@ -145,36 +165,6 @@ def _differences(
     base = values[baseline.name]
     pairs = {name: paired(own, base) for name, own in values.items() if name != baseline.name}
     return judge_family({name: pair for name, pair in pairs.items() if pair}, metric, alpha)
-
-
-def judge_family(
-    pairs: Mapping[str, Mapping[int, float]], metric: Metric, alpha: float = ALPHA
-) -> dict[str, Difference]:
-    """Judges paired differences ({name: {seed: difference}}) as one family: Holm-adjusted p values and intervals at the same level."""
-    tested = [name for name, pair in pairs.items() if len(pair) >= 2]
-    lists = {name: list(pair.values()) for name, pair in pairs.items()}
-    p_t = [statistics.t_p(lists[name]) for name in tested]
-    p_flip = [statistics.sign_flip_p(lists[name]) for name in tested]
-    columns = zip(
-        p_t, statistics.holm(p_t), p_flip, statistics.holm(p_flip), statistics.holm_levels(p_t, alpha), strict=True
-    )
-    rows = dict(zip(tested, columns, strict=True))
-    judged = {}
-    for name, pair in pairs.items():
-        t, t_holm, flip, flip_holm, level = rows.get(name, (math.nan, math.nan, math.nan, math.nan, 1 - alpha))
-        interval = mean_interval(lists[name], level)
-        won = statistics.wins(lists[name], metric.better)
-        judged[name] = Difference(dict(pair), interval, t, t_holm, flip, flip_holm, won, verdict_of(interval, metric))
-    return judged
-
-
-def verdict_of(interval: Interval, metric: Metric) -> str:
-    """better, worse, same or undecided: what an interval of a difference says."""
-    if interval.within(-metric.margin, metric.margin) and metric.margin > 0:
-        return "same"
-    if not interval.excludes(0.0):
-        return "undecided"
-    return "better" if (interval.mean < 0) == (metric.better == "lower") else "worse"
 
 
 def _summary(
@@ -272,68 +262,3 @@ def _is_copy(key: str, settings: Mapping[str, dict[str, Any]]) -> bool:
     """Whether model.position.base only repeats position.base."""
     tails = (key.split(".", i)[-1] for i in range(1, key.count(".") + 1))
     return any(settings.get(tail) == settings[key] for tail in tails)
-
-
-def _caveats(study: Study, cells: list[CellSummary], alpha: float) -> list[str]:
-    """What a reader must know before trusting the figures, most important first."""
-    caveats = [*_caveats_of_runs(study), *_caveats_of_seeds(cells, alpha)]
-    if study.metric is None:
-        caveats.append("The study names no primary metric, so nothing is compared.")
-    elif study.baseline_cell is None and len(cells) > 1:
-        caveats.append("The study names no baseline, so there are no differences to one.")
-    baseline = next((cell for cell in cells if cell.is_baseline), None)
-    if baseline and not baseline.values and any(cell.values for cell in cells):
-        caveats.append(f"The baseline, {baseline.label}, has no value, so there are no differences to it.")
-    return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})
-
-
-def _caveats_of_runs(study: Study) -> list[str]:
-    runs = list(study.runs.values())
-    if not runs:
-        return ["No run is planned or there yet."]
-    counts = Counter(run.state for run in runs if run.state != "finished")
-    caveats = []
-    if counts:
-        parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
-        caveats.append(f"Not finished: {sum(counts.values())} of {len(runs)} runs ({parts}).")
-    lost = [run for run in runs if run.state in ("diverged", "failed")]
-    if lost:
-        caveats.append(
-            "A cell with diverged or failed runs is not ranked: the mean of its other runs would flatter it."
-        )
-    for what, found in _provenance(runs).items():
-        if len(found) > 1:
-            caveats.append(f"Runs differ in {what}: {', '.join(sorted(found))}.")
-    return caveats
-
-
-def _provenance(runs: list[Run]) -> dict[str, set[str]]:
-    """What the runs should have in common: code, numeric precision and device."""
-    found: dict[str, set[str]] = {"code version": set(), "precision": set(), "device": set()}
-    for run in runs:
-        git, precision, device = (run.record.get(key) or {} for key in ("git", "precision", "device"))
-        if isinstance(git, Mapping) and git.get("commit"):
-            found["code version"].add(str(git["commit"])[:10] + (" with changes" if git.get("dirty") else ""))
-        if isinstance(precision, Mapping) and precision.get("used"):
-            found["precision"].add(str(precision["used"]))
-        if isinstance(device, Mapping) and (device.get("name") or device.get("type")):
-            found["device"].add(str(device.get("name") or device.get("type")))
-    return found
-
-
-def _caveats_of_seeds(cells: list[CellSummary], alpha: float) -> list[str]:
-    """The plain sentences about too few seeds."""
-    sizes = [cell.difference.n for cell in cells if cell.difference]
-    if not sizes:
-        return []
-    n, comparisons = max(sizes), len(sizes)
-    if n < 2:
-        return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
-    if statistics.smallest_sign_flip_p(n) * comparisons <= alpha:
-        return []
-    need = statistics.seeds_to_decide(comparisons, alpha)
-    return [
-        f"With {n} seeds the exact sign-flip test cannot give p below {statistics.smallest_sign_flip_p(n):.3g} whatever the data; "
-        f"{comparisons} comparison{'s' * (comparisons > 1)} would need {need} seeds to be settled by it alone. "
-        "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
-    ]

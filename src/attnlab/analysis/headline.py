@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
+from attnlab.analysis.differences import verdict_of
 from attnlab.analysis.groups import Split, split_of
+from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import same, short
 from attnlab.analysis.wording import (
     VERDICTS,
     decimals_for,
     interval_text,
-    listing,
     number,
     primary_lengths,
     spread_text,
 )
 
 MOST_NAMES = 5
+BEYOND = ("better", "worse")
 CHANGES = {
     "same": ("holds", "hold"),
     "better": ("improves", "improve"),
@@ -183,15 +185,24 @@ def _rest(comparison: Comparison, split: Split, cells: Sequence[CellSummary]) ->
 
 
 def _of_factors(comparison: Comparison) -> list[str]:
+    """The largest average effect, and the largest interaction where one is sure."""
     if not comparison.effects or comparison.metric is None:
         return []
     decimals = decimals_for(effect.interval for effect in comparison.effects)
     largest = max(comparison.effects, key=lambda effect: abs(effect.interval.mean))
     ends = [f"{number(value, decimals, sign=True)} ({setting})" for setting, value in (largest.lowest, largest.highest)]
-    return [
+    sentences = [
         f"The largest average effect is that of {short(largest.factor)}: {largest.reference} to {largest.choice} changes {comparison.metric.name} by "
-        f"{number(largest.interval.mean, decimals, sign=True)}; it depends on the other settings, from {' to '.join(ends)}."
+        f"{spread_text(largest.interval, decimals, sign=True)}; it depends on the other settings, from {' to '.join(ends)}."
     ]
+    sure = [found for found in comparison.interactions if verdict_of(found.interval, comparison.metric) in BEYOND]
+    if sure:
+        first = max(sure, key=lambda found: abs(found.interval.mean))
+        sentences.append(
+            f"The largest interaction is {first.label}: together they change it by {spread_text(first.interval, decimals, sign=True)} "
+            "beyond the sum of what each changes alone."
+        )
+    return sentences
 
 
 def _of_claims(comparison: Comparison) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -50,14 +51,28 @@ def prose(text: str) -> Html:
     return escape(re.sub(r"(?<![@\d.])(\d+(?:\.\d+)?)x\b", "\\1\u00d7", text))
 
 
-def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], name: str, kind: str = "") -> Html:
-    """A table whose first column names the row; it scrolls sideways by itself where it is too wide."""
+def table(
+    head: Sequence[Any],
+    rows: Sequence[Sequence[Any]],
+    name: str,
+    kind: str = "",
+    keys: Sequence[str] = (),
+    of: str | None = None,
+) -> Html:
+    """
+    A table whose first column names the row; it scrolls sideways by itself where it is too wide.
+
+    keys: of its rows, for the page's scripts, which filter and unfold the rows of a table `of` something.
+    """
     header = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in head)))
-    lines = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", value) for value in row[1:])) for row in rows]
-    drawn = tag("table", header, tag("tbody", *lines), class_=f"figures {kind}".strip())
+    lines = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", value) for value in row[1:]), data_row=key)
+        for row, key in itertools.zip_longest(rows, keys)
+    ]
+    drawn = tag("table", header, tag("tbody", *lines), class_=f"figures {kind}".strip(), data_of=of)
     return tag("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
-def details(title: str, content: Html) -> Html:
-    """Content that is folded away."""
-    return tag("details", tag("summary", title), content)
+def details(title: str, content: Html, key: str | None = None) -> Html:
+    """Content that is folded away; `key` names the fold where its title may change while a study runs."""
+    return tag("details", tag("summary", title), content, data_key=key or title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +13,12 @@ from attnlab import __version__
 from attnlab.analysis import sections
 from attnlab.analysis.charts import chart_data
 from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.document import document, resource, script
 from attnlab.analysis.markup import Html, tag
 from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import write_text
+
+SCRIPTS = ("page.js", "charts.js", "runs.js", "tables.js", "pair.js", "parallel.js", "samples.js")
 
 
 def write_report(source: Study | Comparison, path: str | Path) -> Path:
@@ -26,45 +30,45 @@ def write_report(source: Study | Comparison, path: str | Path) -> Path:
     comparison = compare(source) if isinstance(source, Study) else source
     path = Path(path)
     path = path / "index.html" if path.is_dir() or not path.suffix else path
-    write_text(path, render(comparison), durable=False)
+    root = os.path.relpath(comparison.study.path, path.parent)
+    write_text(path, render(comparison, root if root.startswith(".") else f"./{root}"), durable=False)
     return path
 
 
-def render(comparison: Comparison) -> str:
-    """The page as HTML text."""
-    study = comparison.study
-    data = chart_data(comparison)
+def render(comparison: Comparison, root: str | None = None) -> str:
+    """The page as HTML text. root: the study's directory from where the page stands; None: runs are not linked."""
+    data = chart_data(comparison, root)
     charts = bool(data["lengths"] or data["curves"])
-    shown = [(key, title, body) for key, title, body in sections.all_sections(comparison, data) if body]
-    body = [
+    return document(f"{comparison.study.name} - attnlab", [*body(comparison, data), *scripts(charts)])
+
+
+def body(comparison: Comparison, data: dict[str, Any]) -> list[Html]:
+    """What the page shows, and the data of its charts."""
+    shown = [(key, title, content) for key, title, content in sections.all_sections(comparison, data) if content]
+    made = f"Made by attnlab {__version__} from {comparison.study.name}. Every number comes from its run directories."
+    return [
         _header(comparison),
         tag("nav", *(tag("a", title, href=f"#{key}") for key, title, _ in shown), aria_label="Sections"),
         tag("main", *(tag("section", tag("h2", title), content, id=key) for key, title, content in shown)),
-        tag("footer", f"Made by attnlab {__version__} from {study.name}. Every number comes from its run directories."),
+        tag("footer", made),
+        _json(data),
     ]
-    if charts:
-        body += [_json(data), _script(_plotly()), _script(_resource("page.js"))]
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:",
-        ),
-        tag("title", f"{study.name} - attnlab"),
-        tag("style", Html(_resource("page.css"))),
-    ]
-    return f"<!doctype html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"
+
+
+def scripts(charts: bool = True) -> list[Html]:
+    """What serves the tables and draws the charts, where there are any. The tables need not wait for the library that draws."""
+    own = script("".join([*map(resource, SCRIPTS), "attnlab.start();"]))
+    return [own, script(_plotly()), script("attnlab.start();")] if charts else [own]
 
 
 def _header(comparison: Comparison) -> Html:
     study, metric = comparison.study, comparison.metric
-    over = sum(run.state == "finished" for run in study.runs.values())
+    states = comparison.states
+    others = "".join(f", {n} {state}" for state, n in sorted(states.items()) if state != "finished")
     facts = [
         f"{_count(len(study.cells), 'cell')}",
         f"{_count(len(study.seeds), 'seed')}",
-        f"{over} of {_count(len(study.runs), 'run')} finished",
+        f"{states.get('finished', 0)} of {_count(len(study.runs), 'run')} finished{others}",
     ]
     if study.code.get("commit"):
         facts.append(f"code {str(study.code['commit'])[:10]}{' with changes' if study.code.get('dirty') else ''}")
@@ -92,15 +96,6 @@ def _json(data: Any) -> Html:
     """Data for page.js; < is written as an escape, so that no text in it can end the element."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return tag("script", Html(text), type="application/json", id="data")
-
-
-def _script(text: str) -> Html:
-    assert "</script" not in text.lower()
-    return tag("script", Html(text))
-
-
-def _resource(name: str) -> str:
-    return files("attnlab.analysis").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:

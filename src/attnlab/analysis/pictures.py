@@ -18,13 +18,14 @@ from attnlab.analysis.statistics import Interval
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One row of a forest: a mean difference with its interval, the single values behind it, and a verdict."""
+    """One row of a forest: a mean difference with its interval, the single values behind it with their names, and a verdict."""
 
     label: str
     interval: Interval
     values: Sequence[float]
     verdict: str
     note: str = ""
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def _forest_row(row: ForestRow, scale: Scale, margin: float, decimals: int) -> H
         left, right = scale.at(interval.low), scale.at(interval.high)
         off = "".join([" off-left" * (interval.low < scale.low), " off-right" * (interval.high > scale.high)])
         marks.append(tag("i", class_=f"bar {row.verdict}{off}", style=f"left:{left}%;width:{right - left:.2f}%"))
-    marks += [tag("i", class_="seed", style=f"left:{scale.at(value)}%") for value in row.values]
+    marks += [
+        tag("i", class_="seed", style=f"left:{scale.at(value)}%", title=_value_title(name, value, decimals))
+        for value, name in itertools.zip_longest(row.values, row.names)
+    ]
     marks.append(tag("i", class_=f"dot {row.verdict}", style=f"left:{scale.at(interval.mean)}%"))
     track = tag("div", *marks, class_="track", role="img", aria_label=f"{row.label}: {text}")
     mean, _, bounds = text.partition(" ")
@@ -92,6 +96,12 @@ def _forest_row(row: ForestRow, scale: Scale, margin: float, decimals: int) -> H
     figures = tag("td", line, tag("div", prose(row.note), class_="note") if row.note else None, class_="figures")
     label = tag("th", tag("span", _breakable(row.label)), " ", verdict_chip(row.verdict), scope="row")
     return tag("tr", label, tag("td", track, class_="picture"), figures)
+
+
+def _value_title(name: str | None, value: float, decimals: int) -> str:
+    return (
+        f"{name}: {wording.number(value, decimals, sign=True)}" if name else wording.number(value, decimals, sign=True)
+    )
 
 
 def _breakable(label: str) -> list[Html | str]:
@@ -185,13 +195,12 @@ def _grid_cell(cell: CellSummary | None, ends: tuple[float, float], decimals: in
     lost = tag("div", f"{cell.n_lost} of {sum(cell.states.values())} lost", class_="lost") if cell.n_lost else None
     mark = tag("span", "baseline", class_="mark") if cell.is_baseline else None
     value = tag("b", wording.number(cell.interval.mean, decimals))
-    strong = " strong" * (share > 0.6) + " behind" * behind
     return tag(
         "td",
         value,
         tag("div", spread, class_="soft"),
         lost,
         mark,
-        class_=f"heat{strong}",
+        class_="heat behind" if behind else "heat",
         style=f"--share:{100 * share:.0f}%",
     )

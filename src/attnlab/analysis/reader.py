@@ -1,24 +1,28 @@
-"""Reads run directories into a study: the plan, every run's state, its final values and its learning curve."""
+"""Reads run directories into a study: the plan, every run's state, its final values and its learning curve, live or once."""
 
 from __future__ import annotations
 
-import io
-import json
-import math
+import os
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
+from attnlab.analysis.curves import Curves, Key
+from attnlab.analysis.kept_files import GONE, JsonFiles, Stamp, is_unchanged, printable, stamp_of
+from attnlab.analysis.metric_lines import AXES as AXES
+from attnlab.analysis.metric_lines import is_number
 from attnlab.training.measures import better_of
-from attnlab.training.run_directory import METRICS, RUN, STATUS, effective_state, read_json
+from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
 
-AXES = ("step", "tokens", "seconds")
+SETTLED = ("missing", "finished", "failed", "diverged")
+DIGITS = 19  # a seed has fewer: it fits 64 bits
+NOTHING: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,10 @@ class Run:
 
 @dataclass
 class Study:
-    """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing."""
+    """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
+
+    `unreadable` are the files and folders that are there and cannot be opened, each with the reason.
+    """
 
     path: Path
     name: str
@@ -96,11 +103,16 @@ class Study:
     shared: list[str]
     code: dict[str, Any]
     runs: dict[tuple[str, int], Run]
+    unreadable: list[str] = field(default_factory=list)
+    read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
+        default=lambda keys: Curves().read(keys), repr=False, compare=False
+    )
 
     @cached_property
     def curves(self) -> pl.DataFrame:
-        """Learning curves, read when first asked for: columns cell, seed, step, tokens, seconds, and one a metric."""
-        return read_curves([run for run in self.runs.values() if run.state != "missing"])
+        """Learning curves, read when first asked for: columns cell, seed, step, tokens, seconds, and one a metric that has a value."""
+        there = [run for run in self.runs.values() if run.state != "missing"]
+        return self.read_curves((run.cell, run.seed, str(run.directory)) for run in there)
 
     @cached_property
     def unit(self) -> str:
@@ -156,22 +168,124 @@ class Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """Reads runs/<study>. Runs that are unreadable or being deleted count as missing.
+    """Reads runs/<study> once: see `StudyReader.read`."""
+    return StudyReader(path).read()
 
-    Raises:
-        ValueError: `path` holds neither a plan nor a run.
+
+class StudyReader:
+    """Reads runs/<study> again and again, and of it only what has changed. Several threads may use one reader.
+
+    Nothing is written and nothing is locked: a run directory that is being written, moved or deleted is read as far as it can be.
     """
-    path = Path(path)
-    records = {directory: read_record(directory) for directory in sorted(path.glob("*/seed=*"))}
-    plan = _mapping(read_json(path / "plan.json")) or _plan_of(path.name, [run for run in records.values() if run])
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._files = JsonFiles()
+        self._found: dict[str, _Found] = {}
+        self._curves = Curves()
+        self._study: Study | None = None
+        self._seen: object = None
+        self._lock = threading.RLock()
+
+    def read(self) -> Study:
+        """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count as missing.
+
+        Raises:
+            ValueError: the path holds neither a plan nor a run.
+        """
+        with self._lock:
+            self._files.next_round()
+            self._found = {directory: self._look(directory) for directory in self._directories()}
+            plan = _as_read(self._files.read(f"{self.path}/plan.json"))
+            runs = [found.run for found in self._found.values() if found.run]
+            curves = [found.curve for found in self._found.values() if found.run]
+            unreadable = [f"{path}: {reason}" for path, reason in sorted(self._files.refused.items())]
+            seen = plan, runs, curves, unreadable
+            if self._study is None or seen != self._seen or not all(map(is_unchanged, curves, curves)):
+                self._study = _study(self.path, plan, runs, unreadable, self._read_curves)
+            self._seen = seen
+            return self._study
+
+    def _read_curves(self, keys: Iterable[Key]) -> pl.DataFrame:
+        with self._lock:
+            return self._curves.read(keys)
+
+    def _directories(self) -> list[str]:
+        """The run directories, by cell and seed as their names are written."""
+        cells = sorted((cell.name, cell.path) for cell in self._entries(str(self.path)))
+        seeds = [sorted((seed.name, seed.path) for seed in self._entries(cell)) for _, cell in cells]
+        return [path for of_cell in seeds for name, path in of_cell if name.startswith("seed=")]
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except GONE:
+            return []
+        except OSError as error:
+            self._files.refused[folder] = error.strerror or str(error)
+            return []
+        for entry in entries:
+            if printable(entry.name) != entry.name:
+                self._files.refused[printable(entry.path)] = "its name is no text"
+        return [entry for entry in entries if printable(entry.name) == entry.name]
+
+    def _look(self, directory: str) -> _Found:
+        """What there is in a run directory now; parts that have not changed are the same objects as before."""
+        before = self._found.get(directory)
+        stamps = stamp_of(f"{directory}/{STATUS}"), stamp_of(f"{directory}/{ATTEMPTS}")
+        if before and before.state in SETTLED and all(map(is_unchanged, before.stamps, stamps)):
+            state = before.state
+        else:  # that of a run that is not over changes without its files, when its process dies
+            state = _state(directory)
+        # Read after the state: of what is over by then, the status has all that there is to say.
+        record, status = (_as_read(self._files.read(f"{directory}/{name}")) for name in (RUN, STATUS))
+        run = before.run if before else None
+        if run is None or run.record is not record or run.status is not status or run.state != state:
+            run = _run(Path(directory), state, record, status)
+        return _Found(stamps, state, run, stamp_of(f"{directory}/{METRICS}"))
+
+
+class _Found(NamedTuple):
+    """A run directory as it was last seen: stamps of status and attempts, the state, the run if it is one, the stamp of its curve."""
+
+    stamps: tuple[Stamp | None, Stamp | None]
+    state: str
+    run: Run | None
+    curve: Stamp | None
+
+
+def _state(directory: str) -> str:
+    try:
+        return effective_state(directory)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # its files are not what attnlab writes
+        return "interrupted"
+
+
+def _run(directory: Path, state: str, record: Mapping[str, Any], status: Mapping[str, Any]) -> Run | None:
+    """A run, or None where a directory is none."""
+    seed = str(record.get("seed", directory.name.partition("=")[2]))
+    if not (record or status) or not (seed.isascii() and seed.isdecimal() and len(seed) < DIGITS):
+        return None
+    cell = str(record.get("cell_name") or directory.parent.name)
+    return Run(cell, int(seed), directory, state, record, status)
+
+
+def _study(
+    path: Path,
+    plan: Mapping[str, Any],
+    found: Sequence[Run],
+    unreadable: list[str],
+    read_curves: Callable[[Iterable[Key]], pl.DataFrame],
+) -> Study:
+    plan = plan or _plan_of(path.name, found)
     if not plan:
         near = sorted(p.parent.name for p in path.parent.glob("*/plan.json")) if path.parent.is_dir() else []
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
     cells = [_cell(entry) for entry in _list(plan.get("cells")) if isinstance(entry, dict)]
     seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
-    found = {(run.cell, run.seed): run for run in records.values() if run}
     known = {cell.name for cell in cells}
-    runs = {key: run for key, run in found.items() if key[0] in known}
+    runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells:
         for seed in seeds if cell.skip is None else []:
             missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
@@ -189,91 +303,12 @@ def read_study(path: str | Path) -> Study:
         shared=[str(item) for item in _list(plan.get("shared"))],
         code=_mapping(plan.get("code")),
         runs=runs,
+        unreadable=unreadable,
+        read_curves=read_curves,
     )
 
 
-def read_record(directory: Path) -> Run | None:
-    """One run directory, or None where nothing can be read of it."""
-    record, status = _mapping(read_json(directory / RUN)), _mapping(read_json(directory / STATUS))
-    if not record and not status:
-        return None
-    seed = record.get("seed", directory.name.partition("=")[2])
-    if not str(seed).isdigit():
-        return None
-    cell = str(record.get("cell_name") or directory.parent.name)
-    return Run(cell, int(seed), directory, effective_state(directory), record, status)
-
-
-def read_curves(runs: Iterable[Run]) -> pl.DataFrame:
-    """The metrics.jsonl of `runs` as one wide frame sorted by cell, seed and step.
-
-    A line that is torn or no JSON is left out; of a step that was repeated after a resume the last value wins.
-    """
-    lines = [(run, _whole_lines(run.directory / METRICS)) for run in runs]
-    rows = _rows_at_once(lines)
-    if rows is None:
-        frames = [_of_run(run, frame) for run, text in lines if (frame := _curve(text)) is not None]
-        rows = pl.concat(frames, how="diagonal_relaxed") if frames else None
-    if rows is None:
-        return pl.DataFrame(schema={"cell": pl.String, "seed": pl.Int32, **dict.fromkeys(AXES, pl.Float64)})
-    kept = rows.group_by("cell", "seed", "step", maintain_order=True).agg(pl.all().drop_nulls().last())
-    return kept.sort("cell", "seed", "step")
-
-
-def _whole_lines(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return b""
-    return data[: data.rfind(b"\n") + 1]
-
-
-def _rows_at_once(lines: list[tuple[Run, bytes]]) -> pl.DataFrame | None:
-    """All files in one go, several times faster than one by one; None where any has a line that does not fit."""
-    counts = [text.count(b"\n") for _, text in lines]
-    frame = _parse(b"".join(text for _, text in lines))
-    if frame is None or frame.height != sum(counts):
-        return None
-    index = pl.DataFrame({"cell": [run.cell for run, _ in lines], "seed": [run.seed for run, _ in lines]})
-    return index.cast({"seed": pl.Int32})[np.repeat(np.arange(len(lines)), counts)].hstack(frame)
-
-
-def _of_run(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.select(pl.lit(run.cell).alias("cell"), pl.lit(run.seed).alias("seed"), pl.all())
-
-
-def _parse(lines: bytes) -> pl.DataFrame | None:
-    try:
-        frame = pl.read_ndjson(io.BytesIO(lines), infer_schema_length=None)
-        return frame.select(*AXES, pl.col("values").struct.unnest()).cast(pl.Float64)
-    except (pl.exceptions.PolarsError, ValueError):
-        return None
-
-
-def _curve(lines: bytes) -> pl.DataFrame | None:
-    frame = _parse(lines)
-    return _curve_by_line(lines) if frame is None else frame
-
-
-def _curve_by_line(lines: bytes) -> pl.DataFrame | None:
-    """The slow way, for a file with a line that does not fit."""
-    rows = []
-    for line in lines.splitlines():
-        try:
-            entry = json.loads(line)
-            axes = {axis: entry.get(axis) for axis in AXES}
-            rows.append({**axes, **{k: float(v) for k, v in _mapping(entry.get("values")).items() if is_number(v)}})
-        except (ValueError, AttributeError):
-            continue
-    rows = [row for row in rows if all(is_number(row[axis]) or row[axis] is None for axis in AXES)]
-    rows = [row for row in rows if row["step"] is not None]
-    if not rows:
-        return None
-    schema = dict.fromkeys([*AXES, *(name for row in rows for name in row)], pl.Float64)
-    return pl.DataFrame(rows, schema=schema)
-
-
-def _plan_of(name: str, runs: list[Run]) -> dict[str, Any]:
+def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """A plan made from the runs alone: the one that they carry, or the cells and seeds that are there."""
     for run in runs:
         if run.record.get("plan"):
@@ -305,11 +340,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def same(first: Any, second: Any) -> bool:
     """Whether two choices are the same: 0.001, 1e-3 and "1e-3" are."""
     try:
@@ -326,6 +356,11 @@ def short(name: str) -> str:
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """A sorting key by which @16x follows @8x."""
     return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))
+
+
+def _as_read(value: Any) -> dict[str, Any]:
+    """The very object that was read, by which a change is told; nothing where it is no object."""
+    return value if isinstance(value, dict) else NOTHING
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.analysis import appendix, wording
+from attnlab.analysis import appendix, evidence_section, interaction_section, run_sections, wording
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, verdict_of
 from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline
@@ -21,9 +21,10 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
     pictures = [
         ("grid", "The grid", grid_section(comparison)),
         ("factors", "What each choice changes", factors_section(comparison)),
+        ("interactions", "What depends on what", interaction_section.interactions_section(comparison)),
         differences,
     ]
-    pictures.insert(0 if about_length else 3, lengths)
+    pictures.insert(0 if about_length else 4, lengths)
     first = next((picture for picture in pictures if picture[2]), lengths)
     return [
         ("short", "In short", short_section(comparison)),
@@ -32,10 +33,16 @@ def all_sections(comparison: Comparison, data: dict[str, Any]) -> list[tuple[str
         *(picture for picture in pictures if picture is not first),
         ("claims", "Claims made beforehand", claims_section(comparison)),
         ("curves", "Learning curves", curves_section(data)),
-        ("cells", "All cells", appendix.cells_section(comparison)),
+        ("cells", "All cells", appendix.cells_section(comparison, data)),
+        ("evidence", "How sure", evidence_section.evidence_section(comparison)),
+        ("sentences", "Other test sentences", evidence_section.sentences_section(comparison)),
+        ("parallel", "Runs through their choices", run_sections.parallel_section(data)),
+        ("samples", "What the models give", run_sections.samples_section(data)),
         ("cost", "What each cell cost", appendix.cost_section(comparison)),
         ("settings", "Settings that differ", appendix.settings_section(comparison)),
-        ("runs", "Runs missing or failed", appendix.problems_section(comparison)),
+        ("pair", "Two runs side by side", run_sections.pair_section(data)),
+        ("problems", "Runs missing or failed", appendix.problems_section(comparison)),
+        ("runs", "Every run", run_sections.runs_section(comparison, data)),
         ("repeat", "Repeat it", appendix.repeat_section(comparison)),
         ("reading", "How to read this", appendix.reading_section(comparison)),
     ]
@@ -83,6 +90,7 @@ def difference_section(comparison: Comparison) -> Html | None:
             list(cell.difference.values.values()),
             cell.difference.verdict,
             _difference_note(cell),
+            [f"seed {seed}" for seed in cell.difference.values],
         )
         for cell in cells
         if cell.difference
@@ -118,7 +126,7 @@ def lengths_section(comparison: Comparison) -> Html | None:
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
     figures = max(0, decimals - 1)
-    head = ["", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
+    head = ["cell", *(f"{k:g}\u00d7" for k in multiples), f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7"]
     rows = []
     for curve in curves:
         values = [

@@ -6,9 +6,11 @@ import csv
 import io
 import math
 import re
+from pathlib import Path
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.training.run_directory import write_text
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
@@ -26,32 +28,64 @@ COLUMNS = (
     "finished",
     "diverged",
     "failed",
+    "p_lost",
+    "p_lost_holm",
+    "probability_better",
 )
 DIFFERENCE = (
     "difference",
     "difference_low",
     "difference_high",
     "difference_level",
+    "bootstrap_low",
+    "bootstrap_high",
+    "effect_size",
     "pairs",
     "wins",
     "p_t",
     "p_t_holm",
     "p_sign_flip",
     "p_sign_flip_holm",
+    "p_equivalence",
+    "p_equivalence_holm",
+    "smallest_effect",
+    "seeds_to_see",
+    "seeds_to_equate",
     "verdict",
 )
 BUDGET = ("steps", "tokens", "seconds", "parameters", "flops")
 
 
+def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
+    """Writes table.csv, table.md and table.tex into `folder`, each atomically, and returns the files. Raises CannotWrite."""
+    texts = {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}
+    files = {folder / f"table.{suffix}": text for suffix, text in texts.items()}
+    for path, text in files.items():
+        write_text(path, text, durable=False)
+    return list(files)
+
+
 def to_csv(comparison: Comparison) -> str:
-    """Every cell with all its figures at full precision, the mean of every other metric and its value by seed; empty where there is none."""
+    """Every cell with all its figures at full precision, the mean of every other metric and its value by seed; empty where there is none.
+
+    The columns after `outcome` are fields of CellSummary and Difference; seeds that would be needed are empty beyond power.MOST_SEEDS, too.
+    """
     study = comparison.study
     others = [name for name in study.metrics if comparison.metric is None or name != comparison.metric.name]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     seeds = [f"seed={seed}" for seed in study.seeds]
     writer.writerow(
-        ["cell", *study.varying, *COLUMNS, *DIFFERENCE, *BUDGET, *seeds, *(f"mean {name}" for name in others)]
+        [
+            "cell",
+            *study.varying,
+            *COLUMNS,
+            *DIFFERENCE,
+            *BUDGET,
+            *seeds,
+            *(f"mean {name}" for name in others),
+            *_sentences(comparison),
+        ]
     )
     for cell in comparison.cells:
         choices = [cell.cell.choices.get(name, "") for name in study.varying]
@@ -60,9 +94,30 @@ def to_csv(comparison: Comparison) -> str:
         budget = [_exact(getattr(cell.budget, name)) for name in BUDGET]
         metric = comparison.metric.name if comparison.metric else ""
         writer.writerow(
-            [cell.cell.name, *choices, metric, *_figures(cell), *_difference(cell), *budget, *by_seed, *means]
+            [
+                cell.cell.name,
+                *choices,
+                metric,
+                *_figures(cell),
+                *_difference(cell),
+                *budget,
+                *by_seed,
+                *means,
+                *(_exact(of.get(cell.label)) for of in _sentences(comparison).values()),
+            ]
         )
     return out.getvalue()
+
+
+def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """{column: {label: figure}} of the resampled test sentences, by score and seed; {} where they were not asked for."""
+    found = comparison.sentences.differences if comparison.sentences else []
+    columns: dict[str, dict[str, float]] = {}
+    for one in found:
+        for seed in one.p_values:
+            columns.setdefault(f"{one.score}_difference seed={seed}", {})[one.label] = one.differences[seed]
+            columns.setdefault(f"p_{one.score}_sentences seed={seed}", {})[one.label] = one.p_values[seed]
+    return columns
 
 
 def _mean(values: dict[int, float]) -> str:
@@ -86,6 +141,8 @@ def _figures(cell: CellSummary) -> list[str]:
         cell.outcome,
         cell.reason,
         *counts,
+        *(_exact(p) for p in ((cell.losses.p, cell.losses.p_holm) if cell.losses else (None, None))),
+        _exact(cell.probability_better),
     ]
 
 
@@ -93,10 +150,12 @@ def _difference(cell: CellSummary) -> list[str]:
     found = cell.difference
     if found is None:
         return ["baseline" if cell.is_baseline and name == "verdict" else "" for name in DIFFERENCE]
-    interval = found.interval
-    figures = [_exact(value) for value in (interval.mean, interval.low, interval.high, interval.level)]
-    p_values = [_exact(p) for p in (found.p_t, found.p_t_holm, found.p_sign_flip, found.p_sign_flip_holm)]
-    return [*figures, str(found.n), _exact(found.wins), *p_values, found.verdict]
+    interval, drawn = found.interval, found.bootstrap
+    figures = [interval.mean, interval.low, interval.high, interval.level, drawn.low, drawn.high, found.effect_size]
+    tests = [found.p_t, found.p_t_holm, found.p_sign_flip, found.p_sign_flip_holm]
+    tests += [found.p_equivalence, found.p_equivalence_holm]
+    seeds = [found.smallest_effect, found.seeds_to_see, found.seeds_to_equate]
+    return [*(_exact(number) for number in (*figures, found.n, found.wins, *tests, *seeds)), found.verdict]
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
@@ -108,7 +167,9 @@ def _rows(comparison: Comparison) -> list[list[str]]:
         "n",
         "place",
         "difference",
+        "effect size (g_z)",
         "wins",
+        "P(better)",
         "p (t, Holm)",
         "p (sign flip, Holm)",
         "verdict",
@@ -124,15 +185,17 @@ def _row(cell: CellSummary, decimals: int, apart: int) -> list[str]:
     value = wording.interval_text(cell.interval, decimals) if cell.interval else wording.outcome_text(cell)
     start = [cell.label, value, str(len(cell.values)), wording.place_text(cell.places)]
     found = cell.difference
-    lost = f"{cell.n_lost} of {sum(cell.states.values())} runs lost" if cell.n_lost and cell.interval else ""
+    lost = wording.lost_text(cell) if cell.interval else ""
     if found is None:
-        return [*start, "baseline" if cell.is_baseline else "-", "", "", "", lost]
+        return [*start, "baseline" if cell.is_baseline else "-", *[""] * 5, lost]
     verdict = "; ".join(filter(None, [wording.VERDICTS[found.verdict], lost]))
     p_values = [wording.p_text(found.p_t_holm), wording.p_text(found.p_sign_flip_holm)]
     return [
         *start,
         wording.interval_text(found.interval, apart, sign=True),
+        wording.number(found.effect_size, 1, sign=True),
         wording.wins_text(found),
+        wording.number(cell.probability_better, 2),
         *p_values,
         verdict,
     ]
@@ -141,7 +204,7 @@ def _row(cell: CellSummary, decimals: int, apart: int) -> list[str]:
 def to_markdown(comparison: Comparison) -> str:
     """The table of cells in GitHub's Markdown, with its caveats below."""
     header, *rows = [[_markdown(text) for text in row] for row in _rows(comparison)]
-    lines = [header, ["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---"], *rows]
+    lines = [header, ["---", *["---:"] * (len(header) - 2), "---"], *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([table, *(_markdown(caveat) for caveat in comparison.caveats)]) + "\n"
 
@@ -153,7 +216,8 @@ def _markdown(text: str) -> str:
 def to_latex(comparison: Comparison) -> str:
     """The table of cells as a booktabs tabular."""
     header, *rows = [[_latex(text) for text in row] for row in _rows(comparison)]
-    lines = [r"\begin{tabular}{lrrrrrrrl}", r"\toprule", f"{' & '.join(header)} \\\\", r"\midrule"]
+    columns = f"l{'r' * (len(header) - 2)}l"
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", f"{' & '.join(header)} \\\\", r"\midrule"]
     lines += [f"{' & '.join(row)} \\\\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

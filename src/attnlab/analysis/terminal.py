@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as without_markup
 from rich.table import Table
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison, LengthCurve
 from attnlab.analysis.headline import headline, reasons
 from attnlab.analysis.reader import Cell, short
+from attnlab.analysis.sentences import p_summary, sentences_of
+from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.statistics import Interval
 
 STYLES = {
@@ -30,7 +33,9 @@ STYLES = {
 }
 OUTCOMES = {"not a number": "NaN"}
 MOST_PROBLEMS = 12
+CURVE = "curve"
 UNLIMITED = 10_000
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 FIGURES = re.compile(r"[+-]?\d[\d.]* (\+-[\d.]+|\([+-]?[\d.]+ to [+-]?[\d.]+\))")
 
 
@@ -42,6 +47,11 @@ class Column(NamedTuple):
     justify: Literal["left", "right"] = "right"
 
 
+def escape(text: str) -> str:
+    """`text` as it is: no markup in it counts, and what would act on the terminal is spelled out."""
+    return without_markup(CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+
+
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Prints question, cells, lengths, claims, missing runs and caveats; without colours where `console` has none.
 
@@ -51,7 +61,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{escape(study.name)}[/bold]  {escape(study.question)}", highlight=False)
     states = wording.states_text(comparison.states)
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (_print_cells, _print_lengths, _print_claims):
+    for part in (_print_cells, _print_lengths, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -90,13 +100,14 @@ def _fits(table: Table, console: Console) -> bool:
     return width <= console.width
 
 
-def _print_first_that_fits(shapes: Sequence[Sequence[Table]], console: Console) -> None:
-    """Prints the first of `shapes` (tables that belong together) of which every table fits; the last where none does."""
+def _print_first_that_fits(shapes: Sequence[Sequence[Table]], console: Console) -> Sequence[Table]:
+    """Prints and returns the first of `shapes` (tables that belong together) of which every table fits; the last where none does."""
     chosen = next((tables for tables in shapes if all(_fits(table, console) for table in tables)), shapes[-1])
     for index, table in enumerate(chosen):
         if index:
             console.print()
         console.print(table, highlight=False)
+    return chosen
 
 
 def _title(console: Console, text: str) -> None:
@@ -150,19 +161,35 @@ def _print_cells(comparison: Comparison, console: Console) -> None:
     _title(console, f"{metric.name}, {metric.better} is better: mean and 95% interval{equal}")
     names = _names(comparison, lambda row: row.cell)
     verdict = Column("", _verdict, "left")
+    # Not in a pipe: its reader wants plain figures, and the curves of a large study take seconds to read.
+    lines = sparklines(comparison.study) if console.is_terminal else None
+    curves = [[_curve(lines, console)], []] if lines else [[]]  # a curve goes before a figure becomes narrower
     shapes = []
     for (mean_whole, apart_whole), gap in (((1, 1), 2), ((0, 1), 2), ((0, 0), 2), ((0, 0), 1)):
         means, apart = _means(comparison, bool(mean_whole)), _differences(comparison, bool(apart_whole))
-        shapes.append([_table([*names, *means, *apart, verdict], rows, gap)])
+        shapes += [[_table([*names, *curve, *means, *apart, verdict], rows, gap)] for curve in curves]
     compared = [row for row in rows if row.difference]
-    if compared:
-        outcomes = [Column("", _outcome, "left")]
-        first = _table([*names, *_means(comparison, True), *outcomes], rows, 2)
-        for gap in (2, 1):
-            shapes.append([first, _table([*names, *_differences(comparison, True), verdict], compared, gap)])
-    _print_first_that_fits(shapes, console)
-    for note in _notes(comparison):
+    outcomes = [Column("", _outcome, "left")] if any(map(_outcome, rows)) else []
+    for gap, curve in itertools.product((2, 1) if compared else (), curves):
+        first = _table([*names, *curve, *_means(comparison, True), *outcomes], rows, 2)
+        shapes.append([first, _table([*names, *_differences(comparison, True), verdict], compared, gap)])
+    chosen = _print_first_that_fits(shapes, console)
+    notes = _notes(comparison)
+    if lines and CURVE in [column.header for column in chosen[0].columns]:
+        notes.insert(0, _scale(lines))
+    for note in notes:
         _bullet(console, "", note, "dim", 0)
+
+
+def _curve(lines: Sparklines, console: Console) -> Column:
+    return Column(CURVE, lambda row: escape(lines.text(row.cell.name, console.encoding)), "left")
+
+
+def _scale(lines: Sparklines) -> str:
+    """What the column of curves shows."""
+    first, last = lines.steps
+    low, high = (wording.number(bound, 3) for bound in (lines.low, lines.high))
+    return f"{CURVE}: {lines.metric} from step {first:g} to {last:g}, mean of the seeds, from {low} (bottom) to {high} (top)."
 
 
 def _means(comparison: Comparison, whole: bool) -> list[Column]:
@@ -252,6 +279,22 @@ def _point(curve: LengthCurve, multiple: float, decimals: int) -> str:
     if multiple in curve.points:
         return wording.number(curve.points[multiple].mean, decimals)
     return "-"
+
+
+def _print_sentences(comparison: Comparison, console: Console) -> None:
+    """BLEU and chrF against the baseline over resampled test sentences, where they were asked for."""
+    if comparison.sentences is None:
+        return
+    _title(console, "Against the baseline on resampled test sentences")
+    columns = [
+        Column("cell", lambda one: escape(one.label), "left"),
+        Column("score", lambda one: one.score, "left"),
+        Column("diff", lambda one: wording.number(one.mean, 2, sign=True)),
+        Column("p by seed", p_summary, "left"),
+    ]
+    console.print(_table(columns, comparison.sentences.differences, 2), highlight=False)
+    for note in sentences_of(comparison.sentences):
+        _bullet(console, "", note, "dim", 0)
 
 
 def _print_claims(comparison: Comparison, console: Console) -> None:

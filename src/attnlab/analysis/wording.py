@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
+from attnlab.analysis.power import MOST_SEEDS
 from attnlab.analysis.statistics import Interval
 from attnlab.training.measures import parts_of
 
@@ -41,8 +42,8 @@ WORDS = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of sourc
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    """A number; - for NaN, and a zero has no sign."""
-    if math.isnan(value):
+    """A number; - for what is none, and a zero has no sign."""
+    if not math.isfinite(value):
         return "-"
     text = f"{value:{'+' if sign else ''}.{decimals}f}"
     return text if float(text) else text.lstrip("-+")
@@ -104,13 +105,6 @@ def unit(metric: str, term: str = "token") -> str:
     return named.get(measure, measure.replace("_", " ")).format(unit=term)
 
 
-def listing(names: Sequence[str], most: int = 7) -> str:
-    """ "a, b and c"; what is beyond `most` is counted."""
-    if len(names) > most:
-        names = [*names[:most], f"{len(names) - most} more"]
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
 def primary_lengths(comparison: Comparison) -> list[LengthCurve]:
     """The length curves of the primary metric's family, or of the first one there is; the best at the greatest length first."""
     prefixes = [curve.prefix for curve in comparison.lengths]
@@ -123,12 +117,12 @@ def primary_lengths(comparison: Comparison) -> list[LengthCurve]:
 
 
 def interval_text(interval: Interval | None, decimals: int, sign: bool = False) -> str:
-    """ "2.216 (2.205 to 2.227)"; without an interval, the value and that it is of one seed."""
+    """ "2.216 (2.205 to 2.227)"; without an interval, the value and why: one seed, or differences that are all the same."""
     if interval is None:
         return "-"
     mean = number(interval.mean, decimals, sign)
     if not interval.is_bounded:
-        return f"{mean} (one seed)"
+        return f"{mean} (one seed)" if interval.n < 2 else f"{mean} (no spread)"
     return f"{mean} ({number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)})"
 
 
@@ -141,6 +135,21 @@ def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
 def wins_text(difference: Difference) -> str:
     """ "4 of 4": in how many seeds the cell is better than the baseline."""
     return f"{difference.wins:g} of {difference.n}"
+
+
+def lost_text(cell: CellSummary) -> str:
+    """ "3 of 4 runs lost (p 0.143)", the p being Fisher's against the baseline, adjusted; "" where none was lost."""
+    if not cell.n_lost:
+        return ""
+    p = f" (p {p_text(cell.losses.p_holm)})" if cell.losses else ""
+    return f"{cell.n_lost} of {sum(cell.states.values())} runs lost{p}"
+
+
+def seeds_text(seeds: float) -> str:
+    """So many seeds; "> 10000" where no number looked at is enough."""
+    if math.isnan(seeds):
+        return "-"
+    return f"{seeds:.0f}" if math.isfinite(seeds) else f"> {MOST_SEEDS}"
 
 
 def states_text(states: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import attnlab
+from attnlab.cli.resampling import add_option
 
 OVERRIDES = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
 
@@ -45,23 +46,26 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (
         ("status", "show the state of a study's runs"),
         ("compare", "compare a study's cells in the terminal"),
-        ("report", "write a study's comparison as one HTML page"),
+        ("report", "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it"),
         ("cancel", "stop the jobs of a study that Slurm has"),
     ):
         sub = command(name, what)
         sub.add_argument("study", help="a study's name, or its directory of runs")
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+        if name in ("compare", "report"):
+            add_option(sub)
         if name == "compare":
-            sub.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+            _add_forms(sub)
         if name == "report":
             sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+            sub.add_argument(
+                "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
+            )
+    _add_over_studies(command)
     _add_scaling(command)
-    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
-    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
-    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
     _add_trained(command)
     _add_exchanged(command)
+    _add_looks(command)
     data = command("data", "list the data sets, or prepare one")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="the data sets that attnlab knows")
@@ -88,6 +92,48 @@ def _add_scaling(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     scaling.add_argument("--resamples", type=int, default=500, help="of the cells, for the intervals")
     scaling.add_argument("--format", choices=("table", "json", "csv"), default="table")
     scaling.add_argument("--to", help="a folder for figures (PNG, PDF), scaling.json and runs.csv")
+
+
+def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands on one study, several or all."""
+    serve = command("serve", "show studies in a browser while they run: on this machine alone, to who has the token")
+    serve.add_argument(
+        "overrides", nargs="*", metavar="STUDY", help="names, or directories of runs; without any all; runs_dir=DIR"
+    )
+    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
+    serve.add_argument("--open", action="store_true", help="open the browser")
+    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
+    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
+    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+
+def _add_forms(compare: argparse.ArgumentParser) -> None:
+    """What a comparison may look like."""
+    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+    compare.add_argument(
+        "--runs", action="store_true", help="list the runs that it rests on: value and directory of each"
+    )
+    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
+    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
+
+
+def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands that look inside models, trained or not."""
+    positions = command(
+        "positions", "show what position encodings do to scores by distance, beyond the training length, too"
+    )
+    positions.add_argument(
+        "--length", type=int, help="positions in training (default: those of the run or settings, such as data.context)"
+    )
+    positions.add_argument("--beyond", type=int, default=4, help="how many times as far to look (default: 4)")
+    for sub in (positions,):
+        sub.add_argument("words", nargs="*", help="directories of runs, or settings such as position=rotary,alibi")
+        sub.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
+        sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
+        sub.add_argument(
+            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+        )
 
 
 def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -182,7 +228,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.reports import cancel_study as handler
     elif arguments.command == "sync":
         from attnlab.cli.sync import sync as handler
-    elif arguments.command in ("status", "compare", "report"):
+    elif arguments.command == "serve":
+        from attnlab.cli.serve import serve as handler
+    elif arguments.command == "compare":
+        from attnlab.cli.comparing import compare as handler
+    elif arguments.command in ("status", "report"):
         from attnlab.cli.reports import show as handler
     elif arguments.command == "scaling":
         from attnlab.cli.scaling import scaling as handler
@@ -192,6 +242,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.exporting import export as handler
     elif arguments.command == "embed":
         from attnlab.cli.embed import embed as handler
+    elif arguments.command == "positions":
+        from attnlab.cli.positions import positions as handler
     elif arguments.command in ("evaluate", "generate", "translate"):
         from attnlab.cli.trained import use as handler
     else:

@@ -81,17 +81,25 @@ class Snapshot:
         return f"({best} {latest[best]:.3f})" if best else ""
 
     def eta(self) -> float | None:
-        """Seconds until all is over, from the mean time of finished runs and the share of each running one; None at first."""
-        spent = [s["ended"] - s["started"] for s in self.status.values() if s.get("ended") and s.get("started")]
-        running = [s for k, s in self.status.items() if self.state[k] == "running" and s.get("max_steps")]
-        shares = [s.get("step", 0) / s["max_steps"] for s in running]
-        if not spent:
-            started = [s for s, share in zip(running, shares, strict=True) if share > 0.05 and s.get("started")]
-            spent = [(time.time() - s["started"]) * s["max_steps"] / s["step"] for s in started]
-        if not spent:
-            return None
-        left = self.count("missing", "interrupted", "queued", "lost") + sum(1 - share for share in shares)
-        return left * (sum(spent) / len(spent)) / max(1, len(running))
+        """Seconds until all is over; None at first."""
+        return seconds_left(self.state, self.status)
+
+
+def seconds_left(
+    states: Mapping[tuple[str, int], str], statuses: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> float | None:
+    """Seconds until all runs are over, from the mean time of finished ones and the share of each running one; None at first."""
+    spent = [s["ended"] - s["started"] for s in statuses.values() if s.get("ended") and s.get("started")]
+    running = [s for k, s in statuses.items() if states[k] == "running" and s.get("max_steps")]
+    shares = [s.get("step", 0) / s["max_steps"] for s in running]
+    if not spent:
+        started = [s for s, share in zip(running, shares, strict=True) if share > 0.05 and s.get("started")]
+        spent = [(time.time() - s["started"]) * s["max_steps"] / s["step"] for s in started]
+    if not spent:
+        return None
+    waiting = sum(state in ("missing", "interrupted", "queued", "lost") for state in states.values())
+    left = waiting + sum(1 - share for share in shares)
+    return left * (sum(spent) / len(spent)) / max(1, len(running))
 
 
 class Monitor:

@@ -1,21 +1,26 @@
-"""`attnlab status`, `compare` and `report`: three views of a study's run directories."""
+"""`attnlab status`, `report` and `cancel`, and what all views of a study's run directories share."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from attnlab.cli.cluster import NoAnswer, cancel, jobs_of
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
+from attnlab.cli.resampling import resampled
 from attnlab.cli.studies import available_studies, plan_of_runs
+
+if TYPE_CHECKING:
+    from attnlab.analysis import Comparison
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Dispatches the three views; returns the exit status."""
+    """The state of a study's runs, or its page; returns the exit status."""
     folder = study_folder(arguments.study, arguments.overrides)
     console = Console()
     if arguments.command == "status":
@@ -37,20 +42,26 @@ def show(arguments: argparse.Namespace) -> int:
         if silence:
             print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
         return 0
-    from attnlab.analysis import compare, read_study, to_csv, to_latex, to_markdown, write_report
+    from attnlab.analysis import compare, read_study, write_report, write_tables
 
-    if arguments.command == "report":
-        to = Path(arguments.to) if arguments.to else folder / "report.html"
-        if not to.parent.is_dir():
-            raise Mistake(f"--to {to}: there is no folder {to.parent}")
-        path = write_report(compare(read_study(folder)), to)
-        print(path)
-    elif arguments.format == "table":
-        compare_study(folder, console)
-    else:
-        formats = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-        sys.stdout.write(formats[arguments.format](compare(read_study(folder))))
+    to = Path(arguments.to) if arguments.to else folder / "report.html"
+    if not to.parent.is_dir():
+        raise Mistake(f"--to {to}: there is no folder {to.parent}")
+    comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
+    path = write_report(comparison, to)
+    print(path, *write_tables(comparison, path.parent), sep="\n")
+    if not arguments.no_figures:
+        write_figures_of(comparison, path.parent / "figures")
     return 0
+
+
+def write_figures_of(comparison: Comparison, folder: Path) -> None:
+    """Writes a study's figures for a paper, and says where they stand."""
+    from attnlab.analysis.figures import write_figures
+
+    written = write_figures(comparison, folder)
+    if written:
+        print(f"{folder}: {len(written)} files")
 
 
 def cancel_study(arguments: argparse.Namespace) -> int:
@@ -73,12 +84,19 @@ def cancel_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def compare_study(folder: Path, console: Console) -> None:
+def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = False) -> None:
     """Prints the comparison of the study in `folder` and writes its page where it can be written."""
-    from attnlab.analysis import compare, print_comparison, read_study, write_report
+    from attnlab.analysis import compare, print_comparison, read_study
 
-    comparison = compare(read_study(folder))
+    comparison = resampled(compare(read_study(folder)), bootstrap_sentences)
     print_comparison(comparison, console)
+    write_page(comparison, folder, console)
+
+
+def write_page(comparison: Comparison, folder: Path, console: Console) -> None:
+    """Writes the page into the study's folder and names it; says why where it cannot be written."""
+    from attnlab.analysis import write_report
+
     try:
         page = write_report(comparison, folder / "report.html")
     except OSError as error:
@@ -97,9 +115,9 @@ def study_folder(study: str, overrides: list[str]) -> Path:
     given = dict(o.split("=", 1) for o in overrides)
     name = given.get("study.name", study)
     for folder in (runs_dir / name, Path(study)):
-        if _has_runs(folder):
+        if has_runs(folder):
             return folder.resolve() if folder.name in ("", "..") else folder
-    known = sorted(p.name for p in runs_dir.glob("*") if _has_runs(p))
+    known = sorted(p.name for p in runs_dir.glob("*") if has_runs(p))
     there = f"there are {', '.join(known)}" if known else "there are none yet"
     runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
     raise Mistake(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
@@ -113,5 +131,6 @@ def runs_dir_of(overrides: list[str]) -> Path:
     return Path(dict(o.split("=", 1) for o in overrides).get("runs_dir", "runs"))
 
 
-def _has_runs(folder: Path) -> bool:
+def has_runs(folder: Path) -> bool:
+    """Whether `folder` is that of a study: it has a plan, or runs."""
     return (folder / "plan.json").is_file() or any(folder.glob("*/seed=*/run.json"))

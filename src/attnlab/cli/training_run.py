@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import random
 import sys
+import traceback
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from attnlab.cli.build import Parts
 from attnlab.cli.compose import Composed, identity
+from attnlab.cli.examples import examples_of, leave_examples
 from attnlab.cli.init_from import FIELD, start
 from attnlab.cli.pretrained import refuse_other_tokenizer
 from attnlab.cli.records import plain_widths
@@ -35,10 +37,14 @@ from attnlab.training import (
     find_resume,
     resolve,
 )
+from attnlab.training.media import OUTPUTS
 from attnlab.training.pruning import Pruned
 from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
+from attnlab.training.run_log import RunLog
 from attnlab.training.trackers import RunName, build_loggers, finishing
+
+LOGGED_SECONDS = 60.0  # a line of progress in the run's log
 
 
 class TrainingRun:
@@ -48,6 +54,7 @@ class TrainingRun:
         self.composed, self.parts, self.directory = composed, parts, directory
         self.config, self.settings = composed.config, parts.trainer
         self.status = StatusWriter(directory)
+        self.log = RunLog(directory.path)
         device = self.settings.device_type
         self.precision = resolve(self.settings.precision, device, int(self.config.model.get("d_model", 0)))
         self.quiet = self.config.progress == "off"
@@ -69,6 +76,7 @@ class TrainingRun:
             raise
         except BaseException as error:
             self.status.fail(error)
+            self._log("".join(traceback.format_exception(error)))
             raise
         return self.status.status
 
@@ -96,16 +104,17 @@ class TrainingRun:
         final = task.validate(self.parts.data) | task.evaluate(self.parts.data, "test")
         if final:
             task.report(final)
-        tracking = self.parts.tracking
-        if (
-            tracking.wandb or tracking.tensorboard
-        ):  # on every rank: a model that is split computes on all of them together
-            sinks = [logger for logger in loggers if isinstance(logger, Sink)]
-            show_media(sinks, task, self.parts.data, final, tracking.attention_maps, self._warn)
+        tracking, examples = self.parts.tracking, examples_of(task, self.parts.data, self._log)
+        if tracking.attention_maps and not examples.attention:
+            self._warn(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
+        sinks = [logger for logger in loggers if isinstance(logger, Sink)]
+        show_media(sinks, task.global_step, final, examples, tracking.attention_maps)
         for logger in loggers:
             logger.finalize("success")
         for name, text in task.outputs.items() if self.directory.owned else ():
-            write_text(self.directory.path / "outputs" / name, text)
+            write_text(self.directory.path / OUTPUTS / name, text)
+        if self.directory.owned:
+            leave_examples(examples, self.directory.path, self._warn)
         self.status.finish(final, task.cannot, task.notes)
         self._show(final, task)
 
@@ -123,9 +132,12 @@ class TrainingRun:
             callbacks.append(Inside(settings.diagnostics_every))
         callbacks.append(checkpoints)
         callbacks += pruning(self.config, self.directory)
+        unit = self.parts.data.unit
+        if self.directory.owned:
+            callbacks.append(Progress(live=False, every_seconds=LOGGED_SECONDS, stream=self.log, unit=unit))
         if not self.quiet:
             live = False if self.config.progress == "plain" else None
-            callbacks.append(Progress(live=live, unit=self.parts.data.unit))
+            callbacks.append(Progress(live=live, unit=unit))
         return callbacks
 
     def _task(self) -> TokenTask:
@@ -204,12 +216,19 @@ class TrainingRun:
             self._say(f"{name} cannot: {reason}")
 
     def _say(self, line: str) -> None:
-        if not self.quiet:
+        if self.quiet:
+            self._log(line)
+        else:
             self._warn(line)
 
     def _warn(self, line: str) -> None:
+        self._log(line)
         if self.directory.owned:
             print(line, file=sys.stderr)
+
+    def _log(self, text: str) -> None:
+        if self.directory.owned:
+            self.log.say(text)
 
     def _loggers(self, record: dict[str, Any]) -> list[Any]:
         name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])

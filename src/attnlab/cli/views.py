@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from omegaconf import DictConfig
 
-from attnlab.analysis.attention_maps import attention_maps, picture
 from attnlab.cli.compose import Mistake
-from attnlab.training import Picture, Sink, Table, TokenTask, restricted_figures
+from attnlab.cli.examples import Examples
+from attnlab.training import Picture, Sink, Table, restricted_figures
 from attnlab.training.trackers import resolve_wandb_mode
 
 AFTERWARDS = {"offline": "; `attnlab sync` sends them", "disabled": ", so nothing is kept"}
@@ -35,42 +34,13 @@ def settle_mode(configs: Iterable[DictConfig]) -> list[str]:
 
 
 def show_media(
-    sinks: Iterable[Sink],
-    task: TokenTask,
-    data: Any,
-    final: Mapping[str, float],
-    with_maps: bool,
-    say: Callable[[str], None],
+    sinks: Iterable[Sink], step: int, final: Mapping[str, float], examples: Examples, with_maps: bool
 ) -> None:
-    """Hands the figures by length, samples of the test part and, where asked for, a picture of the heads to the views. Never fails."""
-    step = task.global_step
-    makers: list[Callable[[], Mapping[str, Table | Picture]]] = [
-        lambda: restricted_figures(final),
-        lambda: _samples(task, data),
-    ]
-    if with_maps:
-        makers.append(lambda: _maps(task, data, say))
-    for make in makers:
-        try:
-            items = make()
-        except Exception as error:  # a view is not worth a run
-            say(f"nothing to show: {type(error).__name__}: {error}")
-            continue
-        for sink in sinks:
-            sink.show(items, step)
-
-
-def _samples(task: TokenTask, data: Any) -> Mapping[str, Table]:
-    with task.evaluating():
-        found = task.samples(data)
-    return {} if found is None else {"test/samples": found}
-
-
-def _maps(task: TokenTask, data: Any, say: Callable[[str], None]) -> Mapping[str, Picture]:
-    batch = task.on_device(data.example_batch())
-    with task.evaluating():
-        maps = attention_maps(task.model, lambda: task.all_sums(batch))
-    if not maps:
-        say(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
-        return {}
-    return {"attention": picture(maps)}
+    """Hands the figures by length, samples of the test part and, where asked for, a picture of the heads to the views."""
+    items: dict[str, Table | Picture] = dict(restricted_figures(final))
+    if examples.samples:
+        items["test/samples"] = examples.samples
+    if with_maps and examples.attention:
+        items["attention"] = examples.attention
+    for sink in sinks:
+        sink.show(items, step)

@@ -19,7 +19,7 @@ from attnlab.generation.sampling import Sampler, generate
 from attnlab.models.language_model import LanguageModel
 from attnlab.training import Table, TokenTask
 
-NUM_CONTINUED = 8  # texts that a table of samples goes on from
+NUM_CONTINUED, MOST_CONTINUED = 8, 96  # texts that a table of samples goes on from, and by how many tokens
 
 
 class CausalLanguageModelling(TokenTask):
@@ -103,8 +103,8 @@ class CausalLanguageModelling(TokenTask):
         return found
 
     def samples(self, data: TextData, split: str = "test") -> Table | None:
-        """Texts of a split, cut off in the middle, and how the model goes on from there, within the training length."""
-        tokens, half = data.corpus.part(split).tokens, max(1, data.context // 2)
+        """Texts of a split, cut off in the middle, and how the model goes on from there, within the training length; at most MOST_CONTINUED tokens of each."""
+        tokens, half = data.corpus.part(split).tokens, max(1, min(data.context // 2, MOST_CONTINUED))
         starts = range(0, len(tokens) - 2 * half, max(2 * half, len(tokens) // NUM_CONTINUED))[:NUM_CONTINUED]
         if not starts:
             return None

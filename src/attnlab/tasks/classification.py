@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from attnlab.tasks.losses import cross_entropy_sums
-from attnlab.training import TokenTask
+from attnlab.training import NUM_SAMPLES, Table, TokenTask
+from attnlab.training.media import Thumbnail
 
 
 class Classification(TokenTask):
@@ -70,6 +71,18 @@ class Classification(TokenTask):
         figures["macro_f1"] = float(f1_score(labels, predicted, average="macro", zero_division=0.0))
         self.outputs[f"{split}.classes.txt"] = "".join(f"{data.classes[i]}\n" for i in predicted)
         return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """The first examples that were put into a wrong class; where there is none, the first of all."""
+        predicted = self.outputs.get(f"{split}.classes.txt", "").split("\n")[:-1]
+        labels = [data.classes[number] for number in data.labels(split)]
+        wrong = [row for row, label in enumerate(labels) if label != predicted[row]] or list(range(len(labels)))
+        rows = [(self.shown(data, split, row), labels[row], predicted[row]) for row in wrong[:NUM_SAMPLES]]
+        return Table((data.unit, "class", "put into"), rows)
+
+    def shown(self, data: Any, split: str, row: int) -> str | Thumbnail:
+        """An example as people see it."""
+        raise NotImplementedError(f"{type(self).__name__} gives no shown")
 
     def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The most probable class of each example, (B,)."""

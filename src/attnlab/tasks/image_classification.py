@@ -12,6 +12,7 @@ from attnlab.data.image_data import ImageData
 from attnlab.models.vit import ViT
 from attnlab.tasks.classification import Classification
 from attnlab.tasks.pretrained import load_pretrained_vit
+from attnlab.training.media import Thumbnail, thumbnail
 
 
 class ImageClassification(Classification):
@@ -47,3 +48,7 @@ class ImageClassification(Classification):
         """The model's, (B, C)."""
         logits_BC: Tensor = self.model(batch["images"])
         return logits_BC
+
+    def shown(self, data: ImageData, split: str, row: int) -> Thumbnail:
+        """The image."""
+        return thumbnail(data.split(split).pixels[row])

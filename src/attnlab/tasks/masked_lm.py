@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from attnlab.data.masked_text import MaskedTextData
 from attnlab.models.bert import Bert
 from attnlab.tasks.losses import cross_entropy_sums
-from attnlab.training import TokenTask
+from attnlab.training import Table, TokenTask
 
 IGNORED = -100
+NUM_RESTORED = 8  # texts of a table of samples
 
 
 class MaskedLanguageModelling(TokenTask):
@@ -80,6 +81,24 @@ class MaskedLanguageModelling(TokenTask):
     def evaluate(self, data: MaskedTextData, split: str = "test") -> dict[str, float]:
         """The figures of a split."""
         return _with_perplexity({"validation": "val"}.get(split, split), self.score(data.evaluation_loader(split)))
+
+    def samples(self, data: MaskedTextData, split: str = "test") -> Table | None:
+        """The first texts of a split, what was masked in each, and what the model puts there."""
+        assert isinstance(self.model, Bert)
+        whole = self.on_device(next(iter(data.evaluation_loader(split))))
+        batch = {name: value[:NUM_RESTORED] for name, value in whole.items()}
+        chosen_BT, segments_BT = batch["chosen"], batch.get("segments")
+        restored_BT = batch["targets"].clone()
+        states_BTD = self.model.encode(batch["tokens"], segments_BT=segments_BT)
+        restored_BT[chosen_BT] = self.model.predict(states_BTD, chosen_BT).argmax(dim=-1)
+        text_BT = batch["tokens"].where(~chosen_BT, batch["targets"])
+        rows = []
+        for text_T, restored_T, chosen_T in zip(text_BT, restored_BT, chosen_BT, strict=True):
+            pieces = [
+                [data.vocabulary.decode([token]) for token in of_T[chosen_T].tolist()] for of_T in (text_T, restored_T)
+            ]
+            rows.append((data.vocabulary.decode(text_T.tolist()), *(" | ".join(words) for words in pieces)))
+        return Table(("text", "masked", "restored"), rows)
 
 
 def _with_perplexity(prefix: str, means: Mapping[str, float]) -> dict[str, float]:

@@ -51,3 +51,7 @@ class SequenceClassification(Classification, EncoderTask):
         """The classifier's, (B, C)."""
         logits_BC: Tensor = self.model(batch["tokens"], mask_of(batch["is_token"]))
         return logits_BC
+
+    def shown(self, data: ClassificationData, split: str, row: int) -> str:
+        """The text, as far as the model sees it."""
+        return data.vocabulary.decode(data.split(split).rows[row])

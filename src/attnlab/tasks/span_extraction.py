@@ -19,6 +19,7 @@ from attnlab.tasks.answers import answer_scores
 from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
+from attnlab.training import NUM_SAMPLES, Table
 
 
 class Found(NamedTuple):
@@ -100,6 +101,16 @@ class SpanExtraction(EncoderTask):
         figures |= answer_scores(answers, part.texts)
         self.outputs[f"{split}.answers.json"] = json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
         return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+    def samples(self, data: SpanExtractionData, split: str = "test") -> Table | None:
+        """The first questions that were not answered as any answer has it; where there is none, the first of all."""
+        found, asked = json.loads(self.outputs.get(f"{split}.answers.json", "{}")), data.split(split).texts
+        wanted = {question.id: [text for text, _ in question.answers] or [""] for question in asked}
+        wrong = [question for question in asked if found.get(question.id) not in wanted[question.id]] or asked
+        rows = [
+            (one.text, " | ".join(dict.fromkeys(wanted[one.id])), found.get(one.id, "")) for one in wrong[:NUM_SAMPLES]
+        ]
+        return Table(("question", "answers", "answered"), rows)
 
 
 def best_spans(start_BT: Tensor, end_BT: Tensor, is_text_BT: Tensor, longest: int) -> list[Found]:

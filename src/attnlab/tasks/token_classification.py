@@ -19,6 +19,7 @@ from attnlab.models.heads import TokenClassifier
 from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
+from attnlab.training import NUM_SAMPLES, Table
 
 ENTITY_SUMS = ("right", "found", "there")
 
@@ -107,6 +108,17 @@ class TokenClassification(EncoderTask):
         self.outputs[f"{split}.entities.conll"] = as_conll(texts, predicted)
         return {f"{prefix}/{name}": value for name, value in figures.items()}
 
+    def samples(self, data: TokenClassificationData, split: str = "test") -> Table | None:
+        """The first sentences with a word whose tag is wrong; where there is none, the first of all. Words of no entity stand without a tag."""
+        lines = self.outputs.get(f"{split}.entities.conll", "").strip("\n").split("\n\n")
+        sentences = [[line.split() for line in sentence.split("\n")] for sentence in lines]
+        wrong = [words for words in sentences if any(word[-2] != word[-1] for word in words)] or sentences
+        rows = [
+            tuple(" ".join(_tagged(word[0], word[at]) for word in words) for at in (-2, -1))
+            for words in wrong[:NUM_SAMPLES]
+        ]
+        return Table(("tagged", "found"), rows)
+
     def tags(self, scores_NC: np.ndarray, labels: Sequence[str]) -> list[str]:
         """The tags of a sentence from the log-probabilities of its words."""
         chosen = best_allowed(scores_NC, labels) if self.constrained else scores_NC.argmax(axis=1)
@@ -174,3 +186,7 @@ def as_conll(texts: Tagged, predicted: Sequence[Sequence[str]]) -> str:
     sentences = (zip(*three, strict=True) for three in zip(texts.words, texts.tags, predicted, strict=True))
     lines = ("".join(f"{''.join(word.split())} {tag} {guess}\n" for word, tag, guess in s) for s in sentences)
     return "".join(f"{sentence}\n" for sentence in lines)
+
+
+def _tagged(word: str, tag: str) -> str:
+    return word if tag == "O" else f"{word}/{tag}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -16,9 +15,10 @@ from attnlab.data.translation import TranslationData
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
 from attnlab.models.seq2seq import Seq2Seq
 from attnlab.tasks.losses import IGNORED, cross_entropy_sums
-from attnlab.training import NUM_SAMPLES, Table, TokenTask
+from attnlab.training import Table, TokenTask
 
 EXCERPT = 60  # characters of a sentence in a message
+NUM_OF_EACH, MOST_SCORED = 8, 2000  # translations of a table of samples; sentences that they are chosen from
 BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
 
 
@@ -28,7 +28,7 @@ class Translation(TokenTask):
 
     At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored on its own text,
     detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source words (`test/bleu@6-10`).
-    `notes` says how each was computed, and `outputs` holds the translations.
+    `notes` says how each was computed, and `outputs` holds the translations and the references that they were scored on.
     """
 
     headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
@@ -98,15 +98,26 @@ class Translation(TokenTask):
         figures, signatures = corpus_scores(hypotheses, references)
         self.notes |= {f"{prefix}/{name}": signature for name, signature in signatures.items()}
         self.outputs[f"{split}.translations.txt"] = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
+        self.outputs[f"{split}.references.txt"] = "".join(f"{reference}\n" for reference in references)
         by_length, empty = scores_by_length(hypotheses, references, sources)
         self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many words" for name in empty}
         return nats | {f"{prefix}/{name}": value for name, value in (figures | by_length).items()}
 
     def samples(self, data: TranslationData, split: str = "test") -> Table | None:
-        """The first sources with their references and translations."""
+        """The first sources with their references and translations, then the best and the worst of the others by the chrF of the sentence."""
         translated = self.outputs.get(f"{split}.translations.txt", "").split("\n")[:-1]
-        texts = zip(data.sources(split), data.references(split), translated, strict=True)
-        return Table(("source", "reference", "translation"), list(itertools.islice(texts, NUM_SAMPLES)))
+        texts = list(zip(data.sources(split), data.references(split), translated, strict=True))[:MOST_SCORED]
+        metric = sacrebleu.CHRF()
+        scores = [metric.sentence_score(translation, [reference]).score for _, reference, translation in texts]
+        rest = sorted(range(NUM_OF_EACH, len(texts)), key=lambda row: -scores[row])
+        half = max(len(rest) - NUM_OF_EACH, (len(rest) + 1) // 2)
+        chosen = {
+            "first": range(min(NUM_OF_EACH, len(texts))),
+            "best": rest[:half][:NUM_OF_EACH],
+            "worst": rest[half:][::-1],
+        }
+        rows = [(which, *texts[row], round(scores[row], 1)) for which, places in chosen.items() for row in places]
+        return Table(("of", "source", "reference", "translation", "chrF"), rows)
 
     def translations(self, loader: Any, search: BeamSearch | None = None) -> dict[int, list[Hypothesis]]:
         """The best hypotheses of every example of a loader, by its id."""

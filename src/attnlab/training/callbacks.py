@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 
@@ -134,6 +134,20 @@ class StatusWriter(pl.Callback):
         self._next = time.monotonic() + self.every_seconds
 
 
+class Stream(Protocol):
+    """What lines are written to, such as a terminal."""
+
+    def write(self, text: str, /) -> object:
+        """Takes text."""
+
+    def flush(self) -> object:
+        """What was taken is to be seen now."""
+
+    def isatty(self) -> bool:
+        """Whether somebody looks on who sees a line change."""
+        return False
+
+
 class Progress(pl.Callback):
     """One line a run: live on a terminal, otherwise a plain line at validations and at most every `every_seconds`.
 
@@ -145,10 +159,11 @@ class Progress(pl.Callback):
         name: str = "",
         live: bool | None = None,
         every_seconds: float = 10.0,
-        stream: TextIO | None = None,
+        stream: Stream | None = None,
         unit: str = "token",
     ) -> None:
-        self.name, self.stream, self.unit = name, stream or sys.stderr, unit
+        self.name, self.unit = name, unit
+        self.stream: Stream = stream or sys.stderr
         self.live = self.stream.isatty() if live is None else live
         self.every_seconds = 0.2 if self.live else every_seconds
         self._next, self._from, self._tokens_before = 0.0, (0, time.monotonic()), 0

@@ -110,8 +110,11 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the states of the random generators for the first step."""
+        """Keeps the states of the random generators for the first step; `last` may be behind, where a kill came between the two."""
         self._restored = checkpoint["random"]
+        path = Path(str(trainer.ckpt_path))
+        if trainer.is_global_zero and path.parent == self.folder and path.name != LAST:
+            _point(self.folder / LAST, path)
 
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if any_rank(trainer, self.stop.is_made):

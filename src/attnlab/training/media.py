@@ -1,21 +1,52 @@
-"""What a view of a run can show beside numbers: tables and pictures. Shapes of pictures: H rows, W columns."""
+"""What a view of a run can show beside numbers: tables and pictures. Shapes: H rows, W columns, C channels, Y and X rows and columns of an image."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from attnlab.training.measures import parts_of
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 NUM_SAMPLES = 32  # rows of a table of samples
+OUTPUTS, SAMPLES, ATTENTION = "outputs", "samples.json", "attention.png"  # what a run leaves to look at
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image in a table, as the bytes of a PNG file."""
+
+    png: bytes
+
+    def __str__(self) -> str:
+        """What stands for it where there is text alone."""
+        return "(image)"
+
+
+def thumbnail(pixels_CYX: np.ndarray, most: int = 48) -> Thumbnail:
+    """Of an image in uint8 with one channel or three; one that is larger than `most` pixels a side is made smaller."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels_CYX[0] if len(pixels_CYX) == 1 else np.moveaxis(pixels_CYX[:3], 0, -1))
+    image.thumbnail((most, most))
+    return Thumbnail(_png(image))
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values under the names of their columns."""
+    """Rows of plain values and thumbnails under the names of their columns."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -32,6 +63,12 @@ class Picture:
 
     pixels_HW: np.ndarray  # noqa: N815 - shape suffixes on fields, too
     caption: str = ""
+
+    def as_png(self) -> bytes:
+        """The bytes of a PNG file."""
+        from PIL import Image
+
+        return _png(Image.fromarray(self.pixels_HW))
 
 
 def _cell(value: Any) -> str:

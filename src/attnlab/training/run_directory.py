@@ -61,11 +61,16 @@ def plain(data: Any) -> Any:
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Replaces `path` atomically; `durable` also survives a power cut. Raises CannotWrite; the old file then stays as it was."""
+    write_bytes(path, text.encode(), durable)
+
+
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """As `write_text`, of bytes."""
     path = Path(path)
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(temporary, text, durable)
+        _write_new(temporary, data, durable)
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
@@ -114,9 +119,9 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def _write_new(path: Path, text: str, durable: bool) -> None:
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)
+def _write_new(path: Path, data: bytes, durable: bool) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
         if durable:
             file.flush()
             os.fsync(file.fileno())
@@ -132,7 +137,7 @@ def _create_exclusively(path: Path, data: dict[str, Any]) -> bool:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(temporary, json.dumps(data) + "\n", durable=True)
+        _write_new(temporary, json.dumps(data).encode() + b"\n", durable=True)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -141,7 +146,7 @@ def _create_exclusively(path: Path, data: dict[str, Any]) -> bool:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                 raise
             with contextlib.suppress(FileExistsError):
-                _write_new(path, json.dumps(data) + "\n", durable=True)
+                _write_new(path, json.dumps(data).encode() + b"\n", durable=True)
                 return True
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnlab.training.media import Picture, Table
+from attnlab.training.media import Picture, Table, Thumbnail
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
@@ -201,8 +202,15 @@ def _as_wandb(item: Table | Picture) -> Any:
     import wandb
 
     if isinstance(item, Table):
-        return wandb.Table(columns=list(item.columns), data=[list(row) for row in item.rows])
+        return wandb.Table(columns=list(item.columns), data=[list(map(_as_wandb_cell, row)) for row in item.rows])
     return wandb.Image(item.pixels_HW, caption=item.caption or None)
+
+
+def _as_wandb_cell(value: Any) -> Any:
+    import wandb
+    from PIL import Image
+
+    return wandb.Image(Image.open(io.BytesIO(value.png))) if isinstance(value, Thumbnail) else value
 
 
 def _first_line(error: BaseException) -> str:

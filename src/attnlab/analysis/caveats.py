@@ -1,0 +1,191 @@
+"""What a reader must know before trusting the figures, in plain sentences, most important first."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from attnlab.analysis import statistics
+from attnlab.analysis.budget import budget_warnings
+from attnlab.analysis.listing import listing
+from attnlab.analysis.outcomes import LOST, Losses
+from attnlab.analysis.power import MOST_SEEDS
+from attnlab.analysis.reader import Run, Study
+
+if TYPE_CHECKING:
+    from attnlab.analysis.comparison import CellSummary, Comparison
+
+MOST_NAMES = 3
+
+
+def caveats_of(comparison: Comparison, alpha: float) -> list[str]:
+    """All that holds for a comparison."""
+    study, cells = comparison.study, comparison.cells
+    caveats = [*(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study)]
+    caveats += [*_of_losses(cells, alpha), *_of_seeds(cells, alpha), *_of_spread(cells)]
+    if comparison.metric is not None and any(_is_undecided(cell) for cell in cells):
+        caveats += power_sentence(comparison)
+    if study.metric is None:
+        caveats.append("The study names no primary metric, so nothing is compared.")
+    elif study.baseline_cell is None and len(cells) > 1:
+        caveats.append("The study names no baseline, so there are no differences to one.")
+    caveats += _of_pairing(comparison)
+    return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})
+
+
+def _of_pairing(comparison: Comparison) -> list[str]:
+    """Cells that have values and can still not be compared by seed."""
+    baseline = comparison.baseline
+    if baseline is None or comparison.metric is None:
+        return []
+    if not baseline.values:
+        alone = any(cell.values for cell in comparison.cells)
+        return [f"The baseline, {baseline.label}, has no value, so there are no differences to it."] if alone else []
+    apart = [cell.label for cell in comparison.cells if cell.values and not cell.difference and not cell.is_baseline]
+    caveats = []
+    if apart:
+        has = "has" if len(apart) == 1 else "have"
+        caveats.append(
+            f"{listing(apart, MOST_NAMES)} {has} no seed in common with the baseline, {baseline.label}, so no difference can be paired."
+        )
+    if comparison.unmatched:
+        caveats.append(
+            "Average effects leave out settings of which a cell has no value with a seed in common: "
+            f"{listing(comparison.unmatched, MOST_NAMES)}."
+        )
+    return caveats
+
+
+def _of_runs(study: Study) -> list[str]:
+    runs = list(study.runs.values())
+    if not runs:
+        return ["No run is planned or there yet."]
+    counts = Counter(run.state for run in runs if run.state != "finished")
+    caveats = []
+    if counts:
+        parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
+        caveats.append(f"Not finished: {sum(counts.values())} of {len(runs)} runs ({parts}).")
+    if any(run.state in LOST for run in runs):
+        caveats.append(
+            "A cell with diverged or failed runs is not ranked: the mean of its other runs would flatter it."
+        )
+    for what, found in _provenance(runs).items():
+        if len(found) > 1:
+            caveats.append(f"Runs differ in {what}: {', '.join(sorted(found))}.")
+    return caveats
+
+
+def _provenance(runs: list[Run]) -> dict[str, set[str]]:
+    """What the runs should have in common: code, numeric precision and device."""
+    found: dict[str, set[str]] = {"code version": set(), "precision": set(), "device": set()}
+    for run in runs:
+        git, precision, device = (run.record.get(key) or {} for key in ("git", "precision", "device"))
+        if isinstance(git, Mapping) and git.get("commit"):
+            found["code version"].add(str(git["commit"])[:10] + (" with changes" if git.get("dirty") else ""))
+        if isinstance(precision, Mapping) and precision.get("used"):
+            found["precision"].add(str(precision["used"]))
+        if isinstance(device, Mapping) and (device.get("name") or device.get("type")):
+            found["device"].add(str(device.get("name") or device.get("type")))
+    return found
+
+
+def _of_losses(cells: Sequence[CellSummary], alpha: float) -> list[str]:
+    """Which cells lose another share of their runs than the baseline, as far as the counts tell."""
+    judged = [(cell, cell.losses) for cell in cells if cell.losses and _differ(cell.losses)]
+    if not judged:
+        return []
+    judged.sort(key=lambda pair: pair[1].p)
+    first = judged[0][1]
+    parts = [
+        f"{cell.label} {found.lost} of {found.ended} (p {found.p_holm:.2g})" for cell, found in judged[:MOST_NAMES]
+    ]
+    more = f" and {len(judged) - MOST_NAMES} more cells" if len(judged) > MOST_NAMES else ""
+    sure = sum(found.p_holm <= alpha for _, found in judged)
+    verdict = "which chance alone does not explain" if sure == len(judged) else "which chance alone may explain"
+    if 0 < sure < len(judged):
+        verdict = f"which chance alone does not explain in {sure} of them"
+    return [
+        f"Lost runs, against {first.baseline_lost} of {first.baseline_ended} of the baseline: {', '.join(parts)}{more}, "
+        f"{verdict} (Fisher's exact test, Holm)."
+    ]
+
+
+def _differ(found: Losses) -> bool:
+    return found.lost * found.baseline_ended != found.baseline_lost * found.ended
+
+
+def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
+    """The plain sentences about too few seeds."""
+    sizes = [cell.difference.n for cell in cells if cell.difference]
+    if not sizes:
+        return []
+    n, comparisons = max(sizes), len(sizes)
+    if n < 2:
+        return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
+    if statistics.smallest_sign_flip_p(n) * comparisons <= alpha:
+        return []
+    need = statistics.seeds_to_decide(comparisons, alpha)
+    return [
+        f"With {n} seeds the exact sign-flip test cannot give p below {statistics.smallest_sign_flip_p(n):.3g} whatever the data; "
+        f"{comparisons} comparison{'s' * (comparisons > 1)} would need {need} seeds to be settled by it alone. "
+        "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
+    ]
+
+
+def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
+    """Comparisons whose differences are all the same, so that there is nothing to judge them by."""
+    flat = [(cell.label, cell.difference) for cell in cells if cell.difference and cell.difference.n > 1]
+    flat = [(label, found) for label, found in flat if not found.has_spread]
+    equal = [label for label, found in flat if not any(found.values.values())]
+    shifted = [label for label, found in flat if any(found.values.values())]
+    caveats = []
+    if equal:
+        have = "has" if len(equal) == 1 else "have"
+        caveats.append(
+            f"{listing(equal, MOST_NAMES)} {have} exactly the baseline's value in every seed: the choice changed nothing, or the metric is too coarse to show it."
+        )
+    if shifted:
+        differ = "differs" if len(shifted) == 1 else "differ"
+        caveats.append(
+            f"{listing(shifted, MOST_NAMES)} {differ} from the baseline by the same amount in every seed: without a spread there is no t test and no interval."
+        )
+    return caveats
+
+
+def power_sentence(comparison: Comparison) -> list[str]:
+    """What so many seeds can see, and how many would settle what is open; [] where no spread is known."""
+    found = [cell.difference for cell in comparison.cells if cell.difference and cell.difference.has_spread]
+    visible = [difference.smallest_effect for difference in found if math.isfinite(difference.smallest_effect)]
+    if not visible or comparison.metric is None:
+        return []
+    sizes = sorted({difference.n for difference in found})
+    seeds = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    sentence = (
+        f"With {seeds} seeds, differences in {comparison.metric.name} below about {median(visible):.2g} will mostly not be seen "
+        "(less than an 80% chance, after Holm, going by the spread of these few seeds)"
+    )
+    return [f"{sentence}{_to_settle(comparison)}."]
+
+
+def _to_settle(comparison: Comparison) -> str:
+    """How many seeds would settle the comparisons that are open: by name where they are few, else as a range."""
+    wanted = {
+        cell.label: cell.difference.seeds_to_settle
+        for cell in comparison.cells
+        if cell.difference and _is_undecided(cell) and cell.difference.has_spread
+    }
+    near = sorted((seeds, label) for label, seeds in wanted.items() if math.isfinite(seeds))
+    far = [label for label, seeds in wanted.items() if math.isinf(seeds)]
+    text = ""
+    if near:
+        named = listing([f"{seeds:.0f} seeds would settle {label}" for seeds, label in near])
+        many = f"{near[0][0]:.0f} to {near[-1][0]:.0f} seeds would settle the {len(near)} open comparisons"
+        text = f"; {named if len(near) <= MOST_NAMES else many}, if the true differences are those measured"
+    return text + (f"; not even {MOST_SEEDS:,} would settle {listing(far, MOST_NAMES)}" if far else "")
+
+
+def _is_undecided(cell: CellSummary) -> bool:
+    return cell.difference is not None and cell.difference.verdict == "undecided"

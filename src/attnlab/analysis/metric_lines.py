@@ -1,0 +1,177 @@
+"""Lines of metrics.jsonl, of many runs at once, as one row a run and step.
+
+Lines that are alike are parsed together, each kind with the fields that it has: a frame of all fields for every line would be mostly empty, and
+several times slower to fill.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from attnlab.analysis.kept_files import printable
+
+AXES = ("step", "tokens", "seconds")
+HEAD = ("cell", "seed", *AXES)
+FEW_LINES = 64
+
+
+@dataclass
+class Part:
+    """Rows of one kind: their run's number, their line's number (a later line wins), and their values."""
+
+    run: np.ndarray
+    line: np.ndarray
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def parts_of(texts: Sequence[bytes]) -> list[Part]:
+    """The lines of runs by kind; how many quotation marks a line has tells one kind from another well enough."""
+    lines = b"".join(texts).split(b"\n")[:-1]
+    run = np.repeat(np.arange(len(texts)), [text.count(b"\n") for text in texts])
+    marks = np.array([line.count(b'"') for line in lines], dtype=np.int64)
+    parts = []
+    for kind in np.unique(marks).tolist():
+        where = np.flatnonzero(marks == kind)
+        for start, frame in _frames([lines[i] for i in where.tolist()], kind):
+            numbers = where[start : start + frame.height]
+            values = {name: frame[name].to_numpy() for name in frame.columns}
+            there = np.isfinite(values["step"])
+            values = {name: column[there] for name, column in values.items()}
+            parts.append(Part(run[numbers][there], numbers[there], values))
+    return parts
+
+
+def _frames(lines: Sequence[bytes], marks: int, start: int = 0) -> Iterable[tuple[int, pl.DataFrame]]:
+    """Frames with a row a line, and the number of their first line. What cannot be parsed at once is halved, until a line is left."""
+    data = b"\n".join(lines)
+    frame = _of_one_kind(data, lines[0], marks)
+    if frame is None:
+        frame = _of_any_kind(data, len(lines))
+    if frame is None and len(lines) <= FEW_LINES:
+        frame = _line_by_line(lines)
+    if frame is not None:
+        yield start, frame
+        return
+    half = len(lines) // 2
+    yield from _frames(lines[:half], marks, start)
+    yield from _frames(lines[half:], marks, start + half)
+
+
+def _of_one_kind(data: bytes, first: bytes, marks: int) -> pl.DataFrame | None:
+    """Parsed with the fields of the first line, in half the time; None unless each line is sure to have these and no others.
+
+    It is sure where no field of any line is null and `marks` are as many quotation marks as so many names have.
+    """
+    entry = _entry(first)
+    values = entry.pop("values", None)
+    if not isinstance(values, dict) or not values or marks != 2 * (len(entry) + 1 + len(values)):
+        return None
+    if not entry.keys() >= set(AXES) or values.keys() & {*HEAD}:
+        return None
+    schema: dict[str, Any] = {
+        **dict.fromkeys(entry, pl.Float64),
+        "values": pl.Struct(dict.fromkeys(values, pl.Float64)),
+    }
+    try:
+        frame = pl.read_ndjson(io.BytesIO(data), schema=schema)
+        flat = frame.select(*AXES, pl.col("values").struct.unnest())
+    except (pl.exceptions.PolarsError, ValueError):
+        return None
+    whole = frame.height == data.count(b"\n") + 1 and not any(column.null_count() for column in (*frame, *flat))
+    return flat if whole else None
+
+
+def _of_any_kind(data: bytes, height: int) -> pl.DataFrame | None:
+    """Parsed with the fields of all lines; None where a line has no object in it, or something that is no number."""
+    try:
+        frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
+        if frame.height != height or not isinstance(frame.schema.get("values"), pl.Struct):
+            return None
+        axes = [name if name in frame.columns else pl.lit(None, pl.Float64).alias(name) for name in AXES]
+        values = frame["values"].struct.unnest()
+        if set(values.columns) & {*HEAD}:
+            return None
+        flat = frame.select(axes).hstack(values)
+        if not all(dtype.is_numeric() or dtype == pl.Null for dtype in flat.dtypes):
+            return None
+        return flat.cast(pl.Float64)
+    except (pl.exceptions.PolarsError, ValueError):
+        return None
+
+
+def _line_by_line(lines: Sequence[bytes]) -> pl.DataFrame:
+    """The slow way, which takes from each line what there is: a line without a step is a row of nulls."""
+    rows = []
+    for entry in map(_entry, lines):
+        axes = {axis: entry.get(axis) for axis in AXES}
+        if is_number(axes["step"]) and all(is_number(value) or value is None for value in axes.values()):
+            found = entry.get("values")
+            numbers = (
+                {printable(k): float(v) for k, v in found.items() if is_number(v)} if isinstance(found, dict) else {}
+            )
+            rows.append({**{k: v for k, v in numbers.items() if k not in HEAD}, **axes})
+        else:
+            rows.append({})
+    names = dict.fromkeys([*AXES, *(name for row in rows for name in row)])
+    return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], dtype=pl.Float64) for name in names})
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def one_row_a_step(parts: Sequence[Part], labels: Sequence[tuple[str, int]]) -> tuple[pl.DataFrame, np.ndarray]:
+    """One row a run and step, in order, with the last value of each column; and how many rows each run has. labels: cell and seed of each run."""
+    run = np.concatenate([part.run for part in parts]) if parts else np.zeros(0, dtype=np.int64)
+    step = np.concatenate([part.values["step"] for part in parts]) if parts else np.zeros(0)
+    order = np.lexsort((step, run))
+    is_new = np.ones(run.size, dtype=bool)
+    is_new[1:] = (np.diff(run[order]) != 0) | (np.diff(step[order]) != 0)
+    row = np.empty(run.size, dtype=np.int64)
+    row[order] = np.cumsum(is_new) - 1
+    heights = np.bincount(run[order][is_new], minlength=len(labels))
+    rows = np.split(row, np.cumsum([part.run.size for part in parts])[:-1]) if parts else []
+    columns = []
+    for name in dict.fromkeys([*AXES, *(name for part in parts for name in part.values)]):
+        own = [(part, at) for part, at in zip(parts, rows, strict=True) if name in part.values]
+        columns.append(pl.Series(name, _last_values(own, name, int(heights.sum())), nan_to_null=True))
+    index = pl.DataFrame(
+        {"cell": [cell for cell, _ in labels], "seed": [seed for _, seed in labels]},
+        schema={"cell": pl.String, "seed": pl.Int64},
+    )
+    return index[np.repeat(np.arange(len(labels)), heights)].hstack(columns), heights
+
+
+def _last_values(parts: Sequence[tuple[Part, np.ndarray]], name: str, height: int) -> np.ndarray:
+    """The last finite value of each row, NaN where there is none."""
+    column = np.full(height, np.nan)
+    if not parts:
+        return column
+    values = np.concatenate([part.values[name] for part, _ in parts])
+    rows = np.concatenate([at for _, at in parts])
+    if len(parts) > 1:
+        by_line = np.argsort(np.concatenate([part.line for part, _ in parts]), kind="stable")
+        values, rows = values[by_line], rows[by_line]
+    known = np.isfinite(values)
+    column[rows[known]] = values[known]
+    return column
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False

@@ -1,0 +1,152 @@
+"""`attnlab compare STUDY --watch`: the comparison again while the study's runs write, until none does."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from attnlab.analysis import Comparison, Study, StudyReader, compare, print_comparison
+from attnlab.cli.cluster import Job, known_jobs
+from attnlab.cli.monitor import OVER, duration, seconds_left
+from attnlab.cli.reports import write_page
+
+# Between two runs of a sweep, and before its first one, no process owns a run for a while.
+PATIENCE_SECONDS = 30.0
+MOST_RUNNING = 8
+REST = 2.0  # times as long as a look at a large study took: the runs may need the same processors
+
+
+def watch(
+    folder: Path,
+    console: Console,
+    every: float,
+    jobs: Callable[[Path], Mapping[str, Job]] = known_jobs,
+    clock: Callable[[], float] = time.time,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """
+    Shows the comparison of the study in `folder` and the progress of its runs every so many seconds, until nothing runs or waits, or Ctrl-C.
+
+    On a terminal it is redrawn and the last one stays; elsewhere it is printed whenever it has changed. Then writes the page.
+    """
+    reader, quiet = StudyReader(folder), Quiet(folder, jobs, clock)
+    comparison: Comparison | None = None
+    shown: Redrawn | Blocks = Redrawn(console) if console.is_terminal else Blocks(console)
+    try:
+        with shown:
+            while True:
+                began = clock()
+                study = reader.read()
+                if comparison is None or study is not comparison.study:
+                    comparison = compare(study)
+                shown.show(comparison, "".join(f"{line}\n" for line in progress(study)))
+                if quiet.is_over(study):
+                    break
+                pause(max(every, REST * (clock() - began)))
+    except KeyboardInterrupt:
+        pass
+    if comparison is not None:
+        if console.is_terminal:
+            print_comparison(comparison, console)
+        write_page(comparison, folder, console)
+
+
+class Quiet:
+    """Tells when a study has nothing more to wait for: all planned runs are over, or none of them has had an owner for a while."""
+
+    def __init__(self, folder: Path, jobs: Callable[[Path], Mapping[str, Job]], clock: Callable[[], float]) -> None:
+        self.folder, self.jobs, self.clock = folder, jobs, clock
+        self.busy = clock()
+
+    def is_over(self, study: Study) -> bool:
+        """Whether nothing runs, is queued, or may be about to start."""
+        states = [run.state for run in study.runs.values()]
+        if all(state in OVER for state in states):
+            return True
+        if "running" in states or any(job.is_live for job in self.jobs(self.folder).values()):
+            self.busy = self.clock()
+        return self.clock() - self.busy >= PATIENCE_SECONDS
+
+
+def progress(study: Study) -> list[str]:
+    """How many runs are in which state, how far each running one is, and an estimate of what is left."""
+    states = {key: run.state for key, run in study.runs.items()}
+    counts = Counter(states.values())
+    over = sum(counts[state] for state in OVER)
+    if over == len(states):
+        return []
+    left = seconds_left(states, {key: run.status for key, run in study.runs.items()})
+    waiting = len(states) - over - counts["running"]
+    words = [f"{over} of {len(states)} runs over", f"{counts['running']} running", f"{waiting} waiting"]
+    lines = [", ".join(words) + (f", about {duration(left)} left" if left and counts["running"] else "")]
+    running = [run for run in study.runs.values() if run.state == "running"]
+    labels = {cell.name: study.label(cell) for cell in study.cells}
+    for run in running[:MOST_RUNNING]:
+        step, most, left = (run.status.get(name) for name in ("step", "max_steps", "eta"))
+        rest = f", about {duration(left)} left" if isinstance(left, int | float) else ""
+        lines.append(f"  {labels[run.cell]} seed={run.seed}: step {step or 0} of {most or '?'}{rest}")
+    if len(running) > MOST_RUNNING:
+        lines.append(f"  and {len(running) - MOST_RUNNING} more")
+    return lines
+
+
+class Redrawn:
+    """On a terminal, in place; what is shown last is taken away when the context ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+
+    def show(self, comparison: Comparison, lines: str) -> None:
+        """Redraws at the terminal's present width."""
+        text = Text.from_ansi(rendered(comparison, self.console))
+        self.live.update(Text(lines + "\n" if lines else "") + text, refresh=True)
+
+    def __enter__(self) -> Redrawn:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+
+class Blocks:
+    """In a pipe or a file: one block of plain lines whenever the comparison has changed."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.before = console, ""
+
+    def show(self, comparison: Comparison, lines: str) -> None:
+        """Prints it unless it says what the one before said, whatever the progress is."""
+        text = rendered(comparison, self.console)
+        if text != self.before:
+            gap = "\n" if self.before else ""
+            self.console.file.write(f"{gap}{lines}{text}")
+            self.console.file.flush()
+        self.before = text
+
+    def __enter__(self) -> Blocks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def rendered(comparison: Comparison, console: Console) -> str:
+    """What `print_comparison` prints on `console`."""
+    data = io.BytesIO()
+    file = io.TextIOWrapper(data, encoding=console.encoding, errors="replace", newline="\n", write_through=True)
+    colours = console.color_system if console.is_terminal else None
+    alike = Console(file=file, width=console.width, force_terminal=console.is_terminal, color_system=colours)  # type: ignore[arg-type]
+    print_comparison(comparison, alike)
+    return data.getvalue().decode(console.encoding)

@@ -1,0 +1,50 @@
+"""log.txt: what a run says while it trains and, where it fails, the traceback. The page shows its last lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+LOG = "log.txt"
+
+
+class RunLog:
+    """Appends lines with their time, each by one write. Whoever cannot write goes on without a log: the run is not lost for it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOG
+
+    def say(self, text: str) -> None:
+        """Appends `text`, which may have several lines."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = "".join(f"{stamp} {line}\n" for line in text.splitlines())
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as file:
+                file.write(lines.encode("utf-8", "replace"))
+
+    def write(self, text: str, /) -> None:
+        """As a stream that lines are written to."""
+        self.say(text)
+
+    def flush(self) -> None:
+        """Every line is written at once."""
+
+    def isatty(self) -> bool:
+        """No terminal."""
+        return False
+
+
+def last_lines(directory: Path, lines: int, characters: int) -> str:
+    """The end of a run's log, at most so many lines and characters; empty where there is none. What is left out is marked by an ellipsis."""
+    try:
+        with open(directory / LOG, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4 * characters))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    kept = "\n".join(text.rstrip("\n").split("\n")[-lines:])[-characters:] if characters else ""
+    return kept if len(kept.encode()) >= size - 1 or not kept else f"\u2026{kept}"

@@ -1,0 +1,125 @@
+"""A study that is followed: its version changes with what it shows, and what cannot be read is said in a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from studies import cell, learning_curve, write_plan, write_run
+
+from attnlab.analysis import following
+from attnlab.analysis.following import FollowedStudy, Shelf, Shown, Trouble
+from attnlab.analysis.overview import last_change, overview_of
+from attnlab.analysis.reader import read_study
+
+METRIC = {"name": "val/nats", "better": "lower", "margin": 0.02}
+
+
+def followed_at_once(path):
+    """A study that is read whenever it is asked for: by this clock nothing takes any time."""
+    return FollowedStudy(path, pause=0.0, clock=lambda: 0.0)
+
+
+@pytest.fixture
+def running(tmp_path):
+    """Two cells of two seeds, of which none's second seed has begun."""
+    root = tmp_path / "running"
+    choices = [{"position": "none"}, {"position": "alibi"}]
+    write_plan(root, cells=[cell(c) for c in choices], seeds=[0, 1], metric=METRIC, baseline=choices[0])
+    for level, c in zip((2.5, 2.3), choices, strict=True):
+        write_run(root, c, 0, {"val/nats": level}, curve=learning_curve(level, 0, steps=100))
+    return root
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """How often a page was rendered."""
+    made = []
+    original = following.study_content
+    monkeypatch.setattr(following, "study_content", lambda comparison: made.append(1) or original(comparison))
+    return made
+
+
+def test_it_is_rendered_again_only_where_something_has_changed(running, rendered):
+    followed = followed_at_once(running)
+    first = followed.shown.get()
+    assert isinstance(first, Shown)
+    assert followed.shown.get() is first
+    assert len(rendered) == 1
+    write_run(running, {"position": "alibi"}, 1, {"val/nats": 2.31})
+    second = followed.shown.get()
+    assert second.version != first.version
+    assert "3 of 4 runs finished" in second.content
+    assert len(rendered) == 2
+
+
+def test_new_lines_of_a_curve_are_a_change(running, rendered):
+    followed = followed_at_once(running)
+    first = followed.shown.get()
+    path = running / "position=alibi" / "seed=0" / "metrics.jsonl"
+    line = {"step": 120, "tokens": 9, "seconds": 9, "values": {"train/nats": 2.2}}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert followed.shown.get().version != first.version
+    with path.open("a") as file:
+        file.write('{"step": 140, "tok')  # torn: no change
+    assert followed.shown.get().version == followed.shown.get().version
+    assert len(rendered) == 2
+
+
+def test_a_heartbeat_renders_but_changes_no_version(running):
+    followed = followed_at_once(running)
+    first = followed.shown.get()
+    path = running / "position=alibi" / "seed=0" / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "heartbeat": 1.0}))
+    second = followed.shown.get()
+    assert (second.version, second.since) == (first.version, first.since)
+    assert second.study != first.study
+
+
+def test_a_study_that_vanishes_is_said_and_comes_back(running, tmp_path):
+    followed = followed_at_once(running)
+    version = followed.shown.get().version
+    shutil.move(running, tmp_path / "away")
+    assert followed.shown.get() == Trouble("The study running is not there any more.")
+    shutil.move(tmp_path / "away", running)
+    assert followed.shown.get().version == version
+
+
+def test_what_nobody_thought_of_is_a_sentence(running, monkeypatch):
+    def odd(comparison):
+        raise KeyError("odd")
+
+    monkeypatch.setattr(following, "study_content", odd)
+    trouble = FollowedStudy(running).shown.get()
+    assert isinstance(trouble, Trouble)
+    assert trouble.sentence.startswith("The study running cannot be shown: KeyError: 'odd'")
+
+
+def test_the_shelf_has_what_is_there_now_and_remembers_what_was(running):
+    there = {"running": running}
+    shelf = Shelf(lambda: there)
+    followed = shelf.get("running")
+    assert followed is shelf.all()["running"]
+    assert shelf.get("../running") is None
+    there.clear()
+    assert shelf.all() == {}
+    assert shelf.get("running") is followed
+
+
+def test_an_overview_counts_runs_and_names_the_best_mean(running):
+    overview = overview_of("key", read_study(running))
+    assert overview.counts == {"finished": 2, "missing": 2}
+    assert overview.best == "Best mean of val/nats: alibi, 2.300 (n = 1)."
+    newest = running / "position=none" / "seed=0" / "metrics.jsonl"
+    assert overview.changed >= newest.stat().st_mtime
+    write_run(running, {"position": "alibi"}, 1, {}, state="diverged")
+    assert overview_of("key", read_study(running)).best.startswith("Best mean of val/nats: none, 2.500")
+    assert last_change(read_study(running)) >= overview.changed
+
+
+def test_an_overview_of_a_study_without_a_figure_names_no_best(tmp_path):
+    root = write_plan(tmp_path / "planned", cells=[cell({"position": "none"})], seeds=[0], metric=METRIC)
+    overview = overview_of("planned", read_study(root))
+    assert (overview.best, overview.counts) == ("", {"missing": 1})
