@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnlab.analysis.budget import quantity
+from attnlab.analysis.figure_style import PAGE, new_figure, paper_style, plain_log_ticks, write_figure
 from attnlab.analysis.scaling.law import OPERATIONS, Law
 from attnlab.analysis.scaling.report import Scaling, cost_of
 from attnlab.analysis.scaling.terminal import COUNTED
@@ -18,39 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf")
-SHADES = "viridis"
+SHADES = "viridis"  # sizes and budgets have an order, so their colours do
 COMPUTES = 5  # curves of one compute each
 NEAR = 1.5  # runs whose compute is within this factor of a curve's are drawn on it
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "savefig.bbox": "tight",
-    "savefig.dpi": 150,
-    "pdf.fonttype": 42,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-}
+DOT = 3.5
 
 
 def write_figures(scaling: Scaling, folder: Path) -> list[Path]:
-    """Writes loss, isoflop and residuals as PNG and PDF into `folder`, which has to be there; returns the paths."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    """Writes loss, isoflop and residuals as PNG and PDF into `folder`, which has to be there; returns the paths.
 
+    Raises CannotWrite where the disk is full or may not be written to.
+    """
     paths = []
-    with mpl.rc_context(STYLE):
+    with paper_style():
         for name, draw in (("loss", draw_loss), ("isoflop", draw_isoflop), ("residuals", draw_residuals)):
-            figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+            figure = new_figure(PAGE, 2.9)
             draw(scaling, figure)
             for suffix in FORMATS:
                 paths.append(folder / f"{name}.{suffix}")
-                # The dates that matplotlib would write make two figures of the same runs differ.
-                figure.savefig(paths[-1], metadata={"CreationDate": None} if suffix == "pdf" else {})
+                write_figure(figure, paths[-1])
     return paths
 
 
@@ -60,12 +47,13 @@ def _shades(number: int) -> list[Any]:
     return [mpl.colormaps[SHADES](place) for place in np.linspace(0.05, 0.85, number)]
 
 
-def _logarithmic(axes: Axes, label: str) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _logarithmic(axes: Axes, label: str, values: np.ndarray) -> None:
+    """A logarithmic axis with a tick at each of `values` that has room for one."""
+    kept: list[float] = []
+    for value in np.unique(values):
+        if not kept or value > 1.9 * kept[-1]:
+            kept.append(float(value))
+    plain_log_ticks(axes, "x", kept, [quantity(value) for value in kept])
     axes.set_xlabel(label)
 
 
@@ -78,10 +66,10 @@ def draw_loss(scaling: Scaling, figure: Figure) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     N, D = scaling.law.points.parameters, scaling.law.points.tokens
     _family(left, scaling, N, D, "D")
-    _logarithmic(left, _label_N(scaling))
+    _logarithmic(left, _label_N(scaling), scaling.law.points.parameters)
     left.set_ylabel(scaling.metric)
     _family(right, scaling, D, N, "N")
-    _logarithmic(right, f"training {scaling.unit}s D")
+    _logarithmic(right, f"training {scaling.unit}s D", scaling.law.points.tokens)
 
 
 def _family(axes: Axes, scaling: Scaling, across: np.ndarray, by: np.ndarray, name: str) -> None:
@@ -91,9 +79,17 @@ def _family(axes: Axes, scaling: Scaling, across: np.ndarray, by: np.ndarray, na
     law, losses = scaling.law.law, scaling.law.points.losses
     for value, shade in zip(values, _shades(len(values)), strict=True):
         here = by == value
-        axes.plot(across[here], losses[here], "o", color=shade, label=f"{name} {quantity(float(value))}", alpha=0.85)
+        axes.plot(
+            across[here],
+            losses[here],
+            "o",
+            color=shade,
+            markersize=DOT,
+            label=f"{name} {quantity(float(value))}",
+            alpha=0.85,
+        )
         axes.plot(line, law.loss(line, value) if name == "D" else law.loss(value, line), color=shade)
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(loc="upper right")
 
 
 def computes_shown(scaling: Scaling) -> np.ndarray:
@@ -120,22 +116,15 @@ def draw_isoflop(scaling: Scaling, figure: Figure) -> None:
         near = (nearest == index) & (np.abs(np.log(spent / compute)) < np.log(NEAR))
         N, D = points.parameters[near], points.tokens[near]
         moved = points.losses[near] + law.loss(N, compute / (OPERATIONS * N)) - law.loss(N, D)
-        left.plot(N, moved, "o", color=shade, alpha=0.6, markersize=3.5)
+        left.plot(N, moved, "o", color=shade, alpha=0.6, markersize=DOT)
         best = law.optimum(float(compute))
         if sizes[0] <= best.parameters <= sizes[-1]:
-            left.plot(best.parameters, best.loss, "D", color=shade, markeredgecolor="black", markersize=6)
+            left.plot(best.parameters, best.loss, "D", color=shade, markeredgecolor="black", markersize=5)
     low, high = points.losses.min(), points.losses.max()
     left.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))
-    _logarithmic(left, _label_N(scaling))
+    _logarithmic(left, _label_N(scaling), scaling.law.points.parameters)
     left.set_ylabel(scaling.metric)
-    left.legend(
-        fontsize=7,
-        title="solid 6 N D, dotted exact",
-        title_fontsize=7,
-        loc="upper right",
-        framealpha=0.85,
-        frameon=True,
-    )
+    left.legend(title="solid: 6 N D\ndotted: exact", title_fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _draw_frontier(right, scaling)
 
 
@@ -151,11 +140,12 @@ def _draw_frontier(axes: Axes, scaling: Scaling) -> None:
         axes.plot(computes, best, color=shade, label=label)
         axes.fill_between(computes, low, high, color=shade, alpha=0.2, linewidth=0)
     axes.axvspan(max(spent), 10 * max(spent), color="0.5", alpha=0.12, linewidth=0)
-    axes.text(max(spent) * 1.1, 0.98, "beyond the runs", transform=axes.get_xaxis_transform(), va="top", fontsize=7.5)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("compute C = 6 N D, operations")
-    axes.legend(fontsize=7.5)
+    axes.text(0.98, 0.02, "grey: beyond the runs", transform=axes.transAxes, ha="right", fontsize=7)
+    axes.set(xscale="log", yscale="log", xlabel="compute C = 6 N D, operations")
+    for which, (low, high) in (("x", axes.get_xlim()), ("y", axes.get_ylim())):
+        decades = [10.0**power for power in range(-3, 40) if low <= 10.0**power <= high]
+        plain_log_ticks(axes, which, decades, [f"{value:.0e}" for value in decades])
+    axes.legend()
 
 
 def draw_residuals(scaling: Scaling, figure: Figure) -> None:
@@ -170,12 +160,17 @@ def draw_residuals(scaling: Scaling, figure: Figure) -> None:
         for value, shade in zip(values, _shades(len(values)), strict=True):
             here = by == value
             axes.plot(
-                across[here], 100 * law.residuals[here], "o", color=shade, label=f"{name} {quantity(float(value))}"
+                across[here],
+                100 * law.residuals[here],
+                "o",
+                color=shade,
+                markersize=DOT,
+                label=f"{name} {quantity(float(value))}",
             )
         axes.axhline(0, color="0.3", linewidth=0.8)
         if np.isfinite(scaling.seed_scatter):
             axes.axhspan(-200 * scaling.seed_scatter, 200 * scaling.seed_scatter, color="0.5", alpha=0.15, linewidth=0)
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     panels[0].set_ylabel("measured less fitted, %")
-    _logarithmic(panels[0], _label_N(scaling))
-    _logarithmic(panels[1], f"training {scaling.unit}s D")
+    _logarithmic(panels[0], _label_N(scaling), law.points.parameters)
+    _logarithmic(panels[1], f"training {scaling.unit}s D", law.points.tokens)

@@ -51,7 +51,14 @@ def _say(console: Console, sentences: Iterable[str]) -> None:
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title or None, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right")
     return table
@@ -138,7 +145,7 @@ def _advice(scaling: Scaling) -> Table:
 
 
 def _quantities(interval: Interval) -> str:
-    return f"{quantity(interval.low)} to {quantity(interval.high)}"
+    return f"{quantity(interval.low)}..{quantity(interval.high)}"
 
 
 def advice_sentences(scaling: Scaling) -> list[str]:
