@@ -32,7 +32,7 @@ def test_mistakes_end_in_one_sentence(attnlab, here):
     for words, message in (
         (("few",), "2 sizes and 2 budgets of tokens; a law of five numbers needs at least 5 sizes"),
         (("fwe",), "fwe: no such study has run in runs; there are few. Did you mean few?"),
-        (("few", "--metric", "test/bleu"), "no finished run has test/bleu; they have: test/nats@1x, val/nats"),
+        (("few", "--metric", "test/nats"), "no finished run has test/nats; they have: test/nats@1x, val/nats"),
         (("few", "--resamples", "3"), "resamples=3: an interval of 95% needs at least 100"),
     ):
         said = attnlab("scaling", *words)

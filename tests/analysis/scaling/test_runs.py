@@ -51,7 +51,12 @@ def test_too_few_sizes_or_budgets_are_refused(tmp_path, widths, steps, said):
 
 
 def test_a_metric_that_no_run_has_is_refused_with_those_there_are(small):
-    with pytest.raises(ValueError, match=r"no finished run has test/bleu; they have: .*val/nats"):
+    with pytest.raises(ValueError, match=r"no finished run has test/nats@8x; they have: .*val/nats"):
+        usable(small, "test/nats@8x")
+
+
+def test_what_is_better_when_higher_is_no_loss(small):
+    with pytest.raises(ValueError, match="test/bleu: of it more is better, and a law is one of losses"):
         usable(small, "test/bleu")
 
 

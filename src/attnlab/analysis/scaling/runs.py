@@ -9,6 +9,7 @@ from typing import Any
 
 from attnlab.analysis.reader import Run, Study, is_number
 from attnlab.analysis.scaling.law import OPERATIONS
+from attnlab.training.measures import known_better
 
 MIN_SIZES, MIN_BUDGETS = 5, 3
 COUNTS = ("non_embedding", "total")
@@ -56,8 +57,12 @@ def usable_runs(study: Study, metric: str) -> Usable:
     """The runs of a study that a law of `metric` can be fitted to.
 
     Raises:
-        ValueError: no run has the metric, the data differ, or fewer than 5 sizes or 3 budgets have finished runs.
+        ValueError: the metric is no loss or no run has it, the data differ, or fewer than 5 sizes or 3 budgets have finished runs.
     """
+    if known_better(metric) == "higher":
+        raise ValueError(
+            f"{metric}: of it more is better, and a law is one of losses; --metric takes another, as val/nats"
+        )
     finished = [run for run in study.runs.values() if metric in run.final]
     if not finished:
         names = [name for name in study.metrics if any(name in run.final for run in study.runs.values())]
