@@ -120,7 +120,7 @@ def draw_isoflop(scaling: Scaling, figure: Figure) -> None:
         best = law.optimum(float(compute))
         if sizes[0] <= best.parameters <= sizes[-1]:
             left.plot(best.parameters, best.loss, "D", color=shade, markeredgecolor="black", markersize=5)
-    low, high = points.losses.min(), points.losses.max()
+    low, high = np.nanmin([*points.losses, law.optimum(float(computes[-1])).loss]), points.losses.max()
     left.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))
     _logarithmic(left, _label_N(scaling), scaling.law.points.parameters)
     left.set_ylabel(scaling.metric)
