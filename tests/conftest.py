@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+# One thread in each of the tests' processes and of those that they start, which are as many as there are cores: more would wait for
+# one another. Read by torch and numpy when they are loaded; tests that are about threads set their own number.
+for library in ("OMP", "OPENBLAS", "MKL", "RAYON"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 NOBODY = 65534
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -102,10 +101,10 @@ def axes(device: str, dtype: torch.dtype, quick: bool) -> list[Axis]:
     if device == "cuda":
         large = replace(size, n=4096, d=512)
         return [
-            Axis("n", (512, 1024, 2048, 3072, 4096, 6144, 8192), 2048, large),
+            Axis("n", (512, 1024, 2048, 4096, 8192, 16384, 32768, 49152), 8192, large),
             Axis("d", (128, 256, 512, 1024, 1536, 2048, 3072, 4096), 1024, replace(large, n=1024)),
             Axis("k", (3, 5, 9, 17, 33), 3, replace(large, n=8192)),
-            Axis("r", (64, 128, 256, 512, 1024), 64, replace(large, n=8192)),
+            Axis("r", (64, 128, 256, 512, 1024), 64, replace(large, n=32768)),
         ]
     return [
         Axis("n", (128, 256, 512, 1024, 1536, 2048, 3072, 4096), 1024, size),
@@ -185,6 +184,9 @@ def measure(layer: Layer, axis: Axis, rounds: int, passes: Sequence[str] = PASSE
     for _ in range(rounds):
         for (pass_, value), count in repeats.items():
             series.seconds[pass_].setdefault(value, []).append(timed(calls[value], pass_, count, device))
+    if device == "cuda":
+        calls.clear()
+        torch.cuda.empty_cache()  # what torch keeps for itself would not count as free
     return series
 
 
@@ -386,7 +388,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it runs, not how long it takes")
     arguments = parser.parse_args()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # its profiler tells of every start
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     arguments.to.mkdir(parents=True, exist_ok=True)

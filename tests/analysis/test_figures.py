@@ -14,7 +14,7 @@ from studies import cell, learning_curve, write_image_study, write_plan, write_p
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.figure_style import colours, paper_style, words
+from attnlab.analysis.figure_style import colours, luminance, paper_style, words
 from attnlab.analysis.figures import study_figures, write_figures
 from attnlab.analysis.page import render
 from attnlab.analysis.reader import read_study
@@ -133,6 +133,16 @@ def test_the_grid_shows_every_cell_and_what_was_lost(grid_comparison, grid_figur
     assert any("lost" in text for text in found)
 
 
+def test_what_stands_in_the_grid_can_be_read(grid_figures):
+    (axes,) = grid_figures["grid"].axes
+    shades = axes.collections[0].get_facecolors().reshape(4, 4, 4)
+    assert len(axes.texts) == 16
+    for text in axes.texts:
+        column, row = (int(place) for place in text.get_position())
+        pair = [luminance(colour) for colour in (shades[row, column], matplotlib.colors.to_rgb(text.get_color()))]
+        assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 4.5  # WCAG 2, level AA
+
+
 def test_effects_are_those_of_the_comparison(grid_comparison, grid_figures):
     (axes,) = grid_figures["effects"].axes
     effects = grid_comparison.effects
@@ -190,7 +200,14 @@ def test_many_cells_are_cut_and_counted(grid_comparison, monkeypatch):
     monkeypatch.setattr("attnlab.analysis.figure_forest.MOST_ROWS", 4)
     (axes,) = drawn(grid_comparison)["differences"].axes
     assert len(axes.texts) == 4
-    assert axes.get_xlabel().endswith("; 11 more rows are on the page")
+    assert axes.get_xlabel().endswith("\n11 more rows are on the page")
+
+
+def test_more_lines_than_can_be_told_apart_are_left_out(position, monkeypatch):
+    monkeypatch.setattr("attnlab.analysis.figures.MOST_LINES", 5)
+    monkeypatch.setattr("attnlab.analysis.figures.MOST_COLOURS", 5)
+    with paper_style():
+        assert [name for name, _ in study_figures(position)] == ["differences"]
 
 
 def test_a_full_disk_is_said(position, tmp_path):

@@ -188,6 +188,16 @@ def test_a_study_without_charts_carries_no_plotly(tmp_path):
     assert "No run has finished" in page
 
 
+def test_a_metric_that_no_run_has_leaves_the_others(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": "rms_norm"})], seeds=[0, 1], metric={"name": "test/nats@2x"})
+    for seed in (0, 1):
+        write_run(root, {"norm": "rms_norm"}, seed, {"val/nats": 2.5})
+    text = " ".join(outline(render(compare(read_study(root)))).text)
+    assert "No run has this figure; there are val/nats." in text
+    assert "2.5" in text
+    assert "norm=rms_norm/seed=1" in text
+
+
 def test_markup_escapes_all_but_markup():
     assert (
         tag("p", "a<b", tag("b", "&"), None, ["x", Html("<i></i>")], class_="q\"'")

@@ -111,7 +111,7 @@ def put_anew(page):
 def test_choices_stay_when_the_page_is_put_anew(lengths, address):
     page = lengths.page
     page.evaluate("(text) => { window.asItCame = text; }", Path(urlparse(address.as_uri()).path).read_text())
-    sort = page.locator("[aria-label='All cells'] thead button", has_text="test/nats@8x")
+    sort = page.locator("[aria-label='All cells'] thead button.sort", has_text="test/nats@8x")
     sort.click()
     sort.click()
     page.locator("#runs input").fill("seed=1")
@@ -126,6 +126,8 @@ def test_choices_stay_when_the_page_is_put_anew(lengths, address):
     page.wait_for_selector("#curves .plot .main-svg")
     assert names(page, "All cells")[0].startswith("sinusoidal")
     assert names(page, "All cells")[-1] == "learned"
+    page.evaluate("attnlab.start()")  # of sections that stayed as they were
+    assert sort.count() == 1
     assert sort.locator("..").get_attribute("aria-sort") == "descending"
     assert page.locator("#runs [role=status]").inner_text() == "6 of 24 shown"
     assert page.locator("#cells .unfolded .run").count() >= 1

@@ -163,7 +163,9 @@ def test_a_machine_that_cannot_submit_says_where_to_go(attnlab, study, monkeypat
     assert not Path("runs").exists()
 
 
-def test_a_job_leaves_a_run_to_an_owner_that_beats(on_another_node, attnlab, tiny, monkeypatch):
+def test_a_job_for_a_run_that_another_job_has_ends_at_the_owners_next_beat_and_says_whose_it_is(
+    on_another_node, attnlab, tiny, monkeypatch
+):
     attempt = on_another_node / "attempts" / "1.json"
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.setattr("attnlab.cli.run.time.sleep", lambda seconds: os.utime(attempt))
@@ -171,5 +173,5 @@ def test_a_job_leaves_a_run_to_an_owner_that_beats(on_another_node, attnlab, tin
         "train", *tiny, "progress=plain", "position=none", f"run_dir={on_another_node}", "cell=position=none"
     )
     assert said.status == 1
-    assert "on n2 (attempt 1); left to it" in said.err
+    assert f"{on_another_node}: owned by job 7, process {os.getpid()} on n2 (attempt 1); left to it" in said.err
     assert len(list(attempt.parent.iterdir())) == 1

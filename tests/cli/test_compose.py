@@ -22,6 +22,7 @@ def message(space, *overrides):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_choice_of_every_group_composes(space):
     for place in range(max(map(len, space.groups.values()))):  # one choice of every group at a time
         chosen = {group: choices[place % len(choices)] for group, choices in space.groups.items()}

@@ -83,3 +83,15 @@ def test_what_cannot_be_embedded_is_one_message(name, imported, attnlab):
     assert said.status == 2
     assert message in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def test_a_picture_beside_the_vectors(imported, attnlab, here):
+    run = str(imported("bert"))
+    said = attnlab("embed", run, "--text", TEXTS[0], "--text", TEXTS[1], "--picture", "alike.png", "--to", "out.npy")
+    assert said.status == 0, said.err
+    assert said.out == "alike.png: 2 texts\nout.npy: 2 rows of 16 numbers\n"
+    assert Path("alike.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("alike.svg", "nowhere/alike.png"):
+        said = attnlab("embed", run, "--text", TEXTS[0], "--picture", name)
+        assert said.status == 2
+        assert f"--picture {name}: accepted is a file that ends in .pdf or .png, in a folder that is there" in said.err

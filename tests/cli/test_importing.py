@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.huggingface import MODELS, save
+from tests.processes import program
 
 from attnlab.cli import published as sources
 from attnlab.cli.main import main
@@ -292,7 +291,7 @@ def test_an_import_that_was_killed_is_made_anew_by_the_same_words(published, att
         "import os, sys, attnlab.cli.importing as importing; from attnlab.cli.main import main\n"
         "importing.save_weights = lambda *_: os.kill(os.getpid(), 9)\nmain(sys.argv[1:])"
     )
-    assert subprocess.run([sys.executable, "-c", code, *words], check=False).returncode == -9
+    assert program(code, *words).wait() == -9
     run = Path("runs/imported/gpt2/seed=0")
     assert RunDirectory(run).state() == "interrupted"
     assert "1 interrupted" in attnlab("status", "imported").out
@@ -310,8 +309,8 @@ def test_a_folder_of_safetensors_needs_no_transformers(published, library, here,
         "sys.modules['transformers'] = None\nfrom attnlab.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     )
     words = ["import", str(published("llama")), *small_data["llama"]]
-    done = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = program(code, *words)
+    assert done.wait() == 0, done.said
     assert RunDirectory("runs/imported/llama/seed=0").state() == "finished"
 
 

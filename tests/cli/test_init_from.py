@@ -193,6 +193,7 @@ def test_a_study_whose_cells_all_start_from_one_run(imported, attnlab, study):
     assert record["cell"] == {"position": "alibi"}
     for command in ("status", "compare", "report"):
         assert attnlab(command, "after").status == 0
+    assert {"differences.pdf", "differences.png"} <= {path.name for path in Path("runs/after/figures").iterdir()}
 
 
 REFUSED = {

@@ -27,7 +27,15 @@ def pairs(tmp_path_factory):
         "tokenizer=character",
         "data.batch_tokens=512",
     ]
-    return [*data, *SMALL, "task.beams=1", "model.d_model=16", "trainer.max_steps=4", "trainer.validate_every=2"]
+    return [
+        *data,
+        *SMALL,
+        "task.beams=1",
+        "task.max_extra=5",
+        "model.d_model=16",
+        "trainer.max_steps=4",
+        "trainer.validate_every=2",
+    ]
 
 
 @pytest.fixture(scope="module")

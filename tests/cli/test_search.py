@@ -82,7 +82,8 @@ def test_each_cell_is_searched_from_the_same_start_and_hopeless_trials_are_given
     pruned = [(status, path) for tried in trials.values() for _, status, path in tried if status["pruned"]]
     assert pruned
     for status, path in pruned:
-        assert effective_state(path) == "interrupted"
+        assert effective_state(path) == status["state"] == "pruned"
+        assert f"pruned at step {status['step']}: val/nats was " in status["error"]
         assert status["step"] == status["pruned"]["step"] < 20
         assert status["pruned"]["value"] == status["latest"]["val/nats"]
     for tried in trials.values():
@@ -91,13 +92,23 @@ def test_each_cell_is_searched_from_the_same_start_and_hopeless_trials_are_given
         assert f"best val/nats {finals[best]:.4f}" in said.out
         assert f"in {best}\n" in said.out
 
+    shown = attnlab("status", "tuned").out
+    assert f"{len(pruned)} pruned" in shown
+    assert "interrupted" not in shown
+    assert "failed" not in shown
+    assert shown.count("pruned at step ") == len(pruned)
+    outcomes = [line.split(",") for line in attnlab("compare", "tuned", "--format", "csv").out.splitlines()]
+    assert sum("pruned" in line for line in outcomes) == len(pruned)
+    alone = read_json(pruned[0][1] / "run.json")["overrides"]
+    assert "pruned already; nothing to do" in attnlab("train", *alone, "progress=plain").err
+
     stamps = {path: path.stat().st_mtime_ns for path in Path("runs/tuned").rglob("metrics.jsonl")}
     again = attnlab(*words)
     assert (again.status, again.out) == (0, said.out)
     assert {path: path.stat().st_mtime_ns for path in Path("runs/tuned").rglob("metrics.jsonl")} == stamps
 
 
-# Ray's launcher needs versions of other packages that the pinned ones exclude: where it is not installed there is nothing to test.
+# Ray's launcher needs versions of other packages that the pinned ones exclude: `.ci/ray` runs this where they are, elsewhere nothing is tested.
 @pytest.mark.slow
 def test_the_runs_of_a_multirun_train_on_ray(attnlab, here, tiny):
     said = attnlab("train", "-m", *tiny, "position=none,alibi", "study.name=ray", "hydra/launcher=ray")

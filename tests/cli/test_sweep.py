@@ -6,12 +6,11 @@ import random
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.processes import command, wait_for
 
 from attnlab.analysis import read_study
 from attnlab.cli.sweep import stopped_by_sigterm
@@ -226,25 +225,6 @@ def test_runs_without_a_plan_can_be_looked_at(attnlab, tiny):
     assert "no folder" in attnlab("report", "free", "--to", "nowhere/page.html").err
 
 
-def command(*words):
-    """The command as a process with a group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "attnlab", *words],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"HYDRA_FULL_ERROR": ""},
-    )
-
-
-def wait_for(condition, process, seconds=60):
-    """Until the condition holds or the process has ended."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None and not condition():
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_at_random_moments_ends_complete(attnlab, study, tiny):
     study("mine", seeds=2, shared=[*tiny, "trainer.max_steps=40"])
@@ -255,9 +235,9 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_complete(attnlab, study, 
         sweep = command("sweep", "mine", launcher)
         wait_for(lambda begun=begun: len(list(Path("runs/mine").glob("*/*/attempts/*.json"))) > begun, sweep)
         time.sleep(draw.uniform(0, 0.6))  # well before the last of four runs can end
-        assert sweep.poll() is None, sweep.communicate()[0]  # still at it
+        assert sweep.poll() is None, sweep.said  # still at it
         os.killpg(sweep.pid, signal.SIGKILL)
-        sweep.communicate()
+        sweep.wait()
         read_study("runs/mine").curves  # noqa: B018  every directory is readable
         now = statuses("mine")
         assert {run: now[run] for run in finished} == finished
@@ -280,12 +260,12 @@ def test_two_sweeps_at_once_write_no_run_twice(attnlab, study):
     other = command("sweep", "mine", HERE)
     wait_for(lambda: list(Path("runs/mine").glob("*/*/attempts/*.json")), other)
     ours = attnlab("sweep", "mine", HERE)
-    said, _ = other.communicate(timeout=60)
+    other.wait()
     runs = list(statuses("mine"))
     assert len(runs) == 6
     assert all(effective_state(run) == "finished" for run in runs)
     assert [len(list((run / "attempts").iterdir())) for run in runs] == [1] * 6
-    for text in (said, ours.out + ours.err):
+    for text in (other.said, ours.out + ours.err):
         assert "every run is over" in text or "another sweep" in text, text
 
 

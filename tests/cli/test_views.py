@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from attnlab.cli.compose import Mistake
 from attnlab.cli.views import settle_mode
-from attnlab.training import RunDirectory
+from attnlab.training import RunDirectory, read_checkpoint
 from attnlab.training.run_directory import read_json, write_json
 
 RUN = "offline-run-20260101_00000{}-{}"
@@ -91,6 +93,8 @@ from attnlab.cli.main import main
 from attnlab.training import Checkpoints
 tiny = sys.argv[1:]
 assert main(["train", "-m", *tiny, "position=none,alibi", "cell=${hydra:runtime.choices.position}", "study.name=two", "logger.attention_maps=true"]) == 0
+assert main(["evaluate", "runs/two/none/seed=0"]) == 0
+assert main(["evaluate", "runs/two/alibi/seed=0", "--split", "validation", "--checkpoint", "best"]) == 0
 saved = Checkpoints.on_validation_end
 def stop_after_saving(self, trainer, module):
     saved(self, trainer, module)
@@ -112,6 +116,7 @@ for name in ("one", "two"):
 """
 
 
+@cache
 def inspect(folder: Path, *words: str) -> str:
     wandb = Path(sys.executable).with_name("wandb")
     return subprocess.run(
@@ -128,7 +133,7 @@ def steps_of(folder: Path) -> list[int]:
 def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attnlab, here, tiny):
     environ = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"HOME": str(here)}
     words = [sys.executable, "-c", PROGRAM, *tiny, "logger=wandb"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environ, timeout=200)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environ, timeout=280)
     assert done.returncode == 0, done.stderr
     assert (
         done.stderr.count("W&B: offline, as no key was found; its files stand in runs/wandb; `attnlab sync` sends them")
@@ -137,17 +142,16 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
     assert done.stderr.count("; this run is logged offline") == done.stderr.count("wandb: CommError") == 1
     assert "goes on without it" not in done.stderr
 
-    folders = sorted(Path("runs/wandb").glob("offline-run-*"))
-    names = [folder.name.split("-", 3)[3] for folder in folders]
-    assert names == [
-        "two-none-s0",
-        "two-alibi-s0",
-        "requeued-one-s0",
-        "requeued-one-s0",
-        "silent-one-s0",
-        "silent-two-s0",
-    ]
-    for folder, cell in zip(folders, ("none", "alibi"), strict=False):
+    assert done.stderr.count("W&B: offline, as the training was; its files stand in runs/wandb; `attnlab sync`") == 2
+    folders: dict[str, list[Path]] = {}
+    for path in sorted(Path("runs/wandb").glob("offline-run-*")):
+        folders.setdefault(path.name.split("-", 3)[3], []).append(path)
+    evaluated = {"none": "test", "alibi": "validation-best"}
+    once = ["two-none-s0", "two-alibi-s0", "silent-one-s0", "silent-two-s0"]
+    once += [f"two-{cell}-s0-evaluate-{part}" for cell, part in evaluated.items()]
+    assert {name: len(found) for name, found in folders.items()} == dict.fromkeys(once, 1) | {"requeued-one-s0": 2}
+    for cell in evaluated:
+        (folder,) = folders[f"two-{cell}-s0"]
         found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
         record, final = read_json(run / "run.json"), read_json(run / "status.json")["final"]
         told = found["config"]
@@ -166,15 +170,65 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
         assert '"run_group":"two"' in header
         assert '"job_type":"train"' in header
-    before, after = steps_of(folders[2]), steps_of(folders[3])
+    for cell, part in evaluated.items():
+        (folder,) = folders[f"two-{cell}-s0-evaluate-{part}"]
+        found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
+        header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
+        assert '"run_group":"two"' in header
+        assert '"job_type":"evaluate"' in header
+        told, step = found["config"], read_checkpoint(run / f"checkpoints/{part[-4:]}.ckpt".replace("test", "last"))
+        assert found["step"] == step["attnlab"]["step"]
+        assert (told["cell_name"], told["seed"], told["split"]) == (cell, 0, part.removesuffix("-best"))
+    answers = done.stdout[done.stdout.index("{") :]
+    figures = json.loads(answers[: answers.index("}") + 1])
+    logged = json.loads(inspect(folders["two-none-s0-evaluate-test"][0], "--summary"))["summary"]
+    assert {name: logged[name] for name in figures} == pytest.approx(figures)
+    before, after = map(steps_of, folders["requeued-one-s0"])
     assert (before[0], before[-1], after[-1]) == (1, 5, 10)
     assert min(after) > 5
-    assert '"preempting"' in inspect(folders[2])
+    assert '"preempting"' in inspect(folders["requeued-one-s0"][0])
 
     said = attnlab("sync", "--dry-run")
-    assert (said.status, said.out.count("offline-run-")) == (0, 6)
+    assert (said.status, said.out.count("offline-run-")) == (0, 8)
     said = attnlab("sync", "two", "--dry-run")
-    assert said.out.splitlines() == ["two: 2 offline W&B files to send:", f"  {folders[0]}", f"  {folders[1]}"]
+    of_two = [path for name, found in folders.items() for path in found if name.startswith("two-")]
+    assert sorted(said.out.splitlines()[1:]) == sorted(f"  {path}" for path in of_two)
+
+
+def test_an_evaluation_is_logged_where_that_is_asked_for_and_never_fails_for_it(attnlab, here, left, tiny, monkeypatch):
+    opened = []
+
+    def refuse(tracking, name, runs_dir, config, mode):
+        opened.append((name, str(runs_dir), mode))
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("attnlab.training.trackers._open_wandb", refuse)
+    monkeypatch.setattr("attnlab.training.trackers._silent", set())
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert attnlab("train", *tiny, "study.name=mine", "cell=c", "seed=3").status == 0
+    run, before = "runs/mine/c/seed=3", left(here)
+    quiet, said = attnlab("evaluate", run), attnlab("evaluate", run, "--wandb")
+    assert (quiet.status, said.status) == (0, 0)
+    assert "W&B" not in quiet.err
+    assert said.out == quiet.out
+    assert "W&B: offline, as WANDB_MODE is set; its files stand in runs/wandb" in said.err
+    assert "wandb: RuntimeError: no room" in said.err
+    ((name, runs_dir, mode),) = opened
+    assert (name.study, name.cell, name.seed, name.job_type, name.part) == (
+        "mine",
+        "c",
+        3,
+        "evaluate",
+        "-evaluate-test",
+    )
+    assert (runs_dir, mode) == ("runs", "offline")
+    shutil.move("runs/mine/c/seed=3", "alone")
+    assert attnlab("evaluate", "alone", "--wandb").status == 0
+    assert [place for _, place, _ in opened] == ["runs", "runs"]
+    shutil.move("alone", "runs/mine/c/seed=3")
+    monkeypatch.setenv("WANDB_MODE", "on")
+    assert attnlab("evaluate", run, "--wandb").status == 0
+    assert left(here) == before
 
 
 @pytest.fixture

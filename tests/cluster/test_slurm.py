@@ -5,13 +5,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tests.processes import command, wait_for
 
 from attnlab.cli.cluster import ask, submissions
 from attnlab.training.checkpoint_files import read_checkpoint
@@ -51,15 +49,6 @@ CELLS = {
 }
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 250) -> None:
-    """Until the condition holds, as long as the process runs."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def twelve(study, tiny, slurm, monkeypatch):
     """A study of twelve cells, three of them slow on the cluster and one broken."""
@@ -93,13 +82,9 @@ def parameters(run: Path) -> dict[str, torch.Tensor]:
 def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(attnlab, twelve, slurm, monkeypatch):
     words = ["twelve", "--config-dir", "conf"]
     (slurm / "gate").touch()
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "attnlab", "sweep", *words, *ON_SLURM],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"STEP_SECONDS": "0.1"},
-    )
+    with monkeypatch.context() as slowly:
+        slowly.setenv("STEP_SECONDS", "0.1")
+        sweep = command("sweep", *words, *ON_SLURM)
     runs = {name: Path("runs/twelve", name, "seed=0") for name in CELLS}
     wait_for(lambda: submissions(Path("runs/twelve")), sweep)
     (submission,) = submissions(Path("runs/twelve"))
@@ -122,10 +107,9 @@ def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(a
     os.kill(RunDirectory(runs["killed"]).owner()["pid"], signal.SIGKILL)
     (slurm / "gate").unlink()
     signalled.wait(timeout=20)
-    out, err = sweep.communicate(timeout=600)
-    assert sweep.returncode == 1, (out, err)
-    assert "killed seed=0 was lost" in out
-    assert "1 runs failed and 0 are not over" in err
+    assert sweep.wait(600) == 1, sweep.said
+    assert "killed seed=0 was lost" in sweep.said
+    assert "1 runs failed and 0 are not over" in sweep.said
     state = {name: effective_state(run) for name, run in runs.items()}
     assert state.pop("broken") == "failed"
     assert set(state.values()) == {"finished"}
@@ -147,19 +131,10 @@ def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(a
 
 def test_two_sweeps_at_once_train_each_run_once_and_what_is_cancelled_is_tried_again(attnlab, study, slurm):
     study("both", seeds=1)
-    sweeps = [
-        subprocess.Popen(
-            [sys.executable, "-m", "attnlab", "sweep", "both", *ON_SLURM],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    sweeps = [command("sweep", "both", *ON_SLURM) for _ in range(2)]
     for sweep in sweeps:
-        said, _ = sweep.communicate(timeout=250)
-        assert sweep.returncode == 0, said
-        assert "every run is over" in said
+        assert sweep.wait() == 0, sweep.said
+        assert "every run is over" in sweep.said
     runs = [Path("runs/both", cell, "seed=0") for cell in ("position=none", "position=alibi")]
     assert [effective_state(run) for run in runs] == ["finished", "finished"]
     assert [len(list((run / "attempts").iterdir())) for run in runs] == [1, 1]

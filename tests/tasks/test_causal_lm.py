@@ -13,7 +13,7 @@ from attnlab.data.sources import TextFiles
 from attnlab.data.tokenizers import BPE, Byte, Character
 from attnlab.layers import ALiBi, Learned
 from attnlab.models import GPT
-from attnlab.tasks import CausalLanguageModelling
+from attnlab.tasks import CausalLanguageModelling, causal_lm
 from attnlab.training import Constant, adamw
 
 CONTEXT = 8
@@ -148,6 +148,22 @@ def test_evaluating_is_without_dropout_and_leaves_the_model_as_it_was(data):
     assert task.validate(module)["val/nats"] == pytest.approx(
         task.evaluate(module, "validation")["val/nats@1x"], abs=0.05
     )
+
+
+@pytest.mark.parametrize("most", [2, 96])
+def test_samples_go_on_from_texts_of_the_split(data, monkeypatch, most):
+    monkeypatch.setattr(causal_lm, "MOST_CONTINUED", most)
+    module = data()
+    task = task_of(gpt(module), evaluation_lengths=(1,))
+    with task.evaluating():
+        table = task.samples(module)
+    text = module.tokenizer.decode(module.corpus.test.tokens.tolist())
+    half = min(CONTEXT // 2, most)
+    assert table.columns == ("text", "goes on", "model goes on")
+    assert len(table.rows) == 8
+    for prompt, cut, continued in table.rows:
+        assert prompt + cut in text
+        assert len(module.tokenizer.encode(continued)) == half == len(module.tokenizer.encode(cut))
 
 
 def test_the_loss_is_a_sum_with_its_number_of_tokens(data):

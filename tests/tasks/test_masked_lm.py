@@ -113,3 +113,20 @@ def test_a_tiny_model_learns_a_text_that_repeats(data):
     after = task.evaluate(module)
     assert after["test/nats"] < before - 1
     assert after["test/accuracy"] > 0.4
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_samples_have_the_text_what_was_masked_and_what_the_model_puts_there(data, next_sentence):
+    module = data(next_sentence=next_sentence)
+    task = task_of(module)
+    with task.evaluating():
+        table = task.samples(module)
+        batch = next(iter(module.evaluation_loader("test")))
+        guesses = task.model(batch["tokens"], segments_BT=batch.get("segments"))
+        guesses = (guesses[0] if isinstance(guesses, tuple) else guesses).argmax(dim=-1)
+    assert table.columns == ("text", "masked", "restored")
+    for row, (text, masked, restored) in enumerate(table.rows):
+        chosen = batch["chosen"][row]
+        assert masked.split(" | ") == [module.vocabulary.decode([t]) for t in batch["targets"][row][chosen].tolist()]
+        assert restored.split(" | ") == [module.vocabulary.decode([t]) for t in guesses[row][chosen].tolist()]
+        assert all(letter in text for letter in masked.split(" | "))

@@ -1,5 +1,7 @@
 """Text classification: figures against scikit-learn, padding, a pretrained encoder, and that a tiny model learns."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
@@ -50,7 +52,14 @@ def test_figures_are_those_of_scikit_learn(data):
             predicted[batch["ids"]] = task.model(batch["tokens"], batch["is_token"]).argmax(dim=1)
     assert found["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert found["test/macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0.0))
-    assert task.outputs["test.classes.txt"].splitlines() == [data.classes[i] for i in predicted]
+    names = [data.classes[i] for i in predicted]
+    assert task.outputs["test.classes.txt"].splitlines() == names
+    lines = (Path(data.source.path) / "test.tsv").read_text().splitlines()[1:]
+    wrong = [[*line.split("\t"), name] for line, name in zip(lines, names, strict=True) if not line.endswith(name)]
+    assert 0 < len(wrong) == len(task.samples(data).rows)
+    assert [[text.strip(), *classes] for text, *classes in task.samples(data).rows] == [
+        [text.strip(), *classes] for text, *classes in wrong
+    ]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])

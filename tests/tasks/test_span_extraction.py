@@ -159,6 +159,9 @@ def test_a_tiny_model_learns_and_its_answers_are_kept(data):
     exact = sum(answers[q.id] == q.answers[0][0] for q in data.split("test").texts)
     assert found["test/exact_match"] == pytest.approx(100 * exact / len(answers))
     assert found["test/f1"] > 80
+    shown = task.samples(data)
+    wrong = [q for q in data.split("test").texts if answers[q.id] != q.answers[0][0]] or data.split("test").texts
+    assert shown.rows == [(q.text, q.answers[0][0], answers[q.id]) for q in wrong[:32]]
 
 
 def test_an_encoder_is_taken_from_another_run_that_had_no_segments(data, tmp_path):

@@ -170,6 +170,11 @@ def test_a_split_is_scored_as_its_own_file_says(data, constrained):
     tags, predicted = ([[row[column] for row in block] for block in rows] for column in (1, 2))
     assert [[row[0] for row in block] for block in rows] == data.split("test").texts.words
     assert tags == data.split("test").texts.tags
+    wrong = [block for block in rows if any(a != b for _, a, b in block)] or rows
+    as_shown = [
+        tuple(" ".join(row[0] + f"/{row[at]}" * (row[at] != "O") for row in block) for at in (1, 2)) for block in wrong
+    ]
+    assert task.samples(data).rows == as_shown
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert found["test/f1"] == pytest.approx(f1_score(tags, predicted))

@@ -1,14 +1,13 @@
 """Translation: its loss against torch's, its scores against sacreBLEU's own, and that a tiny model learns to translate."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import sacrebleu
 import torch
+from tests.processes import program
 from torch import nn
 
 from attnlab.data import Character, ParallelText, TranslationData
@@ -270,11 +269,8 @@ trainer.fit(task, datamodule=data)
 def test_two_ranks_count_each_example_once(make, tmp_path):
     module = make()
     for devices in (1, 2):
-        done = subprocess.run(
-            [sys.executable, "-c", RANKS, str(tmp_path), str(devices)],
-            capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = program(RANKS, str(tmp_path), str(devices))
+        assert done.wait(120) == 0, done.said
     alone, *both = (json.loads(Path(tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert sorted(alone["own"]) == sorted(both[0]["own"] + both[1]["own"]) == list(range(len(module.sources("test"))))
     for rank in both:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.once import made_once
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,33 +25,44 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data of split_runs."""
     import split_runs
 
-    folder = tmp_path_factory.mktemp("split")
-    split_runs.write_texts(folder)
-    return folder
+    return made_once(tmp_path_factory, "split", split_runs.write_texts)
 
 
 @pytest.fixture(scope="session")
-def whole(texts: Path) -> dict[str, Any]:
+def whole(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What comes out of each task where a step's batch is one."""
     import split_runs
 
-    return {kind: split_runs.train(kind, texts) for kind in split_runs.TASKS}
+    def make(folder: Path) -> None:
+        torch.save({kind: split_runs.train(kind, texts) for kind in split_runs.TASKS}, folder / "whole.pt")
+
+    return load(made_once(tmp_path_factory, "whole", make) / "whole.pt")
 
 
 @pytest.fixture(scope="session")
-def alone(texts: Path) -> dict[str, Any]:
+def alone(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What comes out on one device of the runs that are gone on with; their checkpoints are in <name>-of-one."""
     import split_runs
 
-    return {
-        name: split_runs.train(folder=texts, checkpoints=texts / f"{name}-of-one", **given())
-        for name, given in split_runs.RESUMED.items()
-    }
+    def make(folder: Path) -> None:
+        found = {
+            name: split_runs.train(folder=texts, checkpoints=texts / f"{name}-of-one", **given())
+            for name, given in split_runs.RESUMED.items()
+        }
+        torch.save(found, folder / "alone.pt")
+
+    return load(made_once(tmp_path_factory, "alone", make) / "alone.pt")
 
 
 @pytest.fixture(scope="session")
-def both(texts: Path, alone: dict[str, Any]) -> list[dict[str, Any]]:
+def both(texts: Path, alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What came out on each of two ranks."""
     import split_runs
 
-    return split_runs.run_together(texts)
+    made_once(tmp_path_factory, "both", lambda _: split_runs.run_together(texts))
+    return [load(texts / f"rank{rank}.pt") for rank in range(2)]
+
+
+def load(path: Path) -> Any:
+    """What torch.save wrote."""
+    return torch.load(path, weights_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tests.processes import ranks_from_server
 
 from attnlab.data import Character, MaskedTextData, Masking, ParallelText, TextData, TextFiles, TranslationData
 from attnlab.data.module import DataModule
@@ -199,12 +200,12 @@ RESUMED: dict[str, Any] = {
 }
 
 
-def run_together(folder: Path) -> list[dict[str, Any]]:
-    """What came out of `train_together` on each of two ranks."""
+def run_together(folder: Path) -> None:
+    """`train_together` on each of two ranks."""
     for kind in TASKS:
         make(kind, folder, 1)  # the caches, which one process makes
-    ranks.start(TrainerSettings(devices=2, device="cpu"), train_together, folder, sys.path)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    with ranks_from_server():
+        ranks.start(TrainerSettings(devices=2, device="cpu"), train_together, folder, sys.path)
 
 
 def whole_weights(task: TokenTask) -> dict[str, torch.Tensor]:

@@ -5,13 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from tests.processes import Started
 from tiny_run import TinyTask, make_task, same_bits, train, weights
 
 import attnlab
@@ -302,28 +301,13 @@ def test_a_folder_that_cannot_be_written_ends_in_one_message(tmp_path):
     assert read_json(tmp_path / "status.json")["state"] == "failed"
 
 
-PROGRAM = """
-import sys, time
-sys.path.insert(0, sys.argv[2])
-import torch; torch.set_num_threads(1)
-from pathlib import Path
-from tiny_run import make_task, train
-from attnlab.training import find_resume
-path = Path(sys.argv[1])
-task = make_task()
-if sys.argv[3] == "slow":
+def run_process(path: Path, pace: float) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    task = make_task()
     given = task.loss_sums
-    task.loss_sums = lambda batch: (time.sleep(0.02), given(batch))[1]
-train(path, task, resume=find_resume(path), max_steps=100, checkpoint_every_seconds=0.05, validate_every=40)
-"""
-
-
-def start(path: Path, pace: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(path), str(Path(__file__).parent), pace],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    task.loss_sums = lambda batch: (time.sleep(pace), given(batch))[1]
+    train(path, task, resume=find_resume(path), max_steps=100, checkpoint_every_seconds=0.05, validate_every=40)
 
 
 @pytest.mark.slow
@@ -333,20 +317,18 @@ def test_a_process_that_is_asked_to_end_goes_on_to_the_same_bits(tmp_path):
     straight = make_task()
     train(tmp_path / "straight", straight, max_steps=100, validate_every=40)
     path = tmp_path / "run"
-    process = start(path, "slow")
+    process = Started(run_process, path, 0.02)
     deadline = time.monotonic() + 60
     while read_json(path / "status.json", {}).get("step", 0) < 20 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert effective_state(path) == "running"
-    process.terminate()
-    process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
     assert effective_state(path) == "interrupted"
     stopped_at = torch.load(find_resume(path), weights_only=True)["attnlab"]["step"]
     assert 0 < stopped_at < 100
-    process = start(path, "fast")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    process = Started(run_process, path, 0.0)
+    assert process.wait(60) == 0, process.said
     assert effective_state(path) == "finished"
     assert read_json(path / "status.json")["attempt"] == 2
     assert curve(path) == curve(tmp_path / "straight")

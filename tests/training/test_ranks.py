@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from tests.processes import ranks_from_server
 
 from attnlab.training import Ranks, TrainerSettings, ranks
 
@@ -65,6 +66,6 @@ def failing(message: str) -> None:
 def test_what_ends_a_rank_is_what_the_run_ends_with_and_signals_are_whose_they_were():
     taken = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     before = [signal.getsignal(number) for number in taken]
-    with pytest.raises(RuntimeError, match=r"rank [01]: ValueError: no such thing"):
+    with ranks_from_server(), pytest.raises(RuntimeError, match=r"rank [01]: ValueError: no such thing"):
         ranks.start(TrainerSettings(devices=2, device="cpu"), failing, "no such thing")
     assert [signal.getsignal(number) for number in taken] == before

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 from test_checkpoints import curve
+from tests.processes import program
 from tiny_run import make_task, same_bits, train, weights
 
 from attnlab.training import Stopped, StopRequest, effective_state, find_resume, read_json
@@ -123,12 +122,9 @@ train(path / "run", make_task(), TinyData(4), find_resume(path / "run"), **two)
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path):
-    arguments = [str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(
-        [sys.executable, "-c", RANKS, *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    stopped, saved = done.stdout.split("\n")[:2]
+    done = program(RANKS, str(tmp_path), str(Path(__file__).parent))
+    assert done.wait(120) == 0, done.said
+    stopped, saved = (line for line in done.said.splitlines() if line.startswith(("process ", "step=")))
     code = 128 + (signal.SIGUSR1 if stopped.startswith("process 1") else signal.SIGTERM)  # whichever ended first
     assert stopped.endswith(f"exit code {code}")
     assert saved == "step=7.ckpt"

@@ -10,7 +10,15 @@ from tiny_run import make_task
 
 from attnlab.training import RunDirectory, TrainerSettings, build_trainer, resolve
 from attnlab.training.sinks import Sink
-from attnlab.training.trackers import LONGEST_ID, RunName, Tracking, build_loggers, resolve_wandb_mode, run_id
+from attnlab.training.trackers import (
+    LONGEST_ID,
+    RunName,
+    Tracking,
+    build_loggers,
+    evaluation_part,
+    resolve_wandb_mode,
+    run_id,
+)
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 
@@ -51,6 +59,11 @@ def test_an_unknown_mode_is_refused():
 
 def test_ids_are_fixed_readable_and_different():
     assert run_id("position_length", "position=alibi", 3) == "position_length-position-alibi-s3"
+    assert evaluation_part("test") == "-evaluate-test"
+    assert evaluation_part("validation", "best") == "-evaluate-validation-best"
+    parts = {evaluation_part(split, "best") for split in ("newstest 2013", "x" * 40 + "a", "x" * 40 + "b")}
+    assert len(parts) == 3
+    assert max(map(len, parts)) + LONGEST_ID < 128
     long = {run_id("study", "x" * 200 + end, 1) for end in "ab"}
     assert len(long) == 2
     assert all(len(name) <= LONGEST_ID and name.endswith("-s1") for name in long)

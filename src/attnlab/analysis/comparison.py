@@ -30,7 +30,7 @@ MULTIPLE = re.compile(r"(?P<prefix>.+)@(?P<multiple>\d+(?:\.\d+)?)x")
 class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
-    `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "not a number".
+    `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "pruned", "not a number".
     `places` are the places it may hold (best, worst); None where it is not ranked. `losses` judges its lost runs where any run was lost, and
     `probability_better` is the chance that a run of it beats any run of the baseline, lost runs being the worst.
     """
@@ -200,7 +200,7 @@ def _outcome(study: Study, cell: Cell, runs: list[Run], values: dict[int, float]
     for run in runs:
         if name in run.cannot:
             return "cannot", run.cannot[name]
-    for state in ("diverged", "failed"):
+    for state in ("diverged", "failed", "pruned"):
         for run in runs:
             if run.state == state:
                 return state, run.error or ""

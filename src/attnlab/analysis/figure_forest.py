@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import Comparison, verdict_of
@@ -25,8 +25,8 @@ def difference_rows(comparison: Comparison) -> list[ForestRow]:
     for cell in comparison.measured:
         found = cell.difference
         if found:
-            lost = f"{cell.n_lost} of {sum(cell.states.values())} lost" if cell.n_lost else ""
-            rows.append(ForestRow(cell.label, found.interval, list(found.values.values()), found.verdict, lost))
+            seeds, lost = list(found.values.values()), wording.lost_text(cell)
+            rows.append(ForestRow(cell.label, found.interval, seeds, found.verdict, lost))
     return rows
 
 
@@ -38,6 +38,14 @@ def effect_rows(comparison: Comparison, metric: Metric) -> list[ForestRow]:
         label = f"{short(effect.factor)}: {effect.reference} \u2192 {effect.choice}"
         rows.append(ForestRow(label, effect.interval, list(effect.by_setting.values()), verdict))
     return rows
+
+
+def interaction_rows(comparison: Comparison, metric: Metric) -> list[ForestRow]:
+    """What two choices change together beyond the sum of what each changes alone, the largest first; the small dots are the seeds."""
+    found = sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean))
+    return [
+        ForestRow(one.label, one.interval, list(one.values.values()), verdict_of(one.interval, metric)) for one in found
+    ]
 
 
 def forest_figure(rows: Sequence[ForestRow], metric: Metric, what: str) -> Figure:
@@ -57,7 +65,7 @@ def forest_figure(rows: Sequence[ForestRow], metric: Metric, what: str) -> Figur
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     sides = ("better", "worse") if metric.better == "lower" else ("worse", "better")
-    more = f"; {len(rows) - len(shown)} more rows are on the page" if len(rows) > len(shown) else ""
+    more = f"\n{len(rows) - len(shown)} more rows are on the page" if len(rows) > len(shown) else ""
     axes.set_xlabel(f"\u2190 {sides[0]}    {what}    {sides[1]} \u2192{more}")
     return figure
 
@@ -79,6 +87,6 @@ def _row(axes: Axes, place: int, row: ForestRow, scale: Scale) -> None:
         for end, edge, sign in ((row.interval.low, scale.low, "<"), (row.interval.high, scale.high, ">")):
             if (end < edge) == (sign == "<") and end != edge:  # the interval runs off the picture
                 axes.plot([edge], [place], marker=sign, color=tone, markersize=4, clip_on=False, zorder=3)
-    dots = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
+    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
     axes.plot(row.values, [place + 0.27] * len(row.values), color=colour("soft"), markersize=2, alpha=0.8, **dots)
     axes.plot([row.interval.mean], [place], color=tone, markersize=4.5, zorder=4, **dots)

@@ -9,7 +9,7 @@ import numpy as np
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison
-from attnlab.analysis.figure_style import PAGE, colour, new_figure, words
+from attnlab.analysis.figure_style import PAGE, colour, new_figure, readable, words
 from attnlab.analysis.reader import same, short
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def grid_figure(comparison: Comparison) -> Figure | None:
     )
     for place in np.argwhere(np.isnan(means)):  # seaborn leaves out what stands where there is no figure
         axes.text(place[1] + 0.5, place[0] + 0.5, texts[tuple(place)], ha="center", va="center", fontsize=6.5)
+    readable(axes, len(across))
     axes.set_xticks(np.arange(len(across)) + 0.5, [_names(factors[half:], column) for column in across], rotation=0)
     axes.set_yticks(np.arange(len(down)) + 0.5, [_names(factors[:half], row) for row in down], rotation=0)
     axes.tick_params(length=0)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LINES = 8  # in one panel; more cannot be told apart
 HEIGHT = 2.4
 
 
@@ -31,10 +30,10 @@ def length_figure(family: dict[str, Any], cells: Sequence[str]) -> Figure:
         if not one["x"]:
             continue
         low, high = (np.abs(np.subtract(one[end], one["y"])) for end in ("low", "high"))
-        sizes = {"linewidth": 1.2, "markersize": 3, "capsize": 1.5, "elinewidth": 0.8}
+        sizes: dict[str, Any] = {"linewidth": 1.2, "markersize": 3, "capsize": 1.5, "elinewidth": 0.8}
         axes.errorbar(one["x"], one["y"], [low, high], label=one["cell"], **look, **sizes)
         if one["cannot"]:
-            ends = {"marker": "x", "markersize": 7, "markeredgewidth": 1.5, "linestyle": "none"}
+            ends: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.5, "linestyle": "none"}
             axes.plot(one["x"][-1:], one["y"][-1:], color=look["color"], **ends)
     plain_log_ticks(axes, "x", multiples, [f"{k:g}\u00d7" for k in multiples])
     axes.set(xlabel="multiple of the training length", ylabel=words(family["unit"]))
@@ -136,7 +135,7 @@ def _draw(
     if len(seeds) > 1:
         for values in seeds:
             axes.plot(steps, values, color=tone, linewidth=0.4, alpha=0.5)
-    every = {"markevery": max(1, len(mean) // 5), "markersize": 3}
+    every: dict[str, Any] = {"markevery": max(1, len(mean) // 5), "markersize": 3}
     axes.plot(steps, mean, **look, **every, linewidth=1.4, label=label)
 
 

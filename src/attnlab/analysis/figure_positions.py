@@ -25,7 +25,7 @@ def positions_figure(shown: Sequence[tuple[str, Sequence[Curve]]], trained: int,
         for quantity in QUANTITIES
         if any(curve.quantity == quantity for curve in curves)
     ]
-    across = min(3, len(panels))
+    across = 2 if len(panels) == 4 else min(3, len(panels))
     down = math.ceil(len(panels) / across)
     figure = new_figure(PAGE if across > 1 else COLUMN, HEIGHT * down)
     grid = figure.subplots(down, across, squeeze=False)

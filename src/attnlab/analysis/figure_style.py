@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -23,6 +23,8 @@ COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)), (0, (7, 1, 1, 1)))
 MARKERS = "osD^vP*X"
 TOKEN = re.compile(r"--([\w-]+):\s*(#[0-9a-fA-F]{6})")
+
+SAME_CONTRAST = 0.179  # the luminance on which black and white are read as well as each other
 
 # Names are text whatever is in them: parse_math off. Fonts are embedded whole glyph by glyph (42), as publishers ask.
 OWN: dict[str, Any] = {
@@ -57,7 +59,8 @@ def paper_style() -> Iterator[None]:
     import matplotlib
     import seaborn
 
-    with matplotlib.rc_context({**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"), **OWN}):
+    style: Any = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"), **OWN}
+    with matplotlib.rc_context(style):
         yield
 
 
@@ -106,6 +109,24 @@ def line_look(index: int) -> dict[str, Any]:
     series = sum(re.fullmatch(r"c\d", name) is not None for name in colours())
     look = {"color": colour(f"c{index % series}"), "linestyle": DASHES[index // series % len(DASHES)]}
     return {**look, "marker": MARKERS[index % len(MARKERS)]}
+
+
+def luminance(shade: Sequence[float]) -> float:
+    """The relative luminance of a colour (red, green, blue from 0 to 1), as WCAG 2 has it."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def readable(axes: Axes, columns: int) -> None:
+    """Writes what stands in the cells of a heat map in black or white, whichever can be read better there."""
+    (mesh,) = axes.collections[:1]
+    mesh.update_scalarmappable()
+    shades = mesh.get_facecolors()  # type: ignore[attr-defined]
+    for text in axes.texts:
+        x, y = text.get_position()
+        shade = shades[int(y) * columns + int(x)]
+        dark = shade[3] == 0 or luminance(shade) > SAME_CONTRAST
+        text.set_color("#000000" if dark else "#ffffff")
 
 
 def words(text: str) -> str:

@@ -17,6 +17,7 @@ from attnlab.analysis.figure_style import paper_style, write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_LINES = 16  # of the metric against length; more cannot be told apart
 ENDINGS = ("pdf", "png")
 MOST_LETTERS = 24  # of a baseline in the name of an axis
 
@@ -70,7 +71,7 @@ def _labels(comparison: Comparison) -> list[str]:
 def _lengths(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     cells = _labels(comparison)
     for index, family in enumerate(length_data(comparison)):
-        if len(cells) <= MOST_COLOURS and any(one["x"] for one in family["series"]):
+        if len(cells) <= MOST_LINES and any(one["x"] for one in family["series"]):
             name = "lengths" if index == 0 else f"lengths-{wording.slug(family['name'])}"
             yield name, length_figure(family, cells)
 

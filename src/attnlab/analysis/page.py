@@ -14,6 +14,7 @@ from attnlab.analysis import sections
 from attnlab.analysis.charts import chart_data
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.document import document, resource, script
+from attnlab.analysis.listing import listing
 from attnlab.analysis.markup import Html, tag
 from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import write_text
@@ -79,6 +80,10 @@ def _header(comparison: Comparison) -> Html:
     ]
     if metric:
         parts.append(sections.metric_sentence(metric, comparison.study.unit))
+        if study.metrics and metric.name not in study.metrics:
+            parts.append(
+                tag("p", f"No run has this figure; there are {listing(study.metrics)}.", class_="missing-metric")
+            )
     return tag("header", *parts)
 
 

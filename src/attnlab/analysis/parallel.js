@@ -34,7 +34,7 @@
     const scales = axes.map((axis) => scale(axis, axis.isMetric && data.metric.better === "lower"));
     const x = (i) => SIDE + APART * i, y = (share) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - share);
     const svg = drawn("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "group", "aria-label": `${runs.length} runs through ${axes.map((axis) => axis.name).join(", ")}`, class: "parallel" });
-    svg.style.minWidth = `${Math.min(width, 110 * axes.length)}px`;
+    svg.style.minWidth = `${width}px`;
     const lines = runs.map((run, place) => {
       const share = runs.length > 1 ? place / (runs.length - 1) : 0.5, at = axes.map((axis, i) => scales[i](axis.of[run.path], share));
       const line = drawn("path", { d: `M${at.map((share, i) => `${x(i)},${y(share).toFixed(1)}`).join("L")}`, "aria-hidden": "true" }, drawn("title", {}, `${attnlab.runs.nameOf(run)}: ${attnlab.runs.figure(metric.of[run.path])}`));

@@ -20,7 +20,7 @@ from attnlab.analysis.metric_lines import is_number
 from attnlab.training.measures import better_of
 from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
 
-SETTLED = ("missing", "finished", "failed", "diverged")
+SETTLED = ("missing", "finished", "failed", "diverged", "pruned")
 DIGITS = 19  # a seed has fewer: it fits 64 bits
 NOTHING: dict[str, Any] = {}
 

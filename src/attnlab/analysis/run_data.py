@@ -40,7 +40,8 @@ def run_data(comparison: Comparison, root: str | None = None) -> dict[str, Any]:
     stands, is given.
     """
     study = comparison.study
-    runs = sorted(study.runs.values(), key=lambda run: (order_of(comparison).get(run.cell, len(study.cells)), run.seed))
+    order = {cell.name: place for place, cell in enumerate(study.cells)}
+    runs = sorted(study.runs.values(), key=lambda run: (order[run.cell], run.seed))
     described = [describe(run) for run in runs]
     shared = most_common(described)
     labels = {cell.cell.name: cell.label for cell in comparison.cells}
@@ -54,11 +55,6 @@ def run_data(comparison: Comparison, root: str | None = None) -> dict[str, Any]:
         room -= len(entry["log"] or "")
         entries.append({key: value for key, value in entry.items() if value not in (None, "", [], {})})
     return {"metrics": study.metrics, "shared": shared, "runs": entries}
-
-
-def order_of(comparison: Comparison) -> dict[str, int]:
-    """The place of each cell in the plan, by name."""
-    return {cell.name: place for place, cell in enumerate(comparison.study.cells)}
 
 
 def path_of(run: Run) -> str:

@@ -14,7 +14,7 @@ def runs_section(comparison: Comparison, data: dict[str, Any]) -> Html | None:
     runs = data["runs"]
     if not runs:
         return None
-    metric = comparison.metric
+    metric = comparison.metric if comparison.metric and comparison.metric.name in data["metrics"] else None
     decimals = wording.decimals_for(cell.interval for cell in comparison.cells)
     rows = []
     for run in runs:

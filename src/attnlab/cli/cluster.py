@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.cli.compose import Mistake
 from attnlab.cli.studies import Plan, runs_of
-from attnlab.training.run_directory import RunDirectory, effective_state, read_json, write_json
+from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
 
 FOLDER = "slurm"
 PATIENCE_SECONDS = 20.0
@@ -207,7 +207,7 @@ def _call(*words: str, fine: str | None = None) -> str:
 
 def states(plan: Plan, runs_dir: Path, jobs: Mapping[str, Job]) -> dict[tuple[str, int], str]:
     """
-    The state of every run of the plan: missing, running, interrupted, finished, failed or diverged by its directory.
+    The state of every run of the plan: by its directory as `RunDirectory.state` tells it.
 
     With Slurm's jobs also queued (Slurm has yet to start it, or to start it again) and lost (Slurm has no job for it any more, and it
     is not over).
@@ -223,7 +223,7 @@ def place(key: tuple[str, int]) -> str:
 
 
 def _combined(state: str, job: Job | None, run: Path) -> str:
-    if job is None or state in ("finished", "diverged"):
+    if job is None or state in SETTLED:
         return state
     is_owner = RunDirectory(run).owner().get("job") == job.id
     if job.is_live:

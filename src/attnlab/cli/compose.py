@@ -149,6 +149,7 @@ class ConfigSpace:
     def __init__(self, config_dirs: Sequence[str] = ()) -> None:
         self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
         self._composed: dict[tuple[str, ...], Composed] = {}
+        self._last: tuple[tuple[str, ...], DictConfig] | None = None  # with Hydra's own part
 
     def __enter__(self) -> ConfigSpace:
         register_resolvers()
@@ -192,6 +193,7 @@ class ConfigSpace:
         except (HydraException, OmegaConfBaseException) as error:
             raise Mistake(self._explain(parsed, error)) from error
         HydraConfig.instance().set_config(config)
+        self._last = (tuple(overrides), config)
         try:
             plain = OmegaConf.to_container(config, resolve=False)
             assert isinstance(plain, dict)
@@ -204,10 +206,11 @@ class ConfigSpace:
 
     def launcher(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of the launcher that these overrides choose. Raises: Mistake as `compose`."""
-        self.compose(overrides)
-        config = hydra_compose(CONFIG_NAME, [*self.search_path, *overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        return config.hydra.launcher
+        if self._last is None or self._last[0] != tuple(overrides):
+            self._composed[tuple(overrides)] = self._compose(overrides)
+        assert self._last is not None
+        HydraConfig.instance().set_config(self._last[1])
+        return self._last[1].hydra.launcher
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
         """The jobs of a multirun: every combination of the comma-separated choices in `overrides`."""
@@ -237,8 +240,13 @@ class ConfigSpace:
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every configuration group of attnlab with its choices."""
-        names = [n for n in self._loader.list_groups("") if n != "hydra"]
-        return {name: sorted({*self._loader.get_group_options(name), *self._own_options(name)}) for name in names}
+        names = [n for n in self._options("", ObjectType.GROUP) if n != "hydra"]
+        return {name: sorted({*self._options(name), *self._own_options(name)}) for name in names}
+
+    def _options(self, group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+        """What a group holds, by its sources: Hydra's own list reads the whole of conf/train.yaml anew each time."""
+        sources = [source for source in self._loader.get_sources() if source.is_group(group)]
+        return sorted({name for source in sources for name in source.list(group, kind)})
 
     def _own_options(self, group: str) -> list[str]:
         return [p.stem for d in self.config_dirs for p in Path(d, group).glob("*.yaml")]
@@ -253,7 +261,7 @@ class ConfigSpace:
         if not isinstance(value, str):
             return
         if key.startswith("hydra/"):
-            known = self._loader.get_group_options(key, results_filter=ObjectType.CONFIG)
+            known = self._options(key)
             if value not in known:
                 raise Mistake(f"{key}={value}: choose one of {', '.join(known)}.{did_you_mean(value, known)}")
         if key in groups and value not in groups[key]:

@@ -24,7 +24,10 @@ SHOWN = 60  # characters of a text
 
 
 def embed(arguments: argparse.Namespace) -> int:
-    """Prints how alike the texts are, or writes their embeddings; returns the exit status. Raises: Mistake."""
+    """Prints how alike the texts are, or writes their embeddings or a picture of them; returns the exit status. Raises: Mistake."""
+    picture = Path(arguments.picture) if arguments.picture else None
+    if picture and (picture.suffix not in (".pdf", ".png") or not picture.parent.is_dir()):
+        raise Mistake(f"--picture {picture}: accepted is a file that ends in .pdf or .png, in a folder that is there")
     texts = [*arguments.text, *(read_lines(Path(arguments.input)) if arguments.input else [])]
     if not texts or not all(text.strip() for text in texts):
         raise Mistake("give one text or more that are not empty, with --text TEXT or --input FILE (one a line)")
@@ -40,15 +43,27 @@ def embed(arguments: argparse.Namespace) -> int:
     if cut:
         print(f"{len(cut)} of {len(texts)} texts cut at {encoder.longest} tokens", file=sys.stderr)
     embeddings_ND = embeddings(encoder, rows, arguments.pooling)
+    if picture:
+        _draw(picture, embeddings_ND.numpy(), texts)
+        print(f"{picture}: {len(texts)} texts")
     if arguments.to:
         with open(arguments.to, "wb") as file:  # by its name, numpy would put .npy behind it
             np.save(file, embeddings_ND.numpy())
         print(f"{arguments.to}: {len(texts)} rows of {embeddings_ND.shape[1]} numbers")
+    if arguments.to or picture:
         return 0
     for row, text in enumerate(texts):
         alike = " ".join(f"{value:6.3f}" for value in (embeddings_ND @ embeddings_ND[row]).tolist())
         print(f"{row + 1:3} {alike}  {text[:SHOWN]}")
     return 0
+
+
+def _draw(picture: Path, embeddings_ND: np.ndarray, texts: Sequence[str]) -> None:
+    from attnlab.analysis.figure_embeddings import embeddings_figure
+    from attnlab.analysis.figure_style import paper_style, write_figure
+
+    with paper_style():
+        write_figure(embeddings_figure(embeddings_ND, texts), picture)
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], longest: int | None) -> tuple[list[np.ndarray], list[int]]:

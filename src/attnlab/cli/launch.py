@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from attnlab.cli.cluster import refuse_impossible, shape_words, uses_slurm
-from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, shipped
+from attnlab.cli.compose import CONFIG_NAME, ConfigSpace
 from attnlab.cli.run import run
 from attnlab.training.run_directory import ATTEMPTS, CannotWrite, cannot_write
 
@@ -34,7 +32,7 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
 
     Raises: whatever the run, the launcher or the sweeper raises.
     """
-    words = ["attnlab", *(["-m"] if multirun else []), *space.search_path, *overrides]
+    mode = "MULTIRUN" if multirun else "RUN"
     caught: list[Exception] = []
 
     # Hydra would print a line of its own about the exception of a single run.
@@ -46,10 +44,12 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
             caught.append(error)
             return None
 
-    task = run if multirun else one_run
-    # Hydra would print a traceback of its own and exit; this makes it hand the exception on.
-    with patch.object(sys, "argv", words), patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}), _clear_errors():
-        hydra.main(version_base="1.3", config_path=str(shipped("conf").resolve()), config_name=CONFIG_NAME)(task)()
+    # What @hydra.main comes to, which would compose once more to learn the mode, print a traceback of its own, and exit.
+    with space, _clear_errors():
+        engine = GlobalHydra.instance().hydra
+        assert engine is not None
+        start: Any = engine.multirun if multirun else engine.run
+        start(CONFIG_NAME, run if multirun else one_run, [*space.search_path, *overrides, f"hydra.mode={mode}"])
     for error in caught:
         raise error
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from attnlab.cli.build import build
 from attnlab.cli.check import check
@@ -50,7 +49,7 @@ def models_of(words: Sequence[str], checkpoint: str, config_dirs: Sequence[str])
         for job in space.expand(settings):
             composed = space.compose(job)
             check(composed)
-            name = ", ".join(value for key, value in map(key_and_value, job) if key in swept)
+            name = ", ".join(_choice(key, value) for key, value in map(key_and_value, job) if key in swept)
             found.append(_untrained(name, composed.config, composed.resolved))
     return found
 
@@ -68,5 +67,9 @@ def _untrained(name: str, config: Any, resolved: dict[str, Any]) -> LookedAt:
         task = parts.build_task(parts.data.rehearsal_widths())
     except ValueError as error:
         raise Mistake(str(error)) from error
-    chosen = OmegaConf.select(config, "position._target_", default="")
-    return LookedAt(name or str(chosen).rpartition(".")[2], task.model.eval(), resolved, trained=False)
+    return LookedAt(name or type(task.model).__name__, task.model.eval(), resolved, trained=False)
+
+
+def _choice(key: str, value: str) -> str:
+    """A word stands for itself, a number needs its field's name."""
+    return value if value.isidentifier() else f"{key.rpartition('.')[2]} {value}"

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_over_studies(command)
     _add_scaling(command)
     _add_trained(command)
+    _add_attention(command)
     _add_exchanged(command)
     _add_looks(command)
     data = command("data", "list the data sets, or prepare one")
@@ -127,8 +128,14 @@ def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "--length", type=int, help="positions in training (default: those of the run or settings, such as data.context)"
     )
     positions.add_argument("--beyond", type=int, default=4, help="how many times as far to look (default: 4)")
-    for sub in (positions,):
-        sub.add_argument("words", nargs="*", help="directories of runs, or settings such as position=rotary,alibi")
+    reach = command("reach", "count which positions can reach an output, layer by layer, through windows and kernels")
+    reach.add_argument("--length", type=int, help="positions (default: somewhat more than what can be reached)")
+    for sub in (positions, reach):
+        sub.add_argument(
+            "words",
+            nargs="*",
+            help="directories of runs, or settings such as position=rotary,alibi and attention.window=16",
+        )
         sub.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
         sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
         sub.add_argument(
@@ -172,7 +179,40 @@ def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> No
         "--pooling", choices=("mean", "first"), default="mean", help="of the states: their mean, or the first"
     )
     embed.add_argument("--to", help="a .npy file for the embeddings, a normalised row a text")
+    embed.add_argument("--picture", help="a .png or .pdf file: how alike they are, or a map of more than 30")
     embed.add_argument("--checkpoint", choices=("best", "last"), default="last")
+
+
+def _add_attention(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The command that looks inside."""
+    sub = command("attention", "show what the heads of a trained run attend to, and what each does")
+    sub.add_argument("run", help="a run's directory")
+    sub.add_argument("--text", action="append", default=[], help="give it several times for several")
+    sub.add_argument("--input", help="a text file, one text a line")
+    sub.add_argument(
+        "--target", action="append", default=[], help="of a text to translate; by default the model's own translation"
+    )
+    sub.add_argument("--image", action="append", default=[], help="a file, of a run on images")
+    sub.add_argument(
+        "--dependencies", help="sentences with dependency trees in CoNLL-U: which heads follow which relation"
+    )
+    sub.add_argument(
+        "--ablate",
+        nargs="?",
+        const="validation",
+        choices=("validation", "text"),
+        help="mask each head and say what it does to the loss, on the run's validation data or on the texts given",
+    )
+    sub.add_argument(
+        "--batches", type=int, default=4, help="of the validation data, for --ablate (256 examples at most)"
+    )
+    sub.add_argument("--figures", action="store_true", help="write figures for a paper, as PNG and PDF")
+    sub.add_argument(
+        "--head",
+        help="the head that the figures show in detail, LAYER.HEAD from 0 (default: the one whose role is clearest)",
+    )
+    sub.add_argument("--to", help="a folder for the page and the tables (default: attention in the run's directory)")
+    sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
 
 
 def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -181,6 +221,7 @@ def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     evaluate.add_argument("run", help="a run's directory")
     evaluate.add_argument("--split", default="test", help="validation, test, or another that the data have")
     evaluate.add_argument("--checkpoint", choices=("best", "last"), default="last")
+    evaluate.add_argument("--wandb", action="store_true", help="log the figures to W&B, as where the run itself was")
     generate = command("generate", "continue a prompt with a trained run")
     generate.add_argument("run", help="a run's directory")
     generate.add_argument(
@@ -240,10 +281,14 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.importing import import_model as handler
     elif arguments.command == "export":
         from attnlab.cli.exporting import export as handler
+    elif arguments.command == "attention":
+        from attnlab.cli.attention import attention as handler
     elif arguments.command == "embed":
         from attnlab.cli.embed import embed as handler
     elif arguments.command == "positions":
         from attnlab.cli.positions import positions as handler
+    elif arguments.command == "reach":
+        from attnlab.cli.reach import reach as handler
     elif arguments.command in ("evaluate", "generate", "translate"):
         from attnlab.cli.trained import use as handler
     else:

@@ -17,19 +17,20 @@ from rich.text import Text
 from attnlab.cli.cluster import Job, place, states
 from attnlab.cli.studies import Plan, runs_of
 from attnlab.training.measures import parts_of
-from attnlab.training.run_directory import read_json
+from attnlab.training.run_directory import SETTLED, read_json
 
 MARKS = {
     "finished": ("done", "green"),
     "running": ("running", "cyan"),
     "failed": ("failed", "red"),
     "diverged": ("diverged", "magenta"),
+    "pruned": ("pruned", "dim"),
     "interrupted": ("interrupted", "yellow"),
     "queued": ("queued", "blue"),
     "lost": ("lost", "yellow"),
     "missing": ("waiting", "dim"),
 }
-OVER = ("finished", "failed", "diverged")
+OVER = (*SETTLED, "failed")
 
 
 def duration(seconds: float | None) -> str:

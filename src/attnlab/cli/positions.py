@@ -102,6 +102,6 @@ def _write(folder: Path, shown: Sequence[tuple[str, Sequence[Curve]]], trained: 
 
 def _rows(name: str, curve: Curve, trained: int) -> Iterator[list[object]]:
     head = "" if curve.head is None else curve.head
-    buckets = curve.buckets or [""] * len(curve.distances)
+    buckets: Sequence[object] = curve.buckets or [""] * len(curve.distances)
     for m, mean, low, high, bucket in zip(curve.distances, curve.mean, curve.low, curve.high, buckets, strict=True):
         yield [name, curve.quantity, head, m, mean, low, high, bucket, abs(m) < trained]

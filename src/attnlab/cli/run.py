@@ -19,6 +19,7 @@ from attnlab.cli.init_from import own_choices
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import drift_message
 from attnlab.training.run_directory import (
+    SETTLED,
     Held,
     RunDirectory,
     differences,
@@ -121,8 +122,7 @@ def is_over(composed: Composed) -> bool:
     changes = differences(identity(record["config"]), identity(composed.resolved)) if record else []
     if changes:
         raise Mistake(drift_message(directory.path, changes))
-    was_given_up = composed.config.study.search and read_json(directory.status_json, {}).get("pruned")
-    return directory.state() in ("finished", "diverged") or bool(was_given_up)
+    return directory.state() in SETTLED
 
 
 def say_over(composed: Composed) -> None:

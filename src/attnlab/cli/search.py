@@ -110,7 +110,7 @@ def conclude(study: Path, overrides: Sequence[str], metric: str) -> int:
     cells, space = cells_and_space(overrides)
     for name in cells:
         trials = {path: read_json(path / "status.json", {}) for path in _trials(study, name)}
-        states = ["pruned" if one.get("pruned") else effective_state(path) for path, one in trials.items()]
+        states = [effective_state(path) for path in trials]
         values = {path: one["final"][metric] for path, one in trials.items() if metric in one.get("final", {})}
         counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         print(f"{name}: {len(trials)} trials, {counted}")

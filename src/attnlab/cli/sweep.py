@@ -23,7 +23,7 @@ from attnlab.cli.monitor import OVER, Snapshot, duration
 from attnlab.cli.reports import compare_study, study_folder
 from attnlab.cli.rounds import NOT_OVER, Rounds
 from attnlab.cli.studies import Plan, find_study, load_plan, quoted, read_plan, refuse_drift, runs_of
-from attnlab.training.run_directory import effective_state, read_json, write_json
+from attnlab.training.run_directory import SETTLED, effective_state, read_json, write_json
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -130,7 +130,7 @@ class Sweep:
 
 
 def _unsettled(plan: Plan, runs_dir: Path) -> list[tuple[str, int]]:
-    return [key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in ("finished", "diverged")]
+    return [key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in SETTLED]
 
 
 def _launcher(

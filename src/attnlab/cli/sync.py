@@ -13,7 +13,7 @@ from pathlib import Path
 from attnlab.cli.compose import Mistake
 from attnlab.cli.reports import runs_dir_of, study_folder
 from attnlab.training.run_directory import effective_state, read_json
-from attnlab.training.trackers import resolve_wandb_mode, run_id
+from attnlab.training.trackers import EVALUATE, resolve_wandb_mode, run_id
 
 # W&B would try a server that does not answer for a quarter of an hour.
 PATIENCE = {"WANDB_X_GRAPHQL_RETRY_MAX": "3"}
@@ -32,8 +32,10 @@ def sync(arguments: argparse.Namespace) -> int:
     runs_dir = runs_dir_of(arguments.overrides)
     folders = [study_folder(arguments.study, arguments.overrides)] if arguments.study else _studies(runs_dir)
     states = dict(state for folder in folders for state in _states(folder))
-    found = [(path, name) for path, name in _unsent(runs_dir / "wandb") if not arguments.study or name in states]
-    later = [path for path, name in found if states.get(name) == "running"]
+    found = [
+        (path, name) for path, name in _unsent(runs_dir / "wandb") if not arguments.study or _run_of(name) in states
+    ]
+    later = [path for path, name in found if states.get(_run_of(name)) == "running"]
     ready = [path for path, name in found if path not in later]
     for path in later:
         print(f"left for later, its run still trains: {path}")
@@ -62,6 +64,11 @@ def _states(folder: Path) -> Iterable[tuple[str, str]]:
         record = read_json(path) or {}
         if {"study", "cell_name", "seed"} <= record.keys():
             yield run_id(record["study"], record["cell_name"], record["seed"]), effective_state(path.parent)
+
+
+def _run_of(name: str) -> str:
+    """The W&B id of the run that an evaluation is of; a run's own as it is."""
+    return re.sub(rf"{EVALUATE}[A-Za-z0-9_-]*$", "", name)
 
 
 def _unsent(folder: Path) -> list[tuple[Path, str]]:

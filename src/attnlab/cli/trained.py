@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from attnlab.cli.build import Parts, build
 from attnlab.cli.compose import Mistake
 from attnlab.cli.records import checkpoint_of, plain_widths, read_record, widths_of
+from attnlab.cli.views import show_evaluation
 from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
 from attnlab.data.marks import Marks
 from attnlab.data.pairs import lines_of, read_lines
@@ -110,7 +111,7 @@ def with_own_tokenizer(config: dict[str, Any], directory: Path) -> dict[str, Any
 
 
 def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> int:
-    """Prints the run's metrics on a split as JSON."""
+    """Prints the run's metrics on a split as JSON; W&B gets them where it has the run."""
     task.check_split(parts.data, arguments.split)
     figures = task.evaluate(parts.data, arguments.split)
     for name, reason in task.cannot.items():
@@ -121,6 +122,7 @@ def evaluate(arguments: argparse.Namespace, parts: Parts, task: TokenTask) -> in
         other = "validation" if arguments.split == "test" else "test"
         raise Mistake(f"the {arguments.split} part is too small to be scored; --split {other} takes the other one")
     print(json.dumps(plain(figures), indent=1))
+    show_evaluation(Path(arguments.run), parts.tracking, figures, arguments)
     return 0
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from attnlab.cli.compose import Mistake
 from attnlab.cli.examples import Examples
-from attnlab.training import Picture, Sink, Table, restricted_figures
-from attnlab.training.trackers import resolve_wandb_mode
+from attnlab.cli.records import checkpoint_of, read_record
+from attnlab.training import Picture, Sink, Table, Tracking, read_checkpoint, restricted_figures
+from attnlab.training.trackers import RunName, evaluation_part, log_evaluation, resolve_wandb_mode
 
 AFTERWARDS = {"offline": "; `attnlab sync` sends them", "disabled": ", so nothing is kept"}
 
@@ -44,3 +50,41 @@ def show_media(
         items["attention"] = examples.attention
     for sink in sinks:
         sink.show(items, step)
+
+
+def show_evaluation(
+    directory: Path, tracking: Tracking, figures: Mapping[str, float], arguments: argparse.Namespace
+) -> None:
+    """
+    Hands what `attnlab evaluate` found to W&B, where the training was logged there or `--wandb` asks for it; said on standard error.
+
+    The same evaluation is always the same W&B run, of the job type `evaluate`. Never fails.
+    """
+    if not (tracking.wandb or arguments.wandb):
+        return
+    try:
+        record = read_record(directory)
+        runs_dir = _runs_dir(directory.resolve(), record)
+        mode, why = tracking.mode, "the training was"
+        if mode == "auto" or "WANDB_MODE" in os.environ:
+            mode, why = resolve_wandb_mode()
+        print(f"W&B: {mode}, as {why}; its files stand in {runs_dir}/wandb{AFTERWARDS.get(mode, '')}", file=sys.stderr)
+        part = evaluation_part(arguments.split, arguments.checkpoint)
+        name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"], "evaluate", part)
+        step = int(read_checkpoint(checkpoint_of(directory, arguments.checkpoint))["attnlab"]["step"])
+        about = {**record, "split": arguments.split, "checkpoint": arguments.checkpoint}
+        log_evaluation(replace(tracking, wandb=True, mode=mode), name, runs_dir, about, figures, step, _warn)
+    except Exception as error:  # a view is not worth an evaluation
+        _warn(f"wandb: {type(error).__name__}: {error}; the figures are not logged")
+
+
+def _runs_dir(directory: Path, record: Mapping[str, Any]) -> Path:
+    """Where all runs stand: above study and cell, wherever that is now; of a run that stands elsewhere, where the others were."""
+    if directory.name.startswith("seed=") and directory.parents[1].name == record["study"]:
+        found = directory.parents[2]
+        return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    return Path(record["config"].get("runs_dir", "runs"))
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)

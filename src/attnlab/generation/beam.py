@@ -151,7 +151,7 @@ class _Beams:
         Twice as many as beams: each beam can end once, so at least `beams` of them go on.
         """
         count, width = self.log_p_NK.shape
-        log_p_RV = logits_RV.float().log_softmax(dim=1)
+        log_p_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32)).log_softmax(dim=1)
         log_p_RV[:, self.never] = NOTHING
         if self.length >= self.first_limit:
             last_R1 = (self.limits_N <= self.length).repeat_interleave(width)[:, None]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Score = Literal["general", "dot"]
+_watchers: list[Callable[[Tensor, Tensor | None], None]] = []  # told of the weights of every call of `weigh`
 
 
 class AdditiveAttention(nn.Module):
@@ -52,8 +55,26 @@ class ProductAttention(nn.Module):
 
 def weigh(scores_BTS: Tensor, values_BSD: Tensor, is_source_BS: Tensor | None) -> Tensor:
     """The values' mean (B, T, D), weighted by the softmax of the scores over real tokens; zeros where a source has none."""
+    weights_BTS = alignment(scores_BTS, is_source_BS)
+    for tell in _watchers:
+        tell(weights_BTS, is_source_BS)
+    return torch.bmm(weights_BTS.to(values_BSD.dtype), values_BSD)
+
+
+def alignment(scores_BTS: Tensor, is_source_BS: Tensor | None) -> Tensor:
+    """The softmax of the scores over real tokens, (B, T, S); zeros where a source has none."""
     if is_source_BS is None:
-        return torch.bmm(scores_BTS.softmax(dim=2).to(values_BSD.dtype), values_BSD)
+        return scores_BTS.softmax(dim=2)
     padding_B1S = ~is_source_BS[:, None]
     weights_BTS = scores_BTS.masked_fill(padding_B1S, torch.finfo(scores_BTS.dtype).min).softmax(dim=2)
-    return torch.bmm(weights_BTS.masked_fill(padding_B1S, 0.0).to(values_BSD.dtype), values_BSD)
+    return weights_BTS.masked_fill(padding_B1S, 0.0)
+
+
+@contextmanager
+def watched(tell: Callable[[Tensor, Tensor | None], None]) -> Iterator[None]:
+    """Inside, `tell` is called with the weights (B, T, S) of every `weigh`, and with is_source_BS."""
+    _watchers.append(tell)
+    try:
+        yield
+    finally:
+        _watchers.remove(tell)

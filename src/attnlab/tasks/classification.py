@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -68,6 +67,8 @@ class Classification(TokenTask):
         found = self.predictions(loader, lambda batch: self.predict(batch).tolist())
         labels = data.labels(split)
         predicted = np.array([found[example] for example in range(len(labels))])
+        from sklearn.metrics import f1_score  # half a second, in which other tasks have begun
+
         figures["macro_f1"] = float(f1_score(labels, predicted, average="macro", zero_division=0.0))
         self.outputs[f"{split}.classes.txt"] = "".join(f"{data.classes[i]}\n" for i in predicted)
         return {f"{prefix}/{name}": value for name, value in figures.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
 import time
 import traceback
-from typing import Any, Protocol
+from typing import Any, TextIO
 
 import lightning.pytorch as pl
 
@@ -70,14 +71,15 @@ class StatusWriter(pl.Callback):
         self._end("finished", final=final or {}, cannot=cannot or {}, notes=notes or {})
 
     def fail(self, exception: BaseException) -> None:
-        """The run's end by an exception: diverged, interrupted (a signal, or a search that gave it up) or failed, with the error's text."""
+        """The run's end by an exception: diverged, pruned, interrupted (by a signal) or failed, with the error's text."""
         if self.status["state"] != "running":
             return
-        stopped = isinstance(exception, (KeyboardInterrupt, SystemExit, Pruned))
-        state = "diverged" if isinstance(exception, Diverged) else "interrupted" if stopped else "failed"
+        state = "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed"
         if isinstance(exception, Pruned):
+            state = "pruned"
             self.status["pruned"] = {"step": exception.step, "metric": exception.metric, "value": exception.value}
         if isinstance(exception, Diverged):
+            state = "diverged"
             self.status["step"] = exception.step
             found = {"step": exception.step, "reason": exception.reason, "layer": exception.layer}
             self.status["divergence"] = found
@@ -134,20 +136,6 @@ class StatusWriter(pl.Callback):
         self._next = time.monotonic() + self.every_seconds
 
 
-class Stream(Protocol):
-    """What lines are written to, such as a terminal."""
-
-    def write(self, text: str, /) -> object:
-        """Takes text."""
-
-    def flush(self) -> object:
-        """What was taken is to be seen now."""
-
-    def isatty(self) -> bool:
-        """Whether somebody looks on who sees a line change."""
-        return False
-
-
 class Progress(pl.Callback):
     """One line a run: live on a terminal, otherwise a plain line at validations and at most every `every_seconds`.
 
@@ -159,11 +147,11 @@ class Progress(pl.Callback):
         name: str = "",
         live: bool | None = None,
         every_seconds: float = 10.0,
-        stream: Stream | None = None,
+        stream: TextIO | io.TextIOBase | None = None,
         unit: str = "token",
     ) -> None:
         self.name, self.unit = name, unit
-        self.stream: Stream = stream or sys.stderr
+        self.stream = stream or sys.stderr
         self.live = self.stream.isatty() if live is None else live
         self.every_seconds = 0.2 if self.live else every_seconds
         self._next, self._from, self._tokens_before = 0.0, (0, time.monotonic()), 0

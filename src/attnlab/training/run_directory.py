@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 RUN, STATUS, METRICS, CHECKPOINTS, ATTEMPTS = "run.json", "status.json", "metrics.jsonl", "checkpoints", "attempts"
-OVER = ("finished", "failed", "diverged", "interrupted")
+SETTLED = ("finished", "diverged", "pruned")  # nothing is left to do, and nobody tries again
+OVER = (*SETTLED, "failed", "interrupted")
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
 
@@ -40,8 +41,9 @@ class Held:
     owner: dict[str, Any]
 
     def __str__(self) -> str:
-        where = f"process {self.owner.get('pid')} on {self.owner.get('host')}"
-        return f"owned by {where} (attempt {self.owner.get('attempt')})" if self.state == "running" else self.state
+        where = f"process {self.owner.get('pid')} on {self.owner.get('host')} (attempt {self.owner.get('attempt')})"
+        job = f"job {self.owner['job']}, " if self.owner.get("job") else ""
+        return f"owned by {job}{where}" if self.state == "running" else self.state
 
 
 def plain(data: Any) -> Any:
@@ -206,12 +208,12 @@ class RunDirectory:
     def claim(self, even_if_over: bool = False) -> int | Held:
         """Makes this process the run's owner and returns the attempt's number (from 1), or says who holds it.
 
-        A finished or diverged run is Held too, unless `even_if_over`. A dead owner is superseded. Raises CannotWrite.
+        A settled run is Held too, unless `even_if_over`. A dead owner is superseded. Raises CannotWrite.
         """
         while True:
             number, owner = self._newest_attempt()
             state = self.state()
-            if state == "running" or (state in ("finished", "diverged") and not even_if_over):
+            if state == "running" or (state in SETTLED and not even_if_over):
                 return Held(state, owner | {"attempt": number})
             mine = machine() | {"pid": os.getpid(), "process_start": process_start(os.getpid()), "started": time.time()}
             mine["job"] = slurm_job()
@@ -228,13 +230,13 @@ class RunDirectory:
         self.attempt = self._stop_beating = None
 
     def state(self) -> str:
-        """missing, running, finished, failed, diverged or interrupted (it was running and its owner is gone)."""
+        """missing, running, finished, failed, diverged, pruned (a search gave it up) or interrupted (it was running and its owner is gone)."""
         number, owner = self._newest_attempt()
         status = read_json(self.status_json, {})
         if number == 0:
-            return "missing" if not status else _settled(status)
+            return "missing" if not status else _said(status)
         if status.get("attempt", 0) >= number and status.get("state") in OVER:
-            return str(status["state"])
+            return _said(status)
         return "running" if self._is_alive(owner) else "interrupted"
 
     def owner(self) -> dict[str, Any]:
@@ -275,7 +277,9 @@ class RunDirectory:
                     _remove(left)
 
 
-def _settled(status: dict[str, Any]) -> str:
+def _said(status: dict[str, Any]) -> str:
+    if status.get("pruned"):  # which was called interrupted once
+        return "pruned"
     return str(status["state"]) if status.get("state") in OVER else "interrupted"
 
 
@@ -293,5 +297,5 @@ def _beat(attempt: Path) -> Callable[[], None]:
 
 
 def effective_state(path: str | os.PathLike[str]) -> str:
-    """The state of the run in `path`: missing, running, finished, failed, diverged or interrupted."""
+    """The state of the run in `path`, see `RunDirectory.state`."""
     return RunDirectory(path).state()

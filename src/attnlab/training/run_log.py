@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 LOG = "log.txt"
 
 
-class RunLog:
+class RunLog(io.TextIOBase):
     """Appends lines with their time, each by one write. Whoever cannot write goes on without a log: the run is not lost for it."""
 
     def __init__(self, directory: Path) -> None:
@@ -25,16 +26,10 @@ class RunLog:
             with open(self.path, "ab", buffering=0) as file:
                 file.write(lines.encode("utf-8", "replace"))
 
-    def write(self, text: str, /) -> None:
-        """As a stream that lines are written to."""
+    def write(self, text: str, /) -> int:
+        """`say`, as a stream of text has it."""
         self.say(text)
-
-    def flush(self) -> None:
-        """Every line is written at once."""
-
-    def isatty(self) -> bool:
-        """No terminal."""
-        return False
+        return len(text)
 
 
 def last_lines(directory: Path, lines: int, characters: int) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MODES = ("online", "offline", "disabled", "shared")
 LONGEST_ID = 96  # W&B takes 128 characters, but names a run's tables by its id and their own names, in 128 in all
+LONGEST_PART = 31
+EVALUATE = "-evaluate-"
 PATIENCE_SECONDS = 20.0  # for a server that does not answer
 _silent: set[str] = set()  # modes that could not be opened in this process: its next run does not wait for them again
 
@@ -47,25 +49,36 @@ class Tracking:
 
 @dataclass(frozen=True)
 class RunName:
-    """A run's identity: its study, its cell's name and choices, and its seed."""
+    """A run's identity: its study, its cell's name and choices, and its seed; `part`, what was done with it later (see `evaluation_part`)."""
 
     study: str
     cell: str
     seed: int
     choices: Mapping[str, Any] = field(default_factory=dict)
     job_type: str = "train"
+    part: str = ""
 
 
 def run_id(study: str, cell: str, seed: int) -> str:
     """The run's fixed W&B id, `<study>-<cell>-s<seed>` in the characters that W&B takes, at most LONGEST_ID of them."""
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{study}-{cell}").strip("-")
     end = f"-s{seed}"
-    if len(readable) + len(end) > LONGEST_ID:
-        import hashlib
+    return _readable(f"{study}-{cell}", f"{study}/{cell}", LONGEST_ID - len(end)) + end
 
-        digest = hashlib.sha256(f"{study}/{cell}".encode()).hexdigest()[:8]
-        readable = f"{readable[: LONGEST_ID - len(end) - 9]}-{digest}"
-    return readable + end
+
+def evaluation_part(split: str, checkpoint: str = "last") -> str:
+    """What follows a run's W&B id in that of its evaluation on a split by one of its checkpoints: `-evaluate-test`."""
+    which = "" if checkpoint == "last" else f"-{checkpoint}"
+    return EVALUATE + _readable(split, split, LONGEST_PART - len(EVALUATE) - len(which)) + which
+
+
+def _readable(text: str, whole: str, longest: int) -> str:
+    """`text` in the characters that W&B takes; where it is too long, cut, with a digest of `whole`."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
+    if len(readable) <= longest:
+        return readable
+    import hashlib
+
+    return f"{readable[: longest - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def resolve_wandb_mode(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
@@ -114,6 +127,24 @@ def build_loggers(
     if tracking.wandb:
         loggers += _wandb(tracking, name, Path(runs_dir), config or {}, say)
     return loggers
+
+
+def log_evaluation(
+    tracking: Tracking,
+    name: RunName,
+    runs_dir: Path,
+    config: Mapping[str, Any],
+    figures: Mapping[str, float],
+    step: int,
+    say: Callable[[str], None],
+) -> None:
+    """Hands figures of a trained run to W&B, as a run of their own in the study's group. Never fails: `say` is told why nothing is kept."""
+    try:
+        with finishing():
+            for sink in _wandb(tracking, name, runs_dir, config, say):
+                sink.log_metrics(dict(figures), step)
+    except Exception as error:
+        say(f"wandb: {type(error).__name__}: {_first_line(error)}; the figures are not logged")
 
 
 def _tensorboard(directory: RunDirectory, say: Callable[[str], None]) -> list[Logger]:
@@ -180,8 +211,8 @@ def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mappi
         dir=str(runs_dir),
         project=tracking.project,
         entity=tracking.entity,
-        id=run_id(name.study, name.cell, name.seed),
-        name=f"{name.cell} seed {name.seed}",
+        id=run_id(name.study, name.cell, name.seed) + name.part,
+        name=f"{name.cell} seed {name.seed}{name.part.replace('-', ' ')}",
         group=name.study,
         job_type=name.job_type,
         tags=list(tracking.tags),
