@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
             )
     _add_over_studies(command)
+    _add_scaling(command)
     _add_trained(command)
     _add_attention(command)
     _add_exchanged(command)
@@ -73,6 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("name")
     prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
+
+
+def _add_scaling(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The command on a study of sizes and budgets."""
+    scaling = command(
+        "scaling", "fit loss = E + A/N^alpha + B/D^beta to a study's runs, and say how to spend a compute"
+    )
+    scaling.add_argument("study", help="a study's name, or its directory of runs")
+    scaling.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
+    scaling.add_argument("--metric", help="the loss to fit, as test/nats@1x (default: the study's metric)")
+    scaling.add_argument(
+        "--count", choices=("non_embedding", "total"), default="non_embedding", help="what N counts; both are fitted"
+    )
+    scaling.add_argument(
+        "--compute", action="append", type=float, default=[], help="operations to spend, as 1e15; give it several times"
+    )
+    scaling.add_argument("--resamples", type=int, default=500, help="of the cells, for the intervals")
+    scaling.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    scaling.add_argument("--to", help="a folder for figures (PNG, PDF), scaling.json and runs.csv")
 
 
 def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -255,6 +275,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from attnlab.cli.comparing import compare as handler
     elif arguments.command in ("status", "report"):
         from attnlab.cli.reports import show as handler
+    elif arguments.command == "scaling":
+        from attnlab.cli.scaling import scaling as handler
     elif arguments.command == "import":
         from attnlab.cli.importing import import_model as handler
     elif arguments.command == "export":
