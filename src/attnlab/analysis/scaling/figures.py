@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnlab.analysis.budget import quantity
-from attnlab.analysis.figure_style import PAGE, new_figure, paper_style, plain_log_ticks, write_figure
+from attnlab.analysis.figures.style import PAGE, new_figure, paper_style, plain_log_ticks, write_figure
 from attnlab.analysis.scaling.law import OPERATIONS, Law
 from attnlab.analysis.scaling.report import Scaling, cost_of
 from attnlab.analysis.scaling.terminal import COUNTED
