@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import signal
+import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +16,11 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
+LOOK_AGAIN_SECONDS = 0.5
+
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """Hydra launcher on Slurm. Requeue has one owner, submitit: at a time limit or a preemption it hears SIGUSR2."""
+    """Hydra launcher on Slurm. Requeue has one owner, submitit: at a time limit it hears SIGUSR2, at a preemption SIGTERM."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits the jobs and waits for them. Raises: Mistake in Slurm's own words where it takes none."""
@@ -49,9 +53,42 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def __call__(self, *arguments: Any) -> JobReturn:
         """One job, on a node. At the signals of Slurm a training saves at the end of its step, and then whoever has the signal gets it."""
         # submitit lets SIGTERM pass, with which Slurm announces that it requeues or cancels a job: what trained on would be lost.
-        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGTERM, _Leave(signal.getsignal(signal.SIGUSR2)))
         return super().__call__(*arguments)
 
 
-def _leave(signum: int, _: object) -> None:
-    raise SystemExit(128 + signum)
+class _Leave:
+    """Ends the process at SIGTERM, and where Slurm preempts the job, has submitit's handler `requeue` it before."""
+
+    def __init__(self, requeue: Any) -> None:
+        self.requeue, self.is_leaving = requeue, False
+
+    def __call__(self, signum: int, frame: object) -> None:
+        if self.is_leaving:  # Slurm signals what it requeues, which must not break into the way out
+            return
+        self.is_leaving = True
+        # Slurm requeues a preempted job only if it outlasts its grace time: one that leaves before has failed, and would stay away.
+        if callable(self.requeue) and _is_preempted():
+            self._requeued(frame)
+        raise SystemExit(128 + signum)
+
+    def _requeued(self, frame: object) -> None:
+        from submitit.core.utils import UncompletedJobError
+
+        # What may not be requeued is left as it was saved: it has not failed.
+        with contextlib.suppress(subprocess.SubprocessError, OSError, UncompletedJobError):
+            self.requeue(signal.SIGUSR2, frame)
+            while (
+                _is_preempted()
+            ):  # it returned, so the first rank requeues, which must not lose its step by another's end
+                time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _is_preempted() -> bool:
+    from attnlab.cli.cluster import NoAnswer, is_being_preempted
+    from attnlab.training.run_directory import slurm_job
+
+    try:
+        return is_being_preempted(str(slurm_job()))
+    except NoAnswer:
+        return False

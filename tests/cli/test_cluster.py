@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from attnlab.cli.cluster import Job, NoAnswer, ask, jobs_of, record, submissions
 from attnlab.training import RunDirectory, run_directory
+from hydra_plugins.attnlab_slurm_launcher import _Leave
 
 
 @pytest.fixture
@@ -110,6 +113,52 @@ def test_a_run_whose_job_is_gone_does_not_run_for_ever(on_another_node, attnlab,
     assert state in shown, shown
     assert said in shown, shown
     assert ("attnlab retry mine" in shown) == ("lost" in state)
+
+
+@pytest.mark.parametrize(
+    ("squeue", "comes_back"),
+    [
+        ("RUNNING|1700000100|1700000000|", True),
+        ("RUNNING|1700000000|1700000000|", True),
+        ("RUNNING|1700000000|1700000100|", False),  # it was preempted before it started again
+        ("RUNNING|N/A|1700000000|", False),  # somebody signalled it
+        ("CANCELLED|1700000100|1700000000|", False),  # preempted, and then cancelled
+        ("PENDING|1700000100|1700000000|", False),  # Slurm has requeued it
+        ("", False),
+    ],
+)
+def test_at_sigterm_what_slurm_preempts_is_requeued_once_and_nothing_else(command, monkeypatch, squeue, comes_back):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command("squeue", squeue)
+    asked = []
+
+    def requeue(signum: int, _: object) -> None:
+        asked.append(signum)
+        command("squeue", squeue.replace("RUNNING", "PENDING"))
+
+    leave = _Leave(requeue)
+    with pytest.raises(SystemExit, match="143"):
+        leave(signal.SIGTERM, None)
+    leave(signal.SIGTERM, None)  # on its way out already
+    assert asked == [signal.SIGUSR2] * comes_back
+
+
+def test_what_may_not_be_requeued_leaves_as_one_that_was_stopped(command, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command("squeue", "RUNNING|1700000100|1700000000|")
+
+    def refused(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
+
+    with pytest.raises(SystemExit, match="143"):
+        _Leave(refused)(signal.SIGTERM, None)
+
+
+def test_a_slurm_that_is_silent_at_sigterm_requeues_nothing(command, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command("squeue", error="Unable to contact slurm controller", status=1)
+    with pytest.raises(SystemExit, match="143"):
+        _Leave(lambda *_: pytest.fail("requeued"))(signal.SIGTERM, None)
 
 
 def test_a_silent_slurm_is_said_and_shown_is_what_the_directories_say(on_another_node, attnlab, command):

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm: what is killed, fails, is requeued or out of time, and what comes out of it."""
+"""Sweeps on a real Slurm: what is killed, fails, is requeued, preempted or out of time, and what comes out of it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.processes import command, wait_for
 
-from attnlab.cli.cluster import ask, submissions
+from attnlab.cli.cluster import ask, is_being_preempted, submissions
 from attnlab.training.checkpoint_files import read_checkpoint
 from attnlab.training.run_directory import RunDirectory, effective_state, read_json
 
@@ -49,18 +49,25 @@ CELLS = {
 }
 
 
+SETTINGS = ["trainer.max_steps=60", "trainer.validate_every=15", "trainer.log_every=1", "model.dropout=0.1"]
+
+
 @pytest.fixture
-def twelve(study, tiny, slurm, monkeypatch):
-    """A study of twelve cells, three of them slow on the cluster and one broken."""
+def parts(slurm, monkeypatch):
+    """The choices position=slow and position=broken."""
     (slurm / "odd_parts.py").write_text(PARTS)
     (slurm / "conf" / "position").mkdir(parents=True)
     for name in ("Slow", "Broken"):
         choice = slurm / "conf" / "position" / f"{name.lower()}.yaml"
         choice.write_text(f"_target_: odd_parts.{name}\n_partial_: true\n")
     monkeypatch.syspath_prepend(str(slurm))
-    settings = ["trainer.max_steps=60", "trainer.validate_every=15", "trainer.log_every=1", "model.dropout=0.1"]
+
+
+@pytest.fixture
+def twelve(study, tiny, parts):
+    """A study of twelve cells, three of them slow on the cluster and one broken."""
     cells = [{"name": name, "overrides": overrides} for name, overrides in CELLS.items()]
-    study("twelve", shared=[*tiny, *settings], factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
+    study("twelve", shared=[*tiny, *SETTINGS], factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
 
 
 def rows(run: Path) -> dict[tuple[int, tuple[str, ...]], dict[str, float]]:
@@ -72,6 +79,14 @@ def rows(run: Path) -> dict[tuple[int, tuple[str, ...]], dict[str, float]]:
 def logged_steps(run: Path) -> list[int]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line["step"] for line in lines if "train/nats" in line["values"]]
+
+
+def assert_same(run: Path, quiet: Path) -> None:
+    """Two runs logged, ended with and learned the same bits."""
+    assert rows(run) == rows(quiet), run
+    assert read_json(run / "status.json")["final"] == read_json(quiet / "status.json")["final"]
+    theirs = parameters(quiet)
+    assert all(torch.equal(value, theirs[key]) for key, value in parameters(run).items()), run
 
 
 def parameters(run: Path) -> dict[str, torch.Tensor]:
@@ -122,11 +137,46 @@ def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(a
 
     assert attnlab("sweep", *words, "hydra/launcher=basic", "study.name=quiet").status == 1
     for name in state:
-        run, quiet = runs[name], Path("runs/quiet", name, "seed=0")
-        assert rows(run) == rows(quiet), name
-        assert read_json(run / "status.json")["final"] == read_json(quiet / "status.json")["final"]
-        theirs = parameters(quiet)
-        assert all(torch.equal(value, theirs[key]) for key, value in parameters(run).items()), name
+        assert_same(runs[name], Path("runs/quiet", name, "seed=0"))
+
+
+@pytest.mark.timeout(600)
+def test_what_an_urgent_job_preempts_saves_and_goes_on_exactly_when_it_has_ended(
+    attnlab, study, tiny, parts, slurm, monkeypatch
+):
+    cells = [{"name": f"lr={lr}", "overrides": ["position=slow", f"optimizer.lr={lr}"]} for lr in (0.001, 0.002)]
+    names = [cell["name"] for cell in cells]
+    study("taken", shared=[*tiny, *SETTINGS], factors={}, cells=cells, baseline={"cell": names[0]}, seeds=1)
+    words, held, urgent = ["taken", "--config-dir", "conf"], slurm / "gate", slurm / "urgent"
+    held.touch()
+    urgent.touch()
+    with monkeypatch.context() as slowly:
+        slowly.setenv("STEP_SECONDS", "0.1")
+        sweep = command("sweep", *words, *ON_SLURM)
+    runs = [Path("runs/taken", name, "seed=0") for name in names]
+    wait_for(lambda: all((run / "checkpoints" / "last.ckpt").exists() for run in runs), sweep)
+    ids = list(submissions(Path("runs/taken"))[0]["runs"])
+
+    script = "while [ -e urgent ]; do sleep 0.1; done"
+    submit = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null"]
+    job = subprocess.run([*submit, f"--wrap={script}"], check=True, timeout=20, capture_output=True, text=True)
+    wait_for(lambda: all(is_being_preempted(id) for id in ids), sweep)
+    held.unlink()
+    wait_for(lambda: all(str(one) == "preempted, to start again" for one in ask(ids).values()), sweep)
+    shown = attnlab("status", "taken").out
+    assert "2 runs: 2 queued" in shown, shown
+    assert shown.count("preempted, to start again") == 2, shown
+    assert all(effective_state(run) == "interrupted" for run in runs)
+    wait_for(lambda: ask([job.stdout.strip()])[job.stdout.strip()].state == "RUNNING", sweep)
+    urgent.unlink()
+    assert sweep.wait(300) == 0, sweep.said
+    assert "every run is over" in sweep.said
+    assert len(submissions(Path("runs/taken"))) == 1  # Slurm brought them back, no second submission did
+    assert attnlab("sweep", *words, "hydra/launcher=basic", "study.name=quiet").status == 0
+    for name, run in zip(names, runs, strict=True):
+        assert len(list((run / "attempts").iterdir())) == 2
+        assert logged_steps(run) == list(range(1, 61))  # no step was trained twice
+        assert_same(run, Path("runs/quiet", name, "seed=0"))
 
 
 def test_two_sweeps_at_once_train_each_run_once_and_what_is_cancelled_is_tried_again(attnlab, study, slurm):

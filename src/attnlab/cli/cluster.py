@@ -6,6 +6,7 @@ a job is still to come, is there, or is gone.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -22,6 +23,7 @@ from attnlab.training.run_directory import SETTLED, RunDirectory, effective_stat
 
 FOLDER = "slurm"
 PATIENCE_SECONDS = 20.0
+IN_SECONDS = {"SLURM_TIME_FORMAT": "%s"}  # times that Slurm answers, whatever this machine's clock shows
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 LIVE = {
     "PENDING",
@@ -187,6 +189,17 @@ def _ended(ids: Sequence[str]) -> dict[str, Job]:
     return {id: Job(id, found[id].split(" ")[0]) for id in ids if found.get(id)}
 
 
+def is_being_preempted(id: str) -> bool:
+    """Whether Slurm has announced to a running job that it takes its nodes away, and waits for the partition's GraceTime. Raises: NoAnswer."""
+    # A job that was preempted earlier and started again may keep the time of that.
+    answer = _call("squeue", "-h", "-O", "State:|,PreemptTime:|,StartTime:|", "-j", id, fine="Invalid job id")
+    for line in answer.splitlines():
+        state, preempted, started = (word.strip() for word in line.split("|")[:3])
+        if state == "RUNNING" and preempted.isdigit() and started.isdigit():
+            return int(preempted) >= int(started)
+    return False
+
+
 def cancel(ids: Sequence[str]) -> None:
     """Takes jobs out of the queue and stops those that run; each saves first. Raises: NoAnswer."""
     if ids:
@@ -195,7 +208,9 @@ def cancel(ids: Sequence[str]) -> None:
 
 def _call(*words: str, fine: str | None = None) -> str:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=os.environ | IN_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise NoAnswer(f"Slurm does not answer ({words[0]} took more than {PATIENCE_SECONDS:.0f} s)") from None
     except OSError as error:
