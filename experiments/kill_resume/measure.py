@@ -185,6 +185,7 @@ class Trials:
         while len(numbered) < 2:
             shutil.rmtree(directory, ignore_errors=True)
             was_killed = kill_at(words, directory, self.draw.uniform(0.3, 1.0) * seconds)
+            seconds *= 1 if was_killed else 0.9  # the machine was busier when it was timed
             found = (directory / "checkpoints").glob("step=*.ckpt") if was_killed else []
             numbered = sorted(found, key=lambda path: int(path.stem.removeprefix("step=")))
         newest = find_resume(directory)
