@@ -47,6 +47,7 @@ def test_the_studies_of_the_foundation_are_there():
     assert {"position_length", "norm_warmup", "nanogpt_cpu"} <= set(available_studies())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available_studies())
 def test_every_cell_of_a_study_makes_sense(space, name):
     plan = load_plan(shipped("experiments") / name / "study.yaml", [], space)
