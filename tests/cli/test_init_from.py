@@ -163,6 +163,7 @@ def test_a_vit_goes_on_with_images_of_another_size_and_other_classes(imported, g
     assert attnlab("evaluate", str(RUN)).status == 0
 
 
+@pytest.mark.slow
 def test_a_multirun_names_each_job_by_its_own_choices(imported, attnlab, here):
     said = attnlab(
         "train",

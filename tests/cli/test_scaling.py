@@ -4,11 +4,13 @@ import csv
 import io
 import json
 
+import pytest
 from tests.analysis.scaling.planted import write_scaling_study
 
 ONE = "runs/planted/model.d_model=16,trainer.max_steps=450/seed=0"
 
 
+@pytest.mark.slow
 def test_a_study_is_fitted_printed_and_written(attnlab, here):
     write_scaling_study(here / "runs" / "planted", seeds=1)
     said = attnlab("scaling", "planted", "--resamples", "100", "--compute", "1e12", "--to", "out/figures")

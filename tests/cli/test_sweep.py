@@ -27,6 +27,7 @@ def statuses(study):
     }
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_run_and_what_is_finished_is_not_touched(attnlab, study):
     study("mine")
     first = attnlab("sweep", "mine", HERE, "study.seeds=1")
@@ -102,6 +103,7 @@ def test_a_study_that_needs_what_is_not_there(attnlab, study):
     assert "otter: there is no such study" in said.err
 
 
+@pytest.mark.slow
 def test_a_run_of_a_study_is_the_run_of_its_overrides(attnlab, study):
     study("mine", seeds=1)
     printed = attnlab("sweep", "mine", "--cfg").out
@@ -155,6 +157,7 @@ def test_a_cell_that_makes_no_sense_is_skipped_and_one_that_fails_does_not_stop_
     assert "skipped" in shown.out
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_tried_again_and_what_failed_where_that_is_asked_for(attnlab, study, tmp_path, monkeypatch):
     (tmp_path / "broken_too.py").write_text(
         "from attnlab.layers import ALiBi\n\n\n"

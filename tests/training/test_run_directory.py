@@ -136,6 +136,7 @@ def race(path, start, answers) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_of_many_racers_exactly_one_wins_every_round(tmp_path):
     """The winner of each round is killed; the next round's racers all see a dead owner at once."""
     for attempt in range(1, 9):
@@ -169,6 +170,7 @@ def write_for_ever(path, seed) -> None:
         )
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_the_directory_is_readable(tmp_path):
     generator = random.Random(0)
     steps = attempt = 0
