@@ -78,9 +78,8 @@ class _Leave:
         # What may not be requeued is left as it was saved: it has not failed.
         with contextlib.suppress(subprocess.SubprocessError, OSError, UncompletedJobError):
             self.requeue(signal.SIGUSR2, frame)
-            while (
-                _is_preempted()
-            ):  # it returned, so the first rank requeues, which must not lose its step by another's end
+            # It returned, so the first rank requeues, which must not lose its step by another's end.
+            while _is_preempted():
                 time.sleep(LOOK_AGAIN_SECONDS)
 
 

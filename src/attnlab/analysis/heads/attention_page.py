@@ -98,22 +98,9 @@ def _look(left_out: str) -> list[Html]:
         cells,
         id="map",
     )  # fmt: skip
-    top = tag(
-        "table",
-        tag("caption", id="from", aria_live="polite"),
-        tag("thead", tag("tr", *(tag("th", text, scope="col") for text in ("key", "place", "weight")))),
-        tag("tbody"),
-        id="top",
-        class_="figures",
-    )
-    statistics = tag(
-        "table",
-        tag("caption", "This head, over all texts given"),
-        tag("thead", tag("tr", *(tag("th", text, scope="col") for text in ("statistic", "value", "uniform")))),
-        tag("tbody"),
-        id="statistics",
-        class_="figures",
-    )
+    top = _to_fill("top", tag("caption", id="from", aria_live="polite"), ("key", "place", "weight"))
+    caption = tag("caption", "This head, over all texts given")
+    statistics = _to_fill("statistics", caption, ("statistic", "value", "uniform"))
     detail = tag(
         "div",
         tag("h2", id="title", tabindex=-1),
@@ -131,6 +118,12 @@ def _look(left_out: str) -> list[Html]:
         tag("p", id="cut", class_="soft"),
         tag("section", overview, detail, class_="look", id="look", aria_label="Maps"),
     ]
+
+
+def _to_fill(id: str, caption: Html, columns: Sequence[str]) -> Html:
+    """A table whose rows the script writes."""
+    head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in columns)))
+    return tag("table", caption, head, tag("tbody"), id=id, class_="figures")
 
 
 def _all_heads(scores: Scores, effects: Mapping[Head, Effect] | None) -> Html | None:
