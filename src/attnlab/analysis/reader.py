@@ -278,6 +278,7 @@ def _study(
     unreadable: list[str],
     read_curves: Callable[[Iterable[Key]], pl.DataFrame],
 ) -> Study:
+    is_planned = bool(plan) or any(run.record.get("plan") for run in found)
     plan = plan or _plan_of(path.name, found)
     if not plan:
         near = sorted(p.parent.name for p in path.parent.glob("*/plan.json")) if path.parent.is_dir() else []
@@ -287,7 +288,9 @@ def _study(
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells:
-        for seed in seeds if cell.skip is None else []:
+        for seed in (
+            seeds if cell.skip is None and is_planned else []
+        ):  # else nobody has asked for those that are not there
             missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
             runs.setdefault((cell.name, seed), missing)
     return Study(

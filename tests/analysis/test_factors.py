@@ -11,8 +11,8 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.factors import interactions
 from attnlab.analysis.headline import headline
-from attnlab.analysis.interactions import interactions
 from attnlab.analysis.report.page import render
 
 LEVELS = {"f": ["f0", "f1"], "g": ["g0", "g1", "g2"], "h": ["h0", "h1"]}
@@ -70,18 +70,18 @@ def test_p_values_are_those_of_a_repeated_measures_anova(grid):
     table = AnovaRM(frame(grid, g=["g0", "g1"]), "y", "seed", within=list(LEVELS)).fit().anova_table
     for one in comparison.interactions:
         row = table.loc[":".join(one.factors)]
-        assert one.p_t == pytest.approx(row["Pr > F"], rel=1e-6)
+        assert one.p == pytest.approx(row["Pr > F"], rel=1e-6)
         deviation, n = one.interval.deviation, one.interval.n
         assert (one.interval.mean / deviation) ** 2 * n == pytest.approx(row["F Value"], rel=1e-6)
-    smallest = min(comparison.effects, key=lambda effect: effect.p_holm)
-    assert smallest.p_holm == pytest.approx(3 * table.loc[smallest.factor, "Pr > F"], rel=1e-6)
+    smallest = min(comparison.effects, key=lambda effect: effect.p_adjusted)
+    assert smallest.p_adjusted == pytest.approx(3 * table.loc[smallest.factor, "Pr > F"], rel=1e-6)
 
 
 def test_planted_interactions_are_found_and_no_other(comparison):
     for choices, one in by_choices(comparison).items():
         planted = PLANTED.get(tuple(sorted(choices)), 0.0)
         assert one.interval.low < planted < one.interval.high
-        assert (one.p_holm <= 0.05) == (planted != 0) == one.interval.excludes(0)
+        assert (one.p_adjusted <= 0.05) == (planted != 0) == one.interval.excludes(0)
     text = render(comparison)
     assert "What depends on what" in text
     assert "f f1 \u00d7 g g1" in text
@@ -107,9 +107,9 @@ def test_false_alarms_of_the_family_stay_within_the_level():
     for index in [*range(6), int(p_values.min(axis=1).argmin())]:
         grid = crossed(lambda f, g, h, seed, i=index: y[i, int(f), int(g), int(h), seed], levels, range(4))
         study = study_of(grid, tuple(levels), baseline=("0", "0", "0"))
-        found = interactions(study, {cell.name: study.values(cell.name, "m") for cell in study.cells})
+        found = interactions(study)
         assert np.allclose([list(one.values.values()) for one in found], values[index], rtol=0, atol=1e-12)
-        assert any(one.p_holm <= 0.05 for one in found) == (8 * p_values[index].min() <= 0.05)
+        assert any(one.p_adjusted <= 0.05 for one in found) == (8 * p_values[index].min() <= 0.05)
 
 
 def test_a_hole_in_the_grid_is_left_out_and_said(grid):
