@@ -7,6 +7,7 @@ import pytest
 from memory import study_of
 from scipy import stats
 
+from attnlab.analysis.comparison import compare
 from attnlab.analysis.outcomes import Outcomes, compare_losses, count_losses, together
 from attnlab.analysis.statistics import holm
 
@@ -62,3 +63,17 @@ def test_a_baseline_that_is_lost_counts_too():
     (found,) = compare_losses({"base": (4, 4), "other": (0, 4)}, "base").values()
     assert found.p == pytest.approx(2 / 70)
     assert (found.lost, found.baseline_lost) == (0, 4)
+
+
+def test_more_losses_than_chance_explains_leave_no_word():
+    """Thirty seeds of which six are lost: the sign test alone would still be sure, Fisher's test says that the losses are no accident."""
+    values = {("a",): {seed: 2.0 - seed / 1000 for seed in range(30)}}
+    claim = {"says": "x", "cell": {"norm": "b"}, "metric": "m", "below": 1.5}
+    for gone, verdicts in ((6, ["undecided", "open"]), (1, ["better", "met"])):
+        kept = {seed: 1.0 + seed / 1000 if seed >= gone else "diverged" for seed in range(30)}
+        study = study_of({**values, ("b",): kept})
+        study.claims.append(claim)
+        comparison = compare(study)
+        found = comparison.cells[1].difference
+        assert [found.verdict, comparison.claims[0].verdict] == verdicts
+        assert found.reason == f"{gone} of 30 runs lost" + (", beyond chance" if gone == 6 else "")

@@ -16,6 +16,7 @@ from attnlab.analysis.reader import Run, Study
 
 if TYPE_CHECKING:
     from attnlab.analysis.comparison import CellSummary, Comparison
+    from attnlab.analysis.differences import Difference
 
 MOST_NAMES = 3
 
@@ -162,7 +163,7 @@ def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
 def power_sentence(comparison: Comparison) -> list[str]:
     """What so many seeds can see, and how many would settle what is open; [] where no spread is known."""
     known = [
-        (cell.difference, cell.label) for cell in comparison.cells if cell.difference and cell.difference.has_spread
+        (cell.difference, cell.label) for cell in comparison.cells if cell.difference and _is_whole(cell.difference)
     ]
     found = sorted((one.smallest_effect, label, one.n) for one, label in known if math.isfinite(one.smallest_effect))
     if not found or comparison.metric is None:
@@ -178,12 +179,17 @@ def power_sentence(comparison: Comparison) -> list[str]:
     return [f"{sentence}{_to_settle(comparison)}."]
 
 
+def _is_whole(found: Difference) -> bool:
+    """Whether all seeds are in, with a spread to go by."""
+    return found.has_spread and not found.contrast.missing
+
+
 def _to_settle(comparison: Comparison) -> str:
     """How many seeds would settle the comparisons that are open: by name where they are few, else as a range."""
     wanted = {
         cell.label: cell.difference.seeds_to_settle
         for cell in comparison.cells
-        if cell.difference and _is_undecided(cell) and cell.difference.has_spread
+        if cell.difference and _is_undecided(cell) and _is_whole(cell.difference)
     }
     near = sorted((seeds, label) for label, seeds in wanted.items() if math.isfinite(seeds))
     far = [label for label, seeds in wanted.items() if math.isinf(seeds)]

@@ -110,6 +110,7 @@ def _of_cell(
         return CellVerdict(label, "open", f"{bound}: {claim[bound]!r} is no bound", values, interval)
     verdict, reason = _judge(interval, list(values.values()), low, high, isinstance(claim.get("against"), Mapping))
     reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
+    verdict = "open" if contrast.beyond_chance else verdict
     return CellVerdict(label, verdict, reason, values, interval)
 
 

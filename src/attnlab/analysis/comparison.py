@@ -15,7 +15,7 @@ from attnlab.analysis.caveats import caveats_of
 from attnlab.analysis.claims import Claim, check_claims
 from attnlab.analysis.differences import ALPHA, Difference, Judged, family_size, judge, judge_differences
 from attnlab.analysis.factors import Effect, Interaction, factor_effects, interactions, unmatched
-from attnlab.analysis.outcomes import Contrast, LostRuns, Outcomes, compare_losses, count_losses
+from attnlab.analysis.outcomes import Contrast, LostRuns, Outcomes
 from attnlab.analysis.ranking import places
 from attnlab.analysis.reader import Cell, Metric, Run, Study
 from attnlab.analysis.sentences import SentenceResult
@@ -129,16 +129,14 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
 
 def _cells(study: Study, alpha: float) -> list[CellSummary]:
     """Every cell with its figures: differences and ranks are one family (see `ranking.places`)."""
-    metric, outcomes = study.metric, Outcomes(study)
+    metric, outcomes = study.metric, Outcomes(study, alpha)
     name = metric.name if metric else None
     by_cell = {cell.name: outcomes.of(cell.name, name) for cell in study.cells}
-    counts = {cell: count_losses(of.values()) for cell, of in by_cell.items()}
     values = {cell.name: study.values(cell.name, name) if name else {} for cell in study.cells}
-    base = study.baseline_cell.name if study.baseline_cell else None
-    if base and name and outcomes.cannot(base, name):
+    base = study.baseline_cell
+    if base and name and outcomes.cannot(base.name, name):
         base = None  # as if there were none: said beforehand, whatever the runs give
-    lost = compare_losses(counts, base) if base and name else {}
-    contrasts = _contrasts(study, outcomes, lost, alpha) if base else {}
+    contrasts = _contrasts(study, outcomes, base, metric) if base and metric else {}
     differences = judge_differences(contrasts, metric, alpha) if metric else {}
     ranks = {}
     if metric is not None:
@@ -147,8 +145,10 @@ def _cells(study: Study, alpha: float) -> list[CellSummary]:
         asked = {cell: set(of) for cell, of in by_cell.items() if cell in able}
         verdicts = {cell: found.verdict for cell, found in differences.items()}
         measured = {cell: of for cell, of in values.items() if of}
-        ranks = places(measured, asked, metric, base, verdicts, family_size(contrasts), alpha)
+        first = base.name if base else None
+        ranks = places(measured, asked, metric, first, verdicts, family_size(contrasts), alpha)
     cells = [_summary(study, cell, values[cell.name], differences, ranks) for cell in study.cells]
+    counts, lost = outcomes.counts(), outcomes.losses if name else {}
     cells = [
         replace(
             cell, n_lost=counts[cell.cell.name][0], n_ended=counts[cell.cell.name][1], lost=lost.get(cell.cell.name)
@@ -158,18 +158,13 @@ def _cells(study: Study, alpha: float) -> list[CellSummary]:
     return _with_chances(cells, metric)
 
 
-def _contrasts(study: Study, outcomes: Outcomes, lost: Mapping[str, LostRuns], alpha: float) -> dict[str, Contrast]:
+def _contrasts(study: Study, outcomes: Outcomes, base: Cell, metric: Metric) -> dict[str, Contrast]:
     """Every cell against the baseline: the family of the differences, those without a value, too."""
-    base, metric = study.baseline_cell, study.metric
-    if base is None or metric is None:
-        return {}
-    found = {}
-    for cell in study.cells:
-        if cell is not base and cell.skip is None and not outcomes.cannot(cell.name, metric.name):
-            contrast = outcomes.against(cell.name, metric.name, base.name, metric.name, "the baseline")
-            beyond = cell.name in lost and lost[cell.name].p_holm <= alpha
-            found[cell.name] = replace(contrast, beyond_chance=beyond)
-    return found
+    return {
+        cell.name: outcomes.against(cell.name, metric.name, base.name, metric.name, "the baseline")
+        for cell in study.cells
+        if cell is not base and cell.skip is None and not outcomes.cannot(cell.name, metric.name)
+    }
 
 
 def _with_chances(cells: list[CellSummary], metric: Metric | None) -> list[CellSummary]:

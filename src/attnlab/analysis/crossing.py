@@ -59,8 +59,9 @@ class Crossing:
         corners = {self._setting(cell, moves): self._corners(cell, list(moves)) for cell in cells}
         whole = {setting: of for setting, of in corners.items() if self._possible(of)}
         found = {setting: by_seed for setting, of in whole.items() if (by_seed := self._by_seed(of))}
-        outcomes = self._together([cell for of in whole.values() for _, cell in of if cell])
-        contrast = contrast_of(_over_settings(found), {"": outcomes}, "seeds", len(found) < len(whole))
+        used = [cell for of in whole.values() for _, cell in of if cell]
+        contrast = contrast_of(_over_settings(found), {"": self._together(used)}, "seeds", len(found) < len(whole))
+        contrast = self._outcomes.marked(contrast, (cell.name for cell in used))
         means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
         return Averaged(contrast, means, len(corners))
 

@@ -7,7 +7,8 @@ lost may depend on how they would have done, so the others alone say nothing sur
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from attnlab.analysis.reader import Run, Study
 from attnlab.analysis.statistics import holm, paired
@@ -53,10 +54,10 @@ class Contrast:
 
 
 class Outcomes:
-    """Looks up how the runs of a study ended."""
+    """Looks up how the runs of a study ended. `alpha` is the level at which more losses than chance explains are found."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, alpha: float = 0.05) -> None:
+        self.study, self.alpha = study, alpha
         self._runs: dict[str, dict[int, Run]] = {}
         for run in study.runs.values():
             self._runs.setdefault(run.cell, {})[run.seed] = run
@@ -70,9 +71,35 @@ class Outcomes:
         found = set(self.of(cell, metric).values())
         return "cannot" in found and "value" not in found
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """{cell: (lost, ended)} of the primary metric."""
+        name = self.study.metric.name if self.study.metric else None
+        return {cell.name: count_losses(self.of(cell.name, name).values()) for cell in self.study.cells}
+
+    @cached_property
+    def losses(self) -> dict[str, LostRuns]:
+        """Fisher's test of every cell against the baseline on the primary metric; {} without a baseline that can have it."""
+        base, metric = self.study.baseline_cell, self.study.metric
+        if base is None or metric is None or self.cannot(base.name, metric.name):
+            return {}
+        return compare_losses(self.counts(), base.name)
+
+    @cached_property
+    def beyond_chance(self) -> set[str]:
+        """The cells that lose more runs than chance explains: more than the baseline, or the baseline more than another."""
+        sure = {cell: found for cell, found in self.losses.items() if found.p_holm <= self.alpha}
+        more = {
+            cell
+            for cell, found in sure.items()
+            if found.lost * found.baseline_ended > found.baseline_lost * found.ended
+        }
+        base = self.study.baseline_cell
+        return more | ({base.name} if base and set(sure) - more else set())
+
     def alone(self, cell: str, metric: str) -> Contrast:
         """The values of a cell's own metric."""
-        return contrast_of(self._values(cell, metric), {"": self.of(cell, metric)})
+        contrast = contrast_of(self._values(cell, metric), {"": self.of(cell, metric)})
+        return self.marked(contrast, [cell])
 
     def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
         """A metric of a cell minus a metric of another (or of the same cell), by seed, over the seeds that both were asked for.
@@ -82,10 +109,15 @@ class Outcomes:
         own, theirs = self.of(cell, metric), self.of(other, other_metric)
         values = paired(self._values(cell, metric), self._values(other, other_metric))
         both = {seed: together([found, theirs[seed]]) for seed, found in own.items() if seed in theirs}
-        if not name:
-            return contrast_of(values, {"": both})
         parts = {"": {seed: own[seed] for seed in both}, name: {seed: theirs[seed] for seed in both}}
-        return contrast_of(values, parts)
+        contrast = contrast_of(values, parts if name else {"": both})
+        return self.marked(contrast, [cell, other])
+
+    def marked(self, contrast: Contrast, cells: Iterable[str]) -> Contrast:
+        """The contrast, `beyond_chance` where one of its cells is and a run is missing."""
+        if not contrast.missing or self.beyond_chance.isdisjoint(cells):
+            return contrast
+        return replace(contrast, beyond_chance=True, reason=f"{contrast.reason}, beyond chance")
 
     def _values(self, cell: str, metric: str) -> dict[int, float]:
         return {seed: run.final[metric] for seed, run in self._runs.get(cell, {}).items() if metric in run.final}

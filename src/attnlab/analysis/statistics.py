@@ -190,7 +190,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
 
 def bonferroni(p_values: Sequence[float], tests: int) -> list[float]:
     """p values adjusted for `tests` in all, of which these are some: of a test at most `alpha` where its simultaneous interval excludes zero."""
-    return [min(1.0, tests * p) for p in p_values]  # nan stays nan
+    return [p if math.isnan(p) else min(1.0, tests * p) for p in p_values]
 
 
 def equivalence_p(differences: Sequence[float], margin: float) -> float:

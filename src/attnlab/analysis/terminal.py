@@ -231,8 +231,9 @@ def _p(p: float) -> str:
 
 
 def _common_flip(comparison: Comparison) -> str | None:
-    """The sign-flip p that all comparisons share, None where they differ."""
+    """The sign-flip p that all comparisons share which have one, None where they differ."""
     found = {wording.p_text(row.difference.p_sign_flip_adjusted) for row in comparison.measured if row.difference}
+    found.discard("-")
     return found.pop() if len(found) == 1 else None
 
 
