@@ -271,3 +271,13 @@ def test_studies_of_one_seed_one_cell_or_nothing_have_a_face(tmp_path, finals, m
     assert to_markdown(comparison).count("\n| ") == 1 + len(finals)
     assert to_latex(comparison).count("\\\\\n") == 1 + len(finals)
     assert f"{len(finals)} cells x {len(seeds)} seeds" in on_terminal(comparison, 80)
+
+
+def test_an_interval_that_excludes_zero_is_seen_to():
+    """Beside changes of tenths, one of -0.0004 is no "improves, 0.00 (0.00 to 0.00)"."""
+    small = mean_interval([-0.00041, -0.00042, -0.00040, -0.00041])
+    assert wording.interval_text(small, 2, sign=True) == "-0.00041 (-0.00042 to -0.00040)"
+    assert wording.spread_text(small, 2, sign=True) == "-0.00041 +-0.00001"
+    assert wording.interval_text(mean_interval([0.1, -0.1, 0.05, -0.06]), 1) == "-0.0 (-0.2 to 0.1)".replace(
+        "-0.0 ", "0.0 "
+    )

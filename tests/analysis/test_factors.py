@@ -174,3 +174,43 @@ def test_choices_that_are_written_differently_are_the_same():
     comparison = compare(study_of(grid, ("lr", "f"), baseline=(0.001, "a")))
     assert [effect.choice for effect in comparison.effects if effect.factor == "lr"] == [0.003]
     assert len(comparison.interactions) == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 6])
+def test_effects_that_add_up_depend_on_nothing(seeds):
+    """-0.30 in one setting and -0.30 in the other is no dependence, whatever the last digits say."""
+    noise = np.random.default_rng(5).normal(0, 0.002, (2, 2, seeds))
+    grid = crossed(
+        lambda f, g, seed: 2.0 - 0.3 * f + 0.1 * g + float(noise[f, g, seed]), {"f": [0, 1], "g": [0, 1]}, range(seeds)
+    )
+    comparison = compare(study_of(grid, ("f", "g"), baseline=(0, 0)))
+    said = " ".join(headline(comparison))
+    assert "depends" not in said
+    assert "interaction" not in said
+    assert ("largest average effect is that of f: 0 to 1" in said) == (seeds == 6)
+    assert {effect.word for effect in comparison.effects} == ({"better", "worse"} if seeds == 6 else {"undecided"})
+
+
+def test_an_effect_depends_where_an_interaction_is_sure(comparison):
+    words = {(effect.factor, effect.choice): effect.word for effect in comparison.effects}
+    assert words["f", "f1"] == words["g", "g1"] == words["g", "g2"] == "depends"
+    assert words["h", "h1"] == "worse"
+    assert "; it depends on the other settings, from +" in " ".join(headline(comparison))
+
+
+def test_survivors_of_lost_runs_make_no_effect_sure(grid):
+    lost = {choices: dict(row) for choices, row in grid.items()}
+    for seed in (0, 2, 4):
+        lost["f1", "g0", "h0"][seed] = None
+    comparison = compare(study_of(lost, tuple(LEVELS), baseline=("f0", "g0", "h0")))
+    found = next(effect for effect in comparison.effects if effect.factor == "f")
+    assert (found.verdict, found.reason) == ("undecided", "3 of 5 seeds lost")
+    assert next(effect for effect in comparison.effects if effect.factor == "h").reason == "3 of 5 seeds lost"
+
+
+def test_a_setting_that_is_lost_whole_leaves_its_effects_undecided(grid):
+    lost = grid | {("f1", "g1", "h1"): dict.fromkeys(range(5), "diverged")}
+    comparison = compare(study_of(lost, tuple(LEVELS), baseline=("f0", "g0", "h0")))
+    found = next(effect for effect in comparison.effects if effect.factor == "f")
+    assert (found.verdict, found.interval.is_bounded, len(found.by_setting)) == ("undecided", False, 5)
+    assert found.interval.mean == pytest.approx(np.mean(list(found.by_setting.values())))

@@ -127,7 +127,9 @@ def test_no_sentence_contradicts_another(stories, name):
         assert all(places[0] > 1 for label, places in ranks.items() if label != best[1])
         assert verdicts.get(best[1], "better") == "better"
         assert best[1] in verdicts or set(verdicts.values()) <= {"worse"} or not verdicts
-    open_to = re.search(r"(\w+) \([\d.]+\) has the best mean.* cannot rule out that (.*?) (?:is|are) as good", sentences)
+    open_to = re.search(
+        r"(\w+) \([\d.]+\) has the best mean.* cannot rule out that (.*?) (?:is|are) as good", sentences
+    )
     if open_to:
         others = re.findall(r"(\w+) \(", open_to[2])
         assert all(ranks[label][0] == 1 for label in [open_to[1], *others])
