@@ -58,13 +58,13 @@ class Outcomes:
 
     def __init__(self, study: Study, alpha: float = 0.05) -> None:
         self.study, self.alpha = study, alpha
-        self._runs: dict[str, dict[int, Run]] = {}
-        for run in study.runs.values():
-            self._runs.setdefault(run.cell, {})[run.seed] = run
+        self._found: dict[tuple[str, str | None], dict[int, str]] = {}
 
     def of(self, cell: str, metric: str | None) -> dict[int, str]:
         """{seed: outcome} of every run of a cell that was asked for."""
-        return {seed: outcome_of(run, metric) for seed, run in sorted(self._runs.get(cell, {}).items())}
+        if (cell, metric) not in self._found:
+            self._found[cell, metric] = {run.seed: outcome_of(run, metric) for run in self.study.runs_of(cell)}
+        return self._found[cell, metric]
 
     def cannot(self, cell: str, metric: str) -> bool:
         """Whether a cell cannot have the metric: no run has it, and one says that it cannot."""
@@ -98,7 +98,7 @@ class Outcomes:
 
     def alone(self, cell: str, metric: str) -> Contrast:
         """The values of a cell's own metric."""
-        contrast = contrast_of(self._values(cell, metric), {"": self.of(cell, metric)})
+        contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
         return self.marked(contrast, [cell])
 
     def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
@@ -107,7 +107,7 @@ class Outcomes:
         name: of the other in the reason ("the baseline"); "" where both are of one cell.
         """
         own, theirs = self.of(cell, metric), self.of(other, other_metric)
-        values = paired(self._values(cell, metric), self._values(other, other_metric))
+        values = paired(self.study.values(cell, metric), self.study.values(other, other_metric))
         both = {seed: together([found, theirs[seed]]) for seed, found in own.items() if seed in theirs}
         parts = {"": {seed: own[seed] for seed in both}, name: {seed: theirs[seed] for seed in both}}
         contrast = contrast_of(values, parts if name else {"": both})
@@ -118,9 +118,6 @@ class Outcomes:
         if not contrast.missing or self.beyond_chance.isdisjoint(cells):
             return contrast
         return replace(contrast, beyond_chance=True, reason=f"{contrast.reason}, beyond chance")
-
-    def _values(self, cell: str, metric: str) -> dict[int, float]:
-        return {seed: run.final[metric] for seed, run in self._runs.get(cell, {}).items() if metric in run.final}
 
 
 def together(outcomes: Iterable[str]) -> str:

@@ -55,7 +55,7 @@ class Run:
     record: Mapping[str, Any] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def final(self) -> dict[str, float]:
         """Final values that are finite numbers, of a finished run only."""
         values = self.status.get("final") if self.state == "finished" else None
@@ -134,7 +134,14 @@ class Study:
 
     def runs_of(self, cell: str) -> list[Run]:
         """The runs of a cell by seed."""
-        return sorted((run for run in self.runs.values() if run.cell == cell), key=lambda run: run.seed)
+        return self._by_cell.get(cell, [])
+
+    @cached_property
+    def _by_cell(self) -> dict[str, list[Run]]:
+        found: dict[str, list[Run]] = {}
+        for run in sorted(self.runs.values(), key=lambda run: run.seed):
+            found.setdefault(run.cell, []).append(run)
+        return found
 
     def values(self, cell: str, metric: str) -> dict[int, float]:
         """{seed: value} of the finished runs of `cell` that have `metric`."""
