@@ -28,11 +28,10 @@ def test_no_family_of_words_is_false_in_more_pages_than_promised(script, effects
     counts = script.measure(70, 1, effects)
     total = sum(counts.values(), Counter())
     assert total["pages"] == 70 * len(script.LOSSES)
-    bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / total["pages"])
     for family in script.FAMILIES:
-        assert total[family] / total["pages"] <= bound, family
-        for losses, found in counts.items():
-            assert found[family] / 70 <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 70), (family, losses)
+        for found, errors in ((total, 3), *((found, 4) for found in counts.values())):
+            bound = 0.05 + errors * math.sqrt(0.05 * 0.95 / found[f"of {family}"])
+            assert script.share(found, family) / 100 <= bound, family
 
 
 def test_the_simulation_knows_a_false_word(script):

@@ -6,7 +6,8 @@ A page has a factor of 2 to 10 choices, or two crossed factors, 3 to 16 seeds, f
 `attnlab compare` does. A word is false where what it says is not so: better or worse of a cell that is the baseline's equal, a rank that parts
 equals, an effect or an interaction where there is none, a change with length, a claim met or not met whose bound is the truth itself.
 Lost runs are lost at random, or the worst (or best) of one cell or of the baseline, as runs that fail because they do badly are.
-The table has the share of pages with a false word in each family; a family holds what the page promises where that is at most 5%.
+The table has the share of pages with a false word in each family, of those that have the family (only crossed factors have effects and
+interactions, only six cells or more groups); a family holds what the page promises where that is at most 5%.
 """
 
 from __future__ import annotations
@@ -159,15 +160,27 @@ def _true_effect(truth: dict[str, float], effect: Any) -> bool:
 
 
 def measure(pages: int, seed: int, effects: bool) -> dict[str, Counter[str]]:
-    """{losses: {family: pages with a false word, "pages": all, "spoke": pages with any word}} over shapes and seeds in turn."""
+    """{losses: {family: pages with a false word, "of family": pages that have it, "any": of all "pages"}} over shapes and seeds in turn."""
     rng = np.random.default_rng(seed)
     counts: dict[str, Counter[str]] = {losses: Counter() for losses in LOSSES}
     for index, losses in itertools.product(range(pages), LOSSES):
         shape, seeds = SHAPES[index % len(SHAPES)], SEEDS[index // len(SHAPES) % len(SEEDS)]
         drawn = page(shape, seeds, losses, rng, effects)
         wrong = false_words(drawn, compare(drawn.study))
-        counts[losses].update([*wrong, "pages", *(["any"] if wrong else [])])
+        there = [f"of {family}" for family in FAMILIES if _has(family, shape)]
+        counts[losses].update([*wrong, "pages", *there, *(["any"] if wrong else [])])
     return counts
+
+
+def share(found: Counter[str], family: str) -> float:
+    """Per cent of the pages with a family in which a word of it is false."""
+    return 100 * found[family] / max(1, found[f"of {family}"])
+
+
+def _has(family: str, shape: tuple[int, int]) -> bool:
+    if family == "groups":
+        return math.prod(shape) >= 6
+    return shape[1] > 1 if family in ("effects", "interactions") else True
 
 
 def main() -> None:
@@ -178,11 +191,15 @@ def main() -> None:
     arguments = parser.parse_args()
     for effects in (False, True):
         print(f"\n{'some cells far from the others' if effects else 'no effect at all'}: false words, % of pages")
-        print(f"{'lost runs':24}{'pages':>7}" + "".join(f"{family:>23}" for family in FAMILIES) + f"{'any':>7}")
+        print(
+            f"{'lost runs':22}{'pages':>6}"
+            + "".join(f"{family:>{len(family) + 2}}" for family in FAMILIES)
+            + f"{'any':>7}"
+        )
         for losses, found in measure(arguments.pages, arguments.seed, effects).items():
             n = found["pages"]
-            shares = "".join(f"{100 * found[family] / n:23.2f}" for family in FAMILIES)
-            print(f"{losses:24}{n:7}{shares}{100 * found['any'] / n:7.2f}")
+            shares = "".join(f"{share(found, family):{len(family) + 2}.2f}" for family in FAMILIES)
+            print(f"{losses:22}{n:6}{shares}{100 * found['any'] / n:7.2f}")
     print(f"\nsampling error of 5%: {100 * math.sqrt(0.05 * 0.95 / arguments.pages):.2f} (one standard error)")
 
 
