@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,10 +93,17 @@ def rehearse(config: DictConfig) -> None:
         if run is not None:
             node: Any = OmegaConf.to_container(config.model, resolve=True)
             start(task.model, node, widths)
-        task.make_optimizer(task.model)
-        complete(
+        optimizer = task.make_optimizer(task.model)
+        schedule = complete(
             task.make_schedule, total_steps=parts.trainer.max_steps, d_model=int(config.model.get("d_model", 1)), lr=1.0
         )
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(must_be("optimizer", "a function that gives a torch.optim.Optimizer", type(optimizer)))
+        if not callable(schedule) or not 0 <= (first := schedule(0)) < math.inf:
+            given = first if callable(schedule) else type(schedule)
+            raise ValueError(
+                must_be("schedule", "a function of the step that gives a multiple from 0 of the rate", given)
+            )
     except ValueError as error:
         raise Mistake(str(error)) from error
 

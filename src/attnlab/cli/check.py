@@ -152,7 +152,9 @@ def _check_node(path: str, node: dict[str, Any], expected: Any = Any) -> Iterato
     except Mistake as error:
         yield path, str(error)
         return
-    yield from ((path, reason) for reason in misfits(path, node, expected))
+    if wrong := list(misfits(path, node, expected)):  # its fields are another part's
+        yield from ((path, reason) for reason in wrong)
+        return
     known = constructor_types(target) | OF_A_RUN.get(path, {})
     yield from _check_fields(path, {k: v for k, v in node.items() if not k.startswith("_")}, known)
 

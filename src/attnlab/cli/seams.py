@@ -15,8 +15,10 @@ from typing import Any
 
 from hydra._internal.utils import _locate
 
-from attnlab.cli.compose import Mistake
+from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.ranges import must_be
+
+HOOKS = {"Module": ["forward"], "Optimizer": ["step"]}  # of torch's own bases, which have dozens of other methods
 
 
 @functools.cache
@@ -53,13 +55,20 @@ def load(path: str, node: dict[str, Any]) -> Any:
     if not isinstance(name, str):
         raise Mistake(must_be(f"{path}._target_", "the path of a class, as in attnlab.layers.Rotary", name))
     try:
-        return _locate(name)  # what Hydra's get_object is, which prints the error beside raising it
+        found = _locate(name)  # what Hydra's get_object is, which prints the error beside raising it
     except Exception as error:
         cause = error.__cause__ or error
+        package, _, last = name.rpartition(".")
+        if isinstance(cause, ModuleNotFoundError) and cause.name == name and package in sys.modules:
+            near = did_you_mean(last, dir(sys.modules[package]))
+            raise Mistake(f"{path}: cannot load {name}: {package} has no {last}.{near}") from error
         frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if _is_own(frame.filename)]
         place = "".join(f"\n  {frame.filename}:{frame.lineno}: {frame.line}" for frame in frames)
         reason = "".join(traceback.format_exception_only(cause)).strip()
         raise Mistake(f"{path}: cannot load {name}: {reason}{place}") from error
+    if not callable(found):
+        raise Mistake(must_be(f"{path}._target_", "a class or a function", name))
+    return found
 
 
 def _is_own(file: str) -> bool:
@@ -77,9 +86,9 @@ def misfits(path: str, node: dict[str, Any], expected: Any) -> Iterator[str]:
         return
     named = " or ".join(_full_name(base) for base in bases)
     if not issubclass(made, tuple(bases)):
-        yield f"{must_be(path, f'a {named}', node['_target_'])}, which is none: derive it from that class{_to_give(bases[0])}"
+        yield f"{must_be(path, f'derived from {named}', node['_target_'])}{_to_give(bases[0])}"
     elif made is target and (missing := sorted(_left_open(made))):
-        yield f"{path}: {node['_target_']} lacks {', '.join(missing)}, which every {named} has to give"
+        yield f"{path}: {node['_target_']} lacks {', '.join(missing)}, which {named} leaves to what is derived from it"
     elif completed is not None and completed != bool(node.get("_partial_")):
         yield (
             f"{path}: the YAML of {node['_target_']} needs the line `_partial_: true`, for it is told the rest later"
@@ -115,11 +124,11 @@ def _left_open(cls: type) -> set[str]:
 
 
 def _to_give(base: type) -> str:
-    hooks = sorted(_left_open(base))
-    if hooks:
-        return f", which leaves {', '.join(hooks)} to it"
+    """What a class that is derived from a base gives, where it must, else where it may."""
+    if hooks := HOOKS.get(base.__name__, sorted(_left_open(base))):
+        return f"; it has to give {', '.join(hooks)}"
     public = [name for name, value in vars(base).items() if inspect.isfunction(value) and not name.startswith("_")]
-    return f", and override what is its own of {', '.join(public)}" if public else ""
+    return f"; it may give {', '.join(public)}" if public else ""
 
 
 def _full_name(cls: type) -> str:

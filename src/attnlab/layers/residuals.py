@@ -38,6 +38,11 @@ class Residual(nn.Module):
         self.norms = _norms(norm, d_model, num_sublayers)
         self.dropout = _dropout(dropout)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.join is Residual.join and cls.forward is Residual.forward:
+            raise TypeError(f"{cls.__name__} has to give join, or forward for all sublayers at once")
+
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         """The stream after sublayer number `index`."""
         raise NotImplementedError
