@@ -75,13 +75,13 @@ def test_an_added_field_that_the_class_does_not_take_is_refused(space):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("seed=abc", "seed='abc': expected a whole number"),
-        ("model.d_model=64.5", "model.d_model=64.5: expected a whole number"),
-        ("model.tied=perhaps", "model.tied='perhaps': expected true or false"),
-        ("optimizer.lr=fast", "optimizer.lr='fast': expected a number"),
-        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: expected 2 values"),
-        ("progress=loud", "progress='loud': expected one of auto, plain, off"),
-        ("trainer.precision=64", "expected one of auto, 32, bf16, 16"),
+        ("seed=abc", "seed must be a whole number at least 0 and below 4294967296, got 'abc'"),
+        ("model.d_model=64.5", "model.d_model must be a whole number at least 1, got 64.5"),
+        ("model.tied=perhaps", "model.tied must be true or false, got 'perhaps'"),
+        ("optimizer.lr=fast", "optimizer.lr must be a number at least 0, got 'fast'"),
+        ("optimizer.betas=[0.9]", "optimizer.betas must be 2 values, each a number at least 0 and below 1, got [0.9]"),
+        ("progress=loud", "progress must be one of auto, plain, off, got 'loud'"),
+        ("trainer.precision=64", "trainer.precision must be one of auto, 32, bf16, 16, got 64"),
     ],
 )
 def test_a_wrong_type_says_what_was_expected(space, override, words):

@@ -47,7 +47,10 @@ def test_a_cell_that_makes_no_sense_carries_the_reason(study, space):
         ({"factors": {"position": ["none", "none"]}}, "each cell once"),
         ({"factors": {"positon": ["none"]}, "baseline": {}}, "Did you mean position?"),
         ({"factors": {"position": ["none", "alibbi"]}}, "Did you mean alibi?"),
-        ({"factors": {"model.num_heads": [2, "x"]}, "baseline": {}}, "model.num_heads='x': expected a whole number"),
+        (
+            {"factors": {"model.num_heads": [2, "x"]}, "baseline": {}},
+            "model.num_heads must be a whole number at least 1, got 'x'",
+        ),
         ({"cells": 3}, "cells is a list"),
         ({"cells": [{"name": "a"}]}, "a table with name and overrides"),
         ({"cells": [{"name": "a/b", "overrides": []}]}, "no name of a cell"),

@@ -57,9 +57,9 @@ def test_the_same_seed_continues_a_prompt_the_same_way(attnlab, trained):
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "the quick brown fox jumps"], "the model's position encoding has 16"),
         (["--prompt", "the", "--max-new-tokens", "-1"], "max_new_tokens=-1"),
-        (["--prompt", "the", "--temperature", "-1"], "temperature=-1"),
-        (["--prompt", "the", "--top-k", "0"], "top_k=0"),
-        (["--prompt", "the", "--top-p", "2"], "top_p=2"),
+        (["--prompt", "the", "--temperature", "-1"], "temperature must be at least 0"),
+        (["--prompt", "the", "--top-k", "0"], "top_k must be at least 1"),
+        (["--prompt", "the", "--top-p", "2"], "top_p must be above 0 and at most 1"),
     ],
 )
 def test_a_prompt_that_cannot_be_continued(attnlab, trained, words, message):

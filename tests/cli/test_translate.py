@@ -189,10 +189,13 @@ def one_message(said, message):
         (["translate", "RUN", "--input", "."], "cannot read .: Is a directory"),
         (["translate", "RUN", "--input", "latin.txt"], "line 2 of latin.txt is no UTF-8 text (byte 6 is 0xe4"),
         (["translate", "RUN", "--input", "russian.txt"], "(U+0436)"),
-        (["translate", "RUN", "--beams", "0"], "beams=0 searches nothing; accepted: 1 (greedy) or more"),
-        (["translate", "RUN", "--num-best", "0"], "num_best=0; accepted: 1 to 2, the number of beams"),
-        (["translate", "RUN", "--num-best", "3", "--beams", "2"], "num_best=3; accepted: 1 to 2"),
-        (["translate", "RUN", "--length-penalty", "-1"], "length_penalty=-1.0; accepted: 0 (none) or above"),
+        (["translate", "RUN", "--beams", "0"], "beams must be at least 1, got 0"),
+        (["translate", "RUN", "--num-best", "0"], "num_best must be at least 1, got 0"),
+        (
+            ["translate", "RUN", "--num-best", "3", "--beams", "2"],
+            "num_best must be at most 2, the number of beams, got 3",
+        ),
+        (["translate", "RUN", "--length-penalty", "-1"], "length_penalty must be at least 0, got -1.0"),
         (["generate", "RUN", "--prompt", "Hund"], "EncoderDecoder continues no text; attnlab translate may be meant"),
     ],
 )

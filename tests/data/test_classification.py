@@ -118,7 +118,7 @@ def test_mistakes_in_files(folder, tmp_path):
         data(write(tmp_path / "e", train=["a\tx", "b\t "], test=["c\tx"])).setup()
     with pytest.raises(DataError, match=r"holds no test.tsv"):
         data(write(tmp_path / "d", train=["a\tx", "b\ty"])).setup()
-    with pytest.raises(DataError, match=r"train_fraction=0.0 cannot be used"):
+    with pytest.raises(ValueError, match=r"train_fraction must be above 0 and at most 1, got 0.0"):
         data(folder, train_fraction=0.0)
 
 

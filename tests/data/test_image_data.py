@@ -222,9 +222,9 @@ class Lonely(Stripes):
 
 
 def test_mistakes():
-    with pytest.raises(DataError, match="batch_size=0 cannot be used"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         ImageData(Digits, batch_size=0)
-    with pytest.raises(DataError, match=r"validation_share=0.9 cannot be used; accepted: 0 to 0.5"):
+    with pytest.raises(ValueError, match=r"validation_share must be from 0 to 0.5, got 0.9"):
         ImageData(Digits, validation_share=0.9)
     with pytest.raises(DataError, match="stripes has no images in a split 'extra'; accepted: train, validation, test"):
         data().split("extra")

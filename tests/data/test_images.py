@@ -375,9 +375,9 @@ def test_mistakes_in_folders(tmp_path):
     fill(tmp_path / "half" / "train")
     with pytest.raises(DataError, match="holds a folder train and no folder test"):
         ImageFolder(tmp_path / "half").read()
-    with pytest.raises(DataError, match=r"channels=2 cannot be used; accepted: 1 \(grey\), 3 \(colour\)"):
+    with pytest.raises(DataError, match=r"channels must be 1 \(grey\) or 3 \(colour\), got 2"):
         ImageFolder(tmp_path, channels=2)
-    with pytest.raises(DataError, match="image_size=0 cannot be used"):
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
         ImageFolder(tmp_path, image_size=0)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnlab.data import DataError, Masking
+from attnlab.data import Masking
 from attnlab.data.vocabulary import MASK
 
 
@@ -63,5 +63,5 @@ def test_other_shares(shares):
     "fields", [{"probability": 0.0}, {"probability": 1.0}, {"mask_share": 0.9, "random_share": 0.2}]
 )
 def test_what_is_no_share_is_refused(fields):
-    with pytest.raises(DataError, match="cannot be used; accepted"):
+    with pytest.raises(ValueError, match="must be"):
         Masking(**fields)

@@ -150,16 +150,16 @@ def test_lightning_takes_it(prose_file):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"noise_density": 0.0}, r"data\.noise_density=0\.0"),
-        ({"noise_density": 1.0}, r"data\.noise_density=1\.0"),
-        ({"mean_span_length": 0.5}, r"data\.mean_span_length=0\.5"),
-        ({"context": 1}, r"data\.context=1"),
+        ({"noise_density": 0.0}, r"noise_density must be above 0 and below 1"),
+        ({"noise_density": 1.0}, r"noise_density must be above 0 and below 1"),
+        ({"mean_span_length": 0.5}, r"mean_span_length must be at least 1"),
+        ({"context": 1}, r"context must be at least 2"),
         ({"context": 1000}, r"data\.num_sentinels=8 is too few for the 50 spans of 1000 tokens; accepted: 51 or more"),
-        ({"batch_size": 0}, r"data\.batch_size=0"),
+        ({"batch_size": 0}, r"batch_size must be at least 1"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_read(prose_file, changes, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         make_data(prose_file, **changes)
 
 

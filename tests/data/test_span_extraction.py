@@ -149,5 +149,5 @@ def test_widths_and_what_cannot_be_used():
         DataError, match=r"max_length=11 leaves no room for a text beside a question of 8 tokens .* from 12 on"
     ):
         data([], max_length=11)
-    with pytest.raises(DataError, match=r"data\.stride=0 cannot be used"):
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         data([], stride=0)

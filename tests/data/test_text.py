@@ -101,13 +101,13 @@ def test_lengths_that_fit_work_where_the_longest_does_not(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"context": 0}, r"data\.context=0"),
-        ({"batch_size": -1}, r"data\.batch_size=-1"),
+        ({"context": 0}, r"context must be at least 1"),
+        ({"batch_size": -1}, r"batch_size must be at least 1"),
         ({"path": "nowhere.txt"}, r"data\.path=nowhere\.txt does not exist"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_read(prose_file, changes, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         make_data(**{"path": prose_file, **changes})
 
 

@@ -210,7 +210,7 @@ def test_the_tokenizers_are_trained_once_and_on_the_training_part_alone(file, ow
 
 
 def test_numbers_that_serve_no_batch_are_refused(file):
-    with pytest.raises(DataError, match=r"data.batch_tokens=1 cannot be used"):
+    with pytest.raises(ValueError, match="batch_tokens must be at least 2, got 1"):
         data(file, batch_tokens=1)
     with pytest.raises(DataError, match=r"data.batch_tokens=5 cannot hold the longest example"):
         data(file, batch_tokens=5).setup()

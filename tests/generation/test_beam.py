@@ -273,10 +273,10 @@ def test_top_is_a_stable_sort(rows, size, count):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"beams": 0}, "beams=0 searches nothing"),
-        ({"length_penalty": -0.1}, r"length_penalty=-0\.1"),
-        ({"max_extra": -1}, "max_extra=-1"),
-        ({"beams": 2, "num_best": 3}, "num_best=3; accepted: 1 to 2"),
+        ({"beams": 0}, "beams must be at least 1, got 0"),
+        ({"length_penalty": -0.1}, r"length_penalty must be at least 0, got -0\.1"),
+        ({"max_extra": -1}, "max_extra must be at least 0, got -1"),
+        ({"beams": 2, "num_best": 3}, "num_best must be at most 2, the number of beams, got 3"),
     ],
 )
 def test_searches_that_find_nothing_are_refused(fields, message):

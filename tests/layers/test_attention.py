@@ -121,7 +121,7 @@ def test_scores_are_multiplied_by_the_scale(scale, factor):
 
 
 def test_a_scale_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"scale=0.0 must be above 0, or null for d_head\^-0.5"):
+    with pytest.raises(ValueError, match=r"scale must be above 0, got 0.0"):
         Attention(D, H, scale=0.0)
 
 
@@ -188,17 +188,17 @@ def test_has_the_weights_that_its_fields_say(part, shared, fields):
     ("part", "message"),
     [
         (partial(MultiHead, 64, 7), r"num_heads=7 does not divide d_model=64; accepted: 1, 2, 4, 8, 16, 32, 64"),
-        (partial(MultiHead, 64, 0), "num_heads=0 does not divide d_model=64"),
+        (partial(MultiHead, 64, 0), "num_heads must be at least 1, got 0"),
         (
             partial(GroupedQuery, 60, 6, num_key_value_heads=4),
             "num_key_value_heads=4 does not divide num_heads=6; accepted: 1, 2, 3, 6",
         ),
-        (partial(GroupedQuery, 64, 4, num_key_value_heads=0), "num_key_value_heads=0 does not divide num_heads=4"),
-        (partial(MultiHead, 64, 4, d_head=0), "d_head=0 is no width"),
+        (partial(GroupedQuery, 64, 4, num_key_value_heads=0), "num_key_value_heads must be at least 1, got 0"),
+        (partial(MultiHead, 64, 4, d_head=0), "d_head must be at least 1, got 0"),
         (partial(MultiHead, 64, 4, num_key_value_heads=2), "MultiHead fixes num_key_value_heads, got 2"),
         (partial(MultiQuery, 64, 4, num_key_value_heads=2), "MultiQuery fixes num_key_value_heads, got 2"),
-        (partial(MultiHead, 64, 4, window=0), "window=0 leaves nothing to attend to"),
-        (partial(MultiHead, 64, 4, soft_cap=-1.0), "soft_cap=-1.0 must be above 0"),
+        (partial(MultiHead, 64, 4, window=0), "window must be at least 1, got 0"),
+        (partial(MultiHead, 64, 4, soft_cap=-1.0), "soft_cap must be above 0, got -1.0"),
         (partial(MultiHead, 64, 4, soft_cap=9.0, backend="fused"), "fused cannot cap scores"),
         (partial(MultiHead, 64, 4, dropout=0.1, backend="flex"), "flex cannot drop"),
         (

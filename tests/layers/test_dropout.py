@@ -48,5 +48,5 @@ def test_keeps_the_type(dtype):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_refuses_what_is_no_rate(rate):
-    with pytest.raises(ValueError, match="is no rate; accepted: 0 to 1"):
+    with pytest.raises(ValueError, match="rate must be from 0 to 1"):
         Dropout(rate)

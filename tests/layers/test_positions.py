@@ -98,7 +98,7 @@ def test_learned_reads_behind_its_offset():
     torch.testing.assert_close(learned.embed(x_BTD, torch.arange(6)[None]), x_BTD + learned.table.weight[2:])
     with pytest.raises(ValueError, match="Learned ends at 6 positions; position 7 was asked for"):
         learned.embed(x_BTD[:, :1], torch.tensor([[6]]))
-    with pytest.raises(ValueError, match="offset=-1; accepted: 0 or more rows"):
+    with pytest.raises(ValueError, match="offset must be at least 0, got -1"):
         Learned(4, max_length=6, offset=-1)
 
 
@@ -484,15 +484,18 @@ def test_a_grid_ends():
         (lambda: Sinusoidal(7), "d_model=7 is odd; accepted: even numbers"),
         (lambda: Rotary(7), "d_head=7 with fraction=1.0 rotates 7; accepted: an even number from 2 to 7"),
         (lambda: Rotary(10, fraction=0.5), "rotates 5; accepted"),
-        (lambda: Rotary(8, fraction=0.0), "rotates 0; accepted"),
-        (lambda: Rotary(8, fraction=1.5), "rotates 12; accepted"),
-        (lambda: RotaryLinear(8, factor=0.5), "factor=0.5 would shorten the context"),
+        (lambda: Rotary(8, fraction=0.0), "fraction must be above 0 and at most 1, got 0.0"),
+        (lambda: Rotary(8, fraction=1.5), "fraction must be above 0 and at most 1, got 1.5"),
+        (lambda: RotaryLinear(8, factor=0.5), "factor must be at least 1, got 0.5"),
         (lambda: RotaryNTK(2), "NTK-aware scaling needs two pairs"),
         (
             lambda: RotaryYaRN(8, max_length=8, beta_fast=1.0, beta_slow=2.0),
-            "beta_slow=2.0 must lie between 0 and beta_fast=1.0",
+            "beta_slow must be below beta_fast=1.0, got 2.0",
         ),
-        (lambda: RotaryLlama3(8, max_length=8, low_frequency_factor=4.0), "low_frequency_factor=4.0 must lie between"),
+        (
+            lambda: RotaryLlama3(8, max_length=8, low_frequency_factor=4.0),
+            "low_frequency_factor must be below high_frequency_factor=4.0, got 4.0",
+        ),
         (lambda: RelativeBias(2, True, num_buckets=7), "num_buckets=7 cannot be halved; accepted: a multiple of 2"),
         (lambda: RelativeBias(2, False, num_buckets=6), "num_buckets=6 cannot be halved; accepted: a multiple of 4"),
         (

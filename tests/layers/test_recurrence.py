@@ -118,7 +118,7 @@ def test_a_step_is_torchs_cell_on_input_and_context_side_by_side(cell):
     ("fields", "message"),
     [
         ({"cell": "rnn"}, "cell=rnn: there is no such recurrent cell; accepted: lstm, gru"),
-        ({"num_layers": 0}, "num_layers=0"),
+        ({"num_layers": 0}, "num_layers must be .*got 0"),
         ({"d_model": 5, "bidirectional": True}, "d_model=5 does not divide into two directions"),
     ],
 )

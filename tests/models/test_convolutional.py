@@ -170,11 +170,11 @@ def test_past_the_table_is_refused():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"vocabulary_size": 0}, "vocabulary_size=0"),
-        ({"d_model": 0}, "d_model=0"),
-        ({"num_layers": 0}, "num_layers=0"),
-        ({"kernel_size": 0}, "kernel_size=0"),
-        ({"dropout": 1.5}, "dropout=1.5"),
+        ({"vocabulary_size": 0}, "vocabulary_size must be .*got 0"),
+        ({"d_model": 0}, "d_model must be .*got 0"),
+        ({"num_layers": 0}, "num_layers must be .*got 0"),
+        ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
+        ({"dropout": 1.5}, "dropout must be .*got 1.5"),
     ],
 )
 def test_a_size_that_cannot_be_is_named(kind, field, message):

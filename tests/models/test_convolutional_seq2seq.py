@@ -191,10 +191,10 @@ def test_the_tables_end_and_decoding_ends_before_them():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size=4: accepted: 1 or more, and odd"),
-        ({"num_layers": 0}, "num_layers=0"),
-        ({"max_length": 0}, "max_length=0"),
-        ({"dropout": -0.1}, "dropout=-0.1"),
+        ({"kernel_size": 4}, "kernel_size must be odd where it lies around its token, got 4"),
+        ({"num_layers": 0}, "num_layers must be .*got 0"),
+        ({"max_length": 0}, "max_length must be .*got 0"),
+        ({"dropout": -0.1}, "dropout must be .*got -0.1"),
         ({"source_vocabulary_size": 31}, "share_embeddings=true needs one vocabulary; the source has 31 tokens"),
     ],
 )

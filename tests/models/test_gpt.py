@@ -155,10 +155,10 @@ def test_padding_on_either_side_changes_nothing(position, residual, lengths, lef
     ("field", "message"),
     [
         ({"num_heads": 7}, r"num_heads=7 does not divide d_model=16; accepted: 1, 2, 4, 8, 16"),
-        ({"num_layers": 0}, r"num_layers=0"),
-        ({"vocabulary_size": 0}, r"vocabulary_size=0"),
-        ({"d_ff": -1}, r"d_ff=-1"),
-        ({"dropout": 1.5}, r"dropout=1.5"),
+        ({"num_layers": 0}, r"num_layers must be .*got 0"),
+        ({"vocabulary_size": 0}, r"vocabulary_size must be .*got 0"),
+        ({"d_ff": -1}, r"d_ff must be .*got -1"),
+        ({"dropout": 1.5}, r"dropout must be .*got 1.5"),
     ],
 )
 def test_a_size_that_cannot_be_is_named(field, message):

@@ -170,10 +170,10 @@ def test_gradients_reach_every_parameter_also_in_bf16(kind, cell):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"vocabulary_size": 0}, "vocabulary_size=0"),
-        ({"d_model": 0}, "d_model=0"),
-        ({"num_layers": 0}, "num_layers=0"),
-        ({"dropout": 1.5}, "dropout=1.5"),
+        ({"vocabulary_size": 0}, "vocabulary_size must be .*got 0"),
+        ({"d_model": 0}, "d_model must be .*got 0"),
+        ({"num_layers": 0}, "num_layers must be .*got 0"),
+        ({"dropout": 1.5}, "dropout must be .*got 1.5"),
         ({"cell": "elman"}, "cell=elman: there is no such recurrent cell"),
     ],
 )

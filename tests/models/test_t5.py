@@ -316,7 +316,7 @@ def test_source_and_target_have_a_table_of_positions_each():
             "share_layers=true needs one depth: num_layers=2",
         ),
         (lambda: T5LanguageModel(**SMALL, source_vocabulary_size=31), "the source has 31 tokens and the target 23"),
-        (lambda: T5LanguageModel(**{**SMALL, "d_model": 0}), "d_model=0"),
+        (lambda: T5LanguageModel(**{**SMALL, "d_model": 0}), "d_model must be .*got 0"),
     ],
 )
 def test_what_cannot_be_built_is_refused(make, message):

@@ -188,5 +188,5 @@ def test_the_loss_is_a_sum_with_its_number_of_tokens(data):
     "wrong", [{"evaluation_lengths": ()}, {"evaluation_lengths": (0, 1)}, {"evaluation_tokens": 0}]
 )
 def test_settings_that_make_no_sense(data, wrong):
-    with pytest.raises(ValueError, match="accepted are"):
+    with pytest.raises(ValueError, match="must be"):
         task_of(gpt(data()), **wrong)

@@ -135,7 +135,7 @@ def test_a_tiny_model_learns(augmentation):
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match=r"task.label_smoothing=1.5: accepted are numbers from 0, below 1"):
+    with pytest.raises(ValueError, match=r"label_smoothing must be at least 0 and below 1, got 1.5"):
         task_of(data_of(), label_smoothing=1.5)
 
 

@@ -176,7 +176,7 @@ def test_an_encoder_is_taken_from_another_run_that_had_no_segments(data, tmp_pat
 
 
 def test_what_cannot_be_used(data):
-    with pytest.raises(ValueError, match=r"task\.max_answer=0"):
+    with pytest.raises(ValueError, match=r"max_answer must be at least 1, got 0"):
         task_of(data, max_answer=0)
     encoder = Bert(30, 32, d_model=8, num_heads=2, num_layers=1, num_segments=1)
     with pytest.raises(ValueError, match=r"model\.num_segments=1: question and text are two"):

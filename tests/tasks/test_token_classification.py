@@ -236,5 +236,5 @@ def test_an_encoder_is_taken_from_another_run(data, tmp_path):
 
 
 def test_shares_are_checked(data):
-    with pytest.raises(ValueError, match=r"token_dropout=1.0 is no rate; accepted: 0 or more, below 1"):
+    with pytest.raises(ValueError, match=r"token_dropout must be at least 0 and below 1, got 1.0"):
         task_of(data, token_dropout=1.0)

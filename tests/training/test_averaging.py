@@ -240,9 +240,9 @@ def test_best_holds_the_average_of_its_validation(tmp_path, choice):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EMA(decay=1.0), r"averaging.decay=1.0: accepted are numbers from 0, below 1"),
-        (lambda: EMA(decay=-0.1), r"averaging.decay=-0.1"),
-        (lambda: LastCheckpoints(count=0), r"averaging.count=0: accepted are whole numbers from 1"),
+        (lambda: EMA(decay=1.0), r"decay must be at least 0 and below 1, got 1.0"),
+        (lambda: EMA(decay=-0.1), r"decay must be at least 0 and below 1, got -0.1"),
+        (lambda: LastCheckpoints(count=0), r"count must be at least 1, got 0"),
     ],
 )
 def test_settings_that_average_nothing_are_refused(make, message):

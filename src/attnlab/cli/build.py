@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from attnlab.cli.init_from import start
 from attnlab.cli.records import read_record, widths_of
 from attnlab.data import DataModule
 from attnlab.layers.parts import complete
+from attnlab.ranges import must_be
 from attnlab.training import Averaging, TokenTask, Tracking, TrainerSettings, ranks, resolve
 
 
@@ -68,7 +70,8 @@ def _instantiate(config: DictConfig, group: str) -> Any:
     except InstantiationException as error:
         # Hydra wraps what a constructor raised; its own words are the ones that help.
         cause = error.__cause__ or error
-        raise Mistake(f"{group}: {cause}") from error
+        said = str(cause)
+        raise Mistake(said if said.startswith((f"{group}.", f"{group}=")) else f"{group}: {said}") from error
 
 
 def rehearse(config: DictConfig) -> None:
@@ -90,10 +93,17 @@ def rehearse(config: DictConfig) -> None:
         if run is not None:
             node: Any = OmegaConf.to_container(config.model, resolve=True)
             start(task.model, node, widths)
-        task.make_optimizer(task.model)
-        complete(
+        optimizer = task.make_optimizer(task.model)
+        schedule = complete(
             task.make_schedule, total_steps=parts.trainer.max_steps, d_model=int(config.model.get("d_model", 1)), lr=1.0
         )
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(must_be("optimizer", "a function that gives a torch.optim.Optimizer", type(optimizer)))
+        if not callable(schedule) or not 0 <= (first := schedule(0)) < math.inf:
+            given = first if callable(schedule) else type(schedule)
+            raise ValueError(
+                must_be("schedule", "a function of the step that gives a multiple from 0 of the rate", given)
+            )
     except ValueError as error:
         raise Mistake(str(error)) from error
 
@@ -107,15 +117,12 @@ def refuse_for_this_machine(config: DictConfig) -> None:
         "mps": int(torch.backends.mps.is_available()),
     }
     known = ["auto", *(name for name, devices in there.items() if devices)]
-    if settings.device not in {*there, "auto", "gpu", "tpu"}:
-        raise Mistake(f"trainer.device={settings.device}: there is no such device; accepted here: {', '.join(known)}")
-    if settings.device in there and not there[settings.device]:
-        raise Mistake(f"trainer.device={settings.device}: this machine has none; accepted here: {', '.join(known)}")
+    if not there.get(settings.device, 1):
+        raise Mistake(must_be("trainer.device", f"one that this machine has, {', '.join(known)}", settings.device))
     kind = settings.device_type
     if kind in ("cuda", "mps") and settings.devices > there[kind]:
-        raise Mistake(
-            f"trainer.devices={settings.devices}: this machine has {there[kind]} of {kind}; accepted are 1 to {there[kind]}"
-        )
+        wanted = f"at most {there[kind]}, as many as this machine has of {kind}"
+        raise Mistake(must_be("trainer.devices", wanted, settings.devices))
     try:
         ranks.are_missing(settings)
         resolve(settings.precision, kind, int(config.model.get("d_model", 0)))

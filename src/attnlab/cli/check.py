@@ -7,19 +7,20 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import Composed, Mistake, did_you_mean, first_line
 from attnlab.cli.pretrained import other_encoder
+from attnlab.cli.seams import load, misfits, seams
+from attnlab.ranges import Seed, must_be, outside, words
 
-LARGEST_SEED = 1 << 32
+Finding = tuple[str, str]  # the field, and the message about it
 OF_A_RUN: dict[str, dict[str, Any]] = {"model": {"init_from": str | None}}  # fields beside those of the part itself
 
 
@@ -35,7 +36,7 @@ class StudySettings:
 class RunSettings:
     """The fields of a run that are no part of a model, a data set or a trainer."""
 
-    seed: int
+    seed: Seed
     study: StudySettings
     cell: str
     runs_dir: str
@@ -83,37 +84,47 @@ def check_fields(composed: Composed) -> None:
         resolved = composed.resolved
     except OmegaConfBaseException as error:
         raise Mistake(first_line(error)) from error
-    findings = list(_check_top(resolved)) or list(_check_places(resolved))
+    findings = list(_check_top(resolved)) or list(_check_places(resolved)) or list(_check_parts(resolved))
+    # What is wrong with a field is said where it stands, not again where others take it from there.
+    written = [finding for finding in findings if not _is_taken_over(composed.config, finding[0])]
     if findings:
-        raise Mistake("\n".join(findings))
-    for group, node in resolved.items():
-        if isinstance(node, dict) and group != "study":
-            findings += _check_node(group, node)
-    if findings:
-        raise Mistake("\n".join(dict.fromkeys(findings)))
+        raise Mistake("\n".join(dict.fromkeys(message for _, message in written or findings)))
 
 
-def _check_top(resolved: dict[str, Any]) -> collections.abc.Iterator[str]:
-    hints = typing.get_type_hints(RunSettings)
+def _is_taken_over(config: DictConfig, path: str) -> bool:
+    """Whether a field has its value from another one, by an interpolation of its own or of a node around it."""
+    node: Any = config
+    for word in path.split("."):
+        if not OmegaConf.is_dict(node) or word not in node:
+            return False
+        if OmegaConf.is_interpolation(node, word):
+            return True
+        node = node[word]
+    return False
+
+
+def _check_top(resolved: dict[str, Any]) -> Iterator[Finding]:
+    hints = constructor_types(RunSettings)
     for key, value in resolved.items():
         if key == "study":
-            yield from _check_fields("study", value, typing.get_type_hints(StudySettings))
+            yield from _check_fields("study", value, constructor_types(StudySettings))
         elif key in hints:
             yield from _check_value(key, value, hints[key])
         elif not isinstance(value, dict):
-            yield f"{key}: there is no such field.{did_you_mean(key, [*hints, *(k for k in resolved if k != key)])}"
+            yield (
+                key,
+                f"{key}: there is no such field.{did_you_mean(key, [*hints, *(k for k in resolved if k != key)])}",
+            )
 
 
-def _check_places(resolved: dict[str, Any]) -> collections.abc.Iterator[str]:
-    """A run's identity has to be a path of its own below runs_dir, and a seed what every random generator takes."""
+def _check_places(resolved: dict[str, Any]) -> Iterator[Finding]:
+    """A run's identity has to be a path of its own below runs_dir."""
     for key, name in {"study.name": resolved["study"]["name"], "cell": resolved["cell"]}.items():
         if not is_folder_name(name):
-            yield f"{key}={name!r}: expected the name of one folder, without / and not starting with a dot."
+            yield key, must_be(key, "the name of one folder, without / and not starting with a dot", name)
     for key, path in {**resolved, "data.path": resolved["data"].get("path")}.items():
         if key in ("runs_dir", "run_dir", "data.path") and path is not None and not str(path).strip():
-            yield f"{key} is empty: expected a path."
-    if not 0 <= resolved["seed"] < LARGEST_SEED:
-        yield f"seed={resolved['seed']}: expected a whole number from 0, below 2^32."
+            yield key, must_be(key, "a path", path)
 
 
 def is_folder_name(name: str) -> bool:
@@ -123,52 +134,70 @@ def is_folder_name(name: str) -> bool:
     )
 
 
-def _check_node(path: str, node: dict[str, Any]) -> list[str]:
-    """The findings of a node and of all below it."""
-    findings: list[str] = []
-    for key, value in node.items():
-        if isinstance(value, dict):
-            findings += _check_node(f"{path}.{key}", value)
+def _check_parts(resolved: dict[str, Any]) -> Iterator[Finding]:
+    for group, node in resolved.items():
+        if isinstance(node, dict) and group != "study":
+            yield from _check_node(group, node, seams().get(group, Any))
+
+
+def _check_node(path: str, node: dict[str, Any], expected: Any = Any) -> Iterator[Finding]:
+    """The findings of a part, which is to be what `expected` annotates, and of all its fields."""
     if "_target_" not in node:
-        return findings
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from _check_node(f"{path}.{key}", value)
+        return
     try:
-        target = get_object(node["_target_"])
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        return [*findings, f"{path}: cannot load {node['_target_']}: {reason}"]
+        target = load(path, node)
+    except Mistake as error:
+        yield path, str(error)
+        return
+    if wrong := list(misfits(path, node, expected)):  # its fields are another part's
+        yield from ((path, reason) for reason in wrong)
+        return
     known = constructor_types(target) | OF_A_RUN.get(path, {})
-    return findings + list(_check_fields(path, {k: v for k, v in node.items() if not k.startswith("_")}, known))
+    yield from _check_fields(path, {k: v for k, v in node.items() if not k.startswith("_")}, known)
 
 
-def _check_fields(path: str, fields: dict[str, Any], known: dict[str, Any]) -> collections.abc.Iterator[str]:
+def _check_fields(path: str, fields: dict[str, Any], known: dict[str, Any]) -> Iterator[Finding]:
     for key, value in fields.items():
+        field = f"{path}.{key}"
         if key in known:
-            yield from _check_value(f"{path}.{key}", value, known[key])
+            yield from _check_value(field, value, known[key])
         else:
-            yield f"{path}.{key}: there is no such field.{did_you_mean(key, list(known))} Accepted: {', '.join(known)}."
+            yield (
+                field,
+                f"{field}: there is no such field.{did_you_mean(key, list(known))} Accepted: {', '.join(known)}.",
+            )
 
 
 @functools.cache
 def constructor_types(target: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a class's constructor or of a function, with their types."""
+    """The arguments of a class's constructor or of a function, with their types and ranges."""
     function = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     names = [name for name in inspect.signature(target).parameters if name not in {"self", "args", "kwargs"}]
     return {name: hints.get(name, Any) for name in names}
 
 
-def _check_value(path: str, value: Any, expected: Any) -> collections.abc.Iterator[str]:
+def _check_value(path: str, value: Any, expected: Any) -> Iterator[Finding]:
     if isinstance(value, dict) and "_target_" in value:
-        return
-    if not accepts(expected, value):
-        yield f"{path}={value!r}: expected {describe(expected)}."
+        yield from _check_node(path, value, expected)
+    elif not accepts(expected, value):
+        yield path, must_be(path, describe(expected), value)
+    elif isinstance(value, dict):
+        yield from _check_node(path, value)
+    elif reason := outside(path, expected, value):
+        yield path, reason
 
 
 def accepts(expected: Any, value: Any) -> bool:
-    """True where `value`, as YAML gives it, fits the annotation `expected`."""
+    """True where `value`, as YAML gives it, is of the type that the annotation `expected` names."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if expected is Any or isinstance(expected, typing.TypeVar):
         return True
+    if origin is Annotated:
+        return accepts(arguments[0], value)
     if origin in (typing.Union, types.UnionType):
         return any(accepts(option, value) for option in arguments)
     if origin is Literal:
@@ -207,6 +236,8 @@ NAMES = {
 def describe(expected: Any) -> str:
     """An annotation in plain words."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin is Annotated:
+        return " ".join(filter(None, [describe(arguments[0]), words(expected)]))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(option) for option in arguments)
     if origin is Literal:

@@ -300,6 +300,8 @@ def unknown_field(key: str, plain: Any, fields: Sequence[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, ended by a full stop."""
+    """The first line of an exception's text, ended by a full stop; the whole of a mistake that it stands for."""
+    if isinstance(error.__cause__, Mistake):
+        return str(error.__cause__)
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
     return line if line.endswith((".", "!", "?")) else f"{line}."

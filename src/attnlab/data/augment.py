@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from attnlab.data.cache import DataError
 from attnlab.data.draws import uniforms
 from attnlab.data.rand_augment import STRONGEST, rand_augment
 from attnlab.data.warp import rotation, scaling, shearing, warp
+from attnlab.ranges import Interval, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability, check_ranges, must_be
 
 AREAS, RATIOS = (0.02, 0.33), (0.3, 1 / 0.3)  # of what is erased (Zhong et al. 2020, section 5.2)
 
 
+@check_ranges
 class Augmentation:
     """
     Images as a training sees them in an epoch: a function of seed, epoch and example alone, whatever batch an example is in.
@@ -34,29 +37,23 @@ class Augmentation:
 
     def __init__(
         self,
-        crop: Sequence[float] = (1.0, 1.0),
-        shift: float = 0.0,
-        flip: float = 0.0,
-        degrees: float = 0.0,
-        scale: Sequence[float] = (1.0, 1.0),
-        shear: float = 0.0,
-        operations: int = 0,
-        magnitude: float = 9.0,
-        erase: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
+        crop: Sequence[Annotated[float, Interval(gt=0, le=1)]] = (1.0, 1.0),
+        shift: NonNegativeFloat = 0.0,
+        flip: Probability = 0.0,
+        degrees: Annotated[float, Interval(ge=0, le=180)] = 0.0,
+        scale: Sequence[PositiveFloat] = (1.0, 1.0),
+        shear: Annotated[float, Interval(ge=0, le=80)] = 0.0,
+        operations: NonNegativeInt = 0,
+        magnitude: Annotated[float, Interval(ge=0, le=STRONGEST)] = 9.0,
+        erase: Probability = 0.0,
+        mixup: NonNegativeFloat = 0.0,
+        cutmix: NonNegativeFloat = 0.0,
     ) -> None:
-        for name, pair, highest in (("crop", crop, 1.0), ("scale", scale, math.inf)):
-            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= highest:
-                raise DataError(
-                    f"augmentation.{name}={list(pair)} is no range; accepted: two numbers above 0, the lower one first"
-                )
-        _check(1.0, flip=flip, erase=erase)
-        _check(80.0, shear=shear)
-        _check(float(STRONGEST), magnitude=magnitude)
+        for name, pair in (("crop", crop), ("scale", scale)):
+            if len(pair) != 2 or not pair[0] <= pair[1]:
+                raise DataError(must_be(f"augmentation.{name}", "two numbers, the lower one first", pair))
         if shift % 1:
-            raise DataError(f"augmentation.shift={shift} cannot be used; accepted: whole pixels, 0 or more")
-        _check(math.inf, shift=shift, degrees=degrees, operations=operations, mixup=mixup, cutmix=cutmix)
+            raise DataError(must_be("augmentation.shift", "whole pixels", shift))
         self.crop, self.shift, self.flip, self.degrees, self.scale, self.shear = (
             crop,
             shift,
@@ -149,10 +146,3 @@ def box(row_B: np.ndarray, column_B: np.ndarray, height_B: Tensor, width_B: Tens
         pixel = torch.arange(length)
         insides.append((pixel >= first_B1) & (pixel < last_B1))
     return (insides[0][:, :, None] & insides[1][:, None, :])[:, None]
-
-
-def _check(highest: float, **fields: float) -> None:
-    for name, value in fields.items():
-        if not 0 <= value <= highest:
-            accepted = "0 or more" if highest == math.inf else f"0 to {highest:g}"
-            raise DataError(f"augmentation.{name}={value} cannot be used; accepted: {accepted}")

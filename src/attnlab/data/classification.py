@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from attnlab.data.encoded import Encoded, EncodedData, collate_rows
 from attnlab.data.labelled import Labelled, LabelledSource
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import framed, num_marks
+from attnlab.ranges import Ge, Interval, Seed, check_ranges
 
 REHEARSAL_CLASSES = 2
 
@@ -25,6 +26,7 @@ class EncodedTexts(Encoded):
     labels: np.ndarray
 
 
+@check_ranges
 class ClassificationData(EncodedData[EncodedTexts]):
     """
     Labelled texts as batches within a token budget, each a text between start and end marks.
@@ -41,16 +43,14 @@ class ClassificationData(EncodedData[EncodedTexts]):
         source: Callable[..., LabelledSource] | LabelledSource,
         tokenizer: Tokenizer,
         tokenizer_from: str | None = None,
-        max_length: int = 128,
-        batch_tokens: int = 4096,
-        train_fraction: float = 1.0,
+        max_length: Annotated[int, Ge(3)] = 128,
+        batch_tokens: Annotated[int, Ge(3)] = 4096,
+        train_fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
         path: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)
-        if not 0 < train_fraction <= 1:
-            raise DataError(f"data.train_fraction={train_fraction} cannot be used; accepted: above 0, at most 1")
         self.train_fraction = train_fraction
 
     def lines(self, part: Labelled) -> Iterable[str]:

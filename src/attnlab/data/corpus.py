@@ -12,6 +12,7 @@ import numpy as np
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.ranges import must_be
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -59,17 +60,21 @@ class Corpus:
         return getattr(self, split)
 
 
+def check_split(split: Sequence[float], field: str = "data.split") -> list[float]:
+    """The fractions of a split. Raises DataError where they are not three that add up to 1."""
+    fractions = [float(fraction) for fraction in split]
+    if len(fractions) != 3 or not min(fractions) >= 0 or fractions[0] == 0 or not abs(sum(fractions) - 1) <= 1e-6:
+        wanted = "three fractions (train above 0, validation, test) that add up to 1, such as [0.9,0.05,0.05]"
+        raise DataError(must_be(field, wanted, fractions))
+    return fractions
+
+
 def split_text(text: str, split: Sequence[float]) -> tuple[str, str, str]:
     """Cuts `text` into train, validation and test, in this order, at the characters that the fractions `split` give.
 
     Cutting comes before tokenising, so no token reaches over a cut. Raises DataError.
     """
-    fractions = [float(fraction) for fraction in split]
-    if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(
-            f"data.split={fractions} cannot be used; accepted: three fractions (train, validation, test) that add up to 1, "
-            "train above 0, such as [0.9,0.05,0.05]"
-        )
+    fractions = check_split(split)
     first = int(len(text) * fractions[0])
     second = len(text) if fractions[2] == 0 else int(len(text) * (fractions[0] + fractions[1]))
     return text[:first], text[first:second], text[second:]

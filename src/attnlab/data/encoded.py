@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ import torch
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, typical
 from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
 from attnlab.data.module import DataModule
+from attnlab.data.sources import opened
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, rehearsal
+from attnlab.ranges import Ge, Seed, check_ranges
 
 FORMAT = 1
 
@@ -48,6 +51,7 @@ class Encoded:
 E = TypeVar("E", bound=Encoded)
 
 
+@check_ranges
 class EncodedData(DataModule, Generic[E]):
     """
     The parts of a source as rows of tokens, in batches within a token budget.
@@ -66,18 +70,15 @@ class EncodedData(DataModule, Generic[E]):
         source: Any,
         tokenizer: Tokenizer,
         tokenizer_from: str | None = None,
-        max_length: int = 128,
-        batch_tokens: int = 4096,
+        max_length: Annotated[int, Ge(3)] = 128,
+        batch_tokens: Annotated[int, Ge(3)] = 4096,
         path: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"max_length": max_length, "batch_tokens": batch_tokens}.items():
-            if value < 3:
-                raise DataError(f"data.{name}={value} cannot be used; accepted: a whole number from 3 on")
         if callable(source):
-            source = source() if path is None else source(path=path)
+            source = opened(source, path)
         self.source, self._untrained, self.tokenizer_from = source, tokenizer, tokenizer_from
         self.name, self.max_length, self.batch_tokens = source.name, max_length, batch_tokens
         self.seed, self.cache = seed, cache
@@ -85,14 +86,17 @@ class EncodedData(DataModule, Generic[E]):
         self._order: TokenBudgetBatches | None = None
         self._order_state: dict[str, int] | None = None
 
+    @abstractmethod
     def lines(self, part: Any) -> Iterable[str]:
         """The texts of a part that the tokenizer learns from."""
         raise NotImplementedError(f"{type(self).__name__} gives no lines")
 
+    @abstractmethod
     def encode_parts(self, parts: dict[str, Any]) -> dict[str, E]:
         """Every part as rows of tokens."""
         raise NotImplementedError(f"{type(self).__name__} gives no encode_parts")
 
+    @abstractmethod
     def collate(self, part: E, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
         """The rows of a part as a batch."""
         raise NotImplementedError(f"{type(self).__name__} gives no collate")

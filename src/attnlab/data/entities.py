@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from attnlab.data.cache import DataError
 from attnlab.data.labelled import class_of
 from attnlab.data.pairs import read_lines
 from attnlab.data.sources import existing, load_hub
 from attnlab.data.tags import entities_of, iob2_of, is_tag
+from attnlab.ranges import Interval, check_ranges
 
 DOCUMENT = "-DOCSTART-"
 ACCEPTED = "O, or B-, I-, E- or S- and a type, such as B-person"
@@ -37,6 +39,7 @@ class TaggedSource:
     licence: ClassVar[str]
     fetched: ClassVar[bool] = False
 
+    @abstractmethod
     def read(self, cache: str | Path | None = None) -> dict[str, Tagged]:
         """The sentences of train, validation and test. Raises DataError."""
         raise NotImplementedError(f"{type(self).__name__} gives no read")
@@ -52,6 +55,7 @@ class TaggedSource:
         return digest.hexdigest()
 
 
+@check_ranges
 class CoNLL(TaggedSource):
     """
     Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty line after a sentence.
@@ -72,7 +76,12 @@ class CoNLL(TaggedSource):
     }
     endings: ClassVar[tuple[str, ...]] = (".conll", ".txt", ".tsv")
 
-    def __init__(self, path: str | Path, token_column: int = 0, tag_column: int = -1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        token_column: Annotated[int, Interval()] = 0,
+        tag_column: Annotated[int, Interval()] = -1,
+    ) -> None:
         self.path = existing(path, "a folder with train.conll, dev.conll and test.conll (or .txt, .tsv)")
         self.token_column, self.tag_column = token_column, tag_column
 

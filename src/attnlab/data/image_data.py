@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from attnlab.data.classification import REHEARSAL_CLASSES, classes_of
 from attnlab.data.image_cache import read_images
 from attnlab.data.images import Images, ImageSource, cut_off
 from attnlab.data.module import DataModule
+from attnlab.data.sources import opened
 from attnlab.data.windows import ENDLESS
+from attnlab.ranges import Interval, PositiveInt, Seed, check_ranges
 
 EVALUATED_AT_ONCE = 256
 
 
+@check_ranges
 class ImageData(DataModule):
     """
     Images with a class each, normalised by mean and deviation of the training part, channel by channel.
@@ -37,19 +40,15 @@ class ImageData(DataModule):
         self,
         source: Callable[..., ImageSource] | ImageSource,
         augmentation: Augmentation | None = None,
-        batch_size: int = 128,
-        validation_share: float = 0.1,
+        batch_size: PositiveInt = 128,
+        validation_share: Annotated[float, Interval(ge=0, le=0.5)] = 0.1,
         path: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise DataError(f"data.batch_size={batch_size} cannot be used; accepted: a whole number from 1 on")
-        if not 0 <= validation_share <= 0.5:
-            raise DataError(f"data.validation_share={validation_share} cannot be used; accepted: 0 to 0.5")
         if not isinstance(source, ImageSource):
-            source = source() if path is None else source(path=path)
+            source = opened(source, path)
         self.source, self.name = source, source.name
         self.augmentation, self.batch_size = augmentation or Augmentation(), batch_size
         self.validation_share, self.seed, self.cache = validation_share, seed, cache

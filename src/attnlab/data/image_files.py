@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from attnlab.data.cache import DataError
+from attnlab.ranges import must_be
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB"}
@@ -79,11 +80,7 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
 
 
-def check_shape(image_size: int | None, channels: int) -> None:
-    """Raises DataError for a shape that no image can have."""
+def check_channels(channels: int) -> None:
+    """Raises DataError for channels that are neither grey nor colour."""
     if channels not in MODES:
-        raise DataError(f"data.source.channels={channels} cannot be used; accepted: 1 (grey), 3 (colour)")
-    if image_size is not None and image_size < 1:
-        raise DataError(
-            f"data.source.image_size={image_size} cannot be used; accepted: 1 or more, or null for the images' own"
-        )
+        raise DataError(must_be("data.source.channels", "1 (grey) or 3 (colour)", channels))

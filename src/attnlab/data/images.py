@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +19,17 @@ from PIL import Image
 
 from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
-from attnlab.data.image_files import EXTENSIONS, check_shape, holds_classes, is_image, read_idx, read_pixels, subfolders
+from attnlab.data.image_files import (
+    EXTENSIONS,
+    check_channels,
+    holds_classes,
+    is_image,
+    read_idx,
+    read_pixels,
+    subfolders,
+)
 from attnlab.data.sources import existing, load_hub
+from attnlab.ranges import PositiveInt, check_ranges
 
 PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
@@ -51,6 +61,7 @@ class ImageSource:
     channels: int | None = None
     image_size: int | None = None
 
+    @abstractmethod
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
         """The images of train, test and, where there is such a part, validation. Raises DataError."""
         raise NotImplementedError(f"{type(self).__name__} gives no read")
@@ -175,6 +186,7 @@ class FashionMNIST(ImageSource):
         )
 
 
+@check_ranges
 class ImageFolder(ImageSource):
     """
     Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or classes alone, of which
@@ -189,11 +201,11 @@ class ImageFolder(ImageSource):
     size = "yours"
     licence = "yours"
 
-    def __init__(self, path: str | Path, image_size: int | None = None, channels: int = 3) -> None:
+    def __init__(self, path: str | Path, image_size: PositiveInt | None = None, channels: PositiveInt = 3) -> None:
         self.path = existing(path, "a folder with a folder of images for each class")
         self.image_size = image_size
         self.channels: int = channels
-        check_shape(image_size, channels)
+        check_channels(channels)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
         """The parts of the folder."""
@@ -239,6 +251,7 @@ class ImageFolder(ImageSource):
         return decode(images, [label for _, label in files], self.image_size, self.channels)
 
 
+@check_ranges
 class HubImages(ImageSource):
     """Images of a data set of the hub, or of a local folder in its format; a class may be a number that the data set names."""
 
@@ -256,14 +269,14 @@ class HubImages(ImageSource):
         validation: str | None = None,
         test: str = "test",
         revision: str | None = None,
-        image_size: int | None = None,
-        channels: int = 3,
+        image_size: PositiveInt | None = None,
+        channels: PositiveInt = 3,
     ) -> None:
         self.path, self.config, self.revision = path, name, revision
         self.image, self.label, self.validation, self.test = image, label, validation, test
         self.image_size = image_size
         self.channels: int = channels
-        check_shape(image_size, channels)
+        check_channels(channels)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
         """Its splits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ class LabelledSource:
     licence: ClassVar[str]
     fetched: ClassVar[bool] = False
 
+    @abstractmethod
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
         """The texts of train, validation and test. Raises DataError."""
         raise NotImplementedError(f"{type(self).__name__} gives no read")

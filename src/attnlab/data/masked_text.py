@@ -4,12 +4,11 @@ M windows, K random numbers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
-from attnlab.data.cache import DataError
 from attnlab.data.draws import uniforms
 from attnlab.data.marks import Tokens
 from attnlab.data.masking import Masking
@@ -19,6 +18,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, framed, marks_in_front, num_marks
 from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
+from attnlab.ranges import Ge, PositiveInt, Probability, Seed, check_ranges
 
 # What random numbers are for: no window to evaluate has a training window's mask.
 TRAINING, STATIC, EVALUATION = "masks to train on", "static masks", "masks to evaluate on"
@@ -30,6 +30,7 @@ def marks_of(next_sentence: bool) -> int:
     return num_marks(marks.pair if next_sentence else marks.text)
 
 
+@check_ranges
 class MaskedTextData(WindowedText):
     """
     A text as batches of windows of `context` tokens between start and end marks, some of them masked.
@@ -49,18 +50,16 @@ class MaskedTextData(WindowedText):
         masking: Masking,
         masks: Literal["dynamic", "static"] = "dynamic",
         next_sentence: bool = False,
-        context: int = 126,
-        batch_size: int = 32,
-        split: Sequence[float] = (0.9, 0.05, 0.05),
+        context: Annotated[int, Ge(2)] = 126,
+        batch_size: PositiveInt = 32,
+        split: Sequence[Probability] = (0.9, 0.05, 0.05),
         path: str | None = None,
-        max_validation_tokens: int | None = None,
-        seed: int = 0,
+        max_validation_tokens: PositiveInt | None = None,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
         super().__init__(text)
-        if context < 2:
-            raise DataError(f"data.context={context} leaves nothing beside the mask; accepted: 2 or more")
         self.masking, self.masks, self.next_sentence = masking, masks, next_sentence
         self.windows_type = StaticWindows if masks == "static" else WindowBatches
         self._begins_word_V: np.ndarray | None = None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from attnlab.data.cache import DataError
+from attnlab.ranges import Interval, Probability, check_ranges, must_be
 
 
+@check_ranges
 @dataclass(frozen=True)
 class Masking:
     """
@@ -19,20 +22,16 @@ class Masking:
     drawn does not fit gets a part of it. Raises DataError for shares that are none.
     """
 
-    probability: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    probability: Annotated[float, Interval(gt=0, lt=1)] = 0.15
+    mask_share: Probability = 0.8
+    random_share: Probability = 0.1
     whole_words: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.probability < 1:
-            raise DataError(f"data.masking.probability={self.probability} cannot be used; accepted: above 0, below 1")
         shares = (self.mask_share, self.random_share)
-        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
-            raise DataError(
-                f"data.masking: mask_share={shares[0]} and random_share={shares[1]} cannot be used; accepted: shares from 0 that add "
-                "up to at most 1, the rest stays"
-            )
+        if sum(shares) > 1 + 1e-9:
+            wanted = f"at most {1 - shares[0]:g}, what data.masking.mask_share={shares[0]} leaves"
+            raise DataError(must_be("data.masking.random_share", wanted, shares[1]))
 
     def count(self, num_tokens: int) -> int:
         """How many of so many tokens are chosen, at most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,15 +27,18 @@ class DataModule(lightning.LightningDataModule):
     unit: str = "token"
     frame: Literal["text", "source"] = "text"
 
+    @abstractmethod
     def widths(self) -> dict[str, Any]:
         """What only the data can tell a model or a task, such as the size of the vocabulary."""
         raise NotImplementedError(f"{type(self).__name__} gives no widths")
 
+    @abstractmethod
     def rehearsal_widths(self) -> dict[str, Any]:
         """The same with stand-ins, before any data are read."""
         raise NotImplementedError(f"{type(self).__name__} gives no rehearsal widths")
 
     @property
+    @abstractmethod
     def tokens_per_batch(self) -> int:
         """How many terms of the loss a training batch of one rank has, on average."""
         raise NotImplementedError(f"{type(self).__name__} does not say how large its batches are")
@@ -44,10 +48,12 @@ class DataModule(lightning.LightningDataModule):
         return parts * self.tokens_per_batch
 
     @property
+    @abstractmethod
     def train_tokens(self) -> int:
         """How many terms of the loss an epoch has."""
         raise NotImplementedError(f"{type(self).__name__} does not say how large its training part is")
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What a run's record says about its data: a fingerprint, sizes, what was left out."""
         raise NotImplementedError(f"{type(self).__name__} gives no facts")
@@ -70,6 +76,7 @@ class DataModule(lightning.LightningDataModule):
         # Language models see texts without marks: their data have a tokenizer and no vocabulary.
         write_tokenizer(getattr(self, "vocabulary", found["tokenizer.json"]), folder, self.frame)
 
+    @abstractmethod
     def describe(self) -> str:
         """The data in one line."""
         raise NotImplementedError(f"{type(self).__name__} gives no description")

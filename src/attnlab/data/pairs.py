@@ -7,6 +7,7 @@ import hashlib
 import json
 import zipfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
+from attnlab.data.corpus import check_split
 from attnlab.data.fetch import wheel
 from attnlab.data.sources import existing, load_hub, utf8_text
+from attnlab.ranges import Probability, check_ranges
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class PairSource:
         self.source_language, self.target_language = split_pair(pair)
         self.pair, self.path = pair, path
 
+    @abstractmethod
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
         """The pairs of every split: train, validation, test and those that only this source has. Raises DataError."""
         raise NotImplementedError(f"{type(self).__name__} gives no read")
@@ -157,6 +161,7 @@ class Multi30k(PairSource):
         return found
 
 
+@check_ranges
 class ParallelText(PairSource):
     """
     Two aligned files, line by line, or one tab-separated file; plain or gzip.
@@ -178,11 +183,11 @@ class ParallelText(PairSource):
         target_path: str | None = None,
         validation_path: str | None = None,
         test_path: str | None = None,
-        split: Sequence[float] = (0.9, 0.05, 0.05),
+        split: Sequence[Probability] = (0.9, 0.05, 0.05),
     ) -> None:
         super().__init__(pair, path)
         self.target_path, self.validation_path, self.test_path = target_path, validation_path, test_path
-        self.split = check_split(split)
+        self.split = check_split(split, "data.source.split")
 
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
         """The files' splits; those that have none of their own are cut off the training file."""
@@ -273,17 +278,6 @@ def check_pair(pair: str, known: Sequence[str], name: str) -> None:
     """Raises DataError for a pair that a source does not have."""
     if pair not in known:
         raise DataError(f"data.pair={pair}: {name} has no such pair; it has {', '.join(known)}")
-
-
-def check_split(split: Sequence[float]) -> tuple[float, ...]:
-    """Three fractions that add up to 1. Raises DataError."""
-    fractions = tuple(float(fraction) for fraction in split)
-    if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(
-            f"data.source.split={list(fractions)} cannot be used; accepted: three fractions (train, validation, test) that add up "
-            "to 1, train above 0"
-        )
-    return fractions
 
 
 def split_of(text: str, shares: Sequence[float], names: Sequence[str] = ("train", "validation", "test")) -> str:

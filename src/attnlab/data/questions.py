@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
-from attnlab.data.pairs import check_split, read_lines, split_of
+from attnlab.data.corpus import check_split
+from attnlab.data.pairs import read_lines, split_of
 from attnlab.data.sources import existing, load_hub
+from attnlab.ranges import Probability, check_ranges
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class QuestionSource:
     licence: ClassVar[str]
     fetched: ClassVar[bool] = False
 
+    @abstractmethod
     def read(self, cache: str | Path | None = None) -> dict[str, list[Question]]:
         """The questions of train, validation and test. Raises DataError."""
         raise NotImplementedError(f"{type(self).__name__} gives no read")
@@ -47,6 +51,7 @@ class QuestionSource:
         return digest.hexdigest()
 
 
+@check_ranges
 class SQuADFiles(QuestionSource):
     """
     JSON files in the format of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2016, 2018).
@@ -61,9 +66,9 @@ class SQuADFiles(QuestionSource):
     size = "yours"
     licence = "yours"
 
-    def __init__(self, path: str | Path, split: Sequence[float] = (0.8, 0.1, 0.1)) -> None:
+    def __init__(self, path: str | Path, split: Sequence[Probability] = (0.8, 0.1, 0.1)) -> None:
         self.path = existing(path, "a JSON file in SQuAD's format, or a folder with train.json and dev.json")
-        self.split = check_split(split)
+        self.split = check_split(split, "data.source.split")
 
     def read(self, cache: str | Path | None = None) -> dict[str, list[Question]]:
         """The files' parts."""
@@ -138,6 +143,7 @@ class HubQuestions(QuestionSource):
         )  # fmt: skip
 
 
+@check_ranges
 class SQuAD(QuestionSource):
     """
     The Stanford questions on Wikipedia (Rajpurkar et al. 2016), tested on their dev part, which is the one with public answers.
@@ -151,7 +157,10 @@ class SQuAD(QuestionSource):
     licence = "CC-BY-SA 4.0"
 
     def __init__(
-        self, path: str | Path | None = None, split: Sequence[float] = (0.8, 0.1, 0.1), revision: str | None = None
+        self,
+        path: str | Path | None = None,
+        split: Sequence[Probability] = (0.8, 0.1, 0.1),
+        revision: str | None = None,
     ) -> None:
         hub = partial(HubQuestions, "rajpurkar/squad", revision=revision)
         self.source: QuestionSource = hub() if path is None else SQuADFiles(path, split)

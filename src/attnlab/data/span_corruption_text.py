@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import framed, num_marks
 from attnlab.data.windowed import WindowedText
 from attnlab.data.windows import ENDLESS, WindowBatches
+from attnlab.ranges import Ge, Interval, PositiveInt, Probability, Seed, check_ranges
 
 TRAINING, EVALUATION = 0, 1  # of the random numbers, so that no evaluated window has a training window's noise
 
 
+@check_ranges
 class SpanCorruptionData(WindowedText):
     """
     A text as batches of corrupted windows: `context` tokens each, `batch_size` windows a batch and rank.
@@ -36,25 +38,19 @@ class SpanCorruptionData(WindowedText):
         self,
         source: Callable[..., Source] | Source,
         tokenizer: Tokenizer,
-        context: int = 128,
-        batch_size: int = 32,
-        noise_density: float = 0.15,
-        mean_span_length: float = 3.0,
-        num_sentinels: int = 100,
-        split: Sequence[float] = (0.9, 0.05, 0.05),
+        context: Annotated[int, Ge(2)] = 128,
+        batch_size: PositiveInt = 32,
+        noise_density: Annotated[float, Interval(gt=0, lt=1)] = 0.15,
+        mean_span_length: Annotated[float, Ge(1)] = 3.0,
+        num_sentinels: PositiveInt = 100,
+        split: Sequence[Probability] = (0.9, 0.05, 0.05),
         path: str | None = None,
-        max_validation_tokens: int | None = None,
-        seed: int = 0,
+        max_validation_tokens: PositiveInt | None = None,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
         super().__init__(text)
-        if not 0 < noise_density < 1:
-            raise DataError(f"data.noise_density={noise_density} cannot be used; accepted: above 0, below 1")
-        if mean_span_length < 1:
-            raise DataError(f"data.mean_span_length={mean_span_length} cannot be used; accepted: 1 or more tokens")
-        if context < 2:
-            raise DataError(f"data.context={context} leaves nothing beside the noise; accepted: 2 or more")
         num_spans = count_noise(context, noise_density, mean_span_length)[1]
         if num_sentinels <= num_spans:
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from attnlab.data.encoded import Encoded, EncodedData, collate_rows
 from attnlab.data.questions import Question, QuestionSource
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, framed, num_marks
+from attnlab.ranges import Ge, PositiveInt, Seed, check_ranges
 
 NOWHERE = (0, 0)  # the first and last token of an answer that is not in the row: both are the first of all
 
@@ -46,6 +47,7 @@ class EncodedQuestions(Encoded):
         return self.texts[question].context[places_N2[begin + move, 0] : places_N2[end + move, 1]].strip()
 
 
+@check_ranges
 class SpanExtractionData(EncodedData[EncodedQuestions]):
     """
     Questions on texts as batches within a token budget, each a question, a separator and a window of its text between start and end marks.
@@ -64,18 +66,15 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
         source: Callable[..., QuestionSource] | QuestionSource,
         tokenizer: Tokenizer,
         tokenizer_from: str | None = None,
-        max_length: int = 128,
-        stride: int = 64,
-        max_question: int = 40,
-        batch_tokens: int = 4096,
+        max_length: Annotated[int, Ge(3)] = 128,
+        stride: PositiveInt = 64,
+        max_question: PositiveInt = 40,
+        batch_tokens: Annotated[int, Ge(3)] = 4096,
         path: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)
-        for name, value in {"stride": stride, "max_question": max_question}.items():
-            if value < 1:
-                raise DataError(f"data.{name}={value} cannot be used; accepted: 1 or more")
         self.stride, self.max_question = stride, max_question
         self._refuse_without_room(self.rehearsal_vocabulary())
 

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 
 from attnlab.data.cache import DataError
-from attnlab.data.corpus import SPLITS, Corpus, prepare
+from attnlab.data.corpus import SPLITS, Corpus, check_split, prepare
 from attnlab.data.module import DataModule
-from attnlab.data.sources import Source
+from attnlab.data.sources import Source, opened
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import rehearsal
 from attnlab.data.windows import EvaluationWindows, WindowBatches, Windows
+from attnlab.ranges import PositiveInt, Probability, Seed, check_ranges
 
 MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
 
 
+@check_ranges
 class TextData(DataModule):
     """A text as batches of windows: `context` tokens and their next tokens, `batch_size` windows a batch and rank.
 
@@ -28,20 +30,18 @@ class TextData(DataModule):
         self,
         source: Callable[..., Source] | Source,
         tokenizer: Tokenizer,
-        context: int = 64,
-        batch_size: int = 32,
-        split: Sequence[float] = (0.9, 0.05, 0.05),
+        context: PositiveInt = 64,
+        batch_size: PositiveInt = 32,
+        split: Sequence[Probability] = (0.9, 0.05, 0.05),
         path: str | None = None,
-        max_validation_tokens: int | None = None,
-        seed: int = 0,
+        max_validation_tokens: PositiveInt | None = None,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"context": context, "batch_size": batch_size}.items():
-            if value < 1:
-                raise DataError(f"data.{name}={value} cannot be used; accepted: a whole number from 1 on")
+        check_split(split)
         if not isinstance(source, Source):
-            source = source() if path is None else source(path=path)
+            source = opened(source, path)
         self.source, self.untrained, self.split, self.cache = source, tokenizer, split, cache
         self.name = source.name
         self.context, self.batch_size, self.seed = context, batch_size, seed

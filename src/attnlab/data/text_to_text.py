@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from attnlab.data.cache import DataError
 from attnlab.data.pairs import Pairs, PairSource
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.translation import TranslationData
+from attnlab.ranges import Ge, PositiveFloat, Seed, check_ranges
 
 SPLITS = ("train", "validation", "test")
 MOST_REPEATS = 1000
 
 
+@check_ranges
 @dataclass(frozen=True)
 class TextTask:
     """
@@ -30,15 +32,14 @@ class TextTask:
 
     prefix: str
     source: PairSource
-    weight: float | None = None
+    weight: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
         if not self.prefix.strip():
             raise DataError("the prefix of a task is empty; give a few words, such as 'translate English to German'")
-        if self.weight is not None and not self.weight > 0:
-            raise DataError(f"weight={self.weight} of the task {self.prefix!r}; accepted: above 0, or null")
 
 
+@check_ranges
 class Mixture(PairSource):
     """
     The pairs of several tasks, each source behind its task's prefix.
@@ -53,15 +54,15 @@ class Mixture(PairSource):
     size = "its tasks'"
     licence = "its tasks'"
 
-    def __init__(self, tasks: Mapping[str, TextTask], temperature: float = 1.0, pair: str = "text-text") -> None:
+    def __init__(
+        self, tasks: Mapping[str, TextTask], temperature: PositiveFloat = 1.0, pair: str = "text-text"
+    ) -> None:
         super().__init__(pair)
         if not tasks:
             raise DataError("data.tasks is empty; name one task or more, each with a prefix and a source")
         prefixes = [task.prefix for task in tasks.values()]
         if len(set(prefixes)) < len(prefixes):
             raise DataError(f"two tasks have one prefix, so no model can tell them apart: {', '.join(prefixes)}")
-        if not temperature > 0:
-            raise DataError(f"data.temperature={temperature}; accepted: above 0, where 1 keeps the tasks' sizes")
         self.tasks, self.temperature = dict(tasks), temperature
         self.members: dict[str, list[str]] = {}
         self.sizes: dict[str, int] = {}
@@ -111,6 +112,7 @@ class Mixture(PairSource):
         return Pairs([sources[row] for row in rows], [pairs.targets[row] for row in rows], pairs.dropped)
 
 
+@check_ranges
 class TextToTextData(TranslationData):
     """
     Several tasks as batches within a token budget, with one vocabulary.
@@ -124,11 +126,11 @@ class TextToTextData(TranslationData):
         self,
         tasks: Mapping[str, TextTask],
         tokenizer: Tokenizer,
-        temperature: float = 1.0,
-        batch_tokens: int = 4096,
-        max_length: int = 128,
+        temperature: PositiveFloat = 1.0,
+        batch_tokens: Annotated[int, Ge(2)] = 4096,
+        max_length: Annotated[int, Ge(2)] = 128,
         too_long: Literal["drop", "truncate"] = "drop",
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         mixture = partial(Mixture, tasks, temperature)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from attnlab.data.entities import Tagged, TaggedSource
 from attnlab.data.tags import entities_of
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import framed, num_marks
+from attnlab.ranges import Ge, Seed, check_ranges
 
 IGNORED = -100  # the label of a token that begins no word
 REHEARSAL_TYPES = 2
@@ -44,6 +45,7 @@ class EncodedSentences(Encoded):
         return sum(map(len, self.texts.words))
 
 
+@check_ranges
 class TokenClassificationData(EncodedData[EncodedSentences]):
     """
     Sentences of tagged words as batches within a token budget, each the words' tokens between start and end marks.
@@ -62,10 +64,10 @@ class TokenClassificationData(EncodedData[EncodedSentences]):
         source: Callable[..., TaggedSource] | TaggedSource,
         tokenizer: Tokenizer,
         tokenizer_from: str | None = None,
-        max_length: int = 128,
-        batch_tokens: int = 4096,
+        max_length: Annotated[int, Ge(3)] = 128,
+        batch_tokens: Annotated[int, Ge(3)] = 4096,
         path: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)

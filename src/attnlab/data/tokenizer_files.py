@@ -9,6 +9,7 @@ from attnlab.data.cache import DataError
 from attnlab.data.old_tokenizers import library_of_old_files
 from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
 from attnlab.data.tokenizers import TOKENIZERS, Tokenizer
+from attnlab.ranges import PositiveInt, check_ranges
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
@@ -37,7 +38,8 @@ USUAL = {
 CONVERT = "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}')\""
 
 
-def read_tokenizer(path: str, vocabulary_size: int | None = None) -> Tokenizer:
+@check_ranges
+def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tokenizer:
     """
     The tokenizer in a folder of Hugging Face's files, or in the directory of a run.
 

@@ -1,16 +1,18 @@
 """Text to token numbers and back, without loss: a trained tokenizer is its constructor's arguments, and is saved as them."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 
 from attnlab.data.cache import DataError
 from attnlab.data.marks import Marks
+from attnlab.ranges import Interval, check_ranges
 
 PIECE = 1 << 20  # characters handed to the subword library at once: it keeps offsets of everything it is given
 
@@ -23,6 +25,7 @@ class Tokenizer:
     sees_whole_text: ClassVar[bool] = False  # trained on the training split alone, unless this says otherwise
 
     @property
+    @abstractmethod
     def vocabulary_size(self) -> int:
         """How many different tokens there are."""
         raise NotImplementedError
@@ -57,14 +60,17 @@ class Tokenizer:
         texts = (self.decode([token]) for token in range(self.vocabulary_size))
         return np.array([text[:1].isspace() for text in texts])
 
+    @abstractmethod
     def train(self, text: str) -> Self:
         """A copy that has learned its vocabulary from `text`."""
         raise NotImplementedError
 
+    @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """The numbers (N,) of the tokens of `text`."""
         raise NotImplementedError
 
+    @abstractmethod
     def decode(self, tokens: Any) -> str:
         """The text of token numbers (N,)."""
         raise NotImplementedError
@@ -172,6 +178,7 @@ class Byte(Tokenizer):
         return tokens_N, np.stack([places_N, places_N + 1], axis=1)
 
 
+@check_ranges
 @dataclass(frozen=True)
 class Subwords(Tokenizer):
     """What BPE and Unigram share: words cut as in GPT-2, spelt in bytes, so that no text is unknown. `rules` is what was learned.
@@ -179,15 +186,10 @@ class Subwords(Tokenizer):
     `vocabulary_size` is what is asked for, at least the 256 bytes; a short text may give fewer.
     """
 
-    vocabulary_size: int = 4096
+    vocabulary_size: Annotated[int, Interval(ge=256, le=1 << 24)] = 4096
     rules: str = ""
 
-    def __post_init__(self) -> None:
-        if self.vocabulary_size < 256:
-            raise DataError(
-                f"tokenizer.vocabulary_size={self.vocabulary_size} is too small for {self.name}; accepted: 256 (the bytes) or more"
-            )
-
+    @abstractmethod
     def _untrained(self) -> tuple[Any, Any]:
         """The library's model and the trainer for it."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +21,15 @@ from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, w
 from attnlab.data.encoded_pairs import EncodedPairs, chosen, collate, encode_pairs
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
+from attnlab.data.sources import opened
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, framed, num_marks, rehearsal
+from attnlab.ranges import Ge, Seed, check_ranges
 
 FORMAT = 3
 
 
+@check_ranges
 class TranslationData(DataModule):
     """
     Sentence pairs as batches within a token budget.
@@ -45,18 +48,15 @@ class TranslationData(DataModule):
         tokenizer: Tokenizer,
         pair: str,
         joint: bool = True,
-        batch_tokens: int = 4096,
-        max_length: int = 128,
+        batch_tokens: Annotated[int, Ge(2)] = 4096,
+        max_length: Annotated[int, Ge(2)] = 128,
         too_long: Literal["drop", "truncate"] = "drop",
         path: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
-            if value < 2:
-                raise DataError(f"data.{name}={value} cannot be used; accepted: a whole number from 2 on")
-        self.source = source(pair=pair) if path is None else source(pair=pair, path=path)
+        self.source = opened(source, path, pair=pair)
         self.name, self._untrained, self.joint = self.source.name, tokenizer, joint
         self.batch_tokens, self.max_length, self.too_long = batch_tokens, max_length, too_long
         self.seed, self.cache = seed, cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -44,10 +45,12 @@ class WindowedText(DataModule):
         """A stand-in for it before any data are read."""
         return rehearsal(self._text.untrained, self.num_sentinels)
 
+    @abstractmethod
     def training_batches(self, order: WindowBatches) -> Iterable[Any]:
         """Batches of the windows of a training order."""
         raise NotImplementedError(f"{type(self).__name__} gives no training batches")
 
+    @abstractmethod
     def evaluation_batches(self, tokens_N: np.ndarray, rank: int, world_size: int) -> Iterable[Any]:
         """Batches of one rank's share of the windows that these tokens, one after the other, make up."""
         raise NotImplementedError(f"{type(self).__name__} gives no evaluation batches")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attnlab.models.seq2seq import Seq2Seq
+from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges, must_be
 
 BLOCK = 64  # scores whose maximum is looked at first
 NOTHING = -math.inf
@@ -30,6 +31,7 @@ class Hypothesis:
     log_probability: float
 
 
+@check_ranges
 @dataclass(frozen=True)
 class BeamSearch:
     """
@@ -40,20 +42,14 @@ class BeamSearch:
     6.1). num_best: hypotheses given of each sentence. Raises ValueError for a setting that finds nothing.
     """
 
-    beams: int = 5
-    length_penalty: float = 0.6
-    max_extra: int = 50
-    num_best: int = 1
+    beams: PositiveInt = 5
+    length_penalty: NonNegativeFloat = 0.6
+    max_extra: NonNegativeInt = 50
+    num_best: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        if self.beams < 1:
-            raise ValueError(f"beams={self.beams} searches nothing; accepted: 1 (greedy) or more")
-        if not 0 <= self.length_penalty < math.inf:
-            raise ValueError(f"length_penalty={self.length_penalty}; accepted: 0 (none) or above")
-        if self.max_extra < 0:
-            raise ValueError(f"max_extra={self.max_extra}; accepted: 0 or more tokens beyond the source's length")
-        if not 1 <= self.num_best <= self.beams:
-            raise ValueError(f"num_best={self.num_best}; accepted: 1 to {self.beams}, the number of beams")
+        if self.num_best > self.beams:
+            raise ValueError(must_be("num_best", f"at most {self.beams}, the number of beams", self.num_best))
 
     def penalty(self, length: Any) -> Any:
         """What divides the log-probability of a target of this length (a number or a tensor of them)."""

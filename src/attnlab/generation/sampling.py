@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from attnlab.models.language_model import LanguageModel
+from attnlab.ranges import Interval, NonNegativeFloat, PositiveInt, Probability, check_ranges
 
 
+@check_ranges
 @dataclass(frozen=True)
 class Sampler:
     """How the next token is chosen from the logits; each filter acts on what the one before it left, in this order.
@@ -21,20 +24,10 @@ class Sampler:
     that leaves no token.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature}; accepted: 0 (greedy) or above")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}; accepted: 1 or more, or null for all tokens")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}; accepted: above 0, at most 1, or null for all tokens")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p}; accepted: 0 to 1, or null for all tokens")
+    temperature: NonNegativeFloat = 1.0
+    top_k: PositiveInt | None = None
+    top_p: Annotated[float, Interval(gt=0, le=1)] | None = None
+    min_p: Probability | None = None
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
         """The distribution that tokens are drawn from, (B, V), in float64 on the CPU."""

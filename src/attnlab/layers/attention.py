@@ -11,8 +11,10 @@ from attnlab.layers.backends import Backend, check_backend, choose_backend
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.scope import Scope
+from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
 
 
+@check_ranges
 class Attention(nn.Module):
     """Scaled dot-product attention with learned projections (Vaswani et al. 2017, sec. 3.2); x (B, T, D) to (B, T, D).
 
@@ -32,26 +34,20 @@ class Attention(nn.Module):
 
     def __init__(
         self,
-        d_model: int,
-        num_heads: int,
-        num_key_value_heads: int | None = None,
-        d_head: int | None = None,
-        dropout: float = 0.0,
+        d_model: PositiveInt,
+        num_heads: PositiveInt,
+        num_key_value_heads: PositiveInt | None = None,
+        d_head: PositiveInt | None = None,
+        dropout: Probability = 0.0,
         bias: bool = False,
         qk_norm: bool = False,
         output_gate: bool = False,
-        window: int | None = None,
-        soft_cap: float | None = None,
-        scale: float | None = None,
+        window: PositiveInt | None = None,
+        soft_cap: PositiveFloat | None = None,
+        scale: PositiveFloat | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if window is not None and window < 1:
-            raise ValueError(f"window={window} leaves nothing to attend to; accepted: 1 or more, or null for no window")
-        if soft_cap is not None and soft_cap <= 0:
-            raise ValueError(f"soft_cap={soft_cap} must be above 0, or null for no cap")
-        if scale is not None and scale <= 0:
-            raise ValueError(f"scale={scale} must be above 0, or null for d_head^-0.5")
         check_backend(backend, soft_cap, dropout)
         self.num_heads = num_heads
         self.d_head = head_width(d_model, num_heads, d_head)
@@ -120,7 +116,7 @@ class Attention(nn.Module):
             raise ValueError(
                 f"{cls.__name__} fixes num_key_value_heads, got {asked}; accepted: null, or choose grouped_query"
             )
-        if shared < 1 or num_heads % shared:
+        if num_heads % shared:
             raise ValueError(
                 f"num_key_value_heads={shared} does not divide num_heads={num_heads}; accepted: {divisors(num_heads)}"
             )
@@ -148,9 +144,7 @@ class GroupedQuery(Attention):
 
 def head_width(d_model: int, num_heads: int, d_head: int | None = None) -> int:
     """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide the width."""
-    if d_head is not None and d_head < 1:
-        raise ValueError(f"d_head={d_head} is no width; accepted: 1 or more, or null for d_model / num_heads")
-    if num_heads < 1 or (d_head is None and d_model % num_heads):
+    if d_head is None and d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
     return d_head or d_model // num_heads
 

@@ -4,9 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnlab.ranges import Probability, check_ranges
+
 RESOLUTION = 1 << 16
 
 
+@check_ranges
 class Dropout(nn.Module):
     """
     Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate) (Srivastava et al. 2014).
@@ -16,10 +19,8 @@ class Dropout(nn.Module):
     Raises ValueError for a rate outside of 0 to 1.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: Probability) -> None:
         super().__init__()
-        if not 0 <= rate <= 1:
-            raise ValueError(f"dropout={rate} is no rate; accepted: 0 to 1")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,15 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.layers.dropout import Dropout
+from attnlab.ranges import PositiveInt, Probability, check_ranges
 
 
+@check_ranges
 class FeedForward(nn.Module):
     """down(dropout(activate(up(x)))), (B, T, D) -> (B, T, D) (Vaswani et al. 2017, section 3.3).
 
     A choice overrides `activate`.
     """
 
-    def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, d_model: PositiveInt, d_ff: PositiveInt, bias: bool = False, dropout: Probability = 0.0) -> None:
         super().__init__()
         self.up = nn.Linear(d_model, d_ff, bias=bias)
         self.down = nn.Linear(d_ff, d_model, bias=bias)
@@ -30,13 +32,21 @@ class FeedForward(nn.Module):
         return self.down(self.dropout(self.activate(self.up(x_BTD))))
 
 
+@check_ranges
 class GatedFeedForward(FeedForward):
     """down(dropout(activate(gate(x)) * up(x))) (Shazeer 2020, arXiv 2002.05202, section 2).
 
     `matched` shrinks the hidden width to 2/3 d_ff, so that three matrices weigh what two of the plain layer do.
     """
 
-    def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float = 0.0, matched: bool = True) -> None:
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        d_ff: PositiveInt,
+        bias: bool = False,
+        dropout: Probability = 0.0,
+        matched: bool = True,
+    ) -> None:
         d_hidden = gated_width(d_ff, matched)
         super().__init__(d_model, d_hidden, bias, dropout)
         self.gate = nn.Linear(d_model, d_hidden, bias=bias)
@@ -54,6 +64,7 @@ class ReLU(FeedForward):
     """max(0, h) (Vaswani et al. 2017, eq. 2)."""
 
 
+@check_ranges
 class GELU(FeedForward):
     """h Phi(h) (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 
@@ -62,10 +73,10 @@ class GELU(FeedForward):
 
     def __init__(
         self,
-        d_model: int,
-        d_ff: int,
+        d_model: PositiveInt,
+        d_ff: PositiveInt,
         bias: bool = False,
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
         approximate: Literal["none", "tanh"] = "none",
     ) -> None:
         super().__init__(d_model, d_ff, bias, dropout)
@@ -100,15 +111,16 @@ class GLU(GatedFeedForward):
         return h_BTF.sigmoid()
 
 
+@check_ranges
 class GEGLU(GatedFeedForward):
     """GELU gate (Shazeer 2020). approximate: as in GELU; T5 1.1 has tanh."""
 
     def __init__(
         self,
-        d_model: int,
-        d_ff: int,
+        d_model: PositiveInt,
+        d_ff: PositiveInt,
         bias: bool = False,
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
         matched: bool = True,
         approximate: Literal["none", "tanh"] = "none",
     ) -> None:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.layers.dropout import Dropout
+from attnlab.ranges import PositiveInt, Probability, check_ranges, must_be
 
 HALF = math.sqrt(0.5)  # of the sum of two streams of one variance: keeps it
 
 
+@check_ranges
 class GatedConvolution(nn.Module):
     """
     A convolution over time to twice the width, half of which gates the other (Dauphin et al. 2017, arXiv 1612.08083, eq. 1); (B, T, D) in
@@ -23,7 +25,9 @@ class GatedConvolution(nn.Module):
     the input. Raises ValueError for a kernel below 1, and an even one that has no middle.
     """
 
-    def __init__(self, d_model: int, kernel_size: int, causal: bool, dropout: float = 0.0) -> None:
+    def __init__(
+        self, d_model: PositiveInt, kernel_size: PositiveInt, causal: bool, dropout: Probability = 0.0
+    ) -> None:
         super().__init__()
         check_kernel(kernel_size, causal)
         self.kernel_size, self.causal = kernel_size, causal
@@ -58,16 +62,22 @@ class GatedConvolution(nn.Module):
         return F.glu(self.windows(torch.cat(shifted, dim=2)), dim=2)
 
 
+@check_ranges
 class ConvolutionStack(nn.Module):
     """
     Gated convolutions on a residual stream that keeps its variance: (x + f(x)) sqrt(1/2) (Gehring et al. 2017, arXiv 1705.03122, section
     3.5); (B, T, D) in and out. Raises ValueError for fewer than one layer, and a kernel that cannot be.
     """
 
-    def __init__(self, d_model: int, num_layers: int, kernel_size: int, causal: bool, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        num_layers: PositiveInt,
+        kernel_size: PositiveInt,
+        causal: bool,
+        dropout: Probability = 0.0,
+    ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers={num_layers} is no stack; accepted: 1 or more")
         self.layers = nn.ModuleList(GatedConvolution(d_model, kernel_size, causal, dropout) for _ in range(num_layers))
 
     def forward(
@@ -96,6 +106,6 @@ class ConvolutionStack(nn.Module):
 
 
 def check_kernel(kernel_size: int, causal: bool) -> None:
-    """Raises ValueError for a kernel below 1, and for an even one that is to lie around its token."""
-    if kernel_size < 1 or (not causal and kernel_size % 2 == 0):
-        raise ValueError(f"kernel_size={kernel_size}: accepted: 1 or more, and odd where it lies around its token")
+    """Raises ValueError for an even kernel that is to lie around its token."""
+    if not causal and kernel_size % 2 == 0:
+        raise ValueError(must_be("kernel_size", "odd where it lies around its token", kernel_size))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ class Init:
     positions count as embeddings.
     """
 
+    @abstractmethod
     def std(self, weight: Weight) -> float:
         """The standard deviation of a weight, before the residual's gain."""
         raise NotImplementedError

@@ -8,10 +8,13 @@ Angles are computed in fp32 from the positions at each forward pass; there is no
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 
 class PositionEncoding(nn.Module):
@@ -74,6 +77,7 @@ class PositionEncoding(nn.Module):
             )
 
 
+@check_ranges
 class Sinusoidal(PositionEncoding):
     """Sines on even and cosines on odd dimensions, added to the embeddings (Vaswani et al. 2017, sec. 3.5).
 
@@ -81,7 +85,7 @@ class Sinusoidal(PositionEncoding):
     odd d_model.
     """
 
-    def __init__(self, d_model: int, base: float = 10000.0, interleaved: bool = True) -> None:
+    def __init__(self, d_model: PositiveInt, base: Annotated[float, Gt(1)] = 10000.0, interleaved: bool = True) -> None:
         super().__init__()
         if d_model % 2:
             raise ValueError(
@@ -94,16 +98,15 @@ class Sinusoidal(PositionEncoding):
         return x_BTD + sinusoids(positions_BT, self.d_model, self.base, self.interleaved).to(x_BTD.dtype)
 
 
+@check_ranges
 class Learned(PositionEncoding):
     """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3 E).
 
     offset: rows before that of position 0, which nothing reads (2 in the published weights of RoBERTa and BART). Raises ValueError below 0.
     """
 
-    def __init__(self, d_model: int, max_length: int, offset: int = 0) -> None:
+    def __init__(self, d_model: PositiveInt, max_length: PositiveInt, offset: NonNegativeInt = 0) -> None:
         super().__init__()
-        if offset < 0:
-            raise ValueError(f"offset={offset}; accepted: 0 or more rows before that of the first position")
         self.offset = offset
         self.table = nn.Embedding(max_length + offset, d_model)
         nn.init.normal_(self.table.weight, std=0.02)
@@ -132,6 +135,8 @@ class Learned(PositionEncoding):
         self.longest = len(rows) - self.offset
 
 
+@check_ranges
+@check_ranges
 class ALiBi(PositionEncoding):
     """Minus a slope per head times the distance, added to the scores (Press et al. 2022, arXiv 2108.12409).
 
@@ -139,7 +144,7 @@ class ALiBi(PositionEncoding):
     encoder variants. Slopes for head counts that are no power of two are those of the authors' code.
     """
 
-    def __init__(self, num_heads: int) -> None:
+    def __init__(self, num_heads: PositiveInt) -> None:
         super().__init__()
         self.slopes = alibi_slopes(num_heads)
 
@@ -150,6 +155,7 @@ class ALiBi(PositionEncoding):
         return -slopes_H[:, None, None] * distance_BTS[:, None]
 
 
+@check_ranges
 class RelativeBias(PositionEncoding):
     """A learned bias per head and bucket of distance (T5, Raffel et al. 2020, arXiv 1910.10683, sec. 2.1).
 
@@ -157,7 +163,9 @@ class RelativeBias(PositionEncoding):
     Not causal: half of all buckets for keys after the query. Raises ValueError for numbers that leave no such buckets.
     """
 
-    def __init__(self, num_heads: int, causal: bool, num_buckets: int = 32, max_distance: int = 128) -> None:
+    def __init__(
+        self, num_heads: PositiveInt, causal: bool, num_buckets: PositiveInt = 32, max_distance: PositiveInt = 128
+    ) -> None:
         super().__init__()
         one_side = num_buckets if causal else num_buckets // 2
         if num_buckets % (2 if causal else 4) or num_buckets < 4:

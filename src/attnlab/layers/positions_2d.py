@@ -3,11 +3,14 @@
 Shapes: B batch, T patches, D model width, K head width, P rotated pairs.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies, interpolated, sinusoids, stretched
 from attnlab.layers.rotary import Rotary
+from attnlab.ranges import Gt, PositiveInt, check_ranges
 
 
 class InGrid(PositionEncoding):
@@ -51,13 +54,14 @@ class InGrid(PositionEncoding):
         return tuple(stretched(new, old, positions_BT.device)[axis_BT] for axis_BT, new, old in sizes)
 
 
+@check_ranges
 class Sinusoidal2D(InGrid):
     """Sinusoids of the row on the first half of the width, of the column on the second (He et al. 2022, arXiv 2111.06377).
 
     grid: rows and columns. Raises ValueError where d_model is no multiple of 4.
     """
 
-    def __init__(self, d_model: int, grid: tuple[int, int], base: float = 10000.0) -> None:
+    def __init__(self, d_model: PositiveInt, grid: tuple[int, int], base: Annotated[float, Gt(1)] = 10000.0) -> None:
         super().__init__()
         if d_model % 4:
             raise ValueError(f"two axes of sine and cosine need d_model={d_model} to be a multiple of 4")
@@ -70,13 +74,14 @@ class Sinusoidal2D(InGrid):
         return x_BTD + torch.cat(halves, dim=-1).mul_(is_placed(positions_BT)).to(x_BTD.dtype)
 
 
+@check_ranges
 class Learned2D(InGrid):
     """A learned table for rows and one for columns, each of half the width (Dosovitskiy et al. 2021, arXiv 2010.11929, D.4).
 
     grid: rows and columns. Raises ValueError for an odd d_model.
     """
 
-    def __init__(self, d_model: int, grid: tuple[int, int]) -> None:
+    def __init__(self, d_model: PositiveInt, grid: tuple[int, int]) -> None:
         super().__init__()
         if d_model % 2:
             raise ValueError(
@@ -108,13 +113,20 @@ class Learned2D(InGrid):
         super().resize(before, grid, new)
 
 
+@check_ranges
 class AxialRotary(InGrid, Rotary):
     """Rotary whose first pairs turn with the row and last pairs with the column (Heo et al. 2024, arXiv 2403.13298, sec. 3.1).
 
     grid: rows and columns. Raises ValueError where d_head is no multiple of 4.
     """
 
-    def __init__(self, d_head: int, grid: tuple[int, int], base: float = 100.0, interleaved: bool = False) -> None:
+    def __init__(
+        self,
+        d_head: PositiveInt,
+        grid: tuple[int, int],
+        base: Annotated[float, Gt(1)] = 100.0,
+        interleaved: bool = False,
+    ) -> None:
         if d_head % 4:
             raise ValueError(f"two axes of pairs need d_head={d_head} to be a multiple of 4")
         super().__init__(d_head, base, interleaved=interleaved)

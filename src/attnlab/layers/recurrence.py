@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attnlab.layers.dropout import Dropout
+from attnlab.ranges import PositiveInt, Probability, check_ranges
 
 Cell = Literal["lstm", "gru"]
 State = tuple[Tensor, ...]  # of one layer: h, and c of an LSTM, (B, D) each
 
 
+@check_ranges
 class Recurrence(nn.Module):
     """
     Layers of LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000) or GRU (Cho et al. 2014, in the form of cuDNN:
@@ -30,17 +32,15 @@ class Recurrence(nn.Module):
 
     def __init__(
         self,
-        d_model: int,
-        num_layers: int = 1,
+        d_model: PositiveInt,
+        num_layers: PositiveInt = 1,
         cell: Cell = "lstm",
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
         bidirectional: bool = False,
-        d_input: int | None = None,
+        d_input: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         check_cell(cell)
-        if num_layers < 1:
-            raise ValueError(f"num_layers={num_layers} is no recurrence; accepted: 1 or more")
         if bidirectional and d_model % 2:
             raise ValueError(f"d_model={d_model} does not divide into two directions; accepted: even numbers")
         kind: type[nn.LSTM | nn.GRU] = nn.LSTM if cell == "lstm" else nn.GRU
@@ -87,13 +87,14 @@ class Recurrence(nn.Module):
         return x_BTI, states
 
 
+@check_ranges
 class Step(nn.Module):
     """One step of an LSTM or GRU that reads a context beside its input; as torch's LSTMCell and GRUCell on both side by side.
 
     The input's share of the gates is computed for all steps at once, by `inputs`.
     """
 
-    def __init__(self, d_input: int, d_context: int, d_model: int, cell: Cell = "lstm") -> None:
+    def __init__(self, d_input: PositiveInt, d_context: int, d_model: PositiveInt, cell: Cell = "lstm") -> None:
         super().__init__()
         check_cell(cell)
         kind: type[nn.LSTMCell | nn.GRUCell] = nn.LSTMCell if cell == "lstm" else nn.GRUCell

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from attnlab.layers.dropout import Dropout
 from attnlab.layers.norms import LayerNorm
 from attnlab.layers.parts import complete
+from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
 
 Sublayer = Callable[[Tensor], Tensor]
 Norm = Callable[..., nn.Module]
 
 
+@check_ranges
 class Residual(nn.Module):
     """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`.
 
@@ -29,10 +31,17 @@ class Residual(nn.Module):
     init_gain: float = 1.0
     """What the initialisation multiplies the value, output and feed-forward weights of the layer by."""
 
-    def __init__(self, d_model: int, norm: Norm = LayerNorm, dropout: float = 0.0, num_sublayers: int = 2) -> None:
+    def __init__(
+        self, d_model: PositiveInt, norm: Norm = LayerNorm, dropout: Probability = 0.0, num_sublayers: PositiveInt = 2
+    ) -> None:
         super().__init__()
         self.norms = _norms(norm, d_model, num_sublayers)
         self.dropout = _dropout(dropout)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.join is Residual.join and cls.forward is Residual.forward:
+            raise TypeError(f"{cls.__name__} has to give join, or forward for all sublayers at once")
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         """The stream after sublayer number `index`."""
@@ -62,6 +71,7 @@ class PreNorm(Residual):
         return x_BTD + self.dropout(sublayer(self.norms[index](x_BTD)))
 
 
+@check_ranges
 class Sandwich(Residual):
     """x + norm(f(norm(x))), and a norm after the last layer (Peri-LN, Kim et al. 2025, arXiv 2502.02732).
 
@@ -71,7 +81,9 @@ class Sandwich(Residual):
 
     final_norm = True
 
-    def __init__(self, d_model: int, norm: Norm = LayerNorm, dropout: float = 0.0, num_sublayers: int = 2) -> None:
+    def __init__(
+        self, d_model: PositiveInt, norm: Norm = LayerNorm, dropout: Probability = 0.0, num_sublayers: PositiveInt = 2
+    ) -> None:
         super().__init__(d_model, norm, dropout, num_sublayers)
         self.output_norms = _norms(norm, d_model, num_sublayers)
 
@@ -80,6 +92,7 @@ class Sandwich(Residual):
         return x_BTD + self.dropout(self.output_norms[index](sublayer(self.norms[index](x_BTD))))
 
 
+@check_ranges
 class DeepNorm(Residual):
     """norm(alpha x + f(x)), the sublayers' first weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
 
@@ -91,14 +104,14 @@ class DeepNorm(Residual):
 
     def __init__(
         self,
-        d_model: int,
+        d_model: PositiveInt,
         norm: Norm = LayerNorm,
-        dropout: float = 0.0,
-        num_sublayers: int = 2,
-        num_layers: int = 1,
-        num_decoder_layers: int | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
+        dropout: Probability = 0.0,
+        num_sublayers: PositiveInt = 2,
+        num_layers: PositiveInt = 1,
+        num_decoder_layers: PositiveInt | None = None,
+        alpha: PositiveFloat | None = None,
+        beta: PositiveFloat | None = None,
     ) -> None:
         super().__init__(d_model, norm, dropout, num_sublayers)
         depth = num_sublayers * num_layers
@@ -114,13 +127,14 @@ class DeepNorm(Residual):
         return self.norms[index](torch.add(self.dropout(sublayer(x_BTD)), x_BTD, alpha=self.alpha))
 
 
+@check_ranges
 class ReZero(Residual):
     """x + alpha f(x) without any norm (Bachlechner et al. 2020, arXiv 2003.04887, section 4).
 
     One alpha a layer, shared by its sublayers, starts at 0.
     """
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: Probability = 0.0) -> None:
         nn.Module.__init__(self)
         self.alpha = nn.Parameter(torch.zeros(()))
         self.dropout = _dropout(dropout)
@@ -130,6 +144,7 @@ class ReZero(Residual):
         return x_BTD + self.alpha * self.dropout(sublayer(x_BTD))
 
 
+@check_ranges
 class Parallel(Residual):
     """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021).
 
@@ -141,10 +156,10 @@ class Parallel(Residual):
 
     def __init__(
         self,
-        d_model: int,
+        d_model: PositiveInt,
         norm: Norm = LayerNorm,
-        dropout: float = 0.0,
-        num_sublayers: int = 2,
+        dropout: Probability = 0.0,
+        num_sublayers: PositiveInt = 2,
         shared_norm: bool = True,
     ) -> None:
         super().__init__(d_model, norm, dropout, 1 if shared_norm else num_sublayers)

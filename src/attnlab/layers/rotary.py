@@ -7,13 +7,16 @@ Angles are computed in fp32 from the positions at each forward pass; there is no
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies
+from attnlab.ranges import Ge, Gt, Interval, PositiveFloat, PositiveInt, check_ranges, must_be
 
 
+@check_ranges
 class Rotary(PositionEncoding):
     """Rotates pairs of query and key dimensions by angles that grow with the position (RoFormer, Su et al. 2021, arXiv 2104.09864).
 
@@ -22,7 +25,13 @@ class Rotary(PositionEncoding):
     Raises ValueError where the rotated width is odd or zero.
     """
 
-    def __init__(self, d_head: int, base: float = 10000.0, fraction: float = 1.0, interleaved: bool = False) -> None:
+    def __init__(
+        self,
+        d_head: PositiveInt,
+        base: Annotated[float, Gt(1)] = 10000.0,
+        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
+        interleaved: bool = False,
+    ) -> None:
         super().__init__()
         self.width = int(d_head * fraction)
         if self.width % 2 or not 2 <= self.width <= d_head:
@@ -62,25 +71,27 @@ class Rotary(PositionEncoding):
         return self.rotation(positions_BT)(x_BHTK)
 
 
+@check_ranges
 class RotaryLinear(Rotary):
     """Rotary with positions divided by `factor`: position interpolation (Chen et al. 2023, arXiv 2306.15595)."""
 
     def __init__(
         self,
-        d_head: int,
-        base: float = 10000.0,
-        fraction: float = 1.0,
+        d_head: PositiveInt,
+        base: Annotated[float, Gt(1)] = 10000.0,
+        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
         interleaved: bool = False,
-        factor: float = 4.0,
+        factor: Annotated[float, Ge(1)] = 4.0,
     ) -> None:
         super().__init__(d_head, base, fraction, interleaved)
-        self.factor = checked_factor(factor)
+        self.factor = factor
 
     def frequencies(self, device: torch.device) -> Tensor:
         """All divided by the factor."""
         return super().frequencies(device) / self.factor
 
 
+@check_ranges
 class RotaryNTK(Rotary):
     """Rotary with the base raised to base * factor ** (d / (d - 2)): "NTK-aware" interpolation.
 
@@ -89,20 +100,21 @@ class RotaryNTK(Rotary):
 
     def __init__(
         self,
-        d_head: int,
-        base: float = 10000.0,
-        fraction: float = 1.0,
+        d_head: PositiveInt,
+        base: Annotated[float, Gt(1)] = 10000.0,
+        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
         interleaved: bool = False,
-        factor: float = 4.0,
+        factor: Annotated[float, Ge(1)] = 4.0,
     ) -> None:
         super().__init__(d_head, base, fraction, interleaved)
         if self.width < 4:
             raise ValueError(
                 f"NTK-aware scaling needs two pairs to scale apart; {self.width} dimensions are rotated, accepted: 4 or more"
             )
-        self.base = base * checked_factor(factor) ** (self.width / (self.width - 2))
+        self.base = base * factor ** (self.width / (self.width - 2))
 
 
+@check_ranges
 class RotaryYaRN(Rotary):
     """Rotary with pairs that turn slowly interpolated, fast ones kept, and the scores' temperature lowered (Peng et al. 2023, arXiv 2309.00071).
 
@@ -113,22 +125,22 @@ class RotaryYaRN(Rotary):
 
     def __init__(
         self,
-        d_head: int,
-        base: float = 10000.0,
-        fraction: float = 1.0,
+        d_head: PositiveInt,
+        base: Annotated[float, Gt(1)] = 10000.0,
+        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
         interleaved: bool = False,
-        factor: float = 4.0,
-        original_length: int | None = None,
-        beta_fast: float = 32.0,
-        beta_slow: float = 1.0,
-        attention_factor: float | None = None,
-        max_length: int | None = None,
+        factor: Annotated[float, Ge(1)] = 4.0,
+        original_length: PositiveInt | None = None,
+        beta_fast: PositiveFloat = 32.0,
+        beta_slow: PositiveFloat = 1.0,
+        attention_factor: PositiveFloat | None = None,
+        max_length: PositiveInt | None = None,
     ) -> None:
         super().__init__(d_head, base, fraction, interleaved)
-        self.factor = checked_factor(factor)
+        self.factor = factor
         self.original_length = checked_length(original_length, max_length)
-        if not 0 < beta_slow < beta_fast:
-            raise ValueError(f"beta_slow={beta_slow} must lie between 0 and beta_fast={beta_fast}")
+        if beta_slow >= beta_fast:
+            raise ValueError(must_be("beta_slow", f"below beta_fast={beta_fast}", beta_slow))
         self.beta_fast, self.beta_slow = beta_fast, beta_slow
         self.attention_factor = 0.1 * math.log(factor) + 1.0 if attention_factor is None else attention_factor
 
@@ -150,6 +162,7 @@ class RotaryYaRN(Rotary):
         return self.width * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.base))
 
 
+@check_ranges
 class RotaryLlama3(Rotary):
     """Rotary with Llama 3.1's scaling by wavelength (Grattafiori et al. 2024, arXiv 2407.21783; rule as in Meta's released code).
 
@@ -159,23 +172,22 @@ class RotaryLlama3(Rotary):
 
     def __init__(
         self,
-        d_head: int,
-        base: float = 500000.0,
-        fraction: float = 1.0,
+        d_head: PositiveInt,
+        base: Annotated[float, Gt(1)] = 500000.0,
+        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
         interleaved: bool = False,
-        factor: float = 8.0,
-        low_frequency_factor: float = 1.0,
-        high_frequency_factor: float = 4.0,
-        original_length: int | None = None,
-        max_length: int | None = None,
+        factor: Annotated[float, Ge(1)] = 8.0,
+        low_frequency_factor: PositiveFloat = 1.0,
+        high_frequency_factor: PositiveFloat = 4.0,
+        original_length: PositiveInt | None = None,
+        max_length: PositiveInt | None = None,
     ) -> None:
         super().__init__(d_head, base, fraction, interleaved)
-        self.factor = checked_factor(factor)
+        self.factor = factor
         self.original_length = checked_length(original_length, max_length)
-        if not 0 < low_frequency_factor < high_frequency_factor:
-            raise ValueError(
-                f"low_frequency_factor={low_frequency_factor} must lie between 0 and high_frequency_factor={high_frequency_factor}"
-            )
+        if low_frequency_factor >= high_frequency_factor:
+            wanted = f"below high_frequency_factor={high_frequency_factor}"
+            raise ValueError(must_be("low_frequency_factor", wanted, low_frequency_factor))
         self.low_frequency_factor, self.high_frequency_factor = low_frequency_factor, high_frequency_factor
 
     def frequencies(self, device: torch.device) -> Tensor:
@@ -200,13 +212,6 @@ def turn(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) 
         partner_BHTR = x_BHTR.roll(width // 2, dims=-1)
     rotated_BHTR = torch.addcmul(x_BHTR * cos_B1TR, partner_BHTR, sin_B1TR).to(x_BHTK.dtype)
     return torch.cat([rotated_BHTR, kept], dim=-1) if kept.shape[-1] else rotated_BHTR
-
-
-def checked_factor(factor: float) -> float:
-    """The factor. Raises ValueError below 1."""
-    if factor < 1:
-        raise ValueError(f"factor={factor} would shorten the context; accepted: 1 or more")
-    return factor
 
 
 def checked_length(original_length: int | None, max_length: int | None) -> int:

@@ -21,6 +21,7 @@ from attnlab.layers.parts import complete
 from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.residuals import PreNorm, Residual, final_norm_part, norm_part
 from attnlab.layers.scope import Scope, build_scope
+from attnlab.ranges import PositiveInt, Probability, check_ranges
 
 
 class Layer(nn.Module):
@@ -56,6 +57,7 @@ class Layer(nn.Module):
         return self.residual(x_BTD, *sublayers)
 
 
+@check_ranges
 class Stack(nn.Module):
     """Layers that share one position encoding, and a final norm where the residual asks for one; (B, T, D), in and out.
 
@@ -70,13 +72,13 @@ class Stack(nn.Module):
 
     def __init__(
         self,
-        d_model: int,
-        num_heads: int,
-        num_layers: int,
+        d_model: PositiveInt,
+        num_heads: PositiveInt,
+        num_layers: PositiveInt,
         causal: bool,
-        max_length: int | None = None,
-        d_ff: int | None = None,
-        dropout: float = 0.0,
+        max_length: PositiveInt | None = None,
+        d_ff: PositiveInt | None = None,
+        dropout: Probability = 0.0,
         bias: bool = False,
         grid: tuple[int, int] | None = None,
         cross_attention: bool = False,
@@ -87,8 +89,6 @@ class Stack(nn.Module):
         feed_forward: Callable[..., FeedForward] = GELU,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers={num_layers} is no stack; accepted: 1 or more")
         widths = stack_widths(
             d_model, num_heads, num_layers, causal, max_length, d_ff, dropout, bias, grid, cross_attention
         )

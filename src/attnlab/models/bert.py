@@ -19,10 +19,11 @@ from attnlab.layers.parts import complete
 from attnlab.layers.positions import Learned, PositionEncoding
 from attnlab.layers.residuals import PostNorm, Residual, norm_part
 from attnlab.layers.stack import Stack
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.encoder import Encoder
+from attnlab.ranges import NonNegativeInt, PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class Bert(Encoder):
     """
     BERT (Devlin et al. 2019, arXiv 1810.04805); tokens (B, T) to logits (B, T, V), or (N, V) of chosen positions alone.
@@ -37,16 +38,16 @@ class Bert(Encoder):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        max_length: int,
-        d_model: int = 128,
-        num_heads: int = 4,
-        num_layers: int = 4,
-        d_ff: int | None = None,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        max_length: PositiveInt,
+        d_model: PositiveInt = 128,
+        num_heads: PositiveInt = 4,
+        num_layers: PositiveInt = 4,
+        d_ff: PositiveInt | None = None,
+        dropout: Rate = 0.1,
         bias: bool = True,
         tied: bool = True,
-        num_segments: int = 0,
+        num_segments: NonNegativeInt = 0,
         pooler: bool = False,
         next_sentence: bool = False,
         embedding_norm: bool = True,
@@ -58,8 +59,6 @@ class Bert(Encoder):
         init: Callable[..., Init] = Normal002,
     ) -> None:
         super().__init__()
-        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, d_model=d_model, d_ff=d_ff or 1)
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.embedding = nn.Embedding(vocabulary_size, d_model)

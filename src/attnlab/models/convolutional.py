@@ -12,12 +12,13 @@ from attnlab.layers.gated_convolution import ConvolutionStack
 from attnlab.layers.init import FanIn, Init, draw_seed
 from attnlab.layers.parts import complete
 from attnlab.layers.positions import Learned
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.encoder import Encoder
 from attnlab.models.language_model import LanguageModel
 from attnlab.models.tables import Tables
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class ConvolutionalLanguageModel(LanguageModel):
     """
     Gated convolutions over the tokens before (Dauphin et al. 2017, arXiv 1612.08083), on the residual stream of Gehring et al. 2017,
@@ -29,16 +30,15 @@ class ConvolutionalLanguageModel(LanguageModel):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        d_model: int = 128,
-        num_layers: int = 6,
-        kernel_size: int = 4,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        d_model: PositiveInt = 128,
+        num_layers: PositiveInt = 6,
+        kernel_size: PositiveInt = 4,
+        dropout: Rate = 0.1,
         tied: bool = True,
         init: Callable[..., Init] = FanIn,
     ) -> None:
         super().__init__()
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.tables = Tables(vocabulary_size, d_model, tied)
@@ -74,10 +74,11 @@ class ConvolutionCache:
         self.inputs[:] = [inputs_BPD[rows] for inputs_BPD in self.inputs]
 
 
+@check_ranges
 class PositionedEmbedding(nn.Module):
     """Dropout on token embeddings with a learned position each (Gehring et al. 2017, section 3.1). The table of tokens is given at each call."""
 
-    def __init__(self, d_model: int, max_length: int, dropout: float) -> None:
+    def __init__(self, d_model: PositiveInt, max_length: PositiveInt, dropout: Rate) -> None:
         super().__init__()
         self.position, self.dropout = Learned(d_model, max_length), Dropout(dropout)
 
@@ -89,6 +90,7 @@ class PositionedEmbedding(nn.Module):
         return embedded_BTD
 
 
+@check_ranges
 class ConvolutionalEncoder(Encoder):
     """
     Gated convolutions over windows around each token: the encoder of Gehring et al. 2017 (arXiv 1705.03122, section 3), without its weight
@@ -100,17 +102,15 @@ class ConvolutionalEncoder(Encoder):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        max_length: int = 256,
-        d_model: int = 128,
-        num_layers: int = 8,
-        kernel_size: int = 3,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        max_length: PositiveInt = 256,
+        d_model: PositiveInt = 128,
+        num_layers: PositiveInt = 8,
+        kernel_size: PositiveInt = 3,
+        dropout: Rate = 0.1,
         init: Callable[..., Init] = FanIn,
     ) -> None:
         super().__init__()
-        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, d_model=d_model)
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model, self.longest = vocabulary_size, d_model, max_length
         self.embedding = nn.Embedding(vocabulary_size, d_model)

@@ -12,12 +12,13 @@ from attnlab.layers.dropout import Dropout
 from attnlab.layers.gated_convolution import HALF, ConvolutionStack
 from attnlab.layers.init import FanIn, Init, draw_seed
 from attnlab.layers.parts import complete
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.convolutional import PositionedEmbedding
 from attnlab.models.seq2seq import Seq2Seq
 from attnlab.models.tables import Tables
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class ConvolutionalSeq2Seq(Seq2Seq):
     """
     Convolutions that read the source around each token and the target before it; every decoder layer attends to the source (Gehring et al.
@@ -31,21 +32,19 @@ class ConvolutionalSeq2Seq(Seq2Seq):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        source_vocabulary_size: int | None = None,
-        max_length: int = 256,
-        d_model: int = 128,
-        num_layers: int = 6,
-        num_decoder_layers: int | None = None,
-        kernel_size: int = 3,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        source_vocabulary_size: PositiveInt | None = None,
+        max_length: PositiveInt = 256,
+        d_model: PositiveInt = 128,
+        num_layers: PositiveInt = 6,
+        num_decoder_layers: PositiveInt | None = None,
+        kernel_size: PositiveInt = 3,
+        dropout: Rate = 0.1,
         share_embeddings: bool = True,
         tied: bool = True,
         init: Callable[..., Init] = FanIn,
     ) -> None:
         super().__init__()
-        check_sizes(max_length=max_length)
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model, self.longest = vocabulary_size, d_model, max_length
         decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 
@@ -12,6 +14,7 @@ class Encoder(nn.Module):
     d_model: int
     longest: int | None = None
 
+    @abstractmethod
     def encode(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:
         """The states (B, T, D); is_token_BT is False at padding (None: nowhere), segments_BT tells two texts apart."""
         raise NotImplementedError(f"{type(self).__name__} gives no encode")

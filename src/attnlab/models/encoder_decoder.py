@@ -19,11 +19,12 @@ from attnlab.layers.parts import accepts, complete
 from attnlab.layers.positions import PositionEncoding, Sinusoidal
 from attnlab.layers.residuals import PostNorm, Residual
 from attnlab.layers.stack import Stack
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.seq2seq import Seq2Seq
 from attnlab.models.tables import check_one_vocabulary
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class EncoderDecoder(Seq2Seq):
     """
     An encoder and a decoder that attends to it (Vaswani et al. 2017, section 3).
@@ -39,15 +40,15 @@ class EncoderDecoder(Seq2Seq):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        source_vocabulary_size: int | None = None,
-        max_length: int = 256,
-        d_model: int = 512,
-        num_heads: int = 8,
-        num_layers: int = 6,
-        num_decoder_layers: int | None = None,
-        d_ff: int | None = None,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        source_vocabulary_size: PositiveInt | None = None,
+        max_length: PositiveInt = 256,
+        d_model: PositiveInt = 512,
+        num_heads: PositiveInt = 8,
+        num_layers: PositiveInt = 6,
+        num_decoder_layers: PositiveInt | None = None,
+        d_ff: PositiveInt | None = None,
+        dropout: Rate = 0.1,
         bias: bool = False,
         share_embeddings: bool = True,
         tied: bool = True,
@@ -64,8 +65,6 @@ class EncoderDecoder(Seq2Seq):
         super().__init__()
         source_size = vocabulary_size if source_vocabulary_size is None else source_vocabulary_size
         decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
-        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, d_model=d_model, d_ff=d_ff or 1)
-        check_rate(dropout=dropout)
         check_one_vocabulary(share_embeddings, source_size, vocabulary_size)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model

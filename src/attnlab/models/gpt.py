@@ -16,10 +16,11 @@ from attnlab.layers.parts import complete
 from attnlab.layers.positions import PositionEncoding, Sinusoidal
 from attnlab.layers.residuals import PreNorm, Residual
 from attnlab.layers.stack import Stack
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.language_model import LanguageModel
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class GPT(LanguageModel):
     """A causal Transformer language model (Radford et al. 2019); tokens (B, T) to the next tokens' logits (B, T, V).
 
@@ -33,13 +34,13 @@ class GPT(LanguageModel):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        max_length: int,
-        d_model: int = 128,
-        num_heads: int = 4,
-        num_layers: int = 4,
-        d_ff: int | None = None,
-        dropout: float = 0.0,
+        vocabulary_size: PositiveInt,
+        max_length: PositiveInt,
+        d_model: PositiveInt = 128,
+        num_heads: PositiveInt = 4,
+        num_layers: PositiveInt = 4,
+        d_ff: PositiveInt | None = None,
+        dropout: Rate = 0.0,
         bias: bool = False,
         tied: bool = True,
         scale_embedding: bool = False,
@@ -51,8 +52,6 @@ class GPT(LanguageModel):
         init: Callable[..., Init] = GPT2Init,
     ) -> None:
         super().__init__()
-        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, d_model=d_model, d_ff=d_ff or 1)
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.max_length, self.d_model = vocabulary_size, max_length, d_model
         self.embedding = nn.Embedding(vocabulary_size, d_model)

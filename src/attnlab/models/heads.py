@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.dropout import Dropout
-from attnlab.models.checks import check_rate
 from attnlab.models.encoder import Encoder
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class EncoderHead(nn.Module):
     """
     A linear output on an encoder's states; a subclass's forward says on which.
@@ -21,10 +22,9 @@ class EncoderHead(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, num_outputs: int, dropout: float = 0.1, token_dropout: float = 0.0, mask: int = 0
+        self, encoder: Encoder, num_outputs: PositiveInt, dropout: Rate = 0.1, token_dropout: Rate = 0.0, mask: int = 0
     ) -> None:
         super().__init__()
-        check_rate(dropout=dropout, token_dropout=token_dropout)
         self.encoder, self.mask = encoder, mask
         self.vocabulary_size, self.d_model = encoder.vocabulary_size, encoder.d_model
         self.dropout, self.token_dropout = Dropout(dropout), token_dropout
@@ -40,16 +40,17 @@ class EncoderHead(nn.Module):
         return self.encoder.encode(tokens_BT, is_token_BT, segments_BT)
 
 
+@check_ranges
 class SequenceClassifier(EncoderHead):
     """One class a text; tokens (B, T) to logits (B, C), from the first token's state (Devlin et al. 2019) or the mean over real tokens."""
 
     def __init__(
         self,
         encoder: Encoder,
-        num_classes: int,
+        num_classes: PositiveInt,
         pooling: Literal["first", "mean"] = "mean",
-        dropout: float = 0.1,
-        token_dropout: float = 0.0,
+        dropout: Rate = 0.1,
+        token_dropout: Rate = 0.0,
         mask: int = 0,
     ) -> None:
         super().__init__(encoder, num_classes, dropout, token_dropout, mask)
@@ -80,10 +81,11 @@ class TokenClassifier(EncoderHead):
         return logits_NC
 
 
+@check_ranges
 class SpanFinder(EncoderHead):
     """Where an answer starts and ends (Devlin et al. 2019, section 4.2); tokens (B, T) to two logits a position (B, T)."""
 
-    def __init__(self, encoder: Encoder, dropout: float = 0.1, token_dropout: float = 0.0, mask: int = 0) -> None:
+    def __init__(self, encoder: Encoder, dropout: Rate = 0.1, token_dropout: Rate = 0.0, mask: int = 0) -> None:
         super().__init__(encoder, 2, dropout, token_dropout, mask)
 
     def forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +19,12 @@ class LanguageModel(nn.Module):
         """How many positions it can serve; None: any number."""
         return None
 
+    @abstractmethod
     def new_cache(self, capacity: int) -> Any:
         """An empty cache for decoding up to `capacity` tokens; it has `select(rows)`."""
         raise NotImplementedError(f"{type(self).__name__} gives no cache")
 
+    @abstractmethod
     def forward(
         self,
         tokens_BT: Tensor,

@@ -10,12 +10,13 @@ from attnlab.layers.dropout import Dropout
 from attnlab.layers.init import Init, Xavier, draw_seed
 from attnlab.layers.parts import complete
 from attnlab.layers.recurrence import Cell, Recurrence, State, rows_of
-from attnlab.models.checks import check_rate
 from attnlab.models.encoder import Encoder
 from attnlab.models.language_model import LanguageModel
 from attnlab.models.tables import Tables
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class RecurrentLanguageModel(LanguageModel):
     """
     A recurrent model of the next token (Mikolov et al. 2010; with dropout outside of the recurrence, Zaremba et al. 2014, arXiv 1409.2329).
@@ -27,17 +28,16 @@ class RecurrentLanguageModel(LanguageModel):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        d_model: int = 256,
-        num_layers: int = 2,
+        vocabulary_size: PositiveInt,
+        d_model: PositiveInt = 256,
+        num_layers: PositiveInt = 2,
         cell: Cell = "lstm",
-        dropout: float = 0.1,
+        dropout: Rate = 0.1,
         tied: bool = True,
         scale_embedding: bool = True,
         init: Callable[..., Init] = Xavier,
     ) -> None:
         super().__init__()
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.tables = Tables(vocabulary_size, d_model, tied, scale_embedding=scale_embedding)
@@ -76,6 +76,7 @@ class RecurrentCache:
         self.states = None if self.states is None else rows_of(self.states, rows)
 
 
+@check_ranges
 class RecurrentEncoder(Encoder):
     """
     Two recurrences a layer, one from each end (Schuster & Paliwal 1997; Graves & Schmidhuber 2005), half of the width each.
@@ -86,16 +87,15 @@ class RecurrentEncoder(Encoder):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        d_model: int = 256,
-        num_layers: int = 2,
+        vocabulary_size: PositiveInt,
+        d_model: PositiveInt = 256,
+        num_layers: PositiveInt = 2,
         cell: Cell = "lstm",
-        dropout: float = 0.1,
+        dropout: Rate = 0.1,
         scale_embedding: bool = True,
         init: Callable[..., Init] = Xavier,
     ) -> None:
         super().__init__()
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.tables = Tables(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +15,12 @@ from attnlab.layers.dropout import Dropout
 from attnlab.layers.init import Init, Xavier, draw_seed
 from attnlab.layers.parts import complete
 from attnlab.layers.recurrence import Cell, Recurrence, State, Step, rows_of
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.seq2seq import Seq2Seq
 from attnlab.models.tables import Tables
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class RecurrentSeq2Seq(Seq2Seq):
     """
     A recurrent encoder, and a recurrent decoder that attends to it, or that has its last state alone.
@@ -34,24 +36,22 @@ class RecurrentSeq2Seq(Seq2Seq):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        source_vocabulary_size: int | None = None,
-        d_model: int = 256,
-        num_layers: int = 2,
+        vocabulary_size: PositiveInt,
+        source_vocabulary_size: PositiveInt | None = None,
+        d_model: PositiveInt = 256,
+        num_layers: PositiveInt = 2,
         cell: Cell = "lstm",
         attention: Literal["none", "bahdanau", "luong"] = "luong",
         score: Score = "general",
         input_feeding: bool = False,
         bidirectional: bool | None = None,
-        dropout: float = 0.1,
+        dropout: Rate = 0.1,
         share_embeddings: bool = True,
         tied: bool = True,
         scale_embedding: bool = True,
         init: Callable[..., Init] = Xavier,
     ) -> None:
         super().__init__()
-        check_sizes(num_layers=num_layers)
-        check_rate(dropout=dropout)
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.tables = Tables(vocabulary_size, d_model, tied, share_embeddings, source_vocabulary_size, scale_embedding)
@@ -125,19 +125,29 @@ class RecurrentDecoder(nn.Module):
 
     starts_from_cells = True
 
+    @abstractmethod
     def start(self, encoded_BSD: Tensor, is_source_BS: Tensor | None, last: list[State]) -> RecurrentDecoding:
         """What the decoder knows of a source; encoded_BSD: the encoder's states, last: its layers' last ones."""
         raise NotImplementedError(f"{type(self).__name__} gives no start")
 
+    @abstractmethod
     def forward(self, x_BTD: Tensor, state: RecurrentDecoding) -> Tensor:
         """What the output layer reads after each of these embedded tokens, (B, T, D); moves the state on."""
         raise NotImplementedError(f"{type(self).__name__} gives no forward")
 
 
+@check_ranges
 class PlainDecoder(RecurrentDecoder):
     """A recurrence that starts from the encoder's last states and sees nothing else of the source (Sutskever et al. 2014, section 2)."""
 
-    def __init__(self, d_model: int, num_layers: int, cell: Cell, dropout: float, d_input: int | None = None) -> None:
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        num_layers: PositiveInt,
+        cell: Cell,
+        dropout: Rate,
+        d_input: PositiveInt | None = None,
+    ) -> None:
         super().__init__()
         self.recurrence = Recurrence(d_model, num_layers, cell, dropout, d_input=d_input)
 
@@ -152,6 +162,7 @@ class PlainDecoder(RecurrentDecoder):
         return outputs_BTD
 
 
+@check_ranges
 class LuongDecoder(PlainDecoder):
     """
     Global attention of the top state (Luong et al. 2015, section 3.1): tanh(W [c; h]) is what the output layer reads.
@@ -160,7 +171,13 @@ class LuongDecoder(PlainDecoder):
     """
 
     def __init__(
-        self, d_model: int, num_layers: int, cell: Cell, dropout: float, score: Score, input_feeding: bool
+        self,
+        d_model: PositiveInt,
+        num_layers: PositiveInt,
+        cell: Cell,
+        dropout: Rate,
+        score: Score,
+        input_feeding: bool,
     ) -> None:
         super().__init__(d_model, num_layers, cell, dropout, d_input=2 * d_model if input_feeding else d_model)
         self.attention = ProductAttention(d_model, d_model, score)
@@ -193,6 +210,7 @@ class LuongDecoder(PlainDecoder):
         return attentional_BTD
 
 
+@check_ranges
 class BahdanauDecoder(RecurrentDecoder):
     """
     Additive attention of the previous state, whose context enters the recurrence (Bahdanau et al. 2015, section 3.1 and appendix A).
@@ -204,7 +222,7 @@ class BahdanauDecoder(RecurrentDecoder):
 
     starts_from_cells = False
 
-    def __init__(self, d_model: int, num_layers: int, cell: Cell, dropout: float) -> None:
+    def __init__(self, d_model: PositiveInt, num_layers: PositiveInt, cell: Cell, dropout: Rate) -> None:
         super().__init__()
         self.attention = AdditiveAttention(d_model, d_model, d_model)
         self.first = Step(d_model, d_model, d_model, cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ class Seq2Seq(nn.Module):
     d_model: int
     longest: int | None = None
 
+    @abstractmethod
     def forward(
         self,
         source_BS: Tensor,
@@ -28,6 +30,7 @@ class Seq2Seq(nn.Module):
         """Logits (B, T, V) of the token after each of `target_BT`; the masks are True at real tokens (None: all), padding on the right."""
         raise NotImplementedError(f"{type(self).__name__} gives no forward")
 
+    @abstractmethod
     def start(self, source_BS: Tensor, is_source_BS: Tensor | None = None, capacity: int = 256) -> Any:
         """
         The state from which up to `capacity` target tokens are decoded.
@@ -36,6 +39,7 @@ class Seq2Seq(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} gives no start")
 
+    @abstractmethod
     def step(self, tokens_B: Tensor, state: Any) -> Tensor:
         """Appends a token to each row of the state and gives the logits (B, V) of the next."""
         raise NotImplementedError(f"{type(self).__name__} gives no step")

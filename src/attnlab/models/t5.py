@@ -22,13 +22,14 @@ from attnlab.layers.parts import complete
 from attnlab.layers.positions import PositionEncoding, RelativeBias
 from attnlab.layers.residuals import PreNorm, Residual
 from attnlab.layers.stack import Layer, Stack
-from attnlab.models.checks import check_rate, check_sizes
 from attnlab.models.encoder_decoder import EncoderDecoder
 from attnlab.models.seq2seq import Seq2Seq
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 RMS_PRE_NORM = partial(PreNorm, norm=RMSNorm)
 
 
+@check_ranges
 class T5(EncoderDecoder):
     """
     The encoder-decoder with T5's parts: a relative bias that all layers of a stack share, RMS norms, no biases.
@@ -43,15 +44,15 @@ class T5(EncoderDecoder):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        source_vocabulary_size: int | None = None,
-        max_length: int = 256,
-        d_model: int = 512,
-        num_heads: int = 8,
-        num_layers: int = 6,
-        num_decoder_layers: int | None = None,
-        d_ff: int | None = None,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        source_vocabulary_size: PositiveInt | None = None,
+        max_length: PositiveInt = 256,
+        d_model: PositiveInt = 512,
+        num_heads: PositiveInt = 8,
+        num_layers: PositiveInt = 6,
+        num_decoder_layers: PositiveInt | None = None,
+        d_ff: PositiveInt | None = None,
+        dropout: Rate = 0.1,
         share_layers: bool = False,
         share_embeddings: bool = True,
         tied: bool = False,
@@ -92,6 +93,7 @@ def _layers(stack: Stack) -> list[Layer]:
     return [layer for layer in stack.layers if isinstance(layer, Layer)]
 
 
+@check_ranges
 class T5LanguageModel(Seq2Seq):
     """
     One stack that reads the source and goes on with the target: the decoder-only models of T5 (section 3.2.1).
@@ -103,14 +105,14 @@ class T5LanguageModel(Seq2Seq):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        source_vocabulary_size: int | None = None,
-        max_length: int = 256,
-        d_model: int = 512,
-        num_heads: int = 8,
-        num_layers: int = 6,
-        d_ff: int | None = None,
-        dropout: float = 0.1,
+        vocabulary_size: PositiveInt,
+        source_vocabulary_size: PositiveInt | None = None,
+        max_length: PositiveInt = 256,
+        d_model: PositiveInt = 512,
+        num_heads: PositiveInt = 8,
+        num_layers: PositiveInt = 6,
+        d_ff: PositiveInt | None = None,
+        dropout: Rate = 0.1,
         prefix: bool = True,
         tied: bool = False,
         position: Callable[..., PositionEncoding] = RelativeBias,
@@ -120,8 +122,6 @@ class T5LanguageModel(Seq2Seq):
         init: Callable[..., Init] = Xavier,
     ) -> None:
         super().__init__()
-        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, d_model=d_model, d_ff=d_ff or 1)
-        check_rate(dropout=dropout)
         if source_vocabulary_size not in (None, vocabulary_size):
             raise ValueError(
                 f"one stack reads source and target and needs one vocabulary; the source has {source_vocabulary_size} "

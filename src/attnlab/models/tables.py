@@ -7,9 +7,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.models.checks import check_sizes
+from attnlab.ranges import PositiveInt, check_ranges
 
 
+@check_ranges
 class Tables(nn.Module):
     """
     The embedding and the output, and of two texts the source's embedding.
@@ -21,15 +22,14 @@ class Tables(nn.Module):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        d_model: int,
+        vocabulary_size: PositiveInt,
+        d_model: PositiveInt,
         tied: bool = True,
         share_embeddings: bool = True,
-        source_vocabulary_size: int | None = None,
+        source_vocabulary_size: PositiveInt | None = None,
         scale_embedding: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(vocabulary_size=vocabulary_size, d_model=d_model)
         source_size = vocabulary_size if source_vocabulary_size is None else source_vocabulary_size
         check_one_vocabulary(share_embeddings, source_size, vocabulary_size)
         self.scale = math.sqrt(d_model) if scale_embedding else 1.0

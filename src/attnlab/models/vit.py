@@ -20,9 +20,10 @@ from attnlab.layers.parts import complete
 from attnlab.layers.positions import Learned, PositionEncoding
 from attnlab.layers.residuals import PreNorm, Residual
 from attnlab.layers.stack import Stack
-from attnlab.models.checks import check_rate, check_sizes
+from attnlab.ranges import NonNegativeInt, PositiveInt, Rate, check_ranges
 
 
+@check_ranges
 class ViT(nn.Module):
     """
     The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929); images (B, C, Y, X) to logits (B, L).
@@ -35,18 +36,18 @@ class ViT(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
-        image_size: int | Sequence[int],
-        channels: int = 3,
-        patch_size: int = 4,
-        d_model: int = 128,
-        num_heads: int = 4,
-        num_layers: int = 4,
-        d_ff: int | None = None,
-        dropout: float = 0.0,
+        num_classes: PositiveInt,
+        image_size: PositiveInt | Sequence[PositiveInt],
+        channels: PositiveInt = 3,
+        patch_size: PositiveInt = 4,
+        d_model: PositiveInt = 128,
+        num_heads: PositiveInt = 4,
+        num_layers: PositiveInt = 4,
+        d_ff: PositiveInt | None = None,
+        dropout: Rate = 0.0,
         bias: bool = True,
         pooling: Literal["class", "mean"] = "mean",
-        registers: int = 0,
+        registers: NonNegativeInt = 0,
         position: Callable[..., PositionEncoding] = Learned,
         residual: Callable[..., Residual] = PreNorm,
         attention: Callable[..., Attention] = MultiHead,
@@ -54,10 +55,8 @@ class ViT(nn.Module):
         init: Callable[..., Init] = GPT2Init,
     ) -> None:
         super().__init__()
-        check_sizes(num_classes=num_classes, channels=channels, patch_size=patch_size, d_model=d_model, d_ff=d_ff or 1)
-        check_rate(dropout=dropout)
-        if pooling not in ("class", "mean") or registers < 0:
-            raise ValueError(f"pooling={pooling}, registers={registers}; accepted: class or mean, and 0 or more")
+        if pooling not in ("class", "mean"):
+            raise ValueError(f"pooling={pooling}: there is no such pooling; accepted: class, mean")
         seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.channels, self.patch_size, self.pooling, self.d_model = channels, patch_size, pooling, d_model
         self.image_size, self.grid = divide(image_size, patch_size)
@@ -109,7 +108,7 @@ class ViT(nn.Module):
         self.trained_grid = (rows, columns)
         self.stack.position.set_trained(self.trained_grid)
 
-    def at_size(self, image_size: int | Sequence[int]) -> ViT:
+    def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> ViT:
         """A copy that takes images of another size, its positions interpolated (section 3.2).
 
         Tables are interpolated bicubically over the image; other encodings see each patch where it lies in the grid that was trained
@@ -127,10 +126,10 @@ def cut_patches(images_BCYX: Tensor, patch_size: int) -> Tensor:
     return parts_BCYPXP.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def divide(image_size: int | Sequence[int], patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def divide(image_size: PositiveInt | Sequence[PositiveInt], patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Rows and columns of pixels, and of patches. Raises ValueError where the patch does not divide them."""
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2 or min(sides) < 1:
+    if len(sides) != 2:
         raise ValueError(f"image_size={image_size} is no size; accepted: a whole number from 1 on, or rows and columns")
     if any(side % patch_size for side in sides):
         both = [size for size in range(1, min(sides) + 1) if not any(side % size for side in sides)]

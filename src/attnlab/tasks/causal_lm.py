@@ -17,11 +17,13 @@ from attnlab.data import TextData
 from attnlab.data.windows import EvaluationWindows
 from attnlab.generation.sampling import Sampler, generate
 from attnlab.models.language_model import LanguageModel
+from attnlab.ranges import PositiveInt, check_ranges, must_be
 from attnlab.training import Table, TokenTask
 
 NUM_CONTINUED, MOST_CONTINUED = 8, 96  # texts that a table of samples goes on from, and by how many tokens
 
 
+@check_ranges
 class CausalLanguageModelling(TokenTask):
     """
     Next-token prediction with its figures: nats a token, bits a byte, perplexity a token and a word.
@@ -41,18 +43,15 @@ class CausalLanguageModelling(TokenTask):
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[..., Any],
-        evaluation_lengths: Sequence[int] = (1, 2, 4, 8),
-        evaluation_tokens: int = 16384,
+        evaluation_lengths: Sequence[PositiveInt] = (1, 2, 4, 8),
+        evaluation_tokens: PositiveInt = 16384,
         sliding: bool = True,
-        log_every: int = 10,
+        log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model, optimizer, schedule, log_every)
-        if not evaluation_lengths or min(evaluation_lengths) < 1:
-            raise ValueError(
-                f"task.evaluation_lengths={list(evaluation_lengths)}: accepted are multiples of the training length from 1"
-            )
-        if evaluation_tokens < 1:
-            raise ValueError(f"task.evaluation_tokens={evaluation_tokens}: accepted are whole numbers from 1")
+        if not evaluation_lengths:
+            wanted = "a list of multiples of the training length, such as [1]"
+            raise ValueError(must_be("task.evaluation_lengths", wanted, evaluation_lengths))
         self.evaluation_lengths, self.evaluation_tokens, self.sliding = (
             sorted(evaluation_lengths),
             evaluation_tokens,

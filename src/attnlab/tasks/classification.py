@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.training import NUM_SAMPLES, Table, TokenTask
 from attnlab.training.media import Thumbnail
 
 
+@check_ranges
 class Classification(TokenTask):
     """
     One class an example: nats an example, accuracy, and the mean F1 of all classes alike (macro-F1); a subclass gives `logits`.
@@ -32,15 +35,14 @@ class Classification(TokenTask):
         model: nn.Module,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
-        label_smoothing: float = 0.0,
-        log_every: int = 10,
+        label_smoothing: Rate = 0.0,
+        log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model, optimizer, schedule, log_every)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"task.label_smoothing={label_smoothing}: accepted are numbers from 0, below 1")
         self.label_smoothing = label_smoothing
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
 
+    @abstractmethod
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The logits (B, C) of a batch."""
         raise NotImplementedError(f"{type(self).__name__} gives no logits")
@@ -81,6 +83,7 @@ class Classification(TokenTask):
         rows = [(self.shown(data, split, row), labels[row], predicted[row]) for row in wrong[:NUM_SAMPLES]]
         return Table((data.unit, "class", "put into"), rows)
 
+    @abstractmethod
     def shown(self, data: Any, split: str, row: int) -> str | Thumbnail:
         """An example as people see it."""
         raise NotImplementedError(f"{type(self).__name__} gives no shown")

@@ -10,11 +10,13 @@ from torch.optim import Optimizer
 
 from attnlab.data.image_data import ImageData
 from attnlab.models.vit import ViT
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.classification import Classification
 from attnlab.tasks.pretrained import load_pretrained_vit
 from attnlab.training.media import Thumbnail, thumbnail
 
 
+@check_ranges
 class ImageClassification(Classification):
     """
     One class an image: nats an image, accuracy, macro-F1.
@@ -31,8 +33,8 @@ class ImageClassification(Classification):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
         pretrained: str | None = None,
-        label_smoothing: float = 0.0,
-        log_every: int = 10,
+        label_smoothing: Rate = 0.0,
+        log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model, optimizer, schedule, label_smoothing, log_every)
         self.pretrained = pretrained

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from attnlab.data.masked_text import MaskedTextData
 from attnlab.models.bert import Bert
+from attnlab.ranges import PositiveInt, check_ranges
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.training import Table, TokenTask
 
@@ -19,6 +20,7 @@ IGNORED = -100
 NUM_RESTORED = 8  # texts of a table of samples
 
 
+@check_ranges
 class MaskedLanguageModelling(TokenTask):
     """
     Nats a masked token, their perplexity, and the share restored (Devlin et al. 2019, section 3.1).
@@ -39,7 +41,7 @@ class MaskedLanguageModelling(TokenTask):
         schedule: Callable[..., Any],
         masked_only: bool = True,
         next_sentence: bool = False,
-        log_every: int = 10,
+        log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model, optimizer, schedule, log_every)
         self.masked_only, self.next_sentence = masked_only, next_sentence

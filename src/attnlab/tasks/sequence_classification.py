@@ -12,11 +12,13 @@ from attnlab.data.classification import ClassificationData
 from attnlab.data.marks import Marks
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import SequenceClassifier
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.classification import Classification
 from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.translation import mask_of
 
 
+@check_ranges
 class SequenceClassification(Classification, EncoderTask):
     """
     One class a text, from an encoder's states: nats a text, accuracy, and the mean F1 of all classes alike (macro-F1).
@@ -32,14 +34,14 @@ class SequenceClassification(Classification, EncoderTask):
         model: Encoder,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
-        num_classes: int,
+        num_classes: PositiveInt,
         marks: Marks,
         pretrained: str | None = None,
         pooling: Literal["first", "mean"] = "mean",
-        dropout: float = 0.1,
-        token_dropout: float = 0.0,
-        label_smoothing: float = 0.0,
-        log_every: int = 10,
+        dropout: Rate = 0.1,
+        token_dropout: Rate = 0.0,
+        label_smoothing: Rate = 0.0,
+        log_every: PositiveInt = 10,
     ) -> None:
         classifier = SequenceClassifier(
             model, num_classes, pooling, dropout, token_dropout, mask_for(token_dropout, marks)

@@ -15,6 +15,7 @@ from attnlab.data.marks import Marks
 from attnlab.data.span_extraction import EncodedQuestions, SpanExtractionData
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import SpanFinder
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.answers import answer_scores
 from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
@@ -31,6 +32,7 @@ class Found(NamedTuple):
     nothing: float
 
 
+@check_ranges
 class SpanExtraction(EncoderTask):
     """
     The first and last token of an answer, each a choice among a window's text and the first token, which stands for "not here"
@@ -52,16 +54,14 @@ class SpanExtraction(EncoderTask):
         schedule: Callable[..., Any],
         marks: Marks,
         pretrained: str | None = None,
-        max_answer: int = 30,
-        dropout: float = 0.1,
-        token_dropout: float = 0.0,
-        log_every: int = 10,
+        max_answer: PositiveInt = 30,
+        dropout: Rate = 0.1,
+        token_dropout: Rate = 0.0,
+        log_every: PositiveInt = 10,
     ) -> None:
         head = SpanFinder(model, dropout, token_dropout, mask_for(token_dropout, marks))
         super().__init__(head, optimizer, schedule, log_every)
         self.pretrained = pretrained
-        if max_answer < 1:
-            raise ValueError(f"task.max_answer={max_answer}: accepted are whole numbers from 1 on")
         segments = getattr(model, "segments", None)
         if segments is not None and segments.num_embeddings < 2:
             raise ValueError("model.num_segments=1: question and text are two; leave it out, or give 2, or 0 for none")

@@ -16,6 +16,7 @@ from attnlab.data.tags import entities_of, may_follow
 from attnlab.data.token_classification import IGNORED, TokenClassificationData
 from attnlab.models.encoder import Encoder
 from attnlab.models.heads import TokenClassifier
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
@@ -24,6 +25,7 @@ from attnlab.training import NUM_SAMPLES, Table
 ENTITY_SUMS = ("right", "found", "there")
 
 
+@check_ranges
 class TokenClassification(EncoderTask):
     """
     One tag a word, from the state of its first token: nats a word, accuracy a word, and precision, recall and F1 of entities.
@@ -44,13 +46,13 @@ class TokenClassification(EncoderTask):
         model: Encoder,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
-        num_classes: int,
+        num_classes: PositiveInt,
         marks: Marks,
         pretrained: str | None = None,
-        dropout: float = 0.1,
-        token_dropout: float = 0.0,
+        dropout: Rate = 0.1,
+        token_dropout: Rate = 0.0,
         constrained: bool = False,
-        log_every: int = 10,
+        log_every: PositiveInt = 10,
     ) -> None:
         head = TokenClassifier(model, num_classes, dropout, token_dropout, mask_for(token_dropout, marks))
         super().__init__(head, optimizer, schedule, log_every)

@@ -14,6 +14,7 @@ from attnlab.data.marks import Marks
 from attnlab.data.translation import TranslationData
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
 from attnlab.models.seq2seq import Seq2Seq
+from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate, check_ranges
 from attnlab.tasks.losses import IGNORED, cross_entropy_sums
 from attnlab.training import Table, TokenTask
 
@@ -22,6 +23,7 @@ NUM_OF_EACH, MOST_SCORED = 8, 2000  # translations of a table of samples; senten
 BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
 
 
+@check_ranges
 class Translation(TokenTask):
     """
     Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
@@ -41,15 +43,13 @@ class Translation(TokenTask):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., Any],
         marks: Marks,
-        label_smoothing: float = 0.1,
-        beams: int = 4,
-        length_penalty: float = 0.6,
-        max_extra: int = 50,
-        log_every: int = 10,
+        label_smoothing: Rate = 0.1,
+        beams: PositiveInt = 4,
+        length_penalty: NonNegativeFloat = 0.6,
+        max_extra: NonNegativeInt = 50,
+        log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model, optimizer, schedule, log_every)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"task.label_smoothing={label_smoothing}: accepted are numbers from 0, below 1")
         self.marks, self.label_smoothing = marks, label_smoothing
         self.search = BeamSearch(beams, length_penalty, max_extra)
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"

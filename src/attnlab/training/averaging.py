@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.training.sharding import placed_as
 
 
@@ -56,6 +57,7 @@ class Averaging:
         assert not state, "what averages nothing has nothing to go on with"
 
 
+@check_ranges
 class EMA(Averaging):
     """
     An exponential moving average: average = decay average + (1 - decay) weights, after every step (Polyak & Juditsky 1992).
@@ -64,9 +66,7 @@ class EMA(Averaging):
     ExponentialMovingAverage). Raises ValueError for a decay outside of 0 to 1.
     """
 
-    def __init__(self, decay: float = 0.999, warm_up: bool = True) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"averaging.decay={decay}: accepted are numbers from 0, below 1")
+    def __init__(self, decay: Rate = 0.999, warm_up: bool = True) -> None:
         self.decay, self.warm_up = decay, warm_up
         self._average: list[Tensor] | None = None
 
@@ -93,6 +93,7 @@ class EMA(Averaging):
         self._average = [tensor.clone() for tensor in state["average"]] if "average" in state else None
 
 
+@check_ranges
 class LastCheckpoints(Averaging):
     """
     The mean of the weights at the last `count` validations (Vaswani et al. 2017, section 6.1 averages checkpoints).
@@ -100,9 +101,7 @@ class LastCheckpoints(Averaging):
     Raises ValueError for a count below 1.
     """
 
-    def __init__(self, count: int = 5) -> None:
-        if count < 1:
-            raise ValueError(f"averaging.count={count}: accepted are whole numbers from 1")
+    def __init__(self, count: PositiveInt = 5) -> None:
         self.count = count
         self._kept: list[tuple[int, list[Tensor]]] = []
 

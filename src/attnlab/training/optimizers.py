@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, Rate, check_ranges
 
 
 def decay_groups(model: nn.Module, weight_decay: float, skip: Sequence[Tensor] = ()) -> list[dict[str, Any]]:
@@ -26,39 +28,50 @@ def _can_fuse(model: nn.Module) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
 
 
+@check_ranges
 def adamw(
     model: nn.Module,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.98),
-    eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    lr: NonNegativeFloat = 1e-3,
+    betas: tuple[Rate, Rate] = (0.9, 0.98),
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     groups = decay_groups(model, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=_can_fuse(model))
 
 
+@check_ranges
 def adam(
     model: nn.Module,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.98),
-    eps: float = 1e-9,
-    weight_decay: float = 0.0,
+    lr: NonNegativeFloat = 1e-3,
+    betas: tuple[Rate, Rate] = (0.9, 0.98),
+    eps: PositiveFloat = 1e-9,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015) with the betas and eps of Vaswani et al. 2017, section 5.3; weight decay enters the gradient (L2)."""
     groups = decay_groups(model, weight_decay)
     return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=_can_fuse(model))
 
 
+@check_ranges
 def adafactor(
-    model: nn.Module, lr: float = 1e-2, beta2_decay: float = -0.8, clip: float = 1.0, weight_decay: float = 0.0
+    model: nn.Module,
+    lr: NonNegativeFloat = 1e-2,
+    beta2_decay: Annotated[float, Le(0)] = -0.8,
+    clip: PositiveFloat = 1.0,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
     """Adafactor with relative steps (Shazeer & Stern 2018, algorithms 4 and 5); `clip` bounds the root mean square of an update."""
     return torch.optim.Adafactor(decay_groups(model, weight_decay), lr=lr, beta2_decay=beta2_decay, d=clip)
 
 
+@check_ranges
 def lion(
-    model: nn.Module, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.1
+    model: nn.Module,
+    lr: PositiveFloat = 1e-4,
+    betas: tuple[Rate, Rate] = (0.9, 0.99),
+    weight_decay: NonNegativeFloat = 0.1,
 ) -> Optimizer:
     """Lion, the sign of an interpolated momentum (Chen et al. 2023); its rate is 3 to 10 times below AdamW's."""
     from lion_pytorch import Lion
@@ -66,12 +79,13 @@ def lion(
     return Lion(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]))
 
 
+@check_ranges
 def schedule_free(
     model: nn.Module,
-    lr: float = 2.5e-3,
-    betas: tuple[float, float] = (0.9, 0.98),
-    eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    lr: NonNegativeFloat = 2.5e-3,
+    betas: tuple[Rate, Rate] = (0.9, 0.98),
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """Schedule-free AdamW (Defazio et al. 2024): takes a constant schedule, with warm-up; evaluated on its average of the weights."""
     from schedulefree import AdamWScheduleFree
@@ -79,15 +93,16 @@ def schedule_free(
     return AdamWScheduleFree(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]), eps=eps)
 
 
+@check_ranges
 def muon(
     model: nn.Module,
-    lr: float = 1e-3,
-    momentum: float = 0.95,
+    lr: NonNegativeFloat = 1e-3,
+    momentum: Rate = 0.95,
     nesterov: bool = True,
-    ns_steps: int = 5,
-    betas: tuple[float, float] = (0.9, 0.98),
-    eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    ns_steps: Annotated[int, Interval(ge=1, lt=100)] = 5,
+    betas: tuple[Rate, Rate] = (0.9, 0.98),
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """Muon (Jordan et al. 2024) for the hidden matrices and AdamW for the rest, at one rate: Muon's update is scaled to AdamW's root
     mean square (Liu et al. 2025, section 2.2). Raises ValueError where the model has no hidden matrix."""

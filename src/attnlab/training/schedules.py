@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 
+from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
+
+@check_ranges
 class Schedule:
     """Linear warm-up over `warmup_steps` to the optimizer's rate, then what a subclass's `after` says. None: a tenth of the training,
     at most 100 steps. Raises ValueError for a warm-up longer than the training."""
 
-    def __init__(self, total_steps: int, warmup_steps: int | None = 0) -> None:
+    def __init__(self, total_steps: PositiveInt, warmup_steps: NonNegativeInt | None = 0) -> None:
         if warmup_steps is None:
             warmup_steps = min(100, total_steps // 10)
-        if not 0 <= warmup_steps <= total_steps:
-            raise ValueError(f"schedule.warmup_steps={warmup_steps}: accepted are 0 to trainer.max_steps={total_steps}")
+        if warmup_steps > total_steps:
+            raise ValueError(must_be("schedule.warmup_steps", f"at most trainer.max_steps={total_steps}", warmup_steps))
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
 
     def __call__(self, step: int) -> float:
@@ -36,10 +39,13 @@ class Constant(Schedule):
     """The optimizer's rate throughout, after the warm-up."""
 
 
+@check_ranges
 class Linear(Schedule):
     """Falls linearly to `floor` times the rate."""
 
-    def __init__(self, total_steps: int, warmup_steps: int | None = 0, floor: float = 0.0) -> None:
+    def __init__(
+        self, total_steps: PositiveInt, warmup_steps: NonNegativeInt | None = 0, floor: Probability = 0.0
+    ) -> None:
         super().__init__(total_steps, warmup_steps)
         self.floor = floor
 
@@ -64,20 +70,24 @@ class InverseSqrt(Schedule):
         return math.sqrt(max(1, self.warmup_steps) / (step + 1))
 
 
+@check_ranges
 class WSD(Linear):
     """Warm-up, stable, decay: constant, then 1 - sqrt over the last `decay_steps` (a fifth of the training by default) to `floor` times
     the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises ValueError where they do not fit."""
 
     def __init__(
-        self, total_steps: int, warmup_steps: int | None = 0, decay_steps: int | None = None, floor: float = 0.0
+        self,
+        total_steps: PositiveInt,
+        warmup_steps: NonNegativeInt | None = 0,
+        decay_steps: NonNegativeInt | None = None,
+        floor: Probability = 0.0,
     ) -> None:
         super().__init__(total_steps, warmup_steps, floor)
         longest = total_steps - self.warmup_steps
         self.decay_steps = min(total_steps // 5, longest) if decay_steps is None else decay_steps
-        if not 0 <= self.decay_steps <= longest:
-            raise ValueError(
-                f"schedule.decay_steps={decay_steps}: accepted are 0 to {longest}, the steps after the warm-up"
-            )
+        if self.decay_steps > longest:
+            wanted = f"at most {longest}, the steps after the warm-up"
+            raise ValueError(must_be("schedule.decay_steps", wanted, decay_steps))
 
     def after(self, step: int) -> float:
         """The multiple at a `step` after the warm-up."""
@@ -85,18 +95,20 @@ class WSD(Linear):
         return 1.0 - (1.0 - self.floor) * math.sqrt(min(1.0, decayed))
 
 
+@check_ranges
 class Noam(Schedule):
     """Vaswani et al. 2017, section 5.3: the rate itself is factor * d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5), s = step + 1,
     whatever the optimizer's `lr` (which the multiple divides by). Raises ValueError for no warm-up, or a rate that is not above 0."""
 
     def __init__(
-        self, total_steps: int, d_model: int, lr: float, warmup_steps: int | None = 200, factor: float = 1.0
+        self,
+        total_steps: PositiveInt,
+        d_model: PositiveInt,
+        lr: PositiveFloat,
+        warmup_steps: PositiveInt | None = 200,
+        factor: PositiveFloat = 1.0,
     ) -> None:
         super().__init__(total_steps, max(1, total_steps // 10) if warmup_steps is None else warmup_steps)
-        if self.warmup_steps < 1:
-            raise ValueError(f"schedule.warmup_steps={warmup_steps}: noam takes 1 and more")
-        if lr <= 0:
-            raise ValueError(f"optimizer.lr={lr}: noam takes any rate above 0, and sets the rate itself")
         self.scale = factor * d_model**-0.5 / lr
 
     def __call__(self, step: int) -> float:

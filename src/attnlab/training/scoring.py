@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ class Scoring(pl.LightningModule):
         """Called by `loss_sums`: other sums over the same tokens, reported as their means (train/<name>, val/<name>)."""
         self._also = {name: value.detach() for name, value in sums.items()}
 
+    @abstractmethod
     def loss_sums(self, batch: Any) -> tuple[Tensor, int | Tensor]:
         """The summed loss in nats of a batch's target tokens, with gradient, and how many they are (an int saves a wait)."""
         raise NotImplementedError(f"{type(self).__name__} gives no loss_sums")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from attnlab.layers.parts import complete
+from attnlab.ranges import PositiveInt, check_ranges
 from attnlab.training.averaging import Averaging
 from attnlab.training.divergence import NOTHING, Diverged, first_not_finite
 from attnlab.training.media import Table
@@ -26,6 +28,7 @@ from attnlab.training.sharding import gathered, shard, whole
 from attnlab.training.token_sums import TokenSums
 
 
+@check_ranges
 class TokenTask(Scoring):
     """A model, an optimizer (a function of the model) and a schedule (a part completed with total_steps, d_model and lr).
 
@@ -48,7 +51,7 @@ class TokenTask(Scoring):
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[..., Any],
-        log_every: int = 10,
+        log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model)
         self.make_optimizer, self.make_schedule, self.log_every = optimizer, schedule, log_every
@@ -85,6 +88,7 @@ class TokenTask(Scoring):
         """What a validation reports, of the weights as they are."""
         return self.validation_metrics(*self.score_sums(data.val_dataloader()))
 
+    @abstractmethod
     def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
         """The figures of a split by name; `cannot` is filled with what has none, and why."""
         raise NotImplementedError(f"{type(self).__name__} gives no evaluate")

@@ -7,7 +7,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attnlab.ranges import Interval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -16,61 +18,42 @@ if TYPE_CHECKING:
     from attnlab.training.precision import Precision
 
 
+@check_ranges
 @dataclass
 class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
     `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates; `checkpoint_budget_gb` bounds
     the disk that a run's checkpoints take (see Checkpoints); `plateau_share` None never ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None
-    never looks inside (see Inside); `threads` None leaves torch's number; `device` is auto, cpu, cuda or another of Lightning's accelerators. `devices` of each of `num_nodes`
+    never looks inside (see Inside); `threads` None leaves torch's number; `devices` of each of `num_nodes`
     nodes train together, each on batches of its own: a step has as many more tokens. Each keeps the whole model (`strategy` ddp, or auto),
     or its share of the weights, gradients and optimizer states (fsdp2). Raises ValueError for a number that makes no sense.
     """
 
-    max_steps: int = 1000
+    max_steps: PositiveInt = 1000
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    accumulate: int = 1
-    clip_norm: float | None = 1.0
-    validate_every: int = 100
-    log_every: int = 10
-    checkpoint_every_seconds: float = 60.0
-    checkpoint_budget_gb: float = 0.1
-    plateau_share: float | None = 0.5
-    diagnostics_every: int | None = None
+    accumulate: PositiveInt = 1
+    clip_norm: PositiveFloat | None = 1.0
+    validate_every: NonNegativeInt = 100
+    log_every: PositiveInt = 10
+    checkpoint_every_seconds: NonNegativeFloat = 60.0
+    checkpoint_budget_gb: NonNegativeFloat = 0.1
+    plateau_share: Annotated[float, Interval(gt=0, le=1)] | None = 0.5
+    diagnostics_every: PositiveInt | None = None
     compile: bool = False
     checkpoint_activations: bool = False
-    device: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: PositiveInt = 1
+    num_nodes: PositiveInt = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
-    threads: int | None = None
+    threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     deterministic: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "accumulate", "log_every", "devices", "num_nodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: accepted are 1 and more")
-        for name in ("validate_every", "checkpoint_every_seconds", "checkpoint_budget_gb"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: accepted are 0 and more")
-        if self.plateau_share is not None and not 0 < self.plateau_share <= 1:
-            raise ValueError(
-                f"trainer.plateau_share={self.plateau_share}: accepted are numbers above 0, up to 1, or null for no check"
-            )
-        if self.diagnostics_every is not None and self.diagnostics_every < 1:
-            raise ValueError(
-                f"trainer.diagnostics_every={self.diagnostics_every}: accepted are 1 and more, or null for no look inside"
-            )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"trainer.threads={self.threads}: accepted are 1 and more, or null for torch's own number")
         if self.strategy == "fsdp2" and self.devices * self.num_nodes == 1:
             raise ValueError(
                 "trainer.strategy=fsdp2 shares a model out over devices, and trainer.devices=1: accepted are 2 devices and more, or "
                 "trainer.strategy=auto"
-            )
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(
-                f"trainer.clip_norm={self.clip_norm}: accepted are numbers above 0, or null for no clipping"
             )
 
     @property
@@ -78,7 +61,7 @@ class TrainerSettings:
         """The kind of device that the run will use: cpu, cuda or mps."""
         import torch
 
-        if self.device not in ("auto", "gpu"):
+        if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
