@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.build import rehearse
 from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity, readable
+from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity
+from attnlab.cli.overrides import readable
 
 
 @pytest.fixture(scope="module")
@@ -306,5 +307,5 @@ def test_a_multirun_takes_several_paths_and_one_with_a_comma_that_is_there(space
 
 
 def test_what_needs_no_quotes_has_none():
-    words = ["position=alibi,none", "model.d_model=64", "+data.tasks.x={a: b=c}", "position=choice(alibi)", "loose"]
+    words = ["position=alibi,none", "model.d_model=64", "+data.tasks.x={a: b}", "position=choice(alibi)", "loose"]
     assert readable(words, multirun=True) == words

@@ -3,7 +3,8 @@
 import pytest
 
 from attnlab.cli.compose import ConfigSpace, Mistake
-from attnlab.cli.studies import load_plan, quoted
+from attnlab.cli.overrides import literal
+from attnlab.cli.studies import load_plan
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +43,32 @@ def test_a_cell_that_makes_no_sense_carries_the_reason(study, space):
     [
         ({"factor": {}}, "Did you mean factors?"),
         ({"factors": {}}, "needs factors or cells"),
-        ({"factors": 3}, "factors is a table of lists"),
-        ({"factors": {"position": "alibi"}}, "factors is a table of lists"),
-        ({"factors": {"position": ["none", "none"]}}, "each cell once"),
+        ({"factors": 3}, "factors must be a table"),
+        ({"factors": {"position": "alibi"}}, "factors.position must be a list of choices"),
+        ({"factors": {"position": ["none", "none"]}}, "different choices, got 'none' twice"),
         ({"factors": {"positon": ["none"]}, "baseline": {}}, "Did you mean position?"),
         ({"factors": {"position": ["none", "alibbi"]}}, "Did you mean alibi?"),
         ({"factors": {"model.num_heads": [2, "x"]}, "baseline": {}}, "model.num_heads='x': expected a whole number"),
-        ({"cells": 3}, "cells is a list"),
+        ({"cells": 3}, "cells must be a list"),
         ({"cells": [{"name": "a"}]}, "a table with name and overrides"),
         ({"cells": [{"name": "a/b", "overrides": []}]}, "no name of a cell"),
-        ({"baseline": 3}, "baseline is a table"),
-        ({"baseline": {"position": "rotary"}}, "none of the cells"),
-        ({"seeds": 0}, "seeds=0"),
-        ({"seeds": "many"}, "seeds='many'"),
-        ({"seeds": [1, 1]}, "different seeds"),
-        ({"seeds": [-1]}, "seeds=[-1]"),
-        ({"metric": None}, "metric needs a name"),
+        ({"baseline": 3}, "baseline must be a table"),
+        ({"baseline": {"position": "rotary"}}, "baseline must be one of the cells"),
+        ({"seeds": 0}, "got 0"),
+        ({"seeds": "many"}, "got 'many'"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": [-1]}, "got [-1]"),
+        ({"metric": None}, "metric must be a table with a name"),
         ({"metric": {"name": "x", "better": "up"}}, "lower or higher"),
         ({"metric": {"name": "test/bleu", "better": "lower"}}, "write better: higher"),
-        ({"shared": "position"}, "shared is a list"),
-        ({"claims": "x"}, "claims is a list"),
-        ({"claims": ["x"]}, "a claim is a table"),
+        ({"shared": "position"}, "shared must be a list"),
+        ({"claims": "x"}, "claims must be a list"),
+        ({"claims": ["x"]}, "a claim must be a table"),
         ({"claims": [{"says": "x", "metric": "m"}]}, "exactly one of"),
-        ({"claims": [{"says": "x", "metric": "m", "below": 0, "cell": {"position": "x"}}]}, "none of the cells"),
+        (
+            {"claims": [{"says": "x", "metric": "m", "below": 0, "cell": {"position": "x"}}]},
+            "position is one of none, alibi, got x",
+        ),
         ({"claims": [{"says": "x", "metrik": "m", "below": 0}]}, "Did you mean metric?"),
     ],
 )
@@ -82,7 +86,7 @@ def test_a_study_with_a_mistake(study, space, fields, words):
         ("run_dir=x", "runs_dir"),
         ("position=rotary", "what the cells of this study differ in"),
         ("study.seed=3", "Did you mean study.seeds?"),
-        ("study.seeds=abc", "seeds='abc'"),
+        ("study.seeds=abc", "got 'abc'"),
         ("study.name=a/b", "one folder"),
         ("study.name=..", "one folder"),
     ],
@@ -103,6 +107,6 @@ def test_a_file_that_is_no_study(study, space, content):
 
 @pytest.mark.parametrize("name", ["plain", "2024", "null", "lr=1e-3,position=alibi", "two words", "it's", 'a"b'])
 def test_any_name_passes_through_an_override(space, name):
-    config = space.compose([f"study.name={quoted(name)}", f"cell={quoted(name)}"]).config
+    config = space.compose([f"study.name={literal(name)}", f"cell={literal(name)}"]).config
     assert config.study.name == name
     assert config.cell == name

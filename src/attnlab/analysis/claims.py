@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnlab.analysis.reader import Cell, Study, is_number, same
+from attnlab.analysis.reader import Cell, Study, same
 from attnlab.analysis.statistics import Interval, mean_interval, paired, paired_interval
-
-BOUNDS = ("within", "below", "above", "between", "cannot", "state")
+from attnlab.training.study_fields import BOUNDS, check_claim
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,25 @@ class Claim:
 
 
 def check_claims(study: Study) -> list[Claim]:
-    """Every claim of the study with its verdict; a claim that names no cell or no bound is open, with the reason."""
+    """Every claim of the study with its verdict; one that is no claim, or names no cell, is open, with the reason."""
     return [_check(study, claim) for claim in study.claims]
 
 
 def _check(study: Study, claim: Mapping[str, Any]) -> Claim:
-    bounds = [bound for bound in BOUNDS if claim.get(bound) is not None and claim.get(bound) is not False]
-    choices = claim.get("cell") if isinstance(claim.get("cell"), Mapping) else {}
-    cells = [cell for cell in study.matching(choices or {}) if cell.skip is None]
     about = {key: str(claim.get(key) or "") for key in ("says", "source", "strength")}
-    if len(bounds) != 1:
-        return Claim(test="", verdict="open", reason=f"a claim needs one of {', '.join(BOUNDS)}", cells=[], **about)
+    try:
+        check_claim(claim)
+    except ValueError as error:
+        return Claim(test="", verdict="open", reason=str(error), cells=[], **about)
+    bound = next(bound for bound in BOUNDS if bound in claim)
+    choices = claim.get("cell", {})
+    cells = [cell for cell in study.matching(choices) if cell.skip is None]
     if not cells:
-        return Claim(
-            test="", verdict="open", reason=f"the study has no cell with {dict(choices or {})}", cells=[], **about
-        )
-    verdicts = [_of_cell(study, claim, bounds[0], cell) for cell in cells]
+        return Claim(test="", verdict="open", reason=f"the study has no cell with {dict(choices)}", cells=[], **about)
+    verdicts = [_of_cell(study, claim, bound, cell) for cell in cells]
     verdict = _all(verdicts)
     return Claim(
-        test=_test(study, claim, bounds[0]), verdict=verdict, reason=_reason(verdicts, verdict), cells=verdicts, **about
+        test=_test(study, claim, bound), verdict=verdict, reason=_reason(verdicts, verdict), cells=verdicts, **about
     )
 
 
@@ -85,8 +84,6 @@ def _of_cell(study: Study, claim: Mapping[str, Any], bound: str, cell: Cell) -> 
     is_difference = isinstance(claim.get("against"), Mapping)
     interval = (paired_interval if is_difference else mean_interval)(list(values.values()))
     low, high = _limits(bound, claim[bound])
-    if low is None:
-        return CellVerdict(label, "open", f"{bound}: {claim[bound]!r} is no bound", values, interval)
     verdict, reason = _judge(interval, list(values.values()), low, high, is_difference)
     return CellVerdict(label, verdict, reason, values, interval)
 
@@ -112,16 +109,12 @@ def _choices_equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return set(first) == set(second) and all(same(first[key], second[key]) for key in first)
 
 
-def _limits(bound: str, value: Any) -> tuple[float | None, float]:
+def _limits(bound: str, value: Any) -> tuple[float, float]:
     infinity = float("inf")
-    if bound == "between" and isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)):
+    if bound == "between":
         return float(value[0]), float(value[1])
-    if not is_number(value):
-        return None, infinity
     number = float(value)
-    return {"within": (-number, number), "below": (-infinity, number), "above": (number, infinity)}.get(
-        bound, (None, 0.0)
-    )
+    return {"within": (-number, number), "below": (-infinity, number), "above": (number, infinity)}[bound]
 
 
 def _judge(interval: Interval, values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:

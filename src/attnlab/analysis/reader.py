@@ -19,6 +19,8 @@ from attnlab.analysis.metric_lines import AXES as AXES
 from attnlab.analysis.metric_lines import is_number
 from attnlab.training.measures import better_of
 from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
+from attnlab.training.study_fields import checked_metric
+from attnlab.training.study_fields import same as same
 
 SETTLED = ("missing", "finished", "failed", "diverged", "pruned")
 DIGITS = 19  # a seed has fewer: it fits 64 bits
@@ -191,7 +193,7 @@ class StudyReader:
         """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count as missing.
 
         Raises:
-            ValueError: the path holds neither a plan nor a run.
+            ValueError: the path holds neither a plan nor a run, or its plan a metric that is none.
         """
         with self._lock:
             self._files.next_round()
@@ -290,6 +292,10 @@ def _study(
         for seed in seeds if cell.skip is None else []:
             missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
             runs.setdefault((cell.name, seed), missing)
+    try:
+        metric = _metric(plan.get("metric"), runs.values())
+    except ValueError as error:
+        raise ValueError(f"{path / 'plan.json'}: {error}") from error
     return Study(
         path=path,
         name=str(plan.get("study") or path.name),
@@ -298,7 +304,7 @@ def _study(
         baseline=_mapping(plan.get("baseline")),
         cells=cells,
         seeds=seeds,
-        metric=_metric(plan.get("metric"), runs.values()),
+        metric=metric,
         claims=[claim for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
         shared=[str(item) for item in _list(plan.get("shared"))],
         code=_mapping(plan.get("code")),
@@ -324,9 +330,10 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
 
 
 def _metric(entry: Any, runs: Iterable[Run]) -> Metric | None:
-    if isinstance(entry, Mapping) and entry.get("name"):
-        better = "higher" if entry.get("better") == "higher" else "lower"
-        return Metric(str(entry["name"]), better, float(entry["margin"]) if is_number(entry.get("margin")) else 0.0)
+    if entry is not None:
+        named = isinstance(entry, Mapping) and isinstance(entry.get("name"), str)
+        metric = checked_metric({"better": better_of(entry["name"]), **entry} if named else entry)
+        return Metric(metric["name"], metric["better"], float(metric["margin"] or 0.0))
     names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
     return Metric(names[0], better_of(names[0])) if names else None
 
@@ -338,14 +345,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
     return flat
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two choices are the same: 0.001, 1e-3 and "1e-3" are."""
-    try:
-        return first == second or float(first) == float(second)
-    except (TypeError, ValueError):
-        return str(first) == str(second)
 
 
 def short(name: str) -> str:

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.check import check, senseless
 from attnlab.cli.cluster import uses_slurm
-from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
+from attnlab.cli.compose import Composed, ConfigSpace, Mistake, twins
 from attnlab.cli.init_from import inherit
 from attnlab.cli.launch import Launcher, for_each_job, launch, no_empty_folders, prepare_launcher, split_hydra
+from attnlab.cli.overrides import readable
 from attnlab.cli.run import is_over, say_over
 from attnlab.cli.search import conclude, corners, is_search, metric_word, refuse_without_optuna
 from attnlab.training.run_directory import effective_state, read_json
@@ -38,6 +39,8 @@ def train(arguments: argparse.Namespace) -> int:
             raise Mistake(
                 f"these {len(jobs)} jobs would share the directory {directories[0]}: leave run_dir out and set runs_dir"
             )
+        if not searching and (same := twins(zip(map(" ".join, jobs), composed, strict=True))):
+            raise Mistake(f"these jobs are one run, written in two ways; leave one out:\n  {same[0]}\n  {same[1]}")
         if arguments.cfg:
             print("\n".join(OmegaConf.to_yaml(c.config, resolve=True) for c in composed), end="")
             return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.training import NUM_SAMPLES, Table, TokenTask
+from attnlab.training.measures import of_both_parts
 from attnlab.training.media import Thumbnail
 
 
@@ -40,6 +41,12 @@ class Classification(TokenTask):
             raise ValueError(f"task.label_smoothing={label_smoothing}: accepted are numbers from 0, below 1")
         self.label_smoothing = label_smoothing
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts."""
+        smoothed = ("smoothed_nats",) if config["task"].get("label_smoothing") else ()
+        return of_both_parts(("nats", *smoothed, "accuracy", "macro_f1"))
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The logits (B, C) of a batch."""
