@@ -121,12 +121,11 @@ def twins(named: Iterable[tuple[str, Composed]]) -> tuple[str, str] | None:
     """The names of the first two that are the same run, however their overrides are written; None where each is one of its own."""
     seen: dict[str, str] = {}
     for name, composed in named:
-        pairs = (
-            (key, float(value) if type(value) is int else value) for key, value in identity(composed.resolved).items()
-        )
-        other = seen.setdefault(repr(sorted(pairs)), name)
-        if other is not name:
-            return other, name
+        pairs = identity(composed.resolved).items()
+        run = repr(sorted((key, float(value) if type(value) is int else value) for key, value in pairs))
+        if run in seen:
+            return seen[run], name
+        seen[run] = name
     return None
 
 

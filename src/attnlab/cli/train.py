@@ -34,13 +34,13 @@ def train(arguments: argparse.Namespace) -> int:
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(corners(own) if searching else own) if arguments.multirun else [own]
         composed = [space.compose(job) for job in jobs]
+        if not searching and (alike := twins(zip(map(" ".join, jobs), composed, strict=True))):
+            raise Mistake(f"two of these jobs are one run; leave one out: {'; '.join(dict.fromkeys(alike))}")
         directories = [str(c.config.run_dir) for c in composed]
         if len(set(directories)) != len(directories):
             raise Mistake(
                 f"these {len(jobs)} jobs would share the directory {directories[0]}: leave run_dir out and set runs_dir"
             )
-        if not searching and (same := twins(zip(map(" ".join, jobs), composed, strict=True))):
-            raise Mistake(f"these jobs are one run, written in two ways; leave one out:\n  {same[0]}\n  {same[1]}")
         if arguments.cfg:
             print("\n".join(OmegaConf.to_yaml(c.config, resolve=True) for c in composed), end="")
             return 0
