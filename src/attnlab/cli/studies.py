@@ -18,7 +18,17 @@ from omegaconf._utils import get_yaml_loader
 
 from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
-from attnlab.cli.compose import Composed, ConfigSpace, Mistake, cell_name, identity, read_yaml, shipped, twins
+from attnlab.cli.compose import (
+    Composed,
+    ConfigSpace,
+    Mistake,
+    cell_name,
+    identity,
+    outside_identity,
+    read_yaml,
+    shipped,
+    twins,
+)
 from attnlab.cli.init_from import inherit
 from attnlab.cli.overrides import as_value, key_and_text, key_and_value, literal, readable
 from attnlab.training.run_directory import differences, read_json
@@ -114,8 +124,8 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         raise Mistake(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
     with _of_file(path):
         raw = _read(path)
-        cells = _cells(raw)
         _refuse_identity(raw)
+        cells = _cells(raw)
         baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
         claims = [_of_cells(claim, cells) for claim in raw["claims"]]
     _refuse_overrides(overrides, cells)
@@ -178,6 +188,8 @@ def _refuse_identity(raw: dict[str, Any]) -> None:
                 raise ValueError(f"{place} must not set {key}, which every run has of its own; leave it out")
             if key.startswith("hydra"):
                 raise ValueError(f"{place} must not set {key}, which belongs on the command line of `attnlab sweep`")
+            if place == "factors" and outside_identity(key):
+                raise ValueError(f"factors must not set {key}, which changes nothing that a run computes")
 
 
 def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
