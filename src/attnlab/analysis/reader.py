@@ -19,7 +19,7 @@ from attnlab.analysis.metric_lines import AXES as AXES
 from attnlab.analysis.metric_lines import is_number
 from attnlab.training.measures import better_of
 from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
-from attnlab.training.study_fields import checked_metric
+from attnlab.training.study_fields import check_plan
 from attnlab.training.study_fields import same as same
 
 SETTLED = ("missing", "finished", "failed", "diverged", "pruned")
@@ -193,7 +193,7 @@ class StudyReader:
         """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count as missing.
 
         Raises:
-            ValueError: the path holds neither a plan nor a run, or its plan a metric that is none.
+            ValueError: the path holds neither a plan nor a run, or its plan something that is none.
         """
         with self._lock:
             self._files.next_round()
@@ -284,18 +284,18 @@ def _study(
     if not plan:
         near = sorted(p.parent.name for p in path.parent.glob("*/plan.json")) if path.parent.is_dir() else []
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
-    cells = [_cell(entry) for entry in _list(plan.get("cells")) if isinstance(entry, dict)]
-    seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
+    try:
+        check_plan(plan)
+    except ValueError as error:
+        raise ValueError(f"{path / 'plan.json'}: {error}") from error
+    cells = [_cell(entry) for entry in plan.get("cells") or []]
+    seeds = list(plan.get("seeds") or [])
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells:
         for seed in seeds if cell.skip is None else []:
             missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
             runs.setdefault((cell.name, seed), missing)
-    try:
-        metric = _metric(plan.get("metric"), runs.values())
-    except ValueError as error:
-        raise ValueError(f"{path / 'plan.json'}: {error}") from error
     return Study(
         path=path,
         name=str(plan.get("study") or path.name),
@@ -304,7 +304,7 @@ def _study(
         baseline=_mapping(plan.get("baseline")),
         cells=cells,
         seeds=seeds,
-        metric=metric,
+        metric=_metric(plan.get("metric"), runs.values()),
         claims=[claim for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
         shared=[str(item) for item in _list(plan.get("shared"))],
         code=_mapping(plan.get("code")),
@@ -331,9 +331,7 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
 
 def _metric(entry: Any, runs: Iterable[Run]) -> Metric | None:
     if entry is not None:
-        named = isinstance(entry, Mapping) and isinstance(entry.get("name"), str)
-        metric = checked_metric({"better": better_of(entry["name"]), **entry} if named else entry)
-        return Metric(metric["name"], metric["better"], float(metric["margin"] or 0.0))
+        return Metric(entry["name"], entry.get("better", better_of(entry["name"])), float(entry.get("margin") or 0.0))
     names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
     return Metric(names[0], better_of(names[0])) if names else None
 

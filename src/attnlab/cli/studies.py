@@ -32,7 +32,7 @@ from attnlab.cli.compose import (
 from attnlab.cli.init_from import inherit
 from attnlab.cli.overrides import as_value, key_and_text, key_and_value, literal, readable
 from attnlab.training.run_directory import differences, read_json
-from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
+from attnlab.training.study_fields import check_plan, checked_seeds, checked_study, did_you_mean, same
 
 MOST_CELLS, MANY_CELLS = (
     1000,
@@ -339,8 +339,9 @@ def read_plan(path: Path) -> Plan:
     if data is None:
         raise Mistake(f"{path}: there is no plan; `attnlab sweep STUDY` writes one")
     try:
+        check_plan(data)
         return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
-    except (TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise Mistake(
             f"{path} is no plan ({error}); `attnlab sweep STUDY` writes it anew where it is removed"
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
-from attnlab.training.measures import known_better
+from attnlab.training.measures import better_of, known_better
 
 FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
 METRIC_FIELDS = ("name", "better", "margin")
@@ -49,6 +49,29 @@ def checked_study(raw: Any) -> dict[str, Any]:
         "metric": checked_metric(study.get("metric")),
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
     }
+
+
+def check_plan(plan: Mapping[str, Any]) -> None:
+    """
+    Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows from the metric
+    where it is left out.
+
+    Raises: ValueError that names the field.
+    """
+    for key in ("factors", "baseline"):
+        _mapping(plan, key)
+    for key in ("cells", "seeds", "claims", "shared"):
+        _list(plan, key)
+    for seed in plan.get("seeds") or ():
+        if not _is_whole(seed):
+            raise _refused("seeds", "whole numbers", seed)
+    for at, cell in enumerate(plan.get("cells") or ()):
+        if not isinstance(cell, Mapping) or not isinstance(cell.get("name"), str):
+            raise _refused(f"cells[{at}]", "a table with a name", cell)
+    metric = plan.get("metric")
+    if metric is not None:
+        name = metric.get("name") if isinstance(metric, Mapping) else None
+        checked_metric({"better": better_of(str(name)), **metric} if isinstance(metric, Mapping) else metric)
 
 
 def checked_seeds(given: Any) -> list[int]:
