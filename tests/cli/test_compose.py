@@ -257,6 +257,12 @@ def test_all_jobs_of_a_multirun(space):
     assert jobs == [[f"position={p}", f"seed={s}", "model.num_layers=2"] for p in ("alibi", "rotary") for s in (0, 1)]
 
 
+@pytest.mark.parametrize("swept", [["model.d_ff=range(1,101)", "seed=range(0,101)"], ["seed=range(0,10000000000)"]])
+def test_a_multirun_has_an_end(space, swept):
+    with pytest.raises(Mistake, match=r"at most 10,000 jobs, got 10,\d+ or more"):
+        space.expand(swept)
+
+
 def test_the_run_directory_follows_from_the_identity(space):
     composed = space.compose(["position=alibi", "model.d_model=32", "seed=3", "runs_dir=elsewhere", "study.name=mine"])
     assert composed.config.run_dir == "elsewhere/mine/d_model=32,position=alibi/seed=3"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ from attnlab.training.study_fields import did_you_mean
 
 CONFIG_NAME = "train"
 OWN = "--config-dir"  # of whom Hydra has the user's own folders
+MOST_JOBS, MANY_JOBS = (
+    10_000,
+    50,
+)  # of a multirun; and from when on its check is announced, for it takes a fifth of a second each
 DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a folder of configurations
 # What may differ between two runs of one identity: where they stand and how they are watched, never what they compute.
 OUTSIDE_IDENTITY = (
@@ -237,13 +243,18 @@ class ConfigSpace:
         return self._last[1].hydra.launcher
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
-        """The jobs of a multirun: every combination of the comma-separated choices in `overrides`."""
+        """The jobs of a multirun: every combination of the comma-separated choices in `overrides`. Raises: Mistake."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+        parsed = self._parse(overrides)
+        sweeps = [override for override in parsed if override.is_sweep_override()]
         try:
-            return [list(job) for job in BasicSweeper.split_arguments(self._parse(overrides), None)[0]]
+            count = math.prod(len(list(islice(one.sweep_string_iterator(), MOST_JOBS + 1))) for one in sweeps)
+            if count <= MOST_JOBS:
+                return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
         except HydraException as error:
             raise Mistake(first_line(error)) from error
+        raise Mistake(f"a multirun must have at most {MOST_JOBS:,} jobs, got {count:,} or more; name fewer choices")
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         try:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf._utils import get_yaml_loader
 
 from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
 from attnlab.cli.compose import (
+    MANY_JOBS,
     Composed,
     ConfigSpace,
     Mistake,
@@ -30,7 +33,7 @@ from attnlab.cli.compose import (
     twins,
 )
 from attnlab.cli.init_from import inherit
-from attnlab.cli.overrides import as_value, key_and_text, key_and_value, literal, readable
+from attnlab.cli.overrides import as_value, key_and_text, literal, readable
 from attnlab.training.run_directory import differences, read_json
 from attnlab.training.study_fields import check_plan, checked_seeds, checked_study, did_you_mean, same
 
@@ -178,10 +181,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _refuse_identity(raw: dict[str, Any]) -> None:
     """What a run is called, where it stands and what launches it follow from the study, and are no setting in it."""
-    places = {"shared": raw["shared"], "factors": [f"{key}=" for key in raw["factors"]]}
+    places = {"shared": raw["shared"], "factors": [f"{key}=x" for key in raw["factors"]]}
     places |= {f"cell {cell['name']!r}": cell["overrides"] for cell in raw["cells"]}
     for place, words in places.items():
-        for key in (key_and_value(word)[0] for word in words):
+        for word in words:
+            key = _key_of_one_choice(place, word)
             if key == "seed":
                 raise ValueError(f"{place} must not set seed, for seeds says which seeds every cell has; leave it out")
             if key in ("cell", "run_dir") or key.split(".")[0] == "study" or (key == "runs_dir" and place != "shared"):
@@ -190,6 +194,19 @@ def _refuse_identity(raw: dict[str, Any]) -> None:
                 raise ValueError(f"{place} must not set {key}, which belongs on the command line of `attnlab sweep`")
             if place == "factors" and outside_identity(key):
                 raise ValueError(f"factors must not set {key}, which changes nothing that a run computes")
+
+
+def _key_of_one_choice(place: str, word: str) -> str:
+    """The field that a word sets, or takes away. Raises: ValueError for what is no setting of one value."""
+    try:
+        parsed = OverridesParser.create().parse_override(readable([word])[0])
+    except HydraException as error:
+        raise ValueError(f"{place} must set fields by their names, as in model.d_model=64, got {word!r}") from error
+    if parsed.is_sweep_override():
+        raise ValueError(f"{place} must set one value of each field, got {word!r}; choices to compare are factors")
+    if not parsed.key_or_group or (place == "factors" and parsed.is_delete()):
+        raise ValueError(f"{place} must set fields by their names, as in model.d_model=64, got {word!r}")
+    return parsed.key_or_group
 
 
 def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
@@ -246,7 +263,7 @@ def _cells(raw: dict[str, Any]) -> list[Cell]:
 
 def _compose(plan: Plan, space: ConfigSpace) -> dict[str, Composed]:
     """Every cell's configuration, by its name. Raises: Mistake."""
-    if len(plan.cells) > MANY_CELLS:
+    if len(plan.cells) > MANY_JOBS:
         print(f"{plan.study}: checking {len(plan.cells):,} cells", file=sys.stderr)
     return {cell.name: space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells}
 
