@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -44,6 +45,7 @@ class SearchSweeper(Sweeper):
         import optuna
         from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
+        from attnlab.cli.overrides import literal
         from attnlab.training.measures import better_of
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,7 +57,7 @@ class SearchSweeper(Sweeper):
         while len(trials) < self.n_trials:
             asked = [study.ask(distributions) for _ in range(min(self.n_jobs, self.n_trials - len(trials)))]
             params = [dict(trial.params) for trial in asked]
-            jobs = [(*cell, *(f"{key}={value}" for key, value in p.items()), f'study.search="{name}"') for p in params]
+            jobs = [(*cell, *starmap(_setting, p.items()), f"study.search={literal(name)}") for p in params]
             statuses = self._launch(list(dict.fromkeys(jobs)))
             for trial, job, tried in zip(asked, jobs, params, strict=True):
                 trials.append({"params": tried, **self._tell(study, trial, statuses[job])})
@@ -85,3 +87,10 @@ class SearchSweeper(Sweeper):
         else:
             study.tell(trial, state=TrialState.FAIL)
         return {"state": state, "value": value}
+
+
+def _setting(key: str, value: Any) -> str:
+    """A setting that was tried, as an override."""
+    from attnlab.cli.overrides import quoted
+
+    return f"{key}={quoted(value) if isinstance(value, str) else value}"

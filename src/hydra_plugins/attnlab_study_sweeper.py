@@ -34,12 +34,14 @@ class StudySweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        from attnlab.cli.compose import OWN
+
         given = [str(word) for word in config.hydra.overrides.hydra]
         self.how = {
             "launcher": [
                 word for word in given if word.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))
             ],
-            "config_dirs": [str(path).removeprefix("file://") for path in config.hydra.searchpath or ()],
+            "config_dirs": [one.path for one in config.hydra.runtime.config_sources if one.provider == OWN],
         }
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:

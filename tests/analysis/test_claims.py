@@ -135,12 +135,12 @@ def test_against_changes_choices_of_the_same_cell(tmp_path):
 @pytest.mark.parametrize(
     ("claim", "reason"),
     [
-        ({"says": "x"}, "needs one of"),
-        ({"says": "x", "within": 1, "below": 2}, "needs one of"),
+        ({"says": "x"}, "exactly one of"),
+        ({"says": "x", "within": 1, "below": 2}, "exactly one of"),
         ({"says": "x", "cell": {"position": "nonsense"}, "below": 1}, "no cell with"),
         ({"says": "x", "cell": {"position": "alibi"}, "metric": "unknown", "below": 1}, "no finished run has unknown"),
-        ({"says": "x", "cell": {"position": "alibi"}, "below": "low"}, "is no bound"),
-        ({"says": "x", "cell": {"position": "alibi"}, "between": [1]}, "is no bound"),
+        ({"says": "x", "cell": {"position": "alibi"}, "below": "low"}, "below must be a finite number, got 'low'"),
+        ({"says": "x", "cell": {"position": "alibi"}, "between": [1]}, "between must be two finite numbers"),
         (
             {"says": "x", "cell": {"position": "alibi"}, "below": 1, "against": {"cell": {"position": "zzz"}}},
             "to hold it against",
@@ -149,7 +149,8 @@ def test_against_changes_choices_of_the_same_cell(tmp_path):
             {"says": "x", "cell": {"position": "alibi"}, "below": 1, "against": {"metric": "zzz"}},
             "no finished run of position=alibi has zzz",
         ),
-        ({"says": "__import__('os').system('false')", "cell": {"position": "alibi"}, "below": "1 + 1"}, "is no bound"),
+        ({"says": "__import__('os').system('false')", "below": "1 + 1"}, "below must be a finite number"),
+        ({"says": "x", "cell": {"position": "alibi"}, "state": "finshed"}, "Did you mean finished?"),
     ],
 )
 def test_a_claim_that_cannot_be_checked_is_open(tmp_path, claim, reason):

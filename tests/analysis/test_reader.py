@@ -69,6 +69,30 @@ def test_no_margin_means_that_every_difference_counts(small):
     assert read_study(small).metric.margin == 0.0
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("metric", {"name": "m", "better": "lower", "margin": "1e-2"}, "metric.margin must be a finite number from 0"),
+        ("metric", {"name": "m", "better": "lower", "margin": -1}, "metric.margin must be"),
+        ("metric", {"name": "m", "better": "up"}, "metric.better must be lower or higher, got 'up'"),
+        ("metric", {"name": 3}, "metric.name must be text"),
+        ("metric", "val/nats", "metric must be a table"),
+        ("seeds", [0, "1"], "seeds must be whole numbers, got '1'"),
+        ("seeds", 4, "seeds must be a list"),
+        ("baseline", "norm", "baseline must be a table"),
+        ("factors", ["norm"], "factors must be a table"),
+        ("claims", "none", "claims must be a list"),
+        ("cells", [{"choices": {}}], "cells[0] must be a table with a name"),
+    ],
+)
+def test_what_a_plan_cannot_mean_is_refused_and_turned_into_no_default(small, field, value, words):
+    plan = json.loads((small / "plan.json").read_text()) | {field: value}
+    (small / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=r"plan\.json: ") as caught:
+        read_study(small)
+    assert words in str(caught.value)
+
+
 def test_a_run_whose_process_is_gone_is_interrupted_and_has_no_final_values(small):
     write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, state="running")
     run = read_study(small).runs["norm=rms_norm", 0]

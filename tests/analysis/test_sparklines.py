@@ -7,6 +7,7 @@ from studies import cell, write_plan, write_run
 
 from attnlab.analysis.reader import read_study
 from attnlab.analysis.sparklines import BLOCKS, PLAIN, characters_in, curve_name, sparklines
+from attnlab.training.measures import better_of
 
 
 def curve(values, name="val/nats", every=10):
@@ -19,7 +20,9 @@ def curve(values, name="val/nats", every=10):
 def study_of(root, curves, metric="test/nats@8x", states=None):
     """A study of a cell each list of seeds' curves."""
     choices = [{"norm": name} for name in curves]
-    write_plan(root, cells=[cell(c) for c in choices], seeds=[0, 1], metric={"name": metric, "better": "lower"})
+    write_plan(
+        root, cells=[cell(c) for c in choices], seeds=[0, 1], metric={"name": metric, "better": better_of(metric)}
+    )
     for name, of_seeds in curves.items():
         for seed, lines in enumerate(of_seeds):
             state = (states or {}).get((name, seed), "finished")

@@ -1,5 +1,7 @@
 """Overrides become one configuration, or one message that helps."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,10 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.build import rehearse
 from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity, readable
+from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, identity
+from attnlab.cli.main import main
+from attnlab.cli.overrides import readable
+from attnlab.training.run_directory import read_json
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +257,12 @@ def test_all_jobs_of_a_multirun(space):
     assert jobs == [[f"position={p}", f"seed={s}", "model.num_layers=2"] for p in ("alibi", "rotary") for s in (0, 1)]
 
 
+@pytest.mark.parametrize("swept", [["model.d_ff=range(1,101)", "seed=range(0,101)"], ["seed=range(0,10000000000)"]])
+def test_a_multirun_has_an_end(space, swept):
+    with pytest.raises(Mistake, match=r"at most 10,000 jobs, got 10,\d+ or more"):
+        space.expand(swept)
+
+
 def test_the_run_directory_follows_from_the_identity(space):
     composed = space.compose(["position=alibi", "model.d_model=32", "seed=3", "runs_dir=elsewhere", "study.name=mine"])
     assert composed.config.run_dir == "elsewhere/mine/d_model=32,position=alibi/seed=3"
@@ -306,5 +317,85 @@ def test_a_multirun_takes_several_paths_and_one_with_a_comma_that_is_there(space
 
 
 def test_what_needs_no_quotes_has_none():
-    words = ["position=alibi,none", "model.d_model=64", "+data.tasks.x={a: b=c}", "position=choice(alibi)", "loose"]
+    words = ["position=alibi,none", "model.d_model=64", "+data.tasks.x={a: b}", "position=choice(alibi)", "loose"]
     assert readable(words, multirun=True) == words
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes a file of a folder of configurations of the user's own, and gives the folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, text, folder="my_conf"):
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(tmp_path / folder)
+
+    return write
+
+
+ROTARY = "_target_: attnlab.layers.Rotary\n_partial_: true\nbase: {base}\n"
+
+
+def test_a_file_of_ones_own_takes_the_place_of_one_of_attnlabs_and_is_said(own, capsys):
+    own("position/mine.yaml", ROTARY.format(base=3.0))
+    folder = own("position/alibi.yaml", ROTARY.format(base=77.0))
+    with ConfigSpace([folder]) as space:
+        said = capsys.readouterr().err
+        assert space.compose(["position=alibi"]).resolved["position"]["base"] == 77.0
+        assert space.compose(["position=mine"]).resolved["position"]["base"] == 3.0
+        assert {"mine", "alibi", "rotary"} <= set(space.groups["position"])
+    assert said == f"attnlab: {folder}/position/alibi.yaml takes the place of attnlab's own position/alibi.yaml\n"
+    with ConfigSpace([own("data/kjv_of_mine.yaml", "x: 1", "other")]):
+        assert capsys.readouterr().err == ""
+
+
+def test_of_two_folders_the_first_wins_and_this_is_said_too(own, capsys):
+    folders = [own("position/mine.yaml", ROTARY.format(base=base), f"conf{base}") for base in (1.0, 2.0)]
+    with ConfigSpace(folders) as space:
+        assert space.compose(["position=mine"]).resolved["position"]["base"] == 1.0
+    assert "conf1.0/position/mine.yaml takes the place of" in capsys.readouterr().err
+
+
+def test_it_takes_the_place_in_every_job_of_a_multirun(own, capsys, tiny):
+    folder = own("position/alibi.yaml", ROTARY.format(base=77.0))
+    words = [
+        "-m",
+        "--config-dir",
+        folder,
+        *tiny,
+        "position=alibi",
+        "trainer.max_steps=1",
+        "trainer.validate_every=0",
+    ]
+    assert main(["train", *words, "task.evaluation_lengths=[1]"]) == 0
+    (record,) = Path("runs/train").glob("*/seed=0/run.json")
+    assert read_json(record)["config"]["position"]["base"] == 77.0
+    assert capsys.readouterr().err.count("takes the place") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2\n", "line 2, column 1: found duplicate key a"),
+        ("a: [1\n", "expected ',' or ']'"),
+        ("defaults: [mine]\n", "must not name itself in its defaults"),
+    ],
+)
+def test_a_file_of_ones_own_that_cannot_be_read(own, text, words):
+    with ConfigSpace([own("position/mine.yaml", text)]) as space, pytest.raises(Mistake) as caught:
+        space.compose(["position=mine"])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_path_of_hydras_is_given_as_a_folder_of_ones_own(attnlab):
+    said = attnlab("train", "hydra.searchpath=[file://x]")
+    assert (said.status, "--config-dir FOLDER" in said.err) == (2, True)
+
+
+def test_jobs_that_are_one_run_are_refused(attnlab):
+    said = attnlab("train", "-m", "optimizer.lr=1e-3,0.001", "--cfg")
+    assert said.status == 2
+    assert said.err == "attnlab: two of these jobs are one run; leave one out: optimizer.lr=0.001\n"

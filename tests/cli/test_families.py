@@ -165,3 +165,42 @@ def test_translation_by_recurrences_learns_and_decodes_with_every_attention(spac
     assert_all_learn(
         {kind: compose(space, own_data, "recurrent", f"model.cell={cell}", f"model.attention={kind}") for kind in kinds}
     )
+
+
+CLASSIFIER = ["model=bert", "task.label_smoothing=0.1"]
+TASKS = {
+    "causal_lm": ["model=gpt", "data.context=16"],
+    "masked_lm": ["model=bert", "data.next_sentence=true", "data.context=16"],
+    "translation": ["model=encoder_decoder", "task.beams=1", "task.max_extra=2"],
+    "span_corruption": ["model=t5", "task=span_corruption", "data=text_spans", "data.path=x", "data.context=32"],
+    "image_classification": ["model=vit", "data=digits"],
+    "sequence_classification": [*CLASSIFIER, "task=sequence_classification", "data=tsv", "data.path=x"],
+    "token_classification": ["model=bert", "task=token_classification", "data=conll", "data.path=x"],
+    "span_extraction": ["model=bert", "task=span_extraction", "data=squad_files", "data.path=x"],
+    "text_to_text": ["model=t5", "task=text_to_text", "data=text_to_text", "task.beams=1", "task.max_extra=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_task_names_the_metrics_that_it_reports(space, own_data, library, name):
+    words = TASKS[name]
+    if name == "text_to_text":
+        path = library / "pairs.tsv"
+        source = f"{{_target_: attnlab.data.ParallelText, pair: en-de, path: {path}, split: [0.8, 0.1, 0.1]}}"
+        one = f"+data.tasks.mine={{_target_: attnlab.data.TextTask, prefix: mine, source: {source}}}"
+        words = [*words, "~data.tasks.german", "~data.tasks.dutch", one]
+    else:
+        words = [*words, *own_data(space, space.compose(words))]
+    small = [f"model.{key}={value}" for key, value in SMALL["model"].items() if key not in ("d_ff", "patch_size")]
+    composed = space.compose([*words, *small, "tokenizer=character"])
+    data = build(composed.config).data
+    data.setup()
+    task = build(composed.config).build_task(data.widths()).eval()
+    with torch.no_grad():
+        found = task.validate(data) | task.evaluate(data)
+    assert found
+    assert [metric for metric in found if not task.reports(metric, composed.resolved)] == []
+    named = {metric for metric in task.metric_names(composed.resolved) if "*" not in metric}
+    assert {metric for metric in named - set(found) - set(task.cannot) if "nats" in metric} == set()
+    assert not task.reports("test/natz", composed.resolved)

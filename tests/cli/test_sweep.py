@@ -57,7 +57,8 @@ def fine_tuning(study, library, tmp_path):
     model = ["model=bert", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "tokenizer=character"]
     rest = ["trainer.max_steps=2", "trainer.threads=1", "schedule.warmup_steps=0", "progress=plain"]
     text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context=16", "data.batch_size=4"]
-    study("words", shared=[*model, *text, *rest], factors={}, cells=[{"name": "bert", "overrides": []}], baseline={})
+    cells, metric = [{"name": "bert", "overrides": []}], {"name": "test/nats", "better": "lower"}
+    study("words", shared=[*model, *text, *rest], factors={}, cells=cells, baseline={}, metric=metric)
     found = "${runs_dir}/words/bert/seed=${seed}"
     own = [f'task.pretrained="{found}"', "task=sequence_classification", "data=tsv", f"data.path={tmp_path}"]
     cells = [{"name": "tuned", "overrides": []}]

@@ -9,10 +9,9 @@ from typing import Any
 
 from attnlab.analysis.differences import ALPHA, interval_of
 from attnlab.analysis.outcomes import ENDED, Contrast, Outcomes
-from attnlab.analysis.reader import Cell, Study, is_number, same
+from attnlab.analysis.reader import Cell, Study, same
 from attnlab.analysis.statistics import Interval
-
-BOUNDS = ("within", "below", "above", "between", "cannot", "state")
+from attnlab.training.study_fields import BOUNDS, check_claim
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Claim:
 
 
 def check_claims(study: Study, alpha: float = ALPHA) -> list[Claim]:
-    """Every claim of the study with its verdict; a claim that names no cell or no bound is open, with the reason.
+    """Every claim of the study with its verdict; one that is no claim, or names no cell, is open, with the reason.
 
     The intervals of all claims are simultaneous: a study has a false "met" or "not met" with a chance of at most `alpha`.
     """
@@ -53,25 +52,30 @@ def check_claims(study: Study, alpha: float = ALPHA) -> list[Claim]:
 
 
 class _Tests:
-    """What has to be measured for a claim: in each cell that it speaks of a contrast, or why there is none."""
+    """What has to be measured for a claim: in each cell that it speaks of a contrast, or why there is none; `problem` is why it is no claim."""
 
     def __init__(self, study: Study, claim: Mapping[str, Any], outcomes: Outcomes) -> None:
-        self.bounds = [bound for bound in BOUNDS if claim.get(bound) is not None and claim.get(bound) is not False]
-        choices = claim.get("cell") if isinstance(claim.get("cell"), Mapping) else {}
-        self.choices = dict(choices or {})
-        self.cells = [cell for cell in study.matching(self.choices) if cell.skip is None]
-        is_measured = len(self.bounds) == 1 and self.bounds[0] not in ("state", "cannot")
-        found = {cell.name: _contrast(study, claim, cell, outcomes) for cell in self.cells} if is_measured else {}
-        self.measured: dict[str, tuple[Contrast, str]] = found
+        self.problem, self.bound = "", ""
+        self.cells: list[Cell] = []
+        self.measured: dict[str, tuple[Contrast, str]] = {}
+        try:
+            check_claim(claim)
+        except ValueError as error:
+            self.problem = str(error)
+            return
+        self.bound = next(bound for bound in BOUNDS if bound in claim)
+        choices = claim.get("cell", {})
+        self.cells = [cell for cell in study.matching(choices) if cell.skip is None]
+        self.problem = "" if self.cells else f"the study has no cell with {dict(choices)}"
+        if self.bound not in ("state", "cannot"):
+            self.measured = {cell.name: _contrast(study, claim, cell, outcomes) for cell in self.cells}
 
 
 def _check(study: Study, claim: Mapping[str, Any], tests: _Tests, level: float) -> Claim:
     about = {key: str(claim.get(key) or "") for key in ("says", "source", "strength")}
-    if len(tests.bounds) != 1:
-        return Claim(test="", verdict="open", reason=f"a claim needs one of {', '.join(BOUNDS)}", cells=[], **about)
-    if not tests.cells:
-        return Claim(test="", verdict="open", reason=f"the study has no cell with {tests.choices}", cells=[], **about)
-    bound = tests.bounds[0]
+    if tests.problem:
+        return Claim(test="", verdict="open", reason=tests.problem, cells=[], **about)
+    bound = tests.bound
     verdicts = [_of_cell(study, claim, bound, cell, tests.measured.get(cell.name), level) for cell in tests.cells]
     verdict = _all(verdicts)
     return Claim(
@@ -106,9 +110,7 @@ def _of_cell(
         return CellVerdict(label, "open", problem or contrast.reason or f"no finished run has {metric}", values)
     interval = interval_of(contrast, level)
     low, high = _limits(bound, claim[bound])
-    if low is None:
-        return CellVerdict(label, "open", f"{bound}: {claim[bound]!r} is no bound", values, interval)
-    verdict, reason = _judge(interval, list(values.values()), low, high, isinstance(claim.get("against"), Mapping))
+    verdict, reason = _judge(interval, list(values.values()), low, high, "against" in claim)
     reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
     verdict = "open" if contrast.beyond_chance else verdict
     return CellVerdict(label, verdict, reason, values, interval)
@@ -141,16 +143,12 @@ def _choices_equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return set(first) == set(second) and all(same(first[key], second[key]) for key in first)
 
 
-def _limits(bound: str, value: Any) -> tuple[float | None, float]:
+def _limits(bound: str, value: Any) -> tuple[float, float]:
     infinity = float("inf")
-    if bound == "between" and isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)):
+    if bound == "between":
         return float(value[0]), float(value[1])
-    if not is_number(value):
-        return None, infinity
     number = float(value)
-    return {"within": (-number, number), "below": (-infinity, number), "above": (number, infinity)}.get(
-        bound, (None, 0.0)
-    )
+    return {"within": (-number, number), "below": (-infinity, number), "above": (number, infinity)}[bound]
 
 
 def _judge(interval: Interval, values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:

@@ -19,6 +19,8 @@ from attnlab.analysis.metric_lines import AXES as AXES
 from attnlab.analysis.metric_lines import is_number
 from attnlab.training.measures import better_of
 from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
+from attnlab.training.study_fields import check_plan
+from attnlab.training.study_fields import same as same
 
 SETTLED = ("missing", "finished", "failed", "diverged", "pruned")
 DIGITS = 19  # a seed has fewer: it fits 64 bits
@@ -198,7 +200,7 @@ class StudyReader:
         """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count as missing.
 
         Raises:
-            ValueError: the path holds neither a plan nor a run.
+            ValueError: the path holds neither a plan nor a run, or its plan something that is none.
         """
         with self._lock:
             self._files.next_round()
@@ -290,8 +292,12 @@ def _study(
     if not plan:
         near = sorted(p.parent.name for p in path.parent.glob("*/plan.json")) if path.parent.is_dir() else []
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
-    cells = [_cell(entry) for entry in _list(plan.get("cells")) if isinstance(entry, dict)]
-    seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
+    try:
+        check_plan(plan)
+    except ValueError as error:
+        raise ValueError(f"{path / 'plan.json'}: {error}") from error
+    cells = [_cell(entry) for entry in plan.get("cells") or []]
+    seeds = list(plan.get("seeds") or [])
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells:
@@ -334,9 +340,8 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
 
 
 def _metric(entry: Any, runs: Iterable[Run]) -> Metric | None:
-    if isinstance(entry, Mapping) and entry.get("name"):
-        better = "higher" if entry.get("better") == "higher" else "lower"
-        return Metric(str(entry["name"]), better, float(entry["margin"]) if is_number(entry.get("margin")) else 0.0)
+    if entry is not None:
+        return Metric(entry["name"], entry.get("better", better_of(entry["name"])), float(entry.get("margin") or 0.0))
     names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
     return Metric(names[0], better_of(names[0])) if names else None
 
@@ -348,14 +353,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
     return flat
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two choices are the same: 0.001, 1e-3 and "1e-3" are."""
-    try:
-        return first == second or float(first) == float(second)
-    except (TypeError, ValueError):
-        return str(first) == str(second)
 
 
 def short(name: str) -> str:

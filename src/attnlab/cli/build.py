@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.cli.compose import Mistake
 from attnlab.cli.init_from import start
+from attnlab.cli.overrides import as_it_stands
 from attnlab.cli.records import read_record, widths_of
 from attnlab.data import DataModule
 from attnlab.layers.parts import complete
@@ -61,12 +62,12 @@ def build(config: DictConfig) -> Parts:
 
 
 def _instantiate(config: DictConfig, group: str) -> Any:
-    node = config[group]
-    if group == "model" and "init_from" in node:  # of the run: the model itself knows nothing of where it starts
-        node = OmegaConf.masked_copy(node, [key for key in node if key != "init_from"])
-        node._set_parent(config)
+    node: Any = OmegaConf.to_container(config[group], resolve=True)
+    if group == "model":
+        node.pop("init_from", None)  # of the run: the model itself knows nothing of where it starts
     try:
-        return instantiate(node, _convert_="all")
+        # Hydra resolves twice, and a path may have ${ in it.
+        return instantiate(as_it_stands(as_it_stands(node)), _convert_="all")
     except InstantiationException as error:
         # Hydra wraps what a constructor raised; its own words are the ones that help.
         cause = error.__cause__ or error

@@ -11,7 +11,8 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from attnlab.cli.compose import Composed, key_and_value, shipped
+from attnlab.cli.compose import Composed, shipped
+from attnlab.cli.overrides import key_and_value
 
 
 @dataclass(frozen=True)

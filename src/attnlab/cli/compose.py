@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import re
-from collections.abc import Iterator, Sequence
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,11 +24,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 import attnlab
+from attnlab.cli.overrides import name_of_choices
+from attnlab.training.study_fields import did_you_mean
 
 CONFIG_NAME = "train"
+OWN = "--config-dir"  # of whom Hydra has the user's own folders
+MOST_JOBS, MANY_JOBS = (
+    10_000,
+    50,
+)  # of a multirun; and from when on its check is announced, for it takes a fifth of a second each
+DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a folder of configurations
 # What may differ between two runs of one identity: where they stand and how they are watched, never what they compute.
 OUTSIDE_IDENTITY = (
     *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache"),
@@ -69,25 +81,35 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else package.parents[1] / folder
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """` Did you mean X?`, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else ""
+def read_yaml(path: Path) -> Any:
+    """
+    What a YAML file holds, as Hydra reads its own: 1e-2 is a number, and no key stands twice.
+
+    Raises: Mistake for a file that cannot be read, with the line.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), get_yaml_loader())
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise Mistake(f"{path}: cannot be read as YAML: {yaml_reason(error)}") from error
+
+
+def yaml_reason(error: Exception) -> str:
+    """Why something is no YAML, in one line: the fault and where it is."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    reason = problem or first_line(error).rstrip(".")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason
 
 
 def cell_name(overrides: Sequence[str]) -> str:
     """A readable name of the choices in `overrides`, in an order of its own; `default` where there is none."""
-    pairs = sorted(o.split("=", 1) for o in overrides if "=" in o and not outside_identity(o.split("=", 1)[0]))
+    words = [override.removeprefix("++") for override in overrides if "=" in override]
+    pairs = sorted(word.split("=", 1) for word in words if not outside_identity(word.split("=", 1)[0]))
     if not pairs:
         return "default"
     full = [key.lstrip("+~") for key, _ in pairs]
     last = [key.rsplit(".", 1)[-1] for key in full]
     keys = [short if last.count(short) == 1 else key for key, short in zip(full, last, strict=True)]
-    text = ",".join(f"{key}={value}" for key, (_, value) in zip(keys, pairs, strict=True))
-    name = re.sub(r"[^A-Za-z0-9=._,+-]", "_", text)
-    if name == text and len(name) <= 120:
-        return name
-    return f"{name[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name_of_choices([(key, value) for key, (_, value) in zip(keys, pairs, strict=True)])
 
 
 def outside_identity(key: str) -> bool:
@@ -101,6 +123,18 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(resolved) if not (outside_identity(key) and key != "seed")}
 
 
+def twins(named: Iterable[tuple[str, Composed]]) -> tuple[str, str] | None:
+    """The names of the first two that are the same run, however their overrides are written; None where each is one of its own."""
+    seen: dict[str, str] = {}
+    for name, composed in named:
+        pairs = identity(composed.resolved).items()
+        run = repr(sorted((key, float(value) if type(value) is int else value) for key, value in pairs))
+        if run in seen:
+            return seen[run], name
+        seen[run] = name
+    return None
+
+
 def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested dictionaries as (dotted key, value)."""
     if isinstance(node, dict) and node:
@@ -108,29 +142,6 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
-
-
-def key_and_value(override: str) -> tuple[str, str]:
-    """The name that an override sets, without the signs that add or remove, and what it was set to, as it was written."""
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
-
-
-def readable(overrides: Sequence[str], multirun: bool = False) -> list[str]:
-    """
-    The same overrides, with quotes around what Hydra reads only in quotes: a value with `=` in it, as directories of runs have.
-
-    In a multirun a comma parts choices, unless the whole value is a path that is there.
-    """
-    return [_quoted(override, multirun) for override in overrides]
-
-
-def _quoted(override: str, multirun: bool) -> str:
-    key, _, value = override.partition("=")
-    if "=" not in value or re.search(r"[\"'\[\]{}()\\]", value):
-        return override
-    choices = value.split(",") if multirun and not Path(value).exists() else [value]
-    return f"{key}=" + ",".join(f'"{choice}"' if "=" in choice else choice for choice in choices)
 
 
 def register_resolvers() -> None:
@@ -150,6 +161,7 @@ class ConfigSpace:
         self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
         self._composed: dict[tuple[str, ...], Composed] = {}
         self._last: tuple[tuple[str, ...], DictConfig] | None = None  # with Hydra's own part
+        self._is_new = True
 
     def __enter__(self) -> ConfigSpace:
         register_resolvers()
@@ -157,17 +169,28 @@ class ConfigSpace:
         for folder in self.config_dirs:
             if not Path(folder).is_dir():
                 raise Mistake(f"--config-dir {folder}: there is no such folder")
-        initialize_config_dir(str(shipped("conf").resolve()), job_name="attnlab", version_base="1.3")
+        version.setbase("1.3")
+        # What hydra.initialize_config_dir does, with the user's own folders first: what Hydra finds first, it takes.
+        path = create_config_search_path(str(shipped("conf").resolve()))
+        for folder in reversed(self.config_dirs):
+            path.prepend(OWN, f"file://{folder}")
+        Hydra.create_main_hydra2(task_name="attnlab", config_search_path=path)
+        if self._is_new:
+            self._say_replaced()
+        self._is_new = False
         return self
 
     def __exit__(self, *_: object) -> None:
         GlobalHydra.instance().clear()
 
-    @property
-    def search_path(self) -> list[str]:
-        """The user's own configuration folders as the override that Hydra takes."""
-        folders = ",".join(f"file://{d}" for d in self.config_dirs)
-        return [f"hydra.searchpath=[{folders}]"] if folders else []
+    def _say_replaced(self) -> None:
+        """Which of the user's own files stand in place of others of the same name."""
+        sources = self._loader.get_sources()
+        for place, folder in enumerate(self.config_dirs):
+            for file in sorted(file for depth in DEPTHS for file in Path(folder).glob(depth)):
+                name = file.relative_to(folder).as_posix()
+                if any(source.is_config(name) for source in sources[place + 1 :]):
+                    print(f"attnlab: {file} takes the place of attnlab's own {name}", file=sys.stderr)
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """
@@ -189,7 +212,14 @@ class ConfigSpace:
                 )
             self._check_group(override)
         try:
-            config = hydra_compose(CONFIG_NAME, [*self.search_path, *overrides], return_hydra_config=True)
+            config = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+        except yaml.YAMLError as error:  # in a file of the user's own
+            file = getattr(getattr(error, "problem_mark", None), "name", "a configuration")
+            raise Mistake(f"{file}: cannot be read as YAML: {yaml_reason(error)}") from error
+        except RecursionError as error:
+            raise Mistake(
+                "a file of --config-dir must not name itself in its defaults; give it a name of its own"
+            ) from error
         except (HydraException, OmegaConfBaseException) as error:
             raise Mistake(self._explain(parsed, error)) from error
         HydraConfig.instance().set_config(config)
@@ -213,13 +243,18 @@ class ConfigSpace:
         return self._last[1].hydra.launcher
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
-        """The jobs of a multirun: every combination of the comma-separated choices in `overrides`."""
+        """The jobs of a multirun: every combination of the comma-separated choices in `overrides`. Raises: Mistake."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+        parsed = self._parse(overrides)
+        sweeps = [override for override in parsed if override.is_sweep_override()]
         try:
-            return [list(job) for job in BasicSweeper.split_arguments(self._parse(overrides), None)[0]]
+            count = math.prod(len(list(islice(one.sweep_string_iterator(), MOST_JOBS + 1))) for one in sweeps)
+            if count <= MOST_JOBS:
+                return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
         except HydraException as error:
             raise Mistake(first_line(error)) from error
+        raise Mistake(f"a multirun must have at most {MOST_JOBS:,} jobs, got {count:,} or more; name fewer choices")
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         try:
@@ -241,15 +276,12 @@ class ConfigSpace:
     def groups(self) -> dict[str, list[str]]:
         """Every configuration group of attnlab with its choices."""
         names = [n for n in self._options("", ObjectType.GROUP) if n != "hydra"]
-        return {name: sorted({*self._options(name), *self._own_options(name)}) for name in names}
+        return {name: self._options(name) for name in names}
 
     def _options(self, group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
         """What a group holds, by its sources: Hydra's own list reads the whole of conf/train.yaml anew each time."""
         sources = [source for source in self._loader.get_sources() if source.is_group(group)]
         return sorted({name for source in sources for name in source.list(group, kind)})
-
-    def _own_options(self, group: str) -> list[str]:
-        return [p.stem for d in self.config_dirs for p in Path(d, group).glob("*.yaml")]
 
     def _check_group(self, override: Override) -> None:
         key, value = override.key_or_group, override.value()
@@ -274,7 +306,7 @@ class ConfigSpace:
         """Which override could not be placed, and what stands where it points."""
         groups = self.groups
         chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line]
-        config = hydra_compose(CONFIG_NAME, [*self.search_path, *chosen])
+        config = hydra_compose(CONFIG_NAME, chosen)
         plain = OmegaConf.to_container(config, resolve=False)
         fields = [key for key, _ in flatten(plain)]
         for override in parsed:

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from attnlab.cli.check import check_fields
-from attnlab.cli.compose import ConfigSpace, readable, shipped
+from attnlab.cli.compose import ConfigSpace, read_yaml, shipped
+from attnlab.cli.overrides import quoted, readable
 
 
 def data(arguments: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def choices_of_sources() -> dict[str, list[str]]:
     """The choices of the group data that read each source, by its class."""
     found: dict[str, list[str]] = {}
     for path in sorted((shipped("conf") / "data").glob("*.yaml")):
-        for target in dict.fromkeys(_targets(yaml.safe_load(path.read_text()))):
+        for target in dict.fromkeys(_targets(read_yaml(path))):
             found.setdefault(target.rsplit(".", 1)[-1], []).append(path.stem)
     return found
 
@@ -63,7 +63,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 def _prepare(name: str, overrides: list[str]) -> int:
     with ConfigSpace() as space:
-        composed = space.compose([f"data={name}", *readable(overrides)])
+        composed = space.compose([f"data={quoted(name)}", *readable(overrides)])
         check_fields(composed)  # the model and task of the defaults say nothing about these data
     from attnlab.cli.build import prepare_data
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.build import build
 from attnlab.cli.check import check, is_folder_name
-from attnlab.cli.compose import Composed, ConfigSpace, Mistake, flatten, readable, shipped
+from attnlab.cli.compose import Composed, ConfigSpace, Mistake, flatten, shipped
+from attnlab.cli.overrides import as_value, key_and_text, literal, readable
 from attnlab.cli.published import name_of, published
 from attnlab.cli.records import plain_widths
 from attnlab.cli.run import make_record, write_record
@@ -39,11 +39,11 @@ def import_model(arguments: argparse.Namespace) -> int:
     source = published(arguments.source, arguments.revision, arguments.ignore)
     with source as (imported, folder, facts), ConfigSpace(arguments.config_dir) as space:
         own = [word for word in given if not word.startswith("tokenizer")]
-        words = [*overrides_of(imported.settings, own, space), "study.name=imported", f"cell={json.dumps(name)}", *own]
+        words = [*overrides_of(imported.settings, own, space), "study.name=imported", f"cell={literal(name)}", *own]
         tokenizer, folder = _tokenizer(imported, folder, [word for word in given if word not in own])
 
         def composed(tokenizer_at: Path) -> Composed:
-            read = ["tokenizer=pretrained", f"tokenizer.path={json.dumps(str(tokenizer_at))}"]
+            read = ["tokenizer=pretrained", f"tokenizer.path={literal(str(tokenizer_at))}"]
             rows = f"tokenizer.vocabulary_size={imported.settings.get('vocabulary_size')}"
             return space.compose([*words, *([*read, rows] if tokenizer is not None else [])])
 
@@ -154,13 +154,13 @@ def _tokenizer(imported: Imported, folder: Path, given: Sequence[str]) -> tuple[
     rows = imported.settings.get("vocabulary_size")
     if rows is None:
         return None, folder
-    values = dict(word.split("=", 1) for word in given)
+    values = dict(map(key_and_text, given))
     unknown = [word for word in given if word.split("=", 1)[0] != "tokenizer.path" and word != "tokenizer=pretrained"]
     if unknown:
         raise Mistake(
             f"{unknown[0]}: a model keeps the tokenizer that it was trained with; accepted: tokenizer.path=FOLDER"
         )
-    folder = Path(values.get("tokenizer.path", str(folder)).strip("\"'"))
+    folder = Path(values.get("tokenizer.path", str(folder)))
     try:
         return read_tokenizer(str(folder), rows), folder
     except DataError as error:
@@ -227,5 +227,4 @@ def _word(key: str, value: Any, known: Mapping[str, Any]) -> str | None:
         return None
     if default is nothing and value in (None, False):
         return None
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else json.dumps(value)
-    return f"{'' if default is not nothing else '+'}{key}={text}"
+    return f"{'' if default is not nothing else '+'}{key}={as_value(value)}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from attnlab.cli.compose import Mistake, key_and_value
+from attnlab.cli.compose import Mistake
+from attnlab.cli.overrides import key_and_value, literal
 from attnlab.training.run_directory import read_json
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _choices_of_run(overrides: Sequence[str]) -> list[str]:
     if not (directory / "tokenizer.json").is_file():
         return theirs
     others = [word for word in theirs if key_and_value(word)[0].split(".")[0] != "tokenizer"]
-    return [*others, "tokenizer=pretrained", f"tokenizer.path={json.dumps(run)}"]
+    return [*others, "tokenizer=pretrained", f"tokenizer.path={literal(run)}"]
 
 
 def _run(overrides: Sequence[str]) -> str | None:

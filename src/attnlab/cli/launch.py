@@ -12,17 +12,20 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from attnlab.cli.cluster import refuse_impossible, shape_words, uses_slurm
-from attnlab.cli.compose import CONFIG_NAME, ConfigSpace
+from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, Mistake
 from attnlab.cli.run import run
 from attnlab.training.run_directory import ATTEMPTS, CannotWrite, cannot_write
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(settings of the run, settings of Hydra)."""
+    """(settings of the run, settings of Hydra). Raises: Mistake for a search path, whose files would stand behind attnlab's own."""
     hydra_own = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
+    if paths := [o for o in hydra_own if o.lstrip("+~").startswith("hydra.searchpath")]:
+        raise Mistake(f"{paths[0]}: a folder of your own is given as --config-dir FOLDER, and its files come first")
     return [o for o in overrides if o not in hydra_own], hydra_own
 
 
@@ -49,7 +52,7 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
         engine = GlobalHydra.instance().hydra
         assert engine is not None
         start: Any = engine.multirun if multirun else engine.run
-        start(CONFIG_NAME, run if multirun else one_run, [*space.search_path, *overrides, f"hydra.mode={mode}"])
+        start(CONFIG_NAME, run if multirun else one_run, [*overrides, f"hydra.mode={mode}"])
     for error in caught:
         raise error
 
@@ -91,10 +94,16 @@ def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:
 
 def _as_sweep(override: str) -> str:
     key, _, value = override.partition("=")
-    choice = OverridesParser.create().parse_override(override)
-    if not value or choice.is_sweep_override():
+    parser = OverridesParser.create()
+    given = parser.parse_override(override)
+    if not value or given.is_sweep_override():
         return override
-    return f"{key}=choice({value})"
+    with contextlib.suppress(HydraException):
+        (job,) = parser.parse_override(f"{key}=choice({value})").sweep_string_iterator()
+        read = parser.parse_override(f"{key}={job}").value()
+        if read == given.value() and type(read) is type(given.value()):
+            return f"{key}=choice({value})"
+    return f"++{override}"  # a sweep loses the quotes of its choices: added by force, a field may be there or not
 
 
 @contextlib.contextmanager

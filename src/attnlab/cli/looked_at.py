@@ -11,7 +11,8 @@ import torch
 
 from attnlab.cli.build import build
 from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, Mistake, key_and_value
+from attnlab.cli.compose import ConfigSpace, Mistake
+from attnlab.cli.overrides import key_and_value, readable
 from attnlab.cli.records import read_record
 from attnlab.cli.trained import load_model
 
@@ -40,7 +41,7 @@ def models_of(words: Sequence[str], checkpoint: str, config_dirs: Sequence[str])
     Raises: Mistake.
     """
     runs = [word for word in words if "=" not in word or Path(word).is_dir()]
-    settings = [word for word in words if word not in runs]
+    settings = readable([word for word in words if word not in runs], multirun=True)
     found = [_trained(Path(run), checkpoint) for run in runs]
     if not settings and runs:
         return found

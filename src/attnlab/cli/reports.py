@@ -12,6 +12,7 @@ from rich.console import Console
 from attnlab.cli.cluster import NoAnswer, cancel, jobs_of
 from attnlab.cli.compose import Mistake, did_you_mean
 from attnlab.cli.monitor import Snapshot, status_table
+from attnlab.cli.overrides import key_and_text
 from attnlab.cli.resampling import resampled
 from attnlab.cli.studies import available_studies, plan_of_runs
 
@@ -112,7 +113,7 @@ def study_folder(study: str, overrides: list[str]) -> Path:
     Raises: Mistake where there are none, naming those there are.
     """
     runs_dir = runs_dir_of(overrides)
-    given = dict(o.split("=", 1) for o in overrides)
+    given = dict(map(key_and_text, overrides))
     name = given.get("study.name", study)
     for folder in (runs_dir / name, Path(study)):
         if has_runs(folder):
@@ -128,7 +129,7 @@ def runs_dir_of(overrides: list[str]) -> Path:
     for override in overrides:
         if override.split("=", 1)[0] not in ("runs_dir", "study.name") or "=" not in override:
             raise Mistake(f"{override}: only runs_dir=DIR and study.name=NAME are taken here")
-    return Path(dict(o.split("=", 1) for o in overrides).get("runs_dir", "runs"))
+    return Path(dict(map(key_and_text, overrides)).get("runs_dir", "runs"))
 
 
 def has_runs(folder: Path) -> bool:

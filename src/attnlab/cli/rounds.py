@@ -14,7 +14,8 @@ from attnlab.cli.cluster import NoAnswer, Watch, jobs_of, place, states, submiss
 from attnlab.cli.compose import ConfigSpace, Mistake
 from attnlab.cli.launch import Launcher, launch
 from attnlab.cli.monitor import Monitor
-from attnlab.cli.studies import Plan, quoted, runs_of
+from attnlab.cli.overrides import literal
+from attnlab.cli.studies import Plan, runs_of
 from attnlab.training.run_directory import read_json
 
 # A worker that the system kills takes a launcher's other jobs with it; launching again goes on where they stopped.
@@ -107,10 +108,10 @@ class Rounds:
 
         own = [
             "hydra/sweeper=study",
-            f"hydra.sweeper.plan={quoted(str(self.folder / 'plan.json'))}",
+            f"hydra.sweeper.plan={literal(str(self.folder / 'plan.json'))}",
             f"hydra.sweeper.states=[{','.join(chosen)}]",
-            f"runs_dir={quoted(str(self.runs_dir))}",
-            f"study.name={quoted(self.plan.study)}",
+            f"runs_dir={literal(str(self.runs_dir))}",
+            f"study.name={literal(self.plan.study)}",
         ]
         try:
             launch([*own, *words], self.space, multirun=True)

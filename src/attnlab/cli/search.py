@@ -15,6 +15,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.cli.compose import Composed, Mistake, cell_name
+from attnlab.cli.overrides import as_it_stands
 from attnlab.training import RunDirectory
 from attnlab.training.measures import better_of
 from attnlab.training.pruning import Pruning
@@ -117,7 +118,7 @@ def conclude(study: Path, overrides: Sequence[str], metric: str) -> int:
         status |= int("failed" in states or not values)
         if values:
             best = (min if better_of(metric) == "lower" else max)(values, key=lambda path: values[path])
-            config = OmegaConf.create(read_json(best / "run.json", {})["config"])
+            config = OmegaConf.create(as_it_stands(read_json(best / "run.json", {})["config"]))
             keys = [override.partition("=")[0] for override in space]
             chosen = " ".join(f"{key}={OmegaConf.select(config, key)}" for key in keys)
             print(f"  best {metric} {values[best]:.4f} with {chosen} in {best}")

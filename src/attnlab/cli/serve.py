@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from attnlab.cli.compose import Mistake
+from attnlab.cli.overrides import key_and_text
 from attnlab.cli.reports import has_runs, runs_dir_of, study_folder
 
 
@@ -30,7 +31,7 @@ def serve(arguments: argparse.Namespace) -> int:
         raise Mistake(f"--port {arguments.port}: expected a number from 1 to 65535, or 0 for the first that is free")
     names, overrides = split_words(arguments.overrides)
     runs_dir = runs_dir_of(overrides)
-    names = names or [word.partition("=")[2] for word in overrides if word.startswith("study.name=")]
+    names = names or [key_and_text(word)[1] for word in overrides if word.startswith("study.name=")]
     chosen = named([study_folder(name, overrides) for name in names])
     if not names and not runs_dir.is_dir():
         raise Mistake(f"runs_dir={runs_dir}: there is no such folder; `attnlab sweep STUDY` makes one")

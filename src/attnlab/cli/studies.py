@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-import re
-from collections.abc import Iterator, Sequence
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf._utils import get_yaml_loader
 
 from attnlab.cli.check import check_fields, is_folder_name
 from attnlab.cli.combinations import impossible
-from attnlab.cli.compose import ConfigSpace, Mistake, cell_name, did_you_mean, identity, readable, shipped
+from attnlab.cli.compose import (
+    MANY_JOBS,
+    Composed,
+    ConfigSpace,
+    Mistake,
+    cell_name,
+    identity,
+    outside_identity,
+    read_yaml,
+    shipped,
+    twins,
+)
 from attnlab.cli.init_from import inherit
-from attnlab.training.measures import known_better
+from attnlab.cli.overrides import as_value, key_and_text, literal, readable
 from attnlab.training.run_directory import differences, read_json
+from attnlab.training.study_fields import check_plan, checked_seeds, checked_study, did_you_mean, same
 
-FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
-CLAIM_BOUNDS = ("within", "below", "above", "between", "cannot", "state")
-CLAIM_FIELDS = ("says", "cell", "metric", "against", "source", "strength", *CLAIM_BOUNDS)
+MOST_CELLS, MANY_CELLS = (
+    1000,
+    50,
+)  # of a study; and from when on its check is announced, for it takes a fifth of a second each
 
 
 @dataclass(frozen=True)
@@ -59,24 +78,12 @@ class Plan:
 
     def overrides(self, cell: Cell, seed: int) -> list[str]:
         """The Hydra overrides of one run: `attnlab train` with them gives the same run."""
-        named = [f"study.name={quoted(self.study)}", f"cell={quoted(cell.name)}"]
+        named = [f"study.name={literal(self.study)}", f"cell={literal(cell.name)}"]
         return inherit([*self.shared, *cell.overrides, *named, f"seed={seed}"])
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for plan.json."""
         return asdict(self)
-
-
-def quoted(text: str) -> str:
-    """Text as an override's value, whatever signs it holds."""
-    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and text.lower() not in (
-        "null",
-        "true",
-        "false",
-        "nan",
-        "inf",
-    )
-    return text if is_plain else '"' + text.replace('"', '\\"') + '"'
 
 
 def available_studies() -> list[str]:
@@ -114,51 +121,92 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
 
     Raises: Mistake for a study.yaml that cannot be read or names what does not exist.
     """
-    raw = _read(path)
-    own = dict(o.split("=", 1) for o in overrides if o.startswith("study.") and "=" in o)
-    seeds = _seeds(_number_or_list(own.get("study.seeds", raw.get("seeds", 4))))
-    cells = _cells(raw, path)
-    further = [o for o in overrides if not o.startswith("study.")]
-    _refuse_overrides(overrides, cells)
-    shared = readable([*map(str, _list(raw, "shared", path)), *further])
-    name = own.get("study.name", "").strip("'\"") or (path.parent.name if path.name == "study.yaml" else path.stem)
+    own = dict(key_and_text(o) for o in overrides if o.startswith("study.") and "=" in o)
+    name = own.get("study.name") or (path.parent.name if path.name == "study.yaml" else path.stem)
     if not is_folder_name(name):
         raise Mistake(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
+    with _of_file(path):
+        raw = _read(path)
+        _refuse_identity(raw)
+        cells = _cells(raw)
+        baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
+        claims = [_of_cells(claim, cells) for claim in raw["claims"]]
+    _refuse_overrides(overrides, cells)
+    further = [o for o in overrides if not o.startswith("study.")]
     plan = Plan(
         study=name,
-        question=str(raw.get("question", "")),
-        factors=raw.get("factors") or {"cell": [cell.name for cell in cells]},
-        baseline=_baseline(raw, cells, path),
+        question=raw["question"],
+        factors=raw["factors"] or {"cell": [cell.name for cell in cells]},
+        baseline=baseline,
         cells=cells,
-        seeds=seeds,
-        metric=_metric(raw, path),
-        claims=_claims(raw, cells, path),
-        shared=shared,
-        needs=[str(needed) for needed in _list(raw, "needs", path)],
+        seeds=_seeds(own["study.seeds"]) if "study.seeds" in own else raw["seeds"],
+        metric=raw["metric"],
+        claims=claims,
+        shared=readable([*raw["shared"], *further]),
+        needs=raw["needs"],
     )
-    return replace(plan, cells=[replace(cell, skip=_reason(plan, cell, space)) for cell in cells])
+    for needed in plan.needs:
+        find_study(needed, beside=path)
+    composed = _compose(plan, space)
+    plan = replace(plan, cells=[replace(cell, skip=_reason(composed[cell.name])) for cell in cells])
+    for cell in plan.cells:
+        if cell.skip is None:
+            check_fields(composed[cell.name])
+    with _of_file(path):
+        if alike := twins((cell.name, composed[cell.name]) for cell in plan.cells if cell.skip is None):
+            raise ValueError(
+                f"{alike[0]} and {alike[1]} must be different cells, and are one configuration; leave one out"
+            )
+        _refuse_unreported(plan, composed)
+    return plan
+
+
+@contextlib.contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """What is wrong with a study is said of its file."""
+    try:
+        yield
+    except ValueError as error:
+        raise Mistake(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path)
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Mistake(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise Mistake(f"{path}: a study is a table with the fields {', '.join(FIELDS)}")
-    for key in raw:
-        if key not in FIELDS:
-            raise Mistake(
-                f"{path}: there is no field {key!r} in a study.{did_you_mean(str(key), FIELDS)} Fields: {', '.join(FIELDS)}."
-            )
-    return raw
+        json.dumps(raw)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"a study must hold texts, numbers, lists and tables alone: {error}") from error
+    return checked_study(raw)
 
 
-def _list(raw: dict[str, Any], key: str, path: Path) -> list[Any]:
-    value = raw.get(key) or []
-    if not isinstance(value, list):
-        raise Mistake(f"{path}: {key} is a list, as in {key}: [...]; this one is {value!r}")
-    return value
+def _refuse_identity(raw: dict[str, Any]) -> None:
+    """What a run is called, where it stands and what launches it follow from the study, and are no setting in it."""
+    places = {"shared": raw["shared"], "factors": [f"{key}=x" for key in raw["factors"]]}
+    places |= {f"cell {cell['name']!r}": cell["overrides"] for cell in raw["cells"]}
+    for place, words in places.items():
+        for word in words:
+            key = _key_of_one_choice(place, word)
+            if key == "seed":
+                raise ValueError(f"{place} must not set seed, for seeds says which seeds every cell has; leave it out")
+            if key in ("cell", "run_dir") or key.split(".")[0] == "study" or (key == "runs_dir" and place != "shared"):
+                raise ValueError(f"{place} must not set {key}, which every run has of its own; leave it out")
+            if key.startswith("hydra"):
+                raise ValueError(f"{place} must not set {key}, which belongs on the command line of `attnlab sweep`")
+            if place == "factors" and outside_identity(key):
+                raise ValueError(f"factors must not set {key}, which changes nothing that a run computes")
+
+
+def _key_of_one_choice(place: str, word: str) -> str:
+    """The field that a word sets, or takes away. Raises: ValueError for what is no setting of one value."""
+    try:
+        parsed = OverridesParser.create().parse_override(readable([word])[0])
+    except HydraException as error:
+        raise ValueError(f"{place} must set fields by their names, as in model.d_model=64, got {word!r}") from error
+    if parsed.is_sweep_override():
+        raise ValueError(f"{place} must set one value of each field, got {word!r}; choices to compare are factors")
+    if not parsed.key_or_group or (place == "factors" and parsed.is_delete()):
+        raise ValueError(f"{place} must set fields by their names, as in model.d_model=64, got {word!r}")
+    return parsed.key_or_group
 
 
 def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
@@ -180,57 +228,48 @@ def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
             )
 
 
-def _number_or_list(given: Any) -> Any:
-    """What was written on the command line, as the YAML that it is."""
+def _seeds(given: str) -> list[int]:
+    """The seeds that the command line asks for."""
     try:
-        return yaml.safe_load(given) if isinstance(given, str) else given
-    except yaml.YAMLError:
-        return given
+        return checked_seeds(yaml.load(given, get_yaml_loader()))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = error if isinstance(error, ValueError) else f"seeds must be a number or a list, got {given!r}"
+        raise Mistake(f"study.seeds={given}: {reason}") from error
 
 
-def _seeds(given: Any) -> list[int]:
-    try:
-        seeds = list(range(int(given))) if not isinstance(given, list) else [int(seed) for seed in given]
-    except (TypeError, ValueError):
-        seeds = []
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise Mistake(f"seeds={given!r}: expected how many seeds (a whole number from 1), or a list of different seeds")
-    return seeds
-
-
-def _cells(raw: dict[str, Any], path: Path) -> list[Cell]:
-    factors = raw.get("factors") or {}
-    if not isinstance(factors, dict) or not all(isinstance(choices, list) for choices in factors.values()):
-        raise Mistake(
-            f"{path}: factors is a table of lists, as in {{position: [rotary, alibi]}}; this one is {factors!r}"
+def _cells(raw: dict[str, Any]) -> list[Cell]:
+    factors = raw["factors"]
+    count = len(raw["cells"]) + (math.prod(map(len, factors.values())) if factors else 0)
+    if not 1 <= count <= MOST_CELLS:
+        raise ValueError(
+            f"factors and cells must make 1 to {MOST_CELLS:,} cells, got {count:,}; "
+            + ("list the cells worth comparing under cells" if count else "a study needs factors or cells")
         )
     cells = []
     for values in itertools.product(*factors.values()) if factors else ():
         choices = dict(zip(factors, values, strict=True))
-        overrides = readable([f"{key}={_as_override(value)}" for key, value in choices.items()])
+        overrides = [f"{key}={as_value(value)}" for key, value in choices.items()]
         cells.append(Cell(cell_name(overrides), choices, overrides))
-    for single in _list(raw, "cells", path):
-        if not isinstance(single, dict) or set(single) != {"name", "overrides"}:
-            raise Mistake(f"{path}: a cell is a table with name and overrides; this one is {single!r}")
-        name = str(single["name"])
+    for single in raw["cells"]:
+        name = single["name"]
         if not is_folder_name(name):
-            raise Mistake(f"{path}: {name!r} is no name of a cell; expected the name of one folder, without /")
-        cells.append(Cell(name, {"cell": name}, readable(list(map(str, _list(single, "overrides", path))))))
+            raise ValueError(f"{name!r} is no name of a cell; expected the name of one folder, without /")
+        cells.append(Cell(name, {"cell": name}, readable(single["overrides"])))
     names = [cell.name for cell in cells]
-    if not cells or len(set(names)) != len(names):
-        raise Mistake(
-            f"{path}: a study needs factors or cells, each cell once; these are: {', '.join(names) or 'none'}"
-        )
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise ValueError(f"each cell must have a name of its own, got {twice} twice")
     return cells
 
 
-def _as_override(value: Any) -> str:
-    return "null" if value is None else json.dumps(value) if isinstance(value, bool | list | dict) else str(value)
+def _compose(plan: Plan, space: ConfigSpace) -> dict[str, Composed]:
+    """Every cell's configuration, by its name. Raises: Mistake."""
+    if len(plan.cells) > MANY_JOBS:
+        print(f"{plan.study}: checking {len(plan.cells):,} cells", file=sys.stderr)
+    return {cell.name: space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells}
 
 
-def _reason(plan: Plan, cell: Cell, space: ConfigSpace) -> str | None:
+def _reason(composed: Composed) -> str | None:
     """Why a cell makes no sense, or None."""
-    composed = space.compose(plan.overrides(cell, plan.seeds[0]))
     try:
         return "; ".join(f"{name}: {why}" for name, why in impossible(composed)) or None
     except (TypeError, ValueError):
@@ -238,50 +277,73 @@ def _reason(plan: Plan, cell: Cell, space: ConfigSpace) -> str | None:
         raise
 
 
-def _baseline(raw: dict[str, Any], cells: Sequence[Cell], path: Path) -> dict[str, Any]:
-    baseline = raw.get("baseline") or cells[0].choices
-    if not isinstance(baseline, dict):
-        raise Mistake(f"{path}: baseline is a table, as in {cells[0].choices}; this one is {baseline!r}")
-    if not any(all(cell.choices.get(key) == value for key, value in baseline.items()) for cell in cells):
-        raise Mistake(f"{path}: the baseline {baseline} is none of the cells: {', '.join(cell.name for cell in cells)}")
-    return dict(baseline)
-
-
-def _metric(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    metric = raw.get("metric")
-    if not isinstance(metric, dict) or "name" not in metric or metric.get("better") not in ("lower", "higher"):
-        raise Mistake(
-            f"{path}: metric needs a name and better: lower or higher, as in {{name: test/nats@1x, better: lower, margin: 0.02}}"
-        )
-    better = known_better(str(metric["name"]))
-    if better is not None and metric["better"] != better:
-        raise Mistake(
-            f"{path}: metric says better: {metric['better']}, but of {metric['name']} {better} values are better; write better: {better}"
-        )
-    return {"margin": None, **metric}
-
-
-def _claims(raw: dict[str, Any], cells: Sequence[Cell], path: Path) -> list[dict[str, Any]]:
-    claims = _list(raw, "claims", path)
+def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """The choices that are wanted, as the cells write them. Raises: ValueError where no cell has them."""
+    found = next((cell for cell in cells if _has(cell, wanted)), None)
+    if found is not None:
+        return {key: found.choices[key] for key in wanted}
     known = sorted({key for cell in cells for key in cell.choices})
-    for claim in claims:
-        if not isinstance(claim, dict):
-            raise Mistake(f"{path}: a claim is a table with {', '.join(CLAIM_FIELDS)}; this one is {claim!r}")
-        for key in claim:
-            if key not in CLAIM_FIELDS:
-                raise Mistake(
-                    f"{path}: claim {claim.get('says')!r}: there is no field {key!r}.{did_you_mean(key, CLAIM_FIELDS)}"
-                )
-        if sum(key in claim for key in CLAIM_BOUNDS) != 1:
-            raise Mistake(f"{path}: claim {claim.get('says')!r} needs exactly one of {', '.join(CLAIM_BOUNDS)}")
-        for side in (claim.get("cell") or {}, (claim.get("against") or {}).get("cell") or {}):
-            if not isinstance(side, dict) or not any(
-                all(cell.choices.get(key) == value for key, value in side.items()) for cell in cells
-            ):
-                raise Mistake(
-                    f"{path}: claim {claim.get('says')!r} speaks of {side}, which is none of the cells; factors: {', '.join(known)}"
-                )
-    return claims
+    for key, value in wanted.items():
+        if key not in known:
+            raise ValueError(
+                f"{where} must name factors of the study ({', '.join(known)}), got {key}.{did_you_mean(key, known)}"
+            )
+        values = list(dict.fromkeys(str(cell.choices[key]) for cell in cells if key in cell.choices))
+        if not any(_has(cell, {key: value}) for cell in cells):
+            near = did_you_mean(str(value), values)
+            raise ValueError(
+                f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {value}.{near}"
+            )
+    raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
+
+
+def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
+    return all(key in cell.choices and same(cell.choices[key], value) for key, value in wanted.items())
+
+
+def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """A claim whose choices are written as the cells write them. Raises: ValueError where it speaks of none, or holds one against none."""
+    where, against = f"claim {claim['says']!r}", claim.get("against", {})
+    if claim.get("cell"):
+        claim = claim | {"cell": _choices_of(f"{where}: cell", claim["cell"], cells)}
+    if not against.get("cell"):
+        return claim
+    other = _choices_of(f"{where}: against.cell", against["cell"], cells)
+    speaks_of = [cell for cell in cells if _has(cell, claim.get("cell", {}))]
+    for cell in speaks_of:
+        wanted = {**cell.choices, **other}
+        if not any(one.choices == wanted for one in cells):
+            raise ValueError(f"{where}: against.cell must be one of the cells, and none has {_shown(wanted)}")
+    if "metric" not in against and all(_has(cell, other) for cell in speaks_of):
+        raise ValueError(f"{where}: against must name another cell, got {_shown(other)}, which is the claim's own")
+    return claim | {"against": against | {"cell": other}}
+
+
+def _shown(choices: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in choices.items())
+
+
+def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
+    """Raises: ValueError for a metric that no run which it is asked of can report."""
+    from attnlab.training import TokenTask  # here: it brings torch with it
+
+    asked: list[tuple[str, str, Mapping[str, Any]]] = [("metric.name", plan.metric["name"], {})]
+    for claim in plan.claims:
+        where, cell = f"claim {claim['says']!r}", claim.get("cell", {})
+        if "metric" in claim:
+            asked.append((f"{where}: metric", claim["metric"], cell))
+        if "metric" in claim.get("against", {}):
+            asked.append(
+                (f"{where}: against.metric", claim["against"]["metric"], {**cell, **claim["against"].get("cell", {})})
+            )
+    for where, metric, wanted in asked:
+        configs = [composed[cell.name].resolved for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
+        tasks = [(get_object(config["task"]["_target_"]), config) for config in configs]
+        if not tasks or any(not issubclass(task, TokenTask) or task.reports(metric, config) for task, config in tasks):
+            continue
+        names = list(dict.fromkeys(name for task, config in tasks for name in task.metric_names(config)))
+        near = did_you_mean(metric, names)
+        raise ValueError(f"{where} must be one of what these runs report ({', '.join(names)}), got {metric}.{near}")
 
 
 def read_plan(path: Path) -> Plan:
@@ -294,8 +356,9 @@ def read_plan(path: Path) -> Plan:
     if data is None:
         raise Mistake(f"{path}: there is no plan; `attnlab sweep STUDY` writes one")
     try:
+        check_plan(data)
         return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
-    except (TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise Mistake(
             f"{path} is no plan ({error}); `attnlab sweep STUDY` writes it anew where it is removed"
         ) from error

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from attnlab.cli.check import check
 from attnlab.cli.cluster import known_jobs, submissions
-from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
+from attnlab.cli.compose import Composed, ConfigSpace, Mistake
 from attnlab.cli.launch import Launcher, no_empty_folders, prepare_launcher, split_hydra
 from attnlab.cli.monitor import OVER, Snapshot, duration
+from attnlab.cli.overrides import literal, readable
 from attnlab.cli.reports import compare_study, study_folder
 from attnlab.cli.rounds import NOT_OVER, Rounds
-from attnlab.cli.studies import Plan, find_study, load_plan, quoted, read_plan, refuse_drift, runs_of
+from attnlab.cli.studies import Plan, find_study, load_plan, read_plan, refuse_drift, runs_of
 from attnlab.training.run_directory import SETTLED, effective_state, read_json, write_json
 
 
@@ -117,7 +118,7 @@ class Sweep:
             needed = find_study(name, beside=path)
             if needed in (path, *before):
                 raise Mistake(f"{path}: needs {name}, which in turn needs this study")
-            own = [f"study.seeds={plan.seeds}".replace(" ", ""), f"runs_dir={quoted(str(runs_dir))}"]
+            own = [f"study.seeds={plan.seeds}".replace(" ", ""), f"runs_dir={literal(str(runs_dir))}"]
             if status := self.run(needed, own, (path, *before)):
                 return status
         return 0

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from attnlab.cli.check import check, senseless
 from attnlab.cli.cluster import uses_slurm
-from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
+from attnlab.cli.compose import MANY_JOBS, Composed, ConfigSpace, Mistake, twins
 from attnlab.cli.init_from import inherit
 from attnlab.cli.launch import Launcher, for_each_job, launch, no_empty_folders, prepare_launcher, split_hydra
+from attnlab.cli.overrides import readable
 from attnlab.cli.run import is_over, say_over
 from attnlab.cli.search import conclude, corners, is_search, metric_word, refuse_without_optuna
 from attnlab.training.run_directory import effective_state, read_json
@@ -32,7 +33,11 @@ def train(arguments: argparse.Namespace) -> int:
         refuse_without_optuna()
     with ConfigSpace(arguments.config_dir) as space:
         jobs = space.expand(corners(own) if searching else own) if arguments.multirun else [own]
+        if len(jobs) > MANY_JOBS:
+            print(f"checking {len(jobs):,} jobs", file=sys.stderr)
         composed = [space.compose(job) for job in jobs]
+        if not searching and (alike := twins(zip(map(" ".join, jobs), composed, strict=True))):
+            raise Mistake(f"two of these jobs are one run; leave one out: {'; '.join(dict.fromkeys(alike))}")
         directories = [str(c.config.run_dir) for c in composed]
         if len(set(directories)) != len(directories):
             raise Mistake(

@@ -52,7 +52,10 @@ def _add_training(command: Command) -> None:
         sub.add_argument("--detach", action="store_true", help="submit to Slurm and return at once")
     for sub in (train, sweep, retry):
         sub.add_argument(
-            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+            "--config-dir",
+            action="append",
+            default=[],
+            help="a folder with configuration groups of your own; its files come before attnlab's",
         )
     for sub in (train, sweep):
         sub.add_argument("--cfg", action="store_true", help="print what would be run, and run nothing")
@@ -140,7 +143,10 @@ def _add_looks(command: Command) -> None:
         sub.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
         sub.add_argument("--checkpoint", choices=("best", "last"), default="last")
         sub.add_argument(
-            "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+            "--config-dir",
+            action="append",
+            default=[],
+            help="a folder with configuration groups of your own; its files come before attnlab's",
         )
 
 
@@ -160,7 +166,10 @@ def _add_exchanged(command: Command) -> None:
         help="a field of its configuration, or tensors (a name, or a pattern such as 'classifier.*'), to leave out",
     )
     taken.add_argument(
-        "--config-dir", action="append", default=[], help="a folder with configuration groups of your own"
+        "--config-dir",
+        action="append",
+        default=[],
+        help="a folder with configuration groups of your own; its files come before attnlab's",
     )
     taken.add_argument(
         "overrides", nargs="*", help="settings as name=value, of the data that it is evaluated on for example"

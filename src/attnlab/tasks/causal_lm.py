@@ -20,6 +20,8 @@ from attnlab.models.language_model import LanguageModel
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 from attnlab.training import Table, TokenTask
 
+FIGURES = ("nats", "bits_per_byte", "token_perplexity", "word_perplexity")
+LENGTHS = (1, 2, 4, 8)  # multiples of the training length
 NUM_CONTINUED, MOST_CONTINUED = 8, 96  # texts that a table of samples goes on from, and by how many tokens
 
 
@@ -43,7 +45,7 @@ class CausalLanguageModelling(TokenTask):
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[..., Any],
-        evaluation_lengths: Sequence[PositiveInt] = (1, 2, 4, 8),
+        evaluation_lengths: Sequence[PositiveInt] = LENGTHS,
         evaluation_tokens: PositiveInt = 16384,
         sliding: bool = True,
         log_every: PositiveInt = 10,
@@ -57,6 +59,16 @@ class CausalLanguageModelling(TokenTask):
             evaluation_tokens,
             sliding,
         )
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of the validation part, and those of the test part at every evaluation length."""
+        task = config["task"]
+        kinds = ("", "sliding_") if task.get("sliding", True) else ("",)
+        at_lengths = [
+            f"{kind}{name}@{k}x" for k in task.get("evaluation_lengths", LENGTHS) for kind in kinds for name in FIGURES
+        ]
+        return [*(f"val/{name}" for name in FIGURES), *(f"test/{name}" for name in at_lengths)]
 
     def loss_sums(self, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropy in nats of the batch's targets, and how many there are; targets that are not `scored` do not count."""
@@ -158,13 +170,13 @@ def _figures(prefix: str, suffix: str, nats: float, tokens: int, num_bytes: int,
 
     Bits a byte = nats / (bytes ln 2); perplexity a word = exp(nats / words), the same text whatever the tokenizer.
     """
-    figures = {
-        "nats": nats / max(1, tokens),
-        "bits_per_byte": nats / max(1, num_bytes) / math.log(2),
-        "token_perplexity": _exp(nats / max(1, tokens)),
-        "word_perplexity": _exp(nats / max(1, num_words)),
-    }
-    return {f"{prefix}{name}{suffix}": value for name, value in figures.items()}
+    values = (
+        nats / max(1, tokens),
+        nats / max(1, num_bytes) / math.log(2),
+        _exp(nats / max(1, tokens)),
+        _exp(nats / max(1, num_words)),
+    )
+    return {f"{prefix}{name}{suffix}": value for name, value in zip(FIGURES, values, strict=True)}
 
 
 def _exp(x: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.training import NUM_SAMPLES, Table, TokenTask
+from attnlab.training.measures import of_both_parts
 from attnlab.training.media import Thumbnail
 
 
@@ -41,6 +42,12 @@ class Classification(TokenTask):
         super().__init__(model, optimizer, schedule, log_every)
         self.label_smoothing = label_smoothing
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts."""
+        smoothed = ("smoothed_nats",) if config["task"].get("label_smoothing") else ()
+        return of_both_parts(("nats", *smoothed, "accuracy", "macro_f1"))
 
     @abstractmethod
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from attnlab.models.bert import Bert
 from attnlab.ranges import PositiveInt, check_ranges
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.training import Table, TokenTask
+from attnlab.training.measures import of_both_parts
 
 IGNORED = -100
 NUM_RESTORED = 8  # texts of a table of samples
@@ -46,6 +47,12 @@ class MaskedLanguageModelling(TokenTask):
         super().__init__(model, optimizer, schedule, log_every)
         self.masked_only, self.next_sentence = masked_only, next_sentence
         self.loss_name = "loss" if next_sentence else "nats"
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts; those of pairs of segments where the data have them."""
+        pairs = ("loss", "next_sentence_nats", "next_sentence_accuracy") if config["data"].get("next_sentence") else ()
+        return of_both_parts(("nats", "accuracy", "perplexity", *pairs))
 
     def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropy of the masked tokens, and how many they are."""

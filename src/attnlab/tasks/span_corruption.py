@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from attnlab.models.seq2seq import Seq2Seq
 from attnlab.tasks.losses import IGNORED, cross_entropy_sums
 from attnlab.tasks.translation import mask_of
 from attnlab.training import TokenTask
+from attnlab.training.measures import of_both_parts
 
 
 class SpanCorruption(TokenTask):
@@ -25,6 +26,11 @@ class SpanCorruption(TokenTask):
     headline = ("val/nats", "test/nats", "test/accuracy")
     data_type = SpanCorruptionData
     model_type = Seq2Seq
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts."""
+        return of_both_parts(("nats", "accuracy"))
 
     def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropy of the batch's target tokens, and how many they are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
 from attnlab.training import NUM_SAMPLES, Table
+from attnlab.training.measures import of_both_parts
 
 
 class Found(NamedTuple):
@@ -66,6 +67,11 @@ class SpanExtraction(EncoderTask):
         if segments is not None and segments.num_embeddings < 2:
             raise ValueError("model.num_segments=1: question and text are two; leave it out, or give 2, or 0 for none")
         self.max_answer = max_answer
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts."""
+        return of_both_parts(("nats", "accuracy", "exact_match", "f1"))
 
     def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropies of the batch's windows, those of start and end together, and how many windows they are."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attnlab.data.text_to_text import TextToTextData
 from attnlab.tasks.translation import Translation, corpus_scores
 from attnlab.training import NUM_SAMPLES, Table
+from attnlab.training.measures import of_both_parts
 
 
 class TextToText(Translation):
@@ -20,6 +22,14 @@ class TextToText(Translation):
 
     headline = ("val/nats", "val/exact", "test/exact")
     data_type = TextToTextData
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts, of each task and of all."""
+        smoothed = ("smoothed_nats",) if config["task"].get("label_smoothing") else ()
+        tasks = config["data"].get("tasks") or ("*",)
+        of_tasks = [f"{measure}@{task}" for task in tasks for measure in ("exact", "bleu", "chrf")]
+        return of_both_parts(("nats", *smoothed, "exact", *of_tasks))
 
     def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
         """Nats of a split, and the figures of each of its tasks; `cannot` names the tasks that have no example there."""

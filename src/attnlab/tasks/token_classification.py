@@ -21,6 +21,7 @@ from attnlab.tasks.encoder_task import EncoderTask, mask_for
 from attnlab.tasks.losses import cross_entropy_sums
 from attnlab.tasks.translation import mask_of
 from attnlab.training import NUM_SAMPLES, Table
+from attnlab.training.measures import of_both_parts
 
 ENTITY_SUMS = ("right", "found", "there")
 
@@ -59,6 +60,11 @@ class TokenClassification(EncoderTask):
         self.pretrained = pretrained
         self.constrained = constrained
         self.labels = ["O", *(f"{prefix}-{kind}" for kind in range(num_classes // 2) for prefix in "BI")]  # by number
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts; F1 of each type that the data have."""
+        return of_both_parts(("nats", "accuracy", "precision", "recall", "f1", "f1@*"))
 
     def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropy of the batch's words, and how many they are."""

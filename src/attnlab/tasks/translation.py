@@ -17,6 +17,7 @@ from attnlab.models.seq2seq import Seq2Seq
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate, check_ranges
 from attnlab.tasks.losses import IGNORED, cross_entropy_sums
 from attnlab.training import Table, TokenTask
+from attnlab.training.measures import of_both_parts
 
 EXCERPT = 60  # characters of a sentence in a message
 NUM_OF_EACH, MOST_SCORED = 8, 2000  # translations of a table of samples; sentences that they are chosen from
@@ -53,6 +54,14 @@ class Translation(TokenTask):
         self.marks, self.label_smoothing = marks, label_smoothing
         self.search = BeamSearch(beams, length_penalty, max_extra)
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """The figures of both parts; BLEU also by length."""
+        smoothed = ("smoothed_nats",) if config["task"].get("label_smoothing") else ()
+        return of_both_parts(
+            ("nats", *smoothed, "bleu", "chrf", *(f"bleu@{bucket_name(*bucket)}" for bucket in BUCKETS))
+        )
 
     def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Summed cross-entropy of the batch's target tokens, and how many they are."""
@@ -154,13 +163,18 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> tuple
     return scores, {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
 
+def bucket_name(low: int, high: int | None) -> str:
+    """6-10, or 21+ where there is no end."""
+    return f"{low}+" if high is None else f"{low}-{high}"
+
+
 def scores_by_length(
     hypotheses: Sequence[str], references: Sequence[str], sources: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
     """BLEU of the sentences in each bucket of source words, and the buckets that have none."""
     scores, empty = {}, []
     for low, high in BUCKETS:
-        name = f"{low}+" if high is None else f"{low}-{high}"
+        name = bucket_name(low, high)
         rows = [i for i, source in enumerate(sources) if low <= len(source.split()) <= (high or 10**9)]
         if rows:
             found, _ = corpus_scores([hypotheses[i] for i in rows], [references[i] for i in rows])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LOWER = frozenset(
     ("nats", "smoothed_nats", "loss", "perplexity", "token_perplexity", "word_perplexity", "bits_per_byte")
 )
@@ -13,6 +15,11 @@ def parts_of(metric: str) -> tuple[str, str, str]:
     name, _, restriction = metric.partition("@")
     split, _, measure = name.rpartition("/")
     return split, measure, restriction
+
+
+def of_both_parts(measures: Iterable[str]) -> list[str]:
+    """The metrics that measures are of the validation and of the test part, at the end of a run."""
+    return [f"{part}/{measure}" for measure in measures for part in ("val", "test")]
 
 
 def known_better(metric: str) -> str | None:

@@ -6,6 +6,7 @@ No step waits for the device except where a line is logged; on a CPU every step 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import math
 import time
 from abc import abstractmethod
@@ -37,7 +38,7 @@ class TokenTask(Scoring):
     values reported, `best` (metric, value, step) of `monitor`, `cannot`: figures that a run cannot have, with the
     reason, `notes`: how figures were computed, and `outputs`: texts worth keeping beside them, by file name.
     `averaging` makes weights to evaluate out of those that are trained. `headline` names the figures that sum a run
-    up; `data_type` and `model_type` are what the task works on.
+    up; `data_type` and `model_type` are what the task works on. `metric_names` says which figures there are, for a study to ask of.
     """
 
     monitor: ClassVar[str] = "val/nats"
@@ -75,6 +76,21 @@ class TokenTask(Scoring):
     def initialise(self) -> list[str]:
         """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
         return []
+
+    @classmethod
+    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
+        """What a run of this resolved configuration reports at its end, as patterns: * stands for what only the data know."""
+        return ("*",)
+
+    @classmethod
+    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
+        """Whether a run can report a metric; of a class that computes its figures itself and names none, every one."""
+        for owner in cls.__mro__:
+            if "metric_names" in vars(owner):
+                return any(fnmatch.fnmatchcase(metric, name) for name in cls.metric_names(config))
+            if vars(owner).keys() & {"loss_sums", "validation_metrics", "validate", "evaluate"}:
+                return True
+        return True
 
     def check_split(self, data: Any, split: str) -> None:
         """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
