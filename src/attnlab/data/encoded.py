@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, typical
-from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.cache import DataError, cache_root, kept, key_of
 from attnlab.data.module import DataModule
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, rehearsal
@@ -232,17 +230,14 @@ class EncodedData(DataModule, Generic[E]):
         if self.tokenizer_from is not None:
             return parts, Vocabulary(tokenizer_of_run(self.tokenizer_from)), fingerprint
         settings = [FORMAT, fingerprint, self._untrained.name, asdict(self._untrained)]
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        folder = cache_root(self.cache) / self.kind / f"{self.name}-{key[:16]}"
-        tokenizer = load_tokenizer(folder)
-        if tokenizer is None:
+        folder = cache_root(self.cache) / self.kind / f"{self.name}-{key_of(settings)}"
+
+        def make(scratch: Path) -> None:
             seen = parts.values() if self._untrained.sees_whole_text else [parts["train"]]
             text = "\n".join(line for part in seen for line in self.lines(part))
-            with scratch_folder(folder) as scratch, writing_to(folder):
-                self._untrained.train(text).save(scratch / "tokenizer.json")
-                publish(scratch, folder, lambda there: load_tokenizer(there) is not None)
-            tokenizer = load_tokenizer(folder)
-            assert tokenizer is not None, folder
+            self._untrained.train(text).save(scratch / "tokenizer.json")
+
+        tokenizer = kept(folder, make, lambda there: Tokenizer.load(there / "tokenizer.json"))
         return parts, Vocabulary(tokenizer), fingerprint
 
 
@@ -273,11 +268,3 @@ def tokenizer_of_run(run: str) -> Tokenizer:
             f"data.tokenizer_from={run}: there is no tokenizer.json that can be read; give the directory of a run that has one, "
             "such as runs/STUDY/CELL/seed=0"
         ) from error
-
-
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer in a folder, or None where there is none or it is damaged."""
-    try:
-        return Tokenizer.load(folder / "tokenizer.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

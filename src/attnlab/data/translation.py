@@ -5,8 +5,6 @@ Shapes: B batch, S source length, T target length.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, check_budget, typical
-from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.cache import DataError, cache_root, kept, key_of
 from attnlab.data.encoded_pairs import EncodedPairs, chosen, collate, encode_pairs
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
@@ -227,15 +225,8 @@ class TranslationData(DataModule):
         texts = self.source.read(self.cache)
         self.fingerprint = self.source.fingerprint(texts)
         settings = [FORMAT, self.fingerprint, self._untrained.name, asdict(self._untrained), self.joint]
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key[:16]}"
-        tokenizers = load_tokenizers(folder)
-        if tokenizers is None:
-            with scratch_folder(folder) as scratch, writing_to(folder):
-                self._train_tokenizers(texts, scratch)
-                publish(scratch, folder, lambda there: load_tokenizers(there) is not None)
-            tokenizers = load_tokenizers(folder)
-            assert tokenizers is not None, folder
+        folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key_of(settings)}"
+        tokenizers = kept(folder, partial(self._train_tokenizers, texts), load_tokenizers)
         self.source_vocabulary, self.vocabulary = (Vocabulary(tokenizer) for tokenizer in tokenizers)
         return texts, folder
 
@@ -252,15 +243,13 @@ class TranslationData(DataModule):
         """A split's rows, mapped from the cache. The sentences to evaluate on stay in memory; those to train on do not."""
         training = split == "train"
         read = self._training_texts if training else partial(chosen, texts)
-        kept = folder / f"{split}-{self.max_length}-{self.too_long if training else 'cut'}"
-        found = EncodedPairs.load(kept, read)
-        if found is None:
+
+        def make(scratch: Path) -> None:
             vocabularies, drop = (self.source_vocabulary, self.vocabulary), training and self.too_long == "drop"
-            with scratch_folder(kept) as scratch, writing_to(kept):
-                encode_pairs(texts, vocabularies, self.max_length, training, drop).save(scratch)
-                publish(scratch, kept, lambda there: EncodedPairs.load(there, read) is not None)
-            found = EncodedPairs.load(kept, read)
-            assert found is not None, kept
+            encode_pairs(texts, vocabularies, self.max_length, training, drop).save(scratch)
+
+        cut = self.too_long if training else "cut"
+        found = kept(folder / f"{split}-{self.max_length}-{cut}", make, partial(EncodedPairs.load, read=read))
         # Of the files as they are now: what was kept knows the pairs alone, which may be the same ones.
         found.counts = {"pairs with an empty side": texts.dropped, **found.counts}
         return found
@@ -278,9 +267,6 @@ def widths_of(vocabulary: Vocabulary, source_vocabulary: Vocabulary) -> dict[str
     return {**sizes, "marks": vocabulary.marks}
 
 
-def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer] | None:
-    """The source's and the target's tokenizer in a folder, or None where they are not there or damaged."""
-    try:
-        return Tokenizer.load(folder / "source.json"), Tokenizer.load(folder / "target.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The source's and the target's tokenizer in a folder."""
+    return Tokenizer.load(folder / "source.json"), Tokenizer.load(folder / "target.json")
