@@ -80,6 +80,7 @@ class EncodedData(DataModule, Generic[E]):
         self.name, self.max_length, self.batch_tokens = source.name, max_length, batch_tokens
         self.seed, self.cache = seed, cache
         self._splits: dict[str, E] | None = None
+        self.remarks: list[str] = []
         self._order: TokenBudgetBatches | None = None
         self._order_state: dict[str, int] | None = None
 
@@ -117,6 +118,7 @@ class EncodedData(DataModule, Generic[E]):
     def _all_splits(self) -> dict[str, E]:
         if self._splits is None:
             parts, self.vocabulary, self.fingerprint = self._prepared()
+            self.remarks = remarks_of(parts)
             splits = self.encode_parts(parts)
             if empty := [name for name, part in splits.items() if not all(map(len, part.rows))]:
                 raise DataError(
@@ -174,14 +176,17 @@ class EncodedData(DataModule, Generic[E]):
             "train_tokens": self.train_tokens,
             self.examples: {name: part.num_examples for name, part in splits.items()},
             "left_out": {name: part.counts for name, part in splits.items()},
+            **({"remarks": self.remarks} if self.remarks else {}),
         }
 
     def describe(self) -> str:
-        """Examples of every split, vocabulary, and what was cut."""
+        """Examples of every split, vocabulary, what was cut, and what was decided in reading them."""
         facts = self.facts()
         sizes = ", ".join(f"{name} {count:,}" for name, count in facts[self.examples].items())
         left_out = {f"{what} in {split}": n for split, c in facts["left_out"].items() for what, n in c.items() if n}
-        notes = "".join(f"; {what}: {count:,}" for what, count in left_out.items())
+        notes = "".join(
+            [*(f"; {what}: {count:,}" for what, count in left_out.items()), *(f"; {r}" for r in self.remarks)]
+        )
         told = "".join(f"{particular}; " for particular in self.particulars())
         return f"{self.name}: {self.examples} {sizes}; {told}vocabulary {facts['vocabulary_size']:,}{notes}"
 
@@ -256,6 +261,11 @@ def collate_rows(part: Encoded, rows_B: np.ndarray, filler: int, **also: np.ndar
     is_token_BT = np.arange(tokens_BT.shape[1]) < np.array([[len(row)] for row in rows])
     batch = {"tokens": tokens_BT, "is_token": is_token_BT, "ids": rows_B.astype(np.int64), **also}
     return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def remarks_of(parts: dict[str, Any]) -> list[str]:
+    """What was decided in reading parts that a reader should know."""
+    return [remark for part in parts.values() for remark in getattr(part, "remarks", ())]
 
 
 def tokenizer_of_run(run: str) -> Tokenizer:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError, cache_root
 from attnlab.data.fetch import download, wheel_member
+from attnlab.data.values import is_missing, text_of
 
 
 class Source:
@@ -136,7 +137,8 @@ class HubText(Source):
                 raise DataError(
                     f"data.source.column={self.column} is no column of {self.path}; accepted: {', '.join(rows.column_names)}"
                 )
-            self._text = "\n".join(str(row) for row in rows[self.column] if row is not None)
+            place = f"a row of data.source.column={self.column} of {self.path}"
+            self._text = "\n".join(text_of(row, place) for row in rows[self.column] if not is_missing(row))
             if not self._text.strip():
                 raise DataError(f"column {self.column} of {self.path} ({self.split}) holds no text; choose another")
         return self._text

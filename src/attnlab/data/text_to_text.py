@@ -82,6 +82,7 @@ class Mixture(PairSource):
                 [source for _, pairs in parts for source in pairs.sources],
                 [target for _, pairs in parts for target in pairs.targets],
                 sum(pairs.dropped for _, pairs in parts),
+                tuple(f"{name}: {remark}" for name, pairs in parts for remark in pairs.remarks),
             )
         return mixed
 
@@ -108,7 +109,7 @@ class Mixture(PairSource):
             # The same ones for every seed of a run: they are part of the data.
             chosen = np.random.Generator(np.random.Philox(0)).permutation(len(sources))[:more]
             rows = np.concatenate([np.tile(rows, whole), np.sort(chosen)])
-        return Pairs([sources[row] for row in rows], [pairs.targets[row] for row in rows], pairs.dropped)
+        return Pairs([sources[row] for row in rows], [pairs.targets[row] for row in rows], pairs.dropped, pairs.remarks)
 
 
 class TextToTextData(TranslationData):

@@ -16,6 +16,7 @@ import torch
 
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, check_budget, typical
 from attnlab.data.cache import DataError, cache_root, kept, key_of
+from attnlab.data.encoded import remarks_of
 from attnlab.data.encoded_pairs import EncodedPairs, chosen, collate, encode_pairs
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
@@ -61,6 +62,7 @@ class TranslationData(DataModule):
         for name in ("end", "target_start"):
             rehearsal(tokenizer).marks.need(name)
         self._splits: dict[str, EncodedPairs] | None = None
+        self.remarks: list[str] = []
         self._order: TokenBudgetBatches | None = None
         self._order_state: dict[str, int] | None = None
 
@@ -92,6 +94,7 @@ class TranslationData(DataModule):
     def _all_splits(self) -> dict[str, EncodedPairs]:
         if self._splits is None:
             texts, folder = self._prepared()
+            self.remarks = remarks_of(texts)
             self._splits = {split: self._rows(split, pairs, folder) for split, pairs in texts.items()}
         return self._splits
 
@@ -137,6 +140,7 @@ class TranslationData(DataModule):
             "train_tokens": self.train_tokens,
             "pairs": {name: len(split.sources) for name, split in self._splits.items()},
             "left_out": {name: split.counts for name, split in self._splits.items()},
+            **({"remarks": self.remarks} if self.remarks else {}),
         }
 
     def describe(self) -> str:
@@ -147,7 +151,9 @@ class TranslationData(DataModule):
         if not self.joint:
             size = f"{facts['source_vocabulary_size']:,} and {size}"
         left_out = {f"{what} in {split}": n for split, c in facts["left_out"].items() for what, n in c.items() if n}
-        notes = "".join(f"; {what}: {count:,}" for what, count in left_out.items())
+        notes = "".join(
+            [*(f"; {what}: {count:,}" for what, count in left_out.items()), *(f"; {r}" for r in self.remarks)]
+        )
         return f"{self.name} {self.source.pair}: pairs {pairs}; vocabulary {size}{notes}"
 
     # --- texts
