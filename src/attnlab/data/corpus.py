@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from attnlab.data.cache import DataError, cache_root, kept, key_of
+from attnlab.data.scripts import words_of
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
 
@@ -100,7 +101,7 @@ def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fing
             np.save(folder / f"{name}_starts.npy", bytes_before(text, np.maximum.accumulate(places_N2[:, 0])))
             (folder / f"{name}.txt").write_bytes(text.encode())
         np.save(folder / f"{name}.npy", tokens)
-        counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(text.split())}
+        counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(words_of(text))}
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "parts": counts}))
 
 

@@ -137,6 +137,10 @@ class TextToTextData(TranslationData):
             mixture, tokenizer, "text-text", True, batch_tokens, max_length, too_long, seed=seed, cache=cache
         )
 
+    def target_languages(self) -> tuple[str, ...]:
+        """Of each task."""
+        return tuple(task.source.target_language for task in self.source.tasks.values())
+
     def tasks_of(self, split: str) -> list[str]:
         """The name of the task of each example of a split, by id."""
         places = self.split(split).places

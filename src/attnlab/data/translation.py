@@ -166,6 +166,15 @@ class TranslationData(DataModule):
         """The target sentences of a split, by id."""
         return self.split(split).texts.targets
 
+    def target_languages(self) -> tuple[str, ...]:
+        """The language of the targets, as the pair has it."""
+        return (self.source.target_language,)
+
+    def source_lengths(self, split: str) -> list[int]:
+        """The tokens of the source of each pair of a split, by id, without marks."""
+        lengths_N = self.split(split).lengths[:, 0] - num_marks(self.source_vocabulary.marks.source)
+        return lengths_N.tolist()  # type: ignore[no-any-return]
+
     def decode_target(self, tokens: Sequence[int]) -> str:
         """The text of target tokens, up to the first end mark, as one line."""
         return self.vocabulary.decode(tokens).replace("\n", " ").strip()
