@@ -193,7 +193,10 @@ def test_columns_are_found_by_their_names(tmp_path):
         TSV(folder, header=True, text="b", label="d").read()
 
 
-@pytest.mark.parametrize("test", [["index\tsentence", "0\tgood", "1\tso-so"], ["good", "so-so"], None])
+@pytest.mark.parametrize(
+    "test",
+    [["index\tsentence", "0\tgood", "1\tso-so"], ["good", "so-so"], ["a b\t-1", "c d\t-1"], ["a b\t", "c d\t"], None],
+)
 def test_gluess_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, test):
     train = [f"text {i}\t{i % 2}" for i in range(200)]
     files = {"train": ["sentence\tlabel", *train], "dev": ["sentence\tlabel", *ROWS]} | ({"test": test} if test else {})
@@ -203,7 +206,7 @@ def test_gluess_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, te
     assert len(parts["train"].texts) + len(parts["validation"].texts) == 200
     assert len(parts["validation"].texts) > 5
     lacks = "test.tsv has no classes" if test else "there is no test.tsv"
-    said = f"{lacks}: the test part is dev.tsv, and a tenth of train.tsv is validated on"
+    said = f"{lacks}: the test part is dev.tsv, and a tenth of the training part is validated on"
     assert said in data(folder).describe()
     (folder / "dev.tsv").unlink()
     with pytest.raises(DataError, match=r"there is no dev.tsv to test on instead|holds no test.tsv, and no dev.tsv"):
@@ -298,6 +301,22 @@ def named_set(folder, rows):
     for split in ("train", "test"):
         pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
     return HubLabelled(str(folder), validation=None)
+
+
+def test_a_hub_set_that_hides_the_classes_of_its_test_is_tested_on_validation(tmp_path):
+    named_set(tmp_path / "set", [("a", -1), ("b", -1)])
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(100)]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for split in ("train", "validation"):
+        made = datasets.Dataset.from_list(rows if split == "train" else rows[:3], features=features)
+        made.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    parts = HubLabelled(str(tmp_path / "set")).read(tmp_path / "cache")
+    assert (parts["test"].texts, parts["test"].labels) == (["text 0", "text 1", "text 2"], ["no", "yes", "no"])
+    assert len(parts["train"].texts) + len(parts["validation"].texts) == 100
+    said = "test has no classes: the test part is validation, and a tenth of the training part is validated on"
+    assert parts["train"].remarks == (said,)
+    with pytest.raises(DataError, match=r"has no classes in its split test; set data.source.test to one with"):
+        HubLabelled(str(tmp_path / "set"), validation=None).read(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("number", [-1, 2, None])

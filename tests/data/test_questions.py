@@ -68,6 +68,19 @@ def test_a_folder_with_and_without_a_test(tmp_path):
     assert len(parts["train"]) == 200
 
 
+def test_a_test_file_whose_answers_are_hidden_is_named(tmp_path):
+    squad(tmp_path / "train.json", [f"text number {i}" for i in range(10)])
+    squad(tmp_path / "dev.json", ["other text"])
+    path = squad(tmp_path / "test.json", ["third text"], answers=[])
+    content = json.loads(path.read_text())
+    content["data"][0]["paragraphs"][0]["qas"][0]["answers"] = []
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"no question of .*test\.json has an answer; leave it out: the dev file is the test"
+    ):
+        SQuADFiles(tmp_path).read()
+
+
 def test_a_test_file_without_questions_is_a_test_without_questions(tmp_path):
     squad(tmp_path / "train.json", [f"text number {i}" for i in range(100)])
     (tmp_path / "test.json").write_text('{"data": []}')

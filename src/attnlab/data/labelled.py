@@ -17,6 +17,7 @@ from attnlab.data.sources import Source, existing, load_hub
 from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, read_table
 from attnlab.data.values import class_of, is_missing, text_of
 
+HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
 WHITE = re.compile(r"[ \t\r\n]+")  # other white space is part of a text
 
 
@@ -126,9 +127,11 @@ class TSV(LabelledSource):
                 usual = tuple(
                     table.first[place].strip().lower() for place in (columns[split].text, columns[split].label or 0)
                 )
-        has_classes = "test" in tables and columns["test"].label is not None
+        has_classes = "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"])
         given = {s: self._part(tables[s], headers[s], columns[s]) for s in tables if s != "test" or has_classes}
-        return self._parts(given, tables, self._about_headers(tables, headers, columns["train"]))
+        remarks = self._about_headers(tables, headers, columns["train"])
+        given["train"] = replace(given["train"], remarks=tuple(remarks))
+        return self._parts(given, tables)
 
     def _tables(self) -> dict[str, Table]:
         """What files there are, by split."""
@@ -143,20 +146,22 @@ class TSV(LabelledSource):
             raise DataError(f"data.path={self.path} holds no {missing}; give a folder with train.tsv and test.tsv")
         return found
 
-    def _parts(self, given: dict[str, Labelled], tables: dict[str, Table], remarks: list[str]) -> dict[str, Labelled]:
+    def _has_classes(self, table: Table, header: bool, columns: Columns) -> bool:
+        """Whether a file to test on says the classes."""
+        place = columns.label
+        return place is not None and not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place])
+
+    def _parts(self, given: dict[str, Labelled], tables: dict[str, Table]) -> dict[str, Labelled]:
         """Training, validation and test, of which files may give two."""
-        if "test" not in given:
-            if "validation" not in given:
-                raise DataError(
-                    f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them with classes"
-                )
-            lacks = "test.tsv has no classes" if "test" in tables else "there is no test.tsv"
-            dev = tables["validation"].path.name
-            remarks.append(f"{lacks}: the test part is {dev}, and a tenth of train.tsv is validated on")
-            given = {"train": given["train"], "test": given["validation"]}
-        train = replace(given["train"], remarks=tuple(remarks))
-        first = {"train": train, "validation": given["validation"]} if "validation" in given else cut_validation(train)
-        return {**first, "test": given["test"]}
+        if "test" in given:
+            rest = {split: part for split, part in given.items() if split != "train"}
+            return (given if "validation" in given else cut_validation(given["train"])) | rest
+        if "validation" not in given:
+            raise DataError(
+                f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them with classes"
+            )
+        lacks = "test.tsv has no classes" if "test" in tables else "there is no test.tsv"
+        return tested_on_validation(given["train"], given["validation"], lacks, tables["validation"].path.name)
 
     def _about_headers(self, tables: dict[str, Table], headers: dict[str, bool], columns: Columns) -> list[str]:
         """What was decided of the files' first lines, where nobody said it."""
@@ -210,18 +215,26 @@ class HubLabelled(LabelledSource):
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
         """Its splits; without one to validate on, a tenth of the training part serves."""
-        parts = {name: self._part(split, cache) for name, split in (("train", "train"), ("test", self.test))}
-        if self.validation is None:
-            return {**cut_validation(parts["train"]), "test": parts["test"]}
-        return {"train": parts["train"], "validation": self._part(self.validation, cache), "test": parts["test"]}
+        train, test = self._part(self._rows("train", cache), "train"), self._rows(self.test, cache)
+        named = self.validation
+        validation = None if named is None else self._part(self._rows(named, cache), named)
+        if not are_hidden(test[self.label]):
+            first = cut_validation(train) if validation is None else {"train": train, "validation": validation}
+            return {**first, "test": self._part(test, self.test)}
+        if validation is None:
+            raise DataError(f"{self.path} has no classes in its split {self.test}; set data.source.test to one with")
+        return tested_on_validation(train, validation, f"{self.test} has no classes", str(named))
 
-    def _part(self, split: str, cache: str | Path | None) -> Labelled:
+    def _rows(self, split: str, cache: str | Path | None) -> Any:
         rows = load_hub(self.path, self.config, split, self.revision, cache)
         for column in (self.text, self.label):
             if column not in rows.column_names:
                 raise DataError(
                     f"{self.path} has no column {column!r} (data.source.text, data.source.label); accepted: {', '.join(rows.column_names)}"
                 )
+        return rows
+
+    def _part(self, rows: Any, split: str) -> Labelled:
         names: Any = getattr(rows.features[self.label], "names", None)
         both = list(zip(rows[self.text], rows[self.label], strict=True))
         kept = [
@@ -279,6 +292,17 @@ class UnlabelledText(Source):
 
 
 LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (ReutersR8, Newsgroups, SST2, TSV, HubLabelled)}
+
+
+def are_hidden(labels: Sequence[Any]) -> bool:
+    """Whether these stand for classes that nobody is to know, as those of parts to test on often are."""
+    return bool(labels) and all(is_missing(label) or str(label).strip().lower() in HIDDEN for label in labels)
+
+
+def tested_on_validation(train: Labelled, validation: Labelled, lacks: str, name: str) -> dict[str, Labelled]:
+    """The parts where there is none to test on: `lacks` says why, and `name` what is tested on instead."""
+    remark = f"{lacks}: the test part is {name}, and a tenth of the training part is validated on"
+    return {**cut_validation(replace(train, remarks=(*train.remarks, remark))), "test": validation}
 
 
 def labelled(rows: Sequence[tuple[str, str]], given: int) -> Labelled:

@@ -78,6 +78,10 @@ class SQuADFiles(QuestionSource):
                 f"data.path={self.path} holds no {'dev*.json' if 'train' in found else 'train*.json'}; give a folder with train*.json and "
                 "dev*.json (or valid*.json, test*.json), or one JSON file"
             )
+        if "test" in found and hides_answers(found["test"], found["train"]):
+            raise DataError(
+                f"no question of {files['test']} has an answer; leave it out: the dev file is the test part then"
+            )
         return (
             found
             if len(found) == 3
@@ -220,6 +224,11 @@ def listed(answers: Any) -> list[dict[str, Any]]:
             f"answers have {len(texts)} texts and {len(starts)} answer_start; accepted: one of each for an answer"
         )
     return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
+def hides_answers(test: Sequence[Question], train: Sequence[Question]) -> bool:
+    """Whether a part has no answers though another has: these are not to be known, and not that there are none."""
+    return bool(test) and not any(q.answers for q in test) and any(q.answers for q in train)
 
 
 def checked(questions: list[Question], place: str) -> list[Question]:
