@@ -22,8 +22,9 @@ def tokenizer_for(language: str) -> str:
 
 
 def tokenizer_in(signature: str) -> str:
-    """The tokenizer that a signature of sacreBLEU names."""
-    return dict(part.partition(":")[::2] for part in signature.split("|")).get("tok", DEFAULT)
+    """The tokenizer that a signature of sacreBLEU names, without the versions of what it cuts by (ja-mecab-0.996-IPA)."""
+    named = dict(part.partition(":")[::2] for part in signature.split("|")).get("tok", DEFAULT)
+    return next((name for name in TOKENIZERS.values() if named.startswith(f"{name}-")), named)
 
 
 def check_tokenizer(name: str) -> None:
@@ -40,6 +41,7 @@ def metrics(tokenize: str = DEFAULT) -> dict[str, Any]:
     """sacreBLEU's BLEU and chrF. Raises ValueError where what the tokenizer needs is not installed."""
     import sacrebleu
 
+    check_tokenizer(tokenize)
     try:
         return {"bleu": sacrebleu.BLEU(tokenize=tokenize), "chrf": sacrebleu.CHRF()}
     except (RuntimeError, ImportError, OSError) as error:
