@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 DIGESTS = "digests.json"
 MAKING, LOCK = ".making-", ".lock"
-ATTEMPTS = 3  # at putting a folder in place while other processes do the same
+ATTEMPTS = 8  # at putting a folder in place while other processes do the same
 MINUTE, WEEK = 60, 7 * 24 * 3600
 SETTLED = 2  # seconds after which a file's times tell a later change from an earlier one
 ABSENT = "is not there"
@@ -51,8 +51,13 @@ def kept(folder: Path, make: Callable[[Path], object], read: Callable[[Path], T]
     for _ in range(ATTEMPTS):
         with reading_from(folder):
             if (problem := problem_of(folder)) is None:
-                with contextlib.suppress(FileNotFoundError):  # another process puts its own in place at this moment
+                try:
                     return read(folder)
+                except FileNotFoundError:  # another process puts its own in place at this moment
+                    continue
+                except Exception:  # damaged since it was looked at?
+                    if (problem := problem_of(folder)) is None:
+                        raise
         say_damaged(folder, problem)
         with scratch_folder(folder) as scratch, writing_to(folder):
             make(scratch)
@@ -178,13 +183,13 @@ def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
 
     What is damaged is moved aside first: who has it open keeps it.
     """
-    aside = target.with_name(f"{MAKING}{uuid.uuid4().hex}")
     for _ in range(ATTEMPTS):
         with contextlib.suppress(OSError):
             os.rename(made, target)
             return
         if is_whole(target):
             return
+        aside = target.with_name(f"{MAKING}{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(target, aside)
             remove(aside)
