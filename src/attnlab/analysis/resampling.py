@@ -22,7 +22,10 @@ NAMES = {"val": "validation"}
 
 @dataclass(frozen=True)
 class _Texts:
-    """What a run translated, with the references, and what cut them into BLEU's words; `problem`: why they cannot be compared, or None."""
+    """
+    What a run translated, with the references, and what cut them into BLEU's words; `problem`: why they cannot be
+    compared, or None.
+    """
 
     translations: list[str]
     references: list[str]
@@ -49,8 +52,8 @@ def with_resampled_sentences(comparison: Comparison, resamples: int = RESAMPLES)
     """The comparison with `sentences` computed: a few seconds for every run, most of them for chrF.
 
     Raises:
-        ValueError: the study has no baseline to hold translations against, or no run with translations, or the tokenizer that its BLEU
-            was computed with cannot be loaded.
+        ValueError: the study has no baseline to hold translations against, or no run with translations, or the
+            tokenizer that its BLEU was computed with cannot be loaded.
     """
     metric, baseline = comparison.metric, comparison.baseline
     if metric is None or baseline is None:

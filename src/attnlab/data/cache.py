@@ -1,4 +1,7 @@
-"""The cache folder: what is fetched or prepared once lies there whole or not at all, and is looked at before it is used again."""
+"""
+The cache folder: what is fetched or prepared once lies there whole or not at all, and is looked at before it is used
+again.
+"""
 
 import contextlib
 import fcntl
@@ -37,16 +40,20 @@ def cache_root(cache: str | Path | None = None) -> Path:
 
 
 def key_of(settings: list[Any]) -> str:
-    """The part of a folder's name that tells what was prepared with these settings from what was prepared with others."""
+    """
+    The part of a folder's name that tells what was prepared with these settings from what was prepared with others.
+    """
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def kept(folder: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
     """
-    What `read` finds in a folder of the cache; `make` fills one that is not there, and one that is damaged anew, which is said.
+    What `read` finds in a folder of the cache; `make` fills one that is not there, and one that is damaged anew,
+    which is said.
 
-    A folder holds the digest of each of its files. Several processes may ask for the same one at once. Raises DataError where the
-    cache cannot be read or written: only a folder that is certain to be absent or damaged is made anew.
+    A folder holds the digest of each of its files. Several processes may ask for the same one at once. Raises
+    DataError where the cache cannot be read or written: only a folder that is certain to be absent or damaged is made
+    anew.
     """
     for _ in range(ATTEMPTS):
         with reading_from(folder):
@@ -75,7 +82,10 @@ def write_digests(folder: Path) -> None:
 
 
 def problem_of(folder: Path) -> str | None:
-    """What is wrong with a folder that `kept` made, in words; None where all of its files are as they were made. Raises OSError."""
+    """
+    What is wrong with a folder that `kept` made, in words; None where all of its files are as they were made. Raises
+    OSError.
+    """
     try:
         digests = json.loads((folder / DIGESTS).read_bytes())["sha256"].items()
     except (FileNotFoundError, NotADirectoryError):
@@ -129,13 +139,16 @@ def writing_to(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading_from(path: Path) -> Iterator[None]:
-    """Turns what keeps `path` from being read (no right, too many open files, too little memory) into a DataError that names it."""
+    """
+    Turns what keeps `path` from being read (no right, too many open files, too little memory) into a DataError that
+    names it.
+    """
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot read {path}: {error.strerror or error}; nothing says that it is damaged, so it is left as it is: mend the "
-            "reason, or name another cache with the environment variable ATTNLAB_CACHE"
+            f"cannot read {path}: {error.strerror or error}; nothing says that it is damaged, so it is left as it is: "
+            "mend the reason, or name another cache with the environment variable ATTNLAB_CACHE"
         ) from error
 
 
@@ -159,7 +172,10 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Removes what killed processes left in a folder of the cache: what nobody holds the lock of, or has touched for a week."""
+    """
+    Removes what killed processes left in a folder of the cache: what nobody holds the lock of, or has touched for a
+    week.
+    """
     for folder in parent.glob(f"{MAKING}*"):
         with contextlib.suppress(OSError):
             age = time.time() - max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
@@ -179,7 +195,8 @@ def is_abandoned(folder: Path) -> bool:
 
 def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
     """
-    Renames a finished file, or a scratch folder, into place in one step; where another process was first, its equal work stays.
+    Renames a finished file, or a scratch folder, into place in one step; where another process was first, its equal
+    work stays.
 
     What is damaged is moved aside first: who has it open keeps it.
     """

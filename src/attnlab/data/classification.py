@@ -108,8 +108,8 @@ def classes_of(labels: Mapping[str, Sequence[str]], name: str) -> tuple[list[str
     """
     The classes of the training part, sorted, then those that only other parts have; and what is to be said of these.
 
-    labels: of each split. Nothing trains the outputs of classes that training has no example of, so their examples count as missed.
-    Raises DataError for a training part of fewer than two classes.
+    labels: of each split. Nothing trains the outputs of classes that training has no example of, so their examples
+    count as missed. Raises DataError for a training part of fewer than two classes.
     """
     classes = sorted(set(labels["train"]))
     if len(classes) < 2:

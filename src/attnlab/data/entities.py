@@ -21,7 +21,10 @@ ACCEPTED = "O, or B-, I-, E- or S- and a type, such as B-person, or B, I, E or S
 
 @dataclass(frozen=True)
 class Tagged:
-    """Sentences as words, with a tag a word in IOB2; `dropped` sentences had no word. remarks: what a reader should know of the reading."""
+    """
+    Sentences as words, with a tag a word in IOB2; `dropped` sentences had no word. remarks: what a reader should know
+    of the reading.
+    """
 
     words: list[list[str]]
     tags: list[list[str]]
@@ -55,12 +58,13 @@ class TaggedSource:
 
 class CoNLL(TaggedSource):
     """
-    Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty line after a sentence.
-    Other white space than these is part of a word. Before a sentence there may be comments: lines that begin with # and are no tagged word.
+    Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty
+    line after a sentence. Other white space than these is part of a word. Before a sentence there may be comments:
+    lines that begin with # and are no tagged word.
 
-    The files are train, dev (or validation, valid) and test with the ending .conll, .txt or .tsv. token_column and tag_column: from 0,
-    or from -1 backwards. Tags in IOB1, IOB2 or BIOES, with types or without, become IOB2 (see entities_of). Lines of -DOCSTART- are left out. Raises DataError that
-    names file and line.
+    The files are train, dev (or validation, valid) and test with the ending .conll, .txt or .tsv. token_column and
+    tag_column: from 0, or from -1 backwards. Tags in IOB1, IOB2 or BIOES, with types or without, become IOB2 (see
+    entities_of). Lines of -DOCSTART- are left out. Raises DataError that names file and line.
     """
 
     name = "conll"
@@ -112,7 +116,10 @@ class CoNLL(TaggedSource):
         return Tagged([words for words, _ in kept], [iob2(tags) for _, tags in kept], remarks=remarks)
 
     def _is_comment(self, columns: Sequence[str], width: int) -> bool:
-        """Whether a line before a sentence is none of its words: # may begin a word too, which has as many columns as others and a tag."""
+        """
+        Whether a line before a sentence is none of its words: # may begin a word too, which has as many columns as
+        others and a tag.
+        """
         if not columns[0].startswith("#") or (len(columns) == 1 and columns[0] != "#"):
             return False
         return len(columns) != width or not is_tag(columns[self.tag_column])

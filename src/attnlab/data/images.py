@@ -28,7 +28,10 @@ LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
 
 @dataclass(frozen=True)
 class Images:
-    """Pixels (N, C, Y, X) in uint8 and the class of each image. remarks: what a reader should know of where they come from."""
+    """
+    Pixels (N, C, Y, X) in uint8 and the class of each image. remarks: what a reader should know of where they come
+    from.
+    """
 
     pixels: np.ndarray
     labels: list[str]
@@ -207,11 +210,13 @@ class ImageFolder(ImageSource):
         if "train" not in found or len(found) == 1:
             missing = "train" if "train" not in found else "test"
             raise DataError(
-                f"data.path={self.path} holds {', '.join(folder.name for folder in found.values())} and no folder {missing}; give both, or classes alone"
+                f"data.path={self.path} holds {', '.join(folder.name for folder in found.values())} and no folder "
+                f"{missing}; give both, or classes alone"
             )
         parts = {split: self._part(folder) for split, folder in sorted(found.items())}
         if "test" not in parts:
-            remark = f"there is no folder test: the test part is {found['validation'].name}, and training images serve to validate on"
+            name = found["validation"].name
+            remark = f"there is no folder test: the test part is {name}, and training images serve to validate on"
             parts = {"test": replace(parts["validation"], remarks=(remark,)), "train": parts["train"]}
         return parts
 

@@ -23,7 +23,10 @@ WHITE = re.compile(r"[ \t\r\n]+")  # other white space is part of a text
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts and their classes; `dropped` lines held no text. remarks: what was decided in reading them that a reader should know."""
+    """
+    Texts and their classes; `dropped` lines held no text. remarks: what was decided in reading them that a reader
+    should know.
+    """
 
     texts: list[str]
     labels: list[str]
@@ -99,9 +102,10 @@ class TSV(LabelledSource):
     """
     Tab-separated files train.tsv, dev.tsv (or validation.tsv) and test.tsv in a folder: a text and its class a line.
 
-    header: whether line 1 of a file names its columns; None: as the lines show. text and label: the columns' names, where there are
-    others or they have unusual ones. Without a file to validate on, a tenth of the training part serves; where the test file has
-    no classes, or is not there, dev.tsv is the test part. Raises DataError for a line of another form.
+    header: whether line 1 of a file names its columns; None: as the lines show. text and label: the columns' names,
+    where there are others or they have unusual ones. Without a file to validate on, a tenth of the training part
+    serves; where the test file has no classes, or is not there, dev.tsv is the test part. Raises DataError for a line
+    of another form.
     """
 
     name = "tsv"
@@ -158,7 +162,8 @@ class TSV(LabelledSource):
             return (given if "validation" in given else cut_validation(given["train"])) | rest
         if "validation" not in given:
             raise DataError(
-                f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them with classes"
+                f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them "
+                "with classes"
             )
         lacks = "test.tsv has no classes" if "test" in tables else "there is no test.tsv"
         return tested_on_validation(given["train"], given["validation"], lacks, tables["validation"].path.name)

@@ -21,7 +21,10 @@ from attnlab.data.values import is_missing, text_of
 
 @dataclass(frozen=True)
 class Pairs:
-    """Aligned sentences; `dropped` pairs had an empty side. remarks: what was decided in reading them that a reader should know."""
+    """
+    Aligned sentences; `dropped` pairs had an empty side. remarks: what was decided in reading them that a reader
+    should know.
+    """
 
     sources: list[str]
     targets: list[str]
@@ -339,8 +342,8 @@ def read_tabbed(path: Path, pair: str) -> Pairs:
     """
     One file with a source, a tab and a target on each line.
 
-    A line 1 of the pair's languages, or of words such as source and target, names the columns, in either order. Raises DataError for
-    a line of another form.
+    A line 1 of the pair's languages, or of words such as source and target, names the columns, in either order.
+    Raises DataError for a line of another form.
     """
     sources, targets = [], []
     lines = read_lines(path)

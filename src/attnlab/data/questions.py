@@ -192,8 +192,8 @@ def question_of(asked: Mapping[str, Any], context: Any, answers: Sequence[Mappin
     """
     The question of untyped fields, of which each is read for what it says.
 
-    Raises DataError for one that says nothing that it can be read as, and for a question that is said to have no answer and has one, or
-    the other way round.
+    Raises DataError for one that says nothing that it can be read as, and for a question that is said to have no
+    answer and has one, or the other way round.
     """
     name = text_of(asked["id"], f"the id of a question of {place}")
     where = f"the question {name!r} of {place}"

@@ -1,4 +1,7 @@
-"""Scripts that put no white space between words: where words are counted or compared, each of their characters stands for one."""
+"""
+Scripts that put no white space between words: where words are counted or compared, each of their characters stands
+for one.
+"""
 
 import re
 
@@ -10,5 +13,7 @@ UNSPACED = re.compile(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: what stands between white space, and each character of a script that puts none between words."""
+    """
+    The words of a text: what stands between white space, and each character of a script that puts none between words.
+    """
     return UNSPACED.sub(r" \g<0> ", text).split() if UNSPACED.search(text) else text.split()

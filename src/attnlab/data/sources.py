@@ -195,7 +195,10 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
 
 
 def drop_damaged(tables: Iterable[Path]) -> bool:
-    """Removes those of the library's folders whose files are not as they were when they were made, and says so; whether there was one."""
+    """
+    Removes those of the library's folders whose files are not as they were when they were made, and says so; whether
+    there was one.
+    """
     damaged = {table: problem for table in tables if (table / DIGESTS).exists() and (problem := problem_of(table))}
     for table, problem in damaged.items():
         say_damaged(table, problem)

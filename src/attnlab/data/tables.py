@@ -1,4 +1,7 @@
-"""Tab-separated tables of labelled texts: whether line 1 names the columns, and which columns hold the texts and their classes."""
+"""
+Tab-separated tables of labelled texts: whether line 1 names the columns, and which columns hold the texts and their
+classes.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def names_of(columns: Sequence[str]) -> list[str]:
 
 
 def has_names(columns: Sequence[str]) -> bool:
-    """Whether columns are called by these words: a text's and a class's are among them, or there are no others than such."""
+    """
+    Whether columns are called by these words: a text's and a class's are among them, or there are no others than
+    such.
+    """
     names = set(names_of(columns))
     texts, labels = names & set(TEXTS), names & set(LABELS)
     return bool(texts and labels) or bool((texts or labels) and names <= {*TEXTS, *LABELS, *NUMBERS})
@@ -61,8 +67,8 @@ def looks_like_header(columns: Sequence[str], classes: set[str]) -> bool | None:
     """
     Whether the columns of a line 1 are a header; None where they may be either.
 
-    They are an example where their class is one of those of other lines, and a header where they have the usual names, or where they
-    have a word for what all others have a number for.
+    They are an example where their class is one of those of other lines, and a header where they have the usual
+    names, or where they have a word for what all others have a number for.
     """
     given = columns[1].strip() if len(columns) == 2 else ""
     if has_names(columns):
@@ -80,8 +86,8 @@ def is_number(text: str) -> bool:
 
 def headers_of(tables: Mapping[str, Table], asked: bool | None) -> dict[str, bool]:
     """
-    Of each file, by split, whether its line 1 is a header: as asked, or as its lines show; an unclear one is where it shares a name
-    with the training part's.
+    Of each file, by split, whether its line 1 is a header: as asked, or as its lines show; an unclear one is where it
+    shares a name with the training part's.
 
     Raises DataError where that is unclear too, and where the lines contradict what was asked.
     """
@@ -99,8 +105,8 @@ def headers_of(tables: Mapping[str, Table], asked: bool | None) -> dict[str, boo
         found["train"] = any(table.first == train.first for split, table in tables.items() if split != "train")
         if not found["train"]:
             raise DataError(
-                f"line 1 of {train.path} may be a header or an example ({' | '.join(train.first)[:80]}): no other line has the class "
-                f"{train.first[1].strip()!r}; set data.source.header=true or false"
+                f"line 1 of {train.path} may be a header or an example ({' | '.join(train.first)[:80]}): no other line "
+                f"has the class {train.first[1].strip()!r}; set data.source.header=true or false"
             )
     names = set(names_of(train.first)) if found["train"] else set()
     return {
@@ -124,7 +130,8 @@ def columns_of(
     """
     Where a file's texts and classes stand: by the names asked for, else by usual ones, else a text and a class.
 
-    usual: names that come before those that tables usually have. labelled: whether there have to be classes. Raises DataError.
+    usual: names that come before those that tables usually have. labelled: whether there have to be classes. Raises
+    DataError.
     """
     if not header:
         if any(asked):
@@ -139,7 +146,8 @@ def columns_of(
     if text is None or (labelled and label is None):
         missing, what = ("text", "texts") if text is None else ("label", "classes")
         raise DataError(
-            f"line 1 of {table.path} names the columns {', '.join(table.first)}; set data.source.{missing} to the one of the {what}"
+            f"line 1 of {table.path} names the columns {', '.join(table.first)}; set data.source.{missing} to the one of "
+            f"the {what}"
         )
     return Columns(text, label, len(names))
 

@@ -152,7 +152,10 @@ def groups_within(lengths: Sequence[int], room: int) -> list[range]:
 
 
 def types_of(texts: dict[str, Tagged], name: str) -> tuple[list[str], list[str]]:
-    """The training part's types of entity, then those of other parts alone, and what is to be said of these. Raises DataError for none."""
+    """
+    The training part's types of entity, then those of other parts alone, and what is to be said of these. Raises
+    DataError for none.
+    """
     found = {
         split: [entity.type for tags in part.tags for entity in entities_of(tags)] for split, part in texts.items()
     }

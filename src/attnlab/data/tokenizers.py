@@ -54,7 +54,10 @@ class Tokenizer:
         return np.arange(self.vocabulary_size)
 
     def begins_word(self) -> np.ndarray:
-        """Of each token (V,), whether a word begins with it: its text begins with white space, or is of a script without any."""
+        """
+        Of each token (V,), whether a word begins with it: its text begins with white space, or is of a script without
+        any.
+        """
         texts = (self.decode([token]) for token in range(self.vocabulary_size))
         return np.array([text[:1].isspace() or bool(UNSPACED.match(text)) for text in texts])
 
@@ -291,7 +294,10 @@ def smallest_type(vocabulary_size: int) -> type[np.unsignedinteger]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cuts a long text before a blank or a line's end between two letters, where GPT-2's words are cut anyway: the tokens stay the same."""
+    """
+    Cuts a long text before a blank or a line's end between two letters, where GPT-2's words are cut anyway: the
+    tokens stay the same.
+    """
     start = 0
     while len(text) - start > PIECE:
         end = start + PIECE

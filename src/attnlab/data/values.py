@@ -1,4 +1,6 @@
-"""Values of files and tables that nobody typed, read for what they say: texts, classes, whole numbers, true or false."""
+"""
+Values of files and tables that nobody typed, read for what they say: texts, classes, whole numbers, true or false.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def is_missing(value: Any) -> bool:
 
 
 def text_of(value: Any, place: str) -> str:
-    """A text; of a whole number, its digits. Raises DataError for anything else, with the words that say where it stands."""
+    """
+    A text; of a whole number, its digits. Raises DataError for anything else, with the words that say where it
+    stands.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -50,7 +55,8 @@ def class_of(given: Any, names: Sequence[str] | None, place: str) -> str:
     """
     The name of a class: that of its number where numbers have names, else what is given.
 
-    A column of whole numbers that lacks one became one of floats somewhere, so 1.0 is the class 1. Raises DataError for what has none.
+    A column of whole numbers that lacks one became one of floats somewhere, so 1.0 is the class 1. Raises DataError
+    for what has none.
     """
     if names:
         if is_missing(given) or not isinstance(given, int) or not 0 <= given < len(names):

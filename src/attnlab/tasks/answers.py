@@ -1,5 +1,8 @@
-"""How answers are compared: exact match and F1 of words, as SQuAD's official evaluation has them (version 2.0, which is that of 1.1 but
-for answers of no word); in scripts without blanks between words as MLQA's has Chinese (Lewis et al. 2020), a character being a word."""
+"""
+How answers are compared: exact match and F1 of words, as SQuAD's official evaluation has them (version 2.0, which is
+that of 1.1 but for answers of no word); in scripts without blanks between words as MLQA's has Chinese (Lewis et al.
+2020), a character being a word.
+"""
 
 from __future__ import annotations
 

@@ -184,7 +184,10 @@ def best_allowed(scores_NC: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 
 
 def as_conll(texts: Tagged, predicted: Sequence[Sequence[str]]) -> str:
-    """Word, tag and predicted tag a line between blanks, an empty line after a sentence: what conlleval reads. Blanks in words are left out."""
+    """
+    Word, tag and predicted tag a line between blanks, an empty line after a sentence: what conlleval reads. Blanks in
+    words are left out.
+    """
     sentences = (zip(*three, strict=True) for three in zip(texts.words, texts.tags, predicted, strict=True))
     lines = ("".join(f"{BLANKS.sub('', word)} {tag} {guess}\n" for word, tag, guess in s) for s in sentences)
     return "".join(f"{sentence}\n" for sentence in lines)

@@ -27,9 +27,11 @@ class Translation(TokenTask):
     """
     Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
 
-    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored on its own text,
-    detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source tokens (`test/bleu@6-10`), marks left out.
-    bleu_tokenize: sacreBLEU's name of what cuts a text into BLEU's words; None: what the target language asks for. `notes` says how each was computed, and `outputs` holds the translations and the references that they were scored on.
+    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and
+    scored on its own text, detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of
+    source tokens (`test/bleu@6-10`), marks left out. bleu_tokenize: sacreBLEU's name of what cuts a text into BLEU's
+    words; None: what the target language asks for. `notes` says how each was computed, and `outputs` holds the
+    translations and the references that they were scored on.
     """
 
     headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
@@ -76,8 +78,8 @@ class Translation(TokenTask):
 
     def check_split(self, data: TranslationData, split: str) -> None:
         """
-        Raises ValueError where a source or a target of the split is longer than the model's table of positions, and where BLEU of its
-        language needs what is not installed.
+        Raises ValueError where a source or a target of the split is longer than the model's table of positions, and
+        where BLEU of its language needs what is not installed.
         """
         assert isinstance(self.model, Seq2Seq)
         for language in data.target_languages():
@@ -164,7 +166,10 @@ def mask_of(is_token_BS: Tensor) -> Tensor | None:
 def scores_by_length(
     hypotheses: Sequence[str], references: Sequence[str], lengths: Sequence[int], tokenize: str
 ) -> tuple[dict[str, float], list[str]]:
-    """BLEU of the sentences in each bucket of source tokens, of which `lengths` counts each one's, and the buckets that have none."""
+    """
+    BLEU of the sentences in each bucket of source tokens, of which `lengths` counts each one's, and the buckets that
+    have none.
+    """
     scores, empty = {}, []
     for low, high in BUCKETS:
         name = f"{low}+" if high is None else f"{low}-{high}"

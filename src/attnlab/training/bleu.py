@@ -1,4 +1,6 @@
-"""BLEU and chrF as sacreBLEU has them (Post 2018, arXiv 1804.08771), the words of BLEU cut as the language asks for it."""
+"""
+BLEU and chrF as sacreBLEU has them (Post 2018, arXiv 1804.08771), the words of BLEU cut as the language asks for it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 DEFAULT = "13a"
-# sacreBLEU's tokenizers by language, in ISO 639-1 and -3: its own choices, and characters for others without blanks between words.
+# sacreBLEU's tokenizers by language, in ISO 639-1 and -3: its own choices, and characters for others that put no blanks
+# between words.
 TOKENIZERS = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "lzh"), "zh"),
     **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
@@ -17,12 +20,17 @@ TOKENIZERS = {
 
 
 def tokenizer_for(language: str) -> str:
-    """The tokenizer for a target language, such as zh, zh_CN or zho_Hans; that of European languages for one that is not known."""
+    """
+    The tokenizer for a target language, such as zh, zh_CN or zho_Hans; that of European languages for one that is not
+    known.
+    """
     return TOKENIZERS.get(re.split(r"[_-]", language.lower())[0], DEFAULT)
 
 
 def tokenizer_in(signature: str) -> str:
-    """The tokenizer that a signature of sacreBLEU names, without the versions of what it cuts by (ja-mecab-0.996-IPA)."""
+    """
+    The tokenizer that a signature of sacreBLEU names, without the versions of what it cuts by (ja-mecab-0.996-IPA).
+    """
     named = dict(part.partition(":")[::2] for part in signature.split("|")).get("tok", DEFAULT)
     return next((name for name in TOKENIZERS.values() if named.startswith(f"{name}-")), named)
 
@@ -33,7 +41,8 @@ def check_tokenizer(name: str) -> None:
 
     if name not in BLEU.TOKENIZERS:
         raise ValueError(
-            f"task.bleu_tokenize={name}: accepted are {', '.join(BLEU.TOKENIZERS)}, or null for the one of the target language"
+            f"task.bleu_tokenize={name}: accepted are {', '.join(BLEU.TOKENIZERS)}, or null for the one of the target "
+            "language"
         )
 
 
