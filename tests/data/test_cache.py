@@ -105,9 +105,12 @@ def test_what_a_killed_process_was_making_is_swept_and_what_a_living_one_makes_i
             assert not left.exists()
 
 
-def test_what_nobody_can_tell_the_maker_of_is_swept_after_a_week(tmp_path):
-    left = tmp_path / ".making-by-an-older-version"
+@pytest.mark.parametrize("lock", [None, "another machine"])
+def test_what_nobody_can_tell_the_maker_of_is_swept_after_a_week(tmp_path, lock):
+    left = tmp_path / ".making-elsewhere"
     left.mkdir()
+    if lock:
+        (left / ".lock").write_text(lock)
     for age, is_swept in ((WEEK - 10 * MINUTE, False), (WEEK + 10 * MINUTE, True)):
         make_older(left, age)
         with scratch_folder(tmp_path / "one"):

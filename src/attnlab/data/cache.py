@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -161,11 +162,12 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         # Not mkdtemp: others may use the same cache, so umask decides.
         folder = beside.parent / f"{MAKING}{uuid.uuid4().hex}"
         folder.mkdir()
-        lock = (folder / LOCK).open("wb")
+        lock = (folder / LOCK).open("wb", buffering=0)
     try:
         with lock:
             with contextlib.suppress(OSError):  # some network disks have no locks: there, age alone decides
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.write(this_machine())
             yield folder
     finally:
         remove(folder)
@@ -184,13 +186,23 @@ def sweep(parent: Path) -> None:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the process that made this scratch folder has ended. Raises OSError where that cannot be told."""
+    """Whether a process of this machine made this scratch folder and has ended. Raises OSError where that cannot be told."""
     with (folder / LOCK).open("r+b") as lock:
+        if lock.read() != this_machine():  # not every network disk tells one machine of the locks of another
+            return False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
+
+
+def this_machine() -> bytes:
+    """What tells this machine, since it was started, from others."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return socket.gethostname().encode()
 
 
 def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:

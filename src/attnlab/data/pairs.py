@@ -259,7 +259,8 @@ class HubPairs(PairSource):
                 f"{self.path} has no language {language!r} (data.pair={self.pair}); it has: {', '.join(sorted(known))}"
             )
         texts = columns[columns.column_names[known.index(language)]]
-        return ["" if is_missing(text) else text_of(text, f"a text in {language} of {self.path}") for text in texts]
+        place = f"a text in {language} of {self.path}"
+        return ["" if is_missing(text) else text_of(text, place) for text in texts]
 
 
 FORMS = (
