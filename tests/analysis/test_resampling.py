@@ -156,3 +156,32 @@ def test_a_study_without_translations_says_so(write, plan, message):
 def test_no_run_of_the_baseline_with_a_seed_of_the_others(write):
     with pytest.raises(ValueError, match=r"no finished run of another cell has the seed"):
         with_resampled_sentences(write({"base": {0: (["a"], ["a"])}, "other": {1: (["a"], ["a"])}}))
+
+
+def test_bleu_is_resampled_by_the_tokenizer_that_the_runs_recorded(write, tmp_path):
+    references = [
+        "".join(pair)
+        for pair in zip(
+            "一只小狗在草地上跑这本书很有意思我喜欢它", "昨天晚上下了一场大雨请把门关上再走开吧", strict=False
+        )
+    ]
+    references = [f"{a}{b}{c}" for a, b, c in zip(references, references[3:], references[7:], strict=False)]
+    far = [f"{text[:3]}大大大" for text in references]
+    near = [f"{text[:5]}大" for text in references]
+    cells = {"base": {0: (far, references)}, "near": {0: (near, references)}, "other": {0: (near, references)}}
+    write(cells)
+    root = tmp_path / "s"
+    for name, tokenize in {"base": "zh", "near": "zh", "other": "char"}.items():
+        path = root / f"position={name}" / "seed=0" / "status.json"
+        status = json.loads(path.read_text())
+        path.write_text(
+            json.dumps(status | {"notes": {"test/bleu": f"nrefs:1|case:mixed|tok:{tokenize}|version:2.6.0"}})
+        )
+    found = with_resampled_sentences(compare(read_study(root)), 50).sentences
+    by_hand = [sacrebleu.corpus_bleu(lines, [references], tokenize="zh").score for lines in (far, near)]
+    [bleu] = [one for one in found.differences if one.score == "bleu"]
+    assert bleu.label == "near"
+    assert bleu.differences[0] == pytest.approx(by_hand[1] - by_hand[0])
+    assert bleu.differences[0] > 5
+    assert "|tok:zh|" in found.signatures["bleu"]
+    assert found.left_out == ["seed 0: BLEU by the tokenizer char, the baseline's by zh (other)"]

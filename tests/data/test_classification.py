@@ -23,6 +23,7 @@ from attnlab.data import (
     UnlabelledText,
 )  # fmt: skip
 from attnlab.data.labelled import OrangeTab
+from attnlab.data.values import class_of
 from attnlab.data.vocabulary import END, START, marks_in_front
 
 
@@ -105,21 +106,130 @@ def test_another_runs_tokenizer_is_taken(folder, tmp_path):
 
 
 def test_mistakes_in_files(folder, tmp_path):
-    unknown = write(tmp_path / "a", train=["a\tx", "b\ty"] * 20, dev=["a\tx"], test=["c\tz"])
-    with pytest.raises(
-        DataError, match="the test part of tsv has the class 'z', which the training part does not have; it has x, y"
-    ):
-        data(unknown).setup()
     with pytest.raises(DataError, match="has 1 class; to classify there have to be two or more"):
         data(write(tmp_path / "b", train=["a\tx"] * 20, dev=["a\tx"], test=["c\tx"])).setup()
-    with pytest.raises(DataError, match=r"line 3 of .*train.tsv has 1 columns; accepted: a text, one tab and a class"):
+    with pytest.raises(DataError, match=r"line 3 of .*train.tsv has 1 columns; accepted: 2, as line 1 has"):
         data(write(tmp_path / "c", train=["a\tx", "b y"], test=["c\tx"])).setup()
     with pytest.raises(DataError, match=r"line 3 of .*train.tsv has no class; accepted: a text, one tab and a class"):
         data(write(tmp_path / "e", train=["a\tx", "b\t "], test=["c\tx"])).setup()
-    with pytest.raises(DataError, match=r"holds no test.tsv"):
+    with pytest.raises(DataError, match=r"holds no test.tsv, and no dev.tsv"):
         data(write(tmp_path / "d", train=["a\tx", "b\ty"])).setup()
     with pytest.raises(ValueError, match=r"train_fraction must be above 0 and at most 1, got 0.0"):
         data(folder, train_fraction=0.0)
+
+
+def test_classes_that_training_lacks_come_last_and_are_said(tmp_path):
+    module = data(write(tmp_path / "a", train=["a\tx", "b\ty"] * 20, dev=["a\tx"], test=["c\ta", "d\tx", "e\ta"]))
+    module.setup()
+    assert module.classes == ["x", "y", "a"]
+    assert module.labels("test").tolist() == [2, 0, 2]
+    said = "2 in test of classes that training has no example of ('a'): they count as missed"
+    assert said in module.describe()
+    assert said in module.facts()["remarks"]
+
+
+def tables(folder, **files):
+    folder.mkdir()
+    for name, lines in files.items():
+        (folder / f"{name}.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return folder
+
+
+ROWS = ["good film\t1", "bad film\t0", "so good\t1", "so bad\t0"]
+
+
+@pytest.mark.parametrize(
+    ("header", "is_header"),
+    [
+        ("sentence\tlabel", True), ("Text\tClass", True), ("tweet_text\tis_ok", True), ("really good\t1", False), ("\t1", False),
+    ],
+)  # fmt: skip
+def test_the_first_line_is_looked_at(tmp_path, header, is_header):
+    parts = TSV(tables(tmp_path / "t", train=[header, *ROWS], dev=ROWS, test=[header, *ROWS])).read()
+    assert [len(parts[name].texts) for name in ("validation", "test")] == [4, 4 + (header == "really good\t1")]
+    assert ("really good" in parts["train"].texts) == (header == "really good\t1")
+    assert set(parts["train"].labels) == {"0", "1"}
+    if is_header:
+        assert parts["train"].remarks == (
+            "train.tsv has header line",
+            "dev.tsv has no header line",
+            "test.tsv has header line",
+        )
+    else:
+        assert parts["train"].remarks == ("no file has a header line",)
+
+
+def test_a_first_line_that_may_be_either_is_asked_about(tmp_path):
+    rows = ["good film\tyes", "bad film\tno"]
+    folder = tables(tmp_path / "t", train=["what\tso", *rows], test=rows)
+    with pytest.raises(
+        DataError, match=r"line 1 of .*train.tsv may be a header or an example \(what \| so\): no other line"
+    ):
+        TSV(folder).read()
+    assert "what" not in TSV(folder, header=True).read()["train"].texts
+    assert len(TSV(folder, header=False).read()["test"].texts) == 2
+    # Files that begin alike begin with a header.
+    both = TSV(tables(tmp_path / "u", train=["what\tso", *rows], test=["what\tso", *rows])).read()
+    assert both["test"].texts == ["good film", "bad film"]
+    with pytest.raises(DataError, match=r"header=false, but line 1 of .*train.tsv names its columns \(text, label\)"):
+        TSV(tables(tmp_path / "v", train=["text\tlabel", *rows], test=rows), header=False).read()
+
+
+def test_columns_are_found_by_their_names(tmp_path):
+    rows = ["7\t1\tx\tgood", "8\t0\ty\tbad"]
+    header = "id\tlabel\tsource\treview"
+    part = TSV(tables(tmp_path / "t", train=[header, *rows], dev=[header, *rows], test=[header, *rows])).read()["test"]
+    assert (part.texts, part.labels) == (["good", "bad"], ["1", "0"])
+    swapped = ["label\ttext", "1\tgood", "0\tbad"]
+    part = TSV(tables(tmp_path / "u", train=swapped, test=swapped)).read()["test"]
+    assert (part.texts, part.labels) == (["good", "bad"], ["1", "0"])
+    odd = ["a\tb\tc", "x\tgood\t1", "y\tbad\t0"]
+    folder = tables(tmp_path / "v", train=odd, test=odd)
+    with pytest.raises(DataError, match=r"line 1 of .*train.tsv names the columns a, b, c; set data.source.text"):
+        TSV(folder, header=True).read()
+    part = TSV(folder, header=True, text="b", label="c").read()["test"]
+    assert (part.texts, part.labels) == (["good", "bad"], ["1", "0"])
+    with pytest.raises(DataError, match=r"data.source.label=d is no column of .*train.tsv; accepted: a, b, c"):
+        TSV(folder, header=True, text="b", label="d").read()
+
+
+@pytest.mark.parametrize(
+    "test",
+    [["index\tsentence", "0\tgood", "1\tso-so"], ["good", "so-so"], ["a b\t-1", "c d\t-1"], ["a b\t", "c d\t"], None],
+)
+def test_gluess_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, test):
+    train = [f"text {i}\t{i % 2}" for i in range(200)]
+    files = {"train": ["sentence\tlabel", *train], "dev": ["sentence\tlabel", *ROWS]} | ({"test": test} if test else {})
+    folder = tables(tmp_path / "SST-2", **files)
+    parts = SST2(folder).read()
+    assert parts["test"].texts == ["good film", "bad film", "so good", "so bad"]
+    assert len(parts["train"].texts) + len(parts["validation"].texts) == 200
+    assert len(parts["validation"].texts) > 5
+    lacks = "test.tsv has no classes" if test else "there is no test.tsv"
+    said = f"{lacks}: the test part is dev.tsv, and a tenth of the training part is validated on"
+    assert said in data(folder).describe()
+    (folder / "dev.tsv").unlink()
+    with pytest.raises(DataError, match=r"there is no dev.tsv to test on instead|holds no test.tsv, and no dev.tsv"):
+        SST2(folder).read()
+
+
+@pytest.mark.parametrize(("given", "name"), [(1.0, "1"), (1.5, "1.5"), ("1.0", "1.0"), (True, "True"), (2, "2")])
+def test_a_class_is_called_what_it_is(given, name):
+    assert class_of(given, None, "row 1") == name
+
+
+@pytest.mark.parametrize("given", [None, float("nan"), " "])
+def test_a_missing_class_is_no_class(given):
+    with pytest.raises(DataError, match="row 1 has no class; accepted: a class in every row"):
+        class_of(given, None, "row 1")
+
+
+def test_a_text_keeps_white_space_that_is_none_of_lines(tmp_path):
+    rows = [f"10\xa0000  \u3000 {i}\t{i % 2}" for i in range(4)]
+    folder = tables(
+        tmp_path / "t", train=["text\tlabel", *rows], dev=["text\tlabel", *rows], test=["text\tlabel", *rows]
+    )
+    assert UnlabelledText(TSV, folder).read().split("\n")[0] == "10\xa0000 \u3000 0"
 
 
 def test_without_a_part_to_validate_on_a_tenth_of_the_texts_serves(tmp_path):
@@ -191,6 +301,22 @@ def named_set(folder, rows):
     for split in ("train", "test"):
         pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
     return HubLabelled(str(folder), validation=None)
+
+
+def test_a_hub_set_that_hides_the_classes_of_its_test_is_tested_on_validation(tmp_path):
+    named_set(tmp_path / "set", [("a", -1), ("b", -1)])
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(100)]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for split in ("train", "validation"):
+        made = datasets.Dataset.from_list(rows if split == "train" else rows[:3], features=features)
+        made.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    parts = HubLabelled(str(tmp_path / "set")).read(tmp_path / "cache")
+    assert (parts["test"].texts, parts["test"].labels) == (["text 0", "text 1", "text 2"], ["no", "yes", "no"])
+    assert len(parts["train"].texts) + len(parts["validation"].texts) == 100
+    said = "test has no classes: the test part is validation, and a tenth of the training part is validated on"
+    assert parts["train"].remarks == (said,)
+    with pytest.raises(DataError, match=r"has no classes in its split test; set data.source.test to one with"):
+        HubLabelled(str(tmp_path / "set"), validation=None).read(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("number", [-1, 2, None])

@@ -25,6 +25,35 @@ def test_sentences_words_and_tags(tmp_path):
     assert part == Tagged([["EU", "said"], ["New York"], ["."]], [["B-org", "O"], ["B-loc"], ["O"]])
 
 
+def test_white_space_that_parts_no_columns_is_part_of_a_word(tmp_path):
+    expected = Tagged([["10\xa0000", "\u3000", "a\u2028b"], ["\x0b", "c"]], [["O", "B-x", "O"], ["O", "O"]])
+    for place, column in enumerate((" ", "\t", " \t", "   ")):
+        lines = [
+            "\n".join(map(column.join, zip(*both, strict=True)))
+            for both in zip(expected.words, expected.tags, strict=True)
+        ]
+        assert same(tmp_path / str(place), "\n\n".join(lines) + "\n \t\n") == expected
+
+
+def test_comments_stand_before_sentences_and_a_word_may_begin_like_one(tmp_path):
+    text = "#begin document x\n# text = a b O\na O\n# B-x\n\n# id 7 O\n#tag B-x\nb O\n\n#end document\n"
+    for place, lines in enumerate(
+        (text, text.replace(" B-x", "\tB-x").replace("a O", "a\tO").replace("b O\n\n", "b\tO\n\n"))
+    ):
+        part = same(tmp_path / str(place), lines)
+        assert (part.words, part.tags) == ([["a", "#"], ["#tag", "b"]], [["O", "B-x"], ["B-x", "O"]])
+        assert part.remarks == ("4 lines of comments in test.conll",)
+    with pytest.raises(DataError, match=r"line 1 of .*train\.conll has 1 columns \('#tag'\)"):
+        same(tmp_path / "none", "#tag\nb O\n")
+    with pytest.raises(DataError, match=r"line 2 of .*train\.conll: 'comment' is no tag"):
+        same(tmp_path / "late", "a O\n# comment\nb O\n")
+
+
+def test_tags_alone_are_of_one_type(tmp_path):
+    part = same(tmp_path, "a B\nb I\nc O\nd I\n")
+    assert part.tags == [["B-entity", "I-entity", "O", "B-entity"]]
+
+
 def test_every_scheme_becomes_iob2(tmp_path):
     expected = [["B-per", "I-per", "B-per", "O", "B-loc"]]
     for place, tags in enumerate(

@@ -357,6 +357,18 @@ def test_a_small_class_beside_a_large_one_is_in_every_part(tmp_path):
         ImageFolder(tmp_path).read()
 
 
+def test_without_a_folder_to_test_on_that_to_validate_on_serves(tmp_path):
+    fill(tmp_path / "set" / "train")
+    fill(tmp_path / "set" / "val")
+    module = ImageData(ImageFolder(tmp_path / "set"), validation_share=0.25)
+    sizes = {split: len(module.split(split)) for split in ("train", "validation", "test")}
+    whole = len(ImageFolder(tmp_path / "set").read()["train"])
+    assert sizes["test"] == whole == sizes["train"] + sizes["validation"]
+    said = "there is no folder test: the test part is val, and training images serve to validate on"
+    assert said in module.describe()
+    assert module.facts()["remarks"] == [said]
+
+
 def test_mistakes_in_folders(tmp_path):
     fill(tmp_path / "odd")
     save(tmp_path / "odd" / "dog" / "7.png", pixels(5, 6, 3))
@@ -373,7 +385,7 @@ def test_mistakes_in_folders(tmp_path):
     with pytest.raises(DataError, match=r"empty holds no images in folders of their classes; accepted: FOLDER/CLASS"):
         ImageFolder(tmp_path / "empty").read()
     fill(tmp_path / "half" / "train")
-    with pytest.raises(DataError, match="holds a folder train and no folder test"):
+    with pytest.raises(DataError, match="holds train and no folder test; give both"):
         ImageFolder(tmp_path / "half").read()
     with pytest.raises(DataError, match=r"channels must be 1 \(grey\) or 3 \(colour\), got 2"):
         ImageFolder(tmp_path, channels=2)
@@ -418,7 +430,9 @@ def test_hub_images_name_the_classes_of_numbers_and_refuse_others(tmp_path):
     (tmp_path / "unlabelled").mkdir()
     hidden = {"image": images[:2], "label": [1, -1], "plain": ["a", "b"]}  # as test parts of the hub often are
     Dataset.from_dict(hidden, features=features).to_parquet(tmp_path / "unlabelled" / "train.parquet")
-    with pytest.raises(DataError, match=r"row 2 of .*unlabelled \(train\) has label -1; accepted: 0 to 1"):
+    with pytest.raises(
+        DataError, match=r"row 2 of .*unlabelled \(train\) has the class -1; accepted: 0 to 1 \(no, yes\)"
+    ):
         HubImages(str(tmp_path / "unlabelled")).read(tmp_path / "cache")
     with pytest.raises(DataError, match=r"row 1 of .* cannot be read as an image"):
         HubImages(str(tmp_path / "set"), image="plain").read(tmp_path / "cache")

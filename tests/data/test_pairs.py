@@ -113,6 +113,19 @@ def test_parallel_text_in_every_form(tmp_path, form):
     assert len(splits["train"].sources) > 40
 
 
+@pytest.mark.parametrize(
+    ("header", "sources"),
+    [("en\tde", ["a"]), ("DE\tEN", ["b"]), ("source\ttarget", ["a"]), ("target\tsource", ["b"]), (None, ["a"])],
+)
+def test_a_first_line_that_names_the_columns_is_no_pair(tmp_path, header, sources):
+    path = write(tmp_path / "h.tsv", [*([header] if header else []), "a\tb"])
+    pairs = ParallelText("en-de", path, split=(1, 0, 0)).read()["train"]
+    assert (pairs.sources, pairs.dropped) == (sources, 0)
+    assert pairs.remarks == (
+        (f"line 1 of h.tsv names the columns ({header.lower().replace(chr(9), ', ')})",) if header else ()
+    )
+
+
 def test_own_validation_and_test_files_take_nothing_from_the_training(tmp_path):
     train = write(tmp_path / "train.tsv", [f"a {i}\tb {i}" for i in range(9)])
     extra = str(write(tmp_path / "extra.tsv", ["x\ty"]))

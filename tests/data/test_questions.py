@@ -68,6 +68,19 @@ def test_a_folder_with_and_without_a_test(tmp_path):
     assert len(parts["train"]) == 200
 
 
+def test_a_test_file_whose_answers_are_hidden_is_named(tmp_path):
+    squad(tmp_path / "train.json", [f"text number {i}" for i in range(10)])
+    squad(tmp_path / "dev.json", ["other text"])
+    path = squad(tmp_path / "test.json", ["third text"], answers=[])
+    content = json.loads(path.read_text())
+    content["data"][0]["paragraphs"][0]["qas"][0]["answers"] = []
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"no question of .*test\.json has an answer; leave it out: the dev file is the test"
+    ):
+        SQuADFiles(tmp_path).read()
+
+
 def test_a_test_file_without_questions_is_a_test_without_questions(tmp_path):
     squad(tmp_path / "train.json", [f"text number {i}" for i in range(100)])
     (tmp_path / "test.json").write_text('{"data": []}')
@@ -95,9 +108,50 @@ def test_what_is_no_utf8_is_named_by_its_line(tmp_path):
 @pytest.mark.parametrize("start", ["x", None, 0.5, True])
 def test_a_start_that_is_no_number_is_named(tmp_path, start):
     path = squad(tmp_path / "a.json", ["a b"], answers=[{"text": "a", "answer_start": start}])
-    message = rf"a\.json is not in SQuAD's format \(ValueError: the question 'a-0-1' has the answer_start {start!r}, no whole number\); accepted"
+    message = (
+        rf"answer_start of an answer to the question 'a-0-1' of .*a\.json is {start!r} \(.*\); accepted: a whole number"
+    )
     with pytest.raises(DataError, match=message):
         SQuADFiles(path).read()
+
+
+@pytest.mark.parametrize("said", [False, "false", "False", 0, "0", None])
+def test_what_says_that_there_is_an_answer_is_read_by_its_value(tmp_path, said):
+    path = squad(tmp_path / "a.json", ["a b"], is_impossible=said)
+    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"]] == [(("a", 0),)] * 2
+
+
+@pytest.mark.parametrize("said", [True, "true", "True", 1, "1"])
+def test_what_says_that_there_is_no_answer_is_read_by_its_value(tmp_path, said):
+    path = squad(tmp_path / "a.json", ["a b"], is_impossible=said, answers=[])
+    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"]] == [(("a", 0),), ()]
+
+
+ANSWER = [{"text": "a", "answer_start": 0}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"is_impossible": "no"}, r"is_impossible of the question 'a-0-1' of .*a\.json is 'no' \(str\); accepted: true or false"),
+        ({"is_impossible": 2}, r"is_impossible of .* is 2 \(int\); accepted: true or false"),
+        ({"is_impossible": True, "answers": ANSWER}, r"'a-0-1' of .* has is_impossible=True and the answer 'a'; accepted: one"),
+        ({"is_impossible": "false", "answers": []}, r"'a-0-1' of .* has is_impossible=false and no answer; accepted: one"),
+        ({"question": None}, r"the text of the question 'a-0-1' of .* is None \(NoneType\); accepted: a text"),
+        ({"question": True}, r"the text of the question 'a-0-1' of .* is True \(bool\); accepted: a text"),
+        ({"answers": [{"text": 1.5, "answer_start": 0}]}, r"an answer to the question 'a-0-1' .* is 1.5 \(float\); accepted: a text"),
+        ({"id": None}, r"the id of a question of .*a\.json is None"),
+    ],
+)  # fmt: skip
+def test_values_that_say_nothing_or_contradict_each_other_are_named(tmp_path, fields, message):
+    with pytest.raises(DataError, match=message):
+        SQuADFiles(squad(tmp_path / "a.json", ["a b"], **fields)).read()
+
+
+@pytest.mark.parametrize(("start", "text"), [("0", "1066"), (0.0, 1066)])
+def test_numbers_are_taken_in_quotation_marks_and_texts_without(tmp_path, start, text):
+    path = squad(tmp_path / "a.json", ["1066 b"], answers=[{"text": text, "answer_start": start}])
+    assert SQuADFiles(path, split=(1, 0, 0)).read()["train"][1].answers == (("1066", 0),)
 
 
 def test_what_is_refused(tmp_path):

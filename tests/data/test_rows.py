@@ -30,15 +30,3 @@ def test_rows_come_out_as_they_went_in(tmp_path, monkeypatch, rows, size, togeth
         assert [found[i - len(rows)].tolist() for i in range(len(rows))] == rows
         with pytest.raises(IndexError):
             found[len(rows)]
-
-
-def test_a_file_that_is_not_whole_is_refused(tmp_path):
-    making = RowsInTheMaking(10)
-    making.add(np.arange(9))
-    making.done().save(tmp_path, "some")
-    np.save(tmp_path / "some.npy", np.arange(5, dtype=np.uint16))
-    with pytest.raises(ValueError, match="is not whole"):
-        TokenRows.load(tmp_path, "some")
-    (tmp_path / "some.npy").write_bytes(b"")
-    with pytest.raises((OSError, ValueError, EOFError)):
-        TokenRows.load(tmp_path, "some")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from attnlab.data.tags import Entity, entities_of, iob2_of, is_tag, may_follow
+from attnlab.data.tags import Entity, entities_of, iob2_of, is_tag, may_follow, typed
 
 TAGS = st.lists(st.sampled_from(["O", *(f"{p}-{kind}" for p in "BIES" for kind in ("x", "y", "creative-work"))]))
 
@@ -42,6 +42,12 @@ def test_all_schemes_spell_the_same_entities(tags):
     assert entities_of(tags.split()) == [(0, 1, "per"), (3, 4, "loc"), (6, 8, "per"), (8, 9, "per")]
 
 
+def test_tags_without_a_type_are_of_one_type():
+    tags = [typed(tag) for tag in ["O", "B", "I", "O", "B", "B", "I", "O", "S"]]
+    assert entities_of(tags) == [(1, 3, "entity"), (4, 5, "entity"), (5, 7, "entity"), (8, 9, "entity")]
+    assert typed("B-x") == "B-x"
+
+
 def test_steps_that_no_scheme_has():
     assert entities_of(["O", "I-x", "I-x", "I-y", "E-y", "I-y", "O", "E-x"]) == [
         (1, 3, "x"),
@@ -56,7 +62,17 @@ def test_steps_that_no_scheme_has():
 
 @pytest.mark.parametrize(
     ("tag", "good"),
-    [("O", True), ("B-x", True), ("S-a-b", True), ("B-", False), ("B", False), ("X-a", False), ("", False)],
+    [
+        ("O", True),
+        ("B-x", True),
+        ("S-a-b", True),
+        ("B-", False),
+        ("B", True),
+        ("E", True),
+        ("BI", False),
+        ("X-a", False),
+        ("", False),
+    ],
 )
 def test_what_is_a_tag(tag, good):
     assert is_tag(tag) == good

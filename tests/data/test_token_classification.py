@@ -111,7 +111,7 @@ class Deaf(Tokenizer):
 
 def test_a_word_without_a_token_is_the_mask(monkeypatch):
     module = data(Deaf(), [["ab", "\u200d", "c"]], [["O", "B-x", "O"]])
-    monkeypatch.setattr("attnlab.data.encoded.load_tokenizer", lambda folder: Deaf())
+    monkeypatch.setattr(Tokenizer, "load", lambda path: Deaf())
     part = module.split("train")
     letter = module.vocabulary.first_text
     assert part.rows[0].tolist() == [START, letter, letter + 1, MASK, letter + 2, END]
@@ -131,9 +131,13 @@ def test_widths_batches_and_what_is_told():
     assert (batch["labels"][~batch["is_token"]] == IGNORED).all()
 
 
-def test_types_are_those_of_the_training_part():
-    with pytest.raises(DataError, match=r"the test part of given has entities of the type 'z', .* it has loc, per"):
-        data(test=Tagged([["a"]], [["B-z"]])).setup()
+def test_types_are_those_of_the_training_part_and_then_those_it_lacks():
+    module = data(test=Tagged([["a", "b", "c"]], [["B-an", "B-an", "B-per"]]))
+    module.setup()
+    assert module.types == ["loc", "per", "an"]
+    said = "2 in test of entities of types that training has no example of ('an'): they count as missed"
+    assert said in module.describe()
+    assert module.facts()["remarks"] == [said]
     with pytest.raises(DataError, match=r"has no entity: every tag is O; look at data.source.tag_column"):
         data(words=[["a"]], tags=[["O"]]).setup()
 

@@ -43,6 +43,22 @@ def test_by_hand(answer, wanted, exact, f1):
     assert word_f1(answer, wanted) == pytest.approx(f1)
 
 
+@pytest.mark.parametrize(
+    ("answer", "wanted", "exact", "f1"),
+    [
+        ("北京市", "北京市。", 1, 1),
+        ("北京", "北京市", 0, 4 / 5),  # 2 characters in common of 2 and 3
+        ("在 北京", "「在北京」", 1, 1),
+        ("2008年北京", "2008年", 0, 2 * 2 / 6),  # 2008, 年, 北, 京
+        ("Beijing", "北京", 0, 0),
+        ("とうきょう", "とうきょうと", 0, 10 / 11),
+    ],
+)
+def test_where_no_blanks_part_words_each_character_is_one(answer, wanted, exact, f1):
+    assert exact_match(answer, wanted) == exact
+    assert word_f1(answer, wanted) == pytest.approx(f1)
+
+
 def question(number, *references):
     return Question(str(number), "q", "c", tuple((text, 0) for text in references))
 

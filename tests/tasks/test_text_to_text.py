@@ -11,6 +11,7 @@ from attnlab.layers.parts import complete
 from attnlab.models import T5
 from attnlab.tasks import TextToText
 from attnlab.training import Constant, adamw
+from attnlab.training.bleu import tokenizer_in
 
 
 @pytest.fixture
@@ -49,6 +50,24 @@ def test_each_task_has_its_own_figures(data, monkeypatch):
     assert task.outputs["test.outputs.txt"].splitlines() == [f"{name}\t{answers[i]}" for i, name in enumerate(tasks)]
     assert {name.split("@")[0] for name in task.notes} == {"test/bleu", "test/chrf"}
     assert all("nrefs:1" in signature for signature in task.notes.values())
+
+
+def test_each_task_is_scored_in_its_language(tmp_path, monkeypatch):
+    (tmp_path / "a.tsv").write_text("\n".join(f"w{i}\t我喜欢这本书吗{i}" for i in range(20)), encoding="utf-8")
+    tasks = {
+        pair: TextTask(pair, ParallelText(pair, tmp_path / "a.tsv", split=(0.4, 0.3, 0.3)))
+        for pair in ("en-zh", "en-th", "en-de")
+    }
+    module = TextToTextData(tasks, BPE(vocabulary_size=280), cache=str(tmp_path / "cache"))
+    model = complete(partial(T5, d_model=8, num_heads=2, num_layers=1), **module.widths())
+    task = TextToText(model, partial(adamw, lr=1e-3), Constant, module.vocabulary.marks)
+    task.check_split(module, "test")
+    references = module.references("test")
+    found = {i: [SimpleNamespace(tokens=module.vocabulary.encode(text))] for i, text in enumerate(references)}
+    monkeypatch.setattr(task, "translations", lambda loader: found)
+    assert task.evaluate(module)["test/bleu@en-zh"] == pytest.approx(100)
+    used = {name: tokenizer_in(task.notes[f"test/bleu@{name}"]) for name in tasks}
+    assert used == {"en-zh": "zh", "en-th": "char", "en-de": "13a"}
 
 
 def test_a_model_searches_for_outputs(data):

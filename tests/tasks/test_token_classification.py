@@ -117,6 +117,8 @@ def test_the_best_allowed_tags_are_those_of_an_exhaustive_search(length, seed):
 def test_the_file_for_the_official_scorer():
     texts = Tagged([["New York", "!"], ["ok"]], [["B-x", "O"], ["O"]])
     assert as_conll(texts, [["B-x", "I-x"], ["O"]]) == "NewYork B-x B-x\n! O I-x\n\nok O O\n\n"
+    odd = Tagged([["10\xa0000", "\u3000", "a\u2028b"]], [["O", "B-x", "O"]])
+    assert as_conll(odd, [["O", "O", "O"]]) == "10\xa0000 O O\n\u3000 B-x O\na\u2028b O O\n\n"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Translation: its loss against torch's, its scores against sacreBLEU's own, and that a tiny model learns to translate."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from tests.processes import program
 from torch import nn
 
-from attnlab.data import Character, ParallelText, TranslationData
+from attnlab.data import Byte, Character, ParallelText, TranslationData
 from attnlab.data.vocabulary import PAD
 from attnlab.generation import BeamSearch, Hypothesis
 from attnlab.layers import Learned, PreNorm
@@ -130,18 +131,20 @@ def test_scores_are_sacrebleus_whatever_the_batches(make, monkeypatch, batch_tok
     assert task.notes == {"test/bleu": str(bleu.get_signature()), "test/chrf": str(chrf.get_signature())}
     assert "version:" in task.notes["test/bleu"]
     for name, lengths in {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)}.items():
-        rows = [i for i, source in enumerate(sources) if lengths[0] <= len(source.split()) <= lengths[1]]
-        expected = sacrebleu.corpus_bleu([answers[i] for i in rows], [[references[i] for i in rows]]).score
-        assert figures[f"test/bleu@{name}"] == pytest.approx(expected)
-    assert task.cannot == {}
+        # A token a character, and a blank before them all.
+        rows = [i for i, source in enumerate(sources) if lengths[0] <= len(source) + 1 <= lengths[1]]
+        if rows:
+            expected = sacrebleu.corpus_bleu([answers[i] for i in rows], [[references[i] for i in rows]]).score
+            assert figures[f"test/bleu@{name}"] == pytest.approx(expected)
+        else:
+            assert task.cannot[f"test/bleu@{name}"] == "no source has this many tokens"
 
 
 def test_lengths_fall_into_buckets_at_their_borders():
     lengths = {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 40)}
     for name, both in lengths.items():
         for length in both:
-            source = " ".join(sentence(length, 0))
-            scores, empty = scores_by_length(["a b c d e"], ["a b c d e"], [source])
+            scores, empty = scores_by_length(["a b c d e"], ["a b c d e"], [length], "13a")
             assert scores == {f"bleu@{name}": pytest.approx(100)}
             assert empty == [other for other in lengths if other != name]
 
@@ -150,13 +153,65 @@ def test_lengths_that_no_sentence_has_are_named(make):
     module = make()
     task = task_of(module, beams=1, max_extra=0)
     figures = task.validate(module)
-    assert set(figures) == {
-        f"val/{name}" for name in ("nats", "smoothed_nats", "bleu", "chrf", "bleu@1-5", "bleu@6-10")
-    }
-    assert task.cannot == {f"val/bleu@{name}": "no source has this many words" for name in ("11-20", "21+")}
+    assert set(figures) == {f"val/{name}" for name in ("nats", "smoothed_nats", "bleu", "chrf", "bleu@21+")}
+    assert task.cannot == {f"val/bleu@{name}": "no source has this many tokens" for name in ("1-5", "6-10", "11-20")}
     assert set(task.notes) == {"val/bleu", "val/chrf"}
     assert set(task.outputs) == {"validation.translations.txt", "validation.references.txt"}
     assert task.outputs["validation.references.txt"].split("\n") == [*module.references("validation"), ""]
+
+
+CHINESE = ["一只小狗在草地上跑", "这本书很有意思我喜欢它", "昨天晚上下了一场大雨", "请把门关上再走开"]
+
+
+def chinese(tmp_path, pair="en-zh"):
+    lines = [f"{'word ' * (1 + i)}\t{text}" for i, text in enumerate(CHINESE)]
+    path = tmp_path / "zh.tsv"
+    path.write_text("\n".join(lines * 4), encoding="utf-8")
+    source = partial(ParallelText, validation_path=str(path), test_path=str(path))
+    return TranslationData(source, Byte(), pair, batch_tokens=900, path=str(path), cache=str(tmp_path / "cache"))
+
+
+def perfect(task, module, monkeypatch, answers=None):
+    """The task translates everything as its reference, or as these answers."""
+
+    def known(batch, search=None):
+        wanted = [(answers or module.references("test"))[i] for i in batch["ids"].tolist()]
+        return [[Hypothesis(module.vocabulary.encode(text).tolist(), 0.0, 0.0)] for text in wanted]
+
+    monkeypatch.setattr(task, "translate_batch", known)
+    return task.evaluate(module)
+
+
+@pytest.mark.parametrize("pair", ["en-zh", "en-zh_TW", "en-zho"])
+def test_bleu_knows_the_language(tmp_path, monkeypatch, pair):
+    module = chinese(tmp_path, pair)
+    task = task_of(module)
+    task.check_split(module, "test")
+    assert perfect(task, module, monkeypatch)["test/bleu"] == pytest.approx(100)
+    assert "|tok:zh|" in task.notes["test/bleu"]
+    answers = [text[:-1] + "吗" for text in module.references("test")]
+    figures = perfect(task, module, monkeypatch, answers)
+    assert figures["test/bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(answers, [module.references("test")], tokenize="zh").score
+    )
+    assert 50 < figures["test/bleu"] < 99
+    assert (
+        50 < figures["test/bleu@11-20"] < 99
+    )  # of bytes in English, of which there are 5 a word and a blank before them
+    own = task_of(module, bleu_tokenize="char")
+    perfect(own, module, monkeypatch)
+    assert "|tok:char|" in own.notes["test/bleu"]
+
+
+def test_a_tokenizer_that_is_not_there_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    module = chinese(tmp_path, "en-ja")
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    message = r'tokenizer ja-mecab needs what cannot be loaded here: pip install "sacrebleu\[ja\]", or set task.bleu_tokenize=char'
+    with pytest.raises(ValueError, match=message):
+        task_of(module).check_split(module, "validation")
+    task_of(module, bleu_tokenize="char").check_split(module, "validation")
+    with pytest.raises(ValueError, match=r"task.bleu_tokenize=mecab: accepted are none, .*zh, .*, or null"):
+        task_of(module, bleu_tokenize="mecab")
 
 
 def test_lines_keep_their_places_and_empty_ones_stay(make):

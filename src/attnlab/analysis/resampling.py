@@ -13,6 +13,7 @@ from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentences import SCORES, SentenceDifference, SentenceResult
+from attnlab.training.bleu import DEFAULT, metrics, tokenizer_in
 
 RESAMPLES = 1000
 OUTPUTS, TRANSLATIONS, REFERENCES = "outputs", "translations.txt", "references.txt"
@@ -21,31 +22,38 @@ NAMES = {"val": "validation"}
 
 @dataclass(frozen=True)
 class _Texts:
-    """What a run translated, with the references; `problem` is why that cannot be compared, or None."""
+    """
+    What a run translated, with the references, and what cut them into BLEU's words; `problem`: why they cannot be
+    compared, or None.
+    """
 
     translations: list[str]
     references: list[str]
+    tokenize: str
     problem: str | None
 
 
 def _texts(run: Run, split: str) -> _Texts:
-    found = []
+    found, prefix = [], next((short for short, long in NAMES.items() if long == split), split)
+    notes = run.status.get("notes")
+    tokenize = tokenizer_in(str(notes.get(f"{prefix}/bleu", ""))) if isinstance(notes, Mapping) else DEFAULT
     for name in (TRANSLATIONS, REFERENCES):
         try:
             text = (run.directory / OUTPUTS / f"{split}.{name}").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            return _Texts([], [], f"no {OUTPUTS}/{split}.{name}")
+            return _Texts([], [], tokenize, f"no {OUTPUTS}/{split}.{name}")
         found.append(text.split("\n")[:-1])  # other marks that end a line for some stand inside of sentences
     sizes = [len(lines) for lines in found]
     problem = f"{sizes[0]} translations and {sizes[1]} references" if sizes[0] != sizes[1] or not sizes[0] else None
-    return _Texts(found[0], found[1], problem)
+    return _Texts(found[0], found[1], tokenize, problem)
 
 
 def with_resampled_sentences(comparison: Comparison, resamples: int = RESAMPLES) -> Comparison:
     """The comparison with `sentences` computed: a few seconds for every run, most of them for chrF.
 
     Raises:
-        ValueError: the study has no baseline to hold translations against, or no run with translations.
+        ValueError: the study has no baseline to hold translations against, or no run with translations, or the
+            tokenizer that its BLEU was computed with cannot be loaded.
     """
     metric, baseline = comparison.metric, comparison.baseline
     if metric is None or baseline is None:
@@ -89,6 +97,8 @@ def _usable(base: _Texts, others: Mapping[str, _Texts], seed: int, problems: _Pr
     systems = {}
     for label, own in others.items():
         reason = own.problem or (None if own.references == base.references else "other references than the baseline")
+        if reason is None and own.tokenize != base.tokenize:
+            reason = f"BLEU by the tokenizer {own.tokenize}, the baseline's by {base.tokenize}"
         if reason:
             problems.add(reason, seed, label)
         else:
@@ -104,7 +114,6 @@ def _of_seed(
     base: _Texts, systems: Mapping[str, Sequence[str]], resamples: int, signatures: dict[str, str]
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """{(label, score): (difference, p)} of one seed's runs; the baseline is resampled once for all of them."""
-    import sacrebleu
     from sacrebleu.significance import PairedTest, Result
 
     # sacreBLEU finds two runs that translate all alike to differ for sure: a difference of nothing is beyond no resample of nothing.
@@ -114,8 +123,7 @@ def _of_seed(
     if not apart:
         return found
     named: list[tuple[str, Sequence[str]]] = [("", base.translations), *apart.items()]
-    metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
-    signed, scores = PairedTest(named, metrics, [base.references], test_type="bs", n_samples=resamples)()
+    signed, scores = PairedTest(named, metrics(base.tokenize), [base.references], test_type="bs", n_samples=resamples)()
     for score, name in SCORES.items():
         signatures[score] = str(signed[name])
         first, *others = [result for result in scores[name] if isinstance(result, Result)]

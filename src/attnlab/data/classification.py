@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Annotated, Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class ClassificationData(EncodedData[EncodedTexts]):
 
     def encode_parts(self, parts: dict[str, Labelled]) -> dict[str, EncodedTexts]:
         """The classes of the training part, and every part encoded."""
-        self.classes = classes_of({split: part.labels for split, part in parts.items()}, self.name)
+        self.classes, unseen = classes_of({split: part.labels for split, part in parts.items()}, self.name)
+        self.remarks += unseen
         return {split: self._encode(part, split == "train") for split, part in parts.items()}
 
     def collate(self, part: EncodedTexts, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
@@ -102,17 +104,35 @@ class ClassificationData(EncodedData[EncodedTexts]):
         return EncodedTexts(rows, {"without text": part.dropped, "cut": cut}, labels)
 
 
-def classes_of(labels: Mapping[str, Sequence[str]], name: str) -> list[str]:
-    """The classes of the training part, sorted; `labels` are those of each split. Raises DataError for fewer than two, and for one that only another part has."""
+def classes_of(labels: Mapping[str, Sequence[str]], name: str) -> tuple[list[str], list[str]]:
+    """
+    The classes of the training part, sorted, then those that only other parts have; and what is to be said of these.
+
+    labels: of each split. Nothing trains the outputs of classes that training has no example of, so their examples
+    count as missed. Raises DataError for a training part of fewer than two classes.
+    """
     classes = sorted(set(labels["train"]))
     if len(classes) < 2:
         raise DataError(
             f"the training part of {name} has {len(classes)} class; to classify there have to be two or more"
         )
-    for split, found in labels.items():
-        unknown = sorted(set(found) - set(classes))
-        if unknown:
-            raise DataError(
-                f"the {split} part of {name} has the class {unknown[0]!r}, which the training part does not have; it has {', '.join(classes)}"
+    return [*classes, *unseen_in(labels, classes)], about_unseen(labels, classes, "classes")
+
+
+def unseen_in(found: Mapping[str, Iterable[str]], known: Sequence[str]) -> list[str]:
+    """What only other parts than the training part have, sorted."""
+    return sorted(set().union(*map(set, found.values())) - set(known))
+
+
+def about_unseen(found: Mapping[str, Sequence[str]], known: Sequence[str], what: str) -> list[str]:
+    """One sentence for each part that has classes or types which the training part lacks."""
+    remarks = []
+    for split, names in found.items():
+        unseen = sorted(set(names) - set(known))
+        if unseen:
+            count = sum(name in unseen for name in names)
+            listed = shorten(", ".join(map(repr, unseen)), 100, placeholder="...")
+            remarks.append(
+                f"{count:,} in {split} of {what} that training has no example of ({listed}): they count as missed"
             )
-    return classes
+    return remarks

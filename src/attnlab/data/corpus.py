@@ -1,15 +1,14 @@
 """A text as token arrays on disk, in three parts that cannot overlap, made once for each text, tokenizer and split."""
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.cache import DataError, cache_root, kept, key_of
+from attnlab.data.scripts import words_of
 from attnlab.data.sources import Source
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.ranges import must_be
@@ -89,17 +88,10 @@ def prepare(
     """The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises DataError."""
     fingerprint = source.fingerprint(cache)
     settings = [FORMAT, fingerprint, tokenizer.name, asdict(tokenizer), [float(fraction) for fraction in split]]
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    folder = cache_root(cache) / "corpora" / f"{source.name}-{tokenizer.name}-{key[:16]}"
-    if (corpus := _load(folder)) is not None:
-        return corpus
-    texts = split_text(source.read(cache), split)
-    with scratch_folder(folder) as scratch, writing_to(folder):
-        _write(scratch, texts, tokenizer, fingerprint)
-        publish(scratch, folder, lambda there: _load(there) is not None)
-    corpus = _load(folder)
-    assert corpus is not None, folder
-    return corpus
+    folder = cache_root(cache) / "corpora" / f"{source.name}-{tokenizer.name}-{key_of(settings)}"
+    return kept(
+        folder, lambda scratch: _write(scratch, split_text(source.read(cache), split), tokenizer, fingerprint), _load
+    )
 
 
 def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fingerprint: str) -> None:
@@ -111,10 +103,10 @@ def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fing
             tokens = trained.encode(text)
         else:
             tokens, places_N2 = trained.locate(text)
-            _save(folder / f"{name}_starts.npy", bytes_before(text, np.maximum.accumulate(places_N2[:, 0])))
+            np.save(folder / f"{name}_starts.npy", bytes_before(text, np.maximum.accumulate(places_N2[:, 0])))
             (folder / f"{name}.txt").write_bytes(text.encode())
-        _save(folder / f"{name}.npy", tokens)
-        counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(text.split())}
+        np.save(folder / f"{name}.npy", tokens)
+        counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(words_of(text))}
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "parts": counts}))
 
 
@@ -125,28 +117,15 @@ def bytes_before(text: str, places_N: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])[places_N]
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _load(folder: Path) -> Corpus | None:
-    """The corpus in `folder`, or None where there is none or it is damaged."""
-    try:
-        facts = json.loads((folder / "corpus.json").read_text())
-        parts = {name: _load_part(folder / f"{name}.npy", facts["parts"][name]) for name in SPLITS}
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _load(folder: Path) -> Corpus:
+    facts = json.loads((folder / "corpus.json").read_text())
+    parts = {name: _load_part(folder / f"{name}.npy", facts["parts"][name]) for name in SPLITS}
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
     return Corpus(**parts, tokenizer=tokenizer, fingerprint=facts["fingerprint"], folder=folder)
 
 
 def _load_part(path: Path, counts: dict[str, int]) -> Part:
     tokens = np.load(path, mmap_mode="r" if counts["num_tokens"] else None)
-    if tokens.shape != (counts["num_tokens"],):
-        raise ValueError(f"{path} holds {tokens.shape} tokens instead of {counts['num_tokens']}")
     text, starts = path.with_suffix(".txt"), path.with_name(f"{path.stem}_starts.npy")
     part = Part(tokens.view(np.ndarray), **counts)  # type: ignore[arg-type]  # the rest is told below
     return (

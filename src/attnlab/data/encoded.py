@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, typical
-from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.cache import DataError, cache_root, kept, key_of
 from attnlab.data.module import DataModule
 from attnlab.data.sources import opened
 from attnlab.data.tokenizers import Tokenizer
@@ -83,6 +81,7 @@ class EncodedData(DataModule, Generic[E]):
         self.name, self.max_length, self.batch_tokens = source.name, max_length, batch_tokens
         self.seed, self.cache = seed, cache
         self._splits: dict[str, E] | None = None
+        self.remarks: list[str] = []
         self._order: TokenBudgetBatches | None = None
         self._order_state: dict[str, int] | None = None
 
@@ -123,6 +122,7 @@ class EncodedData(DataModule, Generic[E]):
     def _all_splits(self) -> dict[str, E]:
         if self._splits is None:
             parts, self.vocabulary, self.fingerprint = self._prepared()
+            self.remarks = remarks_of(parts)
             splits = self.encode_parts(parts)
             if empty := [name for name, part in splits.items() if not all(map(len, part.rows))]:
                 raise DataError(
@@ -180,14 +180,17 @@ class EncodedData(DataModule, Generic[E]):
             "train_tokens": self.train_tokens,
             self.examples: {name: part.num_examples for name, part in splits.items()},
             "left_out": {name: part.counts for name, part in splits.items()},
+            **({"remarks": self.remarks} if self.remarks else {}),
         }
 
     def describe(self) -> str:
-        """Examples of every split, vocabulary, and what was cut."""
+        """Examples of every split, vocabulary, what was cut, and what was decided in reading them."""
         facts = self.facts()
         sizes = ", ".join(f"{name} {count:,}" for name, count in facts[self.examples].items())
         left_out = {f"{what} in {split}": n for split, c in facts["left_out"].items() for what, n in c.items() if n}
-        notes = "".join(f"; {what}: {count:,}" for what, count in left_out.items())
+        notes = "".join(
+            [*(f"; {what}: {count:,}" for what, count in left_out.items()), *(f"; {r}" for r in self.remarks)]
+        )
         told = "".join(f"{particular}; " for particular in self.particulars())
         return f"{self.name}: {self.examples} {sizes}; {told}vocabulary {facts['vocabulary_size']:,}{notes}"
 
@@ -236,17 +239,14 @@ class EncodedData(DataModule, Generic[E]):
         if self.tokenizer_from is not None:
             return parts, Vocabulary(tokenizer_of_run(self.tokenizer_from)), fingerprint
         settings = [FORMAT, fingerprint, self._untrained.name, asdict(self._untrained)]
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        folder = cache_root(self.cache) / self.kind / f"{self.name}-{key[:16]}"
-        tokenizer = load_tokenizer(folder)
-        if tokenizer is None:
+        folder = cache_root(self.cache) / self.kind / f"{self.name}-{key_of(settings)}"
+
+        def make(scratch: Path) -> None:
             seen = parts.values() if self._untrained.sees_whole_text else [parts["train"]]
             text = "\n".join(line for part in seen for line in self.lines(part))
-            with scratch_folder(folder) as scratch, writing_to(folder):
-                self._untrained.train(text).save(scratch / "tokenizer.json")
-                publish(scratch, folder, lambda there: load_tokenizer(there) is not None)
-            tokenizer = load_tokenizer(folder)
-            assert tokenizer is not None, folder
+            self._untrained.train(text).save(scratch / "tokenizer.json")
+
+        tokenizer = kept(folder, make, lambda there: Tokenizer.load(there / "tokenizer.json"))
         return parts, Vocabulary(tokenizer), fingerprint
 
 
@@ -267,6 +267,11 @@ def collate_rows(part: Encoded, rows_B: np.ndarray, filler: int, **also: np.ndar
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
+def remarks_of(parts: dict[str, Any]) -> list[str]:
+    """What was decided in reading parts that a reader should know."""
+    return [remark for part in parts.values() for remark in getattr(part, "remarks", ())]
+
+
 def tokenizer_of_run(run: str) -> Tokenizer:
     """The tokenizer that a run was trained with. Raises DataError where there is none."""
     path = Path(run).expanduser() / "tokenizer.json"
@@ -277,11 +282,3 @@ def tokenizer_of_run(run: str) -> Tokenizer:
             f"data.tokenizer_from={run}: there is no tokenizer.json that can be read; give the directory of a run that has one, "
             "such as runs/STUDY/CELL/seed=0"
         ) from error
-
-
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer in a folder, or None where there is none or it is damaged."""
-    try:
-        return Tokenizer.load(folder / "tokenizer.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

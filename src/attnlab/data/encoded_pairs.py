@@ -52,13 +52,10 @@ class EncodedPairs:
         (folder / "counts.json").write_text(json.dumps(self.counts))
 
     @classmethod
-    def load(cls, folder: Path, read: Callable[[np.ndarray], Pairs]) -> EncodedPairs | None:
-        """What `save` wrote, mapped from disk; None where it is not there or damaged. read: gives the sentences at places."""
-        try:
-            sources, targets = TokenRows.load(folder, "sources"), TokenRows.load(folder, "targets")
-            places, counts = mapped(folder / "places.npy"), json.loads((folder / "counts.json").read_text())
-        except (OSError, ValueError, EOFError):
-            return None
+    def load(cls, folder: Path, read: Callable[[np.ndarray], Pairs]) -> EncodedPairs:
+        """What `save` wrote, mapped from disk. read: gives the sentences at places."""
+        sources, targets = TokenRows.load(folder, "sources"), TokenRows.load(folder, "targets")
+        places, counts = mapped(folder / "places.npy"), json.loads((folder / "counts.json").read_text())
         return cls(sources, targets, lambda: read(places), counts, places)
 
 

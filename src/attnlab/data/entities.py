@@ -11,23 +11,27 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from attnlab.data.cache import DataError
-from attnlab.data.labelled import class_of
 from attnlab.data.pairs import read_lines
 from attnlab.data.sources import existing, load_hub
-from attnlab.data.tags import entities_of, iob2_of, is_tag
+from attnlab.data.tags import entities_of, iob2_of, is_tag, typed
+from attnlab.data.values import class_of, is_missing, text_of
 from attnlab.ranges import Interval, check_ranges
 
 DOCUMENT = "-DOCSTART-"
-ACCEPTED = "O, or B-, I-, E- or S- and a type, such as B-person"
+ACCEPTED = "O, or B-, I-, E- or S- and a type, such as B-person, or B, I, E or S alone"
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """Sentences as words, with a tag a word in IOB2; `dropped` sentences had no word."""
+    """
+    Sentences as words, with a tag a word in IOB2; `dropped` sentences had no word. remarks: what a reader should know
+    of the reading.
+    """
 
     words: list[list[str]]
     tags: list[list[str]]
     dropped: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 class TaggedSource:
@@ -58,11 +62,13 @@ class TaggedSource:
 @check_ranges
 class CoNLL(TaggedSource):
     """
-    Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty line after a sentence.
+    Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty
+    line after a sentence. Other white space than these is part of a word. Before a sentence there may be comments:
+    lines that begin with # and are no tagged word.
 
-    The files are train, dev (or validation, valid) and test with the ending .conll, .txt or .tsv. token_column and tag_column: from 0,
-    or from -1 backwards. Tags in IOB1, IOB2 or BIOES become IOB2 (see entities_of). Lines of -DOCSTART- are left out. Raises DataError that
-    names file and line.
+    The files are train, dev (or validation, valid) and test with the ending .conll, .txt or .tsv. token_column and
+    tag_column: from 0, or from -1 backwards. Tags in IOB1, IOB2 or BIOES, with types or without, become IOB2 (see
+    entities_of). Lines of -DOCSTART- are left out. Raises DataError that names file and line.
     """
 
     name = "conll"
@@ -101,20 +107,35 @@ class CoNLL(TaggedSource):
 
     def _part(self, path: Path) -> Tagged:
         sentences: list[tuple[list[str], list[str]]] = [([], [])]
-        for number, line in enumerate(read_lines(path), start=1):
-            columns = line.split("\t") if "\t" in line.strip() else line.split()
-            if not line.strip():
+        lines, comments = [columns_of(line) for line in read_lines(path)], 0
+        width = next(
+            (len(columns) for columns in lines if columns and columns[0][:1] != "#" and columns[0] != DOCUMENT), 0
+        )
+        for number, columns in enumerate(lines, start=1):
+            if not columns:
                 sentences.append(([], []))
+            elif not sentences[-1][0] and self._is_comment(columns, width):
+                comments += 1
             elif columns[0] != DOCUMENT:
                 word, tag = self._columns(columns, f"line {number:,} of {path}")
                 sentences[-1][0].append(word)
                 sentences[-1][1].append(tag)
         kept = [sentence for sentence in sentences if sentence[0]]
-        return Tagged([words for words, _ in kept], [iob2(tags) for _, tags in kept])
+        remarks = (f"{comments:,} lines of comments in {path.name}",) if comments else ()
+        return Tagged([words for words, _ in kept], [iob2(tags) for _, tags in kept], remarks=remarks)
+
+    def _is_comment(self, columns: Sequence[str], width: int) -> bool:
+        """
+        Whether a line before a sentence is none of its words: # may begin a word too, which has as many columns as
+        others and a tag.
+        """
+        if not columns[0].startswith("#") or (len(columns) == 1 and columns[0] != "#"):
+            return False
+        return len(columns) != width or not is_tag(columns[self.tag_column])
 
     def _columns(self, columns: Sequence[str], place: str) -> tuple[str, str]:
         try:
-            word, tag = columns[self.token_column].strip(), columns[self.tag_column].strip()
+            word, tag = columns[self.token_column], columns[self.tag_column]
         except IndexError:
             word = tag = ""
         if len(columns) < 2 or not word:
@@ -128,7 +149,7 @@ class CoNLL(TaggedSource):
                 f"{place}: {tag!r} is no tag; accepted: {ACCEPTED}. data.source.tag_column={self.tag_column} says in which column the "
                 "tags stand"
             )
-        return word, tag
+        return word, typed(tag)
 
 
 class HubEntities(TaggedSource):
@@ -177,11 +198,12 @@ class HubEntities(TaggedSource):
     ) -> tuple[list[str], list[str]]:
         named = [class_of(tag, names, place) for tag in tags]
         wrong = next((f"{tag!r}, which is no tag" for tag in named if not is_tag(tag)), None)
-        if wrong is None and (len(words) != len(named) or None in words):
-            wrong = f"{sum(word is not None for word in words)} words and {len(named)} tags"
+        missing = sum(map(is_missing, words))
+        if wrong is None and (len(words) != len(named) or missing):
+            wrong = f"{len(words) - missing} words and {len(named)} tags"
         if wrong is not None:
             raise DataError(f"{place} has {wrong}; accepted: {ACCEPTED}, one a word")
-        return list(map(str, words)), named
+        return [text_of(word, f"a word of {place}") for word in words], list(map(typed, named))
 
 
 class WNUT17(TaggedSource):
@@ -206,6 +228,12 @@ class WNUT17(TaggedSource):
 
 
 TAGGED_SOURCES: dict[str, type[TaggedSource]] = {s.name: s for s in (WNUT17, CoNLL, HubEntities)}
+
+
+def columns_of(line: str) -> list[str]:
+    """The columns of a line, between tabs where it has any, else between blanks; none of an empty line."""
+    inside = line.strip(" \t")
+    return [c.strip(" ") for c in line.split("\t")] if "\t" in inside else [c for c in inside.split(" ") if c]
 
 
 def iob2(tags: Sequence[str]) -> list[str]:

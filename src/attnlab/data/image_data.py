@@ -13,6 +13,7 @@ from attnlab.data.augment import Augmentation
 from attnlab.data.budget import EvaluationBatches
 from attnlab.data.cache import DataError
 from attnlab.data.classification import REHEARSAL_CLASSES, classes_of
+from attnlab.data.encoded import remarks_of
 from attnlab.data.image_cache import read_images
 from attnlab.data.images import Images, ImageSource, cut_off
 from attnlab.data.module import DataModule
@@ -113,6 +114,7 @@ class ImageData(DataModule):
             "mean": self.mean_C.tolist(),
             "deviation": self.deviation_C.tolist(),
             "validated_on_training_images": self.validates_on_training,
+            **({"remarks": self.remarks} if self.remarks else {}),
         }
 
     def describe(self) -> str:
@@ -121,6 +123,7 @@ class ImageData(DataModule):
         images = ", ".join(f"{name} {count:,}" for name, count in facts["images"].items())
         channels, rows, columns = facts["shape"]
         note = "; validation is on a part of the training images" if self.validates_on_training else ""
+        note += "".join(f"; {remark}" for remark in self.remarks)
         return f"{self.name}: images {images} of {rows} x {columns} x {channels}; {len(self.classes)} classes{note}"
 
     def train_dataloader(self) -> ImageBatches:
@@ -184,7 +187,8 @@ class ImageData(DataModule):
 
     def _read(self) -> dict[str, Images]:
         parts = read_images(self.source, self.cache)
-        self.classes = classes_of({name: part.labels for name, part in parts.items()}, self.name)
+        self.classes, unseen = classes_of({name: part.labels for name, part in parts.items()}, self.name)
+        self.remarks = [*remarks_of(parts), *unseen]
         self.fingerprint = self.source.fingerprint(parts)
         shapes = {name: part.pixels.shape[1:] for name, part in parts.items()}
         for name, shape in shapes.items():

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from attnlab.data.image_files import (
     subfolders,
 )
 from attnlab.data.sources import existing, load_hub
+from attnlab.data.values import class_of
 from attnlab.ranges import PositiveInt, check_ranges
 
 PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
@@ -37,10 +38,14 @@ LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
 
 @dataclass(frozen=True)
 class Images:
-    """Pixels (N, C, Y, X) in uint8 and the class of each image."""
+    """
+    Pixels (N, C, Y, X) in uint8 and the class of each image. remarks: what a reader should know of where they come
+    from.
+    """
 
     pixels: np.ndarray
     labels: list[str]
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -190,7 +195,7 @@ class FashionMNIST(ImageSource):
 class ImageFolder(ImageSource):
     """
     Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or classes alone, of which
-    a tenth of each, at least one image, is to test on.
+    a tenth of each, at least one image, is to test on. Where there is no test, validation is the test part.
 
     image_size: each image is scaled and its middle cut to this square; None: as they are, all of one size. channels: 3, or 1 for grey.
     Images are turned as their EXIF says, 16 bits a channel become 8, and what is transparent shows black.
@@ -214,11 +219,18 @@ class ImageFolder(ImageSource):
         found = {PARTS[folder.name]: folder for folder in folders if folder.name in PARTS}
         if not found:
             return cut_off(self._part(self.path), "test", 0.1, least=3)
-        if "test" not in found:
+        if "train" not in found or len(found) == 1:
+            missing = "train" if "train" not in found else "test"
             raise DataError(
-                f"data.path={self.path} holds a folder train and no folder test; give both, or classes alone"
+                f"data.path={self.path} holds {', '.join(folder.name for folder in found.values())} and no folder "
+                f"{missing}; give both, or classes alone"
             )
-        return {split: self._part(folder) for split, folder in sorted(found.items())}
+        parts = {split: self._part(folder) for split, folder in sorted(found.items())}
+        if "test" not in parts:
+            name = found["validation"].name
+            remark = f"there is no folder test: the test part is {name}, and training images serve to validate on"
+            parts = {"test": replace(parts["validation"], remarks=(remark,)), "train": parts["train"]}
+        return parts
 
     def _check_names(self, folders: list[Path]) -> None:
         # A part under another name would be taken for a class.
@@ -291,13 +303,10 @@ class HubImages(ImageSource):
                     f"{self.path} has no column {column!r} (data.source.image, data.source.label); accepted: {', '.join(rows.column_names)}"
                 )
         names: Any = getattr(rows.features[self.label], "names", None)
-        labels = []
-        for row, label in enumerate(rows[self.label], start=1):
-            if names and not 0 <= label < len(names):
-                raise DataError(
-                    f"row {row:,} of {self.path} ({split}) has label {label}; accepted: 0 to {len(names) - 1}"
-                )
-            labels.append(names[label] if names else str(label))
+        labels = [
+            class_of(label, names, f"row {row:,} of {self.path} ({split})")
+            for row, label in enumerate(rows[self.label], start=1)
+        ]
         images = [
             (f"row {row + 1:,} of {self.path} ({split})", partial(self._image, rows, row)) for row in range(len(labels))
         ]

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
 from attnlab.data.pairs import read_lines, split_of
 from attnlab.data.sources import Source, existing, load_hub
+from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, read_table
+from attnlab.data.values import class_of, is_missing, text_of
+
+HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
+WHITE = re.compile(r"[ \t\r\n]+")  # other white space is part of a text
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts and their classes; `dropped` lines held no text."""
+    """
+    Texts and their classes; `dropped` lines held no text. remarks: what was decided in reading them that a reader
+    should know.
+    """
 
     texts: list[str]
     labels: list[str]
     dropped: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 class LabelledSource:
@@ -93,9 +102,12 @@ class Newsgroups(OrangeTab):
 
 class TSV(LabelledSource):
     """
-    Tab-separated files train.tsv, dev.tsv (or validation.tsv) and test.tsv in a folder: a header line, then text, tab, class.
+    Tab-separated files train.tsv, dev.tsv (or validation.tsv) and test.tsv in a folder: a text and its class a line.
 
-    Without a file to validate on, a tenth of the training part serves. Raises DataError for a line of another form.
+    header: whether line 1 of a file names its columns; None: as the lines show. text and label: the columns' names,
+    where there are others or they have unusual ones. Without a file to validate on, a tenth of the training part
+    serves; where the test file has no classes, or is not there, dev.tsv is the test part. Raises DataError for a line
+    of another form.
     """
 
     name = "tsv"
@@ -103,35 +115,88 @@ class TSV(LabelledSource):
     size = "yours"
     licence = "yours"
 
-    def __init__(self, path: str | Path, header: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, header: bool | None = None, text: str | None = None, label: str | None = None
+    ) -> None:
         self.path = existing(path, "a folder with train.tsv, test.tsv and, where there is one, dev.tsv")
-        self.header = header
+        self.header, self.asked = header, (text, label)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
         """The files' parts."""
-        files = {name: self.path / f"{name}.tsv" for name in ("train", "dev", "validation", "test")}
-        for name in ("train", "test"):
-            if not files[name].is_file():
-                raise DataError(f"data.path={self.path} holds no {name}.tsv; give a folder with train.tsv and test.tsv")
-        validation = next((files[name] for name in ("dev", "validation") if files[name].is_file()), None)
-        train = self._part(files["train"])
-        first = cut_validation(train) if validation is None else {"train": train, "validation": self._part(validation)}
-        return {**first, "test": self._part(files["test"])}
-
-    def _part(self, path: Path) -> Labelled:
-        rows, lines = [], read_lines(path)
-        for number, line in enumerate(lines, start=1):
-            columns = line.split("\t")
-            if not line.strip() or (self.header and number == 1):
-                continue
-            if len(columns) != 2:
-                raise DataError(
-                    f"line {number:,} of {path} has {len(columns)} columns; accepted: a text, one tab and a class"
+        tables = self._tables()
+        headers = headers_of(tables, self.header)
+        columns: dict[str, Columns] = {}
+        usual: tuple[str, ...] = ()
+        for split, table in tables.items():
+            columns[split] = columns_of(table, headers[split], self.asked, usual, split != "test")
+            if split == "train" and headers[split]:
+                usual = tuple(
+                    table.first[place].strip().lower() for place in (columns[split].text, columns[split].label or 0)
                 )
-            if columns[0].strip() and not columns[1].strip():
-                raise DataError(f"line {number:,} of {path} has no class; accepted: a text, one tab and a class")
-            rows.append((columns[0], columns[1]))
-        return labelled(rows, len(lines) - self.header)
+        has_classes = "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"])
+        given = {s: self._part(tables[s], headers[s], columns[s]) for s in tables if s != "test" or has_classes}
+        remarks = self._about_headers(tables, headers, columns["train"])
+        given["train"] = replace(given["train"], remarks=tuple(remarks))
+        return self._parts(given, tables)
+
+    def _tables(self) -> dict[str, Table]:
+        """What files there are, by split."""
+        stems = {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
+        found = {}
+        for split, names in stems.items():
+            paths = [path for name in names if (path := self.path / f"{name}.tsv").is_file()]
+            if paths:
+                found[split] = read_table(paths[0], read_lines(paths[0]))
+        missing = "train.tsv" if "train" not in found else "test.tsv, and no dev.tsv" if len(found) == 1 else None
+        if missing:
+            raise DataError(f"data.path={self.path} holds no {missing}; give a folder with train.tsv and test.tsv")
+        return found
+
+    def _has_classes(self, table: Table, header: bool, columns: Columns) -> bool:
+        """Whether a file to test on says the classes."""
+        place = columns.label
+        return place is not None and not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place])
+
+    def _parts(self, given: dict[str, Labelled], tables: dict[str, Table]) -> dict[str, Labelled]:
+        """Training, validation and test, of which files may give two."""
+        if "test" in given:
+            rest = {split: part for split, part in given.items() if split != "train"}
+            return (given if "validation" in given else cut_validation(given["train"])) | rest
+        if "validation" not in given:
+            raise DataError(
+                f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them "
+                "with classes"
+            )
+        lacks = "test.tsv has no classes" if "test" in tables else "there is no test.tsv"
+        return tested_on_validation(given["train"], given["validation"], lacks, tables["validation"].path.name)
+
+    def _about_headers(self, tables: dict[str, Table], headers: dict[str, bool], columns: Columns) -> list[str]:
+        """What was decided of the files' first lines, where nobody said it."""
+        if self.header is not None:
+            return []
+        train = tables["train"].first
+        names = f" ({', '.join(train[place] for place in (columns.text, columns.label) if place is not None)})"
+        if len(set(headers.values())) == 1:
+            return [
+                f"line 1 of each file names the columns{names}" if headers["train"] else "no file has a header line"
+            ]
+        return [
+            f"{tables[split].path.name} {'has' if header else 'has no'} header line"
+            for split, header in headers.items()
+        ]
+
+    def _part(self, table: Table, header: bool, columns: Columns) -> Labelled:
+        rows = []
+        for number, given in table.rows[header:]:
+            place = f"line {number:,} of {table.path}"
+            if len(given) != columns.count:
+                accepted = f"{columns.count}, as line 1 has" if header else FORM
+                raise DataError(f"{place} has {len(given)} columns; accepted: {accepted}")
+            text, label = given[columns.text], given[columns.label or 0]
+            if text.strip() and not label.strip():
+                raise DataError(f"{place} has no class; accepted: {FORM}")
+            rows.append((text, label))
+        return labelled(rows, table.num_lines - header)
 
 
 class HubLabelled(LabelledSource):
@@ -157,24 +222,32 @@ class HubLabelled(LabelledSource):
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
         """Its splits; without one to validate on, a tenth of the training part serves."""
-        parts = {name: self._part(split, cache) for name, split in (("train", "train"), ("test", self.test))}
-        if self.validation is None:
-            return {**cut_validation(parts["train"]), "test": parts["test"]}
-        return {"train": parts["train"], "validation": self._part(self.validation, cache), "test": parts["test"]}
+        train, test = self._part(self._rows("train", cache), "train"), self._rows(self.test, cache)
+        named = self.validation
+        validation = None if named is None else self._part(self._rows(named, cache), named)
+        if not are_hidden(test[self.label]):
+            first = cut_validation(train) if validation is None else {"train": train, "validation": validation}
+            return {**first, "test": self._part(test, self.test)}
+        if validation is None:
+            raise DataError(f"{self.path} has no classes in its split {self.test}; set data.source.test to one with")
+        return tested_on_validation(train, validation, f"{self.test} has no classes", str(named))
 
-    def _part(self, split: str, cache: str | Path | None) -> Labelled:
+    def _rows(self, split: str, cache: str | Path | None) -> Any:
         rows = load_hub(self.path, self.config, split, self.revision, cache)
         for column in (self.text, self.label):
             if column not in rows.column_names:
                 raise DataError(
                     f"{self.path} has no column {column!r} (data.source.text, data.source.label); accepted: {', '.join(rows.column_names)}"
                 )
+        return rows
+
+    def _part(self, rows: Any, split: str) -> Labelled:
         names: Any = getattr(rows.features[self.label], "names", None)
         both = list(zip(rows[self.text], rows[self.label], strict=True))
         kept = [
-            (str(text), class_of(label, names, f"row {number:,} of {self.path} ({split})"))
+            (text_of(text, f"the text of {place}"), class_of(label, names, place))
             for number, (text, label) in enumerate(both)
-            if text is not None and str(text).strip()
+            if not is_missing(text) and str(text).strip() and (place := f"row {number:,} of {self.path} ({split})")
         ]
         return labelled(kept, len(both))
 
@@ -222,20 +295,21 @@ class UnlabelledText(Source):
     def read(self, cache: str | Path | None = None) -> str:
         """The texts, in the order of the source."""
         parts = self.labelled.read(cache)
-        return "\n".join(" ".join(text.split()) for name in ("train", "validation") for text in parts[name].texts)
+        return "\n".join(WHITE.sub(" ", text) for name in ("train", "validation") for text in parts[name].texts)
 
 
 LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (ReutersR8, Newsgroups, SST2, TSV, HubLabelled)}
 
 
-def class_of(given: Any, names: Sequence[str] | None, row: str) -> str:
-    """The name of a class of the hub: that of its number, or itself where there are no names. Raises DataError for what has none."""
-    if names and (given is None or not 0 <= given < len(names)):
-        accepted = f"0 to {len(names) - 1} ({shorten(', '.join(names), 200)})"
-        raise DataError(f"{row} has the class {given}; accepted: {accepted}. Leave out rows without a class")
-    if given is None or not str(given).strip():
-        raise DataError(f"{row} has no class; accepted: a class in every row")
-    return names[given] if names else str(given)
+def are_hidden(labels: Sequence[Any]) -> bool:
+    """Whether these stand for classes that nobody is to know, as those of parts to test on often are."""
+    return bool(labels) and all(is_missing(label) or str(label).strip().lower() in HIDDEN for label in labels)
+
+
+def tested_on_validation(train: Labelled, validation: Labelled, lacks: str, name: str) -> dict[str, Labelled]:
+    """The parts where there is none to test on: `lacks` says why, and `name` what is tested on instead."""
+    remark = f"{lacks}: the test part is {name}, and a tenth of the training part is validated on"
+    return {**cut_validation(replace(train, remarks=(*train.remarks, remark))), "test": validation}
 
 
 def labelled(rows: Sequence[tuple[str, str]], given: int) -> Labelled:
@@ -251,6 +325,6 @@ def cut_validation(train: Labelled, share: float = 0.1) -> dict[str, Labelled]:
         parts[split_of(text, (1 - share, share), ("train", "validation"))].append((text, label))
     found = {name: labelled(rows, len(rows)) for name, rows in parts.items()}
     return {
-        "train": Labelled(found["train"].texts, found["train"].labels, train.dropped),
+        "train": Labelled(found["train"].texts, found["train"].labels, train.dropped, train.remarks),
         "validation": found["validation"],
     }

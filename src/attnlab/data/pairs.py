@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,16 +18,21 @@ from attnlab.data.cache import DataError
 from attnlab.data.corpus import check_split
 from attnlab.data.fetch import wheel
 from attnlab.data.sources import existing, load_hub, utf8_text
+from attnlab.data.values import is_missing, text_of
 from attnlab.ranges import Probability, check_ranges
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Aligned sentences; `dropped` pairs had an empty side."""
+    """
+    Aligned sentences; `dropped` pairs had an empty side. remarks: what was decided in reading them that a reader
+    should know.
+    """
 
     sources: list[str]
     targets: list[str]
     dropped: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 class PairSource:
@@ -205,7 +210,9 @@ class ParallelText(PairSource):
             chosen = split_of(source, [share / total for share in shares.values()], tuple(shares))
             parts[chosen][0].append(source)
             parts[chosen][1].append(target)
-        found = {name: Pairs(*both, dropped=rest.dropped if name == "train" else 0) for name, both in parts.items()}
+        found = {name: Pairs(*both) for name, both in parts.items()}
+        if "train" in found:
+            found["train"] = replace(found["train"], dropped=rest.dropped, remarks=rest.remarks)
         return found | own
 
     def _rest(self) -> Pairs:
@@ -226,7 +233,7 @@ class ParallelText(PairSource):
             raise DataError(
                 f"{field}={source}: there is {alone.name}, but no {missing} beside it (plain or .gz); accepted: {FORMS}"
             )
-        return read_tabbed(existing(source, FORMS, field))
+        return read_tabbed(existing(source, FORMS, field), self.pair)
 
 
 class HubPairs(PairSource):
@@ -256,13 +263,16 @@ class HubPairs(PairSource):
             raise DataError(
                 f"{self.path} has no language {language!r} (data.pair={self.pair}); it has: {', '.join(sorted(known))}"
             )
-        return ["" if text is None else str(text) for text in columns[columns.column_names[known.index(language)]]]
+        texts = columns[columns.column_names[known.index(language)]]
+        place = f"a text in {language} of {self.path}"
+        return ["" if is_missing(text) else text_of(text, place) for text in texts]
 
 
 FORMS = (
     "a tab-separated file; or a source file with data.source.target_path; or the common beginning of two files that end in the "
     "languages of data.pair, such as corpus for corpus.en and corpus.de; plain or .gz"
 )
+SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output"), ("input", "target"))
 PAIR_SOURCES: dict[str, type[PairSource]] = {s.name: s for s in (HomeAssistant, Multi30k, ParallelText, HubPairs)}
 
 
@@ -323,10 +333,28 @@ def read_aligned(source: Path, target: Path) -> Pairs:
     return aligned(sources, targets)
 
 
-def read_tabbed(path: Path) -> Pairs:
-    """One file with a source, a tab and a target on each line. Raises DataError for a line of another form."""
+def read_tabbed(path: Path, pair: str) -> Pairs:
+    """
+    One file with a source, a tab and a target on each line.
+
+    A line 1 of the pair's languages, or of words such as source and target, names the columns, in either order.
+    Raises DataError for a line of another form.
+    """
     sources, targets = [], []
-    for number, line in enumerate(read_lines(path), start=1):
+    lines = read_lines(path)
+    names = lines[0].lower().split("\t") if lines else []
+    order = next(
+        (
+            o
+            for o in (1, -1)
+            for known in (pair.lower().split("-"), *SIDES)
+            if [n.strip() for n in names] == [*known][::o]
+        ),
+        0,
+    )
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and order:
+            continue
         columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             raise DataError(
@@ -335,7 +363,10 @@ def read_tabbed(path: Path) -> Pairs:
             )
         sources.append(columns[0])
         targets.append(columns[1])
-    return aligned(sources, targets)
+    if not order:
+        return aligned(sources, targets)
+    remark = f"line 1 of {path.name} names the columns ({', '.join(names)})"
+    return replace(aligned(*((sources, targets)[::order])), remarks=(remark,))
 
 
 def read_lines(path: Path) -> list[str]:

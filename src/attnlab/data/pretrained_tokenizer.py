@@ -11,6 +11,7 @@ import numpy as np
 
 from attnlab.data.chat import render
 from attnlab.data.marks import Marks, Tokens
+from attnlab.data.scripts import UNSPACED
 from attnlab.data.tokenizers import TOKENIZERS, Tokenizer, smallest_type
 
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
@@ -93,7 +94,7 @@ class PretrainedTokenizer(Tokenizer):
         if model.get("type") == "WordPiece":
             return np.array([not text.startswith(model["continuing_subword_prefix"]) for text in spelt])
         if any(text.startswith("▁") for text in spelt):
-            return np.array([text.startswith("▁") for text in spelt])
+            return np.array([text.startswith("▁") or bool(UNSPACED.match(text)) for text in spelt])
         return super().begins_word()
 
     @cached_property

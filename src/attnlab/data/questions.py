@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from attnlab.data.cache import DataError
 from attnlab.data.corpus import check_split
 from attnlab.data.pairs import read_lines, split_of
 from attnlab.data.sources import existing, load_hub
+from attnlab.data.values import text_of, truth_of, whole_number_of
 from attnlab.ranges import Probability, check_ranges
 
 
@@ -82,6 +83,10 @@ class SQuADFiles(QuestionSource):
                 f"data.path={self.path} holds no {'dev*.json' if 'train' in found else 'train*.json'}; give a folder with train*.json and "
                 "dev*.json (or valid*.json, test*.json), or one JSON file"
             )
+        if "test" in found and hides_answers(found["test"], found["train"]):
+            raise DataError(
+                f"no question of {files['test']} has an answer; leave it out: the dev file is the test part then"
+            )
         return (
             found
             if len(found) == 3
@@ -131,16 +136,8 @@ class HubQuestions(QuestionSource):
                 f"{self.path} has no column {missing[0]!r}; accepted: a data set with {', '.join(self.columns)}, and this one has "
                 f"{', '.join(rows.column_names)}"
             )
-        return checked(
-            [
-                Question(
-                    str(row["id"]), row["question"], row["context"],
-                    tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)),
-                )
-                for row in rows
-            ],
-            self.path,
-        )  # fmt: skip
+        where = f"{self.path} ({split})"
+        return checked([question_of(row, row["context"], listed(row["answers"]), where) for row in rows], where)
 
 
 @check_ranges
@@ -181,7 +178,9 @@ def read_squad(path: Path) -> list[Question]:
     except ValueError as error:
         raise DataError(f"{path} cannot be read as JSON: {error}; accepted: a file in SQuAD's format") from error
     try:
-        questions = list(_questions(content))
+        questions = list(_questions(content, str(path)))
+    except DataError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{path} is not in SQuAD's format ({type(error).__name__}: {error}); accepted: "
@@ -190,20 +189,55 @@ def read_squad(path: Path) -> list[Question]:
     return checked(questions, str(path))
 
 
-def _questions(content: Any) -> Iterator[Question]:
+def _questions(content: Any, place: str) -> Iterator[Question]:
     for article in content["data"]:
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
-                given = [] if asked.get("is_impossible") else asked["answers"]
-                answers = tuple((str(answer["text"]), _start(answer["answer_start"], asked["id"])) for answer in given)
-                yield Question(str(asked["id"]), str(asked["question"]), str(paragraph["context"]), answers)
+                given = asked["answers"] if asked.get("is_impossible") is None else asked.get("answers", [])
+                yield question_of(asked, paragraph["context"], given, place)
 
 
-def _start(given: Any, question: Any) -> int:
-    try:
-        return int(str(given))  # a whole number, or one in quotation marks: int alone would also take 3.7
-    except ValueError as error:
-        raise ValueError(f"the question {question!r} has the answer_start {given!r}, no whole number") from error
+def question_of(asked: Mapping[str, Any], context: Any, answers: Sequence[Mapping[str, Any]], place: str) -> Question:
+    """
+    The question of untyped fields, of which each is read for what it says.
+
+    Raises DataError for one that says nothing that it can be read as, and for a question that is said to have no
+    answer and has one, or the other way round.
+    """
+    name = text_of(asked["id"], f"the id of a question of {place}")
+    where = f"the question {name!r} of {place}"
+    found = tuple(
+        (
+            text_of(answer["text"], f"an answer to {where}"),
+            whole_number_of(answer["answer_start"], f"the answer_start of an answer to {where}"),
+        )
+        for answer in answers
+    )
+    if (said := asked.get("is_impossible")) is not None:
+        impossible = truth_of(said, f"is_impossible of {where}")
+        if impossible == bool(found):
+            has = f"the answer {found[0][0]!r}" if found else "no answer"
+            raise DataError(f"{where} has is_impossible={said} and {has}; accepted: one of the two")
+    return Question(
+        name, text_of(asked["question"], f"the text of {where}"), text_of(context, f"the context of {where}"), found
+    )
+
+
+def listed(answers: Any) -> list[dict[str, Any]]:
+    """Answers as a list of them, where a table has them as a list for each field."""
+    if not isinstance(answers, Mapping):
+        return list(answers or [])
+    texts, starts = answers["text"], answers["answer_start"]
+    if len(texts) != len(starts):
+        raise DataError(
+            f"answers have {len(texts)} texts and {len(starts)} answer_start; accepted: one of each for an answer"
+        )
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
+def hides_answers(test: Sequence[Question], train: Sequence[Question]) -> bool:
+    """Whether a part has no answers though another has: these are not to be known, and not that there are none."""
+    return bool(test) and not any(q.answers for q in test) and any(q.answers for q in train)
 
 
 def checked(questions: list[Question], place: str) -> list[Question]:

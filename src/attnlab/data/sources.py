@@ -5,12 +5,22 @@ import hashlib
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from attnlab.data.cache import DataError, cache_root
+from attnlab.data.cache import (
+    DIGESTS,
+    DataError,
+    cache_root,
+    problem_of,
+    remove,
+    say_damaged,
+    write_digests,
+    writing_to,
+)
 from attnlab.data.fetch import download, wheel_member
+from attnlab.data.values import is_missing, text_of
 from attnlab.ranges import must_be
 
 T = TypeVar("T")
@@ -143,7 +153,8 @@ class HubText(Source):
                 raise DataError(
                     f"data.source.column={self.column} is no column of {self.path}; accepted: {', '.join(rows.column_names)}"
                 )
-            self._text = "\n".join(str(row) for row in rows[self.column] if row is not None)
+            place = f"a row of data.source.column={self.column} of {self.path}"
+            self._text = "\n".join(text_of(row, place) for row in rows[self.column] if not is_missing(row))
             if not self._text.strip():
                 raise DataError(f"column {self.column} of {self.path} ({self.split}) holds no text; choose another")
         return self._text
@@ -160,14 +171,45 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
         raise DataError(
             'data from the hub need the library datasets; install it with: pip install "attnlab[hub]"'
         ) from error
-    folder = str(cache_root(cache) / "hub")
+    folder = cache_root(cache) / "hub"
+
+    def load() -> Any:
+        return load_dataset(path, name, split=split, revision=revision, cache_dir=str(folder))
+
     try:
-        return load_dataset(path, name, split=split, revision=revision, cache_dir=folder)
+        try:
+            rows = load()
+            tables = {Path(file["filename"]).parent for file in rows.cache_files}
+        except Exception:  # perhaps for one of the tables that the library has made of data sets
+            tables = {found.parent for found in folder.rglob(DIGESTS)}
+            if not drop_damaged(tables):
+                raise
+            rows = load()
+        else:
+            rows = load() if drop_damaged(tables) else rows
     except Exception as error:  # the library raises a dozen unrelated types; all mean that this data set cannot be had
         raise DataError(
             f"cannot load the data set {path} (name {name}, split {split}, revision {revision}): "
             f"{' '.join(str(error).split())[:300]}; look at its name, configuration, split and the network"
         ) from error
+    for file in rows.cache_files:
+        table = Path(file["filename"]).parent
+        if table.is_relative_to(folder) and not (table / DIGESTS).exists():
+            with writing_to(table):
+                write_digests(table)
+    return rows
+
+
+def drop_damaged(tables: Iterable[Path]) -> bool:
+    """
+    Removes those of the library's folders whose files are not as they were when they were made, and says so; whether
+    there was one.
+    """
+    damaged = {table: problem for table in tables if (table / DIGESTS).exists() and (problem := problem_of(table))}
+    for table, problem in damaged.items():
+        say_damaged(table, problem)
+        remove(table)
+    return bool(damaged)
 
 
 def opened(source: Callable[..., T], path: str | None, **told: Any) -> T:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-PREFIXES = "BIES"
+PREFIXES, UNTYPED = "BIES", "entity"
+BARE = tuple(PREFIXES)
 
 
 class Entity(NamedTuple):
@@ -17,13 +18,18 @@ class Entity(NamedTuple):
 
 
 def is_tag(tag: str) -> bool:
-    """Whether this is O, or one of B, I, E, S, a hyphen and a type."""
-    return tag == "O" or (len(tag) > 2 and tag[0] in PREFIXES and tag[1] == "-")
+    """Whether this is O, or one of B, I, E, S, alone or with a hyphen and a type."""
+    return tag == "O" or tag in BARE or (len(tag) > 2 and tag[0] in PREFIXES and tag[1] == "-")
+
+
+def typed(tag: str) -> str:
+    """A tag with its type: entities of a file that tells no types apart are of the type `entity`."""
+    return f"{tag}-{UNTYPED}" if tag in BARE else tag
 
 
 def entities_of(tags: Sequence[str]) -> list[Entity]:
     """
-    The entities of a sentence's tags, in IOB1, IOB2 or BIOES (a tag being as `is_tag` says).
+    The entities of a sentence's tags, in IOB1, IOB2 or BIOES (a tag being as `typed` gives it).
 
     A word begins an entity where its tag is B or S, and where no entity of its type is open: after O, E and S, and after another
     type. This one rule reads all three schemes, and gives sequences that belong to none a meaning (Tjong Kim Sang and De Meulder

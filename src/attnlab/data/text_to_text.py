@@ -83,6 +83,7 @@ class Mixture(PairSource):
                 [source for _, pairs in parts for source in pairs.sources],
                 [target for _, pairs in parts for target in pairs.targets],
                 sum(pairs.dropped for _, pairs in parts),
+                tuple(f"{name}: {remark}" for name, pairs in parts for remark in pairs.remarks),
             )
         return mixed
 
@@ -109,7 +110,7 @@ class Mixture(PairSource):
             # The same ones for every seed of a run: they are part of the data.
             chosen = np.random.Generator(np.random.Philox(0)).permutation(len(sources))[:more]
             rows = np.concatenate([np.tile(rows, whole), np.sort(chosen)])
-        return Pairs([sources[row] for row in rows], [pairs.targets[row] for row in rows], pairs.dropped)
+        return Pairs([sources[row] for row in rows], [pairs.targets[row] for row in rows], pairs.dropped, pairs.remarks)
 
 
 @check_ranges
@@ -137,6 +138,10 @@ class TextToTextData(TranslationData):
         super().__init__(
             mixture, tokenizer, "text-text", True, batch_tokens, max_length, too_long, seed=seed, cache=cache
         )
+
+    def target_languages(self) -> tuple[str, ...]:
+        """Of each task."""
+        return tuple(task.source.target_language for task in self.source.tasks.values())
 
     def tasks_of(self, split: str) -> list[str]:
         """The name of the task of each example of a split, by id."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
+from attnlab.data.classification import about_unseen, unseen_in
 from attnlab.data.encoded import Encoded, EncodedData, collate_rows, padded
 from attnlab.data.entities import Tagged, TaggedSource
 from attnlab.data.tags import entities_of
@@ -78,7 +79,8 @@ class TokenClassificationData(EncodedData[EncodedSentences]):
 
     def encode_parts(self, parts: dict[str, Tagged]) -> dict[str, EncodedSentences]:
         """The tags of the training part's types, and every part encoded."""
-        self.types = types_of(parts, self.name)
+        self.types, unseen = types_of(parts, self.name)
+        self.remarks += unseen
         self.labels = ["O", *(f"{prefix}-{kind}" for kind in self.types for prefix in "BI")]
         self._tokens_of: dict[str, np.ndarray] = {}
         return {split: self._encode(part) for split, part in parts.items()}
@@ -151,18 +153,15 @@ def groups_within(lengths: Sequence[int], room: int) -> list[range]:
     return [*groups, range(start, len(lengths))]
 
 
-def types_of(texts: dict[str, Tagged], name: str) -> list[str]:
-    """The training part's types of entity, sorted. Raises DataError for none, and for one that only another part has."""
+def types_of(texts: dict[str, Tagged], name: str) -> tuple[list[str], list[str]]:
+    """
+    The training part's types of entity, then those of other parts alone, and what is to be said of these. Raises
+    DataError for none.
+    """
     found = {
-        split: {entity.type for tags in part.tags for entity in entities_of(tags)} for split, part in texts.items()
+        split: [entity.type for tags in part.tags for entity in entities_of(tags)] for split, part in texts.items()
     }
-    types = sorted(found["train"])
+    types = sorted(set(found["train"]))
     if not types:
         raise DataError(f"the training part of {name} has no entity: every tag is O; look at data.source.tag_column")
-    for split, given in found.items():
-        if unknown := sorted(given - found["train"]):
-            raise DataError(
-                f"the {split} part of {name} has entities of the type {unknown[0]!r}, which the training part does not have; it has "
-                f"{', '.join(types)}"
-            )
-    return types
+    return [*types, *unseen_in(found, types)], about_unseen(found, types, "entities of types")

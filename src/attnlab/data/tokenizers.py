@@ -12,6 +12,7 @@ import numpy as np
 
 from attnlab.data.cache import DataError
 from attnlab.data.marks import Marks
+from attnlab.data.scripts import UNSPACED
 from attnlab.ranges import Interval, check_ranges
 
 PIECE = 1 << 20  # characters handed to the subword library at once: it keeps offsets of everything it is given
@@ -56,9 +57,12 @@ class Tokenizer:
         return np.arange(self.vocabulary_size)
 
     def begins_word(self) -> np.ndarray:
-        """Of each token (V,), whether a word begins with it: its text begins with white space."""
+        """
+        Of each token (V,), whether a word begins with it: its text begins with white space, or is of a script without
+        any.
+        """
         texts = (self.decode([token]) for token in range(self.vocabulary_size))
-        return np.array([text[:1].isspace() for text in texts])
+        return np.array([text[:1].isspace() or bool(UNSPACED.match(text)) for text in texts])
 
     @abstractmethod
     def train(self, text: str) -> Self:
@@ -292,11 +296,14 @@ def smallest_type(vocabulary_size: int) -> type[np.unsignedinteger]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cuts a long text before a space between two letters, where GPT-2's words are cut anyway: the tokens stay the same."""
+    """
+    Cuts a long text before a blank or a line's end between two letters, where GPT-2's words are cut anyway: the
+    tokens stay the same.
+    """
     start = 0
     while len(text) - start > PIECE:
         end = start + PIECE
-        while end < len(text) - 1 and not (text[end] == " " and text[end - 1].isalpha() and text[end + 1].isalpha()):
+        while end < len(text) - 1 and not (text[end] in " \n" and text[end - 1].isalpha() and text[end + 1].isalpha()):
             end += 1
         if end == len(text) - 1:
             break

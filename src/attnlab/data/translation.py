@@ -5,8 +5,6 @@ Shapes: B batch, S source length, T target length.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +15,8 @@ import numpy as np
 import torch
 
 from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, check_budget, typical
-from attnlab.data.cache import DataError, cache_root, publish, scratch_folder, writing_to
+from attnlab.data.cache import DataError, cache_root, kept, key_of
+from attnlab.data.encoded import remarks_of
 from attnlab.data.encoded_pairs import EncodedPairs, chosen, collate, encode_pairs
 from attnlab.data.module import DataModule
 from attnlab.data.pairs import Pairs, PairSource
@@ -63,6 +62,7 @@ class TranslationData(DataModule):
         for name in ("end", "target_start"):
             rehearsal(tokenizer).marks.need(name)
         self._splits: dict[str, EncodedPairs] | None = None
+        self.remarks: list[str] = []
         self._order: TokenBudgetBatches | None = None
         self._order_state: dict[str, int] | None = None
 
@@ -94,6 +94,7 @@ class TranslationData(DataModule):
     def _all_splits(self) -> dict[str, EncodedPairs]:
         if self._splits is None:
             texts, folder = self._prepared()
+            self.remarks = remarks_of(texts)
             self._splits = {split: self._rows(split, pairs, folder) for split, pairs in texts.items()}
         return self._splits
 
@@ -139,6 +140,7 @@ class TranslationData(DataModule):
             "train_tokens": self.train_tokens,
             "pairs": {name: len(split.sources) for name, split in self._splits.items()},
             "left_out": {name: split.counts for name, split in self._splits.items()},
+            **({"remarks": self.remarks} if self.remarks else {}),
         }
 
     def describe(self) -> str:
@@ -149,7 +151,9 @@ class TranslationData(DataModule):
         if not self.joint:
             size = f"{facts['source_vocabulary_size']:,} and {size}"
         left_out = {f"{what} in {split}": n for split, c in facts["left_out"].items() for what, n in c.items() if n}
-        notes = "".join(f"; {what}: {count:,}" for what, count in left_out.items())
+        notes = "".join(
+            [*(f"; {what}: {count:,}" for what, count in left_out.items()), *(f"; {r}" for r in self.remarks)]
+        )
         return f"{self.name} {self.source.pair}: pairs {pairs}; vocabulary {size}{notes}"
 
     # --- texts
@@ -161,6 +165,15 @@ class TranslationData(DataModule):
     def references(self, split: str) -> list[str]:
         """The target sentences of a split, by id."""
         return self.split(split).texts.targets
+
+    def target_languages(self) -> tuple[str, ...]:
+        """The language of the targets, as the pair has it."""
+        return (self.source.target_language,)
+
+    def source_lengths(self, split: str) -> list[int]:
+        """The tokens of the source of each pair of a split, by id, without marks."""
+        lengths_N = self.split(split).lengths[:, 0] - num_marks(self.source_vocabulary.marks.source)
+        return lengths_N.tolist()  # type: ignore[no-any-return]
 
     def decode_target(self, tokens: Sequence[int]) -> str:
         """The text of target tokens, up to the first end mark, as one line."""
@@ -227,15 +240,8 @@ class TranslationData(DataModule):
         texts = self.source.read(self.cache)
         self.fingerprint = self.source.fingerprint(texts)
         settings = [FORMAT, self.fingerprint, self._untrained.name, asdict(self._untrained), self.joint]
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key[:16]}"
-        tokenizers = load_tokenizers(folder)
-        if tokenizers is None:
-            with scratch_folder(folder) as scratch, writing_to(folder):
-                self._train_tokenizers(texts, scratch)
-                publish(scratch, folder, lambda there: load_tokenizers(there) is not None)
-            tokenizers = load_tokenizers(folder)
-            assert tokenizers is not None, folder
+        folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key_of(settings)}"
+        tokenizers = kept(folder, partial(self._train_tokenizers, texts), load_tokenizers)
         self.source_vocabulary, self.vocabulary = (Vocabulary(tokenizer) for tokenizer in tokenizers)
         return texts, folder
 
@@ -252,15 +258,13 @@ class TranslationData(DataModule):
         """A split's rows, mapped from the cache. The sentences to evaluate on stay in memory; those to train on do not."""
         training = split == "train"
         read = self._training_texts if training else partial(chosen, texts)
-        kept = folder / f"{split}-{self.max_length}-{self.too_long if training else 'cut'}"
-        found = EncodedPairs.load(kept, read)
-        if found is None:
+
+        def make(scratch: Path) -> None:
             vocabularies, drop = (self.source_vocabulary, self.vocabulary), training and self.too_long == "drop"
-            with scratch_folder(kept) as scratch, writing_to(kept):
-                encode_pairs(texts, vocabularies, self.max_length, training, drop).save(scratch)
-                publish(scratch, kept, lambda there: EncodedPairs.load(there, read) is not None)
-            found = EncodedPairs.load(kept, read)
-            assert found is not None, kept
+            encode_pairs(texts, vocabularies, self.max_length, training, drop).save(scratch)
+
+        cut = self.too_long if training else "cut"
+        found = kept(folder / f"{split}-{self.max_length}-{cut}", make, partial(EncodedPairs.load, read=read))
         # Of the files as they are now: what was kept knows the pairs alone, which may be the same ones.
         found.counts = {"pairs with an empty side": texts.dropped, **found.counts}
         return found
@@ -278,9 +282,6 @@ def widths_of(vocabulary: Vocabulary, source_vocabulary: Vocabulary) -> dict[str
     return {**sizes, "marks": vocabulary.marks}
 
 
-def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer] | None:
-    """The source's and the target's tokenizer in a folder, or None where they are not there or damaged."""
-    try:
-        return Tokenizer.load(folder / "source.json"), Tokenizer.load(folder / "target.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The source's and the target's tokenizer in a folder."""
+    return Tokenizer.load(folder / "source.json"), Tokenizer.load(folder / "target.json")

@@ -1,14 +1,19 @@
-"""How answers are compared: exact match and F1 of words, as SQuAD's official evaluation has them (version 2.0, which is that of 1.1 but
-for answers of no word)."""
+"""
+How answers are compared: exact match and F1 of words, as SQuAD's official evaluation has them (version 2.0, which is
+that of 1.1 but for answers of no word); in scripts without blanks between words as MLQA's has Chinese (Lewis et al.
+2020), a character being a word.
+"""
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from attnlab.data.questions import Question
+from attnlab.data.scripts import UNSPACED, words_of
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -19,14 +24,28 @@ def normalised(answer: str) -> str:
     return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
 
 
+def compared(answer: str, reference: str) -> tuple[list[str], list[str]]:
+    """The words of both, as they are compared; the script of the reference says how."""
+    if not UNSPACED.search(reference):
+        return normalised(answer).split(), normalised(reference).split()
+    kept = ("".join(c for c in text.lower() if not _is_punctuation(c)) for text in (answer, reference))
+    given, wanted = map(words_of, kept)
+    return given, wanted
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
 def exact_match(answer: str, reference: str) -> float:
     """1 where both are the same once normalised, else 0."""
-    return float(normalised(answer) == normalised(reference))
+    given, wanted = compared(answer, reference)
+    return float(given == wanted)
 
 
 def word_f1(answer: str, reference: str) -> float:
     """The harmonic mean of the shares of the words of each that the other has; where one has no word, 1 if neither has, else 0."""
-    given, wanted = normalised(answer).split(), normalised(reference).split()
+    given, wanted = compared(answer, reference)
     if not given or not wanted:
         return float(given == wanted)
     common = sum((Counter(given) & Counter(wanted)).values())

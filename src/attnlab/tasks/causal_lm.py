@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from attnlab.data import TextData
+from attnlab.data.scripts import words_of
 from attnlab.data.windows import EvaluationWindows
 from attnlab.generation.sampling import Sampler, generate
 from attnlab.models.language_model import LanguageModel
@@ -158,10 +159,10 @@ class CausalLanguageModelling(TokenTask):
 
 
 def _text_size(data: TextData, split: str, loader: EvaluationWindows) -> tuple[int, int]:
-    """How many UTF-8 bytes and how many words (white space between them) the scored tokens of a loader are."""
+    """How many UTF-8 bytes and how many words (see `words_of`) the scored tokens of a loader are."""
     first = loader.first_target
     text = data.corpus.part(split).text_of(data.tokenizer, first, first + loader.num_targets)
-    return len(text.encode("utf-8", "surrogatepass")), len(text.split())
+    return len(text.encode("utf-8", "surrogatepass")), len(words_of(text))
 
 
 def _figures(prefix: str, suffix: str, nats: float, tokens: int, num_bytes: int, num_words: int) -> dict[str, float]:

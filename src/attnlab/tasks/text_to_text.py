@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attnlab.data.text_to_text import TextToTextData
-from attnlab.tasks.translation import Translation, corpus_scores
+from attnlab.tasks.translation import Translation
 from attnlab.training import NUM_SAMPLES, Table
+from attnlab.training.bleu import corpus_scores
 from attnlab.training.measures import of_both_parts
 
 
@@ -46,7 +47,8 @@ class TextToText(Translation):
                 continue
             outputs, wanted = [hypotheses[i] for i in rows], [references[i] for i in rows]
             exact.append(sum(map(str.__eq__, outputs, wanted)) / len(rows))
-            scores, signatures = corpus_scores(outputs, wanted)
+            language = data.source.tasks[name].source.target_language
+            scores, signatures = corpus_scores(outputs, wanted, self.tokenizer_of(language))
             self.notes |= {f"{prefix}/{metric}@{name}": signature for metric, signature in signatures.items()}
             figures |= {f"exact@{name}": exact[-1], **{f"{metric}@{name}": score for metric, score in scores.items()}}
         figures["exact"] = sum(exact) / len(exact)

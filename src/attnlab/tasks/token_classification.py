@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from attnlab.tasks.translation import mask_of
 from attnlab.training import NUM_SAMPLES, Table
 from attnlab.training.measures import of_both_parts
 
+BLANKS = re.compile(r"[ \t\r\n]+")  # what parts columns and lines; other white space may be all of a word
 ENTITY_SUMS = ("right", "found", "there")
 
 
@@ -119,7 +121,7 @@ class TokenClassification(EncoderTask):
     def samples(self, data: TokenClassificationData, split: str = "test") -> Table | None:
         """The first sentences with a word whose tag is wrong; where there is none, the first of all. Words of no entity stand without a tag."""
         lines = self.outputs.get(f"{split}.entities.conll", "").strip("\n").split("\n\n")
-        sentences = [[line.split() for line in sentence.split("\n")] for sentence in lines]
+        sentences = [[line.split(" ") for line in sentence.split("\n")] for sentence in lines]
         wrong = [words for words in sentences if any(word[-2] != word[-1] for word in words)] or sentences
         rows = [
             tuple(" ".join(_tagged(word[0], word[at]) for word in words) for at in (-2, -1))
@@ -190,9 +192,12 @@ def best_allowed(scores_NC: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 
 
 def as_conll(texts: Tagged, predicted: Sequence[Sequence[str]]) -> str:
-    """Word, tag and predicted tag a line between blanks, an empty line after a sentence: what conlleval reads."""
+    """
+    Word, tag and predicted tag a line between blanks, an empty line after a sentence: what conlleval reads. Blanks in
+    words are left out.
+    """
     sentences = (zip(*three, strict=True) for three in zip(texts.words, texts.tags, predicted, strict=True))
-    lines = ("".join(f"{''.join(word.split())} {tag} {guess}\n" for word, tag, guess in s) for s in sentences)
+    lines = ("".join(f"{BLANKS.sub('', word)} {tag} {guess}\n" for word, tag, guess in s) for s in sentences)
     return "".join(f"{sentence}\n" for sentence in lines)
 
 

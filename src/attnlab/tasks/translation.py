@@ -17,11 +17,12 @@ from attnlab.models.seq2seq import Seq2Seq
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate, check_ranges
 from attnlab.tasks.losses import IGNORED, cross_entropy_sums
 from attnlab.training import Table, TokenTask
+from attnlab.training.bleu import check_tokenizer, corpus_scores, metrics, tokenizer_for
 from attnlab.training.measures import of_both_parts
 
 EXCERPT = 60  # characters of a sentence in a message
 NUM_OF_EACH, MOST_SCORED = 8, 2000  # translations of a table of samples; sentences that they are chosen from
-BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source words, both included
+BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source tokens, both included
 
 
 @check_ranges
@@ -29,9 +30,11 @@ class Translation(TokenTask):
     """
     Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
 
-    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored on its own text,
-    detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source words (`test/bleu@6-10`).
-    `notes` says how each was computed, and `outputs` holds the translations and the references that they were scored on.
+    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and
+    scored on its own text, detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of
+    source tokens (`test/bleu@6-10`), marks left out. bleu_tokenize: sacreBLEU's name of what cuts a text into BLEU's
+    words; None: what the target language asks for. `notes` says how each was computed, and `outputs` holds the
+    translations and the references that they were scored on.
     """
 
     headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
@@ -48,11 +51,15 @@ class Translation(TokenTask):
         beams: PositiveInt = 4,
         length_penalty: NonNegativeFloat = 0.6,
         max_extra: NonNegativeInt = 50,
+        bleu_tokenize: str | None = None,
         log_every: PositiveInt = 10,
     ) -> None:
         super().__init__(model, optimizer, schedule, log_every)
         self.marks, self.label_smoothing = marks, label_smoothing
         self.search = BeamSearch(beams, length_penalty, max_extra)
+        if bleu_tokenize is not None:
+            check_tokenizer(bleu_tokenize)
+        self.bleu_tokenize = bleu_tokenize
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
 
     @classmethod
@@ -79,8 +86,13 @@ class Translation(TokenTask):
         return batch["target_out"][batch["is_target"]]
 
     def check_split(self, data: TranslationData, split: str) -> None:
-        """Raises ValueError where a source or a target of the split is longer than the model's table of positions."""
+        """
+        Raises ValueError where a source or a target of the split is longer than the model's table of positions, and
+        where BLEU of its language needs what is not installed.
+        """
         assert isinstance(self.model, Seq2Seq)
+        for language in data.target_languages():
+            metrics(self.tokenizer_of(language))
         limit, pairs = self.model.longest, data.split(split)
         for side, lengths_N in zip(("source", "target"), pairs.lengths.T, strict=True):
             row = int(lengths_N.argmax())
@@ -103,14 +115,18 @@ class Translation(TokenTask):
         nats = {f"{prefix}/{name}": value for name, value in self.score(loader).items()}
         best = self.translations(loader)
         hypotheses = [data.decode_target(found[0].tokens) for found in best.values()]
-        sources, references = data.sources(split), data.references(split)
-        figures, signatures = corpus_scores(hypotheses, references)
+        references, tokenize = data.references(split), self.tokenizer_of(*data.target_languages())
+        figures, signatures = corpus_scores(hypotheses, references, tokenize)
         self.notes |= {f"{prefix}/{name}": signature for name, signature in signatures.items()}
         self.outputs[f"{split}.translations.txt"] = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
         self.outputs[f"{split}.references.txt"] = "".join(f"{reference}\n" for reference in references)
-        by_length, empty = scores_by_length(hypotheses, references, sources)
-        self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many words" for name in empty}
+        by_length, empty = scores_by_length(hypotheses, references, data.source_lengths(split), tokenize)
+        self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many tokens" for name in empty}
         return nats | {f"{prefix}/{name}": value for name, value in (figures | by_length).items()}
+
+    def tokenizer_of(self, language: str) -> str:
+        """sacreBLEU's name of what cuts texts of a target language into BLEU's words."""
+        return self.bleu_tokenize or tokenizer_for(language)
 
     def samples(self, data: TranslationData, split: str = "test") -> Table | None:
         """The first sources with their references and translations, then the best and the worst of the others by the chrF of the sentence."""
@@ -156,28 +172,24 @@ def mask_of(is_token_BS: Tensor) -> Tensor | None:
     return None if is_token_BS.device.type == "cpu" and bool(is_token_BS.all()) else is_token_BS
 
 
-def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """BLEU and chrF of a corpus (Post 2018, arXiv 1804.08771), and the signatures of both."""
-    metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
-    scores = {name: metric.corpus_score(list(hypotheses), [list(references)]).score for name, metric in metrics.items()}
-    return scores, {name: str(metric.get_signature()) for name, metric in metrics.items()}
-
-
 def bucket_name(low: int, high: int | None) -> str:
     """6-10, or 21+ where there is no end."""
     return f"{low}+" if high is None else f"{low}-{high}"
 
 
 def scores_by_length(
-    hypotheses: Sequence[str], references: Sequence[str], sources: Sequence[str]
+    hypotheses: Sequence[str], references: Sequence[str], lengths: Sequence[int], tokenize: str
 ) -> tuple[dict[str, float], list[str]]:
-    """BLEU of the sentences in each bucket of source words, and the buckets that have none."""
+    """
+    BLEU of the sentences in each bucket of source tokens, of which `lengths` counts each one's, and the buckets that
+    have none.
+    """
     scores, empty = {}, []
     for low, high in BUCKETS:
         name = bucket_name(low, high)
-        rows = [i for i, source in enumerate(sources) if low <= len(source.split()) <= (high or 10**9)]
+        rows = [i for i, length in enumerate(lengths) if low <= length <= (high or 10**9)]
         if rows:
-            found, _ = corpus_scores([hypotheses[i] for i in rows], [references[i] for i in rows])
+            found, _ = corpus_scores([hypotheses[i] for i in rows], [references[i] for i in rows], tokenize)
             scores[f"bleu@{name}"] = found["bleu"]
         else:
             empty.append(name)

@@ -49,8 +49,13 @@ def test_what_does_not_fit_is_told_with_its_line(name, tmp_path):
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"cannot read .*gone\.conllu: No such file"):
         read_sentences(tmp_path / "gone.conllu")
-    (tmp_path / "b.conllu").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match="cannot be read"):
+    (tmp_path / "b.conllu").write_bytes(b"\n\xfe\xfa")
+    with pytest.raises(ValueError, match=r"line 2 of .*b\.conllu is no UTF-8 text"):
         read_sentences(tmp_path / "b.conllu")
+
+
+def test_marks_inside_of_words_end_no_line(tmp_path):
+    [sentence] = read_sentences(write(tmp_path / "a.conllu", [line(1, "a\u2028b"), line(2, "\u3000c", 1)]))
+    assert sentence.forms == ["a\u2028b", "\u3000c"]

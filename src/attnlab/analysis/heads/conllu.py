@@ -3,11 +3,14 @@
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from attnlab.data.cache import DataError
+from attnlab.data.pairs import read_lines
 
 COLUMNS = 10
 ID, FORM, HEAD, RELATION, MISC = 0, 1, 6, 7, 9
@@ -31,20 +34,20 @@ class Sentence:
 def read_sentences(path: Path) -> list[Sentence]:
     """The sentences of a file. Raises ValueError, with file and line, for what is no CoNLL-U, and words that do not fit their text."""
     try:
-        content = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; give a file in CoNLL-U, in UTF-8") from error
-    sentences = [_sentence(path, first, lines) for first, lines in _blocks(content)]
+        lines = read_lines(Path(path))
+    except DataError as error:
+        raise ValueError(f"{error}; give a file in CoNLL-U") from error
+    sentences = [_sentence(path, first, block) for first, block in _blocks(lines)]
     if not sentences:
         raise ValueError(f"{path} holds no sentence; give one in CoNLL-U: a word a line, ten columns between tabs")
     return sentences
 
 
-def _blocks(content: str) -> Iterator[tuple[int, list[str]]]:
+def _blocks(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """The lines of each sentence, and the number of the first one."""
     block: list[str] = []
-    for number, line in enumerate([*content.splitlines(), ""], start=1):
-        if line.strip():
+    for number, line in enumerate([*lines, ""], start=1):
+        if line.strip(" \t"):
             block.append(line)
         elif any(not before.startswith("#") for before in block):
             yield number - len(block), block
@@ -60,13 +63,15 @@ def _sentence(path: Path, first: int, lines: list[str]) -> Sentence:
     for number, line in enumerate(lines, start=first):
         if line.startswith("#"):
             name, equals, value = line[1:].partition("=")
-            text = value.strip() if equals and name.strip() == "text" else text
+            text = value.strip(" \t") if equals and name.strip() == "text" else text
             continue
-        columns = line.rstrip("\r\n").split("\t")
+        columns = line.split("\t")
         if len(columns) != COLUMNS:
             raise ValueError(f"{path}, line {number}: {len(columns)} columns; accepted: CoNLL-U, ten between tabs")
         _place(path, number, columns, surface, words)
-    spelt = "".join(form + ("" if "SpaceAfter=No" in misc.split("|") else " ") for _, form, misc, _ in surface).strip()
+    spelt = "".join(form + ("" if "SpaceAfter=No" in misc.split("|") else " ") for _, form, misc, _ in surface).strip(
+        " "
+    )
     text = spelt if text is None else text
     heads = [_head(path, number, columns, len(words)) for number, columns in words]
     return Sentence(
@@ -111,7 +116,7 @@ def _places(path: Path, text: str, surface: list[tuple[int, str, str, range]], c
     places_W2 = np.full((count, 2), -1, dtype=np.int64)
     at = 0
     for number, form, _, words in surface:
-        while at < len(text) and text[at].isspace():
+        while at < len(text) and text[at].isspace() and not text.startswith(form, at):
             at += 1
         if not text.startswith(form, at):
             raise ValueError(
