@@ -15,7 +15,7 @@ from attnlab.data.questions import HubQuestions, SQuAD, SQuADFiles
 from attnlab.data.sources import KJV, SOURCES, HubText, Source, TextFiles, TinyShakespeare
 from attnlab.data.tokenizer_export import write_tokenizer
 from attnlab.data.tokenizer_files import read_tokenizer
-from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram
+from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram, WithEndOfText
 
 __all__ = [
     "BPE",
@@ -75,6 +75,7 @@ __all__ = [
     "UnlabelledText",
     "WindowBatches",
     "Windows",
+    "WithEndOfText",
     "cache_root",
     "describe_sources",
     "prepare",

@@ -57,7 +57,7 @@ class MaskedTextData(WindowedText):
         seed: int = 0,
         cache: str | None = None,
     ) -> None:
-        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, False)
         super().__init__(text)
         if context < 2:
             raise DataError(f"data.context={context} leaves nothing beside the mask; accepted: 2 or more")

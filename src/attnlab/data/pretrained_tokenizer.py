@@ -43,6 +43,11 @@ class PretrainedTokenizer(Tokenizer):
         return self
 
     @property
+    def ends_documents(self) -> bool:
+        """Where it has a mark for it."""
+        return self.marks.end is not None
+
+    @property
     def is_lossless(self) -> bool:
         """It may change letters, and leaves marks out."""
         return False

@@ -47,7 +47,7 @@ class SpanCorruptionData(WindowedText):
         seed: int = 0,
         cache: str | None = None,
     ) -> None:
-        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, False)
         super().__init__(text)
         if not 0 < noise_density < 1:
             raise DataError(f"data.noise_density={noise_density} cannot be used; accepted: above 0, below 1")

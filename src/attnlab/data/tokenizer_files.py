@@ -79,7 +79,7 @@ def _tokenizer_of_run(folder: Path, vocabulary_size: int | None) -> Tokenizer:
         raise DataError(
             f"tokenizer.vocabulary_size={vocabulary_size}: that run's tokenizer has {tokenizer.vocabulary_size}; leave it out"
         )
-    return tokenizer
+    return tokenizer.of_text
 
 
 def _json(path: Path) -> dict[str, Any]:
