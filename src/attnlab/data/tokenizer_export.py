@@ -20,7 +20,10 @@ NEVER = -1e6  # the score of a piece that no text is to be cut into
 
 
 def write_tokenizer(
-    tokenizer: Tokenizer | Vocabulary, folder: str | Path, frame: Literal["text", "source"] = "text"
+    tokenizer: Tokenizer | Vocabulary,
+    folder: str | Path,
+    frame: Literal["text", "source"] = "text",
+    segments: bool = False,
 ) -> None:
     """
     Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and, where there is one, chat_template.jinja.
@@ -28,7 +31,7 @@ def write_tokenizer(
     A tokenizer by itself, as language models have it, becomes one that encodes a text as `encode` does and puts no mark around it.
     A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its marks, and puts those around a text that an encoder
     (text) or a sequence-to-sequence model (source) sees. Where a text spells a mark, there stands the mark: `<mask>` in a text hides a
-    token. A pretrained one is written as it was read.
+    token. A pretrained one is written as it was read. segments: whether the model is told which of two texts a token is of.
     """
     own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
     if isinstance(own, PretrainedTokenizer):
@@ -48,6 +51,7 @@ def write_tokenizer(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": splits,
+        "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
         **special,
     }
     for name, content in {"tokenizer": rules, "tokenizer_config": settings, "special_tokens_map": special}.items():
