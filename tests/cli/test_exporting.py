@@ -53,6 +53,14 @@ BPE = ["tokenizer=bpe", "tokenizer.vocabulary_size=280"]
 GPT2 = ["position=learned", "model.bias=true", "model.max_length=64"]
 MARIAN = ["residual=post_ln", "feed_forward=relu", "position.interleaved=false", "model.output_bias=true"]
 WRITTEN = {
+    "gpt by default": ("gpt", BPE, "starcoder2", {"tie_word_embeddings": True, "use_bias": False, "eos_token_id": 280}),
+    "gpt by default, characters with an end": ("gpt", ["tokenizer=character", "data.end_of_text=true"], "starcoder2", {}),
+    "gpt2 without biases": ("gpt", ["position=learned", "model.max_length=64", *BPE], "gpt2", {}),
+    "starcoder2 of yarn and a window": ("gpt", ["position=rotary_yarn", "model.bias=true", "attention.window=5", *BPE], "starcoder2", {"sliding_window": 5}),
+    "bert by default": ("bert", BPE, "bert", {"type_vocab_size": 1, "pad_token_id": 0}),
+    "bert of next sentences": ("bert", ["data.next_sentence=true", *BPE], "bert", {"architectures": ["BertForPreTraining"], "type_vocab_size": 2}),
+    "roberta": ("bert", ["position.offset=1", *BPE], "roberta", {"type_vocab_size": 1, "pad_token_id": 0}),
+    "bart": ("encoder_decoder", ["residual=post_ln", "position=learned", "position.offset=2", "model.embedding_norm=true", *BPE], "bart", {}),
     "gpt2, bytes": ("gpt", [*GPT2, "tokenizer=byte"], "gpt2", {"vocab_size": 256, "eos_token_id": None}),
     "gpt2, characters": ("gpt", [*GPT2, "tokenizer=character"], "gpt2", {"bos_token_id": None}),
     "gpt2, bpe": ("gpt", [*GPT2, *BPE], "gpt2", {"vocab_size": 281, "bos_token_id": 280, "eos_token_id": 280, "pad_token_id": None}),
@@ -83,6 +91,7 @@ def test_a_run_of_ours_says_the_same_in_transformers(name, train, attnlab, here)
     said = attnlab("export", "run", "--to", "out")
     assert said.status == 0, said.err
     assert said.out.startswith(f"out: {architecture} (")
+    assert "transformers loads it, and gives the same on texts" in said.out
     config = read_json(Path("out/config.json"))
     assert fields.items() <= config.items()
     model, tokenizer = load_model(Path("run"), "last")
@@ -94,7 +103,8 @@ def test_a_run_of_ours_says_the_same_in_transformers(name, train, attnlab, here)
         found, expected = other(given.input_ids).logits, model(row)
     elif family == "bert":
         row = torch.from_numpy(framed(vocabulary.marks.text, vocabulary.encode_text(TEXT)))[None]
-        found, expected = other(given.input_ids).logits, model(row)
+        written = other(**given)
+        found, expected = written.prediction_logits if "prediction_logits" in written else written.logits, model(row)
     else:
         row = torch.from_numpy(framed(vocabulary.marks.source, vocabulary.encode_text(TEXT)))[None]
         into = torch.tensor([[vocabulary.target_start, *vocabulary.encode_text(TARGET).tolist()]])
@@ -122,14 +132,35 @@ def test_what_was_imported_goes_back_as_it_came(kind, imported, published, attnl
         )
 
 
-def test_the_encoder_of_a_classifier_is_written_without_its_output(train, attnlab, here):
-    train("classifier", "+model.num_segments=2", *BPE)
-    said = attnlab("export", "run", "--to", "out", "--checkpoint", "best")
-    assert said.status == 0, said.err
-    assert "left out: output.weight, output.bias" in said.err
-    from transformers import AutoModel
+def test_nothing_is_kept_that_transformers_does_not_give_the_same_on(train, attnlab, here, monkeypatch):
+    """As where one of the two libraries has a fault."""
+    from attnlab.interop import convert
 
-    assert AutoModel.from_pretrained("out").config.hidden_size == 16
+    def spoilt(rules, ours, settings):
+        made = convert_to_theirs(rules, ours, settings)
+        return {name: -tensor if name.endswith("norm.bias") else tensor for name, tensor in made.items()}
+
+    convert_to_theirs = convert.to_theirs
+    train("gpt", *BPE)
+    monkeypatch.setattr(convert, "to_theirs", spoilt)
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 2
+    assert "transformers.Starcoder2ForCausalLM gives other logits than the model here, by " in said.err
+    assert not Path("out").exists()
+    monkeypatch.setattr(convert, "to_theirs", lambda *given: {})
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 2
+    assert [path.name for path in here.iterdir()] == ["run"]
+
+
+def test_an_export_that_cannot_be_tried_says_so(train, attnlab, here, monkeypatch):
+    from attnlab.cli import exporting
+
+    train("gpt", *BPE)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 0, said.err
+    assert "not checked: transformers is not installed" in said.out
 
 
 def test_what_no_architecture_computes_is_refused_with_what_differs(train, attnlab, here):

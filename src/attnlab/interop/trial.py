@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,31 @@ def compare(folder: Path, model: nn.Module, given: Sequence[Given], head: Head |
     import transformers
 
     name = read_config(folder)["architectures"][0]
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        there = _attempt(name, lambda: getattr(transformers, name).from_pretrained(folder, torch_dtype=torch.float32))
+    with _silence():
+        there = _attempt(name, lambda: getattr(transformers, name).from_pretrained(folder))
         gaps = [_gap(name, there.eval(), model.eval(), tensors, head) for tensors in given]
-    finally:
-        transformers.logging.set_verbosity(verbosity)
     if not max(gaps) <= TOLERANCE:  # nan, too
         raise CannotConvert(
             f"transformers.{name} gives other logits than the model here, by {max(gaps):.1e}: nothing was written. Please report this, "
             f"with the run's configuration and the version of transformers ({transformers.__version__})"
         )
     return max(gaps)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Lets transformers write nothing beside what the command says."""
+    from transformers import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _gap(name: str, there: nn.Module, here: nn.Module, given: Given, head: Head | None) -> float:
