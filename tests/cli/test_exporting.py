@@ -211,3 +211,17 @@ def test_all_marks_that_end_a_text_are_written(published, attnlab, here, small_d
     assert attnlab("import", "model", *small_data["llama"]).status == 0
     assert attnlab("export", "runs/imported/model/seed=0", "--to", "out").status == 0
     assert read_json(Path("out/config.json"))["eos_token_id"] == [2, 7]
+
+
+def test_what_a_model_is_told_of_its_generation_is_written_back(published, attnlab, here, small_data):
+    """As BART is, of the tokens that a text of the greatest length ends in, and of those that never come."""
+    from transformers import BartForConditionalGeneration
+
+    told = {"forced_eos_token_id": 2, "forced_bos_token_id": 5, "bad_words_ids": [[7], [8, 9]]}
+    folder = shutil.copytree(published("bart"), "model")
+    path = Path(folder, "generation_config.json")
+    path.write_text(json.dumps((read_json(path) or {}) | told))
+    assert attnlab("import", "model", *small_data["bart"]).status == 0
+    assert attnlab("export", "runs/imported/model/seed=0", "--to", "out").status == 0
+    generation = BartForConditionalGeneration.from_pretrained("out").generation_config
+    assert {name: getattr(generation, name) for name in told} == told

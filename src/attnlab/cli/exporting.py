@@ -120,14 +120,16 @@ def _head(record: dict[str, Any]) -> tuple[Head | None, list[str]]:
 
 def _write(found: Exported, folder: Path, architecture: str | None) -> str:
     """Writes all files; says which architecture and class it is. Raises CannotConvert."""
-    fields = {} if found.tokenizer is None else _fields(found.marks, found.settings["model"])
-    fields |= _labels(found)
+    numbers = {} if found.tokenizer is None else _fields(found)
+    fields = numbers | _labels(found)
     known = to_folder(folder, found.settings, found.tensors, architecture, found.head, found.output, **fields)
     if found.tokenizer is not None:
         frame: Any = "source" if found.settings["model"] in PAIRS else "text"
         write_tokenizer(found.tokenizer, folder, frame, found.settings.get("num_segments", 0) > 1)
+    if numbers and found.settings["model"] != "Bert":
+        _write_json(folder / "generation_config.json", numbers)
     if (pixels := _preprocessor(found)) is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2) + "\n", encoding="utf-8")
+        _write_json(folder / "preprocessor_config.json", pixels)
     written = found.head.class_of(known.name) if found.head else known.class_of(found.settings)
     return f"{known.name} ({written})"
 
@@ -152,16 +154,21 @@ def _tokenizer(directory: Path, widths: dict[str, Any]) -> tuple[Tokenizer | Voc
     return vocabulary, vocabulary.marks
 
 
-def _fields(marks: Marks, model: str) -> dict[str, Any]:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _fields(found: Exported) -> dict[str, Any]:
     """The numbers of the marks, as config.json has them: null for those that are not there, for each architecture has defaults of its own."""
-    numbers: dict[str, Any] = {field: getattr(marks, name) for field, name in TOKEN_FIELDS.items()}
-    if len(marks.ends) > 1:
-        numbers["eos_token_id"] = list(marks.ends)
-    if model not in PAIRS:
+    numbers: dict[str, Any] = {field: getattr(found.marks, name) for field, name in TOKEN_FIELDS.items()}
+    if len(found.marks.ends) > 1:
+        numbers["eos_token_id"] = list(found.marks.ends)
+    if found.settings["model"] not in PAIRS:
         del numbers["decoder_start_token_id"]
     else:
         numbers["forced_eos_token_id"] = None
-    return numbers
+    kept = found.tokenizer.generation if isinstance(found.tokenizer, PretrainedTokenizer) else {}
+    return numbers | dict(kept)
 
 
 def _labels(found: Exported) -> dict[str, Any]:

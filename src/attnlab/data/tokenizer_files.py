@@ -11,6 +11,7 @@ from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
 from attnlab.data.tokenizers import TOKENIZERS, Tokenizer
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+GENERATION = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 ROBERTA = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
 GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
@@ -67,6 +68,7 @@ def read_tokenizer(path: str, vocabulary_size: int | None = None) -> Tokenizer:
         also_ends=[] if ends is None else sorted(ends) if isinstance(ends, list) else [ends],
         splits_marks=bool(settings.get("split_special_tokens")),
         chat_template=_chat_template(folder, settings),
+        generation={name: generation[name] for name in GENERATION if generation.get(name) is not None},
     )
 
 
