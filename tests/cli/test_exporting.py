@@ -225,3 +225,37 @@ def test_what_a_model_is_told_of_its_generation_is_written_back(published, attnl
     assert attnlab("export", "runs/imported/model/seed=0", "--to", "out").status == 0
     generation = BartForConditionalGeneration.from_pretrained("out").generation_config
     assert {name: getattr(generation, name) for name in told} == told
+
+
+def test_a_marian_of_sentencepiece_files_comes_translates_and_goes(attnlab, here, library):
+    from tests.huggingface import save_marian
+    from transformers import MarianMTModel, MarianTokenizer
+
+    pytest.importorskip("sentencepiece")
+    words = (library / "text.txt").read_text()[:400]
+    folder = save_marian(here / "model", words, words[::-1])
+    data = [
+        "data=parallel_text",
+        f"data.path={library}/pairs.tsv",
+        "data.pair=en-de",
+        "data.batch_tokens=400",
+        "data.max_length=60",
+    ]
+    said = attnlab("import", "model", *data)
+    assert said.status == 0, said.err
+    (here / "lines.txt").write_text(f"{TEXT}\n{TARGET}\n")
+    run = "runs/imported/model/seed=0"
+    ours = attnlab("translate", run, "--input", "lines.txt", "--beams", "1")
+    assert ours.status == 0, ours.err
+    model, tokenizer = MarianMTModel.from_pretrained(folder).eval(), MarianTokenizer.from_pretrained(folder)
+    given = [tokenizer(text, return_tensors="pt") for text in (TEXT, TARGET)]
+    theirs = [model.generate(**one, num_beams=1, do_sample=False, max_new_tokens=12)[0] for one in given]
+    for line, row in zip(ours.out.splitlines(), theirs, strict=True):
+        expected = tokenizer.decode(row, skip_special_tokens=True)
+        assert expected
+        assert line.startswith(expected[:12])
+    said = attnlab("export", run, "--to", "out")
+    assert said.status == 0, said.err
+    for name in ("source.spm", "target.spm"):
+        assert (here / "out" / name).read_bytes() == (folder / name).read_bytes()
+    assert MarianTokenizer.from_pretrained("out")(TEXT) == tokenizer(TEXT)

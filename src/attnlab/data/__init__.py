@@ -8,6 +8,7 @@ from attnlab.data.corpus import Corpus, Part, prepare, split_text
 from attnlab.data.entities import WNUT17, CoNLL, HubEntities
 from attnlab.data.images import IMAGE_SOURCES, Digits, FashionMNIST, HubImages, ImageFolder, MNIST5k
 from attnlab.data.labelled import SST2, TSV, HubLabelled, Newsgroups, ReutersR8, UnlabelledText
+from attnlab.data.marian_tokenizer import MarianTokenizer
 from attnlab.data.masking import Masking
 from attnlab.data.pairs import PAIR_SOURCES, HomeAssistant, HubPairs, Multi30k, ParallelText
 from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
@@ -49,6 +50,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "MNIST5k",
+    "MarianTokenizer",
     "MaskedTextData",
     "Masking",
     "Multi30k",

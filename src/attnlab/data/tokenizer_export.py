@@ -6,6 +6,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal
 
+from attnlab.data.marian_tokenizer import MarianTokenizer
 from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
 from attnlab.data.tokenizers import BPE, Byte, Character, Subwords, Tokenizer, Unigram, WithEndOfText
 from attnlab.data.vocabulary import Vocabulary
@@ -34,6 +35,13 @@ def write_tokenizer(
     token. A pretrained one is written as it was read. segments: whether the model is told which of two texts a token is of.
     """
     own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(own, MarianTokenizer):
+        own.write(folder)
+        marian = {"tokenizer_class": "MarianTokenizer", **own.special}
+        (folder / "tokenizer_config.json").write_text(json.dumps(marian, indent=2), encoding="utf-8")
+        return
     if isinstance(own, PretrainedTokenizer):
         rules, special, template = json.loads(own.rules), dict(own.special), own.chat_template
         splits = own.splits_marks
@@ -45,8 +53,6 @@ def write_tokenizer(
         if isinstance(own, WithEndOfText):
             special = dict.fromkeys(("bos_token", "eos_token"), own.spelling)
         splits = False  # a text that spells a mark has the mark: that is how clients ask for one, such as <mask>
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,

@@ -43,6 +43,11 @@ class Tokenizer:
         return self
 
     @property
+    def of_source(self) -> "Tokenizer":
+        """The one that encodes sources by the same numbers: itself, but of models whose targets are cut otherwise (Marian)."""
+        return self
+
+    @property
     def is_lossless(self) -> bool:
         """Whether `decode` gives every text back as it was."""
         return True

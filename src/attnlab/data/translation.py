@@ -236,7 +236,8 @@ class TranslationData(DataModule):
                 publish(scratch, folder, lambda there: load_tokenizers(there) is not None)
             tokenizers = load_tokenizers(folder)
             assert tokenizers is not None, folder
-        self.source_vocabulary, self.vocabulary = (Vocabulary(tokenizer) for tokenizer in tokenizers)
+        source, target = tokenizers
+        self.source_vocabulary, self.vocabulary = Vocabulary(source.of_source), Vocabulary(target)
         return texts, folder
 
     def _train_tokenizers(self, texts: dict[str, Pairs], folder: Path) -> None:
