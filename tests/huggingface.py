@@ -206,3 +206,52 @@ def save_model(kind: str, folder: Path, template: str | None = None, spread: flo
             parameter.add_(torch.randn_like(parameter) * spread)
     model.save_pretrained(folder)
     return folder
+
+
+def train_sentencepiece(text: str, path: Path, **options: Any) -> None:
+    """Writes a unigram model (or of other options) of SentencePiece that has learned the words of a text."""
+    import sentencepiece
+
+    words = text.split()
+    lines = [" ".join(words[i:] + words[:i]) for i in range(20)] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(path.with_suffix("")),
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    path.with_suffix(".model").rename(path)
+
+
+def save_marian(folder: Path, source: str, target: str) -> Path:
+    """A tiny Marian with source.spm, target.spm and one vocab.json, which has no number for a few of their pieces."""
+    import sentencepiece
+    import torch
+    import transformers as hf
+
+    folder.mkdir(exist_ok=True)
+    pieces: list[str] = []
+    for side, text in {"target": target, "source": source}.items():
+        train_sentencepiece(text, folder / f"{side}.spm", vocab_size=100)
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{side}.spm"))
+        pieces += [model.id_to_piece(number) for number in range(3, model.get_piece_size())]
+    kept = [piece for place, piece in enumerate(dict.fromkeys(pieces)) if place % 13]
+    tokens = ["</s>", "<unk>", *kept, ">>de<<", "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    pad = len(tokens) - 1
+    torch.manual_seed(0)
+    marian = hf.MarianMTModel(
+        hf.MarianConfig(
+            vocab_size=len(tokens), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+            encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=64, activation_function="swish", scale_embedding=True,
+            pad_token_id=pad, eos_token_id=0, bos_token_id=None, decoder_start_token_id=pad, forced_eos_token_id=0,
+        )
+    )  # fmt: skip
+    marian.generation_config.bad_words_ids = [[pad]]
+    with torch.no_grad():
+        for name, parameter in marian.named_parameters():
+            if "embed_positions" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    marian.save_pretrained(folder)
+    return folder

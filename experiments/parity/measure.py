@@ -144,6 +144,13 @@ CASES = (
             },
         },
     ),
+    Case(
+        "StarCoder 2, no biases",
+        "decoder",
+        "Starcoder2ForCausalLM",
+        "Starcoder2Config",
+        {**LLAMA_SIZES, "use_bias": False, "sliding_window": 9},
+    ),
     Case("BLOOM", "decoder", "BloomForCausalLM", "BloomConfig", {"hidden_size": 30, "n_layer": 3, "n_head": 5}),
     Case("BERT", "encoder", "BertForMaskedLM", "BertConfig", {**BERT_SIZES, "max_position_embeddings": LONGEST}),
     Case(

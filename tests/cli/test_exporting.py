@@ -53,10 +53,18 @@ BPE = ["tokenizer=bpe", "tokenizer.vocabulary_size=280"]
 GPT2 = ["position=learned", "model.bias=true", "model.max_length=64"]
 MARIAN = ["residual=post_ln", "feed_forward=relu", "position.interleaved=false", "model.output_bias=true"]
 WRITTEN = {
+    "gpt by default": ("gpt", BPE, "starcoder2", {"tie_word_embeddings": True, "use_bias": False, "eos_token_id": 280}),
+    "gpt by default, characters with an end": ("gpt", ["tokenizer=character", "data.end_of_text=true"], "starcoder2", {}),
+    "gpt2 without biases": ("gpt", ["position=learned", "model.max_length=64", *BPE], "gpt2", {}),
+    "starcoder2 of yarn and a window": ("gpt", ["position=rotary_yarn", "model.bias=true", "attention.window=5", *BPE], "starcoder2", {"sliding_window": 5}),
+    "bert by default": ("bert", BPE, "bert", {"type_vocab_size": 1, "pad_token_id": 0}),
+    "bert of next sentences": ("bert", ["data.next_sentence=true", *BPE], "bert", {"architectures": ["BertForPreTraining"], "type_vocab_size": 2}),
+    "roberta": ("bert", ["position.offset=1", *BPE], "roberta", {"type_vocab_size": 1, "pad_token_id": 0}),
+    "bart": ("encoder_decoder", ["residual=post_ln", "position=learned", "position.offset=2", "model.embedding_norm=true", *BPE], "bart", {}),
     "gpt2, bytes": ("gpt", [*GPT2, "tokenizer=byte"], "gpt2", {"vocab_size": 256, "eos_token_id": None}),
     "gpt2, characters": ("gpt", [*GPT2, "tokenizer=character"], "gpt2", {"bos_token_id": None}),
-    "gpt2, bpe": ("gpt", [*GPT2, *BPE], "gpt2", {"vocab_size": 280}),
-    "llama": ("gpt", ["norm=rms_norm", "feed_forward=swiglu", "attention=multi_query", *BPE], "llama", {"eos_token_id": None}),
+    "gpt2, bpe": ("gpt", [*GPT2, *BPE], "gpt2", {"vocab_size": 281, "bos_token_id": 280, "eos_token_id": 280, "pad_token_id": None}),
+    "llama": ("gpt", ["norm=rms_norm", "feed_forward=swiglu", "attention=multi_query", *BPE], "llama", {"eos_token_id": 280}),
     "bloom": ("gpt", ["position=alibi", "model.bias=true", "model.embedding_norm=true", "feed_forward.approximate=tanh", *BPE], "bloom", {}),
     "neox": ("gpt", ["residual=parallel", "model.bias=true", "model.tied=false", "residual.shared_norm=false", *BPE], "gpt_neox", {}),
     "bert": ("bert", ["+model.num_segments=2", *BPE], "bert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
@@ -83,6 +91,7 @@ def test_a_run_of_ours_says_the_same_in_transformers(name, train, attnlab, here)
     said = attnlab("export", "run", "--to", "out")
     assert said.status == 0, said.err
     assert said.out.startswith(f"out: {architecture} (")
+    assert "transformers loads it, and gives the same on texts" in said.out
     config = read_json(Path("out/config.json"))
     assert fields.items() <= config.items()
     model, tokenizer = load_model(Path("run"), "last")
@@ -94,7 +103,8 @@ def test_a_run_of_ours_says_the_same_in_transformers(name, train, attnlab, here)
         found, expected = other(given.input_ids).logits, model(row)
     elif family == "bert":
         row = torch.from_numpy(framed(vocabulary.marks.text, vocabulary.encode_text(TEXT)))[None]
-        found, expected = other(given.input_ids).logits, model(row)
+        written = other(**given)
+        found, expected = written.prediction_logits if "prediction_logits" in written else written.logits, model(row)
     else:
         row = torch.from_numpy(framed(vocabulary.marks.source, vocabulary.encode_text(TEXT)))[None]
         into = torch.tensor([[vocabulary.target_start, *vocabulary.encode_text(TARGET).tolist()]])
@@ -122,14 +132,35 @@ def test_what_was_imported_goes_back_as_it_came(kind, imported, published, attnl
         )
 
 
-def test_the_encoder_of_a_classifier_is_written_without_its_output(train, attnlab, here):
-    train("classifier", "+model.num_segments=2", *BPE)
-    said = attnlab("export", "run", "--to", "out", "--checkpoint", "best")
-    assert said.status == 0, said.err
-    assert "left out: output.weight, output.bias" in said.err
-    from transformers import AutoModel
+def test_nothing_is_kept_that_transformers_does_not_give_the_same_on(train, attnlab, here, monkeypatch):
+    """As where one of the two libraries has a fault."""
+    from attnlab.interop import convert
 
-    assert AutoModel.from_pretrained("out").config.hidden_size == 16
+    def spoilt(rules, ours, settings):
+        made = convert_to_theirs(rules, ours, settings)
+        return {name: -tensor if name.endswith("norm.bias") else tensor for name, tensor in made.items()}
+
+    convert_to_theirs = convert.to_theirs
+    train("gpt", *BPE)
+    monkeypatch.setattr(convert, "to_theirs", spoilt)
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 2
+    assert "transformers.Starcoder2ForCausalLM gives other logits than the model here, by " in said.err
+    assert not Path("out").exists()
+    monkeypatch.setattr(convert, "to_theirs", lambda *given: {})
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 2
+    assert [path.name for path in here.iterdir()] == ["run"]
+
+
+def test_an_export_that_cannot_be_tried_says_so(train, attnlab, here, monkeypatch):
+    from attnlab.cli import exporting
+
+    train("gpt", *BPE)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 0, said.err
+    assert "not checked: transformers is not installed" in said.out
 
 
 def test_what_no_architecture_computes_is_refused_with_what_differs(train, attnlab, here):
@@ -180,3 +211,51 @@ def test_all_marks_that_end_a_text_are_written(published, attnlab, here, small_d
     assert attnlab("import", "model", *small_data["llama"]).status == 0
     assert attnlab("export", "runs/imported/model/seed=0", "--to", "out").status == 0
     assert read_json(Path("out/config.json"))["eos_token_id"] == [2, 7]
+
+
+def test_what_a_model_is_told_of_its_generation_is_written_back(published, attnlab, here, small_data):
+    """As BART is, of the tokens that a text of the greatest length ends in, and of those that never come."""
+    from transformers import BartForConditionalGeneration
+
+    told = {"forced_eos_token_id": 2, "forced_bos_token_id": 5, "bad_words_ids": [[7], [8, 9]]}
+    folder = shutil.copytree(published("bart"), "model")
+    path = Path(folder, "generation_config.json")
+    path.write_text(json.dumps((read_json(path) or {}) | told))
+    assert attnlab("import", "model", *small_data["bart"]).status == 0
+    assert attnlab("export", "runs/imported/model/seed=0", "--to", "out").status == 0
+    generation = BartForConditionalGeneration.from_pretrained("out").generation_config
+    assert {name: getattr(generation, name) for name in told} == told
+
+
+def test_a_marian_of_sentencepiece_files_comes_translates_and_goes(attnlab, here, library):
+    from tests.huggingface import save_marian
+    from transformers import MarianMTModel, MarianTokenizer
+
+    pytest.importorskip("sentencepiece")
+    words = (library / "text.txt").read_text()[:400]
+    folder = save_marian(here / "model", words, words[::-1])
+    data = [
+        "data=parallel_text",
+        f"data.path={library}/pairs.tsv",
+        "data.pair=en-de",
+        "data.batch_tokens=400",
+        "data.max_length=60",
+    ]
+    said = attnlab("import", "model", *data)
+    assert said.status == 0, said.err
+    (here / "lines.txt").write_text(f"{TEXT}\n{TARGET}\n")
+    run = "runs/imported/model/seed=0"
+    ours = attnlab("translate", run, "--input", "lines.txt", "--beams", "1")
+    assert ours.status == 0, ours.err
+    model, tokenizer = MarianMTModel.from_pretrained(folder).eval(), MarianTokenizer.from_pretrained(folder)
+    given = [tokenizer(text, return_tensors="pt") for text in (TEXT, TARGET)]
+    theirs = [model.generate(**one, num_beams=1, do_sample=False, max_new_tokens=12)[0] for one in given]
+    for line, row in zip(ours.out.splitlines(), theirs, strict=True):
+        expected = tokenizer.decode(row, skip_special_tokens=True)
+        assert expected
+        assert line.startswith(expected[:12])
+    said = attnlab("export", run, "--to", "out")
+    assert said.status == 0, said.err
+    for name in ("source.spm", "target.spm"):
+        assert (here / "out" / name).read_bytes() == (folder / name).read_bytes()
+    assert MarianTokenizer.from_pretrained("out")(TEXT) == tokenizer(TEXT)

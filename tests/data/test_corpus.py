@@ -8,7 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.huggingface import save
 
-from attnlab.data import BPE, TOKENIZERS, Byte, Character, DataError, TextFiles, prepare, read_tokenizer, split_text
+from attnlab.data import (
+    BPE,
+    TOKENIZERS,
+    Byte,
+    Character,
+    DataError,
+    TextFiles,
+    Tokenizer,
+    WithEndOfText,
+    prepare,
+    read_tokenizer,
+    split_text,
+)
 from attnlab.data.corpus import bytes_before
 
 
@@ -84,6 +96,54 @@ def test_alphabet_is_that_of_the_whole_text(tmp_path):
     path = tmp_path / "late.txt"
     path.write_text("a" * 99 + "z")
     assert prepare(TextFiles(path), Character()).tokenizer.alphabet == "az"
+
+
+DOCUMENTS = ("one\ntwo", "", "three é", "\n\nfour five\n", "six seven eight nine ten eleven")
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """A folder of texts."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number, text in enumerate(DOCUMENTS):
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    return TextFiles(folder)
+
+
+@pytest.mark.parametrize("tokenizer", [Character(), Byte(), BPE(300)])
+@pytest.mark.parametrize("split", [(0.9, 0.05, 0.05), (0.1, 0.4, 0.5), (0.5, 0.5, 0.0)])
+def test_a_mark_stands_for_the_newline_between_two_documents(documents, tokenizer, split):
+    plain, marked = prepare(documents, tokenizer, split), prepare(documents, tokenizer, split, end_of_text=True)
+    end = plain.tokenizer.vocabulary_size
+    assert isinstance(marked.tokenizer, WithEndOfText)
+    assert (marked.tokenizer.own, marked.tokenizer.vocabulary_size) == (plain.tokenizer, end + 1)
+    assert Tokenizer.load(marked.folder / "tokenizer.json") == marked.tokenizer
+    texts = split_text(documents.read(), split)
+    for name, text in zip(("train", "validation", "test"), texts, strict=True):
+        before, part = plain.part(name), marked.part(name)
+        assert part.text_of(marked.tokenizer, 0, part.num_tokens) == text
+        assert (part.num_bytes, part.num_words) == (before.num_bytes, before.num_words)
+    every = np.concatenate([marked.part(name).tokens for name in ("train", "validation", "test")])
+    assert (every == end).sum() == len(DOCUMENTS) - 1
+    pieces = np.split(every, np.flatnonzero(every == end))
+    assert tuple(plain.tokenizer.decode(piece[piece != end]) for piece in pieces) == DOCUMENTS
+
+
+def test_one_document_has_the_tokens_that_it_has_without_the_mark(prose_file):
+    plain, marked = (prepare(TextFiles(prose_file), BPE(300), end_of_text=asked) for asked in (False, True))
+    np.testing.assert_array_equal(plain.train.tokens, marked.train.tokens)
+    assert plain.folder != marked.folder
+
+
+def test_a_tokenizer_with_an_end_of_its_own_puts_that_between_documents(documents, tmp_path):
+    tokenizer = read_tokenizer(str(save("gpt2", tmp_path / "gpt2")))
+    marked, end = prepare(documents, tokenizer, end_of_text=True, split=(0.5, 0.25, 0.25)), tokenizer.marks.end
+    assert marked.tokenizer == tokenizer
+    every = [marked.part(name) for name in ("train", "validation", "test")]
+    assert sum((part.tokens == end).sum() for part in every) == len(DOCUMENTS) - 1
+    for part, text in zip(every, split_text(documents.read(), (0.5, 0.25, 0.25)), strict=True):
+        assert part.text_of(tokenizer, 0, part.num_tokens).strip() == text.strip()
 
 
 def test_second_time_nothing_is_read_and_it_is_quick(prose_file, monkeypatch):

@@ -1,13 +1,15 @@
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tests.huggingface import save
 
-from attnlab.data import Byte, Character, DataError, TextData, TextFiles
+from attnlab.data import BPE, Byte, Character, DataError, MaskedTextData, Masking, TextData, TextFiles, read_tokenizer
 
 
 def make_data(path, **changes):
@@ -127,3 +129,30 @@ def test_source_may_be_given_whole(prose_file):
 def test_listing_data_loads_neither_torch_nor_lightning():
     code = "import sys, attnlab.data as d; d.describe_sources(); print({'torch', 'lightning', 'tokenizers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("tokenizer", "marked"), [(Character(), False), (Byte(), False), (BPE(300), True)])
+def test_documents_in_sub_words_end_in_a_mark_and_others_where_it_is_asked_for(prose_file, tokenizer, marked):
+    plain = TextData(TextFiles, tokenizer, path=str(prose_file), end_of_text=False)
+    for asked, expected in ((None, marked), (True, True), (False, False)):
+        data = TextData(TextFiles, tokenizer, path=str(prose_file), end_of_text=asked)
+        assert data.vocabulary_size == plain.vocabulary_size + expected
+        assert (data.tokenizer.marks is not None) == expected
+
+
+def test_windows_with_marks_of_their_own_have_no_other_mark(prose_file, tmp_path):
+    """Whether their tokenizer is new or that of a language model."""
+    masked = MaskedTextData(TextFiles, BPE(300), Masking(), context=8, path=str(prose_file))
+    data = TextData(TextFiles, BPE(300), path=str(prose_file))
+    data.tokenizer.save(tmp_path / "tokenizer.json")
+    again = MaskedTextData(TextFiles, read_tokenizer(str(tmp_path)), Masking(), context=8, path=str(prose_file))
+    assert masked.tokenizer == again.tokenizer == data.tokenizer.own
+
+
+def test_a_tokenizer_whose_marks_have_no_end_cannot_mark_it(prose_file, tmp_path):
+    tokenizer = read_tokenizer(str(save("gpt2", tmp_path)))
+    assert TextData(TextFiles, tokenizer, path=str(prose_file)).end_of_text
+    without = replace(tokenizer, special={}, also_ends=[])
+    assert not TextData(TextFiles, without, path=str(prose_file)).end_of_text
+    with pytest.raises(DataError, match="this tokenizer has no end mark"):
+        TextData(TextFiles, without, path=str(prose_file), end_of_text=True)

@@ -75,7 +75,7 @@ LINEAR = {"position": "RotaryLinear", "position.factor": 2.0, "position.base": 5
         ("llama", llama(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}), LINEAR),
         ("llama", llama(rope_theta=500.0, rope_scaling=None), {"position": "Rotary", "position.base": 500.0}),
         ("llama", llama(), {"position": "Rotary", "position.base": 10000.0}),
-        ("llama", llama(partial_rotary_factor=0.5), {"position.fraction": 0.5}),
+        ("llama", llama(partial_rotary_factor=1.0), {"position": "Rotary"}),
         ("gpt_neox", {**PUBLISHED["pythia-70m"], "rotary_pct": 0.5}, {"position.fraction": 0.5}),
         (
             "gpt_neox",
@@ -126,6 +126,8 @@ BASE = {
     [
         ("bert", {"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu' has no counterpart here; accepted: 'gelu'"),
         ("llama", {"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu' has no counterpart here; accepted: 'silu', 'swish', "),
+        ("llama", {"partial_rotary_factor": 0.5}, "rope.partial_rotary_factor=0.5 is not what transformers computes: "),
+        ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "rope.partial_rotary_factor=0.5 is not what "),
         ("llama", {"hidden_act": ["silu"]}, "hidden_act=['silu'] has no counterpart here; accepted: "),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope.rope_type='dynamic' has no counterpart here; accepted: 'default', "),
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "rope.truncate=False has no counterpart here"),

@@ -49,6 +49,7 @@ MODELS = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {**GPT, "n_positions": 16}),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", NEOX),
     "llama": ("LlamaForCausalLM", "LlamaConfig", LLAMA),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", LLAMA),
     "bloom": ("BloomForCausalLM", "BloomConfig", {**TEXT, "hidden_size": 12, "n_layer": 2, "n_head": 3}),
     "bert": ("BertForPreTraining", "BertConfig", BERT),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", {**BERT, "type_vocab_size": 1}),

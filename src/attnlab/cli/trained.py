@@ -144,6 +144,7 @@ def continue_prompts(arguments: argparse.Namespace, model: torch.nn.Module, toke
         prompts = [[*marks.text[0], *tokenizer.encode(prompt).tolist()] for prompt in arguments.prompt]
     with torch.inference_mode():
         rows = generate(model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=marks.ends)
+    rows = [row[:-1] if row and row[-1] in marks.ends else row for row in rows]
     if arguments.chat:
         print("\n\n".join(map(tokenizer.decode, rows)))
         return 0

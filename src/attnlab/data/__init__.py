@@ -8,6 +8,7 @@ from attnlab.data.corpus import Corpus, Part, prepare, split_text
 from attnlab.data.entities import WNUT17, CoNLL, HubEntities
 from attnlab.data.images import IMAGE_SOURCES, Digits, FashionMNIST, HubImages, ImageFolder, MNIST5k
 from attnlab.data.labelled import SST2, TSV, HubLabelled, Newsgroups, ReutersR8, UnlabelledText
+from attnlab.data.marian_tokenizer import MarianTokenizer
 from attnlab.data.masking import Masking
 from attnlab.data.pairs import PAIR_SOURCES, HomeAssistant, HubPairs, Multi30k, ParallelText
 from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
@@ -15,7 +16,7 @@ from attnlab.data.questions import HubQuestions, SQuAD, SQuADFiles
 from attnlab.data.sources import KJV, SOURCES, HubText, Source, TextFiles, TinyShakespeare
 from attnlab.data.tokenizer_export import write_tokenizer
 from attnlab.data.tokenizer_files import read_tokenizer
-from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram
+from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram, WithEndOfText
 
 __all__ = [
     "BPE",
@@ -49,6 +50,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "MNIST5k",
+    "MarianTokenizer",
     "MaskedTextData",
     "Masking",
     "Multi30k",
@@ -75,6 +77,7 @@ __all__ = [
     "UnlabelledText",
     "WindowBatches",
     "Windows",
+    "WithEndOfText",
     "cache_root",
     "describe_sources",
     "prepare",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from attnlab.data.cache import DataError, cache_root, kept, key_of
 from attnlab.data.scripts import words_of
 from attnlab.data.sources import Source
-from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.tokenizers import Tokenizer, WithEndOfText
 from attnlab.ranges import must_be
 
 FORMAT = 1
@@ -84,30 +85,81 @@ def prepare(
     tokenizer: Tokenizer,
     split: Sequence[float] = (0.9, 0.05, 0.05),
     cache: str | Path | None = None,
+    end_of_text: bool = False,
 ) -> Corpus:
-    """The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises DataError."""
+    """
+    The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises DataError.
+
+    end_of_text: the newline between two documents of the source becomes the tokenizer's mark for the end of a text, which a tokenizer
+    without marks gets.
+    """
     fingerprint = source.fingerprint(cache)
     settings = [FORMAT, fingerprint, tokenizer.name, asdict(tokenizer), [float(fraction) for fraction in split]]
+    settings += ["end_of_text"] if end_of_text else []
     folder = cache_root(cache) / "corpora" / f"{source.name}-{tokenizer.name}-{key_of(settings)}"
-    return kept(
-        folder, lambda scratch: _write(scratch, split_text(source.read(cache), split), tokenizer, fingerprint), _load
-    )
+
+    def make(scratch: Path) -> None:
+        _write(scratch, *_split(source, split, cache, end_of_text), tokenizer, fingerprint, end_of_text)
+
+    return kept(folder, make, _load)
 
 
-def _write(folder: Path, texts: tuple[str, str, str], tokenizer: Tokenizer, fingerprint: str) -> None:
+def _split(
+    source: Source, split: Sequence[float], cache: str | Path | None, by_document: bool
+) -> tuple[tuple[str, str, str], list[list[int]]]:
+    """The three parts of a text and, where they are asked for, the characters of each that are newlines between documents."""
+    texts = split_text(source.read(cache), split)
+    lengths = [len(document) for document in source.documents(cache)] if by_document else []
+    breaks_N = np.cumsum(np.array(lengths[:-1], dtype=np.int64) + 1) - 1
+    starts = np.cumsum([0, *map(len, texts)])
+    return texts, [
+        (breaks_N[(first <= breaks_N) & (breaks_N < end)] - first).tolist() for first, end in pairwise(starts)
+    ]
+
+
+def _write(
+    folder: Path,
+    texts: tuple[str, str, str],
+    breaks_by_text: list[list[int]],
+    tokenizer: Tokenizer,
+    fingerprint: str,
+    end_of_text: bool,
+) -> None:
     trained = tokenizer.train("".join(texts) if tokenizer.sees_whole_text else texts[0])
+    if end_of_text and trained.marks is None:
+        trained = WithEndOfText(trained)
     trained.save(folder / "tokenizer.json")
     counts = {}
-    for name, text in zip(SPLITS, texts, strict=True):
+    for name, text, breaks in zip(SPLITS, texts, breaks_by_text, strict=True):
         if trained.is_lossless:
-            tokens = trained.encode(text)
+            tokens, _ = _tokens(trained, text, breaks)
         else:
-            tokens, places_N2 = trained.locate(text)
+            tokens, places_N2 = _tokens(trained, text, breaks, located=True)
             np.save(folder / f"{name}_starts.npy", bytes_before(text, np.maximum.accumulate(places_N2[:, 0])))
             (folder / f"{name}.txt").write_bytes(text.encode())
         np.save(folder / f"{name}.npy", tokens)
         counts[name] = {"num_tokens": len(tokens), "num_bytes": len(text.encode()), "num_words": len(words_of(text))}
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "parts": counts}))
+
+
+def _tokens(
+    tokenizer: Tokenizer, text: str, breaks: Sequence[int], located: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (N,) of the tokens of a text, a mark for each break between its documents; where asked, their characters (N, 2), too."""
+    tokens, places, start = [], [], 0
+    for end in (*breaks, len(text)):
+        document = text[start:end]
+        tokens_N, places_N2 = (
+            tokenizer.locate(document) if located else (tokenizer.encode(document), np.zeros((0, 2), np.int64))
+        )
+        tokens.append(tokens_N)
+        places.append(places_N2 + start)
+        if end < len(text):
+            assert tokenizer.marks is not None
+            tokens.append(np.array([tokenizer.marks.need("end")], dtype=tokens_N.dtype))
+            places.append(np.array([[end, end + 1]] if located else np.zeros((0, 2), np.int64)))
+        start = end + 1
+    return np.concatenate(tokens), np.concatenate(places)
 
 
 def bytes_before(text: str, places_N: np.ndarray) -> np.ndarray:

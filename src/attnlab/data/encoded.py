@@ -276,7 +276,7 @@ def tokenizer_of_run(run: str) -> Tokenizer:
     """The tokenizer that a run was trained with. Raises DataError where there is none."""
     path = Path(run).expanduser() / "tokenizer.json"
     try:
-        return Tokenizer.load(path)
+        return Tokenizer.load(path).of_text
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"data.tokenizer_from={run}: there is no tokenizer.json that can be read; give the directory of a run that has one, "

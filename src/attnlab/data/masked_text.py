@@ -58,7 +58,7 @@ class MaskedTextData(WindowedText):
         seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
-        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, False)
         super().__init__(text)
         self.masking, self.masks, self.next_sentence = masking, masks, next_sentence
         self.windows_type = StaticWindows if masks == "static" else WindowBatches

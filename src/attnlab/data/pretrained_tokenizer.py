@@ -27,7 +27,8 @@ class PretrainedTokenizer(Tokenizer):
     rules: its tokenizer.json. vocabulary_size: rows of the model's table, perhaps more than there are tokens. special: the texts of its
     special tokens by the names that Hugging Face gives them (cls_token, eos_token, ...). decoder_start: the number that a decoder's
     input starts with. also_ends: further tokens that end a generated text. splits_marks: whether a text that spells
-    a mark is text. chat_template: Jinja, of a conversation.
+    a mark is text. chat_template: Jinja, of a conversation. generation: what else the model's own library is told of tokens where it
+    generates, such as one that is forced at the end (BART); it is kept for an export.
     """
 
     name = "pretrained"
@@ -38,10 +39,16 @@ class PretrainedTokenizer(Tokenizer):
     also_ends: Sequence[int] = ()
     splits_marks: bool = False
     chat_template: str | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     def train(self, text: str) -> "PretrainedTokenizer":
         """Itself."""
         return self
+
+    @property
+    def ends_documents(self) -> bool:
+        """Where it has a mark for it."""
+        return self.marks.end is not None
 
     @property
     def is_lossless(self) -> bool:

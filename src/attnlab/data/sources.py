@@ -41,6 +41,10 @@ class Source:
         """The whole text; what has to be fetched is kept in the folder `cache`. Raises DataError."""
         raise NotImplementedError
 
+    def documents(self, cache: str | Path | None = None) -> list[str]:
+        """The documents of the text, which has a newline between two of them. Raises DataError."""
+        return [self.read(cache)]
+
     def fingerprint(self, cache: str | Path | None = None) -> str:
         """sha256 of the text in UTF-8."""
         return self.text_sha256 or hashlib.sha256(self.read(cache).encode()).hexdigest()
@@ -104,12 +108,16 @@ class TextFiles(Source):
 
     def read(self, cache: str | Path | None = None) -> str:
         """The texts one after the other, a newline between, line ends as newlines. Raises DataError for what is no text."""
-        text = "\n".join(_decode(file) for file in self._files())
+        text = "\n".join(self.documents(cache))
         if not text.strip():
             raise DataError(
                 f"data.path={self.path} holds no text, only white space or nothing; give a file with text in it"
             )
         return text
+
+    def documents(self, cache: str | Path | None = None) -> list[str]:
+        """The texts of the files."""
+        return [_decode(file) for file in self._files()]
 
     def _files(self) -> list[Path]:
         if self.path.is_file():
@@ -143,21 +151,26 @@ class HubText(Source):
         revision: str | None = None,
     ) -> None:
         self.path, self.config, self.column, self.split, self.revision = path, name, column, split, revision
-        self._text: str | None = None
+        self._rows: list[str] | None = None
 
     def read(self, cache: str | Path | None = None) -> str:
         """The rows, a newline between. Raises DataError."""
-        if self._text is None:
+        text = "\n".join(self.documents(cache))
+        if not text.strip():
+            raise DataError(f"column {self.column} of {self.path} ({self.split}) holds no text; choose another")
+        return text
+
+    def documents(self, cache: str | Path | None = None) -> list[str]:
+        """The rows. Raises DataError."""
+        if self._rows is None:
             rows = load_hub(self.path, self.config, self.split, self.revision, cache)
             if self.column not in rows.column_names:
                 raise DataError(
                     f"data.source.column={self.column} is no column of {self.path}; accepted: {', '.join(rows.column_names)}"
                 )
             place = f"a row of data.source.column={self.column} of {self.path}"
-            self._text = "\n".join(text_of(row, place) for row in rows[self.column] if not is_missing(row))
-            if not self._text.strip():
-                raise DataError(f"column {self.column} of {self.path} ({self.split}) holds no text; choose another")
-        return self._text
+            self._rows = [text_of(row, place) for row in rows[self.column] if not is_missing(row)]
+        return self._rows
 
 
 SOURCES: dict[str, type[Source]] = {source.name: source for source in (KJV, TinyShakespeare, TextFiles, HubText)}

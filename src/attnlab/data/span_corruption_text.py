@@ -49,7 +49,7 @@ class SpanCorruptionData(WindowedText):
         seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
-        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
+        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, False)
         super().__init__(text)
         num_spans = count_noise(context, noise_density, mean_span_length)[1]
         if num_sentinels <= num_spans:

@@ -23,7 +23,9 @@ class TextData(DataModule):
     """A text as batches of windows: `context` tokens and their next tokens, `batch_size` windows a batch and rank.
 
     `source` is a Source, or a class or partial of one that is completed with `path`; `split` holds the fractions of train, validation
-    and test; validation scores at most `max_validation_tokens` (None: all); `seed` draws the training order. Raises DataError.
+    and test; validation scores at most `max_validation_tokens` (None: all); `seed` draws the training order. `end_of_text`: whether a mark
+    stands between two documents of the source, <|endoftext|> where the tokenizer has none of its own (None: where it is one of
+    sub-words, so that figures on characters and bytes stay comparable with published ones). Raises DataError.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class TextData(DataModule):
         max_validation_tokens: PositiveInt | None = None,
         seed: Seed = 0,
         cache: str | None = None,
+        end_of_text: bool | None = None,
     ) -> None:
         super().__init__()
         check_split(split)
@@ -46,6 +49,9 @@ class TextData(DataModule):
         self.name = source.name
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.max_validation_tokens = max_validation_tokens
+        self.end_of_text = tokenizer.ends_documents if end_of_text is None else end_of_text
+        if self.end_of_text and tokenizer.marks is not None:
+            tokenizer.marks.need("end")
         self._corpus: Corpus | None = None
         self._order: WindowBatches | None = None
         self._order_state: dict[str, int] | None = None
@@ -54,7 +60,7 @@ class TextData(DataModule):
     def corpus(self) -> Corpus:
         """The token arrays; prepared at the first use."""
         if self._corpus is None:
-            self._corpus = prepare(self.source, self.untrained, self.split, self.cache)
+            self._corpus = self._prepared()
         return self._corpus
 
     @property
@@ -104,7 +110,10 @@ class TextData(DataModule):
 
     def prepare_data(self) -> None:
         """Fetches the text, trains the tokenizer and writes the token arrays into the cache, where they are not there yet."""
-        prepare(self.source, self.untrained, self.split, self.cache)
+        self._prepared()
+
+    def _prepared(self) -> Corpus:
+        return prepare(self.source, self.untrained, self.split, self.cache, self.end_of_text)
 
     def setup(self, stage: str | None = None) -> None:
         """Maps the token arrays and sees that the text is long enough to train and to validate on."""

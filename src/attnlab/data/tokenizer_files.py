@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.data.cache import DataError
+from attnlab.data.marian_tokenizer import read_marian
 from attnlab.data.old_tokenizers import library_of_old_files
 from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
 from attnlab.data.tokenizers import TOKENIZERS, Tokenizer
 from attnlab.ranges import PositiveInt, check_ranges
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MARIAN = ("source.spm", "target.spm", "vocab.json")
+GENERATION = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 ROBERTA = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
 GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
@@ -44,8 +47,8 @@ def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tok
     The tokenizer in a folder of Hugging Face's files, or in the directory of a run.
 
     Of Hugging Face's files it reads tokenizer.json and, as far as they are there, tokenizer_config.json, special_tokens_map.json,
-    config.json, generation_config.json and chat_template.jinja; without tokenizer.json, the vocab.txt of a BERT, or the
-    vocab.json and merges.txt of a GPT-2. vocabulary_size: rows of the model's table. Raises DataError.
+    config.json, generation_config.json and chat_template.jinja; without tokenizer.json, the vocab.txt of a BERT, the vocab.json and
+    merges.txt of a GPT-2, or the source.spm, target.spm and vocab.json of a Marian. vocabulary_size: rows of the model's table. Raises DataError.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -57,6 +60,13 @@ def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tok
         return _tokenizer_of_run(folder, vocabulary_size)
     files = {name: _json(folder / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config")}
     config, settings = files["config"], files["tokenizer_config"]
+    there = [name for name in MARIAN if (folder / name).is_file()]
+    if not rules and (len(there) == len(MARIAN) or config.get("model_type") == "marian"):
+        if lost := [name for name in MARIAN if name not in there]:
+            raise DataError(
+                f"{folder} lacks {', '.join(lost)}, which a Marian's tokenizer is made of; fetch them from where the model came from"
+            )
+        return _marian(folder, {**config, **_given(files["generation_config"])}, settings, vocabulary_size)
     library = _library(folder, rules, config, settings)
     special = _special_tokens(library, {**_json(folder / "special_tokens_map.json"), **_given(settings)}, files)
     generation = {**config, **_given(files["generation_config"])}
@@ -69,7 +79,30 @@ def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tok
         also_ends=[] if ends is None else sorted(ends) if isinstance(ends, list) else [ends],
         splits_marks=bool(settings.get("split_special_tokens")),
         chat_template=_chat_template(folder, settings),
+        generation=_told(generation),
     )
+
+
+def _told(generation: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: generation[name] for name in GENERATION if generation.get(name) is not None}
+
+
+def _marian(
+    folder: Path, generation: Mapping[str, Any], settings: Mapping[str, Any], vocabulary_size: int | None
+) -> Tokenizer:
+    if settings.get("separate_vocabs"):
+        raise DataError(
+            f"{folder}: source and target have a vocabulary each (separate_vocabs), and here they share one"
+        )
+    numbers = _json(folder / "vocab.json")
+    usual = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    special = {name: _text(settings.get(name)) or text for name, text in usual.items()}
+    rows = vocabulary_size or generation.get("vocab_size") or len(numbers)
+    needed = max(numbers.values(), default=0) + 1
+    if rows < needed:
+        raise DataError(f"{folder / 'vocab.json'} has tokens up to number {needed - 1}, and the model has {rows} rows")
+    start = generation.get("decoder_start_token_id")
+    return read_marian(folder, rows, numbers, special, start, _told(generation))
 
 
 def _tokenizer_of_run(folder: Path, vocabulary_size: int | None) -> Tokenizer:
@@ -81,7 +114,7 @@ def _tokenizer_of_run(folder: Path, vocabulary_size: int | None) -> Tokenizer:
         raise DataError(
             f"tokenizer.vocabulary_size={vocabulary_size}: that run's tokenizer has {tokenizer.vocabulary_size}; leave it out"
         )
-    return tokenizer
+    return tokenizer.of_text
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,21 @@ class Tokenizer:
     def marks(self) -> Marks | None:
         """The marks that are among its tokens; None: all tokens are text, and marks are put before them (see Vocabulary)."""
         return None
+
+    @property
+    def ends_documents(self) -> bool:
+        """Whether documents that a language model reads usually end in a mark: those in sub-words do."""
+        return False
+
+    @property
+    def of_text(self) -> "Tokenizer":
+        """Itself without a mark that only the data of a language model added."""
+        return self
+
+    @property
+    def of_source(self) -> "Tokenizer":
+        """The one that encodes sources by the same numbers: itself, but of models whose targets are cut otherwise (Marian)."""
+        return self
 
     @property
     def is_lossless(self) -> bool:
@@ -97,8 +112,12 @@ class Tokenizer:
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
         """The tokenizer that `save` wrote."""
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        return TOKENIZERS[fields.pop("name")](**fields)
+        return Tokenizer.of(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> "Tokenizer":
+        """The tokenizer that these arguments, its name among them, make."""
+        return TOKENIZERS[fields["name"]](**{name: value for name, value in fields.items() if name != "name"})
 
 
 @dataclass(frozen=True)
@@ -193,6 +212,11 @@ class Subwords(Tokenizer):
     vocabulary_size: Annotated[int, Interval(ge=256, le=1 << 24)] = 4096
     rules: str = ""
 
+    @property
+    def ends_documents(self) -> bool:
+        """They do, as GPT-2's."""
+        return True
+
     @abstractmethod
     def _untrained(self) -> tuple[Any, Any]:
         """The library's model and the trainer for it."""
@@ -284,7 +308,86 @@ class Unigram(Subwords):
         return models.Unigram(), trainers.UnigramTrainer(**self._options())
 
 
-TOKENIZERS: dict[str, type[Any]] = {kind.name: kind for kind in (Character, Byte, BPE, Unigram)}
+@dataclass(frozen=True)
+class WithEndOfText(Tokenizer):
+    """
+    A trained tokenizer and, after its own tokens, the mark that ends a document: GPT-2's <|endoftext|> (Radford et al. 2019).
+
+    In a text it stands where the newline between two documents stood, and decodes to it, so that no text changes with it.
+    """
+
+    name = "with_end_of_text"
+    spelling: ClassVar[str] = "<|endoftext|>"
+    own: Tokenizer
+
+    def __post_init__(self) -> None:
+        if isinstance(self.own, Mapping):  # out of a file
+            object.__setattr__(self, "own", Tokenizer.of(self.own))
+
+    @property
+    def end(self) -> int:
+        """The number of the mark."""
+        return self.own.vocabulary_size
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The tokens of text and the mark."""
+        return self.own.vocabulary_size + 1
+
+    @cached_property
+    def marks(self) -> Marks:
+        """The one mark, which also starts a text that has nothing before it; none is put around a text."""
+        return Marks(start=self.end, end=self.end, ends=(self.end,))
+
+    @property
+    def ends_documents(self) -> bool:
+        """They do."""
+        return True
+
+    @property
+    def of_text(self) -> Tokenizer:
+        """The one without it."""
+        return self.own
+
+    @property
+    def text_lead(self) -> str:
+        """As without the mark."""
+        return self.own.text_lead
+
+    @property
+    def word_lead(self) -> str:
+        """As without the mark."""
+        return self.own.word_lead
+
+    @property
+    def text_tokens(self) -> np.ndarray:
+        """All but the mark."""
+        return self.own.text_tokens
+
+    def train(self, text: str) -> Self:
+        """As without the mark."""
+        return replace(self, own=self.own.train(text))
+
+    def encode(self, text: str) -> np.ndarray:
+        """The numbers (N,) of the tokens of `text`; a text that spells the mark is text."""
+        return self.own.encode(text).astype(smallest_type(self.vocabulary_size), copy=False)
+
+    def decode(self, tokens: Any) -> str:
+        """The text of token numbers (N,), a newline between documents."""
+        tokens_N = np.asarray(tokens, dtype=np.int64)
+        documents = np.split(tokens_N, np.flatnonzero(tokens_N == self.end))
+        return "\n".join(self.own.decode(document[document != self.end]) for document in documents)
+
+    def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """As without the mark."""
+        return self.encode(text), self.own.locate(text)[1]
+
+    def as_json(self) -> str:
+        """The arguments of the tokenizer without the mark, in one of their own."""
+        return json.dumps({"name": self.name, "own": json.loads(self.own.as_json())}, ensure_ascii=False)
+
+
+TOKENIZERS: dict[str, type[Any]] = {kind.name: kind for kind in (Character, Byte, BPE, Unigram, WithEndOfText)}
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -241,8 +241,8 @@ class TranslationData(DataModule):
         self.fingerprint = self.source.fingerprint(texts)
         settings = [FORMAT, self.fingerprint, self._untrained.name, asdict(self._untrained), self.joint]
         folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key_of(settings)}"
-        tokenizers = kept(folder, partial(self._train_tokenizers, texts), load_tokenizers)
-        self.source_vocabulary, self.vocabulary = (Vocabulary(tokenizer) for tokenizer in tokenizers)
+        source, target = kept(folder, partial(self._train_tokenizers, texts), load_tokenizers)
+        self.source_vocabulary, self.vocabulary = Vocabulary(source.of_source), Vocabulary(target)
         return texts, folder
 
     def _train_tokenizers(self, texts: dict[str, Pairs], folder: Path) -> None:

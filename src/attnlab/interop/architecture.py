@@ -26,6 +26,9 @@ NO_MATTER = re.compile(
     r"pretraining_tp|slow_but_exact|chunk_size_feed_forward|cross_attention_hidden_size|is_encoder_decoder"
 )
 
+# What a model may lack and an architecture always has: zeros in its place compute the same.
+ZEROS = ("attention.bias", "feed_forward.bias", "residual.norm.bias", "output_bias", "num_segments")
+
 # Numbers of marks that a model says nothing of; those of published models would be taken otherwise.
 UNKNOWN_MARKS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
@@ -48,7 +51,8 @@ class Architecture:
     """
     One architecture, both ways.
 
-    name: what config.json calls it (model_type). model: the class here. classes: theirs with an output, the first of which is written.
+    name: what config.json calls it (model_type). model: the class here. classes: theirs with an output, of which the last is one with
+    next-sentence prediction where there are two, and the first is written for all else.
     fixed: settings that all its models have. aliases, tidy: bring other spellings of a configuration into the one that `fields` knows; untidy:
     into the one that is written. no_matter: fields (a regular expression) that leave what it computes as it is, beside those of all. prefix:
     of the tensors' names but the output's; where a file holds the model without its output they lack it, and what begins as in `fresh`,
@@ -104,28 +108,41 @@ class Architecture:
 
     def write_config(self, settings: Settings) -> Config:
         """The configuration of a model of these (completed) settings, as near to them as it can be; `differences` tells how near."""
-        config: Config = {"architectures": [self.classes[0]], "model_type": self.name, **UNKNOWN_MARKS}
+        config: Config = {"architectures": [self.class_of(settings)], "model_type": self.name, **UNKNOWN_MARKS}
         for entry in self.fields:
             config |= entry.write(settings)
         if self.output is not None and self.output.says is not None:
             config[self.output.says] = bool(settings.get("tied", True))
         return self.untidy(config)
 
+    def class_of(self, settings: Settings) -> str:
+        """The class there of a model of these settings."""
+        return self.classes[-1 if settings.get("next_sentence") else 0]
+
     def differences(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> list[str]:
         """
         What a model of these (completed) settings has that this architecture has not; none: it can be written as one.
 
-        fields: more fields of the configuration that is to be written.
+        What zeros stand for (ZEROS) is no difference. fields: more fields of the configuration that is to be written.
         """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
         try:
-            there = self.read_config(self.write_config(settings) | dict(fields or {}))
+            there = self._written(settings, fields)
         except CannotConvert as error:
             return [str(error)]
+        return different(_with_zeros(settings, there), there)
+
+    def as_written(self, settings: Settings) -> Settings:
+        """The (completed) settings of a model that can be written as this architecture, and with it what zeros stand for there."""
+        return _with_zeros(settings, self._written(settings))
+
+    def _written(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> Settings:
+        """The settings that a configuration says which was written for these."""
+        there = self.read_config(self.write_config(settings) | dict(fields or {}))
         for setting in (*self.present.values(), *(("tied",) if self.output else ())):
             there.setdefault(setting, settings[setting])
-        return different(settings, completed(there))
+        return completed(there)
 
     def settings_of_tensors(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Settings:
         """The settings that the tensors alone tell, such as whether the output is tied."""
@@ -147,6 +164,10 @@ class Architecture:
         """A model of these settings without memory for its weights."""
         with torch.device("meta"):
             return build(settings)
+
+
+def _with_zeros(settings: Settings, there: Settings) -> Settings:
+    return settings | {key: there[key] for key in ZEROS if key in settings and not settings[key] and there.get(key)}
 
 
 def _equal(one: Tensor, other: Tensor | None) -> bool:

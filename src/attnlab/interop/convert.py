@@ -17,6 +17,7 @@ from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
 from attnlab.interop.fields import CannotConvert, some
 from attnlab.interop.files import read_config, read_tensors, write_model
+from attnlab.interop.heads import Head
 from attnlab.interop.rules import Rule, to_ours, to_theirs
 from attnlab.interop.seq2seq import SEQ2SEQ
 from attnlab.interop.settings import Settings, build, completed
@@ -103,29 +104,40 @@ def to_folder(
     settings: Settings,
     tensors: Mapping[str, Tensor],
     architecture: str | None = None,
+    head: Head | None = None,
+    output: tuple[Tensor, Tensor] | None = None,
     **fields: Any,
 ) -> Architecture:
     """
     Writes a model of these settings as config.json and safetensors that `transformers.AutoModel.from_pretrained` loads.
 
-    architecture: one of ARCHITECTURES; None: the first that computes the same. fields: more fields of config.json, such as the
-    numbers of marks. Raises CannotConvert where none, or not that one, computes the same, with what differs, and where the tensors are not
+    architecture: one of ARCHITECTURES; None: the first that computes the same. head, output: what a task has put on the model in the place
+    of its own output, and the weight (C, D) and bias (C) of that. fields: more fields of config.json, such as the numbers of marks. Raises
+    CannotConvert where none, or not that one, computes the same, with what differs, and where the tensors are not
     those of such a model.
     """
     known = architecture_for(settings, architecture, fields)
-    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
-    rules = known.of_model(known.blank(settings), settings)
-    needed = {name for rule in rules for name in rule.ours}
-    odd = sorted(needed ^ {name for name in tensors if not name.endswith("_extra_state")})
+    given = {name: tensor for name, tensor in tensors.items() if not name.endswith("_extra_state")}
+    odd = sorted({name for name in known.blank(settings).state_dict() if not name.endswith("_extra_state")} ^ {*given})
     if odd:
         raise CannotConvert(
             f"the tensors are not those of a model of these settings, they lack or have besides: {some(odd)}"
         )
-    theirs = to_theirs(rules, tensors, settings)
+    settings = known.as_written(settings)
+    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
+    model = known.blank(settings)
+    rules, whole = known.of_model(model, settings), model.state_dict()
+    zeros = {name: torch.zeros(whole[name].shape) for rule in rules for name in rule.ours if name not in given}
+    theirs = to_theirs(rules, given | zeros, settings)
     if settings.get("tied") and config.get("tie_word_embeddings") is False and known.output is not None:
         theirs[known.output.theirs] = theirs[known.output.embedding]
     if not settings.get("tied", True):  # transformers then takes copies for tensors of their own
         theirs |= {copy: theirs[original] for copy, original in known.copies.items() if original in theirs}
+    if head is not None and output is not None:
+        config["architectures"] = [head.class_of(known.name)]
+        theirs = {name: tensor for name, tensor in theirs.items() if name.startswith(known.prefix)}
+        theirs = {name: tensor for name, tensor in theirs.items() if ".pooler." not in name}
+        theirs |= head.write(known.name, *output)
     write_model(Path(folder), config, theirs)
     return known
 
@@ -137,9 +149,9 @@ def architecture_for(
     if name is not None and name not in ARCHITECTURES:
         raise CannotConvert(f"--as {name}: there is no such architecture; accepted: {', '.join(ARCHITECTURES)}")
     tried = {key: known.differences(settings, fields) for key, known in ARCHITECTURES.items() if name in (None, key)}
-    for key, differences in tried.items():
-        if not differences:
-            return ARCHITECTURES[key]
+    same = [ARCHITECTURES[key] for key, differences in tried.items() if not differences]
+    if same:  # rather one that has no zeros to write
+        return next((known for known in same if known.as_written(settings) == settings), same[0])
     nearest = min(tried, key=lambda key: len(tried[key]) + 100 * (ARCHITECTURES[key].model != settings["model"]))
     what = f"{nearest}, which was asked for" if name else f"the nearest, {nearest},"
     raise CannotConvert(

@@ -1,4 +1,4 @@
-"""Decoder-only architectures: GPT-2, GPT-NeoX, LLaMA, BLOOM."""
+"""Decoder-only architectures: GPT-2, GPT-NeoX, LLaMA, StarCoder 2, BLOOM."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ PLAIN_ACTIVATIONS = {
     "swish": {"feed_forward": "SiLU"},
     "relu2": {"feed_forward": "SquaredReLU"},
 }
+# StarCoder 2 has the approximate GELU in the other of its two roundings.
+USUAL_FIRST = {word: PLAIN_ACTIVATIONS[word] for word in ("gelu_pytorch_tanh", *PLAIN_ACTIVATIONS)}
 GATED_ACTIVATIONS = {
     "silu": {"feed_forward": "SwiGLU"},
     "swish": {"feed_forward": "SwiGLU"},
@@ -38,7 +40,6 @@ ROTARY = {
 ROTARY_FIELDS = (
     OneOf("rope.rope_type", ROTARY, default="default"),
     Same("rope.rope_theta", "position.base", default=10000.0),
-    Same("rope.partial_rotary_factor", "position.fraction", default=ABSENT),
     Same("rope.factor", "position.factor", default=ABSENT),
     Same("rope.low_freq_factor", "position.low_frequency_factor", default=ABSENT),
     Same("rope.high_freq_factor", "position.high_frequency_factor", default=ABSENT),
@@ -47,6 +48,12 @@ ROTARY_FIELDS = (
     Same("rope.beta_slow", "position.beta_slow", default=ABSENT),
     Same("rope.attention_factor", "position.attention_factor", default=ABSENT),
     Only("rope.truncate", (True,)),
+)
+PARTIAL_ROTARY = Same("rope.partial_rotary_factor", "position.fraction", default=ABSENT)
+WHOLE_ROTARY = Only(
+    "rope.partial_rotary_factor",
+    (1.0,),
+    "is not what transformers computes: this architecture turns whole heads there, whatever the field says",
 )
 NOT_INTERLEAVED = {"position.interleaved": False}
 
@@ -68,16 +75,15 @@ def untidy_llama(config: Config) -> Config:
     """Writes the old spellings, which old and new versions read."""
     rope = {key.removeprefix("rope."): value for key, value in config.items() if key.startswith("rope.")}
     rest = {key: value for key, value in config.items() if not key.startswith("rope.")}
-    theta, fraction = rope.pop("rope_theta", 10000.0), rope.pop("partial_rotary_factor", 1.0)
-    scaling = None if rope["rope_type"] == "default" else rope
-    partly = {} if fraction == 1.0 else {"partial_rotary_factor": fraction}
-    return rest | {"rope_theta": theta, "rope_scaling": scaling} | partly
+    theta = rope.pop("rope_theta", 10000.0)
+    return rest | {"rope_theta": theta, "rope_scaling": None if rope["rope_type"] == "default" else rope}
 
 
 def untidy_neox(config: Config) -> Config:
     """The same, with GPT-NeoX's own names."""
+    config = dict(config)
+    fraction = config.pop("rope.partial_rotary_factor", 1.0)
     plain = untidy_llama(config)
-    fraction = plain.pop("partial_rotary_factor", 1.0)
     return plain | {"rotary_emb_base": plain.pop("rope_theta"), "rotary_pct": fraction}
 
 
@@ -157,6 +163,7 @@ GPT_NEOX = Architecture(
         ),
         OneOf("attention_bias", {True: {"attention.bias": True}, False: {"attention.bias": False}}, default=True),
         Only("is_decoder", (False, True)),  # it is one either way
+        PARTIAL_ROTARY,
         *ROTARY_FIELDS,
     ),
     rules=(
@@ -203,6 +210,7 @@ LLAMA = Architecture(
         OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
         Same("attention_bias", "attention.bias", default=False),
         Same("mlp_bias", "feed_forward.bias", default=False),
+        WHOLE_ROTARY,
         *ROTARY_FIELDS,
     ),
     rules=(
@@ -221,6 +229,56 @@ LLAMA = Architecture(
     ),
     prefix="model.",
     output=Output("lm_head.weight", "model.embed_tokens.weight", tied=False),
+    buffers=r".*\.rotary_emb\.inv_freq",
+    tidy=tidy_rotary,
+    untidy=untidy_llama,
+    fresh=("head.",),
+)
+
+STARCODER2 = Architecture(
+    name="starcoder2",
+    model="GPT",
+    classes=("Starcoder2ForCausalLM",),
+    fixed={
+        "residual": "PreNorm",
+        "residual.norm": "LayerNorm",
+        "attention": "Attention",
+        **NOT_INTERLEAVED,
+    },
+    fields=(
+        Same("vocab_size", "vocabulary_size", default=49152),
+        Same("max_position_embeddings", "max_length", default=4096),
+        Same("hidden_size", "d_model", default=3072),
+        Same("num_hidden_layers", "num_layers", default=30),
+        Same("num_attention_heads", "num_heads", default=24),
+        Same("num_key_value_heads", "attention.num_key_value_heads", default=2),
+        Same("intermediate_size", "d_ff", default=12288),
+        Same("norm_epsilon", "residual.norm.eps", default=1e-5),
+        Same("sliding_window", "attention.window", default=ABSENT),
+        OneOf("hidden_act", USUAL_FIRST, default="gelu_pytorch_tanh"),
+        OneOf(
+            "use_bias",
+            {bias: {"attention.bias": bias, "feed_forward.bias": bias} for bias in (True, False)},
+            default=True,
+        ),
+        WHOLE_ROTARY,
+        *ROTARY_FIELDS,
+    ),
+    rules=(
+        *weight("model.embed_tokens.weight", "embedding.weight"),
+        *both("model.layers.{i}.input_layernorm", f"{NORMS}.0"),
+        *both("model.layers.{i}.self_attn.q_proj", f"{ATTENTION}.query"),
+        *both("model.layers.{i}.self_attn.k_proj", f"{ATTENTION}.key"),
+        *both("model.layers.{i}.self_attn.v_proj", f"{ATTENTION}.value"),
+        *both("model.layers.{i}.self_attn.o_proj", f"{ATTENTION}.output"),
+        *both("model.layers.{i}.post_attention_layernorm", f"{NORMS}.1"),
+        *both("model.layers.{i}.mlp.c_fc", f"{FEED_FORWARD}.up"),
+        *both("model.layers.{i}.mlp.c_proj", f"{FEED_FORWARD}.down"),
+        *both("model.norm", "stack.norm"),
+        *weight("lm_head.weight", "head.weight"),
+    ),
+    prefix="model.",
+    output=Output("lm_head.weight", "model.embed_tokens.weight"),
     buffers=r".*\.rotary_emb\.inv_freq",
     tidy=tidy_rotary,
     untidy=untidy_llama,
@@ -269,4 +327,4 @@ BLOOM = Architecture(
     no_matter="seq_length|offset_alibi|n_inner|skip_bias_add.*|.*_fusion|attention_softmax_in_fp32",
 )
 
-DECODERS = (GPT2, GPT_NEOX, LLAMA, BLOOM)
+DECODERS = (GPT2, GPT_NEOX, LLAMA, STARCODER2, BLOOM)

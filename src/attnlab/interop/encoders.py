@@ -53,7 +53,7 @@ BERT_FIELDS = (
     Same("num_attention_heads", "num_heads"),
     Same("intermediate_size", "d_ff"),
     Same("layer_norm_eps", "residual.norm.eps", default=1e-12),
-    Same("type_vocab_size", "num_segments", default=2),
+    Same("type_vocab_size", "num_segments", default=2, least=1),
     OneOf("hidden_act", GELU_ALONE, default="gelu"),
     Only("position_embedding_type", ("absolute",)),
     Only("is_decoder", (False,)),

@@ -24,11 +24,16 @@ def some(names: Sequence[str], listed: int = 12) -> str:
 
 @dataclass(frozen=True)
 class Same:
-    """A number, or several, that is the same there and here. default: what is meant where the field is missing there; ABSENT: nothing."""
+    """
+    A number, or several, that is the same there and here.
+
+    default: what is meant where the field is missing there; ABSENT: nothing. least: the smallest number that can be written.
+    """
 
     theirs: str
     ours: str
     default: Any = REQUIRED
+    least: int | None = None
 
     def read(self, config: Mapping[str, Any]) -> Settings:
         """The setting of this field. Raises CannotConvert where it is required and missing, and for what is no number."""
@@ -45,7 +50,10 @@ class Same:
 
     def write(self, settings: Settings) -> Config:
         """The field of this setting."""
-        return {self.theirs: settings[self.ours]} if settings.get(self.ours) is not None else {}
+        value = settings.get(self.ours)
+        if value is None:
+            return {}
+        return {self.theirs: value if self.least is None else max(value, self.least)}
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,22 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Only:
-    """A field that has a counterpart here for some values alone; the first is what is meant where it is missing, so nothing is written."""
+    """
+    A field that has a counterpart here for some values alone; the first is what is meant where it is missing, so nothing is written.
+
+    why: what is so with the other values.
+    """
 
     theirs: str
     values: tuple[Any, ...]
+    why: str = "has no counterpart here"
 
     def read(self, config: Mapping[str, Any]) -> Settings:
         """Nothing. Raises CannotConvert for another value."""
         value = config.get(self.theirs)
         if value is not None and value not in self.values:
             accepted = ", ".join(map(repr, self.values))
-            raise CannotConvert(f"{self.theirs}={value!r} has no counterpart here; accepted: {accepted}")
+            raise CannotConvert(f"{self.theirs}={value!r} {self.why}; accepted: {accepted}")
         return {}
 
     def write(self, settings: Settings) -> Config:

@@ -122,7 +122,8 @@ class CausalLanguageModelling(TokenTask):
             return None
         assert isinstance(self.model, LanguageModel)
         prompts = [tokens[start : start + half].tolist() for start in starts]
-        rows = generate(self.model, prompts, half, Sampler(top_p=0.9))
+        ends = marks.ends if (marks := data.tokenizer.marks) else ()
+        rows = generate(self.model, prompts, half, Sampler(top_p=0.9), ends=ends)
         cut = [tokens[start + half : start + 2 * half].tolist() for start in starts]
         texts = [tuple(map(data.tokenizer.decode, row)) for row in zip(prompts, cut, rows, strict=True)]
         return Table(("text", "goes on", "model goes on"), texts)

@@ -96,12 +96,12 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two flat configurations, one readable line each."""
+    """What differs between two flat configurations, one readable line each; a field that is null is as good as absent."""
     nothing = "(absent)"
     return [
         f"{key}: {before.get(key, nothing)} -> {now.get(key, nothing)}"
         for key in sorted({*before, *now})
-        if before.get(key, nothing) != now.get(key, nothing)
+        if before.get(key) != now.get(key)
     ]
 
 

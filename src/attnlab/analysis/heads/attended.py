@@ -106,17 +106,18 @@ class Reader:
 
     def _pair(self, model: Seq2Seq, text: str, target: str | None) -> Attended:
         vocabulary = _vocabulary(self.tokenizer, model.vocabulary_size)
-        from_source = vocabulary if self.source_tokenizer is None else Vocabulary(self.source_tokenizer)
+        own = _vocabulary(self.tokenizer.of_source, model.vocabulary_size)
+        from_source = own if self.source_tokenizer is None else Vocabulary(self.source_tokenizer)
         text = text.strip()
         sources = text_axis(text, *from_source.locate(text), from_source.marks, *from_source.marks.source)
         self._check("text", text, sources, model.longest)
         source_1S = _row(sources)
         before = (vocabulary.target_start, *vocabulary.marks.target[0])
         if target is None:
-            own = self._translated(model, vocabulary, source_1S)
-            found = vocabulary.decode(own).strip()
+            translated = self._translated(model, vocabulary, source_1S)
+            found = vocabulary.decode(translated).strip()
             # What precedes every target is among the model's own tokens already.
-            targets = output_axis(vocabulary, own, before[:1])
+            targets = output_axis(vocabulary, translated, before[:1])
         else:
             found = target.strip()
             targets = text_axis(found, *vocabulary.locate(found), vocabulary.marks, before)
