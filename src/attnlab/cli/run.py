@@ -18,6 +18,7 @@ from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.init_from import own_choices
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import drift_message
+from attnlab.training.ancestors import descendants, end_with_ancestors
 from attnlab.training.run_directory import (
     SETTLED,
     Held,
@@ -28,6 +29,7 @@ from attnlab.training.run_directory import (
     write_json,
     write_text,
 )
+from attnlab.training.stop_request import leaving
 
 if TYPE_CHECKING:
     from attnlab.cli.build import Parts
@@ -45,8 +47,14 @@ def run(config: DictConfig) -> dict[str, Any]:
 
     A finished run is left as it is, one that another process owns is left to it, and a job of a multirun whose parts make no sense
     together is skipped.
-    Raises: Mistake, DataError, CannotWrite, or what the training raised; the run's status says so too.
+    Raises: Mistake, DataError, CannotWrite, Interrupted, or what the training raised; the run's status says so too.
     """
+    end_with_ancestors()
+    with leaving():
+        return _run(config)
+
+
+def _run(config: DictConfig) -> dict[str, Any]:
     hydra = HydraConfig.get()
     composed = Composed(config, list(hydra.overrides.task))
     if hydra.mode == RunMode.MULTIRUN and senseless(composed):  # the command has said why
@@ -65,7 +73,8 @@ def run(config: DictConfig) -> dict[str, Any]:
         return dict(read_json(directory.status_json, {}))
     if not must_start:
         return _train(composed, parts, directory, together)
-    ranks.start(parts.trainer, _as_rank, *map(_as_plain, (config, HydraConfig.instance().cfg)), sys.path)
+    with descendants():
+        ranks.start(parts.trainer, _as_rank, *map(_as_plain, (config, HydraConfig.instance().cfg)), sys.path)
     return dict(read_json(directory.status_json, {}))
 
 

@@ -256,6 +256,15 @@ class RunDirectory:
             self._stop_beating()
         self.attempt = self._stop_beating = None
 
+    def give_up(self, reason: str) -> None:
+        """Says of a run whose process is gone that it has failed, and why. Nothing where it has an owner, or is over."""
+        status = read_json(self.status_json, {})
+        number = self.claim()
+        if not isinstance(number, Held):
+            ended = {"state": "failed", "attempt": number, "error": reason, "ended": time.time(), "eta": None}
+            write_json(self.status_json, status | ended)
+            self.release()
+
     def state(self) -> str:
         """missing, running, finished, failed, diverged, pruned (a search gave it up) or interrupted (it was running and its owner is gone)."""
         number, owner = self._newest_attempt()
