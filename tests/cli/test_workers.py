@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,9 +124,8 @@ def left_of(mark: str) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if mark.encode() in (process / "environ").read_bytes() and "forkserver import" not in command:
-                found.append(command)
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
     return found
@@ -135,6 +135,7 @@ def left_of(mark: str) -> list[str]:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="it looks for processes in /proc")
 def test_nothing_is_left_ten_seconds_after_a_sweep_was_killed(attnlab, study, tiny, tmp_path, monkeypatch):
     """One worker trains alone and one has started two ranks; what they have saved goes on."""
+    forkserver.ensure_running()  # it stays, and so does what it inherits
     monkeypatch.setenv("ATTNLAB_TEST_MARK", str(tmp_path))
     shared = [*tiny, "trainer.max_steps=100000", "trainer.device=cpu"]
     study("mine", seeds=1, shared=shared, factors={"trainer.devices": [1, 2]}, baseline={"trainer.devices": 1})

@@ -28,7 +28,7 @@ import attnlab
 CONFIG_NAME = "train"
 # What may differ between two runs of one identity: where they stand and how they are watched, never what they compute.
 OUTSIDE_IDENTITY = (
-    *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache"),
+    *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache", "mixed_code"),
     *("trainer.threads", "trainer.checkpoint_every_seconds", "trainer.checkpoint_budget_gb"),
 )
 

@@ -17,6 +17,7 @@ from attnlab.cli.cluster import known_jobs, submissions
 from attnlab.cli.compose import Composed, ConfigSpace, Mistake, readable
 from attnlab.cli.launch import Launcher, no_empty_folders, prepare_launcher, split_hydra
 from attnlab.cli.monitor import OVER, Snapshot, duration
+from attnlab.cli.provenance import code_version, refuse_other_source
 from attnlab.cli.reports import compare_study, study_folder
 from attnlab.cli.rounds import NOT_OVER, Rounds
 from attnlab.cli.studies import Plan, find_study, load_plan, quoted, read_plan, refuse_drift, runs_of
@@ -55,6 +56,8 @@ def retry(arguments: argparse.Namespace) -> int:
         given = [*last.get("launcher", []), *given]
     with ConfigSpace(arguments.config_dir or last.get("config_dirs", [])) as space:
         cells = [space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells if cell.skip is None]
+        for one in cells:
+            refuse_other_source(one)
         launcher = _launcher(space, plan, with_launcher(given), cells, arguments.detach)
     with leaving():
         rounds = Rounds(plan, folder.parent, launcher, space, console, arguments.detach)
@@ -162,6 +165,7 @@ def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Compos
 
         for one in composed:
             rehearse(one.config)
+            refuse_other_source(one)
     return composed
 
 
@@ -185,8 +189,6 @@ def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> Non
 
 
 def _write_plan(plan: Plan, path: Path) -> None:
-    from attnlab.cli.provenance import code_version
-
     before = read_json(path, {})
     now = replace(plan, code=before.get("code") or code_version()).as_json()
     if before != now:
