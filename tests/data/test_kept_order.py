@@ -140,6 +140,22 @@ def test_a_loader_without_batches_is_refused():
         next(KeptOrder([], "Mine", 0))
 
 
+@pytest.mark.parametrize(("other", "is_refused"), [(0, True), (1, False)])
+def test_the_same_batches_on_every_rank_are_refused(monkeypatch, other, is_refused):
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+
+    def gather(marks, mark):
+        marks[:] = [mark, mark + other]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    order = KeptOrder(LOADERS["shuffle"](), "Mine", 0, world_size=2)
+    if is_refused:
+        with pytest.raises(DataError, match="Mine: every rank is given the same batches"):
+            next(order)
+    else:
+        assert len(taken(order, 5)) == 5
+
+
 class Mine(DataModule):
     given: object = Batches()
 

@@ -24,12 +24,13 @@ class KeptOrder:
 
     What the loader draws from the generators of torch (CPU), NumPy and Python, it draws for each batch from numbers of their own, made
     from seed, epoch and batch, and the training's generators stay as they are: so an order that was stopped is found again by giving
-    the epoch's batches once more. Generators that samplers have are seeded for each epoch, `set_epoch` is called. Raises DataError
-    where the last batch before the place is another one than it was, for a loader without batches, and where every rank has the same.
+    the epoch's batches once more. The numbers are the same on every rank, so that each can take its share of one order. Generators
+    that samplers have are seeded for each epoch, `set_epoch` is called. Raises DataError where the last batch before the place is
+    another one than it was, for a loader without batches, and where every rank is given the same.
     """
 
-    def __init__(self, loader: Iterable[Any], name: str, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.loader, self.name, self.seed, self.rank = loader, name, seed, rank
+    def __init__(self, loader: Iterable[Any], name: str, seed: int, world_size: int = 1) -> None:
+        self.loader, self.name, self.seed = loader, name, seed
         self._is_shared_out = world_size == 1  # or not known yet
         self._generators = {id(one): (one, one.initial_seed()) for one in _generators(loader)}
         self._epoch, self._given, self._mark = 0, 0, 0
@@ -95,7 +96,7 @@ class KeptOrder:
 
     def _fetch(self) -> Any:
         assert self._batches is not None
-        with _drawing(self.seed, self._epoch, self._given + 1, self.rank):
+        with _drawing(self.seed, self._epoch, self._given + 1):
             return next(self._batches, None)
 
 

@@ -106,6 +106,6 @@ def _kept(train_dataloader: Callable[..., Any]) -> Callable[..., Any]:
                 f"{type(self).__name__}.train_dataloader must give one loader, got {type(loader).__name__}; "
                 "put several into one batch by a loader of your own"
             )
-        return KeptOrder(loader, type(self).__name__, self.order_seed, *self.place())
+        return KeptOrder(loader, type(self).__name__, self.order_seed, self.place()[1])
 
     return kept
