@@ -85,4 +85,9 @@ def _guarded(arguments: argparse.Namespace) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:  # while the command was being loaded
+        print("attnlab: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
