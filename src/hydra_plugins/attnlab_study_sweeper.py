@@ -13,10 +13,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class JobsFailed(RuntimeError):
-    """Some runs of a sweep failed; the others went on."""
-
-
 class StudySweeper(Sweeper):
     """
     Hydra sweeper over the cells and seeds of a plan.
@@ -51,6 +47,7 @@ class StudySweeper(Sweeper):
         Raises: JobsFailed when it is over and a run failed.
         """
         from attnlab.cli.cluster import jobs_of, place, record, states
+        from attnlab.cli.launch import JobsFailed
         from attnlab.cli.studies import read_plan
 
         assert self.launcher is not None

@@ -225,6 +225,23 @@ def test_runs_of_different_code_are_said(tmp_path):
     assert "Runs differ in code version: aaaaaaaaaa, bbbbbbbbbb with changes." in compare(read_study(root)).caveats
 
 
+def test_runs_of_other_code_within_a_cell_and_in_the_middle_of_a_run_are_said(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0, 1], metric={"name": "m"})
+    edits = [{"commit": "a" * 40, "dirty": True, "source": digit * 16} for digit in "01"]
+    old, new = ({"versions": {"torch": version}, "sources": {"mine": version}} for version in ("2.9", "2.10"))
+    attempts = {(0, 0): [old], (0, 1): [new], (1, 0): [old | {"git": edits[0]}, old | {"git": edits[1]}], (1, 1): [old]}
+    for (norm, seed), of_run in attempts.items():
+        write_run(root, {"norm": NORMS[norm]}, seed, {"m": 1.0}, attempts=of_run)
+    caveats = compare(read_study(root)).caveats
+    [first, second] = NORMS[:2]
+    assert f"Runs differ in the version of torch: 2.10, 2.9; within one cell in {first}." in caveats
+    assert f"Runs differ in the source of mine: 2.10, 2.9; within one cell in {first}." in caveats
+    assert (
+        "Runs differ in code version: aaaaaaaaaa with changes (00000000), aaaaaaaaaa with changes (11111111); "
+        f"within one cell in {second}; in the middle of a run in {second} seed=0." in caveats
+    )
+
+
 def test_settings_show_only_what_differs_between_cells(grid_comparison):
     assert set(grid_comparison.settings) == {"residual", "model.num_layers", "optimizer.lr", "schedule.warmup_steps"}
     assert "seed" not in grid_comparison.settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import json
 import os
@@ -351,7 +350,7 @@ def test_nothing_is_opened_while_nothing_changes(small, settled, monkeypatch):
     live = StudyReader(small)
     study = live.read()
     curves = study.curves
-    monkeypatch.setattr(builtins, "open", lambda *words: pytest.fail(f"opened {words}"))
+    monkeypatch.setattr(os, "open", lambda *words: pytest.fail(f"opened {words}"))
     assert live.read() is study
     assert live._read_curves((r.cell, r.seed, str(r.directory)) for r in study.runs.values() if r.status) is curves
 
@@ -453,14 +452,14 @@ def test_runs_that_come_and_go_while_a_reader_looks(small):
 
 def refusing(monkeypatch, target: Path, error: int = errno.EACCES):
     """Whoever opens `target` is refused; permissions do not bind the user that tests may run as."""
-    real = builtins.open
+    real = os.open
 
     def opened(path, *words, **named):
         if Path(path) == target:
             raise OSError(error, os.strerror(error), str(path))
         return real(path, *words, **named)
 
-    monkeypatch.setattr(builtins, "open", opened)
+    monkeypatch.setattr(os, "open", opened)
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
@@ -500,7 +499,7 @@ def test_folders_in_the_place_of_files_are_named(small):
         (directory / name).mkdir()
     study = read_study(small)
     assert study.values("norm=rms_norm", "val/nats") == {0: 2.0}
-    assert study.unreadable == [f"{directory}/run.json: Is a directory"]
+    assert study.unreadable == [f"{directory}/run.json: it is no regular file"]
     assert study.curves.height == 0
 
 

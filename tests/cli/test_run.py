@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from tests.conftest import forbid_writing
-from tests.processes import ranks_from_server
+from tests.processes import command, ranks_from_server
 
 from attnlab.training import Checkpoints, read_checkpoint
 from attnlab.training.run_directory import effective_state, read_json
@@ -240,3 +242,54 @@ def test_two_devices_of_a_multirun_write_one_directory_and_train_as_one_with_twi
         ours, other = (read_json(Path("runs", study, "c", seed, "status.json")) for study in ("two", "one"))
         assert ours["tokens"] == other["tokens"]
         assert ours["final"] == pytest.approx(other["final"], rel=1e-4)
+
+
+OWN_DATA = """
+import os
+import signal
+
+import torch
+from torch.utils.data import DataLoader
+
+from attnlab.data import TextData
+
+given = 0
+
+
+def collate(rows):
+    global given
+    given += 1
+    if given == int(os.environ.get("KILLED_AT", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"tokens": torch.stack([row[:-1] for row in rows]), "targets": torch.stack([row[1:] for row in rows])}
+
+
+class Own(TextData):
+    def train_dataloader(self):
+        tokens = torch.from_numpy(self.corpus.train.tokens[:481].astype("int64"))
+        rows = tokens.unfold(0, 17, 16)
+        return DataLoader(rows, self.batch_size, shuffle=True, drop_last=True, collate_fn=collate)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [20, 40])
+def test_data_of_the_users_own_with_an_ordinary_loader_go_on_to_the_same_bits(
+    attnlab, tiny, tmp_path, monkeypatch, killed_at
+):
+    """Seven batches an epoch, two of them a step: killed within the third epoch, and within the sixth."""
+    (tmp_path / "own_data.py").write_text(OWN_DATA)
+    words = ["train", *tiny, "data._target_=own_data.Own", "trainer.max_steps=30", "trainer.accumulate=2"]
+    words += ["model.dropout=0.1", "cell=own", "trainer.checkpoint_every_seconds=0", "progress=plain"]
+    straight = attnlab(*words, "study.name=straight")
+    assert straight.status == 0, straight.err
+    monkeypatch.setenv("KILLED_AT", str(killed_at))
+    assert command(*words, "study.name=killed").wait() == -signal.SIGKILL
+    monkeypatch.delenv("KILLED_AT")
+    again = attnlab(*words, "study.name=killed")
+    assert again.status == 0, again.err
+    assert "going on from" in again.err
+    runs = [Path("runs", name, "own", "seed=0") for name in ("straight", "killed")]
+    assert final(runs[0]) == final(runs[1])
+    one, other = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in runs)
+    assert all(torch.equal(one[key], value) for key, value in other.items())

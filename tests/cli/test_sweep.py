@@ -1,8 +1,10 @@
 """A sweep runs what is missing, once, whatever happens to it in between."""
 
+import importlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -12,8 +14,8 @@ from pathlib import Path
 import pytest
 from tests.processes import command, wait_for
 
+import attnlab as attnlab_package
 from attnlab.analysis import read_study
-from attnlab.cli.sweep import stopped_by_sigterm
 from attnlab.training.run_directory import effective_state, read_json
 
 HERE = "hydra/launcher=basic"  # runs train in this process, one after the other
@@ -273,8 +275,40 @@ def test_two_sweeps_at_once_write_no_run_twice(attnlab, study):
         assert "every run is over" in text or "another sweep" in text, text
 
 
-def test_sigterm_stops_a_sweep_as_ctrl_c_does():
-    before = signal.getsignal(signal.SIGTERM)
-    with stopped_by_sigterm(), pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.slow
+def test_a_failing_cell_in_a_worker_does_not_keep_the_comparison_back(attnlab, study, tmp_path, monkeypatch):
+    (tmp_path / "broken_there.py").write_text(
+        "from attnlab.layers import ALiBi\n\n\n"
+        "class Broken(ALiBi):\n"
+        "    def bias(self, query_positions_BT, key_positions_BS):\n"
+        "        raise RuntimeError('this part is broken')\n"
+    )
+    (tmp_path / "conf" / "position").mkdir(parents=True)
+    (tmp_path / "conf" / "position" / "broken.yaml").write_text("_target_: broken_there.Broken\n_partial_: true\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    study("mine", seeds=1, factors={"position": ["broken", "none"]}, baseline={"position": "none"})
+    said = attnlab("sweep", "mine", "hydra.launcher.n_jobs=1", "--config-dir", "conf")
+    assert said.status == 1
+    assert "position=broken seed=0: this part is broken" in said.err
+    assert "page: runs/mine/report.html" in said.out
+    assert effective_state("runs/mine/position=none/seed=0") == "finished"
+
+
+def test_nothing_but_hydra_takes_a_class_from_a_plugin():
+    """Hydra loads plugins anew, each time with other classes: an exception of theirs would be caught by its name of before."""
+    source = Path(attnlab_package.__file__).parents[1]
+    importers = [
+        path
+        for path in source.rglob("*.py")
+        if re.search(r"import.*hydra_plugins\.attnlab|from hydra_plugins\.attnlab", path.read_text())
+    ]
+    assert importers == []
+    for plugin in (source / "hydra_plugins").glob("attnlab_*.py"):
+        module = importlib.import_module(f"hydra_plugins.{plugin.stem}")
+        raised = [
+            c
+            for c in vars(module).values()
+            if isinstance(c, type) and issubclass(c, BaseException) and c.__module__ == module.__name__
+        ]
+        assert raised == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnlab.analysis import statistics
 from attnlab.analysis.budget import budget_warnings
@@ -77,24 +77,63 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
             "Runs that ended without a finite value are lost. The mean of a cell's other runs may flatter it: a word is given only where "
             "it would stand whatever the lost ones had given (sign test), and where no more are lost than chance explains."
         )
-    for what, found in _provenance(runs).items():
-        if len(found) > 1:
-            caveats.append(f"Runs differ in {what}: {', '.join(sorted(found))}.")
+    return caveats + _of_provenance(study)
+
+
+def _of_provenance(study: Study) -> list[str]:
+    """What runs should have in common and do not, and where even the seeds of one cell or the attempts at one run differ."""
+    found = {key: _provenance(run) for key, run in study.runs.items()}
+    labels = {cell.name: study.label(cell) for cell in study.cells}
+    caveats = []
+    for what in dict.fromkeys(what for of_run in found.values() for what in of_run):
+        values = {key: of_run[what] for key, of_run in found.items() if what in of_run}
+        every = sorted(set().union(*values.values()))
+        if len(every) < 2:
+            continue
+        of_cell: dict[str, set[str]] = {}
+        for (cell, _), own in values.items():
+            of_cell.setdefault(labels[cell], set()).update(own)
+        mixed = [label for label, own in of_cell.items() if len(own) > 1]
+        switched = [f"{labels[cell]} seed={seed}" for (cell, seed), own in values.items() if len(own) > 1]
+        sentence = f"Runs differ in {what}: {', '.join(every)}"
+        if mixed:
+            sentence += f"; within one cell in {listing(mixed, MOST_NAMES)}"
+        if switched:
+            sentence += f"; in the middle of a run in {listing(switched, MOST_NAMES)}"
+        caveats.append(f"{sentence}.")
     return caveats
 
 
-def _provenance(runs: list[Run]) -> dict[str, set[str]]:
-    """What the runs should have in common: code, numeric precision and device."""
-    found: dict[str, set[str]] = {"code version": set(), "precision": set(), "device": set()}
-    for run in runs:
-        git, precision, device = (run.record.get(key) or {} for key in ("git", "precision", "device"))
-        if isinstance(git, Mapping) and git.get("commit"):
-            found["code version"].add(str(git["commit"])[:10] + (" with changes" if git.get("dirty") else ""))
-        if isinstance(precision, Mapping) and precision.get("used"):
-            found["precision"].add(str(precision["used"]))
-        if isinstance(device, Mapping) and (device.get("name") or device.get("type")):
-            found["device"].add(str(device.get("name") or device.get("type")))
+def _provenance(run: Run) -> dict[str, set[str]]:
+    """What a run should have in common with the others, by its kind: the code and versions of all its attempts, precision and device."""
+    precision, device = (_entries(run.record.get(key)) for key in ("precision", "device"))
+    attempts = [entry for entry in run.record.get("attempts") or [run.record] if isinstance(entry, Mapping)]
+    found: dict[str, set[str]] = {}
+    for attempt in attempts:
+        if code := _code(_entries(attempt.get("git"))):
+            found.setdefault("code version", set()).add(code)
+        for library, version in _entries(attempt.get("versions")).items():
+            found.setdefault(f"the version of {library}", set()).add(str(version))
+        for module, digest in _entries(attempt.get("sources")).items():
+            found.setdefault(f"the source of {module}", set()).add(str(digest)[:8])
+    if precision.get("used"):
+        found["precision"] = {str(precision["used"])}
+    if device.get("name") or device.get("type"):
+        found["device"] = {str(device.get("name") or device.get("type"))}
     return found
+
+
+def _code(git: Mapping[str, Any]) -> str:
+    """A version of attnlab's code: its commit, or its release; where it was edited, the digest that tells one edit from another."""
+    known = str(git.get("commit") or git.get("version") or "")[:10]
+    if not git.get("dirty"):
+        return known
+    source = str(git.get("source") or "")[:8]
+    return f"{known} with changes{f' ({source})' if source else ''}"
+
+
+def _entries(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _of_losses(cells: Sequence[CellSummary], alpha: float) -> list[str]:

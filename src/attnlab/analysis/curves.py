@@ -15,7 +15,7 @@ import polars as pl
 
 from attnlab.analysis.kept_files import Stamp, is_unchanged, stamp_of
 from attnlab.analysis.metric_lines import AXES, HEAD, Part, one_row_a_step, parts_of
-from attnlab.training.run_directory import METRICS
+from attnlab.training.run_directory import METRICS, open_to_read
 
 BATCH_BYTES = 64_000_000
 CHECKED_BYTES = 4096
@@ -123,7 +123,7 @@ def _news(key: Key, place: Place) -> Piece | None:
         return None
     before, place.stamp = place.stamp, stamp
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             follows = before is not None and before.inode == os.fstat(file.fileno()).st_ino and place.offset > 0
             if follows:
                 file.seek(place.offset - len(place.checked))

@@ -8,6 +8,8 @@ import re
 import time
 from typing import Any, NamedTuple
 
+from attnlab.training.run_directory import open_to_read
+
 # A change within the same tick of a file system's clock cannot be seen: ticks are 4 ms on Linux, up to 2 s elsewhere.
 SETTLED_NS = 2_000_000_000
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -75,7 +77,7 @@ class JsonFiles:
 
     def _read(self, path: str) -> Any:
         try:
-            with open(path, "rb") as file:
+            with open_to_read(path) as file:
                 data = file.read()
             value = json.loads(data)
             # Halves of characters are fine in JSON and nowhere else: nothing that holds one can be printed.

@@ -14,6 +14,7 @@ from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentences import SCORES, SentenceDifference, SentenceResult
 from attnlab.training.bleu import DEFAULT, metrics, tokenizer_in
+from attnlab.training.run_directory import open_to_read
 
 RESAMPLES = 1000
 OUTPUTS, TRANSLATIONS, REFERENCES = "outputs", "translations.txt", "references.txt"
@@ -39,7 +40,8 @@ def _texts(run: Run, split: str) -> _Texts:
     tokenize = tokenizer_in(str(notes.get(f"{prefix}/bleu", ""))) if isinstance(notes, Mapping) else DEFAULT
     for name in (TRANSLATIONS, REFERENCES):
         try:
-            text = (run.directory / OUTPUTS / f"{split}.{name}").read_text(encoding="utf-8")
+            with open_to_read(run.directory / OUTPUTS / f"{split}.{name}", within=run.directory) as file:
+                text = file.read().decode("utf-8")
         except (OSError, UnicodeDecodeError):
             return _Texts([], [], tokenize, f"no {OUTPUTS}/{split}.{name}")
         found.append(text.split("\n")[:-1])  # other marks that end a line for some stand inside of sentences

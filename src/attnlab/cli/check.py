@@ -42,6 +42,7 @@ class RunSettings:
     runs_dir: str
     run_dir: str
     progress: Literal["auto", "plain", "off"]
+    mixed_code: bool
 
 
 def check(composed: Composed) -> None:

@@ -40,7 +40,7 @@ MOST_JOBS, MANY_JOBS = (
 DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a folder of configurations
 # What may differ between two runs of one identity: where they stand and how they are watched, never what they compute.
 OUTSIDE_IDENTITY = (
-    *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache"),
+    *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache", "mixed_code"),
     *("trainer.threads", "trainer.checkpoint_every_seconds", "trainer.checkpoint_budget_gb"),
 )
 

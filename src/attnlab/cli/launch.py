@@ -18,7 +18,16 @@ from omegaconf import DictConfig
 from attnlab.cli.cluster import refuse_impossible, shape_words, uses_slurm
 from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, Mistake
 from attnlab.cli.run import run
+from attnlab.training.ancestors import descendants
 from attnlab.training.run_directory import ATTEMPTS, CannotWrite, cannot_write
+
+
+class JobsFailed(RuntimeError):
+    """
+    Some runs of a sweep failed; the others went on.
+
+    It stands here, and not beside the sweeper that raises it: Hydra loads plugins anew, and what they define is another class then.
+    """
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -48,7 +57,7 @@ def launch(overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None
             return None
 
     # What @hydra.main comes to, which would compose once more to learn the mode, print a traceback of its own, and exit.
-    with space, _clear_errors():
+    with descendants(), space, _clear_errors():
         engine = GlobalHydra.instance().hydra
         assert engine is not None
         start: Any = engine.multirun if multirun else engine.run

@@ -32,6 +32,7 @@ HANDLERS = {
     "reach": "reach.reach",
     "data": "datasets.data",
 }
+GOING_ON = ("train", "sweep", "retry")
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 when a run failed, 2 for a mistake in the words, 130 when interrupted."""
+    """Runs one command and returns its exit status: 0, 1 when a run failed, 2 for a mistake in the words, 128 plus the number of the signal that interrupted it."""
     words = list(sys.argv[1:] if words is None else words)
     arguments, rest = parser().parse_known_args(words)
     if rest:
@@ -62,6 +63,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from attnlab.cli.compose import Mistake, first_line
+    from attnlab.training.stop_request import Interrupted, Stopped
 
     try:
         return _dispatch(arguments)
@@ -71,9 +73,11 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except (Mistake, ValueError, OSError) as error:
         print(f"attnlab: {error}", file=sys.stderr)
         return 2 if isinstance(error, Mistake) else 1
-    except KeyboardInterrupt:
-        print("attnlab: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Interrupted) as error:
+        if not isinstance(error, Stopped):  # the run has said where it saved
+            goes_on = "; the same command goes on from here" if arguments.command in GOING_ON else ""
+            print(f"attnlab: interrupted{goes_on}", file=sys.stderr)
+        return error.signum + 128 if isinstance(error, Interrupted) else 130
     except Exception as error:
         print(f"attnlab: {type(error).__name__}: {error}\n(--traceback shows where)", file=sys.stderr)
         return 1
@@ -81,4 +85,9 @@ def _guarded(arguments: argparse.Namespace) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:  # while the command was being loaded
+        print("attnlab: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -1,4 +1,4 @@
-"""Launches the runs of a study that are not over, and again those whose process was killed, until nothing is left to launch."""
+"""Launches the runs of a study that are not over, and on a cluster again what its jobs left, until nothing is left to launch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from attnlab.cli.cluster import NoAnswer, Watch, jobs_of, place, states, submissions
+from attnlab.cli.cluster import Job, NoAnswer, Watch, jobs_of, place, states, submissions
 from attnlab.cli.compose import ConfigSpace, Mistake
-from attnlab.cli.launch import Launcher, launch
+from attnlab.cli.launch import JobsFailed, Launcher, launch
 from attnlab.cli.monitor import Monitor
 from attnlab.cli.overrides import literal
 from attnlab.cli.studies import Plan, runs_of
-from attnlab.training.run_directory import read_json
+from attnlab.training.run_directory import RunDirectory, read_json
+from attnlab.training.stop_request import Interrupted
 
-# A worker that the system kills takes a launcher's other jobs with it; launching again goes on where they stopped.
-LAUNCHES = 3
+LAUNCHES = 3  # on a cluster, of what its jobs left without a word
 NOT_OVER = ("missing", "interrupted", "lost")
 
 
@@ -41,17 +41,24 @@ class Rounds:
 
     def run(self, chosen: Sequence[str]) -> None:
         """Launches the runs in one of the states `chosen` and follows them to their end. Raises: Mistake."""
+        if self.launcher.is_here:
+            self._here(chosen)
+            return
         for _ in range(LAUNCHES):
-            go = self._here if self.launcher.is_here else self._on_cluster
-            if not go(chosen):
+            lost = self._on_cluster(chosen)
+            if not lost:
                 return
             chosen = [state for state in chosen if state != "failed"]  # it would fail again
+        for key, job in lost.items():
+            if job.state == "OUT_OF_MEMORY":
+                reason = f"its job was out of memory, {LAUNCHES} times; give it more (hydra.launcher.mem_gb), or smaller batches"
+                RunDirectory(runs_of(self.plan, self.runs_dir)[key]).give_up(reason)
 
-    def _here(self, chosen: Sequence[str]) -> bool:
-        """One launch on this machine; True where a worker was killed, so that another launch can go on with what it left."""
+    def _here(self, chosen: Sequence[str]) -> None:
+        """One launch on this machine."""
         pending = self._pending(chosen)
         if not pending:  # another sweep of this study runs what is left
-            return False
+            return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         parallel = min(cores, pending)
         words = ["progress=off", f"trainer.threads={max(1, cores // parallel)}"]
@@ -59,10 +66,10 @@ class Rounds:
         if "hydra/launcher=joblib" in given and not any("hydra.launcher.n_jobs=" in word for word in given):
             words.append(f"hydra.launcher.n_jobs={parallel}")
         with Monitor(self.plan, self.runs_dir, self.console):
-            return self._launch([*words, *given], chosen) and self._pending(chosen) > 0
+            self._launch([*words, *given], chosen)
 
-    def _on_cluster(self, chosen: Sequence[str]) -> bool:
-        """Submits what no job of Slurm has in hand, and waits for all jobs of the study; True where one ended without a word."""
+    def _on_cluster(self, chosen: Sequence[str]) -> dict[tuple[str, int], Job]:
+        """Submits what no job of Slurm has in hand, and waits for all jobs of the study; returns the jobs that ended without a word."""
         if self._pending(chosen):
             threads = [f"trainer.threads={self.launcher.threads}"] if self.launcher.threads else []
             before = len(submissions(self.folder))
@@ -71,25 +78,25 @@ class Rounds:
                 self._say(f"submitted {len(one['runs'])} runs to Slurm as job {one['job']}")
         if self.detach:
             self._say(f"`attnlab status {self.plan.study}` shows them, `attnlab cancel {self.plan.study}` stops them")
-            return False
+            return {}
         try:
             watch = Watch(self.folder, self._say)
             with Monitor(self.plan, self.runs_dir, self.console, jobs=lambda: watch.jobs):
                 watch.wait(lambda: states(self.plan, self.runs_dir, {}))
         except NoAnswer as error:
             raise Mistake(f"{error}; the jobs go on, and the same command follows them again") from error
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             self._say(f"the jobs go on; `attnlab cancel {self.plan.study}` stops them")
             raise
         found, runs = states(self.plan, self.runs_dir, watch.jobs), runs_of(self.plan, self.runs_dir)
-        lost = [
-            key
+        lost = {
+            key: watch.jobs[place(key)]
             for key, state in found.items()
             if state == "lost" and (watch.jobs[place(key)].state == "PREEMPTED" or not _was_stopped(runs[key]))
-        ]
+        }
         for key in lost:
             self._say(f"{key[0]} seed={key[1]} was lost: its job ended without a word")
-        return bool(lost)
+        return lost
 
     def _pending(self, chosen: Sequence[str]) -> int:
         try:
@@ -100,12 +107,8 @@ class Rounds:
             ) from error
         return sum(state in chosen for state in found.values())
 
-    def _launch(self, words: Sequence[str], chosen: Sequence[str]) -> bool:
-        """One launch by Hydra; True where a worker of this machine was killed."""
-        from joblib.externals.loky.process_executor import BrokenProcessPool
-
-        from hydra_plugins.attnlab_study_sweeper import JobsFailed
-
+    def _launch(self, words: Sequence[str], chosen: Sequence[str]) -> None:
+        """One launch by Hydra."""
         own = [
             "hydra/sweeper=study",
             f"hydra.sweeper.plan={literal(str(self.folder / 'plan.json'))}",
@@ -117,13 +120,6 @@ class Rounds:
             launch([*own, *words], self.space, multirun=True)
         except JobsFailed as error:
             print(f"attnlab: some runs failed, the others went on:\n{error}", file=sys.stderr)
-        except BrokenProcessPool:
-            print(
-                "attnlab: a worker was killed (by a person, or by the system when memory ran out); going on with what it left",
-                file=sys.stderr,
-            )
-            return True
-        return False
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.init_from import own_choices
-from attnlab.cli.provenance import code_version, library_versions
+from attnlab.cli.provenance import code_version, library_versions, own_repositories, own_sources, refuse_other_source
 from attnlab.cli.studies import drift_message
+from attnlab.training.ancestors import descendants, end_with_ancestors
 from attnlab.training.run_directory import (
     SETTLED,
     Held,
@@ -28,6 +29,7 @@ from attnlab.training.run_directory import (
     write_json,
     write_text,
 )
+from attnlab.training.stop_request import leaving
 
 if TYPE_CHECKING:
     from attnlab.cli.build import Parts
@@ -45,8 +47,14 @@ def run(config: DictConfig) -> dict[str, Any]:
 
     A finished run is left as it is, one that another process owns is left to it, and a job of a multirun whose parts make no sense
     together is skipped.
-    Raises: Mistake, DataError, CannotWrite, or what the training raised; the run's status says so too.
+    Raises: Mistake, DataError, CannotWrite, Interrupted, or what the training raised; the run's status says so too.
     """
+    end_with_ancestors()
+    with leaving():
+        return _run(config)
+
+
+def _run(config: DictConfig) -> dict[str, Any]:
     hydra = HydraConfig.get()
     composed = Composed(config, list(hydra.overrides.task))
     if hydra.mode == RunMode.MULTIRUN and senseless(composed):  # the command has said why
@@ -65,7 +73,8 @@ def run(config: DictConfig) -> dict[str, Any]:
         return dict(read_json(directory.status_json, {}))
     if not must_start:
         return _train(composed, parts, directory, together)
-    ranks.start(parts.trainer, _as_rank, *map(_as_plain, (config, HydraConfig.instance().cfg)), sys.path)
+    with descendants():
+        ranks.start(parts.trainer, _as_rank, *map(_as_plain, (config, HydraConfig.instance().cfg)), sys.path)
     return dict(read_json(directory.status_json, {}))
 
 
@@ -84,6 +93,7 @@ def _as_rank(config: Any, hydra: Any, path: list[str]) -> None:
 def _train(composed: Composed, parts: Parts, directory: RunDirectory, ranks: Ranks) -> dict[str, Any]:
     ranks.first_on_each_node(parts.data.prepare_data)
     parts.data.setup()
+    parts.data.order_seed = int(composed.config.seed)
     number = ranks.decide(lambda: _claim(directory))
     if isinstance(number, Held):
         if ranks.rank == 0:
@@ -115,13 +125,14 @@ def is_over(composed: Composed) -> bool:
     """
     Whether nothing is left to do for a run.
 
-    Raises: Mistake where its directory holds a run of another configuration.
+    Raises: Mistake where its directory holds a run of another configuration, or its cell one of other code of the user's own.
     """
     directory = RunDirectory(str(composed.config.run_dir))
     record = read_json(directory.run_json)
     changes = differences(identity(record["config"]), identity(composed.resolved)) if record else []
     if changes:
         raise Mistake(drift_message(directory.path, changes))
+    refuse_other_source(composed)
     return directory.state() in SETTLED
 
 
@@ -145,7 +156,14 @@ def make_record(composed: Composed, directory: RunDirectory, facts: dict[str, An
         key.lstrip("+"): value
         for key, value in (o.split("=", 1) for o in choice_overrides(own_choices(composed.overrides)))
     }
-    code = code_version()
+    code, sources = code_version(), own_sources(composed.resolved)
+    by = {
+        "git": code,
+        "versions": library_versions(composed.resolved),
+        "sources": sources,
+        "repositories": own_repositories(sources),
+    }
+    before = (read_json(directory.run_json) or {}).get("attempts", [])
     return {
         "study": str(config.study.name),
         "cell": choices,
@@ -156,8 +174,8 @@ def make_record(composed: Composed, directory: RunDirectory, facts: dict[str, An
         "overrides": composed.overrides,
         "command": "attnlab train " + shlex.join(composed.overrides),
         "attnlab": code["version"],
-        "git": code,
-        "versions": library_versions(),
+        **by,
+        "attempts": [*before, {"attempt": directory.attempt, **by}],
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,
     }

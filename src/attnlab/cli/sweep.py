@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,12 @@ from attnlab.cli.compose import Composed, ConfigSpace, Mistake
 from attnlab.cli.launch import Launcher, no_empty_folders, prepare_launcher, split_hydra
 from attnlab.cli.monitor import OVER, Snapshot, duration
 from attnlab.cli.overrides import literal, readable
+from attnlab.cli.provenance import code_version, refuse_other_source
 from attnlab.cli.reports import compare_study, study_folder
 from attnlab.cli.rounds import NOT_OVER, Rounds
 from attnlab.cli.studies import Plan, find_study, load_plan, read_plan, refuse_drift, runs_of
 from attnlab.training.run_directory import SETTLED, effective_state, read_json, write_json
+from attnlab.training.stop_request import leaving
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -58,8 +57,10 @@ def retry(arguments: argparse.Namespace) -> int:
         given = [*last.get("launcher", []), *given]
     with ConfigSpace(arguments.config_dir or last.get("config_dirs", [])) as space:
         cells = [space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells if cell.skip is None]
+        for one in cells:
+            refuse_other_source(one)
         launcher = _launcher(space, plan, with_launcher(given), cells, arguments.detach)
-    with stopped_by_sigterm():
+    with leaving():
         rounds = Rounds(plan, folder.parent, launcher, space, console, arguments.detach)
         rounds.run([*NOT_OVER, "failed"] if arguments.failed else NOT_OVER)
     return 0 if arguments.detach else _conclude(plan, folder, console)
@@ -98,7 +99,7 @@ class Sweep:
         if self.plan_only:
             return self._print_lines(plan)
         written = runs_dir / plan.study / "plan.json"
-        with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), stopped_by_sigterm():
+        with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), leaving():
             _write_plan(plan, written)
             if pending and launcher:
                 Rounds(plan, runs_dir, launcher, space, self.console, self.detach).run([*NOT_OVER, "failed"])
@@ -165,6 +166,7 @@ def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Compos
 
         for one in composed:
             rehearse(one.config)
+            refuse_other_source(one)
     return composed
 
 
@@ -187,26 +189,7 @@ def _announce(plan: Plan, pending: int, runs_dir: Path, console: Console) -> Non
             console.print(f"skipped {cell.name}: {cell.skip}", markup=False, highlight=False, soft_wrap=True)
 
 
-@contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does, with its workers: left to themselves they would train on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _write_plan(plan: Plan, path: Path) -> None:
-    from attnlab.cli.provenance import code_version
-
     before = read_json(path, {})
     now = replace(plan, code=before.get("code") or code_version()).as_json()
     if before != now:

@@ -30,7 +30,7 @@ from attnlab.training import (
     RunDirectory,
     Sink,
     StatusWriter,
-    Stopped,
+    StopRequest,
     TokenTask,
     apply_to_model,
     build_trainer,
@@ -42,6 +42,7 @@ from attnlab.training.pruning import Pruned
 from attnlab.training.random_state import draw_apart
 from attnlab.training.run_directory import write_text
 from attnlab.training.run_log import RunLog
+from attnlab.training.stop_request import Interrupted
 from attnlab.training.trackers import RunName, build_loggers, finishing
 
 LOGGED_SECONDS = 60.0  # a line of progress in the run's log
@@ -71,7 +72,8 @@ class TrainingRun:
         except Pruned as error:
             self.status.fail(error)
             self._say(str(error))
-        except Stopped as error:
+        except Interrupted as error:
+            self.status.fail(error)
             self._warn(str(error))
             raise
         except BaseException as error:
@@ -125,6 +127,7 @@ class TrainingRun:
             settings.checkpoint_every_seconds,
             settings.checkpoint_budget_gb,
             identity(self.composed.resolved),
+            StopRequest(self._say),
         )
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.
         callbacks: list[Any] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 
 from attnlab.data.cache import DataError
+from attnlab.data.kept_order import KeptOrder
 from attnlab.data.tokenizer_export import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 
@@ -18,14 +20,22 @@ class DataModule(lightning.LightningDataModule):
     """
     Examples as batches, in an order that can be resumed.
 
-    Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A batch is a
+    Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A subclass whose
+    `train_dataloader` gives any other loader, and whose `state_dict` gives no place, has it made so: see `KeptOrder`. A batch is a
     dict of tensors. unit: what a term of the loss is. frame: which marks stand around a text, those for an encoder or those for a
     sequence-to-sequence model's source.
     """
 
     name: str
     unit: str = "token"
+    order_seed: int = 0  # of loaders that keep no place
     frame: Literal["text", "source"] = "text"
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Sees that the training order of a subclass can be gone on with."""
+        super().__init_subclass__(**more)
+        if "train_dataloader" in cls.__dict__:
+            cls.train_dataloader = _kept(cls.train_dataloader)  # type: ignore[method-assign]
 
     @abstractmethod
     def widths(self) -> dict[str, Any]:
@@ -88,3 +98,21 @@ class DataModule(lightning.LightningDataModule):
     def place(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _kept(train_dataloader: Callable[..., Any]) -> Callable[..., Any]:
+    """The method with its loader as a KeptOrder, where neither the data module nor the loader keeps a place in the order."""
+
+    @functools.wraps(train_dataloader)
+    def kept(self: DataModule, *given: Any, **named: Any) -> Any:
+        loader = train_dataloader(self, *given, **named)
+        if self.state_dict() or isinstance(loader, KeptOrder) or hasattr(loader, "state_dict"):
+            return loader
+        if isinstance(loader, Mapping | list | tuple) or not hasattr(loader, "__iter__"):
+            raise DataError(
+                f"{type(self).__name__}.train_dataloader must give one loader, got {type(loader).__name__}; "
+                "put several into one batch by a loader of your own"
+            )
+        return KeptOrder(loader, type(self).__name__, self.order_seed, self.place()[1])
+
+    return kept

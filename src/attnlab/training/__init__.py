@@ -29,7 +29,7 @@ _HOMES = {
     "divergence": ["Diverged", "DivergenceCheck", "Plateau", "first_not_finite"],
     "inside": ["Inside"],
     "sharding": ["FullySharded"],
-    "stop_request": ["StopRequest", "Stopped"],
+    "stop_request": ["Interrupted", "StopRequest", "Stopped"],
     "checkpoint_files": ["DamagedCheckpoint", "UnusableCheckpoint", "read_checkpoint", "write_checkpoint"],
     "trainer": ["TrainerSettings", "apply_to_model", "build_trainer"],
     "callbacks": ["Progress", "StatusWriter"],

@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 from attnlab.training.divergence import Diverged
 from attnlab.training.pruning import Pruned
 from attnlab.training.run_directory import RunDirectory, write_json
+from attnlab.training.stop_request import Interrupted
 from attnlab.training.task_base import TokenTask
 
 
@@ -83,7 +84,8 @@ class StatusWriter(pl.Callback):
             self.status["step"] = exception.step
             found = {"step": exception.step, "reason": exception.reason, "layer": exception.layer}
             self.status["divergence"] = found
-        said = "".join(traceback.format_exception_only(exception)).strip()
+        # In attnlab's own words the class says no more.
+        said = str(exception) if isinstance(exception, Interrupted) else _last_line(exception)
         self._end(state, error=said)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -134,6 +136,10 @@ class StatusWriter(pl.Callback):
         self.status["heartbeat"] = time.time()
         write_json(self.directory.status_json, self.status, durable)
         self._next = time.monotonic() + self.every_seconds
+
+
+def _last_line(exception: BaseException) -> str:
+    return "".join(traceback.format_exception_only(exception)).strip()
 
 
 class Progress(pl.Callback):

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 import attnlab
-from attnlab.training.run_directory import cannot_write, differences
+from attnlab.training.run_directory import cannot_write, differences, open_to_read
 
 # Of what a checkpoint holds under which names. Raise it when that changes: a file of another format is refused, not guessed at.
 FORMAT = 2
@@ -140,7 +140,7 @@ def _seal(buffer: io.BytesIO) -> None:
 
 def _digests(path: Path) -> tuple[str, str]:
     """The checksum that a file says (empty where it says none) and that of its content."""
-    with open(path, "rb") as file:
+    with open_to_read(path, within=os.sep) as file:  # wherever a link leads: to a store of checkpoints, say
         left = file.seek(0, os.SEEK_END) - DIGEST
         file.seek(max(0, left - len(MARK)))
         end = file.read()

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from attnlab.training.measures import better_of
+from attnlab.training.run_directory import open_to_read
 
 
 class Pruned(Exception):
@@ -29,7 +30,8 @@ def validations(metrics: Path, metric: str) -> dict[int, float]:
     """The finite values of a metric in a run's metrics.jsonl, by step; of a step that was trained twice the later one."""
     found: dict[int, float] = {}
     try:
-        lines = metrics.read_bytes().splitlines(keepends=True)
+        with open_to_read(metrics) as file:
+            lines = file.read().splitlines(keepends=True)
     except FileNotFoundError:
         return found
     for line in lines:

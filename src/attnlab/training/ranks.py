@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch.distributed as dist
 
+from attnlab.training.stop_request import Interrupted
+
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
 
@@ -145,9 +147,7 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
         raise RuntimeError(f"rank {rank}: {said.strip().splitlines()[-1]}") from None
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise SystemExit(128 + error.sigval) from None
+        raise Interrupted(error.sigval) from None
     finally:  # torch's launcher keeps the signals that it took, in the thread that may take them
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():

@@ -14,13 +14,14 @@ import math
 import os
 import secrets
 import socket
+import stat
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 RUN, STATUS, METRICS, CHECKPOINTS, ATTEMPTS = "run.json", "status.json", "metrics.jsonl", "checkpoints", "attempts"
 SETTLED = ("finished", "diverged", "pruned")  # nothing is left to do, and nobody tries again
@@ -31,6 +32,10 @@ BEAT_SECONDS = 15.0
 
 class CannotWrite(OSError):
     """A file of a run could not be written: the disk is full or read-only, or permission is missing."""
+
+
+class NotOfTheRun(OSError):
+    """What stands under the name of a run's file is no file of the run: a pipe, a device, a folder, a link that leads out of it."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,32 @@ def write_json(path: Path, data: Any, durable: bool = True) -> None:
     write_text(path, json.dumps(plain(data), indent=1, allow_nan=False) + "\n", durable)
 
 
+def open_to_read(path: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> BinaryIO:
+    """
+    Opens a file of the run or study `within` (by default the folder that the file stands in); all reading of run directories comes here.
+
+    Raises OSError; NotOfTheRun for what is no regular file, which may never be read to its end, and for a link out of the folder.
+    """
+    folder = os.path.realpath(os.path.dirname(path) if within is None else within)
+    place = os.path.realpath(path)
+    if not place.startswith(os.path.join(folder, "")):
+        raise NotOfTheRun(errno.EPERM, f"it is a link that leads out of {folder}", os.fspath(path))
+    # A pipe without a writer would be waited for.
+    descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotOfTheRun(errno.EINVAL, "it is no regular file", os.fspath(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def read_json(path: Path, default: Any = None) -> Any:
     """What a JSON file holds, or `default` where there is none or it cannot be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_to_read(path) as file:
+            return json.loads(file.read().decode("utf-8"))
     except (OSError, ValueError):
         return default
 
@@ -228,6 +255,15 @@ class RunDirectory:
         if self._stop_beating is not None:
             self._stop_beating()
         self.attempt = self._stop_beating = None
+
+    def give_up(self, reason: str) -> None:
+        """Says of a run whose process is gone that it has failed, and why. Nothing where it has an owner, or is over."""
+        status = read_json(self.status_json, {})
+        number = self.claim()
+        if not isinstance(number, Held):
+            ended = {"state": "failed", "attempt": number, "error": reason, "ended": time.time(), "eta": None}
+            write_json(self.status_json, status | ended)
+            self.release()
 
     def state(self) -> str:
         """missing, running, finished, failed, diverged, pruned (a search gave it up) or interrupted (it was running and its owner is gone)."""

@@ -8,6 +8,8 @@ import os
 import time
 from pathlib import Path
 
+from attnlab.training.run_directory import open_to_read
+
 LOG = "log.txt"
 
 
@@ -23,7 +25,7 @@ class RunLog(io.TextIOBase):
         lines = "".join(f"{stamp} {line}\n" for line in text.splitlines())
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as file:
+            with open(self.path, "ab", buffering=0, opener=_at_once) as file:
                 file.write(lines.encode("utf-8", "replace"))
 
     def write(self, text: str, /) -> int:
@@ -32,10 +34,15 @@ class RunLog(io.TextIOBase):
         return len(text)
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for whoever reads, where a pipe stands in the log's place."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
 def last_lines(directory: Path, lines: int, characters: int) -> str:
     """The end of a run's log, at most so many lines and characters; empty where there is none. What is left out is marked by an ellipsis."""
     try:
-        with open(directory / LOG, "rb") as file:
+        with open_to_read(directory / LOG) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 4 * characters))
             text = file.read().decode("utf-8", "replace")

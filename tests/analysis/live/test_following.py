@@ -39,7 +39,7 @@ def rendered(monkeypatch):
     """How often a page was rendered."""
     made = []
     original = following.study_content
-    monkeypatch.setattr(following, "study_content", lambda comparison: made.append(1) or original(comparison))
+    monkeypatch.setattr(following, "study_content", lambda *given: made.append(1) or original(*given))
     return made
 
 
@@ -90,7 +90,7 @@ def test_a_study_that_vanishes_is_said_and_comes_back(running, tmp_path):
 
 
 def test_what_nobody_thought_of_is_a_sentence(running, monkeypatch):
-    def odd(comparison):
+    def odd(*_):
         raise KeyError("odd")
 
     monkeypatch.setattr(following, "study_content", odd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 import pytest
 from studies import cell, write_plan, write_run
 
+from attnlab.analysis import read_study, write_report
 from attnlab.analysis.live import answers
 from attnlab.analysis.live.server import FIRST_PORT, PORTS, Server
 
@@ -368,3 +370,58 @@ def test_a_port_in_use_is_one_message_and_the_next_one_is_found():
             Server(dict, first.port)
         with serving(dict) as second:
             assert second.port != first.port
+
+
+NAMES = (
+    "plan.json",
+    "run.json",
+    "status.json",
+    "metrics.jsonl",
+    "log.txt",
+    "outputs/samples.json",
+    "outputs/attention.png",
+)
+
+
+def in_place_of(run, name, put):
+    """What `put` makes stands where a run's (or its study's) file did."""
+    path = (run.parent.parent if name == "plan.json" else run) / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    put(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.timeout(30)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, name):
+    study = write_small(tmp_path / "small")
+    in_place_of(study / "position=alibi" / "seed=0", name, os.mkfifo)
+    with serving(lambda: {"small": study}) as started:
+        for path in ("/", "/study/small/", "/study/small/run/position=alibi/seed=0/"):
+            assert ask(started, path)[0] in ((200, 404) if "run/" in path else (200,))
+        assert ask(started, f"/study/small/run/position=alibi/seed=0/{name}")[0] == 404
+    assert write_report(read_study(study), tmp_path / "page.html").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_link_that_leads_out_of_the_run_is_not_followed(tmp_path, name):
+    study, secret = write_small(tmp_path / "small"), tmp_path / "secret"
+    secret.write_text('{"secret": "secret"}')
+    in_place_of(study / "position=alibi" / "seed=0", name, lambda path: path.symlink_to(secret))
+    with serving(lambda: {"small": study}) as started:
+        pages = [ask(started, f"/study/small/{part}")[2] for part in ("", f"run/position=alibi/seed=0/{name}")]
+    assert not any("secret" in page for page in pages)
+
+
+def test_a_folder_of_outputs_elsewhere_is_not_followed_and_a_link_inside_the_run_is(tmp_path):
+    study = write_small(tmp_path / "small")
+    run = study / "position=alibi" / "seed=0"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "samples.json").write_text('"secret"')
+    (run / "outputs").symlink_to(tmp_path / "elsewhere")
+    (run / "kept.txt").write_text("what it said")
+    (run / "log.txt").symlink_to("kept.txt")
+    with serving(lambda: {"small": study}) as started:
+        place = "/study/small/run/position=alibi/seed=0/"
+        assert ask(started, f"{place}outputs/samples.json")[0] == 404
+        assert ask(started, f"{place}log.txt")[2] == "what it said"

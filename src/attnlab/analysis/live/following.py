@@ -13,6 +13,7 @@ from attnlab.analysis.comparison import compare
 from attnlab.analysis.live.kept import Kept
 from attnlab.analysis.live.live_page import study_content
 from attnlab.analysis.reader import Study, StudyReader
+from attnlab.analysis.report.charts import chart_data
 
 RENDERING = threading.Lock()  # one page at a time, so that sweeps beside keep their processors
 
@@ -70,8 +71,12 @@ class FollowedStudy:
         if isinstance(before, Shown) and is_same(before.study, study):
             return before
         try:
+            study.curves  # noqa: B018  read here: who waits for a disk must not keep the other studies waiting
             with RENDERING:
-                now = Shown.make(study, study_content(compare(study)))
+                comparison = compare(study)
+            data = chart_data(comparison, root="run")
+            with RENDERING:
+                now = Shown.make(study, study_content(comparison, data))
         except Exception as error:
             return unexpected(self.path.name, error)
         if isinstance(before, Shown) and before.version == now.version:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 from urllib.parse import quote
 
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.live.overview import Overview, progress_text
-from attnlab.analysis.report.charts import chart_data
 from attnlab.analysis.report.document import POLICY, document, resource, script
 from attnlab.analysis.report.markup import Html, join, prose, tag
 from attnlab.analysis.report.page import body, scripts
@@ -18,9 +18,9 @@ LIVE_POLICY = f"{POLICY}; connect-src 'self'"
 STYLES = ("report/page.css", "live/live.css")
 
 
-def study_content(comparison: Comparison) -> str:
-    """A study's page without its scripts: what is fetched anew when something has changed."""
-    return _document(f"{comparison.study.name} - attnlab", body(comparison, chart_data(comparison, root="run")))
+def study_content(comparison: Comparison, data: dict[str, Any]) -> str:
+    """A study's page without its scripts: what is fetched anew when something has changed. data: see `chart_data`."""
+    return _document(f"{comparison.study.name} - attnlab", body(comparison, data))
 
 
 def index_content(overviews: list[Overview]) -> str:

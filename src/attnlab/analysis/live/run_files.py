@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attnlab.analysis.reader import Run, Study
 from attnlab.analysis.report.run_data import path_of
-from attnlab.training.run_directory import METRICS, RUN, STATUS
+from attnlab.training.run_directory import METRICS, RUN, STATUS, NotOfTheRun, open_to_read
 from attnlab.training.run_log import LOG
 
 FILES = (RUN, STATUS, METRICS, LOG, "outputs/samples.json")
@@ -19,24 +19,32 @@ def run_at(study: Study, path: str) -> Run | None:
 
 
 def files_of(run: Run) -> list[str]:
-    """Which of the files are there."""
-    return [name for name in FILES if (run.directory / name).is_file()]
+    """Which of the files are there and can be opened."""
+    return [name for name in FILES if _can_be_opened(run, name)]
+
+
+def _can_be_opened(run: Run, name: str) -> bool:
+    try:
+        open_to_read(run.directory / name, within=run.directory).close()
+    except OSError:
+        return False
+    return True
 
 
 def text_of(run: Run, name: str) -> str | None:
-    """What a file holds, of a long one the end; None where there is no such file.
+    """What a file holds, of a long one the end; None where the run has no such file.
 
     Raises:
         OSError: it is there and cannot be read.
     """
-    return _end_of(run.directory / name) if name in FILES else None
+    return _end_of(run.directory, name) if name in FILES else None
 
 
-def _end_of(path: Path) -> str | None:
+def _end_of(directory: Path, name: str) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open_to_read(directory / name, within=directory) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - MOST_BYTES))
             return file.read(MOST_BYTES).decode("utf-8", "replace")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, NotOfTheRun):
         return None

@@ -20,6 +20,8 @@ FACTS = (
     "attnlab",
     "git",
     "versions",
+    "sources",
+    "repositories",
     "machine",
     "device",
     "precision",

@@ -12,7 +12,7 @@ from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import Run
 from attnlab.analysis.report.run_data import path_of
 from attnlab.training.media import ATTENTION, OUTPUTS, SAMPLES
-from attnlab.training.run_directory import read_json
+from attnlab.training.run_directory import open_to_read
 
 MOST_CHARACTERS = 3_000_000  # of all samples together, and as many of all pictures
 MOST_OF_TEXT, LARGEST_FILE = 2_000, 4_000_000
@@ -63,11 +63,20 @@ def _table(directory: Path) -> dict[str, Any] | None:
 
 def _read(directory: Path) -> Any:
     """outputs/samples.json; None where it is not there, is no JSON, or is far larger than runs leave it."""
-    path = directory / OUTPUTS / SAMPLES
     try:
-        return read_json(path) if path.stat().st_size <= LARGEST_FILE else None
-    except OSError:
+        return json.loads(_content(directory, SAMPLES) or "null")
+    except ValueError:
         return None
+
+
+def _content(directory: Path, name: str) -> bytes:
+    """One of a run's outputs; empty where it is not there, or is far larger than runs leave it."""
+    try:
+        with open_to_read(directory / OUTPUTS / name, within=directory) as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError:
+        return b""
+    return content if len(content) <= LARGEST_FILE else b""
 
 
 def _value(value: Any) -> Any:
@@ -87,11 +96,7 @@ def _is_png(text: Any) -> bool:
 
 
 def _picture(directory: Path) -> dict[str, Any] | None:
-    path = directory / OUTPUTS / ATTENTION
-    try:
-        data = path.read_bytes() if path.stat().st_size <= LARGEST_FILE else b""
-    except OSError:
-        return None
+    data = _content(directory, ATTENTION)
     told = _read(directory)
     caption = str(told.get("attention") or "") if isinstance(told, dict) else ""
     return {"attention": base64.b64encode(data).decode(), "caption": caption} if data.startswith(PNG) else None

@@ -1,0 +1,189 @@
+"""Worker processes of a launch on this machine: each trains one run at a time, and dies alone.
+
+A pool of joblib's is lost, with all that it trains, when the system kills one of its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from joblib import cpu_count
+from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from omegaconf import DictConfig
+
+from attnlab.training.ancestors import end_with_ancestors
+from attnlab.training.run_directory import RunDirectory
+
+RELAUNCHES = 2  # of a run whose process was killed
+FIRST_TO_GO = "900"  # of 1000: when memory runs out, the system ends this process and not another
+
+
+@dataclass
+class Job:
+    """One run of a launch: `execute(*where, task_function, state)` trains it. kills: how often its process was killed."""
+
+    execute: Callable[..., JobReturn]
+    where: tuple[Any, ...]
+    state: dict[Any, Any]
+    overrides: list[str]
+    kills: int = 0
+    result: JobReturn | None = None
+
+    def __str__(self) -> str:
+        named = [word for word in self.overrides if word.startswith(("cell=", "seed="))]
+        return " ".join(named or self.overrides)
+
+
+class Killed(RuntimeError):
+    """A run's process was killed again and again."""
+
+
+class Worker:
+    """A process that does one thing after another; after it was killed, a new one does the next."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def do(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
+        self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin)
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            self.end()
+            raise
+
+    def signal(self, signum: int) -> None:
+        """Sends the process a signal, where there is one."""
+        for pid in list(self._pool._processes or ()) if self._pool else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def end(self) -> None:
+        """Ends the process when it has nothing left to do."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+
+class Workers:
+    """Trains the jobs of a launch by `function`, Hydra's task function."""
+
+    def __init__(self, function: Callable[[DictConfig], Any], jobs: Sequence[Job]) -> None:
+        self.function, self.jobs = function, list(jobs)
+        self._waiting = deque(self.jobs)
+        self._workers: list[Worker] = []
+        self._is_stopping = False
+        self._memory_kills = _memory_kills()
+
+    def run(self, at_once: int) -> list[JobReturn]:
+        """
+        Trains all jobs, so many at a time (-1: as many as there are cores), and returns what came of each.
+
+        A run whose process is killed is launched again after the others, and has failed when that happens once too often. What
+        interrupts this is passed on to the workers, which save before they end; interrupted again, it ends them at once.
+        """
+        size = min(len(self.jobs), at_once if at_once > 0 else max(1, cpu_count() + 1 + at_once))
+        self._workers = [Worker() for _ in range(size)]
+        with ThreadPoolExecutor(size) as threads:
+            working = [threads.submit(self._work, worker) for worker in self._workers]
+            try:
+                wait(working)
+            except BaseException:
+                self._stop(working)
+                raise
+        for one in working:
+            one.result()
+        return [job.result for job in self.jobs if job.result is not None]
+
+    def _stop(self, working: Sequence[Future[None]]) -> None:
+        self._is_stopping = True
+        _say("stopping when the runs under way have saved; Ctrl-C again stops at once")
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        try:
+            wait(working)
+        except BaseException:
+            for worker in self._workers:
+                worker.signal(signal.SIGKILL)
+            raise
+
+    def _work(self, worker: Worker) -> None:
+        """Does what waits until nothing does."""
+        try:
+            while self._waiting and not self._is_stopping:
+                self._train(self._waiting.popleft(), worker)
+        except IndexError:  # another worker took the last one
+            pass
+        finally:
+            worker.end()
+
+    def _train(self, job: Job, worker: Worker) -> None:
+        try:
+            job.result = worker.do(job.execute, *job.where, self.function, job.state)
+        except BrokenProcessPool as error:
+            if not self._is_stopping:
+                self._relaunch(job, worker, error)
+        except SystemExit as error:  # it was told to stop, and saved: by this process, or it alone
+            self._is_stopping |= error.code == 128 + signal.SIGINT  # Ctrl-C is for all
+            job.result = JobReturn(status=JobStatus.FAILED)
+            job.result.return_value = RuntimeError(str(error))
+
+    def _relaunch(self, job: Job, worker: Worker, error: Exception) -> None:
+        job.kills += 1
+        why = self._why(error)
+        if job.kills <= RELAUNCHES:
+            _say(f"{job}: {why}; it is launched again after the others")
+            self._waiting.append(job)
+            return
+        reason = (
+            f"{why}, {job.kills} times; it may need smaller batches, or fewer runs at a time (hydra.launcher.n_jobs)"
+        )
+        job.result = worker.do(job.execute, *job.where, partial(fail, reason), job.state)
+
+    def _why(self, error: Exception) -> str:
+        before, self._memory_kills = self._memory_kills, _memory_kills()
+        if self._memory_kills > before:
+            return "the machine ran out of memory and its process was killed"
+        codes = str(error).rpartition("{")[2].partition("}")[0]
+        return f"its process was killed ({codes or 'no exit code'}), as it is when memory runs out"
+
+
+def fail(reason: str, config: DictConfig) -> None:
+    """Stands for a run that is not launched again: its status says why. Raises Killed."""
+    RunDirectory(str(config.run_dir)).give_up(reason)
+    raise Killed(reason)
+
+
+def _begin() -> None:
+    """At the start of a worker."""
+    end_with_ancestors()
+    # loky makes its own way of starting processes the usual one, which ranks and loaders of data do not know.
+    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+
+
+def _memory_kills() -> int:
+    """How many processes this system has killed because memory ran out."""
+    try:
+        words = Path("/proc/vmstat").read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return 0
+
+
+def _say(line: str) -> None:
+    print(f"attnlab: {line}", file=sys.stderr, flush=True)
