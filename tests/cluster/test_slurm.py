@@ -52,6 +52,12 @@ CELLS = {
 SETTINGS = ["trainer.max_steps=60", "trainer.validate_every=15", "trainer.log_every=1", "model.dropout=0.1"]
 
 
+def longer(tiny: list[str]) -> list[str]:
+    """The settings of a short run, with those of a longer one in place of its own."""
+    own = {word.partition("=")[0] for word in SETTINGS}
+    return [*(word for word in tiny if word.partition("=")[0] not in own), *SETTINGS]
+
+
 @pytest.fixture
 def parts(slurm, monkeypatch):
     """The choices position=slow and position=broken."""
@@ -67,7 +73,7 @@ def parts(slurm, monkeypatch):
 def twelve(study, tiny, parts):
     """A study of twelve cells, three of them slow on the cluster and one broken."""
     cells = [{"name": name, "overrides": overrides} for name, overrides in CELLS.items()]
-    study("twelve", shared=[*tiny, *SETTINGS], factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
+    study("twelve", shared=longer(tiny), factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
 
 
 def rows(run: Path) -> dict[tuple[int, tuple[str, ...]], dict[str, float]]:
@@ -146,7 +152,7 @@ def test_what_an_urgent_job_preempts_saves_and_goes_on_exactly_when_it_has_ended
 ):
     cells = [{"name": f"lr={lr}", "overrides": ["position=slow", f"optimizer.lr={lr}"]} for lr in (0.001, 0.002)]
     names = [cell["name"] for cell in cells]
-    study("taken", shared=[*tiny, *SETTINGS], factors={}, cells=cells, baseline={"cell": names[0]}, seeds=1)
+    study("taken", shared=longer(tiny), factors={}, cells=cells, baseline={"cell": names[0]}, seeds=1)
     words, held, urgent = ["taken", "--config-dir", "conf"], slurm / "gate", slurm / "urgent"
     held.touch()
     urgent.touch()

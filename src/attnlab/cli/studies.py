@@ -18,8 +18,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf._utils import get_yaml_loader
 
-from attnlab.cli.check import check_fields, is_folder_name
-from attnlab.cli.combinations import impossible
+from attnlab.cli.check import is_folder_name, senseless
 from attnlab.cli.compose import (
     MANY_JOBS,
     Composed,
@@ -122,7 +121,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     Raises: Mistake for a study.yaml that cannot be read or names what does not exist.
     """
     own = dict(key_and_text(o) for o in overrides if o.startswith("study.") and "=" in o)
-    name = own.get("study.name") or (path.parent.name if path.name == "study.yaml" else path.stem)
+    name = own.get("study.name", path.parent.name if path.name == "study.yaml" else path.stem)
     if not is_folder_name(name):
         raise Mistake(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
     with _of_file(path):
@@ -147,18 +146,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
-    composed = _compose(plan, space)
-    plan = replace(plan, cells=[replace(cell, skip=_reason(composed[cell.name])) for cell in cells])
-    for cell in plan.cells:
-        if cell.skip is None:
-            check_fields(composed[cell.name])
-    with _of_file(path):
-        if alike := twins((cell.name, composed[cell.name]) for cell in plan.cells if cell.skip is None):
-            raise ValueError(
-                f"{alike[0]} and {alike[1]} must be different cells, and are one configuration; leave one out"
-            )
-        _refuse_unreported(plan, composed)
-    return plan
+    return _with_reasons(plan, path, space)
 
 
 @contextlib.contextmanager
@@ -261,20 +249,24 @@ def _cells(raw: dict[str, Any]) -> list[Cell]:
     return cells
 
 
-def _compose(plan: Plan, space: ConfigSpace) -> dict[str, Composed]:
-    """Every cell's configuration, by its name. Raises: Mistake."""
+def _with_reasons(plan: Plan, path: Path, space: ConfigSpace) -> Plan:
+    """
+    The plan with the reason of each cell that makes no sense.
+
+    Raises: Mistake for cells that cannot be composed or come to one configuration, and for metrics that none reports.
+    """
     if len(plan.cells) > MANY_JOBS:
         print(f"{plan.study}: checking {len(plan.cells):,} cells", file=sys.stderr)
-    return {cell.name: space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells}
-
-
-def _reason(composed: Composed) -> str | None:
-    """Why a cell makes no sense, or None."""
-    try:
-        return "; ".join(f"{name}: {why}" for name, why in impossible(composed)) or None
-    except (TypeError, ValueError):
-        check_fields(composed)  # a rule that cannot read a field: the field's own message is the one that helps
-        raise
+    composed = {cell.name: space.compose(plan.overrides(cell, plan.seeds[0])) for cell in plan.cells}
+    cells = [replace(cell, skip="; ".join(senseless(composed[cell.name])) or None) for cell in plan.cells]
+    with _of_file(path):
+        if alike := twins((cell.name, composed[cell.name]) for cell in cells if cell.skip is None):
+            raise ValueError(
+                f"{alike[0]} and {alike[1]} must be different cells, and are one configuration; leave one out"
+            )
+        plan = replace(plan, cells=cells)
+        _refuse_unreported(plan, composed)
+    return plan
 
 
 def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
