@@ -50,6 +50,25 @@ def test_the_same_seed_continues_a_prompt_the_same_way(attnlab, trained):
     assert greedy[0] == greedy[1]
 
 
+def test_a_text_ends_where_the_end_mark_comes(attnlab, here, tiny, monkeypatch):
+    """Of the texts of a folder in sub-words, whose mark is no letter and no newline of what is printed."""
+    from attnlab.cli import trained
+
+    seen = []
+
+    def generate(model, prompts, *more, ends, **options):
+        seen.append(ends)
+        return [[*prompts[0], *ends], [*prompts[1], prompts[1][0]]]
+
+    words = ["tokenizer=bpe", "tokenizer.vocabulary_size=280", "trainer.max_steps=1", "task.evaluation_lengths=[1]"]
+    assert attnlab("train", *tiny, *words, "run_dir=run").status == 0
+    vocabulary = read_json(Path("run/run.json"))["data"]["vocabulary_size"]
+    monkeypatch.setattr(trained, "generate", generate)
+    said = attnlab("generate", "run", "--prompt", "the", "--prompt", "dog")
+    assert said.out.startswith("thethe\n\ndogdog")
+    assert seen == [(vocabulary - 1,)]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -38,4 +38,5 @@ def test_every_choice_names_a_class_and_its_own_fields(file):
 
 
 def test_every_tokenizer_has_a_file():
-    assert {file.stem for file in CONF.glob("tokenizer/*.yaml")} == set(TOKENIZERS)
+    read_or_made = {"marian", "with_end_of_text"}  # by tokenizer=pretrained, and by the data of language models
+    assert {file.stem for file in CONF.glob("tokenizer/*.yaml")} == set(TOKENIZERS) - read_or_made

@@ -194,6 +194,11 @@ REFUSED = [
     (VIT, {"pooling": "mean"}, "pooling: mean here, class there"),
     (VIT, {"registers": 4}, "registers: 4 here, 0 there"),
     (VIT, {"position": "AxialRotary"}, "position: AxialRotary here, Learned there"),
+    (
+        T5,
+        {"feed_forward": "GEGLU", "feed_forward.approximate": "none"},
+        "feed_forward.approximate: none here, tanh there",
+    ),
     (T5, {"share_layers": True}, "share_layers: True here, False there"),
     (MARIAN, {"share_embeddings": False}, "share_embeddings: False here, True there"),
     ({"model": "T5LanguageModel", **SIZES}, {}, "model: T5LanguageModel here, "),

@@ -75,9 +75,13 @@ class OneOf:
         return dict(self.words[word])
 
     def write(self, settings: Settings) -> Config:
-        """The first word whose settings are these; the first of all where none is."""
-        fitting = [w for w, fields in self.words.items() if all(settings.get(k) == v for k, v in fields.items())]
-        return {self.theirs: (fitting or list(self.words))[0]}
+        """The first word whose settings are these; where none is, the first that has the largest share of them."""
+
+        def share(word: Any) -> float:
+            fields = self.words[word]
+            return sum(settings.get(key) == value for key, value in fields.items()) / len(fields)
+
+        return {self.theirs: max(self.words, key=share)}
 
 
 @dataclass(frozen=True)
