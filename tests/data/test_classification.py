@@ -213,6 +213,14 @@ def test_gluess_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, te
         SST2(folder).read()
 
 
+def test_a_class_of_training_is_not_hidden(tmp_path):
+    rows = [f"text {i}\t{i % 3 - 1}" for i in range(9)]
+    assert TSV(tables(tmp_path / "t", train=rows, dev=rows, test=["a\t-1", "b\t-1"])).read()["test"].labels == [
+        "-1",
+        "-1",
+    ]
+
+
 @pytest.mark.parametrize(("given", "name"), [(1.0, "1"), (1.5, "1.5"), ("1.0", "1.0"), (True, "True"), (2, "2")])
 def test_a_class_is_called_what_it_is(given, name):
     assert class_of(given, None, "row 1") == name

@@ -131,8 +131,11 @@ class TSV(LabelledSource):
                 usual = tuple(
                     table.first[place].strip().lower() for place in (columns[split].text, columns[split].label or 0)
                 )
-        has_classes = "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"])
-        given = {s: self._part(tables[s], headers[s], columns[s]) for s in tables if s != "test" or has_classes}
+        given = {
+            split: self._part(tables[split], headers[split], columns[split]) for split in tables if split != "test"
+        }
+        if "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"], given["train"]):
+            given["test"] = self._part(tables["test"], headers["test"], columns["test"])
         remarks = self._about_headers(tables, headers, columns["train"])
         given["train"] = replace(given["train"], remarks=tuple(remarks))
         return self._parts(given, tables)
@@ -150,10 +153,12 @@ class TSV(LabelledSource):
             raise DataError(f"data.path={self.path} holds no {missing}; give a folder with train.tsv and test.tsv")
         return found
 
-    def _has_classes(self, table: Table, header: bool, columns: Columns) -> bool:
+    def _has_classes(self, table: Table, header: bool, columns: Columns, train: Labelled) -> bool:
         """Whether a file to test on says the classes."""
         place = columns.label
-        return place is not None and not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place])
+        if place is None:
+            return False
+        return not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place], train.labels)
 
     def _parts(self, given: dict[str, Labelled], tables: dict[str, Table]) -> dict[str, Labelled]:
         """Training, validation and test, of which files may give two."""
@@ -223,7 +228,7 @@ class HubLabelled(LabelledSource):
         train, test = self._part(self._rows("train", cache), "train"), self._rows(self.test, cache)
         named = self.validation
         validation = None if named is None else self._part(self._rows(named, cache), named)
-        if not are_hidden(test[self.label]):
+        if not are_hidden(test[self.label], train.labels):
             first = cut_validation(train) if validation is None else {"train": train, "validation": validation}
             return {**first, "test": self._part(test, self.test)}
         if validation is None:
@@ -299,9 +304,10 @@ class UnlabelledText(Source):
 LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (ReutersR8, Newsgroups, SST2, TSV, HubLabelled)}
 
 
-def are_hidden(labels: Sequence[Any]) -> bool:
-    """Whether these stand for classes that nobody is to know, as those of parts to test on often are."""
-    return bool(labels) and all(is_missing(label) or str(label).strip().lower() in HIDDEN for label in labels)
+def are_hidden(labels: Sequence[Any], known: Sequence[str]) -> bool:
+    """Whether these stand for classes that nobody is to know, as those of parts to test on often are; known: those of training."""
+    hidden = set(HIDDEN) - set(known)
+    return bool(labels) and all(is_missing(label) or str(label).strip().lower() in hidden for label in labels)
 
 
 def tested_on_validation(train: Labelled, validation: Labelled, lacks: str, name: str) -> dict[str, Labelled]:
