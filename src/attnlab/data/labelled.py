@@ -14,7 +14,7 @@ from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
 from attnlab.data.pairs import read_lines, split_of
 from attnlab.data.sources import Source, existing, load_hub
-from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, read_table
+from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, looked_at, read_table
 from attnlab.data.values import class_of, is_missing, text_of
 
 HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
@@ -123,20 +123,15 @@ class TSV(LabelledSource):
         """The files' parts."""
         tables = self._tables()
         headers = headers_of(tables, self.header)
-        columns: dict[str, Columns] = {}
-        usual: tuple[str, ...] = ()
-        for split, table in tables.items():
-            columns[split] = columns_of(table, headers[split], self.asked, usual, split != "test")
-            if split == "train" and headers[split]:
-                usual = tuple(
-                    table.first[place].strip().lower() for place in (columns[split].text, columns[split].label or 0)
-                )
+        first = columns_of(tables["train"], headers["train"], self.asked, (), True)
+        usual = first.names(tables["train"]) if headers["train"] else ()
+        columns = {s: columns_of(table, headers[s], self.asked, usual, s != "test") for s, table in tables.items()}
         given = {
             split: self._part(tables[split], headers[split], columns[split]) for split in tables if split != "test"
         }
         if "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"], given["train"]):
             given["test"] = self._part(tables["test"], headers["test"], columns["test"])
-        remarks = self._about_headers(tables, headers, columns["train"])
+        remarks = self._about_headers(tables, headers, first)
         given["train"] = replace(given["train"], remarks=tuple(remarks))
         return self._parts(given, tables)
 
@@ -174,15 +169,13 @@ class TSV(LabelledSource):
         return tested_on_validation(given["train"], given["validation"], lacks, tables["validation"].path.name)
 
     def _about_headers(self, tables: dict[str, Table], headers: dict[str, bool], columns: Columns) -> list[str]:
-        """What was decided of the files' first lines, where nobody said it."""
+        """What was decided of the files' first lines, or looks otherwise than what was asked for."""
         if self.header is not None:
-            return []
-        train = tables["train"].first
-        names = f" ({', '.join(train[place] for place in (columns.text, columns.label) if place is not None)})"
+            lost = [tables[s].path.name for s, header in looked_at(tables).items() if self.header and header is False]
+            return [f"line 1 of {name} looks like an example, and is left out as a header" for name in lost]
         if len(set(headers.values())) == 1:
-            return [
-                f"line 1 of each file names the columns{names}" if headers["train"] else "no file has a header line"
-            ]
+            names = f"line 1 of each file names the columns ({', '.join(columns.names(tables['train']))})"
+            return [names if headers["train"] else "no file has a header line"]
         return [
             f"{tables[split].path.name} {'has' if header else 'has no'} header line"
             for split, header in headers.items()
