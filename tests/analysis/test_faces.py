@@ -184,8 +184,8 @@ def test_numbers_keep_two_digits_of_their_interval():
         ("val/bits_per_byte", "bits per byte on the validation part"),
         ("f1_score", "f1 score"),
         ("test/bleu", "BLEU (0 to 100) on the test part"),
-        ("test/bleu@11-20", "BLEU (0 to 100) on the test part, for sources of 11 to 20 words"),
-        ("test/bleu@21+", "BLEU (0 to 100) on the test part, for sources of 21 or more words"),
+        ("test/bleu@11-20", "BLEU (0 to 100) on the test part, for sources of 11 to 20 tokens"),
+        ("test/bleu@21+", "BLEU (0 to 100) on the test part, for sources of 21 or more tokens"),
         ("test/f1@person", "F1 (0 to 1) on the test part, for person alone"),
     ],
 )

@@ -197,7 +197,7 @@ def test_columns_are_found_by_their_names(tmp_path):
     "test",
     [["index\tsentence", "0\tgood", "1\tso-so"], ["good", "so-so"], ["a b\t-1", "c d\t-1"], ["a b\t", "c d\t"], None],
 )
-def test_gluess_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, test):
+def test_glues_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, test):
     train = [f"text {i}\t{i % 2}" for i in range(200)]
     files = {"train": ["sentence\tlabel", *train], "dev": ["sentence\tlabel", *ROWS]} | ({"test": test} if test else {})
     folder = tables(tmp_path / "SST-2", **files)
@@ -211,6 +211,30 @@ def test_gluess_folder_is_tested_on_dev_for_its_test_has_no_classes(tmp_path, te
     (folder / "dev.tsv").unlink()
     with pytest.raises(DataError, match=r"there is no dev.tsv to test on instead|holds no test.tsv, and no dev.tsv"):
         SST2(folder).read()
+
+
+def test_an_example_that_is_left_out_as_a_header_is_said(tmp_path):
+    folder = tables(tmp_path / "t", train=["text\tlabel", *ROWS], dev=ROWS, test=ROWS)
+    parts = TSV(folder, header=True).read()
+    assert len(parts["test"].texts) == 3
+    lost = [f"line 1 of {name}.tsv looks like an example, and is left out as a header" for name in ("dev", "test")]
+    assert list(parts["train"].remarks) == lost
+
+
+def test_columns_may_be_called_what_others_are(tmp_path):
+    rows = ["label\treview", "good film\t1", "bad film\t0"]
+    folder = tables(tmp_path / "t", train=rows, dev=rows, test=rows)
+    for asked in ({"text": "label"}, {"label": "review"}, {"text": "label", "label": "review"}):
+        part = TSV(folder, **asked).read()["test"]
+        assert (part.texts, part.labels) == (["good film", "bad film"], ["1", "0"])
+
+
+def test_a_class_of_training_is_not_hidden(tmp_path):
+    rows = [f"text {i}\t{i % 3 - 1}" for i in range(9)]
+    assert TSV(tables(tmp_path / "t", train=rows, dev=rows, test=["a\t-1", "b\t-1"])).read()["test"].labels == [
+        "-1",
+        "-1",
+    ]
 
 
 @pytest.mark.parametrize(("given", "name"), [(1.0, "1"), (1.5, "1.5"), ("1.0", "1.0"), (True, "True"), (2, "2")])

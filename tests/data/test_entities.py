@@ -47,6 +47,8 @@ def test_comments_stand_before_sentences_and_a_word_may_begin_like_one(tmp_path)
         same(tmp_path / "none", "#tag\nb O\n")
     with pytest.raises(DataError, match=r"line 2 of .*train\.conll: 'comment' is no tag"):
         same(tmp_path / "late", "a O\n# comment\nb O\n")
+    with pytest.raises(DataError, match=r"line 1 of .*train\.conll has 2 columns .*tag_column=2"):
+        same(tmp_path / "far", "# O\nb O\n", tag_column=2)
 
 
 def test_tags_alone_are_of_one_type(tmp_path):

@@ -140,6 +140,7 @@ ANSWER = [{"text": "a", "answer_start": 0}]
         ({"question": None}, r"the text of the question 'a-0-1' of .* is None \(NoneType\); accepted: a text"),
         ({"question": True}, r"the text of the question 'a-0-1' of .* is True \(bool\); accepted: a text"),
         ({"answers": [{"text": 1.5, "answer_start": 0}]}, r"an answer to the question 'a-0-1' .* is 1.5 \(float\); accepted: a text"),
+        ({"answers": {"text": ["a"], "answer_start": []}}, r"the question 'a-0-1' of .* has 1 answers and 0 answer_start; accepted"),
         ({"id": None}, r"the id of a question of .*a\.json is None"),
     ],
 )  # fmt: skip
@@ -152,6 +153,11 @@ def test_values_that_say_nothing_or_contradict_each_other_are_named(tmp_path, fi
 def test_numbers_are_taken_in_quotation_marks_and_texts_without(tmp_path, start, text):
     path = squad(tmp_path / "a.json", ["1066 b"], answers=[{"text": text, "answer_start": start}])
     assert SQuADFiles(path, split=(1, 0, 0)).read()["train"][1].answers == (("1066", 0),)
+
+
+def test_answers_may_be_a_list_for_each_field(tmp_path):
+    path = squad(tmp_path / "a.json", ["a b"], answers={"text": ["a", "b"], "answer_start": [0, 2]})
+    assert SQuADFiles(path, split=(1, 0, 0)).read()["train"][1].answers == (("a", 0), ("b", 2))
 
 
 def test_what_is_refused(tmp_path):

@@ -39,7 +39,7 @@ MEASURES = {
 }
 OF_WINDOWS = {"f1": "F1 of answers (0 to 100)"}  # as SQuAD's evaluation has it
 SPLITS = {"val": "validation part", "test": "test part", "train": "training part"}
-WORDS = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of source lengths: 6-10, 21+
+BUCKET = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of source lengths: 6-10, 21+
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
@@ -88,14 +88,14 @@ def describe(metric: str, term: str = "token") -> str:
 
 
 def _restricted(metric: str, restriction: str) -> str:
-    """What follows the @: a multiple of the training length, a bucket of source words, or the name of a class or task."""
+    """What follows the @: a multiple of the training length, a bucket of source tokens, or the name of a class or task."""
     found = MULTIPLE.fullmatch(metric)
     if found:
         times = found["multiple"]
         return ", at the training length" if times == "1" else f", at {times} times the training length"
-    bucket = WORDS.fullmatch(restriction)
+    bucket = BUCKET.fullmatch(restriction)
     if bucket:
-        return f", for sources of {bucket['low']} {'to ' + bucket['high'] if bucket['high'] else 'or more'} words"
+        return f", for sources of {bucket['low']} {'to ' + bucket['high'] if bucket['high'] else 'or more'} tokens"
     return f", for {restriction} alone"
 
 

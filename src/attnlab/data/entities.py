@@ -131,7 +131,10 @@ class CoNLL(TaggedSource):
         """
         if not columns[0].startswith("#") or (len(columns) == 1 and columns[0] != "#"):
             return False
-        return len(columns) != width or not is_tag(columns[self.tag_column])
+        if len(columns) != width:
+            return True
+        has_tag = -width <= self.tag_column < width
+        return has_tag and not is_tag(columns[self.tag_column])
 
     def _columns(self, columns: Sequence[str], place: str) -> tuple[str, str]:
         try:

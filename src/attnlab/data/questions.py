@@ -137,7 +137,7 @@ class HubQuestions(QuestionSource):
                 f"{', '.join(rows.column_names)}"
             )
         where = f"{self.path} ({split})"
-        return checked([question_of(row, row["context"], listed(row["answers"]), where) for row in rows], where)
+        return checked([question_of(row, row["context"], row["answers"], where) for row in rows], where)
 
 
 @check_ranges
@@ -197,7 +197,7 @@ def _questions(content: Any, place: str) -> Iterator[Question]:
                 yield question_of(asked, paragraph["context"], given, place)
 
 
-def question_of(asked: Mapping[str, Any], context: Any, answers: Sequence[Mapping[str, Any]], place: str) -> Question:
+def question_of(asked: Mapping[str, Any], context: Any, answers: Any, place: str) -> Question:
     """
     The question of untyped fields, of which each is read for what it says.
 
@@ -211,7 +211,7 @@ def question_of(asked: Mapping[str, Any], context: Any, answers: Sequence[Mappin
             text_of(answer["text"], f"an answer to {where}"),
             whole_number_of(answer["answer_start"], f"the answer_start of an answer to {where}"),
         )
-        for answer in answers
+        for answer in listed(answers, where)
     )
     if (said := asked.get("is_impossible")) is not None:
         impossible = truth_of(said, f"is_impossible of {where}")
@@ -223,15 +223,13 @@ def question_of(asked: Mapping[str, Any], context: Any, answers: Sequence[Mappin
     )
 
 
-def listed(answers: Any) -> list[dict[str, Any]]:
-    """Answers as a list of them, where a table has them as a list for each field."""
+def listed(answers: Any, place: str) -> list[Mapping[str, Any]]:
+    """Answers as a list of them, where a table has them as a list for each field. Raises DataError for lists of two lengths."""
     if not isinstance(answers, Mapping):
         return list(answers or [])
     texts, starts = answers["text"], answers["answer_start"]
     if len(texts) != len(starts):
-        raise DataError(
-            f"answers have {len(texts)} texts and {len(starts)} answer_start; accepted: one of each for an answer"
-        )
+        raise DataError(f"{place} has {len(texts)} answers and {len(starts)} answer_start; accepted: one for each")
     return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
 
 

@@ -84,6 +84,12 @@ def is_number(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
+def looked_at(tables: Mapping[str, Table]) -> dict[str, bool | None]:
+    """Of each file, by split, whether its line 1 looks like a header."""
+    classes = set().union(*(table.class_names() for split, table in tables.items() if split != "test"))
+    return {split: looks_like_header(table.first, classes) for split, table in tables.items()}
+
+
 def headers_of(tables: Mapping[str, Table], asked: bool | None) -> dict[str, bool]:
     """
     Of each file, by split, whether its line 1 is a header: as asked, or as its lines show; an unclear one is where it
@@ -91,9 +97,7 @@ def headers_of(tables: Mapping[str, Table], asked: bool | None) -> dict[str, boo
 
     Raises DataError where that is unclear too, and where the lines contradict what was asked.
     """
-    classes = set().union(*(table.class_names() for split, table in tables.items() if split != "test"))
-    found = {split: looks_like_header(table.first, classes) for split, table in tables.items()}
-    train = tables["train"]
+    found, train = looked_at(tables), tables["train"]
     if asked is False and found["train"] and has_names(train.first):
         raise DataError(
             f"data.source.header=false, but line 1 of {train.path} names its columns ({', '.join(train.first)}); set "
@@ -123,6 +127,11 @@ class Columns:
     label: int | None
     count: int
 
+    def names(self, table: Table) -> tuple[str, ...]:
+        """What a header line calls the columns of texts and classes."""
+        names = names_of(table.first)
+        return tuple(names[place] for place in (self.text, self.label) if place is not None)
+
 
 def columns_of(
     table: Table, header: bool, asked: tuple[str | None, str | None], usual: tuple[str, ...], labelled: bool
@@ -139,8 +148,9 @@ def columns_of(
         is_list = not labelled and bool(table.rows) and all(len(columns) == 1 for _, columns in table.rows)
         return Columns(0, None, 1) if is_list else Columns(0, 1, 2)
     names = names_of(table.first)
-    text = _place(table, "text", asked[0], (*usual[:1], *TEXTS), must=True)
-    label = _place(table, "label", asked[1], (*usual[1:], *LABELS), must=labelled)
+    label = _place(table, "label", asked[1], [n for n in (*usual[1:], *LABELS) if n != asked[0]], must=labelled)
+    others = [n for n in (*usual[:1], *TEXTS) if label is None or n != names[label]]
+    text = _place(table, "text", asked[0], others, must=True)
     if len(names) == 2:
         text, label = _of_two(names, text, label)
     if text is None or (labelled and label is None):

@@ -256,5 +256,5 @@ def test_buckets_of_source_lengths_are_no_multiples_of_the_training_length(tmp_p
     comparison = compare(read_study(write_plan(tmp_path / "s", metric=metric, cells=cells, seeds=[0])))
     assert comparison.lengths == []
     said = render(comparison)
-    assert "BLEU (0 to 100) on the test part, for sources of 11 to 20 words; higher is better" in said
+    assert "BLEU (0 to 100) on the test part, for sources of 11 to 20 tokens; higher is better" in said
     assert "training length" not in " ".join(outline(said).text)
