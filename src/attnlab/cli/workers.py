@@ -43,7 +43,7 @@ class Job:
 
     def __str__(self) -> str:
         named = [word for word in self.overrides if word.startswith(("cell=", "seed="))]
-        return " ".join(named or self.overrides)
+        return " ".join(named or self.overrides).replace('"', "")
 
 
 class Killed(RuntimeError):
