@@ -138,6 +138,9 @@ def test_an_edited_part_is_refused_or_mixed_with_a_caveat(own_part):
     assert f"own_helper: {record['sources']['own_helper']} -> " in said
     assert "own_part:" not in said
     assert "mixed_code=true" in said
+    evaluated = command("evaluate", f"{run}/seed=0")
+    assert evaluated.wait() == 0, evaluated.said
+    assert "another source of your own parts (own_helper: " in evaluated.said
     assert not (run / "seed=1").exists()
     status, said = ended("sweep", "mine", "study.seeds=2", "mixed_code=true")
     assert status == 0, said

@@ -290,6 +290,7 @@ def test_data_of_the_users_own_with_an_ordinary_loader_go_on_to_the_same_bits(
     assert again.status == 0, again.err
     assert "going on from" in again.err
     runs = [Path("runs", name, "own", "seed=0") for name in ("straight", "killed")]
+    assert [[one["attempt"] for one in read_json(run / "run.json")["attempts"]] for run in runs] == [[1], [1, 2]]
     assert final(runs[0]) == final(runs[1])
     one, other = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in runs)
     assert all(torch.equal(one[key], value) for key, value in other.items())

@@ -17,7 +17,7 @@ from tests.processes import command, wait_for
 from attnlab.cli.workers import FIRST_TO_GO, RELAUNCHES, Job, Workers
 from attnlab.training.ancestors import VARIABLE
 from attnlab.training.run_directory import effective_state, read_json, write_json
-from attnlab.training.stop_request import Interrupted, leaving
+from attnlab.training.stop_request import Interrupted, Stopped, leaving
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import a test
 
@@ -74,6 +74,10 @@ def waits(folder: Path) -> str:
             (folder / "saved").touch()
 
 
+def stops_itself(folder: Path) -> str:
+    raise Stopped(signal.SIGTERM, 7)
+
+
 def run(jobs: dict, at_once: int):
     """The results of jobs, {folder: behaviour}."""
     made = [Job(execute, (folder, behave), {}, [f"cell={folder.name}", "seed=0"]) for folder, behave in jobs.items()]
@@ -117,6 +121,16 @@ def test_what_interrupts_it_is_passed_on_and_nothing_more_is_begun(tmp_path):
         run(dict.fromkeys(folders, waits), 2)
     assert interrupted.value.code == 130
     assert [(folder / "saved").exists() for folder in folders] == [True, True, False]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_stop_alone_has_not_been_killed(tmp_path, capfd):
+    for name in ("stopped", "other"):
+        (tmp_path / name).mkdir()
+    stopped, other = run({tmp_path / "stopped": stops_itself, tmp_path / "other": trains}, 1)
+    assert (stopped.status, str(stopped._return_value)) == (JobStatus.FAILED, str(Stopped(signal.SIGTERM, 7)))
+    assert other.return_value == "trained"
+    assert "killed" not in capfd.readouterr().err
 
 
 def left_of(mark: str) -> list[str]:

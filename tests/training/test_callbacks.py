@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_run import make_task, train
 
 from attnlab.training import Progress, RunDirectory, StatusWriter, effective_state, read_json
@@ -141,3 +142,26 @@ def test_live_progress_rewrites_one_line(tmp_path):
 )
 def test_durations_are_read_at_a_glance(seconds, said):
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
+    ids=["Python", "CUDA", "CPU"],
+)
+def test_memory_that_ran_out_is_said_with_what_to_do(tmp_path, error):
+    directory = RunDirectory(tmp_path)
+    directory.claim()
+    StatusWriter(directory).fail(error)
+    status = read_json(tmp_path / "status.json")
+    assert status["state"] == "failed"
+    assert status["error"].startswith("memory ran out")
+    assert str(error).partition("\n")[0] in status["error"]
+    assert "trainer.accumulate" in status["error"]
+    directory.release()

@@ -1,6 +1,7 @@
 """A training that is asked to stop saves at the end of its step first, whoever else waits for the signal."""
 
 import os
+import pickle
 import signal
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from test_checkpoints import curve
 from tests.processes import program
 from tiny_run import make_task, same_bits, train, weights
 
-from attnlab.training import Stopped, StopRequest, effective_state, find_resume, read_json
-from attnlab.training.stop_request import SIGNALS
+from attnlab.training import Interrupted, Stopped, StopRequest, effective_state, find_resume, read_json, stop_request
+from attnlab.training.stop_request import SIGNALS, leaving
 
 
 class Signal(pl.Callback):
@@ -50,6 +51,49 @@ def test_it_stops_at_the_end_of_the_step_that_it_is_in_and_goes_on_with_the_same
     train(tmp_path / "run", second, resume=resume, **settings)
     assert same_bits(weights(straight), weights(second))
     assert curve(tmp_path / "straight") == curve(tmp_path / "run")
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(stop_request, "PATIENCE_SECONDS", 0.0)
+    said = []
+    with pytest.raises(Interrupted) as interrupted:
+        train(
+            tmp_path,
+            make_task(),
+            callbacks=(Signal(6, signal.SIGINT), Signal(6, signal.SIGINT)),
+            stop=StopRequest(said.append),
+            checkpoint_every_seconds=1e9,
+        )
+    assert interrupted.value.code == 130
+    assert not isinstance(interrupted.value, Stopped)
+    assert said == ["stopping when this step has ended and is saved; Ctrl-C again stops at once"]
+    assert find_resume(tmp_path).name == "step=5.ckpt"
+    assert read_json(tmp_path / "status.json")["state"] == "interrupted"
+
+
+def test_one_ctrl_c_that_comes_twice_is_one(tmp_path):
+    """From the terminal, and passed on by the process that started this one."""
+    with pytest.raises(Stopped, match="saved at step 7 and stopped by SIGINT"):
+        train(
+            tmp_path,
+            make_task(),
+            callbacks=(Signal(6, signal.SIGINT), Signal(6, signal.SIGINT), Signal(6, signal.SIGTERM)),
+        )
+
+
+@pytest.mark.parametrize("error", [Stopped(signal.SIGINT, 7), Interrupted(signal.SIGTERM)], ids=["stopped", "at once"])
+def test_a_worker_can_hand_an_interruption_on(error):
+    other = pickle.loads(pickle.dumps(error))
+    assert (type(other), other.code, str(other)) == (type(error), error.code, str(error))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_both_signals_leave_by_one_exception_and_are_given_back(signum):
+    before = signal.getsignal(signum)
+    with leaving(), pytest.raises(Interrupted) as interrupted:
+        signal.raise_signal(signum)
+    assert interrupted.value.code == 128 + signum
+    assert signal.getsignal(signum) == before
 
 
 def test_a_call_does_the_same_as_a_signal(tmp_path):

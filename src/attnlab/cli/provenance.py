@@ -94,10 +94,9 @@ def refuse_other_source(composed: Composed) -> None:
 
     A run that has saved nothing holds no number of the old code. Raises: Mistake, unless mixed_code=true.
     """
-    now, own = own_sources(composed.resolved), Path(str(composed.config.run_dir))
+    resolved, own = composed.resolved, Path(str(composed.config.run_dir))
     for directory in dict.fromkeys([own, *sorted(own.parent.glob("seed=*"))]):
-        before = (read_json(directory / "run.json") or {}).get("sources")
-        changes = differences(before, now) if before is not None else []
+        changes = source_changes(read_json(directory / "run.json") or {}, resolved)
         if changes and not composed.config.get("mixed_code") and _has_numbers(directory):
             shown = "\n  ".join(changes)
             raise Mistake(
@@ -105,6 +104,12 @@ def refuse_other_source(composed: Composed) -> None:
                 "Give this one another name (study.name=NAME), move the old runs away, or take both with mixed_code=true, "
                 "which the comparison will say."
             )
+
+
+def source_changes(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
+    """Which own modules of a configuration are others than those that a run.json names, a line each; none where it names none."""
+    before = record.get("sources")
+    return differences(before, own_sources(resolved)) if before is not None else []
 
 
 def _has_numbers(directory: Path) -> bool:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from attnlab.cli.build import Parts, build
 from attnlab.cli.compose import Mistake
 from attnlab.cli.overrides import as_it_stands
+from attnlab.cli.provenance import source_changes
 from attnlab.cli.records import checkpoint_of, plain_widths, read_record, widths_of
 from attnlab.cli.views import show_evaluation
 from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
@@ -81,7 +82,14 @@ def load_model(directory: Path, checkpoint: str) -> tuple[torch.nn.Module, Token
 
 
 def _parts(record: dict[str, Any], directory: Path) -> Parts:
-    return build(OmegaConf.create(as_it_stands(with_own_tokenizer(record["config"], directory))))
+    parts = build(OmegaConf.create(as_it_stands(with_own_tokenizer(record["config"], directory))))
+    if changes := source_changes(record, record["config"]):
+        print(
+            f"attnlab: {directory} was trained with another source of your own parts ({', '.join(changes)}): what follows is of the code "
+            "that is there now",
+            file=sys.stderr,
+        )
+    return parts
 
 
 def _load(task: TokenTask, path: Path) -> TokenTask:

@@ -37,6 +37,7 @@ from attnlab.training import (
     find_resume,
     resolve,
 )
+from attnlab.training.callbacks import in_words
 from attnlab.training.media import OUTPUTS
 from attnlab.training.pruning import Pruned
 from attnlab.training.random_state import draw_apart
@@ -79,6 +80,9 @@ class TrainingRun:
         except BaseException as error:
             self.status.fail(error)
             self._log("".join(traceback.format_exception(error)))
+            told = in_words(error)
+            if told is not error:
+                raise told from error
             raise
         return self.status.status
 

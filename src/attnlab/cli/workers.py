@@ -43,7 +43,7 @@ class Job:
 
     def __str__(self) -> str:
         named = [word for word in self.overrides if word.startswith(("cell=", "seed="))]
-        return " ".join(named or self.overrides)
+        return " ".join(named or self.overrides).replace('"', "")
 
 
 class Killed(RuntimeError):
@@ -71,11 +71,11 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
-    def end(self) -> None:
-        """Ends the process when it has nothing left to do."""
+    def end(self, at_once: bool = False) -> None:
+        """Ends the process, which has nothing left to do: in good order, which takes a while, or at once."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown()
+            pool.shutdown(kill_workers=at_once)
 
 
 class Workers:
@@ -122,13 +122,15 @@ class Workers:
 
     def _work(self, worker: Worker) -> None:
         """Does what waits until nothing does."""
+        if hasattr(signal, "pthread_sigmask"):  # which a process inherits: Ctrl-C would break into its imports
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while self._waiting and not self._is_stopping:
                 self._train(self._waiting.popleft(), worker)
         except IndexError:  # another worker took the last one
             pass
         finally:
-            worker.end()
+            worker.end(at_once=self._is_stopping)
 
     def _train(self, job: Job, worker: Worker) -> None:
         try:
@@ -137,7 +139,6 @@ class Workers:
             if not self._is_stopping:
                 self._relaunch(job, worker, error)
         except SystemExit as error:  # it was told to stop, and saved: by this process, or it alone
-            self._is_stopping |= error.code == 128 + signal.SIGINT  # Ctrl-C is for all
             job.result = JobReturn(status=JobStatus.FAILED)
             job.result.return_value = RuntimeError(str(error))
 
@@ -169,6 +170,8 @@ def fail(reason: str, config: DictConfig) -> None:
 
 def _begin() -> None:
     """At the start of a worker."""
+    # A terminal sends Ctrl-C to all processes, of which the first tells the others to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_ancestors()
     # loky makes its own way of starting processes the usual one, which ranks and loaders of data do not know.
     multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import traceback
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
+import torch
 
 from attnlab.training.divergence import Diverged
 from attnlab.training.pruning import Pruned
@@ -75,6 +76,7 @@ class StatusWriter(pl.Callback):
         """The run's end by an exception: diverged, pruned, interrupted (by a signal) or failed, with the error's text."""
         if self.status["state"] != "running":
             return
+        exception = in_words(exception)
         state = "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed"
         if isinstance(exception, Pruned):
             state = "pruned"
@@ -85,8 +87,8 @@ class StatusWriter(pl.Callback):
             found = {"step": exception.step, "reason": exception.reason, "layer": exception.layer}
             self.status["divergence"] = found
         # In attnlab's own words the class says no more.
-        said = str(exception) if isinstance(exception, Interrupted) else _last_line(exception)
-        self._end(state, error=said)
+        is_said = isinstance(exception, Interrupted | OutOfMemory)
+        self._end(state, error=str(exception) if is_said else _last_line(exception))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first status of the training."""
@@ -136,6 +138,22 @@ class StatusWriter(pl.Callback):
         self.status["heartbeat"] = time.time()
         write_json(self.directory.status_json, self.status, durable)
         self._next = time.monotonic() + self.every_seconds
+
+
+class OutOfMemory(RuntimeError):
+    """A run needed more memory than there was: of the machine, or of its accelerator."""
+
+
+def in_words(exception: BaseException) -> BaseException:
+    """The same exception, or for one of the many that say that memory ran out OutOfMemory, with what to do."""
+    said = str(exception).strip().partition("\n")[0]
+    is_out = isinstance(exception, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said
+    if not is_out:
+        return exception
+    return OutOfMemory(
+        f"memory ran out{f' ({said})' if said else ''}; smaller batches (and trainer.accumulate as many times larger), "
+        "trainer.checkpoint_activations=true or a smaller model need less"
+    )
 
 
 def _last_line(exception: BaseException) -> str:

@@ -20,6 +20,10 @@ class Interrupted(SystemExit):
         super().__init__(128 + signum)
         self.signum = signum
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that a worker can hand it on."""
+        return type(self), (self.signum,)
+
     def __str__(self) -> str:
         return "interrupted; the same command goes on from here"
 
@@ -30,6 +34,10 @@ class Stopped(Interrupted):
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(signum)
         self.step = step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As of any interruption, with the step."""
+        return type(self), (self.signum, self.step)
 
     def __str__(self) -> str:
         return f"saved at step {self.step} and stopped by {signal.Signals(self.signum).name}; the same command goes on from here"
