@@ -1,6 +1,7 @@
 """Reads run directories and says what came out: statistics, tables and the comparison page."""
 
 from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.partition import parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, read_study
 from attnlab.analysis.report.page import write_report
 from attnlab.analysis.resampling import with_resampled_sentences
@@ -12,6 +13,7 @@ __all__ = [
     "Study",
     "StudyReader",
     "compare",
+    "parts_of_study",
     "print_comparison",
     "read_study",
     "to_csv",

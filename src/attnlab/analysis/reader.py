@@ -88,7 +88,8 @@ class Run:
 class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
 
-    `unreadable` are the files and folders that are there and cannot be opened, each with the reason.
+    `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which runs cannot be
+    compared with these (see `partition`).
     """
 
     path: Path
@@ -104,6 +105,7 @@ class Study:
     code: dict[str, Any]
     runs: dict[tuple[str, int], Run]
     unreadable: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -298,7 +300,7 @@ def _study(
         baseline=_mapping(plan.get("baseline")),
         cells=cells,
         seeds=seeds,
-        metric=_metric(plan.get("metric"), runs.values()),
+        metric=metric_of(plan.get("metric"), runs.values()),
         claims=[claim for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
         shared=[str(item) for item in _list(plan.get("shared"))],
         code=_mapping(plan.get("code")),
@@ -323,7 +325,8 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
     return Cell(str(entry.get("name")), _mapping(entry.get("choices")), overrides, str(skip) if skip else None)
 
 
-def _metric(entry: Any, runs: Iterable[Run]) -> Metric | None:
+def metric_of(entry: Any, runs: Iterable[Run]) -> Metric | None:
+    """The metric that a plan names, or the one that the runs watched."""
     if isinstance(entry, Mapping) and entry.get("name"):
         better = "higher" if entry.get("better") == "higher" else "lower"
         return Metric(str(entry["name"]), better, float(entry["margin"]) if is_number(entry.get("margin")) else 0.0)

@@ -12,6 +12,7 @@ from pathlib import Path
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.live.kept import Kept
 from attnlab.analysis.live.live_page import study_content
+from attnlab.analysis.partition import parts_of_study
 from attnlab.analysis.reader import Study, StudyReader
 
 RENDERING = threading.Lock()  # one page at a time, so that sweeps beside keep their processors
@@ -71,7 +72,7 @@ class FollowedStudy:
             return before
         try:
             with RENDERING:
-                now = Shown.make(study, study_content(compare(study)))
+                now = Shown.make(study, study_content(compare(parts_of_study(study)[0])))
         except Exception as error:
             return unexpected(self.path.name, error)
         if isinstance(before, Shown) and before.version == now.version:
