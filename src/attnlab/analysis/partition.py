@@ -52,18 +52,21 @@ def parts_of_study(study: Study) -> list[Study]:
     for part, kind in zip(parts, most, strict=True):
         others = [f"{other.words} ({sizes[other]})" for other in most if other is not kind]
         part.apart.append(
-            f"Only the {sizes[kind]} runs of {kind.words} are compared here: figures of another task, data set, tokenizer or unit cannot be "
-            f"compared with theirs. Apart from them are the runs of {listing(others)}."
+            f"Compared here are runs of {kind.words} ({sizes[kind]}) alone: figures of another task, data set, tokenizer or unit cannot be "
+            f"compared with theirs. Set apart are runs of {listing(others)}."
         )
     return parts
 
 
 def _compares_across(study: Study) -> bool:
     """Whether data or tokenizer vary on purpose, and the metric compares across them."""
-    planned = (Path(study.path) / "plan.json").is_file()
     varies = any(name.split(".")[0] in ON_PURPOSE for name in study.varying)
     measure = parts_of(study.metric.name)[1] if study.metric else ""
-    return planned and varies and (measure in WHOLE or measure.endswith("_accuracy"))
+    return _is_planned(study) and varies and (measure in WHOLE or measure.endswith("_accuracy"))
+
+
+def _is_planned(study: Study) -> bool:
+    return (Path(study.path) / "plan.json").is_file()
 
 
 def _kind(run: Run, across: bool) -> Kind | None:
@@ -88,8 +91,10 @@ def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], ski
     there = {cell for cell, _ in runs} | {c.name for c in study.cells if c.skip is not None and skipped[c.name] == kind}
     cells = [cell for cell in study.cells if cell.name in there]
     part = replace(study, cells=cells, runs=runs, apart=[], claims=[])
-    planned = (Path(study.path) / "plan.json").is_file()
-    part.metric = study.metric if planned else metric_of(None, runs.values())
+    if not _is_planned(study):  # what was made up of all runs is made up of these
+        part.seeds = sorted({run.seed for run in runs.values() if run.record})
+        part.runs = {key: run for key, run in runs.items() if run.seed in part.seeds}
+        part.metric = metric_of(None, part.runs.values())
     part.claims = [claim for claim in study.claims if all(part.matching(cell) for cell in _cells_of(claim))]
     return part
 

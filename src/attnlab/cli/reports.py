@@ -45,7 +45,7 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     from attnlab.analysis import compare, read_study, write_report, write_tables
 
-    to = Path(arguments.to) if arguments.to else folder / "report.html"
+    to = Path(arguments.to) if arguments.to else folder / page_name(arguments.part or 1)
     if not to.parent.is_dir():
         raise Mistake(f"--to {to}: there is no folder {to.parent}")
     comparison = resampled(compare(part_of(read_study(folder), arguments.part)), arguments.bootstrap_sentences)
@@ -89,15 +89,19 @@ def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = Fa
     """Prints the comparison of the study in `folder`, of each part whose runs can be compared, and writes its page where it can be written."""
     from attnlab.analysis import compare, parts_of_study, print_comparison, read_study
 
-    parts = parts_of_study(read_study(folder))
-    if part is not None:
-        parts = [part_of(read_study(folder), part)]
-    for number, one in enumerate(parts, start=1):
+    study = read_study(folder)
+    parts = parts_of_study(study) if part is None else [part_of(study, part)]
+    for number, one in enumerate(parts, start=part or 1):
         if len(parts) > 1:
             console.rule(f"part {number} of {len(parts)}")
         comparison = resampled(compare(one), bootstrap_sentences)
         print_comparison(comparison, console)
-        write_page(comparison, folder, console, "report.html" if number == 1 else f"report-{number}.html")
+        write_page(comparison, folder, console, page_name(number))
+
+
+def page_name(part: int) -> str:
+    """The file of a part's page; of a study in one part, the study's."""
+    return "report.html" if part == 1 else f"report-{part}.html"
 
 
 def part_of(study: Study, number: int | None) -> Study:
@@ -107,7 +111,7 @@ def part_of(study: Study, number: int | None) -> Study:
     parts = parts_of_study(study)
     if number is None and len(parts) > 1:
         raise Mistake(
-            f"{study.name} holds runs of {len(parts)} kinds: choose one with --part 1 to {len(parts)}. {parts[0].apart[0]}"
+            f"{study.name} holds runs of {len(parts)} kinds: choose one with --part 1 to {len(parts)}. Part 1: {parts[0].apart[0]}"
         )
     if not 1 <= (number or 1) <= len(parts):
         raise Mistake(must_be("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number))
