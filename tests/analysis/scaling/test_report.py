@@ -196,7 +196,7 @@ def test_many_sizes_and_budgets_are_summed_up_in_a_table_that_can_be_read(found)
     text = printed(replace(found, runs=runs))
     assert "--format csv lists every one" in text
     table = text[text.index("runs, and measured less fitted") : text.index("- runs are summed up")]
-    rows = [line.split()[1:] for line in table.splitlines() if line[:1].isdigit()]
+    rows = [line.split()[1:] for line in table.splitlines() if line.strip()[:1].isdigit()]
     assert len(rows) == len(WIDTHS)
     assert sum(int(word) for row in rows for word in row if word.isdigit()) == len(runs)
     assert max(map(len, table.splitlines())) <= 100
