@@ -20,6 +20,7 @@ Where runs are missing the interval is the sign test's, of the median, with each
 """
 
 from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.partition import parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, read_study
 from attnlab.analysis.report.page import write_report
 from attnlab.analysis.resampling import with_resampled_sentences
@@ -31,6 +32,7 @@ __all__ = [
     "Study",
     "StudyReader",
     "compare",
+    "parts_of_study",
     "print_comparison",
     "read_study",
     "to_csv",

@@ -24,7 +24,7 @@ MOST_NAMES = 3
 def caveats_of(comparison: Comparison, alpha: float) -> list[str]:
     """All that holds for a comparison."""
     study, cells = comparison.study, comparison.cells
-    caveats = [*(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
+    caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
     caveats += [*_of_losses(cells, alpha), *_of_seeds(cells, alpha), *_of_spread(cells)]
     if comparison.metric is not None and any(_is_undecided(cell) for cell in cells):
         caveats += power_sentence(comparison)

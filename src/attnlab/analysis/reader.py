@@ -90,7 +90,8 @@ class Run:
 class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
 
-    `unreadable` are the files and folders that are there and cannot be opened, each with the reason.
+    `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which runs cannot be
+    compared with these (see `partition`).
     """
 
     path: Path
@@ -106,6 +107,7 @@ class Study:
     code: dict[str, Any]
     runs: dict[tuple[str, int], Run]
     unreadable: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -300,10 +302,8 @@ def _study(
     seeds = list(plan.get("seeds") or [])
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
-    for cell in cells:
-        for seed in (
-            seeds if cell.skip is None and is_planned else []
-        ):  # else nobody has asked for those that are not there
+    for cell in cells if is_planned else []:  # without a plan nobody has asked for what is not there
+        for seed in seeds if cell.skip is None else []:
             missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
             runs.setdefault((cell.name, seed), missing)
     return Study(
@@ -314,7 +314,7 @@ def _study(
         baseline=_mapping(plan.get("baseline")),
         cells=cells,
         seeds=seeds,
-        metric=_metric(plan.get("metric"), runs.values()),
+        metric=metric_of(plan.get("metric"), runs.values()),
         claims=[claim for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
         shared=[str(item) for item in _list(plan.get("shared"))],
         code=_mapping(plan.get("code")),
@@ -339,7 +339,8 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
     return Cell(str(entry.get("name")), _mapping(entry.get("choices")), overrides, str(skip) if skip else None)
 
 
-def _metric(entry: Any, runs: Iterable[Run]) -> Metric | None:
+def metric_of(entry: Any, runs: Iterable[Run]) -> Metric | None:
+    """The metric that a plan names, or the one that the runs watched."""
     if entry is not None:
         return Metric(entry["name"], entry.get("better", better_of(entry["name"])), float(entry.get("margin") or 0.0))
     names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})

@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 
 from attnlab.cli.compose import Mistake
-from attnlab.cli.reports import compare_study, study_folder
+from attnlab.cli.reports import compare_study, part_of, study_folder
 from attnlab.cli.resampling import resampled
 
 EVERY_SECONDS = 2.0
@@ -23,7 +23,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
         watch(folder, Console(), EVERY_SECONDS if arguments.every is None else arguments.every)
     elif arguments.format == "table" and not arguments.runs:
-        compare_study(folder, Console(), arguments.bootstrap_sentences)
+        compare_study(folder, Console(), arguments.bootstrap_sentences, arguments.part)
     else:
         from attnlab.analysis import compare as compared
         from attnlab.analysis import read_study, to_csv, to_latex, to_markdown
@@ -32,7 +32,7 @@ def compare(arguments: argparse.Namespace) -> int:
         forms = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
         if arguments.runs:
             forms = {"csv": runs_to_csv, "table": runs_to_text}
-        comparison = resampled(compared(read_study(folder)), arguments.bootstrap_sentences)
+        comparison = resampled(compared(part_of(read_study(folder), arguments.part)), arguments.bootstrap_sentences)
         sys.stdout.write(forms[arguments.format](comparison))
     return 0
 

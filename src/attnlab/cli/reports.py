@@ -15,9 +15,10 @@ from attnlab.cli.monitor import Snapshot, status_table
 from attnlab.cli.overrides import key_and_text
 from attnlab.cli.resampling import resampled
 from attnlab.cli.studies import available_studies, plan_of_runs
+from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
-    from attnlab.analysis import Comparison
+    from attnlab.analysis import Comparison, Study
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -45,10 +46,10 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     from attnlab.analysis import compare, read_study, write_report, write_tables
 
-    to = Path(arguments.to) if arguments.to else folder / "report.html"
+    to = Path(arguments.to) if arguments.to else folder / page_name(arguments.part or 1)
     if not to.parent.is_dir():
         raise Mistake(f"--to {to}: there is no folder {to.parent}")
-    comparison = resampled(compare(read_study(folder)), arguments.bootstrap_sentences)
+    comparison = resampled(compare(part_of(read_study(folder), arguments.part)), arguments.bootstrap_sentences)
     path = write_report(comparison, to)
     print(path, *write_tables(comparison, path.parent), sep="\n")
     if not arguments.no_figures:
@@ -85,21 +86,45 @@ def cancel_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = False) -> None:
-    """Prints the comparison of the study in `folder` and writes its page where it can be written."""
-    from attnlab.analysis import compare, print_comparison, read_study
+def compare_study(folder: Path, console: Console, bootstrap_sentences: bool = False, part: int | None = None) -> None:
+    """Prints the comparison of the study in `folder`, of each part whose runs can be compared, and writes its page where it can be written."""
+    from attnlab.analysis import compare, parts_of_study, print_comparison, read_study
 
-    comparison = resampled(compare(read_study(folder)), bootstrap_sentences)
-    print_comparison(comparison, console)
-    write_page(comparison, folder, console)
+    study = read_study(folder)
+    parts = parts_of_study(study) if part is None else [part_of(study, part)]
+    for number, one in enumerate(parts, start=part or 1):
+        if len(parts) > 1:
+            console.rule(f"part {number} of {len(parts)}")
+        comparison = resampled(compare(one), bootstrap_sentences)
+        print_comparison(comparison, console)
+        write_page(comparison, folder, console, page_name(number))
 
 
-def write_page(comparison: Comparison, folder: Path, console: Console) -> None:
+def page_name(part: int) -> str:
+    """The file of a part's page; of a study in one part, the study's."""
+    return "report.html" if part == 1 else f"report-{part}.html"
+
+
+def part_of(study: Study, number: int | None) -> Study:
+    """The part of a study that was asked for, or the only one. Raises: Mistake where there are several, or no such one."""
+    from attnlab.analysis import parts_of_study
+
+    parts = parts_of_study(study)
+    if number is None and len(parts) > 1:
+        raise Mistake(
+            f"{study.name} holds runs of {len(parts)} kinds: choose one with --part 1 to {len(parts)}. Part 1: {parts[0].apart[0]}"
+        )
+    if not 1 <= (number or 1) <= len(parts):
+        raise Mistake(must_be("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number))
+    return parts[(number or 1) - 1]
+
+
+def write_page(comparison: Comparison, folder: Path, console: Console, name: str = "report.html") -> None:
     """Writes the page into the study's folder and names it; says why where it cannot be written."""
     from attnlab.analysis import write_report
 
     try:
-        page = write_report(comparison, folder / "report.html")
+        page = write_report(comparison, folder / name)
     except OSError as error:
         print(f"attnlab: no page: {error}", file=sys.stderr)
     else:

@@ -99,7 +99,7 @@ def _load(task: TokenTask, path: Path) -> TokenTask:
     except UnusableCheckpoint as error:
         raise Mistake(f"{error}; {other}") from error
     except ValueError as error:
-        raise Mistake(f"{path} cannot be loaded: the data have changed since the training; {other}") from error
+        raise Mistake(f"{error}. The file was altered, or the data have changed since the training; {other}") from error
     return task.eval()
 
 

@@ -69,7 +69,9 @@ class TrainingRun:
                 self._train_and_evaluate()
         except Diverged as error:
             self.status.fail(error)
-            self._say(f"diverged: {error}")
+            self._warn(
+                f"{self.directory.path}: diverged: {error}"
+            )  # also where progress is off: it is why there are no figures
         except Pruned as error:
             self.status.fail(error)
             self._say(str(error))
@@ -210,10 +212,21 @@ class TrainingRun:
             f"model: {parameters['total']:,} parameters ({parameters['non_embedding']:,} without embeddings), {record['flops_per_token']:,} training FLOPs per {unit}"
         )
         self._say(f"data: {self.parts.data.describe()}")
+        self._announce_vocabulary()
         self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s = {plan['epochs']:.2f} epochs")
         self._say(
             f"precision {self.precision.used} ({self.precision.reason}); {device['name']}, {device['threads']} threads"
         )
+
+    def _announce_vocabulary(self) -> None:
+        """Says where the text has not given as many tokens as were asked for."""
+        asked = self.config.tokenizer.get("vocabulary_size")
+        if asked is None or self.config.data.get("tokenizer_from") is not None:
+            return
+        for tokenizer in self.parts.data.tokenizers().values():
+            if tokenizer.vocabulary_size < asked:
+                got = f"the training text gives no more than {tokenizer.vocabulary_size:,} tokens"
+                self._say(f"tokenizer.vocabulary_size={asked}: {got}, which the tokenizer has now")
 
     def _show(self, final: dict[str, float], task: TokenTask) -> None:
         for name, value in final.items():

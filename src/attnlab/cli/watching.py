@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from attnlab.analysis import Comparison, Study, StudyReader, compare, print_comparison
+from attnlab.analysis import Comparison, Study, StudyReader, compare, parts_of_study, print_comparison
 from attnlab.cli.cluster import Job, known_jobs
 from attnlab.cli.monitor import OVER, duration, seconds_left
 from attnlab.cli.reports import write_page
@@ -39,14 +39,15 @@ def watch(
     """
     reader, quiet = StudyReader(folder), Quiet(folder, jobs, clock)
     comparison: Comparison | None = None
+    seen: Study | None = None
     shown: Redrawn | Blocks = Redrawn(console) if console.is_terminal else Blocks(console)
     try:
         with shown:
             while True:
                 began = clock()
                 study = reader.read()
-                if comparison is None or study is not comparison.study:
-                    comparison = compare(study)
+                if comparison is None or study is not seen:
+                    comparison, seen = compare(parts_of_study(study)[0]), study
                 shown.show(comparison, "".join(f"{line}\n" for line in progress(study)))
                 if quiet.is_over(study):
                     break

@@ -75,6 +75,9 @@ def _add_study(command: Command) -> None:
         sub.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
     for sub in (compare, report):
         add_option(sub)
+        sub.add_argument(
+            "--part", type=int, help="of a study whose runs cannot all be compared: the part with this number"
+        )
     _add_forms(compare)
     report.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
     report.add_argument("--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page")

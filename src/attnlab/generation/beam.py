@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnlab.generation.sampling import NO_NUMBERS
 from attnlab.models.seq2seq import Seq2Seq
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges, must_be
 
@@ -157,10 +158,7 @@ class _Beams:
         sums_NX = log_p_RV.add_(self.log_p_NK.reshape(-1, 1)).view(count, width * vocabulary_size)
         sums_NC, places_NC = top(sums_NX, min(2 * self.search.beams, sums_NX.shape[1]))
         if sums_NC.isnan().any():  # one that is NaN or inf makes NaN of its whole row, and NaN sorts as the greatest
-            raise ValueError(
-                f"the model's scores of token {self.length + 1} of a target are no numbers (NaN or inf), as after a training that "
-                "diverged; take earlier weights (--checkpoint best), or train with a smaller optimizer.lr"
-            )
+            raise ValueError(f"the model's scores of token {self.length + 1} of a target {NO_NUMBERS}")
         return sums_NC, places_NC // vocabulary_size, places_NC % vocabulary_size
 
     def _finish(self, sums_NK: Tensor, parents_NK: Tensor) -> None:

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from attnlab.models.language_model import LanguageModel
-from attnlab.ranges import Interval, NonNegativeFloat, PositiveInt, Probability, check_ranges
+from attnlab.ranges import Interval, NonNegativeFloat, PositiveInt, Probability, check_ranges, must_be
+
+NO_NUMBERS = (
+    "are no numbers (NaN or inf), as after a training that diverged; take earlier weights (--checkpoint best), or train with a smaller "
+    "optimizer.lr"
+)
 
 
 @check_ranges
@@ -30,8 +35,10 @@ class Sampler:
     min_p: Probability | None = None
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """The distribution that tokens are drawn from, (B, V), in float64 on the CPU."""
+        """The distribution that tokens are drawn from, (B, V), in float64 on the CPU. Raises ValueError for logits that are NaN or inf."""
         logits_BV = logits_BV.double().cpu()
+        if logits_BV.isnan().any() or logits_BV.isposinf().any():
+            raise ValueError(f"the model's scores of the next token {NO_NUMBERS}")
         if self.temperature == 0:
             return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(dim=1, keepdim=True), 1.0)
         # A stable order, so that of equals the first stays, whatever the batch.
@@ -135,7 +142,7 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def _check(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens}; accepted: 0 or more")
+        raise ValueError(must_be("max_new_tokens", "at least 0", max_new_tokens))
     for row, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"prompt {row} is empty; accepted: prompts of one token or more")

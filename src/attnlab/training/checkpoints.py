@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +221,23 @@ def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[st
         checkpoint = read_checkpoint(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such checkpoint") from None
-    try:
-        task.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this model: {str(error).strip().splitlines()[0]}") from error
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or "attnlab" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of a run: it has no weights by name")
+    if others := list(_other_weights(task.state_dict(), state)):
+        more = f", and {len(others) - 3} more" if len(others) > 3 else ""
+        raise ValueError(f"{path} is no checkpoint of this model: {', '.join(others[:3])}{more}")
+    task.load_state_dict(state)
     return dict(checkpoint["attnlab"])
+
+
+def _other_weights(own: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """What tells the weights of a file from those that a model has."""
+    for name in sorted({*own, *given}):
+        if name not in given or name not in own:
+            yield f"{name} is {'not there' if name in own else 'none of the model'}"
+        elif getattr(given[name], "shape", None) != own[name].shape:
+            there = (
+                list(getattr(given[name], "shape", [])) if hasattr(given[name], "shape") else type(given[name]).__name__
+            )
+            yield f"{name} is {there} there and {list(own[name].shape)} here"

@@ -103,7 +103,7 @@ def test_what_is_hardly_determined_is_said(tmp_path):
     flat = write_scaling_study(tmp_path / "flat", seeds=1, law=Law(1.5, 60.0, 1.0, 0.42, 0.42), noise=0.01)
     runs = usable_runs(read_study(flat), "test/nats@1x").runs
     notes = " ".join(hardly_determined(counted_law(runs, "non_embedding", [1e12], 100, 0)))
-    assert "beta is hardly determined" in notes
+    assert "do not settle how fast more data help" in notes
     assert "do not settle how fast more data help" in notes
     assert "alpha is hardly" not in notes
 
@@ -189,3 +189,14 @@ def test_figures_show_every_run_and_the_law(found):
     assert len(best) == len(curves) == 5
     for curve, diamond in zip(curves, best, strict=True):
         assert float(diamond.get_ydata()[0]) <= np.min(curve.get_ydata()) + 1e-9
+
+
+def test_many_sizes_and_budgets_are_summed_up_in_a_table_that_can_be_read(found):
+    runs = [replace(run, tokens=run.tokens * (1 + place / 1000)) for place, run in enumerate(found.runs)]
+    text = printed(replace(found, runs=runs))
+    assert "--format csv lists every one" in text
+    table = text[text.index("runs, and measured less fitted") : text.index("- runs are summed up")]
+    rows = [line.split()[1:] for line in table.splitlines() if line.strip()[:1].isdigit()]
+    assert len(rows) == len(WIDTHS)
+    assert sum(int(word) for row in rows for word in row if word.isdigit()) == len(runs)
+    assert max(map(len, table.splitlines())) <= 100

@@ -12,6 +12,7 @@ from pathlib import Path
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.live.kept import Kept
 from attnlab.analysis.live.live_page import study_content
+from attnlab.analysis.partition import parts_of_study
 from attnlab.analysis.reader import Study, StudyReader
 from attnlab.analysis.report.charts import chart_data
 
@@ -73,7 +74,7 @@ class FollowedStudy:
         try:
             study.curves  # noqa: B018  read here: who waits for a disk must not keep the other studies waiting
             with RENDERING:
-                comparison = compare(study)
+                comparison = compare(parts_of_study(study)[0])
             data = chart_data(comparison, root="run")
             with RENDERING:
                 now = Shown.make(study, study_content(comparison, data))

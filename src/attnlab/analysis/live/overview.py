@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.headline import best_sentence
+from attnlab.analysis.partition import parts_of_study
 from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import METRICS, STATUS
 
@@ -29,7 +30,7 @@ class Overview:
 
 def overview_of(key: str, study: Study) -> Overview:
     """A study's overview; `key` is its name in addresses."""
-    comparison = compare(study)
+    comparison = compare(parts_of_study(study)[0])
     best = " ".join(best_sentence(comparison)) if comparison.metric and comparison.measured else ""
     return Overview(key, study.name, study.question, counts_of(study), last_change(study), best)
 

@@ -12,6 +12,7 @@ from typing import Any
 from attnlab import __version__
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.listing import listing
+from attnlab.analysis.partition import parts_of_study
 from attnlab.analysis.reader import Study
 from attnlab.analysis.report import sections
 from attnlab.analysis.report.charts import chart_data
@@ -28,7 +29,7 @@ def write_report(source: Study | Comparison, path: str | Path) -> Path:
     Raises:
         CannotWrite: the disk is full or read-only, or permission is missing.
     """
-    comparison = compare(source) if isinstance(source, Study) else source
+    comparison = compare(parts_of_study(source)[0]) if isinstance(source, Study) else source
     path = Path(path)
     path = path / "index.html" if path.is_dir() or not path.suffix else path
     root = os.path.relpath(comparison.study.path, path.parent)

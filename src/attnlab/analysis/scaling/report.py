@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import Study
 from attnlab.analysis.scaling.bootstrap import Interval, interval_of, resample_cells
-from attnlab.analysis.scaling.fit import NAMES, Fit, Points, fit
+from attnlab.analysis.scaling.fit import BOUNDS, NAMES, Fit, Points, fit
+from attnlab.analysis.scaling.influence import influential
 from attnlab.analysis.scaling.law import OPERATIONS, Law, Optimum
 from attnlab.analysis.scaling.runs import COUNTS, Trained, usable_runs
 
 RESAMPLES = 500
 HELD_OUT = 0.1  # share of the cells that are left out and foretold, those of most compute; at least one
-EXPONENTS = (0.01, 4.99)  # one beyond these is at an end of what is sought
+AT_BOUND = 0.01  # of an exponent, or of a logarithm: nearer than this to an end of what is sought
 HARDLY = 0.5  # a parameter whose interval is wider than this share of itself, on each side, is hardly determined
 
 
@@ -124,7 +127,7 @@ def scaling_of(
     laws = {name: counted_law(runs, name, computes, resamples, seed) for name in COUNTS}
     chosen = laws[count]
     seed_scatter = _seed_scatter(runs)
-    notes = [*usable.notes, *hardly_determined(chosen), *few_cells(runs)]
+    notes = [*usable.notes, *hardly_determined(chosen), *hangs_on_few(chosen, runs), *few_cells(runs)]
     return Scaling(study.name, study.question, metric, study.unit, count, runs, laws, seed_scatter, notes)
 
 
@@ -265,13 +268,37 @@ def hardly_determined(law: CountedLaw) -> list[str]:
     notes = []
     for name, meaning in what.items():
         interval, value = law.intervals[name], values[name]
-        at_an_end = name != "E" and not EXPONENTS[0] < value < EXPONENTS[1]
-        if at_an_end or max(interval.high - value, value - interval.low) > HARDLY * value:
+        if (bound := bound_of(name, law.fit.theta)) is not None:
+            notes.append(
+                f"{name} is at its bound ({bound:.2g}), where the search ends: these runs do not settle {meaning}."
+            )
+        elif max(interval.high - value, value - interval.low) > HARDLY * value:
             notes.append(
                 f"{name} is hardly determined ({value:.3g}, 95% interval {interval.low:.2g} to {interval.high:.2g}): "
                 f"these runs do not settle {meaning}."
             )
     return notes
+
+
+def bound_of(name: str, theta: np.ndarray) -> float | None:
+    """The end of what is sought for a parameter, where the fit has gone there."""
+    place = NAMES.index(name)
+    near = [end for end in BOUNDS[place] if abs(theta[place] - end) < AT_BOUND]
+    return (math.exp(near[0]) if name in ("A", "B", "E") else near[0]) if near else None
+
+
+def hangs_on_few(law: CountedLaw, runs: Sequence[Trained]) -> list[str]:
+    """A sentence for each few runs without which a parameter leaves its interval."""
+    together: dict[tuple[int, ...], list[str]] = {}
+    for one in influential(law.points, [run.cell for run in runs], law.fit, law.intervals):
+        interval = law.intervals[one.parameter]
+        moved = f"{one.parameter} would be {one.without:.3g} instead of {getattr(law.law, one.parameter):.3g}"
+        together.setdefault(one.runs, []).append(f"{moved} (interval {interval.low:.3g} to {interval.high:.3g})")
+    return [
+        f"Without {len(few)} of {len(runs)} runs, {listing([f'{runs[i].cell} seed={runs[i].seed}' for i in few])}, "
+        f"{listing(moved)}: look at {'it' if len(few) == 1 else 'them'} before trusting the law."
+        for few, moved in together.items()
+    ]
 
 
 def few_cells(runs: Sequence[Trained]) -> list[str]:

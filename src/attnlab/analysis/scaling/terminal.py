@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 from rich import box
 from rich.console import Console
@@ -17,6 +18,7 @@ from attnlab.analysis.scaling.report import Advice, CountedLaw, Scaling
 COUNTED = {"non_embedding": "without embeddings", "total": "with embeddings"}
 ORDER = ("E", "A", "alpha", "B", "beta")
 BEYOND = "*"
+MOST_SIZES, MOST_BUDGETS = 12, 6  # that the table of runs lists one by one
 
 
 def print_scaling(scaling: Scaling, console: Console) -> None:
@@ -35,6 +37,8 @@ def print_scaling(scaling: Scaling, console: Console) -> None:
     console.print(_laws(scaling))
     _say(console, [_quality(scaling)])
     console.print(_runs(scaling))
+    if _is_large(scaling):
+        _say(console, ["runs are summed up by ranges of size and data; --format csv lists every one"])
     console.print(_advice(scaling))
     _say(console, [*advice_sentences(scaling), *measured_sentences(scaling)])
     if scaling.law.foretold:
@@ -103,6 +107,8 @@ def _runs(scaling: Scaling) -> Table:
     """Sizes down, budgets across: the mean measured loss and how far the law is off it."""
     law = scaling.law
     budgets = sorted({run.tokens for run in scaling.runs})
+    if _is_large(scaling):
+        return _summed_up(scaling)
     table = _table(
         f"measured {escape(scaling.metric)}, and measured less fitted in %",
         "N",
@@ -119,6 +125,43 @@ def _runs(scaling: Scaling) -> Table:
             row.append(f"{loss:.3f} {100 * off:+5.1f}" if here else "-")
         table.add_row(*row)
     return table
+
+
+def _is_large(scaling: Scaling) -> bool:
+    """Whether there are too many sizes or budgets for a table of each."""
+    sizes, budgets = {run.parameters[scaling.count] for run in scaling.runs}, {run.tokens for run in scaling.runs}
+    return len(sizes) > MOST_SIZES or len(budgets) > MOST_BUDGETS
+
+
+def _summed_up(scaling: Scaling) -> Table:
+    """The same of many sizes or budgets, by ranges of them."""
+    sizes = _ranges([run.parameters[scaling.count] for run in scaling.runs], MOST_SIZES)
+    budgets = _ranges([run.tokens for run in scaling.runs], MOST_BUDGETS)
+    table = _table("runs, and measured less fitted in %", "N", *(f"D {_span_of(range_)}" for range_ in budgets))
+    for size in sizes:
+        row = [_span_of(size)]
+        for budget in budgets:
+            here = [
+                scaling.law.residuals[i]
+                for i, run in enumerate(scaling.runs)
+                if size[0] <= run.parameters[scaling.count] <= size[1] and budget[0] <= run.tokens <= budget[1]
+            ]
+            row.append(f"{len(here)} {100 * sum(here) / len(here):+5.1f}" if here else "-")
+        table.add_row(*row)
+    return table
+
+
+def _ranges(values: Iterable[float], most: int) -> list[tuple[float, float]]:
+    """The different values in at most so many ranges, with about as many values in each."""
+    different = sorted(set(values))
+    count = min(most, len(different))
+    cuts = [round(i * len(different) / count) for i in range(count + 1)]
+    return [(different[low], different[high - 1]) for low, high in pairwise(cuts)]
+
+
+def _span_of(ends: tuple[float, float]) -> str:
+    low, high = quantity(ends[0]), quantity(ends[1])
+    return low if low == high else f"{low}..{high}"
 
 
 def _cost_ratio(scaling: Scaling, size: int) -> float:

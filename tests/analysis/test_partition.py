@@ -1,0 +1,93 @@
+"""What cannot be compared is not compared: runs of another task, data set, tokenizer or unit stand in parts of their own."""
+
+import pytest
+from tests.analysis.studies import cell, write_plan, write_run
+
+from attnlab.analysis import compare, parts_of_study, read_study
+
+
+def settings(task="CausalLanguageModelling", source="KJV", tokenizer="Character"):
+    return {
+        "task": {"_target_": f"attnlab.tasks.{task}"},
+        "data": {"source": {"_target_": f"attnlab.data.{source}"}},
+        "tokenizer": {"_target_": f"attnlab.data.{tokenizer}"},
+    }
+
+
+TEXT = {"fingerprint": "kjv", "unit": "token", "vocabulary_size": 70}
+IMAGES = {"fingerprint": "mnist", "unit": "image"}
+
+
+def write(root, choices, nats, data=TEXT, seeds=(1, 2), metric="val/nats", **changed):
+    for seed in seeds:
+        write_run(root, choices, seed, {metric: nats + seed / 100}, config=settings(**changed), data=data)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """What is left of trying things out, without a plan: two models of text, one of images, one with another tokenizer."""
+    root = tmp_path / "train"
+    write(root, {"position": "rotary"}, 2.0)
+    write(root, {"position": "alibi"}, 2.1)
+    write(root, {"model": "vit"}, 0.1, IMAGES, task="ImageClassification", source="MNIST5k")
+    write(root, {"tokenizer": "bpe"}, 5.0, {**TEXT, "vocabulary_size": 4096}, seeds=(1,), tokenizer="BPE")
+    return read_study(root)
+
+
+def test_runs_of_other_kinds_stand_in_parts_of_their_own(mixed):
+    parts = parts_of_study(mixed)
+    cells = [sorted(c.name for c in part.cells) for part in parts]
+    assert cells == [["position=alibi", "position=rotary"], ["model=vit"], ["tokenizer=bpe"]]
+    assert [len(part.runs) for part in parts] == [4, 2, 1]
+    said = compare(parts[0]).caveats[0]
+    assert "Compared here are runs of CausalLanguageModelling on KJV with Character of 70 (4) alone" in said
+    assert "ImageClassification on MNIST5k (2)" in said
+    assert "CausalLanguageModelling on KJV with BPE of 4096 (1)" in said
+
+
+def test_a_study_of_one_kind_stays_the_same_object(tmp_path):
+    write(tmp_path / "s", {"position": "rotary"}, 2.0)
+    study = read_study(tmp_path / "s")
+    assert parts_of_study(study) == [study]
+    assert not study.apart
+
+
+def test_another_text_under_the_same_name_is_another_kind(tmp_path):
+    write(tmp_path / "s", {"position": "rotary"}, 2.0)
+    write(tmp_path / "s", {"position": "alibi"}, 1.0, {**TEXT, "fingerprint": "edited"})
+    assert len(parts_of_study(read_study(tmp_path / "s"))) == 2
+
+
+def planned(tmp_path, metric):
+    root = tmp_path / "tokenizers"
+    choices = [{"tokenizer": name, "norm": norm} for name in ("character", "bpe") for norm in ("layer", "rms")]
+    claim = {"says": "fewer", "cell": choices[2], "metric": metric, "against": {"cell": choices[0]}, "below": 0}
+    own = {"says": "better", "cell": choices[1], "metric": metric, "against": {"cell": choices[0]}, "below": 0}
+    write_plan(
+        root,
+        cells=[cell(each) for each in choices],
+        seeds=[1, 2, 3],
+        factors={"tokenizer": ["character", "bpe"], "norm": ["layer", "rms"]},
+        baseline=choices[0],
+        metric={"name": metric, "better": "lower"},
+        claims=[claim, own],
+    )
+    for each in choices:
+        bpe = each["tokenizer"] == "bpe"
+        data = {**TEXT, "vocabulary_size": 4096 if bpe else 70}
+        write(root, each, 5.0 if bpe else 2.0, data, metric=metric, tokenizer="BPE" if bpe else "Character")
+    return read_study(root)
+
+
+def test_where_the_tokenizer_is_a_factor_losses_a_token_are_compared_within_each_alone(tmp_path):
+    first, second = parts_of_study(planned(tmp_path, "test/nats@1x"))
+    assert {c.choices["tokenizer"] for c in first.cells} == {"character"}
+    assert len(first.runs) == len(second.runs) == 6  # a seed that is missing stays with its cell
+    assert [claim["says"] for claim in first.claims] == ["better"]
+    assert second.claims == []
+    assert not [cell for cell in compare(second).cells if cell.difference]  # the baseline stands in the other part
+
+
+def test_where_the_tokenizer_is_a_factor_bits_a_byte_are_compared_across(tmp_path):
+    study = planned(tmp_path, "test/bits_per_byte")
+    assert parts_of_study(study) == [study]
