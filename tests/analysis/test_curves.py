@@ -17,6 +17,7 @@ from attnlab.analysis import curves as module
 from attnlab.analysis import metric_lines
 from attnlab.analysis.curves import Curves
 from attnlab.analysis.metric_lines import AXES, is_number
+from attnlab.training.run_directory import open_to_read
 
 NAMES = st.sampled_from(["a", "b", "test/nats@1x", "test/nats@2x", 'quo"ted', "näme", "step", "cell"])
 ODD = [None, True, "2.5", "x", math.nan, math.inf, 10**30, 10**400, [1], {"deep": 1}, -0.0, 1e-320]
@@ -131,8 +132,8 @@ def grown(tmp_path, monkeypatch):
     curves.read([("c", 0, str(tmp_path))])
 
     class Counted:
-        def __init__(self, path, mode):
-            self.file = open(path, mode)  # noqa: SIM115  the caller closes it
+        def __init__(self, *where):
+            self.file = open_to_read(*where)
 
         def __enter__(self):
             return self
@@ -148,7 +149,7 @@ def grown(tmp_path, monkeypatch):
             sizes.append(len(data))
             return data
 
-    monkeypatch.setattr(module, "open", Counted, raising=False)
+    monkeypatch.setattr(module, "open_to_read", Counted)
     return path, curves, sizes
 
 

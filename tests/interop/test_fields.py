@@ -160,9 +160,9 @@ def test_what_has_no_counterpart_is_named(name, change, said):
     ("change", "said"),
     [
         ({"n_head": 5}, "num_heads=5 does not divide d_model=12; accepted: 1, 2, 3, 4, 6, 12"),
-        ({"n_head": 0}, "num_heads=0 does not divide"),
-        ({"n_layer": 0}, "num_layers=0 is no stack"),
-        ({"vocab_size": -1}, "vocabulary_size=-1"),
+        ({"n_head": 0}, "num_heads must be at least 1, got 0"),
+        ({"n_layer": 0}, "num_layers must be at least 1, got 0"),
+        ({"vocab_size": -1}, "vocabulary_size must be at least 1, got -1"),
         ({"n_embd": 12.5}, ""),
         ({"n_layer": [2]}, ""),
     ],

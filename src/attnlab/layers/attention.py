@@ -142,7 +142,8 @@ class GroupedQuery(Attention):
     default_key_value_heads = 2
 
 
-def head_width(d_model: int, num_heads: int, d_head: int | None = None) -> int:
+@check_ranges
+def head_width(d_model: PositiveInt, num_heads: PositiveInt, d_head: int | None = None) -> int:
     """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide the width."""
     if d_head is None and d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
