@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.init_from import own_choices
+from attnlab.cli.overrides import key_and_text
 from attnlab.cli.provenance import code_version, library_versions
 from attnlab.cli.studies import drift_message
 from attnlab.training.run_directory import (
@@ -141,10 +142,7 @@ def make_record(composed: Composed, directory: RunDirectory, facts: dict[str, An
     config = composed.config
     study = read_json(directory.path.parent.parent / "plan.json", {})
     cells = {cell["name"]: cell["choices"] for cell in study.get("cells", [])}
-    choices = cells.get(str(config.cell)) or {
-        key.lstrip("+"): value
-        for key, value in (o.split("=", 1) for o in choice_overrides(own_choices(composed.overrides)))
-    }
+    choices = cells.get(str(config.cell)) or dict(map(key_and_text, choice_overrides(own_choices(composed.overrides))))
     code = code_version()
     return {
         "study": str(config.study.name),

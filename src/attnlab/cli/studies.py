@@ -278,13 +278,13 @@ def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) ->
     for key, value in wanted.items():
         if key not in known:
             raise ValueError(
-                f"{where} must name factors of the study ({', '.join(known)}), got {key}.{did_you_mean(key, known)}"
+                f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{did_you_mean(str(key), known)}"
             )
-        values = list(dict.fromkeys(str(cell.choices[key]) for cell in cells if key in cell.choices))
+        values = list(dict.fromkeys(_in_line(cell.choices[key]) for cell in cells if key in cell.choices))
         if not any(_has(cell, {key: value}) for cell in cells):
-            near = did_you_mean(str(value), values)
+            near = did_you_mean(_in_line(value), values)
             raise ValueError(
-                f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {value}.{near}"
+                f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {_in_line(value)}.{near}"
             )
     raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
 
@@ -312,7 +312,11 @@ def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _shown(choices: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in choices.items())
+    return ", ".join(f"{key}={_in_line(value)}" for key, value in choices.items())
+
+
+def _in_line(value: Any) -> str:
+    return " ".join(str(value).split())
 
 
 def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
