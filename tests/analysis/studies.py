@@ -131,7 +131,7 @@ def learning_curve(end: float, seed: int, steps: int = 800, every: int = 20) -> 
     return lines
 
 
-def write_position_study(root: Path, seeds: int = 4, spread: float = 0.012) -> Path:
+def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> Path:
     """The study of position encodings, with the figures of PLANTED and seeds that share their noise."""
     claims = [
         {

@@ -40,7 +40,7 @@ def test_the_terminal_says_what_came_out(position):
         "Which position encoding generalises",
         "24 finished",
         "learned cannot have test/nats@8x: the learned table ends at 64 positions",
-        "p flip 0.500 in every row",
+        "p flip, of the exact sign flip, 0.500 in every row",
         "alibi is best: test/nats@8x 2.2",
         "Of 5 claims made beforehand: 5 met.",
         "cannot give p below 0.125",
@@ -70,7 +70,7 @@ def test_no_line_is_longer_than_the_terminal(name, width, request):
 def test_each_cell_is_one_row(position, width, whole):
     text = printed(position, width)
     for summary in position.measured:
-        (row,) = row_of(text, summary.label, f"{summary.interval.mean:.3f}")
+        (row,) = row_of(text, summary.label)
         assert ("(" in row) == whole
         if summary.difference:
             assert row.split()[-1] == "better"
@@ -78,7 +78,7 @@ def test_each_cell_is_one_row(position, width, whole):
     assert [row.split() for row in row_of(text)].count(["learned", "cannot"]) == 1
 
 
-@pytest.mark.parametrize("width", [100, 160])
+@pytest.mark.parametrize("width", [130, 160])
 def test_each_cell_of_a_grid_is_one_row_with_a_column_a_factor(grid_comparison, width):
     text = printed(grid_comparison, width)
     for summary in grid_comparison.cells:
@@ -86,7 +86,7 @@ def test_each_cell_of_a_grid_is_one_row_with_a_column_a_factor(grid_comparison, 
         rows = [row for row in row_of(text) if row.split()[: len(choices)] == choices]
         assert len(rows) == 1
         assert f"{summary.interval.mean:.3f}" in rows[0]
-        assert rows[0].split()[-1] == (summary.difference.verdict if summary.difference else "baseline")
+        assert rows[0].rstrip().endswith(wording.verdict_text(summary.difference) if summary.difference else "baseline")
     assert "warmup" in text
     assert "2/3" in text
 
@@ -129,7 +129,7 @@ def test_csv_holds_every_figure_at_full_precision(position):
             assert float(row["seed=3"]) == pytest.approx(summary.values[3], rel=1e-9)
         if summary.difference:
             assert float(row["difference_high"]) == pytest.approx(summary.difference.interval.high, rel=1e-8)
-            assert float(row["p_t_holm"]) == pytest.approx(summary.difference.p_t_holm, rel=1e-8)
+            assert float(row["p_adjusted"]) == pytest.approx(summary.difference.p_adjusted, rel=1e-8)
     assert rows["position=learned"]["mean"] == ""
     assert rows["position=sinusoidal"]["verdict"] == "baseline"
 
@@ -271,3 +271,13 @@ def test_studies_of_one_seed_one_cell_or_nothing_have_a_face(tmp_path, finals, m
     assert to_markdown(comparison).count("\n| ") == 1 + len(finals)
     assert to_latex(comparison).count("\\\\\n") == 1 + len(finals)
     assert f"{len(finals)} cells x {len(seeds)} seeds" in on_terminal(comparison, 80)
+
+
+def test_an_interval_that_excludes_zero_is_seen_to():
+    """Beside changes of tenths, one of -0.0004 is no "improves, 0.00 (0.00 to 0.00)"."""
+    small = mean_interval([-0.00041, -0.00042, -0.00040, -0.00041])
+    assert wording.interval_text(small, 2, sign=True) == "-0.00041 (-0.00042 to -0.00040)"
+    assert wording.spread_text(small, 2, sign=True) == "-0.00041 +-0.00001"
+    assert wording.interval_text(mean_interval([0.1, -0.1, 0.05, -0.06]), 1) == "-0.0 (-0.2 to 0.1)".replace(
+        "-0.0 ", "0.0 "
+    )

@@ -568,3 +568,14 @@ def test_a_plan_that_is_being_deleted_leaves_what_the_runs_say(small):
     shutil.rmtree(small)
     with pytest.raises(ValueError, match="no study at"):
         live.read()
+
+
+def test_seeds_that_nobody_asked_for_are_not_missing(tmp_path):
+    """Runs without a plan: a cell with more seeds than another leaves none of the other's open."""
+    root = tmp_path / "s"
+    for position, seeds in (("none", 2), ("alibi", 4)):
+        for seed in range(seeds):
+            write_run(root, {"position": position}, seed, {"m": 2.0 + seed})
+    assert {run.state for run in read_study(root).runs.values()} == {"finished"}
+    write_plan(root, cells=[cell({"position": name}) for name in ("none", "alibi")], seeds=[0, 1, 2, 3])
+    assert sum(run.state == "missing" for run in read_study(root).runs.values()) == 2

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING
 
 from attnlab.analysis import statistics
 from attnlab.analysis.budget import budget_warnings
 from attnlab.analysis.listing import listing
-from attnlab.analysis.outcomes import LOST, Losses
+from attnlab.analysis.outcomes import LostRuns
 from attnlab.analysis.power import MOST_SEEDS
 from attnlab.analysis.reader import Run, Study
 
 if TYPE_CHECKING:
     from attnlab.analysis.comparison import CellSummary, Comparison
+    from attnlab.analysis.differences import Difference
 
 MOST_NAMES = 3
 
@@ -24,7 +24,7 @@ MOST_NAMES = 3
 def caveats_of(comparison: Comparison, alpha: float) -> list[str]:
     """All that holds for a comparison."""
     study, cells = comparison.study, comparison.cells
-    caveats = [*(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study)]
+    caveats = [*(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
     caveats += [*_of_losses(cells, alpha), *_of_seeds(cells, alpha), *_of_spread(cells)]
     if comparison.metric is not None and any(_is_undecided(cell) for cell in cells):
         caveats += power_sentence(comparison)
@@ -59,7 +59,7 @@ def _of_pairing(comparison: Comparison) -> list[str]:
     return caveats
 
 
-def _of_runs(study: Study) -> list[str]:
+def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
     runs = list(study.runs.values())
     if not runs:
         return ["No run is planned or there yet."]
@@ -68,9 +68,14 @@ def _of_runs(study: Study) -> list[str]:
     if counts:
         parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
         caveats.append(f"Not finished: {sum(counts.values())} of {len(runs)} runs ({parts}).")
-    if any(run.state in LOST for run in runs):
+    if any(cell.difference.contrast.pending for cell in cells if cell.difference):
         caveats.append(
-            "A cell with diverged or failed runs is not ranked: the mean of its other runs would flatter it."
+            "Words such as better wait for all runs that are planned: to stop as soon as one looks sure would find too much."
+        )
+    if any(cell.n_lost for cell in cells if cell.values):
+        caveats.append(
+            "Runs that ended without a finite value are lost. The mean of a cell's other runs may flatter it: a word is given only where "
+            "it would stand whatever the lost ones had given (sign test), and where no more are lost than chance explains."
         )
     for what, found in _provenance(runs).items():
         if len(found) > 1:
@@ -94,7 +99,7 @@ def _provenance(runs: list[Run]) -> dict[str, set[str]]:
 
 def _of_losses(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     """Which cells lose another share of their runs than the baseline, as far as the counts tell."""
-    judged = [(cell, cell.losses) for cell in cells if cell.losses and _differ(cell.losses)]
+    judged = [(cell, cell.lost) for cell in cells if cell.lost and _differ(cell.lost)]
     if not judged:
         return []
     judged.sort(key=lambda pair: pair[1].p)
@@ -113,16 +118,16 @@ def _of_losses(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     ]
 
 
-def _differ(found: Losses) -> bool:
+def _differ(found: LostRuns) -> bool:
     return found.lost * found.baseline_ended != found.baseline_lost * found.ended
 
 
 def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     """The plain sentences about too few seeds."""
-    sizes = [cell.difference.n for cell in cells if cell.difference]
-    if not sizes:
+    found = [cell.difference for cell in cells if cell.difference]
+    if not found:
         return []
-    n, comparisons = max(sizes), len(sizes)
+    n, comparisons = max(one.contrast.asked for one in found), found[0].tests
     if n < 2:
         return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
     if statistics.smallest_sign_flip_p(n) * comparisons <= alpha:
@@ -157,17 +162,26 @@ def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
 
 def power_sentence(comparison: Comparison) -> list[str]:
     """What so many seeds can see, and how many would settle what is open; [] where no spread is known."""
-    found = [cell.difference for cell in comparison.cells if cell.difference and cell.difference.has_spread]
-    visible = [difference.smallest_effect for difference in found if math.isfinite(difference.smallest_effect)]
-    if not visible or comparison.metric is None:
+    known = [
+        (cell.difference, cell.label) for cell in comparison.cells if cell.difference and _is_whole(cell.difference)
+    ]
+    found = sorted((one.smallest_effect, label, one.n) for one, label in known if math.isfinite(one.smallest_effect))
+    if not found or comparison.metric is None:
         return []
-    sizes = sorted({difference.n for difference in found})
+    sizes = sorted({n for _, _, n in found})
     seeds = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    (least, first, _), (most, last, _) = found[0], found[-1]
+    below = f"{least:.2g} ({first}) to {most:.2g} ({last})" if f"{least:.1g}" != f"{most:.1g}" else f"about {most:.2g}"
     sentence = (
-        f"With {seeds} seeds, differences in {comparison.metric.name} below about {median(visible):.2g} will mostly not be seen "
-        "(less than an 80% chance, after Holm, going by the spread of these few seeds)"
+        f"With {seeds} seeds, differences in {comparison.metric.name} below {below} will mostly not be seen "
+        f"(less than an 80% chance, {known[0][0].tests} comparisons, going by the spread of these few seeds)"
     )
     return [f"{sentence}{_to_settle(comparison)}."]
+
+
+def _is_whole(found: Difference) -> bool:
+    """Whether all seeds are in, with a spread to go by."""
+    return found.has_spread and not found.contrast.missing
 
 
 def _to_settle(comparison: Comparison) -> str:
@@ -175,7 +189,7 @@ def _to_settle(comparison: Comparison) -> str:
     wanted = {
         cell.label: cell.difference.seeds_to_settle
         for cell in comparison.cells
-        if cell.difference and _is_undecided(cell) and cell.difference.has_spread
+        if cell.difference and _is_undecided(cell) and _is_whole(cell.difference)
     }
     near = sorted((seeds, label) for label, seeds in wanted.items() if math.isfinite(seeds))
     far = [label for label, seeds in wanted.items() if math.isinf(seeds)]

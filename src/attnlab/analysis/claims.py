@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from attnlab.analysis.differences import ALPHA, interval_of
+from attnlab.analysis.outcomes import ENDED, Contrast, Outcomes
 from attnlab.analysis.reader import Cell, Study, same
-from attnlab.analysis.statistics import Interval, mean_interval, paired, paired_interval
+from attnlab.analysis.statistics import Interval
 from attnlab.training.study_fields import BOUNDS, check_claim
 
 
@@ -36,23 +38,45 @@ class Claim:
     strength: str = ""
 
 
-def check_claims(study: Study) -> list[Claim]:
-    """Every claim of the study with its verdict; one that is no claim, or names no cell, is open, with the reason."""
-    return [_check(study, claim) for claim in study.claims]
+def check_claims(study: Study, alpha: float = ALPHA) -> list[Claim]:
+    """Every claim of the study with its verdict; one that is no claim, or names no cell, is open, with the reason.
+
+    The intervals of all claims are simultaneous: a study has a false "met" or "not met" with a chance of at most `alpha`.
+    """
+    outcomes = Outcomes(study)
+    tests = [_Tests(study, claim, outcomes) for claim in study.claims]
+    size = sum(contrast.asked > 1 for test in tests for contrast, _ in test.measured.values())
+    return [
+        _check(study, claim, test, 1 - alpha / max(1, size)) for claim, test in zip(study.claims, tests, strict=True)
+    ]
 
 
-def _check(study: Study, claim: Mapping[str, Any]) -> Claim:
+class _Tests:
+    """What has to be measured for a claim: in each cell that it speaks of a contrast, or why there is none; `problem` is why it is no claim."""
+
+    def __init__(self, study: Study, claim: Mapping[str, Any], outcomes: Outcomes) -> None:
+        self.problem, self.bound = "", ""
+        self.cells: list[Cell] = []
+        self.measured: dict[str, tuple[Contrast, str]] = {}
+        try:
+            check_claim(claim)
+        except ValueError as error:
+            self.problem = str(error)
+            return
+        self.bound = next(bound for bound in BOUNDS if bound in claim)
+        choices = claim.get("cell", {})
+        self.cells = [cell for cell in study.matching(choices) if cell.skip is None]
+        self.problem = "" if self.cells else f"the study has no cell with {dict(choices)}"
+        if self.bound not in ("state", "cannot"):
+            self.measured = {cell.name: _contrast(study, claim, cell, outcomes) for cell in self.cells}
+
+
+def _check(study: Study, claim: Mapping[str, Any], tests: _Tests, level: float) -> Claim:
     about = {key: str(claim.get(key) or "") for key in ("says", "source", "strength")}
-    try:
-        check_claim(claim)
-    except ValueError as error:
-        return Claim(test="", verdict="open", reason=str(error), cells=[], **about)
-    bound = next(bound for bound in BOUNDS if bound in claim)
-    choices = claim.get("cell", {})
-    cells = [cell for cell in study.matching(choices) if cell.skip is None]
-    if not cells:
-        return Claim(test="", verdict="open", reason=f"the study has no cell with {dict(choices)}", cells=[], **about)
-    verdicts = [_of_cell(study, claim, bound, cell) for cell in cells]
+    if tests.problem:
+        return Claim(test="", verdict="open", reason=tests.problem, cells=[], **about)
+    bound = tests.bound
+    verdicts = [_of_cell(study, claim, bound, cell, tests.measured.get(cell.name), level) for cell in tests.cells]
     verdict = _all(verdicts)
     return Claim(
         test=_test(study, claim, bound), verdict=verdict, reason=_reason(verdicts, verdict), cells=verdicts, **about
@@ -72,37 +96,47 @@ def _reason(verdicts: list[CellVerdict], verdict: str) -> str:
     return f"{verdict} in {len(deciding)} of {len(verdicts)} cells; {deciding[0].cell}: {deciding[0].reason}"
 
 
-def _of_cell(study: Study, claim: Mapping[str, Any], bound: str, cell: Cell) -> CellVerdict:
+def _of_cell(
+    study: Study, claim: Mapping[str, Any], bound: str, cell: Cell, measured: tuple[Contrast, str] | None, level: float
+) -> CellVerdict:
     label, metric = study.label(cell), _metric(study, claim)
     if bound == "state":
         return _state(study, cell, str(claim["state"]))
-    if bound == "cannot":
+    if measured is None:
         return _cannot(study, cell, metric)
-    values, problem = _values(study, claim, cell, metric)
+    contrast, problem = measured
+    values = contrast.values
     if problem or not values:
-        return CellVerdict(label, "open", problem or f"no finished run has {metric}", values)
-    is_difference = isinstance(claim.get("against"), Mapping)
-    interval = (paired_interval if is_difference else mean_interval)(list(values.values()))
+        return CellVerdict(label, "open", problem or contrast.reason or f"no finished run has {metric}", values)
+    interval = interval_of(contrast, level)
     low, high = _limits(bound, claim[bound])
-    verdict, reason = _judge(interval, list(values.values()), low, high, is_difference)
+    verdict, reason = _judge(interval, list(values.values()), low, high, "against" in claim)
+    reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
+    verdict = "open" if contrast.beyond_chance else verdict
     return CellVerdict(label, verdict, reason, values, interval)
 
 
-def _values(study: Study, claim: Mapping[str, Any], cell: Cell, metric: str) -> tuple[dict[int, float], str | None]:
-    """What the bound is put on, by seed: the metric itself, or its paired difference to what it is held against."""
-    mine = study.values(cell.name, metric)
-    against = claim.get("against")
+def _contrast(study: Study, claim: Mapping[str, Any], cell: Cell, outcomes: Outcomes) -> tuple[Contrast, str]:
+    """What the bound is put on, by seed: the metric itself, or its paired difference to what it is held against; or why there is nothing."""
+    metric, against = _metric(study, claim), claim.get("against")
     if not isinstance(against, Mapping):
-        return mine, None
+        return _known(outcomes.alone(cell.name, metric), f"no finished run has {metric}")
     wanted = {**cell.choices, **(against.get("cell") or {})}
     others = [c for c in study.cells if _choices_equal(c.choices, wanted)]
     if not others:
-        return {}, f"the study has no cell {wanted} to hold it against"
-    other_metric = str(against.get("metric") or metric)
-    theirs = study.values(others[0].name, other_metric)
-    if mine and not theirs:
-        return {}, f"no finished run of {study.label(others[0])} has {other_metric}"
-    return paired(mine, theirs), None
+        return Contrast({}), f"the study has no cell {wanted} to hold it against"
+    other, other_metric = others[0], str(against.get("metric") or metric)
+    name = "" if other is cell else study.label(other)
+    contrast = outcomes.against(cell.name, metric, other.name, other_metric, name)
+    problem = ""
+    for one, name in ((cell, metric), (other, other_metric)):
+        if not study.values(one.name, name):
+            problem = f"no finished run of {study.label(one)} has {name}"
+    return _known(contrast, problem)
+
+
+def _known(contrast: Contrast, problem: str) -> tuple[Contrast, str]:
+    return contrast, "" if contrast.values else problem
 
 
 def _choices_equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
@@ -118,14 +152,14 @@ def _limits(bound: str, value: Any) -> tuple[float, float]:
 
 
 def _judge(interval: Interval, values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:
-    """Met where the 95% interval lies inside the bound, not met where it lies outside, else open; `sign` where values are differences."""
+    """Met where the interval lies inside the bound, not met where it lies outside, else open; `sign` where values are differences."""
     style = "+" if sign else ""
     inside = sum(low <= value <= high for value in values)
     count = f"{inside} of {len(values)} seeds inside the bound"
     if not interval.is_bounded:
-        why = "one seed" if interval.n < 2 else f"the same in {interval.n} seeds"
+        why = f"the same in {interval.n} seeds" if interval.unbounded == "no spread" else interval.unbounded
         return "open", f"{interval.mean:{style}.4g}, {why}: no interval"
-    half = interval.high - interval.mean
+    half = (interval.high - interval.low) / 2
     decimals = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 4
     mean, start, end = (f"{value:{style}.{decimals}f}" for value in (interval.mean, interval.low, interval.high))
     measured = f"{mean} ({start} to {end}), {count}"
@@ -149,10 +183,13 @@ def _state(study: Study, cell: Cell, state: str) -> CellVerdict:
 
 
 def _cannot(study: Study, cell: Cell, metric: str) -> CellVerdict:
-    finished = [run for run in study.runs_of(cell.name) if run.state == "finished"]
+    runs = study.runs_of(cell.name)
+    finished = [run for run in runs if run.state == "finished"]
     unable = [run for run in finished if metric in run.cannot]
     if not finished:
         return CellVerdict(study.label(cell), "open", "no run has finished yet")
+    if any(run.state not in ENDED for run in runs):
+        return CellVerdict(study.label(cell), "open", f"{len(finished)} of {len(runs)} runs have finished")
     if len(unable) == len(finished):
         return CellVerdict(study.label(cell), "met", f"it cannot: {unable[0].cannot[metric]}")
     able = [run for run in finished if metric in run.final]

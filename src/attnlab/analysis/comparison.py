@@ -13,13 +13,13 @@ from attnlab.analysis import statistics
 from attnlab.analysis.budget import Budget, budget_of
 from attnlab.analysis.caveats import caveats_of
 from attnlab.analysis.claims import Claim, check_claims
-from attnlab.analysis.differences import ALPHA, Difference, judge_family, verdict_of
-from attnlab.analysis.factors import FactorEffect, factor_effects
-from attnlab.analysis.interactions import Interaction, interactions, unmatched
-from attnlab.analysis.outcomes import LOST, Losses, losses
+from attnlab.analysis.differences import ALPHA, Difference, Judged, family_size, judge, judge_differences
+from attnlab.analysis.factors import Effect, Interaction, factor_effects, interactions, unmatched
+from attnlab.analysis.outcomes import Contrast, LostRuns, Outcomes
+from attnlab.analysis.ranking import places
 from attnlab.analysis.reader import Cell, Metric, Run, Study
 from attnlab.analysis.sentences import SentenceResult
-from attnlab.analysis.statistics import Interval, mean_interval, paired
+from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.training.measures import better_of
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
@@ -31,8 +31,9 @@ class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
     `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "pruned", "not a number".
-    `places` are the places it may hold (best, worst); None where it is not ranked. `losses` judges its lost runs where any run was lost, and
-    `probability_better` is the chance that a run of it beats any run of the baseline, lost runs being the worst.
+    `places` are the ranks it may hold (best, worst); None where it is not ranked. `n_ended` counts its runs that ended, `n_lost` those of
+    them without a value, `lost` judges them where any run was lost, and `probability_better` is the chance that a run of it beats any run
+    of the baseline, lost runs being the worst.
     """
 
     cell: Cell
@@ -46,25 +47,26 @@ class CellSummary:
     difference: Difference | None
     places: tuple[int, int] | None
     budget: Budget
-    losses: Losses | None = None
+    n_lost: int = 0
+    n_ended: int = 0
+    lost: LostRuns | None = None
     probability_better: float = math.nan
-
-    @property
-    def n_lost(self) -> int:
-        """Runs that ended without a value: diverged or failed. They are outcomes and keep the cell from being ranked."""
-        return sum(self.states.get(state, 0) for state in LOST)
 
 
 @dataclass(frozen=True)
 class LengthCurve:
-    """One cell's metric at multiples of the training length; `change` is its paired change from the shortest to the longest."""
+    """One cell's metric at multiples of the training length.
+
+    `change` is its paired change from the shortest to the longest, judged as one family with those of the other cells; None without a value.
+    `verdict` is that of the change, "cannot" or "missing".
+    """
 
     label: str
     prefix: str
     points: dict[float, Interval]
     values: dict[float, dict[int, float]]
     cannot: dict[float, str]
-    change: Interval | None
+    change: Judged | None
     verdict: str
 
 
@@ -80,7 +82,7 @@ class Comparison:
     cells: list[CellSummary]
     claims: list[Claim]
     lengths: list[LengthCurve]
-    effects: list[FactorEffect]
+    effects: list[Effect]
     settings: dict[str, dict[str, Any]]
     problems: list[Run]
     caveats: list[str]
@@ -95,10 +97,10 @@ class Comparison:
 
     @property
     def measured(self) -> list[CellSummary]:
-        """The cells with a value, best mean first; an order for reading, no ranking (see `places`)."""
+        """The cells with a value, best mean first, after those the cells that lost runs: an order for reading, no ranking (see `places`)."""
         sign = -1 if self.metric and self.metric.better == "higher" else 1
         found = [cell for cell in self.cells if cell.interval is not None]
-        return sorted(found, key=lambda cell: sign * cell.interval.mean if cell.interval else 0.0)
+        return sorted(found, key=lambda cell: (cell.n_lost > 0, sign * cell.interval.mean if cell.interval else 0.0))
 
     @property
     def states(self) -> dict[str, int]:
@@ -107,64 +109,75 @@ class Comparison:
 
 
 def compare(study: Study, alpha: float = ALPHA) -> Comparison:
-    """Compares the cells of a study on its primary metric. `alpha` is the chance of any false alarm in a family."""
-    metric = study.metric
-    values = {cell.name: study.values(cell.name, metric.name) if metric else {} for cell in study.cells}
-    ranked = {name: v for name, v in values.items() if v and not _lost(study, name)}
-    places = statistics.places(ranked, metric.better, alpha) if metric and len(ranked) > 1 else {}
-    differences = _differences(values, study.baseline_cell, metric, alpha)
-    cells = [_summary(study, cell, values[cell.name], differences, places) for cell in study.cells]
-    cells = _against_baseline(cells, metric)
+    """Compares the cells of a study on its primary metric. `alpha` is the chance of any false word in a family."""
+    cross = interactions(study, alpha)
     found = Comparison(
         study,
-        metric,
-        cells,
-        claims=check_claims(study),
-        lengths=length_curves(study),
-        effects=factor_effects(study, values, alpha),
+        study.metric,
+        _cells(study, alpha),
+        claims=check_claims(study, alpha),
+        lengths=length_curves(study, alpha),
+        effects=factor_effects(study, cross, alpha),
         settings=differing_settings(study),
         problems=[run for run in study.runs.values() if run.state != "finished" or run.non_finite],
         caveats=[],
-        interactions=interactions(study, values, alpha),
-        unmatched=unmatched(study, values),
+        interactions=cross,
+        unmatched=unmatched(study),
     )
     return replace(found, caveats=caveats_of(found, alpha))
 
 
-def _lost(study: Study, cell: str) -> bool:
-    return any(run.state in LOST for run in study.runs_of(cell))
-
-
-def _against_baseline(cells: list[CellSummary], metric: Metric | None) -> list[CellSummary]:
-    """The cells with what is judged over all of their runs and not by seed: how many were lost, and the chance to beat the baseline."""
-    base = next((cell for cell in cells if cell.is_baseline), None)
-    if base is None or metric is None:
-        return cells
-    rates = losses({cell.cell.name: cell.states for cell in cells}, base.cell.name)
-    runs = {cell.cell.name: list(cell.values.values()) for cell in cells}
-    return [
-        cell
-        if cell is base
-        else replace(
-            cell,
-            losses=rates.get(cell.cell.name),
-            probability_better=statistics.probability_better(
-                runs[cell.cell.name], runs[base.cell.name], metric.better, cell.n_lost, base.n_lost
-            ),
+def _cells(study: Study, alpha: float) -> list[CellSummary]:
+    """Every cell with its figures: differences and ranks are one family (see `ranking.places`)."""
+    metric, outcomes = study.metric, Outcomes(study, alpha)
+    name = metric.name if metric else None
+    by_cell = {cell.name: outcomes.of(cell.name, name) for cell in study.cells}
+    values = {cell.name: study.values(cell.name, name) if name else {} for cell in study.cells}
+    base = study.baseline_cell
+    if base and name and outcomes.cannot(base.name, name):
+        base = None  # as if there were none: said beforehand, whatever the runs give
+    contrasts = _contrasts(study, outcomes, base, metric) if base and metric else {}
+    differences = judge_differences(contrasts, metric, alpha) if metric else {}
+    ranks = {}
+    if metric is not None:
+        able = {cell.name for cell in study.cells if cell.skip is None and not outcomes.cannot(cell.name, metric.name)}
+        able |= {cell for cell, of in values.items() if of}
+        asked = {cell: set(of) for cell, of in by_cell.items() if cell in able}
+        verdicts = {cell: found.verdict for cell, found in differences.items()}
+        measured = {cell: of for cell, of in values.items() if of}
+        first = base.name if base else None
+        ranks = places(measured, asked, metric, first, verdicts, family_size(contrasts), alpha)
+    cells = [_summary(study, cell, values[cell.name], differences, ranks) for cell in study.cells]
+    counts, lost = outcomes.counts(), outcomes.losses if name else {}
+    cells = [
+        replace(
+            cell, n_lost=counts[cell.cell.name][0], n_ended=counts[cell.cell.name][1], lost=lost.get(cell.cell.name)
         )
         for cell in cells
     ]
+    return _with_chances(cells, metric)
 
 
-def _differences(
-    values: Mapping[str, Mapping[int, float]], baseline: Cell | None, metric: Metric | None, alpha: float
-) -> dict[str, Difference]:
-    """The difference of every cell to the baseline; the family of tests are those with two seeds or more."""
-    if baseline is None or metric is None:
-        return {}
-    base = values[baseline.name]
-    pairs = {name: paired(own, base) for name, own in values.items() if name != baseline.name}
-    return judge_family({name: pair for name, pair in pairs.items() if pair}, metric, alpha)
+def _contrasts(study: Study, outcomes: Outcomes, base: Cell, metric: Metric) -> dict[str, Contrast]:
+    """Every cell against the baseline: the family of the differences, those without a value, too."""
+    return {
+        cell.name: outcomes.against(cell.name, metric.name, base.name, metric.name, "the baseline")
+        for cell in study.cells
+        if cell is not base and cell.skip is None and not outcomes.cannot(cell.name, metric.name)
+    }
+
+
+def _with_chances(cells: list[CellSummary], metric: Metric | None) -> list[CellSummary]:
+    """The cells with the chance that a run of theirs beats one of the baseline, over all of their runs and not by seed."""
+    base = next((cell for cell in cells if cell.is_baseline), None)
+    if base is None or metric is None:
+        return cells
+
+    def chance(cell: CellSummary) -> float:
+        own, theirs = list(cell.values.values()), list(base.values.values())
+        return statistics.probability_better(own, theirs, metric.better, cell.n_lost, base.n_lost)
+
+    return [cell if cell is base else replace(cell, probability_better=chance(cell)) for cell in cells]
 
 
 def _summary(
@@ -172,7 +185,7 @@ def _summary(
     cell: Cell,
     values: dict[int, float],
     differences: Mapping[str, Difference],
-    places: Mapping[str, tuple[int, int]],
+    ranks: Mapping[str, tuple[int, int]],
 ) -> CellSummary:
     runs = study.runs_of(cell.name)
     outcome, reason = _outcome(study, cell, runs, values)
@@ -186,7 +199,7 @@ def _summary(
         outcome=outcome,
         reason=reason,
         difference=differences.get(cell.name),
-        places=places.get(cell.name),
+        places=ranks.get(cell.name) if len(ranks) > 1 else None,
         budget=budget_of(runs),
     )
 
@@ -210,29 +223,35 @@ def _outcome(study: Study, cell: Cell, runs: list[Run], values: dict[int, float]
     return "missing", f"finished, but without {name or 'a metric'}" if finished else "no run has finished"
 
 
-def length_curves(study: Study) -> list[LengthCurve]:
-    """The metrics named <prefix>@<k>x of every cell, by prefix; those of the primary metric first."""
+def length_curves(study: Study, alpha: float = ALPHA) -> list[LengthCurve]:
+    """The metrics named <prefix>@<k>x of every cell, by prefix; those of the primary metric first. The changes of a prefix are a family."""
     multiples: dict[str, list[float]] = {}
     for name in study.metrics:
         found = MULTIPLE.fullmatch(name)
         if found:
             multiples.setdefault(found["prefix"], []).append(float(found["multiple"]))
-    cells = [cell for cell in study.cells if cell.skip is None]
     series = [(prefix, sorted(found)) for prefix, found in multiples.items() if len(found) > 1]
-    return [_length_curve(study, cell, prefix, found) for prefix, found in series for cell in cells]
+    return [curve for prefix, found in series for curve in _length_curves(study, prefix, found, alpha)]
 
 
-def _length_curve(study: Study, cell: Cell, prefix: str, multiples: list[float]) -> LengthCurve:
+def _length_curves(study: Study, prefix: str, multiples: list[float], alpha: float) -> list[LengthCurve]:
+    own, outcomes = study.metric or Metric(""), Outcomes(study)
+    is_own = own.name.startswith(f"{prefix}@")
+    metric = Metric(prefix, own.better if is_own else better_of(prefix), own.margin if is_own else 0.0)
+    near, far = (f"{prefix}@{k:g}x" for k in (multiples[0], multiples[-1]))
+    cells = [cell for cell in study.cells if cell.skip is None]
+    able = [cell.name for cell in cells if not any(outcomes.cannot(cell.name, end) for end in (near, far))]
+    changes = judge({cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, alpha)
+    return [_length_curve(study, cell, prefix, multiples, changes.get(cell.name)) for cell in cells]
+
+
+def _length_curve(study: Study, cell: Cell, prefix: str, multiples: list[float], change: Judged | None) -> LengthCurve:
     values = {k: study.values(cell.name, f"{prefix}@{k:g}x") for k in multiples}
     cannot: dict[float, str] = {}
     for run in study.runs_of(cell.name):
         cannot |= {k: run.cannot[f"{prefix}@{k:g}x"] for k in multiples if f"{prefix}@{k:g}x" in run.cannot}
     points = {k: mean_interval(list(by_seed.values())) for k, by_seed in values.items() if by_seed}
-    pairs = paired(values[multiples[-1]], values[multiples[0]])
-    change = mean_interval(list(pairs.values())) if pairs else None
-    own = study.metric or Metric("")
-    direction = own.better if own.name.startswith(f"{prefix}@") else better_of(prefix)
-    verdict = verdict_of(change, Metric("", direction, own.margin)) if change else "cannot" if cannot else "missing"
+    verdict = change.verdict if change else "cannot" if cannot else "missing"
     return LengthCurve(study.label(cell), prefix, points, values, cannot, change, verdict)
 
 

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from attnlab.analysis.outcomes import Contrast, Outcomes, contrast_of, together
 from attnlab.analysis.reader import Cell, Study, same
+from attnlab.analysis.statistics import signed_sum
 
-Values = Mapping[str, Mapping[int, float]]
+
+@dataclass(frozen=True)
+class Averaged:
+    """A contrast averaged over the settings of the other factors, one value a seed.
+
+    `by_setting` has the mean at each setting that has values, `planned` counts the settings of the plan.
+    """
+
+    contrast: Contrast
+    by_setting: dict[str, float]
+    planned: int
 
 
 class Crossing:
-    """Looks cells up by their choices, and contrasts them by seed. `values` are {cell: {seed: value}}."""
+    """Looks cells up by their choices, and contrasts them by seed on the study's metric."""
 
-    def __init__(self, study: Study, values: Values) -> None:
-        self.study, self.values = study, values
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.metric = study.metric.name if study.metric else ""
+        self._outcomes = Outcomes(study)
+        self._values = {cell.name: study.values(cell.name, self.metric) for cell in study.cells}
         self._by_choices = {_key(cell.choices): cell for cell in study.cells}
 
     def factors(self) -> list[str]:
-        """The factors that vary, in the plan's order."""
-        return [name for name in self.study.factors if name in self.study.varying]
+        """The factors that vary, in the plan's order; none where there is no metric or only one."""
+        found = [name for name in self.study.factors if name in self.study.varying]
+        return found if len(found) > 1 and self.study.metric else []
 
     def reference(self, factor: str) -> Any:
         """The baseline's choice of a factor, or its first one."""
@@ -32,21 +49,31 @@ class Crossing:
         """The choices of a factor that are not its reference."""
         return [choice for choice in self.study.factors[factor] if not same(choice, self.reference(factor))]
 
-    def contrast(self, moves: Mapping[str, Any]) -> tuple[dict[str, dict[int, float]], int]:
-        """{setting of the other factors: {seed: contrast}}, and how many settings the plan has.
+    def contrast(self, moves: Mapping[str, Any]) -> Averaged:
+        """Takes every factor in `moves` from its reference to the choice given: of one factor the difference, of two that of differences.
 
-        The contrast takes every factor in `moves` from its reference to the choice given: of one factor the difference, of two the
-        difference of differences. A setting is left out where no seed has all of its cells.
+        Settings that a cell of the plan cannot have are no part of the average. Seeds of which any other setting lacks a run have no value;
+        where a setting has none at all, the values are of the others, and the contrast is partial.
         """
-        found, planned = {}, 0
-        for cell in self.study.cells:
-            if cell.skip is None and all(same(cell.choices.get(name), choice) for name, choice in moves.items()):
-                corners = self._corners(cell, list(moves))
-                planned += 1
-                by_seed = self._by_seed(corners)
-                if by_seed:
-                    found[self._setting(cell, moves)] = by_seed
-        return found, planned
+        cells = [cell for cell in self.study.cells if cell.skip is None and _has(cell, moves)]
+        corners = {self._setting(cell, moves): self._corners(cell, list(moves)) for cell in cells}
+        whole = {setting: of for setting, of in corners.items() if self._possible(of)}
+        found = {setting: by_seed for setting, of in whole.items() if (by_seed := self._by_seed(of))}
+        used = [cell for of in whole.values() for _, cell in of if cell]
+        contrast = contrast_of(_over_settings(found), {"": self._together(used)}, "seeds", len(found) < len(whole))
+        contrast = self._outcomes.marked(contrast, (cell.name for cell in used))
+        means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
+        return Averaged(contrast, means, len(corners))
+
+    def _possible(self, corners: Sequence[tuple[int, Cell | None]]) -> bool:
+        cells = [cell for _, cell in corners]
+        return all(cell and cell.skip is None and not self._outcomes.cannot(cell.name, self.metric) for cell in cells)
+
+    def _together(self, cells: Sequence[Cell]) -> dict[int, str]:
+        """{seed: outcome of all `cells` together} over the seeds that all of them were asked for."""
+        by_cell = [self._outcomes.of(cell.name, self.metric) for cell in cells]
+        seeds = set.intersection(*map(set, by_cell)) if by_cell else set()
+        return {seed: together(of[seed] for of in by_cell) for seed in sorted(seeds)}
 
     def _corners(self, cell: Cell, factors: Sequence[str]) -> list[tuple[int, Cell | None]]:
         """The cells with each of `factors` at the cell's choice or at its reference, with the sign that each has in the contrast."""
@@ -56,16 +83,20 @@ class Crossing:
         return [(sign, self._by_choices.get(_key(choices))) for sign, choices in corners]
 
     def _by_seed(self, corners: Sequence[tuple[int, Cell | None]]) -> dict[int, float]:
-        parts = [(sign, self.values.get(cell.name, {}) if cell else {}) for sign, cell in corners]
+        parts = [(sign, self._values[cell.name] if cell else {}) for sign, cell in corners]
         seeds = set.intersection(*(set(values) for _, values in parts))
-        return {seed: math.fsum(sign * values[seed] for sign, values in parts) for seed in sorted(seeds)}
+        return {seed: signed_sum([(sign, values[seed]) for sign, values in parts]) for seed in sorted(seeds)}
 
     def _setting(self, cell: Cell, moves: Mapping[str, Any]) -> str:
         rest = (name for name in self.study.varying if name in cell.choices and name not in moves)
         return ", ".join(self.study.choice_label(name, cell.choices[name]) for name in rest)
 
 
-def over_settings(contrasts: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+def _has(cell: Cell, choices: Mapping[str, Any]) -> bool:
+    return all(same(cell.choices.get(name), choice) for name, choice in choices.items())
+
+
+def _over_settings(contrasts: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
     """One mean a seed, over the settings; only seeds that every setting has, so that all seeds mean the same."""
     shared = set.intersection(*(set(pair) for pair in contrasts.values())) if contrasts else set()
     return {seed: float(np.mean([pair[seed] for pair in contrasts.values()])) for seed in sorted(shared)}

@@ -1,51 +1,124 @@
-"""Paired differences to a reference, judged as one family: one rule for pictures, tables and words."""
+"""What is compared by seed, judged as one family: one rule for pictures, tables and words.
+
+The intervals of a family are simultaneous (Bonferroni): under the test's assumptions all of them hold in at least 95% of studies. Every word
+follows from where its interval lies, so that a family has a false word in at most 5% of studies, whatever is true and whatever the words.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from attnlab.analysis import power, statistics
+from attnlab.analysis.outcomes import Contrast
 from attnlab.analysis.reader import Metric
-from attnlab.analysis.statistics import Interval, bootstrap_interval, paired_interval
+from attnlab.analysis.statistics import Interval, bootstrap_interval, median_interval, paired_interval
 
 ALPHA = 0.05
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference to a reference, cell minus reference by seed, with its interval at the Holm-adjusted level.
+class Judged:
+    """A contrast with its simultaneous interval, p of the test behind it (t; with missing runs the sign test at its worst) and the verdict.
 
-    `verdict` is better, worse, same (the whole interval within the margin) or undecided; `wins` counts the seeds in which the cell is better.
-    `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with the study's `margin`; `share` is the family's alpha over its size, the
-    strictest level that Holm may ask for. nan where a figure cannot be had.
+    `verdict` is better, worse, same (the whole interval within the margin) or undecided; `reason` says what is missing, "" where nothing is.
+    `tests` is the size of its family, `share` the family's alpha over that.
     """
 
-    values: dict[int, float]
+    contrast: Contrast
     interval: Interval
-    p_t: float
-    p_t_holm: float
-    p_sign_flip: float
-    p_sign_flip_holm: float
-    wins: float
+    p: float
+    p_adjusted: float
     verdict: str
-    effect_size: float
-    p_equivalence: float
-    p_equivalence_holm: float
-    margin: float
+    tests: int
     share: float
 
     @property
+    def values(self) -> dict[int, float]:
+        """{seed: value}."""
+        return self.contrast.values
+
+    @property
+    def reason(self) -> str:
+        """Which runs are missing, in words."""
+        return self.contrast.reason
+
+    @property
     def n(self) -> int:
-        """How many seeds were paired."""
+        """How many seeds have a value."""
         return len(self.values)
 
     @cached_property
     def has_spread(self) -> bool:
-        """Whether there is a spread to judge by: two seeds or more whose differences are not all the same."""
+        """Whether there is a spread to judge by: two seeds or more whose values are not all the same."""
         return self.n > 1 and statistics.has_spread(list(self.values.values()))
+
+
+def family_size(contrasts: Mapping[Name, Contrast]) -> int:
+    """How many tests a family has: those that were asked of two seeds or more, however many of their runs were lost."""
+    return max(1, sum(contrast.asked > 1 for contrast in contrasts.values()))
+
+
+def judge(
+    contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALPHA, size: int | None = None
+) -> dict[Name, Judged]:
+    """Judges contrasts as one family of `size` tests (default: `family_size`). Those without a value are left out, and still count."""
+    size = size or family_size(contrasts)
+    return {name: _judged(one, metric, alpha / size, size) for name, one in contrasts.items() if one.values}
+
+
+def _judged(contrast: Contrast, metric: Metric, share: float, size: int) -> Judged:
+    interval = interval_of(contrast, 1 - share)
+    values = list(contrast.values.values())
+    if contrast.is_partial:
+        p = math.nan
+    else:
+        p = statistics.sign_p(values, contrast.missing) if contrast.missing else statistics.t_p(values)
+    verdict = "undecided" if contrast.beyond_chance else verdict_of(interval, metric)
+    return Judged(contrast, interval, p, statistics.bonferroni([p], size)[0], verdict, size, share)
+
+
+def interval_of(contrast: Contrast, level: float) -> Interval:
+    """The t interval of a contrast; with missing runs that of the median, which holds whatever they would have given."""
+    values = list(contrast.values.values())
+    if contrast.is_partial:
+        return replace(
+            paired_interval(values, level), low=-math.inf, high=math.inf, unbounded=contrast.reason or "partial"
+        )
+    if not contrast.missing:
+        return paired_interval(values, level)
+    found = median_interval(values, level, contrast.missing)
+    return found if found.is_bounded else replace(found, unbounded=contrast.reason)
+
+
+def verdict_of(interval: Interval, metric: Metric) -> str:
+    """better, worse, same or undecided: what an interval of a difference says."""
+    if interval.within(-metric.margin, metric.margin) and metric.margin > 0:
+        return "same"
+    if not interval.excludes(0.0):
+        return "undecided"
+    return "better" if (interval.high < 0) == (metric.better == "lower") else "worse"
+
+
+@dataclass(frozen=True)
+class Difference(Judged):
+    """A paired difference to the baseline, cell minus baseline by seed.
+
+    `wins` counts the seeds in which the cell is better. `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with the study's `margin`.
+    Adjusted p values are for the whole family. nan where a figure cannot be had, as where runs are missing.
+    """
+
+    p_sign_flip: float
+    p_sign_flip_adjusted: float
+    wins: float
+    effect_size: float
+    p_equivalence: float
+    p_equivalence_adjusted: float
+    margin: float
 
     @property
     def smallest_effect(self) -> float:
@@ -75,55 +148,33 @@ class Difference:
 
     @cached_property
     def bootstrap(self) -> Interval:
-        """The bootstrap interval (BCa) at the level of `interval`; too narrow below statistics.BOOTSTRAP_HOLDS seeds."""
+        """The bootstrap interval (BCa) at the level of `interval`; too narrow below statistics.BOOTSTRAP_HOLDS seeds, unbounded with missing runs."""
+        if self.contrast.missing:
+            return Interval(self.interval.mean, -math.inf, math.inf, self.interval.level, self.n, math.nan, self.reason)
         return bootstrap_interval(list(self.values.values()), self.interval.level)
 
 
-def judge_family(
-    pairs: Mapping[str, Mapping[int, float]], metric: Metric, alpha: float = ALPHA
-) -> dict[str, Difference]:
-    """Judges paired differences ({name: {seed: difference}}) as one family: Holm-adjusted p values and intervals at the same level.
-
-    The family are those with two seeds or more. The chance of calling any difference better or worse that is zero is at most `alpha`; that
-    of calling any of m the same that is as large as the margin, alpha / 2 (1 + 1/2 + ... + 1/m), and alpha / 2 of a single one.
-    """
-    tested = [name for name, pair in pairs.items() if len(pair) >= 2]
-    lists = {name: list(pair.values()) for name, pair in pairs.items()}
-    p_t = [statistics.t_p(lists[name]) for name in tested]
-    p_flip = [statistics.sign_flip_p(lists[name]) for name in tested]
-    p_same = [statistics.equivalence_p(lists[name], metric.margin) for name in tested]
-    columns = [p_t, statistics.holm(p_t), p_flip, statistics.holm(p_flip), p_same, statistics.holm(p_same)]
-    rows = dict(zip(tested, zip(*columns, statistics.holm_levels(p_t, alpha), strict=True), strict=True))
-    untested = (*[math.nan] * len(columns), 1 - alpha)
-    share = alpha / max(1, len(tested))
-    return {name: _judged(pair, rows.get(name, untested), metric, share) for name, pair in pairs.items()}
+def judge_differences(
+    contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALPHA
+) -> dict[Name, Difference]:
+    """`judge` for differences to the baseline, with the figures that stand beside the verdict."""
+    size = family_size(contrasts)
+    return {name: _difference(found, metric, size) for name, found in judge(contrasts, metric, alpha).items()}
 
 
-def _judged(pair: Mapping[int, float], row: tuple[float, ...], metric: Metric, share: float) -> Difference:
-    p_t, p_t_holm, p_flip, p_flip_holm, p_same, p_same_holm, level = row
-    values = list(pair.values())
-    interval = paired_interval(values, level)
+def _difference(judged: Judged, metric: Metric, size: int) -> Difference:
+    values = list(judged.values.values())
+    whole = not judged.contrast.missing and len(values) > 1
+    p_flip = statistics.sign_flip_p(values) if whole else math.nan
+    p_same = statistics.equivalence_p(values, metric.margin) if whole else math.nan
+    flip, same = statistics.bonferroni([p_flip, p_same], size)
     return Difference(
-        dict(pair),
-        interval,
-        p_t,
-        p_t_holm,
-        p_flip,
-        p_flip_holm,
+        **vars(judged),
+        p_sign_flip=p_flip,
+        p_sign_flip_adjusted=flip,
         wins=statistics.wins(values, metric.better),
-        verdict=verdict_of(interval, metric),
-        effect_size=statistics.effect_size(values),
+        effect_size=statistics.effect_size(values) if whole else math.nan,
         p_equivalence=p_same,
-        p_equivalence_holm=p_same_holm,
+        p_equivalence_adjusted=same,
         margin=metric.margin,
-        share=share,
     )
-
-
-def verdict_of(interval: Interval, metric: Metric) -> str:
-    """better, worse, same or undecided: what an interval of a difference says."""
-    if interval.within(-metric.margin, metric.margin) and metric.margin > 0:
-        return "same"
-    if not interval.excludes(0.0):
-        return "undecided"
-    return "better" if (interval.mean < 0) == (metric.better == "lower") else "worse"

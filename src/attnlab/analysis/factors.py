@@ -1,35 +1,43 @@
-"""Factorial sweeps: what a choice changes, with every other factor held fixed."""
+"""Factorial sweeps: what a choice changes with every other factor held fixed, and how far that depends on the choice of another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Any
 
-import numpy as np
+from attnlab.analysis.crossing import Crossing
+from attnlab.analysis.differences import Judged, judge
+from attnlab.analysis.reader import Study, short
 
-from attnlab.analysis import statistics
-from attnlab.analysis.crossing import Crossing, over_settings
-from attnlab.analysis.reader import Study
-from attnlab.analysis.statistics import Interval, paired_interval
+BEYOND = ("better", "worse")
 
 
 @dataclass(frozen=True)
-class FactorEffect:
+class Effect(Judged):
     """The mean change when `factor` goes from `reference` to `choice` and nothing else does.
 
-    One value a seed (the mean over the settings of the other factors), so the interval is clustered by seed; it is drawn at the level
-    that Holm's method gives it among all effects. `by_setting` has the mean change at each setting of the others: where these lie far
-    apart, the factor interacts with another. `planned` counts the settings of the plan, with those that have no values.
+    One value a seed (the mean over the settings of the other factors), so that the interval is clustered by seed, and simultaneous with those
+    of all effects. `by_setting` has the mean change at each setting of the others, `planned` counts the settings of the plan;
+    `depends` says that an interaction with it is sure (see `interactions`), so that its average says little.
     """
 
     factor: str
     reference: Any
     choice: Any
-    interval: Interval
-    p_holm: float
     by_setting: dict[str, float]
     planned: int
+    depends: bool
+
+    @property
+    def word(self) -> str:
+        """The verdict, or "depends"."""
+        return "depends" if self.depends else self.verdict
+
+    @property
+    def label(self) -> str:
+        """ "residual: pre_ln -> post_ln"."""
+        return f"{short(self.factor)}: {self.reference} \u2192 {self.choice}"
 
     @property
     def lowest(self) -> tuple[str, float]:
@@ -41,26 +49,94 @@ class FactorEffect:
         """The setting with the largest change, and that change."""
         return max(self.by_setting.items(), key=lambda item: item[1])
 
-    def is_mixed(self, margin: float) -> bool:
-        """Whether the change goes beyond the margin upwards in one setting and downwards in another."""
-        return margin > 0 and self.lowest[1] < -margin and self.highest[1] > margin
+
+@dataclass(frozen=True)
+class Interaction(Judged):
+    """The difference of differences of two factors: what both choices change together, minus what each changes alone.
+
+    For factors f and g it is (f and g changed - only g) - (only f - neither), the interaction term of a linear model with treatment coding.
+    One value a seed, the mean over the settings of the remaining factors; the interval is simultaneous with those of all interactions.
+    Settings and seeds of which one of the four cells has no value are left out: `by_setting` has the means of those used, `planned` counts all.
+    """
+
+    factors: tuple[str, str]
+    references: tuple[Any, Any]
+    choices: tuple[Any, Any]
+    by_setting: dict[str, float]
+    planned: int
+
+    @property
+    def label(self) -> str:
+        """ "residual post_ln x warmup_steps 200"."""
+        return " x ".join(
+            f"{short(factor)} {choice}" for factor, choice in zip(self.factors, self.choices, strict=True)
+        )
 
 
-def factor_effects(study: Study, values: Mapping[str, Mapping[int, float]], alpha: float = 0.05) -> list[FactorEffect]:
-    """The effects of every factor's choices against its baseline's, for a study with at least two varying factors; [] otherwise."""
-    crossing = Crossing(study, values)
-    factors = crossing.factors()
-    if len(factors) < 2:
+def factor_effects(study: Study, found: list[Interaction], alpha: float = 0.05) -> list[Effect]:
+    """The effects of every factor's choices against its baseline's, for a study with at least two varying factors; [] otherwise.
+
+    found: the study's interactions.
+    """
+    if study.metric is None:
         return []
-    moves = [(factor, choice) for factor in factors for choice in crossing.others(factor)]
-    contrasts = [crossing.contrast({factor: choice}) for factor, choice in moves]
-    by_seed = [list(over_settings(found).values()) for found, _ in contrasts]
-    kept = [index for index, seeds in enumerate(by_seed) if seeds]
-    p_values = [statistics.t_p(by_seed[index]) for index in kept]
-    effects = []
-    for index, p, level in zip(kept, statistics.holm(p_values), statistics.holm_levels(p_values, alpha), strict=True):
-        (factor, choice), (found, planned) = moves[index], contrasts[index]
-        means = {setting: float(np.mean(list(pair.values()))) for setting, pair in found.items()}
-        interval = paired_interval(by_seed[index], level)
-        effects.append(FactorEffect(factor, crossing.reference(factor), choice, interval, p, means, planned))
-    return effects
+    crossing = Crossing(study)
+    averaged = {
+        (f, choice): crossing.contrast({f: choice}) for f in crossing.factors() for choice in crossing.others(f)
+    }
+    judged = judge({move: one.contrast for move, one in averaged.items()}, study.metric, alpha)
+    sure = {
+        move for one in found if one.verdict in BEYOND for move in zip(one.factors, map(str, one.choices), strict=True)
+    }
+    return [
+        Effect(
+            **vars(one),
+            factor=factor,
+            reference=crossing.reference(factor),
+            choice=choice,
+            by_setting=averaged[factor, choice].by_setting,
+            planned=averaged[factor, choice].planned,
+            depends=(factor, str(choice)) in sure,
+        )
+        for (factor, choice), one in judged.items()
+    ]
+
+
+def interactions(study: Study, alpha: float = 0.05) -> list[Interaction]:
+    """The interactions of every pair of factors and of their choices with the baseline's choices; [] where there are none.
+
+    A contrast is left out where no seed has all of its cells: it then has no value.
+    """
+    if study.metric is None:
+        return []
+    crossing = Crossing(study)
+    averaged = {
+        (pair, choices): crossing.contrast(dict(zip(pair, choices, strict=True)))
+        for pair in combinations(crossing.factors(), 2)
+        for choices in product(*map(crossing.others, pair))
+    }
+    judged = judge({move: one.contrast for move, one in averaged.items()}, study.metric, alpha)
+    return [
+        Interaction(
+            **vars(one),
+            factors=pair,
+            references=(crossing.reference(pair[0]), crossing.reference(pair[1])),
+            choices=choices,
+            by_setting=averaged[pair, choices].by_setting,
+            planned=averaged[pair, choices].planned,
+        )
+        for (pair, choices), one in judged.items()
+    ]
+
+
+def unmatched(study: Study) -> list[str]:
+    """The changes of one factor that have no value, or not one at every setting of the plan: "warmup_steps 200 (6 of 8 settings)"."""
+    crossing = Crossing(study)
+    names = []
+    for factor in crossing.factors():
+        for choice in crossing.others(factor):
+            found = crossing.contrast({factor: choice})
+            used = len(found.by_setting) if found.contrast.values else 0
+            if 0 < found.planned != used and any(study.values(cell.name, crossing.metric) for cell in study.cells):
+                names.append(f"{short(factor)} {choice} ({used} of {found.planned} settings)")
+    return names

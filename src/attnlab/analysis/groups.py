@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.analysis.differences import ALPHA
 from attnlab.analysis.reader import same
 
 FEWEST_CELLS = 6
@@ -25,7 +27,8 @@ def split_of(comparison: Comparison) -> Split | None:
     """The two groups, or None where there are none.
 
     Groups are apart where the widest step between neighbouring means is more than half of the whole range, and every run of the one group is
-    better than every run of the other. `worse` is the smaller group or half of the cells.
+    better than every run of the other. `worse` is the smaller group or half of the cells. Cells that are all alike are parted in at most 5%
+    of studies (see `_chance`).
     """
     cells = comparison.measured
     if len(cells) < FEWEST_CELLS:
@@ -34,7 +37,8 @@ def split_of(comparison: Comparison) -> Split | None:
     steps = [abs(after - before) for before, after in pairwise(means)]
     at = max(range(len(steps)), key=lambda index: steps[index]) + 1
     better, worse = cells[:at], cells[at:]
-    if steps[at - 1] <= sum(steps) / 2 or len(worse) > len(better) or not _apart(better, worse):
+    is_wide = steps[at - 1] > sum(steps) / 2 and len(worse) <= len(better)
+    if not is_wide or not _apart(better, worse) or _chance(cells, len(worse)) > ALPHA:
         return None
     shared = {
         name: choice
@@ -43,6 +47,20 @@ def split_of(comparison: Comparison) -> Split | None:
         and not all(same(cell.cell.choices.get(name), choice) for cell in cells)
     }
     return Split(better, worse, shared)
+
+
+def _chance(cells: list[CellSummary], worse: int) -> float:
+    """A bound on the chance that some `worse` of cells which are all alike are the worst with every seed, for every number of them there may be.
+
+    The cells of a seed are exchangeable then. Seeds that not all cells have may have been chosen in the worst way.
+    """
+    seeds = len(set.intersection(*(set(cell.values) for cell in cells)))
+    asked = max(sum(cell.states.values()) for cell in cells)
+    if seeds < 2:
+        return 1.0
+    chances = [math.comb(len(cells), n) ** (1.0 - seeds) for n in range(1, len(cells) // 2 + 1)]
+    # Of every number together, or a share of the 5% for each: which of the two is smaller follows from cells and seeds alone.
+    return min(sum(chances), len(chances) * chances[worse - 1]) * math.comb(asked, seeds)
 
 
 def _apart(first: list[CellSummary], second: list[CellSummary]) -> bool:

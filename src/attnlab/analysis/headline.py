@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
-from attnlab.analysis.differences import verdict_of
+from attnlab.analysis.differences import Judged
+from attnlab.analysis.factors import BEYOND
 from attnlab.analysis.groups import Split, split_of
 from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import same, short
@@ -20,7 +21,6 @@ from attnlab.analysis.wording import (
 )
 
 MOST_NAMES = 5
-BEYOND = ("better", "worse")
 CHANGES = {
     "same": ("holds", "hold"),
     "better": ("improves", "improve"),
@@ -39,7 +39,7 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
         return ["No run has finished with a value to compare yet."]
     found = MULTIPLE.fullmatch(metric.name)
     about_length = found is not None and float(found["multiple"]) != 1
-    lengths, best = _with_length(comparison), [*_best(comparison), *_against_baseline(comparison)]
+    lengths, best = _with_length(comparison), [*best_sentence(comparison), *_against_baseline(comparison)]
     sentences = [*lengths, *best] if about_length else [*_of_groups(comparison), *best, *lengths]
     if with_reasons:
         sentences += reasons(comparison, ("cannot", "diverged", "failed", "not a number"))
@@ -60,7 +60,8 @@ def reasons(comparison: Comparison, outcomes: Sequence[str]) -> list[str]:
     ]
 
 
-def _best(comparison: Comparison) -> list[str]:
+def best_sentence(comparison: Comparison) -> list[str]:
+    """Which cell is best, or which may be: from the ranks."""
     metric, measured = comparison.metric, comparison.measured
     assert metric is not None
     decimals = decimals_for(cell.interval for cell in measured)
@@ -68,22 +69,31 @@ def _best(comparison: Comparison) -> list[str]:
         return [f"{measured[0].label}: {metric.name} {interval_text(measured[0].interval, decimals)}."]
     ranked = [cell for cell in measured if cell.places]
     first = [cell for cell in ranked if cell.places and cell.places[0] == 1]
-    if len(first) == 1 and first[0].places == (1, 1):
-        return [f"{first[0].label} is best: {metric.name} {interval_text(first[0].interval, decimals)}."]
     if len(ranked) < 2:
         return []
+    without = [cell for cell in comparison.cells if cell.interval is None and cell.outcome not in ("skipped", "cannot")]
+    of = f" of the {len(measured)} cells with a value" if without else ""
+    if len(first) == 1 and first[0].places == (1, 1):
+        return [f"{first[0].label} is best{of}: {metric.name} {interval_text(first[0].interval, decimals)}."]
     if not any(cell.interval and cell.interval.is_bounded for cell in ranked):
         return [f"One seed a cell: on {metric.name} no cell can be told from another."]
-    many = len(first) > MOST_NAMES or len(first) == len(ranked)
-    if many or first[0] is not ranked[0]:
-        names = listing([cell.label for cell in first])
-        if many:
-            names = f"all {len(first)} cells" if len(first) == len(ranked) else f"{len(first)} of {len(ranked)} cells"
-        return [f"No single best: tests of all pairs (Holm) leave first place on {metric.name} open to {names}."]
+    if len(first) > MOST_NAMES or len(first) == len(ranked) or first[0] is not ranked[0]:
+        return [_no_single_best(first, ranked, metric.name)]
     leader, *others = [f"{cell.label} ({number(cell.interval.mean, decimals)})" for cell in first if cell.interval]
+    lost = " of the cells that lost no run" if any(cell.n_lost for cell in ranked) and not first[0].n_lost else of
     return [
-        f"On {metric.name}, {leader} has the best mean, but these seeds cannot rule out that {listing(others)} {_is(others)} as good."
+        f"On {metric.name}, {leader} has the best mean{lost}, but these seeds cannot rule out that {listing(others)} "
+        f"{_is(others)} as good."
     ]
+
+
+def _no_single_best(first: Sequence[CellSummary], ranked: Sequence[CellSummary], metric: str) -> str:
+    names = listing([cell.label for cell in first])
+    if len(first) == len(ranked):
+        names = f"all {len(first)} cells"
+    elif len(first) > MOST_NAMES:
+        names = f"{len(first)} of {len(ranked)} cells"
+    return f"No single best: these seeds leave first place on {metric} open to {names}."
 
 
 def _is(names: Sequence[object]) -> str:
@@ -102,9 +112,15 @@ def _against_baseline(comparison: Comparison) -> list[str]:
     many = len(comparison.cells) > 2 * MOST_NAMES
     parts = []
     for verdict, pairs in ((word, found[word]) for word in VERDICTS if word in found):
-        names = [f"{cell.label} ({spread_text(d.interval, decimals, sign=True)})" for cell, d in pairs]
+        names = [f"{cell.label} ({_measured(d, decimals)})" for cell, d in pairs]
         parts.append(f"{len(names)} {VERDICTS[verdict]}" if many else f"{VERDICTS[verdict]}: {listing(names)}")
     return [f"Against {baseline.label}, on {metric.name}: {'; '.join(parts)}."] if parts else []
+
+
+def _measured(found: Judged, decimals: int) -> str:
+    """ "+0.081 +-0.008", or what is missing where that decides."""
+    text = spread_text(found.interval, decimals, sign=True)
+    return f"{text}, {found.reason}" if found.reason else text
 
 
 def _with_length(comparison: Comparison) -> list[str]:
@@ -113,7 +129,7 @@ def _with_length(comparison: Comparison) -> list[str]:
     if not curves:
         return []
     multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
-    decimals = decimals_for(curve.change for curve in curves)
+    decimals = decimals_for(curve.change.interval for curve in curves if curve.change)
     parts = {verdict: _changed(curves, verdict, decimals) for verdict in CHANGES}
     good = [parts[verdict] for verdict in ("same", "better") if parts[verdict]]
     bad = [parts[verdict] for verdict in ("worse", "undecided") if parts[verdict]]
@@ -131,8 +147,8 @@ def _with_length(comparison: Comparison) -> list[str]:
 def _changed(curves: Sequence[LengthCurve], verdict: str, decimals: int) -> str:
     """ "none (+0.081 +-0.008) and rotary (+0.373 +-0.115) degrade", the least change first."""
     found = [(curve.label, curve.change) for curve in curves if curve.change and curve.verdict == verdict]
-    found.sort(key=lambda pair: abs(pair[1].mean))
-    names = [f"{label} ({spread_text(change, decimals, sign=True)})" for label, change in found]
+    found.sort(key=lambda pair: abs(pair[1].interval.mean))
+    names = [f"{label} ({_measured(change, decimals)})" for label, change in found]
     return f"{listing(names)} {CHANGES[verdict][len(names) > 1]}" if names else ""
 
 
@@ -185,21 +201,27 @@ def _rest(comparison: Comparison, split: Split, cells: Sequence[CellSummary]) ->
 
 
 def _of_factors(comparison: Comparison) -> list[str]:
-    """The largest average effect, and the largest interaction where one is sure."""
-    if not comparison.effects or comparison.metric is None:
-        return []
-    decimals = decimals_for(effect.interval for effect in comparison.effects)
-    largest = max(comparison.effects, key=lambda effect: abs(effect.interval.mean))
-    ends = [f"{number(value, decimals, sign=True)} ({setting})" for setting, value in (largest.lowest, largest.highest)]
-    sentences = [
-        f"The largest average effect is that of {short(largest.factor)}: {largest.reference} to {largest.choice} changes {comparison.metric.name} by "
-        f"{spread_text(largest.interval, decimals, sign=True)}; it depends on the other settings, from {' to '.join(ends)}."
-    ]
-    sure = [found for found in comparison.interactions if verdict_of(found.interval, comparison.metric) in BEYOND]
-    if sure:
-        first = max(sure, key=lambda found: abs(found.interval.mean))
+    """The largest average effect and the largest interaction, of those that are sure."""
+    sure = [effect for effect in comparison.effects if effect.verdict in BEYOND]
+    sentences = []
+    if sure and comparison.metric is not None:
+        decimals = decimals_for(effect.interval for effect in comparison.effects)
+        largest = max(sure, key=lambda effect: abs(effect.interval.mean))
+        text = (
+            f"The largest average effect is that of {short(largest.factor)}: {largest.reference} to {largest.choice} changes "
+            f"{comparison.metric.name} by {_measured(largest, decimals)}"
+        )
+        if largest.depends and len(largest.by_setting) > 1:
+            ends = (largest.lowest, largest.highest)
+            shown = " to ".join(f"{number(value, decimals, sign=True)} ({setting})" for setting, value in ends)
+            text += f"; it depends on the other settings, from {shown}"
+        sentences.append(f"{text}.")
+    found = [one for one in comparison.interactions if one.verdict in BEYOND]
+    if found:
+        first = max(found, key=lambda one: abs(one.interval.mean))
+        decimals = decimals_for(one.interval for one in comparison.interactions)
         sentences.append(
-            f"The largest interaction is {first.label}: together they change it by {spread_text(first.interval, decimals, sign=True)} "
+            f"The largest interaction is {first.label}: together they change it by {_measured(first, decimals)} "
             "beyond the sum of what each changes alone."
         )
     return sentences

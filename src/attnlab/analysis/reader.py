@@ -57,7 +57,7 @@ class Run:
     record: Mapping[str, Any] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def final(self) -> dict[str, float]:
         """Final values that are finite numbers, of a finished run only."""
         values = self.status.get("final") if self.state == "finished" else None
@@ -136,7 +136,14 @@ class Study:
 
     def runs_of(self, cell: str) -> list[Run]:
         """The runs of a cell by seed."""
-        return sorted((run for run in self.runs.values() if run.cell == cell), key=lambda run: run.seed)
+        return self._by_cell.get(cell, [])
+
+    @cached_property
+    def _by_cell(self) -> dict[str, list[Run]]:
+        found: dict[str, list[Run]] = {}
+        for run in sorted(self.runs.values(), key=lambda run: run.seed):
+            found.setdefault(run.cell, []).append(run)
+        return found
 
     def values(self, cell: str, metric: str) -> dict[int, float]:
         """{seed: value} of the finished runs of `cell` that have `metric`."""
@@ -280,6 +287,7 @@ def _study(
     unreadable: list[str],
     read_curves: Callable[[Iterable[Key]], pl.DataFrame],
 ) -> Study:
+    is_planned = bool(plan) or any(run.record.get("plan") for run in found)
     plan = plan or _plan_of(path.name, found)
     if not plan:
         near = sorted(p.parent.name for p in path.parent.glob("*/plan.json")) if path.parent.is_dir() else []
@@ -293,7 +301,9 @@ def _study(
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells:
-        for seed in seeds if cell.skip is None else []:
+        for seed in (
+            seeds if cell.skip is None and is_planned else []
+        ):  # else nobody has asked for those that are not there
             missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
             runs.setdefault((cell.name, seed), missing)
     return Study(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import gammaln, stdtr, stdtrit
+from scipy.special import bdtr, bdtrik, gammaln, stdtr, stdtrit
 
 EXACT_SEEDS = 16
 MONTE_CARLO_DRAWS = 2**16
@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval. With fewer than two values the bounds are infinite: nothing is known of the spread."""
+    """A mean with its confidence interval. Where nothing is known of the spread the bounds are infinite, and `unbounded` says why."""
 
     mean: float
     low: float
@@ -28,6 +28,7 @@ class Interval:
     level: float
     n: int
     deviation: float
+    unbounded: str = ""
 
     @property
     def is_bounded(self) -> bool:
@@ -62,7 +63,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     array = _finite(values)
     n, mean = array.size, float(array.mean())
     if n < 2:
-        return Interval(mean, -math.inf, math.inf, level, n, math.nan)
+        return Interval(mean, -math.inf, math.inf, level, n, math.nan, "one seed")
     with np.errstate(over="ignore"):
         deviation = float(array.std(ddof=1))
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
@@ -74,7 +75,30 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
     plain = mean_interval(differences, level)
     if has_spread(differences):
         return plain
-    return Interval(plain.mean, -math.inf, math.inf, level, plain.n, plain.deviation)
+    return Interval(plain.mean, -math.inf, math.inf, level, plain.n, plain.deviation, plain.unbounded or "no spread")
+
+
+def median_interval(values: Sequence[float], level: float = 0.95, missing: int = 0) -> Interval:
+    """The median of differences of which `missing` are not known, between bounds that hold whatever those would have been.
+
+    The interval of the sign test (order statistics) of all, with the missing ones below everything for its lower end and above everything
+    for its upper one. It assumes nothing of why they are missing. Without bounds where the values are too few for that.
+    """
+    array = np.sort(_finite(values))
+    rank = int(bdtrik((1 - level) / 2, array.size + missing, 0.5)) - missing
+    exact = float(bdtr(rank + missing, array.size + missing, 0.5)) * 2 <= 1 - level
+    rank = rank if exact else rank - 1
+    low, high = (float(array[rank]), float(array[-1 - rank])) if rank >= 0 else (-math.inf, math.inf)
+    deviation = float(array.std(ddof=1)) if array.size > 1 else math.nan
+    unbounded = "" if rank >= 0 else f"{missing} of {array.size + missing} without a value"
+    return Interval(float(np.median(array)), low, high, level, array.size, deviation, unbounded)
+
+
+def sign_p(values: Sequence[float], missing: int = 0) -> float:
+    """Two-sided p of the sign test, with `missing` more differences that all speak against what the known ones say; ties do, too."""
+    array = _finite(values)
+    against = array.size - max(int((array > 0).sum()), int((array < 0).sum())) + missing
+    return min(1.0, 2 * float(bdtr(against, array.size + missing, 0.5)))
 
 
 def bootstrap_interval(
@@ -164,23 +188,9 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     return np.where(np.isnan(known), np.nan, adjusted).tolist()
 
 
-def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
-    """The confidence level of each interval at which it excludes zero exactly where Holm rejects at `alpha`.
-
-    The interval of the k-th smallest of m p values is drawn at 1 - alpha/(m-k+1), until the first that is not rejected;
-    that one and all after it share its level. So a picture of the intervals and the adjusted p values never disagree.
-    """
-    known = np.nan_to_num(np.asarray(p_values, dtype=float), nan=1.0)
-    order = np.argsort(known, kind="stable")
-    levels = np.empty(len(order))
-    share = alpha
-    rejecting = True
-    for rank, index in enumerate(order):
-        if rejecting:
-            share = alpha / (len(order) - rank)
-            rejecting = known[index] <= share
-        levels[index] = 1 - share
-    return levels.tolist()
+def bonferroni(p_values: Sequence[float], tests: int) -> list[float]:
+    """p values adjusted for `tests` in all, of which these are some: of a test at most `alpha` where its simultaneous interval excludes zero."""
+    return [p if math.isnan(p) else min(1.0, tests * p) for p in p_values]
 
 
 def equivalence_p(differences: Sequence[float], margin: float) -> float:
@@ -219,50 +229,12 @@ def probability_better(
     return float(ahead.mean() + 0.5 * (own[:, None] == other).mean())
 
 
-def places(values: Mapping[str, Mapping[int, float]], better: str, alpha: float = 0.05) -> dict[str, tuple[int, int]]:
-    """The places that each of `values` ({name: {seed: value}}) may hold, (best, worst), jointly with confidence 1 - alpha.
-
-    All pairs are compared by seed (t test, Holm); a name stands behind those that are surely better and before those that are surely worse
-    (Mogstad et al. 2024). Two whose own intervals at 1 - alpha overlap are never ranked, even where the paired test would.
-    """
-    names = list(values)
-    intervals = [mean_interval(list(values[name].values()), 1 - alpha) for name in names]
-    low, high = np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
-    first, second, p_values, gains = _all_pairs([values[name] for name in names])
-    apart = (low[first] > high[second]) | (low[second] > high[first])
-    sure = (np.array(holm(p_values), dtype=float) <= alpha) & apart  # nan, of a pair without spread, is never sure
-    first_ahead = (gains < 0) == (better == "lower")
-    ahead = np.bincount(np.where(first_ahead, second, first)[sure], minlength=len(names))
-    behind = np.bincount(np.where(first_ahead, first, second)[sure], minlength=len(names))
-    return {name: (1 + int(ahead[i]), len(names) - int(behind[i])) for i, name in enumerate(names)}
-
-
-def _all_pairs(rows: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of rows with at least two seeds in common: first, second, p of the paired t test (as t_p), mean of first - second."""
-    seeds = sorted({seed for row in rows for seed in row})
-    table = np.array([[row.get(seed, np.nan) for seed in seeds] for row in rows]).reshape(len(rows), len(seeds))
-    first, second = np.triu_indices(len(rows), 1)
-    found = [_against_all(table[i], table[i + 1 :]) for i in range(len(rows) - 1)]
-    count, p, mean = (np.concatenate(column) for column in zip(*found, strict=True)) if found else np.empty((3, 0))
-    paired_twice = count >= 2
-    return first[paired_twice], second[paired_twice], p[paired_twice], mean[paired_twice]
-
-
-def _against_all(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many seeds `own` has in common with each of `others`, p and mean difference; for all of them at once, as there may be thousands."""
-    differences = own - others
-    there = np.isfinite(differences)
-    count = there.sum(axis=1)
-    with np.errstate(all="ignore"):
-        mean = np.where(there, differences, 0.0).sum(axis=1) / count
-        squares = np.where(there, differences - mean[:, None], 0.0) ** 2
-        deviation = np.sqrt(squares.sum(axis=1) / (count - 1))
-        low, high = np.where(there, differences, np.inf).min(axis=1), np.where(there, differences, -np.inf).max(axis=1)
-        has_spread = (high - low > ROUNDING * np.maximum(np.abs(low), np.abs(high))) & (deviation > 0)
-        p = np.where(has_spread, 2 * stdtr(count - 1, -np.abs(mean) / (deviation / np.sqrt(count))), np.nan)
-    return count, p, mean
-
-
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """Differences first - second over the seeds that both have."""
-    return {seed: first[seed] - second[seed] for seed in sorted(first) if seed in second}
+    """Differences first - second over the seeds that both have; see `signed_sum`."""
+    return {seed: signed_sum([(1, first[seed]), (-1, second[seed])]) for seed in sorted(first) if seed in second}
+
+
+def signed_sum(terms: Sequence[tuple[int, float]]) -> float:
+    """The sum of sign * value; zero where it is no more than rounding of the values."""
+    total = math.fsum(sign * value for sign, value in terms)
+    return total if abs(total) > ROUNDING * max(abs(value) for _, value in terms) else 0.0

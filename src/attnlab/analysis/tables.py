@@ -28,6 +28,7 @@ COLUMNS = (
     "finished",
     "diverged",
     "failed",
+    "lost",
     "p_lost",
     "p_lost_holm",
     "probability_better",
@@ -41,13 +42,14 @@ DIFFERENCE = (
     "bootstrap_high",
     "effect_size",
     "pairs",
+    "pairs_asked",
     "wins",
-    "p_t",
-    "p_t_holm",
+    "p",
+    "p_adjusted",
     "p_sign_flip",
-    "p_sign_flip_holm",
+    "p_sign_flip_adjusted",
     "p_equivalence",
-    "p_equivalence_holm",
+    "p_equivalence_adjusted",
     "smallest_effect",
     "seeds_to_see",
     "seeds_to_equate",
@@ -141,7 +143,8 @@ def _figures(cell: CellSummary) -> list[str]:
         cell.outcome,
         cell.reason,
         *counts,
-        *(_exact(p) for p in ((cell.losses.p, cell.losses.p_holm) if cell.losses else (None, None))),
+        str(cell.n_lost),
+        *(_exact(p) for p in ((cell.lost.p, cell.lost.p_holm) if cell.lost else (None, None))),
         _exact(cell.probability_better),
     ]
 
@@ -152,10 +155,13 @@ def _difference(cell: CellSummary) -> list[str]:
         return ["baseline" if cell.is_baseline and name == "verdict" else "" for name in DIFFERENCE]
     interval, drawn = found.interval, found.bootstrap
     figures = [interval.mean, interval.low, interval.high, interval.level, drawn.low, drawn.high, found.effect_size]
-    tests = [found.p_t, found.p_t_holm, found.p_sign_flip, found.p_sign_flip_holm]
-    tests += [found.p_equivalence, found.p_equivalence_holm]
+    tests = [found.p, found.p_adjusted, found.p_sign_flip, found.p_sign_flip_adjusted]
+    tests += [found.p_equivalence, found.p_equivalence_adjusted]
     seeds = [found.smallest_effect, found.seeds_to_see, found.seeds_to_equate]
-    return [*(_exact(number) for number in (*figures, found.n, found.wins, *tests, *seeds)), found.verdict]
+    return [
+        *(_exact(number) for number in (*figures, found.n, found.contrast.asked, found.wins, *tests, *seeds)),
+        found.verdict,
+    ]
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
@@ -170,8 +176,8 @@ def _rows(comparison: Comparison) -> list[list[str]]:
         "effect size (g_z)",
         "wins",
         "P(better)",
-        "p (t, Holm)",
-        "p (sign flip, Holm)",
+        "p (adjusted)",
+        "p (sign flip, adjusted)",
         "verdict",
     ]
     measured = comparison.measured
@@ -188,8 +194,8 @@ def _row(cell: CellSummary, decimals: int, apart: int) -> list[str]:
     lost = wording.lost_text(cell) if cell.interval else ""
     if found is None:
         return [*start, "baseline" if cell.is_baseline else "-", *[""] * 5, lost]
-    verdict = "; ".join(filter(None, [wording.VERDICTS[found.verdict], lost]))
-    p_values = [wording.p_text(found.p_t_holm), wording.p_text(found.p_sign_flip_holm)]
+    verdict = wording.verdict_text(found)
+    p_values = [wording.p_text(found.p_adjusted), wording.p_text(found.p_sign_flip_adjusted)]
     return [
         *start,
         wording.interval_text(found.interval, apart, sign=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from attnlab.analysis import wording
 from attnlab.analysis.comparison import CellSummary, Comparison, LengthCurve
+from attnlab.analysis.differences import Judged
 from attnlab.analysis.headline import headline, reasons
 from attnlab.analysis.reader import Cell, short
 from attnlab.analysis.sentences import p_summary, sentences_of
@@ -215,11 +216,13 @@ def _differences(comparison: Comparison, whole: bool) -> list[Column]:
     columns = _interval_columns(
         "diff", lambda row: row.difference.interval if row.difference else None, decimals, True, whole
     )
-    columns.append(Column("wins", lambda row: f"{row.difference.wins:g}/{row.difference.n}" if row.difference else ""))
+    columns.append(
+        Column("wins", lambda row: f"{row.difference.wins:g}/{row.difference.contrast.asked}" if row.difference else "")
+    )
     if any(difference.n > 1 for difference in found):
-        columns.append(Column("p t", lambda row: _p(row.difference.p_t_holm) if row.difference else ""))
+        columns.append(Column("p", lambda row: _p(row.difference.p_adjusted) if row.difference else ""))
     if _common_flip(comparison) is None:
-        columns.append(Column("p flip", lambda row: _p(row.difference.p_sign_flip_holm) if row.difference else ""))
+        columns.append(Column("p flip", lambda row: _p(row.difference.p_sign_flip_adjusted) if row.difference else ""))
     return columns
 
 
@@ -228,15 +231,21 @@ def _p(p: float) -> str:
 
 
 def _common_flip(comparison: Comparison) -> str | None:
-    """The sign-flip p that all comparisons share, None where they differ."""
-    found = {wording.p_text(row.difference.p_sign_flip_holm) for row in comparison.measured if row.difference}
+    """The sign-flip p that all comparisons share which have one, None where they differ."""
+    found = {wording.p_text(row.difference.p_sign_flip_adjusted) for row in comparison.measured if row.difference}
+    found.discard("-")
     return found.pop() if len(found) == 1 else None
 
 
 def _verdict(row: CellSummary) -> str:
     if row.difference:
-        return _styled(row.difference.verdict)
+        return _verdict_text(row.difference, wording.VERDICTS)
     return "baseline" if row.is_baseline and row.interval else _outcome(row)
+
+
+def _verdict_text(judged: Judged, words: Mapping[str, str]) -> str:
+    word, _, reason = wording.verdict_text(judged, words).partition(":")
+    return _styled(word) + escape(f":{reason}" if reason else "")
 
 
 def _outcome(row: CellSummary) -> str:
@@ -252,8 +261,12 @@ def _notes(comparison: Comparison) -> list[str]:
             f"diff: cell minus {comparison.baseline.label}, paired by seed; wins: seeds in which the cell is better."
         )
         if tested:
-            same = f" (p flip {flip} in every row)" if flip else ""
-            notes.append(f"p: t test and exact sign flip{same}, Holm-adjusted, as are the intervals of diff.")
+            size = next(row.difference.tests for row in comparison.measured if row.difference)
+            of = f"for {size} comparisons, as are the intervals of diff" if size > 1 else "for one comparison"
+            same = f"; p flip, of the exact sign flip, {flip} in every row" if flip else "; p flip: exact sign flip"
+            notes.append(f"p: t test, adjusted (Bonferroni) {of}{same}.")
+        if any(row.difference and row.difference.contrast.missing for row in comparison.measured):
+            notes.append("Where runs are missing: median and sign test, counting the missing ones against any finding.")
     return [*notes, *reasons(comparison, ("skipped", "cannot"))]
 
 
@@ -267,12 +280,20 @@ def _print_lengths(comparison: Comparison, console: Console) -> None:
     names = _names(comparison, lambda curve: cells[curve.label])
     decimals = wording.decimals_for(point for curve in curves for point in curve.points.values())
     points = [Column(f"{k:g}x", lambda curve, k=k: _point(curve, k, max(0, decimals - 1))) for k in multiples]
-    verdict = Column("", lambda curve: _styled(wording.LENGTH_WORDS[curve.verdict]), "left")
+    verdict = Column("", _length_verdict, "left")
     shapes = []
     for whole, gap in ((True, 2), (False, 2), (False, 1)):
-        change = _interval_columns("change", lambda curve: curve.change, decimals, True, whole)
+        change = _interval_columns(
+            "change", lambda curve: curve.change and curve.change.interval, decimals, True, whole
+        )
         shapes.append([_table([*names, *points, *change, verdict], curves, gap)])
     _print_first_that_fits(shapes, console)
+
+
+def _length_verdict(curve: LengthCurve) -> str:
+    if curve.change:
+        return _verdict_text(curve.change, wording.LENGTH_WORDS)
+    return _styled(wording.LENGTH_WORDS[curve.verdict])
 
 
 def _point(curve: LengthCurve, multiple: float, decimals: int) -> str:
@@ -301,7 +322,7 @@ def _print_claims(comparison: Comparison, console: Console) -> None:
     """Verdict, claim and what was measured: beside each other where that fits, else below each other."""
     if not comparison.claims:
         return
-    _title(console, "Claims made beforehand, with 95% intervals")
+    _title(console, "Claims made beforehand, with simultaneous 95% intervals")
     claims = comparison.claims
     verdict = Column("verdict", lambda claim: _styled(claim.verdict), "left")
     says = Column("claim", lambda claim: escape(claim.says), "left")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
+from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, LengthCurve
+from attnlab.analysis.differences import Difference, Judged
 from attnlab.analysis.power import MOST_SEEDS
 from attnlab.analysis.statistics import Interval
 from attnlab.training.measures import parts_of
@@ -116,32 +117,48 @@ def primary_lengths(comparison: Comparison) -> list[LengthCurve]:
     return sorted(curves, key=lambda c: sign * c.points[longest].mean if longest in c.points else math.inf)
 
 
+def verdict_text(judged: Judged, words: Mapping[str, str] = VERDICTS) -> str:
+    """ "better", or "undecided: 3 of 6 runs lost": the word with what is missing."""
+    word = words.get(judged.verdict, judged.verdict)
+    return f"{word}: {judged.reason}" if judged.reason else word
+
+
 def interval_text(interval: Interval | None, decimals: int, sign: bool = False) -> str:
     """ "2.216 (2.205 to 2.227)"; without an interval, the value and why: one seed, or differences that are all the same."""
     if interval is None:
         return "-"
+    decimals = _enough(interval, decimals)
     mean = number(interval.mean, decimals, sign)
     if not interval.is_bounded:
-        return f"{mean} (one seed)" if interval.n < 2 else f"{mean} (no spread)"
+        return f"{mean} ({interval.unbounded})"
     return f"{mean} ({number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)})"
 
 
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
-    """ "2.216 +-0.011"; the mean alone where one seed gives no interval."""
-    half = f" +-{number(interval.high - interval.mean, decimals)}" if interval.is_bounded else ""
+    """ "2.216 +-0.011"; the mean alone where there is no interval."""
+    decimals = _enough(interval, decimals)
+    half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
     return number(interval.mean, decimals, sign) + half
 
 
+def _enough(interval: Interval, decimals: int) -> int:
+    """So many decimals that an interval that excludes zero is seen to."""
+    if not interval.excludes(0.0):
+        return decimals
+    nearest = min(abs(interval.low), abs(interval.high))
+    return max(decimals, min(12, 1 - math.floor(math.log10(nearest))) if float(f"{nearest:.{decimals}f}") == 0 else 0)
+
+
 def wins_text(difference: Difference) -> str:
-    """ "4 of 4": in how many seeds the cell is better than the baseline."""
-    return f"{difference.wins:g} of {difference.n}"
+    """ "4 of 4": in how many of the seeds that were asked for the cell is better than the baseline."""
+    return f"{difference.wins:g} of {difference.contrast.asked}"
 
 
 def lost_text(cell: CellSummary) -> str:
     """ "3 of 4 runs lost (p 0.143)", the p being Fisher's against the baseline, adjusted; "" where none was lost."""
     if not cell.n_lost:
         return ""
-    p = f" (p {p_text(cell.losses.p_holm)})" if cell.losses else ""
+    p = f" (p {p_text(cell.lost.p_holm)})" if cell.lost else ""
     return f"{cell.n_lost} of {sum(cell.states.values())} runs lost{p}"
 
 

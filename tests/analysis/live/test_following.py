@@ -8,6 +8,8 @@ import shutil
 import pytest
 from studies import cell, learning_curve, write_plan, write_run
 
+from attnlab.analysis.comparison import compare
+from attnlab.analysis.headline import headline
 from attnlab.analysis.live import following
 from attnlab.analysis.live.following import FollowedStudy, Shelf, Shown, Trouble
 from attnlab.analysis.live.overview import last_change, overview_of
@@ -108,14 +110,14 @@ def test_the_shelf_has_what_is_there_now_and_remembers_what_was(running):
     assert shelf.get("running") is followed
 
 
-def test_an_overview_counts_runs_and_names_the_best_mean(running):
+def test_an_overview_counts_runs_and_says_what_the_page_says(running):
     overview = overview_of("key", read_study(running))
     assert overview.counts == {"finished": 2, "missing": 2}
-    assert overview.best == "Best mean of val/nats: alibi, 2.300 (n = 1)."
+    assert overview.best == "One seed a cell: on val/nats no cell can be told from another."
     newest = running / "position=none" / "seed=0" / "metrics.jsonl"
     assert overview.changed >= newest.stat().st_mtime
     write_run(running, {"position": "alibi"}, 1, {}, state="diverged")
-    assert overview_of("key", read_study(running)).best.startswith("Best mean of val/nats: none, 2.500")
+    assert overview_of("key", read_study(running)).best == headline(compare(read_study(running)))[0]
     assert last_change(read_study(running)) >= overview.changed
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attnlab.analysis import wording
-from attnlab.analysis.comparison import Comparison, verdict_of
+from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.figures.style import PAGE, colour, new_figure, words
-from attnlab.analysis.reader import Metric, short
+from attnlab.analysis.reader import Metric
 from attnlab.analysis.report.pictures import ForestRow, Scale, scale_of
 
 if TYPE_CHECKING:
@@ -25,27 +25,22 @@ def difference_rows(comparison: Comparison) -> list[ForestRow]:
     for cell in comparison.measured:
         found = cell.difference
         if found:
-            seeds, lost = list(found.values.values()), wording.lost_text(cell)
-            rows.append(ForestRow(cell.label, found.interval, seeds, found.verdict, lost))
+            rows.append(ForestRow(cell.label, found.interval, list(found.values.values()), found.verdict, found.reason))
     return rows
 
 
-def effect_rows(comparison: Comparison, metric: Metric) -> list[ForestRow]:
+def effect_rows(comparison: Comparison) -> list[ForestRow]:
     """What each choice of each factor changes on average; the small dots are the settings of the other factors."""
-    rows = []
-    for effect in comparison.effects:
-        verdict = "depends" if effect.is_mixed(metric.margin) else verdict_of(effect.interval, metric)
-        label = f"{short(effect.factor)}: {effect.reference} \u2192 {effect.choice}"
-        rows.append(ForestRow(label, effect.interval, list(effect.by_setting.values()), verdict))
-    return rows
+    return [
+        ForestRow(one.label, one.interval, list(one.by_setting.values()), one.word, one.reason)
+        for one in comparison.effects
+    ]
 
 
-def interaction_rows(comparison: Comparison, metric: Metric) -> list[ForestRow]:
+def interaction_rows(comparison: Comparison) -> list[ForestRow]:
     """What two choices change together beyond the sum of what each changes alone, the largest first; the small dots are the seeds."""
     found = sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean))
-    return [
-        ForestRow(one.label, one.interval, list(one.values.values()), verdict_of(one.interval, metric)) for one in found
-    ]
+    return [ForestRow(one.label, one.interval, list(one.values.values()), one.verdict, one.reason) for one in found]
 
 
 def forest_figure(rows: Sequence[ForestRow], metric: Metric, what: str) -> Figure:

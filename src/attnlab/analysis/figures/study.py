@@ -58,7 +58,7 @@ def _forests(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     to = baseline if len(baseline) < MOST_LETTERS else "the baseline"
     for name, rows, what in (
         ("differences", difference_rows(comparison), f"difference to {to} in {unit}"),
-        ("effects", effect_rows(comparison, metric), f"change in {unit}"),
+        ("effects", effect_rows(comparison), f"change in {unit}"),
     ):
         if rows:
             yield name, forest_figure(rows, metric, what)

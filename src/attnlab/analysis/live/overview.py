@@ -1,4 +1,4 @@
-"""A study in a few words, for a list of studies: nothing is compared, so that a list of many costs little."""
+"""A study in a few words, for a list of studies, with the page's own sentence on which cell is best."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 
-from attnlab.analysis import wording
-from attnlab.analysis.reader import Metric, Study
-from attnlab.analysis.statistics import Interval, mean_interval
+from attnlab.analysis.comparison import compare
+from attnlab.analysis.headline import best_sentence
+from attnlab.analysis.reader import Study
 from attnlab.training.run_directory import METRICS, STATUS
 
 LOST = ("failed", "diverged")
@@ -29,7 +29,8 @@ class Overview:
 
 def overview_of(key: str, study: Study) -> Overview:
     """A study's overview; `key` is its name in addresses."""
-    best = best_sentence(study, study.metric) if study.metric else ""
+    comparison = compare(study)
+    best = " ".join(best_sentence(comparison)) if comparison.metric and comparison.measured else ""
     return Overview(key, study.name, study.question, counts_of(study), last_change(study), best)
 
 
@@ -55,18 +56,3 @@ def last_change(study: Study) -> float:
         with contextlib.suppress(OSError):
             newest = max(newest, path.stat().st_mtime)
     return newest
-
-
-def best_sentence(study: Study, metric: Metric) -> str:
-    """The cell with the best mean; cells with lost runs are left out, whose other runs would flatter them."""
-    found: dict[str, Interval] = {}
-    for cell in study.cells:
-        values = study.values(cell.name, metric.name)
-        if values and not any(run.state in LOST for run in study.runs_of(cell.name)):
-            found[study.label(cell)] = mean_interval(list(values.values()))
-    if not found:
-        return ""
-    sign = -1 if metric.better == "higher" else 1
-    label, interval = min(found.items(), key=lambda item: sign * item[1].mean)
-    value = wording.spread_text(interval, wording.decimals_for(found.values()))
-    return f"Best mean of {metric.name}: {label}, {value} (n = {interval.n})."

@@ -185,7 +185,9 @@ def reading_section(comparison: Comparison) -> Html:
         ),
         (
             "Interval",
-            "Of a mean: Student's t at 95%. Of differences: t at a level that Holm's method adjusts for the number of comparisons, so that an interval excludes zero exactly where its adjusted p is at most 0.05.",
+            "Of a mean: Student's t at 95%, each by itself. Of differences, effects, interactions, changes with length and claims: simultaneous, "
+            "each at 1 - 0.05 / (their number), so that all intervals of such a family hold in 95% of studies (Bonferroni). Every word "
+            "follows from where an interval lies: under no effect each family has a false word in at most 5% of studies.",
         ),
         (
             "Sign flip",
@@ -196,11 +198,13 @@ def reading_section(comparison: Comparison) -> Html:
         ("Undecided", "These seeds cannot tell. It does not mean that there is no difference."),
         (
             "Place",
-            "A cell stands behind another only where the paired difference is sure (all pairs, Holm) and their own intervals do not overlap. Cells with diverged or failed runs have none.",
+            "The ranks that a cell may hold: behind those that are surely better, before those that are surely worse, by paired tests. With the "
+            "baseline that is what the difference says; other pairs are tested at what the differences leave of the 5%, so that both "
+            "together are one family.",
         ),
         (
             "Claims",
-            "Set before the sweep. Met: the 95% interval lies inside the bound; not met: outside; open: across it. A claim about several cells is met where every one meets it.",
+            "Set before the sweep. Met: the interval, simultaneous over all claims, lies inside the bound; not met: outside; open: across it. A claim about several cells is met where every one meets it.",
         ),
         *evidence_section.TERMS,
     ]

@@ -22,12 +22,12 @@ TERMS = [
     ),
     (
         "p (same)",
-        "Equivalence by TOST, two one-sided t tests that the difference lies within the margin, adjusted by Holm. The word \u201cno difference\u201d asks for more: "
+        "Equivalence by TOST, two one-sided t tests that the difference lies within the margin, adjusted for all comparisons. The word \u201cno difference\u201d asks for more: "
         "that the whole interval that is drawn lies there.",
     ),
     (
         "Smallest seen",
-        "The difference that so many seeds would find in 80% of cases, at the strictest level that Holm may ask for, if the spread is the one measured. "
+        "The difference that so many seeds would find in 80% of cases, at the level of one of so many comparisons, if the spread is the one measured. "
         "Seeds to settle: how many would find the measured difference, or show it to be within the margin. Both come from few seeds and are rough.",
     ),
     (
@@ -37,20 +37,22 @@ TERMS = [
     ),
     (
         "Lost runs",
-        "Runs that diverged or failed are outcomes. Fisher's exact test compares their share with that of the baseline, adjusted by Holm.",
+        "Runs that ended without a finite value: diverged, failed, or finished with NaN or an infinity. A word beside them would stand whatever "
+        "they had given (the sign test, counting each of them against it), and where Fisher's exact test against the baseline (Holm) finds that "
+        "more are lost than chance explains, none is given.",
     ),
 ]
 
 
 def evidence_section(comparison: Comparison) -> Html | None:
     """One row a comparison with every figure that speaks for or against it."""
-    compared = [cell for cell in comparison.cells if cell.difference or cell.losses]
+    compared = [cell for cell in comparison.cells if cell.difference or cell.lost]
     if comparison.metric is None or not compared:
         return None
     decimals = wording.decimals_for(cell.difference.interval for cell in compared if cell.difference)
     equivalence = comparison.metric.margin > 0
-    lost = any(cell.losses for cell in compared)
-    head = ["cell", "effect size", "P(better)", "p (t)", "p (sign flip)", *(["p (same)"] if equivalence else [])]
+    lost = any(cell.lost for cell in compared)
+    head = ["cell", "effect size", "P(better)", "p", "p (sign flip)", *(["p (same)"] if equivalence else [])]
     head += ["bootstrap", "smallest seen", "seeds to settle", *(["lost runs"] if lost else [])]
     rows = []
     for cell in compared:
@@ -59,7 +61,7 @@ def evidence_section(comparison: Comparison) -> Html | None:
     lead = [tag("p", prose(sentence), class_="lead") for sentence in power_sentence(comparison)]
     note = tag(
         "p",
-        "All p values are adjusted (Holm). What the columns mean is said in \u201cHow to read this\u201d.",
+        "All p values are adjusted for the number of comparisons (Bonferroni). What the columns mean is said in \u201cHow to read this\u201d.",
         class_="soft",
     )
     return join([*lead, table(head, rows, "How sure each comparison is", "sortable"), note])
@@ -74,7 +76,7 @@ def _figures(cell: CellSummary, found: Difference | None, decimals: int, equival
     chance = wording.number(cell.probability_better, 2)
     if found is None:
         return ["-", chance, *["-"] * (5 + equivalence)]
-    tests = [found.p_t_holm, found.p_sign_flip_holm, *([found.p_equivalence_holm] if equivalence else [])]
+    tests = [found.p_adjusted, found.p_sign_flip_adjusted, *([found.p_equivalence_adjusted] if equivalence else [])]
     drawn = found.bootstrap
     bounds = (wording.number(end, decimals, sign=True) for end in (drawn.low, drawn.high))
     return [

@@ -191,7 +191,11 @@ def _grid_cell(cell: CellSummary | None, ends: tuple[float, float], decimals: in
         return tag("td", cell.outcome, class_="none", title=cell.reason)
     best, worst = ends
     share = 0.0 if best == worst else (cell.interval.mean - best) / (worst - best)
-    spread = f"\u00b1{cell.interval.high - cell.interval.mean:.{decimals}f}" if cell.interval.is_bounded else "one seed"
+    spread = (
+        f"\u00b1{cell.interval.high - cell.interval.mean:.{decimals}f}"
+        if cell.interval.is_bounded
+        else cell.interval.unbounded
+    )
     lost = tag("div", f"{cell.n_lost} of {sum(cell.states.values())} lost", class_="lost") if cell.n_lost else None
     mark = tag("span", "baseline", class_="mark") if cell.is_baseline else None
     value = tag("b", wording.number(cell.interval.mean, decimals))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from attnlab.analysis import wording
-from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, verdict_of
+from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, LengthCurve
 from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline
-from attnlab.analysis.reader import Metric, short
+from attnlab.analysis.reader import Metric
 from attnlab.analysis.report import appendix, evidence_section, interaction_section, run_sections
 from attnlab.analysis.report.markup import Html, join, prose, table, tag
 from attnlab.analysis.report.pictures import ForestRow, forest, grid, verdict_chip
@@ -97,7 +97,7 @@ def difference_section(comparison: Comparison) -> Html | None:
         if cell.difference
     ]
     baseline = comparison.baseline.label if comparison.baseline else ""
-    lead = f"{metric.name} minus that of {baseline} with the same seed. Small dots are the seeds; the bar is the interval of their mean; beside it, in how many seeds the cell is better. Rows are sorted by mean, which alone is no ranking."
+    lead = f"{metric.name} minus that of {baseline} with the same seed. Small dots are the seeds; the bar is the interval of their mean, simultaneous with the others (all hold in 95% of studies); beside it, in how many seeds the cell is better. Rows are sorted by mean, which alone is no ranking."
     if metric.margin > 0:
         lead += f" The shaded strip is the margin of \u00b1{metric.margin:g} within which a difference does not count."
     return join(
@@ -112,10 +112,12 @@ def _difference_note(cell: CellSummary) -> str:
     found = cell.difference
     assert found is not None
     notes = [f"{wording.wins_text(found)} seeds"]
-    if found.n > 1:
-        notes.append(f"p {wording.p_text(found.p_t_holm)}, sign flip {wording.p_text(found.p_sign_flip_holm)}")
-    if cell.n_lost:
-        notes.append(f"{cell.n_lost} of {sum(cell.states.values())} runs lost")
+    if found.contrast.missing:
+        notes.append(f"p {wording.p_text(found.p_adjusted)} (sign test)")
+    elif found.n > 1:
+        notes.append(f"p {wording.p_text(found.p_adjusted)}, sign flip {wording.p_text(found.p_sign_flip_adjusted)}")
+    if found.reason:
+        notes.append(found.reason)
     return " \u00b7 ".join(notes)
 
 
@@ -136,11 +138,11 @@ def lengths_section(comparison: Comparison) -> Html | None:
             else tag("span", "cannot" if k in curve.cannot else "-", class_="soft")
             for k in multiples
         ]
-        change = prose(wording.interval_text(curve.change, decimals, sign=True))
-        rows.append([join([curve.label, " ", _length_chip(curve.verdict)]), *values, change])
+        change = prose(wording.interval_text(curve.change.interval if curve.change else None, decimals, sign=True))
+        rows.append([join([curve.label, " ", _length_chip(curve)]), *values, change])
     reasons = dict.fromkeys(f"{curve.label}: {reason}" for curve in curves for reason in curve.cannot.values())
     notes = [tag("p", prose(reason), class_="lead") for reason in reasons]
-    lead = f"{_capital(wording.unit(curves[0].prefix, comparison.study.unit))} on the same text, cut into windows of {multiples[0]:g}x to {multiples[-1]:g}x the training length. Flat is good: what was learnt holds at that length. Bars are 95% intervals over seeds."
+    lead = f"{_capital(wording.unit(curves[0].prefix, comparison.study.unit))} on the same text, cut into windows of {multiples[0]:g}x to {multiples[-1]:g}x the training length. Flat is good: what was learnt holds at that length. Bars are 95% intervals over seeds; those of the changes are simultaneous, and the words follow from them."
     return join(
         [
             tag("p", prose(lead), class_="lead"),
@@ -155,12 +157,11 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _length_chip(verdict: str) -> Html:
-    return tag(
-        "span",
-        wording.LENGTH_WORDS.get(verdict, verdict),
-        class_=f"chip {'better' if verdict == 'same' else wording.slug(verdict)}",
-    )
+def _length_chip(curve: LengthCurve) -> Html:
+    words = wording.LENGTH_WORDS
+    text = wording.verdict_text(curve.change, words) if curve.change else words[curve.verdict]
+    kind = "better" if curve.verdict == "same" else wording.slug(curve.verdict)
+    return tag("span", text, class_=f"chip {kind}")
 
 
 def _chart(kind: str) -> Html:
@@ -204,12 +205,12 @@ def factors_section(comparison: Comparison) -> Html | None:
     for effect in effects:
         low, high = (wording.number(value, decimals, sign=True) for _, value in (effect.lowest, effect.highest))
         note = f"{low} to {high} over {len(effect.by_setting)} settings"
-        verdict = "depends" if effect.is_mixed(metric.margin) else verdict_of(effect.interval, metric)
-        label = f"{short(effect.factor)}: {effect.reference} \u2192 {effect.choice}"
-        rows.append(ForestRow(label, effect.interval, list(effect.by_setting.values()), verdict, note))
+        note = " \u00b7 ".join(filter(None, [note, effect.reason]))
+        rows.append(ForestRow(effect.label, effect.interval, list(effect.by_setting.values()), effect.word, note))
     lead = (
         f"The change in {metric.name} when one choice changes and nothing else does, averaged over the settings of the other factors. "
-        "Small dots are the single settings: where they lie far apart, the effect depends on the other factors and the average says little."
+        "Small dots are the single settings. \u201cDepends\u201d: an interaction with another factor is sure, so the average says little. "
+        "The bars are simultaneous: all of them hold in 95% of studies."
     )
     return join(
         [tag("p", lead, class_="lead"), forest(rows, metric.margin, metric.better, "Average effects of the factors")]

@@ -11,8 +11,8 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.factors import interactions
 from attnlab.analysis.headline import headline
-from attnlab.analysis.interactions import interactions
 from attnlab.analysis.report.page import render
 
 LEVELS = {"f": ["f0", "f1"], "g": ["g0", "g1", "g2"], "h": ["h0", "h1"]}
@@ -70,18 +70,18 @@ def test_p_values_are_those_of_a_repeated_measures_anova(grid):
     table = AnovaRM(frame(grid, g=["g0", "g1"]), "y", "seed", within=list(LEVELS)).fit().anova_table
     for one in comparison.interactions:
         row = table.loc[":".join(one.factors)]
-        assert one.p_t == pytest.approx(row["Pr > F"], rel=1e-6)
+        assert one.p == pytest.approx(row["Pr > F"], rel=1e-6)
         deviation, n = one.interval.deviation, one.interval.n
         assert (one.interval.mean / deviation) ** 2 * n == pytest.approx(row["F Value"], rel=1e-6)
-    smallest = min(comparison.effects, key=lambda effect: effect.p_holm)
-    assert smallest.p_holm == pytest.approx(3 * table.loc[smallest.factor, "Pr > F"], rel=1e-6)
+    smallest = min(comparison.effects, key=lambda effect: effect.p_adjusted)
+    assert smallest.p_adjusted == pytest.approx(3 * table.loc[smallest.factor, "Pr > F"], rel=1e-6)
 
 
 def test_planted_interactions_are_found_and_no_other(comparison):
     for choices, one in by_choices(comparison).items():
         planted = PLANTED.get(tuple(sorted(choices)), 0.0)
         assert one.interval.low < planted < one.interval.high
-        assert (one.p_holm <= 0.05) == (planted != 0) == one.interval.excludes(0)
+        assert (one.p_adjusted <= 0.05) == (planted != 0) == one.interval.excludes(0)
     text = render(comparison)
     assert "What depends on what" in text
     assert "f f1 \u00d7 g g1" in text
@@ -107,9 +107,9 @@ def test_false_alarms_of_the_family_stay_within_the_level():
     for index in [*range(6), int(p_values.min(axis=1).argmin())]:
         grid = crossed(lambda f, g, h, seed, i=index: y[i, int(f), int(g), int(h), seed], levels, range(4))
         study = study_of(grid, tuple(levels), baseline=("0", "0", "0"))
-        found = interactions(study, {cell.name: study.values(cell.name, "m") for cell in study.cells})
+        found = interactions(study)
         assert np.allclose([list(one.values.values()) for one in found], values[index], rtol=0, atol=1e-12)
-        assert any(one.p_holm <= 0.05 for one in found) == (8 * p_values[index].min() <= 0.05)
+        assert any(one.p_adjusted <= 0.05 for one in found) == (8 * p_values[index].min() <= 0.05)
 
 
 def test_a_hole_in_the_grid_is_left_out_and_said(grid):
@@ -174,3 +174,43 @@ def test_choices_that_are_written_differently_are_the_same():
     comparison = compare(study_of(grid, ("lr", "f"), baseline=(0.001, "a")))
     assert [effect.choice for effect in comparison.effects if effect.factor == "lr"] == [0.003]
     assert len(comparison.interactions) == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 6])
+def test_effects_that_add_up_depend_on_nothing(seeds):
+    """-0.30 in one setting and -0.30 in the other is no dependence, whatever the last digits say."""
+    noise = np.random.default_rng(5).normal(0, 0.002, (2, 2, seeds))
+    grid = crossed(
+        lambda f, g, seed: 2.0 - 0.3 * f + 0.1 * g + float(noise[f, g, seed]), {"f": [0, 1], "g": [0, 1]}, range(seeds)
+    )
+    comparison = compare(study_of(grid, ("f", "g"), baseline=(0, 0)))
+    said = " ".join(headline(comparison))
+    assert "depends" not in said
+    assert "interaction" not in said
+    assert ("largest average effect is that of f: 0 to 1" in said) == (seeds == 6)
+    assert {effect.word for effect in comparison.effects} == ({"better", "worse"} if seeds == 6 else {"undecided"})
+
+
+def test_an_effect_depends_where_an_interaction_is_sure(comparison):
+    words = {(effect.factor, effect.choice): effect.word for effect in comparison.effects}
+    assert words["f", "f1"] == words["g", "g1"] == words["g", "g2"] == "depends"
+    assert words["h", "h1"] == "worse"
+    assert "; it depends on the other settings, from +" in " ".join(headline(comparison))
+
+
+def test_survivors_of_lost_runs_make_no_effect_sure(grid):
+    lost = {choices: dict(row) for choices, row in grid.items()}
+    for seed in (0, 2, 4):
+        lost["f1", "g0", "h0"][seed] = None
+    comparison = compare(study_of(lost, tuple(LEVELS), baseline=("f0", "g0", "h0")))
+    found = next(effect for effect in comparison.effects if effect.factor == "f")
+    assert (found.verdict, found.reason) == ("undecided", "3 of 5 seeds lost")
+    assert next(effect for effect in comparison.effects if effect.factor == "h").reason == "3 of 5 seeds lost"
+
+
+def test_a_setting_that_is_lost_whole_leaves_its_effects_undecided(grid):
+    lost = grid | {("f1", "g1", "h1"): dict.fromkeys(range(5), "diverged")}
+    comparison = compare(study_of(lost, tuple(LEVELS), baseline=("f0", "g0", "h0")))
+    found = next(effect for effect in comparison.effects if effect.factor == "f")
+    assert (found.verdict, found.interval.is_bounded, len(found.by_setting)) == ("undecided", False, 5)
+    assert found.interval.mean == pytest.approx(np.mean(list(found.by_setting.values())))
