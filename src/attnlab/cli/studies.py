@@ -339,7 +339,9 @@ def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
             continue
         names = list(dict.fromkeys(name for task, config in tasks for name in task.metric_names(config)))
         near = did_you_mean(metric, names)
-        raise ValueError(f"{where} must be one of what these runs report ({', '.join(names)}), got {metric}.{near}")
+        raise ValueError(
+            f"{where} must be one of what these runs report, got {metric}.{near} They report {', '.join(names)}"
+        )
 
 
 def read_plan(path: Path) -> Plan:
