@@ -126,7 +126,7 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
 
 
 def twins(named: Iterable[tuple[str, Composed]]) -> tuple[str, str] | None:
-    """The names of the first two that are the same run, however their overrides are written; None where each is one of its own."""
+    """The names of the first two that are the same run, however their overrides are written, or None."""
     seen: dict[str, str] = {}
     for name, composed in named:
         pairs = identity(composed.resolved).items()

@@ -277,9 +277,8 @@ def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) ->
     known = sorted({key for cell in cells for key in cell.choices})
     for key, value in wanted.items():
         if key not in known:
-            raise ValueError(
-                f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{did_you_mean(str(key), known)}"
-            )
+            near = did_you_mean(str(key), known)
+            raise ValueError(f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{near}")
         values = list(dict.fromkeys(_in_line(cell.choices[key]) for cell in cells if key in cell.choices))
         if not any(_has(cell, {key: value}) for cell in cells):
             near = did_you_mean(_in_line(value), values)
@@ -294,7 +293,7 @@ def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
 
 
 def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
-    """A claim whose choices are written as the cells write them. Raises: ValueError where it speaks of none, or holds one against none."""
+    """A claim whose choices are written as the cells write them. Raises: ValueError where there are none."""
     where, against = f"claim {claim['says']!r}", claim.get("against", {})
     if claim.get("cell"):
         claim = claim | {"cell": _choices_of(f"{where}: cell", claim["cell"], cells)}
