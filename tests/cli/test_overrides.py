@@ -160,6 +160,7 @@ def test_runs_on_such_paths_train_in_every_way_and_are_evaluated(attnlab, tiny, 
             assert said.status == 0, said.err
     records = [read_json(path) for path in here.glob("runs/*/*/seed=0/run.json")]
     assert sorted(record["config"]["data"]["path"] for record in records) == sorted([*names] * 2)
+    assert {record["cell"]["data.path"] for record in records} == set(names)
     for run in here.glob("runs/one/*/seed=0"):
         said = attnlab("evaluate", str(run))
         assert said.status == 0, said.err

@@ -152,6 +152,8 @@ def test_a_study_with_a_mistake(study, space, fields, words):
         ("cells: &all [*all]", "a study must hold texts, numbers, lists and tables alone"),
         ("shared: !!binary aGVsbG8=", "a study must hold texts, numbers, lists and tables alone"),
         ("question: !!python/object:os.system x", "could not determine a constructor"),
+        ("question: a\n---\nquestion: b", "expected a single document in the stream, but found another document"),
+        ("question: a\n\tseeds: 3", "found character"),
         ("just words", "must be a table"),
         ("", "must be a table"),
     ],

@@ -249,3 +249,47 @@ def test_choices_are_the_same_by_value():
     assert same([1, 2], [1, 2])
     assert not same(True, 1)
     assert not same("none", None)
+
+
+NONSENSE = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    NAN,
+    INF,
+    "",
+    "x",
+    "a=b",
+    "~",
+    "1e-3",
+    "a\nb",
+    10**30,
+    [],
+    [None],
+    [[1]],
+    ["a=1", "a=2"],
+    {},
+    {"a": 1},
+    {1: 2},
+]
+
+
+def places(node, path=()):
+    """The paths of everything in a study."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def test_whatever_stands_anywhere_is_taken_or_refused_in_one_line():
+    said = []
+    for path in places(STUDY):
+        for value in NONSENSE:
+            try:
+                checked_study(changed(path, value))
+            except ValueError as error:
+                said.append(str(error))
+    assert [text for text in said if "\n" in text] == []
+    assert len(said) > len(NONSENSE) * len(list(places(STUDY))) / 2

@@ -95,7 +95,9 @@ def read_yaml(path: Path) -> Any:
 
 def yaml_reason(error: Exception) -> str:
     """Why something is no YAML, in one line: the fault and where it is."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or ""
+    if problem.startswith("but"):
+        problem = f"{getattr(error, 'context', '')}, {problem}"
     reason = problem or first_line(error).rstrip(".")
     return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason
 
@@ -124,7 +126,7 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
 
 
 def twins(named: Iterable[tuple[str, Composed]]) -> tuple[str, str] | None:
-    """The names of the first two that are the same run, however their overrides are written; None where each is one of its own."""
+    """The names of the first two that are the same run, however their overrides are written, or None."""
     seen: dict[str, str] = {}
     for name, composed in named:
         pairs = identity(composed.resolved).items()

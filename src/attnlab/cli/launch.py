@@ -31,7 +31,7 @@ class JobsFailed(RuntimeError):
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(settings of the run, settings of Hydra). Raises: Mistake for a search path, whose files would stand behind attnlab's own."""
+    """(settings of the run, settings of Hydra). Raises: Mistake for a search path: --config-dir is it."""
     hydra_own = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
     if paths := [o for o in hydra_own if o.lstrip("+~").startswith("hydra.searchpath")]:
         raise Mistake(f"{paths[0]}: a folder of your own is given as --config-dir FOLDER, and its files come first")

@@ -1,4 +1,4 @@
-"""Overrides as words: which values Hydra's grammar reads, which stand for themselves, and how any value is written as one."""
+"""Overrides as words: which values Hydra's grammar reads, which stand for themselves, how any value is written."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-# How the names of fields end that hold a path: what exists is meant there even where Hydra would read a number or a truth value.
+# How the names of fields end that hold a path: what exists is meant there, also where Hydra would read a number.
 PLACES = ("path", "dir", "from", "pretrained", "cache")
 LONGEST_NAME = 120  # bytes of a cell's name, which is a folder's
 
 
 def key_and_value(override: str) -> tuple[str, str]:
-    """The name that an override sets, without the signs that add or remove, and what it was set to, as it was written."""
+    """The name that an override sets, without the signs that add or remove, and its value as it was written."""
     key, _, value = override.partition("=")
     return key.lstrip("+~"), value
 
@@ -31,7 +31,7 @@ def key_and_text(override: str) -> tuple[str, str]:
 
 
 def quoted(text: str) -> str:
-    """Text as an override's value that Hydra reads as this text, whatever signs it holds; `${...}` in it is an interpolation."""
+    """Text as the value that Hydra reads as this text, whatever signs it holds; `${...}` in it is an interpolation."""
     return text if _is_plain(text) else QuotedString(text, Quote.double).with_quotes()
 
 
@@ -68,8 +68,9 @@ def readable(overrides: Sequence[str], multirun: bool = False) -> list[str]:
     """
     The same overrides as Hydra reads them.
 
-    A value that is the path of something that exists stands for itself, whatever signs are in it, and so does one that Hydra's grammar
-    cannot read; all others are Hydra's. In a multirun a comma parts choices, unless the whole value is such a path.
+    A value that is the path of something that exists stands for itself, whatever signs are in it, and so does one that
+    Hydra's grammar cannot read; all others are Hydra's. In a multirun a comma parts choices, unless the whole value is
+    such a path.
     """
     return [_readable(override, multirun) for override in overrides]
 
@@ -120,9 +121,10 @@ def _text_of(value: str) -> str:
 
 def name_of_choices(pairs: Sequence[tuple[str, str]]) -> str:
     """
-    A folder's name for settings and their values as overrides have them: the same for the same settings, another one for others.
+    A folder's name for settings and their values as overrides have them: the same for the same, another for others.
 
-    It is `key=value,...` where that is short and has no sign of its own meaning, else as near to it as can be, with a digest.
+    It is `key=value,...` where that is short and has no sign of its own meaning, else as near to it as can be, with a
+    digest.
     """
     shown = [(key, *_shown(value)) for key, value in pairs]
     name = ",".join(f"{key}={text}" for key, text, _ in shown)
@@ -135,7 +137,7 @@ def name_of_choices(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _shown(value: str) -> tuple[str, str]:
-    """A value without the quotes that it needs not be told apart by, and in the one way of writing it that no other value has."""
+    """A value without quotes, and in the one way of writing it that no other value has."""
     text = _text_of(value)
     try:
         read = OverridesParser.create().parse_override(f"key={text}").value()

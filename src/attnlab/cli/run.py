@@ -17,6 +17,7 @@ from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.init_from import own_choices
 from attnlab.cli.provenance import code_version, library_versions, own_repositories, own_sources, refuse_other_source
+from attnlab.cli.overrides import key_and_text
 from attnlab.cli.studies import drift_message
 from attnlab.training.ancestors import descendants, end_with_ancestors
 from attnlab.training.run_directory import (
@@ -152,10 +153,7 @@ def make_record(composed: Composed, directory: RunDirectory, facts: dict[str, An
     config = composed.config
     study = read_json(directory.path.parent.parent / "plan.json", {})
     cells = {cell["name"]: cell["choices"] for cell in study.get("cells", [])}
-    choices = cells.get(str(config.cell)) or {
-        key.lstrip("+"): value
-        for key, value in (o.split("=", 1) for o in choice_overrides(own_choices(composed.overrides)))
-    }
+    choices = cells.get(str(config.cell)) or dict(map(key_and_text, choice_overrides(own_choices(composed.overrides))))
     code, sources = code_version(), own_sources(composed.resolved)
     by = {
         "git": code,

@@ -277,14 +277,13 @@ def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) ->
     known = sorted({key for cell in cells for key in cell.choices})
     for key, value in wanted.items():
         if key not in known:
-            raise ValueError(
-                f"{where} must name factors of the study ({', '.join(known)}), got {key}.{did_you_mean(key, known)}"
-            )
-        values = list(dict.fromkeys(str(cell.choices[key]) for cell in cells if key in cell.choices))
+            near = did_you_mean(str(key), known)
+            raise ValueError(f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{near}")
+        values = list(dict.fromkeys(_in_line(cell.choices[key]) for cell in cells if key in cell.choices))
         if not any(_has(cell, {key: value}) for cell in cells):
-            near = did_you_mean(str(value), values)
+            near = did_you_mean(_in_line(value), values)
             raise ValueError(
-                f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {value}.{near}"
+                f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {_in_line(value)}.{near}"
             )
     raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
 
@@ -294,7 +293,7 @@ def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
 
 
 def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
-    """A claim whose choices are written as the cells write them. Raises: ValueError where it speaks of none, or holds one against none."""
+    """A claim whose choices are written as the cells write them. Raises: ValueError where there are none."""
     where, against = f"claim {claim['says']!r}", claim.get("against", {})
     if claim.get("cell"):
         claim = claim | {"cell": _choices_of(f"{where}: cell", claim["cell"], cells)}
@@ -312,7 +311,11 @@ def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _shown(choices: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in choices.items())
+    return ", ".join(f"{key}={_in_line(value)}" for key, value in choices.items())
+
+
+def _in_line(value: Any) -> str:
+    return " ".join(str(value).split())
 
 
 def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
@@ -335,7 +338,9 @@ def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
             continue
         names = list(dict.fromkeys(name for task, config in tasks for name in task.metric_names(config)))
         near = did_you_mean(metric, names)
-        raise ValueError(f"{where} must be one of what these runs report ({', '.join(names)}), got {metric}.{near}")
+        raise ValueError(
+            f"{where} must be one of what these runs report, got {metric}.{near} They report {', '.join(names)}"
+        )
 
 
 def read_plan(path: Path) -> Plan:

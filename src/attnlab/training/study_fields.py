@@ -53,8 +53,8 @@ def checked_study(raw: Any) -> dict[str, Any]:
 
 def check_plan(plan: Mapping[str, Any]) -> None:
     """
-    Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows from the metric
-    where it is left out.
+    Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
+    from the metric where it is left out.
 
     Raises: ValueError that names the field.
     """
@@ -82,14 +82,14 @@ def checked_seeds(given: Any) -> list[int]:
     is_list = all(_is_whole(seed) and 0 <= seed < LARGEST_SEED for seed in listed) and len(set(listed)) == len(listed)
     if not listed or not is_list:
         raise ValueError(
-            f"seeds must be how many seeds (a whole number from 1 to {MOST_SEEDS:,}), or a list of different whole numbers "
-            f"from 0, below 2^32, got {_given(given)}"
+            f"seeds must be how many seeds (a whole number from 1 to {MOST_SEEDS:,}), or a list of different whole "
+            f"numbers from 0, below 2^32, got {_given(given)}"
         )
     return listed
 
 
 def checked_metric(raw: Any) -> dict[str, Any]:
-    """The primary metric: `name`, `better` and `margin`, which is None where no difference is too small to count. Raises: ValueError."""
+    """The primary metric: `name`, `better` and `margin`, None where every difference counts. Raises: ValueError."""
     example = "as in {name: test/nats@1x, better: lower, margin: 0.02}"
     if not isinstance(raw, Mapping):
         raise ValueError(
@@ -103,7 +103,8 @@ def checked_metric(raw: Any) -> dict[str, Any]:
     known = known_better(str(name))
     if known is not None and better != known:
         raise ValueError(
-            f"metric.better must be {known}, for of {name} {known} values are better, got {better}; write better: {known}"
+            f"metric.better must be {known}, for of {name} {known} values are better, got {better}; "
+            f"write better: {known}"
         )
     if margin is not None and not (is_finite(margin) and margin >= 0):
         raise _refused("metric.margin", "a finite number from 0, or left out", margin)
@@ -232,7 +233,8 @@ def _table(raw: Any, name: str, known: Sequence[str]) -> dict[str, Any]:
 def _mapping(study: Mapping[str, Any], key: str) -> dict[Any, Any]:
     value = study.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise _refused(key, "a table, as in " + ("{position: [rotary, alibi]}" if key == "factors" else "{position: alibi}"), value)  # fmt: skip
+        example = "{position: [rotary, alibi]}" if key == "factors" else "{position: alibi}"
+        raise _refused(key, f"a table, as in {example}", value)
     for name in value or {}:
         if not isinstance(name, str):
             raise _refused(key, "a table by the names of fields", name)

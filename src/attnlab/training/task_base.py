@@ -38,7 +38,8 @@ class TokenTask(Scoring):
     values reported, `best` (metric, value, step) of `monitor`, `cannot`: figures that a run cannot have, with the
     reason, `notes`: how figures were computed, and `outputs`: texts worth keeping beside them, by file name.
     `averaging` makes weights to evaluate out of those that are trained. `headline` names the figures that sum a run
-    up; `data_type` and `model_type` are what the task works on. `metric_names` says which figures there are, for a study to ask of.
+    up; `data_type` and `model_type` are what the task works on. `metric_names` says which
+    figures there are.
     """
 
     monitor: ClassVar[str] = "val/nats"
@@ -79,7 +80,7 @@ class TokenTask(Scoring):
 
     @classmethod
     def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
-        """What a run of this resolved configuration reports at its end, as patterns: * stands for what only the data know."""
+        """The metrics of a finished run of this resolved configuration; * in one stands for what only the data know."""
         return ("*",)
 
     @classmethod
