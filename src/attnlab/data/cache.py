@@ -186,7 +186,7 @@ def sweep(parent: Path) -> None:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether a process of this machine made this scratch folder and has ended. Raises OSError where that cannot be told."""
+    """Whether a process of this machine made this scratch folder and has ended. Raises OSError where none can tell."""
     with (folder / LOCK).open("r+b") as lock:
         if lock.read() != this_machine():  # not every network disk tells one machine of the locks of another
             return False

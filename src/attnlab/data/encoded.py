@@ -279,6 +279,6 @@ def tokenizer_of_run(run: str) -> Tokenizer:
         return Tokenizer.load(path).of_text
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"data.tokenizer_from={run}: there is no tokenizer.json that can be read ({error}); give the directory of a run that has one, "
-            "such as runs/STUDY/CELL/seed=0"
+            f"data.tokenizer_from={run}: there is no tokenizer.json that can be read ({error}); give the directory of a "
+            "run that has one, such as runs/STUDY/CELL/seed=0"
         ) from error

@@ -300,7 +300,7 @@ LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (Reuters
 
 
 def are_hidden(labels: Sequence[Any], known: Sequence[str]) -> bool:
-    """Whether these stand for classes that nobody is to know, as those of parts to test on often are; known: those of training."""
+    """Whether these stand for classes that nobody is to know, as parts to test on often have. known: those of training."""
     hidden = set(HIDDEN) - set(known)
     return bool(labels) and all(is_missing(label) or str(label).strip().lower() in hidden for label in labels)
 

@@ -224,7 +224,7 @@ def question_of(asked: Mapping[str, Any], context: Any, answers: Any, place: str
 
 
 def listed(answers: Any, place: str) -> list[Mapping[str, Any]]:
-    """Answers as a list of them, where a table has them as a list for each field. Raises DataError for lists of two lengths."""
+    """Answers as a list of them, where a table has a list for each field. Raises DataError for lists of two lengths."""
     if not isinstance(answers, Mapping):
         return list(answers or [])
     texts, starts = answers["text"], answers["answer_start"]

@@ -156,8 +156,8 @@ def columns_of(
     if text is None or (labelled and label is None):
         missing, what = ("text", "texts") if text is None else ("label", "classes")
         raise DataError(
-            f"line 1 of {table.path} names the columns {', '.join(table.first)}; set data.source.{missing} to the one of "
-            f"the {what}"
+            f"line 1 of {table.path} names the columns {', '.join(table.first)}; set data.source.{missing} to the one "
+            f"of the {what}"
         )
     return Columns(text, label, len(names))
 
