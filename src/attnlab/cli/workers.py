@@ -55,18 +55,23 @@ class Worker:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._told: int | None = None
 
     def do(self, function: Callable[..., Any], *arguments: object) -> Any:
         """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
         self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin)
         try:
-            return self._pool.submit(function, *arguments).result()
+            doing = self._pool.submit(function, *arguments)
+            if self._told is not None:  # meanwhile, when there was no process yet
+                self.signal(self._told)
+            return doing.result()
         except BrokenProcessPool:
             self.end()
             raise
 
     def signal(self, signum: int) -> None:
-        """Sends the process a signal, where there is one."""
+        """Sends the process a signal, now or as soon as there is one."""
+        self._told = signum
         for pid in list(self._pool._processes or ()) if self._pool else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
@@ -152,7 +157,11 @@ class Workers:
         reason = (
             f"{why}, {job.kills} times; it may need smaller batches, or fewer runs at a time (hydra.launcher.n_jobs)"
         )
-        job.result = worker.do(job.execute, *job.where, partial(fail, reason), job.state)
+        try:
+            job.result = worker.do(job.execute, *job.where, partial(fail, reason), job.state)
+        except BrokenProcessPool:  # not even this: the run's directory calls it interrupted
+            job.result = JobReturn(status=JobStatus.FAILED)
+            job.result.return_value = Killed(reason)
 
     def _why(self, error: Exception) -> str:
         before, self._memory_kills = self._memory_kills, _memory_kills()
