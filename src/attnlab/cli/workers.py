@@ -27,6 +27,7 @@ from attnlab.training.ancestors import end_with_ancestors
 from attnlab.training.run_directory import RunDirectory
 
 RELAUNCHES = 2  # of a run whose process was killed
+LOOK_SECONDS = 0.5
 FIRST_TO_GO = "900"  # of 1000: when memory runs out, the system ends this process and not another
 
 
@@ -105,7 +106,7 @@ class Workers:
         with ThreadPoolExecutor(size) as threads:
             working = [threads.submit(self._work, worker) for worker in self._workers]
             try:
-                wait(working)
+                _wait(working)
             except BaseException:
                 self._stop(working)
                 raise
@@ -119,7 +120,7 @@ class Workers:
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         try:
-            wait(working)
+            _wait(working)
         except BaseException:
             for worker in self._workers:
                 worker.signal(signal.SIGKILL)
@@ -169,6 +170,12 @@ class Workers:
             return "the machine ran out of memory and its process was killed"
         codes = str(error).rpartition("{")[2].partition("}")[0]
         return f"its process was killed ({codes or 'no exit code'}), as it is when memory runs out"
+
+
+def _wait(working: Sequence[Future[None]]) -> None:
+    """Until all are done. A signal that another thread takes does not wake this one, in which its handler has to run."""
+    while wait(working, timeout=LOOK_SECONDS).not_done:
+        pass
 
 
 def fail(reason: str, config: DictConfig) -> None:
