@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from joblib.externals.loky.process_executor import BrokenProcessPool
 from tests.processes import command, wait_for
 
-from attnlab.cli.workers import FIRST_TO_GO, RELAUNCHES, Job, Workers
+from attnlab.cli.workers import FIRST_TO_GO, RELAUNCHES, Job, Worker, Workers
 from attnlab.training.ancestors import VARIABLE
 from attnlab.training.run_directory import effective_state, read_json, write_json
 from attnlab.training.stop_request import Interrupted, Stopped, leaving
@@ -131,6 +132,15 @@ def test_a_worker_that_is_told_to_stop_alone_has_not_been_killed(tmp_path, capfd
     assert (stopped.status, str(stopped._return_value)) == (JobStatus.FAILED, str(Stopped(signal.SIGTERM, 7)))
     assert other.return_value == "trained"
     assert "killed" not in capfd.readouterr().err
+
+
+def test_what_is_begun_while_it_is_stopped_stops_too(tmp_path):
+    """The signal finds no process yet."""
+    worker = Worker()
+    worker.signal(signal.SIGTERM)
+    with pytest.raises((BrokenProcessPool, Interrupted)):
+        worker.do(waits, tmp_path)
+    worker.end(at_once=True)
 
 
 def left_of(mark: str) -> list[str]:

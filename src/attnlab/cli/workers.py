@@ -27,6 +27,7 @@ from attnlab.training.ancestors import end_with_ancestors
 from attnlab.training.run_directory import RunDirectory
 
 RELAUNCHES = 2  # of a run whose process was killed
+LOOK_SECONDS = 0.5
 FIRST_TO_GO = "900"  # of 1000: when memory runs out, the system ends this process and not another
 
 
@@ -55,18 +56,23 @@ class Worker:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._told: int | None = None
 
     def do(self, function: Callable[..., Any], *arguments: object) -> Any:
         """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
         self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin)
         try:
-            return self._pool.submit(function, *arguments).result()
+            doing = self._pool.submit(function, *arguments)
+            if self._told is not None:  # meanwhile, when there was no process yet
+                self.signal(self._told)
+            return doing.result()
         except BrokenProcessPool:
             self.end()
             raise
 
     def signal(self, signum: int) -> None:
-        """Sends the process a signal, where there is one."""
+        """Sends the process a signal, now or as soon as there is one."""
+        self._told = signum
         for pid in list(self._pool._processes or ()) if self._pool else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
@@ -100,7 +106,7 @@ class Workers:
         with ThreadPoolExecutor(size) as threads:
             working = [threads.submit(self._work, worker) for worker in self._workers]
             try:
-                wait(working)
+                _wait(working)
             except BaseException:
                 self._stop(working)
                 raise
@@ -114,7 +120,7 @@ class Workers:
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         try:
-            wait(working)
+            _wait(working)
         except BaseException:
             for worker in self._workers:
                 worker.signal(signal.SIGKILL)
@@ -152,7 +158,11 @@ class Workers:
         reason = (
             f"{why}, {job.kills} times; it may need smaller batches, or fewer runs at a time (hydra.launcher.n_jobs)"
         )
-        job.result = worker.do(job.execute, *job.where, partial(fail, reason), job.state)
+        try:
+            job.result = worker.do(job.execute, *job.where, partial(fail, reason), job.state)
+        except BrokenProcessPool:  # not even this: the run's directory calls it interrupted
+            job.result = JobReturn(status=JobStatus.FAILED)
+            job.result.return_value = Killed(reason)
 
     def _why(self, error: Exception) -> str:
         before, self._memory_kills = self._memory_kills, _memory_kills()
@@ -160,6 +170,12 @@ class Workers:
             return "the machine ran out of memory and its process was killed"
         codes = str(error).rpartition("{")[2].partition("}")[0]
         return f"its process was killed ({codes or 'no exit code'}), as it is when memory runs out"
+
+
+def _wait(working: Sequence[Future[None]]) -> None:
+    """Until all are done. A signal that another thread takes does not wake this one, in which its handler has to run."""
+    while wait(working, timeout=LOOK_SECONDS).not_done:
+        pass
 
 
 def fail(reason: str, config: DictConfig) -> None:
