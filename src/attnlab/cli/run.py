@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from attnlab.cli.check import check, senseless
 from attnlab.cli.compose import Composed, Mistake, identity, register_resolvers
 from attnlab.cli.init_from import own_choices
-from attnlab.cli.provenance import code_version, library_versions, own_repositories, own_sources, refuse_other_source
 from attnlab.cli.overrides import key_and_text
+from attnlab.cli.provenance import code_version, library_versions, own_repositories, own_sources, refuse_other_source
 from attnlab.cli.studies import drift_message
 from attnlab.training.ancestors import descendants, end_with_ancestors
 from attnlab.training.run_directory import (
