@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.interop import ARCHITECTURES, CannotConvert, build, completed, read_model, to_folder
+from attnlab.interop.fields import OneOf, Same
 
 BOUND = 1e-5
 RESERVED = 5  # numbers of tokens that no row has: RoBERTa counts positions from its padding's
@@ -233,6 +234,15 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "pretraining_tp": (1, 2),
 }
 
+ROTARY_FIELDS = ("partial_rotary_factor", "rope_theta")  # taken by every configuration with rotary positions
+NEAR = 0.6  # of the changes are to a field here that some architecture carries over, be it only a sibling of the one at hand
+CARRIED = {
+    name
+    for known in ARCHITECTURES.values()
+    for entry in known.fields
+    for name in ([entry.ours] if isinstance(entry, Same) else {n for w in entry.words.values() for n in w} if isinstance(entry, OneOf) else [])
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -277,7 +287,11 @@ def _imported(number: int, name: str, draw: random.Random, folder: Path) -> Outc
     import transformers
 
     usual = transformers.AutoConfig.for_model(name)
-    own = [field for field in FIELDS if hasattr(usual, field)]
+    own = [
+        field
+        for field in FIELDS
+        if hasattr(usual, field) or (field in ROTARY_FIELDS and hasattr(usual, "rope_parameters"))
+    ]
     drawn = draw.sample(own, draw.randint(0, 5)) + draw.sample(list(FIELDS), int(draw.random() < FOREIGN))
     changes = {field: draw.choice(FIELDS[field]) for field in drawn}
     known, asked = ARCHITECTURES[name], {**THEIRS[name], **changes}
@@ -311,7 +325,9 @@ def _settings(name: str, draw: random.Random) -> dict[str, Any]:
             fields = completed(asked)
         except (ValueError, TypeError, KeyError):
             break
-        key = draw.choice([key for key in (*fields, "attention", "feed_forward.matched") if _values(key, fields)])
+        known = [key for key in (*fields, "attention", "feed_forward.matched") if _values(key, fields)]
+        carried = [key for key in known if key in CARRIED]
+        key = draw.choice(carried if draw.random() < NEAR else known)
         value = draw.choice(_values(key, fields))
         if key in PARTS or key == "position":
             asked = {old: kept for old, kept in asked.items() if not old.startswith(f"{key}.") or old in PARTS}
