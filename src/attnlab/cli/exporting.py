@@ -210,6 +210,8 @@ def _notes(found: Exported) -> Iterator[str]:
             "note: the tokenizer has no end-of-text mark, and clients such as lm-evaluation-harness need one, as does generation that is to "
             "stop by itself; train with data.end_of_text=true"
         )
+    if found.settings.get("channels") == 1:
+        yield "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: give them to it as pixel values"
     if "image_size" in found.settings and _preprocessor(found) is None:
         yield "note: the run does not say what pixels were normalised by, so there is no preprocessor_config.json"
 
