@@ -2,9 +2,10 @@
 
 python experiments/parity/fuzz.py [--draws 3000] [--first 0] [--threads 1]
 
-Even draws are exports: a model here near one of the architectures, some of its fields and parts drawn anew, is written, loaded by
-transformers and read again. Odd draws are imports: a model of transformers, some fields of its configuration drawn anew, a few of them
-fields that only other architectures have, is saved and read. What comes out of a draw depends on its number alone. A draw is one of
+Even draws are exports: a model here near one of the architectures, some of its fields and parts drawn anew, is
+written, loaded by transformers and read again. Odd draws are imports: a model of transformers, some fields of its
+configuration drawn anew, a few of them fields that only other architectures have, is saved and read. What comes out
+of a draw depends on its number alone. A draw is one of
 
 same      all logits agree to BOUND, times the largest where that is above 1
 refused   attnlab says that the other side computes something else
@@ -380,7 +381,9 @@ def _sizes(config: Any) -> dict[str, Any]:
 
 
 def _inputs(model: str, sizes: dict[str, Any], seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """What the models are compared on: two images, or rows of one token, of some, and of as many as there are positions."""
+    """
+    What the models are compared on: two images, or rows of one token, of some, and of as many as there are positions.
+    """
     random_numbers = torch.Generator().manual_seed(seed + 1)
     if model == "ViT":
         yield (torch.randn(2, sizes["channels"], *sizes["image_size"], generator=random_numbers),)
@@ -400,7 +403,10 @@ def _theirs(there: Any, model: str, given: tuple[Tensor, ...]) -> Tensor:
 
 
 def _gap(here: nn.Module, there: Any, model: str, settings: dict[str, Any], seed: int) -> float:
-    """The largest difference of logits, relative to the largest of them where that is above 1. model: empty where `there` is one of ours."""
+    """
+    The largest difference of logits, relative to the largest of them where that is above 1. model: empty where
+    `there` is one of ours.
+    """
     gaps = []
     with torch.no_grad():
         for given in _inputs(settings["model"], settings, seed):
