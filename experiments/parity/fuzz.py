@@ -2,9 +2,10 @@
 
 python experiments/parity/fuzz.py [--draws 3000] [--first 0] [--threads 1]
 
-Even draws are exports: a model here near one of the architectures, some of its fields and parts drawn anew, is written, loaded by
-transformers and read again. Odd draws are imports: a model of transformers, some fields of its configuration drawn anew, a few of them
-fields that only other architectures have, is saved and read. What comes out of a draw depends on its number alone. A draw is one of
+Even draws are exports: a model here near one of the architectures, some of its fields and parts drawn anew, is
+written, loaded by transformers and read again. Odd draws are imports: a model of transformers, some fields of its
+configuration drawn anew, a few of them fields that only other architectures have, is saved and read. What comes out
+of a draw depends on its number alone. A draw is one of
 
 same      all logits agree to BOUND, times the largest where that is above 1
 refused   attnlab says that the other side computes something else
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.interop import ARCHITECTURES, CannotConvert, build, completed, read_model, to_folder
+from attnlab.interop.fields import OneOf, Same
 
 BOUND = 1e-5
 RESERVED = 5  # numbers of tokens that no row has: RoBERTa counts positions from its padding's
@@ -233,6 +235,15 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "pretraining_tp": (1, 2),
 }
 
+ROTARY_FIELDS = ("partial_rotary_factor", "rope_theta")  # taken by every configuration with rotary positions
+NEAR = 0.6  # of the changes are to a field here that some architecture carries over, be it only a sibling of the one at hand
+CARRIED = {
+    name
+    for known in ARCHITECTURES.values()
+    for entry in known.fields
+    for name in ([entry.ours] if isinstance(entry, Same) else {n for w in entry.words.values() for n in w} if isinstance(entry, OneOf) else [])
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -277,7 +288,11 @@ def _imported(number: int, name: str, draw: random.Random, folder: Path) -> Outc
     import transformers
 
     usual = transformers.AutoConfig.for_model(name)
-    own = [field for field in FIELDS if hasattr(usual, field)]
+    own = [
+        field
+        for field in FIELDS
+        if hasattr(usual, field) or (field in ROTARY_FIELDS and hasattr(usual, "rope_parameters"))
+    ]
     drawn = draw.sample(own, draw.randint(0, 5)) + draw.sample(list(FIELDS), int(draw.random() < FOREIGN))
     changes = {field: draw.choice(FIELDS[field]) for field in drawn}
     known, asked = ARCHITECTURES[name], {**THEIRS[name], **changes}
@@ -311,7 +326,9 @@ def _settings(name: str, draw: random.Random) -> dict[str, Any]:
             fields = completed(asked)
         except (ValueError, TypeError, KeyError):
             break
-        key = draw.choice([key for key in (*fields, "attention", "feed_forward.matched") if _values(key, fields)])
+        known = [key for key in (*fields, "attention", "feed_forward.matched") if _values(key, fields)]
+        carried = [key for key in known if key in CARRIED]
+        key = draw.choice(carried if draw.random() < NEAR else known)
         value = draw.choice(_values(key, fields))
         if key in PARTS or key == "position":
             asked = {old: kept for old, kept in asked.items() if not old.startswith(f"{key}.") or old in PARTS}
@@ -364,7 +381,9 @@ def _sizes(config: Any) -> dict[str, Any]:
 
 
 def _inputs(model: str, sizes: dict[str, Any], seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """What the models are compared on: two images, or rows of one token, of some, and of as many as there are positions."""
+    """
+    What the models are compared on: two images, or rows of one token, of some, and of as many as there are positions.
+    """
     random_numbers = torch.Generator().manual_seed(seed + 1)
     if model == "ViT":
         yield (torch.randn(2, sizes["channels"], *sizes["image_size"], generator=random_numbers),)
@@ -384,7 +403,10 @@ def _theirs(there: Any, model: str, given: tuple[Tensor, ...]) -> Tensor:
 
 
 def _gap(here: nn.Module, there: Any, model: str, settings: dict[str, Any], seed: int) -> float:
-    """The largest difference of logits, relative to the largest of them where that is above 1. model: empty where `there` is one of ours."""
+    """
+    The largest difference of logits, relative to the largest of them where that is above 1. model: empty where
+    `there` is one of ours.
+    """
     gaps = []
     with torch.no_grad():
         for given in _inputs(settings["model"], settings, seed):

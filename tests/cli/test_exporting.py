@@ -174,6 +174,15 @@ def test_what_no_architecture_computes_is_refused_with_what_differs(train, attnl
     assert not Path("out").exists()
 
 
+def test_a_model_of_grey_images_says_what_its_clients_will_miss(train, attnlab, here):
+    train("vit", "model.pooling=class", "model.patch_size=4")
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 0, said.err
+    assert "gives the same on images" in said.out
+    assert "image pipeline makes every image RGB, and this model reads grey ones" in said.err
+    assert len(read_json(Path("out/config.json"))["id2label"]) == 10
+
+
 def test_two_tokenizers_are_refused(train, attnlab, here):
     train("encoder_decoder", "data.joint=false", "model.share_embeddings=false", *BPE)
     said = attnlab("export", "run", "--to", "out")

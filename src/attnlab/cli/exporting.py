@@ -37,7 +37,10 @@ TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of eac
 
 @dataclass(frozen=True)
 class Exported:
-    """What of a run is written: its model by settings and tensors, perhaps a task's output on it, its tokenizer and marks."""
+    """
+    What of a run is written: its model by settings and tensors, perhaps a task's output on it, its tokenizer and
+    marks.
+    """
 
     record: dict[str, Any]
     settings: Settings
@@ -210,6 +213,8 @@ def _notes(found: Exported) -> Iterator[str]:
             "note: the tokenizer has no end-of-text mark, and clients such as lm-evaluation-harness need one, as does generation that is to "
             "stop by itself; train with data.end_of_text=true"
         )
+    if found.settings.get("channels") == 1:
+        yield "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: give them to it as pixel values"
     if "image_size" in found.settings and _preprocessor(found) is None:
         yield "note: the run does not say what pixels were normalised by, so there is no preprocessor_config.json"
 
@@ -218,7 +223,10 @@ def _notes(found: Exported) -> Iterator[str]:
 
 
 def _tried(found: Exported, folder: Path) -> str:
-    """In words, how transformers does with the folder: the same numbers of texts, and the same logits. Raises CannotConvert."""
+    """
+    In words, how transformers does with the folder: the same numbers of texts, and the same logits. Raises
+    CannotConvert.
+    """
     if find_spec("transformers") is None:
         return 'not checked: transformers is not installed (pip install "attnlab[transformers]")'
     difference = compare(folder, found.model(), _given(found, folder), found.head)
@@ -227,7 +235,10 @@ def _tried(found: Exported, folder: Path) -> str:
 
 
 def _given(found: Exported, folder: Path) -> list[Given]:
-    """What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises CannotConvert for other numbers."""
+    """
+    What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises CannotConvert
+    for other numbers.
+    """
     if "image_size" in found.settings:
         shape = (2, found.settings["channels"], *found.settings["image_size"])
         return [(torch.randn(shape, generator=torch.Generator().manual_seed(0)),)]

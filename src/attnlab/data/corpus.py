@@ -88,10 +88,11 @@ def prepare(
     end_of_text: bool = False,
 ) -> Corpus:
     """
-    The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises DataError.
+    The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises
+    DataError.
 
-    end_of_text: the newline between two documents of the source becomes the tokenizer's mark for the end of a text, which a tokenizer
-    without marks gets.
+    end_of_text: the newline between two documents of the source becomes the tokenizer's mark for the end of a text,
+    which a tokenizer without marks gets.
     """
     fingerprint = source.fingerprint(cache)
     settings = [FORMAT, fingerprint, tokenizer.name, asdict(tokenizer), [float(fraction) for fraction in split]]
@@ -107,7 +108,10 @@ def prepare(
 def _split(
     source: Source, split: Sequence[float], cache: str | Path | None, by_document: bool
 ) -> tuple[tuple[str, str, str], list[list[int]]]:
-    """The three parts of a text and, where they are asked for, the characters of each that are newlines between documents."""
+    """
+    The three parts of a text and, where they are asked for, the characters of each that are newlines between
+    documents.
+    """
     texts = split_text(source.read(cache), split)
     lengths = [len(document) for document in source.documents(cache)] if by_document else []
     breaks_N = np.cumsum(np.array(lengths[:-1], dtype=np.int64) + 1) - 1
@@ -145,7 +149,10 @@ def _write(
 def _tokens(
     tokenizer: Tokenizer, text: str, breaks: Sequence[int], located: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers (N,) of the tokens of a text, a mark for each break between its documents; where asked, their characters (N, 2), too."""
+    """
+    The numbers (N,) of the tokens of a text, a mark for each break between its documents; where asked, their
+    characters (N, 2), too.
+    """
     tokens, places, start = [], [], 0
     for end in (*breaks, len(text)):
         document = text[start:end]

@@ -1,4 +1,7 @@
-"""The tokenizer of a Marian model: two SentencePiece files, one for sources and one for targets, and the numbers of their pieces in vocab.json."""
+"""
+The tokenizer of a Marian model: two SentencePiece files, one for sources and one for targets, and the numbers of
+their pieces in vocab.json.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,10 @@ class MarianTokenizer(Tokenizer):
     """
     What transformers' MarianTokenizer gives, text for text, but that a text that spells a mark is text.
 
-    source, target: the files source.spm and target.spm, in base64. numbers: vocab.json. special: the texts of pad, end and unknown by the
-    names that Hugging Face gives them. side: which of the two files a text is cut by. A text may begin with the language that it is to be
-    translated into (>>fra<<). Raises DataError for a file that is no unigram model of SentencePiece.
+    source, target: the files source.spm and target.spm, in base64. numbers: vocab.json. special: the texts of pad,
+    end and unknown by the names that Hugging Face gives them. side: which of the two files a text is cut by. A text
+    may begin with the language that it is to be translated into (>>fra<<). Raises DataError for a file that is no
+    unigram model of SentencePiece.
     """
 
     name = "marian"
@@ -164,7 +168,8 @@ def _apart(text: str) -> tuple[list[str], str]:
 
 def library_of(content: bytes, name: str) -> Any:
     """
-    The library's tokenizer that cuts as a unigram model of SentencePiece does (Kudo 2018, arXiv 1804.10959), its own blanks and letters included.
+    The library's tokenizer that cuts as a unigram model of SentencePiece does (Kudo 2018, arXiv 1804.10959), its own
+    blanks and letters included.
 
     Raises DataError for another kind of model, and for options that cut otherwise.
     """

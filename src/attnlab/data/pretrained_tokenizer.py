@@ -24,11 +24,12 @@ class PretrainedTokenizer(Tokenizer):
     """
     A tokenizer of the library `tokenizers` with marks among its tokens; `read_tokenizer` makes one out of a model's files.
 
-    rules: its tokenizer.json. vocabulary_size: rows of the model's table, perhaps more than there are tokens. special: the texts of its
-    special tokens by the names that Hugging Face gives them (cls_token, eos_token, ...). decoder_start: the number that a decoder's
-    input starts with. also_ends: further tokens that end a generated text. splits_marks: whether a text that spells
-    a mark is text. chat_template: Jinja, of a conversation. generation: what else the model's own library is told of tokens where it
-    generates, such as one that is forced at the end (BART); it is kept for an export.
+    rules: its tokenizer.json. vocabulary_size: rows of the model's table, perhaps more than there are tokens.
+    special: the texts of its special tokens by the names that Hugging Face gives them (cls_token, eos_token, ...).
+    decoder_start: the number that a decoder's input starts with. also_ends: further tokens that end a generated text.
+    splits_marks: whether a text that spells a mark is text. chat_template: Jinja, of a conversation. generation: what
+    else the model's own library is told of tokens where it generates, such as one that is forced at the end (BART);
+    it is kept for an export.
     """
 
     name = "pretrained"

@@ -22,10 +22,11 @@ MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are 
 class TextData(DataModule):
     """A text as batches of windows: `context` tokens and their next tokens, `batch_size` windows a batch and rank.
 
-    `source` is a Source, or a class or partial of one that is completed with `path`; `split` holds the fractions of train, validation
-    and test; validation scores at most `max_validation_tokens` (None: all); `seed` draws the training order. `end_of_text`: whether a mark
-    stands between two documents of the source, <|endoftext|> where the tokenizer has none of its own (None: where it is one of
-    sub-words, so that figures on characters and bytes stay comparable with published ones). Raises DataError.
+    `source` is a Source, or a class or partial of one that is completed with `path`; `split` holds the fractions of
+    train, validation and test; validation scores at most `max_validation_tokens` (None: all); `seed` draws the
+    training order. `end_of_text`: whether a mark stands between two documents of the source, <|endoftext|> where the
+    tokenizer has none of its own (None: where it is one of sub-words, so that figures on characters and bytes stay
+    comparable with published ones). Raises DataError.
     """
 
     def __init__(

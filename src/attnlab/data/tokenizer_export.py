@@ -29,10 +29,11 @@ def write_tokenizer(
     """
     Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and, where there is one, chat_template.jinja.
 
-    A tokenizer by itself, as language models have it, becomes one that encodes a text as `encode` does and puts no mark around it.
-    A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its marks, and puts those around a text that an encoder
-    (text) or a sequence-to-sequence model (source) sees. Where a text spells a mark, there stands the mark: `<mask>` in a text hides a
-    token. A pretrained one is written as it was read. segments: whether the model is told which of two texts a token is of.
+    A tokenizer by itself, as language models have it, becomes one that encodes a text as `encode` does and puts no
+    mark around it. A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its marks, and puts
+    those around a text that an encoder (text) or a sequence-to-sequence model (source) sees. Where a text spells a
+    mark, there stands the mark: `<mask>` in a text hides a token. A pretrained one is written as it was read.
+    segments: whether the model is told which of two texts a token is of.
     """
     own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
     folder = Path(folder)

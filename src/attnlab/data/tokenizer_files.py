@@ -46,9 +46,10 @@ def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tok
     """
     The tokenizer in a folder of Hugging Face's files, or in the directory of a run.
 
-    Of Hugging Face's files it reads tokenizer.json and, as far as they are there, tokenizer_config.json, special_tokens_map.json,
-    config.json, generation_config.json and chat_template.jinja; without tokenizer.json, the vocab.txt of a BERT, the vocab.json and
-    merges.txt of a GPT-2, or the source.spm, target.spm and vocab.json of a Marian. vocabulary_size: rows of the model's table. Raises DataError.
+    Of Hugging Face's files it reads tokenizer.json and, as far as they are there, tokenizer_config.json,
+    special_tokens_map.json, config.json, generation_config.json and chat_template.jinja; without tokenizer.json, the
+    vocab.txt of a BERT, the vocab.json and merges.txt of a GPT-2, or the source.spm, target.spm and vocab.json of a
+    Marian. vocabulary_size: rows of the model's table. Raises DataError.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():

@@ -48,7 +48,10 @@ class Tokenizer:
 
     @property
     def of_source(self) -> "Tokenizer":
-        """The one that encodes sources by the same numbers: itself, but of models whose targets are cut otherwise (Marian)."""
+        """
+        The one that encodes sources by the same numbers: itself, but of models whose targets are cut otherwise
+        (Marian).
+        """
         return self
 
     @property
@@ -311,9 +314,11 @@ class Unigram(Subwords):
 @dataclass(frozen=True)
 class WithEndOfText(Tokenizer):
     """
-    A trained tokenizer and, after its own tokens, the mark that ends a document: GPT-2's <|endoftext|> (Radford et al. 2019).
+    A trained tokenizer and, after its own tokens, the mark that ends a document: GPT-2's <|endoftext|> (Radford et
+    al. 2019).
 
-    In a text it stands where the newline between two documents stood, and decodes to it, so that no text changes with it.
+    In a text it stands where the newline between two documents stood, and decodes to it, so that no text changes with
+    it.
     """
 
     name = "with_end_of_text"

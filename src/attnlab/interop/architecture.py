@@ -51,13 +51,14 @@ class Architecture:
     """
     One architecture, both ways.
 
-    name: what config.json calls it (model_type). model: the class here. classes: theirs with an output, of which the last is one with
-    next-sentence prediction where there are two, and the first is written for all else.
-    fixed: settings that all its models have. aliases, tidy: bring other spellings of a configuration into the one that `fields` knows; untidy:
-    into the one that is written. no_matter: fields (a regular expression) that leave what it computes as it is, beside those of all. prefix:
-    of the tensors' names but the output's; where a file holds the model without its output they lack it, and what begins as in `fresh`,
-    here, is initialised anew. copies: tensors that repeat another one. present: tensors whose being there is a setting. buffers: tensors
-    (a regular expression) that hold nothing learned. old_names: endings of tensors' names, as old files have them.
+    name: what config.json calls it (model_type). model: the class here. classes: theirs with an output, of which the
+    last is one with next-sentence prediction where there are two, and the first is written for all else. fixed:
+    settings that all its models have. aliases, tidy: bring other spellings of a configuration into the one that
+    `fields` knows; untidy: into the one that is written. no_matter: fields (a regular expression) that leave what it
+    computes as it is, beside those of all. prefix: of the tensors' names but the output's; where a file holds the
+    model without its output they lack it, and what begins as in `fresh`, here, is initialised anew. copies: tensors
+    that repeat another one. present: tensors whose being there is a setting. buffers: tensors (a regular expression)
+    that hold nothing learned. old_names: endings of tensors' names, as old files have them.
     """
 
     name: str
@@ -134,7 +135,10 @@ class Architecture:
         return different(_with_zeros(settings, there), there)
 
     def as_written(self, settings: Settings) -> Settings:
-        """The (completed) settings of a model that can be written as this architecture, and with it what zeros stand for there."""
+        """
+        The (completed) settings of a model that can be written as this architecture, and with it what zeros stand for
+        there.
+        """
         return _with_zeros(settings, self._written(settings))
 
     def _written(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> Settings:

@@ -111,10 +111,10 @@ def to_folder(
     """
     Writes a model of these settings as config.json and safetensors that `transformers.AutoModel.from_pretrained` loads.
 
-    architecture: one of ARCHITECTURES; None: the first that computes the same. head, output: what a task has put on the model in the place
-    of its own output, and the weight (C, D) and bias (C) of that. fields: more fields of config.json, such as the numbers of marks. Raises
-    CannotConvert where none, or not that one, computes the same, with what differs, and where the tensors are not
-    those of such a model.
+    architecture: one of ARCHITECTURES; None: the first that computes the same. head, output: what a task has put on
+    the model in the place of its own output, and the weight (C, D) and bias (C) of that. fields: more fields of
+    config.json, such as the numbers of marks. Raises CannotConvert where none, or not that one, computes the same,
+    with what differs, and where the tensors are not those of such a model.
     """
     known = architecture_for(settings, architecture, fields)
     given = {name: tensor for name, tensor in tensors.items() if not name.endswith("_extra_state")}

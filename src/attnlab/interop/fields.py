@@ -27,7 +27,8 @@ class Same:
     """
     A number, or several, that is the same there and here.
 
-    default: what is meant where the field is missing there; ABSENT: nothing. least: the smallest number that can be written.
+    default: what is meant where the field is missing there; ABSENT: nothing. least: the smallest number that can be
+    written.
     """
 
     theirs: str
@@ -87,7 +88,8 @@ class OneOf:
 @dataclass(frozen=True)
 class Only:
     """
-    A field that has a counterpart here for some values alone; the first is what is meant where it is missing, so nothing is written.
+    A field that has a counterpart here for some values alone; the first is what is meant where it is missing, so
+    nothing is written.
 
     why: what is so with the other values.
     """

@@ -22,8 +22,9 @@ class Head:
     """
     An output on an encoder, both ways.
 
-    ending: of the class's name there. build: the model here of an encoder and a number of outputs. write: the tensors there of the output's
-    weight (C, D) and bias (C), by the architecture's name. logits: those of the model there, as the model here gives them.
+    ending: of the class's name there. build: the model here of an encoder and a number of outputs. write: the tensors
+    there of the output's weight (C, D) and bias (C), by the architecture's name. logits: those of the model there, as
+    the model here gives them.
     """
 
     ending: str
@@ -37,7 +38,10 @@ class Head:
 
 
 def _of_the_first_token(architecture: str, weight_CD: Tensor, bias_C: Tensor) -> dict[str, Tensor]:
-    """There, a dense layer and tanh stand between the first token's state and the output: they pass a small state on as it is."""
+    """
+    There, a dense layer and tanh stand between the first token's state and the output: they pass a small state on as
+    it is.
+    """
     dense, out = {
         "bert": ("bert.pooler.dense", "classifier"),
         "roberta": ("classifier.dense", "classifier.out_proj"),

@@ -1,4 +1,7 @@
-"""A written folder on trial: transformers loads it, and gives what the model here gives. Legend: B batch, T length, S source length."""
+"""
+A written folder on trial: transformers loads it, and gives what the model here gives. Legend: B batch, T length, S
+source length.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,11 @@ def tokenizer_there(folder: Path) -> Any:
 
 def compare(folder: Path, model: nn.Module, given: Sequence[Given], head: Head | None = None) -> float:
     """
-    The largest difference of logits between a folder, loaded by transformers, and the model here that was written there.
+    The largest difference of logits between a folder, loaded by transformers, and the model here that was written
+    there.
 
-    Relative to the largest logit where that is above 1. Raises CannotConvert where transformers fails on it, or the logits are others.
+    Relative to the largest logit where that is above 1. Raises CannotConvert where transformers fails on it, or the
+    logits are others.
     """
     import transformers
 

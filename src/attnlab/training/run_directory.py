@@ -123,7 +123,9 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two flat configurations, one readable line each; a field that is null is as good as absent."""
+    """
+    What differs between two flat configurations, one readable line each; a field that is null is as good as absent.
+    """
     nothing = "(absent)"
     return [
         f"{key}: {before.get(key, nothing)} -> {now.get(key, nothing)}"
