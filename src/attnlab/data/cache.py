@@ -1,6 +1,7 @@
 """The cache folder, atomic writing into it, and the one error that data raises for what a user can mend."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -42,6 +43,12 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         folder.mkdir()
     try:
         yield folder
+    except OSError as error:
+        # NumPy says of a full disk how much of an array it could write, and gives no number.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
+            with writing_to(beside):
+                raise OSError(errno.ENOSPC, "the disk is full") from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
