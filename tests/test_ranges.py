@@ -75,7 +75,11 @@ TOLD = {"grid"}  # no field: what a part is told by its model
 def shipped_targets():
     """The classes and functions that the files of the choices name."""
     return sorted(
-        {name for path in CONF.rglob("*.yaml") for name in re.findall(r"_target_: (attnlab[\w.]+)", path.read_text())}
+        {
+            name
+            for path in CONF.rglob("*.yaml")
+            for name in re.findall(r"_target_: ((?:attnlab|hydra_plugins.attnlab)[\w.]+)", path.read_text())
+        }
     )
 
 

@@ -15,6 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from attnlab.ranges import PositiveInt, check_ranges
+
 
 class SearchSweeper(Sweeper):
     """
@@ -23,7 +25,8 @@ class SearchSweeper(Sweeper):
     What was tried stands in the runs' own directories: the same command asks for the same trials again, and trains those that are not over.
     """
 
-    def __init__(self, metric: str, n_trials: int, n_jobs: int, sampler: Any, pruner: Any) -> None:
+    @check_ranges
+    def __init__(self, metric: str, n_trials: PositiveInt, n_jobs: PositiveInt, sampler: Any, pruner: Any) -> None:
         self.metric, self.n_trials, self.n_jobs, self.sampler = metric, n_trials, n_jobs, sampler
         self.launcher: Launcher | None = None
         self.launched = 0

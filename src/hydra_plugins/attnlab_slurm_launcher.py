@@ -16,11 +16,33 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
+from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
+
 LOOK_AGAIN_SECONDS = 0.5
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
     """Hydra launcher on Slurm. Requeue has one owner, submitit: at a time limit it hears SIGUSR2, at a preemption SIGTERM."""
+
+    @check_ranges
+    def __init__(
+        self,
+        timeout_min: PositiveInt,
+        array_parallelism: PositiveInt,
+        signal_delay_s: PositiveInt,
+        max_num_timeout: NonNegativeInt,
+        cpus_per_task: PositiveInt | None = None,
+        gpus_per_node: NonNegativeInt | None = None,
+        mem_gb: PositiveFloat | None = None,
+        **params: Any,
+    ) -> None:
+        ranged: dict[str, Any] = {
+            "timeout_min": timeout_min,
+            "array_parallelism": array_parallelism,
+            "signal_delay_s": signal_delay_s,
+        }
+        ranged |= {"max_num_timeout": max_num_timeout, "cpus_per_task": cpus_per_task}
+        super().__init__(**ranged, gpus_per_node=gpus_per_node, mem_gb=mem_gb, **params)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits the jobs and waits for them. Raises: Mistake in Slurm's own words where it takes none."""

@@ -61,16 +61,23 @@ def test_a_text_that_cannot_be_trained_on(attnlab, here, left, tiny, content, wo
         ("hydra/launcher=slurm", "add -m"),
         ("hydra.nothing=1", "hydra.nothing"),
         ("position=alibi,none", "-m"),
+        ("hydra/launcher=slurm hydra.launcher.timeout_min=0", "hydra.launcher.timeout_min must be at least 1, got 0"),
+        ("hydra/launcher=slurm hydra.launcher.mem_gb=-4", "hydra.launcher.mem_gb must be above 0, got -4"),
+        ("+trainer.threads=2", "Either remove + prefix"),
     ],
 )
 def test_a_mistaken_setting(attnlab, here, left, tiny, override, words):
-    assert words in refused(attnlab("train", *tiny, override))
+    multirun = ["-m"] if "hydra.launcher." in override else []
+    assert words in refused(attnlab("train", *multirun, *tiny, *override.split()))
     assert left(here) == []
 
 
 def test_jobs_of_a_multirun_cannot_share_a_directory(attnlab, here, left, tiny):
     assert "share the directory one" in refused(attnlab("train", "-m", *tiny, "seed=0,1", "run_dir=one"))
     assert left(here) == []
+    said = refused(attnlab("train", "-m", *tiny, "progress=off,plain"))
+    assert "they differ in nothing that a run's name tells" in said
+    assert "give each choice once" in refused(attnlab("train", "-m", *tiny, "seed=0,0"))
 
 
 def test_words_that_are_no_command(attnlab):

@@ -75,7 +75,7 @@ def test_a_text_ends_where_the_end_mark_comes(attnlab, here, tiny, monkeypatch):
         (["--prompt", "Ünï"], "'Ü' (U+00DC)"),
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "the quick brown fox jumps"], "the model's position encoding has 16"),
-        (["--prompt", "the", "--max-new-tokens", "-1"], "max_new_tokens=-1"),
+        (["--prompt", "the", "--max-new-tokens", "-1"], "max_new_tokens must be at least 0, got -1"),
         (["--prompt", "the", "--temperature", "-1"], "temperature must be at least 0"),
         (["--prompt", "the", "--top-k", "0"], "top_k must be at least 1"),
         (["--prompt", "the", "--top-p", "2"], "top_p must be above 0 and at most 1"),

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -72,6 +73,16 @@ def test_disk_that_takes_no_more_is_a_data_error_and_leaves_nothing(prose_file, 
     assert result.stdout.startswith("cannot write to ")
     assert "ATTNLAB_CACHE" in result.stdout
     assert list((cache / "corpora").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), OSError("8000 requested and 1234 written")]
+)
+def test_a_disk_that_is_full_is_said_with_what_to_do(tmp_path, error):
+    words = "the disk is full; the cache has to be a writable folder with free space"
+    with pytest.raises(DataError, match=words), scratch_folder(tmp_path / "corpus"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
 
 
 def make_older(folder, seconds):

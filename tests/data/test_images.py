@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import struct
 import zipfile
 
@@ -387,6 +388,12 @@ def test_mistakes_in_folders(tmp_path):
     fill(tmp_path / "half" / "train")
     with pytest.raises(DataError, match="holds train and no folder test; give both"):
         ImageFolder(tmp_path / "half").read()
+    fill(tmp_path / "byte")
+    (tmp_path / "byte" / "dog").rename(tmp_path / "byte" / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(
+        DataError, match=r"the name of a folder in .*byte holds '\\udce9', half of a character or a byte"
+    ):
+        ImageFolder(tmp_path / "byte").read()
     with pytest.raises(DataError, match=r"channels must be 1 \(grey\) or 3 \(colour\), got 2"):
         ImageFolder(tmp_path, channels=2)
     with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from attnlab.data import Character, DataError, HubQuestions, SpanExtractionData, SQuAD, SQuADFiles
-from attnlab.data.questions import Question
+from attnlab.data.questions import Question, read_squad
 
 
 def squad(path, contexts, **more):
@@ -228,3 +228,12 @@ def test_squad_is_files_or_the_hub(monkeypatch):
     monkeypatch.setattr("attnlab.data.questions.load_hub", load)
     assert SQuAD(revision="abc").read()["test"] == [Question("1", "q", "a b", (("a", 0),))]
     assert asked == [("rajpurkar/squad", "train", "abc"), ("rajpurkar/squad", "validation", "abc")]
+
+
+def test_half_a_character_in_a_text_is_named_with_its_question(tmp_path):
+    asked = {"id": "q7", "question": "what?", "answers": [{"text": "text", "answer_start": 4}]}
+    paragraph = {"context": "a \ud83d text", "qas": [asked]}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    with pytest.raises(DataError, match=r"train.json, question 'q7', holds '\\ud83d', half of a character"):
+        read_squad(path)

@@ -142,7 +142,7 @@ def test_nothing_to_do_gives_nothing():
     [
         ([[1], []], 5, "prompt 1 is empty"),
         ([[1, V]], 5, f"prompt 0 holds token {V}; accepted: 0 to {V - 1}"),
-        ([[1]], -1, "max_new_tokens=-1"),
+        ([[1]], -1, "max_new_tokens must be at least 0, got -1"),
     ],
 )
 def test_a_request_that_cannot_be_served_is_named(prompts, max_new_tokens, message):
@@ -157,3 +157,14 @@ def test_a_request_that_cannot_be_served_is_named(prompts, max_new_tokens, messa
 def test_a_setting_that_leaves_no_token_is_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         Sampler(**setting)
+
+
+def test_scores_that_are_no_numbers_are_no_text():
+    logits = torch.zeros(2, 5)
+    for value in (float("nan"), float("inf")):
+        logits[1, 3] = value
+        for temperature in (0.0, 1.0):
+            with pytest.raises(ValueError, match="scores of the next token are no numbers"):
+                Sampler(temperature=temperature).probabilities(logits)
+    logits[1, 3] = -float("inf")  # a token that is ruled out
+    assert Sampler().probabilities(logits)[1, 3] == 0

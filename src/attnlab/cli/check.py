@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.cli.combinations import impossible
-from attnlab.cli.compose import Composed, Mistake, did_you_mean, first_line
+from attnlab.cli.compose import Composed, Mistake, did_you_mean, reason_of
 from attnlab.cli.pretrained import other_encoder
 from attnlab.cli.seams import load, misfits, seams
 from attnlab.ranges import Seed, must_be, outside, words
@@ -84,7 +84,7 @@ def check_fields(composed: Composed) -> None:
     try:
         resolved = composed.resolved
     except OmegaConfBaseException as error:
-        raise Mistake(first_line(error)) from error
+        raise Mistake(reason_of(error)) from error
     findings = list(_check_top(resolved)) or list(_check_places(resolved)) or list(_check_parts(resolved))
     # What is wrong with a field is said where it stands, not again where others take it from there.
     written = [finding for finding in findings if not _is_taken_over(composed.config, finding[0])]

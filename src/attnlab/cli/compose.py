@@ -45,6 +45,10 @@ OUTSIDE_IDENTITY = (
 )
 
 
+NO_REASON = re.compile(r"\^?$|(object_type|reference_type|full_key)\b|See https")  # what stands around what was wrong
+MOST_REASONS = 6  # lines
+
+
 class Mistake(Exception):
     """Something that a user can mend: the message says what was given, what is accepted and what to do."""
 
@@ -98,7 +102,7 @@ def yaml_reason(error: Exception) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or ""
     if problem.startswith("but"):
         problem = f"{getattr(error, 'context', '')}, {problem}"
-    reason = problem or first_line(error).rstrip(".")
+    reason = problem or reason_of(error).rstrip(".")
     return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason
 
 
@@ -233,7 +237,7 @@ class ConfigSpace:
             without_hydra = OmegaConf.create(plain)
             without_hydra.cell = config.cell
         except OmegaConfBaseException as error:
-            raise Mistake(first_line(error)) from error
+            raise Mistake(reason_of(error)) from error
         return Composed(without_hydra, list(overrides))
 
     def launcher(self, overrides: Sequence[str]) -> DictConfig:
@@ -255,14 +259,14 @@ class ConfigSpace:
             if count <= MOST_JOBS:
                 return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
         except HydraException as error:
-            raise Mistake(first_line(error)) from error
+            raise Mistake(reason_of(error)) from error
         raise Mistake(f"a multirun must have at most {MOST_JOBS:,} jobs, got {count:,} or more; name fewer choices")
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         try:
             parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
         except HydraException as error:
-            raise Mistake(f"{first_line(error)} An override is written name=value, as in model.d_model=128.") from error
+            raise Mistake(f"{reason_of(error)} An override is written name=value, as in model.d_model=128.") from error
         for override in parsed:
             if not override.key_or_group:
                 raise Mistake(
@@ -316,7 +320,7 @@ class ConfigSpace:
             known = key in groups or any(field == key or field.startswith(f"{key}.") for field in fields)
             if not (known or override.is_add() or key.startswith("hydra")):
                 return unknown_field(key, plain, fields)
-        return first_line(error)
+        return reason_of(error)
 
 
 def unknown_field(key: str, plain: Any, fields: Sequence[str]) -> str:
@@ -333,9 +337,16 @@ def unknown_field(key: str, plain: Any, fields: Sequence[str]) -> str:
     return f"{key}: there is no such field.{near} Fields of {where}: {', '.join(beside)}."
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text, ended by a full stop; the whole of a mistake that it stands for."""
-    if isinstance(error.__cause__, Mistake):
-        return str(error.__cause__)
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
-    return line if line.endswith((".", "!", "?")) else f"{line}."
+def reason_of(error: BaseException) -> str:
+    """All that Hydra or OmegaConf say of an error and of what caused it, in one line; a mistake that they wrap, as it is."""
+    said: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(said) < MOST_REASONS:
+        if isinstance(link, Mistake):
+            return str(link)
+        lines = [line.strip() for line in (str(link).strip() or type(link).__name__).splitlines()]
+        said += [line for line in lines if not NO_REASON.match(line) and line not in said]
+        if (field := getattr(link, "full_key", None)) and not any(field in line for line in said):
+            said.append(f"The field is {field}.")
+        link = link.__cause__
+    return " ".join(line if line.endswith((".", "!", "?", ":")) else f"{line}." for line in said)

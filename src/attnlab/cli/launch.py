@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from attnlab.cli.check import constructor_types
 from attnlab.cli.cluster import refuse_impossible, shape_words, uses_slurm
 from attnlab.cli.compose import CONFIG_NAME, ConfigSpace, Mistake
 from attnlab.cli.run import run
+from attnlab.cli.seams import load
+from attnlab.ranges import outside
 from attnlab.training.ancestors import descendants
 from attnlab.training.run_directory import ATTEMPTS, CannotWrite, cannot_write
 
@@ -84,10 +88,19 @@ def prepare_launcher(
     Raises: Mistake where it is Slurm's and cannot do what they ask.
     """
     launcher = space.launcher([*run, *words])
+    _refuse_out_of_range("hydra.launcher", launcher)
+    _refuse_out_of_range("hydra.sweeper", HydraConfig.get().sweeper)
     if not uses_slurm(launcher):
         return Launcher(list(words))
     refuse_impossible(launcher, trainers)
     return Launcher([*words, *shape_words(launcher)], is_here=False, threads=launcher.cpus_per_task)
+
+
+def _refuse_out_of_range(path: str, node: DictConfig) -> None:
+    """Raises: Mistake for a number that a launcher or sweeper of attnlab's own does not take."""
+    for field, annotation in constructor_types(load(path, {"_target_": node._target_})).items():
+        if field in node and (reason := outside(f"{path}.{field}", annotation, node[field])):
+            raise Mistake(reason)
 
 
 def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:

@@ -62,14 +62,21 @@ def _guarded(arguments: argparse.Namespace) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from attnlab.cli.compose import Mistake, first_line
+    from attnlab.cli.compose import Mistake, reason_of
     from attnlab.training.stop_request import Interrupted, Stopped
 
     try:
         return _dispatch(arguments)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"attnlab: {first_line(error)}", file=sys.stderr)
+        print(f"attnlab: {reason_of(error)}", file=sys.stderr)
         return 2
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        print(
+            f"attnlab: a text holds {half!a}, half of a character or a byte that is no UTF-8; take it out",
+            file=sys.stderr,
+        )
+        return 1
     except (Mistake, ValueError, OSError) as error:
         print(f"attnlab: {error}", file=sys.stderr)
         return 2 if isinstance(error, Mistake) else 1

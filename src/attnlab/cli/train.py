@@ -39,10 +39,7 @@ def train(arguments: argparse.Namespace) -> int:
         if not searching and (alike := twins(zip(map(" ".join, jobs), composed, strict=True))):
             raise Mistake(f"two of these jobs are one run; leave one out: {'; '.join(dict.fromkeys(alike))}")
         directories = [str(c.config.run_dir) for c in composed]
-        if len(set(directories)) != len(directories):
-            raise Mistake(
-                f"these {len(jobs)} jobs would share the directory {directories[0]}: leave run_dir out and set runs_dir"
-            )
+        refuse_twins(jobs, directories)
         if arguments.cfg:
             print("\n".join(OmegaConf.to_yaml(c.config, resolve=True) for c in composed), end="")
             return 0
@@ -77,6 +74,23 @@ def train(arguments: argparse.Namespace) -> int:
         else:
             _launch_all([*own, *launcher.words, *tracking], space, pending)
     return int(any(effective_state(str(one.config.run_dir)) != "finished" for one in pending))
+
+
+def refuse_twins(jobs: Sequence[Sequence[str]], directories: Sequence[str]) -> None:
+    """Refuses jobs that would share a directory. Raises: Mistake, which names two of them and what sets them apart."""
+    first: dict[str, int] = {}
+    for place, directory in enumerate(directories):
+        if (other := first.setdefault(directory, place)) == place:
+            continue
+        one, two = " ".join(jobs[other]) or "no override", " ".join(jobs[place]) or "no override"
+        if sorted(jobs[other]) == sorted(jobs[place]):
+            raise Mistake(f"two of these {len(jobs)} jobs are the same ({one}): give each choice once")
+        advice = (
+            "leave run_dir out and set runs_dir"
+            if any(word.startswith("run_dir=") for word in jobs[place])
+            else ("they differ in nothing that a run's name tells: give one of them, or each a study.name of its own")
+        )
+        raise Mistake(f"the jobs {one} and {two} would share the directory {directory}: {advice}")
 
 
 def _search(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed: Sequence[Composed]) -> int:

@@ -21,6 +21,7 @@ from attnlab.cli.views import show_evaluation
 from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
 from attnlab.data.marks import Marks
 from attnlab.data.pairs import lines_of, read_lines
+from attnlab.data.sources import refuse_half_characters
 from attnlab.generation import Sampler, generate
 from attnlab.models import LanguageModel, Seq2Seq
 from attnlab.tasks import Translation
@@ -143,6 +144,8 @@ def continue_prompts(arguments: argparse.Namespace, model: torch.nn.Module, toke
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
     if not all(arguments.prompt):
         raise Mistake("--prompt is empty; give at least one character to go on from")
+    for prompt in arguments.prompt:
+        refuse_half_characters(prompt, "--prompt")
     if arguments.system is not None and not arguments.chat:
         raise Mistake("--system tells a model how to answer messages; add --chat")
     marks = tokenizer.marks or Marks()

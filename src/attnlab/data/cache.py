@@ -4,6 +4,7 @@ again.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -169,6 +170,12 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lock.write(this_machine())
             yield folder
+    except OSError as error:
+        # NumPy says of a full disk how much of an array it could write, and gives no number.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
+            with writing_to(beside):
+                raise OSError(errno.ENOSPC, "the disk is full") from error
+        raise
     finally:
         remove(folder)
 

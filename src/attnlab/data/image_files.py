@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from attnlab.data.cache import DataError
+from attnlab.data.sources import refuse_half_characters
 from attnlab.ranges import must_be
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -66,8 +67,11 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder by name, without hidden ones."""
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    """The folders in a folder by name, without hidden ones. Raises DataError for a name that is no UTF-8."""
+    found = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    for child in found:
+        refuse_half_characters(child.name, f"the name of a folder in {folder}")
+    return found
 
 
 def holds_classes(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from attnlab.data.cache import DataError
 from attnlab.data.corpus import check_split
 from attnlab.data.pairs import read_lines, split_of
-from attnlab.data.sources import existing, load_hub
+from attnlab.data.sources import existing, load_hub, refuse_half_characters
 from attnlab.data.values import text_of, truth_of, whole_number_of
 from attnlab.ranges import Probability, check_ranges
 
@@ -246,6 +246,8 @@ def checked(questions: list[Question], place: str) -> list[Question]:
             raise DataError(
                 f"{place} has two questions with the id {question.id!r}; accepted: an id of its own for each"
             )
+        for text in (question.id, question.text, question.context, *(answer for answer, _ in question.answers)):
+            refuse_half_characters(text, f"{place}, question {question.id!a},")
         seen.add(question.id)
     return questions
 

@@ -24,6 +24,7 @@ from attnlab.data.values import is_missing, text_of
 from attnlab.ranges import must_be
 
 T = TypeVar("T")
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class Source:
@@ -241,6 +242,16 @@ def existing(path: str | Path, accepted: str, field: str = "data.path") -> Path:
     if not path.exists():
         raise DataError(f"{field}={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")
     return path
+
+
+def refuse_half_characters(text: str, place: str) -> None:
+    """Raises DataError for a text with half of a surrogate pair, as an escape of JSON or a file's name may give, which UTF-8 cannot hold."""
+    half = HALF.search(text)
+    if half:
+        raise DataError(
+            f"{place} holds {half[0]!a}, half of a character or a byte that is no UTF-8; accepted: text that UTF-8 can hold. "
+            "Take it out, or rename what has it in its name"
+        )
 
 
 def utf8_text(content: bytes, name: str) -> str:
