@@ -84,7 +84,7 @@ def test_text_given_in_pieces_has_the_same_tokens(text):
 
 @pytest.mark.parametrize("kind", [BPE, Unigram])
 def test_vocabulary_smaller_than_the_bytes_is_refused(kind):
-    with pytest.raises(ValueError, match=r"vocabulary_size must be from 256 to .*, got 255"):
+    with pytest.raises(ValueError, match="vocabulary_size must be from 256 to 16777216, got 255"):
         kind(255)
 
 
