@@ -67,12 +67,14 @@ def check_ranges(target: T) -> T:
 
 def _checking(function: Any) -> Any:
     names = list(inspect.signature(function).parameters)
-    hints = functools.cache(functools.partial(typing.get_type_hints, function, include_extras=True))
+    hints: dict[str, Any] = {}  # resolved by the first call, when all modules that the annotations name are there
 
     @functools.wraps(function)
     def checking(*args: Any, **kwargs: Any) -> Any:
+        if not hints:
+            hints.update(typing.get_type_hints(function, include_extras=True))
         for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
-            if reason := outside(name, hints().get(name, Any), value):
+            if reason := outside(name, hints.get(name, Any), value):
                 raise ValueError(reason)
         return function(*args, **kwargs)
 
