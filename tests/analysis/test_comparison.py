@@ -225,6 +225,13 @@ def test_runs_of_different_code_are_said(tmp_path):
     assert "Runs differ in code version: aaaaaaaaaa, bbbbbbbbbb with changes." in compare(read_study(root)).caveats
 
 
+def test_commits_that_left_the_source_as_it_was_are_one_version(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0], metric={"name": "m"})
+    for name, commit in zip(NORMS[:2], "ab", strict=True):
+        write_run(root, {"norm": name}, 0, {"m": 1.0}, git={"commit": commit * 40, "dirty": True, "source": "0" * 16})
+    assert not any("code version" in caveat for caveat in compare(read_study(root)).caveats)
+
+
 def test_runs_of_other_code_within_a_cell_and_in_the_middle_of_a_run_are_said(tmp_path):
     root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0, 1], metric={"name": "m"})
     edits = [{"commit": "a" * 40, "dirty": True, "source": digit * 16} for digit in "01"]

@@ -82,7 +82,8 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
 
 def _of_provenance(study: Study) -> list[str]:
     """What runs should have in common and do not, and where even the seeds of one cell or the attempts at one run differ."""
-    found = {key: _provenance(run) for key, run in study.runs.items()}
+    versions: dict[str, str] = {}
+    found = {key: _provenance(run, versions) for key, run in sorted(study.runs.items())}
     labels = {cell.name: study.label(cell) for cell in study.cells}
     caveats = []
     for what in dict.fromkeys(what for of_run in found.values() for what in of_run):
@@ -104,14 +105,18 @@ def _of_provenance(study: Study) -> list[str]:
     return caveats
 
 
-def _provenance(run: Run) -> dict[str, set[str]]:
-    """What a run should have in common with the others, by its kind: the code and versions of all its attempts, precision and device."""
+def _provenance(run: Run, versions: dict[str, str]) -> dict[str, set[str]]:
+    """What a run should have in common with the others, by its kind: the code and versions of all its attempts, precision and device.
+
+    versions: {digest of attnlab's source: the version that had it first}, kept from run to run.
+    """
     precision, device = (_entries(run.record.get(key)) for key in ("precision", "device"))
     attempts = [entry for entry in run.record.get("attempts") or [run.record] if isinstance(entry, Mapping)]
     found: dict[str, set[str]] = {}
     for attempt in attempts:
-        if code := _code(_entries(attempt.get("git"))):
-            found.setdefault("code version", set()).add(code)
+        git = _entries(attempt.get("git"))
+        if code := _code(git):  # commits that changed nothing of attnlab's source are one version
+            found.setdefault("code version", set()).add(versions.setdefault(str(git.get("source") or code), code))
         for library, version in _entries(attempt.get("versions")).items():
             found.setdefault(f"the version of {library}", set()).add(str(version))
         for module, digest in _entries(attempt.get("sources")).items():
