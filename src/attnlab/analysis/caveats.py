@@ -215,10 +215,12 @@ def power_sentence(comparison: Comparison) -> list[str]:
     sizes = sorted({n for _, _, n in found})
     seeds = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     (least, first, _), (most, last, _) = found[0], found[-1]
-    below = f"{least:.2g} ({first}) to {most:.2g} ({last})" if f"{least:.1g}" != f"{most:.1g}" else f"about {most:.2g}"
+    is_wide = f"{least:.1g}" != f"{most:.1g}"
+    below = f"{least:.2g} ({first}) to {most:.2g} ({last})" if is_wide else f"about {most:.2g}"
+    tests = known[0][0].tests
     sentence = (
         f"With {seeds} seeds, differences in {comparison.metric.name} below {below} will mostly not be seen "
-        f"(less than an 80% chance, {known[0][0].tests} comparisons, going by the spread of these few seeds)"
+        f"(less than an 80% chance, {tests} comparison{'s' * (tests > 1)}, going by the spread of these few seeds)"
     )
     return [f"{sentence}{_to_settle(comparison)}."]
 

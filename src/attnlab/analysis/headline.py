@@ -35,7 +35,9 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
     `with_reasons` adds why cells have no value.
     """
     metric = comparison.metric
-    if metric is None or not comparison.measured:
+    if metric is None:
+        return ["No metric is named to compare the runs by."]
+    if not comparison.measured:
         return ["No run has finished with a value to compare yet."]
     found = MULTIPLE.fullmatch(metric.name)
     about_length = found is not None and float(found["multiple"]) != 1
@@ -90,7 +92,7 @@ def best_sentence(comparison: Comparison) -> list[str]:
 def _no_single_best(first: Sequence[CellSummary], ranked: Sequence[CellSummary], metric: str) -> str:
     names = listing([cell.label for cell in first])
     if len(first) == len(ranked):
-        names = f"all {len(first)} cells"
+        names = f"all {len(first)} cells" if len(first) > 2 else "both cells"
     elif len(first) > MOST_NAMES:
         names = f"{len(first)} of {len(ranked)} cells"
     return f"No single best: these seeds leave first place on {metric} open to {names}."
