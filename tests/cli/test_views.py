@@ -284,6 +284,17 @@ def test_what_was_sent_is_not_sent_again_and_what_trains_waits(attnlab, offline,
     assert attnlab("sync", "runs_dir=elsewhere").out == "elsewhere: no offline W&B files are left to send\n"
 
 
+def test_two_files_of_one_run_that_began_in_the_same_second_are_both_sent(attnlab, offline):
+    """W&B adds a number to the second one's directory, not to the file within."""
+    folder = Path("runs/wandb", RUN.format(0, "done-cell-s0-1"))
+    folder.mkdir()
+    (folder / "run-done-cell-s0.wandb").touch()
+    assert attnlab("sync", "done", "--dry-run").out.splitlines()[1:] == [
+        f"  runs/wandb/{RUN.format(0, 'done-cell-s0')}",
+        f"  {folder}",
+    ]
+
+
 @pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_message_in_wandbs_words(attnlab, offline, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)

@@ -72,11 +72,12 @@ def _run_of(name: str) -> str:
 
 
 def _unsent(folder: Path) -> list[tuple[Path, str]]:
-    """The directories of offline runs that were not sent, oldest first, with their runs' ids."""
-    named = [
-        (path, re.fullmatch(r"offline-run-\d{8}_\d{6}-(.+)", path.name)) for path in sorted(folder.glob("offline-*"))
-    ]
-    found = [(path, match[1]) for path, match in named if match and (path / f"run-{match[1]}.wandb").is_file()]
+    """The directories of offline runs that were not sent, oldest first, with their runs' ids.
+
+    The id is that of the file within: W&B adds a number to the name of a directory where one of the same second has it.
+    """
+    files = [file for path in sorted(folder.glob("offline-run-*")) for file in path.glob("run-*.wandb")]
+    found = [(file.parent, file.stem.removeprefix("run-")) for file in files if file.is_file()]
     return [(path, name) for path, name in found if not _is_sent(path, name)]
 
 
