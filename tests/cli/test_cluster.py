@@ -199,6 +199,7 @@ def test_a_shape_that_does_not_fit_is_explained_before_anything_is_submitted(att
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_submit_says_where_to_go(attnlab, study, monkeypatch):
     study("mine")
     monkeypatch.setenv("PATH", "/nowhere")

@@ -84,6 +84,7 @@ def loaded(folder):
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_run_of_ours_says_the_same_in_transformers(name, train, attnlab, here):
     family, words, architecture, fields = WRITTEN[name]

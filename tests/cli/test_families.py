@@ -119,6 +119,7 @@ def presets():
     return {"encoder_decoder_base", "encoder_decoder_big"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(presets()))
 def test_a_preset_is_its_family_in_another_size(space, own_data, preset):
     found = compose(space, own_data, preset, "residual=pre_ln")
@@ -159,6 +160,7 @@ def test_a_family_learns_and_decodes_with_every_position_and_residual(space, own
     assert_all_learn(choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_translation_by_recurrences_learns_and_decodes_with_every_attention(space, own_data, cell):
     kinds = ("none", "bahdanau", "luong")

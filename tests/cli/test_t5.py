@@ -33,6 +33,7 @@ def test_span_corruption(attnlab, library):
     assert 0 <= final["test/accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_several_tasks_in_one_model(attnlab, here, library):
     lines = [line.split("\t")[0] for line in (library / "pairs.tsv").read_text().splitlines()[:120]]
     (here / "size.tsv").write_text("".join(f"{line}\t{'short' if len(line) < 25 else 'long'}\n" for line in lines))

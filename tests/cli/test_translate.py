@@ -119,6 +119,7 @@ def test_lines_that_are_cut_are_told(attnlab, trained, standard_input):
     assert said.out.count("\n") == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [["model=encoder_decoder", "position=learned", "model.num_heads=2"], ["model=convolutional"]]
 )
@@ -153,6 +154,7 @@ def test_a_target_that_no_table_serves_ends_the_run_before_the_training(attnlab,
     assert one_message(said, "the target of pair 1 of the test part takes 67 positions"), said
 
 
+@pytest.mark.slow
 def test_a_split_that_only_its_source_has_is_evaluated(attnlab, here):
     counts = {"train": 40, "val": 5, "test_2016_flickr": 6, "test_2017_flickr": 7}
     for stem, count in counts.items():

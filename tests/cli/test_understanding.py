@@ -40,6 +40,7 @@ def test_a_run_and_its_evaluation(attnlab, library, task):
     assert json.loads(again.out) == pytest.approx({name: value for name, value in final.items() if name[:4] == "test"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", CHOICES)
 def test_an_encoder_and_its_tokenizer_are_taken_from_a_run(attnlab, library, task):
     text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context=16", "data.batch_size=4"]
@@ -79,6 +80,7 @@ def test_next_sentences_are_learned_without_another_word(attnlab, library):
     assert final["test/loss"] == pytest.approx(final["test/nats"] + final["test/next_sentence_nats"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("next_sentence", "marks"), [("false", 2), ("true", 3)])
 def test_a_learned_table_has_to_hold_a_windows_marks_too(attnlab, library, next_sentence, marks):
     asked = [f"data.path={library / 'text.txt'}", f"data.next_sentence={next_sentence}", "data.context=14", *MASKED]

@@ -255,6 +255,7 @@ def test_a_file_that_was_cut_short_is_named(kept, made, tmp_path):
     assert str(refused.value).endswith("; fetch it again")
 
 
+@pytest.mark.slow
 def test_a_length_that_the_file_has_not_is_named(made, tmp_path):
     path = made.write(tmp_path / "x.gguf")
     content = path.read_bytes()

@@ -53,6 +53,7 @@ def shapes(model):
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(models())
 def test_spelling_the_defaults_out_changes_nothing(asked):

@@ -107,6 +107,7 @@ def test_nanogpts_character_model_is_as_large_as_it_reports():
     assert round((small - 64 * 128) / 1e6, 2) == 0.80
 
 
+@pytest.mark.slow
 def test_operations_approach_six_times_the_parameters_in_a_wide_model():
     # Kaplan et al. 2020, section 2.1: 6 N a token where the width is far above the context.
     with torch.device("meta"):

@@ -98,6 +98,7 @@ def test_intervals_are_the_same_twice(found):
     assert other.intervals != again.intervals
 
 
+@pytest.mark.slow
 def test_what_is_hardly_determined_is_said(tmp_path):
     """Where size is all but everything, the data's exponent cannot be found."""
     flat = write_scaling_study(tmp_path / "flat", seeds=1, law=Law(1.5, 60.0, 1.0, 0.42, 0.42), noise=0.01)
@@ -158,6 +159,7 @@ def test_the_json_holds_both_laws_and_only_numbers(found):
     assert data["laws"]["non_embedding"]["foretold"][0]["is_inside"] is True
 
 
+@pytest.mark.slow
 def test_figures_are_written_twice_the_same(found, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
