@@ -31,8 +31,7 @@ class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
     `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "pruned", "not a number".
-    `places` are the ranks it may hold (best, worst); None where it is not ranked. `n_ended` counts its runs that ended, `n_lost` those of
-    them without a value, `lost` judges them where any run was lost, and `probability_better` is the chance that a run of it beats any run
+    `places` are the ranks it may hold (best, worst); None where it is not ranked. `n_lost` counts its runs that ended without a value, `lost` judges them where any run was lost, and `probability_better` is the chance that a run of it beats any run
     of the baseline, lost runs being the worst.
     """
 
@@ -48,7 +47,6 @@ class CellSummary:
     places: tuple[int, int] | None
     budget: Budget
     n_lost: int = 0
-    n_ended: int = 0
     lost: LostRuns | None = None
     probability_better: float = math.nan
 
@@ -149,12 +147,7 @@ def _cells(study: Study, alpha: float) -> list[CellSummary]:
         ranks = places(measured, asked, metric, first, verdicts, family_size(contrasts), alpha)
     cells = [_summary(study, cell, values[cell.name], differences, ranks) for cell in study.cells]
     counts, lost = outcomes.counts(), outcomes.losses if name else {}
-    cells = [
-        replace(
-            cell, n_lost=counts[cell.cell.name][0], n_ended=counts[cell.cell.name][1], lost=lost.get(cell.cell.name)
-        )
-        for cell in cells
-    ]
+    cells = [replace(cell, n_lost=counts[cell.cell.name][0], lost=lost.get(cell.cell.name)) for cell in cells]
     return _with_chances(cells, metric)
 
 
