@@ -31,8 +31,9 @@ class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
     `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "pruned", "not a number".
-    `places` are the ranks it may hold (best, worst); None where it is not ranked. `n_lost` counts its runs that ended without a value, `lost` judges them where any run was lost, and `probability_better` is the chance that a run of it beats any run
-    of the baseline, lost runs being the worst.
+    `places` are the ranks it may hold (best, worst); None where it is not ranked. `n_lost` counts its runs that ended without a value, `lost`
+    judges them where any run was lost, and `probability_better` is the chance that a run of it beats any run of the baseline, lost runs
+    being the worst.
     """
 
     cell: Cell
