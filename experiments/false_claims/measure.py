@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.differences import DECIDED
 from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import Cell, Metric, Run, Study
 
@@ -32,7 +33,6 @@ LOSSES = ("none", "random", "worst of a cell", "best of a cell", "worst of the b
 SHAPES = ((2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 2), (3, 3))
 SEEDS = (3, 4, 6, 8, 16)
 NEAR, FAR = "m@1x", "m@8x"
-DECIDED = ("better", "worse")
 
 
 @dataclass(frozen=True)

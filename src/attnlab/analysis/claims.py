@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnlab.analysis.differences import ALPHA, interval_of
+from attnlab.analysis.differences import interval_of
 from attnlab.analysis.outcomes import ENDED, Contrast, Outcomes
 from attnlab.analysis.reader import Cell, Study, same
 from attnlab.analysis.statistics import Interval
@@ -38,16 +38,17 @@ class Claim:
     strength: str = ""
 
 
-def check_claims(study: Study, alpha: float = ALPHA) -> list[Claim]:
+def check_claims(outcomes: Outcomes) -> list[Claim]:
     """Every claim of the study with its verdict; one that is no claim, or names no cell, is open, with the reason.
 
-    The intervals of all claims are simultaneous: a study has a false "met" or "not met" with a chance of at most `alpha`.
+    The intervals of all claims are simultaneous: a study has a false "met" or "not met" with a chance of at most `outcomes.alpha`.
     """
-    outcomes = Outcomes(study)
+    study = outcomes.study
     tests = [_Tests(study, claim, outcomes) for claim in study.claims]
     size = sum(contrast.asked > 1 for test in tests for contrast, _ in test.measured.values())
     return [
-        _check(study, claim, test, 1 - alpha / max(1, size)) for claim, test in zip(study.claims, tests, strict=True)
+        _check(study, claim, test, 1 - outcomes.alpha / max(1, size))
+        for claim, test in zip(study.claims, tests, strict=True)
     ]
 
 

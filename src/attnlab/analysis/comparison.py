@@ -13,6 +13,7 @@ from attnlab.analysis import statistics
 from attnlab.analysis.budget import Budget, budget_of
 from attnlab.analysis.caveats import caveats_of
 from attnlab.analysis.claims import Claim, check_claims
+from attnlab.analysis.crossing import Crossing
 from attnlab.analysis.differences import ALPHA, Difference, Judged, family_size, judge, judge_differences
 from attnlab.analysis.factors import Effect, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.outcomes import Contrast, LostRuns, Outcomes
@@ -109,26 +110,29 @@ class Comparison:
 
 def compare(study: Study, alpha: float = ALPHA) -> Comparison:
     """Compares the cells of a study on its primary metric. `alpha` is the chance of any false word in a family."""
-    cross = interactions(study, alpha)
+    outcomes = Outcomes(study, alpha)
+    crossing = Crossing(outcomes)
+    cross = interactions(crossing)
     found = Comparison(
         study,
         study.metric,
-        _cells(study, alpha),
-        claims=check_claims(study, alpha),
-        lengths=length_curves(study, alpha),
-        effects=factor_effects(study, cross, alpha),
+        _cells(outcomes),
+        claims=check_claims(outcomes),
+        lengths=length_curves(outcomes),
+        effects=factor_effects(crossing, cross),
         settings=differing_settings(study),
         problems=[run for run in study.runs.values() if run.state != "finished" or run.non_finite],
         caveats=[],
         interactions=cross,
-        unmatched=unmatched(study),
+        unmatched=unmatched(crossing),
     )
     return replace(found, caveats=caveats_of(found, alpha))
 
 
-def _cells(study: Study, alpha: float) -> list[CellSummary]:
+def _cells(outcomes: Outcomes) -> list[CellSummary]:
     """Every cell with its figures: differences and ranks are one family (see `ranking.places`)."""
-    metric, outcomes = study.metric, Outcomes(study, alpha)
+    study, alpha = outcomes.study, outcomes.alpha
+    metric = study.metric
     name = metric.name if metric else None
     by_cell = {cell.name: outcomes.of(cell.name, name) for cell in study.cells}
     values = {cell.name: study.values(cell.name, name) if name else {} for cell in study.cells}
@@ -217,25 +221,26 @@ def _outcome(study: Study, cell: Cell, runs: list[Run], values: dict[int, float]
     return "missing", f"finished, but without {name or 'a metric'}" if finished else "no run has finished"
 
 
-def length_curves(study: Study, alpha: float = ALPHA) -> list[LengthCurve]:
+def length_curves(outcomes: Outcomes) -> list[LengthCurve]:
     """The metrics named <prefix>@<k>x of every cell, by prefix; those of the primary metric first. The changes of a prefix are a family."""
     multiples: dict[str, list[float]] = {}
-    for name in study.metrics:
+    for name in outcomes.study.metrics:
         found = MULTIPLE.fullmatch(name)
         if found:
             multiples.setdefault(found["prefix"], []).append(float(found["multiple"]))
     series = [(prefix, sorted(found)) for prefix, found in multiples.items() if len(found) > 1]
-    return [curve for prefix, found in series for curve in _length_curves(study, prefix, found, alpha)]
+    return [curve for prefix, found in series for curve in _length_curves(outcomes, prefix, found)]
 
 
-def _length_curves(study: Study, prefix: str, multiples: list[float], alpha: float) -> list[LengthCurve]:
-    own, outcomes = study.metric or Metric(""), Outcomes(study)
+def _length_curves(outcomes: Outcomes, prefix: str, multiples: list[float]) -> list[LengthCurve]:
+    study = outcomes.study
+    own = study.metric or Metric("")
     is_own = own.name.startswith(f"{prefix}@")
     metric = Metric(prefix, own.better if is_own else better_of(prefix), own.margin if is_own else 0.0)
     near, far = (f"{prefix}@{k:g}x" for k in (multiples[0], multiples[-1]))
     cells = [cell for cell in study.cells if cell.skip is None]
     able = [cell.name for cell in cells if not any(outcomes.cannot(cell.name, end) for end in (near, far))]
-    changes = judge({cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, alpha)
+    changes = judge({cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, outcomes.alpha)
     return [_length_curve(study, cell, prefix, multiples, changes.get(cell.name)) for cell in cells]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from attnlab.analysis.outcomes import Contrast, Outcomes, contrast_of, together
-from attnlab.analysis.reader import Cell, Study, same
+from attnlab.analysis.reader import Cell, same
 from attnlab.analysis.statistics import signed_sum
 
 
@@ -29,10 +30,10 @@ class Averaged:
 class Crossing:
     """Looks cells up by their choices, and contrasts them by seed on the study's metric."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, outcomes: Outcomes) -> None:
+        study = outcomes.study
+        self.outcomes, self.study = outcomes, study
         self.metric = study.metric.name if study.metric else ""
-        self._outcomes = Outcomes(study)
         self._values = {cell.name: study.values(cell.name, self.metric) for cell in study.cells}
         self._by_choices = {_key(cell.choices): cell for cell in study.cells}
 
@@ -49,6 +50,12 @@ class Crossing:
         """The choices of a factor that are not its reference."""
         return [choice for choice in self.study.factors[factor] if not same(choice, self.reference(factor))]
 
+    @cached_property
+    def changes(self) -> dict[tuple[str, Any], Averaged]:
+        """{(factor, choice): the change from the factor's reference to that choice}."""
+        moves = [(factor, choice) for factor in self.factors() for choice in self.others(factor)]
+        return {move: self.contrast(dict([move])) for move in moves}
+
     def contrast(self, moves: Mapping[str, Any]) -> Averaged:
         """Takes every factor in `moves` from its reference to the choice given: of one factor the difference, of two that of differences.
 
@@ -61,17 +68,17 @@ class Crossing:
         found = {setting: by_seed for setting, of in whole.items() if (by_seed := self._by_seed(of))}
         used = [cell for of in whole.values() for _, cell in of if cell]
         contrast = contrast_of(_over_settings(found), {"": self._together(used)}, "seeds", len(found) < len(whole))
-        contrast = self._outcomes.marked(contrast, (cell.name for cell in used))
+        contrast = self.outcomes.marked(contrast, (cell.name for cell in used))
         means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
         return Averaged(contrast, means, len(corners))
 
     def _possible(self, corners: Sequence[tuple[int, Cell | None]]) -> bool:
         cells = [cell for _, cell in corners]
-        return all(cell and cell.skip is None and not self._outcomes.cannot(cell.name, self.metric) for cell in cells)
+        return all(cell and cell.skip is None and not self.outcomes.cannot(cell.name, self.metric) for cell in cells)
 
     def _together(self, cells: Sequence[Cell]) -> dict[int, str]:
         """{seed: outcome of all `cells` together} over the seeds that all of them were asked for."""
-        by_cell = [self._outcomes.of(cell.name, self.metric) for cell in cells]
+        by_cell = [self.outcomes.of(cell.name, self.metric) for cell in cells]
         seeds = set.intersection(*map(set, by_cell)) if by_cell else set()
         return {seed: together(of[seed] for of in by_cell) for seed in sorted(seeds)}
 

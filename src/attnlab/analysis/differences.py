@@ -18,6 +18,7 @@ from attnlab.analysis.reader import Metric
 from attnlab.analysis.statistics import Interval, bootstrap_interval, median_interval, paired_interval
 
 ALPHA = 0.05
+DECIDED = ("better", "worse")  # the verdicts that part two cells
 Name = TypeVar("Name", bound=Hashable)
 
 

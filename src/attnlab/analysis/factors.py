@@ -7,10 +7,8 @@ from itertools import combinations, product
 from typing import Any
 
 from attnlab.analysis.crossing import Crossing
-from attnlab.analysis.differences import Judged, judge
-from attnlab.analysis.reader import Study, short
-
-BEYOND = ("better", "worse")
+from attnlab.analysis.differences import DECIDED, Judged, judge
+from attnlab.analysis.reader import short
 
 
 @dataclass(frozen=True)
@@ -73,20 +71,17 @@ class Interaction(Judged):
         )
 
 
-def factor_effects(study: Study, found: list[Interaction], alpha: float = 0.05) -> list[Effect]:
+def factor_effects(crossing: Crossing, found: list[Interaction]) -> list[Effect]:
     """The effects of every factor's choices against its baseline's, for a study with at least two varying factors; [] otherwise.
 
     found: the study's interactions.
     """
-    if study.metric is None:
+    metric, averaged = crossing.study.metric, crossing.changes
+    if metric is None:
         return []
-    crossing = Crossing(study)
-    averaged = {
-        (f, choice): crossing.contrast({f: choice}) for f in crossing.factors() for choice in crossing.others(f)
-    }
-    judged = judge({move: one.contrast for move, one in averaged.items()}, study.metric, alpha)
+    judged = judge({move: one.contrast for move, one in averaged.items()}, metric, crossing.outcomes.alpha)
     sure = {
-        move for one in found if one.verdict in BEYOND for move in zip(one.factors, map(str, one.choices), strict=True)
+        move for one in found if one.verdict in DECIDED for move in zip(one.factors, map(str, one.choices), strict=True)
     }
     return [
         Effect(
@@ -102,20 +97,20 @@ def factor_effects(study: Study, found: list[Interaction], alpha: float = 0.05) 
     ]
 
 
-def interactions(study: Study, alpha: float = 0.05) -> list[Interaction]:
+def interactions(crossing: Crossing) -> list[Interaction]:
     """The interactions of every pair of factors and of their choices with the baseline's choices; [] where there are none.
 
     A contrast is left out where no seed has all of its cells: it then has no value.
     """
-    if study.metric is None:
+    metric = crossing.study.metric
+    if metric is None:
         return []
-    crossing = Crossing(study)
     averaged = {
         (pair, choices): crossing.contrast(dict(zip(pair, choices, strict=True)))
         for pair in combinations(crossing.factors(), 2)
         for choices in product(*map(crossing.others, pair))
     }
-    judged = judge({move: one.contrast for move, one in averaged.items()}, study.metric, alpha)
+    judged = judge({move: one.contrast for move, one in averaged.items()}, metric, crossing.outcomes.alpha)
     return [
         Interaction(
             **vars(one),
@@ -129,14 +124,12 @@ def interactions(study: Study, alpha: float = 0.05) -> list[Interaction]:
     ]
 
 
-def unmatched(study: Study) -> list[str]:
+def unmatched(crossing: Crossing) -> list[str]:
     """The changes of one factor that have no value, or not one at every setting of the plan: "warmup_steps 200 (6 of 8 settings)"."""
-    crossing = Crossing(study)
-    names = []
-    for factor in crossing.factors():
-        for choice in crossing.others(factor):
-            found = crossing.contrast({factor: choice})
-            used = len(found.by_setting) if found.contrast.values else 0
-            if 0 < found.planned != used and any(study.values(cell.name, crossing.metric) for cell in study.cells):
-                names.append(f"{short(factor)} {choice} ({used} of {found.planned} settings)")
+    study, names = crossing.study, []
+    is_measured = any(study.values(cell.name, crossing.metric) for cell in study.cells)
+    for (factor, choice), found in crossing.changes.items():
+        used = len(found.by_setting) if found.contrast.values else 0
+        if 0 < found.planned != used and is_measured:
+            names.append(f"{short(factor)} {choice} ({used} of {found.planned} settings)")
     return names

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
-from attnlab.analysis.differences import Judged
-from attnlab.analysis.factors import BEYOND
+from attnlab.analysis.differences import DECIDED, Judged
 from attnlab.analysis.groups import Split, split_of
 from attnlab.analysis.listing import listing
 from attnlab.analysis.reader import same, short
@@ -204,7 +203,7 @@ def _rest(comparison: Comparison, split: Split, cells: Sequence[CellSummary]) ->
 
 def _of_factors(comparison: Comparison) -> list[str]:
     """The largest average effect and the largest interaction, of those that are sure."""
-    sure = [effect for effect in comparison.effects if effect.verdict in BEYOND]
+    sure = [effect for effect in comparison.effects if effect.verdict in DECIDED]
     sentences = []
     if sure and comparison.metric is not None:
         decimals = decimals_for(effect.interval for effect in comparison.effects)
@@ -218,7 +217,7 @@ def _of_factors(comparison: Comparison) -> list[str]:
             shown = " to ".join(f"{number(value, decimals, sign=True)} ({setting})" for setting, value in ends)
             text += f"; it depends on the other settings, from {shown}"
         sentences.append(f"{text}.")
-    found = [one for one in comparison.interactions if one.verdict in BEYOND]
+    found = [one for one in comparison.interactions if one.verdict in DECIDED]
     if found:
         first = max(found, key=lambda one: abs(one.interval.mean))
         decimals = decimals_for(one.interval for one in comparison.interactions)

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import bdtr, stdtrit
 
-from attnlab.analysis.differences import ALPHA
+from attnlab.analysis.differences import ALPHA, DECIDED
 from attnlab.analysis.reader import Metric
 from attnlab.analysis.statistics import ROUNDING
-
-DECIDED = ("better", "worse")
 
 
 def places(

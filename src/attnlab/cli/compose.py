@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -140,6 +140,18 @@ def twins(named: Iterable[tuple[str, Composed]]) -> tuple[str, str] | None:
             return seen[run], name
         seen[run] = name
     return None
+
+
+def targets_of(node: Any) -> Iterator[str]:
+    """Every _target_ in a configuration."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets_of(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from targets_of(value)
 
 
 def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from attnlab.cli.check import check_fields
-from attnlab.cli.compose import ConfigSpace, read_yaml, shipped
+from attnlab.cli.compose import ConfigSpace, read_yaml, shipped, targets_of
 from attnlab.cli.overrides import quoted, readable
 
 
@@ -47,18 +45,9 @@ def choices_of_sources() -> dict[str, list[str]]:
     """The choices of the group data that read each source, by its class."""
     found: dict[str, list[str]] = {}
     for path in sorted((shipped("conf") / "data").glob("*.yaml")):
-        for target in dict.fromkeys(_targets(read_yaml(path))):
+        for target in dict.fromkeys(targets_of(read_yaml(path))):
             found.setdefault(target.rsplit(".", 1)[-1], []).append(path.stem)
     return found
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every class that a configuration names."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
 
 
 def _prepare(name: str, overrides: list[str]) -> int:

@@ -9,14 +9,14 @@ import platform
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import attnlab
-from attnlab.cli.compose import Composed, Mistake
+from attnlab.cli.compose import Composed, Mistake, targets_of
 from attnlab.training.run_directory import CHECKPOINTS, SETTLED, differences, effective_state, read_json
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "tokenizers")
@@ -53,7 +53,7 @@ def _git(folder: Path, *words: str) -> str | None:
 def library_versions(resolved: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The versions that decide a run's numbers: of attnlab's libraries, and of those that a configuration takes parts from."""
     found = {"python": platform.python_version()}
-    others = {target.split(".")[0] for target in _targets(resolved or {})} - {"attnlab"}
+    others = {target.split(".")[0] for target in targets_of(resolved or {})} - {"attnlab"}
     for name in (*LIBRARIES, *sorted(others - set(LIBRARIES))):
         try:
             found[name] = version(name)
@@ -71,7 +71,7 @@ def own_sources(resolved: Mapping[str, Any]) -> dict[str, str]:
     has loaded.
     """
     found: dict[str, str] = {}
-    waiting = [name for target in _targets(resolved) for name in _prefixes(target)]
+    waiting = [name for target in targets_of(resolved) for name in _prefixes(target)]
     while waiting:
         name = waiting.pop()
         path = _own_file(name)
@@ -114,18 +114,6 @@ def source_changes(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> li
 
 def _has_numbers(directory: Path) -> bool:
     return effective_state(directory) in SETTLED or any((directory / CHECKPOINTS).glob("*.ckpt"))
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every _target_ in a configuration."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get("_target_"), str):
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _targets(value)
 
 
 def _prefixes(name: str) -> list[str]:
