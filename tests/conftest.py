@@ -10,8 +10,12 @@ import pytest
 
 # One thread in each of the tests' processes and of those that they start, which are as many as there are cores: more would wait for
 # one another. Read by torch and numpy when they are loaded; tests that are about threads set their own number.
-for library in ("OMP", "OPENBLAS", "MKL", "RAYON"):
-    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+for threads in ("OMP", "OPENBLAS", "MKL", "RAYON"):
+    os.environ.setdefault(f"{threads}_NUM_THREADS", "1")
+# Imported below the threads, which torch reads when it is loaded.
+from tests.stored_studies import grid_comparison, position  # noqa: E402, F401
+from tests.tiny_runs import attnlab, here, images, imported, left, library, own_data, published, small_data, study, tiny  # noqa: E402, F401
+
 NOBODY = 65534
 
 
@@ -40,7 +44,7 @@ def read_only_folder() -> Iterator[Path]:
 @pytest.fixture
 def dropout_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training, dropout multiplies by 1 + rate: what a model gives shows every place that has it, exactly."""
-    for place in ("attnlab.layers.dropout.dropout", "attnlab.layers.backends.drop"):
+    for place in ("attnlab.layers.pointwise.dropout", "attnlab.layers.attention.drop"):
         monkeypatch.setattr(place, lambda x, rate: x * (1 + rate))
 
 

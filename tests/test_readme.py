@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attnlab.analysis import read_study
+from attnlab.analysis import load_study
 from attnlab.cli.main import main
 from attnlab.training.run_directory import read_json
 
@@ -45,6 +45,6 @@ def test_the_study_of_the_readme_sweeps(folder, monkeypatch):
     (folder / "my_question" / "study.yaml").write_text(block("yaml", "feed_forward"))
     words = ["study.seeds=1", "hydra/launcher=basic", *[w for w in TINY if not w.startswith("progress")]]
     assert main(["sweep", "my_question", *words]) == 0
-    study = read_study(folder / "runs" / "my_question")
+    study = load_study(folder / "runs" / "my_question")
     assert [run.state for run in study.runs.values()] == ["finished", "finished"]
     assert (folder / "runs" / "my_question" / "report.html").stat().st_size > 1e6

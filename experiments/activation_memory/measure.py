@@ -29,8 +29,16 @@ VOCABULARY = 256
 def make_model(arguments: argparse.Namespace, recompute: bool) -> GPT:
     """The same weights each time, with activations recomputed or kept."""
     torch.manual_seed(0)
-    sizes = (VOCABULARY, arguments.context, arguments.d_model, arguments.num_heads, arguments.num_layers)
-    model = GPT(*sizes, dropout=arguments.dropout, position=Rotary, feed_forward=GELU)
+    model = GPT(
+        VOCABULARY,
+        arguments.context,
+        d_model=arguments.d_model,
+        num_heads=arguments.num_heads,
+        num_layers=arguments.num_layers,
+        dropout=arguments.dropout,
+        position=Rotary,
+        feed_forward=GELU,
+    )
     apply_to_model(TrainerSettings(checkpoint_activations=recompute), model)
     return model.to(arguments.device)
 

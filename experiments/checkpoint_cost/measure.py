@@ -28,6 +28,7 @@ from attnlab.training import (
     Cosine,
     DivergenceCheck,
     JsonLines,
+    Optimization,
     RunDirectory,
     StatusWriter,
     TrainerSettings,
@@ -79,7 +80,8 @@ def one_training(arguments: argparse.Namespace, data: TextData, folder: Path) ->
     directory.claim()
     torch.manual_seed(0)
     model = GPT(256, arguments.context, arguments.d_model, 4, 4, position=Rotary, feed_forward=GELU)
-    task = CausalLanguageModelling(model, adamw, partial(Cosine, warmup_steps=2))
+    task = CausalLanguageModelling(model)
+    task.optimization = Optimization(adamw, partial(Cosine, warmup_steps=2))
     clock, every = Clock(), settings.checkpoint_every_seconds
     checkpoints = TimedCheckpoints(directory.checkpoints, every, settings.checkpoint_budget_gb)
     check = DivergenceCheck(settings.plateau_share, settings.max_steps)

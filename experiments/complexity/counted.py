@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnlab.layers import MultiHead, Plain
-from attnlab.layers.gated_convolution import GatedConvolution
+from attnlab.layers import Math, MultiHead
+from attnlab.layers.convolution import GatedConvolution
 from attnlab.layers.recurrence import Recurrence
-from attnlab.models.reach import layers_until, reach
+from attnlab.models.measures import layers_until, reach
 
 LENGTHS = (64, 128, 256)
 PATHS = (33, 65, 129)  # n - 1 is a multiple of what a layer moves forward
@@ -32,12 +32,12 @@ WINDOW, KERNEL = 17, 3
 # Forward and backward operations by n, d, k, r. A product of matrices has two of its size behind it; the first step of a recurrence has no state before it.
 FLOPS: dict[str, tuple[Callable[[Size], Call], str, Callable[[int, int, int, int], tuple[int, int]]]] = {
     "self-attention, core": (
-        attention_core(Plain()),
+        attention_core(Math()),
         "4 n^2 d",
         lambda n, d, k, r: (4 * n * n * d, 8 * n * n * d),
     ),
     "self-attention, whole layer": (
-        attention_layer(Plain()),
+        attention_layer(Math()),
         "4 n^2 d + 8 n d^2",
         lambda n, d, k, r: (4 * n * n * d + 8 * n * d * d, 8 * n * n * d + 16 * n * d * d),
     ),
@@ -154,8 +154,8 @@ def path_lengths(length: int) -> dict[str, tuple[int, int]]:
     """(counted, by the closed formula) for every kind of layer."""
     torch.manual_seed(0)
     size = Size(length, 4)
-    full = MultiHead(4, 2, backend="explicit").double()
-    window = MultiHead(4, 2, window=WINDOW, backend="explicit").double()
+    full = MultiHead(4, 2, backend="eager").double()
+    window = MultiHead(4, 2, window=WINDOW, backend="eager").double()
     kernel = GatedConvolution(4, KERNEL, causal=True).double()
     return {
         "self-attention": (stack_path(lambda index: lambda x: full(x, size.scope(False)), length), 1),
@@ -201,7 +201,7 @@ def flops_rows() -> list[list[str]]:
 def chain_rows() -> list[list[str]]:
     """The longest chain at each length. Raises AssertionError where it grows and should not, or the other way round."""
     kinds = {
-        "self-attention": (attention_layer(Plain()), False),
+        "self-attention": (attention_layer(Math()), False),
         "windowed self-attention": (attention_layer(Blocks(), windowed=True), False),
         "recurrence (LSTM)": (recurrence(whole=True), True),
         "convolution": (convolution, False),
@@ -239,7 +239,7 @@ def crossing_rows() -> list[list[str]]:
         for d in (32, 64):
             size = Size(ratio * d, d)
             attention, other = (
-                flops(make, size)[0] for make in (attention_layer(Plain()), recurrence(whole=True, cell=cell))
+                flops(make, size)[0] for make in (attention_layer(Math()), recurrence(whole=True, cell=cell))
             )
             assert attention == other, f"{cell} at {size}: {attention} and {other}"
         rows.append([cell.upper(), "n = d" if ratio == 1 else f"n = {ratio} d", "equal at d = 32 and 64"])

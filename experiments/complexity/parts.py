@@ -1,6 +1,6 @@
 """The layers that the article's Table 1 compares, each alone and with its projections, and windows that cost what they should.
 
-python experiments/complexity/parts.py    (prints how far the blocks of a window are from the explicit oracle)
+python experiments/complexity/parts.py    (prints how far the blocks of a window are from the eager oracle)
 
 Legend: B batch, n length, d width, H heads of 64, K head width, N blocks, R window.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers import Explicit, Fused, MultiHead, Plain, PositionEncoding, Scope, build_scope
-from attnlab.layers.gated_convolution import GatedConvolution
+from attnlab.layers import Eager, Fused, Mask, Math, MultiHead, PositionEncoding, Scope, Scores, build_scope
+from attnlab.layers.convolution import GatedConvolution
 from attnlab.layers.recurrence import Cell, Recurrence
 
 HEAD = 64  # the head width of Vaswani et al. 2017: the number of heads grows with d
@@ -82,15 +82,13 @@ class Blocks:
     n x 2 R scores instead of n x n; one text, not a batch. Raises ValueError where the window does not divide the length.
     """
 
-    def __call__(
-        self, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, scope: Scope, *, window: int, **_: Any
-    ) -> Tensor:
-        length = q_BHTK.shape[2]
+    def __call__(self, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        length, window = q_BHTK.shape[2], mask.window or q_BHTK.shape[2]
         if length % window:
             raise ValueError(f"window={window} does not divide the length {length}")
         q_BNHRK = _blocks(q_BHTK, window)
         keys, values = (_with_block_before(_blocks(x, window)) for x in (k_BHTK, v_BHTK))
-        mask_N1RS = scope.once(("blocks", window), lambda: _block_mask(length // window, window, q_BHTK.device))
+        mask_N1RS = mask.once("blocks", lambda: _block_mask(length // window, window, q_BHTK.device))
         out_BNHRK = F.scaled_dot_product_attention(q_BNHRK[0], keys[0], values[0], mask_N1RS)[None]
         return out_BNHRK.transpose(1, 2).flatten(2, 3)
 
@@ -117,8 +115,8 @@ def attention_core(backend: Any, windowed: bool = False) -> Callable[[Size], Cal
 
     def make(size: Size) -> Call:
         qkv = [size.random(1, size.heads, size.n, size.d // size.heads) for _ in range(3)]
-        scope, window = size.scope(windowed), size.r if windowed else None
-        return Call(lambda: backend(*qkv, scope, window=window), qkv)
+        mask = size.scope(windowed).mask(size.r if windowed else None)
+        return Call(lambda: backend(*qkv, mask, Scores()), qkv)
 
     return make
 
@@ -160,7 +158,7 @@ def _of(layer: nn.Module, size: Size, forward: Callable[[Tensor], Tensor], width
 SQUARE, LINEAR, IN_WIDTH = {"n": 2, "d": 1}, {"n": 1, "d": 1}, {"n": 1, "d": 2}
 WHOLE = "whole layer"
 LAYERS = [
-    Layer("self-attention, explicit", "core", attention_core(Plain()), SQUARE),
+    Layer("self-attention, explicit", "core", attention_core(Math()), SQUARE),
     Layer("self-attention, fused", "core", attention_core(Fused()), SQUARE),
     Layer("self-attention, fused", WHOLE, attention_layer(Fused()), SQUARE),
     Layer("windowed self-attention", "core", attention_core(Blocks(), True), LINEAR | {"r": 1}),
@@ -173,12 +171,12 @@ LAYERS = [
 
 
 def main() -> None:
-    """Prints the largest difference between a window in blocks and the explicit oracle."""
+    """Prints the largest difference between a window in blocks and the eager oracle."""
     torch.manual_seed(0)
     size = Size(256, 128, r=32)
     qkv = [torch.randn(1, 2, size.n, HEAD) for _ in range(3)]
-    ours, oracle = (backend(*qkv, size.scope(True), window=size.r) for backend in (Blocks(), Explicit()))
-    print(f"blocks of a window against the explicit oracle: at most {float((ours - oracle).abs().max()):.1e} apart")
+    ours, oracle = (backend(*qkv, size.scope(True).mask(size.r), Scores()) for backend in (Blocks(), Eager()))
+    print(f"blocks of a window against the eager oracle: at most {float((ours - oracle).abs().max()):.1e} apart")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ def false_words(page: Page, found: Comparison) -> set[str]:
         own, difference = truth[cell.cell.name], cell.difference
         if difference and difference.verdict in DECIDED and own == truth[base]:
             wrong.add("differences and ranks")
-        if cell.places and _parts_equals(cell.places, own, [truth[c.cell.name] for c in found.cells if c.places]):
+        if cell.rank_interval and _parts_equals(
+            cell.rank_interval, own, [truth[c.cell.name] for c in found.cells if c.rank_interval]
+        ):
             wrong.add("differences and ranks")
     if any("is best" in sentence for sentence in headline(found)):
         first = min(truth.values())

@@ -31,12 +31,12 @@ import torch
 
 # What a process would import itself, which takes longer than its training.
 import attnlab.cli.train
-import attnlab.cli.training_run
 import attnlab.data
+import attnlab.runs.run
 import attnlab.tasks  # noqa: F401
-from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace
 from attnlab.cli.main import main as attnlab_command
+from attnlab.config.check import check
+from attnlab.config.compose import ConfigSpace
 from attnlab.training import effective_state, find_resume, read_checkpoint, read_json
 
 FORK = multiprocessing.get_context("fork")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from attnlab.data import Masking
 from attnlab.models import Bert
 from attnlab.tasks import MaskedLanguageModelling
-from attnlab.training import Constant, adamw
+from attnlab.training import adamw
 
 Batch = dict[str, Tensor]
 Loss = Callable[[Bert, Batch], Tensor]  # the mean over a batch's masked tokens
@@ -27,12 +27,12 @@ IGNORED = -100
 
 def masked_only(model: Bert, batch: Batch) -> Tensor:
     """As attnlab trains: logits of masked positions."""
-    return mean_of(MaskedLanguageModelling(model, adamw, Constant, masked_only=True), batch)
+    return mean_of(MaskedLanguageModelling(model, masked_only=True), batch)
 
 
 def full(model: Bert, batch: Batch) -> Tensor:
     """Logits of every position, with attnlab's own cross-entropy."""
-    return mean_of(MaskedLanguageModelling(model, adamw, Constant, masked_only=False), batch)
+    return mean_of(MaskedLanguageModelling(model, masked_only=False), batch)
 
 
 def full_in_torch(model: Bert, batch: Batch) -> Tensor:
@@ -43,7 +43,7 @@ def full_in_torch(model: Bert, batch: Batch) -> Tensor:
 
 def mean_of(task: MaskedLanguageModelling, batch: Batch) -> Tensor:
     """The mean loss of a task."""
-    nats, tokens, _ = task.all_sums(batch)
+    nats, tokens, _ = task.loss_sums(batch)
     return nats / tokens
 
 

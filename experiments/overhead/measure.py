@@ -28,9 +28,10 @@ from attnlab.tasks import CausalLanguageModelling
 from attnlab.training import (
     Checkpoints,
     Cosine,
+    Diagnostics,
     DivergenceCheck,
-    Inside,
     JsonLines,
+    Optimization,
     RunDirectory,
     StatusWriter,
     TrainerSettings,
@@ -83,7 +84,7 @@ class Clock(pl.Callback):
 
 
 def attnlab_seconds(
-    arguments: argparse.Namespace, data: TextData, folder: Path, looks: Sequence[Inside] = ()
+    arguments: argparse.Namespace, data: TextData, folder: Path, looks: Sequence[Diagnostics] = ()
 ) -> tuple[torch.Tensor, float]:
     """(seconds a step by both clocks, wall seconds from nothing to the first step's end) of a run with everything that is on by default."""
     begun = time.perf_counter()
@@ -92,7 +93,8 @@ def attnlab_seconds(
     )
     directory = RunDirectory(folder)
     directory.claim()
-    task = CausalLanguageModelling(make_model(arguments), adamw, partial(Cosine, warmup_steps=2))
+    task = CausalLanguageModelling(make_model(arguments))
+    task.optimization = Optimization(adamw, partial(Cosine, warmup_steps=2))
     clock = Clock()
     check = DivergenceCheck(settings.plateau_share, settings.max_steps)
     callbacks = [StatusWriter(directory), check, *looks, Checkpoints(directory.checkpoints), clock]
@@ -131,7 +133,7 @@ def main() -> None:
 
         for i in range(arguments.rounds):
             before = without(f"before{i}")
-            looks = [Inside(every)] if every else []
+            looks = [Diagnostics(every)] if every else []
             ours, start = attnlab_seconds(arguments, data, Path(name, f"run{i}"), looks)
             after = without(f"after{i}")
             bare = (before + after) / 2

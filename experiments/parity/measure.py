@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from attnlab.generation import BeamSearch, Sampler, decode, generate
 from attnlab.interop import Imported, read_model, to_folder
-from attnlab.interop.rules import to_ours
+from attnlab.interop.architecture import to_ours
 
 LONGEST, VOCABULARY, NEW, BEAM_NEW = 24, 101, 64, 30
 PAD, START, END = 1, 0, 2
@@ -357,7 +357,7 @@ class EncoderDecoder(Compare):
         model, reference = self.both(dtype)
         source_BS, is_source_BS = rows(self.lengths, left)
         target_BT, is_target_BT = rows(self.lengths[::-1], left=False, seed=4)
-        here_BTV = model(source_BS, target_BT, is_source_BS, is_target_BT)
+        here_BTV = model(source_BS, target_BT, is_source_BS)
         if left and self.pair.case.name in ("Marian", "BART"):
             # They count padding on the left as positions; the reference is then each source without it.
             there_BTV = torch.cat(

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlab.cli.embed import embeddings, encode
 from attnlab.cli.main import main as attnlab
-from attnlab.cli.published import locate
-from attnlab.cli.trained import load_model
 from attnlab.generation import Sampler, generate
+from attnlab.inspection.embeddings import embeddings, encode
+from attnlab.runs.published import locate
+from attnlab.runs.trained import load_model
 
 PARAPHRASES = (
     ("A man is playing a guitar.", "Someone plays the guitar."),
@@ -115,7 +115,7 @@ def smollm2(folder: Path) -> tuple[dict[str, float], str]:
             tokens_1T, do_sample=False, min_new_tokens=NEW, max_new_tokens=NEW, eos_token_id=None
         )
     differ = sum(a != b for a, b in zip(row, there[0, len(prompt) :].tolist(), strict=True))
-    end = tokenizer.marks.ends  # type: ignore[union-attr]
+    end = tokenizer.special_tokens.ends  # type: ignore[union-attr]
     answer = row[: next((place for place, token in enumerate(row) if token in end), NEW)]
     return {"logits": gap, "greedy": float(differ)}, tokenizer.decode(answer)  # type: ignore[union-attr]
 

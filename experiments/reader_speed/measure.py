@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from attnlab.analysis import StudyReader, compare, write_report
-from attnlab.cli.compose import ConfigSpace
+from attnlab.analysis import StudyReader, compare
+from attnlab.config.compose import ConfigSpace
+from attnlab.report.page import write_report
 
 SEEDS = 4
 POSITIONS = ["sinusoidal", "learned", "rotary", "alibi", "relative_bias"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnlab.analysis.scaling import Law, Points, fit
-from attnlab.analysis.scaling.bootstrap import interval_of, resample_cells
+from attnlab.analysis.scaling.fit import interval_of, resample_cells
 
 NAMES = ("E", "A", "alpha", "B", "beta")
 COLUMNS = {"A": 0, "B": 1, "E": 2, "alpha": 3, "beta": 4}

@@ -22,20 +22,9 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 
 __all__ = [
-    *(
-        "Annotated",
-        "Ge",
-        "Gt",
-        "Interval",
-        "Le",
-        "Lt",
-        "NonNegativeFloat",
-        "NonNegativeInt",
-        "PositiveFloat",
-        "PositiveInt",
-    ),
-    *("Probability", "Rate", "Seed", "check_ranges", "must_be", "outside", "ranges_of", "words"),
-]
+    "Annotated", "Ge", "Gt", "Interval", "Le", "Lt", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt",
+    "Probability", "Rate", "Seed", "check_ranges", "must_be", "outside", "ranges_of", "types_of", "words",
+]  # fmt: skip
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -62,7 +51,8 @@ def check_ranges(target: T) -> T:
     if inspect.isclass(target):
         target.__init__ = _checking(target.__init__)  # type: ignore[method-assign]
         return target
-    return _checking(target)
+    checking: T = _checking(target)
+    return checking
 
 
 def _checking(function: Any) -> Any:
@@ -72,13 +62,23 @@ def _checking(function: Any) -> Any:
     @functools.wraps(function)
     def checking(*args: Any, **kwargs: Any) -> Any:
         if not hints:
-            hints.update(typing.get_type_hints(function, include_extras=True))
+            hints.update(types_of(function))
         for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
             if reason := outside(name, hints.get(name, Any), value):
                 raise ValueError(reason)
         return function(*args, **kwargs)
 
     return checking
+
+
+def types_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function; of `**fields: Unpack[StackFields]` those of the TypedDict, each by its name."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name, hint in list(hints.items()):
+        if typing.get_origin(hint) is typing.Unpack:
+            del hints[name]
+            hints |= typing.get_type_hints(typing.get_args(hint)[0], include_extras=True)
+    return hints
 
 
 def outside(name: str, annotation: Any, value: Any) -> str | None:
@@ -92,6 +92,9 @@ def outside(name: str, annotation: Any, value: Any) -> str | None:
         for place, item in enumerate(value):
             if reason := outside(f"{name}[{place}]", _of_items(annotation, place), item):
                 return reason
+    elif typing.is_typeddict(annotation):
+        hints = typing.get_type_hints(annotation, include_extras=True)
+        return next((reason for key, item in value.items() if (reason := outside(key, hints.get(key), item))), None)
     return None
 
 

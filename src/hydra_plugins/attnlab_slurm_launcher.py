@@ -1,4 +1,4 @@
-"""The launcher behind hydra/launcher=slurm: hydra-submitit-launcher's own, which can also submit and come back, and stops at SIGTERM."""
+"""The launcher behind hydra/launcher=slurm: hydra-submitit-launcher's, which can also submit and come back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOK_AGAIN_SECONDS = 0.5
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """Hydra launcher on Slurm. Requeue has one owner, submitit: at a time limit it hears SIGUSR2, at a preemption SIGTERM."""
+    """Hydra launcher on Slurm. Requeue has one owner, submitit: a time limit is SIGUSR2, a preemption SIGTERM."""
 
     @check_ranges
     def __init__(
@@ -36,20 +36,23 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         mem_gb: PositiveFloat | None = None,
         **params: Any,
     ) -> None:
-        ranged: dict[str, Any] = {
-            "timeout_min": timeout_min,
-            "array_parallelism": array_parallelism,
-            "signal_delay_s": signal_delay_s,
-        }
-        ranged |= {"max_num_timeout": max_num_timeout, "cpus_per_task": cpus_per_task}
-        super().__init__(**ranged, gpus_per_node=gpus_per_node, mem_gb=mem_gb, **params)
+        super().__init__(
+            timeout_min=timeout_min,
+            array_parallelism=array_parallelism,
+            signal_delay_s=signal_delay_s,
+            max_num_timeout=max_num_timeout,
+            cpus_per_task=cpus_per_task,
+            gpus_per_node=gpus_per_node,
+            mem_gb=mem_gb,
+            **params,
+        )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submits the jobs and waits for them. Raises: Mistake in Slurm's own words where it takes none."""
+        """Submits the jobs and waits for them. Raises: UsageError in Slurm's own words where it takes none."""
         return [job.results()[0] for job in self._submitted(job_overrides, initial_job_idx)]
 
     def submit(self, job_overrides: Sequence[Sequence[str]]) -> list[str]:
-        """Submits the jobs, as one array where there are several, and returns Slurm's ids. Raises: Mistake as `launch`."""
+        """Submits the jobs, several as one array, and returns Slurm's ids. Raises: UsageError as `launch`."""
         return [job.job_id for job in self._submitted(job_overrides, 0)]
 
     def _submitted(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
@@ -68,13 +71,14 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             with contextlib.redirect_stderr(io.StringIO()):  # it prints what it raises
                 return list(executor.map_array(self, *zip(*jobs, strict=True)))
         except submitit.core.utils.FailedJobError as error:
-            from attnlab.cli.compose import Mistake
+            from attnlab.config import UsageError
 
-            raise Mistake(f"Slurm refused the jobs: {str(error).strip()}") from None
+            raise UsageError(f"Slurm refused the jobs: {str(error).strip()}") from None
 
     def __call__(self, *arguments: Any) -> JobReturn:
-        """One job, on a node. At the signals of Slurm a training saves at the end of its step, and then whoever has the signal gets it."""
-        # submitit lets SIGTERM pass, with which Slurm announces that it requeues or cancels a job: what trained on would be lost.
+        """One job, on a node. At Slurm's signals a training saves at the end of its step, then others get them."""
+        # submitit lets SIGTERM pass, with which Slurm announces that it requeues or cancels a job: what trained on
+        # would be lost.
         signal.signal(signal.SIGTERM, _Leave(signal.getsignal(signal.SIGUSR2)))
         return super().__call__(*arguments)
 
@@ -89,7 +93,8 @@ class _Leave:
         if self.is_leaving:  # Slurm signals what it requeues, which must not break into the way out
             return
         self.is_leaving = True
-        # Slurm requeues a preempted job only if it outlasts its grace time: one that leaves before has failed, and would stay away.
+        # Slurm requeues a preempted job only if it outlasts its grace time: one that leaves before has failed, and
+        # would stay away.
         if callable(self.requeue) and _is_preempted():
             self._requeued(frame)
         raise SystemExit(128 + signum)
@@ -106,8 +111,8 @@ class _Leave:
 
 
 def _is_preempted() -> bool:
-    from attnlab.cli.cluster import NoAnswer, is_being_preempted
-    from attnlab.training.run_directory import slurm_job
+    from attnlab.studies.cluster import NoAnswer, is_being_preempted
+    from attnlab.training.processes import slurm_job
 
     try:
         return is_being_preempted(str(slurm_job()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from studies import cell, write_plan, write_run
+from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.analysis.claims import check_claims
 from attnlab.analysis.outcomes import Outcomes
-from attnlab.analysis.reader import read_study
+from attnlab.analysis.reader import load_study
 
 SPREAD = (-0.01, 0.0, 0.01)  # the 95% interval of three such values has a half-width of 0.0248
 
@@ -28,7 +28,7 @@ def check(tmp_path, values, claim, state="finished", **extra):
             own = noise * (1 + 1e-4 * index)  # nearly the same in all cells, as of runs that share their seed
             final = {metric: value + (own if metric == "m" else 0.0) for metric, value in metrics.items()}
             write_run(root, {"position": name}, seed, final, state=state, **extra)
-    return check_claims(Outcomes(read_study(root)))[0]
+    return check_claims(Outcomes(load_study(root)))[0]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_against_changes_choices_of_the_same_cell(tmp_path):
         for seed in (0, 1):
             change = (1 + 1e-6 * seed) * (choices["residual"] == "post_ln")
             write_run(root, choices, seed, {"m": choices["depth"] + change + 0.001 * seed})
-    found = check_claims(Outcomes(read_study(root)))[0]
+    found = check_claims(Outcomes(load_study(root)))[0]
     assert found.verdict == "met"
     assert [round(verdict.interval.mean, 5) for verdict in found.cells] == [1.0, 1.0]
 
@@ -170,7 +170,7 @@ def test_one_seed_leaves_a_claim_open(tmp_path):
         claims=[claim],
     )
     write_run(root, {"position": "a"}, 0, {"m": 1.0})
-    assert check_claims(Outcomes(read_study(root)))[0].reason == "1, one seed: no interval"
+    assert check_claims(Outcomes(load_study(root)))[0].reason == "1, one seed: no interval"
 
 
 @pytest.mark.parametrize("shift", [0.0, -0.5])

@@ -8,16 +8,15 @@ import re
 import numpy as np
 import pytest
 from scipy import stats
-from studies import PLANTED, cell, write_plan, write_run
+from tests.stored_studies import PLANTED, cell, write_plan, write_run
 
-from attnlab.analysis import wording
-from attnlab.analysis.budget import Budget, time_note
+from attnlab.analysis.cells import Budget
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.differences import verdict_of
-from attnlab.analysis.groups import split_of
 from attnlab.analysis.headline import headline, reasons
-from attnlab.analysis.reader import Metric, read_study
+from attnlab.analysis.reader import Metric, load_study
 from attnlab.analysis.statistics import Interval
+from attnlab.analysis.warnings import time_note
 
 NORMS = ["layer_norm", "rms_norm", "dynamic_tanh"]
 
@@ -44,7 +43,7 @@ def study(tmp_path, values, better="lower", margin=0.0, seeds=None, **plan) -> C
                 write_run(root, {"norm": name}, seed, {}, state=value, error="loss is not finite at step 7")
             elif value is not None:
                 write_run(root, {"norm": name}, seed, {"m": value})
-    return compare(read_study(root))
+    return compare(load_study(root))
 
 
 def by_label(comparison):
@@ -60,8 +59,8 @@ def test_planted_effects_are_found(position):
         assert difference.verdict == "better"
         assert (difference.n, difference.wins) == (4, 4.0)
     assert cells["learned"].outcome == "cannot"
-    assert cells["learned"].places is None
-    assert cells["alibi"].places == (1, 1)
+    assert cells["learned"].rank_interval is None
+    assert cells["alibi"].rank_interval == (1, 1)
     assert {claim.verdict for claim in position.claims} == {"met"}
 
 
@@ -110,7 +109,7 @@ def test_cells_that_overlap_are_not_ranked(tmp_path):
     rng = np.random.default_rng(0)
     rows = {name: rng.normal(2.0, 0.05, 4).tolist() for name in NORMS}
     comparison = study(tmp_path, rows)
-    assert {summary.places for summary in comparison.cells} == {(1, 3)}
+    assert {summary.rank_interval for summary in comparison.cells} == {(1, 3)}
     assert headline(comparison)[0] == "No single best: these seeds leave first place on m open to all 3 cells."
 
 
@@ -120,12 +119,12 @@ def test_a_lost_run_is_an_outcome_and_the_others_decide_nothing(tmp_path):
     )
     cells = by_label(comparison)
     assert cells["rms_norm"].states == {"finished": 2, "diverged": 1}
-    assert cells["rms_norm"].places == (1, 2)
+    assert cells["rms_norm"].rank_interval == (1, 2)
     assert (cells["rms_norm"].difference.verdict, cells["rms_norm"].difference.reason) == (
         "undecided",
         "1 of 3 runs lost",
     )
-    assert cells["rms_norm"].n_lost == 1
+    assert cells["rms_norm"].n_failed == 1
     assert cells["rms_norm"].difference.n == 2
     assert (cells["dynamic_tanh"].outcome, cells["dynamic_tanh"].reason) == ("failed", "loss is not finite at step 7")
     assert len(comparison.problems) == 4
@@ -159,11 +158,11 @@ def test_what_changes_with_length_comes_first(position):
     end = f"sinusoidal ({change.mean():+.4f} +-{half:.4f}) degrade; learned cannot go beyond 1x."
     assert second.endswith(end)
     assert best.startswith("alibi is best: test/nats@8x")
-    assert [curve.label for curve in wording.primary_lengths(position)][-2:] == ["sinusoidal", "learned"]
+    assert [curve.label for curve in position.primary_lengths][-2:] == ["sinusoidal", "learned"]
 
 
 def test_cells_that_plateau_are_named_with_what_they_share(grid_comparison):
-    split = split_of(grid_comparison)
+    split = grid_comparison.clusters
     assert len(split.worse) == 3
     assert min(min(cell.values.values()) for cell in split.worse) > 3.2
     assert split.common == {"residual": "post_ln", "schedule.warmup_steps": 0}
@@ -180,13 +179,13 @@ def test_cells_that_plateau_are_named_with_what_they_share(grid_comparison):
 def test_cells_that_a_run_bridges_are_no_groups(tmp_path, position):
     names = [f"n{i}" for i in range(8)]
     far = {name: [2.0 + 0.01 * i, 2.02, 2.01] for i, name in enumerate(names)} | {"n7": [3.0, 3.1, 3.0]}
-    assert [cell.label for cell in split_of(study(tmp_path / "a", far)).worse] == ["n7"]
-    assert split_of(study(tmp_path / "b", far | {"n7": [4.0, 2.01, 4.0]})) is None
-    assert split_of(study(tmp_path / "c", {name: [2.0 + 0.1 * i] * 3 for i, name in enumerate(names)})) is None
-    assert split_of(position) is None
+    assert [cell.label for cell in study(tmp_path / "a", far).clusters.worse] == ["n7"]
+    assert study(tmp_path / "b", far | {"n7": [4.0, 2.01, 4.0]}).clusters is None
+    assert study(tmp_path / "c", {name: [2.0 + 0.1 * i] * 3 for i, name in enumerate(names)}).clusters is None
+    assert position.clusters is None
     chance = {name: row[:2] for name, row in far.items()}
     assert (
-        split_of(study(tmp_path / "d", chance)) is None
+        study(tmp_path / "d", chance).clusters is None
     )  # two seeds: one of eight equal cells would be the worst twice
 
 
@@ -222,14 +221,14 @@ def test_runs_of_different_code_are_said(tmp_path):
     root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0], metric={"name": "m"})
     write_run(root, {"norm": NORMS[0]}, 0, {"m": 1.0}, git={"commit": "a" * 40})
     write_run(root, {"norm": NORMS[1]}, 0, {"m": 1.0}, git={"commit": "b" * 40, "dirty": True})
-    assert "Runs differ in code version: aaaaaaaaaa, bbbbbbbbbb with changes." in compare(read_study(root)).caveats
+    assert "Runs differ in code version: aaaaaaaaaa, bbbbbbbbbb with changes." in compare(load_study(root)).caveats
 
 
 def test_commits_that_left_the_source_as_it_was_are_one_version(tmp_path):
     root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0], metric={"name": "m"})
     for name, commit in zip(NORMS[:2], "ab", strict=True):
         write_run(root, {"norm": name}, 0, {"m": 1.0}, git={"commit": commit * 40, "dirty": True, "source": "0" * 16})
-    assert not any("code version" in caveat for caveat in compare(read_study(root)).caveats)
+    assert not any("code version" in caveat for caveat in compare(load_study(root)).caveats)
 
 
 def test_runs_of_other_code_within_a_cell_and_in_the_middle_of_a_run_are_said(tmp_path):
@@ -239,7 +238,7 @@ def test_runs_of_other_code_within_a_cell_and_in_the_middle_of_a_run_are_said(tm
     attempts = {(0, 0): [old], (0, 1): [new], (1, 0): [old | {"git": edits[0]}, old | {"git": edits[1]}], (1, 1): [old]}
     for (norm, seed), of_run in attempts.items():
         write_run(root, {"norm": NORMS[norm]}, seed, {"m": 1.0}, attempts=of_run)
-    caveats = compare(read_study(root)).caveats
+    caveats = compare(load_study(root)).caveats
     [first, second] = NORMS[:2]
     assert f"Runs differ in the version of torch: 2.10, 2.9; within one cell in {first}." in caveats
     assert f"Runs differ in the source of mine: 2.10, 2.9; within one cell in {first}." in caveats
@@ -259,7 +258,7 @@ def test_settings_that_only_repeat_a_group_are_shown_once(tmp_path):
     for eps, name in enumerate(NORMS[:2]):
         group = {"eps": eps}
         write_run(root, {"norm": name}, 0, {"m": 1.0}, config={"norm": group, "model": {"norm": group, "eps": 2 * eps}})
-    assert set(compare(read_study(root)).settings) == {"norm.eps", "model.eps"}
+    assert set(compare(load_study(root)).settings) == {"norm.eps", "model.eps"}
 
 
 def test_factor_effects_are_the_mean_over_matched_cells(grid_comparison):
@@ -274,8 +273,8 @@ def test_factor_effects_are_the_mean_over_matched_cells(grid_comparison):
     assert residual.interval.mean == pytest.approx(np.mean(changes), rel=1e-9)
     assert residual.interval.n == 2
     assert len(residual.by_setting) == 8
-    assert residual.highest[1] > 0.9
-    assert abs(residual.lowest[1]) < 0.05
+    assert residual.ends[1][1] > 0.9
+    assert abs(residual.ends[0][1]) < 0.05
     assert residual.verdict == "undecided"
     assert residual.reason == "1 of 3 seeds lost"
 
@@ -310,8 +309,8 @@ def test_one_factor_has_no_factor_effects(position):
     ],
 )
 def test_studies_that_are_hardly_there_are_compared_all_the_same(tmp_path, values, plan):
-    from attnlab.analysis.report.page import render
     from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+    from attnlab.report.page import render
 
     comparison = study(tmp_path, values, **plan)
     assert headline(comparison)

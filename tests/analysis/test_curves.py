@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.analysis import curves as module
-from attnlab.analysis import metric_lines
-from attnlab.analysis.curves import Curves
-from attnlab.analysis.metric_lines import AXES, is_number
+from attnlab.analysis.curves import AXES, Curves, is_number
 from attnlab.training.run_directory import open_to_read
 
 NAMES = st.sampled_from(["a", "b", "test/nats@1x", "test/nats@2x", 'quo"ted', "näme", "step", "cell"])
@@ -79,7 +77,7 @@ def as_rows(frame: pl.DataFrame) -> dict[float, dict[str, float]]:
 @given(LINES)
 def test_curves_are_those_of_a_plain_reading(few, lines):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metric_lines, "FEW_LINES", few)
+        patch.setattr(module, "FEW_LINES", few)
         Path(folder, "metrics.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
         frame = Curves().read([("c", 0, folder)])
     assert as_rows(frame) == by_hand(lines)

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import study_of
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
+from tests.analysis.memory import study_of
 
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.differences import judge_differences, verdict_of
 from attnlab.analysis.headline import headline
 from attnlab.analysis.outcomes import Contrast
-from attnlab.analysis.power import smallest_visible_effect
 from attnlab.analysis.reader import Metric
-from attnlab.analysis.report.page import render
-from attnlab.analysis.statistics import equivalence_p
+from attnlab.analysis.statistics import equivalence_p, smallest_visible_effect
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
+from attnlab.report.page import render
 
 STUDIES = 10_000
 TOLERANCE = 3.5 * math.sqrt(0.05 * 0.95 / STUDIES)  # of a rate of 5%, binomial: 0.0076
@@ -144,7 +143,9 @@ def figures(cell):
     """What is judged of a cell, as text, so that NaN equals NaN."""
     found = cell.difference
     return (
-        repr((cell.places, cell.probability_better, found)) if found else repr((cell.places, cell.probability_better))
+        repr((cell.rank_interval, cell.probability_better, found))
+        if found
+        else repr((cell.rank_interval, cell.probability_better))
     )
 
 
@@ -178,7 +179,10 @@ def test_the_other_sign_with_the_other_direction_is_the_same_decision(rows):
     second = summaries(negative, better="higher", margin=0.5)
     for label, cell in first.items():
         other = second[label]
-        assert (cell.places, repr(cell.probability_better)) == (other.places, repr(other.probability_better))
+        assert (cell.rank_interval, repr(cell.probability_better)) == (
+            other.rank_interval,
+            repr(other.probability_better),
+        )
         if cell.difference:
             one, two = cell.difference, other.difference
             assert (one.verdict, one.wins) == (two.verdict, two.wins)

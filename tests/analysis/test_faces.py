@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from studies import cell, write_plan, write_run
+from tests.analysis.memory import study_of
+from tests.stored_studies import cell, write_plan, write_run
 
-from attnlab.analysis import wording
+from attnlab.analysis import formatting as wording
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.listing import listing
-from attnlab.analysis.reader import read_study
+from attnlab.analysis.formatting import listing
+from attnlab.analysis.reader import load_study
 from attnlab.analysis.sparklines import sparklines
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
@@ -107,7 +108,7 @@ def test_runs_that_lack_the_same_seed_are_told_in_one_line(tmp_path):
     )
     for i, name in enumerate(names):
         write_run(root, {"norm": name}, 0, {"m": 2.0 + i})
-    lines = printed(compare(read_study(root))).splitlines()
+    lines = printed(compare(load_study(root))).splitlines()
     assert lines[-1] == "  missing: seed=1 of 3 cells"
     assert lines[3] == "m, lower is better: mean and 95% interval, n = 1 of 2"
 
@@ -149,20 +150,6 @@ def test_latex_is_escaped_and_complete(position):
     assert "$-$0.6" in text
 
 
-@pytest.mark.parametrize(
-    ("text", "latex"),
-    [
-        ("a_b & 5% {x}", r"a\_b \& 5\% \{x\}"),
-        ("\\~^<", r"\textbackslash{}\textasciitilde{}\textasciicircum{}$<$"),
-        ("1e-3 and -2", "1e-3 and $-$2"),
-    ],
-)
-def test_latex_characters(text, latex):
-    from attnlab.analysis.tables import _latex
-
-    assert _latex(text) == latex
-
-
 def test_numbers_keep_two_digits_of_their_interval():
     assert wording.decimals_for([mean_interval([2.0, 2.02, 2.04])]) == 3
     assert wording.decimals_for([mean_interval([200.0, 220.0, 250.0])]) == 0
@@ -190,7 +177,7 @@ def test_numbers_keep_two_digits_of_their_interval():
     ],
 )
 def test_metrics_in_words(metric, words):
-    assert wording.describe(metric) == words
+    assert wording.describe(metric, study_of({("layer_norm",): {0: 1.0}})) == words
 
 
 def test_listing():
@@ -251,7 +238,7 @@ def test_names_cannot_act_on_the_terminal(tmp_path):
     root = write_plan(tmp_path / "s", cells=[cell({"norm": name})], seeds=[0, 1], metric={"name": "m"}, question=name)
     write_run(root, {"norm": name}, 0, {"m": 2.0})
     write_run(root, {"norm": name}, 1, {}, state="failed", error=f"wrong: {name}")
-    text = on_terminal(compare(read_study(root)))
+    text = on_terminal(compare(load_study(root)))
     assert not set("\x1b\x07\u202e") & set(text)
     assert text.count("a\\x1b[2Jb\\x07\\u202ec") >= 3
 
@@ -265,7 +252,7 @@ def test_studies_of_one_seed_one_cell_or_nothing_have_a_face(tmp_path, finals, m
     for name, values in finals.items():
         for seed, value in enumerate(values):
             write_run(root, {"norm": name}, seed, {"m": value})
-    comparison = compare(read_study(root))
+    comparison = compare(load_study(root))
     assert len(list(csv.DictReader(io.StringIO(to_csv(comparison))))) == len(finals)
     assert "nan" not in to_csv(comparison).replace("came out as NaN", "")
     assert to_markdown(comparison).count("\n| ") == 1 + len(finals)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from memory import crossed, study_of
 from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
+from tests.analysis.memory import crossed, study_of
 
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.crossing import Crossing
-from attnlab.analysis.factors import interactions
+from attnlab.analysis.factors import Factorial, interactions
 from attnlab.analysis.headline import headline
 from attnlab.analysis.outcomes import Outcomes
-from attnlab.analysis.report.page import render
+from attnlab.report.page import render
 
 LEVELS = {"f": ["f0", "f1"], "g": ["g0", "g1", "g2"], "h": ["h0", "h1"]}
 PLANTED = {("f1", "g1"): 0.5, ("f1", "g2"): -0.2}
@@ -109,7 +108,7 @@ def test_false_alarms_of_the_family_stay_within_the_level():
     for index in [*range(6), int(p_values.min(axis=1).argmin())]:
         grid = crossed(lambda f, g, h, seed, i=index: y[i, int(f), int(g), int(h), seed], levels, range(4))
         study = study_of(grid, tuple(levels), baseline=("0", "0", "0"))
-        found = interactions(Crossing(Outcomes(study)))
+        found = interactions(Factorial(Outcomes(study)))
         assert np.allclose([list(one.values.values()) for one in found], values[index], rtol=0, atol=1e-12)
         assert any(one.p_adjusted <= 0.05 for one in found) == (8 * p_values[index].min() <= 0.05)
 

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from rich.console import Console
-from studies import cell, write_plan, write_run
+from tests.stored_studies import cell, write_plan, write_run
 
-from attnlab.analysis import wording
+from attnlab.analysis import formatting as wording
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.headline import headline
-from attnlab.analysis.live.overview import overview_of
-from attnlab.analysis.reader import read_study
-from attnlab.analysis.report.markup import prose
-from attnlab.analysis.report.page import render
+from attnlab.analysis.reader import load_study
+from attnlab.analysis.table import typographic
 from attnlab.analysis.tables import to_csv, to_markdown
 from attnlab.analysis.terminal import print_comparison
+from attnlab.report.live.pages import overview_of
+from attnlab.report.page import render
 
 METRIC = "test/nats@8x"
 EQUAL = {"a": 2.0, "b": 2.0, "c": 2.0}
@@ -82,7 +83,7 @@ def stories(tmp_path_factory):
     """{name: (comparison, terminal, page, overview)}."""
     root, told = tmp_path_factory.mktemp("runs"), {}
     for name in STUDIES:
-        study = read_study(write_study(root / name.replace(" ", "_"), name))
+        study = load_study(write_study(root / name.replace(" ", "_"), name))
         comparison = compare(study)
         console = Console(file=io.StringIO(), width=130, color_system=None)
         print_comparison(comparison, console)
@@ -103,9 +104,9 @@ def test_every_face_says_the_same_sentences_and_words(stories, name):
     markdown = to_markdown(comparison)
     for sentence in headline(comparison, with_reasons=False):
         assert sentence in text
-        assert str(prose(sentence)) in page
+        assert escape(typographic(sentence)) in page
     assert overview.best in text
-    assert str(prose(overview.best)) in page
+    assert escape(typographic(overview.best)) in page
     for summary in comparison.cells:
         if summary.difference:
             said = wording.verdict_text(summary.difference)
@@ -120,7 +121,7 @@ def test_no_sentence_contradicts_another(stories, name):
     comparison = stories[name][0]
     sentences = " ".join(headline(comparison))
     verdicts = {summary.label: summary.difference.verdict for summary in comparison.cells if summary.difference}
-    ranks = {summary.label: summary.places for summary in comparison.cells if summary.places}
+    ranks = {summary.label: summary.rank_interval for summary in comparison.cells if summary.rank_interval}
     best = re.search(r"(\w+) is best", sentences)
     if best:
         assert ranks[best[1]] == (1, 1)
@@ -165,9 +166,9 @@ def test_nothing_that_is_said_is_false(stories, name):
 def test_survivors_of_lost_runs_are_neither_best_nor_better(stories):
     story = stories["best of survivors"]
     found = told_of(story, "b").difference
-    assert (found.verdict, found.reason, found.contrast.lost) == ("undecided", "3 of 6 runs lost", 3)
+    assert (found.verdict, found.reason, found.contrast.failed) == ("undecided", "3 of 6 runs lost", 3)
     assert "undecided: 3 of 6 runs lost" in story[1]
-    assert told_of(story, "b").places[1] == 3
+    assert told_of(story, "b").rank_interval[1] == 3
     assert told_of(story, "b").probability_better <= 0.75
     assert "is best" not in " ".join(headline(story[0]))
     half = stories["half diverged"]

@@ -1,9 +1,9 @@
 """What cannot be compared is not compared: runs of another task, data set, tokenizer or unit stand in parts of their own."""
 
 import pytest
-from tests.analysis.studies import cell, write_plan, write_run
+from tests.stored_studies import cell, write_plan, write_run
 
-from attnlab.analysis import compare, parts_of_study, read_study
+from attnlab.analysis import compare, load_study, parts_of_study
 
 
 def settings(task="CausalLanguageModelling", source="KJV", tokenizer="Character"):
@@ -31,7 +31,7 @@ def mixed(tmp_path):
     write(root, {"position": "alibi"}, 2.1)
     write(root, {"model": "vit"}, 0.1, IMAGES, task="ImageClassification", source="MNIST5k")
     write(root, {"tokenizer": "bpe"}, 5.0, {**TEXT, "vocabulary_size": 4096}, seeds=(1,), tokenizer="BPE")
-    return read_study(root)
+    return load_study(root)
 
 
 def test_runs_of_other_kinds_stand_in_parts_of_their_own(mixed):
@@ -47,7 +47,7 @@ def test_runs_of_other_kinds_stand_in_parts_of_their_own(mixed):
 
 def test_a_study_of_one_kind_stays_the_same_object(tmp_path):
     write(tmp_path / "s", {"position": "rotary"}, 2.0)
-    study = read_study(tmp_path / "s")
+    study = load_study(tmp_path / "s")
     assert parts_of_study(study) == [study]
     assert not study.apart
 
@@ -55,7 +55,7 @@ def test_a_study_of_one_kind_stays_the_same_object(tmp_path):
 def test_another_text_under_the_same_name_is_another_kind(tmp_path):
     write(tmp_path / "s", {"position": "rotary"}, 2.0)
     write(tmp_path / "s", {"position": "alibi"}, 1.0, {**TEXT, "fingerprint": "edited"})
-    assert len(parts_of_study(read_study(tmp_path / "s"))) == 2
+    assert len(parts_of_study(load_study(tmp_path / "s"))) == 2
 
 
 def planned(tmp_path, metric):
@@ -76,7 +76,7 @@ def planned(tmp_path, metric):
         bpe = each["tokenizer"] == "bpe"
         data = {**TEXT, "vocabulary_size": 4096 if bpe else 70}
         write(root, each, 5.0 if bpe else 2.0, data, metric=metric, tokenizer="BPE" if bpe else "Character")
-    return read_study(root)
+    return load_study(root)
 
 
 def test_where_the_tokenizer_is_a_factor_losses_a_token_are_compared_within_each_alone(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from attnlab.analysis.power import (
+from attnlab.analysis.statistics import (
     MOST_SEEDS,
     power_of_t,
     seeds_to_equate,

@@ -15,11 +15,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import cell, learning_curve, write_plan, write_position_study, write_run
+from tests.stored_studies import cell, learning_curve, write_plan, write_position_study, write_run
 
-from attnlab.analysis import kept_files, reader
+from attnlab.analysis import file_cache as kept_files
+from attnlab.analysis import reader
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.reader import StudyReader, flatten, natural, read_study, same
+from attnlab.analysis.reader import StudyReader, flatten, load_study, natural, same
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def line(step, attempt=1, **values):
 
 
 def test_plan_and_runs_are_read(tmp_path):
-    study = read_study(write_position_study(tmp_path / "position_length"))
+    study = load_study(write_position_study(tmp_path / "position_length"))
     assert study.question.startswith("Which position encoding")
     assert (len(study.cells), study.seeds, len(study.runs)) == (6, [0, 1, 2, 3], 24)
     assert (study.metric.name, study.metric.better, study.metric.margin) == ("test/nats@8x", "lower", 0.02)
@@ -55,7 +56,7 @@ def test_plan_and_runs_are_read(tmp_path):
 
 def test_a_run_that_is_not_there_is_missing(small):
     write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
-    study = read_study(small)
+    study = load_study(small)
     assert {key: run.state for key, run in study.runs.items()} == {
         ("norm=rms_norm", 0): "finished",
         ("norm=rms_norm", 1): "missing",
@@ -65,7 +66,7 @@ def test_a_run_that_is_not_there_is_missing(small):
 
 
 def test_no_margin_means_that_every_difference_counts(small):
-    assert read_study(small).metric.margin == 0.0
+    assert load_study(small).metric.margin == 0.0
 
 
 @pytest.mark.parametrize(
@@ -88,20 +89,20 @@ def test_what_a_plan_cannot_mean_is_refused_and_turned_into_no_default(small, fi
     plan = json.loads((small / "plan.json").read_text()) | {field: value}
     (small / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(ValueError, match=r"plan\.json: ") as caught:
-        read_study(small)
+        load_study(small)
     assert words in str(caught.value)
 
 
 def test_a_run_whose_process_is_gone_is_interrupted_and_has_no_final_values(small):
     write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, state="running")
-    run = read_study(small).runs["norm=rms_norm", 0]
+    run = load_study(small).runs["norm=rms_norm", 0]
     assert run.state == "interrupted"
     assert run.final == {}
 
 
 def test_null_and_non_numbers_are_no_values(small):
     write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": None, "val/accuracy": 0.5})
-    run = read_study(small).runs["norm=rms_norm", 0]
+    run = load_study(small).runs["norm=rms_norm", 0]
     assert run.final == {"val/accuracy": 0.5}
     assert run.non_finite == ["val/nats"]
 
@@ -112,7 +113,7 @@ def test_broken_files_do_not_stop_the_reader(small, content):
     write_run(small, {"norm": "layer_norm"}, 0, {"val/nats": 2.0})
     (directory / "status.json").write_bytes(content)
     (directory / "metrics.jsonl").write_bytes(content)
-    study = read_study(small)
+    study = load_study(small)
     assert study.runs["norm=rms_norm", 0].final == {}
     assert study.values("norm=layer_norm", "val/nats") == {0: 2.0}
     assert study.curves.height == 0
@@ -123,13 +124,13 @@ def test_directories_that_are_no_runs_are_left_alone(small):
     (small / "norm=rms_norm" / "seed=abc" / "status.json").write_text('{"state": "finished"}')
     (small / "notes" / "seed=0").mkdir(parents=True)
     write_run(small, {"norm": "dynamic_tanh"}, 0, {"val/nats": 2.0})  # of no cell in the plan
-    assert {run.state for run in read_study(small).runs.values()} == {"missing"}
+    assert {run.state for run in load_study(small).runs.values()} == {"missing"}
 
 
 def test_the_study_is_rebuilt_from_its_runs_without_a_plan(small):
     write_run(small, {"norm": "rms_norm"}, 3, {"val/nats": 2.0})
     (small / "plan.json").unlink()
-    study = read_study(small)
+    study = load_study(small)
     assert [c.choices for c in study.cells] == [{"norm": "rms_norm"}]
     assert (study.seeds, study.metric.name) == ([3], "val/nats")
 
@@ -138,12 +139,12 @@ def test_a_plan_that_a_run_carries_serves_too(small):
     plan = json.loads((small / "plan.json").read_text())
     write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, plan=plan)
     (small / "plan.json").unlink()
-    assert len(read_study(small).runs) == 4
+    assert len(load_study(small).runs) == 4
 
 
 def test_a_folder_without_a_study_names_those_beside_it(small):
     with pytest.raises(ValueError, match=r"no study at .*nrms.*; studies there: norms"):
-        read_study(small.parent / "nrms")
+        load_study(small.parent / "nrms")
 
 
 def test_curves_are_one_sorted_frame(small):
@@ -155,7 +156,7 @@ def test_curves_are_one_sorted_frame(small):
             {},
             curve=[line(10, **{"train/nats": 3.0 + seed}), line(20, **{"train/nats": 2.5, "val/nats": 2.6})],
         )
-    curves = read_study(small).curves
+    curves = load_study(small).curves
     assert curves.select("seed", "step").rows() == [(0, 10.0), (0, 20.0), (1, 10.0), (1, 20.0)]
     assert curves["train/nats"].to_list() == [3.0, 2.5, 4.0, 2.5]
     assert curves["val/nats"].to_list() == [None, 2.6, None, 2.6]
@@ -170,7 +171,7 @@ def test_the_last_line_of_a_repeated_step_wins(small):
         line(20, attempt=2, nats=2.5),
     ]
     write_run(small, {"norm": "rms_norm"}, 0, {}, curve=lines)
-    curves = read_study(small).curves
+    curves = load_study(small).curves
     assert curves.select("step", "nats", "other").rows() == [(10.0, 3.5, None), (20.0, 2.5, 7.0)]
 
 
@@ -181,7 +182,7 @@ def test_a_torn_last_line_is_left_out(small, torn):
     directory = write_run(small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, nats=3.0)])
     with open(directory / "metrics.jsonl", "a") as file:
         file.write(torn)
-    assert read_study(small).curves["step"].to_list() == [10.0]
+    assert load_study(small).curves["step"].to_list() == [10.0]
 
 
 def test_lines_that_do_not_fit_are_left_out(small):
@@ -195,7 +196,7 @@ def test_lines_that_do_not_fit_are_left_out(small):
         '{"step": 6, "values": {"nats": "NaN"}}',
     ]
     (directory / "metrics.jsonl").write_text("\n".join([good[0], *odd, good[1]]) + "\n")
-    curves = read_study(small).curves
+    curves = load_study(small).curves
     assert curves.filter(pl.col("nats").is_not_null()).select("step", "nats").rows() == [(1.0, 1.0), (2.0, 2.0)]
 
 
@@ -203,19 +204,19 @@ def test_null_values_are_gaps(small):
     write_run(
         small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, nats=3.0), {**line(20, nats=None), "non_finite": ["nats"]}]
     )
-    assert read_study(small).curves["nats"].to_list() == [3.0, None]
+    assert load_study(small).curves["nats"].to_list() == [3.0, None]
 
 
 def test_runs_with_different_metrics_share_the_frame(small):
     write_run(small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, a=1)])
     write_run(small, {"norm": "layer_norm"}, 0, {}, curve=[line(10, b=0.5)])
-    curves = read_study(small).curves
+    curves = load_study(small).curves
     assert curves.select("cell", "a", "b").rows() == [("norm=layer_norm", None, 0.5), ("norm=rms_norm", 1.0, None)]
 
 
 def test_a_directory_deleted_while_it_is_read_does_no_harm(small):
     directory = write_run(small, {"norm": "rms_norm"}, 0, {}, curve=learning_curve(2.0, 0))
-    study = read_study(small)
+    study = load_study(small)
     shutil.rmtree(directory)
     assert study.curves.height == 0
 
@@ -225,7 +226,7 @@ def test_labels_say_what_differs(tmp_path):
         {"norm": "rms_norm", "model.num_layers": 6, "data": "kjv"},
         {"norm": "layer_norm", "model.num_layers": 12, "data": "kjv"},
     ]
-    study = read_study(write_plan(tmp_path / "s", cells=[cell(c) for c in choices], seeds=[0]))
+    study = load_study(write_plan(tmp_path / "s", cells=[cell(c) for c in choices], seeds=[0]))
     assert [study.label(c) for c in study.cells] == ["rms_norm, num_layers 6", "layer_norm, num_layers 12"]
     assert study.varying == ["norm", "model.num_layers"]
 
@@ -331,7 +332,7 @@ def test_what_is_read_again_is_what_is_read_anew(settled, rounds):
         for number, round_ in enumerate(rounds):
             for name, *words in round_:
                 getattr(changes, name)(*words)
-            fresh, again = read_study(changes.root), live.read()
+            fresh, again = load_study(changes.root), live.read()
             assert again == fresh
             if number % 2:  # curves may be asked for every time, or later
                 assert again.curves.equals(fresh.curves)
@@ -400,7 +401,7 @@ def test_a_run_that_is_over_never_lacks_its_last_status(small, monkeypatch):
         return real(directory)
 
     monkeypatch.setattr(reader, "effective_state", ends_meanwhile)
-    run = read_study(small).runs["norm=rms_norm", 0]
+    run = load_study(small).runs["norm=rms_norm", 0]
     assert (run.state, run.final) == ("finished", {"val/nats": 2.0})
 
 
@@ -415,7 +416,7 @@ def test_a_run_that_is_deleted_between_being_found_and_being_read_is_missing(sma
         return "finished"
 
     monkeypatch.setattr(reader, "effective_state", deleted)
-    for study in (live.read(), read_study(small)):
+    for study in (live.read(), load_study(small)):
         assert study.runs["norm=rms_norm", 0].state == "missing"
         assert study.values("norm=rms_norm", "val/nats") == {1: 2.5}
         assert study.unreadable == []
@@ -487,7 +488,7 @@ def test_a_folder_that_may_not_be_listed_is_named(small, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", listed)
-    study = read_study(small)
+    study = load_study(small)
     assert study.unreadable == [f"{small}/norm=rms_norm: Permission denied"]
     assert study.values("norm=layer_norm", "val/nats") == {0: 2.0}
 
@@ -497,7 +498,7 @@ def test_folders_in_the_place_of_files_are_named(small):
     for name in ("run.json", "metrics.jsonl"):
         (directory / name).unlink(missing_ok=True)
         (directory / name).mkdir()
-    study = read_study(small)
+    study = load_study(small)
     assert study.values("norm=rms_norm", "val/nats") == {0: 2.0}
     assert study.unreadable == [f"{directory}/run.json: it is no regular file"]
     assert study.curves.height == 0
@@ -508,7 +509,7 @@ def test_names_are_taken_as_they_are(tmp_path, name):
     safe = name.replace("/", "_")
     root = write_plan(tmp_path / "s", cells=[cell({"norm": safe})], seeds=[0], metric={"name": "m"})
     write_run(root, {"norm": safe}, 0, {"m": 1.5}, curve=[line(1, m=2.0)])
-    study = read_study(root)
+    study = load_study(root)
     assert study.values(f"norm={safe}", "m") == {0: 1.5}
     assert study.curves["cell"].to_list() == [f"norm={safe}"]
 
@@ -518,7 +519,7 @@ def test_names_that_no_encoding_can_write_do_no_harm(small):
     directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
     record = json.loads((directory / "run.json").read_text())
     (directory / "run.json").write_text(json.dumps({**record, "command": "\ud800 😀"}))
-    study = read_study(small)
+    study = load_study(small)
     assert study.runs["norm=rms_norm", 0].record["command"] == "? 😀"
     assert study.unreadable == [f"{small}/norm=?: its name is no text"]
 
@@ -528,7 +529,7 @@ def test_seeds_that_are_no_numbers_of_seeds_are_no_runs(small, seed):
     directory = small / "norm=rms_norm" / f"seed={seed}"
     directory.mkdir(parents=True)
     (directory / "status.json").write_text('{"state": "finished", "final": {"val/nats": 1}}')
-    assert {run.state for run in read_study(small).runs.values()} == {"missing"}
+    assert {run.state for run in load_study(small).runs.values()} == {"missing"}
 
 
 @pytest.mark.parametrize(
@@ -541,7 +542,7 @@ def test_files_that_attnlab_does_not_write_are_survived(small, status, attempt):
     if attempt is not None:
         (directory / "attempts").mkdir()
         (directory / "attempts" / "1.json").write_text(attempt)
-    study = read_study(small)
+    study = load_study(small)
     assert study.runs["norm=rms_norm", 0].state in ("interrupted", "running", "missing", "finished")
     assert compare(study).measured == []
 
@@ -552,7 +553,7 @@ def test_numbers_that_are_not_finite_are_gaps_and_told(small, text):
     for name in ("status.json", "metrics.jsonl"):
         path = directory / name
         path.write_text(path.read_text().replace("7.25", text))
-    study = read_study(small)
+    study = load_study(small)
     assert study.runs["norm=rms_norm", 0].non_finite == ["val/nats"]
     assert study.curves.select("step", "other").rows() == [(1.0, 1.0)]
     assert "nats" not in study.curves.columns
@@ -575,6 +576,6 @@ def test_seeds_that_nobody_asked_for_are_not_missing(tmp_path):
     for position, seeds in (("none", 2), ("alibi", 4)):
         for seed in range(seeds):
             write_run(root, {"position": position}, seed, {"m": 2.0 + seed})
-    assert {run.state for run in read_study(root).runs.values()} == {"finished"}
+    assert {run.state for run in load_study(root).runs.values()} == {"finished"}
     write_plan(root, cells=[cell({"position": name}) for name in ("none", "alibi")], seeds=[0, 1, 2, 3])
-    assert sum(run.state == "missing" for run in read_study(root).runs.values()) == 2
+    assert sum(run.state == "missing" for run in load_study(root).runs.values()) == 2

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from studies import cell, write_plan, write_run
+from tests.stored_studies import cell, write_plan, write_run
 
-from attnlab.analysis.reader import read_study
+from attnlab.analysis.reader import load_study
 from attnlab.analysis.sparklines import BLOCKS, PLAIN, characters_in, curve_name, sparklines
-from attnlab.training.measures import better_of
+from attnlab.training.metrics import better_of
 
 
 def curve(values, name="val/nats", every=10):
@@ -27,7 +27,7 @@ def study_of(root, curves, metric="test/nats@8x", states=None):
         for seed, lines in enumerate(of_seeds):
             state = (states or {}).get((name, seed), "finished")
             write_run(root, {"norm": name}, seed, {"test/nats@8x": 1.0}, state=state, curve=lines)
-    return read_study(root)
+    return load_study(root)
 
 
 def test_levels_are_those_of_the_mean_on_one_scale(tmp_path):

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from tests.huggingface import MODELS
 
-from attnlab.analysis.heads.ablation import TaskLosses
-from attnlab.analysis.heads.attended import Reader, read_image
-from attnlab.analysis.heads.attention_maps import CROSS, DECODER, ENCODER, SELF
-from attnlab.cli.trained import load_model, load_run
+from attnlab.inspection.ablation import TaskLosses
+from attnlab.inspection.attended import Reader, read_image
+from attnlab.inspection.attention_maps import CROSS, DECODER, ENCODER, SELF
+from attnlab.runs.trained import load_model, load_run
 from attnlab.training.run_directory import read_json
 
 TEXT, TARGET = "The quick brown fox, naïve as ever", "Ein Straßenhund läuft"
@@ -171,8 +171,7 @@ def test_a_dependency_file_gives_texts_and_syntax(imported, attnlab, here):
 
 
 def test_of_many_texts_the_page_has_the_first_and_the_statistics_have_all(imported, attnlab, here, monkeypatch):
-    monkeypatch.setattr("attnlab.cli.attention.ON_A_PAGE", 2)
-    monkeypatch.setattr("attnlab.analysis.heads.attention_page_data.MOST_EXAMPLES", 2)
+    monkeypatch.setattr("attnlab.report.attention_page.MOST_EXAMPLES", 2)
     Path("lines.txt").write_text("a fox\n\nthe dog\nthe lazy dog\n")
     run = str(imported("gpt2"))
     assert attnlab("attention", run, "--input", "lines.txt", "--ablate", "text", "--to", "out").status == 0
@@ -213,7 +212,7 @@ REFUSED = {
     "other words": ("bert", ["--dependencies", "other.conllu"], "line 2: the word 'way' does not fit the text"),
     "no tree": ("bert", ["--dependencies", "empty.txt"], "empty.txt holds no sentence"),
     "no loss": ("bert", ["--text", "fox", "--ablate", "text"], "Bert gives a text no probability"),
-    "batches": ("gpt2", ["--text", "fox", "--ablate", "--batches", "0"], "--batches 0: accepted is 1 or more"),
+    "batches": ("gpt2", ["--text", "fox", "--ablate", "--batches", "0"], "--batches must be at least 1, got 0"),
     "a head": ("gpt2", ["--text", "fox", "--figures", "--head", "9.0"], "--head 9.0: there is no such head; accepted are LAYER.HEAD"),
     "a head alone": ("gpt2", ["--text", "fox", "--head", "0.0"], "add --figures"),
     "no run": (None, ["--text", "fox"], "nowhere: there is no run (no run.json)"),

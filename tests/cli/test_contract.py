@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from attnlab.cli.build import rehearse
-from attnlab.cli.check import check
-from attnlab.cli.compose import ConfigSpace, shipped
-from attnlab.cli.studies import available_studies, load_plan
+from attnlab.config.check import check
+from attnlab.config.compose import ConfigSpace, shipped
+from attnlab.runs.build import dry_build
+from attnlab.studies.plan import available_studies
+from attnlab.studies.study_file import load_plan
 from attnlab.training.run_directory import read_json
 
 
@@ -55,7 +56,7 @@ def test_every_cell_of_a_study_makes_sense(space, name):
     for cell in plan.cells:
         composed = space.compose(plan.overrides(cell, plan.seeds[0]))
         check(composed)
-        rehearse(composed.config)
+        dry_build(composed.resolved)
 
 
 @pytest.mark.slow

@@ -94,4 +94,6 @@ def test_a_picture_beside_the_vectors(imported, attnlab, here):
     for name in ("alike.svg", "nowhere/alike.png"):
         said = attnlab("embed", run, "--text", TEXTS[0], "--picture", name)
         assert said.status == 2
-        assert f"--picture {name}: accepted is a file that ends in .pdf or .png, in a folder that is there" in said.err
+        assert (
+            f"--picture must be a file that ends in .pdf or .png, in a folder that is there, got '{name}'" in said.err
+        )

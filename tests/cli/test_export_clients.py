@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from attnlab.cli.trained import load_model
-from attnlab.data.vocabulary import Vocabulary, framed
+from attnlab.data.special_tokens import add_special_tokens
+from attnlab.data.vocabulary import Vocabulary
+from attnlab.runs.trained import load_model
 
 pytestmark = pytest.mark.slow
 CONTEXT = 16
@@ -160,7 +161,7 @@ def test_masks_are_filled_and_texts_embedded(exported, pipeline, library):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     client = sentence_transformers.SentenceTransformer("out", device="cpu")
     texts = ["the quick fox", "a dog"]
-    rows = [framed(vocabulary.marks.text, vocabulary.encode_text(text)) for text in texts]
+    rows = [add_special_tokens(vocabulary.special_tokens.text, vocabulary.encode_text(text)) for text in texts]
     expected = [model.encode(torch.from_numpy(row)[None])[0].mean(dim=0).detach().numpy() for row in rows]
     np.testing.assert_allclose(client.encode(texts), np.stack(expected), atol=1e-5)
 
@@ -176,7 +177,7 @@ def test_texts_are_classified(exported, pipeline, library):
     vocabulary, client = Vocabulary(tokenizer), pipeline("text-classification", top_k=None)
     texts = ["the quick fox", "a dog and old trees"]  # of two lengths in one batch
     for text, found in zip(texts, client(texts, batch_size=2), strict=True):
-        row = framed(vocabulary.marks.text, vocabulary.encode_text(text))
+        row = add_special_tokens(vocabulary.special_tokens.text, vocabulary.encode_text(text))
         scores = model(torch.from_numpy(row)[None])[0].softmax(dim=0).tolist()
         assert {one["label"]: one["score"] for one in found} == pytest.approx(
             dict(zip(("with", "without"), scores, strict=True)), rel=1e-4
@@ -194,7 +195,7 @@ def test_entities_are_found(exported, pipeline, library):
     exported(*ENCODER, "task=token_classification", "data=conll", f"data.path={library}/tagged")
     model, tokenizer = load_model(Path("run"), "last")
     vocabulary, text = Vocabulary(tokenizer), "the quick fox sleeps"
-    row = torch.from_numpy(framed(vocabulary.marks.text, vocabulary.encode_text(text)))[None]
+    row = torch.from_numpy(add_special_tokens(vocabulary.special_tokens.text, vocabulary.encode_text(text)))[None]
     scores_TC = model(row, torch.ones_like(row, dtype=torch.bool)).softmax(dim=1)[1:-1]
     found = pipeline("token-classification", ignore_labels=[])(text)
     labels = ("O", "B-animal", "I-animal")
@@ -212,7 +213,7 @@ def test_questions_are_answered(exported, library):
     given = AutoTokenizer.from_pretrained("out")(question, text, return_tensors="pt")
     vocabulary = Vocabulary(tokenizer)
     pair = [vocabulary.encode_text(part) for part in (question, text)]
-    assert given["input_ids"].tolist() == [framed(vocabulary.pair_marks(), *pair).tolist()]
+    assert given["input_ids"].tolist() == [add_special_tokens(vocabulary.pair_special_tokens(), *pair).tolist()]
     assert given["token_type_ids"].sum() == len(pair[1]) + 1
     found = client(**given)
     start_BT, end_BT = model(given["input_ids"], None, given["token_type_ids"])

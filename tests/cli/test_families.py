@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from attnlab.cli.build import build
-from attnlab.cli.check import check
-from attnlab.cli.combinations import impossible
-from attnlab.cli.compose import ConfigSpace, shipped
+from attnlab.config.check import check
+from attnlab.config.compose import ConfigSpace, shipped
+from attnlab.config.constraints import broken_rules
 from attnlab.layers import Attention
-from attnlab.layers.dropout import Dropout
+from attnlab.layers.pointwise import Dropout
 from attnlab.models import LanguageModel
-from attnlab.models.seq2seq import Seq2Seq
+from attnlab.models.base import Seq2Seq
+from attnlab.runs.build import build
 
 FAMILIES = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml"))
 RESIDUALS = ("pre_ln", "post_ln")
@@ -60,26 +60,26 @@ def allowed(space, own_data, family):
     found = {}
     for position, residual in itertools.product(space.groups["position"], RESIDUALS):
         composed = compose(space, own_data, family, f"position={position}", f"residual={residual}")
-        if not list(impossible(composed)):
+        if not list(broken_rules(composed)):
             found.setdefault(json.dumps(composed.resolved["model"]), ((position, residual), composed))
     return dict(found.values())
 
 
 def nats_of(task, batch):
     with torch.no_grad():
-        nats, tokens, _ = task.all_sums(batch)
+        nats, tokens, _ = task.loss_sums(batch)
     return float(nats / tokens)
 
 
 def train(parts, data, seed=0):
     """The task after some steps, and the loss on a batch of the validation part before and after them."""
     torch.manual_seed(seed)
-    task = parts.build_task(data.widths())
-    optimizer, batch = task.make_optimizer(task.model), next(iter(data.val_dataloader()))
+    task = parts.build_task(data.dims())
+    optimizer, batch = task.optimization.optimizer(task.model), next(iter(data.val_dataloader()))
     before = nats_of(task.eval(), batch)
     task.train()
     for step_batch in itertools.islice(iter(data.train_dataloader()), STEPS):
-        nats, tokens, _ = task.all_sums(step_batch)
+        nats, tokens, _ = task.loss_sums(step_batch)
         optimizer.zero_grad()
         (nats / tokens).backward()
         torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
@@ -105,10 +105,10 @@ def assert_decodes_as_it_was_trained(model):
 
 def assert_all_learn(choices):
     """Each of some configurations that share their data, by what they are called."""
-    data = build(next(iter(choices.values())).config).data
+    data = build(next(iter(choices.values())).resolved).data
     data.setup()
     for chosen, composed in choices.items():
-        task, before, after = train(build(composed.config), data)
+        task, before, after = train(build(composed.resolved), data)
         assert after < before - 0.1, (chosen, before, after)
         if isinstance(task.model, (LanguageModel, Seq2Seq)):
             assert_decodes_as_it_was_trained(task.model)
@@ -138,7 +138,7 @@ def test_a_preset_is_the_model_of_the_paper(space, preset, parameters, rate, sea
     composed = space.compose([f"model={preset}", *seams])
     check(composed)
     with torch.device("meta"):
-        model = build(composed.config).model(vocabulary_size=37000, source_vocabulary_size=37000)
+        model = build(composed.resolved).model(vocabulary_size=37000, source_vocabulary_size=37000)
     if not seams:  # table 3 of Vaswani et al. 2017 rounds to 65 M and 213 M
         assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     # Section 5.4: dropout on the output of every sublayer and on the sums of embeddings and positions.
@@ -196,13 +196,13 @@ def test_a_task_names_the_metrics_that_it_reports(space, own_data, library, name
         words = [*words, *own_data(space, space.compose(words))]
     small = [f"model.{key}={value}" for key, value in SMALL["model"].items() if key not in ("d_ff", "patch_size")]
     composed = space.compose([*words, *small, "tokenizer=character"])
-    data = build(composed.config).data
+    data = build(composed.resolved).data
     data.setup()
-    task = build(composed.config).build_task(data.widths()).eval()
+    task = build(composed.resolved).build_task(data.dims()).eval()
     with torch.no_grad():
         found = task.validate(data) | task.evaluate(data)
     assert found
     assert [metric for metric in found if not task.reports(metric, composed.resolved)] == []
-    named = {metric for metric in task.metric_names(composed.resolved) if "*" not in metric}
+    named = {metric for known in task.metrics(composed.resolved) for metric in known.names() if "*" not in metric}
     assert {metric for metric in named - set(found) - set(task.cannot) if "nats" in metric} == set()
     assert not task.reports("test/natz", composed.resolved)

@@ -39,7 +39,7 @@ def test_a_text_that_cannot_be_trained_on(attnlab, here, left, tiny, content, wo
     [
         ("seed=abc", "seed must be a whole number"),
         ("seed=-1", "seed must be at least 0"),
-        ("model.num_heads=7", "7 heads; choose one of 1, 2, 4, 8, 16"),
+        ("model.num_heads=7", "model.num_heads must be one of 1, 2, 4, 8, 16"),
         ("model.num_heads=0", "model.num_heads must be at least 1, got 0"),
         ("model.d_model=0", "model.d_model must be at least 1, got 0"),
         ("position=alibbi", "Did you mean alibi?"),

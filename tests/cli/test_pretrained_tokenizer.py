@@ -7,8 +7,9 @@ import pytest
 import torch
 from tests.huggingface import CHATML, KINDS, save
 
-from attnlab.cli.trained import continuation, load_run
+from attnlab.cli.trained import continuation
 from attnlab.data import Tokenizer, read_tokenizer
+from attnlab.runs.trained import load_run
 from attnlab.training.run_directory import read_json
 
 MODEL = [
@@ -99,7 +100,7 @@ def check(kind, name, batch, data, tokenizer):
         for row, real in zip(batch["tokens"], batch["is_token"], strict=True):
             tokens = row[real].tolist()
             assert first is None or (tokens[0], tokens[-1]) == (first, last)
-            assert set(row[~real].tolist()) <= {tokenizer.marks.pad}
+            assert set(row[~real].tolist()) <= {tokenizer.special_tokens.pad}
     if name == "translation":
         source, into, out = batch["source"], batch["target_in"], batch["target_out"]
         start, end = {"bart": (2, 2), "t5": (0, 1)}[kind]
@@ -111,7 +112,7 @@ def check(kind, name, batch, data, tokenizer):
             assert (source[:, 0] == 0).all()
             assert (out[:, 0] == 0).all()
     if name == "span_corruption":
-        first, second = tokenizer.marks.sentinels[:2]
+        first, second = tokenizer.special_tokens.sentinels[:2]
         assert (batch["target_out"][:, 0] == first).all()
         assert ((batch["source"] == first).sum(dim=1) == 1).all()
         assert (batch["target_out"] == second).any(dim=1).all()
@@ -120,7 +121,7 @@ def check(kind, name, batch, data, tokenizer):
 
 
 LACKING = [
-    ("gpt2", "masked_lm", [], "this tokenizer has no mask mark (pad 0, start 0, end 0, target_start 0)"),
+    ("gpt2", "masked_lm", [], "this tokenizer has no mask token (pad 0, start 0, end 0, target_start 0)"),
     ("bart", "span_corruption", [], "the tokenizer has 0 sentinels (<extra_id_i>), too few"),
     (
         "t5",
@@ -128,7 +129,7 @@ LACKING = [
         ["data.context=300"],
         "the tokenizer has 12 sentinels (<extra_id_i>), too few for the 15 spans",
     ),
-    ("gpt2", "sequence_classification", ["task.token_dropout=0.1"], "has no mask mark"),
+    ("gpt2", "sequence_classification", ["task.token_dropout=0.1"], "has no mask token"),
 ]
 
 
@@ -146,7 +147,7 @@ def test_generation_ends_at_the_end_mark(train, attnlab, monkeypatch, token):
     assert said.status == 0, said.err
     data, task = parts_of(run)
     tokenizer = data.tokenizer
-    number = {"end": tokenizer.marks.end, "text": int(tokenizer.encode(" fox")[-1])}[token]
+    number = {"end": tokenizer.special_tokens.end, "text": int(tokenizer.encode(" fox")[-1])}[token]
 
     class Says(type(task.model)):
         """Says one token for ever."""
@@ -157,7 +158,7 @@ def test_generation_ends_at_the_end_mark(train, attnlab, monkeypatch, token):
             return logits_BTV
 
     task.model.__class__ = Says
-    monkeypatch.setattr("attnlab.cli.trained.load_model", lambda *_: (task.model, tokenizer))
+    monkeypatch.setattr("attnlab.runs.trained.load_model", lambda *_: (task.model, tokenizer))
     words = ["generate", str(run), "--prompt", "the", "--temperature", "0", "--max-new-tokens", "3"]
     piece = tokenizer.decode([number])
     assert attnlab(*words).out == ("the" + piece * 3 if token == "text" else "the") + "\n"
@@ -167,7 +168,9 @@ def test_generation_ends_at_the_end_mark(train, attnlab, monkeypatch, token):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_continuation_keeps_the_blank_before_it(kind, folders):
     tokenizer = read_tokenizer(str(folders[kind]))
-    prompt, whole = ([*tokenizer.marks.text[0], *tokenizer.encode(text).tolist()] for text in ("the", "the fox"))
+    prompt, whole = (
+        [*tokenizer.special_tokens.text[0], *tokenizer.encode(text).tolist()] for text in ("the", "the fox")
+    )
     assert continuation(tokenizer, prompt, whole[len(prompt) :]) == " fox"
 
 
@@ -179,7 +182,7 @@ def test_messages_are_asked_by_the_template(train, attnlab, monkeypatch):
         seen.append((prompts, named["ends"]))
         return [[] for _ in prompts]
 
-    monkeypatch.setattr("attnlab.cli.trained.generate", remember)
+    monkeypatch.setattr("attnlab.generation.generate", remember)
     attnlab("generate", str(run), "--prompt", "Who?", "--prompt", "The fox", "--chat")
     [(prompts, ends)] = seen
     from transformers import AutoTokenizer

@@ -14,8 +14,8 @@ from http.cookiejar import CookieJar
 
 import pytest
 
-from attnlab.analysis.live.server import Server
 from attnlab.cli.serve import invitation, named, split_words, studies_in
+from attnlab.report.live.server import Server
 
 
 def refused(said):
@@ -41,7 +41,9 @@ def test_what_cannot_be_served_is_one_message(attnlab, runs):
     assert "third: no such study has run in runs; there are first, second" in refused(attnlab("serve", "third"))
     assert "nowhere: there is no such folder" in refused(attnlab("serve", "runs_dir=nowhere"))
     assert "model=gpt: only runs_dir=DIR" in refused(attnlab("serve", "model=gpt"))
-    assert "--port 70000: expected a number" in refused(attnlab("serve", "--port", "70000"))
+    assert "--port must be from 1 to 65535, or 0 for the first that is free, got 70000" in refused(
+        attnlab("serve", "--port", "70000")
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         message = refused(attnlab("serve", "first", "--port", str(port)))

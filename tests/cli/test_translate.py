@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from attnlab.cli.main import main
-from attnlab.cli.trained import load_run
 from attnlab.generation import BeamSearch
+from attnlab.runs.trained import load_run
 from attnlab.training.run_directory import read_json
 
 GERMAN = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "bellt"]

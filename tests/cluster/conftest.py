@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import attnlab, here, library, study, tiny  # noqa: F401
 
 SCRIPT = Path(__file__).with_name("minislurm.sh")
 NODES = 3
@@ -48,7 +47,7 @@ def minislurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 @pytest.fixture
-def slurm(minislurm: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # noqa: F811
+def slurm(minislurm: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder of a test on the cluster, which has no job of the test when it ends."""
     for name, value in minislurm.items():
         monkeypatch.setenv(name, value)

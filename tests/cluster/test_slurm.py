@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.processes import command, wait_for
 
-from attnlab.cli.cluster import ask, is_being_preempted, submissions
+from attnlab.studies.cluster import ask, is_being_preempted, submissions
 from attnlab.training.checkpoint_files import read_checkpoint
 from attnlab.training.run_directory import RunDirectory, effective_state, read_json
 
@@ -176,7 +176,7 @@ def test_what_an_urgent_job_preempts_saves_and_goes_on_exactly_when_it_has_ended
     wait_for(lambda: ask([job.stdout.strip()])[job.stdout.strip()].state == "RUNNING", sweep)
     urgent.unlink()
     assert sweep.wait(300) == 0, sweep.said
-    assert "every run is over" in sweep.said
+    assert "all runs finished" in sweep.said
     assert len(submissions(Path("runs/taken"))) == 1  # Slurm brought them back, no second submission did
     assert attnlab("sweep", *words, "hydra/launcher=basic", "study.name=quiet").status == 0
     for name, run in zip(names, runs, strict=True):
@@ -190,7 +190,7 @@ def test_two_sweeps_at_once_train_each_run_once_and_what_is_cancelled_is_tried_a
     sweeps = [command("sweep", "both", *ON_SLURM) for _ in range(2)]
     for sweep in sweeps:
         assert sweep.wait() == 0, sweep.said
-        assert "every run is over" in sweep.said
+        assert "all runs finished" in sweep.said
     runs = [Path("runs/both", cell, "seed=0") for cell in ("position=none", "position=alibi")]
     assert [effective_state(run) for run in runs] == ["finished", "finished"]
     assert [len(list((run / "attempts").iterdir())) for run in runs] == [1, 1]

@@ -11,21 +11,24 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
 from attnlab.data import Augmentation
-from attnlab.data.augment import box
-from attnlab.data.draws import uniforms
-from attnlab.data.rand_augment import (
+from attnlab.data.augment import (
     OPERATIONS,
     autocontrast,
+    box,
     brightness,
     colour,
     contrast,
     equalize,
     posterize,
     rand_augment,
+    rotation,
+    scaling,
     sharpness,
+    shearing,
     solarize,
+    warp_affine,
 )
-from attnlab.data.warp import rotation, scaling, shearing, warp
+from attnlab.data.counter_rng import uniforms
 
 ROWS = np.arange(64)
 EVERYTHING = {
@@ -110,13 +113,15 @@ def test_without_a_choice_nothing_changes_and_no_pixel_leaves_its_range_with_all
 def test_whole_pixels_are_moved_exactly(size):
     images = draw(1, 2, *size)
     matrix, zero = torch.eye(2)[None], torch.zeros(1)
-    moved = warp(images, matrix, torch.tensor([[2.0, -1.0]]))  # to the right, and up
+    moved = warp_affine(images, matrix, torch.tensor([[2.0, -1.0]]))  # to the right, and up
     assert_close(moved[..., :-1, 2:], images[..., 1:, :-2])
     assert (moved[..., :2] == 0).all()
     assert_close(moved[..., -1, :], torch.zeros_like(moved[..., -1, :]))
-    assert_close(warp(images, torch.tensor([[[-1.0, 0.0], [0.0, 1.0]]])), images.flip(3))
-    assert_close(warp(images, rotation(torch.tensor([math.pi]))), images.rot90(2, (2, 3)))
-    sheared = warp(images, shearing(zero, zero + 1))  # a column goes down by as much as it is right of the middle
+    assert_close(warp_affine(images, torch.tensor([[[-1.0, 0.0], [0.0, 1.0]]])), images.flip(3))
+    assert_close(warp_affine(images, rotation(torch.tensor([math.pi]))), images.rot90(2, (2, 3)))
+    sheared = warp_affine(
+        images, shearing(zero, zero + 1)
+    )  # a column goes down by as much as it is right of the middle
     middle = (size[1] - 1) / 2
     for column in range(size[1]):
         down = column - middle
@@ -130,7 +135,7 @@ def test_whole_pixels_are_moved_exactly(size):
 
 def test_a_quarter_turn_goes_clockwise():
     images = draw(1, 1, 6, 6)
-    assert_close(warp(images, rotation(torch.tensor([math.pi / 2]))), images.rot90(-1, (2, 3)))
+    assert_close(warp_affine(images, rotation(torch.tensor([math.pi / 2]))), images.rot90(-1, (2, 3)))
 
 
 def test_a_warp_moves_a_point_as_its_matrix_says():
@@ -142,7 +147,7 @@ def test_a_warp_moves_a_point_as_its_matrix_says():
         @ scaling(torch.tensor([1.5]), torch.tensor([1.2]))
     )
     shift, origin = torch.tensor([[3.0, 2.0]]), torch.tensor([[1.0, -2.0]])
-    found = warp(images, matrix, shift, origin)[0, 0]
+    found = warp_affine(images, matrix, shift, origin)[0, 0]
     right, down = (matrix[0] @ (torch.tensor([6.0, -4.0]) - origin[0]) + shift[0]).tolist()
     rows, columns = torch.arange(41.0) - 20, torch.arange(61.0) - 30
     assert (found.sum(dim=0) @ columns / found.sum()).item() == pytest.approx(right, abs=0.2)

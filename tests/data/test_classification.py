@@ -23,8 +23,9 @@ from attnlab.data import (
     UnlabelledText,
 )  # fmt: skip
 from attnlab.data.labelled import OrangeTab
-from attnlab.data.values import class_of
-from attnlab.data.vocabulary import END, START, marks_in_front
+from attnlab.data.readers import class_of
+from attnlab.data.special_tokens import END, START
+from attnlab.data.vocabulary import leading_special_tokens
 
 
 def write(folder, **files):
@@ -62,8 +63,12 @@ def test_a_batch_is_the_texts_with_their_marks_and_classes(folder):
         assert batch["tokens"].numel() <= 100
         seen += batch["ids"].tolist()
     assert sorted(seen) == list(range(120))
-    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_classes": 2, "marks": marks_in_front()}
-    assert set(module.widths()) == set(module.rehearsal_widths())
+    assert module.dims() == {
+        "vocabulary_size": module.vocabulary.size,
+        "num_classes": 2,
+        "special_tokens": leading_special_tokens(),
+    }
+    assert set(module.dims()) == set(module.placeholder_dims())
 
 
 def test_long_texts_are_cut_and_counted(folder):
@@ -311,7 +316,7 @@ def test_hub_classes_have_names_or_numbers(tmp_path):
     module = ClassificationData(
         partial(HubLabelled, validation=None), Character(), path=str(tmp_path), cache=str(cache)
     )
-    assert module.widths()["num_classes"] == 2
+    assert module.dims()["num_classes"] == 2
 
 
 def named_set(folder, rows):
@@ -379,7 +384,7 @@ def test_sst2_is_a_folder_or_the_hub_tested_on_the_official_validation_sentences
             ),
         )
 
-    monkeypatch.setattr("attnlab.data.labelled.load_hub", load)
+    monkeypatch.setattr("attnlab.data.readers.load_hub", load)
     parts = SST2().read()
     assert asked == [("stanfordnlp/sst2", "train"), ("stanfordnlp/sst2", "validation")]
     assert sorted(parts["train"].texts + parts["validation"].texts) == sorted(f"train {i}" for i in range(40))

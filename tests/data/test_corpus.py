@@ -19,9 +19,8 @@ from attnlab.data import (
     WithEndOfText,
     prepare,
     read_tokenizer,
-    split_text,
 )
-from attnlab.data.corpus import bytes_before
+from attnlab.data.corpus import bytes_before, split_text
 
 
 class CountingText(TextFiles):
@@ -138,7 +137,7 @@ def test_one_document_has_the_tokens_that_it_has_without_the_mark(prose_file):
 
 def test_a_tokenizer_with_an_end_of_its_own_puts_that_between_documents(documents, tmp_path):
     tokenizer = read_tokenizer(str(save("gpt2", tmp_path / "gpt2")))
-    marked, end = prepare(documents, tokenizer, end_of_text=True, split=(0.5, 0.25, 0.25)), tokenizer.marks.end
+    marked, end = prepare(documents, tokenizer, end_of_text=True, split=(0.5, 0.25, 0.25)), tokenizer.special_tokens.end
     assert marked.tokenizer == tokenizer
     every = [marked.part(name) for name in ("train", "validation", "test")]
     assert sum((part.tokens == end).sum() for part in every) == len(DOCUMENTS) - 1

@@ -59,9 +59,9 @@ def assert_same(batch, other):
 
 def test_widths_and_facts():
     module = data()
-    assert module.widths() == {"image_size": (4, 4), "channels": 2, "num_classes": 3}
-    assert set(module.rehearsal_widths()) == set(module.widths())
-    assert ImageData(Digits).rehearsal_widths() == {"image_size": (8, 8), "channels": 1, "num_classes": 2}
+    assert module.dims() == {"image_size": (4, 4), "channels": 2, "num_classes": 3}
+    assert set(module.placeholder_dims()) == set(module.dims())
+    assert ImageData(Digits).placeholder_dims() == {"image_size": (8, 8), "channels": 1, "num_classes": 2}
     facts = module.facts()
     assert facts["images"] == {"train": 54, "validation": 6, "test": 60}
     assert (facts["classes"], facts["shape"]) == (["row 0", "row 1", "row 2"], [2, 4, 4])
@@ -163,7 +163,7 @@ def test_evaluation_gives_each_image_once_over_all_ranks_as_it_is(world_size, sp
     for batch in batches:
         pixels = torch.from_numpy(part.pixels[batch["ids"].numpy()]).float() / 255
         assert torch.equal(batch["images"], modules[0].normalised(pixels))
-        assert [modules[0].classes[label] for label in batch["labels"]] == [part.labels[row] for row in batch["ids"]]
+        assert [label.item() for label in batch["labels"]] == [part.labels[row] for row in batch["ids"]]
         assert "targets" not in batch
 
 
@@ -206,7 +206,8 @@ def test_validation_is_held_out_unless_all_are_to_be_trained_on():
 
 
 def test_a_class_of_one_image_can_be_trained_on_and_not_held_out():
-    assert data(source=Lonely(), validation_share=0.0).split("validation").labels.count("row 9") == 1
+    module = data(source=Lonely(), validation_share=0.0)
+    assert (module.labels("validation") == module.classes.index("row 9")).sum() == 1
     with pytest.raises(
         DataError, match=r"the class 'row 9' has too few images .* 'validation': 1; accepted: 2 or more"
     ):

@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attnlab.data import BPE, Character, DataError, MaskedTextData, Masking, TextFiles
-from attnlab.data.masked_text import STATIC, TRAINING
-from attnlab.data.vocabulary import END, MASK, SEPARATOR, START
+from attnlab.data.special_tokens import END, MASK, SEPARATOR, START
 
 
 def data(file, **fields):
@@ -60,8 +62,7 @@ def test_static_masks_come_again_and_dynamic_ones_do_not(prose_file, masks):
     module = data(prose_file, masks=masks, tokenizer=Character())
     text = module.corpus.train.tokens
     starts, numbers = torch.arange(0, 80, 20).numpy(), torch.arange(4).numpy()
-    purpose = {"dynamic": TRAINING, "static": STATIC}[masks]
-    one, other = (module.batch(text, starts, purpose, numbers + 4 * turn) for turn in (0, 1))
+    one, other = (module.collate(text, starts, numbers + 4 * turn) for turn in (0, 1))
     assert torch.equal(one["chosen"], other["chosen"]) == (masks == "static")
     assert torch.equal(one["tokens"], other["tokens"]) == (masks == "static")
 
@@ -69,7 +70,7 @@ def test_static_masks_come_again_and_dynamic_ones_do_not(prose_file, masks):
 @pytest.mark.parametrize("masks", ["static", "dynamic"])
 def test_every_epoch_hides_the_same_tokens_where_masks_are_static(prose_file, masks):
     module = data(prose_file, masks=masks, batch_size=1)
-    count = module.windows().windows_per_epoch
+    count = module.order().count
     seen = [tuple(torch.cat([b["targets"], b["chosen"]]).flatten().tolist()) for b in first(module, 4 * count)]
     epochs = [seen[start : start + count] for start in range(0, 4 * count, count)]
     assert all(epoch != epochs[0] for epoch in epochs[1:])  # the order is another
@@ -166,7 +167,7 @@ def test_pairs_of_segments_follow_each_other_or_do_not(prose_file):
             follows.append((label, whole in places))
     assert 0.3 < sum(label for label, _ in follows) / len(follows) < 0.7
     assert sum(found for label, found in follows if not label) < 5
-    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "next_sentence": True, "num_segments": 2}
+    assert module.dims() == {"vocabulary_size": module.vocabulary.size, "next_sentence": True, "num_segments": 2}
 
 
 def test_too_short_a_text_is_refused(tmp_path):
@@ -174,3 +175,61 @@ def test_too_short_a_text_is_refused(tmp_path):
     path.write_text("a few words only " * 4)
     with pytest.raises(DataError, match="too few for a window of 20"):
         data(path, tokenizer=Character())
+
+
+def words_of(random, batch, length):
+    """Numbers of words of one to four tokens."""
+    return np.cumsum(random.random((batch, length)) < 0.5, axis=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(probability=st.floats(0.01, 0.9), length=st.integers(1, 60), whole=st.booleans(), seed=st.integers(0, 999))
+def test_the_number_is_the_probabilitys_and_words_stay_whole(probability, length, whole, seed):
+    random = np.random.default_rng(seed)
+    masking, words = Masking(probability, whole_words=whole), words_of(random, 5, length)
+    chosen = masking.choose(words, random.random((5, length)))
+    limit = max(1, round(probability * length))
+    if not whole:
+        assert (chosen.sum(axis=1) == limit).all()
+        return
+    for row in range(5):
+        parts = [set(chosen[row, words[row] == word].tolist()) for word in np.unique(words[row])]
+        sizes = np.unique(words[row], return_counts=True)[1]
+        whole_ones = [size for part, size in zip(parts, sizes, strict=True) if part == {True}]
+        cut = [part for part in parts if len(part) == 2]
+        assert 1 <= chosen[row].sum() <= limit
+        assert not cut or (len(cut) == 1 and not whole_ones)
+
+
+def test_every_token_is_as_likely():
+    random = np.random.default_rng(0)
+    words = np.tile(np.arange(20), (20_000, 1))
+    share = Masking().choose(words, random.random(words.shape)).mean(axis=0)
+    assert np.abs(share - 0.15).max() < 5 * (0.15 * 0.85 / 20_000) ** 0.5
+
+
+def test_the_chosen_ones_become_mask_random_or_stay_in_their_shares():
+    random = np.random.default_rng(0)
+    tokens = np.full((400, 500), 50)
+    chosen = random.random(tokens.shape) < 0.15
+    seen = Masking().replace(tokens, chosen, random.random(tokens.shape), np.full_like(tokens, 60), MASK)
+    assert (seen[~chosen] == 50).all()
+    number = chosen.sum()
+    for token, share in ((MASK, 0.8), (60, 0.1), (50, 0.1)):
+        assert abs((seen[chosen] == token).mean() - share) < 5 * (share * (1 - share) / number) ** 0.5
+
+
+@pytest.mark.parametrize("shares", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_other_shares(shares):
+    random = np.random.default_rng(0)
+    tokens, chosen = np.full((4, 9), 50), np.ones((4, 9), dtype=bool)
+    seen = Masking(0.15, *shares).replace(tokens, chosen, random.random((4, 9)), np.full_like(tokens, 60), MASK)
+    assert set(seen.flatten().tolist()) == {MASK if shares[0] else 60 if shares[1] else 50}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"probability": 0.0}, {"probability": 1.0}, {"mask_share": 0.9, "random_share": 0.2}]
+)
+def test_what_is_no_share_is_refused(fields):
+    with pytest.raises(ValueError, match="must be"):
+        Masking(**fields)

@@ -30,25 +30,25 @@ def squad(path, contexts, **more):
 
 
 def test_a_file_in_both_versions(tmp_path):
-    (first, second) = SQuADFiles(squad(tmp_path / "one.json", ["Über uns"]), split=(1, 0, 0)).read()["train"]
+    (first, second) = SQuADFiles(squad(tmp_path / "one.json", ["Über uns"]), split=(1, 0, 0)).read()["train"].questions
     assert first == Question("one-0-0", "what 0?", "Über uns", (("Über", 0),))
     assert second.answers == (("Über", 0),)
     impossible = {"is_impossible": True, "answers": [], "plausible_answers": [{"text": "uns", "answer_start": 5}]}
     path = squad(tmp_path / "two.json", ["Über uns"], **impossible)
-    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"]] == [(("Über", 0),), ()]
+    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"].questions] == [(("Über", 0),), ()]
 
 
 def test_one_file_is_split_by_texts_whatever_else_it_holds(tmp_path):
     contexts = [f"text number {i}" for i in range(200)]
     parts = SQuADFiles(squad(tmp_path / "a.json", contexts), split=(0.6, 0.2, 0.2)).read()
-    assert sorted(q.id for part in parts.values() for q in part) == sorted(
+    assert sorted(q.id for part in parts.values() for q in part.questions) == sorted(
         f"a-{i}-{j}" for i in range(200) for j in (0, 1)
     )
-    own = {name: {q.context for q in part} for name, part in parts.items()}
+    own = {name: {q.context for q in part.questions} for name, part in parts.items()}
     assert sum(map(len, own.values())) == 200
     assert 90 < len(own["train"]) < 150
     fewer = SQuADFiles(squad(tmp_path / "a.json", contexts[::-2]), split=(0.6, 0.2, 0.2)).read()
-    assert all({q.context for q in part} <= own[name] for name, part in fewer.items())
+    assert all({q.context for q in part.questions} <= own[name] for name, part in fewer.items())
 
 
 def test_a_folder_with_and_without_a_test(tmp_path):
@@ -56,13 +56,13 @@ def test_a_folder_with_and_without_a_test(tmp_path):
     squad(tmp_path / "train-v1.1.json", contexts)
     squad(tmp_path / "dev-v1.1.json", ["other text"])
     parts = SQuAD(tmp_path).read()
-    assert [q.id for q in parts["test"]] == ["dev-v1.1-0-0", "dev-v1.1-0-1"]
+    assert [q.id for q in parts["test"].questions] == ["dev-v1.1-0-0", "dev-v1.1-0-1"]
     assert len(parts["train"]) + len(parts["validation"]) == 200
     assert 4 < len(parts["validation"]) < 40
-    assert not {q.context for q in parts["train"]} & {q.context for q in parts["validation"]}
+    assert not {q.context for q in parts["train"].questions} & {q.context for q in parts["validation"].questions}
     squad(tmp_path / "test.json", ["third text"])
     parts = SQuAD(tmp_path).read()
-    assert [q.context for name in ("validation", "test") for q in parts[name]] == ["other text"] * 2 + [
+    assert [q.context for name in ("validation", "test") for q in parts[name].questions] == ["other text"] * 2 + [
         "third text"
     ] * 2
     assert len(parts["train"]) == 200
@@ -118,13 +118,13 @@ def test_a_start_that_is_no_number_is_named(tmp_path, start):
 @pytest.mark.parametrize("said", [False, "false", "False", 0, "0", None])
 def test_what_says_that_there_is_an_answer_is_read_by_its_value(tmp_path, said):
     path = squad(tmp_path / "a.json", ["a b"], is_impossible=said)
-    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"]] == [(("a", 0),)] * 2
+    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"].questions] == [(("a", 0),)] * 2
 
 
 @pytest.mark.parametrize("said", [True, "true", "True", 1, "1"])
 def test_what_says_that_there_is_no_answer_is_read_by_its_value(tmp_path, said):
     path = squad(tmp_path / "a.json", ["a b"], is_impossible=said, answers=[])
-    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"]] == [(("a", 0),), ()]
+    assert [q.answers for q in SQuADFiles(path, split=(1, 0, 0)).read()["train"].questions] == [(("a", 0),), ()]
 
 
 ANSWER = [{"text": "a", "answer_start": 0}]
@@ -152,12 +152,12 @@ def test_values_that_say_nothing_or_contradict_each_other_are_named(tmp_path, fi
 @pytest.mark.parametrize(("start", "text"), [("0", "1066"), (0.0, 1066)])
 def test_numbers_are_taken_in_quotation_marks_and_texts_without(tmp_path, start, text):
     path = squad(tmp_path / "a.json", ["1066 b"], answers=[{"text": text, "answer_start": start}])
-    assert SQuADFiles(path, split=(1, 0, 0)).read()["train"][1].answers == (("1066", 0),)
+    assert SQuADFiles(path, split=(1, 0, 0)).read()["train"].questions[1].answers == (("1066", 0),)
 
 
 def test_answers_may_be_a_list_for_each_field(tmp_path):
     path = squad(tmp_path / "a.json", ["a b"], answers={"text": ["a", "b"], "answer_start": [0, 2]})
-    assert SQuADFiles(path, split=(1, 0, 0)).read()["train"][1].answers == (("a", 0), ("b", 2))
+    assert SQuADFiles(path, split=(1, 0, 0)).read()["train"].questions[1].answers == (("a", 0), ("b", 2))
 
 
 def test_what_is_refused(tmp_path):
@@ -209,9 +209,9 @@ def hub_set(folder, **rename):
 
 def test_a_set_of_the_hub(tmp_path, own_cache):
     parts = HubQuestions(hub_set(tmp_path / "set")).read(own_cache)
-    assert [q.id for q in parts["test"]] == ["validation0", "validation1", "validation2"]
-    assert parts["test"][1] == Question("validation1", "q?", "the validation 1", (("validation", 4),))
-    assert parts["test"][0].answers == ()
+    assert [q.id for q in parts["test"].questions] == ["validation0", "validation1", "validation2"]
+    assert parts["test"].questions[1] == Question("validation1", "q?", "the validation 1", (("validation", 4),))
+    assert parts["test"].questions[0].answers == ()
     assert len(parts["train"]) + len(parts["validation"]) == 60
     with pytest.raises(DataError, match=r"has no column 'context'; accepted: a data set with id, question, context"):
         HubQuestions(hub_set(tmp_path / "other", context="text")).read(own_cache)
@@ -225,8 +225,8 @@ def test_squad_is_files_or_the_hub(monkeypatch):
         answers = {"text": ["a"], "answer_start": [0]}
         return datasets.Dataset.from_list([{"id": "1", "question": "q", "context": "a b", "answers": answers}])
 
-    monkeypatch.setattr("attnlab.data.questions.load_hub", load)
-    assert SQuAD(revision="abc").read()["test"] == [Question("1", "q", "a b", (("a", 0),))]
+    monkeypatch.setattr("attnlab.data.readers.load_hub", load)
+    assert SQuAD(revision="abc").read()["test"].questions == [Question("1", "q", "a b", (("a", 0),))]
     assert asked == [("rajpurkar/squad", "train", "abc"), ("rajpurkar/squad", "validation", "abc")]
 
 

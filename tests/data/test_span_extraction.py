@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import BPE, Byte, Character, DataError, SpanExtractionData, Unigram
-from attnlab.data.questions import Question, QuestionSource
+from attnlab.data.questions import Question, Questions, QuestionSource
 from attnlab.data.span_extraction import windows_over
-from attnlab.data.vocabulary import END, SEPARATOR, START, Vocabulary, marks_in_front
+from attnlab.data.special_tokens import END, SEPARATOR, START
+from attnlab.data.vocabulary import Vocabulary, leading_special_tokens
 
 LETTERS = "ab é—日🎉'.1 \n"
 TEXT = "In (1990) the naïve émigrés of Straße 12, “日本” 🎉 didn't go. " * 20
@@ -27,7 +28,8 @@ class Given(QuestionSource):
     name = "given"
 
     def __init__(self, train, test=None):
-        self.parts = {"train": train, "validation": train, "test": test or train}
+        parts = {"train": train, "validation": train, "test": test or train}
+        self.parts = {name: Questions(part) for name, part in parts.items()}
 
     def read(self, cache=None):
         return self.parts
@@ -59,7 +61,7 @@ def test_the_answer_is_found_again_in_the_windows_that_hold_it(tokenizer, text, 
     other = Question("2", "ab", "b b", (("b", 0),))
     module = data([other], tokenizer_from=None, tokenizer=tokenizer, test=[asked], stride=stride)
     module.vocabulary = Vocabulary(tokenizer)
-    part = module._encode([asked], training=False)
+    part = module._encode(Questions([asked]), training=False)
     tokens = module.vocabulary.encode(f" {text}")
     begin_ = begin + len(answer) - len(answer.lstrip())
     end_ = begin_ + len(answer.strip())
@@ -143,8 +145,12 @@ def test_what_is_cut_left_out_and_told():
 
 def test_widths_and_what_cannot_be_used():
     module = data([Question("1", "q", "a b", (("b", 2),))])
-    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_segments": 2, "marks": marks_in_front()}
-    assert set(module.widths()) == set(module.rehearsal_widths())
+    assert module.dims() == {
+        "vocabulary_size": module.vocabulary.size,
+        "num_segments": 2,
+        "special_tokens": leading_special_tokens(),
+    }
+    assert set(module.dims()) == set(module.placeholder_dims())
     with pytest.raises(
         DataError, match=r"max_length=11 leaves no room for a text beside a question of 8 tokens .* from 12 on"
     ):

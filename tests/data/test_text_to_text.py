@@ -128,7 +128,7 @@ def test_facts_say_the_shares(files):
     assert facts["reverse"]["examples"] == len(data.source.tasks["reverse"].source.read()["train"].sources)
     assert facts["size"]["an_epoch"] >= facts["size"]["examples"]
     assert "shares reverse " in data.describe()
-    assert data.widths()["vocabulary_size"] == data.widths()["source_vocabulary_size"]
+    assert data.dims()["vocabulary_size"] == data.dims()["source_vocabulary_size"]
 
 
 def test_a_saved_place_is_gone_on_from(files):

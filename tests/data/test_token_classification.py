@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import BPE, Byte, Character, CoNLL, DataError, TokenClassificationData, Tokenizer
+from attnlab.data.classification import groups_within
 from attnlab.data.entities import Tagged, TaggedSource
-from attnlab.data.token_classification import IGNORED, groups_within
-from attnlab.data.vocabulary import END, MASK, START, marks_in_front
+from attnlab.data.module import IGNORED
+from attnlab.data.special_tokens import END, MASK, START
+from attnlab.data.vocabulary import leading_special_tokens
 
 
 class Given(TaggedSource):
@@ -122,8 +124,12 @@ def test_widths_batches_and_what_is_told():
     module = data()
     module.setup()
     assert module.labels == ["O", "B-loc", "I-loc", "B-per", "I-per"]
-    assert module.widths() == {"vocabulary_size": module.vocabulary.size, "num_classes": 5, "marks": marks_in_front()}
-    assert set(module.widths()) == set(module.rehearsal_widths())
+    assert module.dims() == {
+        "vocabulary_size": module.vocabulary.size,
+        "num_classes": 5,
+        "special_tokens": leading_special_tokens(),
+    }
+    assert set(module.dims()) == set(module.placeholder_dims())
     assert module.train_tokens == 18
     assert "sentences train 3, validation 3, test 3; 2 types of entity" in module.describe()
     batch = next(iter(module.train_dataloader()))

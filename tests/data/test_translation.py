@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from attnlab.data import BPE, Character, DataError, ParallelText, TranslationData
-from attnlab.data.vocabulary import END, PAD, START
+from attnlab.data import BPE, Character, DataError, ParallelText, TranslationData, translation
+from attnlab.data.special_tokens import END, PAD, START
+from attnlab.data.translation import TokenRows, TokenRowsBuilder
 
 
 @pytest.fixture
@@ -64,11 +67,11 @@ def test_a_target_is_one_line_whatever_a_model_gives(file):
 
 def test_one_vocabulary_or_two(file):
     joint, apart = data(file), data(file, joint=False, tokenizer=BPE(vocabulary_size=280))
-    assert joint.widths()["vocabulary_size"] == joint.widths()["source_vocabulary_size"]
+    assert joint.dims()["vocabulary_size"] == joint.dims()["source_vocabulary_size"]
     apart.setup()
     assert joint.source_vocabulary.tokenizer == joint.vocabulary.tokenizer
     assert apart.source_vocabulary.tokenizer != apart.vocabulary.tokenizer
-    assert set(joint.widths()) == set(joint.rehearsal_widths())
+    assert set(joint.dims()) == set(joint.placeholder_dims())
 
 
 @pytest.mark.parametrize("too_long", ["drop", "truncate"])
@@ -243,3 +246,26 @@ def test_rows_that_are_damaged_are_encoded_again(file, own_cache):
     again = data(file)
     assert [row.tolist() for row in again.split("train").sources] == expected
     assert isinstance(data(file).split("train").sources.tokens_N, np.memmap)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.lists(st.integers(0, 65_000), max_size=5), max_size=12),
+    size=st.sampled_from([65_536, 65_537]),
+    together=st.integers(1, 13),
+)
+def test_rows_come_out_as_they_went_in(tmp_path, monkeypatch, rows, size, together):
+    monkeypatch.setattr(translation, "TOGETHER", together)
+    making = TokenRowsBuilder(size)
+    for row in rows:
+        making.add(np.array(row, dtype=np.int64))
+    made = making.done()
+    made.save(tmp_path, "some")
+    for found in (made, TokenRows.load(tmp_path, "some")):
+        assert found.tokens_N.dtype == (np.uint16 if size == 65_536 else np.uint32)
+        assert len(found) == len(rows)
+        assert [row.tolist() for row in found] == [found[i].tolist() for i in range(len(rows))] == rows
+        assert found.lengths_R.tolist() == [len(row) for row in rows]
+        assert [found[i - len(rows)].tolist() for i in range(len(rows))] == rows
+        with pytest.raises(IndexError):
+            found[len(rows)]

@@ -1,4 +1,4 @@
-"""Marks of a vocabulary: those in front of attnlab's own tokenizers, those that a published one brings, and rows filled with real tokens."""
+"""SpecialTokens of a vocabulary: those in front of attnlab's own tokenizers, those that a published one brings, and rows filled with real tokens."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,8 @@ from attnlab.data import (
     TranslationData,
     read_tokenizer,
 )
-from attnlab.data.vocabulary import Vocabulary, framed, rehearsal
+from attnlab.data.special_tokens import add_special_tokens
+from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
 from attnlab.models import T5
 from attnlab.tasks import Translation
 
@@ -38,7 +39,7 @@ def test_the_marks_in_front_have_the_same_numbers_in_every_vocabulary():
     names = ("pad", "start", "end", "mask", "separator", "target_start", "first_text", "size")
     assert [getattr(vocabulary, name) for name in names] == [0, 1, 2, 3, 4, 1, 8, 264]
     assert vocabulary.sentinels.tolist() == [5, 6, 7]
-    assert vocabulary.marks.never == (0, 1, 3, 4)
+    assert vocabulary.special_tokens.suppressed == (0, 1, 3, 4)
     assert vocabulary.text_tokens.tolist() == list(range(8, 264))
     assert vocabulary.encode_text("a").tolist() == [8 + 0x20, 8 + 0x61]
     assert vocabulary.decode([1, *vocabulary.encode("fox"), 4, 2, *vocabulary.encode("no")]) == "fox"
@@ -46,16 +47,16 @@ def test_the_marks_in_front_have_the_same_numbers_in_every_vocabulary():
 
 def test_marks_are_put_around_texts_of_any_number_of_rows():
     rows = np.arange(6).reshape(2, 3)
-    assert framed(((7,), (8, 8), (9,)), rows, rows[:, :1]).tolist() == [
+    assert add_special_tokens(((7,), (8, 8), (9,)), rows, rows[:, :1]).tolist() == [
         [7, 0, 1, 2, 8, 8, 0, 9],
         [7, 3, 4, 5, 8, 8, 3, 9],
     ]
-    assert framed(((), ()), rows[0]).tolist() == [0, 1, 2]
+    assert add_special_tokens(((), ()), rows[0]).tolist() == [0, 1, 2]
 
 
 def test_a_rehearsal_has_the_marks_that_are_known_beforehand(tokenizers):
-    assert rehearsal(tokenizers["t5"]).size == 192
-    assert rehearsal(Byte()).size == rehearsal(None).size == 261
+    assert placeholder_vocabulary(tokenizers["t5"]).size == 192
+    assert placeholder_vocabulary(Byte()).size == placeholder_vocabulary(None).size == 261
 
 
 def test_padding_is_told_from_the_end_by_the_length_alone(tokenizers, prose, tmp_path):
@@ -65,18 +66,18 @@ def test_padding_is_told_from_the_end_by_the_length_alone(tokenizers, prose, tmp
     data = TranslationData(
         ParallelText, tokenizers["gpt2"], "en-de", batch_tokens=900, path=str(tmp_path / "pairs.tsv")
     )
-    widths = data.widths()
+    widths = data.dims()
     torch.manual_seed(0)
     model = T5(
         widths["vocabulary_size"], widths["source_vocabulary_size"], d_model=8, num_heads=2, num_layers=1, dropout=0.0
     )
-    task = Translation(model, None, None, widths["marks"], label_smoothing=0.0)
+    task = Translation(model, widths["special_tokens"], label_smoothing=0.0)
     expected = found = 0.0
     for batch in data.evaluation_loader("train"):
         assert (~batch["is_target"]).any()
         assert torch.equal((batch["target_out"] == 0).sum(dim=1), (~batch["is_target"]).sum(dim=1) + 1)
-        found += task.loss_sums(batch)[0].item()
-        logits = model(batch["source"], batch["target_in"], batch["is_source"], batch["is_target"])
+        found += task.loss_sums(batch).loss.item()
+        logits = model(batch["source"], batch["target_in"], batch["is_source"])
         for row, targets, real in zip(logits, batch["target_out"], batch["is_target"], strict=True):
             length = int(real.sum())
             assert targets[length - 1] == 0
@@ -88,7 +89,7 @@ def test_a_target_needs_an_end(tokenizers, tmp_path):
     (tmp_path / "pairs.tsv").write_text("a\tb\n")
     endless = replace(tokenizers["gpt2"], special={})
     with pytest.raises(
-        DataError, match=r"no end mark \(none of those that tasks need\), and here every target has to end in one"
+        DataError, match=r"no end token \(none of those that tasks need\), and here every target has to end in one"
     ):
         TranslationData(ParallelText, endless, "en-de", path=str(tmp_path / "pairs.tsv"))
 
@@ -110,7 +111,7 @@ def test_pairs_of_segments_stand_in_the_tokenizers_own_marks(tokenizers, prose_f
         TextFiles, tokenizer, Masking(), next_sentence=True, context=20, batch_size=4, path=str(prose_file)
     )
     batch = next(iter(data.train_dataloader()))
-    before, between, after = tokenizer.marks.pair
+    before, between, after = tokenizer.special_tokens.pair
     for row, segments in zip(batch["targets"].tolist(), batch["segments"].tolist(), strict=True):
         assert tuple(row[:1]) == before
         assert tuple(row[11 : 11 + len(between)]) == between
@@ -138,10 +139,12 @@ def test_a_question_and_its_text_in_the_tokenizers_own_marks(tokenizers, tmp_pat
             context = part.texts[row].context
             assert (
                 tokens.tolist()
-                == framed(tokenizer.marks.pair, tokenizer.encode("Who?"), tokenizer.encode(context)).tolist()
+                == add_special_tokens(
+                    tokenizer.special_tokens.pair, tokenizer.encode("Who?"), tokenizer.encode(context)
+                ).tolist()
             )
             assert batch["tokens"][row][batch["is_text"][row]].tolist() == tokenizer.encode(context).tolist()
-    with pytest.raises(DataError, match="no separator mark"):
+    with pytest.raises(DataError, match="no separator token"):
         SpanExtractionData(SQuADFiles, tokenizers["gpt2"], path=str(file))
     with pytest.raises(DataError, match=r"and 4 marks; accepted: data.max_length from 45 on"):
         SpanExtractionData(SQuADFiles, tokenizers["bart"], path=str(file), max_length=44)
@@ -156,5 +159,5 @@ def test_texts_are_encoded_as_the_models_own_library_does_it(tokenizers, tmp_pat
         data = ClassificationData(TSV, tokenizer, path=str(tmp_path))
         assert (
             data.split("train").rows[0].tolist()
-            == framed(tokenizer.marks.text, tokenizer.encode("fox and dog")).tolist()
+            == add_special_tokens(tokenizer.special_tokens.text, tokenizer.encode("fox and dog")).tolist()
         )

@@ -16,7 +16,7 @@ POSITIONS = [Sinusoidal, Learned, Rotary, ALiBi, RelativeBias, PositionEncoding]
 
 def gpt(position=Rotary, **fields):
     torch.manual_seed(0)
-    model = GPT(V, 32, 16, 4, 2, position=position, **fields)
+    model = GPT(V, 32, d_model=16, num_heads=4, num_layers=2, position=position, **fields)
     for parameter in model.parameters():  # far from uniform, so that a wrong mask or position shows
         torch.nn.init.normal_(parameter, std=0.4)
     return model

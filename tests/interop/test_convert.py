@@ -21,7 +21,7 @@ from tests.interop.tiny_models import (
 )
 
 from attnlab.interop import CannotConvert, build, from_theirs, read_model, to_folder
-from attnlab.interop.rules import to_ours
+from attnlab.interop.architecture import to_ours
 from attnlab.models import Bert
 from attnlab.models.heads import SequenceClassifier
 

@@ -5,14 +5,19 @@ import json
 import os
 import pickle
 
+import gguf
+import numpy as np
 import pytest
 import torch
+from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.interop.tiny_models import copied, write_config
+from tests.huggingface import CHATML, chat
+from tests.interop.tiny_models import copied, reference, write_config
+from tokenizers import Tokenizer
 
 import attnlab.interop.files
-from attnlab.interop import CannotConvert, read_model, to_folder
+from attnlab.interop import CannotConvert, from_theirs, read_gguf, read_model, to_folder
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -189,3 +194,282 @@ def test_a_configuration_that_says_nothing_of_its_sizes_is_named(saved, tmp_path
     write_config(folder, {"model_type": "gpt2"})
     with pytest.raises(CannotConvert, match=r"config.json has no vocab_size, and a model cannot be built without it"):
         read_model(folder)
+
+
+# --- GGUF
+
+
+NAMES = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+TEXTS = [
+    "The quick brown fox, naïve as ever, 1234 times!",
+    "<|im_start|>user\nHello  world<|im_end|>\n",
+    "  \t\n",
+    "日本語 😀",
+    "",
+]
+HEADS, SHARED, WIDTH = 3, 1, 96
+F32, Q8_0, Q4_1 = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_1
+
+
+def permuted(weights, heads):
+    """As the converter's LlamaModel.permute has it: the two halves of each head, side by side."""
+    return (
+        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weights.shape)
+    )
+
+
+class Made:
+    """A model and tokenizer of the libraries, and what a file says of them; a test changes what it says."""
+
+    def __init__(self, tied=False):
+        library, _ = chat()
+        self.library = library
+        self.model = reference(
+            "LlamaForCausalLM",
+            "LlamaConfig",
+            {
+                "vocab_size": library.get_vocab_size(),
+                "hidden_size": WIDTH,
+                "num_hidden_layers": 2,
+                "num_attention_heads": HEADS,
+                "num_key_value_heads": SHARED,
+                "intermediate_size": 64,
+                "max_position_embeddings": 32,
+                "rms_norm_eps": 1e-5,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+                "tie_word_embeddings": tied,
+                "pad_token_id": None,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+            },
+        )
+        model = json.loads(library.to_str())["model"]
+        special = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
+        tokens = [token for token, _ in sorted(library.get_vocab().items(), key=lambda both: both[1])]
+        self.facts = {
+            "llama.context_length": 32,
+            "llama.embedding_length": WIDTH,
+            "llama.block_count": 2,
+            "llama.feed_forward_length": 64,
+            "llama.attention.head_count": HEADS,
+            "llama.attention.head_count_kv": SHARED,
+            "llama.attention.layer_norm_rms_epsilon": 1e-5,
+            "llama.rope.freq_base": 100000.0,
+            "llama.rope.dimension_count": WIDTH // HEADS,
+            "llama.vocab_size": len(tokens),
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [3 if token in special else 1 for token in tokens],
+            "tokenizer.ggml.merges": [" ".join(merge) for merge in model["merges"]],
+            "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.ggml.padding_token_id": 2,
+            "tokenizer.ggml.add_bos_token": False,
+            "tokenizer.chat_template": CHATML,
+        }
+        self.tensors = {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}
+        if tied:
+            del self.tensors["lm_head.weight"]
+
+    def write(self, path, kind=F32, architecture="llama", more=()):
+        """The file; `kind` is the type of its matrices. Tensors of `more` are added under their own names."""
+        writer = gguf.GGUFWriter(path, architecture)
+        for name, value in self.facts.items():
+            add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+            add.get(type(value), writer.add_array)(name, value)
+        for name, array in self.tensors.items():
+            array = (
+                permuted(array, HEADS) if "q_proj" in name else permuted(array, SHARED) if "k_proj" in name else array
+            )
+            own = kind if array.ndim > 1 else F32
+            data = np.ascontiguousarray(array) if own == F32 else quantize(array, own)
+            writer.add_tensor(NAMES.get_name(name, try_suffixes=(".weight", ".bias")), data, raw_dtype=own)
+        for name, array in more:
+            writer.add_tensor(name, array)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+
+@pytest.fixture
+def made():
+    return Made()
+
+
+def test_tensors_are_those_that_the_file_was_made_of(made, tmp_path):
+    found = read_gguf(made.write(tmp_path / "x.gguf"))
+    assert found.tensors.keys() == made.tensors.keys()
+    assert all(tensor.numpy().tobytes() == made.tensors[name].tobytes() for name, tensor in found.tensors.items())
+
+
+@pytest.mark.parametrize("kind", [Q8_0, Q4_1])
+def test_quantised_tensors_are_their_dequantised_numbers(kind, made, tmp_path):
+    found = read_gguf(made.write(tmp_path / "x.gguf", kind))
+    for name, array in made.tensors.items():
+        if array.ndim == 1:
+            assert found.tensors[name].numpy().tobytes() == array.tobytes()
+            continue
+        heads = HEADS if "q_proj" in name else SHARED if "k_proj" in name else None
+        # Rows are quantised one by one, so that their order is no matter.
+        expected = dequantize(quantize(array, kind), kind)
+        assert heads is None or not np.array_equal(permuted(array, heads), array)
+        assert found.tensors[name].numpy().tobytes() == expected.astype(np.float32).tobytes()
+        assert np.abs(expected - array).max() < (0.02 if kind == Q8_0 else 0.2)
+
+
+@pytest.mark.parametrize(("kind", "tied"), [(F32, False), (F32, True), (Q8_0, False)])
+def test_logits_are_those_of_transformers(kind, tied, tmp_path):
+    made = Made(tied)
+    read = read_gguf(made.write(tmp_path / "x.gguf", kind))
+    assert read.config["tie_word_embeddings"] is tied
+    found = from_theirs(read.config, read.tensors)
+    assert found.settings["tied"] is tied
+    assert found.settings["residual.norm.eps"] == 1e-5
+    made.model.load_state_dict(read.tensors, strict=False)  # the rounded numbers, where they are
+    tokens = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(found.model()(tokens), made.model(tokens).logits, atol=2e-5, rtol=1e-5)
+
+
+def test_the_tokenizer_encodes_as_the_one_it_was_made_of(made, tmp_path):
+    files = read_gguf(made.write(tmp_path / "x.gguf")).files
+    again = Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    for text in TEXTS:
+        assert again.encode(text).ids == made.library.encode(text).ids
+        assert again.decode(again.encode(text).ids, skip_special_tokens=False) == text
+    assert files["special_tokens_map.json"] == {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+    }
+    assert files["tokenizer_config.json"]["chat_template"] == CHATML
+
+
+def test_a_tokenizer_with_single_digits_splits_them(made, tmp_path):
+    made.facts["tokenizer.ggml.pre"] = "smollm"
+    files = read_gguf(made.write(tmp_path / "x.gguf")).files
+    again = Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    assert again.encode("12 345").tokens[-3:] == ["3", "4", "5"]
+
+
+# --- refused
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "said"),
+    [
+        ("tokenizer.ggml.model", "llama", "a tokenizer of model 'llama' and pre-tokenizer 'gpt-2' is not read; accepted: model 'gpt2' with 'gpt-2', 'smollm'"),
+        ("tokenizer.ggml.pre", "llama-bpe", "a tokenizer of model 'gpt2' and pre-tokenizer 'llama-bpe' is not read"),
+        ("tokenizer.ggml.add_bos_token", True, "a tokenizer that puts a token before every text (add_bos_token) is not read"),
+        ("tokenizer.ggml.bos_token_id", 5000, "the vocabulary of 320 tokens has 320 kinds, and special tokens {'bos': 5000, "),
+        ("tokenizer.ggml.token_type", [1, 1], "the vocabulary of 320 tokens has 2 kinds"),
+        ("llama.rope.scaling.type", "linear", "llama.rope.scaling.type='linear' is not read; accepted: 'none'"),
+        ("llama.rope.dimension_count", 16, "heads of 32 dimensions, of which 16 are rotated, with values of 32 are not read"),
+        ("llama.attention.head_count_kv", [1, 3], "3 heads, [1, 3] of keys, are not read; accepted: one number each for all layers"),
+        ("llama.attention.head_count", 0, "0 heads, 1 of keys, are not read"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_is_named(fact, value, said, made, tmp_path):
+    made.facts[fact] = value
+    path = made.write(tmp_path / "x.gguf")
+    with pytest.raises(CannotConvert) as refused:
+        read_gguf(path)
+    assert str(refused.value).startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "llama.block_count",
+        "llama.attention.head_count",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.token_type",
+        "tokenizer.ggml.merges",
+    ],
+)
+def test_what_a_file_does_not_say_is_named(fact, made, tmp_path):
+    del made.facts[fact]
+    path = made.write(tmp_path / "x.gguf")
+    with pytest.raises(CannotConvert) as refused:
+        read_gguf(path)
+    assert str(refused.value) == f"{path} does not say {fact}; it is no whole model"
+
+
+def test_another_architecture_is_named(made, tmp_path):
+    path = made.write(tmp_path / "x.gguf", architecture="qwen2")
+    with pytest.raises(CannotConvert) as refused:
+        read_gguf(path)
+    assert str(refused.value) == f"{path} holds the architecture 'qwen2'; accepted: 'llama'"
+
+
+def test_a_tensor_that_no_llama_has_is_unexpected(made, tmp_path):
+    more = [("rope_freqs.weight", np.ones(16, np.float32)), ("blk.0.attn_q.bias", np.ones(WIDTH, np.float32))]
+    read = read_gguf(made.write(tmp_path / "x.gguf", more=more))
+    with pytest.raises(CannotConvert, match=r"unexpected: blk.0.attn_q.bias, rope_freqs.weight \(--ignore NAME"):
+        from_theirs(read.config, read.tensors)
+
+
+def test_another_number_of_rows_than_the_heads_have_is_named(made, tmp_path):
+    name = "model.layers.1.self_attn.k_proj.weight"
+    made.tensors[name] = made.tensors[name][:30]
+    read = read_gguf(made.write(tmp_path / "x.gguf"))
+    with pytest.raises(CannotConvert, match=rf"{name}: \(30, 96\) in the file, \(32, 96\) by the configuration"):
+        from_theirs(read.config, read.tensors)
+    del made.tensors[name]
+    path = made.write(tmp_path / "y.gguf", more=[("blk.1.attn_k.weight", np.ones((31, WIDTH), np.float32))])
+    with pytest.raises(
+        CannotConvert, match=r"blk.1.attn_k.weight has 31 rows, which are no pairs of 1 heads; fetch the file again"
+    ):
+        read_gguf(path)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 20, 40, 1000, 20_000, -40_000, -100])
+def test_a_gguf_file_that_was_cut_short_is_named(kept, made, tmp_path):
+    path = made.write(tmp_path / "x.gguf")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CannotConvert) as refused:
+        read_gguf(path)
+    assert str(refused.value).startswith(f"{path} is truncated or damaged, or no GGUF file (")
+    assert str(refused.value).endswith("; fetch it again")
+
+
+@pytest.mark.slow
+def test_a_length_that_the_file_has_not_is_named(made, tmp_path):
+    path = made.write(tmp_path / "x.gguf")
+    content = path.read_bytes()
+    kinds = content.index(b"tokenizer.ggml.token_type") + len("tokenizer.ggml.token_type") + 4 + 4  # behind the types
+    assert int.from_bytes(content[kinds : kinds + 8], "little") == 320
+    path.write_bytes(content[:kinds] + (2**50).to_bytes(8, "little") + content[kinds + 8 :])
+    with pytest.raises(CannotConvert, match=r"it ends at [\d,]+ bytes, before what it says it holds"):
+        read_gguf(path)
+
+
+def test_what_is_no_gguf_is_named(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04" * 100)
+    with pytest.raises(CannotConvert, match=r"x.gguf is truncated or damaged, or no GGUF file \(GGUF magic invalid\)"):
+        read_gguf(tmp_path / "x.gguf")
+    with pytest.raises(CannotConvert, match=r"no.gguf is truncated or damaged, or no GGUF file \(.*No such file"):
+        read_gguf(tmp_path / "no.gguf")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Made().write(tmp_path_factory.mktemp("whole") / "x.gguf").read_bytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_damage_never_ends_in_anything_but_a_message(whole, tmp_path_factory, data):
+    path, content = tmp_path_factory.mktemp("damaged") / "x.gguf", bytearray(whole)
+    for place in data.draw(st.lists(st.integers(0, 1500), min_size=1, max_size=3)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(CannotConvert):  # any other exception is a traceback for its user
+        read = read_gguf(path)
+        found = from_theirs(read.config, read.tensors)
+        assert all(tensor.dtype == torch.float32 for tensor in found.tensors.values())

@@ -95,7 +95,7 @@ def gpt(**fields):
         ({"d_ff": 30}, {"feed_forward.d_ff": 30}),
         ({"position": "RotaryYaRN"}, {"position": "RotaryYaRN", "position.original_length": 12}),
         ({}, {"dropout": 0.3}),  # acts in training alone
-        ({}, {"attention.backend": "plain"}),
+        ({}, {"attention.backend": "math"}),
     ],
 )
 def test_two_ways_to_ask_for_one_function_look_the_same(one, other):

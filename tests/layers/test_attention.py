@@ -11,15 +11,15 @@ import torch
 from attnlab.layers import (
     ALiBi,
     Attention,
-    Explicit,
+    Eager,
     GroupedQuery,
     MultiHead,
     MultiQuery,
     PositionEncoding,
     Rotary,
     build_scope,
-    complete,
 )
+from attnlab.parts import build_part
 
 B, T, D, H = 2, 9, 32, 4
 IS_TOKEN = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0], [1] * 9], dtype=torch.bool)
@@ -57,7 +57,7 @@ def test_multi_head_is_torchs_multihead_attention(bias, causal, padded):
 @pytest.mark.parametrize(("shared", "part"), [(1, MultiQuery), (2, GroupedQuery)])
 def test_shared_heads_are_multi_head_with_repeated_weights(shared, part):
     torch.manual_seed(0)
-    attention, full = complete(part, d_model=D, num_heads=H), MultiHead(D, H)
+    attention, full = build_part(part, d_model=D, num_heads=H), MultiHead(D, H)
     assert attention.num_key_value_heads == shared
     state = attention.state_dict()
     for name in ("key.weight", "value.weight"):
@@ -92,7 +92,7 @@ def test_qk_norm_and_gate_are_their_formulas():
 
 def test_qk_norm_comes_before_rotation():
     torch.manual_seed(0)
-    attention = Attention(D, H, qk_norm=True, backend="explicit")
+    attention = Attention(D, H, qk_norm=True, backend="eager")
     with torch.no_grad():
         attention.query_norm.weight.normal_()
     rotary, x_BTD = Rotary(D // H), example()
@@ -100,7 +100,7 @@ def test_qk_norm_comes_before_rotation():
     q = attention.query_norm(attention.query(x_BTD).view(B, T, H, -1).transpose(1, 2))
     k = attention.key_norm(attention.key(x_BTD).view(B, T, H, -1).transpose(1, 2))
     scores = rotary.rotate(q, positions) @ rotary.rotate(k, positions).transpose(-2, -1) * (D // H) ** -0.5
-    attention.backend = Explicit(keep_weights=True)
+    attention.backend = Eager(keep_weights=True)
     attend(attention, x_BTD, causal=False, position=rotary)
     torch.testing.assert_close(attention.backend.weights_BHTS, scores.softmax(-1), atol=1e-5, rtol=1e-5)
 
@@ -115,7 +115,7 @@ def test_scores_are_multiplied_by_the_scale(scale, factor):
     )
     weights = (q @ k.transpose(-2, -1) * factor).softmax(-1)
     expected = attention.output((weights @ v).transpose(1, 2).reshape(B, T, D))
-    for backend in ("auto", "fused", "plain", "explicit"):
+    for backend in ("auto", "fused", "math", "eager"):
         attention.backend = backend
         torch.testing.assert_close(attend(attention, x_BTD, causal=False), expected, atol=1e-5, rtol=1e-5)
 
@@ -128,7 +128,7 @@ def test_a_scale_that_is_none_is_refused():
 def test_soft_cap_bounds_the_scores():
     torch.manual_seed(0)
     attention = Attention(D, H, soft_cap=0.5)
-    attention.backend = Explicit(keep_weights=True)
+    attention.backend = Eager(keep_weights=True)
     attend(attention, 1000 * example(), causal=False)
     weights = attention.backend.weights_BHTS
     ratio = weights.amax(-1) / weights.amin(-1)
@@ -176,7 +176,7 @@ def test_weights_are_dropped_in_training_only():
     "fields", [{}, {"d_head": 6, "bias": True}, {"qk_norm": True, "output_gate": True, "bias": True}]
 )
 def test_has_the_weights_that_its_fields_say(part, shared, fields):
-    built = complete(partial(part, **fields), d_model=D, num_heads=H)
+    built = build_part(partial(part, **fields), d_model=D, num_heads=H)
     d_head, gate = fields.get("d_head", D // H), fields.get("output_gate", False)
     rows = H * d_head * (1 + gate) + 2 * shared * d_head
     expected = D * (rows + H * d_head) + fields.get("bias", False) * (rows + D) + 2 * d_head * ("qk_norm" in fields)
@@ -203,7 +203,7 @@ def test_has_the_weights_that_its_fields_say(part, shared, fields):
         (partial(MultiHead, 64, 4, dropout=0.1, backend="flex"), "flex cannot drop"),
         (
             partial(MultiHead, 64, 4, backend="sdpa"),
-            "backend='sdpa' is unknown; accepted: auto, fused, plain, explicit, flex",
+            "backend='sdpa' is unknown; accepted: auto, fused, math, eager, flex",
         ),
     ],
 )
@@ -214,4 +214,4 @@ def test_mistakes_are_refused_with_what_is_accepted(part, message):
 
 def test_a_part_that_needs_an_unknown_width_says_so():
     with pytest.raises(ValueError, match="MultiHead needs num_heads, which is not given here; given: d_model"):
-        complete(MultiHead, d_model=64)
+        build_part(MultiHead, d_model=64)

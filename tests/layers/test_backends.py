@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from attnlab import layers
-from attnlab.layers import Explicit, Flex, Fused, Plain, Scope, build_scope, choose_backend, complete
+from attnlab.layers import Eager, Flex, Fused, Math, Scope, Scores, build_scope, choose_backend
+from attnlab.parts import build_part
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -55,7 +56,7 @@ def tensors(seed=0, num_key_value_heads=H):
 
 def case(position_name, causal, window=None, **who):
     torch.manual_seed(1)
-    position = complete(getattr(layers, position_name), causal=causal, **WIDTHS)
+    position = build_part(getattr(layers, position_name), causal=causal, **WIDTHS)
     if hasattr(position, "table"):
         torch.nn.init.normal_(position.table.weight)
     x_BTD = torch.randn(B, T, H * K)
@@ -65,7 +66,7 @@ def case(position_name, causal, window=None, **who):
 def run(backend, scope, window, num_key_value_heads=H, **options):
     q, k, v = tensors(num_key_value_heads=num_key_value_heads)
     rotated = (q, k) if scope.rotate is None else (scope.rotate(q), scope.rotate(k))
-    out_BHTK = backend(*rotated, v, scope, window=window, **options)
+    out_BHTK = backend(*rotated, v, scope.mask(window), Scores(**options))
     weights = torch.randn(out_BHTK.shape, generator=torch.Generator().manual_seed(2))
     return out_BHTK, torch.autograd.grad((out_BHTK * weights).sum(), (q, k, v))
 
@@ -89,13 +90,13 @@ def attention_by_loops(q_BHTK, k_BGSK, v_BGSK, allowed, bias, scale, soft_cap):
 
 @pytest.mark.parametrize("soft_cap", [None, 1.5])
 @pytest.mark.parametrize("num_key_value_heads", [6, 2, 1])
-def test_explicit_is_attention_written_as_loops(soft_cap, num_key_value_heads):
+def test_eager_is_attention_written_as_loops(soft_cap, num_key_value_heads):
     q, k, v = (x.detach() for x in tensors(num_key_value_heads=num_key_value_heads))
     position = layers.ALiBi(H)
     x_BTD = torch.zeros(B, T, H * K)
     scope = build_scope(x_BTD, position, True, is_token_BT=LEFT)
     positions = scope.query_positions_BT
-    made = Explicit()(q, k, v, scope, window=3, soft_cap=soft_cap, scale=0.4)
+    made = Eager()(q, k, v, scope.mask(3), Scores(0.4, soft_cap))
 
     def allowed(b, t, s):
         return bool(LEFT[b, s]) and 0 <= int(positions[b, t] - positions[b, s]) < 3
@@ -109,24 +110,24 @@ def test_explicit_is_attention_written_as_loops(soft_cap, num_key_value_heads):
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("position_name", POSITIONS)
-def test_fused_is_explicit_forward_and_backward(position_name, mask):
+def test_fused_is_eager_forward_and_backward(position_name, mask):
     for num_key_value_heads in (6, 2, 1):
         made, made_gradients = run(Fused(), *case(position_name, **MASKS[mask]), num_key_value_heads)
-        expected, expected_gradients = run(Explicit(), *case(position_name, **MASKS[mask]), num_key_value_heads)
+        expected, expected_gradients = run(Eager(), *case(position_name, **MASKS[mask]), num_key_value_heads)
         torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
         for made_gradient, expected_gradient in zip(made_gradients, expected_gradients, strict=True):
             torch.testing.assert_close(made_gradient, expected_gradient, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit()])
+@pytest.mark.parametrize("backend", [Fused(), Math(), Eager()])
 @pytest.mark.parametrize("mask", ["causal", "left_padding"])
 def test_a_learned_bias_gets_its_gradient(backend, mask):
     gradients = []
-    for one in (backend, Explicit()):
+    for one in (backend, Eager()):
         torch.manual_seed(0)
         position = layers.RelativeBias(H, causal=True)
         scope = build_scope(torch.zeros(B, T, H * K), position, **MASKS[mask])
-        (one(*tensors(), scope) ** 2).sum().backward()
+        (one(*tensors(), scope.mask(), Scores()) ** 2).sum().backward()
         gradients.append(position.table.weight.grad)
     assert gradients[1].abs().sum() > 0
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
@@ -144,36 +145,36 @@ def test_a_learned_bias_gets_its_gradient(backend, mask):
         ("Rotary", "prefix_and_padding", None),
     ],
 )
-def test_flex_is_explicit_forward(position_name, mask, soft_cap):
+def test_flex_is_eager_forward(position_name, mask, soft_cap):
     scope, window = case(position_name, **MASKS[mask])
     with torch.no_grad():
         q, k, v = tensors(num_key_value_heads=2)
         q, k, v = (x.detach() for x in (q, k, v))
-        made = Flex()(q, k, v, scope, window=window, soft_cap=soft_cap)
-        expected = Explicit()(q, k, v, scope, window=window, soft_cap=soft_cap)
+        made = Flex()(q, k, v, scope.mask(window), Scores(soft_cap=soft_cap))
+        expected = Eager()(q, k, v, scope.mask(window), Scores(soft_cap=soft_cap))
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("position_name", ["PositionEncoding", "ALiBi"])
-@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit(), Flex()])
+@pytest.mark.parametrize("backend", [Fused(), Math(), Eager(), Flex()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_to_attend_to_gives_exact_zeros(backend, position_name, dtype):
     q, k, v = (x.detach().to(dtype) for x in tensors())
     positions = torch.arange(T)[None]
     is_token_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7], dtype=torch.bool)
-    bias = complete(getattr(layers, position_name), **WIDTHS).bias(positions, positions)
+    bias = build_part(getattr(layers, position_name), **WIDTHS).bias(positions, positions)
     with torch.no_grad():
-        out_BHTK = backend(q, k, v, Scope(positions, positions, True, is_token_BS, bias_BHTS=bias))
+        out_BHTK = backend(q, k, v, Scope(positions, positions, True, is_token_BS, bias_BHTS=bias).mask(), Scores())
     assert out_BHTK.isfinite().all()
     assert (out_BHTK != 0).any(dim=(1, 3)).tolist() == is_token_BS.tolist()
 
 
-@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit()])
+@pytest.mark.parametrize("backend", [Fused(), Math(), Eager()])
 @pytest.mark.parametrize("position_name", ["PositionEncoding", "ALiBi"])
 def test_nothing_to_attend_to_gives_zero_gradients(backend, position_name):
     is_token_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7], dtype=torch.bool)
     positions = torch.arange(T)[None]
-    bias = complete(getattr(layers, position_name), **WIDTHS).bias(positions, positions)
+    bias = build_part(getattr(layers, position_name), **WIDTHS).bias(positions, positions)
     scope = Scope(positions, positions, True, is_token_BS, bias_BHTS=bias)
     out_BHTK, (q_gradient, k_gradient, v_gradient) = run(backend, scope, None)
     assert out_BHTK[0, :, :3].count_nonzero() == 0
@@ -189,24 +190,25 @@ def test_fused_makes_no_mask_where_the_causal_flag_says_it():
         scope, _ = case("Rotary", causal=causal)
         run(Fused(), scope, None)
         run(Fused(), scope, T)
-        assert not scope._made
+        assert not scope.mask()._made
+        assert not scope.mask(T)._made
 
 
-def test_explicit_keeps_its_weights():
-    backend = Explicit(keep_weights=True)
+def test_eager_keeps_its_weights():
+    backend = Eager(keep_weights=True)
     scope, window = case("ALiBi", causal=True, window=3)
     run(backend, scope, window)
     torch.testing.assert_close(backend.weights_BHTS.sum(-1), torch.ones(B, H, T))
-    assert backend.weights_BHTS[:, :, ~scope.allowed(3)[0, 0]].count_nonzero() == 0
+    assert backend.weights_BHTS[:, :, ~scope.mask(3).allowed_BHTS[0, 0]].count_nonzero() == 0
     assert not backend.weights_BHTS.requires_grad
 
 
-def test_explicit_computes_in_fp32_whatever_comes_in():
+def test_eager_computes_in_fp32_whatever_comes_in():
     scope, _ = case("PositionEncoding", causal=True)
     q, k, v = (x.detach().bfloat16() for x in tensors())
-    expected = Explicit()(q.float(), k.float(), v.float(), scope)
+    expected = Eager()(q.float(), k.float(), v.float(), scope.mask(), Scores())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = Explicit()(q, k, v, scope)
+        made = Eager()(q, k, v, scope.mask(), Scores())
     assert made.dtype == torch.bfloat16
     assert made.equal(expected.bfloat16())
 
@@ -215,8 +217,8 @@ def test_dropout_drops_weights_and_keeps_the_mean():
     torch.manual_seed(0)
     ones = torch.ones(64, 8, 16, 4)
     scope = Scope(torch.arange(16)[None], torch.arange(16)[None], causal=False, contiguous=True)
-    for backend in (Fused(), Plain(), Explicit()):
-        out_BHTK = backend(ones, ones, ones, scope, dropout=0.5)
+    for backend in (Fused(), Math(), Eager()):
+        out_BHTK = backend(ones, ones, ones, scope.mask(), Scores(dropout=0.5))
         assert out_BHTK.std() > 0.1
         assert abs(out_BHTK.mean().item() - 1) < 0.02
 
@@ -225,14 +227,14 @@ def test_dropout_drops_weights_and_keeps_the_mean():
     ("name", "soft_cap", "device_type", "dropout", "length", "expected"),
     [
         ("auto", None, "cpu", 0.0, 512, Fused),
-        ("auto", None, "cpu", 0.0, 64, Plain),
-        ("auto", None, "cpu", 0.1, 512, Plain),
+        ("auto", None, "cpu", 0.0, 64, Math),
+        ("auto", None, "cpu", 0.1, 512, Math),
         ("auto", None, "cuda", 0.1, 64, Fused),
-        ("auto", 30.0, "cpu", 0.0, 512, Plain),
+        ("auto", 30.0, "cpu", 0.0, 512, Math),
         ("auto", 30.0, "cuda", 0.0, 64, Flex),
-        ("auto", 30.0, "cuda", 0.1, 64, Plain),
-        ("explicit", 30.0, "cuda", 0.1, 64, Explicit),
-        ("plain", None, "cuda", 0.0, 512, Plain),
+        ("auto", 30.0, "cuda", 0.1, 64, Math),
+        ("eager", 30.0, "cuda", 0.1, 64, Eager),
+        ("math", None, "cuda", 0.0, 512, Math),
         ("flex", None, "cuda", 0.0, 64, Flex),
         ("fused", None, "cpu", 0.0, 64, Fused),
     ],
@@ -242,7 +244,7 @@ def test_backends_by_name(name, soft_cap, device_type, dropout, length, expected
 
 
 def test_what_cannot_be_served_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"backend='flash' is unknown; accepted: auto, fused, plain, explicit, flex"):
+    with pytest.raises(ValueError, match=r"backend='flash' is unknown; accepted: auto, fused, math, eager, flex"):
         choose_backend("flash", None, "cpu")
     with pytest.raises(ValueError, match=r"fused cannot cap scores \(soft_cap=30.0\)"):
         choose_backend("fused", 30.0, "cpu")
@@ -250,10 +252,10 @@ def test_what_cannot_be_served_is_refused_with_the_reason():
         choose_backend("flex", None, "cuda", 0.1)
     scope, _ = case("PositionEncoding", causal=True)
     with pytest.raises(ValueError, match="flex trains only on cuda, not on cpu"):
-        Flex()(*tensors(), scope)
+        Flex()(*tensors(), scope.mask(), Scores())
 
 
-@pytest.mark.parametrize("backend", [Fused(), Plain(), Explicit()])
+@pytest.mark.parametrize("backend", [Fused(), Math(), Eager()])
 def test_who_sees_whom_with_a_prefix_is_its_definition(backend):
     prefix, positions = torch.tensor([[3], [0]]), torch.arange(T)[None]
     scope = Scope(positions, positions, True, contiguous=True, prefix_B1=prefix)
@@ -261,4 +263,4 @@ def test_who_sees_whom_with_a_prefix_is_its_definition(backend):
     expected = attention_by_loops(
         q, k, v, lambda b, t, s: s <= t or s < int(prefix[b]), lambda *_: 0.0, K**-0.5, soft_cap=None
     )
-    torch.testing.assert_close(backend(q, k, v, scope).double(), expected, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(backend(q, k, v, scope.mask(), Scores()).double(), expected, atol=2e-6, rtol=1e-5)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from attnlab import layers
-from attnlab.layers import Attention, KeyValueCache, build_scope, complete
+from attnlab.layers import Attention, KeyValueCache, build_scope
+from attnlab.parts import build_part
 
 WIDTHS = {"d_model": 32, "num_heads": 4, "d_head": 8, "max_length": 16, "causal": True}
 ENCODINGS = ["PositionEncoding", "Sinusoidal", "Learned", "Rotary", "RotaryYaRN", "ALiBi", "RelativeBias"]
@@ -23,8 +24,8 @@ VARIANTS = {
 
 def build(position_name, variant):
     torch.manual_seed(0)
-    position = complete(getattr(layers, position_name), **WIDTHS)
-    return position, [complete(VARIANTS[variant], **WIDTHS) for _ in range(2)]
+    position = build_part(getattr(layers, position_name), **WIDTHS)
+    return position, [build_part(VARIANTS[variant], **WIDTHS) for _ in range(2)]
 
 
 @torch.no_grad()

@@ -231,7 +231,7 @@ def yarn_by_the_authors_code(width, base, factor, length, beta_fast, beta_slow):
     [(128, 10000.0, 16.0, 4096), (128, 1_000_000.0, 4.0, 32_768), (64, 10000.0, 2.0, 2048), (16, 10000.0, 4.0, 64)],
 )
 def test_yarn_is_the_authors_code(width, base, factor, length):
-    rotary = RotaryYaRN(width, base, factor=factor, original_length=length)
+    rotary = RotaryYaRN(width, base=base, factor=factor, original_length=length)
     assert_frequencies(rotary, yarn_by_the_authors_code(width, base, factor, length, 32.0, 1.0))
     assert rotary.magnitude() == pytest.approx(0.1 * math.log(factor) + 1)  # the paper's equation 22: sqrt(1 / t)
 
@@ -276,7 +276,7 @@ def llama3_by_metas_code(width, base, factor, low_factor, high_factor, length):
     [(128, 8.0, 1.0, 4.0, 8192), (64, 32.0, 1.0, 4.0, 8192), (64, 4.0, 2.0, 8.0, 512)],
 )
 def test_llama3_scaling_is_metas_code(width, factor, low, high, length):
-    rotary = RotaryLlama3(width, 500000.0, 1.0, False, factor, low, high, length)
+    rotary = RotaryLlama3(width, factor, low, high, length)
     expected = llama3_by_metas_code(width, 500000.0, factor, low, high, length)
     assert_frequencies(rotary, expected)
     kinds = {round(made / plain, 6) for made, plain in zip(expected, plain_frequencies(width, 500000.0), strict=True)}

@@ -6,6 +6,8 @@ from torch import nn
 
 from attnlab.layers import GELU, ALiBi, Learned, MultiHead, PostNorm, PreNorm, RelativeBias, ReLU, Rotary, Stack
 
+SIZES = {"d_model": 16, "num_heads": 4}
+
 
 def reference(norm_first, activation):
     torch.manual_seed(0)
@@ -38,7 +40,9 @@ def copy_weights(encoder, stack):
 )
 def test_a_stack_is_torchs_transformer_encoder(causal, residual, feed_forward, activation):
     encoder = reference(residual is PreNorm, activation)
-    stack = Stack(16, 4, 2, causal=causal, bias=True, residual=residual, feed_forward=feed_forward)
+    stack = Stack(
+        {**SIZES, "num_layers": 2, "bias": True, "residual": residual, "feed_forward": feed_forward}, causal=causal
+    )
     copy_weights(encoder, stack)
     x = torch.randn(3, 7, 16)
     mask = nn.Transformer.generate_square_subsequent_mask(7) if causal else None
@@ -69,7 +73,7 @@ def saved_bytes(stack, x):
 @pytest.mark.parametrize("padded", [True, False])
 def test_activation_checkpointing_changes_memory_and_nothing_else(position, padded):
     torch.manual_seed(0)
-    stack = Stack(16, 4, 4, causal=True, max_length=16, dropout=0.1, position=position)
+    stack = Stack({**SIZES, "num_layers": 4, "dropout": 0.1, "position": position}, causal=True, max_length=16)
     x = torch.randn(2, 16, 16)
     is_token = torch.arange(16) < torch.tensor([[16], [9]]) if padded else None
     plain, plain_bytes = gradients(stack, x, is_token), saved_bytes(stack, x)
@@ -81,12 +85,16 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(position, padd
 
 
 def test_the_encoding_follows_the_attentions_own_head_width():
-    stack = Stack(16, 4, 1, causal=True, position=Rotary, attention=partial(MultiHead, d_head=6))
+    stack = Stack(
+        {**SIZES, "num_layers": 1, "position": Rotary, "attention": partial(MultiHead, d_head=6)}, causal=True
+    )
     assert stack(torch.randn(1, 5, 16)).shape == (1, 5, 16)
 
 
 def test_the_embedded_input_is_dropped_in_training():
-    stack = Stack(64, 4, 1, causal=True, dropout=0.5, position=Learned, max_length=32)
+    stack = Stack(
+        {**SIZES, "d_model": 64, "num_layers": 1, "dropout": 0.5, "position": Learned}, causal=True, max_length=32
+    )
     seen = []
     stack.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     stack(torch.ones(4, 32, 64))
@@ -95,4 +103,4 @@ def test_the_embedded_input_is_dropped_in_training():
 
 def test_no_layers_is_an_error_that_says_so():
     with pytest.raises(ValueError, match=r"num_layers must be at least 1, got 0"):
-        Stack(16, 4, 0, causal=True)
+        Stack({**SIZES, "num_layers": 0}, causal=True)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.generation.beam import BeamSearch, decode
-from attnlab.layers.gated_convolution import HALF
+from attnlab.layers.convolution import HALF
 from attnlab.models import ConvolutionalSeq2Seq
-from attnlab.models.convolutional_seq2seq import EncodedSource
+from attnlab.models.convolutional import EncodedSource
 
 D, V = 8, 23
 SMALL = {"vocabulary_size": V, "max_length": 24, "d_model": D, "num_layers": 2, "dropout": 0.0}
@@ -73,7 +73,7 @@ def test_gradients_into_the_encoders_layers_are_divided_by_twice_the_number_of_a
     source, target = draw(1, 6), draw(1, 5, seed=1)
     model(source, target).square().sum().backward()
 
-    e = model.placed_source(model.tables.embed_source(source)).detach().requires_grad_()
+    e = model.placed_source(model.tables.embed(source, model.tables.source_embedding)).detach().requires_grad_()
     z = model.encoder(e)
     keys, embedded = (stream.detach().requires_grad_() for stream in (z, e))
     g, attended = model.placed_target(model.tables.embed(target)), EncodedSource(keys, (keys + embedded) * HALF, None)

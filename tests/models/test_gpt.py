@@ -29,14 +29,14 @@ TOKENS = torch.randint(0, 11, (2, 6), generator=torch.Generator().manual_seed(0)
 
 def test_tied_logits_are_products_with_the_embedding():
     torch.manual_seed(0)
-    model = GPT(11, 8, 16, 2, 1)
+    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=1)
     hidden = model.stack(model.embedding(TOKENS))
     torch.testing.assert_close(model(TOKENS), torch.einsum("btd,vd->btv", hidden, model.embedding.weight))
     assert not hasattr(model.head, "weight")
 
 
 def test_untied_logits_have_weights_of_their_own():
-    model = GPT(11, 8, 16, 2, 1, tied=False)
+    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=1, tied=False)
     hidden = model.stack(model.embedding(TOKENS))
     torch.testing.assert_close(model(TOKENS), torch.einsum("btd,vd->btv", hidden, model.head.weight))
     assert model.head.weight.shape == (11, 16)
@@ -44,16 +44,16 @@ def test_untied_logits_have_weights_of_their_own():
 
 def test_scaled_embedding_is_multiplied_by_the_root_of_the_width():
     torch.manual_seed(0)
-    plain = GPT(11, 8, 16, 2, 1)
+    plain = GPT(11, 8, d_model=16, num_heads=2, num_layers=1)
     torch.manual_seed(0)
-    scaled = GPT(11, 8, 16, 2, 1, scale_embedding=True)
+    scaled = GPT(11, 8, d_model=16, num_heads=2, num_layers=1, scale_embedding=True)
     hidden = plain.stack(plain.embedding(TOKENS) * 4.0)
     torch.testing.assert_close(scaled(TOKENS), torch.einsum("btd,vd->btv", hidden, plain.embedding.weight))
 
 
 def test_embedding_norm_stands_between_embedding_and_layers():
     torch.manual_seed(0)
-    model = GPT(11, 8, 16, 2, 1, embedding_norm=True, position=PositionEncoding)
+    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=1, embedding_norm=True, position=PositionEncoding)
     with torch.no_grad():
         model.stack.embedding_norm.weight.normal_()
         model.stack.embedding_norm.bias.normal_()
@@ -65,14 +65,14 @@ def test_embedding_norm_stands_between_embedding_and_layers():
     model.stack.layers[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
     model(TOKENS)
     torch.testing.assert_close(entered[0], expected, atol=1e-5, rtol=1e-5)
-    assert isinstance(GPT(11, 8, 16, 2, 1).stack.embedding_norm, torch.nn.Identity)
+    assert isinstance(GPT(11, 8, d_model=16, num_heads=2, num_layers=1).stack.embedding_norm, torch.nn.Identity)
 
 
 @pytest.mark.parametrize(
     ("position", "longest"), [(Learned, 8), (Rotary, None), (ALiBi, None), (PositionEncoding, None)]
 )
 def test_longest_is_the_encodings(position, longest):
-    model = GPT(11, 8, 16, 2, 1, position=position)
+    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=1, position=position)
     assert model.longest == longest
     long = torch.zeros(1, 9, dtype=torch.long)
     if longest is None:
@@ -93,16 +93,16 @@ def test_logits_keep_the_models_type_and_start_near_uniform():
 
 def test_packed_positions_are_taken_as_they_are():
     # Two sequences that start at position 0 in one batch, given explicitly, equal the default.
-    model = GPT(11, 8, 16, 2, 2, position=Sinusoidal).eval()
-    torch.testing.assert_close(model(TOKENS, torch.arange(6)[None]), model(TOKENS))
-    shifted = model(TOKENS, torch.arange(6)[None] + 1)
+    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=2, position=Sinusoidal).eval()
+    torch.testing.assert_close(model(TOKENS, positions_BT=torch.arange(6)[None]), model(TOKENS))
+    shifted = model(TOKENS, positions_BT=torch.arange(6)[None] + 1)
     assert not torch.allclose(shifted, model(TOKENS), atol=1e-3)
 
 
 def build(seed, **fields):
     """A small model whose weights make a wrong mask or position show."""
     torch.manual_seed(seed)
-    model = GPT(11, 12, 16, 2, 2, **fields).eval()
+    model = GPT(11, 12, d_model=16, num_heads=2, num_layers=2, **fields).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from attnlab.layers import MultiHead, PositionEncoding, build_mask, build_scope
-from attnlab.models.reach import layers_until, reach
+from attnlab.models.measures import layers_until, reach
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_one_layer_is_reached_by_what_its_mask_allows(causal):
     torch.manual_seed(0)
-    layer = MultiHead(8, 2, window=3, backend="explicit").double()
+    layer = MultiHead(8, 2, window=3, backend="eager").double()
     found = reach(lambda x: layer(x, build_scope(x, PositionEncoding(), causal)), 9, 8)
     positions = torch.arange(9)[None]
     assert torch.equal(found, build_mask(positions, positions, causal, window=3)[0, 0])

@@ -152,10 +152,10 @@ def test_the_scaled_embedding_is_t5s():
     # T5: embeddings of deviation 1 at the input, a tied output over sqrt(d_model).
     torch.manual_seed(0)
     model = T5(**{**SMALL, "vocabulary_size": 4000, "d_model": 64}, tied=True)
-    x_BTD = model._embed(model.embedding, torch.arange(4000)[None]).detach()
+    x_BTD = model.embed(torch.arange(4000)[None]).detach()
     assert float(x_BTD.std()) == pytest.approx(1.0, abs=0.02)
     states = torch.randn(2, 3, 64)
-    assert_close(model._logits(states), states @ x_BTD[0].T / 8)
+    assert_close(model._output(states), states @ x_BTD[0].T / 8)
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,12 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from attnlab.data import TextData
-from attnlab.data.sources import TextFiles
+from attnlab.data.texts import TextFiles
 from attnlab.data.tokenizers import BPE, Byte, Character
 from attnlab.layers import ALiBi, Learned
 from attnlab.models import GPT
 from attnlab.tasks import CausalLanguageModelling, causal_lm
-from attnlab.training import Constant, adamw
 
 CONTEXT = 8
 WORDS = ["old", "trees", "sleep", "naïve", "well—", "Straße", "x"]
@@ -54,7 +53,7 @@ class Unigram(torch.nn.Module):
 
 
 def task_of(model, **more):
-    return CausalLanguageModelling(model, partial(adamw, lr=1e-3), Constant, **more)
+    return CausalLanguageModelling(model, **more)
 
 
 def unigram(module):
@@ -170,7 +169,7 @@ def test_the_loss_is_a_sum_with_its_number_of_tokens(data):
     module = data()
     task = task_of(gpt(module))
     batch = next(iter(module.train_dataloader()))
-    nats, tokens = task.loss_sums(batch)
+    nats, tokens, _ = task.loss_sums(batch)
     logits_BTV = task.model(batch["tokens"]).detach()
     assert tokens == 4 * CONTEXT
     assert nats.item() == pytest.approx(
@@ -178,7 +177,7 @@ def test_the_loss_is_a_sum_with_its_number_of_tokens(data):
     )
     scored_BT = torch.zeros(4, CONTEXT, dtype=torch.bool)
     scored_BT[1, 3] = scored_BT[2, 5] = True
-    some, two = task.loss_sums({**batch, "scored": scored_BT})
+    some, two, _ = task.loss_sums({**batch, "scored": scored_BT})
     by_hand = -logits_BTV.log_softmax(-1).gather(-1, batch["targets"][..., None])[scored_BT].sum()
     assert two == 2
     assert some.item() == pytest.approx(float(by_hand), rel=1e-6)

@@ -6,15 +6,17 @@ from functools import partial
 
 import pytest
 import torch
+import torchmetrics.functional.text as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import Character, SpanExtractionData, SQuAD
-from attnlab.data.vocabulary import marks_in_front
-from attnlab.layers.parts import complete
+from attnlab.data.questions import Question
+from attnlab.data.special_tokens import leading_special_tokens
 from attnlab.models import Bert
+from attnlab.parts import build_part
 from attnlab.tasks import SpanExtraction
-from attnlab.tasks.span_extraction import Found, answers_of, best_spans
+from attnlab.tasks.span_extraction import Found, answer_scores, answers_of, best_spans, exact_match, normalised, word_f1
 from attnlab.training import write_checkpoint
 
 
@@ -70,14 +72,14 @@ def task_of(module, **fields):
         "dropout": 0.0,
         **fields.pop("model", {}),
     }
-    encoder = complete(partial(Bert, **sizes), **module.widths())
-    return SpanExtraction(encoder, None, None, module.vocabulary.marks, **{"dropout": 0.0, "max_answer": 4, **fields})
+    encoder = build_part(partial(Bert, **sizes), **module.dims())
+    return SpanExtraction(encoder, module.vocabulary.special_tokens, **{"dropout": 0.0, "max_answer": 4, **fields})
 
 
 def train(task, module, steps):
     optimizer = torch.optim.AdamW(task.parameters(), lr=4e-3)
     for batch, _ in zip(module.train_dataloader(), range(steps), strict=False):
-        loss, count = task.loss_sums(batch)
+        loss, count, _ = task.loss_sums(batch)
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
@@ -110,7 +112,7 @@ def test_what_is_neither_text_nor_the_first_token_has_no_share_and_no_gradient(d
     choices = batch["is_text"].clone()
     choices[:, 0] = True
     assert torch.equal(start == -math.inf, ~choices)
-    loss, _ = task.loss_sums(batch)
+    loss, *_ = task.loss_sums(batch)
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
     assert task.model.encoder.segments.weight.grad.abs().min() > 0
@@ -129,7 +131,7 @@ def test_scores_of_windows_compare_whatever_the_level_of_their_logits(data):
             return start + levels, end - levels
 
     found = task.predictions(data.evaluation_loader("test"), task.predict)
-    lifted = SpanExtraction(task.model.encoder, None, None, marks_in_front(), max_answer=4)
+    lifted = SpanExtraction(task.model.encoder, leading_special_tokens(), max_answer=4)
     lifted.model = Lifted()
     again = lifted.predictions(data.evaluation_loader("test"), lifted.predict)
     assert answers_of(part, found, False) == answers_of(part, again, False)
@@ -166,7 +168,7 @@ def test_a_tiny_model_learns_and_its_answers_are_kept(data):
 
 def test_an_encoder_is_taken_from_another_run_that_had_no_segments(data, tmp_path):
     torch.manual_seed(1)
-    source = Bert(data.widths()["vocabulary_size"], 32, d_model=32, num_heads=4, num_layers=2)
+    source = Bert(data.dims()["vocabulary_size"], 32, d_model=32, num_heads=4, num_layers=2)
     (tmp_path / "checkpoints").mkdir()
     state = {f"model.{name}": tensor for name, tensor in source.state_dict().items()}
     write_checkpoint({"state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
@@ -180,4 +182,86 @@ def test_what_cannot_be_used(data):
         task_of(data, max_answer=0)
     encoder = Bert(30, 32, d_model=8, num_heads=2, num_layers=1, num_segments=1)
     with pytest.raises(ValueError, match=r"model\.num_segments=1: question and text are two"):
-        SpanExtraction(encoder, None, None, marks_in_front())
+        SpanExtraction(encoder, leading_special_tokens())
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("the Eiffel Tower!", "eiffel tower"),
+        ("An  apple, a\tday", "apple day"),
+        ("U.S.", "us"),
+        ("theory of A", "theory of"),
+        ("the-end", "theend"),
+        ("“The” café", "“ ” café"),
+        ("The", ""),
+    ],
+)
+def test_normalised_as_the_official_script_does(answer, expected):
+    assert normalised(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "exact", "f1"),
+    [
+        ("the Eiffel Tower!", "Eiffel tower", 1, 1),
+        ("Eiffel Tower in Paris", "the Eiffel tower", 0, 2 / 3),  # 2 words in common of 4 and 2
+        ("Paris", "London", 0, 0),
+        ("to be or not to be", "to be", 0, 1 / 2),  # 2 in common of 6 and 2
+        ("be be", "to be", 0, 1 / 2),  # a word counts as often as both have it
+        ("", "", 1, 1),
+        ("", "Paris", 0, 0),
+        ("the", "Paris", 0, 0),
+    ],
+)
+def test_by_hand(answer, wanted, exact, f1):
+    assert exact_match(answer, wanted) == exact
+    assert word_f1(answer, wanted) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "exact", "f1"),
+    [
+        ("北京市", "北京市。", 1, 1),
+        ("北京", "北京市", 0, 4 / 5),  # 2 characters in common of 2 and 3
+        ("在 北京", "「在北京」", 1, 1),
+        ("2008年北京", "2008年", 0, 2 * 2 / 6),  # 2008, 年, 北, 京
+        ("Beijing", "北京", 0, 0),
+        ("とうきょう", "とうきょうと", 0, 10 / 11),
+    ],
+)
+def test_where_no_blanks_part_words_each_character_is_one(answer, wanted, exact, f1):
+    assert exact_match(answer, wanted) == exact
+    assert word_f1(answer, wanted) == pytest.approx(f1)
+
+
+def question(number, *references):
+    return Question(str(number), "q", "c", tuple((text, 0) for text in references))
+
+
+def test_the_best_reference_counts_and_questions_are_averaged():
+    questions = [question(1, "Paris", "the city of Paris"), question(2, "1990"), question(3), question(4)]
+    answers = {"1": "city of Paris", "2": "in 1990", "3": "", "4": "something"}
+    found = answer_scores(answers, questions)
+    assert found["exact_match"] == pytest.approx(100 * (1 + 0 + 1 + 0) / 4)
+    assert found["f1"] == pytest.approx(100 * (1 + 2 / 3 + 1 + 0) / 4)
+
+
+WORDS = st.lists(st.sampled_from(["the", "A", "Tower", "tower.", "of", "Paris,", "1990", "—"]), max_size=5).map(
+    " ".join
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(WORDS, st.lists(WORDS.filter(normalised), min_size=1, max_size=3)), min_size=1, max_size=4)
+)
+def test_equal_to_torchmetrics(rows):
+    questions = [question(i, *references) for i, (_, references) in enumerate(rows)]
+    answers = {str(i): answer for i, (answer, _) in enumerate(rows)}
+    expected = reference.squad(
+        [{"prediction_text": text, "id": i} for i, text in answers.items()],
+        [{"answers": {"answer_start": [0] * len(r), "text": r}, "id": str(i)} for i, (_, r) in enumerate(rows)],
+    )
+    found = answer_scores(answers, questions)
+    assert found == pytest.approx({name: value.item() for name, value in expected.items()}, abs=1e-3)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
 from attnlab.data import BPE, CoNLL, TokenClassificationData
-from attnlab.data.entities import Tagged, iob2
-from attnlab.data.tags import may_follow
-from attnlab.data.token_classification import IGNORED
+from attnlab.data.entities import Tagged, iob2, may_follow
+from attnlab.data.module import IGNORED
 from attnlab.models import Bert
 from attnlab.tasks import TokenClassification
 from attnlab.tasks.token_classification import as_conll, best_allowed, count_entities, entity_scores
@@ -147,16 +146,16 @@ def data(tmp_path):
 
 def task_of(module, **fields):
     torch.manual_seed(0)
-    encoder = Bert(module.widths()["vocabulary_size"], 32, d_model=16, num_heads=2, num_layers=1, dropout=0.0)
+    encoder = Bert(module.dims()["vocabulary_size"], 32, d_model=16, num_heads=2, num_layers=1, dropout=0.0)
     return TokenClassification(
-        encoder, None, None, module.widths()["num_classes"], module.vocabulary.marks, dropout=0.0, **fields
+        encoder, module.dims()["num_classes"], module.vocabulary.special_tokens, dropout=0.0, **fields
     )
 
 
 def train(task, module, steps=120):
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
     for batch, _ in zip(module.train_dataloader(), range(steps), strict=False):
-        loss, count = task.loss_sums(batch)
+        loss, count, _ = task.loss_sums(batch)
         (loss / count).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -206,10 +205,10 @@ def test_a_validation_while_training_tells_the_figures_of_entities(data):
     task = task_of(data)
     train(task, data, 60)
     sums, words = task.score_sums(data.val_dataloader())
-    while_training, final = task.validation_metrics(sums, words), task.validate(data)
-    assert set(while_training) == {f"val/{n}" for n in ("nats", "accuracy", "precision", "recall", "f1")}
-    assert while_training["val/f1"] > 0.3
-    assert while_training == pytest.approx({name: final[name] for name in while_training}, abs=0.1)
+    while_training, final = task.figures_of_sums(sums, words), task.validate(data)
+    assert set(while_training) == {"nats", "accuracy", "precision", "recall", "f1"}
+    assert while_training["f1"] > 0.3
+    assert while_training == pytest.approx({name: final[f"val/{name}"] for name in while_training}, abs=0.1)
 
 
 def test_a_tiny_model_learns(data):
@@ -222,7 +221,7 @@ def test_a_tiny_model_learns(data):
 
 def test_a_type_that_is_nowhere_cannot_be_scored(data):
     task = task_of(data)
-    figures = task._entity_figures([["B-per"]], [["B-per"]], data.types, "test")
+    figures = task.entity_figures([["B-per"]], [["B-per"]], data.types, "test")
     assert figures == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "f1@per": 1.0}
     assert set(task.cannot) == {"test/f1@loc"}
 

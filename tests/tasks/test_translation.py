@@ -4,6 +4,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
@@ -11,15 +12,15 @@ import torch
 from tests.processes import program
 from torch import nn
 
-from attnlab.data import Byte, Character, ParallelText, TranslationData
-from attnlab.data.vocabulary import PAD
+from attnlab.data import BPE, Byte, Character, ParallelText, TextTask, TextToTextData, TranslationData
+from attnlab.data.special_tokens import PAD
 from attnlab.generation import BeamSearch, Hypothesis
 from attnlab.layers import Learned, PreNorm
-from attnlab.layers.parts import complete
-from attnlab.models import ConvolutionalSeq2Seq, EncoderDecoder
-from attnlab.tasks import Translation
+from attnlab.models import T5, ConvolutionalSeq2Seq, EncoderDecoder
+from attnlab.parts import build_part
+from attnlab.tasks import TextToText, Translation
 from attnlab.tasks.translation import scores_by_length
-from attnlab.training import Constant, adamw
+from attnlab.training.metrics import tokenizer_in
 
 WORDS = ["ein", "kleiner", "Hund", "läuft", "über", "die", "Wiese", "und", "bellt", "laut", "heute"]
 ENGLISH = dict(
@@ -57,12 +58,12 @@ def make(tmp_path):
 def task_of(module, **fields):
     torch.manual_seed(0)
     sizes = {"max_length": 200, "d_model": 48, "num_heads": 4, "num_layers": 1, "dropout": 0.0, "residual": PreNorm}
-    model = complete(partial(EncoderDecoder, **sizes), **module.widths())
-    return Translation(model, partial(adamw, lr=1e-3), Constant, module.vocabulary.marks, **fields)
+    model = build_part(partial(EncoderDecoder, **sizes), **module.dims())
+    return Translation(model, module.vocabulary.special_tokens, **fields)
 
 
 def logits_of(task, batch):
-    return task.model(batch["source"], batch["target_in"], batch["is_source"], batch["is_target"]).flatten(0, 1)
+    return task.model(batch["source"], batch["target_in"], batch["is_source"]).flatten(0, 1)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
@@ -70,7 +71,7 @@ def test_the_loss_is_torchs_with_and_without_smoothing(make, smoothing):
     module = make()
     task = task_of(module, label_smoothing=smoothing)
     batch = next(iter(module.evaluation_loader("test")))
-    nats, tokens, also = task.all_sums(batch)
+    nats, tokens, also = task.loss_sums(batch)
     cross_entropy = partial(nn.functional.cross_entropy, target=batch["target_out"].flatten(), ignore_index=PAD)
     expected = cross_entropy(logits_of(task, batch), reduction="sum", label_smoothing=smoothing)
     assert nats.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -240,7 +241,7 @@ def test_a_tiny_model_learns_its_pairs_by_heart(make):
     before = task.evaluate(module, "train")
     optimizer = torch.optim.Adam(task.model.parameters(), 4e-3)
     for _, batch in zip(range(160), module.train_dataloader(), strict=False):
-        nats, tokens = task.loss_sums(batch)
+        nats, tokens, _ = task.loss_sums(batch)
         optimizer.zero_grad()
         (nats / tokens).backward()
         optimizer.step()
@@ -266,9 +267,9 @@ def test_what_is_longer_than_the_models_table_is_found_before_the_training(tmp_p
     module = TranslationData(source, Character(), "de-en", path=str(tmp_path / "train"), cache=str(tmp_path / "cache"))
 
     def check(limit):
-        small = complete(partial(model, max_length=limit, d_model=8, num_layers=1), **module.widths())
+        small = build_part(partial(model, max_length=limit, d_model=8, num_layers=1), **module.dims())
         for name in ("train", "validation", "test"):
-            Translation(small, adamw, Constant, module.vocabulary.marks).check_split(module, name)
+            Translation(small, module.vocabulary.special_tokens).check_split(module, name)
 
     check(26)  # a space, 24 letters and spaces, and a mark
     found = (
@@ -292,10 +293,10 @@ import torch; torch.set_num_threads(1)
 import lightning.pytorch as pl
 from attnlab.data import Character, ParallelText, TranslationData
 from attnlab.layers import PreNorm
-from attnlab.layers.parts import complete
+from attnlab.parts import build_part
 from attnlab.models import EncoderDecoder
 from attnlab.tasks import Translation
-from attnlab.training import Constant, TrainerSettings, adamw, resolve
+from attnlab.training import Optimization, TrainerSettings, adamw, resolve
 from attnlab.training.trainer import build_trainer
 
 folder, devices = Path(sys.argv[1]), int(sys.argv[2])
@@ -304,8 +305,9 @@ data = TranslationData(source, Character(), "de-en", batch_tokens=400, max_lengt
 data.setup()
 torch.manual_seed(0)
 sizes = {"max_length": 200, "d_model": 16, "num_heads": 2, "num_layers": 1, "dropout": 0.0, "residual": PreNorm}
-model = complete(partial(EncoderDecoder, **sizes), **data.widths())
-task = Translation(model, partial(adamw, lr=0.0), Constant, data.vocabulary.marks, beams=2, max_extra=2)
+model = build_part(partial(EncoderDecoder, **sizes), **data.dims())
+task = Translation(model, data.vocabulary.special_tokens, beams=2, max_extra=2)
+task.optimization = Optimization(partial(adamw, lr=0.0))
 
 class Evaluate(pl.Callback):
     def on_train_end(self, trainer, pl_module):
@@ -340,3 +342,69 @@ def test_two_ranks_count_each_example_once(make, tmp_path):
 def test_a_smoothing_that_leaves_no_target_is_refused(make, smoothing):
     with pytest.raises(ValueError, match=f"label_smoothing must be at least 0 and below 1, got {smoothing}"):
         task_of(make(), label_smoothing=smoothing)
+
+
+@pytest.fixture
+def data(tmp_path):
+    words = [f"{a}{b}{c}" for a in "abcdefgh" for b in ("o", "ee") for c in ("t", "nd", "rst")]
+    (tmp_path / "same.tsv").write_text("\n".join(f"{w} {w}\t{w} is {w} is {w}" for w in words))
+    (tmp_path / "size.tsv").write_text("\n".join(f"{w}\t{'short' if len(w) < 4 else 'long'}" for w in words))
+    (tmp_path / "few.tsv").write_text("one\teins")
+    split = (0.5, 0.25, 0.25)
+    tasks = {
+        "same": TextTask("same", ParallelText("text-text", tmp_path / "same.tsv", split=split)),
+        "size": TextTask("size", ParallelText("text-class", tmp_path / "size.tsv", split=split)),
+        "few": TextTask("few", ParallelText("en-de", tmp_path / "few.tsv", split=(1.0, 0.0, 0.0))),
+    }
+    return TextToTextData(tasks, BPE(vocabulary_size=280), cache=str(tmp_path / "cache"))
+
+
+def test_each_task_has_its_own_figures(data, monkeypatch):
+    model = build_part(partial(T5, d_model=8, num_heads=2, num_layers=1), **data.dims())
+    task = TextToText(model, data.vocabulary.special_tokens, label_smoothing=0.0)
+    references, tasks = data.references("test"), data.tasks_of("test")
+    first = tasks.index("size")
+    # All of `same` is right, and of `size` all but its first.
+    answers = {i: "wrong" if i == first else text for i, text in enumerate(references)}
+    found = {i: [SimpleNamespace(tokens=data.vocabulary.encode(text))] for i, text in answers.items()}
+    monkeypatch.setattr(task, "translations", lambda loader: found)
+    figures = task.evaluate(data)
+    size = tasks.count("size")
+    assert figures["test/exact@same"] == 1.0
+    assert figures["test/exact@size"] == pytest.approx((size - 1) / size)
+    assert figures["test/exact"] == pytest.approx((1 + (size - 1) / size) / 2)
+    assert figures["test/bleu@same"] == pytest.approx(100)
+    assert figures["test/chrf@same"] == pytest.approx(100)
+    assert figures["test/nats"] > 0
+    assert task.cannot == {"test/exact@few": "the task has no example in the test part"}
+    assert task.outputs["test.outputs.txt"].splitlines() == [f"{name}\t{answers[i]}" for i, name in enumerate(tasks)]
+    assert {name.split("@")[0] for name in task.notes} == {"test/bleu", "test/chrf"}
+    assert all("nrefs:1" in signature for signature in task.notes.values())
+
+
+def test_each_task_is_scored_in_its_language(tmp_path, monkeypatch):
+    (tmp_path / "a.tsv").write_text("\n".join(f"w{i}\t我喜欢这本书吗{i}" for i in range(20)), encoding="utf-8")
+    tasks = {
+        pair: TextTask(pair, ParallelText(pair, tmp_path / "a.tsv", split=(0.4, 0.3, 0.3)))
+        for pair in ("en-zh", "en-th", "en-de")
+    }
+    module = TextToTextData(tasks, BPE(vocabulary_size=280), cache=str(tmp_path / "cache"))
+    model = build_part(partial(T5, d_model=8, num_heads=2, num_layers=1), **module.dims())
+    task = TextToText(model, module.vocabulary.special_tokens)
+    task.check_split(module, "test")
+    references = module.references("test")
+    found = {i: [SimpleNamespace(tokens=module.vocabulary.encode(text))] for i, text in enumerate(references)}
+    monkeypatch.setattr(task, "translations", lambda loader: found)
+    assert task.evaluate(module)["test/bleu@en-zh"] == pytest.approx(100)
+    used = {name: tokenizer_in(task.notes[f"test/bleu@{name}"]) for name in tasks}
+    assert used == {"en-zh": "zh", "en-th": "char", "en-de": "13a"}
+
+
+def test_a_model_searches_for_outputs(data):
+    model = build_part(partial(T5, d_model=8, num_heads=2, num_layers=1), **data.dims())
+    task = TextToText(model, data.vocabulary.special_tokens, beams=2, max_extra=1)
+    figures = task.evaluate(data, "validation")
+    assert {"val/nats", "val/exact", "val/exact@same", "val/bleu@size"} <= set(figures)
+    outputs = task.translations(data.evaluation_loader("validation"))
+    assert sorted(outputs) == list(range(len(data.references("validation"))))
+    assert all(isinstance(best[0], Hypothesis) for best in outputs.values())

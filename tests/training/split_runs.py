@@ -16,8 +16,8 @@ from tests.processes import ranks_from_server
 from attnlab.data import Character, MaskedTextData, Masking, ParallelText, TextData, TextFiles, TranslationData
 from attnlab.data.module import DataModule
 from attnlab.layers import ALiBi, PreNorm, RelativeBias
-from attnlab.layers.parts import complete
 from attnlab.models import GPT, T5, Bert, EncoderDecoder
+from attnlab.parts import build_part
 from attnlab.tasks import CausalLanguageModelling, MaskedLanguageModelling, Translation
 from attnlab.training import (
     EMA,
@@ -25,10 +25,11 @@ from attnlab.training import (
     Checkpoints,
     Constant,
     Cosine,
+    Diagnostics,
     Diverged,
-    Inside,
     JsonLines,
-    TokenTask,
+    Optimization,
+    Task,
     TrainerSettings,
     adamw,
     build_trainer,
@@ -55,12 +56,13 @@ def write_texts(folder: Path) -> None:
         (folder / f"{name}.tsv").write_text("".join(lines))
 
 
-def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) -> tuple[DataModule, TokenTask]:
+def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) -> tuple[DataModule, Task]:
     """Data whose batches are those of a step in `halves` parts, and a task on them; the same weights each time."""
     given = {"cache": str(folder / "cache"), "path": str(folder / "text.txt")}
     schedule = Constant if optimizer is schedule_free else partial(Cosine, warmup_steps=3)
-    optimizer = partial(optimizer, lr=1e-2)
+    optimization = Optimization(partial(optimizer, lr=1e-2), schedule)
     data: DataModule
+    task: Task
     if kind in ("translation", "shared_layers"):
         source = partial(ParallelText, validation_path=folder / "validation.tsv", test_path=folder / "test.tsv")
         data = TranslationData(
@@ -78,16 +80,17 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
         data = TextData(TextFiles, Character(), context=16, batch_size=8 // halves, **given)
     data.setup()
     torch.manual_seed(0)
-    widths = data.widths()
+    widths = data.dims()
     if isinstance(data, TranslationData):
         family = partial(EncoderDecoder, residual=PreNorm) if kind == "translation" else partial(T5, share_layers=True)
-        translator = complete(partial(family, max_length=90, **SIZES), **widths)
-        return data, Translation(translator, optimizer, schedule, data.vocabulary.marks, beams=2, max_extra=2)
-    if isinstance(data, MaskedTextData):
-        bert = Bert(max_length=32, position=RelativeBias, **SIZES, **widths)
-        return data, MaskedLanguageModelling(bert, optimizer, schedule)
-    gpt = GPT(max_length=16, position=ALiBi, tied=True, **SIZES, **widths)
-    return data, CausalLanguageModelling(gpt, optimizer, schedule, (1, 2))
+        translator = build_part(partial(family, max_length=90, **SIZES), **widths)
+        task = Translation(translator, data.vocabulary.special_tokens, beams=2, max_extra=2)
+    elif isinstance(data, MaskedTextData):
+        task = MaskedLanguageModelling(Bert(max_length=32, position=RelativeBias, **SIZES, **widths))
+    else:
+        task = CausalLanguageModelling(GPT(max_length=16, position=ALiBi, tied=True, **SIZES, **widths), (1, 2))
+    task.optimization = optimization
+    return data, task
 
 
 class Shares(pl.Callback):
@@ -130,10 +133,10 @@ def train(
     """Trains a task and evaluates it; `devices` and `accumulate` say in how many parts a step's batch comes. Gives what came out."""
     torch.set_num_threads(1)
     defaults: dict[str, Any] = {"max_steps": STEPS, "device": "cpu", "validate_every": 10, "precision": "32"}
+    defaults["log_every"] = 1
     chosen = TrainerSettings(**defaults | {"accumulate": accumulate} | settings)
     data, task = make(kind, folder, accumulate * chosen.devices, optimizer)
-    task.log_every = 1
-    task.averaging = averaging or Averaging()
+    task.optimization.averaging = averaging or Averaging()
     if poison is not None:
         spoil(task, poison)
     losses = Losses()
@@ -153,7 +156,7 @@ def train(
     }
 
 
-def spoil(task: TokenTask, step: int) -> None:
+def spoil(task: Task, step: int) -> None:
     """Makes an output of the second layer infinite at a step (from 0), on the second of two ranks alone."""
 
     def after(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -175,7 +178,7 @@ def train_together(folder: Path, path: list[str]) -> None:
         found[strategy] = {}
         for kind in TASKS:
             loggers = (JsonLines(folder / f"{strategy}-{kind}.jsonl"),)
-            found[strategy][kind] = both(kind, callbacks=(Inside(7), shares), loggers=loggers)
+            found[strategy][kind] = both(kind, callbacks=(Diagnostics(7), shares), loggers=loggers)
         found[strategy]["share"] = shares.mine / shares.all
         try:
             both("causal_lm", poison=3)
@@ -208,7 +211,7 @@ def run_together(folder: Path) -> None:
         ranks.start(TrainerSettings(devices=2, device="cpu"), train_together, folder, sys.path)
 
 
-def whole_weights(task: TokenTask) -> dict[str, torch.Tensor]:
+def whole_weights(task: Task) -> dict[str, torch.Tensor]:
     """The weights as plain tensors, on every rank."""
     state = task.state_dict()
     return {name: getattr(value, "full_tensor", lambda v=value: v)().detach().clone() for name, value in state.items()}

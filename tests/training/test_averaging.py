@@ -158,7 +158,7 @@ def test_before_the_first_weights_there_is_no_average(averaging):
 
 def averaged_task(choice, *arguments, **fields):
     task = make_task(*arguments, **fields)
-    task.averaging = CHOICES[choice]()
+    task.optimization.averaging = CHOICES[choice]()
     return task
 
 

@@ -87,9 +87,8 @@ def test_the_first_error_is_the_one_that_stays(tmp_path):
 def test_finishing_keeps_final_values_and_what_cannot_be_had(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.claim()
-    StatusWriter(directory).finish(
-        {"test/nats@1x": 1.5, "test/nats@2x": float("nan")}, {"test/nats@8x": "the table ends"}
-    )
+    final = {"test/nats@1x": 1.5, "test/nats@2x": float("nan")}
+    StatusWriter(directory).finish(final=final, cannot={"test/nats@8x": "the table ends"})
     status = read_json(tmp_path / "status.json")
     assert status["final"] == {"test/nats@1x": 1.5, "test/nats@2x": None}
     assert status["cannot"] == {"test/nats@8x": "the table ends"}

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import random
 import re
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.processes import Started
@@ -24,7 +26,6 @@ from attnlab.tasks import (
 from attnlab.training import (
     CannotWrite,
     UnusableCheckpoint,
-    adam,
     adamw,
     checkpoint_files,
     find_resume,
@@ -33,6 +34,7 @@ from attnlab.training import (
     read_json,
     schedule_free,
 )
+from attnlab.training.checkpoints import draw_apart, random_state, set_random_state
 
 
 class Stop(Exception):
@@ -148,10 +150,10 @@ def test_best_is_the_lowest_loss_or_the_highest_share(tmp_path, kind, monitor, b
     reported = {5: 0.5, 10: 0.9, 15: 0.7}
 
     class Reports(TinyTask):
-        monitor, monitor_lower = kind.monitor, kind.monitor_lower
+        monitor = kind.monitor
 
-        def validation_metrics(self, sums, tokens):
-            return {"val/nats": 1.0, self.monitor: reported[self.global_step]}
+        def figures_of_sums(self, sums, tokens):
+            return {"nats": 1.0, self.monitor.name: reported[self.global_step]}
 
     task = make_task(kind=Reports)
     train(tmp_path, task, max_steps=15)
@@ -287,7 +289,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_to_go_on_from(tmp_pa
 
 def test_weights_of_another_model_are_refused_in_one_sentence(tmp_path):
     train(tmp_path, make_task(), max_steps=5)
-    other = TinyTask(torch.nn.Linear(2, 2), adamw, adam)
+    other = TinyTask(torch.nn.Linear(2, 2))
     with pytest.raises(
         ValueError, match=r"last.ckpt is no checkpoint of this model: .* is \[.*\] there and \[.*\] here|is not there"
     ):
@@ -337,3 +339,31 @@ def test_a_process_that_is_asked_to_end_goes_on_to_the_same_bits(tmp_path):
     fresh = make_task()
     load_weights(fresh, path / "checkpoints" / "last.ckpt")
     assert same_bits(weights(fresh), weights(straight))
+
+
+def drawn(seed, rank):
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    draw_apart(seed, rank)
+    return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+
+
+def test_ranks_and_seeds_draw_numbers_of_their_own_and_the_same_ones_again():
+    found = [drawn(seed, rank) for seed in (0, 1) for rank in (0, 1, 2)]
+    for kind in zip(*found, strict=True):
+        assert len(set(map(str, kind))) == 6
+    assert drawn(1, 2) == found[-1]
+
+
+def test_the_first_rank_draws_what_a_rank_that_is_alone_draws():
+    torch.manual_seed(4)
+    expected = torch.rand(2)
+    assert drawn(4, 0)[0] == expected.tolist()
+
+
+def test_a_state_that_is_set_draws_the_same_numbers():
+    state = random_state()
+    one = torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+    set_random_state(state)
+    assert (torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()) == one

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnlab.layers.parts import complete
+from attnlab.parts import build_part
 from attnlab.training import WSD, Constant, Cosine, InverseSqrt, Linear, Noam
 
 CONF = Path(__file__).parents[2] / "conf" / "schedule"
@@ -26,7 +26,7 @@ def from_yaml(name: str, total_steps: int, **more: object):
         given |= {"d_model": d_model, "lr": lr} if name == "noam" else {}
         return getattr(importlib.import_module(module), cls)(**given)
 
-    return complete(part, total_steps=total_steps, d_model=64, lr=1e-3)
+    return build_part(part, total_steps=total_steps, d_model=64, lr=1e-3)
 
 
 def test_all_the_choices_of_the_design_are_there():

@@ -9,19 +9,19 @@ from torch import nn
 from attnlab.layers import ReZero
 from attnlab.models import GPT, T5
 from attnlab.training import load_weights, read_checkpoint
-from attnlab.training.sharding import _own_layers, gathered, placed_as, shard, whole
+from attnlab.training.sharding import gathered, own_layers, placed_as, shard, whole
 
 
 def test_a_single_number_is_not_shared_out():
-    model = GPT(8, 8, 8, 2, 2, residual=ReZero)
+    model = GPT(8, 8, d_model=8, num_heads=2, num_layers=2, residual=ReZero)
     with pytest.raises(ValueError, match=r"trainer.strategy=fsdp2 cannot share out .*alpha, a single number"):
         shard(model, None)
 
 
 def test_layers_that_share_parameters_are_gathered_with_the_rest():
     own, shared = (T5(8, d_model=8, num_heads=2, num_layers=2, share_layers=share) for share in (False, True))
-    assert _own_layers(own) == [*own.encoder.layers, *own.decoder.layers]
-    assert _own_layers(shared) == []
+    assert own_layers(own) == [*own.encoder.layers, *own.decoder.layers]
+    assert own_layers(shared) == []
 
 
 def test_what_is_not_shared_out_stays_as_it_is():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,19 @@ from torch import nn
 from attnlab.training import (
     Checkpoints,
     DivergenceCheck,
+    JsonLines,
+    LossSums,
+    Metric,
+    Optimization,
     RunDirectory,
     StatusWriter,
     StopRequest,
-    TokenTask,
+    Task,
     TrainerSettings,
     adamw,
     resolve,
 )
-from attnlab.training.json_lines import JsonLines
+from attnlab.training.metrics import NATS
 from attnlab.training.schedules import Cosine
 from attnlab.training.trainer import build_trainer
 
@@ -47,19 +51,23 @@ class TinyModel(nn.Module):
         return self.output(self.norm(x))
 
 
-class TinyTask(TokenTask):
+class TinyTask(Task):
     """Predicts targets; negative ones are not scored. `poison` makes the loss of that batch (from 0) not a number."""
 
     poison = -1
     count_as_tensor = False
 
-    def loss_sums(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
+    @classmethod
+    def metrics(cls, config: Any) -> list[Metric]:
+        return [NATS]
+
+    def loss_sums(self, batch: dict[str, Any]) -> LossSums:
         logits = self.model(batch["tokens"]).flatten(0, 1)
         nats = nn.functional.cross_entropy(logits, batch["targets"].flatten(), reduction="sum", ignore_index=-1)
         count = (batch["targets"] >= 0).sum()
-        return nats * float("nan") if batch.get(
-            "index"
-        ) == self.poison else nats, count if self.count_as_tensor else int(count)
+        if batch.get("index") == self.poison:
+            nats = nats * float("nan")
+        return LossSums(nats, count if self.count_as_tensor else int(count))
 
 
 class Stream:
@@ -128,8 +136,9 @@ def make_task(
     optimizer: Callable[..., Any] = adamw, dropout: float = 0.1, kind: type[TinyTask] = TinyTask, **more: Any
 ) -> TinyTask:
     torch.manual_seed(3)
-    schedule = functools.partial(Cosine, warmup_steps=3)
-    return kind(TinyModel(dropout), functools.partial(optimizer, lr=1e-2), schedule, **more)
+    task = kind(TinyModel(dropout), **more)
+    task.optimization = Optimization(partial(optimizer, lr=1e-2), partial(Cosine, warmup_steps=3))
+    return task
 
 
 def train(

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from attnlab.analysis.comparison import MULTIPLE, CellSummary, Comparison, Difference, LengthCurve
-from attnlab.analysis.differences import DECIDED, Judged
-from attnlab.analysis.groups import Split, split_of
-from attnlab.analysis.listing import listing
-from attnlab.analysis.reader import same, short
-from attnlab.analysis.wording import (
-    VERDICTS,
-    decimals_for,
-    interval_text,
-    number,
-    primary_lengths,
-    spread_text,
-)
+from attnlab.analysis.cells import CellSummary
+from attnlab.analysis.comparison import Clusters, Comparison
+from attnlab.analysis.differences import DECIDED, Difference, Judged
+from attnlab.analysis.formatting import MULTIPLE, VERDICTS, decimals_for, interval_text, listing, number, spread_text
+from attnlab.analysis.lengths import LengthCurve, multiples_of
+from attnlab.analysis.reader import Choice, same, short
 
 MOST_NAMES = 5
 CHANGES = {
@@ -29,7 +21,8 @@ CHANGES = {
 
 
 def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
-    """The sentences, most important first: about length where the primary metric is at a multiple of the training length.
+    """The sentences, most important first: about length where the primary metric is at a multiple of the training
+    length.
 
     `with_reasons` adds why cells have no value.
     """
@@ -41,7 +34,7 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
     found = MULTIPLE.fullmatch(metric.name)
     about_length = found is not None and float(found["multiple"]) != 1
     lengths, best = _with_length(comparison), [*best_sentence(comparison), *_against_baseline(comparison)]
-    sentences = [*lengths, *best] if about_length else [*_of_groups(comparison), *best, *lengths]
+    sentences = [*lengths, *best] if about_length else [*_of_clusters(comparison), *best, *lengths]
     if with_reasons:
         sentences += reasons(comparison, ("cannot", "diverged", "failed", "not a number"))
     return [*sentences, *_of_factors(comparison), *_of_claims(comparison)]
@@ -68,22 +61,22 @@ def best_sentence(comparison: Comparison) -> list[str]:
     decimals = decimals_for(cell.interval for cell in measured)
     if len(measured) == 1:
         return [f"{measured[0].label}: {metric.name} {interval_text(measured[0].interval, decimals)}."]
-    ranked = [cell for cell in measured if cell.places]
-    first = [cell for cell in ranked if cell.places and cell.places[0] == 1]
+    ranked = [cell for cell in measured if cell.rank_interval]
+    first = [cell for cell in ranked if cell.rank_interval and cell.rank_interval[0] == 1]
     if len(ranked) < 2:
         return []
     without = [cell for cell in comparison.cells if cell.interval is None and cell.outcome not in ("skipped", "cannot")]
     of = f" of the {len(measured)} cells with a value" if without else ""
-    if len(first) == 1 and first[0].places == (1, 1):
+    if len(first) == 1 and first[0].rank_interval == (1, 1):
         return [f"{first[0].label} is best{of}: {metric.name} {interval_text(first[0].interval, decimals)}."]
     if not any(cell.interval and cell.interval.is_bounded for cell in ranked):
         return [f"One seed a cell: on {metric.name} no cell can be told from another."]
     if len(first) > MOST_NAMES or len(first) == len(ranked) or first[0] is not ranked[0]:
         return [_no_single_best(first, ranked, metric.name)]
     leader, *others = [f"{cell.label} ({number(cell.interval.mean, decimals)})" for cell in first if cell.interval]
-    lost = " of the cells that lost no run" if any(cell.n_lost for cell in ranked) and not first[0].n_lost else of
+    spared = " of the cells that lost no run" if any(cell.n_failed for cell in ranked) and not first[0].n_failed else of
     return [
-        f"On {metric.name}, {leader} has the best mean{lost}, but these seeds cannot rule out that {listing(others)} "
+        f"On {metric.name}, {leader} has the best mean{spared}, but these seeds cannot rule out that {listing(others)} "
         f"{_is(others)} as good."
     ]
 
@@ -126,10 +119,10 @@ def _measured(found: Judged, decimals: int) -> str:
 
 def _with_length(comparison: Comparison) -> list[str]:
     """Which cells hold or improve with length; then which do not, and which cannot be measured there."""
-    curves = primary_lengths(comparison)
+    curves = comparison.primary_lengths
     if not curves:
         return []
-    multiples = sorted({k for curve in curves for k in (*curve.points, *curve.cannot)})
+    multiples = multiples_of(curves)
     decimals = decimals_for(curve.change.interval for curve in curves if curve.change)
     parts = {verdict: _changed(curves, verdict, decimals) for verdict in CHANGES}
     good = [parts[verdict] for verdict in ("same", "better") if parts[verdict]]
@@ -153,32 +146,33 @@ def _changed(curves: Sequence[LengthCurve], verdict: str, decimals: int) -> str:
     return f"{listing(names)} {CHANGES[verdict][len(names) > 1]}" if names else ""
 
 
-def _of_groups(comparison: Comparison) -> list[str]:
+def _of_clusters(comparison: Comparison) -> list[str]:
     """Which cells are far behind, what they share, and which cells that share it are not behind."""
-    split = split_of(comparison)
-    if split is None or comparison.metric is None:
+    clusters = comparison.clusters
+    if clusters is None or comparison.metric is None:
         return []
-    n, better, worse = len(split.worse), _range(split.better), _range(split.worse)
-    behind = f"{n} of {n + len(split.better)} cells {_is(split.worse)} far behind on {comparison.metric.name}"
-    if not split.common:
+    n, better, worse = len(clusters.worse), _range(clusters.better), _range(clusters.worse)
+    behind = f"{n} of {n + len(clusters.better)} cells {_is(clusters.worse)} far behind on {comparison.metric.name}"
+    if not clusters.common:
         return [f"{behind}, at {worse} against {better} of the others; no run lies between."]
-    common = listing(_choices(comparison, split.common))
+    common = listing(_choices(comparison, clusters.common))
     every = f"all {n} have" if n > 1 else "it has"
     first = f"{behind}, at {worse} against {better} of the others: {every} {common}."
-    spared = [cell for cell in split.better if _has(cell, split.common)]
+    spared = [cell for cell in clusters.better if _has(cell, clusters.common)]
     if not spared:
         return [first, f"Every cell with {common} is among them, and no run lies between."]
     if n > MOST_NAMES:
         return [first, f"{len(spared)} other cells with {common} are not behind; no run lies between."]
     others = f"{len(spared)} others"
-    lists = ["; ".join(_rest(comparison, split, cells)) for cells in (split.worse, spared)]
+    lists = ["; ".join(_rest(comparison, clusters, cells)) for cells in (clusters.worse, spared)]
     return [
         first,
-        f"With {common}, behind: {lists[0]}. Not behind: {lists[1] if len(spared) < 3 else others}. No run lies between.",
+        f"With {common}, behind: {lists[0]}. Not behind: {lists[1] if len(spared) < 3 else others}. No run lies "
+        "between.",
     ]
 
 
-def _has(cell: CellSummary, choices: dict[str, Any]) -> bool:
+def _has(cell: CellSummary, choices: Mapping[str, Choice]) -> bool:
     return all(same(cell.cell.choices.get(name), choice) for name, choice in choices.items())
 
 
@@ -188,13 +182,13 @@ def _range(cells: Sequence[CellSummary]) -> str:
     return " to ".join(ends)
 
 
-def _choices(comparison: Comparison, choices: dict[str, Any]) -> list[str]:
+def _choices(comparison: Comparison, choices: Mapping[str, Choice]) -> list[str]:
     return [comparison.study.choice_label(name, choice) for name, choice in choices.items()]
 
 
-def _rest(comparison: Comparison, split: Split, cells: Sequence[CellSummary]) -> list[str]:
+def _rest(comparison: Comparison, clusters: Clusters, cells: Sequence[CellSummary]) -> list[str]:
     """What tells `cells` apart beside the choices that they share, in the plan's order."""
-    names = [name for name in comparison.study.varying if name not in split.common]
+    names = [name for name in comparison.study.varying if name not in clusters.common]
     return [
         ", ".join(_choices(comparison, {name: cell.cell.choices[name] for name in names if name in cell.cell.choices}))
         for cell in sorted(cells, key=comparison.cells.index)
@@ -209,12 +203,12 @@ def _of_factors(comparison: Comparison) -> list[str]:
         decimals = decimals_for(effect.interval for effect in comparison.effects)
         largest = max(sure, key=lambda effect: abs(effect.interval.mean))
         text = (
-            f"The largest average effect is that of {short(largest.factor)}: {largest.reference} to {largest.choice} changes "
+            f"The largest average effect is that of {short(largest.factor)}: {largest.reference} to {largest.choice} "
+            "changes "
             f"{comparison.metric.name} by {_measured(largest, decimals)}"
         )
         if largest.depends and len(largest.by_setting) > 1:
-            ends = (largest.lowest, largest.highest)
-            shown = " to ".join(f"{number(value, decimals, sign=True)} ({setting})" for setting, value in ends)
+            shown = " to ".join(f"{number(value, decimals, sign=True)} ({setting})" for setting, value in largest.ends)
             text += f"; it depends on the other settings, from {shown}"
         sentences.append(f"{text}.")
     found = [one for one in comparison.interactions if one.verdict in DECIDED]

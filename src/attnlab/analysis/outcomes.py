@@ -1,11 +1,13 @@
-"""What became of every run that was asked for: a value, a loss, or nothing yet; and what that leaves to compare.
+"""What became of every run that was asked for: a value, a failure, or nothing yet; and what that leaves to compare.
 
-A run is lost when it ended without a finite value: it failed, diverged or was pruned, or it finished with NaN or an infinity. Which runs are
-lost may depend on how they would have done, so the others alone say nothing sure: see `statistics.median_interval`.
+A run failed when it ended without a finite value: by an error, diverged, pruned, or finished with NaN or an infinity.
+Which runs fail may depend on how they would have done, so the others alone say nothing sure: see
+`statistics.median_interval`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,26 +19,25 @@ ENDED = ("finished", "diverged", "failed", "pruned")
 
 
 def outcome_of(run: Run, metric: str | None) -> str:
-    """ "value", "lost", "pending" (it has not ended) or "cannot" (it cannot have the metric, which was said beforehand)."""
-    if metric is None:
-        return "pending" if run.state not in ENDED else "value" if run.state == "finished" else "lost"
-    if metric in run.final:
-        return "value"
-    if metric in run.cannot:
+    """ "value", "failed", "pending" (it has not ended) or "cannot" (have the metric, said beforehand)."""
+    if metric is not None and metric in run.cannot and metric not in run.final:
         return "cannot"
-    return "lost" if run.state in ENDED else "pending"
+    if metric in run.final or (metric is None and run.state == "finished"):
+        return "value"
+    return "failed" if run.state in ENDED else "pending"
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One value a seed, and how many of the seeds that were asked for have none: `lost` ones never will, `pending` ones may.
+    """One value a seed, and how many of the seeds that were asked for have none: `failed` ones never will, `pending`
+    ones may.
 
-    `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked for;
-    `beyond_chance` that more runs were lost than chance explains (Fisher's exact test against the baseline).
+    `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked
+    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline).
     """
 
     values: dict[int, float]
-    lost: int = 0
+    failed: int = 0
     pending: int = 0
     reason: str = ""
     is_partial: bool = False
@@ -45,7 +46,7 @@ class Contrast:
     @property
     def missing(self) -> int:
         """Seeds without a value."""
-        return self.lost + self.pending
+        return self.failed + self.pending
 
     @property
     def asked(self) -> int:
@@ -54,7 +55,7 @@ class Contrast:
 
 
 class Outcomes:
-    """Looks up how the runs of a study ended. `alpha` is the level at which more losses than chance explains are found."""
+    """Looks up how the runs of a study ended. alpha: the level at which more failures than by chance are found."""
 
     def __init__(self, study: Study, alpha: float = 0.05) -> None:
         self.study, self.alpha = study, alpha
@@ -72,27 +73,23 @@ class Outcomes:
         return "cannot" in found and "value" not in found
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """{cell: (lost, ended)} of the primary metric."""
+        """{cell: (failed, ended)} of the primary metric."""
         name = self.study.metric.name if self.study.metric else None
-        return {cell.name: count_losses(self.of(cell.name, name).values()) for cell in self.study.cells}
+        return {cell.name: count_failures(self.of(cell.name, name).values()) for cell in self.study.cells}
 
     @cached_property
-    def losses(self) -> dict[str, LostRuns]:
-        """Fisher's test of every cell against the baseline on the primary metric; {} without a baseline that can have it."""
+    def failures(self) -> dict[str, Failures]:
+        """Fisher's test of every cell against the baseline on the primary metric; {} without such a baseline."""
         base, metric = self.study.baseline_cell, self.study.metric
         if base is None or metric is None or self.cannot(base.name, metric.name):
             return {}
-        return compare_losses(self.counts(), base.name)
+        return compare_failures(self.counts(), base.name)
 
     @cached_property
     def beyond_chance(self) -> set[str]:
-        """The cells that lose more runs than chance explains: more than the baseline, or the baseline more than another."""
-        sure = {cell: found for cell, found in self.losses.items() if found.p_holm <= self.alpha}
-        more = {
-            cell
-            for cell, found in sure.items()
-            if found.lost * found.baseline_ended > found.baseline_lost * found.ended
-        }
+        """The cells of which more runs fail than chance explains, the baseline among them."""
+        sure = {cell: found for cell, found in self.failures.items() if found.p_holm <= self.alpha}
+        more = {cell for cell, found in sure.items() if found.excess > 0}
         base = self.study.baseline_cell
         return more | ({base.name} if base and set(sure) - more else set())
 
@@ -102,7 +99,8 @@ class Outcomes:
         return self.marked(contrast, [cell])
 
     def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
-        """A metric of a cell minus a metric of another (or of the same cell), by seed, over the seeds that both were asked for.
+        """A metric of a cell minus a metric of another (or of the same cell), by seed, over the seeds that both were
+        asked for.
 
         name: of the other in the reason ("the baseline"); "" where both are of one cell.
         """
@@ -121,66 +119,71 @@ class Outcomes:
 
 
 def together(outcomes: Iterable[str]) -> str:
-    """The outcome of runs of which all are needed for one value: "pending" while one may still come, else "lost" where one has none."""
+    """The outcome of runs of which all are needed: "pending" while one is, else "failed" where one has no value."""
     found = set(outcomes)
-    return "value" if found <= {"value"} else "pending" if "pending" in found else "lost"
+    return "value" if found <= {"value"} else "pending" if "pending" in found else "failed"
 
 
 def contrast_of(
     values: Mapping[int, float], outcomes: Mapping[str, Mapping[int, str]], unit: str = "runs", is_partial: bool = False
 ) -> Contrast:
-    """The contrast of {whose: {seed: outcome}}, which all have the same seeds; "" names the cell itself. unit: what is lost, in words."""
+    """The contrast of {whose: {seed: outcome}}, all of the same seeds; "" names the cell itself.
+
+    unit: what failed, in words.
+    """
     seeds = next(iter(outcomes.values()), {})
-    all_of = {seed: together(of[seed] for of in outcomes.values()) for seed in seeds}
-    lost, pending = (sum(found == word for found in all_of.values()) for word in ("lost", "pending"))
+    found = Counter(together(of[seed] for of in outcomes.values()) for seed in seeds)
     parts = []
     for name, of in outcomes.items():
-        gone = sum(found in ("lost", "cannot") for found in of.values())
+        gone = sum(outcome in ("failed", "cannot") for outcome in of.values())
         if gone:
             parts.append(f"{gone} of {len(seeds)} {unit}{f' of {name}' if name else ''} lost")
-    if pending:
-        parts.append(f"{len(seeds) - pending} of {len(seeds)} seeds in")
-    return Contrast(dict(values), lost, pending, ", ".join(parts), is_partial)
+    if found["pending"]:
+        parts.append(f"{len(seeds) - found['pending']} of {len(seeds)} seeds in")
+    return Contrast(dict(values), found["failed"], found["pending"], ", ".join(parts), is_partial)
 
 
 @dataclass(frozen=True)
-class LostRuns:
-    """How many runs of a cell that ended were lost, those of the baseline, and Fisher's exact p that both lose at one rate."""
+class Failures:
+    """How many ended runs of a cell failed, those of the baseline, and Fisher's exact p that both fail at one rate."""
 
-    lost: int
+    failed: int
     ended: int
-    baseline_lost: int
+    baseline_failed: int
     baseline_ended: int
     p: float
     p_holm: float
 
+    @property
+    def excess(self) -> int:
+        """Above 0 where a larger share failed than of the baseline, below where a smaller one."""
+        return self.failed * self.baseline_ended - self.baseline_failed * self.ended
 
-def compare_losses(counts: Mapping[str, tuple[int, int]], baseline: str) -> dict[str, LostRuns]:
-    """Judges the lost runs of every cell ({cell: (lost, ended)}) against the baseline's, as one family; {} where no run was lost.
 
-    A cell is left out where no run of it has ended, and where neither it nor the baseline lost one: given that, no outcome could have been a
-    finding (Tarone 1990). Runs are taken as independent (Fisher's exact test, two-sided).
+def compare_failures(counts: Mapping[str, tuple[int, int]], baseline: str) -> dict[str, Failures]:
+    """Judges the failures of every cell ({cell: (failed, ended)}) against the baseline's, as one family; {} where no
+    run failed.
+
+    A cell is left out where no run of it has ended, and where none failed of it or of the baseline: given that, no
+    outcome could have been a finding (Tarone 1990). Runs are taken as independent (Fisher's exact test, two-sided).
     """
     base = counts.get(baseline, (0, 0))
     others = {
-        cell: (lost, ended)
-        for cell, (lost, ended) in counts.items()
-        if cell != baseline and ended and base[1] and lost + base[0]
+        cell: (failed, ended)
+        for cell, (failed, ended) in counts.items()
+        if cell != baseline and ended and base[1] and failed + base[0]
     }
-    p_values = [_fisher(pair, base) for pair in others.values()]
+    if not others:
+        return {}
+    from scipy.stats import fisher_exact  # costs as much as the rest of this package together, and runs seldom fail
+
+    tables = [[[failed, ended - failed] for failed, ended in (pair, base)] for pair in others.values()]
+    p_values = [min(1.0, float(fisher_exact(table).pvalue)) for table in tables]
     rows = zip(others.items(), p_values, holm(p_values), strict=True)
-    return {cell: LostRuns(*pair, *base, p, p_holm) for (cell, pair), p, p_holm in rows}
+    return {cell: Failures(*pair, *base, p, p_holm) for (cell, pair), p, p_holm in rows}
 
 
-def count_losses(outcomes: Iterable[str]) -> tuple[int, int]:
-    """How many runs were lost, and how many have ended."""
-    found = list(outcomes)
-    lost = found.count("lost")
-    return lost, lost + found.count("value")
-
-
-def _fisher(first: tuple[int, int], second: tuple[int, int]) -> float:
-    from scipy.stats import fisher_exact  # costs as much as the rest of this package together, and runs are seldom lost
-
-    table = [[lost, ended - lost] for lost, ended in (first, second)]
-    return min(1.0, float(fisher_exact(table).pvalue))
+def count_failures(outcomes: Iterable[str]) -> tuple[int, int]:
+    """How many runs failed, and how many have ended."""
+    found = Counter(outcomes)
+    return found["failed"], found["failed"] + found["value"]

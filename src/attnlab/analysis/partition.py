@@ -1,7 +1,8 @@
 """Which runs of a study can be compared at all: those of one task, data set, tokenizer and unit.
 
-A loss in nats a token says nothing beside one of another tokenizer, nor one of images beside one of texts. Where a study varies the data
-or the tokenizer on purpose, measures that do not depend on how a text is cut (accuracy, BLEU, bits a byte) are compared all the same.
+A loss in nats a token says nothing beside one of another tokenizer, nor one of images beside one of texts. Where a
+study varies the data or the tokenizer on purpose, measures that do not depend on how a text is cut (accuracy, BLEU,
+bits a byte) are compared all the same.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attnlab.analysis.listing import listing
+from attnlab.analysis.formatting import listing
 from attnlab.analysis.reader import Run, Study, metric_of
-from attnlab.training.measures import HIGHER, parts_of
 
 ON_PURPOSE = ("data", "tokenizer")
-WHOLE = HIGHER | {"bits_per_byte", "word_perplexity"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,11 @@ class Kind:
 
 def parts_of_study(study: Study) -> list[Study]:
     """
-    The study in parts whose runs can be compared, that of the baseline first, then the largest, each with a note on the others; a study of one kind as it is.
+    The study in parts whose runs can be compared, that of the baseline first, then the largest, each with a note on the
+    others; a study of one kind as it is.
 
-    A run that has no record yet counts as its cell's others, or as most runs do. Claims stay with the part that has all of their cells.
+    A run that has no record yet counts as its cell's others, or as most runs do. Claims stay with the part that has all
+    of their cells.
     """
     across = _compares_across(study)
     kinds = {key: kind for key, run in study.runs.items() if (kind := _kind(run, across)) is not None}
@@ -52,7 +53,8 @@ def parts_of_study(study: Study) -> list[Study]:
     for part, kind in zip(parts, most, strict=True):
         others = [f"{other.words} ({sizes[other]})" for other in most if other is not kind]
         part.apart.append(
-            f"Compared here are runs of {kind.words} ({sizes[kind]}) alone: figures of another task, data set, tokenizer or unit cannot be "
+            f"Compared here are runs of {kind.words} ({sizes[kind]}) alone: figures of another task, data set, "
+            "tokenizer or unit cannot be "
             f"compared with theirs. Set apart are runs of {listing(others)}."
         )
     return parts
@@ -61,8 +63,8 @@ def parts_of_study(study: Study) -> list[Study]:
 def _compares_across(study: Study) -> bool:
     """Whether data or tokenizer vary on purpose, and the metric compares across them."""
     varies = any(name.split(".")[0] in ON_PURPOSE for name in study.varying)
-    measure = parts_of(study.metric.name)[1] if study.metric else ""
-    return _is_planned(study) and varies and (measure in WHOLE or measure.endswith("_accuracy"))
+    known = study.known_metric(study.metric.name) if study.metric else None
+    return _is_planned(study) and varies and known is not None and known.any_tokenizer
 
 
 def _is_planned(study: Study) -> bool:
@@ -74,14 +76,15 @@ def _kind(run: Run, across: bool) -> Kind | None:
     config, data = run.record.get("config"), run.record.get("data")
     if not isinstance(config, Mapping) or not isinstance(data, Mapping) or "fingerprint" not in data:
         return None
+    data_config = config["data"] if isinstance(config.get("data"), Mapping) else {}
     task = _target(config.get("task"))
-    source = _target(_under(config, "data", "source")) or _target(config.get("data"))
+    source = _target(data_config.get("source")) or _target(config.get("data"))
     tokenizer = _target(config.get("tokenizer")) if "vocabulary_size" in data else ""
     size = f" of {data['vocabulary_size']}" if tokenizer else ""
     words = f"{task} on {source}{f' with {tokenizer}{size}' if tokenizer else ''}"
     if across:
         return Kind(task, None, None, None, task)
-    cut = [config.get("tokenizer"), _under(config, "data", "tokenizer_from"), _under(config, "data", "joint")]
+    cut = [config.get("tokenizer"), data_config.get("tokenizer_from"), data_config.get("joint")]
     known = json.dumps(cut, sort_keys=True, default=str) if tokenizer else None
     return Kind(task, str(data.get("unit") or "token"), str(data["fingerprint"]), known, words)
 
@@ -104,11 +107,6 @@ def _cells_of(claim: Any) -> list[Any]:
     if not isinstance(claim, Mapping):
         return []
     return [*([claim["cell"]] if isinstance(claim.get("cell"), Mapping) else []), *_cells_of(claim.get("against"))]
-
-
-def _under(config: Mapping[str, Any], group: str, name: str) -> Any:
-    node = config.get(group)
-    return node.get(name) if isinstance(node, Mapping) else None
 
 
 def _target(node: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reads run directories into a study: the plan, every run's state, its final values and its learning curve, live or once."""
+"""Reads run directories into a study: the plan, every run's state, final values and learning curve."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from attnlab.analysis.curves import AXES as AXES
 from attnlab.analysis.curves import Curves, Key
-from attnlab.analysis.kept_files import GONE, JsonFiles, Stamp, is_unchanged, printable, stamp_of
-from attnlab.analysis.metric_lines import AXES as AXES
-from attnlab.analysis.metric_lines import is_number
-from attnlab.training.measures import better_of
+from attnlab.analysis.curves import is_number as is_number
+from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, is_unchanged, printable, stamp_of
+from attnlab.training.metrics import Metric as KnownMetric
+from attnlab.training.metrics import better_of, known_metric
 from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
 from attnlab.training.study_fields import check_plan
 from attnlab.training.study_fields import same as same
@@ -25,6 +26,7 @@ from attnlab.training.study_fields import same as same
 SETTLED = ("missing", "finished", "failed", "diverged", "pruned")
 DIGITS = 19  # a seed has fewer: it fits 64 bits
 NOTHING: dict[str, Any] = {}
+Choice = str | int | float | bool | None  # of a factor
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Cell:
     """One cell of the plan; `skip` is the reason why it makes no sense, or None."""
 
     name: str
-    choices: Mapping[str, Any]
+    choices: Mapping[str, Choice]
     overrides: tuple[str, ...] = ()
     skip: str | None = None
 
@@ -81,6 +83,11 @@ class Run:
         return str(error) if error else None
 
     @property
+    def problem(self) -> str:
+        """Its error, or the metrics that are no numbers; "" where nothing says why it has no result."""
+        return self.error or (f"not a number: {', '.join(self.non_finite)}" if self.non_finite else "")
+
+    @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, flat: {"model.d_model": 64, ...}."""
         return flatten(self.record.get("config"))
@@ -90,15 +97,15 @@ class Run:
 class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
 
-    `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which runs cannot be
-    compared with these (see `partition`).
+    `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which
+    runs cannot be compared with these (see `partition`).
     """
 
     path: Path
     name: str
     question: str
-    factors: dict[str, list[Any]]
-    baseline: dict[str, Any]
+    factors: dict[str, list[Choice]]
+    baseline: dict[str, Choice]
     cells: list[Cell]
     seeds: list[int]
     metric: Metric | None
@@ -114,7 +121,7 @@ class Study:
 
     @cached_property
     def curves(self) -> pl.DataFrame:
-        """Learning curves, read when first asked for: columns cell, seed, step, tokens, seconds, and one a metric that has a value."""
+        """Learning curves, read when first asked for; see `Curves.read`."""
         there = [run for run in self.runs.values() if run.state != "missing"]
         return self.read_curves((run.cell, run.seed, str(run.directory)) for run in there)
 
@@ -126,12 +133,26 @@ class Study:
         return "token" if not units else units.pop() if len(units) == 1 else "term"
 
     @cached_property
+    def _of_metrics(self) -> dict[str, Any]:
+        """What the runs' records say of their metrics."""
+        said = [_mapping(run.record.get("metrics")) for run in self.runs.values()]
+        return {name: entry for of_run in said for name, entry in of_run.items()}
+
+    def known_metric(self, name: str) -> KnownMetric | None:
+        """What the runs have recorded of a metric, given by its full name, else what attnlab knows of it, or None."""
+        return known_metric(name, self._of_metrics)
+
+    def better(self, name: str) -> str:
+        """Which values of a metric are better, "lower" or "higher"; "lower" of one that nobody has said."""
+        return better_of(name, self._of_metrics)
+
+    @cached_property
     def baseline_cell(self) -> Cell | None:
         """The cell whose choices are the baseline's, or None."""
         found = self.matching(self.baseline) if self.baseline else []
         return min(found, key=lambda cell: len(cell.choices)) if found else None
 
-    def matching(self, choices: Mapping[str, Any]) -> list[Cell]:
+    def matching(self, choices: Mapping[str, Choice]) -> list[Cell]:
         """The cells that have all of `choices`."""
         missing = object()
         return [c for c in self.cells if all(same(c.choices.get(k, missing), v) for k, v in choices.items())]
@@ -160,7 +181,7 @@ class Study:
             return str(cell.choices[varying[0]])
         return ", ".join(self.choice_label(name, cell.choices[name]) for name in varying if name in cell.choices)
 
-    def choice_label(self, name: str, choice: Any) -> str:
+    def choice_label(self, name: str, choice: Choice) -> str:
         """A choice among others: a word stands for itself, a number or a switch needs its factor's name."""
         return str(choice) if isinstance(choice, str) and choice.isidentifier() else f"{short(name)} {choice}"
 
@@ -178,7 +199,7 @@ class Study:
         return sorted(names, key=lambda name: (name != primary, *natural(name)))
 
 
-def read_study(path: str | Path) -> Study:
+def load_study(path: str | Path) -> Study:
     """Reads runs/<study> once: see `StudyReader.read`."""
     return StudyReader(path).read()
 
@@ -186,7 +207,8 @@ def read_study(path: str | Path) -> Study:
 class StudyReader:
     """Reads runs/<study> again and again, and of it only what has changed. Several threads may use one reader.
 
-    Nothing is written and nothing is locked: a run directory that is being written, moved or deleted is read as far as it can be.
+    Nothing is written and nothing is locked: a run directory that is being written, moved or deleted is read as far as
+    it can be.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -199,7 +221,8 @@ class StudyReader:
         self._lock = threading.RLock()
 
     def read(self) -> Study:
-        """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count as missing.
+        """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count
+        as missing.
 
         Raises:
             ValueError: the path holds neither a plan nor a run, or its plan something that is none.
@@ -258,7 +281,7 @@ class StudyReader:
 
 
 class _Found(NamedTuple):
-    """A run directory as it was last seen: stamps of status and attempts, the state, the run if it is one, the stamp of its curve."""
+    """A run directory as last seen: stamps of status and attempts, state, the run if it is one, stamp of its curve."""
 
     stamps: tuple[Stamp | None, Stamp | None]
     state: str
@@ -341,10 +364,13 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
 
 def metric_of(entry: Any, runs: Iterable[Run]) -> Metric | None:
     """The metric that a plan names, or the one that the runs watched."""
+    runs = list(runs)
+    said = {name: each for run in runs for name, each in _mapping(run.record.get("metrics")).items()}
     if entry is not None:
-        return Metric(entry["name"], entry.get("better", better_of(entry["name"])), float(entry.get("margin") or 0.0))
+        better = entry.get("better") or better_of(entry["name"], said)
+        return Metric(entry["name"], better, float(entry.get("margin") or 0.0))
     names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
-    return Metric(names[0], better_of(names[0])) if names else None
+    return Metric(names[0], better_of(names[0], said)) if names else None
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from attnlab.analysis.reader import Study
-from attnlab.training.measures import parts_of
+from attnlab.training.metrics import parts_of
 
 WIDTH = 10
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -19,7 +19,7 @@ EARLY = 0.25  # the first quarter falls so far that nothing else could be told a
 
 @dataclass(frozen=True)
 class Sparklines:
-    """`levels` are the heights of each cell's curve from 0 to 7, None where it has no value; `low` and `high` are what 0 and 7 stand for."""
+    """`levels`: the heights of each cell's curve from 0 (`low`) to 7 (`high`), None where it has no value."""
 
     metric: str
     steps: tuple[float, float]
@@ -43,10 +43,12 @@ def characters_in(encoding: str) -> str:
 
 
 def sparklines(study: Study, width: int = WIDTH) -> Sparklines | None:
-    """The validation curves of the primary measure, or of the loss where there are none; None where a study has neither.
+    """The validation curves of the primary measure, or of the loss where there are none; None where a study has
+    neither.
 
-    Each is the mean over the cell's finished seeds (over all while none is), where all of these have a value. The scale reaches from the lowest
-    value of any cell to the highest after the first quarter of the training; what is above it is drawn as its top.
+    Each is the mean over the cell's finished seeds (over all while none is), where all of these have a value. The scale
+    reaches from the lowest value of any cell to the highest after the first quarter of the training; what is above it
+    is drawn as its top.
     """
     name = curve_name(study)
     if name is None:
@@ -64,7 +66,7 @@ def sparklines(study: Study, width: int = WIDTH) -> Sparklines | None:
 
 
 def curve_name(study: Study) -> str | None:
-    """The validation curve of the primary measure, else that of the loss, else the training loss; None where none was logged."""
+    """The validation curve of the primary measure, else of the loss, else the training loss, else None."""
     own = [f"val/{parts_of(study.metric.name)[1].removeprefix('sliding_')}"] if study.metric else []
     return next((name for name in (*own, "val/nats", "train/nats") if name in study.curves.columns), None)
 

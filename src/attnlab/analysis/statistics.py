@@ -1,26 +1,32 @@
-"""Statistics for runs paired by seed: few values, stated assumptions, exact tests where they exist."""
+"""Statistics for runs paired by seed: few values, stated assumptions, exact tests where they exist; and how many seeds
+an effect needs.
+
+Power is that of the paired t test, by the noncentral t distribution: effects are in standard deviations of the paired
+differences (Cohen's d_z) there, and `alpha` is the two-sided level of the one test. Letters of shapes: R rows, each of
+S seeds.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from scipy.special import bdtr, bdtrik, gammaln, stdtr, stdtrit
+from scipy.special import bdtr, bdtrik, gammaln, nctdtr, nctdtrinc, stdtr, stdtrit
 
 EXACT_SEEDS = 16
 MONTE_CARLO_DRAWS = 2**16
-BOOTSTRAP_HOLDS = (
-    20  # values from which a 95% bootstrap interval of a mean covers in at least 92% of cases (simulated under test)
-)
+# Values from which a 95% bootstrap interval of a mean covers in at least 92% of cases (simulated under test).
+BOOTSTRAP_HOLDS = 20
 ROUNDING = 1e-9
+POWER = 0.8
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval. Where nothing is known of the spread the bounds are infinite, and `unbounded` says why."""
+    """A mean with its confidence interval; infinite where nothing is known of the spread: `unbounded` says why."""
 
     mean: float
     low: float
@@ -51,27 +57,55 @@ def _finite(values: Sequence[float]) -> np.ndarray:
     return array
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What every test of a mean rests on, for many rows of values at once (R,); see `rows_of`."""
+
+    n: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    has_spread: np.ndarray
+
+    def t_bounds(self, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Student's t interval of each mean at `level` (assumes values near normal)."""
+        with np.errstate(all="ignore"):
+            half = stdtrit(self.n - 1, 0.5 + level / 2) * self.deviation / np.sqrt(self.n)
+        return self.mean - half, self.mean + half
+
+
+def rows_of(values_RS: np.ndarray) -> Rows:
+    """Count, mean and deviation of the values of each row; NaN stands where a row has none.
+
+    A row has a spread where its values differ by more than rounding: where they do not, a t test would be certain of
+    anything.
+    """
+    known = np.isfinite(values_RS)
+    n = known.sum(axis=1)
+    with np.errstate(all="ignore"):
+        mean = np.where(known, values_RS, 0.0).sum(axis=1) / n
+        deviation = np.sqrt((np.where(known, values_RS - mean[:, None], 0.0) ** 2).sum(axis=1) / (n - 1))
+        low, high = np.where(known, values_RS, np.inf).min(axis=1), np.where(known, values_RS, -np.inf).max(axis=1)
+        spread = (high - low > ROUNDING * np.maximum(np.abs(low), np.abs(high))) & ((n < 2) | (deviation > 0))
+    return Rows(n, mean, deviation, spread)
+
+
 def has_spread(values: Sequence[float]) -> bool:
-    """Whether `values` differ by more than rounding. Where they do not, a t test would be certain of anything, for want of a spread."""
-    array = _finite(values)
-    with np.errstate(over="ignore"):
-        return bool(np.ptp(array) > ROUNDING * np.abs(array).max() and (array.size < 2 or array.std(ddof=1) > 0))
+    """Whether `values` differ by more than rounding."""
+    return bool(rows_of(_finite(values)[None]).has_spread[0])
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """The mean of `values` with Student's t interval at `level` (assumes values near normal)."""
-    array = _finite(values)
-    n, mean = array.size, float(array.mean())
+    rows = rows_of(_finite(values)[None])
+    n, mean = int(rows.n[0]), float(rows.mean[0])
     if n < 2:
         return Interval(mean, -math.inf, math.inf, level, n, math.nan, "one seed")
-    with np.errstate(over="ignore"):
-        deviation = float(array.std(ddof=1))
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, level, n, deviation)
+    low, high = rows.t_bounds(level)
+    return Interval(mean, float(low[0]), float(high[0]), level, n, float(rows.deviation[0]))
 
 
 def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
-    """`mean_interval` of paired differences; without bounds, too, where they are all the same: no spread was seen, which is not none."""
+    """`mean_interval` of paired differences; without bounds where all are the same: no spread was seen."""
     plain = mean_interval(differences, level)
     if has_spread(differences):
         return plain
@@ -79,10 +113,12 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
 
 
 def median_interval(values: Sequence[float], level: float = 0.95, missing: int = 0) -> Interval:
-    """The median of differences of which `missing` are not known, between bounds that hold whatever those would have been.
+    """The median of differences of which `missing` are not known, between bounds that hold whatever those would have
+    been.
 
-    The interval of the sign test (order statistics) of all, with the missing ones below everything for its lower end and above everything
-    for its upper one. It assumes nothing of why they are missing. Without bounds where the values are too few for that.
+    The interval of the sign test (order statistics) of all, with the missing ones below everything for its lower end
+    and above everything for its upper one. It assumes nothing of why they are missing. Without bounds where the values
+    are too few for that.
     """
     array = np.sort(_finite(values))
     rank = int(bdtrik((1 - level) / 2, array.size + missing, 0.5)) - missing
@@ -95,22 +131,22 @@ def median_interval(values: Sequence[float], level: float = 0.95, missing: int =
 
 
 def sign_p(values: Sequence[float], missing: int = 0) -> float:
-    """Two-sided p of the sign test, with `missing` more differences that all speak against what the known ones say; ties do, too."""
-    array = _finite(values)
-    against = array.size - max(int((array > 0).sum()), int((array < 0).sum())) + missing
-    return min(1.0, 2 * float(bdtr(against, array.size + missing, 0.5)))
+    """Two-sided p of the sign test, with `missing` more differences that speak against the known ones; ties do, too."""
+    return float(sign_p_rows(_finite(values)[None], np.array([missing]))[0])
 
 
-def bootstrap_interval(
-    values: Sequence[float],
-    level: float = 0.95,
-    method: Literal["bca", "percentile"] = "bca",
-    resamples: int = 9999,
-    seed: int = 0,
-) -> Interval:
-    """The mean with a seeded bootstrap interval (Efron 1987), without bounds where nothing varies.
+def sign_p_rows(values_RS: np.ndarray, missing_R: np.ndarray) -> np.ndarray:
+    """`sign_p` of each row (R,); NaN stands where a row has no value."""
+    n = np.isfinite(values_RS).sum(axis=1)
+    against = n - np.maximum((values_RS > 0).sum(axis=1), (values_RS < 0).sum(axis=1)) + missing_R
+    return np.asarray(np.minimum(1.0, 2 * bdtr(against, n + missing_R, 0.5)))
 
-    It is too narrow below BOOTSTRAP_HOLDS values: at 95% it covers the mean of 4 normal values in about 80% of cases, of 8 in about 89%.
+
+def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 9999, seed: int = 0) -> Interval:
+    """The mean with a seeded bootstrap interval (BCa, Efron 1987), without bounds where nothing varies.
+
+    It is too narrow below BOOTSTRAP_HOLDS values: at 95% it covers the mean of 4 normal values in about 80% of cases,
+    of 8 in about 89%.
     """
     from scipy.stats import bootstrap  # costs as much as the rest of this package together
 
@@ -118,14 +154,13 @@ def bootstrap_interval(
     plain = paired_interval(array.tolist(), level)
     if not plain.is_bounded:
         return plain
-    kind = {"bca": "BCa", "percentile": "percentile"}[method]
-    result = bootstrap((array,), np.mean, confidence_level=level, method=kind, n_resamples=resamples, rng=seed)
-    low, high = result.confidence_interval
-    return Interval(plain.mean, float(low), float(high), level, array.size, plain.deviation)
+    result = bootstrap((array,), np.mean, confidence_level=level, method="BCa", n_resamples=resamples, rng=seed)
+    low, high = map(float, result.confidence_interval)
+    return Interval(plain.mean, low, high, level, array.size, plain.deviation)
 
 
 def t_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the paired t test; nan with fewer than two differences or without spread, where there is no test."""
+    """Two-sided p of the paired t test; nan with fewer than two differences or without spread."""
     array = _finite(differences)
     if not has_spread(differences):
         return math.nan
@@ -134,10 +169,11 @@ def t_p(differences: Sequence[float]) -> float:
 
 
 def effect_size(differences: Sequence[float]) -> float:
-    """Hedges' g_z: the mean paired difference in standard deviations of the differences, without the bias of few values.
+    """Hedges' g_z: the mean paired difference in standard deviations of the differences, without the bias of few
+    values.
 
-    d_z (Cohen 1988) times Hedges' exact correction of n - 1 degrees of freedom (Hedges 1981; Lakens 2013). nan with fewer than three
-    differences (it has no mean then) or without spread.
+    d_z (Cohen 1988) times Hedges' exact correction of n - 1 degrees of freedom (Hedges 1981; Lakens 2013). nan with
+    fewer than three differences (it has no mean then) or without spread.
     """
     array = _finite(differences)
     freedom = array.size - 1
@@ -178,18 +214,19 @@ def seeds_to_decide(comparisons: int = 1, alpha: float = 0.05) -> int:
 def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     """Holm-adjusted p values (Holm 1979), in the order given; controls the chance of any false alarm in the family.
 
-    A test that could not be made (nan) stays nan and counts as one of the family: leaving it out would make the others look surer.
+    A test that could not be made (nan) stays nan and counts as one of the family: leaving it out would make the others
+    look surer.
     """
     known = np.asarray(p_values, dtype=float)
     order = np.argsort(np.nan_to_num(known, nan=1.0), kind="stable")
     stepped = np.minimum(1.0, np.arange(known.size, 0, -1) * np.nan_to_num(known, nan=1.0)[order])
     adjusted = np.empty(known.size)
     adjusted[order] = np.maximum.accumulate(stepped)
-    return np.where(np.isnan(known), np.nan, adjusted).tolist()
+    return [float(p) for p in np.where(np.isnan(known), np.nan, adjusted)]
 
 
 def bonferroni(p_values: Sequence[float], tests: int) -> list[float]:
-    """p values adjusted for `tests` in all, of which these are some: of a test at most `alpha` where its simultaneous interval excludes zero."""
+    """p values adjusted for `tests` in all, of which these are some."""
     return [p if math.isnan(p) else min(1.0, tests * p) for p in p_values]
 
 
@@ -212,16 +249,16 @@ def wins(differences: Sequence[float], better: str) -> float:
 
 
 def probability_better(
-    first: Sequence[float], second: Sequence[float], better: str, lost_first: int = 0, lost_second: int = 0
+    first: Sequence[float], second: Sequence[float], better: str, failed_first: int = 0, failed_second: int = 0
 ) -> float:
     """P(A > B): the chance that a run of the first beats an independent run of the second, ties half (Mann-Whitney).
 
-    Runs that were lost (diverged or failed) count as worse than every value and tie with one another. nan without runs.
+    Runs that failed (or diverged) count as worse than every value and tie with one another. nan without runs.
     """
     worst = math.inf if better == "lower" else -math.inf
     own, other = (
-        np.asarray([*values, *[worst] * lost], dtype=float)
-        for values, lost in ((first, lost_first), (second, lost_second))
+        np.asarray([*values, *[worst] * failed], dtype=float)
+        for values, failed in ((first, failed_first), (second, failed_second))
     )
     if own.size == 0 or other.size == 0:
         return math.nan
@@ -238,3 +275,61 @@ def signed_sum(terms: Sequence[tuple[int, float]]) -> float:
     """The sum of sign * value; zero where it is no more than rounding of the values."""
     total = math.fsum(sign * value for sign, value in terms)
     return total if abs(total) > ROUNDING * max(abs(value) for _, value in terms) else 0.0
+
+
+def power_of_t(effect: float, n: int, alpha: float = 0.05) -> float:
+    """The chance that n differences whose true mean is `effect` give p <= alpha; nan with fewer than two."""
+    if n < 2 or not math.isfinite(effect):
+        return math.nan
+    critical, shift = float(stdtrit(n - 1, 1 - alpha / 2)), abs(effect) * math.sqrt(n)
+    # Far from zero scipy gives nan for a tail that is nothing.
+    below, beyond = np.nan_to_num([nctdtr(n - 1, shift, critical), nctdtr(n - 1, shift, -critical)])
+    return float(1 - below + beyond)
+
+
+def smallest_visible_effect(n: int, alpha: float = 0.05, power: float = POWER) -> float:
+    """The effect that n differences see with chance `power`; nan with fewer than two."""
+    if n < 2:
+        return math.nan
+    return float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - alpha / 2))) / math.sqrt(n)
+
+
+def seeds_to_see(effect: float, alpha: float = 0.05, power: float = POWER) -> float:
+    """The fewest seeds that see `effect` with chance `power`; inf beyond MOST_SEEDS, nan where it is not known."""
+    if math.isnan(effect):
+        return math.nan
+    return _fewest(lambda n: power_of_t(effect, n, alpha) >= power)
+
+
+def seeds_to_equate(effect: float, margin: float, alpha: float = 0.05, power: float = POWER) -> float:
+    """The fewest seeds whose interval at 1 - alpha lies within +-margin with chance `power`, if the true mean is
+    `effect`.
+
+    An upper bound (Bonferroni over the two sides), close where the chance is high. Infinite where the effect is not
+    within the margin.
+    """
+    if math.isnan(effect) or math.isnan(margin):
+        return math.nan
+    if abs(effect) >= margin:
+        return math.inf
+    return _fewest(lambda n: _power_within(effect, margin, n, alpha) >= power)
+
+
+def _power_within(effect: float, margin: float, n: int, alpha: float) -> float:
+    critical = float(stdtrit(n - 1, 1 - alpha / 2))
+    shifts = [(margin - abs(effect)) * math.sqrt(n), (margin + abs(effect)) * math.sqrt(n)]
+    missed = np.nan_to_num([nctdtr(n - 1, shift, critical) for shift in shifts])
+    return float(1 - missed.sum())
+
+
+def _fewest(enough: Callable[[int], bool]) -> float:
+    """The smallest n from 2 on that is enough, by doubling and bisection: more seeds are never worse."""
+    low, high = 1, 2
+    while not enough(high):
+        if high == MOST_SEEDS:
+            return math.inf
+        low, high = high, min(2 * high, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return float(high)

@@ -1,65 +1,41 @@
-"""The table of cells as CSV, Markdown and LaTeX."""
+"""A study's tables: cells with all their figures, exact or to be read, and runs with their directories."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from attnlab.analysis import wording
-from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.analysis import formatting
+from attnlab.analysis.cells import CellSummary
+from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.reader import Run, natural
+from attnlab.analysis.table import Column, Contents, Table
 from attnlab.training.run_directory import write_text
 
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
-COLUMNS = (
-    "metric",
-    "mean",
-    "low",
-    "high",
-    "n",
-    "deviation",
-    "place_best",
-    "place_worst",
-    "outcome",
-    "reason",
-    "finished",
-    "diverged",
-    "failed",
-    "lost",
-    "p_lost",
-    "p_lost_holm",
-    "probability_better",
-)
-DIFFERENCE = (
-    "difference",
-    "difference_low",
-    "difference_high",
-    "difference_level",
-    "bootstrap_low",
-    "bootstrap_high",
-    "effect_size",
-    "pairs",
-    "pairs_asked",
-    "wins",
-    "p",
-    "p_adjusted",
-    "p_sign_flip",
-    "p_sign_flip_adjusted",
-    "p_equivalence",
-    "p_equivalence_adjusted",
-    "smallest_effect",
-    "seeds_to_see",
-    "seeds_to_equate",
-    "verdict",
-)
+DIGITS = 10  # of the figures of cells
+# {column of the exact table: field of a cell's difference to the baseline}
+DIFFERENCE = {
+    "difference": "interval.mean",
+    "difference_low": "interval.low",
+    "difference_high": "interval.high",
+    "difference_level": "interval.level",
+    "bootstrap_low": "bootstrap.low",
+    "bootstrap_high": "bootstrap.high",
+    "effect_size": "effect_size",
+    "pairs": "n",
+    "pairs_asked": "contrast.asked",
+    **{name: name for name in ("wins", "p", "p_adjusted", "p_sign_flip", "p_sign_flip_adjusted")},
+    **{name: name for name in ("p_equivalence", "p_equivalence_adjusted", "smallest_effect")},
+    **{name: name for name in ("seeds_to_see", "seeds_to_equate")},
+}
 BUDGET = ("steps", "tokens", "seconds", "parameters", "flops")
+COUNTS = ("step", "max_steps", "tokens", "seconds")
 
 
 def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes table.csv, table.md and table.tex into `folder`, each atomically, and returns the files. Raises CannotWrite."""
+    """Writes table.csv, table.md and table.tex, each atomically, and returns the files. Raises CannotWrite."""
     texts = {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}
     files = {folder / f"table.{suffix}": text for suffix, text in texts.items()}
     for path, text in files.items():
@@ -68,166 +44,159 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Every cell with all its figures at full precision, the mean of every other metric and its value by seed; empty where there is none.
+    """Every cell with all its figures, the mean of every other metric and its value by seed; empty where there is none.
 
-    The columns after `outcome` are fields of CellSummary and Difference; seeds that would be needed are empty beyond power.MOST_SEEDS, too.
+    The columns after `outcome` are fields of CellSummary and Difference; seeds that would be needed are empty beyond
+    MOST_SEEDS, too.
     """
-    study = comparison.study
-    others = [name for name in study.metrics if comparison.metric is None or name != comparison.metric.name]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    seeds = [f"seed={seed}" for seed in study.seeds]
-    writer.writerow(
-        [
-            "cell",
-            *study.varying,
-            *COLUMNS,
-            *DIFFERENCE,
-            *BUDGET,
-            *seeds,
-            *(f"mean {name}" for name in others),
-            *_sentences(comparison),
-        ]
-    )
-    for cell in comparison.cells:
-        choices = [cell.cell.choices.get(name, "") for name in study.varying]
-        by_seed = [_exact(cell.values.get(seed)) for seed in study.seeds]
-        means = [_mean(study.values(cell.cell.name, name)) for name in others]
-        budget = [_exact(getattr(cell.budget, name)) for name in BUDGET]
-        metric = comparison.metric.name if comparison.metric else ""
-        writer.writerow(
-            [
-                cell.cell.name,
-                *choices,
-                metric,
-                *_figures(cell),
-                *_difference(cell),
-                *budget,
-                *by_seed,
-                *means,
-                *(_exact(of.get(cell.label)) for of in _sentences(comparison).values()),
-            ]
-        )
-    return out.getvalue()
+    study, metric = comparison.study, comparison.metric.name if comparison.metric else ""
+
+    def count_of(state: str) -> Callable[[CellSummary], int]:
+        return lambda row: row.states.get(state, 0)
+
+    def mean_of(name: str) -> Callable[[CellSummary], float | None]:
+        return lambda row: _mean(study.values(row.cell.name, name))
+
+    def said_of(figures: Mapping[str, float]) -> Callable[[CellSummary], float | None]:
+        return lambda row: figures.get(row.label)
+
+    def verdict(row: CellSummary) -> str:
+        return row.difference.verdict if row.difference else "baseline" if row.is_baseline else ""
+
+    columns: list[Column[CellSummary]] = [
+        Column("cell", _field("cell.name")),
+        *(Column(name, _field("cell.choices", name)) for name in study.varying),
+        Column("metric", lambda row: metric),
+        *(Column(name, _field(f"interval.{name}")) for name in ("mean", "low", "high")),
+        Column("n", lambda row: len(row.values)),
+        Column("deviation", _field("interval.deviation")),
+        Column("place_best", _field("rank_interval", 0)),
+        Column("place_worst", _field("rank_interval", 1)),
+        *(Column(name, _field(name)) for name in ("outcome", "reason")),
+        *(Column(state, count_of(state)) for state in ("finished", "diverged", "failed")),
+        Column("lost", _field("n_failed")),
+        Column("p_lost", _field("failures.p")),
+        Column("p_lost_holm", _field("failures.p_holm")),
+        Column("probability_better", _field("probability_better")),
+        *(Column(name, _field(f"difference.{path}")) for name, path in DIFFERENCE.items()),
+        Column("verdict", verdict),
+        *(Column(name, _field(f"budget.{name}")) for name in BUDGET),
+        *(Column(f"seed={seed}", _field("values", seed)) for seed in study.seeds),
+        *(Column(f"mean {name}", mean_of(name)) for name in study.metrics if name != metric),
+        *(Column(name, said_of(figures)) for name, figures in _sentences(comparison).items()),
+    ]
+    return Table.of(columns, comparison.cells).to_csv(DIGITS)
+
+
+def _field(path: str, *keys: object) -> Callable[[Any], Contents]:
+    """Looks up a field of a field, and what it has at a key; None where one on the way is none."""
+
+    def of(item: Any) -> Contents:
+        for name in path.split("."):
+            item = getattr(item, name, None)
+        for key in keys:
+            item = item.get(key) if isinstance(item, Mapping) else item and item[key]
+        return item if item is None or isinstance(item, int | float) else str(item)
+
+    return of
+
+
+def _mean(values: dict[int, float]) -> float | None:
+    return sum(values.values()) / len(values) if values else None
 
 
 def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """{column: {label: figure}} of the resampled test sentences, by score and seed; {} where they were not asked for."""
-    found = comparison.sentences.differences if comparison.sentences else []
+    """{column: {label: figure}} of the resampled test sentences, by score and seed."""
     columns: dict[str, dict[str, float]] = {}
-    for one in found:
+    for one in comparison.sentences.differences if comparison.sentences else []:
         for seed in one.p_values:
             columns.setdefault(f"{one.score}_difference seed={seed}", {})[one.label] = one.differences[seed]
             columns.setdefault(f"p_{one.score}_sentences seed={seed}", {})[one.label] = one.p_values[seed]
     return columns
 
 
-def _mean(values: dict[int, float]) -> str:
-    return _exact(sum(values.values()) / len(values)) if values else ""
-
-
-def _exact(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.10g}"
-
-
-def _figures(cell: CellSummary) -> list[str]:
-    interval = cell.interval
-    means = [_exact(getattr(interval, key)) if interval else "" for key in ("mean", "low", "high")]
-    places = [str(place) for place in cell.places] if cell.places else ["", ""]
-    counts = [str(cell.states.get(state, 0)) for state in ("finished", "diverged", "failed")]
-    return [
-        *means,
-        str(len(cell.values)),
-        _exact(interval.deviation if interval else None),
-        *places,
-        cell.outcome,
-        cell.reason,
-        *counts,
-        str(cell.n_lost),
-        *(_exact(p) for p in ((cell.lost.p, cell.lost.p_holm) if cell.lost else (None, None))),
-        _exact(cell.probability_better),
-    ]
-
-
-def _difference(cell: CellSummary) -> list[str]:
-    found = cell.difference
-    if found is None:
-        return ["baseline" if cell.is_baseline and name == "verdict" else "" for name in DIFFERENCE]
-    interval, drawn = found.interval, found.bootstrap
-    figures = [interval.mean, interval.low, interval.high, interval.level, drawn.low, drawn.high, found.effect_size]
-    tests = [found.p, found.p_adjusted, found.p_sign_flip, found.p_sign_flip_adjusted]
-    tests += [found.p_equivalence, found.p_equivalence_adjusted]
-    seeds = [found.smallest_effect, found.seeds_to_see, found.seeds_to_equate]
-    return [
-        *(_exact(number) for number in (*figures, found.n, found.contrast.asked, found.wins, *tests, *seeds)),
-        found.verdict,
-    ]
-
-
-def _rows(comparison: Comparison) -> list[list[str]]:
-    """The readable table: a header and one row a cell."""
-    metric = comparison.metric
-    header = [
-        "cell",
-        f"{metric.name if metric else 'value'} (95% interval)",
-        "n",
-        "place",
-        "difference",
-        "effect size (g_z)",
-        "wins",
-        "P(better)",
-        "p (adjusted)",
-        "p (sign flip, adjusted)",
-        "verdict",
-    ]
-    measured = comparison.measured
-    decimals = wording.decimals_for(cell.interval for cell in measured)
-    apart = wording.decimals_for(cell.difference.interval for cell in measured if cell.difference)
-    rest = [cell for cell in comparison.cells if cell.interval is None]
-    return [header, *(_row(cell, decimals, apart) for cell in [*measured, *rest])]
-
-
-def _row(cell: CellSummary, decimals: int, apart: int) -> list[str]:
-    value = wording.interval_text(cell.interval, decimals) if cell.interval else wording.outcome_text(cell)
-    start = [cell.label, value, str(len(cell.values)), wording.place_text(cell.places)]
-    found = cell.difference
-    lost = wording.lost_text(cell) if cell.interval else ""
-    if found is None:
-        return [*start, "baseline" if cell.is_baseline else "-", *[""] * 5, lost]
-    verdict = wording.verdict_text(found)
-    p_values = [wording.p_text(found.p_adjusted), wording.p_text(found.p_sign_flip_adjusted)]
-    return [
-        *start,
-        wording.interval_text(found.interval, apart, sign=True),
-        wording.number(found.effect_size, 1, sign=True),
-        wording.wins_text(found),
-        wording.number(cell.probability_better, 2),
-        *p_values,
-        verdict,
-    ]
-
-
 def to_markdown(comparison: Comparison) -> str:
     """The table of cells in GitHub's Markdown, with its caveats below."""
-    header, *rows = [[_markdown(text) for text in row] for row in _rows(comparison)]
-    lines = [header, ["---", *["---:"] * (len(header) - 2), "---"], *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([table, *(_markdown(caveat) for caveat in comparison.caveats)]) + "\n"
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*<>`])", r"\\\1", text).replace("\n", " ")
+    return _to_be_read(comparison).to_markdown()
 
 
 def to_latex(comparison: Comparison) -> str:
-    """The table of cells as a booktabs tabular."""
-    header, *rows = [[_latex(text) for text in row] for row in _rows(comparison)]
-    columns = f"l{'r' * (len(header) - 2)}l"
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", f"{' & '.join(header)} \\\\", r"\midrule"]
-    lines += [f"{' & '.join(row)} \\\\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    """The table of cells as a booktabs tabular, its caveats as comments."""
+    return _to_be_read(comparison).to_latex()
 
 
-def _latex(text: str) -> str:
-    escaped = "".join(LATEX.get(character, character) for character in text.replace("\n", " "))
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
+def _to_be_read(comparison: Comparison) -> Table:
+    metric = comparison.metric
+    decimals = formatting.decimals_for(cell.interval for cell in comparison.measured)
+    apart = formatting.decimals_for(cell.difference.interval for cell in comparison.measured if cell.difference)
+
+    def value(row: CellSummary) -> Contents:
+        return formatting.whole(row.interval, decimals) if row.interval else formatting.outcome_text(row)
+
+    def difference(row: CellSummary) -> Contents:
+        if row.difference is None:
+            return "baseline" if row.is_baseline else "-"
+        return formatting.whole(row.difference.interval, apart, sign=True)
+
+    def verdict(row: CellSummary) -> Contents:
+        if row.difference is None:
+            return formatting.failures_text(row) if row.interval else ""
+        return formatting.verdict_text(row.difference)
+
+    def compared(heading: str, of: Callable[[CellSummary, Any], Contents]) -> Column[CellSummary]:
+        return Column(heading, lambda row: of(row, row.difference) if row.difference else "")
+
+    columns = [
+        Column[CellSummary]("cell", lambda row: row.label, "l"),
+        Column(f"{metric.name if metric else 'value'} (95% interval)", value),
+        Column("n", lambda row: len(row.values)),
+        Column("place", lambda row: formatting.rank_text(row.rank_interval)),
+        Column("difference", difference),
+        compared("effect size (g_z)", lambda row, found: formatting.figure(found.effect_size, 1, sign=True)),
+        compared("wins", lambda row, found: formatting.wins_text(found)),
+        compared("P(better)", lambda row, found: formatting.figure(row.probability_better, 2)),
+        compared("p (adjusted)", lambda row, found: formatting.p_text(found.p_adjusted)),
+        compared("p (sign flip, adjusted)", lambda row, found: formatting.p_text(found.p_sign_flip_adjusted)),
+        Column("verdict", verdict, "l"),
+    ]
+    rest = [cell for cell in comparison.cells if cell.interval is None]
+    return Table.of(columns, [*comparison.measured, *rest], "Cells", comparison.caveats)
+
+
+def runs_to_csv(comparison: Comparison) -> str:
+    """One row a run: cell, choices, seed, state, counts, error, directory, and final values to the last bit."""
+    study = comparison.study
+    cells = {cell.name: cell for cell in study.cells}
+
+    def choice_of(name: str) -> Callable[[Run], Contents]:
+        return lambda run: _field("choices", name)(cells[run.cell])
+
+    columns: list[Column[Run]] = [
+        Column("cell", _field("cell")),
+        *(Column(name, choice_of(name)) for name in study.varying),
+        Column("seed", _field("seed")),
+        Column("state", _field("state")),
+        *(Column(name, _field("status", name)) for name in COUNTS),
+        Column("error", _field("error")),
+        Column("directory", _field("directory")),
+        *(Column(name, _field("final", name)) for name in study.metrics),
+    ]
+    return Table.of(columns, _runs_in_order(comparison)).to_csv()
+
+
+def runs_to_text(comparison: Comparison) -> str:
+    """The same in aligned columns, with the primary metric alone."""
+    metric = comparison.metric.name if comparison.metric else ""
+    rows = []
+    for run in _runs_in_order(comparison):
+        value = run.final.get(metric, math.nan)
+        figure = "-" if math.isnan(value) else f"{value:.7g}"
+        rows.append([run.cell, str(run.seed), run.state, figure, str(run.directory)])
+    return Table(["cell", "seed", "state", metric, "directory"], rows, align="lllll").to_text()
+
+
+def _runs_in_order(comparison: Comparison) -> list[Run]:
+    """As the plan names the cells, then by seed."""
+    position = {cell.name: number for number, cell in enumerate(comparison.study.cells)}
+    runs = comparison.study.runs.values()
+    return sorted(runs, key=lambda run: (position[run.cell], natural(run.cell), run.seed))

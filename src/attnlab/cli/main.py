@@ -1,93 +1,118 @@
-"""The `attnlab` command: reads the words, calls the right room, and turns every mistake into one message."""
+"""The `attnlab` command: reads the words, calls the command's own file, and turns every mistake into one message."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
-from attnlab.cli.words import parser
+import attnlab
+from attnlab.cli.options import Command
+from attnlab.config import UsageError
 
-HANDLERS = {
-    "train": "train.train",
-    "sweep": "sweep.sweep",
-    "retry": "sweep.retry",
-    "status": "reports.show",
-    "compare": "comparing.compare",
-    "report": "reports.show",
-    "cancel": "reports.cancel_study",
-    "serve": "serve.serve",
-    "sync": "sync.sync",
-    "scaling": "scaling.scaling",
-    "evaluate": "trained.use",
-    "generate": "trained.use",
-    "translate": "trained.use",
-    "attention": "attention.attention",
-    "import": "importing.import_model",
-    "export": "exporting.export",
-    "embed": "embed.embed",
-    "positions": "positions.positions",
-    "reach": "reach.reach",
-    "data": "datasets.data",
+# The file that each command stands in. Only the one that is called is imported, and what it needs by its call alone.
+FILES = {
+    "train": "train",
+    "sweep": "sweep",
+    "retry": "sweep",
+    "status": "study",
+    "compare": "compare",
+    "report": "compare",
+    "cancel": "study",
+    "serve": "serve",
+    "sync": "study",
+    "scaling": "scaling",
+    "evaluate": "trained",
+    "generate": "trained",
+    "translate": "trained",
+    "attention": "attention",
+    "import": "exchange",
+    "export": "exchange",
+    "embed": "trained",
+    "contract": "contract",
+    "positions": "positions",
+    "reach": "positions",
+    "data": "data",
 }
 GOING_ON = ("train", "sweep", "retry")
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
-    """Each room is imported by the command that needs it: `attnlab data list` loads no torch."""
-    module, _, name = HANDLERS[arguments.command].partition(".")
-    handler: Callable[[argparse.Namespace], int] = getattr(import_module(f"attnlab.cli.{module}"), name)
-    return handler(arguments)
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Of all commands, or of one."""
+    whole = argparse.ArgumentParser(
+        prog="attnlab", description="Which part of a Transformer earns its place, on my data, at my size?"
+    )
+    whole.add_argument("--version", action="version", version=f"attnlab {attnlab.__version__}")
+    whole.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in FILES if only is None else [only]:
+        command: Command = import_module(f"attnlab.cli.{FILES[name]}").COMMANDS[name]
+        sub = commands.add_parser(name, help=command.what, description=command.what)
+        sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        command.options(sub)
+        sub.set_defaults(call=command.call)
+    return whole
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 when a run failed, 2 for a mistake in the words, 128 plus the number of the signal that interrupted it."""
+    """
+    Runs one command and returns its exit status.
+
+    0; 1 when a run failed; 2 for a mistake in the words; 128 plus the number of the signal that interrupted it.
+    """
     words = list(sys.argv[1:] if words is None else words)
-    arguments, rest = parser().parse_known_args(words)
+    named = next((word for word in words if not word.startswith("-")), None)
+    whole = parser(named if named in FILES else None)
+    arguments, rest = whole.parse_known_args(words)
     if rest:
         if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
-            parser().error(f"unknown words: {' '.join(rest)}; settings are written name=value")
+            whole.error(f"unknown words: {' '.join(rest)}; settings are written name=value")
         arguments.overrides += rest
     # A part of the user's own is named by its module, which stands where the command is given.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    if arguments.traceback:
-        return _dispatch(arguments)
-    return _guarded(arguments)
+    return int(arguments.call(arguments)) if arguments.traceback else _guarded(arguments)
 
 
 def _guarded(arguments: argparse.Namespace) -> int:
+    try:
+        return int(arguments.call(arguments))
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        line, status = _explained(error, arguments.command)
+    if line:
+        print(f"attnlab: {line}", file=sys.stderr)
+    return status
+
+
+def _explained(error: BaseException, command: str) -> tuple[str | None, int]:
+    """What is said of an error, and the exit status. Raises it where it says itself what its exit status is."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from attnlab.cli.compose import Mistake, reason_of
-    from attnlab.training.stop_request import Interrupted, Stopped
+    from attnlab.config.overrides import reason_of
+    from attnlab.training.processes import Interrupted, Stopped
 
-    try:
-        return _dispatch(arguments)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"attnlab: {reason_of(error)}", file=sys.stderr)
-        return 2
-    except UnicodeEncodeError as error:
-        half = error.object[error.start : error.end]
-        print(
-            f"attnlab: a text holds {half!a}, half of a character or a byte that is no UTF-8; take it out",
-            file=sys.stderr,
-        )
-        return 1
-    except (Mistake, ValueError, OSError) as error:
-        print(f"attnlab: {error}", file=sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
-    except (KeyboardInterrupt, Interrupted) as error:
-        if not isinstance(error, Stopped):  # the run has said where it saved
-            goes_on = "; the same command goes on from here" if arguments.command in GOING_ON else ""
-            print(f"attnlab: interrupted{goes_on}", file=sys.stderr)
-        return error.signum + 128 if isinstance(error, Interrupted) else 130
-    except Exception as error:
-        print(f"attnlab: {type(error).__name__}: {error}\n(--traceback shows where)", file=sys.stderr)
-        return 1
+    match error:
+        case KeyboardInterrupt() | Interrupted():
+            status = error.signum + 128 if isinstance(error, Interrupted) else 130
+            goes_on = "; the same command goes on from here" if command in GOING_ON else ""
+            return None if isinstance(
+                error, Stopped
+            ) else f"interrupted{goes_on}", status  # the run has said where it saved
+        case SystemExit():
+            raise error
+        case HydraException() | OmegaConfBaseException():
+            return reason_of(error), 2
+        case UnicodeEncodeError():
+            half = error.object[error.start : error.end]
+            return f"a text holds {half!a}, half of a character or a byte that is no UTF-8; take it out", 1
+        case UsageError():
+            return str(error), 2
+        case ValueError() | OSError():
+            return str(error), 1
+    return f"{type(error).__name__}: {error}\n(--traceback shows where)", 1
 
 
 def entry() -> None:

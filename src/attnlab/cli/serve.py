@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import getpass
 import signal
@@ -10,40 +9,53 @@ import socket
 import sys
 import threading
 import webbrowser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from attnlab.cli.compose import Mistake
-from attnlab.cli.overrides import key_and_text
-from attnlab.cli.reports import has_runs, runs_dir_of, study_folder
+from attnlab.cli.options import Command
+from attnlab.config import UsageError
+from attnlab.ranges import must_be
+
+if TYPE_CHECKING:
+    from attnlab.report.live.server import Server
 
 
-def serve(arguments: argparse.Namespace) -> int:
+def _options(serve: ArgumentParser) -> None:
+    studies = "names, or directories of runs (default: all); runs_dir=DIR"
+    serve.add_argument("overrides", nargs="*", metavar="STUDY", help=studies)
+    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
+    serve.add_argument("--open", action="store_true", help="open the browser")
+
+
+def serve(arguments: Namespace) -> int:
     """
-    Serves the studies named, or all under runs_dir, until it is stopped; returns the exit status: 0 after SIGTERM, 130 after Ctrl-C.
+    Serves the studies named, or all under runs_dir, until it is stopped: returns 0 after SIGTERM, 130 after Ctrl-C.
 
-    Raises: Mistake for a study that has not run, or a port that cannot be taken.
+    Raises: UsageError for a study that has not run, or a port that cannot be taken.
     """
-    from attnlab.analysis.live.server import Server
+    from attnlab.config.overrides import key_and_text
+    from attnlab.report.live.server import Server
+    from attnlab.studies.plan import runs_dir_of, study_folder
 
     if not 0 <= arguments.port <= 65535:
-        raise Mistake(f"--port {arguments.port}: expected a number from 1 to 65535, or 0 for the first that is free")
+        raise UsageError(must_be("--port", "from 1 to 65535, or 0 for the first that is free", arguments.port))
     names, overrides = split_words(arguments.overrides)
     runs_dir = runs_dir_of(overrides)
     names = names or [key_and_text(word)[1] for word in overrides if word.startswith("study.name=")]
     chosen = named([study_folder(name, overrides) for name in names])
     if not names and not runs_dir.is_dir():
-        raise Mistake(f"runs_dir={runs_dir}: there is no such folder; `attnlab sweep STUDY` makes one")
+        raise UsageError(f"runs_dir={runs_dir}: there is no such folder; `attnlab sweep STUDY` makes one")
     try:
         server = Server((lambda: chosen) if names else (lambda: studies_in(runs_dir)), arguments.port)
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
     path = f"/study/{quote(next(iter(chosen)), safe='')}/" if len(chosen) == 1 else "/"
     print(invitation(server.address(path), server.port), flush=True)
     if arguments.open:
         threading.Thread(target=webbrowser.open, args=(server.address(path, once=True),), daemon=True).start()
-    return until_stopped(server)
+    return _until_stopped(server)
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
@@ -54,16 +66,15 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 def studies_in(runs_dir: Path) -> dict[str, Path]:
     """The studies that have run there, by name."""
+    from attnlab.studies.plan import has_runs
+
+    found = {}
     with contextlib.suppress(OSError):  # the folder itself may be away for a moment
-        return {path.name: path for path in sorted(runs_dir.iterdir()) if _is_study(path)}
-    return {}
-
-
-def _is_study(path: Path) -> bool:
-    """Whether it is a study's directory that can be read."""
-    with contextlib.suppress(OSError):
-        return has_runs(path)
-    return False
+        for path in sorted(runs_dir.iterdir()):
+            with contextlib.suppress(OSError):
+                if has_runs(path):
+                    found[path.name] = path
+    return found
 
 
 def named(folders: list[Path]) -> dict[str, Path]:
@@ -83,13 +94,16 @@ def invitation(address: str, port: int) -> str:
         user = "USER"
     lines = [
         address,
-        f"from another machine: ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}, then the same address there",
+        (
+            f"from another machine: ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}, then the same "
+            "address there"
+        ),
         "Ctrl-C ends it",
     ]
     return "\n".join(lines)
 
 
-def until_stopped(server: Any) -> int:
+def _until_stopped(server: Server) -> int:
     """Serves in this thread until SIGTERM (0) or Ctrl-C (130)."""
 
     def stop(*_: object) -> None:
@@ -109,3 +123,10 @@ def until_stopped(server: Any) -> int:
         if is_main:
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+COMMANDS = {
+    "serve": Command(
+        "show studies in a browser while they run: on this machine alone, to who has the token", _options, serve
+    )
+}

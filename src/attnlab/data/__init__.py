@@ -1,114 +1,72 @@
-"""Text and images from a source to batches: sources, tokenizers, token arrays on disk, windows, and the Lightning data modules over them."""
+"""
+Data in four steps, the same for every kind: **source -> encode -> order -> collate**.
 
+- **source** says where examples come from, which reader reads them, how they are split and checked, and gives them in
+  parts: `read` gives train, validation and test. One class a data set (`texts`, `pairs`, `labelled`, `entities`,
+  `questions`, `images`), on the contracts in `source`; `readers`, `tables` know the traps of files.
+- **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
+  what takes long is kept in the `cache`.
+- **order** says which rows the next batch of this rank has: an endless training order with a position that can be
+  saved, and evaluation that gives each example once.
+- **collate** makes a batch, a dict of tensors, of rows.
+
+A data module does the last three, one for each shape of example, each on the base that it shares with its like:
+
+| shape | base | data modules |
+|---|---|---|
+| windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData |
+| rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
+| pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
+| images | `module.ExampleData` | ImageData |
+
+A new data set is a source, declared in a few lines, and a YAML file that names it and the data module of its shape.
+"""
+
+from importlib import import_module
 from typing import Any
 
 from attnlab.data.cache import DataError, cache_root
-from attnlab.data.catalogue import CATALOGUE, SourceRow, describe_sources
-from attnlab.data.corpus import Corpus, Part, prepare, split_text
 from attnlab.data.entities import WNUT17, CoNLL, HubEntities
-from attnlab.data.images import IMAGE_SOURCES, Digits, FashionMNIST, HubImages, ImageFolder, MNIST5k
-from attnlab.data.labelled import SST2, TSV, HubLabelled, Newsgroups, ReutersR8, UnlabelledText
-from attnlab.data.marian_tokenizer import MarianTokenizer
-from attnlab.data.masking import Masking
-from attnlab.data.pairs import PAIR_SOURCES, HomeAssistant, HubPairs, Multi30k, ParallelText
-from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
-from attnlab.data.questions import HubQuestions, SQuAD, SQuADFiles
-from attnlab.data.sources import KJV, SOURCES, HubText, Source, TextFiles, TinyShakespeare
-from attnlab.data.tokenizer_export import write_tokenizer
-from attnlab.data.tokenizer_files import read_tokenizer
+from attnlab.data.images import Digits, FashionMNIST, HubImages, ImageFolder, ImageSource, MNIST5k
+from attnlab.data.labelled import SST2, TSV, HubLabelled, LabelledSource, Newsgroups, ReutersR8
+from attnlab.data.pairs import HomeAssistant, HubPairs, Multi30k, PairSource, ParallelText
+from attnlab.data.pretrained_tokenizers import MarianTokenizer, PretrainedTokenizer
+from attnlab.data.questions import HubQuestions, QuestionSource, SQuAD, SQuADFiles
+from attnlab.data.source import SourceRow, TextSource, describe_sources
+from attnlab.data.texts import KJV, HubText, TextFiles, TinyShakespeare, UnlabelledText
+from attnlab.data.tokenizer_files import read_tokenizer, write_tokenizer
 from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram, WithEndOfText
 
-__all__ = [
-    "BPE",
-    "CATALOGUE",
-    "IMAGE_SOURCES",
-    "KJV",
-    "PAIR_SOURCES",
-    "SOURCES",
-    "SST2",
-    "TOKENIZERS",
-    "TSV",
-    "WNUT17",
-    "Augmentation",
-    "Byte",
-    "Character",
-    "ClassificationData",
-    "CoNLL",
-    "Corpus",
-    "DataError",
-    "DataModule",
-    "Digits",
-    "EvaluationWindows",
-    "FashionMNIST",
-    "HomeAssistant",
-    "HubEntities",
-    "HubImages",
-    "HubLabelled",
-    "HubPairs",
-    "HubQuestions",
-    "HubText",
-    "ImageData",
-    "ImageFolder",
-    "MNIST5k",
-    "MarianTokenizer",
-    "MaskedTextData",
-    "Masking",
-    "Multi30k",
-    "Newsgroups",
-    "ParallelText",
-    "Part",
-    "PretrainedTokenizer",
-    "ReutersR8",
-    "SQuAD",
-    "SQuADFiles",
-    "Source",
-    "SourceRow",
-    "SpanCorruptionData",
-    "SpanExtractionData",
-    "TextData",
-    "TextFiles",
-    "TextTask",
-    "TextToTextData",
-    "TinyShakespeare",
-    "TokenClassificationData",
-    "Tokenizer",
-    "TranslationData",
-    "Unigram",
-    "UnlabelledText",
-    "WindowBatches",
-    "Windows",
-    "WithEndOfText",
-    "cache_root",
-    "describe_sources",
-    "prepare",
-    "read_tokenizer",
-    "split_text",
-    "write_tokenizer",
-]
-
-LAZY = {
+LAZY = {  # what needs torch or Lightning is loaded at its first use, so that listing the data sets is quick
     "Augmentation": "augment",
     "ClassificationData": "classification",
+    "Corpus": "corpus",
     "DataModule": "module",
+    "EvaluationWindows": "windows",
     "ImageData": "image_data",
     "MaskedTextData": "masked_text",
-    "SpanCorruptionData": "span_corruption_text",
+    "Masking": "masked_text",
+    "SpanCorruptionData": "span_corruption",
     "SpanExtractionData": "span_extraction",
-    "TextData": "text",
+    "TextData": "windows",
     "TextTask": "text_to_text",
     "TextToTextData": "text_to_text",
-    "TokenClassificationData": "token_classification",
+    "TokenClassificationData": "classification",
     "TranslationData": "translation",
-    "EvaluationWindows": "windows",
-    "WindowBatches": "windows",
-    "Windows": "windows",
+    "prepare": "corpus",
 }
+
+__all__ = [
+    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "Character", "CoNLL", "DataError", "Digits",
+    "FashionMNIST", "HomeAssistant", "HubEntities", "HubImages", "HubLabelled", "HubPairs", "HubQuestions", "HubText",
+    "ImageFolder", "ImageSource", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups",
+    "PairSource", "ParallelText", "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles",
+    "SourceRow", "TextFiles", "TextSource", "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText",
+    "WithEndOfText", "cache_root", "describe_sources", "read_tokenizer", "write_tokenizer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what needs torch or Lightning at its first use, so that listing the data sets is quick."""
     if name not in LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(f"attnlab.data.{LAZY[name]}"), name)

@@ -1,7 +1,4 @@
-"""
-The cache folder: what is fetched or prepared once lies there whole or not at all, and is looked at before it is used
-again.
-"""
+"""The cache: what is fetched or prepared lies there whole or not at all, and is looked at before it is used again."""
 
 import contextlib
 import errno
@@ -31,27 +28,36 @@ _digests: dict[tuple[int, ...], str] = {}
 
 
 class DataError(ValueError):
-    """Something about the data that the user can mend; the message says what was given, what is accepted and what to do."""
+    """Something about the data that the user can mend: the message says what was given, accepted, and what to do."""
 
 
 def cache_root(cache: str | Path | None = None) -> Path:
-    """The folder for downloads and prepared corpora: `cache`, else $ATTNLAB_CACHE, else $XDG_CACHE_HOME/attnlab, else ~/.cache/attnlab."""
+    """`cache`, else $ATTNLAB_CACHE, else $XDG_CACHE_HOME/attnlab, else ~/.cache/attnlab."""
     if cache or os.environ.get("ATTNLAB_CACHE"):
         return Path(cache or os.environ["ATTNLAB_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attnlab"
 
 
+def prepared(
+    cache: str | Path | None,
+    shelf: str,
+    name: str,
+    settings: list[Any],
+    make: Callable[[Path], object],
+    read: Callable[[Path], T],
+) -> T:
+    """What was prepared of the data `name` with these settings, kept in a folder of its own on a shelf of the cache."""
+    return kept(cache_root(cache) / shelf / f"{name}-{key_of(settings)}", make, read)
+
+
 def key_of(settings: list[Any]) -> str:
-    """
-    The part of a folder's name that tells what was prepared with these settings from what was prepared with others.
-    """
+    """The part of a folder's name that tells what was prepared with these settings from what was with others."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def kept(folder: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
     """
-    What `read` finds in a folder of the cache; `make` fills one that is not there, and one that is damaged anew,
-    which is said.
+    What `read` finds in a folder of the cache; `make` fills one that is not there, or is damaged, which is said.
 
     A folder holds the digest of each of its files. Several processes may ask for the same one at once. Raises
     DataError where the cache cannot be read or written: only a folder that is certain to be absent or damaged is made
@@ -84,10 +90,7 @@ def write_digests(folder: Path) -> None:
 
 
 def problem_of(folder: Path) -> str | None:
-    """
-    What is wrong with a folder that `kept` made, in words; None where all of its files are as they were made. Raises
-    OSError.
-    """
+    """What is wrong with a folder that `kept` made; None where all files are as they were made. Raises OSError."""
     try:
         digests = json.loads((folder / DIGESTS).read_bytes())["sha256"].items()
     except (FileNotFoundError, NotADirectoryError):
@@ -98,12 +101,7 @@ def problem_of(folder: Path) -> str | None:
         try:
             if digest(folder / name) != expected:
                 return f"has a damaged {name}"
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-            IsADirectoryError,
-            ValueError,
-        ):  # ValueError: of a zero in the name
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # the last: a zero in a name
             return f"lacks {name!r}"
     return None
 
@@ -134,17 +132,14 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write to {path}: {error.strerror or error}; the cache has to be a writable folder with free space: "
-            "free some, or name another one with the environment variable ATTNLAB_CACHE"
+            f"cannot write to {path}: {error.strerror or error}; the cache has to be a writable folder with free "
+            "space: free some, or name another one with the environment variable ATTNLAB_CACHE"
         ) from error
 
 
 @contextlib.contextmanager
 def reading_from(path: Path) -> Iterator[None]:
-    """
-    Turns what keeps `path` from being read (no right, too many open files, too little memory) into a DataError that
-    names it.
-    """
+    """Turns what keeps `path` from being read (no right, too many open files) into a DataError that names it."""
     try:
         yield
     except OSError as error:
@@ -156,7 +151,7 @@ def reading_from(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A private folder on the disk of `beside`, so that what is made there can be renamed to it; gone at the end whatever happens."""
+    """A private folder on the disk of `beside`, for what is then renamed to it; gone at the end whatever happens."""
     with writing_to(beside):
         beside.parent.mkdir(parents=True, exist_ok=True)
         sweep(beside.parent)
@@ -181,10 +176,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """
-    Removes what killed processes left in a folder of the cache: what nobody holds the lock of, or has touched for a
-    week.
-    """
+    """Removes what killed processes left: what nobody holds the lock of, or has touched for a week."""
     for folder in parent.glob(f"{MAKING}*"):
         with contextlib.suppress(OSError):
             age = time.time() - max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
@@ -214,8 +206,7 @@ def this_machine() -> bytes:
 
 def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
     """
-    Renames a finished file, or a scratch folder, into place in one step; where another process was first, its equal
-    work stays.
+    Renames a finished file or folder into place in one step; where another process was first, its equal work stays.
 
     What is damaged is moved aside first: who has it open keeps it.
     """

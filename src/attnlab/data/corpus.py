@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from attnlab.data.cache import DataError, cache_root, kept, key_of
-from attnlab.data.scripts import words_of
-from attnlab.data.sources import Source
-from attnlab.data.tokenizers import Tokenizer, WithEndOfText
-from attnlab.ranges import must_be
+from attnlab.data.cache import DataError, prepared
+from attnlab.data.source import SPLITS, TextSource, check_split
+from attnlab.data.tokenizers import Tokenizer, WithEndOfText, words_of
 
 FORMAT = 1
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,8 @@ class Part:
     """
     One split: its tokens (N,), mapped from disk, and how much text they are: what turns nats a token into bits a byte.
 
-    text and starts: the split's text, and the byte (N,) of it that each token begins at, where a tokenizer does not give all of it back.
+    text and starts: the split's text, and the byte (N,) of it that each token begins at, where a tokenizer does not
+    give all of it back.
     """
 
     tokens: np.ndarray
@@ -60,15 +58,6 @@ class Corpus:
         return getattr(self, split)
 
 
-def check_split(split: Sequence[float], field: str = "data.split") -> list[float]:
-    """The fractions of a split. Raises DataError where they are not three that add up to 1."""
-    fractions = [float(fraction) for fraction in split]
-    if len(fractions) != 3 or not min(fractions) >= 0 or fractions[0] == 0 or not abs(sum(fractions) - 1) <= 1e-6:
-        wanted = "three fractions (train above 0, validation, test) that add up to 1, such as [0.9,0.05,0.05]"
-        raise DataError(must_be(field, wanted, fractions))
-    return fractions
-
-
 def split_text(text: str, split: Sequence[float]) -> tuple[str, str, str]:
     """Cuts `text` into train, validation and test, in this order, at the characters that the fractions `split` give.
 
@@ -81,15 +70,14 @@ def split_text(text: str, split: Sequence[float]) -> tuple[str, str, str]:
 
 
 def prepare(
-    source: Source,
+    source: TextSource,
     tokenizer: Tokenizer,
     split: Sequence[float] = (0.9, 0.05, 0.05),
     cache: str | Path | None = None,
     end_of_text: bool = False,
 ) -> Corpus:
     """
-    The corpus from the cache, or made and kept there; several processes may ask for the same one at once. Raises
-    DataError.
+    The corpus from the cache, or made and kept there. Raises DataError.
 
     end_of_text: the newline between two documents of the source becomes the tokenizer's mark for the end of a text,
     which a tokenizer without marks gets.
@@ -97,21 +85,17 @@ def prepare(
     fingerprint = source.fingerprint(cache)
     settings = [FORMAT, fingerprint, tokenizer.name, asdict(tokenizer), [float(fraction) for fraction in split]]
     settings += ["end_of_text"] if end_of_text else []
-    folder = cache_root(cache) / "corpora" / f"{source.name}-{tokenizer.name}-{key_of(settings)}"
 
     def make(scratch: Path) -> None:
         _write(scratch, *_split(source, split, cache, end_of_text), tokenizer, fingerprint, end_of_text)
 
-    return kept(folder, make, _load)
+    return prepared(cache, source.shelf, f"{source.name}-{tokenizer.name}", settings, make, _load)
 
 
 def _split(
-    source: Source, split: Sequence[float], cache: str | Path | None, by_document: bool
+    source: TextSource, split: Sequence[float], cache: str | Path | None, by_document: bool
 ) -> tuple[tuple[str, str, str], list[list[int]]]:
-    """
-    The three parts of a text and, where they are asked for, the characters of each that are newlines between
-    documents.
-    """
+    """The parts of a text and, where asked for, the characters of each that are newlines between documents."""
     texts = split_text(source.read(cache), split)
     lengths = [len(document) for document in source.documents(cache)] if by_document else []
     breaks_N = np.cumsum(np.array(lengths[:-1], dtype=np.int64) + 1) - 1
@@ -130,7 +114,7 @@ def _write(
     end_of_text: bool,
 ) -> None:
     trained = tokenizer.train("".join(texts) if tokenizer.sees_whole_text else texts[0])
-    if end_of_text and trained.marks is None:
+    if end_of_text and trained.special_tokens is None:
         trained = WithEndOfText(trained)
     trained.save(folder / "tokenizer.json")
     counts = {}
@@ -149,10 +133,7 @@ def _write(
 def _tokens(
     tokenizer: Tokenizer, text: str, breaks: Sequence[int], located: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The numbers (N,) of the tokens of a text, a mark for each break between its documents; where asked, their
-    characters (N, 2), too.
-    """
+    """The tokens (N,) of a text, with a mark for each break of documents; where asked, their characters (N, 2)."""
     tokens, places, start = [], [], 0
     for end in (*breaks, len(text)):
         document = text[start:end]
@@ -162,8 +143,8 @@ def _tokens(
         tokens.append(tokens_N)
         places.append(places_N2 + start)
         if end < len(text):
-            assert tokenizer.marks is not None
-            tokens.append(np.array([tokenizer.marks.need("end")], dtype=tokens_N.dtype))
+            assert tokenizer.special_tokens is not None
+            tokens.append(np.array([tokenizer.special_tokens.require("end")], dtype=tokens_N.dtype))
             places.append(np.array([[end, end + 1]] if located else np.zeros((0, 2), np.int64)))
         start = end + 1
     return np.concatenate(tokens), np.concatenate(places)
@@ -187,8 +168,6 @@ def _load_part(path: Path, counts: dict[str, int]) -> Part:
     tokens = np.load(path, mmap_mode="r" if counts["num_tokens"] else None)
     text, starts = path.with_suffix(".txt"), path.with_name(f"{path.stem}_starts.npy")
     part = Part(tokens.view(np.ndarray), **counts)  # type: ignore[arg-type]  # the rest is told below
-    return (
-        replace(part, text=text, starts=np.load(starts, mmap_mode="r" if part.num_tokens else None))
-        if text.is_file()
-        else part
-    )
+    if not text.is_file():
+        return part
+    return replace(part, text=text, starts=np.load(starts, mmap_mode="r" if part.num_tokens else None))

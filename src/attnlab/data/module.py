@@ -1,72 +1,91 @@
-"""What every data module tells the rest of a run."""
+"""What every data module tells the rest of a run, and what those of examples in splits share."""
 
 from __future__ import annotations
 
 import functools
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import lightning
+import numpy as np
+from torch import Tensor
 
 from attnlab.data.cache import DataError
-from attnlab.data.kept_order import KeptOrder
-from attnlab.data.tokenizer_export import write_tokenizer
+from attnlab.data.order import Order, ReplayedLoader, TrainingLoader
+from attnlab.data.source import SPLITS, opened
+from attnlab.data.tokenizer_files import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.parts import Choices, Part
+
+IGNORED = -100  # as a target: of a position that is no term of the loss
+PLACEHOLDER_CLASSES = 2
+
+Batch = dict[str, Tensor]
 
 
-class DataModule(lightning.LightningDataModule):
+class DataModule(Part, lightning.LightningDataModule):
     """
     Examples as batches, in an order that can be resumed.
 
-    Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A subclass whose
-    `train_dataloader` gives any other loader, and whose `state_dict` gives no place, has it made so: see `KeptOrder`. A batch is a
-    dict of tensors. unit: what a term of the loss is. frame: which marks stand around a text, those for an encoder or those for a
-    sequence-to-sequence model's source.
+    Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A subclass
+    whose `train_dataloader` gives any other loader, and whose `state_dict` gives no position, has it replayed: see
+    `ReplayedLoader`. A batch is a dict of tensors. unit: what a term of the loss is. frame: which special tokens
+    stand around a text, those for an encoder or those for a sequence-to-sequence model's source; None: none.
     """
 
     name: str
     unit: str = "token"
-    order_seed: int = 0  # of loaders that keep no place
-    frame: Literal["text", "source"] = "text"
+    order_seed: int = 0  # of loaders that keep no position
+    frame: Literal["text", "source"] | None = "text"
+    _order: Order | None = None
+    _order_state: dict[str, int] | None = None
+
+    @classmethod
+    def longest_row(cls, choices: Choices) -> tuple[int, str]:
+        """Tokens of the longest row that these fields allow, special tokens included, and the field that says so; 0 where none does."""
+        return choices.get("data.context") or 0, "data.context"
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Sees that the training order of a subclass can be gone on with."""
         super().__init_subclass__(**more)
         if "train_dataloader" in cls.__dict__:
-            cls.train_dataloader = _kept(cls.train_dataloader)  # type: ignore[method-assign]
+            cls.train_dataloader = _resumable(cls.train_dataloader)  # type: ignore[method-assign]
+
+    # --- what a subclass gives
 
     @abstractmethod
-    def widths(self) -> dict[str, Any]:
+    def dims(self) -> dict[str, Any]:
         """What only the data can tell a model or a task, such as the size of the vocabulary."""
-        raise NotImplementedError(f"{type(self).__name__} gives no widths")
 
     @abstractmethod
-    def rehearsal_widths(self) -> dict[str, Any]:
+    def placeholder_dims(self) -> dict[str, Any]:
         """The same with stand-ins, before any data are read."""
-        raise NotImplementedError(f"{type(self).__name__} gives no rehearsal widths")
 
     @property
     @abstractmethod
     def tokens_per_batch(self) -> int:
         """How many terms of the loss a training batch of one rank has, on average."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how large its batches are")
-
-    def tokens_per_step(self, parts: int) -> int:
-        """How many terms of the loss a step of so many batches (ranks times accumulated ones) has, on average."""
-        return parts * self.tokens_per_batch
 
     @property
     @abstractmethod
     def train_tokens(self) -> int:
         """How many terms of the loss an epoch has."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how large its training part is")
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What a run's record says about its data: a fingerprint, sizes, what was left out."""
-        raise NotImplementedError(f"{type(self).__name__} gives no facts")
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The data in one line."""
+
+    # --- what it may give
+
+    def tokens_per_step(self, parts: int) -> int:
+        """How many terms of the loss a step of so many batches (ranks times accumulated ones) has, on average."""
+        return parts * self.tokens_per_batch
 
     def tokenizers(self) -> dict[str, Tokenizer]:
         """The trained tokenizers, by the names of the files that a run keeps them in."""
@@ -74,45 +93,177 @@ class DataModule(lightning.LightningDataModule):
 
     def write_tokenizer(self, folder: str | Path) -> None:
         """
-        Writes the tokenizer as Hugging Face's files: a text's numbers there are those that the model sees here, marks included.
-
-        Raises DataError where there is none, or one each for two languages.
+        Writes the tokenizer as Hugging Face's files: a text's numbers there are those that the model sees here, marks
+        included. Raises DataError where there is none, or one each for two languages.
         """
         found = self.tokenizers()
         if len(found) != 1:
             raise DataError(
-                f"{self.name} has {', '.join(found) or 'no tokenizer'}; Hugging Face's files hold one tokenizer, no more and no less"
+                f"{self.name} has {', '.join(found) or 'no tokenizer'}; Hugging Face's files hold one tokenizer, no "
+                "more and no less"
             )
-        # Language models see texts without marks: their data have a tokenizer and no vocabulary.
-        write_tokenizer(getattr(self, "vocabulary", found["tokenizer.json"]), folder, self.frame)
-
-    @abstractmethod
-    def describe(self) -> str:
-        """The data in one line."""
-        raise NotImplementedError(f"{type(self).__name__} gives no description")
+        tokenizer = found["tokenizer.json"]
+        seen = tokenizer if self.frame is None else getattr(self, "vocabulary", tokenizer)
+        write_tokenizer(seen, folder, self.frame or "text")
 
     def example_batch(self) -> Mapping[str, Any]:
         """A batch of the shape of training batches, for counting what a model computes on it."""
         return next(iter(self.train_dataloader()))
 
-    def place(self) -> tuple[int, int]:
+    # --- the training order
+
+    def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def in_order(self, order: Order, collate: Callable[..., Any]) -> TrainingLoader:
+        """The endless batches of an order, from where `load_state_dict` set it."""
+        self._order = order
+        if self._order_state is not None:
+            order.load_state_dict(self._order_state)
+        return TrainingLoader(order, collate)
 
-def _kept(train_dataloader: Callable[..., Any]) -> Callable[..., Any]:
-    """The method with its loader as a KeptOrder, where neither the data module nor the loader keeps a place in the order."""
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training order."""
+        return {} if self._order is None else self._order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training loader go on from a saved position."""
+        self._order_state = dict(state_dict) or None
+
+
+def _resumable(train_dataloader: Callable[..., Any]) -> Callable[..., Any]:
+    """The method with its loader replayed, where neither the data module nor the loader keeps a position."""
 
     @functools.wraps(train_dataloader)
-    def kept(self: DataModule, *given: Any, **named: Any) -> Any:
+    def resumable(self: DataModule, *given: Any, **named: Any) -> Any:
         loader = train_dataloader(self, *given, **named)
-        if self.state_dict() or isinstance(loader, KeptOrder) or hasattr(loader, "state_dict"):
+        if self.state_dict() or isinstance(loader, ReplayedLoader) or hasattr(loader, "state_dict"):
             return loader
         if isinstance(loader, Mapping | list | tuple) or not hasattr(loader, "__iter__"):
             raise DataError(
                 f"{type(self).__name__}.train_dataloader must give one loader, got {type(loader).__name__}; "
                 "put several into one batch by a loader of your own"
             )
-        return KeptOrder(loader, type(self).__name__, self.order_seed, self.place()[1])
+        return ReplayedLoader(loader, type(self).__name__, self.order_seed, self.rank_and_world_size()[1])
 
-    return kept
+    return resumable
+
+
+class Split(ABC):
+    """One split as a data module holds it: rows that make batches. counts: of what was cut or left out."""
+
+    counts: dict[str, int]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are, as a reader counts them."""
+        return len(self)
+
+
+S = TypeVar("S", bound=Split)
+
+
+class ExampleData(DataModule, Generic[S]):
+    """
+    The examples of a source in splits.
+
+    source: an ExampleSource, or a class or partial of one that is completed with `path`. examples: what they are
+    called. A subclass gives `make_splits`, `collate` and `evaluation_loader`. Raises DataError.
+    """
+
+    examples: ClassVar[str]
+    fingerprint: str
+
+    def __init__(self, source: Any, path: str | None, seed: int, cache: str | None, **told: Any) -> None:
+        super().__init__()
+        self.source = opened(source, path, **told)
+        self.name, self.seed, self.cache = self.source.name, seed, cache
+        self.remarks: list[str] = []
+        self._splits: dict[str, S] | None = None
+
+    @abstractmethod
+    def make_splits(self) -> dict[str, S]:
+        """Every split, read, checked and encoded; sets `fingerprint`, and `remarks` about the reading."""
+
+    @abstractmethod
+    def collate(self, part: S, rows_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
+        """Examples of a split as a batch. drawn_B: their numbers in the training order, where it tells them apart."""
+
+    @abstractmethod
+    def evaluation_loader(self, split: str) -> Any:
+        """Every example of a split once over all ranks, with `ids`. Raises DataError."""
+
+    @property
+    def label(self) -> str:
+        """What messages call the data."""
+        return self.name
+
+    def splits(self) -> dict[str, S]:
+        """Every split; prepared at the first use."""
+        if self._splits is None:
+            self._splits = self.make_splits()
+        return self._splits
+
+    def split(self, name: str) -> S:
+        """A split. Raises DataError for one that is not there, or is empty."""
+        splits = self.splits()
+        if name not in splits or not len(splits[name]):
+            known = ", ".join(split for split, part in splits.items() if len(part))
+            counts = splits[name].counts if name in splits else {}
+            left_out = ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
+            raise DataError(
+                f"{self.label} has no {self.examples} in a split {name!r}{left_out and f' ({left_out})'}; "
+                + (f"accepted: {known}" if known else "no split has any: look at data.path")
+            )
+        return splits[name]
+
+    def prepare_data(self) -> None:
+        """Reads the examples and keeps what is made of them in the cache, where it is not there yet."""
+        self.splits()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Sees that there is something to train, to validate and to test on."""
+        for name in SPLITS:
+            self.split(name)
+
+    def val_dataloader(self) -> Any:
+        """The examples to validate on."""
+        return self.evaluation_loader("validation")
+
+    def facts(self) -> dict[str, Any]:
+        self.split("train")
+        return {
+            "fingerprint": self.fingerprint,
+            "train_tokens": self.train_tokens,
+            self.examples: {name: part.num_examples for name, part in self.splits().items()},
+            "left_out": {name: part.counts for name, part in self.splits().items()},
+            **({"remarks": self.remarks} if self.remarks else {}),
+        }
+
+    def describe(self) -> str:
+        sizes = ", ".join(f"{name} {part.num_examples:,}" for name, part in self.splits().items())
+        counts = ((split, what, n) for split, part in self.splits().items() for what, n in part.counts.items())
+        notes = [f"{what} in {split}: {n:,}" for split, what, n in counts if n]
+        told = [f"{self.label}: {self.examples} {sizes}{self.particulars()}", *notes, *self.remarks]
+        return "; ".join(told)
+
+    def particulars(self) -> str:
+        """What else there is to say about the data, after how many examples there are."""
+        return ""
+
+
+def remarks_of(parts: Mapping[str, Any]) -> list[str]:
+    """What was decided in reading parts that a reader should know."""
+    return [remark for part in parts.values() for remark in getattr(part, "remarks", ())]
+
+
+def padded(rows: Sequence[np.ndarray], filler: int, width: int | None = None) -> np.ndarray:
+    """Rows of unequal lengths as one array (B, T), filled on the right to the longest, or to `width`."""
+    together_BT = np.full((len(rows), width or max(map(len, rows))), filler, dtype=np.int64)
+    for number, row in enumerate(rows):
+        together_BT[number, : len(row)] = row
+    return together_BT

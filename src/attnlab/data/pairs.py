@@ -1,77 +1,70 @@
-"""Where sentence pairs come from: each source gives, for every split, two aligned lists of sentences."""
+"""Where sentence pairs come from: aligned sources and targets."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import zipfile
-import zlib
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 from attnlab.data.cache import DataError, reading_from
-from attnlab.data.corpus import check_split
 from attnlab.data.fetch import wheel
-from attnlab.data.sources import existing, load_hub, utf8_text
-from attnlab.data.values import is_missing, text_of
+from attnlab.data.readers import HubTable, is_missing, plain_or_gzip, read_lines, text_of
+from attnlab.data.source import SPLITS, Examples, ExampleSource, check_split, copy_of, divide, existing
 from attnlab.ranges import Probability, check_ranges
+
+FORMS = (
+    "a tab-separated file; or a source file with data.source.target_path; or the common beginning of two files that "
+    "end in the languages of data.pair, such as corpus for corpus.en and corpus.de; plain or .gz"
+)
+SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output"), ("input", "target"))
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """
-    Aligned sentences; `dropped` pairs had an empty side. remarks: what was decided in reading them that a reader
-    should know.
-    """
+class Pairs(Examples):
+    """Aligned sentences; those with an empty side are dropped."""
 
     sources: list[str]
     targets: list[str]
-    dropped: int = 0
-    remarks: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        return self.sources
 
 
-class PairSource:
-    """Sentence pairs of one direction, such as en-de. Subclasses give `read`."""
+class PairSource(ExampleSource[Pairs]):
+    """Sentence pairs of one direction, such as en-de."""
 
-    name: ClassVar[str]
-    what: ClassVar[str]
-    size: ClassVar[str]
-    licence: ClassVar[str]
-    fetched: ClassVar[bool] = False
+    kind, shelf = "sentence pairs", "pairs"
 
     def __init__(self, pair: str, path: str | Path | None = None) -> None:
-        self.source_language, self.target_language = split_pair(pair)
+        languages = pair.split("-")
+        if len(languages) != 2 or not all(languages):
+            raise DataError(f"data.pair={pair} is no pair of languages; accepted: SOURCE-TARGET, such as en-de")
+        self.source_language, self.target_language = languages
         self.pair, self.path = pair, path
 
-    @abstractmethod
-    def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
-        """The pairs of every split: train, validation, test and those that only this source has. Raises DataError."""
-        raise NotImplementedError(f"{type(self).__name__} gives no read")
-
-    def fingerprint(self, splits: dict[str, Pairs]) -> str:
-        """sha256 of all sentences."""
-        digest = hashlib.sha256()
-        for name, pairs in sorted(splits.items()):
-            digest.update(name.encode())
-            for line in chain(pairs.sources, ["\t"], pairs.targets):  # one by one: together they may be gigabytes
-                digest.update(b"\n" + line.encode())
-        return digest.hexdigest()
+    def refuse_unless(self, known: Sequence[str]) -> None:
+        """Raises DataError for a pair that the data set does not have."""
+        if self.pair not in known:
+            raise DataError(f"data.pair={self.pair}: {self.name} has no such pair; it has {', '.join(known)}")
 
 
 class HomeAssistant(PairSource):
     """
-    The interface texts of Home Assistant, translated by its users: sentences of 3 to 30 English words without placeholders.
+    The interface texts of Home Assistant, translated by its users: sentences of 3 to 30 English words without
+    placeholders.
 
     All pairs of one English sentence stand in one split, which its own text decides. `path` is a copy of the wheel.
     """
 
     name = "home_assistant"
-    what = "interface texts of Home Assistant in en-de, en-es, en-nl, en-fr (PyPI wheel homeassistant 2026.2.3, fetched once)"
+    what = (
+        "interface texts of Home Assistant in en-de, en-es, en-nl, en-fr (PyPI wheel homeassistant 2026.2.3, fetched "
+        "once)"
+    )
     size = "5,000 to 13,000 pairs"
     licence = "Apache-2.0"
     fetched = True
@@ -84,25 +77,21 @@ class HomeAssistant(PairSource):
     placeholders: ClassVar[tuple[str, ...]] = ("{", "}", "$", "%", "http")
 
     def __init__(self, pair: str = "en-de", path: str | Path | None = None) -> None:
-        super().__init__(
-            pair, path and existing(path, "a copy of the wheel homeassistant 2026.2.3, or null to fetch it")
-        )
-        known = [f"en-{language}" for language in self.languages]
-        known += [f"{language}-en" for language in self.languages]
-        check_pair(pair, known, self.name)
+        super().__init__(pair, copy_of(self.wheel, path))
+        self.refuse_unless([f"en-{other}" for other in self.languages] + [f"{other}-en" for other in self.languages])
 
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
         """About 90 % of the English sentences for training, 5 % each for validation and test."""
-        other = self.target_language if self.source_language == "en" else self.source_language
+        from_english = self.source_language == "en"
         path = wheel(**self.wheel, cache=cache, local=self.path)
         with reading_from(path), zipfile.ZipFile(path) as archive:
+            other = self.target_language if from_english else self.source_language
             found = sorted(set(self._aligned(archive, other)))
-        parts: dict[str, tuple[list[str], list[str]]] = {"train": ([], []), "validation": ([], []), "test": ([], [])}
-        for english, translated in found:
-            sources, targets = parts[split_of(english, (0.9, 0.05, 0.05))]
-            sources.append(english if self.source_language == "en" else translated)
-            targets.append(translated if self.source_language == "en" else english)
-        return {name: Pairs(*both) for name, both in parts.items()}
+        english = Pairs([pair[0] for pair in found], [pair[1] for pair in found])
+        parts = divide(english, {"train": 0.9, "validation": 0.05, "test": 0.05})
+        if from_english:
+            return parts
+        return {name: Pairs(part.targets, part.sources) for name, part in parts.items()}
 
     def _aligned(self, archive: zipfile.ZipFile, other: str) -> Iterator[tuple[str, str]]:
         names = set(archive.namelist())
@@ -110,7 +99,7 @@ class HomeAssistant(PairSource):
             counterpart = name.removesuffix("en.json") + f"{other}.json"
             if not name.endswith("/translations/en.json") or counterpart not in names:
                 continue
-            english, translated = (dict(flat(json.loads(archive.read(n)))) for n in (name, counterpart))
+            english, translated = (dict(_flat(json.loads(archive.read(n)))) for n in (name, counterpart))
             for key, text in english.items():
                 if key in translated and self._serves(text, translated[key]):
                     yield text, translated[key]
@@ -122,7 +111,8 @@ class HomeAssistant(PairSource):
 
 class Multi30k(PairSource):
     """
-    Descriptions of pictures in en, de, fr and cs (Elliott et al. 2016): a folder in the layout of the upstream repository, or the hub.
+    Descriptions of pictures in en, de, fr and cs (Elliott et al. 2016): a folder in the layout of the upstream
+    repository, or the hub.
 
     The test split is test_2016_flickr; the later test sets keep their own names where they are there.
     """
@@ -134,35 +124,28 @@ class Multi30k(PairSource):
     size = "29,000 pairs"
     licence = "CC-BY-NC-SA"
     languages: ClassVar[tuple[str, ...]] = ("en", "de", "fr", "cs")
-    files: ClassVar[dict[str, str]] = {
-        "train": "train",
-        "validation": "val",
-        "test": "test_2016_flickr",
-        "test_2017_flickr": "test_2017_flickr",
-        "test_2017_mscoco": "test_2017_mscoco",
-        "test_2018_flickr": "test_2018_flickr",
-    }
+    later: ClassVar[tuple[str, ...]] = ("test_2017_flickr", "test_2017_mscoco", "test_2018_flickr")
+    stems: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
     def __init__(self, pair: str = "en-de", path: str | Path | None = None) -> None:
         super().__init__(pair, path and existing(path, "a folder of the multi30k repository, or null for the hub"))
-        check_pair(pair, [f"{a}-{b}" for a in self.languages for b in self.languages if a != b], self.name)
+        self.refuse_unless([f"{a}-{b}" for a in self.languages for b in self.languages if a != b])
 
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
         """Every split whose two files are there; train, validation and test have to be."""
         if self.path is None:
             return HubPairs(self.pair, "bentrevett/multi30k").read(cache)
-        folder = next(
-            (f for f in (Path(self.path) / "data" / "task1" / "raw", Path(self.path)) if f.is_dir()), Path(self.path)
-        )
+        inner = Path(self.path) / "data" / "task1" / "raw"
+        folder = inner if inner.is_dir() else Path(self.path)
         found: dict[str, Pairs] = {}
-        for split, stem in self.files.items():
-            both = [_plain_or_gzip(folder / f"{stem}.{language}") for language in self.pair.split("-")]
-            if all(both):
-                found[split] = read_aligned(both[0], both[1])  # type: ignore[arg-type]  # both were found
-            elif split in ("train", "validation", "test"):
+        for split, stem in {**self.stems, **{name: name for name in self.later}}.items():
+            source, target = (plain_or_gzip(folder / f"{stem}.{language}") for language in self.pair.split("-"))
+            if source and target:
+                found[split] = read_aligned(source, target)
+            elif split in SPLITS:
                 raise DataError(
-                    f"data.path={self.path} holds no {stem}.{self.source_language} and {stem}.{self.target_language} (plain or .gz), "
-                    "there or in data/task1/raw; give the folder of the multi30k repository"
+                    f"data.path={self.path} holds no {stem}.{self.source_language} and {stem}.{self.target_language} "
+                    "(plain or .gz), there or in data/task1/raw; give the folder of the multi30k repository"
                 )
         return found
 
@@ -172,15 +155,14 @@ class ParallelText(PairSource):
     """
     Two aligned files, line by line, or one tab-separated file; plain or gzip.
 
-    path: the tab-separated file, or the source's file with `target_path` beside it, or the common beginning of two files that
-    end in the languages (corpus for corpus.en and corpus.de). validation and test: further data of the same form (`test_path`
-    for one file or a beginning); without them, sentences are split by `split`, all pairs of one source sentence together.
+    path: the tab-separated file, or the source's file with `target_path` beside it, or the common beginning of two
+    files that end in the languages (corpus for corpus.en and corpus.de). validation_path, test_path: further data of
+    the same form (one file or a beginning); without them, sentences are split by `split`, all pairs of one source
+    sentence together.
     """
 
     name = "parallel_text"
     what = "two aligned files or one tab-separated file of your own: data.path=FILE"
-    size = "yours"
-    licence = "yours"
 
     def __init__(
         self,
@@ -199,33 +181,18 @@ class ParallelText(PairSource):
         """The files' splits; those that have none of their own are cut off the training file."""
         given = {"validation": self.validation_path, "test": self.test_path}
         own = {name: self._load(path, f"data.source.{name}_path") for name, path in given.items() if path}
-        rest = self._rest()
-        shares = {
-            name: share
-            for name, share in zip(("train", "validation", "test"), self.split, strict=True)
-            if name not in own
-        }
-        total = sum(shares.values())
-        parts: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in shares}
-        for source, target in zip(rest.sources, rest.targets, strict=True):
-            chosen = split_of(source, [share / total for share in shares.values()], tuple(shares))
-            parts[chosen][0].append(source)
-            parts[chosen][1].append(target)
-        found = {name: Pairs(*both) for name, both in parts.items()}
-        if "train" in found:
-            found["train"] = replace(found["train"], dropped=rest.dropped, remarks=rest.remarks)
-        return found | own
-
-    def _rest(self) -> Pairs:
-        assert self.path is not None
         if self.target_path is None:
-            return self._load(str(self.path), "data.path")
-        target = existing(self.target_path, "the file of the targets", "data.source.target_path")
-        return read_aligned(existing(self.path, FORMS), target)
+            rest = self._load(str(self.path), "data.path")
+        else:
+            target = existing(self.target_path, "the file of the targets", "data.source.target_path")
+            rest = read_aligned(existing(str(self.path), FORMS), target)
+        shares = {name: share for name, share in zip(SPLITS, self.split, strict=True) if name not in own}
+        total = sum(shares.values())
+        return divide(rest, {name: share / total for name, share in shares.items()}) | own
 
     def _load(self, path: str, field: str) -> Pairs:
         source = Path(path).expanduser()
-        first, second = (_plain_or_gzip(Path(f"{source}.{language}")) for language in self.pair.split("-"))
+        first, second = (plain_or_gzip(Path(f"{source}.{language}")) for language in self.pair.split("-"))
         if first is not None and second is not None:
             return read_aligned(first, second)
         alone = first or second
@@ -238,22 +205,20 @@ class ParallelText(PairSource):
 
 
 class HubPairs(PairSource):
-    """A translation data set of the Hugging Face hub, or a local folder in its format: `translation` rows, or a column a language."""
+    """A translation data set of the hub, or a folder in its format: `translation` rows, or a column a language."""
 
     name = "hub_pairs"
     what = 'a translation data set of the hub, such as WMT14: data=wmt14 (needs pip install "attnlab[hub]")'
-    size = "its own"
-    licence = "its own"
+    size = licence = "its own"
 
     def __init__(self, pair: str, path: str, name: str | None = None, revision: str | None = None) -> None:
         super().__init__(pair, path)
-        self.config, self.revision = name, revision
+        self.table = HubTable(path, name, revision)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Pairs]:
-        """Its train, validation and test splits."""
         found = {}
-        for split in ("train", "validation", "test"):
-            rows = load_hub(str(self.path), self.config, split, self.revision, cache)
+        for split in SPLITS:
+            rows = self.table.rows(split, cache)
             found[split] = aligned(*(self._column(rows, language) for language in self.pair.split("-")))
         return found
 
@@ -264,61 +229,25 @@ class HubPairs(PairSource):
             raise DataError(
                 f"{self.path} has no language {language!r} (data.pair={self.pair}); it has: {', '.join(sorted(known))}"
             )
-        texts = columns[columns.column_names[known.index(language)]]
         place = f"a text in {language} of {self.path}"
+        texts = columns[columns.column_names[known.index(language)]]
         return ["" if is_missing(text) else text_of(text, place) for text in texts]
 
 
-FORMS = (
-    "a tab-separated file; or a source file with data.source.target_path; or the common beginning of two files that end in the "
-    "languages of data.pair, such as corpus for corpus.en and corpus.de; plain or .gz"
-)
-SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output"), ("input", "target"))
-PAIR_SOURCES: dict[str, type[PairSource]] = {s.name: s for s in (HomeAssistant, Multi30k, ParallelText, HubPairs)}
-
-
-def split_pair(pair: str) -> tuple[str, str]:
-    """The two languages of a pair. Raises DataError for what is no pair."""
-    languages = pair.split("-")
-    if len(languages) != 2 or not all(languages):
-        raise DataError(f"data.pair={pair} is no pair of languages; accepted: SOURCE-TARGET, such as en-de")
-    return languages[0], languages[1]
-
-
-def check_pair(pair: str, known: Sequence[str], name: str) -> None:
-    """Raises DataError for a pair that a source does not have."""
-    if pair not in known:
-        raise DataError(f"data.pair={pair}: {name} has no such pair; it has {', '.join(known)}")
-
-
-def split_of(text: str, shares: Sequence[float], names: Sequence[str] = ("train", "validation", "test")) -> str:
-    """The split that a text falls into by its own hash, so that equal texts stay together and others move nothing."""
-    place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
-    for name, share in zip(names, shares, strict=True):
-        place -= share
-        if place < 0:
-            return name
-    return names[0]
-
-
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The texts of nested dictionaries by their dotted keys."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from flat(value, f"{prefix}.{key}")
+            yield from _flat(value, f"{prefix}.{key}")
     elif isinstance(node, str):
         yield prefix, node.strip()
 
 
 def aligned(sources: list[str], targets: list[str]) -> Pairs:
     """Pairs of stripped sentences, those with an empty side dropped and counted."""
-    kept: tuple[list[str], list[str]] = ([], [])
-    for source, target in zip(sources, targets, strict=True):
-        both = source.strip(), target.strip()
-        if all(both):
-            kept[0].append(both[0])
-            kept[1].append(both[1])
-    return Pairs(*kept, dropped=len(sources) - len(kept[0]))
+    both = ((source.strip(), target.strip()) for source, target in zip(sources, targets, strict=True))
+    kept = [pair for pair in both if all(pair)]
+    return Pairs([source for source, _ in kept], [target for _, target in kept], dropped=len(sources) - len(kept))
 
 
 def read_aligned(source: Path, target: Path) -> Pairs:
@@ -328,8 +257,8 @@ def read_aligned(source: Path, target: Path) -> Pairs:
         longer, shorter = (source, target) if len(sources) > len(targets) else (target, source)
         fewer = min(len(sources), len(targets))
         raise DataError(
-            f"{source} has {len(sources):,} lines and {target} has {len(targets):,}: line {fewer + 1:,} of {longer} has no "
-            f"counterpart in {shorter}; aligned files have the same number of lines"
+            f"{source} has {len(sources):,} lines and {target} has {len(targets):,}: line {fewer + 1:,} of {longer} "
+            f"has no counterpart in {shorter}; aligned files have the same number of lines"
         )
     return aligned(sources, targets)
 
@@ -341,53 +270,21 @@ def read_tabbed(path: Path, pair: str) -> Pairs:
     A line 1 of the pair's languages, or of words such as source and target, names the columns, in either order.
     Raises DataError for a line of another form.
     """
-    sources, targets = [], []
     lines = read_lines(path)
     names = lines[0].lower().split("\t") if lines else []
-    order = next(
-        (
-            o
-            for o in (1, -1)
-            for known in (pair.lower().split("-"), *SIDES)
-            if [n.strip() for n in names] == [*known][::o]
-        ),
-        0,
-    )
-    for number, line in enumerate(lines, start=1):
-        if number == 1 and order:
-            continue
+    stripped = [name.strip() for name in names]
+    known = [list(sides) for sides in (pair.lower().split("-"), *SIDES)]
+    order = 1 if stripped in known else -1 if stripped[::-1] in known else 0
+    rows = []
+    for number, line in enumerate(lines[bool(order) :], start=1 + bool(order)):
         columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             raise DataError(
-                f"line {number:,} of {path} has {len(columns)} columns; accepted: a source, one tab and a target on every line. "
-                f"Pairs stand in {FORMS}"
+                f"line {number:,} of {path} has {len(columns)} columns; accepted: a source, one tab and a target on "
+                f"every line. Pairs stand in {FORMS}"
             )
-        sources.append(columns[0])
-        targets.append(columns[1])
+        rows.append(columns[:: order or 1])
+    pairs = aligned([row[0] for row in rows], [row[1] for row in rows])
     if not order:
-        return aligned(sources, targets)
-    remark = f"line 1 of {path.name} names the columns ({', '.join(names)})"
-    return replace(aligned(*((sources, targets)[::order])), remarks=(remark,))
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, plain or gzip, whatever its line ends, without a byte-order mark. Raises DataError."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read {path}: {reason}; give a readable file, plain or gzip") from error
-    return lines_of(content, str(path))
-
-
-def lines_of(content: bytes, name: str) -> list[str]:
-    """The lines of UTF-8 text, whatever its line ends, without a byte-order mark. Raises DataError that names it."""
-    # Only real line ends: str.splitlines would also cut at marks that stand inside of sentences. A single carriage return is such
-    # a mark, too, where lines end in newlines.
-    text = utf8_text(content, name).replace("\r\n", "\n")
-    lines = text.split("\n" if "\n" in text else "\r")
-    return lines[:-1] if lines and not lines[-1] else lines
-
-
-def _plain_or_gzip(path: Path) -> Path | None:
-    return next((p for p in (path, path.with_name(f"{path.name}.gz")) if p.is_file()), None)
+        return pairs
+    return replace(pairs, remarks=(f"line 1 of {path.name} names the columns ({', '.join(names)})",))

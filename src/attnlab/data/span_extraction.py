@@ -1,4 +1,4 @@
-"""The Lightning data module of questions whose answers stand in a text. Shapes: B batch, T length, N tokens of a text."""
+"""The data module of questions whose answers stand in a text. Shapes: B batch, T length, N tokens of a text."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 
 from attnlab.data.cache import DataError
-from attnlab.data.encoded import Encoded, EncodedData, collate_rows
-from attnlab.data.questions import Question, QuestionSource
+from attnlab.data.module import Batch
+from attnlab.data.questions import Question, Questions, QuestionSource
+from attnlab.data.special_tokens import add_special_tokens, num_special_tokens
+from attnlab.data.token_data import RowData, Rows, collate_rows
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import Vocabulary, framed, num_marks
+from attnlab.data.vocabulary import Vocabulary
 from attnlab.ranges import Ge, PositiveInt, Seed, check_ranges
 
 NOWHERE = (0, 0)  # the first and last token of an answer that is not in the row: both are the first of all
 
 
 @dataclass
-class EncodedQuestions(Encoded):
+class QuestionRows(Rows):
     """
     Questions in rows, one for each window of a question's text.
 
-    question_of: which question a row is of. first: where the row's window begins; start: with which token of the text. answers: the
-    first and last position of the answer in the row. places: for each question, the characters (N, 2) of its text's tokens.
+    question_of: which question a row is of. first: where the row's window begins; start: with which token of the text.
+    answers: the first and last position of the answer in the row. places: for each question, the characters (N, 2) of
+    its text's tokens.
     """
 
     texts: list[Question] = field(default_factory=list)
@@ -37,7 +39,6 @@ class EncodedQuestions(Encoded):
 
     @property
     def num_examples(self) -> int:
-        """Questions."""
         return len(self.texts)
 
     def words(self, row: int, begin: int, end: int) -> str:
@@ -48,18 +49,19 @@ class EncodedQuestions(Encoded):
 
 
 @check_ranges
-class SpanExtractionData(EncodedData[EncodedQuestions]):
+class SpanExtractionData(RowData[QuestionRows]):
     """
-    Questions on texts as batches within a token budget, each a question, a separator and a window of its text between start and end marks.
+    Questions on texts as batches within a token budget, each a question, a separator and a window of its text between
+    start and end marks.
 
-    A text that is too long for `max_length` tokens is read in windows, the next beginning `stride` tokens after the last (Devlin et
-    al. 2019, section 4.2, and their code); in a window that does not hold the whole answer, it is the first token. A question of more
-    than `max_question` tokens is cut and counted. Of several answers the first is trained on; one that does not stand where it is
-    said to is left out of training, and counted. The other fields as in EncodedData. Raises DataError.
+    A text that is too long for `max_length` tokens is read in windows, the next beginning `stride` tokens after the
+    last (Devlin et al. 2019, section 4.2, and their code); in a window that does not hold the whole answer, it is the
+    first token. A question of more than `max_question` tokens is cut and counted. Of several answers the first is
+    trained on; one that does not stand where it is said to is left out of training, and counted. The other fields as
+    in RowData. Raises DataError.
     """
 
-    kind, examples = "questions", "questions"
-    unit = "window"
+    examples, unit = "questions", "window"
 
     def __init__(
         self,
@@ -76,64 +78,57 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
     ) -> None:
         super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)
         self.stride, self.max_question = stride, max_question
-        self._refuse_without_room(self.rehearsal_vocabulary())
+        self._refuse_without_room(self.placeholder_vocabulary())
 
     def _refuse_without_room(self, vocabulary: Vocabulary) -> None:
-        marks = num_marks(vocabulary.pair_marks())
+        marks = num_special_tokens(vocabulary.pair_special_tokens())
         if self.max_length - self.max_question - marks < 1:
             raise DataError(
-                f"data.max_length={self.max_length} leaves no room for a text beside a question of {self.max_question} tokens "
-                f"(data.max_question) and {marks} marks; accepted: data.max_length from {self.max_question + marks + 1} on"
+                f"data.max_length={self.max_length} leaves no room for a text beside a question of {self.max_question} "
+                f"tokens (data.max_question) and {marks} marks; accepted: data.max_length from "
+                f"{self.max_question + marks + 1} on"
             )
 
-    def lines(self, part: list[Question]) -> Iterable[str]:
-        """The questions and, once each, their texts, as they are encoded."""
-        return (f" {text}" for text in [*(q.text for q in part), *dict.fromkeys(q.context for q in part)])
+    def lines(self, part: Questions) -> Iterable[str]:
+        return (f" {text}" for text in [*(q.text for q in part.questions), *dict.fromkeys(part.keys)])
 
-    def encode_parts(self, parts: dict[str, list[Question]]) -> dict[str, EncodedQuestions]:
-        """Every part encoded, and whether there are questions in training that their texts do not answer."""
+    def encode(self, parts: dict[str, Questions]) -> dict[str, QuestionRows]:
         self._refuse_without_room(self.vocabulary)
-        self.has_unanswered = any(not question.answers for question in parts["train"])
+        self.has_unanswered = any(not question.answers for question in parts["train"].questions)
         return {split: self._encode(part, split == "train") for split, part in parts.items()}
 
-    def collate(self, part: EncodedQuestions, rows_B: np.ndarray) -> dict[str, torch.Tensor]:
+    def collate(self, part: QuestionRows, rows_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
         """
-        tokens (B, T) padded on the right, is_token, ids (B,), segments (B, T): 0 the question, 1 the text, is_text (B, T): True at
-        the text's tokens, and answers (B, 2): first and last position, 0 and 0 where the row does not hold the answer.
+        tokens (B, T) padded on the right, is_token, ids (B,), segments (B, T): 0 the question, 1 the text, is_text
+        (B, T): True at the text's tokens, answers (B, 2): first and last position, 0 and 0 where they are elsewhere.
         """
         lengths_B = np.array([len(part.rows[row]) for row in rows_B])
         first_B = np.array([part.first[row] for row in rows_B])
         places_1T = np.arange(lengths_B.max())[None]
         after_BT, inside_BT = places_1T >= first_B[:, None], places_1T < lengths_B[:, None]
-        marks = self.vocabulary.marks
+        marks = self.vocabulary.special_tokens
         return collate_rows(
             part,
             rows_B,
-            marks.filler,
+            marks.pad_id,
             segments=(after_BT & inside_BT).astype(np.int64),
             is_text=after_BT & (places_1T < lengths_B[:, None] - len(marks.pair[2])),
             answers=np.array([part.answers[row] for row in rows_B], dtype=np.int64),
         )
 
-    def widths(self) -> dict[str, Any]:
-        """The size of the vocabulary, and two segments for models that tell them apart."""
-        return super().widths() | {"num_segments": 2}
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        return super().dims_of(vocabulary) | {"num_segments": 2}  # for models that tell the two texts apart
 
-    def rehearsal_widths(self) -> dict[str, Any]:
-        """Stand-ins."""
-        return super().rehearsal_widths() | {"num_segments": 2}
-
-    def particulars(self) -> list[str]:
-        """How many windows, and how many questions have no answer."""
-        parts = self._all_splits().values()
+    def about_examples(self) -> list[str]:
+        parts = self.splits().values()
         without = sum(not question.answers for part in parts for question in part.texts)
         windows = f"{sum(len(part.rows) for part in parts):,} windows"
         return [windows, f"{without:,} questions without an answer"] if without else [windows]
 
-    def _encode(self, part: list[Question], training: bool) -> EncodedQuestions:
-        encoded = EncodedQuestions([], {"cut": 0, "without its answer": 0})
+    def _encode(self, part: Questions, training: bool) -> QuestionRows:
+        encoded = QuestionRows([], {"cut": 0, "without its answer": 0})
         texts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for question in part:
+        for question in part.questions:
             if question.context not in texts:
                 texts[question.context] = self.vocabulary.locate(question.context)
             tokens_N, places_N2 = texts[question.context]
@@ -150,15 +145,16 @@ class SpanExtractionData(EncodedData[EncodedQuestions]):
         return encoded
 
     def _add(
-        self, encoded: EncodedQuestions, asked: np.ndarray, tokens_N: np.ndarray, answer: tuple[int, int] | None
+        self, encoded: QuestionRows, asked: np.ndarray, tokens_N: np.ndarray, answer: tuple[int, int] | None
     ) -> None:
-        """The rows of one question."""
-        marks = self.vocabulary.pair_marks()
-        first = num_marks(marks[:2]) + len(asked)
-        for start, end in windows_over(len(tokens_N), self.max_length - len(asked) - num_marks(marks), self.stride):
+        marks = self.vocabulary.pair_special_tokens()
+        first = num_special_tokens(marks[:2]) + len(asked)
+        for start, end in windows_over(
+            len(tokens_N), self.max_length - len(asked) - num_special_tokens(marks), self.stride
+        ):
             inside = answer is not None and start <= answer[0] and answer[1] < end
             move = first - start
-            encoded.rows.append(framed(marks, asked, tokens_N[start:end]))
+            encoded.rows.append(add_special_tokens(marks, asked, tokens_N[start:end]))
             encoded.question_of.append(len(encoded.texts))
             encoded.first.append(first)
             encoded.start.append(start)
@@ -175,7 +171,7 @@ def windows_over(length: int, room: int, stride: int) -> list[tuple[int, int]]:
 
 
 def tokens_of(question: Question, places_N2: np.ndarray) -> tuple[int, int] | None:
-    """The first and last token of the fewest that hold the first answer; None where it does not stand where it is said to."""
+    """The first and last of the fewest tokens that hold the first answer; None where it is not where it should be."""
     if not question.answers:
         return None
     answer, begin = question.answers[0]

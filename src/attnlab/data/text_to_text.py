@@ -1,9 +1,9 @@
-"""Several tasks for one model: every example is "prefix: source" and a target text (Raffel et al. 2020, section 2.4)."""
+"""Several tasks for one model: an example is "prefix: source" and a target text (Raffel et al. 2020, section 2.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +12,11 @@ import numpy as np
 
 from attnlab.data.cache import DataError
 from attnlab.data.pairs import Pairs, PairSource
+from attnlab.data.source import SPLITS
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.translation import TranslationData
 from attnlab.ranges import Ge, PositiveFloat, Seed, check_ranges
 
-SPLITS = ("train", "validation", "test")
 MOST_REPEATS = 1000
 
 
@@ -26,8 +26,9 @@ class TextTask:
     """
     One of the tasks: pairs of texts, and the prefix that tells the model which task it is.
 
-    source: translations, or texts with their classes as target texts (ParallelText reads both). weight: the task's share of the
-    training examples, relative to the other weights; None: as the mixture's temperature says. Raises DataError.
+    source: translations, or texts with their classes as target texts (ParallelText reads both). weight: the task's
+    share of the training examples, relative to the other weights; None: as the mixture's temperature says. Raises
+    DataError.
     """
 
     prefix: str
@@ -44,15 +45,13 @@ class Mixture(PairSource):
     """
     The pairs of several tasks, each source behind its task's prefix.
 
-    A task has a share of the training examples by its weight, by default its number of examples to the power 1 / temperature (section
-    3.5.2: 1 is examples-proportional, a high temperature makes equal shares). Shares are reached by repeating examples, so
-    that none is left out: the task that is largest for its share has each once an epoch. Other splits hold every example once.
+    A task has a share of the training examples by its weight, by default its number of examples to the power 1 /
+    temperature (section 3.5.2: 1 is examples-proportional, a high temperature makes equal shares). Shares are reached
+    by repeating examples, so that none is left out: the task that is largest for its share has each once an epoch.
+    Other splits hold every example once.
     """
 
     name = "text_to_text"
-    what = "several tasks in one model, each behind its prefix"
-    size = "its tasks'"
-    licence = "its tasks'"
 
     def __init__(
         self, tasks: Mapping[str, TextTask], temperature: PositiveFloat = 1.0, pair: str = "text-text"
@@ -82,8 +81,8 @@ class Mixture(PairSource):
             mixed[split] = Pairs(
                 [source for _, pairs in parts for source in pairs.sources],
                 [target for _, pairs in parts for target in pairs.targets],
-                sum(pairs.dropped for _, pairs in parts),
-                tuple(f"{name}: {remark}" for name, pairs in parts for remark in pairs.remarks),
+                dropped=sum(pairs.dropped for _, pairs in parts),
+                remarks=tuple(f"{name}: {remark}" for name, pairs in parts for remark in pairs.remarks),
             )
         return mixed
 
@@ -95,22 +94,22 @@ class Mixture(PairSource):
         for name, count in counts.items():
             if count > MOST_REPEATS * self.sizes[name]:
                 raise DataError(
-                    f"data.tasks.{name} would have each of its {self.sizes[name]:,} examples more than {MOST_REPEATS:,} times an "
-                    "epoch; give the other tasks more weight"
+                    f"data.tasks.{name} would have each of its {self.sizes[name]:,} examples more than "
+                    f"{MOST_REPEATS:,} times an epoch; give the other tasks more weight"
                 )
         return counts
 
     def _part(self, name: str, pairs: Pairs | None, split: str) -> Pairs:
         if pairs is None:
             return Pairs([], [])
-        sources = [f"{self.tasks[name].prefix}: {source}" for source in pairs.sources]
-        rows = np.arange(len(sources))
-        if split == "train":
-            whole, more = divmod(self.examples()[name], len(sources))
-            # The same ones for every seed of a run: they are part of the data.
-            chosen = np.random.Generator(np.random.Philox(0)).permutation(len(sources))[:more]
-            rows = np.concatenate([np.tile(rows, whole), np.sort(chosen)])
-        return Pairs([sources[row] for row in rows], [pairs.targets[row] for row in rows], pairs.dropped, pairs.remarks)
+        prefixed = replace(pairs, sources=[f"{self.tasks[name].prefix}: {source}" for source in pairs.sources])
+        if split != "train":
+            return prefixed
+        whole, more = divmod(self.examples()[name], len(pairs))
+        # The same ones for every seed of a run: they are part of the data.
+        chosen = np.random.Generator(np.random.Philox(0)).permutation(len(pairs))[:more]
+        rows = np.concatenate([np.tile(np.arange(len(pairs)), whole), np.sort(chosen)])
+        return replace(prefixed.take(rows.tolist()), dropped=pairs.dropped, remarks=pairs.remarks)
 
 
 @check_ranges
@@ -140,7 +139,6 @@ class TextToTextData(TranslationData):
         )
 
     def target_languages(self) -> tuple[str, ...]:
-        """Of each task."""
         return tuple(task.source.target_language for task in self.source.tasks.values())
 
     def tasks_of(self, split: str) -> list[str]:
@@ -149,14 +147,12 @@ class TextToTextData(TranslationData):
         return [self.source.members[split][place] for place in places]
 
     def facts(self) -> dict[str, Any]:
-        """Also how many different training examples each task has, and how many an epoch has of it."""
         facts, counts = super().facts(), self.source.examples()
         return facts | {
             "tasks": {name: {"examples": size, "an_epoch": counts[name]} for name, size in self.source.sizes.items()}
         }
 
     def describe(self) -> str:
-        """Also each task's share."""
         self.split("train")
         counts = self.source.examples()
         shares = ", ".join(f"{name} {count / sum(counts.values()):.0%}" for name, count in counts.items())

@@ -1,34 +1,35 @@
-"""Tokenizers out of Hugging Face's files, with all that these say of marks."""
+"""Tokenizers from and to the files of Hugging Face's AutoTokenizer, with all that these say of special tokens."""
 
+from __future__ import annotations
+
+import base64
 import json
 from collections.abc import Mapping
+from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnlab.data.cache import DataError
-from attnlab.data.marian_tokenizer import read_marian
-from attnlab.data.old_tokenizers import library_of_old_files
-from attnlab.data.pretrained_tokenizer import PretrainedTokenizer
-from attnlab.data.tokenizers import TOKENIZERS, Tokenizer
+from attnlab.data.pretrained_tokenizers import MarianTokenizer, PretrainedTokenizer
+from attnlab.data.slow_tokenizers import of_model_type
+from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Subwords, Tokenizer, Unigram, WithEndOfText
+from attnlab.data.vocabulary import Vocabulary
 from attnlab.ranges import PositiveInt, check_ranges
+
+if TYPE_CHECKING:
+    import tokenizers as hf
+
+Fields = dict[str, Any]  # what a JSON file holds
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MARIAN = ("source.spm", "target.spm", "vocab.json")
 GENERATION = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 ROBERTA = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
+ALBERT = {**BERT, "bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "pad": "<pad>"}
 GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 T5 = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
-ALBERT = {
-    "bos": "[CLS]",
-    "eos": "[SEP]",
-    "unk": "<unk>",
-    "sep": "[SEP]",
-    "pad": "<pad>",
-    "cls": "[CLS]",
-    "mask": "[MASK]",
-}
 # What the library's class of each kind of model calls its tokens, where the files, as old ones do, leave it out.
 USUAL = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert"), BERT),
@@ -38,7 +39,23 @@ USUAL = {
     **dict.fromkeys(("llama", "mistral"), LLAMA),
     "albert": ALBERT,
 }
-CONVERT = "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}')\""
+FETCH = "fetch it again from where the model came from"
+CONVERT = (
+    'python -c "from transformers import AutoTokenizer; '
+    "AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}')\""
+)
+
+# Of attnlab's own, where they are written: the special tokens by number, their names, and how they frame a text.
+LEADING = ("<pad>", "<s>", "</s>", "<mask>", "<sep>")
+SPECIAL = {
+    **dict(zip(("pad_token", "bos_token", "eos_token", "mask_token", "sep_token"), LEADING, strict=True)),
+    "cls_token": "<s>",
+}
+FRAMES = {"text": ("<s> $A </s>", "<s> $A <sep> $B:1 </s>:1"), "source": ("$A </s>", None)}
+NEVER = -1e6  # the score of a piece that no text is to be cut into
+
+
+# --- reading
 
 
 @check_ranges
@@ -59,51 +76,53 @@ def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tok
     rules = _json(folder / "tokenizer.json")
     if rules.get("name") in TOKENIZERS:
         return _tokenizer_of_run(folder, vocabulary_size)
-    files = {name: _json(folder / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config")}
-    config, settings = files["config"], files["tokenizer_config"]
+    settings, config, told = (
+        _json(folder / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config")
+    )
+    generation = {**config, **_given(told)}
+    kept: Fields = {
+        "decoder_start": generation.get("decoder_start_token_id"),
+        "generation": _given({name: generation.get(name) for name in GENERATION}),
+    }
     there = [name for name in MARIAN if (folder / name).is_file()]
     if not rules and (len(there) == len(MARIAN) or config.get("model_type") == "marian"):
         if lost := [name for name in MARIAN if name not in there]:
-            raise DataError(
-                f"{folder} lacks {', '.join(lost)}, which a Marian's tokenizer is made of; fetch them from where the model came from"
-            )
-        return _marian(folder, {**config, **_given(files["generation_config"])}, settings, vocabulary_size)
+            what = f"{folder} lacks {', '.join(lost)}, which a Marian's tokenizer is made of"
+            raise DataError(f"{what}; fetch them from where the model came from")
+        return _marian(folder, settings, vocabulary_size or generation.get("vocab_size"), kept)
     library = _library(folder, rules, config, settings)
-    special = _special_tokens(library, {**_json(folder / "special_tokens_map.json"), **_given(settings)}, files)
-    generation = {**config, **_given(files["generation_config"])}
+    special = _special_tokens(library, {**_json(folder / "special_tokens_map.json"), **_given(settings)}, config)
     ends = generation.get("eos_token_id")
     return PretrainedTokenizer(
         vocabulary_size=_rows(path, library, config, vocabulary_size),
         rules=library.to_str(),
         special=special,
-        decoder_start=generation.get("decoder_start_token_id"),
         also_ends=[] if ends is None else sorted(ends) if isinstance(ends, list) else [ends],
         splits_marks=bool(settings.get("split_special_tokens")),
         chat_template=_chat_template(folder, settings),
-        generation=_told(generation),
+        **kept,
     )
 
 
-def _told(generation: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: generation[name] for name in GENERATION if generation.get(name) is not None}
-
-
-def _marian(
-    folder: Path, generation: Mapping[str, Any], settings: Mapping[str, Any], vocabulary_size: int | None
-) -> Tokenizer:
+def _marian(folder: Path, settings: Fields, rows: int | None, kept: Fields) -> MarianTokenizer:
     if settings.get("separate_vocabs"):
         raise DataError(
             f"{folder}: source and target have a vocabulary each (separate_vocabs), and here they share one"
         )
     numbers = _json(folder / "vocab.json")
-    usual = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    special = {name: _text(settings.get(name)) or text for name, text in usual.items()}
-    rows = vocabulary_size or generation.get("vocab_size") or len(numbers)
-    needed = max(numbers.values(), default=0) + 1
+    special = {f"{name}_token": _text(settings.get(f"{name}_token")) or text for name, text in T5.items()}
+    rows, needed = rows or len(numbers), max(numbers.values(), default=0) + 1
     if rows < needed:
         raise DataError(f"{folder / 'vocab.json'} has tokens up to number {needed - 1}, and the model has {rows} rows")
-    start = generation.get("decoder_start_token_id")
-    return read_marian(folder, rows, numbers, special, start, _told(generation))
+    if lost := [text for text in special.values() if text not in numbers]:
+        raise DataError(f"{folder / 'vocab.json'} lacks {', '.join(lost)}; {FETCH}")
+    source, target = (base64.b64encode((folder / name).read_bytes()).decode() for name in MARIAN[:2])
+    found = MarianTokenizer(
+        vocabulary_size=rows, source=source, target=target, numbers=numbers, special=special, **kept
+    )
+    for tokenizer in (found, found.of_source):
+        tokenizer.encode("")  # reads the files
+    return found
 
 
 def _tokenizer_of_run(folder: Path, vocabulary_size: int | None) -> Tokenizer:
@@ -113,45 +132,44 @@ def _tokenizer_of_run(folder: Path, vocabulary_size: int | None) -> Tokenizer:
         raise DataError(f"{folder / 'tokenizer.json'} cannot be read: {error}; take that of another run") from error
     if vocabulary_size not in (None, tokenizer.vocabulary_size):
         raise DataError(
-            f"tokenizer.vocabulary_size={vocabulary_size}: that run's tokenizer has {tokenizer.vocabulary_size}; leave it out"
+            f"tokenizer.vocabulary_size={vocabulary_size}: that run's tokenizer has {tokenizer.vocabulary_size}; "
+            "leave it out"
         )
     return tokenizer.of_text
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Fields:
     """What a file holds; nothing where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; fetch it again from where the model came from") from error
+        raise DataError(f"{path} cannot be read: {error}; {FETCH}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{path} holds no table of names and values; fetch it again from where the model came from")
+        raise DataError(f"{path} holds no table of names and values; {FETCH}")
     return found
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _given(fields: Mapping[str, Any]) -> Fields:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _library(folder: Path, rules: dict[str, Any], config: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """The library's tokenizer, which neither cuts nor fills; tokens that only tokenizer_config.json has are added, as transformers does."""
+def _library(folder: Path, rules: Fields, config: Fields, settings: Fields) -> hf.Tokenizer:
+    """What neither cuts nor fills; tokens that only tokenizer_config.json has are added, as transformers does."""
     from tokenizers import Tokenizer as Library
 
-    if rules:
-        try:
-            library = Library.from_str(json.dumps(rules))
-        except Exception as error:  # the library raises nothing more particular
-            raise DataError(
-                f"{folder / 'tokenizer.json'} is none that the library tokenizers reads: {error}; write it anew: "
-                + CONVERT.format(path=folder)
-            ) from error
-    else:
-        library = library_of_old_files(folder, config.get("model_type"), settings)
+    try:
+        found = Library.from_str(json.dumps(rules)) if rules else None
+    except Exception as error:  # the library raises nothing more particular
+        raise DataError(
+            f"{folder / 'tokenizer.json'} is none that the library tokenizers reads: {error}; write it anew: "
+            + CONVERT.format(path=folder)
+        ) from error
+    library = of_model_type(folder, config.get("model_type"), settings) if found is None else found
     if library is None:
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise DataError(
-            f"tokenizer.path={folder}: there is no tokenizer.json (but {there}); make one where transformers is installed: "
-            + CONVERT.format(path=folder)
+            f"tokenizer.path={folder}: there is no tokenizer.json (but {there}); make one where transformers is "
+            "installed: " + CONVERT.format(path=folder)
         )
     library.no_padding()
     library.no_truncation()
@@ -162,7 +180,7 @@ def _library(folder: Path, rules: dict[str, Any], config: dict[str, Any], settin
     return library
 
 
-def _added(token: Any, special: bool) -> Any:
+def _added(token: Any, special: bool) -> hf.AddedToken:
     """The library's form of a token that files give as a text or as a table."""
     from tokenizers import AddedToken
 
@@ -171,12 +189,11 @@ def _added(token: Any, special: bool) -> Any:
     return AddedToken(_text(token), special=special, normalized=bool(fields.get("normalized", not special)), **options)
 
 
-def _special_tokens(library: Any, fields: Mapping[str, Any], files: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+def _special_tokens(library: hf.Tokenizer, fields: Fields, config: Fields) -> dict[str, str]:
     """The texts of the special tokens by name, each one that the library knows as such from then on."""
-    config = files["config"]
     kind = str(fields.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer").lower()
     usual = USUAL.get(config.get("model_type", ""), USUAL.get(kind, {}))
-    found: dict[str, Any] = {}
+    found: Fields = {}
     for name in NAMES:
         number = config.get(f"{name}_id")
         by_number = library.id_to_token(number) if isinstance(number, int) and number >= 0 else None
@@ -198,7 +215,7 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token if isinstance(token, str) else None
 
 
-def _rows(path: str, library: Any, config: Mapping[str, Any], asked: int | None) -> int:
+def _rows(path: str, library: hf.Tokenizer, config: Fields, asked: int | None) -> int:
     """How many rows the model's table has."""
     needed = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     said = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
@@ -212,7 +229,7 @@ def _rows(path: str, library: Any, config: Mapping[str, Any], asked: int | None)
     return rows
 
 
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+def _chat_template(folder: Path, settings: Fields) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -220,3 +237,149 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if isinstance(given, list):  # several, by name
         given = next((entry["template"] for entry in given if entry.get("name") == "default"), None)
     return given
+
+
+# --- writing
+
+
+def write_tokenizer(
+    tokenizer: Tokenizer | Vocabulary,
+    folder: str | Path,
+    frame: Literal["text", "source"] = "text",
+    segments: bool = False,
+) -> None:
+    """
+    Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and, where there is one, chat_template.jinja.
+
+    A tokenizer by itself, as language models have it, becomes one that encodes a text as `encode` does and puts nothing
+    around it. A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its special tokens, and
+    puts those around a text that an encoder (text) or a sequence-to-sequence model (source) sees. Where a text spells
+    one, there stands that one: `<mask>` in a text hides a token. A pretrained one is written as it was read. segments:
+    whether the model is told which of two texts a token is of.
+    """
+    own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(own, MarianTokenizer):
+        own.write(folder)
+        _write_json(folder, tokenizer_config={"tokenizer_class": "MarianTokenizer", **own.special})
+        return
+    # A text that spells a special token has it: that is how clients ask for one, such as <mask>.
+    splits, template = False, None
+    if isinstance(own, PretrainedTokenizer):
+        rules, special, template = json.loads(own.rules), dict(own.special), own.chat_template
+        splits = own.splits_marks
+    else:
+        tokens: list[str] = []
+        if isinstance(tokenizer, Vocabulary):
+            tokens = [*LEADING, *(f"<extra_id_{i}>" for i in range(tokenizer.num_sentinels))]
+        rules, special = _rules(own, tokens, frame), dict(SPECIAL) if tokens else {}
+        if isinstance(own, WithEndOfText):
+            special = dict.fromkeys(("bos_token", "eos_token"), own.spelling)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": splits,
+        "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
+        **special,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(rules, ensure_ascii=False), encoding="utf-8")
+    _write_json(folder, tokenizer_config=settings, special_tokens_map=special)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _write_json(folder: Path, **contents: Fields) -> None:
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _rules(tokenizer: Tokenizer, tokens: list[str], frame: Literal["text", "source"]) -> Fields:
+    """The tokenizer.json of one of attnlab's own, its numbers after those of the special tokens."""
+    from tokenizers import AddedToken, Regex, normalizers, processors
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_str(json.dumps(moved(tokenizer, tokens)))
+    if tokens:
+        # The library puts the lead before a special token, too, where it looks for those in the text behind it.
+        behind_lead = Regex(rf"\A{tokenizer.text_lead}(?=(?:{'|'.join(tokens)})\z)")
+        lead = normalizers.Prepend(tokenizer.text_lead)
+        library.normalizer = normalizers.Sequence([lead, normalizers.Replace(behind_lead, "")])
+        single, pair = FRAMES[frame]
+        template = {"single": single, **({"pair": pair} if pair else {})}
+        library.post_processor = processors.TemplateProcessing(
+            special_tokens=[(token, tokens.index(token)) for token in LEADING], **template
+        )
+        in_place_of_words = {*tokens} - {"<pad>", "<s>", "</s>", "<sep>"} if isinstance(tokenizer, Subwords) else {}
+        # A sub-word begins with the blank before it, and so does what stands in its place.
+        library.add_special_tokens(
+            [AddedToken(token, special=True, normalized=True, lstrip=token in in_place_of_words) for token in tokens]
+        )
+    return _rules_of(library)
+
+
+@singledispatch
+def moved(tokenizer: Tokenizer, tokens: list[str]) -> Fields:
+    """The library's rules of a tokenizer whose numbers begin after those of these special tokens."""
+    raise NotImplementedError(f"the tokenizer {tokenizer.name} has no form in Hugging Face's files")
+
+
+@moved.register
+def _(tokenizer: Character, tokens: list[str]) -> Fields:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    library = Tokenizer(models.WordLevel(_numbered([*tokens, *tokenizer.alphabet])))
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    library.decoder = decoders.Fuse()
+    return _rules_of(library)
+
+
+@moved.register
+def _(tokenizer: Byte, tokens: list[str]) -> Fields:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    library = Tokenizer(models.BPE(_numbered([*tokens, *byte_letters()]), []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return _rules_of(library)
+
+
+@moved.register
+def _(tokenizer: BPE, tokens: list[str]) -> Fields:
+    rules: Fields = json.loads(tokenizer.rules)
+    pieces = {piece: number + len(tokens) for piece, number in rules["model"]["vocab"].items()}
+    rules["model"]["vocab"] = _numbered(tokens) | pieces
+    return rules
+
+
+@moved.register
+def _(tokenizer: Unigram, tokens: list[str]) -> Fields:
+    rules: Fields = json.loads(tokenizer.rules)
+    rules["model"]["vocab"] = [*((token, NEVER) for token in tokens), *rules["model"]["vocab"]]
+    return rules
+
+
+@moved.register
+def _(tokenizer: WithEndOfText, tokens: list[str]) -> Fields:
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_str(json.dumps(moved(tokenizer.own, tokens)))
+    library.add_special_tokens([tokenizer.spelling])
+    assert library.token_to_id(tokenizer.spelling) == len(tokens) + tokenizer.end
+    return _rules_of(library)
+
+
+def byte_letters() -> list[str]:
+    """The letters that the library spells bytes with: printable ones of Latin-1, those from U+0100 on for the rest."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    letters = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(letters)) for byte in range(256)]
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _rules_of(library: hf.Tokenizer) -> Fields:
+    rules: Fields = json.loads(library.to_str())
+    return rules

@@ -1,45 +1,190 @@
-"""The Lightning data module of translation, and of any task whose examples are a source and a target text.
+"""
+Pairs of a source and a target text: token rows kept on disk, and the Lightning data module of translation.
 
-Shapes: B batch, S source length, T target length.
+Shapes: N pairs, R rows, B batch, S source length, T target length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
-from attnlab.data.budget import BudgetedRows, EvaluationBatches, TokenBudgetBatches, check_budget, typical
-from attnlab.data.cache import DataError, cache_root, kept, key_of
-from attnlab.data.encoded import remarks_of
-from attnlab.data.encoded_pairs import EncodedPairs, chosen, collate, encode_pairs
-from attnlab.data.module import DataModule
+from attnlab.data.cache import cache_root, kept, key_of
+from attnlab.data.module import Batch, padded, remarks_of
+from attnlab.data.order import EvaluationLoader, batches_by_length, check_budget
 from attnlab.data.pairs import Pairs, PairSource
-from attnlab.data.sources import opened
-from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import Vocabulary, framed, num_marks, rehearsal
+from attnlab.data.special_tokens import add_special_tokens, num_special_tokens
+from attnlab.data.token_data import TokenData, TokenSplit
+from attnlab.data.tokenizers import Tokenizer, smallest_type
+from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
 from attnlab.ranges import Ge, Seed, check_ranges
 
 FORMAT = 3
+TOGETHER = 10_000  # rows that are joined at once
+
+
+class TokenRows(Sequence[np.ndarray]):
+    """R rows out of all their tokens (N,), one after the other, and the place (R,) at which each ends."""
+
+    def __init__(self, tokens_N: np.ndarray, ends_R: np.ndarray) -> None:
+        self.tokens_N, self.ends_R = tokens_N, ends_R
+
+    def __len__(self) -> int:
+        return len(self.ends_R)
+
+    def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]  # one row at a time
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row %= len(self)
+        start = int(self.ends_R[row - 1]) if row else 0
+        return self.tokens_N[start : int(self.ends_R[row])]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def lengths_R(self) -> np.ndarray:
+        return np.diff(self.ends_R, prepend=0)
+
+    def save(self, folder: Path, name: str) -> None:
+        np.save(folder / f"{name}.npy", self.tokens_N)
+        np.save(folder / f"{name}_ends.npy", self.ends_R)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> TokenRows:
+        return cls(mapped(folder / f"{name}.npy"), mapped(folder / f"{name}_ends.npy"))
+
+
+class TokenRowsBuilder:
+    """Takes rows one by one; vocabulary_size decides how many bytes a token needs."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self.kind = smallest_type(vocabulary_size)
+        self._waiting: list[np.ndarray] = []
+        self._joined: list[np.ndarray] = [np.empty(0, self.kind)]
+        self._lengths: list[int] = []
+
+    def add(self, row: np.ndarray) -> None:
+        self._waiting.append(row)
+        self._lengths.append(len(row))
+        if len(self._waiting) == TOGETHER:
+            self._join()
+
+    def done(self) -> TokenRows:
+        self._join()
+        return TokenRows(np.concatenate(self._joined), np.array(self._lengths, dtype=np.int64).cumsum())
+
+    def _join(self) -> None:
+        if self._waiting:
+            self._joined.append(np.concatenate(self._waiting, dtype=self.kind, casting="unsafe"))
+        self._waiting = []
+
+
+def mapped(path: Path) -> np.ndarray:
+    """An array on disk, read where it is looked at; one without elements cannot be mapped and is loaded."""
+    array: np.ndarray = np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None)
+    return array
+
+
+@dataclass
+class EncodedPairs(TokenSplit):
+    """
+    One split: token rows of sources (with marks) and targets (without the last one), and what was left out.
+
+    read: gives the sentences. places: of each pair among those that were read.
+    """
+
+    sources: TokenRows
+    targets: TokenRows
+    read: Callable[[], Pairs]
+    counts: dict[str, int] = field(default_factory=dict)
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @cached_property
+    def texts(self) -> Pairs:
+        """The sentences; those to train on are read when somebody asks for them, for they may be millions."""
+        return self.read()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.stack([self.sources.lengths_R, self.targets.lengths_R + 1], axis=1)
+
+    @property
+    def terms(self) -> np.ndarray:
+        """Target tokens (N,), the end included."""
+        return self.lengths[:, 1]
+
+    def save(self, folder: Path) -> None:
+        """Writes all but the sentences."""
+        self.sources.save(folder, "sources")
+        self.targets.save(folder, "targets")
+        np.save(folder / "places.npy", self.places)
+        (folder / "counts.json").write_text(json.dumps(self.counts))
+
+    @classmethod
+    def load(cls, folder: Path, read: Callable[[np.ndarray], Pairs]) -> EncodedPairs:
+        """What `save` wrote, mapped from disk. read: gives the sentences at places."""
+        sources, targets = TokenRows.load(folder, "sources"), TokenRows.load(folder, "targets")
+        places, counts = mapped(folder / "places.npy"), json.loads((folder / "counts.json").read_text())
+        return cls(sources, targets, lambda: read(places), counts, places)
+
+
+def encode_pairs(
+    texts: Pairs, vocabularies: tuple[Vocabulary, Vocabulary], max_length: int, cut_targets: bool, drop: bool
+) -> EncodedPairs:
+    """
+    Texts as rows of at most `max_length` tokens, by the vocabularies of sources and targets.
+
+    A longer pair is dropped or cut; where not cut_targets, targets may be of any length.
+    """
+    source_vocabulary, vocabulary = vocabularies
+    source_marks, target_marks = source_vocabulary.special_tokens.source, vocabulary.special_tokens.target
+    before_end = (target_marks[0], target_marks[1][:-1])  # the end itself is put there with each batch
+    sources, targets = TokenRowsBuilder(source_vocabulary.size), TokenRowsBuilder(vocabulary.size)
+    places: list[int] = []
+    dropped = cut = 0
+    for place, (source, target) in enumerate(zip(texts.sources, texts.targets, strict=True)):
+        source_S, target_T = source_vocabulary.encode_text(source), vocabulary.encode_text(target)
+        limit = max_length - num_special_tokens(source_marks)
+        target_limit = max_length - num_special_tokens(target_marks) if cut_targets else len(target_T)
+        long = len(source_S) > limit or len(target_T) > target_limit
+        if long and drop:
+            dropped += 1
+            continue
+        cut += long
+        sources.add(add_special_tokens(source_marks, source_S[:limit]))
+        targets.add(add_special_tokens(before_end, target_T[:target_limit]))
+        places.append(place)
+    kept = np.array(places, dtype=np.int64)
+    counts = {"too long": dropped, "cut": cut}
+    return EncodedPairs(sources.done(), targets.done(), lambda: texts.take(kept.tolist()), counts, kept)
 
 
 @check_ranges
-class TranslationData(DataModule):
+class TranslationData(TokenData[EncodedPairs]):
     """
     Sentence pairs as batches within a token budget.
 
-    source: a class or partial of a PairSource, completed with `pair` and `path`. tokenizer: trained on the training part, on
-    both languages together where `joint`, else once for each. batch_tokens: a batch's pairs times its longest source plus its
-    longest target, padding included, on average over the batches of a step. max_length: the most tokens of a source or target; a longer training pair is dropped or
-    cut (`too_long`) and counted, and pairs to evaluate on are cut in the source alone. Raises DataError.
+    source: a class or partial of a PairSource, completed with `pair` and `path`. tokenizer: trained on the training
+    part, on both languages together where `joint`, else once for each. batch_tokens: a batch's pairs times its longest
+    source plus its longest target, padding included, on average over the batches of a step. max_length: the most tokens
+    of a source or target; a longer training pair is dropped or cut (`too_long`) and counted, and pairs to evaluate on
+    are cut in the source alone. Raises DataError.
     """
 
+    examples = "pairs"
     frame = "source"
+    source: PairSource
 
     def __init__(
         self,
@@ -54,107 +199,41 @@ class TranslationData(DataModule):
         seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
-        super().__init__()
-        self.source = opened(source, path, pair=pair)
-        self.name, self._untrained, self.joint = self.source.name, tokenizer, joint
-        self.batch_tokens, self.max_length, self.too_long = batch_tokens, max_length, too_long
-        self.seed, self.cache = seed, cache
+        super().__init__(source, tokenizer, max_length, batch_tokens, path, seed, cache, pair=pair)
+        self.joint, self.too_long = joint, too_long
         for name in ("end", "target_start"):
-            rehearsal(tokenizer).marks.need(name)
-        self._splits: dict[str, EncodedPairs] | None = None
-        self.remarks: list[str] = []
-        self._order: TokenBudgetBatches | None = None
-        self._order_state: dict[str, int] | None = None
+            placeholder_vocabulary(tokenizer).special_tokens.require(name)
 
-    # --- what was prepared
-
-    def prepare_data(self) -> None:
-        """Reads the pairs, trains the tokenizers and keeps these and the token rows in the cache, where they are not there yet."""
-        self._all_splits()
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.source.pair}"
 
     def setup(self, stage: str | None = None) -> None:
-        """Encodes every split, and sees that there is something to train, to validate and to test on."""
-        for name in ("train", "validation", "test"):
-            self.split(name)
+        super().setup(stage)
         check_budget(self.split("train").lengths, self.batch_tokens)
 
-    def split(self, name: str) -> EncodedPairs:
-        """The pairs of a split. Raises DataError for one that is not there, or is empty."""
-        splits = self._all_splits()
-        if name not in splits or not splits[name].sources:
-            known = ", ".join(split for split, pairs in splits.items() if pairs.sources)
-            counts = splits[name].counts if name in splits else {}
-            left_out = ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
-            raise DataError(
-                f"{self.name} {self.source.pair} has no pairs in a split {name!r}{left_out and f' ({left_out})'}; "
-                + (f"accepted: {known}" if known else "no split has any: look at data.path")
-            )
-        return splits[name]
+    def dims(self) -> dict[str, Any]:
+        return super().dims() | {"source_vocabulary_size": self.source_vocabulary.size}
 
-    def _all_splits(self) -> dict[str, EncodedPairs]:
-        if self._splits is None:
-            texts, folder = self._prepared()
-            self.remarks = remarks_of(texts)
-            self._splits = {split: self._rows(split, pairs, folder) for split, pairs in texts.items()}
-        return self._splits
-
-    def widths(self) -> dict[str, Any]:
-        """The sizes of the two vocabularies, one number where they are one, and the marks of the targets."""
-        self.split("train")
-        return widths_of(self.vocabulary, self.source_vocabulary)
-
-    def rehearsal_widths(self) -> dict[str, Any]:
-        """Stand-ins."""
-        return widths_of(rehearsal(self._untrained), rehearsal(self._untrained))
+    def placeholder_dims(self) -> dict[str, Any]:
+        return super().placeholder_dims() | {"source_vocabulary_size": self.placeholder_vocabulary().size}
 
     def tokenizers(self) -> dict[str, Tokenizer]:
-        """Of the targets, and of the sources where they have their own."""
-        self.split("train")
-        own = {} if self.joint else {"source_tokenizer.json": self.source_vocabulary.tokenizer}
-        return {"tokenizer.json": self.vocabulary.tokenizer, **own}
+        found = super().tokenizers()
+        return found if self.joint else found | {"source_tokenizer.json": self.source_vocabulary.tokenizer}
 
     @property
     def train_tokens(self) -> int:
         """Target tokens of an epoch, the ends included."""
-        return int(self.split("train").lengths[:, 1].sum())
-
-    @property
-    def tokens_per_batch(self) -> int:
-        """Target tokens of a batch that is a step of its own, on average."""
-        return self.tokens_per_step(1)
-
-    def tokens_per_step(self, parts: int) -> int:
-        """Target tokens of a step of so many batches, on average."""
-        groups = TokenBudgetBatches(self.split("train").lengths, self.batch_tokens, self.seed, parts).groups(0)
-        return max(1, self.train_tokens // len(groups))
+        return int(self.split("train").terms.sum())
 
     def facts(self) -> dict[str, Any]:
-        """Sizes, and how many pairs were dropped or cut."""
-        self.split("train")
-        assert self._splits is not None
-        return {
-            "fingerprint": self.fingerprint,
-            "pair": self.source.pair,
-            "vocabulary_size": self.vocabulary.size,
-            "source_vocabulary_size": self.source_vocabulary.size,
-            "train_tokens": self.train_tokens,
-            "pairs": {name: len(split.sources) for name, split in self._splits.items()},
-            "left_out": {name: split.counts for name, split in self._splits.items()},
-            **({"remarks": self.remarks} if self.remarks else {}),
-        }
+        facts = super().facts()
+        return facts | {"pair": self.source.pair, "source_vocabulary_size": self.source_vocabulary.size}
 
-    def describe(self) -> str:
-        """Pairs of every split, vocabulary, and what was left out."""
-        facts = self.facts()
-        pairs = ", ".join(f"{name} {count:,}" for name, count in facts["pairs"].items())
-        size = f"{facts['vocabulary_size']:,}"
-        if not self.joint:
-            size = f"{facts['source_vocabulary_size']:,} and {size}"
-        left_out = {f"{what} in {split}": n for split, c in facts["left_out"].items() for what, n in c.items() if n}
-        notes = "".join(
-            [*(f"; {what}: {count:,}" for what, count in left_out.items()), *(f"; {r}" for r in self.remarks)]
-        )
-        return f"{self.name} {self.source.pair}: pairs {pairs}; vocabulary {size}{notes}"
+    def particulars(self) -> str:
+        own = "" if self.joint else f"{self.source_vocabulary.size:,} and "
+        return f"; vocabulary {own}{self.vocabulary.size:,}"
 
     # --- texts
 
@@ -172,7 +251,7 @@ class TranslationData(DataModule):
 
     def source_lengths(self, split: str) -> list[int]:
         """The tokens of the source of each pair of a split, by id, without marks."""
-        lengths_N = self.split(split).lengths[:, 0] - num_marks(self.source_vocabulary.marks.source)
+        lengths_N = self.split(split).lengths[:, 0] - num_special_tokens(self.source_vocabulary.special_tokens.source)
         return lengths_N.tolist()  # type: ignore[no-any-return]
 
     def decode_target(self, tokens: Sequence[int]) -> str:
@@ -181,107 +260,92 @@ class TranslationData(DataModule):
 
     # --- batches
 
-    def train_dataloader(self) -> BudgetedRows:
-        """The endless training order, from where `load_state_dict` set it."""
-        rank, world_size = self.place()
-        micro_batches = self.trainer.accumulate_grad_batches if self.trainer else 1
-        split = self.split("train")
-        self._order = TokenBudgetBatches(split.lengths, self.batch_tokens, self.seed, world_size * micro_batches)
-        if self._order_state is not None:
-            self._order.load_state_dict(self._order_state)
-        return BudgetedRows(partial(collate, split, self.vocabulary.marks), self._order, rank, world_size)
+    def collate(self, part: EncodedPairs, rows_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
+        """source (B, S), is_source, target_in (B, T) from its start, target_out to its end, is_target, ids (B,)."""
+        filler, start, end = self._filler_start_end
+        sources, targets = [part.sources[row] for row in rows_B], [part.targets[row] for row in rows_B]
+        lengths_B1 = np.array([[len(row)] for row in targets])
+        source_BS = padded(sources, filler)
+        out_BT = padded(targets, filler, int(lengths_B1.max()) + 1)
+        start_B1 = np.full((len(rows_B), 1), start)
+        in_BT = np.concatenate([start_B1, out_BT[:, :-1]], axis=1)
+        np.put_along_axis(out_BT, lengths_B1, end, axis=1)
+        batch = {"source": source_BS, "target_in": in_BT, "target_out": out_BT, "ids": rows_B.astype(np.int64)}
+        batch["is_source"] = np.arange(source_BS.shape[1]) < np.array([[len(row)] for row in sources])
+        batch["is_target"] = np.arange(out_BT.shape[1]) <= lengths_B1
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def example_batch(self) -> dict[str, torch.Tensor]:
-        """A batch that is typical in its positions a target token, which are what a target token costs."""
-        pairs = self.split("train")
-        groups = TokenBudgetBatches(pairs.lengths, self.batch_tokens, self.seed).groups(0)
-        return collate(pairs, self.vocabulary.marks, typical(groups, pairs.lengths, pairs.lengths[:, 1]))
+    def evaluation_budget(self, part: EncodedPairs) -> int:
+        return max(self.batch_tokens, int(part.lengths.sum(axis=1).max()))
 
-    def val_dataloader(self) -> EvaluationBatches:
-        """The validation pairs."""
-        return self.evaluation_loader("validation")
-
-    def evaluation_loader(self, split: str) -> EvaluationBatches:
-        """Every pair of a split once over all ranks, with `ids`, the longest first."""
-        pairs = self.split(split)
-        budget = max(self.batch_tokens, int(pairs.lengths.sum(axis=1).max()))
-        return EvaluationBatches(pairs.lengths, budget, partial(collate, pairs, self.vocabulary.marks), *self.place())
-
-    def source_loader(self, texts: Sequence[str]) -> EvaluationBatches:
+    def source_loader(self, texts: Sequence[str]) -> EvaluationLoader:
         """Batches of texts to translate, cut at the greatest length, with `ids`, their places in the list."""
         self.split("train")
-        marks = self.source_vocabulary.marks.source
-        limit = self.max_length - num_marks(marks)
-        rows = [framed(marks, self._source_tokens(text)[:limit]) for text in texts]
-        nothing = Pairs(list(texts), [""] * len(rows))
-        pairs = EncodedPairs(rows, [np.empty(0, dtype=np.int64)] * len(rows), lambda: nothing)
-        return EvaluationBatches(
-            pairs.lengths, max(self.batch_tokens, self.max_length + 1), partial(collate, pairs, self.vocabulary.marks)
-        )
+        marks, limit = self.source_vocabulary.special_tokens.source, self._most_source_tokens()
+        sources, targets = TokenRowsBuilder(self.source_vocabulary.size), TokenRowsBuilder(self.vocabulary.size)
+        for text in texts:
+            sources.add(add_special_tokens(marks, self._source_tokens(text)[:limit]))
+            targets.add(np.empty(0, dtype=np.int64))
+        pairs = EncodedPairs(sources.done(), targets.done(), lambda: Pairs(list(texts), [""] * len(texts)))
+        batches = batches_by_length(pairs.lengths, max(self.batch_tokens, self.max_length + 1))
+        return EvaluationLoader(batches, partial(self.collate, pairs))
 
     def texts_cut(self, texts: Sequence[str]) -> list[int]:
         """The places of those texts that `source_loader` cuts."""
         self.split("train")
-        limit = self.max_length - num_marks(self.source_vocabulary.marks.source)
+        limit = self._most_source_tokens()
         return [i for i, text in enumerate(texts) if len(self._source_tokens(text)) > limit]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the training order."""
-        return {} if self._order is None else self._order.state_dict()
+    def _most_source_tokens(self) -> int:
+        return self.max_length - num_special_tokens(self.source_vocabulary.special_tokens.source)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next training loader go on from a saved place."""
-        self._order_state = dict(state_dict) or None
+    def _source_tokens(self, text: str) -> np.ndarray:
+        return self.source_vocabulary.encode_text(text.strip())
 
     # --- preparing
 
-    def _prepared(self) -> tuple[dict[str, Pairs], Path]:
-        """The sentences, and the folder of the cache that belongs to them; sets the vocabularies and the fingerprint."""
+    def make_splits(self) -> dict[str, EncodedPairs]:
+        """Every split's rows, mapped from the cache, below the folder of the tokenizers; sets the vocabularies."""
         texts = self.source.read(self.cache)
-        self.fingerprint = self.source.fingerprint(texts)
-        settings = [FORMAT, self.fingerprint, self._untrained.name, asdict(self._untrained), self.joint]
-        folder = cache_root(self.cache) / "pairs" / f"{self.name}-{self.source.pair}-{key_of(settings)}"
-        source, target = kept(folder, partial(self._train_tokenizers, texts), load_tokenizers)
+        self.remarks, self.fingerprint = remarks_of(texts), self.source.fingerprint(texts)
+        settings = [FORMAT, self.fingerprint, self.untrained.name, asdict(self.untrained), self.joint]
+        shelf = cache_root(self.cache) / self.source.shelf
+        folder = shelf / f"{self.name}-{self.source.pair}-{key_of(settings)}"
+        source, target = kept(folder, partial(self._train_tokenizers, texts), _load_tokenizers)
         self.source_vocabulary, self.vocabulary = Vocabulary(source.of_source), Vocabulary(target)
-        return texts, folder
+        marks = self.vocabulary.special_tokens
+        self._filler_start_end = marks.pad_id, marks.require("target_start"), marks.require("end")
+        return {split: self._rows(split, pairs, folder) for split, pairs in texts.items()}
 
     def _train_tokenizers(self, texts: dict[str, Pairs], folder: Path) -> None:
-        seen = texts.values() if self._untrained.sees_whole_text else [texts["train"]]
+        seen = texts.values() if self.untrained.sees_whole_text else [texts["train"]]
         sources = [line for pairs in seen for line in pairs.sources]
         targets = [line for pairs in seen for line in pairs.targets]
         # Each as it will be encoded, with a space before it.
         for name, lines in {"source": sources, "target": targets}.items():
             text = "\n".join(f" {line}" for line in ([*sources, *targets] if self.joint else lines))
-            self._untrained.train(text).save(folder / f"{name}.json")
+            self.untrained.train(text).save(folder / f"{name}.json")
 
     def _rows(self, split: str, texts: Pairs, folder: Path) -> EncodedPairs:
-        """A split's rows, mapped from the cache. The sentences to evaluate on stay in memory; those to train on do not."""
+        """A split's rows. The sentences to evaluate on stay in memory; those to train on do not."""
         training = split == "train"
-        read = self._training_texts if training else partial(chosen, texts)
+
+        def read(kept: np.ndarray) -> Pairs:
+            return self._training_texts(kept) if training else texts.take(kept.tolist())
 
         def make(scratch: Path) -> None:
             vocabularies, drop = (self.source_vocabulary, self.vocabulary), training and self.too_long == "drop"
             encode_pairs(texts, vocabularies, self.max_length, training, drop).save(scratch)
 
-        cut = self.too_long if training else "cut"
-        found = kept(folder / f"{split}-{self.max_length}-{cut}", make, partial(EncodedPairs.load, read=read))
+        way = self.too_long if training else "cut"
+        found = kept(folder / f"{split}-{self.max_length}-{way}", make, partial(EncodedPairs.load, read=read))
         # Of the files as they are now: what was kept knows the pairs alone, which may be the same ones.
         found.counts = {"pairs with an empty side": texts.dropped, **found.counts}
         return found
 
     def _training_texts(self, places: np.ndarray) -> Pairs:
-        return chosen(self.source.read(self.cache)["train"], places)
-
-    def _source_tokens(self, text: str) -> np.ndarray:
-        return self.source_vocabulary.encode_text(text.strip())
+        return self.source.read(self.cache)["train"].take(places.tolist())
 
 
-def widths_of(vocabulary: Vocabulary, source_vocabulary: Vocabulary) -> dict[str, Any]:
-    """What the vocabularies of targets and sources tell a model and its task."""
-    sizes = {"vocabulary_size": vocabulary.size, "source_vocabulary_size": source_vocabulary.size}
-    return {**sizes, "marks": vocabulary.marks}
-
-
-def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The source's and the target's tokenizer in a folder."""
+def _load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     return Tokenizer.load(folder / "source.json"), Tokenizer.load(folder / "target.json")

@@ -1,19 +1,27 @@
-"""Windows of a long row of tokens, for training (random order, resumable) and for evaluation (every length scores the same tokens).
+"""
+One text in windows: their orders, what data modules share that make an example of each, and that of language modelling.
 
-Letters of shapes: N tokens, B windows of a batch, T window length.
+Shapes: N tokens of a text, B windows of a batch, T window length.
 """
 
-from collections.abc import Iterator
-from typing import Self
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
-
-ENDLESS = (
-    1 << 40
-)  # batches; a length at all keeps Lightning from fetching ahead, which would put the saved order one batch off
+from attnlab.data.corpus import Corpus, prepare
+from attnlab.data.module import Batch, DataModule
+from attnlab.data.order import EvaluationLoader, ShuffledOrder, TrainingLoader
+from attnlab.data.source import SPLITS, TextSource, check_split, opened
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
+from attnlab.ranges import PositiveInt, Probability, Seed, check_ranges
 
 
 class Windows:
@@ -24,98 +32,58 @@ class Windows:
             raise DataError(f"a window length of {length} tokens cannot be used; accepted: 1 or more")
         if len(tokens_N) < length + 1:
             raise DataError(
-                f"{len(tokens_N):,} tokens are too few for one window of {length:,} tokens and the token "
-                f"after it, {length + 1:,} in all; use a longer text, a larger share of it (data.split) or a shorter context (data.context)"
+                f"{len(tokens_N):,} tokens are too few for one window of {length:,} tokens and the token after it, "
+                f"{length + 1:,} in all; use a longer text, a larger share of it (data.split) or a shorter context "
+                "(data.context)"
             )
         self.length = length
         self.rows = np.lib.stride_tricks.sliding_window_view(tokens_N, length + 1)
 
-    def batch(self, starts_B: np.ndarray) -> dict[str, torch.Tensor]:
+    def batch(self, starts_B: np.ndarray) -> Batch:
         """{"tokens": (B, T), "targets": (B, T)} in int64, windows that begin at `starts_B`."""
         rows_BT = self.rows[starts_B].astype(np.int64)
         tokens_BT, targets_BT = np.ascontiguousarray(rows_BT[:, :-1]), np.ascontiguousarray(rows_BT[:, 1:])
         return {"tokens": torch.from_numpy(tokens_BT), "targets": torch.from_numpy(targets_BT)}
 
 
-class WindowBatches:
-    """The endless training order: every epoch covers the text once with windows that do not overlap, from a random offset, shuffled.
+class WindowOrder(ShuffledOrder):
+    """
+    Every epoch covers a text of `num_tokens` once with windows that do not overlap, from a random offset, shuffled.
 
-    Batch i is a function of the arguments and i alone. A batch may begin in one epoch and end in the next, so all are full; the
-    windows of batch i are the same whether one rank has 2 B rows, two ranks have B, or one rank takes two batches of B.
+    An example is where its window begins. is_fixed: the windows are the same ones in every epoch. Raises DataError.
     """
 
     def __init__(
         self,
-        tokens_N: np.ndarray,
+        num_tokens: int,
         context: int,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        is_fixed: bool = False,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"data.batch_size={batch_size} cannot be used; accepted: 1 or more")
-        assert 0 <= rank < world_size, (rank, world_size)
-        self.windows = Windows(tokens_N, context)
-        self.num_tokens, self.context, self.seed = len(tokens_N), context, seed
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         # One window fewer than fit, so that each epoch has the same number whatever its offset below `context`.
-        self.windows_per_epoch = max(1, (self.num_tokens - context) // context)
-        self.windows_seen = 0
-        self._epoch: tuple[int, np.ndarray] = (-1, np.array([]))
+        super().__init__(max(1, (num_tokens - context) // context), batch_size, seed, rank, world_size, "windows")
+        self.num_tokens, self.context, self.is_fixed = num_tokens, context, is_fixed
 
-    def starts(self, index: int) -> np.ndarray:
-        """Where the windows (B,) of this rank's batch `index` begin."""
-        first = (index * self.world_size + self.rank) * self.batch_size
-        return self._starts_from(first)
-
-    def _starts_from(self, first: int) -> np.ndarray:
-        parts, missing = [], self.batch_size
-        while missing:
-            epoch, place = divmod(first, self.windows_per_epoch)
-            parts.append(self._epoch_starts(epoch)[place : place + missing])
-            first, missing = first + len(parts[-1]), missing - len(parts[-1])
-        return np.concatenate(parts)
-
-    def _epoch_starts(self, epoch: int) -> np.ndarray:
-        if self._epoch[0] != epoch:
-            random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
-            slack = self.num_tokens - 1 - self.windows_per_epoch * self.context
-            offset = random.integers(min(slack, self.context - 1) + 1)
-            self._epoch = (epoch, offset + self.context * random.permutation(self.windows_per_epoch))
-        return self._epoch[1]
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> dict[str, torch.Tensor]:
-        return self.windows.batch(self.next_starts()[1])
-
-    def next_starts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of the next batch's windows among all that ranks ever see, and where they begin, (B,) each; moves on."""
-        first = self.windows_seen + self.rank * self.batch_size
-        self.windows_seen += self.batch_size * self.world_size
-        return first + np.arange(self.batch_size), self._starts_from(first)
-
-    def state_dict(self) -> dict[str, int]:
-        """The place in the order: windows seen by all ranks together, so that it holds for another number of ranks too."""
-        return {"windows_seen": self.windows_seen}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from a place that `state_dict` gave."""
-        self.windows_seen = int(state["windows_seen"])
+    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
+        slack = self.num_tokens - 1 - self.count * self.context
+        offset = random.integers(min(slack, self.context - 1) + 1)
+        return (0 if self.is_fixed else offset) + self.context * random.permutation(self.count)
 
 
 class EvaluationWindows:
-    """Batches that score each of the same target tokens once, whatever the window length and the stride.
+    """
+    Batches that score each of the same target tokens once, whatever the window length and the stride.
 
-    The targets follow a lead-in of `longest` tokens (fewer where the text is short) and are as many as fit into the text and into
-    `max_tokens`, a multiple of `longest` and at least that. A window scores its last `stride` targets: stride = length (the default)
-    makes windows that do not overlap; a smaller one slides, so that each target has at least length - stride tokens before it.
-    Batches are {"tokens": (B, T), "targets": (B, T), "scored": (B, T) bool}. Raises DataError where the text is too short.
+    The targets follow a lead-in of `longest` tokens (fewer where the text is short) and are as many as fit into the
+    text and into `max_tokens`, a multiple of `longest` and at least that. A window scores its last `stride` targets:
+    stride = length (the default) makes windows that do not overlap; a smaller one slides, so that each target has at
+    least length - stride tokens before it. Batches are {"tokens": (B, T), "targets": (B, T), "scored": (B, T) bool}.
+    Raises DataError where the text is too short.
     """
 
     def __init__(
@@ -132,7 +100,8 @@ class EvaluationWindows:
         longest, stride = longest or length, stride or length
         if not 1 <= stride <= length <= longest:
             raise DataError(
-                f"stride {stride}, length {length}, longest {longest} cannot be used; accepted: 1 <= stride <= length <= longest"
+                f"stride {stride}, length {length}, longest {longest} cannot be used; accepted: 1 <= stride <= length "
+                "<= longest"
             )
         Windows(tokens_N, longest)  # too short for the longest means too short for all: their figures are compared
         self.windows = Windows(tokens_N, length)
@@ -142,7 +111,7 @@ class EvaluationWindows:
         self.num_targets = wanted // longest * longest
         self.first_target = lead + 1  # where the scored targets begin in tokens_N
         self.batch_size = batch_size
-        # Window i scores the targets from lower[i] up to but not including upper[i]; target j is the token after input j.
+        # Window i scores the targets from lower[i] up to, not including, upper[i]; target j is the token after input j.
         lower = np.arange(lead, lead + self.num_targets, stride)[rank::world_size]
         upper = np.minimum(lower + stride, lead + self.num_targets)
         self.lower, self.upper, self.start = lower, upper, np.maximum(upper - length, 0)
@@ -150,9 +119,218 @@ class EvaluationWindows:
     def __len__(self) -> int:
         return -(-len(self.start) // self.batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         for i in range(0, len(self.start), self.batch_size):
             now = slice(i, i + self.batch_size)
             place_BT = self.start[now, None] + np.arange(self.windows.length)
             scored_BT = (place_BT >= self.lower[now, None]) & (place_BT < self.upper[now, None])
             yield {**self.windows.batch(self.start[now]), "scored": torch.from_numpy(scored_BT)}
+
+
+class WindowData(DataModule):
+    """
+    A text in windows of `context` tokens, `batch_size` windows a batch and rank.
+
+    source: a TextSource, or a class or partial of one that is completed with `path`. split: the fractions of train,
+    validation and test. max_validation_tokens: of the text, scored at each validation (None: all). seed: draws the
+    training order. A subclass gives `collate`, and how large its examples are. Raises DataError.
+    """
+
+    num_sentinels: int = 0
+    has_fixed_windows: bool = False
+
+    def __init__(
+        self,
+        source: Callable[..., TextSource] | TextSource,
+        tokenizer: Tokenizer,
+        context: int,
+        batch_size: int,
+        split: Sequence[float],
+        path: str | None,
+        max_validation_tokens: int | None,
+        seed: int,
+        cache: str | None,
+        end_of_text: bool = False,
+    ) -> None:
+        super().__init__()
+        check_split(split)
+        self.source: TextSource = opened(source, path)
+        self.name, self.untrained, self.split, self.cache = self.source.name, tokenizer, split, cache
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.max_validation_tokens, self.end_of_text = max_validation_tokens, end_of_text
+
+    @abstractmethod
+    def collate(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Any:
+        """Windows of a text as a batch. drawn_B: their numbers among all that training sees; None in evaluation."""
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The token arrays; prepared at the first use."""
+        return prepare(self.source, self.untrained, self.split, self.cache, self.end_of_text)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.corpus.tokenizer
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The text's tokens, and marks."""
+        return Vocabulary(self.tokenizer, self.num_sentinels)
+
+    def placeholder_vocabulary(self) -> Vocabulary:
+        """A stand-in for it before any data are read."""
+        return placeholder_vocabulary(self.untrained, self.num_sentinels)
+
+    @abstractmethod
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """What the data tell a model with this vocabulary, which may be a stand-in."""
+
+    def dims(self) -> dict[str, Any]:
+        return self.dims_of(self.vocabulary)
+
+    def placeholder_dims(self) -> dict[str, Any]:
+        return self.dims_of(self.placeholder_vocabulary())
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        return {"tokenizer.json": self.tokenizer}
+
+    def facts(self) -> dict[str, Any]:
+        sizes = {"vocabulary_size": self.dims()["vocabulary_size"], "train_tokens": self.train_tokens}
+        return {"fingerprint": self.corpus.fingerprint, **sizes}
+
+    def describe(self) -> str:
+        parts = ", ".join(f"{name} {self.corpus.part(name).num_tokens:,}" for name in SPLITS)
+        return f"{self.name}: tokens {parts}; vocabulary {self.tokenizer.vocabulary_size:,}; in {self.corpus.folder}"
+
+    def prepare_data(self) -> None:
+        """Fetches the text, trains the tokenizer and writes the token arrays, where the cache has none."""
+        self.tokenizers()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Sees that the text is long enough to train and to validate on."""
+        self.tokens("train", self.context)
+        self.val_dataloader()
+
+    def tokens(self, split: str, length: int) -> np.ndarray:
+        """The tokens (N,) of a part. Raises DataError for one that is empty, or holds no window of this length."""
+        part = self.corpus.part(split)
+        if part.num_tokens == 0:
+            raise DataError(f"the {split} part is empty (data.split={list(self.split)}); give it a fraction above 0")
+        try:
+            Windows(part.tokens, length)
+        except DataError as error:
+            raise DataError(f"the {split} part of data={self.name}: {error}") from error
+        return part.tokens
+
+    def order(self, rank: int = 0, world_size: int = 1) -> WindowOrder:
+        """The training order from its start."""
+        num_tokens = len(self.tokens("train", self.context))
+        where = (rank, world_size, self.has_fixed_windows)
+        return WindowOrder(num_tokens, self.context, self.batch_size, self.seed, *where)
+
+    def train_dataloader(self) -> TrainingLoader:
+        order = self.order(*self.rank_and_world_size())
+        return self.in_order(order, partial(self.collate, self.corpus.train.tokens))
+
+    def val_dataloader(self) -> Any:
+        return self.evaluation_loader("validation", max_tokens=self.max_validation_tokens)
+
+    def evaluation_loader(self, split: str, *, max_tokens: int | None = None) -> Any:
+        """Every whole window of a part once over all ranks, up to `max_tokens` of its text. Raises DataError."""
+        part, (rank, world_size) = self.corpus.part(split), self.rank_and_world_size()
+        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context)) // self.context
+        if count == 0:
+            raise DataError(
+                f"the {split} part of data={self.name} has {part.num_tokens:,} tokens, too few for a window of "
+                f"{self.context} (data.context); use a longer text or a larger share of it (data.split)"
+            )
+        if count < world_size:
+            raise DataError(
+                f"{count} windows to evaluate are too few for {world_size} ranks; evaluate on fewer devices"
+            )
+        starts = np.arange(rank, count, world_size) * self.context
+        batches = [starts[i : i + self.batch_size] for i in range(0, len(starts), self.batch_size)]
+        return EvaluationLoader(batches, partial(self.collate, part.tokens[: count * self.context]))
+
+
+MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
+
+
+@check_ranges
+class TextData(WindowData):
+    """
+    A text as batches of windows: `context` tokens and their next tokens.
+
+    end_of_text: whether a mark stands between two documents of the source, <|endoftext|> where the tokenizer has none
+    of its own (None: where it is one of sub-words, so that figures on characters and bytes stay comparable with
+    published ones). The other fields as in WindowData. Raises DataError.
+    """
+
+    frame = None
+
+    def __init__(
+        self,
+        source: Callable[..., TextSource] | TextSource,
+        tokenizer: Tokenizer,
+        context: PositiveInt = 64,
+        batch_size: PositiveInt = 32,
+        split: Sequence[Probability] = (0.9, 0.05, 0.05),
+        path: str | None = None,
+        max_validation_tokens: PositiveInt | None = None,
+        seed: Seed = 0,
+        cache: str | None = None,
+        end_of_text: bool | None = None,
+    ) -> None:
+        ends = tokenizer.ends_documents if end_of_text is None else end_of_text
+        super().__init__(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, ends)
+        if ends and tokenizer.special_tokens is not None:
+            tokenizer.special_tokens.require("end")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many different tokens there are."""
+        return self.tokenizer.vocabulary_size
+
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        return {"vocabulary_size": vocabulary.tokenizer.vocabulary_size}
+
+    @property
+    def train_tokens(self) -> int:
+        return self.corpus.train.num_tokens
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return self.context * self.batch_size
+
+    def collate(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
+        """tokens (B, T) and targets (B, T), the tokens after them."""
+        return Windows(tokens_N, self.context).batch(starts_B)
+
+    def val_dataloader(self) -> EvaluationWindows:
+        most = self.max_validation_tokens
+        return self.evaluation_loader("validation", self.context, max_tokens=most, longest=self.context)
+
+    def evaluation_loader(
+        self,
+        split: str,
+        length: int | None = None,
+        sliding: bool = False,
+        max_tokens: int | None = None,
+        longest: int | None = None,
+    ) -> EvaluationWindows:
+        """
+        Windows of `length` (None: the context) over a part; calls with the same `longest` and `max_tokens` score the
+        same target tokens.
+
+        longest: by default 8 times the context, or the largest of 4, 2, 1 times that the part can hold. Sliding windows
+        move by half their length. Raises DataError where the part is too short.
+        """
+        length = length or self.context
+        stride = max(1, length // 2) if sliding else length
+        rows = max(1, max(self.tokens_per_batch, 4096) // length)
+        num_tokens = self.corpus.part(split).num_tokens
+        if longest is None:
+            fitting = [k * self.context for k in MULTIPLES if k * self.context < num_tokens]
+            longest = max(length, fitting[0] if fitting else self.context)
+        tokens = self.tokens(split, longest)
+        return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *self.rank_and_world_size())

@@ -1,7 +1,7 @@
 """Beam search with a sequence-to-sequence model, all sentences of a batch at once.
 
-Legend: N sentences still searched, K open hypotheses of each, R = N K rows, C candidates, M finished ones kept, T length,
-S source length, V vocabulary.
+Legend: N sentences still searched, K open hypotheses of each, R = N K rows, C candidates, M finished ones kept, T
+length, S source length, V vocabulary.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from attnlab.generation.sampling import NO_NUMBERS
-from attnlab.models.seq2seq import Seq2Seq
+from attnlab.layers.cache import DecodingState
+from attnlab.models.base import Seq2Seq
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges, must_be
 
 BLOCK = 64  # scores whose maximum is looked at first
@@ -25,7 +26,7 @@ NOTHING = -math.inf
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A target without its end mark. log_probability: of all its tokens and the end mark, in nats; score: that over the length penalty."""
+    """A target without its end mark; log_probability in nats, the end's too; score: that over the length penalty."""
 
     tokens: list[int]
     score: float
@@ -35,12 +36,11 @@ class Hypothesis:
 @check_ranges
 @dataclass(frozen=True)
 class BeamSearch:
-    """
-    How hypotheses are searched for; beams=1 is greedy.
+    """How hypotheses are searched for; beams=1 is greedy.
 
-    length_penalty: alpha of ((5 + |Y|) / 6)^alpha, which divides the log-probability (Wu et al. 2016, arXiv 1609.08144, eq. 14);
-    |Y| counts the end mark. max_extra: a target has at most so many tokens more than its source (Vaswani et al. 2017, section
-    6.1). num_best: hypotheses given of each sentence. Raises ValueError for a setting that finds nothing.
+    length_penalty: alpha of ((5 + |Y|) / 6)^alpha, which divides the log-probability (Wu et al. 2016, arXiv 1609.08144,
+    eq. 14); |Y| counts the end mark. max_extra: a target has at most so many tokens more than its source (Vaswani et al.
+    2017, section 6.1). num_best: hypotheses given of each sentence. Raises ValueError for a setting that finds nothing.
     """
 
     beams: PositiveInt = 5
@@ -68,14 +68,14 @@ def decode(
     never: Sequence[int] = (0, 1),
     use_cache: bool = True,
 ) -> list[list[Hypothesis]]:
-    """
-    The `num_best` hypotheses of each sentence, the best first.
+    """The `num_best` hypotheses of each sentence, the best first.
 
-    A hypothesis ends where `end` is among the `beams` best continuations of its sentence; `beams` others go on, until none can
-    still score better than the last of the `num_best` (greedy: at the first end). At the greatest length, which is the source's
-    plus `max_extra`, less where the model's positions end before it, every hypothesis has to end, at the price of `end`. Equal
-    scores go to the earlier beam and the smaller token. `never`: tokens that are not produced; their probability is lost.
-    use_cache=False computes every prefix anew. Raises ValueError for tokens outside the vocabulary, and for scores that are NaN or inf.
+    A hypothesis ends where `end` is among the `beams` best continuations of its sentence; `beams` others go on, until
+    none can still score better than the last of the `num_best` (greedy: at the first end). At the greatest length,
+    which is the source's plus `max_extra`, less where the model's positions end before it, every hypothesis has to end,
+    at the price of `end`. Equal scores go to the earlier beam and the smaller token. `never`: tokens that are not
+    produced; their probability is lost. use_cache=False computes every prefix anew. Raises ValueError for tokens
+    outside the vocabulary, and for scores that are NaN or inf.
     """
     search = search or BeamSearch()
     _check_marks(model.vocabulary_size, start, end, never)
@@ -115,7 +115,7 @@ class _Beams:
         self._found: list[list[Hypothesis]] = [[] for _ in range(count)]
 
     def extend(self, logits_RV: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One more token: the new tokens of the rows that go on, and which row each continues; None: the same as before."""
+        """One more token: those of the rows that go on, and which row each continues; None: the same as before."""
         beams = self.search.beams
         sums_NC, parents_NC, tokens_NC = self._candidates(logits_RV)
         ends_NC = tokens_NC == self.end
@@ -179,8 +179,8 @@ class _Beams:
         hypothesis becomes is at most its log-probability now over that penalty.
         """
         reachable_N = self.log_p_NK[:, 0] / self.search.penalty(self.limits_N + 1)
-        done_N = self.scores_NM[:, -1] >= reachable_N
-        return done_N | self.scores_NM[:, 0].isfinite() if self.search.beams == 1 else done_N
+        done_N: Tensor = self.scores_NM[:, -1] >= reachable_N
+        return done_N.logical_or(self.scores_NM[:, 0].isfinite()) if self.search.beams == 1 else done_N
 
     def _leave(self, going_N: Tensor) -> None:
         """Takes the sentences that are done out of the batch."""
@@ -208,18 +208,15 @@ class _Recomputing:
     def step(self, tokens_B: Tensor, state: _Prefixes) -> Tensor:
         """Appends a token to each prefix and gives the logits (B, V) of the next."""
         state.target_BT = torch.cat([state.target_BT, tokens_B[:, None]], dim=1)
-        return self.model(state.source_BS, state.target_BT, state.is_source_BS)[:, -1]
+        logits_BTV: Tensor = self.model(state.source_BS, state.target_BT, state.is_source_BS)
+        return logits_BTV[:, -1]
 
 
 @dataclass
-class _Prefixes:
+class _Prefixes(DecodingState):
     source_BS: Tensor
     is_source_BS: Tensor | None
     target_BT: Tensor
-
-    def select(self, rows: Tensor) -> None:
-        self.source_BS, self.target_BT = self.source_BS[rows], self.target_BT[rows]
-        self.is_source_BS = None if self.is_source_BS is None else self.is_source_BS[rows]
 
 
 def top(values_NX: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from attnlab.models.language_model import LanguageModel
+from attnlab.models.base import LanguageModel
 from attnlab.ranges import Interval, NonNegativeFloat, PositiveInt, Probability, check_ranges, must_be
 
 NO_NUMBERS = (
-    "are no numbers (NaN or inf), as after a training that diverged; take earlier weights (--checkpoint best), or train with a smaller "
-    "optimizer.lr"
+    "are no numbers (NaN or inf), as after a training that diverged; take earlier weights (--checkpoint best), "
+    "or train with a smaller optimizer.lr"
 )
 
 
@@ -35,7 +35,7 @@ class Sampler:
     min_p: Probability | None = None
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """The distribution that tokens are drawn from, (B, V), in float64 on the CPU. Raises ValueError for logits that are NaN or inf."""
+        """What tokens are drawn from, (B, V), in float64 on the CPU. Raises ValueError for logits that are NaN or inf."""
         logits_BV = logits_BV.double().cpu()
         if logits_BV.isnan().any() or logits_BV.isposinf().any():
             raise ValueError(f"the model's scores of the next token {NO_NUMBERS}")

@@ -1,12 +1,11 @@
 """Weights in from and out to other libraries: Hugging Face transformers' architectures, both ways."""
 
-from attnlab.interop.convert import ARCHITECTURES, Imported, architecture_for, from_theirs, read_model, to_folder
-from attnlab.interop.fields import CannotConvert
-from attnlab.interop.gguf_files import GGUF, read_gguf
-from attnlab.interop.heads import HEADS, Head
+from attnlab.interop.architecture import CannotConvert
+from attnlab.interop.convert import ARCHITECTURES, Imported, from_theirs, read_model
+from attnlab.interop.export import HEADS, Head, architecture_for, compare, to_folder, tokenizer_there
+from attnlab.interop.files import GGUF, read_gguf
 from attnlab.interop.settings import Settings, build, canonical, completed, different, nested
-from attnlab.interop.start import Start, start_from
-from attnlab.interop.trial import compare, tokenizer_there
+from attnlab.interop.warm_start import Start, start_from
 
 __all__ = [
     "ARCHITECTURES",

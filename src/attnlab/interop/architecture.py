@@ -1,49 +1,276 @@
-"""What one architecture of Hugging Face transformers is here: its configuration, its tensors, and what cannot be carried over."""
+"""
+What one architecture of Hugging Face transformers is here, as declarations that are read both ways: fields of its
+configuration, tensors, and what cannot be carried over.
+
+Shapes: H heads, K head width.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.interop.fields import CannotConvert, Config, Field
-from attnlab.interop.rules import Rule
 from attnlab.interop.settings import Settings, build, completed, different
+
+Config = dict[str, Any]
+Names = Mapping[str, str]  # of tensors or modules, there and here
+REQUIRED = object()
+ABSENT = object()
 
 # Fields that every configuration may have and that leave what a model computes as it is.
 NO_MATTER = re.compile(
-    r"_.*|.*(dropout|pdrop|layerdrop|_token_id|initializer_range|initializer_factor|init_std)(_prob|_rate)?|summary_.*|architectures|model_type|"
+    r"_.*|.*(dropout|pdrop|layerdrop|_token_id|initializer_range|initializer_factor|init_std)(_prob|_rate)?|summary_.*|"
+    r"architectures|model_type|"
     r"transformers_version|torch_dtype|dtype|use_cache|id2label|label2id|num_labels|problem_type|task_specific_params|"
-    r"gradient_checkpointing|output_(past|attentions|hidden_states|scores)|return_dict.*|torchscript|use_bfloat16|tf_legacy_loss|"
-    r"finetuning_task|tokenizer_class|n_ctx|language|"
-    r"(max_length|min_length|num_beams|num_beam_groups|num_return_sequences|length_penalty|repetition_penalty|diversity_penalty|"
-    r"no_repeat_ngram_size|encoder_no_repeat_ngram_size|bad_words_ids|do_sample|early_stopping|temperature|top_k|top_p|typical_p|"
-    r"remove_invalid_values|exponential_decay_length_penalty|suppress_tokens|begin_suppress_tokens|prefix)|"
+    r"gradient_checkpointing|output_(past|attentions|hidden_states|scores)|return_dict.*|torchscript|use_bfloat16|"
+    r"tf_legacy_loss|finetuning_task|tokenizer_class|n_ctx|language|"
+    r"(max_length|min_length|num_beams|num_beam_groups|num_return_sequences|length_penalty|repetition_penalty|"
+    r"diversity_penalty|no_repeat_ngram_size|encoder_no_repeat_ngram_size|bad_words_ids|do_sample|early_stopping|"
+    r"temperature|top_k|top_p|typical_p|remove_invalid_values|exponential_decay_length_penalty|suppress_tokens|"
+    r"begin_suppress_tokens|prefix)|"
     r"pretraining_tp|slow_but_exact|chunk_size_feed_forward|cross_attention_hidden_size|is_encoder_decoder"
 )
-
 # What a model may lack and an architecture always has: zeros in its place compute the same.
 ZEROS = ("attention.bias", "feed_forward.bias", "residual.norm.bias", "output_bias", "num_segments")
+# Special tokens that a model says nothing of; those of published models would be taken otherwise.
+UNKNOWN_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
-# Numbers of marks that a model says nothing of; those of published models would be taken otherwise.
-UNKNOWN_MARKS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+
+class CannotConvert(ValueError):
+    """A model that one of the libraries has no counterpart for, or files that do not hold what they say."""
+
+
+def some(names: Sequence[str], listed: int = 12) -> str:
+    """The first of several names, and how many there are where that is not all."""
+    return ", ".join(names[:listed]) + (f", ... ({len(names)} in all)" if len(names) > listed else "")
+
+
+# --- fields: `read` gives the settings of a configuration, or raises CannotConvert; `write` the fields of settings
+
+
+@dataclass(frozen=True)
+class Same:
+    """A number, or several, that is the same there and here."""
+
+    theirs: str
+    ours: str
+    default: Any = REQUIRED  # what is meant where the field is missing there; ABSENT: nothing
+    least: int | None = None  # the smallest number that can be written
+
+    def read(self, config: Mapping[str, Any]) -> Settings:
+        value = config.get(self.theirs)
+        if value is None:
+            if self.default is REQUIRED:
+                raise CannotConvert(f"config.json has no {self.theirs}, and a model cannot be built without it")
+            if self.default is ABSENT:
+                return {}
+            value = self.default
+        if isinstance(value, str | Mapping):
+            raise CannotConvert(f"config.json has {self.theirs}={value!r}; accepted: a number")
+        return {self.ours: value}
+
+    def write(self, settings: Settings) -> Config:
+        value = settings.get(self.ours)
+        if value is None:
+            return {}
+        return {self.theirs: value if self.least is None else max(value, self.least)}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A word there, one or several settings here."""
+
+    theirs: str
+    words: Mapping[Any, Settings]
+    default: Any = REQUIRED  # the word that is meant where the field is missing
+
+    def read(self, config: Mapping[str, Any]) -> Settings:
+        word = config.get(self.theirs)
+        word = self.default if word is None and self.default is not REQUIRED else word
+        if not isinstance(word, Hashable) or word not in self.words:
+            accepted = ", ".join(map(repr, self.words))
+            raise CannotConvert(f"{self.theirs}={word!r} has no counterpart here; accepted: {accepted}")
+        return dict(self.words[word])
+
+    def write(self, settings: Settings) -> Config:
+        """The first word whose settings are these; where none is, the first that has the largest share of them."""
+
+        def share(word: Any) -> float:
+            fields = self.words[word]
+            return sum(settings.get(key) == value for key, value in fields.items()) / len(fields)
+
+        return {self.theirs: max(self.words, key=share)}
+
+
+@dataclass(frozen=True)
+class Only:
+    """A field that has a counterpart here for some values alone, the first of which is meant where it is missing."""
+
+    theirs: str
+    values: tuple[Any, ...]
+    why: str = "has no counterpart here"  # of other values
+
+    def read(self, config: Mapping[str, Any]) -> Settings:
+        value = config.get(self.theirs)
+        if value is not None and value not in self.values:
+            raise CannotConvert(f"{self.theirs}={value!r} {self.why}; accepted: {', '.join(map(repr, self.values))}")
+        return {}
+
+    def write(self, settings: Settings) -> Config:
+        return {}
+
+
+Field = Same | OneOf | Only
+
+
+def required(**names: str) -> tuple[Same, ...]:
+    """Numbers that every configuration has to say, by their names there and here."""
+    return tuple(Same(theirs, ours) for theirs, ours in names.items())
+
+
+def optional(**names: str) -> tuple[Same, ...]:
+    """Numbers that a configuration may leave out."""
+    return tuple(Same(theirs, ours, default=ABSENT) for theirs, ours in names.items())
+
+
+def flag(theirs: str, *ours: str) -> OneOf:
+    """True where it is missing, for all of these settings."""
+    return OneOf(theirs, {value: dict.fromkeys(ours, value) for value in (True, False)}, default=True)
+
+
+def only(**values: Any) -> tuple[Only, ...]:
+    """Fields that have a counterpart here for one value alone."""
+    return tuple(Only(theirs, (value,)) for theirs, value in values.items())
+
+
+# --- tensors
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a tensor there is of several here: `split` there to here, `join` back; each undoes the other bit for bit."""
+
+    name: str
+    split: Callable[[Tensor, Settings], Sequence[Tensor]]
+    join: Callable[[Sequence[Tensor], Settings], Tensor]
+
+
+def _three_of_each_head(tensor: Tensor, settings: Settings) -> Sequence[Tensor]:
+    parts = tensor.unflatten(0, (settings["num_heads"], 3, -1))  # (H, 3, K, ...)
+    return [part.flatten(0, 1) for part in parts.unbind(1)]
+
+
+def _by_head(tensors: Sequence[Tensor], settings: Settings) -> Tensor:
+    return torch.stack([tensor.unflatten(0, (settings["num_heads"], -1)) for tensor in tensors], dim=1).flatten(0, 2)
+
+
+def _pixels(tensors: Sequence[Tensor], settings: Settings) -> Tensor:
+    side = settings["patch_size"]
+    return tensors[0].unflatten(1, (settings["channels"], side, side))
+
+
+COPY = Form("copy", lambda tensor, _: [tensor], lambda tensors, _: tensors[0])
+TRANSPOSED = Form("transposed", lambda tensor, _: [tensor.t()], lambda tensors, _: tensors[0].t())
+THIRDS = Form("thirds", lambda tensor, _: tensor.chunk(3, dim=0), lambda tensors, _: torch.cat(list(tensors)))
+THIRDS_TRANSPOSED = Form(
+    "transposed, in thirds",
+    lambda tensor, _: tensor.t().chunk(3, dim=0),
+    lambda tensors, _: torch.cat(list(tensors)).t(),
+)
+THIRDS_OF_HEADS = Form("thirds of each head", _three_of_each_head, _by_head)
+IN_ONE = Form("one axis less", lambda tensor, _: [tensor[0]], lambda tensors, _: tensors[0][None])
+PIXELS = Form("pixels of a patch in one axis", lambda tensor, _: [tensor.flatten(1)], _pixels)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor there and what it is here."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    form: Form = COPY
+    layers: str = "num_layers"  # the setting that gives how many `{i}` in the names counts
+    has: str = ""  # the rule is one of models that have a setting of this name
+    lacks: str = ""  # or that lack one
+
+    def holds(self, settings: Settings) -> bool:
+        """Whether models of these settings have the tensor."""
+        return (not self.has or self.has in settings) and (not self.lacks or self.lacks not in settings)
+
+    def each(self, settings: Settings) -> Iterator[Rule]:
+        """The rule of every layer; itself where it is of none."""
+        if "{i}" not in self.theirs:
+            yield self
+            return
+        for i in range(settings[self.layers]):
+            ours = tuple(name.replace("{i}", str(i)) for name in self.ours)
+            yield replace(self, theirs=self.theirs.replace("{i}", str(i)), ours=ours)
+
+
+def tensors(names: Names, theirs: str = "", ours: str = "", form: Form = COPY, **more: str) -> tuple[Rule, ...]:
+    """The rules of tensors by their names there and here, behind `theirs` and `ours`; more: fields of the rules."""
+    return tuple(Rule(theirs + there, (ours + here,), form, **more) for there, here in names.items())
+
+
+def modules(names: Names, theirs: str = "", ours: str = "", form: Form = COPY, **more: str) -> tuple[Rule, ...]:
+    """The rules of a weight and a bias of each; `form` is the weight's."""
+    return tuple(
+        rule
+        for there, here in names.items()
+        for kind, of_kind in (("weight", form), ("bias", COPY))
+        for rule in tensors({f"{there}.{kind}": f"{here}.{kind}"}, theirs, ours, of_kind, **more)
+    )
+
+
+def fused(theirs: str, ours: str, of_weight: Form, of_bias: Form) -> tuple[Rule, ...]:
+    """The rules of queries, keys and values that are one tensor there."""
+    return tuple(
+        Rule(f"{theirs}.{kind}", tuple(f"{ours}.{name}.{kind}" for name in ("query", "key", "value")), form)
+        for kind, form in (("weight", of_weight), ("bias", of_bias))
+    )
+
+
+def projections(pattern: str, names: Sequence[str], ours: str = "attention") -> dict[str, str]:
+    """The names of queries, keys, values and, where there is a fourth, the output; `*` stands for each of them."""
+    parts = ("query", "key", "value", "output")
+    return {pattern.replace("*", name): f"{ours}.{part}" for name, part in zip(names, parts, strict=False)}
+
+
+def to_ours(rules: Iterable[Rule], theirs: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+    """The tensors here of those there, as far as they are given."""
+    made: dict[str, Tensor] = {}
+    for rule in rules:
+        if rule.theirs in theirs:
+            parts = rule.form.split(theirs[rule.theirs], settings)
+            made |= {name: part.contiguous() for name, part in zip(rule.ours, parts, strict=True)}
+    return made
+
+
+def to_theirs(rules: Iterable[Rule], ours: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+    """The tensors there of those here, as far as all their parts are given."""
+    return {
+        rule.theirs: rule.form.join([ours[name] for name in rule.ours], settings).contiguous()
+        for rule in rules
+        if all(name in ours for name in rule.ours)
+    }
+
+
+# --- architectures
 
 
 @dataclass(frozen=True)
 class Output:
-    """The output's weight, which may be the embedding's transpose.
-
-    says: the field that says whether it is; None: the tensors alone do. tied: what is meant where the field is missing.
-    """
+    """The output's weight, which may be the embedding's transpose."""
 
     theirs: str
     embedding: str
-    says: str | None = "tie_word_embeddings"
-    tied: bool = True
+    says: str | None = "tie_word_embeddings"  # the field that says whether it is; None: the tensors alone do
+    tied: bool = True  # what is meant where the field is missing
 
 
 @dataclass(frozen=True)
@@ -55,10 +282,10 @@ class Architecture:
     last is one with next-sentence prediction where there are two, and the first is written for all else. fixed:
     settings that all its models have. aliases, tidy: bring other spellings of a configuration into the one that
     `fields` knows; untidy: into the one that is written. no_matter: fields (a regular expression) that leave what it
-    computes as it is, beside those of all. prefix: of the tensors' names but the output's; where a file holds the
-    model without its output they lack it, and what begins as in `fresh`, here, is initialised anew. copies: tensors
-    that repeat another one. present: tensors whose being there is a setting. buffers: tensors (a regular expression)
-    that hold nothing learned. old_names: endings of tensors' names, as old files have them.
+    computes as it is, beside those of all. prefix: of the tensors' names but the output's; where a file holds the model
+    without its output they lack it, and what begins as in `fresh`, here, is initialised anew. copies: tensors that
+    repeat another one. present: tensors whose being there is a setting. buffers: tensors (a regular expression) that
+    hold nothing learned. old_names: endings of tensors' names, as old files have them.
     """
 
     name: str
@@ -72,7 +299,7 @@ class Architecture:
     copies: Mapping[str, str] = field(default_factory=dict)
     present: Mapping[str, str] = field(default_factory=dict)
     buffers: str = ""
-    fresh: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ("head.",)
     old_names: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     no_matter: str = ""
@@ -80,19 +307,15 @@ class Architecture:
     untidy: Callable[[Config], Config] = dict
 
     def read_config(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Settings:
-        """The settings that a configuration asks for. Raises CannotConvert for what has no counterpart here, unless it is to be ignored."""
+        """The settings that a configuration asks for. Raises CannotConvert for what has no counterpart here."""
         tidy = self.spelt(config, ignore)
         known = {entry.theirs for entry in self.fields} | ({self.output.says} if self.output else set())
-        unknown = [
-            key
-            for key in tidy
-            if key not in known and not NO_MATTER.fullmatch(key) and not re.fullmatch(self.no_matter, key)
-        ]
-        if unknown:
+        matters = (key for key in tidy if not NO_MATTER.fullmatch(key) and not re.fullmatch(self.no_matter, key))
+        if unknown := [key for key in matters if key not in known]:
             fields = ", ".join(f"{key}={tidy[key]!r}" for key in unknown)
             raise CannotConvert(
-                f"config.json has fields without a counterpart here: {fields}. If the model computes the same without them, say so "
-                f"with {' '.join(f'--ignore {key}' for key in unknown)}"
+                f"config.json has fields without a counterpart here: {fields}. If the model computes the same without "
+                f"them, say so with {' '.join(f'--ignore {key}' for key in unknown)}"
             )
         settings: Settings = {"model": self.model, **self.fixed}
         for entry in self.fields:
@@ -108,8 +331,8 @@ class Architecture:
         return {key: value for key, value in tidy.items() if key not in out}
 
     def write_config(self, settings: Settings) -> Config:
-        """The configuration of a model of these (completed) settings, as near to them as it can be; `differences` tells how near."""
-        config: Config = {"architectures": [self.class_of(settings)], "model_type": self.name, **UNKNOWN_MARKS}
+        """The configuration of a model of these (completed) settings, as near as it can be; see `differences`."""
+        config: Config = {"architectures": [self.class_of(settings)], "model_type": self.name, **UNKNOWN_TOKENS}
         for entry in self.fields:
             config |= entry.write(settings)
         if self.output is not None and self.output.says is not None:
@@ -135,10 +358,7 @@ class Architecture:
         return different(_with_zeros(settings, there), there)
 
     def as_written(self, settings: Settings) -> Settings:
-        """
-        The (completed) settings of a model that can be written as this architecture, and with it what zeros stand for
-        there.
-        """
+        """The (completed) settings of a model that can be written as this, and what zeros stand for there."""
         return _with_zeros(settings, self._written(settings))
 
     def _written(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> Settings:
@@ -152,17 +372,16 @@ class Architecture:
         """The settings that the tensors alone tell, such as whether the output is tied."""
         settings: Settings = {setting: name in tensors for name, setting in self.present.items()}
         if self.output is not None:
-            own = tensors.get(self.output.theirs)
-            said = config.get(self.output.says, self.output.tied) if self.output.says else own is None
-            same = own is None or _equal(own, tensors.get(self.output.embedding))
-            settings["tied"] = bool(said) and same if self.output.says else same
+            own, embedding = tensors.get(self.output.theirs), tensors.get(self.output.embedding)
+            same = own is None or _equal(own, embedding)
+            said = config.get(self.output.says, self.output.tied) if self.output.says else True
+            settings["tied"] = bool(said) and same
         return settings
 
     def of_model(self, model: nn.Module, settings: Settings) -> list[Rule]:
         """The rules of the tensors that a model of these settings has."""
-        own = model.state_dict()
-        every = [each for rule in self.rules for each in rule.each(settings)]
-        return [rule for rule in every if rule.holds(settings) and all(name in own for name in rule.ours)]
+        own, every = {*model.state_dict()}, [each for rule in self.rules for each in rule.each(settings)]
+        return [rule for rule in every if rule.holds(settings) and own.issuperset(rule.ours)]
 
     def blank(self, settings: Settings) -> nn.Module:
         """A model of these settings without memory for its weights."""
@@ -170,9 +389,9 @@ class Architecture:
             return build(settings)
 
 
-def _with_zeros(settings: Settings, there: Settings) -> Settings:
-    return settings | {key: there[key] for key in ZEROS if key in settings and not settings[key] and there.get(key)}
-
-
 def _equal(one: Tensor, other: Tensor | None) -> bool:
     return other is not None and one.shape == other.shape and bool((one == other).all())
+
+
+def _with_zeros(settings: Settings, there: Settings) -> Settings:
+    return settings | {key: there[key] for key in ZEROS if key in settings and not settings[key] and there.get(key)}

@@ -1,8 +1,8 @@
 """What a model computes, as flat settings: two models with the same settings and weights are one function.
 
-Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of classes and the fields of
-their constructors, every default spelt out and every width settled. Fields that change only the training (dropout, initialisation) or only
-how fast something is computed (backend) are no settings.
+Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of
+classes and the fields of their constructors, every default spelt out and every width settled. Fields that change only
+the training (dropout, initialisation) or only how fast something is computed (backend) are no settings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import nn
 import attnlab.layers
 import attnlab.models
 from attnlab.layers.attention import head_width
-from attnlab.layers.feed_forward import gated_width
+from attnlab.layers.pointwise import gated_width
+from attnlab.parts import parameters_of
 
 Settings = dict[str, Any]
 
@@ -40,7 +41,7 @@ WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows
 
 
 def canonical(node: Mapping[str, Any], **widths: Any) -> Settings:
-    """The settings of a model's node in a configuration; `widths` are what the data told the model. Raises KeyError without _target_."""
+    """The settings of a model's node in a configuration; widths: what data told it. KeyError: no _target_."""
     cls = find(node["_target_"])
     return settle(_fields("", cls, {**widths, **node}) | {"model": _name(node["_target_"])})
 
@@ -58,7 +59,7 @@ def build(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as nodes of a configuration: {"_target_": "attnlab.models.GPT", "position": {"_target_": ..., "_partial_": True}}."""
+    """Settings as nodes: {"_target_": "attnlab.models.GPT", "position": {"_target_": ..., "_partial_": True}}."""
     node: dict[str, Any] = {"_target_": f"attnlab.models.{settings['model']}"}
     for key, value in settings.items():
         *path, last = key.split(".")
@@ -75,7 +76,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def different(here: Settings, there: Settings) -> list[str]:
-    """What tells two completed settings apart, a line each; of two different parts, fields that one of them lacks are left out."""
+    """What tells two completed settings apart, a line each, without fields that one of two different parts lacks."""
     nothing = "nothing"
     keys = {*here, *there} - (set() if here.get("position") in WITH_TABLE else {"max_length"})
     other = {key for key in keys if here.get(key, nothing) != there.get(key, nothing)}
@@ -87,7 +88,7 @@ def different(here: Settings, there: Settings) -> list[str]:
 
 
 def find(target: str) -> Any:
-    """The class that a target names: a name of attnlab's models and layers, with or without its package. Raises KeyError for others."""
+    """The class of a name of attnlab's models and layers, with or without its package. Raises KeyError for others."""
     package, _, name = target.rpartition(".")
     for known, module in PACKAGES.items():
         if package in ("", known) and name in module.__all__:
@@ -96,7 +97,7 @@ def find(target: str) -> Any:
 
 
 def settle(settings: Settings) -> Settings:
-    """Settings with every width that depends on others worked out, so that two ways to ask for one function look the same."""
+    """Settings with every width that depends on others worked out: two ways to ask for one function look the same."""
     s = dict(settings)
     d_model, num_heads = s["d_model"], s.get("num_heads")
     if num_heads is None:  # a model without seams
@@ -160,8 +161,7 @@ def _name(target: str) -> str:
 
 def _parameters(cls: Any) -> dict[str, Any]:
     """The fields of a constructor with their defaults; None where there is none."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {p.name: None if p.default is p.empty else p.default for p in parameters}
+    return {name: None if p.default is p.empty else p.default for name, p in parameters_of(cls).items()}
 
 
 def _fields(prefix: str, cls: Any, node: Mapping[str, Any]) -> Settings:

@@ -1,4 +1,7 @@
-"""Attention of a recurrent decoder to its source. Legend: B batch, T target length, S source length, D width of states, A of a score."""
+"""Attention of a recurrent decoder to its source.
+
+Legend: B batch, T target length, S source length, D width of states, A of a score.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _watchers: list[Callable[[Tensor, Tensor | None], None]] = []  # told of the wei
 
 
 class AdditiveAttention(nn.Module):
-    """v . tanh(W s + U h), of a decoder's state s and a source's state h (Bahdanau et al. 2015, arXiv 1409.0473, appendix A.1.2)."""
+    """v . tanh(W s + U h), s and h states of decoder and source (Bahdanau et al. 2015, arXiv 1409.0473, appendix A.1.2)."""
 
     def __init__(self, d_query: int, d_source: int, d_score: int) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class AdditiveAttention(nn.Module):
 
 
 class ProductAttention(nn.Module):
-    """s . W h ("general") or s . h ("dot"), of a decoder's state s and a source's state h (Luong et al. 2015, arXiv 1508.04025, eq. 8)."""
+    """s . W h ("general") or s . h ("dot"), s and h states of decoder and source (Luong et al. 2015, arXiv 1508.04025)."""
 
     def __init__(self, d_query: int, d_source: int, score: Score = "general") -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class ProductAttention(nn.Module):
 
 
 def weigh(scores_BTS: Tensor, values_BSD: Tensor, is_source_BS: Tensor | None) -> Tensor:
-    """The values' mean (B, T, D), weighted by the softmax of the scores over real tokens; zeros where a source has none."""
+    """The values' mean (B, T, D), weighted by the scores' softmax over real tokens; zeros where a source has none."""
     weights_BTS = alignment(scores_BTS, is_source_BS)
     for tell in _watchers:
         tell(weights_BTS, is_source_BS)

@@ -1,32 +1,38 @@
-"""Attention, within a sequence or from one to another: multi-head, multi-query and grouped-query, with qk-norm, output gate, sliding window and soft cap as fields.
+"""Attention, within a sequence or from one to another, and the backends that compute softmax(scores) V.
 
-Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width.
+Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width, I = H K.
 """
 
-from typing import ClassVar
+from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from attnlab.layers.backends import Backend, check_backend, choose_backend
 from attnlab.layers.cache import LayerCache
-from attnlab.layers.memory import Memory
-from attnlab.layers.scope import Scope
-from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
+from attnlab.layers.pointwise import dropout as drop
+from attnlab.layers.scope import Mask, Memory, Scope
+from attnlab.parts import Choices, Part
+from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
 
 @check_ranges
-class Attention(nn.Module):
+class Attention(Part, nn.Module):
     """Scaled dot-product attention with learned projections (Vaswani et al. 2017, sec. 3.2); x (B, T, D) to (B, T, D).
 
     num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
-    d_head: None: d_model / num_heads. dropout: on the attention weights. bias: of the projections.
-    qk_norm: RMS norm on each head's queries and keys before rotation (Dehghani et al. 2023; Qwen3).
-    output_gate: sigmoid gate from x on the heads' output, element by element (Qiu et al. 2025, arXiv 2505.06708).
-    window: a query sees itself and the window-1 keys before it, on both sides where not causal (Beltagy et al. 2020).
-    soft_cap: scores become c tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118).
-    scale: what scores are multiplied by; None: d_head^-0.5. T5 has 1 and leaves the scale to the initialisation.
-    backend: auto, fused, plain, explicit or flex; the attribute may be set to a Backend object.
-    Raises ValueError for sizes that do not divide and fields that cannot be served.
+    d_head: None: d_model / num_heads. dropout: on the attention weights. bias: of the projections. qk_norm: RMS norm on
+    each head's queries and keys before rotation (Dehghani et al. 2023; Qwen3). output_gate: sigmoid gate from x on the
+    heads' output, element by element (Qiu et al. 2025, arXiv 2505.06708). window: a query sees itself and the window-1
+    keys before it, on both sides where not causal (Beltagy et al. 2020). soft_cap: scores become c tanh(score / c)
+    before bias and mask (Gemma 2, arXiv 2408.00118). scale: what scores are multiplied by; None: d_head^-0.5. T5 has 1
+    and leaves the scale to the initialisation. backend: auto, fused, math, eager or flex; the attribute may be set to a
+    Backend object. Raises ValueError for sizes that do not divide and fields that cannot be served.
     """
 
     default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
@@ -64,6 +70,17 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
         self.key_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
 
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """Heads have to divide the width, and what computes the attention has to know its score terms."""
+        yield from super().incompatible(choices)
+        d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
+        if d_model and num_heads and not choices.get("attention.d_head") and d_model % num_heads:
+            wanted = f"one of {divisors(d_model)}, which divide model.d_model={d_model}"
+            yield must_be("model.num_heads", wanted, num_heads)
+        if choices.get("attention.backend") == "fused" and choices.get("attention.soft_cap") is not None:
+            yield "attention.backend: the fused kernel has no soft cap; choose attention.backend=auto, math, eager or flex"
+
     def forward(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Tensor:
@@ -79,20 +96,10 @@ class Attention(nn.Module):
             q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
-        dropout = self.dropout if self.training else 0.0
+        scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)
         length = max(q_BHTK.shape[2], k_BGSK.shape[2])
-        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, dropout, length)
-        out_BHTK = attend(
-            q_BHTK,
-            k_BGSK,
-            v_BGSK,
-            scope,
-            window=self.window,
-            soft_cap=self.soft_cap,
-            scale=self.scale,
-            dropout=dropout,
-        )
-        out_BTI = out_BHTK.transpose(1, 2).flatten(2)  # I = H * K
+        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, scores.dropout, length)
+        out_BTI = attend(q_BHTK, k_BGSK, v_BGSK, scope.mask(self.window), scores).transpose(1, 2).flatten(2)
         if self.gate is not None:
             out_BTI = out_BTI * self.gate(x_BTD).sigmoid()
         projected_BTD: Tensor = self.output(out_BTI)
@@ -105,7 +112,7 @@ class Attention(nn.Module):
         return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSK
 
     def _heads(self, x_BTI: Tensor, num_heads: int) -> Tensor:
-        return x_BTI.unflatten(2, (num_heads, self.d_head)).transpose(1, 2)
+        return x_BTI.view(*x_BTI.shape[:2], num_heads, self.d_head).transpose(1, 2)
 
     @classmethod
     def key_value_heads(cls, num_heads: int, asked: int | None) -> int:
@@ -137,14 +144,14 @@ class MultiQuery(Attention):
 
 
 class GroupedQuery(Attention):
-    """Keys and values shared by groups of heads (Ainslie et al. 2023, arXiv 2305.13245); two key/value heads unless asked."""
+    """Keys and values shared by groups of heads (Ainslie et al. 2023, arXiv 2305.13245); two unless asked."""
 
     default_key_value_heads = 2
 
 
 @check_ranges
 def head_width(d_model: PositiveInt, num_heads: PositiveInt, d_head: int | None = None) -> int:
-    """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide the width."""
+    """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide it."""
     if d_head is None and d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
     return d_head or d_model // num_heads
@@ -153,3 +160,161 @@ def head_width(d_model: PositiveInt, num_heads: PositiveInt, d_head: int | None 
 def divisors(number: int) -> str:
     """The divisors of a number as a list in words, for messages."""
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+class Scores(NamedTuple):
+    """How scores are made. scale: None: K ** -0.5. dropout: probability of dropping a weight, 0 outside training."""
+
+    scale: float | None = None
+    soft_cap: float | None = None
+    dropout: float = 0.0
+
+
+# (q_BHTK, k_BGSK, v_BGSK, mask, scores) to (B, H, T, K). A query with nothing to attend to gives exact zeros.
+Backend = Callable[[Tensor, Tensor, Tensor, Mask, Scores], Tensor]
+
+
+class Fused:
+    """torch's scaled_dot_product_attention, with the causal flag or nothing instead of a mask where it can."""
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        """Raises ValueError for a soft cap, which the fused kernels do not know."""
+        check_backend("fused", scores.soft_cap, scores.dropout)
+        mask_BHTS = None
+        if not mask.is_causal:
+            mask_BHTS = mask.attendable_BHTS if mask.bias_BHTS is None else mask.additive(q_BHTK.dtype)
+        grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
+        fields: dict[str, Any] = {"is_causal": mask.is_causal, "scale": scores.scale, "enable_gqa": grouped}
+        out_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, mask_BHTS, scores.dropout, **fields)
+        return mask.zero_fully_masked(out_BHTK)
+
+
+class Math:
+    """Scores, softmax and weighted sum as matrix products, in the model's type with the softmax in fp32; memory grows
+    with T x S.
+
+    On a CPU it trains short sequences several times as fast as torch's fused kernel, which is made for long ones, and
+    drops weights, which that kernel does not. keep_weights: keeps the attention weights (B, H, T, S) of the last call,
+    before dropout, in `weights_BHTS`.
+    """
+
+    def __init__(self, keep_weights: bool = False) -> None:
+        self.keep_weights = keep_weights
+        self.weights_BHTS: Tensor | None = None
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        """Serves everything."""
+        groups = q_BHTK.shape[1] // k_BGSK.shape[1]
+        k_BHSK, v_BHSK = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BGSK, v_BGSK))
+        scores_BHTS = (q_BHTK @ k_BHSK.transpose(-2, -1)).float()
+        scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
+        if scores.soft_cap is not None:
+            scores_BHTS = scores.soft_cap * torch.tanh(scores_BHTS / scores.soft_cap)
+        additive_BHTS = mask.additive(torch.float32)
+        if additive_BHTS is not None:
+            scores_BHTS = scores_BHTS + additive_BHTS
+        weights_BHTS = mask.zero_fully_masked(scores_BHTS.softmax(dim=-1))
+        if self.keep_weights:
+            self.weights_BHTS = weights_BHTS.detach()
+        return drop(weights_BHTS.to(v_BHSK.dtype), scores.dropout) @ v_BHSK
+
+
+class Eager(Math):
+    """The same in fp32 whatever the model's type: the oracle of the other backends."""
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        with torch.autocast(q_BHTK.device.type, enabled=False):
+            out_BHTK = super().__call__(q_BHTK.float(), k_BGSK.float(), v_BGSK.float(), mask, scores)
+        return out_BHTK.to(q_BHTK.dtype)
+
+
+class Flex:
+    """torch's flex_attention: soft cap, bias and mask in one kernel, compiled on CUDA; elsewhere forward only."""
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        """Raises ValueError for dropout, and for gradients where it is not compiled."""
+        check_backend("flex", scores.soft_cap, scores.dropout)
+        compiled = q_BHTK.is_cuda
+        if not compiled and q_BHTK.requires_grad:
+            raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
+        attend: Callable[..., Any] = _compiled_flex() if compiled else cast(Callable[..., Any], flex_attention)
+        out_BHTK: Tensor = attend(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            score_mod=_score_mod(mask.bias_BHTS, scores.soft_cap),
+            block_mask=mask.once("flex", lambda: _block_mask(mask.attendable_BHTS)),
+            scale=scores.scale,
+            enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
+        )
+        return mask.zero_fully_masked(out_BHTK)
+
+
+ACCEPTED = "auto, fused, math, eager, flex"
+SHORT = 128  # up to this length matrix products are quicker than the fused kernel on a CPU
+BACKENDS: dict[str, Backend] = {"fused": Fused(), "math": Math(), "eager": Eager(), "flex": Flex()}
+
+
+def choose_backend(
+    backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0, length: int = SHORT + 1
+) -> Backend:
+    """The backend of this name; a Backend object is returned as it is. `length` is of the longer of queries and keys.
+
+    auto is fused; with a soft cap flex on CUDA (without dropout) and math elsewhere; on a CPU math also for short
+    sequences and with dropout. Raises ValueError with the reason for what cannot be served.
+    """
+    if not isinstance(backend, str):
+        return backend
+    if backend == "auto":
+        if device_type == "cuda":
+            capped = "flex" if dropout == 0 else "math"
+            return BACKENDS["fused" if soft_cap is None else capped]
+        return BACKENDS["math" if soft_cap is not None or dropout > 0 or length <= SHORT else "fused"]
+    check_backend(backend, soft_cap, dropout)
+    return BACKENDS[backend]
+
+
+def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:
+    """Raises ValueError, with the reason, where a backend cannot serve these fields on any device."""
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend={name!r} is unknown; accepted: {ACCEPTED}")
+    if name == "fused" and soft_cap is not None:
+        raise ValueError(
+            f"backend=fused cannot cap scores (soft_cap={soft_cap}); "
+            "accepted: backend auto, math, eager or flex, or soft_cap=null"
+        )
+    if name == "flex" and dropout > 0:
+        raise ValueError(
+            f"backend=flex cannot drop attention weights (dropout={dropout}); "
+            "accepted: dropout=0, or backend auto, math or eager"
+        )
+
+
+def _score_mod(bias_BHTS: Tensor | None, soft_cap: float | None) -> Callable[..., Tensor] | None:
+    if bias_BHTS is None and soft_cap is None:
+        return None
+
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if soft_cap is not None:
+            score = soft_cap * torch.tanh(score / soft_cap)
+        if bias_BHTS is not None:
+            score = score + bias_BHTS[b if bias_BHTS.shape[0] > 1 else 0, h, t, s]
+        return score
+
+    return score_mod
+
+
+def _block_mask(attendable_BHTS: Tensor | None) -> BlockMask | None:
+    if attendable_BHTS is None:
+        return None
+    rows, _, num_queries, num_keys = attendable_BHTS.shape
+
+    def mask_mod(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return attendable_BHTS[b if rows > 1 else 0, 0, t, s]
+
+    return create_block_mask(mask_mod, rows if rows > 1 else None, None, num_queries, num_keys, attendable_BHTS.device)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention)

@@ -1,16 +1,39 @@
-"""Keys and values of earlier tokens, kept between the forward passes of decoding.
+"""What is kept between the forward passes of decoding: keys and values of earlier tokens, and any other state.
 
 Shapes: B batch, T new tokens, S all cached tokens, C capacity, G key/value heads, K head width.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
+class DecodingState:
+    """A batch in the middle of decoding: tensors (B, ...), states, tuples and lists of them, and plain values."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows of the batch, in this order: finished ones go, beams move. rows: indices or a bool mask."""
+        for name, value in vars(self).items():
+            setattr(self, name, _rows(value, rows))
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, list | tuple):
+        return type(value)(_rows(item, rows) for item in value)
+    if hasattr(value, "select"):
+        value.select(rows)
+    return value
+
+
 class LayerCache:
     """One layer's keys and values."""
 
-    def __init__(self, cache: "KeyValueCache") -> None:
+    def __init__(self, cache: KeyValueCache) -> None:
         self._cache = cache
         self.keys_BGCK: Tensor | None = None
         self.values_BGCK: Tensor | None = None
@@ -71,10 +94,9 @@ class KeyValueCache:
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {end} were to be cached")
         if is_token_BT is not None or self.is_token_BS is not None:
-            self.is_token_BS = _join(
-                self._tokens(self.is_token_BS, self.start, positions_BT),
-                self._tokens(is_token_BT, positions_BT.shape[1], positions_BT),
-            )
+            all_real_1T = torch.ones_like(positions_BT[:1], dtype=torch.bool)
+            cached_BS = all_real_1T.new_ones(1, self.start) if self.is_token_BS is None else self.is_token_BS
+            self.is_token_BS = _join(cached_BS, all_real_1T if is_token_BT is None else is_token_BT)
         self._positions_BS = positions_BT if self._positions_BS is None else _join(self._positions_BS, positions_BT)
         self.length = end
         self.contiguous = self.contiguous and contiguous
@@ -93,19 +115,13 @@ class KeyValueCache:
         return torch.full((1, 1), self.length, device=self.positions_BS.device)
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order: drops finished ones, reorders beams. rows: indices or a bool mask."""
+        """Keeps these rows of the batch, in this order: finished ones go, beams move. rows: indices or a bool mask."""
         for layer in self._layers:
             layer.select(rows)
         if self._positions_BS is not None and self._positions_BS.shape[0] > 1:
             self._positions_BS = self._positions_BS[rows]
         if self.is_token_BS is not None and self.is_token_BS.shape[0] > 1:
             self.is_token_BS = self.is_token_BS[rows]
-
-    @staticmethod
-    def _tokens(is_token_BT: Tensor | None, length: int, like: Tensor) -> Tensor:
-        if is_token_BT is not None:
-            return is_token_BT
-        return torch.ones(1, length, dtype=torch.bool, device=like.device)
 
 
 def _join(first_BS: Tensor, second_BT: Tensor) -> Tensor:

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.gated_convolution import GatedConvolution
+from attnlab.layers.convolution import GatedConvolution
 from attnlab.layers.positions import RelativeBias
-from attnlab.layers.residuals import Residual
+from attnlab.layers.stack import Residual
+from attnlab.parts import Part
 
 
 @dataclass
 class Weight:
-    """One matrix to draw, and its role. writes: its product is added to the residual stream. gain: of the residual that
-    it belongs to.
+    """One matrix to draw, and its role.
 
-    depth: how many sublayers write to its stream. gated: half of its product gates the other half.
+    writes: its product is added to the residual stream. gain: of the residual that it belongs to. depth: how many
+    sublayers write to its stream. gated: half of its product gates the other half.
     """
 
     name: str
@@ -38,17 +39,16 @@ class Weight:
     gated: bool = False
 
 
-class Init:
+class Init(Part):
     """Draws a model's weights; a choice says the `std` of each.
 
-    Biases start at 0 (an LSTM's forget gate's at 1); norms, learned scalars and biases on the scores keep their own start. Learned
-    positions count as embeddings.
+    Biases start at 0 (an LSTM's forget gate's at 1); norms, learned scalars and biases on the scores keep their own
+    start. Learned positions count as embeddings.
     """
 
     @abstractmethod
     def std(self, weight: Weight) -> float:
         """The standard deviation of a weight, before the residual's gain."""
-        raise NotImplementedError
 
     def fill(self, tensor: Tensor, std: float, generator: torch.Generator) -> None:
         """Draws from the normal distribution."""
@@ -80,26 +80,18 @@ class Xavier(Init):
     """
 
     def std(self, weight: Weight) -> float:
-        """sqrt(2 / (fan in + fan out)); an embedding's fans are its width."""
         rows, columns = weight.tensor.shape
         return columns**-0.5 if weight.is_embedding else math.sqrt(2 / (rows + columns))
 
     def fill(self, tensor: Tensor, std: float, generator: torch.Generator) -> None:
-        """Draws from the uniform distribution of that deviation."""
         bound = math.sqrt(3) * std
         tensor.uniform_(-bound, bound, generator=generator)
 
 
 class Normal002(Init):
-    """The normal initialisation of GPT (Radford et al. 2018, section 4.1) and BERT.
-
-    | weight | std |
-    |---|---|
-    | linear, embedding | 0.02 |
-    """
+    """The normal initialisation of GPT (Radford et al. 2018, section 4.1) and BERT: 0.02 everywhere."""
 
     def std(self, weight: Weight) -> float:
-        """0.02."""
         return 0.02
 
 
@@ -113,27 +105,22 @@ class GPT2Init(Init):
     """
 
     def std(self, weight: Weight) -> float:
-        """0.02, less where it writes to the residual stream."""
         return 0.02 / math.sqrt(weight.depth) if weight.writes else 0.02
 
 
 class Small(Init):
     """SmallInit (Nguyen & Salazar 2019, arXiv 1910.05895, section 2.2): Xavier's deviation for a feed-forward matrix (d
-    to 4d), everywhere.
-
-    | weight | std |
-    |---|---|
-    | linear, embedding | sqrt(2 / (5 d_model)) |
+    to 4d), everywhere: sqrt(2 / (5 d_model)), d_model the width on the side of the stream.
     """
 
     def std(self, weight: Weight) -> float:
-        """sqrt(2 / (5 d_model)), d_model the width on the side of the stream."""
         rows, columns = weight.tensor.shape
         return math.sqrt(2 / (5 * (rows if weight.writes else columns)))
 
 
 class FanIn(Init):
-    """That of convolutions with gates (Gehring et al. 2017, arXiv 1705.03122, section 3.5), which keeps the variance from layer to layer.
+    """For gated convolutions (Gehring et al. 2017, arXiv 1705.03122, section 3.5): keeps the variance from layer to
+    layer.
 
     | weight | std |
     |---|---|
@@ -143,14 +130,14 @@ class FanIn(Init):
     """
 
     def std(self, weight: Weight) -> float:
-        """sqrt(1 / fan in), twice that where a gate will take half of it away."""
         if weight.is_embedding:
             return 0.1
         return math.sqrt((4 if weight.gated else 1) / weight.tensor.shape[1])
 
 
 def weights_of(model: nn.Module) -> Iterator[Weight]:
-    """The matrix of every linear layer and embedding of `model`, and of every gate of its recurrent layers, each once, with its role.
+    """The matrix of every linear layer and embedding of `model`, and of every gate of its recurrent layers, each once,
+    with its role.
 
     In a layer that holds a Residual as `residual`, the linear layers named `output` and `down` write to the stream, and
     the residual's gain acts on these and on `value`, `up` and `gate` (DeepNorm, Wang et al. 2022, figure 2: value,
@@ -191,7 +178,7 @@ def _gates(name: str, module: nn.Module) -> Iterator[Weight]:
 
 
 def start_gates(module: nn.Module) -> None:
-    """Zeroes the biases of a recurrent layer but an LSTM's forget gate's, which is 1 (Gers et al. 2000; Jozefowicz et al. 2015)."""
+    """Zeroes a recurrent layer's biases, an LSTM's forget gate's but 1 (Gers et al. 2000; Jozefowicz et al. 2015)."""
     for field, bias in module.named_parameters(recurse=False):
         if bias.ndim == 1:
             bias.zero_()

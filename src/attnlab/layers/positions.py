@@ -1,12 +1,12 @@
 """Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
 
-Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs,
-Y and X rows and columns of a grid of image patches.
-Angles are computed in fp32 from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
+Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs, Y and X
+rows and columns of a grid of image patches. Angles are computed in fp32 from the positions at each forward pass; there
+is no buffer that a cast to bf16 could spoil.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated
 
@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnlab.parts import Choices, Part, short_table
 from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 
-class PositionEncoding(nn.Module):
+class PositionEncoding(Part, nn.Module):
     """No position encoding (NoPE; Haviv et al. 2022, arXiv 2203.16634), and the base class of all others.
 
     longest: how many positions, counted from 0, it can serve; None: any number.
@@ -49,10 +50,11 @@ class PositionEncoding(nn.Module):
     def image_positions(
         self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device
     ) -> Tensor | None:
-        """Where the tokens of an image stand, (1, T): `before` tokens, then the patches of a grid (rows, columns), row by row.
+        """Where the tokens of an image stand, (1, T): `before` tokens, then the patches of a grid (rows, columns), row
+        by row.
 
-        None: at 0.. in this order. Of another grid than the one trained on, each patch stands where it lies in that one, between
-        its positions.
+        None: at 0.. in this order. Of another grid than the one trained on, each patch stands where it lies in that
+        one, between its positions.
         """
         if grid == trained:
             return None
@@ -65,7 +67,7 @@ class PositionEncoding(nn.Module):
         return
 
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
-        """Makes an encoding that keeps something for each patch of a grid serve another grid; `before` tokens stand before it."""
+        """Makes what is kept for each patch of a grid serve another grid; `before` tokens stand before it."""
         return
 
     def check(self, last: int) -> None:
@@ -81,8 +83,8 @@ class PositionEncoding(nn.Module):
 class Sinusoidal(PositionEncoding):
     """Sines on even and cosines on odd dimensions, added to the embeddings (Vaswani et al. 2017, sec. 3.5).
 
-    interleaved: as in the paper; else all sines, then all cosines, as in the paper's code and Marian's models. Raises ValueError for an
-    odd d_model.
+    interleaved: as in the paper; else all sines, then all cosines, as in the paper's code and Marian's models. Raises
+    ValueError for an odd d_model.
     """
 
     def __init__(self, d_model: PositiveInt, base: Annotated[float, Gt(1)] = 10000.0, interleaved: bool = True) -> None:
@@ -94,15 +96,16 @@ class Sinusoidal(PositionEncoding):
         self.d_model, self.base, self.interleaved = d_model, base, interleaved
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        """x plus the sinusoids."""
         return x_BTD + sinusoids(positions_BT, self.d_model, self.base, self.interleaved).to(x_BTD.dtype)
 
 
 @check_ranges
 class Learned(PositionEncoding):
-    """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3 E).
+    """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3
+    E).
 
-    offset: rows before that of position 0, which nothing reads (2 in the published weights of RoBERTa and BART). Raises ValueError below 0.
+    offset: rows before that of position 0, which nothing reads (2 in the published weights of RoBERTa and BART). Raises
+    ValueError below 0.
     """
 
     def __init__(self, d_model: PositiveInt, max_length: PositiveInt, offset: NonNegativeInt = 0) -> None:
@@ -111,6 +114,12 @@ class Learned(PositionEncoding):
         self.table = nn.Embedding(max_length + offset, d_model)
         nn.init.normal_(self.table.weight, std=0.02)
         self.longest = max_length
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """The table has to serve the longest row."""
+        yield from super().incompatible(choices)
+        yield from short_table(choices)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """x plus the rows of the table. Raises ValueError past the table."""
@@ -129,13 +138,12 @@ class Learned(PositionEncoding):
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
         """Interpolates the rows of patches bicubically over the image (Dosovitskiy et al. 2021, section 3.2)."""
         weight, first = self.table.weight, self.offset + before
-        table_DYX = weight[first:].t().unflatten(1, grid)
+        table_DYX = weight[first:].t().reshape(-1, *grid)
         rows = torch.cat([weight[:first], interpolated(table_DYX, new).flatten(1).t()])
         self.table = nn.Embedding.from_pretrained(rows.detach(), freeze=not weight.requires_grad)
         self.longest = len(rows) - self.offset
 
 
-@check_ranges
 @check_ranges
 class ALiBi(PositionEncoding):
     """Minus a slope per head times the distance, added to the scores (Press et al. 2022, arXiv 2108.12409).
@@ -149,7 +157,6 @@ class ALiBi(PositionEncoding):
         self.slopes = alibi_slopes(num_heads)
 
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor:
-        """-slope * |query - key|, fp32, (B or 1, H, T, S)."""
         distance_BTS = (query_positions_BT[:, :, None] - key_positions_BS[:, None, :]).abs().float()
         slopes_H = torch.tensor(self.slopes, device=distance_BTS.device)
         return -slopes_H[:, None, None] * distance_BTS[:, None]
@@ -159,8 +166,9 @@ class ALiBi(PositionEncoding):
 class RelativeBias(PositionEncoding):
     """A learned bias per head and bucket of distance (T5, Raffel et al. 2020, arXiv 1910.10683, sec. 2.1).
 
-    Half the buckets hold one distance each, the others grow logarithmically up to max_distance, the last takes all beyond.
-    Not causal: half of all buckets for keys after the query. Raises ValueError for numbers that leave no such buckets.
+    Half the buckets hold one distance each, the others grow logarithmically up to max_distance, the last takes all
+    beyond. Not causal: half of all buckets for keys after the query. Raises ValueError for numbers that leave no such
+    buckets.
     """
 
     def __init__(
@@ -182,13 +190,12 @@ class RelativeBias(PositionEncoding):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor:
-        """The table's entries, (B or 1, H, T, S)."""
         buckets_BTS = self.buckets(key_positions_BS[:, None, :] - query_positions_BT[:, :, None])
         biases_BHTS: Tensor = self.table(buckets_BTS).permute(0, 3, 1, 2)
         return biases_BHTS
 
     def buckets(self, relative: Tensor) -> Tensor:
-        """The bucket of each key position minus query position; of the nearest whole distance where they lie between."""
+        """The bucket of each key position minus query position, which is rounded where it is between two."""
         relative = relative.round().long() if relative.is_floating_point() else relative
         starts = torch.tensor(self.starts, device=relative.device)
         if self.causal:
@@ -202,7 +209,7 @@ def stretched(count: int, trained: int, device: torch.device) -> Tensor:
 
 
 def interpolated(table_DYX: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A table (D, rows, columns) at the middles of another grid, bicubic; along an axis of the same length the same bits."""
+    """A table (D, rows, columns) at the middles of another grid, bicubic; an axis of the same length stays."""
     across_DYX = _interpolated_rows(table_DYX, grid[1])
     return _interpolated_rows(across_DYX.transpose(1, 2), grid[0]).transpose(1, 2)
 
@@ -211,14 +218,14 @@ def _interpolated_rows(table_DYX: Tensor, length: int) -> Tensor:
     if table_DYX.shape[2] == length:
         return table_DYX
     rows_1N1X = table_DYX.flatten(0, 1).float()[None, :, None]
-    # Antialiasing smooths where a grid shrinks; where it grows it takes the cubic that keeps straight lines straight. One axis at a
-    # time, the last one: torch leaves the axis before one of length 1 as it is.
+    # Antialiasing smooths where a grid shrinks; where it grows it takes the cubic that keeps straight lines straight. One
+    # axis at a time, the last one: torch leaves the axis before one of length 1 as it is.
     there_1N1X = F.interpolate(rows_1N1X, size=(1, length), mode="bicubic", antialias=True)
-    return there_1N1X[0, :, 0].unflatten(0, table_DYX.shape[:2]).to(table_DYX.dtype)
+    return there_1N1X[0, :, 0].view(*table_DYX.shape[:2], length).to(table_DYX.dtype)
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """2 ** (-8 i / n), i = 1..n, for n heads, a power of two; else those of the power below and every second of the one above."""
+    """2 ** (-8 i / n), i = 1..n, for n = 2^k heads; else those of the power below and every second of the one above."""
     power = 2 ** int(math.log2(num_heads))
     slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]
     between = [2.0 ** (-8 * i / (2 * power)) for i in range(1, 2 * power + 1, 2)]
@@ -243,7 +250,7 @@ def geometric_frequencies(width: int, base: float, device: torch.device) -> Tens
 
 
 def sinusoids(positions_BT: Tensor, width: int, base: float, interleaved: bool = True) -> Tensor:
-    """sin and cos of position * frequency on even and odd dimensions, or on the two halves, (B or 1, T, width), fp32."""
+    """sin and cos of position * frequency on even and odd dimensions, or on two halves, (B or 1, T, width), fp32."""
     angles_BTP = positions_BT[..., None].float() * geometric_frequencies(width, base, positions_BT.device)
     both = [angles_BTP.sin(), angles_BTP.cos()]
     return torch.stack(both, dim=-1).flatten(-2) if interleaved else torch.cat(both, dim=-1)

@@ -1,8 +1,10 @@
-"""Position encodings of images: a position is the index of a patch in a grid read row by row; a negative one has no place in it.
+"""Position encodings of images: a position is the index of a patch in a grid read row by row; a negative one has no
+place in it.
 
 Shapes: B batch, T patches, D model width, K head width, P rotated pairs.
 """
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -10,17 +12,29 @@ from torch import Tensor, nn
 
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies, interpolated, sinusoids, stretched
 from attnlab.layers.rotary import Rotary
+from attnlab.parts import Choices
 from attnlab.ranges import Gt, PositiveInt, check_ranges
 
 
 class InGrid(PositionEncoding):
     """What the encodings of a grid share. grid: rows and columns; trained: those that coordinates are counted in.
 
-    Tokens without a place in the image, such as a class token, stand at negative positions: nothing is added to them, nothing turned.
+    Tokens without a place in the image, such as a class token, stand at negative positions: nothing is added to them,
+    nothing turned.
     """
 
     grid: tuple[int, int]
     trained: tuple[int, int]
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """Only a model of images has a grid."""
+        yield from super().incompatible(choices)
+        if choices.get("model.patch_size") is None:
+            yield (
+                f"position: {choices.name('position')} indexes a grid of image patches, and this model reads a sequence; "
+                "choose one of sinusoidal, learned, rotary, alibi, relative_bias, none"
+            )
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Takes the grid that is served and trained on."""
@@ -28,13 +42,11 @@ class InGrid(PositionEncoding):
         self.resize(0, grid, grid)
 
     def set_trained(self, grid: tuple[int, int]) -> None:
-        """Coordinates are counted in this grid."""
         self.trained = grid
 
     def image_positions(
         self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device
     ) -> Tensor:
-        """Negative positions, then the cells of the grid."""
         return torch.arange(-before, grid[0] * grid[1], device=device)[None]
 
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
@@ -46,7 +58,7 @@ class InGrid(PositionEncoding):
         return positions_BT.clamp(min=0) // self.grid[1], positions_BT.clamp(min=0) % self.grid[1]
 
     def coordinates(self, positions_BT: Tensor) -> tuple[Tensor, ...]:
-        """Row and column of each position in the grid that was trained on, between its cells where another one is served."""
+        """Row and column of each position in the trained grid, between its cells where another one is served."""
         cells = self.cells(positions_BT)
         if self.grid == self.trained:
             return cells
@@ -56,7 +68,8 @@ class InGrid(PositionEncoding):
 
 @check_ranges
 class Sinusoidal2D(InGrid):
-    """Sinusoids of the row on the first half of the width, of the column on the second (He et al. 2022, arXiv 2111.06377).
+    """Sinusoids of the row on the first half of the width, of the column on the second (He et al. 2022, arXiv
+    2111.06377).
 
     grid: rows and columns. Raises ValueError where d_model is no multiple of 4.
     """
@@ -69,14 +82,14 @@ class Sinusoidal2D(InGrid):
         self.set_grid(grid)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        """x plus the sinusoids."""
         halves = [sinusoids(axis_BT, self.d_model // 2, self.base) for axis_BT in self.coordinates(positions_BT)]
         return x_BTD + torch.cat(halves, dim=-1).mul_(is_placed(positions_BT)).to(x_BTD.dtype)
 
 
 @check_ranges
 class Learned2D(InGrid):
-    """A learned table for rows and one for columns, each of half the width (Dosovitskiy et al. 2021, arXiv 2010.11929, D.4).
+    """A learned table for rows and one for columns, each of half the width (Dosovitskiy et al. 2021, arXiv 2010.11929,
+    D.4).
 
     grid: rows and columns. Raises ValueError for an odd d_model.
     """
@@ -102,7 +115,6 @@ class Learned2D(InGrid):
         return x_BTD + (entries_BTD * is_placed(positions_BT)).to(x_BTD.dtype)
 
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
-        """Interpolates both tables, each along its axis."""
         for name, size in zip(("rows", "columns"), new, strict=True):
             weight = getattr(self, name).weight
             resized_DY = interpolated(weight.t()[:, :, None], (size, 1))[:, :, 0]
@@ -115,7 +127,8 @@ class Learned2D(InGrid):
 
 @check_ranges
 class AxialRotary(InGrid, Rotary):
-    """Rotary whose first pairs turn with the row and last pairs with the column (Heo et al. 2024, arXiv 2403.13298, sec. 3.1).
+    """Rotary whose first pairs turn with the row and last pairs with the column (Heo et al. 2024, arXiv 2403.13298,
+    sec. 3.1).
 
     grid: rows and columns. Raises ValueError where d_head is no multiple of 4.
     """
@@ -133,11 +146,9 @@ class AxialRotary(InGrid, Rotary):
         self.set_grid(grid)
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """Those of one axis, (P / 2,)."""
         return geometric_frequencies(self.width // 2, self.base, device)
 
     def angles(self, positions_BT: Tensor) -> Tensor:
-        """Those of the row, then those of the column, (B or 1, T, P)."""
         frequencies = self.frequencies(positions_BT.device)
         angles = [axis_BT[..., None].float() * frequencies for axis_BT in self.coordinates(positions_BT)]
         return torch.cat(angles, dim=-1).mul_(is_placed(positions_BT))

@@ -1,10 +1,12 @@
-"""Recurrent layers over whole sequences, of which padding is no part, and one step of a recurrence that also reads a context.
+"""Recurrent layers over whole sequences, of which padding is no part, and one step of one that also reads a context.
 
 Legend: B batch, T length, D width of the states, I of the input, C of a context, G of all gates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Literal
 
 import torch
@@ -12,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from attnlab.layers.dropout import Dropout
+from attnlab.layers.pointwise import Dropout
+from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, Probability, check_ranges
 
 Cell = Literal["lstm", "gru"]
@@ -21,13 +24,12 @@ State = tuple[Tensor, ...]  # of one layer: h, and c of an LSTM, (B, D) each
 
 @check_ranges
 class Recurrence(nn.Module):
-    """
-    Layers of LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000) or GRU (Cho et al. 2014, in the form of cuDNN:
-    the reset gate acts after the product); (B, T, I) -> (B, T, D).
+    """Layers of LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000) or GRU (Cho et al. 2014,
+    in the form of cuDNN: the reset gate acts after the product); (B, T, I) -> (B, T, D).
 
-    bidirectional: a second recurrence from the end, half of the width each. dropout: between layers (Zaremba et al. 2014, arXiv
-    1409.2329). d_input: None: d_model. Raises ValueError for a cell that there is not, fewer than one layer, and an odd d_model where
-    bidirectional.
+    bidirectional: a second recurrence from the end, half of the width each. dropout: between layers (Zaremba et al.
+    2014, arXiv 1409.2329). d_input: None: d_model. Raises ValueError for a cell that there is not, fewer than one
+    layer, and an odd d_model where bidirectional.
     """
 
     def __init__(
@@ -45,9 +47,9 @@ class Recurrence(nn.Module):
             raise ValueError(f"d_model={d_model} does not divide into two directions; accepted: even numbers")
         kind: type[nn.LSTM | nn.GRU] = nn.LSTM if cell == "lstm" else nn.GRU
         width = d_model // 2 if bidirectional else d_model
-        widths = [d_input or d_model, *[d_model] * (num_layers - 1)]
-        self.ahead = nn.ModuleList(kind(d_in, width, batch_first=True) for d_in in widths)
-        self.back = nn.ModuleList(kind(d_in, width, batch_first=True) for d_in in widths if bidirectional)
+        inputs = [d_input or d_model, *[d_model] * (num_layers - 1)]
+        self.ahead = nn.ModuleList(kind(d_in, width, batch_first=True) for d_in in inputs)
+        self.back = nn.ModuleList(kind(d_in, width, batch_first=True) for d_in in inputs if bidirectional)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -57,11 +59,12 @@ class Recurrence(nn.Module):
         before: list[State] | None = None,
         whole_state: bool = True,
     ) -> tuple[Tensor, list[State]]:
-        """
-        The top layer's outputs (B, T, D) and every layer's state after the last real token, of both directions side by side.
+        """The top layer's outputs (B, T, D) and every layer's state after the last real token, of both directions side
+        by side.
 
-        is_token_BT: False at padding, wherever it stands: it is passed over, and what stands there in the outputs means nothing.
-        before: the states to go on from (of one direction). whole_state: False leaves c out where that is faster.
+        is_token_BT: False at padding, wherever it stands: it is passed over, and what stands there in the outputs means
+        nothing. before: the states to go on from (of one direction). whole_state: False leaves c out where that is
+        faster.
         """
         if is_token_BT is None:
             return self._layers(x_BTI, None, before, whole_state)
@@ -78,9 +81,9 @@ class Recurrence(nn.Module):
             x_BTI = x_BTI if index == 0 else self.dropout(x_BTI)
             outputs, state = _run(ahead, x_BTI, lengths_B, None if before is None else before[index], whole_state)
             if self.back:
-                turned_BT = _turned(x_BTI, lengths_B)
-                other, other_state = _run(self.back[index], _at(x_BTI, turned_BT), lengths_B, None, whole_state)
-                outputs = torch.cat([outputs, _at(other, turned_BT)], dim=2)
+                reversed_BT = _reversed(x_BTI, lengths_B)
+                other, other_state = _run(self.back[index], _at(x_BTI, reversed_BT), lengths_B, None, whole_state)
+                outputs = torch.cat([outputs, _at(other, reversed_BT)], dim=2)
                 state = tuple(torch.cat(pair, dim=1) for pair in zip(state, other_state, strict=True))
             x_BTI = outputs
             states.append(state)
@@ -89,7 +92,8 @@ class Recurrence(nn.Module):
 
 @check_ranges
 class Step(nn.Module):
-    """One step of an LSTM or GRU that reads a context beside its input; as torch's LSTMCell and GRUCell on both side by side.
+    """One step of an LSTM or GRU that reads a context beside its input; as torch's LSTMCell and GRUCell on both side by
+    side.
 
     The input's share of the gates is computed for all steps at once, by `inputs`.
     """
@@ -126,15 +130,13 @@ def check_cell(cell: str) -> None:
         raise ValueError(f"cell={cell}: there is no such recurrent cell; accepted: lstm, gru")
 
 
-def rows_of(state: list[State], rows: Tensor) -> list[State]:
-    """These rows of every layer's state."""
-    return [tuple(part_BD[rows] for part_BD in layer) for layer in state]
-
-
 def _run(
     layer: nn.Module, x_BTI: Tensor, lengths_B: Tensor | None, before: State | None, whole_state: bool
 ) -> tuple[Tensor, State]:
-    """One direction of one layer; real tokens stand first."""
+    """One direction of one layer; real tokens stand first. In fp32 where the processor has no LSTM in bf16."""
+    if isinstance(layer, nn.LSTM) and not x_BTI.is_cuda and torch.is_autocast_enabled("cpu") and not _has_bf16_lstm():
+        with torch.autocast("cpu", enabled=False):
+            return _run(layer, x_BTI.float(), lengths_B, before, whole_state)
     is_lstm = isinstance(layer, nn.LSTM)
     given = None if before is None else tuple(part_BD[None].to(x_BTI.dtype) for part_BD in before)
     start = given if is_lstm or given is None else given[0]
@@ -157,14 +159,35 @@ def _run(
     return outputs_BTD, tuple(part.where(is_read_B1, old) for part, old in zip(state, unread, strict=False))
 
 
-def _turned(x_BTI: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """Where each place stands when the real tokens, which come first, are read from the last to the first, (B, T)."""
-    places_1T = torch.arange(x_BTI.shape[1], device=x_BTI.device)[None]
+@cache
+def _has_bf16_lstm() -> bool:
+    """Whether oneDNN has an LSTM in bf16 on this processor, which only trying tells."""
+    with torch.autocast("cpu", torch.bfloat16), torch.random.fork_rng(devices=[]):
+        try:
+            nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
+        except RuntimeError:
+            return False
+    return True
+
+
+def _reversed(x_BTI: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Where each position stands when the real tokens, which come first, are read backwards, (B, T)."""
+    positions_1T = torch.arange(x_BTI.shape[1], device=x_BTI.device)[None]
     if lengths_B is None:
-        return places_1T.flip(1).expand(len(x_BTI), -1)
-    from_end_BT = lengths_B[:, None] - 1 - places_1T
-    return from_end_BT.where(from_end_BT >= 0, places_1T)
+        return positions_1T.flip(1).expand(len(x_BTI), -1)
+    from_end_BT = lengths_B[:, None] - 1 - positions_1T
+    return from_end_BT.where(from_end_BT >= 0, positions_1T)
 
 
-def _at(x_BTI: Tensor, places_BT: Tensor) -> Tensor:
-    return x_BTI.gather(1, places_BT[:, :, None].expand(-1, -1, x_BTI.shape[2]))
+def _at(x_BTI: Tensor, positions_BT: Tensor) -> Tensor:
+    return x_BTI.gather(1, positions_BT[:, :, None].expand(-1, -1, x_BTI.shape[2]))
+
+
+def half_lstm_on_cpu(choices: Choices) -> Iterator[str]:
+    """Why a recurrent model cannot be trained in the precision that is asked for."""
+    device = choices.get("trainer.device", "auto")
+    on_cpu = device == "cpu" or (
+        device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )
+    if str(choices.get("trainer.precision")) == "16" and choices.get("model.cell") == "lstm" and on_cpu:
+        yield "trainer.precision: a CPU has no LSTM in fp16; choose model.cell=gru, or trainer.precision=32 or bf16"

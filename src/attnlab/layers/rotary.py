@@ -1,28 +1,38 @@
 """Rotary positions and their published scalings to longer contexts.
 
-Shapes: B batch, T length, H heads, K head width, R rotated width, P = R / 2 rotated pairs.
-Angles are computed in fp32 from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
+Shapes: B batch, T length, H heads, K head width, R rotated width, P = R / 2 rotated pairs. Angles are computed in fp32
+from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies
+from attnlab.parts import Choices
 from attnlab.ranges import Ge, Gt, Interval, PositiveFloat, PositiveInt, check_ranges, must_be
+
+
+class RotaryFields(TypedDict, total=False):
+    """What every rotary encoding takes beside the width of a head."""
+
+    base: Annotated[float, Gt(1)]
+    fraction: Annotated[float, Interval(gt=0, le=1)]
+    interleaved: bool
 
 
 @check_ranges
 class Rotary(PositionEncoding):
-    """Rotates pairs of query and key dimensions by angles that grow with the position (RoFormer, Su et al. 2021, arXiv 2104.09864).
+    """Rotates pairs of query and key dimensions by angles that grow with the position (RoFormer, Su et al. 2021, arXiv
+    2104.09864).
 
-    fraction: the leading part of each head that is rotated (partial rotary, GPT-J and GPT-NeoX).
-    interleaved: pairs are (0, 1), (2, 3), ... as in the paper; else dimension i pairs with i + half, as in GPT-NeoX and Llama.
-    Raises ValueError where the rotated width is odd or zero.
+    fraction: the leading part of each head that is rotated (partial rotary, GPT-J and GPT-NeoX). interleaved: pairs are
+    (0, 1), (2, 3), ... as in the paper; else dimension i pairs with i + half, as in GPT-NeoX and Llama. Raises
+    ValueError where the rotated width is odd or zero.
     """
 
     def __init__(
@@ -36,10 +46,22 @@ class Rotary(PositionEncoding):
         self.width = int(d_head * fraction)
         if self.width % 2 or not 2 <= self.width <= d_head:
             raise ValueError(
-                f"rotary positions turn pairs of dimensions: d_head={d_head} with fraction={fraction} rotates {self.width}; "
-                f"accepted: an even number from 2 to {d_head}"
+                f"rotary positions turn pairs of dimensions: d_head={d_head} with fraction={fraction} rotates "
+                f"{self.width}; accepted: an even number from 2 to {d_head}"
             )
         self.base, self.interleaved = base, interleaved
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """Heads whose rotated part is odd."""
+        yield from super().incompatible(choices)
+        d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
+        d_head = choices.get("attention.d_head") or (d_model // num_heads if d_model and num_heads else 2)
+        if int(d_head * choices.get("position.fraction", 1.0)) % 2:
+            yield (
+                f"position: {choices.name('position')} rotates pairs of channels, and a head has an odd number of them "
+                f"({d_head}); change model.d_model or model.num_heads"
+            )
 
     def frequencies(self, device: torch.device) -> Tensor:
         """Angle per position of each pair, (P,), fp32."""
@@ -60,14 +82,13 @@ class Rotary(PositionEncoding):
             tables = [torch.stack(halves, dim=-1).flatten(-2) for halves in (cos_B1TR, sin_B1TR)]
         else:
             tables = [torch.cat(halves, dim=-1) for halves in (cos_B1TR, sin_B1TR)]
-        return partial(turn, cos_B1TR=tables[0], sin_B1TR=tables[1], interleaved=self.interleaved)
+        return partial(apply_rotary, cos_B1TR=tables[0], sin_B1TR=tables[1], interleaved=self.interleaved)
 
     def angles(self, positions_BT: Tensor) -> Tensor:
         """The angle of each pair at each position, (B or 1, T, P), fp32."""
         return positions_BT[..., None].float() * self.frequencies(positions_BT.device)
 
     def rotate(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
-        """x with its leading pairs rotated; computed in fp32, returned in x's type."""
         return self.rotation(positions_BT)(x_BHTK)
 
 
@@ -78,16 +99,13 @@ class RotaryLinear(Rotary):
     def __init__(
         self,
         d_head: PositiveInt,
-        base: Annotated[float, Gt(1)] = 10000.0,
-        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
-        interleaved: bool = False,
         factor: Annotated[float, Ge(1)] = 4.0,
+        **rotary: Unpack[RotaryFields],
     ) -> None:
-        super().__init__(d_head, base, fraction, interleaved)
+        super().__init__(d_head, **rotary)
         self.factor = factor
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """All divided by the factor."""
         return super().frequencies(device) / self.factor
 
 
@@ -95,48 +113,48 @@ class RotaryLinear(Rotary):
 class RotaryNTK(Rotary):
     """Rotary with the base raised to base * factor ** (d / (d - 2)): "NTK-aware" interpolation.
 
-    The slowest pair slows down by the factor, the fastest stays as it is (bloc97 2023; Peng et al. 2023, arXiv 2309.00071, sec. 3.1).
+    The slowest pair slows down by the factor, the fastest stays as it is (bloc97 2023; Peng et al. 2023, arXiv
+    2309.00071, sec. 3.1).
     """
 
     def __init__(
         self,
         d_head: PositiveInt,
-        base: Annotated[float, Gt(1)] = 10000.0,
-        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
-        interleaved: bool = False,
         factor: Annotated[float, Ge(1)] = 4.0,
+        **rotary: Unpack[RotaryFields],
     ) -> None:
-        super().__init__(d_head, base, fraction, interleaved)
+        super().__init__(d_head, **rotary)
         if self.width < 4:
             raise ValueError(
-                f"NTK-aware scaling needs two pairs to scale apart; {self.width} dimensions are rotated, accepted: 4 or more"
+                "NTK-aware scaling needs two pairs to scale apart; "
+                f"{self.width} dimensions are rotated, accepted: 4 or more"
             )
-        self.base = base * factor ** (self.width / (self.width - 2))
+        self.base = self.base * factor ** (self.width / (self.width - 2))
 
 
 @check_ranges
 class RotaryYaRN(Rotary):
-    """Rotary with pairs that turn slowly interpolated, fast ones kept, and the scores' temperature lowered (Peng et al. 2023, arXiv 2309.00071).
+    """Rotary with pairs that turn slowly interpolated, fast ones kept, and the scores' temperature lowered (Peng et al.
+    2023, arXiv 2309.00071).
 
-    factor: how much longer than original_length (None: the model's max_length). Pairs with more than beta_fast turns within
-    original_length are kept, with fewer than beta_slow divided by the factor; in between a ramp, linear in the pair's index with
-    its ends rounded outwards, as in the authors' code and the models released. attention_factor: None: 0.1 ln(factor) + 1.
+    factor: how much longer than original_length (None: the model's max_length). Pairs with more than beta_fast turns
+    within original_length are kept, with fewer than beta_slow divided by the factor; in between a ramp, linear in the
+    pair's index with its ends rounded outwards, as in the authors' code and the models released. attention_factor:
+    None: 0.1 ln(factor) + 1.
     """
 
     def __init__(
         self,
         d_head: PositiveInt,
-        base: Annotated[float, Gt(1)] = 10000.0,
-        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
-        interleaved: bool = False,
         factor: Annotated[float, Ge(1)] = 4.0,
         original_length: PositiveInt | None = None,
         beta_fast: PositiveFloat = 32.0,
         beta_slow: PositiveFloat = 1.0,
         attention_factor: PositiveFloat | None = None,
         max_length: PositiveInt | None = None,
+        **rotary: Unpack[RotaryFields],
     ) -> None:
-        super().__init__(d_head, base, fraction, interleaved)
+        super().__init__(d_head, **rotary)
         self.factor = factor
         self.original_length = checked_length(original_length, max_length)
         if beta_slow >= beta_fast:
@@ -145,7 +163,6 @@ class RotaryYaRN(Rotary):
         self.attention_factor = 0.1 * math.log(factor) + 1.0 if attention_factor is None else attention_factor
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """Kept, blended or divided by the factor, by how often the pair turns within the original length."""
         kept_P = super().frequencies(device)
         low = max(math.floor(self._index_of(self.beta_fast)), 0)
         high = min(math.ceil(self._index_of(self.beta_slow)), self.width - 1)
@@ -164,25 +181,27 @@ class RotaryYaRN(Rotary):
 
 @check_ranges
 class RotaryLlama3(Rotary):
-    """Rotary with Llama 3.1's scaling by wavelength (Grattafiori et al. 2024, arXiv 2407.21783; rule as in Meta's released code).
+    """Rotary with Llama 3.1's scaling by wavelength (Grattafiori et al. 2024, arXiv 2407.21783; rule as in Meta's
+    released code).
 
     Wavelengths above original_length / low_frequency_factor are divided by the factor, those below original_length /
     high_frequency_factor kept, in between blended. original_length: None: the model's max_length.
     """
 
+    defaults: ClassVar[RotaryFields] = {"base": 500000.0}
+
     def __init__(
         self,
         d_head: PositiveInt,
-        base: Annotated[float, Gt(1)] = 500000.0,
-        fraction: Annotated[float, Interval(gt=0, le=1)] = 1.0,
-        interleaved: bool = False,
         factor: Annotated[float, Ge(1)] = 8.0,
         low_frequency_factor: PositiveFloat = 1.0,
         high_frequency_factor: PositiveFloat = 4.0,
         original_length: PositiveInt | None = None,
         max_length: PositiveInt | None = None,
+        **rotary: Unpack[RotaryFields],
     ) -> None:
-        super().__init__(d_head, base, fraction, interleaved)
+        rotary.setdefault("base", self.defaults["base"])
+        super().__init__(d_head, **rotary)
         self.factor = factor
         self.original_length = checked_length(original_length, max_length)
         if low_frequency_factor >= high_frequency_factor:
@@ -191,7 +210,6 @@ class RotaryLlama3(Rotary):
         self.low_frequency_factor, self.high_frequency_factor = low_frequency_factor, high_frequency_factor
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """Kept, blended or divided by the factor, by wavelength."""
         kept_P = super().frequencies(device)
         turns_P = self.original_length * kept_P / (2 * math.pi)
         span = self.high_frequency_factor - self.low_frequency_factor
@@ -199,7 +217,7 @@ class RotaryLlama3(Rotary):
         return kept_share_P * kept_P + (1 - kept_share_P) * kept_P / self.factor
 
 
-def turn(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) -> Tensor:
+def apply_rotary(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) -> Tensor:
     """Rotates the leading R dimensions of each head: x cos + partner(x) sin, with the sine's sign in its table.
 
     Computed in fp32, returned in x's type.
@@ -207,7 +225,7 @@ def turn(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) 
     width = cos_B1TR.shape[-1]
     x_BHTR, kept = x_BHTK[..., :width].float(), x_BHTK[..., width:]
     if interleaved:
-        partner_BHTR = x_BHTR.unflatten(-1, (width // 2, 2)).flip(-1).flatten(-2)
+        partner_BHTR = x_BHTR.reshape(*x_BHTR.shape[:-1], width // 2, 2).flip(-1).flatten(-2)
     else:
         partner_BHTR = x_BHTR.roll(width // 2, dims=-1)
     rotated_BHTR = torch.addcmul(x_BHTR * cos_B1TR, partner_BHTR, sin_B1TR).to(x_BHTK.dtype)

@@ -1,19 +1,20 @@
-"""What all layers of one forward pass share: who may attend to whom, the bias on the scores, the rotation of queries and keys.
+"""Who sees whom in one forward pass, within a sequence and from a decoder to an encoder's output; True means "may
+attend".
 
-Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, G key/value heads, K head width.
+Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, G key/value heads, K head
+width.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-
-from attnlab.layers.masks import build_mask
 
 if TYPE_CHECKING:
     from attnlab.layers.cache import KeyValueCache
@@ -22,14 +23,121 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Projection(Protocol):
+    """An attention, as far as a memory needs it."""
+
+    @abstractmethod
+    def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, (B, G, S, K) each."""
+
+    @abstractmethod
+    def __hash__(self) -> int:
+        """By identity: a memory keeps what each attention made."""
+
+
+def build_mask(
+    query_positions_BT: Tensor,
+    key_positions_BS: Tensor,
+    causal: bool,
+    window: int | None = None,
+    is_token_BS: Tensor | None = None,
+    query_segments_BT: Tensor | None = None,
+    key_segments_BS: Tensor | None = None,
+    prefix_B1: Tensor | None = None,
+) -> Tensor:
+    """The one mask builder: a bool tensor (B or 1, 1, T, S) from absolute positions.
+
+    causal: no key after its query. window: the query itself and the window-1 keys before it, on both sides where not
+    causal. prefix_B1: how many first positions every query sees although they come after it (Raffel et al. 2020,
+    section 3.2.1). is_token_BS: False hides a key (padding). Segments (both or neither): a query sees keys of its own
+    segment only.
+    """
+    distance_BTS = query_positions_BT[:, :, None] - key_positions_BS[:, None, :]
+    allowed_BTS = distance_BTS >= 0 if causal else torch.ones_like(distance_BTS, dtype=torch.bool)
+    if prefix_B1 is not None:
+        allowed_BTS = allowed_BTS | (key_positions_BS < prefix_B1)[:, None, :]
+    if window is not None:
+        allowed_BTS = allowed_BTS & (distance_BTS.abs() < window)
+    if is_token_BS is not None:
+        allowed_BTS = allowed_BTS & is_token_BS[:, None, :]
+    if query_segments_BT is not None and key_segments_BS is not None:
+        allowed_BTS = allowed_BTS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
+    return allowed_BTS[:, None]
+
+
+@dataclass
+class Mask:
+    """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all layers.
+
+    built_from: the arguments of `build_mask`; None: everyone sees everyone. is_causal: the causal flag of torch's
+    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S).
+    """
+
+    built_from: tuple[Any, ...] | None
+    window: int | None = None
+    has_padding: bool = False
+    is_causal: bool = False
+    bias_BHTS: Tensor | None = None
+    _made: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def allowed_BHTS(self) -> Tensor | None:
+        """True where a query may attend to a key: (B or 1, 1, T, S); None when everyone sees everyone."""
+        arguments = self.built_from
+        return None if arguments is None else self.once("allowed", lambda: build_mask(*arguments))
+
+    @property
+    def fully_masked_BHT1(self) -> Tensor | None:
+        """True for queries that have nothing to attend to, (B or 1, 1, T, 1); None when there can be none.
+
+        In self-attention a query sees at least itself unless it is padding.
+        """
+        allowed_BHTS = self.allowed_BHTS if self.has_padding else None
+        if allowed_BHTS is None:
+            return None
+        return self.once("fully_masked", lambda: ~allowed_BHTS.any(dim=-1, keepdim=True))
+
+    @property
+    def attendable_BHTS(self) -> Tensor | None:
+        """`allowed`, but a fully masked query sees all keys: no softmax over nothing; `zero_fully_masked` follows."""
+        allowed_BHTS, fully_masked_BHT1 = self.allowed_BHTS, self.fully_masked_BHT1
+        if allowed_BHTS is None or fully_masked_BHT1 is None:
+            return allowed_BHTS
+        return self.once("attendable", lambda: allowed_BHTS | fully_masked_BHT1)
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """The bias, with -inf where `attendable` is False, (B or 1, H or 1, T, S); None when there is neither."""
+        attendable_BHTS, bias_BHTS = self.attendable_BHTS, self.bias_BHTS
+        if attendable_BHTS is None:
+            return None if bias_BHTS is None else self.once(dtype, lambda: bias_BHTS.to(dtype))
+
+        def make() -> Tensor:
+            added_BHTS = torch.zeros_like(attendable_BHTS, dtype=dtype) if bias_BHTS is None else bias_BHTS.to(dtype)
+            return added_BHTS.masked_fill(~attendable_BHTS, float("-inf"))
+
+        return self.once(dtype, make)
+
+    def zero_fully_masked(self, x_BHTX: Tensor) -> Tensor:
+        """Zeroes the rows of queries that have nothing to attend to, which `attendable` let see all keys."""
+        fully_masked_BHT1 = self.fully_masked_BHT1
+        return x_BHTX if fully_masked_BHT1 is None else x_BHTX.masked_fill(fully_masked_BHT1, 0.0)
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` returns, made at the first call with this key and shared by all later ones."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+
 @dataclass
 class Scope:
-    """Who sees whom in one forward pass. Masks are made on demand and once, whatever the number of layers.
+    """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
-    contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or nothing
-    at all replaces the mask. is_token_BS: True for real keys, None when all are. prefix_B1: how many first positions every
-    query sees, in spite of `causal`. bias_BHTS: (B or 1, H, T, S) or None.
-    rotate: callable on (B, H or G, T, K) or None.
+    contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
+    nothing at all replaces the mask. is_token_BS: True for real keys, None when all are. prefix_B1: how many first
+    positions every query sees, in spite of `causal`. bias_BHTS: (B or 1, H, T, S) or None. rotate: callable on (B, H or
+    G, T, K) or None.
     """
 
     query_positions_BT: Tensor
@@ -42,74 +150,32 @@ class Scope:
     query_segments_BT: Tensor | None = None
     key_segments_BS: Tensor | None = None
     prefix_B1: Tensor | None = None
-    _made: dict[object, Any] = field(default_factory=dict, repr=False)
+    _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
 
-    def is_causal_only(self, window: int | None) -> bool:
-        """Whether scaled_dot_product_attention's causal flag alone says who sees whom: no mask, no bias."""
-        num_queries, num_keys = self._lengths
-        inside = window is None or window >= num_keys
-        is_plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
-        return self.causal and is_plain and num_queries == num_keys and inside
+    def mask(self, window: int | None = None) -> Mask:
+        """The mask of a sliding window (None: of all keys)."""
+        if window not in self._masks:
+            self._masks[window] = self._new_mask(window)
+        return self._masks[window]
 
-    def allowed(self, window: int | None) -> Tensor | None:
-        """True where a query may attend to a key: (B or 1, 1, T, S); None when everyone sees everyone."""
-        if self._sees_everything(window):
-            return None
-        return self.once(("allowed", window), lambda: self._mask(window))
+    def fresh(self) -> Scope:
+        """The same scope, which makes its masks anew."""
+        return replace(self, _masks={})
 
-    def lonely(self, window: int | None) -> Tensor | None:
-        """True for queries that have nothing to attend to, (B or 1, 1, T, 1); None when there can be none.
-
-        In self-attention a query sees at least itself unless it is padding.
-        """
-        allowed_BHTS = None if self.is_token_BS is None else self.allowed(window)
-        if allowed_BHTS is None:
-            return None
-        return self.once(("lonely", window), lambda: ~allowed_BHTS.any(dim=-1, keepdim=True))
-
-    def attendable(self, window: int | None) -> Tensor | None:
-        """`allowed`, but a lonely query sees all keys: no softmax over nothing. Whoever uses it zeroes the lonely outputs."""
-        allowed_BHTS, lonely_BHT1 = self.allowed(window), self.lonely(window)
-        if allowed_BHTS is None or lonely_BHT1 is None:
-            return allowed_BHTS
-        return self.once(("attendable", window), lambda: allowed_BHTS | lonely_BHT1)
-
-    def additive(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """The bias with -inf where `attendable` is False, in `dtype`, (B or 1, H or 1, T, S); None when there is neither."""
-        attendable_BHTS, bias_BHTS = self.attendable(window), self.bias_BHTS
-        if attendable_BHTS is None and bias_BHTS is None:
-            return None
-        return self.once(("additive", window, dtype), lambda: _merge(attendable_BHTS, bias_BHTS, dtype))
-
-    def once(self, key: object, make: Callable[[], T]) -> T:
-        """What `make` returns, made at the first call with this key and shared by all later ones of this forward pass."""
-        if key not in self._made:
-            self._made[key] = make()
-        made: T = self._made[key]
-        return made
-
-    @property
-    def _lengths(self) -> tuple[int, int]:
-        return self.query_positions_BT.shape[1], self.key_positions_BS.shape[1]
-
-    def _sees_everything(self, window: int | None) -> bool:
-        num_queries, num_keys = self._lengths
-        if self.is_token_BS is not None or self.query_segments_BT is not None:
-            return False
-        if window is not None and not (self.contiguous and window >= num_keys):
-            return False
-        return not self.causal or (self.contiguous and num_queries == 1)
-
-    def _mask(self, window: int | None) -> Tensor:
-        return build_mask(
-            self.query_positions_BT,
-            self.key_positions_BS,
-            self.causal,
+    def _new_mask(self, window: int | None) -> Mask:
+        num_queries, num_keys = self.query_positions_BT.shape[1], self.key_positions_BS.shape[1]
+        inside = window is None or (self.contiguous and window >= num_keys)  # the window hides nothing
+        unrestricted = self.is_token_BS is None and self.query_segments_BT is None and inside
+        sees_all = unrestricted and (not self.causal or (self.contiguous and num_queries == 1))
+        plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
+        who = (self.query_positions_BT, self.key_positions_BS, self.causal, window, self.is_token_BS)
+        segments = (self.query_segments_BT, self.key_segments_BS)
+        return Mask(
+            None if sees_all else (*who, *segments, self.prefix_B1),
             window,
-            self.is_token_BS,
-            self.query_segments_BT,
-            self.key_segments_BS,
-            self.prefix_B1,
+            has_padding=self.is_token_BS is not None,
+            is_causal=self.causal and plain and inside and num_queries == num_keys,
+            bias_BHTS=self.bias_BHTS,
         )
 
 
@@ -123,7 +189,7 @@ def build_scope(
     cache: KeyValueCache | None = None,
     prefix_B1: Tensor | None = None,
 ) -> Scope:
-    """The Scope of a self-attending stack; called once a forward, before its layers. Extends the cache by this forward's tokens.
+    """The Scope of a self-attending stack; called once a forward, before its layers. Extends the cache by its tokens.
 
     Without `positions_BT`, positions count on from what is cached, and padding (is_token_BT False) is not counted.
     Raises ValueError past the cache's capacity or past the last position that the encoding can serve.
@@ -142,17 +208,10 @@ def build_scope(
     if position.longest is not None:
         # Reading a value stalls a GPU, so the usual case is decided by the shape alone.
         position.check(key_positions_BS.shape[1] - 1 if contiguous else int(positions_BT.max()))
+    bias_BHTS, rotate = position.bias(positions_BT, key_positions_BS), position.rotation(positions_BT)
+    segments = (segments_BT, segments_BT)
     return Scope(
-        positions_BT,
-        key_positions_BS,
-        causal,
-        is_token_BS,
-        contiguous,
-        position.bias(positions_BT, key_positions_BS),
-        position.rotation(positions_BT),
-        segments_BT,
-        segments_BT,
-        prefix_B1,
+        positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias_BHTS, rotate, *segments, prefix_B1
     )
 
 
@@ -168,11 +227,41 @@ def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCa
     return (counted_BT - 1).clamp(min=0)
 
 
-def _merge(attendable_BHTS: Tensor | None, bias_BHTS: Tensor | None, dtype: torch.dtype) -> Tensor:
-    if attendable_BHTS is None:
-        assert bias_BHTS is not None
-        return bias_BHTS.to(dtype)
-    if bias_BHTS is None:
-        zeros_BHTS = torch.zeros(attendable_BHTS.shape, dtype=dtype, device=attendable_BHTS.device)
-        return zeros_BHTS.masked_fill(~attendable_BHTS, float("-inf"))
-    return bias_BHTS.to(dtype).masked_fill(~attendable_BHTS, float("-inf"))
+class Memory:
+    """What a decoder attends to beside its own stream: an encoder's states (B, S, D), and which are real (None: all).
+
+    keep: each attention's keys and values are made once and kept, for decoding without gradients.
+    """
+
+    def __init__(self, states_BSD: Tensor, is_token_BS: Tensor | None = None, keep: bool = False) -> None:
+        self.states_BSD, self.is_token_BS, self.keep = states_BSD, is_token_BS, keep
+        self._kept: dict[Projection, tuple[Tensor, Tensor]] = {}
+        self._scopes: dict[int, Scope] = {}
+
+    def keys_and_values(self, attention: Projection) -> tuple[Tensor, Tensor]:
+        """What `attention` makes of the states."""
+        if not self.keep:
+            return attention.keys_and_values(self.states_BSD)
+        if attention not in self._kept:
+            self._kept[attention] = attention.keys_and_values(self.states_BSD)
+        return self._kept[attention]
+
+    def scope(self, x_BTD: Tensor) -> Scope:
+        """Every query sees every real state; positions mean nothing between two sequences, so none act here."""
+        length = x_BTD.shape[1]
+        if length not in self._scopes:
+            queries_1T = torch.zeros(1, length, dtype=torch.long, device=x_BTD.device)
+            keys_1S = torch.zeros(1, self.states_BSD.shape[1], dtype=torch.long, device=x_BTD.device)
+            self._scopes[length] = Scope(queries_1T, keys_1S, causal=False, is_token_BS=self.is_token_BS)
+        return self._scopes[length]
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows of the batch, in this order. rows: indices or a bool mask."""
+        self.states_BSD = self.states_BSD[rows]
+        self.is_token_BS = None if self.is_token_BS is None else self.is_token_BS[rows]
+        self._kept = {attention: (k[rows], v[rows]) for attention, (k, v) in self._kept.items()}
+        self._scopes = {}
+
+    def fresh(self) -> Memory:
+        """The same memory, which makes its masks anew."""
+        return Memory(self.states_BSD, self.is_token_BS)

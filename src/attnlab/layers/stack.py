@@ -1,12 +1,13 @@
-"""Layers on one residual stream. Legend: B batch, T target length, D model width."""
+"""The residual stream: how sublayers and their norms join it, the layers on it, and stacks of these.
+
+Legend: B batch, T target length, D model width.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,185 @@ from torch.utils.checkpoint import checkpoint
 
 from attnlab.layers.attention import Attention, MultiHead
 from attnlab.layers.cache import KeyValueCache, LayerCache
-from attnlab.layers.dropout import Dropout
-from attnlab.layers.feed_forward import GELU, FeedForward
-from attnlab.layers.memory import Memory
-from attnlab.layers.parts import complete
+from attnlab.layers.pointwise import GELU, FeedForward, LayerNorm, Norm, maybe_dropout
 from attnlab.layers.positions import PositionEncoding
-from attnlab.layers.residuals import PreNorm, Residual, final_norm_part, norm_part
-from attnlab.layers.scope import Scope, build_scope
-from attnlab.ranges import PositiveInt, Probability, check_ranges
+from attnlab.layers.scope import Memory, Scope, build_scope
+from attnlab.parts import Choices, Part, build_part, parameters_of, unsharded, unwrapped, value_of
+from attnlab.ranges import PositiveFloat, PositiveInt, Probability, Rate, check_ranges
+
+Sublayer = Callable[[Tensor], Tensor]
+
+
+class ResidualFields(TypedDict, total=False):
+    """What every residual with norms takes beside its width."""
+
+    norm: Callable[..., Norm]
+    dropout: Probability
+    num_sublayers: PositiveInt
+
+
+@check_ranges
+class Residual(Part, nn.Module):
+    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`.
+
+    Dropout acts on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
+    """
+
+    final_norm: ClassVar[bool] = False
+    """Whether a stack of these layers ends in a norm of its own."""
+    init_gain: float = 1.0
+    """What the initialisation multiplies the value, output and feed-forward weights of the layer by."""
+
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        norm: Callable[..., Norm] = LayerNorm,
+        dropout: Probability = 0.0,
+        num_sublayers: PositiveInt = 2,
+    ) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in range(num_sublayers))
+        self.dropout = maybe_dropout(dropout)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.join is Residual.join and cls.forward is Residual.forward:
+            raise TypeError(f"{cls.__name__} has to give join, or forward for all sublayers at once")
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        """The stream after sublayer number `index`."""
+        raise NotImplementedError
+
+    def forward(self, x_BTD: Tensor, *sublayers: Sublayer) -> Tensor:
+        for index, sublayer in enumerate(sublayers):
+            x_BTD = self.join(x_BTD, index, sublayer)
+        return x_BTD
+
+
+class PostNorm(Residual):
+    """norm(x + f(x)) (Vaswani et al. 2017, section 3.1)."""
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = self.norms[index](x_BTD + self.dropout(sublayer(x_BTD)))
+        return joined_BTD
+
+
+class PreNorm(Residual):
+    """x + f(norm(x)), and a norm after the last layer (Xiong et al. 2020, arXiv 2002.04745)."""
+
+    final_norm = True
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.dropout(sublayer(self.norms[index](x_BTD)))
+        return joined_BTD
+
+
+@check_ranges
+class Sandwich(Residual):
+    """x + norm(f(norm(x))), and a norm after the last layer (Peri-LN, Kim et al. 2025, arXiv 2502.02732).
+
+    First in CogView (Ding et al. 2021, arXiv 2105.13290). Peri-LN's optional norm of the embedding is no part of it, as
+    in Gemma 2.
+    """
+
+    final_norm = True
+
+    def __init__(self, d_model: PositiveInt, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, **fields)
+        norm = fields.get("norm", LayerNorm)
+        self.output_norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in self.norms)
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        normed_BTD = self.output_norms[index](sublayer(self.norms[index](x_BTD)))
+        joined_BTD: Tensor = x_BTD + self.dropout(normed_BTD)
+        return joined_BTD
+
+
+@check_ranges
+class DeepNorm(Residual):
+    """norm(alpha x + f(x)), the sublayers' first weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
+
+    For a stack of N layers of s sublayers alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4): the paper's (2N)^(1/4),
+    (8N)^(-1/4) for an encoder or decoder alone (s = 2), and (3N)^(1/4), (12N)^(-1/4) for a decoder that also attends to
+    an encoder (s = 3). The encoder of N layers beside such a decoder of M has alpha = 0.81 (N^4 M)^(1/16) and beta =
+    0.87 (N^4 M)^(-1/16).
+    """
+
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        num_layers: PositiveInt = 1,
+        num_decoder_layers: PositiveInt | None = None,
+        alpha: PositiveFloat | None = None,
+        beta: PositiveFloat | None = None,
+        **fields: Unpack[ResidualFields],
+    ) -> None:
+        super().__init__(d_model, **fields)
+        depth = len(self.norms) * num_layers
+        own_alpha, own_beta = depth**0.25, (4 * depth) ** -0.25
+        if num_decoder_layers is not None:
+            both = (num_layers**4 * num_decoder_layers) ** (1 / 16)
+            own_alpha, own_beta = 0.81 * both, 0.87 / both
+        self.alpha = own_alpha if alpha is None else alpha
+        self.init_gain = own_beta if beta is None else beta
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        sum_BTD = torch.add(self.dropout(sublayer(x_BTD)), x_BTD, alpha=self.alpha)
+        joined_BTD: Tensor = self.norms[index](sum_BTD)
+        return joined_BTD
+
+
+@check_ranges
+class ReZero(Residual):
+    """x + alpha f(x) without any norm (Bachlechner et al. 2020, arXiv 2003.04887, section 4).
+
+    One alpha a layer, shared by its sublayers, starts at 0.
+    """
+
+    def __init__(self, dropout: Probability = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.alpha = nn.Parameter(torch.zeros(()))
+        self.dropout = maybe_dropout(dropout)
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """It has no norm, and learns single numbers."""
+        yield from super().incompatible(choices)
+        if "norm" in choices.given:
+            yield f"norm: residual={choices.name('residual')} has no norm, so norm={choices.name('norm')} would have no effect; leave it out"
+        yield from unsharded(choices, "residual")
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.alpha * self.dropout(sublayer(x_BTD))
+        return joined_BTD
+
+
+@check_ranges
+class Parallel(Residual):
+    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021).
+
+    Also PaLM (Chowdhery et al. 2022, arXiv 2204.02311, section 2). `shared_norm=False` gives each sublayer its own norm
+    (GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
+    """
+
+    final_norm = True
+
+    def __init__(self, d_model: PositiveInt, shared_norm: bool = True, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, **fields)
+        self.norms, self.shared_norm = self.norms[:1] if shared_norm else self.norms, shared_norm
+
+    def forward(self, x_BTD: Tensor, *sublayers: Sublayer) -> Tensor:
+        normed = [norm(x_BTD) for norm in self.norms]
+        out_BTD = x_BTD
+        for index, sublayer in enumerate(sublayers):
+            out_BTD = out_BTD + self.dropout(sublayer(normed[0 if self.shared_norm else index]))
+        return out_BTD
+
+
+def norm_of(residual: Callable[..., Residual]) -> Callable[..., Norm]:
+    """The norm that these residuals have, as a part; LayerNorm where they have none."""
+    norm: Callable[..., Norm] = value_of(residual, "norm", LayerNorm)
+    return norm
 
 
 class Layer(nn.Module):
@@ -46,70 +218,99 @@ class Layer(nn.Module):
     def forward(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Tensor:
-        sublayers: list[Callable[[Tensor], Tensor]] = [
-            lambda h_BTD: self.attention(h_BTD, scope, cache),
-            self.feed_forward,
-        ]
+        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward]
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
             sublayers.insert(1, lambda h_BTD: cross(h_BTD, memory.scope(h_BTD), memory=memory))
-        return self.residual(x_BTD, *sublayers)
+        out_BTD: Tensor = self.residual(x_BTD, *sublayers)
+        return out_BTD
+
+
+class StackFields(TypedDict, total=False):
+    """The description of a stack, which a model on these layers takes field by field and passes on whole.
+
+    d_ff: None: 4 d_model. dropout: also on the embedded input (Vaswani et al. 2017, section 5.4). bias: of the linear
+    layers. embedding_norm: a norm on the embedded input with its positions, of the residual's kind (BERT; BLOOM, Scao
+    et al. 2022, arXiv 2211.05100, section 3.2.2). The others are parts (classes or partials), built with the dims.
+    """
+
+    d_model: PositiveInt
+    num_heads: PositiveInt
+    num_layers: PositiveInt
+    d_ff: PositiveInt | None
+    dropout: Rate
+    bias: bool
+    embedding_norm: bool
+    position: Callable[..., PositionEncoding]
+    residual: Callable[..., Residual]
+    attention: Callable[..., Attention]
+    feed_forward: Callable[..., FeedForward]
 
 
 @check_ranges
 class Stack(nn.Module):
     """Layers that share one position encoding, and a final norm where the residual asks for one; (B, T, D), in and out.
 
-    position, residual, attention, feed_forward are parts: classes or partials, completed with the widths. d_ff defaults
-    to 4 d_model.
-    cross_attention: every layer also attends to a memory, by a second attention of the same kind without a window, which
-    would mean nothing there. embedding_norm: a norm on the embedded input with its positions (BERT), of the
-    residual's kind. grid: rows and columns of an image, for two-dimensional positions. dropout also acts on the embedded input
-    (Vaswani et al. 2017, section 5.4). Set `checkpoint_activations` to recompute activations in the backward pass. Raises
-    ValueError where num_layers < 1 or a part refuses a width.
+    fields: see StackFields; max_length: positions of a table. grid: rows and columns of an image, for two-dimensional
+    positions. cross_attention: every layer also attends to a memory, by a second attention of the same kind without a
+    window, which would mean nothing there. Set `checkpoint_activations` to recompute activations in the backward pass.
+    Raises ValueError where num_layers < 1 or a part refuses a width.
     """
+
+    defaults: ClassVar[StackFields] = {
+        "d_ff": None,
+        "dropout": 0.0,
+        "bias": False,
+        "embedding_norm": False,
+        "position": PositionEncoding,
+        "residual": PreNorm,
+        "attention": MultiHead,
+        "feed_forward": GELU,
+    }
 
     def __init__(
         self,
-        d_model: PositiveInt,
-        num_heads: PositiveInt,
-        num_layers: PositiveInt,
+        fields: StackFields,
         causal: bool,
         max_length: PositiveInt | None = None,
-        d_ff: PositiveInt | None = None,
-        dropout: Probability = 0.0,
-        bias: bool = False,
         grid: tuple[int, int] | None = None,
         cross_attention: bool = False,
-        embedding_norm: bool = False,
-        position: Callable[..., PositionEncoding] = PositionEncoding,
-        residual: Callable[..., Residual] = PreNorm,
-        attention: Callable[..., Attention] = MultiHead,
-        feed_forward: Callable[..., FeedForward] = GELU,
     ) -> None:
         super().__init__()
-        widths = stack_widths(
-            d_model, num_heads, num_layers, causal, max_length, d_ff, dropout, bias, grid, cross_attention
-        )
+        fields = self.defaults | fields
+        d_model, residual, attention = fields["d_model"], fields["residual"], fields["attention"]
+        dims: dict[str, Any] = {
+            "d_model": d_model,
+            "num_heads": fields["num_heads"],
+            "num_layers": fields["num_layers"],
+            "causal": causal,
+            "d_ff": fields["d_ff"] or 4 * d_model,
+            "dropout": fields["dropout"],
+            "bias": fields["bias"],
+            "num_sublayers": 3 if cross_attention else 2,
+        }
+        dims |= {name: size for name, size in (("max_length", max_length), ("grid", grid)) if size is not None}
         self.causal = causal
         self.checkpoint_activations = False
+        has_window = "window" in parameters_of(unwrapped(attention))
+        cross = partial(attention, window=None) if has_window else attention
         layers = [
             Layer(
-                complete(attention, **widths),
-                complete(feed_forward, **widths),
-                complete(residual, **widths),
-                complete(without_window(attention), **widths) if cross_attention else None,
+                build_part(attention, **dims),
+                build_part(fields["feed_forward"], **dims),
+                build_part(residual, **dims),
+                build_part(cross, **dims) if cross_attention else None,
             )
-            for _ in range(num_layers)
+            for _ in range(fields["num_layers"])
         ]
         self.layers = nn.ModuleList(layers)
         # After the layers: an encoding is told the head width that the attention settled on.
-        self.position = complete(position, **{**widths, "d_head": layers[0].attention.d_head})
-        self.embedding_norm = complete(norm_part(residual), d_model=d_model) if embedding_norm else nn.Identity()
-        self.dropout = Dropout(dropout) if dropout else nn.Identity()
-        final_norm = final_norm_part(residual)
-        self.norm = nn.Identity() if final_norm is None else complete(final_norm, d_model=d_model)
+        self.position = build_part(fields["position"], **{**dims, "d_head": layers[0].attention.d_head})
+        new_norm = partial(build_part, norm_of(residual), d_model=d_model)
+        self.embedding_norm = new_norm() if fields["embedding_norm"] else nn.Identity()
+        self.dropout = maybe_dropout(fields["dropout"])
+        self.norm = new_norm() if unwrapped(residual).final_norm else nn.Identity()
 
     def forward(
         self,
@@ -122,8 +323,8 @@ class Stack(nn.Module):
     ) -> Tensor:
         """Positions default to 0.. (after what is cached, padding not counted); is_token_BT is False at padding.
 
-        prefix_B1: how many first positions all see; where it is given, what follows them is causal whatever the stack is.
-        Raises ValueError past the last position that the encoding can serve.
+        prefix_B1: how many first positions all see; where it is given, what follows them is causal whatever the stack
+        is. Raises ValueError past the last position that the encoding can serve.
         """
         causal = self.causal or prefix_B1 is not None
         scope = build_scope(x_BTD, self.position, causal, positions_BT, is_token_BT, cache=cache, prefix_B1=prefix_B1)
@@ -131,47 +332,15 @@ class Stack(nn.Module):
         x_BTD = self.dropout(self.embedding_norm(x_BTD))
         if self.checkpoint_activations and torch.is_grad_enabled() and cache is None:
             for layer in self.layers:
-                x_BTD = checkpoint(_with_own_memo, layer, x_BTD, scope, memory, use_reentrant=False)
+                x_BTD = checkpoint(_with_own_masks, layer, x_BTD, scope, memory, use_reentrant=False)
         else:
             for index, layer in enumerate(self.layers):
                 x_BTD = layer(x_BTD, scope, None if cache is None else cache.layer(index), memory)
-        return self.norm(x_BTD)
+        normed_BTD: Tensor = self.norm(x_BTD)
+        return normed_BTD
 
 
-def stack_widths(
-    d_model: int,
-    num_heads: int,
-    num_layers: int,
-    causal: bool,
-    max_length: int | None = None,
-    d_ff: int | None = None,
-    dropout: float = 0.0,
-    bias: bool = False,
-    grid: tuple[int, int] | None = None,
-    cross_attention: bool = False,
-) -> dict[str, Any]:
-    """What a stack knows and its parts may ask for."""
-    widths = {
-        "d_model": d_model,
-        "num_heads": num_heads,
-        "num_layers": num_layers,
-        "causal": causal,
-        "d_ff": d_ff or 4 * d_model,
-        "dropout": dropout,
-        "bias": bias,
-        "num_sublayers": 3 if cross_attention else 2,
-    }
-    return widths | {name: value for name, value in (("max_length", max_length), ("grid", grid)) if value is not None}
-
-
-def without_window(attention: Callable[..., Attention]) -> Callable[..., Attention]:
-    """The part with no window, where it has such a field."""
-    return partial(attention, window=None) if "window" in inspect.signature(attention).parameters else attention
-
-
-def _with_own_memo(layer: nn.Module, x_BTD: Tensor, scope: Scope, memory: Memory | None) -> Tensor:
-    # A recomputed layer must build again what it built the first time, so it cannot share the masks that another
-    # layer made.
-    own_memory = None if memory is None else memory.without_memo()
-    out_BTD: Tensor = layer(x_BTD, replace(scope, _made={}), None, own_memory)
+def _with_own_masks(layer: nn.Module, x_BTD: Tensor, scope: Scope, memory: Memory | None) -> Tensor:
+    # A recomputed layer must build again what it built the first time, so it cannot share another layer's masks.
+    out_BTD: Tensor = layer(x_BTD, scope.fresh(), None, None if memory is None else memory.fresh())
     return out_BTD

@@ -1,31 +1,35 @@
-"""Convolutional models of one text. Legend: B batch, T length, D model width, V vocabulary."""
+"""Convolutional models of one text, and of translation.
+
+Legend: B batch, T length (of a target), S source length, D model width, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.dropout import Dropout
-from attnlab.layers.gated_convolution import ConvolutionStack
-from attnlab.layers.init import FanIn, Init, draw_seed
-from attnlab.layers.parts import complete
+from attnlab.layers.alignment import weigh
+from attnlab.layers.cache import DecodingState
+from attnlab.layers.convolution import HALF, ConvolutionStack
+from attnlab.layers.init import FanIn, Init
+from attnlab.layers.pointwise import Dropout
 from attnlab.layers.positions import Learned
-from attnlab.models.encoder import Encoder
-from attnlab.models.language_model import LanguageModel
-from attnlab.models.tables import Tables
+from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, Tables
+from attnlab.parts import Choices, short_table
 from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
 @check_ranges
 class ConvolutionalLanguageModel(LanguageModel):
-    """
-    Gated convolutions over the tokens before (Dauphin et al. 2017, arXiv 1612.08083), on the residual stream of Gehring et al. 2017,
-    without the weight normalisation of both.
+    """Gated convolutions over the tokens before (Dauphin et al. 2017, arXiv 1612.08083), on the residual stream of
+    Gehring et al. 2017, without the weight normalisation of both.
 
-    A token sees num_layers (kernel_size - 1) tokens before it. tied: the output is the embedding's transpose. dropout: on the input of
-    every convolution and of the output. Raises ValueError for sizes below 1 and a rate outside of 0 to 1.
+    A token sees num_layers (kernel_size - 1) tokens before it. tied: the output is the embedding's transpose. dropout:
+    on the input of every convolution and of the output. Raises ValueError for sizes below 1 and a rate outside of 0 to
+    1.
     """
 
     def __init__(
@@ -39,44 +43,34 @@ class ConvolutionalLanguageModel(LanguageModel):
         init: Callable[..., Init] = FanIn,
     ) -> None:
         super().__init__()
-        seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.tables = Tables(vocabulary_size, d_model, tied)
         self.stack = ConvolutionStack(d_model, num_layers, kernel_size, causal=True, dropout=dropout)
         self.dropout = Dropout(dropout)
-        complete(init)(self, seed)
+        self.draw(init)
 
     def new_cache(self, capacity: int) -> ConvolutionCache:
         """An empty cache, which takes any number of tokens."""
         return ConvolutionCache()
 
     def forward(
-        self,
-        tokens_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        is_token_BT: Tensor | None = None,
-        cache: ConvolutionCache | None = None,
+        self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, cache: ConvolutionCache | None = None
     ) -> Tensor:
-        """Logits, in the model's type; is_token_BT is False at padding, which stands before the first token or after the last. Positions are
-        not looked at: a convolution sees the order."""
+        """Logits. Padding stands before the first token or after the last."""
         x_BTD = self.stack(self.tables.embed(tokens_BT), is_token_BT, None if cache is None else cache.inputs)
         return self.tables.logits(self.dropout(x_BTD))
 
 
-class ConvolutionCache:
+class ConvolutionCache(DecodingState):
     """The last inputs of every layer, which the next tokens' windows reach back to."""
 
     def __init__(self) -> None:
         self.inputs: list[Tensor] = []
 
-    def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order. rows: indices or a bool mask."""
-        self.inputs[:] = [inputs_BPD[rows] for inputs_BPD in self.inputs]
-
 
 @check_ranges
 class PositionedEmbedding(nn.Module):
-    """Dropout on token embeddings with a learned position each (Gehring et al. 2017, section 3.1). The table of tokens is given at each call."""
+    """Dropout on token embeddings with a learned position each (Gehring et al. 2017, section 3.1)."""
 
     def __init__(self, d_model: PositiveInt, max_length: PositiveInt, dropout: Rate) -> None:
         super().__init__()
@@ -92,12 +86,12 @@ class PositionedEmbedding(nn.Module):
 
 @check_ranges
 class ConvolutionalEncoder(Encoder):
-    """
-    Gated convolutions over windows around each token: the encoder of Gehring et al. 2017 (arXiv 1705.03122, section 3), without its weight
-    normalisation and the linear layers between two widths.
+    """Gated convolutions over windows around each token: the encoder of Gehring et al. 2017 (arXiv 1705.03122, section
+    3), without its weight normalisation and the linear layers between two widths.
 
-    A state sees num_layers (kernel_size - 1) / 2 tokens on either side. max_length: positions that the table has. dropout: on the embeddings,
-    on the input of every convolution and on the states. Raises ValueError for sizes below 1, an even kernel, and a rate outside of 0 to 1.
+    A state sees num_layers (kernel_size - 1) / 2 tokens on either side. max_length: positions that the table has.
+    dropout: on the embeddings, on the input of every convolution and on the states. Raises ValueError for sizes below
+    1, an even kernel, and a rate outside of 0 to 1.
     """
 
     def __init__(
@@ -111,16 +105,115 @@ class ConvolutionalEncoder(Encoder):
         init: Callable[..., Init] = FanIn,
     ) -> None:
         super().__init__()
-        seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
         self.vocabulary_size, self.d_model, self.longest = vocabulary_size, d_model, max_length
         self.embedding = nn.Embedding(vocabulary_size, d_model)
         self.placed = PositionedEmbedding(d_model, max_length, dropout)
         self.stack = ConvolutionStack(d_model, num_layers, kernel_size, causal=False, dropout=dropout)
         self.dropout = Dropout(dropout)
-        complete(init)(self, seed)
+        self.draw(init)
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """Its own table of positions has to serve the longest row."""
+        yield from super().incompatible(choices)
+        yield from short_table(choices)
 
     def encode(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:
-        """The states (B, T, D); padding stands on the right. Segments are not looked at. Raises ValueError past the table of positions."""
+        """The states; padding stands on the right. Segments are not looked at. Raises ValueError past the table."""
         states_BTD = self.stack(self.placed(self.embedding(tokens_BT)), is_token_BT)
         encoded_BTD: Tensor = self.dropout(states_BTD)
         return encoded_BTD
+
+
+@check_ranges
+class ConvolutionalSeq2Seq(Seq2Seq):
+    """Convolutions that read the source around each token and the target before it; every decoder layer attends to the
+    source (Gehring et al. 2017, arXiv 1705.03122, section 3; sums and gradients scaled as in the authors' code, without
+    weight normalisation and with one width throughout).
+
+    num_decoder_layers: None: as many as the encoder has. kernel_size: odd; the decoder's windows end at their token.
+    max_length: positions of the source's table and of the target's. share_embeddings, tied: as in EncoderDecoder.
+    dropout: on the embeddings, on the input of every convolution and of the output. Raises ValueError for sizes below
+    1, an even kernel, and a rate outside of 0 to 1.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: PositiveInt,
+        source_vocabulary_size: PositiveInt | None = None,
+        max_length: PositiveInt = 256,
+        d_model: PositiveInt = 128,
+        num_layers: PositiveInt = 6,
+        num_decoder_layers: PositiveInt | None = None,
+        kernel_size: PositiveInt = 3,
+        dropout: Rate = 0.1,
+        share_embeddings: bool = True,
+        tied: bool = True,
+        init: Callable[..., Init] = FanIn,
+    ) -> None:
+        super().__init__()
+        self.vocabulary_size, self.d_model, self.longest = vocabulary_size, d_model, max_length
+        decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
+        self.tables = Tables(vocabulary_size, d_model, tied, share_embeddings, source_vocabulary_size)
+        self.placed_source = PositionedEmbedding(d_model, max_length, dropout)
+        self.placed_target = PositionedEmbedding(d_model, max_length, dropout)
+        self.encoder = ConvolutionStack(d_model, num_layers, kernel_size, causal=False, dropout=dropout)
+        self.decoder = ConvolutionStack(d_model, decoder_layers, kernel_size, causal=True, dropout=dropout)
+        self.queries = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(decoder_layers))
+        self.dropout = Dropout(dropout)
+        self.draw(init)
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """Its own table of positions has to serve the longest row."""
+        yield from super().incompatible(choices)
+        yield from short_table(choices)
+
+    def forward(self, source_BS: Tensor, target_BT: Tensor, is_source_BS: Tensor | None = None) -> Tensor:
+        x_BTD = self.placed_target(self.tables.embed(target_BT))
+        attend = partial(self._attend, self._read(source_BS, is_source_BS), x_BTD)
+        return self.tables.logits(self.dropout(self.decoder(x_BTD, between=attend)))
+
+    def start(self, source_BS: Tensor, is_source_BS: Tensor | None = None, capacity: int = 256) -> ConvolutionDecoding:
+        return ConvolutionDecoding(self._read(source_BS, is_source_BS))
+
+    def step(self, tokens_B: Tensor, state: ConvolutionDecoding) -> Tensor:
+        x_B1D = self.placed_target(self.tables.embed(tokens_B[:, None]), start=state.length)
+        state.length += 1
+        attend = partial(self._attend, state.source, x_B1D)
+        return self.tables.logits(self.decoder(x_B1D, before=state.inputs, between=attend)[:, 0])
+
+    def _read(self, source_BS: Tensor, is_source_BS: Tensor | None) -> EncodedSource:
+        embedded_BSD = self.placed_source(self.tables.embed(source_BS, self.tables.source_embedding))
+        states_BSD = self.encoder(embedded_BSD, is_source_BS)
+        # Each attention adds to the gradient of the encoder's layers, so it is scaled down (section 3.5).
+        keys_BSD = states_BSD.detach().lerp(states_BSD, 1 / (2 * len(self.queries)))
+        return EncodedSource(keys_BSD, (keys_BSD + embedded_BSD) * HALF, is_source_BS)
+
+    def _attend(self, source: EncodedSource, embedded_BTD: Tensor, index: int, convolved_BTD: Tensor) -> Tensor:
+        """What a layer convolved with what its attention finds (section 3.3, eq. 1 and 2)."""
+        queries_BTD = (self.queries[index](convolved_BTD) + embedded_BTD) * HALF
+        context_BTD = weigh(queries_BTD @ source.keys_BSD.transpose(1, 2), source.values_BSD, source.is_source_BS)
+        return (convolved_BTD + context_BTD * source.scale) * HALF
+
+
+class EncodedSource(DecodingState):
+    """A source's states as keys, and with the embeddings as values, (B, S, D) both."""
+
+    def __init__(self, keys_BSD: Tensor, values_BSD: Tensor, is_source_BS: Tensor | None) -> None:
+        self.keys_BSD, self.values_BSD, self.is_source_BS = keys_BSD, values_BSD, is_source_BS
+
+    @property
+    def scale(self) -> Tensor:
+        """The root of the number of tokens, for the variance of their mean (section 3.5), (B or 1, 1, 1)."""
+        if self.is_source_BS is None:
+            return self.keys_BSD.new_tensor(self.keys_BSD.shape[1]).sqrt()
+        return self.is_source_BS.sum(dim=1)[:, None, None].to(self.keys_BSD.dtype).sqrt()
+
+
+class ConvolutionDecoding(DecodingState):
+    """The source, and the last inputs of every decoder layer."""
+
+    def __init__(self, source: EncodedSource) -> None:
+        self.source, self.length = source, 0
+        self.inputs: list[Tensor] = []

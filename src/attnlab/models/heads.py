@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.dropout import Dropout
-from attnlab.models.encoder import Encoder
+from attnlab.layers.pointwise import Dropout
+from attnlab.models.base import Encoder
 from attnlab.ranges import PositiveInt, Rate, check_ranges
+
+
+class HeadFields(TypedDict, total=False):
+    """What every output on an encoder takes beside its own.
+
+    dropout: on what goes into the output. token_dropout: the share of input tokens that the token `mask` takes the
+    place of in training, against overfitting.
+    """
+
+    dropout: Rate
+    token_dropout: Rate
+    mask: int
 
 
 @check_ranges
 class EncoderHead(nn.Module):
-    """
-    A linear output on an encoder's states; a subclass's forward says on which.
+    """A linear output on an encoder's states; a subclass's forward says on which. dropout, token_dropout, mask: see
+    HeadFields.
 
-    dropout: on what goes into the output. token_dropout: the share of input tokens that `mask` takes the place of in training, against
-    overfitting. The output starts with small weights, drawn from torch's generator. Raises ValueError for rates outside of 0 to 1.
+    The output starts with small weights, drawn from torch's generator. Raises ValueError for rates outside of 0 to 1.
     """
 
     def __init__(
@@ -42,18 +53,16 @@ class EncoderHead(nn.Module):
 
 @check_ranges
 class SequenceClassifier(EncoderHead):
-    """One class a text; tokens (B, T) to logits (B, C), from the first token's state (Devlin et al. 2019) or the mean over real tokens."""
+    """One class a text; tokens (B, T) to logits (B, C), from the first token's state or real tokens' mean."""
 
     def __init__(
         self,
         encoder: Encoder,
         num_classes: PositiveInt,
         pooling: Literal["first", "mean"] = "mean",
-        dropout: Rate = 0.1,
-        token_dropout: Rate = 0.0,
-        mask: int = 0,
+        **fields: Unpack[HeadFields],
     ) -> None:
-        super().__init__(encoder, num_classes, dropout, token_dropout, mask)
+        super().__init__(encoder, num_classes, **fields)
         self.pooling = pooling
 
     def forward(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
@@ -72,7 +81,7 @@ class SequenceClassifier(EncoderHead):
 
 
 class TokenClassifier(EncoderHead):
-    """One class a token (Devlin et al. 2019, section 5.3); tokens (B, T) to logits (N, C) of the chosen positions, row by row."""
+    """One class a token (Devlin et al. 2019, section 5.3); tokens (B, T) to logits (N, C) of chosen positions."""
 
     def forward(self, tokens_BT: Tensor, select_BT: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
         """Logits (N, C) where select_BT is True; is_token_BT is False at padding."""
@@ -83,15 +92,15 @@ class TokenClassifier(EncoderHead):
 
 @check_ranges
 class SpanFinder(EncoderHead):
-    """Where an answer starts and ends (Devlin et al. 2019, section 4.2); tokens (B, T) to two logits a position (B, T)."""
+    """Where an answer starts and ends (Devlin et al. 2019, section 4.2); tokens to two logits a position (B, T)."""
 
-    def __init__(self, encoder: Encoder, dropout: Rate = 0.1, token_dropout: Rate = 0.0, mask: int = 0) -> None:
-        super().__init__(encoder, 2, dropout, token_dropout, mask)
+    def __init__(self, encoder: Encoder, **fields: Unpack[HeadFields]) -> None:
+        super().__init__(encoder, 2, **fields)
 
     def forward(
         self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, segments_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, T) of the start and of the end; is_token_BT is False at padding, segments_BT tells question and text apart."""
+        """Logits (B, T) of the start and of the end; segments_BT tells question and text apart."""
         logits_BT2 = self.output(self.dropout(self.encode(tokens_BT, is_token_BT, segments_BT)))
         start_BT, end_BT = logits_BT2.unbind(dim=2)
         return start_BT, end_BT

@@ -1,38 +1,44 @@
 """A bidirectional encoder of image patches that classifies, on the seams.
 
-Legend: B batch, C channels, Y and X rows and columns of pixels, P pixels along a patch, N patches, E tokens before them, T = E + N, D model
-width, L classes.
+Legend: B batch, C channels, Y and X rows and columns of pixels, P pixels along a patch, N patches, E tokens before
+them, T = E + N, D model width, L classes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.attention import Attention, MultiHead
-from attnlab.layers.feed_forward import GELU, FeedForward
-from attnlab.layers.init import GPT2Init, Init, draw_seed
-from attnlab.layers.parts import complete
-from attnlab.layers.positions import Learned, PositionEncoding
-from attnlab.layers.residuals import PreNorm, Residual
-from attnlab.layers.stack import Stack
-from attnlab.ranges import NonNegativeInt, PositiveInt, Rate, check_ranges
+from attnlab.layers.init import GPT2Init, Init
+from attnlab.layers.positions import Learned
+from attnlab.layers.stack import Stack, StackFields
+from attnlab.models.base import Model
+from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
 
 
 @check_ranges
-class ViT(nn.Module):
-    """
-    The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929); images (B, C, Y, X) to logits (B, L).
+class ViT(Model):
+    """The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929); images (B, C, Y, X) to logits (B, L).
 
-    image_size: pixels along each side, or rows and columns. pooling: classify a class token's state, or the mean of the patches'
-    (section D.3 there). registers: tokens that nothing is read from (Darcet et al. 2024, arXiv 2309.16588). d_ff, bias and the
-    parts as in GPT. A two-dimensional position gives class and register tokens no place; other positions count them first. Raises
-    ValueError for sizes below 1, a patch that does not divide the image, and where a part refuses a width.
+    image_size: pixels along each side, or rows and columns. pooling: classify a class token's state, or the mean of the
+    patches' (section D.3 there). registers: tokens that nothing is read from (Darcet et al. 2024, arXiv 2309.16588).
+    fields: see StackFields. A two-dimensional position gives class and register tokens no place; other positions count
+    them first. Raises ValueError for sizes below 1, a patch that does not divide the image, and where a part refuses a
+    width.
     """
+
+    defaults: ClassVar[StackFields] = {
+        **Stack.defaults,
+        "d_model": 128,
+        "num_heads": 4,
+        "num_layers": 4,
+        "bias": True,
+        "position": Learned,
+    }
 
     def __init__(
         self,
@@ -40,37 +46,27 @@ class ViT(nn.Module):
         image_size: PositiveInt | Sequence[PositiveInt],
         channels: PositiveInt = 3,
         patch_size: PositiveInt = 4,
-        d_model: PositiveInt = 128,
-        num_heads: PositiveInt = 4,
-        num_layers: PositiveInt = 4,
-        d_ff: PositiveInt | None = None,
-        dropout: Rate = 0.0,
-        bias: bool = True,
         pooling: Literal["class", "mean"] = "mean",
         registers: NonNegativeInt = 0,
-        position: Callable[..., PositionEncoding] = Learned,
-        residual: Callable[..., Residual] = PreNorm,
-        attention: Callable[..., Attention] = MultiHead,
-        feed_forward: Callable[..., FeedForward] = GELU,
         init: Callable[..., Init] = GPT2Init,
+        **fields: Unpack[StackFields],
     ) -> None:
-        super().__init__()
         if pooling not in ("class", "mean"):
             raise ValueError(f"pooling={pooling}: there is no such pooling; accepted: class, mean")
-        seed = draw_seed()  # before any part draws, so that models that differ in one part share the others' weights
+        self.refuse_unknown(fields, self.defaults)
+        fields = self.defaults | fields
+        d_model = fields["d_model"]
+        super().__init__()
         self.channels, self.patch_size, self.pooling, self.d_model = channels, patch_size, pooling, d_model
         self.image_size, self.grid = divide(image_size, patch_size)
         self.trained_grid = self.grid
         self.patches = nn.Linear(channels * patch_size**2, d_model)
         self.num_before = registers + (pooling == "class")
         self.before = nn.Embedding(self.num_before, d_model) if self.num_before else None
-        self.stack = Stack(
-            d_model, num_heads, num_layers, causal=False, max_length=self.num_before + self.grid[0] * self.grid[1],
-            d_ff=d_ff, dropout=dropout, bias=bias, grid=self.grid,
-            position=position, residual=residual, attention=attention, feed_forward=feed_forward,
-        )  # fmt: skip
+        num_tokens = self.num_before + self.grid[0] * self.grid[1]
+        self.stack = Stack(fields, causal=False, max_length=num_tokens, grid=self.grid)
         self.head = nn.Linear(d_model, num_classes)
-        complete(init)(self, seed)
+        self.draw(init)
 
     def encode(self, images_BCYX: Tensor) -> Tensor:
         """The states (B, T, D): of the class token, where there is one, the registers, then the patches, row by row.
@@ -99,7 +95,7 @@ class ViT(nn.Module):
         return logits_BL
 
     def get_extra_state(self) -> Tensor:
-        """The grid that was trained on, which belongs to the weights: positions are seen in it whatever the size of the images."""
+        """The grid that was trained on belongs to the weights: positions are seen in it whatever the images' size."""
         return torch.tensor(self.trained_grid)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -111,8 +107,9 @@ class ViT(nn.Module):
     def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> ViT:
         """A copy that takes images of another size, its positions interpolated (section 3.2).
 
-        Tables are interpolated bicubically over the image; other encodings see each patch where it lies in the grid that was trained
-        on. The same size gives the same bits. Raises ValueError where the patch does not divide the size.
+        Tables are interpolated bicubically over the image; other encodings see each patch where it lies in the grid
+        that was trained on. The same size gives the same bits. Raises ValueError where the patch does not divide the
+        size.
         """
         other = copy.deepcopy(self)
         other.image_size, other.grid = divide(image_size, self.patch_size)
@@ -122,7 +119,9 @@ class ViT(nn.Module):
 
 def cut_patches(images_BCYX: Tensor, patch_size: int) -> Tensor:
     """The pixels of each patch, channel by channel and row by row, (B, N, C P P); patches row by row."""
-    parts_BCYPXP = images_BCYX.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    batch, channels, rows, columns = images_BCYX.shape
+    divided = (rows // patch_size, patch_size, columns // patch_size, patch_size)
+    parts_BCYPXP = images_BCYX.reshape(batch, channels, *divided)
     return parts_BCYPXP.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 

@@ -1,14 +1,37 @@
-"""Weights of another run's model as the start of this one's."""
+"""Weights of another run's model as the start of this one's, and the tasks on an encoder's states, which take them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from attnlab.data.special_tokens import SpecialTokens
+from attnlab.models.base import Encoder
+from attnlab.models.heads import EncoderHead
 from attnlab.models.vit import ViT
-from attnlab.training import UnusableCheckpoint, read_checkpoint
+from attnlab.training.checkpoint_files import UnusableCheckpoint, read_checkpoint
+from attnlab.training.task import Task
+
+
+class EncoderTask(Task):
+    """A task whose model is an EncoderHead. pretrained: the directory of a run whose encoder this one starts from."""
+
+    model_type: ClassVar[type] = Encoder
+    pretrained: str | None = None
+
+    def initialise(self) -> list[str]:
+        if self.pretrained is None:
+            return []
+        assert isinstance(self.model, EncoderHead)
+        return [load_pretrained(self.model.encoder, self.pretrained)]
+
+
+def mask_for(token_dropout: float, special_tokens: SpecialTokens) -> int:
+    """What hides a token in training. Raises DataError where tokens are to be hidden and the tokenizer has no mask."""
+    return special_tokens.require("mask") if token_dropout else special_tokens.pad_id
 
 
 def load_pretrained(encoder: nn.Module, run: str) -> str:
@@ -18,10 +41,8 @@ def load_pretrained(encoder: nn.Module, run: str) -> str:
 
 
 def load_pretrained_vit(model: ViT, run: str) -> str:
-    """
-    Copies the weights of a ViT, its output excepted, into one for images of another size, or the same: positions are interpolated
-    (Dosovitskiy et al. 2021, section 3.2). See `take`.
-    """
+    """Copies the weights of a ViT, its output excepted, into one for images of another size, or the same: positions are
+    interpolated (Dosovitskiy et al. 2021, section 3.2). See `take`."""
     path, given = read_weights(run)
     given = {name: tensor for name, tensor in given.items() if not name.startswith("head.")}
     if "_extra_state" not in given:
@@ -33,7 +54,7 @@ def load_pretrained_vit(model: ViT, run: str) -> str:
 
 
 def weights_file(run: str, field: str = "task.pretrained") -> Path:
-    """The best weights of a run, else its last. field: the setting that names it. Raises ValueError where there are none."""
+    """The best weights of a run, else its last. field: the setting that names it. Raises ValueError where none are."""
     folder = Path(run).expanduser() / "checkpoints"
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
@@ -42,7 +63,7 @@ def weights_file(run: str, field: str = "task.pretrained") -> Path:
 
 
 def read_weights(run: str) -> tuple[Path, dict[str, Tensor]]:
-    """The weights of a run by their names in its model, and their file. Raises ValueError where there are none that are whole."""
+    """The weights of a run by their names in its model, and their file. Raises ValueError where no file is whole."""
     path = weights_file(run)
     try:
         saved = read_checkpoint(path)["state_dict"]
@@ -52,26 +73,22 @@ def read_weights(run: str) -> tuple[Path, dict[str, Tensor]]:
 
 
 def take(module: nn.Module, given: Mapping[str, Tensor], run: str, path: Path) -> str:
-    """
-    Copies the tensors that `module` shares by name with those given; says what was taken.
+    """Copies the tensors that `module` shares by name with those given; says what was taken.
 
-    What `module` has besides its layers, such as a table of segments, may be fresh. Raises ValueError where nothing is shared, a
-    shared name has another shape, or the layers of one are not those of the other.
+    What `module` has besides its layers, such as a table of segments, may be fresh. Raises ValueError where nothing is
+    shared, a shared name has another shape, or the layers of one are not those of the other.
     """
     own = module.state_dict()
     shared = {name: given[name] for name in own if name in given}
-    other = [
-        f"{name}: {tuple(given[name].shape)} there, {tuple(own[name].shape)} here"
-        for name in shared
-        if given[name].shape != own[name].shape
-    ]
+    unlike = [name for name in shared if given[name].shape != own[name].shape]
+    other = [f"{name}: {tuple(given[name].shape)} there, {tuple(own[name].shape)} here" for name in unlike]
     if shared and not other:
-        other = [f"{name}: only {place}" for name, place in _unmatched_layers(module, own, given)]
+        other = [f"{name}: only {side}" for name, side in _unmatched_layers(module, own, given)]
     if not shared or other:
         reason = "; ".join(other[:5]) or f"no name in common ({', '.join(list(given)[:3])}, ...)"
         raise ValueError(
-            f"task.pretrained={run} does not fit this model: {reason}. Give the model the sizes of that run, and its tokenizer "
-            "(data.tokenizer_from)"
+            f"task.pretrained={run} does not fit this model: {reason}. Give the model the sizes of that run, and its "
+            "tokenizer (data.tokenizer_from)"
         )
     module.load_state_dict(shared, strict=False)
     fresh = [name for name in own if name not in shared]
@@ -79,7 +96,7 @@ def take(module: nn.Module, given: Mapping[str, Tensor], run: str, path: Path) -
 
 
 def _unmatched_layers(module: nn.Module, own: Iterable[str], given: Iterable[str]) -> list[tuple[str, str]]:
-    """Names within the lists of layers of `module` that only one side has, and which: what is fresh there is no pretrained encoder."""
+    """Names within the lists of layers of `module` that only one side has, and which: that is another encoder."""
     lists = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, nn.ModuleList))
     here, there = ({name for name in names if name.startswith(lists)} for names in (own, given))
     return [(name, "here") for name in sorted(here - there)] + [(name, "there") for name in sorted(there - here)]

@@ -1,61 +1,73 @@
-"""Translation, and any other task of a target text given a source text. Legend: B batch, S source length, T target length, V vocabulary."""
+"""Translation, and any other task of a target text given a source text. Legend: B batch, S source length, T target
+length, V vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, ClassVar
 
 import sacrebleu
 from torch import Tensor
-from torch.optim import Optimizer
 
-from attnlab.data.marks import Marks
+from attnlab.data.module import IGNORED
+from attnlab.data.special_tokens import SpecialTokens
+from attnlab.data.text_to_text import TextToTextData
 from attnlab.data.translation import TranslationData
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
-from attnlab.models.seq2seq import Seq2Seq
+from attnlab.models.base import Seq2Seq
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate, check_ranges
-from attnlab.tasks.losses import IGNORED, cross_entropy_sums
-from attnlab.training import Table, TokenTask
-from attnlab.training.bleu import check_tokenizer, corpus_scores, metrics, tokenizer_for
-from attnlab.training.measures import of_both_parts
+from attnlab.training.loss import LossSums, cross_entropy_sums
+from attnlab.training.metrics import (
+    BLEU,
+    CHRF,
+    EXACT,
+    NATS,
+    SMOOTHED_NATS,
+    Metric,
+    check_tokenizer,
+    corpus_scores,
+    prefix_of,
+    text_metrics,
+    tokenizer_for,
+)
+from attnlab.training.task import Batch, Task
+from attnlab.training.tracking import NUM_SAMPLES, Table
 
 EXCERPT = 60  # characters of a sentence in a message
 NUM_OF_EACH, MOST_SCORED = 8, 2000  # translations of a table of samples; sentences that they are chosen from
-BUCKETS = ((1, 5), (6, 10), (11, 20), (21, None))  # source tokens, both included
+BUCKETS = {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)}  # source tokens, both included
 
 
 @check_ranges
-class Translation(TokenTask):
-    """
-    Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
+class Translation(Task):
+    """Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
 
-    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and
-    scored on its own text, detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of
-    source tokens (`test/bleu@6-10`), marks left out. bleu_tokenize: sacreBLEU's name of what cuts a text into BLEU's
-    words; None: what the target language asks for. `notes` says how each was computed, and `outputs` holds the
-    translations and the references that they were scored on.
+    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored
+    on its own text, detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source tokens
+    (`test/bleu@6-10`), marks left out. bleu_tokenize: sacreBLEU's name of what cuts a text into BLEU's words; None:
+    what the target language asks for. `notes` says how each was computed, and `outputs` holds the translations and the
+    references that they were scored on.
     """
 
     headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
     data_type: ClassVar[type] = TranslationData
     model_type: ClassVar[type] = Seq2Seq
+    model: Seq2Seq
 
     def __init__(
         self,
         model: Seq2Seq,
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., Any],
-        marks: Marks,
+        special_tokens: SpecialTokens,
         label_smoothing: Rate = 0.1,
         beams: PositiveInt = 4,
         length_penalty: NonNegativeFloat = 0.6,
         max_extra: NonNegativeInt = 50,
         bleu_tokenize: str | None = None,
-        log_every: PositiveInt = 10,
     ) -> None:
-        super().__init__(model, optimizer, schedule, log_every)
-        self.marks, self.label_smoothing = marks, label_smoothing
+        super().__init__(model)
+        self.special_tokens, self.label_smoothing = special_tokens, label_smoothing
         self.search = BeamSearch(beams, length_penalty, max_extra)
         if bleu_tokenize is not None:
             check_tokenizer(bleu_tokenize)
@@ -63,84 +75,67 @@ class Translation(TokenTask):
         self.loss_name = "smoothed_nats" if label_smoothing else "nats"
 
     @classmethod
-    def metric_names(cls, config: Mapping[str, Any]) -> Sequence[str]:
-        """The figures of both parts; BLEU also by length."""
-        smoothed = ("smoothed_nats",) if config["task"].get("label_smoothing") else ()
-        return of_both_parts(
-            ("nats", *smoothed, "bleu", "chrf", *(f"bleu@{bucket_name(*bucket)}" for bucket in BUCKETS))
-        )
+    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+        smoothed = [SMOOTHED_NATS] if config["task"].get("label_smoothing") else []
+        return [NATS, *smoothed, BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))]
 
-    def loss_sums(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-        """Summed cross-entropy of the batch's target tokens, and how many they are."""
-        logits_BTV = self.model(
-            batch["source"], batch["target_in"], mask_of(batch["is_source"]), mask_of(batch["is_target"])
+    def loss_sums(self, batch: Batch) -> LossSums:
+        logits_BTV, targets_BT = teacher_forced(self.model, batch)
+        smoothed, nats = cross_entropy_sums(
+            logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing, ignore=IGNORED
         )
-        targets_BT = batch["target_out"].masked_fill(~batch["is_target"], IGNORED)
-        smoothed, nats = cross_entropy_sums(logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing)
-        if self.label_smoothing:
-            self.also({"nats": nats})
-        return smoothed, int(batch["is_target"].sum())
+        return LossSums(smoothed, int(batch["is_target"].sum()), {"nats": nats} if self.label_smoothing else {})
 
-    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def targets(self, batch: Batch) -> Tensor:
         """The target tokens, END included."""
         return batch["target_out"][batch["is_target"]]
 
     def check_split(self, data: TranslationData, split: str) -> None:
-        """
-        Raises ValueError where a source or a target of the split is longer than the model's table of positions, and
-        where BLEU of its language needs what is not installed.
-        """
-        assert isinstance(self.model, Seq2Seq)
+        """Raises ValueError where a source or a target of the split is longer than the model's table of positions, and
+        where BLEU of its language needs what is not installed."""
         for language in data.target_languages():
-            metrics(self.tokenizer_of(language))
+            text_metrics(self.tokenizer_of(language))
         limit, pairs = self.model.longest, data.split(split)
         for side, lengths_N in zip(("source", "target"), pairs.lengths.T, strict=True):
             row = int(lengths_N.argmax())
             if limit is not None and lengths_N[row] > limit:
                 text = getattr(pairs.texts, f"{side}s")[row]
                 raise ValueError(
-                    f"the {side} of pair {pairs.places[row] + 1:,} of the {split} part takes {lengths_N[row]:,} positions, a mark "
-                    f"included, and the model's table has {limit:,}; set model.max_length={lengths_N[row]} or more, or leave the pair "
-                    f"out: {shorten(text, EXCERPT, placeholder=' ...')}"
+                    f"the {side} of pair {pairs.places[row] + 1:,} of the {split} part takes {lengths_N[row]:,} "
+                    f"positions, a mark included, and the model's table has {limit:,}; set model.max_length="
+                    f"{lengths_N[row]} or more, or leave the pair out: {shorten(text, EXCERPT, placeholder=' ...')}"
                 )
 
     def validate(self, data: TranslationData) -> dict[str, float]:
-        """Nats, BLEU and chrF of the validation part."""
         return self.evaluate(data, "validation")
 
-    def evaluate(self, data: TranslationData, split: str = "test") -> dict[str, float]:
-        """Nats, BLEU and chrF of a split, and BLEU by source length; `cannot` names the lengths that no sentence has."""
-        prefix = {"validation": "val"}.get(split, split)
-        loader = data.evaluation_loader(split)
-        nats = {f"{prefix}/{name}": value for name, value in self.score(loader).items()}
-        best = self.translations(loader)
-        hypotheses = [data.decode_target(found[0].tokens) for found in best.values()]
-        references, tokenize = data.references(split), self.tokenizer_of(*data.target_languages())
-        figures, signatures = corpus_scores(hypotheses, references, tokenize)
-        self.notes |= {f"{prefix}/{name}": signature for name, signature in signatures.items()}
+    def figures(self, data: TranslationData, split: str) -> dict[str, float]:
+        loader, tokenize = data.evaluation_loader(split), self.tokenizer_of(*data.target_languages())
+        figures, references = self.score(loader), data.references(split)
+        hypotheses = [data.decode_target(found[0].tokens) for found in self.translations(loader).values()]
+        scores, signatures = corpus_scores(hypotheses, references, tokenize)
+        self.notes |= {f"{prefix_of(split)}/{name}": signature for name, signature in signatures.items()}
         self.outputs[f"{split}.translations.txt"] = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
         self.outputs[f"{split}.references.txt"] = "".join(f"{reference}\n" for reference in references)
         by_length, empty = scores_by_length(hypotheses, references, data.source_lengths(split), tokenize)
-        self.cannot |= {f"{prefix}/bleu@{name}": "no source has this many tokens" for name in empty}
-        return nats | {f"{prefix}/{name}": value for name, value in (figures | by_length).items()}
+        self.cannot |= {f"{prefix_of(split)}/bleu@{name}": "no source has this many tokens" for name in empty}
+        return figures | scores | by_length
 
     def tokenizer_of(self, language: str) -> str:
         """sacreBLEU's name of what cuts texts of a target language into BLEU's words."""
         return self.bleu_tokenize or tokenizer_for(language)
 
     def samples(self, data: TranslationData, split: str = "test") -> Table | None:
-        """The first sources with their references and translations, then the best and the worst of the others by the chrF of the sentence."""
+        """The first sources with their references and translations, then the best and the worst of the others by the
+        chrF of the sentence."""
         translated = self.outputs.get(f"{split}.translations.txt", "").split("\n")[:-1]
         texts = list(zip(data.sources(split), data.references(split), translated, strict=True))[:MOST_SCORED]
         metric = sacrebleu.CHRF()
         scores = [metric.sentence_score(translation, [reference]).score for _, reference, translation in texts]
         rest = sorted(range(NUM_OF_EACH, len(texts)), key=lambda row: -scores[row])
         half = max(len(rest) - NUM_OF_EACH, (len(rest) + 1) // 2)
-        chosen = {
-            "first": range(min(NUM_OF_EACH, len(texts))),
-            "best": rest[:half][:NUM_OF_EACH],
-            "worst": rest[half:][::-1],
-        }
+        chosen: dict[str, Iterable[int]] = {"first": range(min(NUM_OF_EACH, len(texts)))}
+        chosen |= {"best": rest[:half][:NUM_OF_EACH], "worst": rest[half:][::-1]}
         rows = [(which, *texts[row], round(scores[row], 1)) for which, places in chosen.items() for row in places]
         return Table(("of", "source", "reference", "translation", "chrF"), rows)
 
@@ -148,46 +143,88 @@ class Translation(TokenTask):
         """The best hypotheses of every example of a loader, by its id."""
         return self.predictions(loader, lambda batch: self.translate_batch(batch, search))
 
+    def translate_batch(self, batch: Batch, search: BeamSearch | None = None) -> list[list[Hypothesis]]:
+        """The best hypotheses of each source of a batch."""
+        start, end = self.special_tokens.require("target_start"), self.special_tokens.require("end")
+        is_source_BS = mask_of(batch["is_source"])
+        return decode(
+            self.model, batch["source"], is_source_BS, search or self.search, start, end, self.special_tokens.suppressed
+        )
+
     def translate(
         self, data: TranslationData, lines: Sequence[str], search: BeamSearch | None = None
     ) -> list[list[tuple[str, Hypothesis]]]:
         """The best translations of each line with their hypotheses, best first; an empty line gives itself."""
         full = [i for i, line in enumerate(lines) if line.strip()]
         found = self.translations(data.source_loader([lines[i] for i in full]), search)
-        translated = {i: found[place] for place, i in enumerate(full)}
-        nothing = [("", Hypothesis([], 0.0, 0.0))]
-        texts = {i: [(data.decode_target(h.tokens), h) for h in best] for i, best in translated.items()}
-        return [texts.get(i, nothing) for i in range(len(lines))]
+        translated = {i: [(data.decode_target(h.tokens), h) for h in found[place]] for place, i in enumerate(full)}
+        return [translated.get(i, [("", Hypothesis([], 0.0, 0.0))]) for i in range(len(lines))]
 
-    def translate_batch(self, batch: Mapping[str, Tensor], search: BeamSearch | None = None) -> list[list[Hypothesis]]:
-        """The best hypotheses of each source of a batch."""
-        assert isinstance(self.model, Seq2Seq)
-        start, end = self.marks.need("target_start"), self.marks.need("end")
-        is_source_BS = mask_of(batch["is_source"])
-        return decode(self.model, batch["source"], is_source_BS, search or self.search, start, end, self.marks.never)
+
+class TextToText(Translation):
+    """Translation's training and search on a mixture of tasks (Raffel et al. 2020, section 2.4).
+
+    The outputs of each task are scored as texts: `test/exact@TASK`, the share that are the reference itself (the
+    accuracy, where targets are the names of classes), `test/bleu@TASK` and `test/chrf@TASK`. `test/exact` is their
+    mean.
+    """
+
+    headline = ("val/nats", "val/exact", "test/exact")
+    data_type = TextToTextData
+
+    @classmethod
+    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+        smoothed = [SMOOTHED_NATS] if config["task"].get("label_smoothing") else []
+        tasks = list(config["data"].get("tasks") or "*")
+        return [NATS, *smoothed, EXACT, *(metric.on("val", "test", at=tasks) for metric in (EXACT, BLEU, CHRF))]
+
+    def figures(self, data: Any, split: str) -> dict[str, float]:
+        loader = data.evaluation_loader(split)
+        figures, exact = self.score(loader), []
+        hypotheses = {i: data.decode_target(found[0].tokens) for i, found in self.translations(loader).items()}
+        references, tasks = data.references(split), data.tasks_of(split)
+        for name in data.source.tasks:
+            rows = [i for i in hypotheses if tasks[i] == name]
+            if not rows:
+                self.cannot[f"{prefix_of(split)}/exact@{name}"] = f"the task has no example in the {split} part"
+                continue
+            outputs, wanted = [hypotheses[i] for i in rows], [references[i] for i in rows]
+            exact.append(sum(map(str.__eq__, outputs, wanted)) / len(rows))
+            language = data.source.tasks[name].source.target_language
+            scores, signatures = corpus_scores(outputs, wanted, self.tokenizer_of(language))
+            self.notes |= {f"{prefix_of(split)}/{metric}@{name}": said for metric, said in signatures.items()}
+            figures |= {f"exact@{name}": exact[-1], **{f"{metric}@{name}": score for metric, score in scores.items()}}
+        figures["exact"] = sum(exact) / len(exact)
+        self.outputs[f"{split}.outputs.txt"] = "".join(f"{tasks[i]}\t{text}\n" for i, text in hypotheses.items())
+        return figures
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """The first sources with their references and outputs."""
+        lines = self.outputs.get(f"{split}.outputs.txt", "").split("\n")[:-1]
+        outputs = (line.partition("\t")[2] for line in lines)
+        texts = zip(data.tasks_of(split), data.sources(split), data.references(split), outputs, strict=True)
+        return Table(("task", "source", "reference", "output"), list(itertools.islice(texts, NUM_SAMPLES)))
 
 
 def mask_of(is_token_BS: Tensor) -> Tensor | None:
-    """The mask, or None where nothing is padding: a model then needs none. Not looked at on a GPU, which would wait for it."""
+    """The mask, or None where nothing is padding: a model then needs none. Not looked at on a GPU, which would wait."""
     return None if is_token_BS.device.type == "cpu" and bool(is_token_BS.all()) else is_token_BS
 
 
-def bucket_name(low: int, high: int | None) -> str:
-    """6-10, or 21+ where there is no end."""
-    return f"{low}+" if high is None else f"{low}-{high}"
+def teacher_forced(model: Seq2Seq, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The logits (B, T, V) of a batch, each given the targets before it, and the targets (B, T), IGNORED at padding."""
+    logits_BTV: Tensor = model(batch["source"], batch["target_in"], mask_of(batch["is_source"]))
+    return logits_BTV, batch["target_out"].masked_fill(~batch["is_target"], IGNORED)
 
 
 def scores_by_length(
     hypotheses: Sequence[str], references: Sequence[str], lengths: Sequence[int], tokenize: str
 ) -> tuple[dict[str, float], list[str]]:
-    """
-    BLEU of the sentences in each bucket of source tokens, of which `lengths` counts each one's, and the buckets that
-    have none.
-    """
+    """BLEU of the sentences in each bucket of source tokens, of which `lengths` counts each one's, and the buckets that
+    have none."""
     scores, empty = {}, []
-    for low, high in BUCKETS:
-        name = bucket_name(low, high)
-        rows = [i for i, length in enumerate(lengths) if low <= length <= (high or 10**9)]
+    for name, (low, high) in BUCKETS.items():
+        rows = [i for i, length in enumerate(lengths) if low <= length <= high]
         if rows:
             found, _ = corpus_scores([hypotheses[i] for i in rows], [references[i] for i in rows], tokenize)
             scores[f"bleu@{name}"] = found["bleu"]

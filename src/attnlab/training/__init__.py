@@ -1,4 +1,4 @@
-"""How a model is trained: optimizers, schedules, precision, the run directory, checkpoints, loggers.
+"""How a model is trained: tasks, optimizers, schedules, the run directory, checkpoints, loggers.
 
 Names are looked up where they are first used: reading a run directory loads neither torch nor Lightning.
 """
@@ -9,7 +9,22 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "run_directory": [
+    "averaging": ("EMA", "Averaging", "LastCheckpoints"),
+    "callbacks": ("Progress", "StatusWriter"),
+    "checkpoint_files": ("DamagedCheckpoint", "UnusableCheckpoint", "read_checkpoint", "write_checkpoint"),
+    "checkpoints": ("Checkpoints", "find_resume", "load_weights", "save_weights"),
+    "diagnostics": ("Diagnostics",),
+    "early_stopping": ("Diverged", "DivergenceCheck", "Plateau", "Pruned", "Pruning", "first_not_finite"),
+    "loggers": ("JsonLines", "View", "build_loggers", "finishing"),
+    "loss": ("LossAccumulator", "LossSums", "cross_entropy_sums"),
+    "metrics": ("Metric",),
+    "optimizers": (
+        *("MuonWithAdamW", "Optimization", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon"),
+        "schedule_free",
+    ),
+    "processes": ("Interrupted", "StopRequest", "Stopped"),
+    "ranks": ("Ranks",),
+    "run_directory": (
         "CannotWrite",
         "Held",
         "RunDirectory",
@@ -17,27 +32,15 @@ _HOMES = {
         "read_json",
         "write_json",
         "write_text",
-    ],
-    "averaging": ["EMA", "Averaging", "LastCheckpoints"],
-    "optimizers": ["MuonWithAdamW", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon", "schedule_free"],
-    "schedules": ["WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"],
-    "precision": ["Precision", "resolve"],
-    "pruning": ["Pruned", "Pruning"],
-    "ranks": ["Ranks"],
-    "task_base": ["TokenTask"],
-    "token_sums": ["TokenSums"],
-    "divergence": ["Diverged", "DivergenceCheck", "Plateau", "first_not_finite"],
-    "inside": ["Inside"],
-    "sharding": ["FullySharded"],
-    "stop_request": ["Interrupted", "StopRequest", "Stopped"],
-    "checkpoint_files": ["DamagedCheckpoint", "UnusableCheckpoint", "read_checkpoint", "write_checkpoint"],
-    "trainer": ["TrainerSettings", "apply_to_model", "build_trainer"],
-    "callbacks": ["Progress", "StatusWriter"],
-    "checkpoints": ["Checkpoints", "find_resume", "load_weights", "save_weights"],
-    "json_lines": ["JsonLines"],
-    "media": ["NUM_SAMPLES", "Picture", "Table", "restricted_figures"],
-    "sinks": ["Sink"],
-    "trackers": ["RunName", "Tracking", "build_loggers", "finishing", "resolve_wandb_mode", "run_id"],
+    ),
+    "schedules": ("WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"),
+    "sharding": ("FullySharded",),
+    "task": ("Task",),
+    "tracking": (
+        *("NUM_SAMPLES", "Picture", "RunName", "Table", "Tracking", "resolve_wandb_mode", "restricted_figures"),
+        "run_id",
+    ),
+    "trainer": ("Precision", "TrainerSettings", "apply_to_model", "build_trainer", "resolve"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

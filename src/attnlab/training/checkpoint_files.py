@@ -1,12 +1,13 @@
-"""Files of checkpoints: written whole or not at all, checked by a checksum that is part of the file, read without running code in them.
+"""Files of checkpoints: written whole or not at all, checked by a checksum that is part of the file, read without
+running code in them.
 
-A file is torch's zip archive with a comment, which says SHA-256 of all bytes before the digest. It appears under its name by one rename, so
-no instant has a checkpoint without its checksum; `torch.load` and any reader of zip archives take it as it is.
+A file is torch's zip archive with a comment, which says SHA-256 of all bytes before the digest. It appears under its
+name by one rename, so no instant has a checkpoint without its checksum; `torch.load` and any reader of zip archives
+take it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -22,9 +23,9 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 import attnlab
-from attnlab.training.run_directory import cannot_write, differences, open_to_read
+from attnlab.training.run_directory import differences, open_to_read, write_bytes
 
-# Of what a checkpoint holds under which names. Raise it when that changes: a file of another format is refused, not guessed at.
+# Of what a checkpoint holds under which names. Raise it when that changes: a file of another format is refused.
 FORMAT = 2
 MARK = b"attnlab sha256 "
 DIGEST = 64  # characters of SHA-256 in hexadecimal
@@ -47,30 +48,18 @@ def versions() -> dict[str, str]:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Replaces `path` atomically by `content` (tensors and primitives). Raises CannotWrite; the old file then stays as it was."""
-    path = Path(path)
+    """Replaces `path` atomically by `content` (tensors and primitives). Raises CannotWrite; the old file then stays."""
     buffer = io.BytesIO()
     torch.save({**content, "format": FORMAT, "versions": versions()}, buffer)
     _seal(buffer)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(path, error) from error
+    write_bytes(Path(path), buffer.getbuffer())
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """
-    What `write_checkpoint` was given, with tensors on the CPU, and its `format` and `versions`.
+    """What `write_checkpoint` was given, with tensors on the CPU, and its `format` and `versions`.
 
-    Raises FileNotFoundError; DamagedCheckpoint; UnusableCheckpoint for a file of another format, or one with code in it.
+    Raises FileNotFoundError; DamagedCheckpoint; UnusableCheckpoint for a file of another format, or one with code in
+    it.
     """
     path = Path(path)
     try:
@@ -86,8 +75,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if found != FORMAT:
         by = content.get("versions", {}).get("attnlab") if isinstance(content, dict) else None
         raise UnusableCheckpoint(
-            f"{path} is of checkpoint format {found}, this attnlab ({attnlab.__version__}) reads format {FORMAT}; use the "
-            f"attnlab that wrote it{f' ({by})' if by else ''}, or train again under another name (study.name=NAME)"
+            f"{path} is of checkpoint format {found}, this attnlab ({attnlab.__version__}) reads format {FORMAT}; use "
+            f"the attnlab that wrote it{f' ({by})' if by else ''}, or train again under another name (study.name=NAME)"
         )
     if not mark:
         raise DamagedCheckpoint(f"{path} is damaged: its end, the checksum, was altered")
@@ -96,7 +85,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def refuse_other_configuration(path: Path, content: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
-    """Raises UnusableCheckpoint, with the differences, where a checkpoint is of a run of another (flat) configuration."""
+    """Raises UnusableCheckpoint, with the differences, where a checkpoint is of another configuration."""
     changes = differences(content.get("configuration", {}), configuration)
     if changes:
         shown = "\n  ".join(changes[:SHOWN])
@@ -107,7 +96,7 @@ def refuse_other_configuration(path: Path, content: Mapping[str, Any], configura
 
 
 def say_other_versions(content: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Says where a checkpoint was written by other versions than those that go on from it."""
+    """Says where a checkpoint was written by other versions than these."""
     now = versions()
     other = [f"{name} {old}, now {now[name]}" for name, old in content["versions"].items() if now.get(name) != old]
     if other:
@@ -115,18 +104,15 @@ def say_other_versions(content: Mapping[str, Any], say: Callable[[str], None]) -
 
 
 class CheckpointFiles(CheckpointIO):
-    """How Lightning writes and reads checkpoints: through `write_checkpoint` and `read_checkpoint`."""
+    """How Lightning writes and reads checkpoints, on the CPU and without running code whatever it asks for."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint."""
         write_checkpoint(checkpoint, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a checkpoint, on the CPU and without running code whatever is asked for."""
         return read_checkpoint(path)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
@@ -164,8 +150,8 @@ def _load(path: Path) -> Any:
         if named is None and not _is_pickle_with_code(path):
             raise DamagedCheckpoint(f"{path} {CUT_SHORT}") from error
         raise UnusableCheckpoint(
-            f"{path} is refused: it holds more than tensors and numbers{f' ({named[1]})' if named else ''}, and to load "
-            "that could run code. Nothing of it was run; take a checkpoint that attnlab wrote"
+            f"{path} is refused: it holds more than tensors and numbers{f' ({named[1]})' if named else ''}, and to "
+            "load that could run code. Nothing of it was run; take a checkpoint that attnlab wrote"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DamagedCheckpoint(f"{path} {CUT_SHORT}") from error

@@ -1,17 +1,20 @@
-"""Checkpoints of a run: the last ones to go on from, of which `last.ckpt` names the newest, what a run's final figures are of; `best.ckpt` of
-the best validation."""
+"""Checkpoints of a run: the last ones to go on from, of which `last.ckpt` names the newest, what a run's final figures
+are of; `best.ckpt` of the best validation. And the states of the random generators, which are part of them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -22,11 +25,10 @@ from attnlab.training.checkpoint_files import (
     say_other_versions,
     write_checkpoint,
 )
-from attnlab.training.divergence import any_rank
-from attnlab.training.random_state import random_state, set_random_state
+from attnlab.training.early_stopping import any_rank
+from attnlab.training.processes import StopRequest
 from attnlab.training.run_directory import CHECKPOINTS, cannot_write
-from attnlab.training.stop_request import StopRequest
-from attnlab.training.task_base import TokenTask
+from attnlab.training.task import Task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 ALWAYS_KEPT = 2
@@ -34,12 +36,12 @@ GB = 1e9
 
 
 class Checkpoints(Checkpoint):
-    """
-    Saves at every validation, at least every `every_seconds`, at the end, and where `stop` asks for it; `best` when the task's best improves.
+    """Saves at every validation, at least every `every_seconds`, at the end, and where `stop` asks for it; `best` when
+    the task's best improves.
 
-    The oldest go when all together take more than `budget_gb`; the last two and the best stay. A run that goes on has the same bits as
-    one that was never stopped: the states of the random generators and the train order are in it. configuration: flat; a run of
-    another one is refused (see `find_resume`). Raises CannotWrite.
+    The oldest go when all together take more than `budget_gb`; the last two and the best stay. A run that goes on has
+    the same bits as one that was never stopped: the states of the random generators and the train order are in it.
+    configuration: flat; a run of another one is refused (see `find_resume`). Raises CannotWrite.
     """
 
     def __init__(
@@ -53,27 +55,16 @@ class Checkpoints(Checkpoint):
         self.folder, self.every_seconds, self.budget_gb = Path(folder), every_seconds, budget_gb
         self.configuration, self.stop = dict(configuration or {}), stop or StopRequest()
         self._saved_at, self._saved_step = time.monotonic(), -1
-        self._restored: list[dict[str, Any]] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes who has the signals that ask to stop, before Lightning has SIGTERM."""
         self.stop.remember()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes over those signals, also from Lightning, which would stop between the micro-batches of a step."""
+        """Takes those signals over, also from Lightning, which would stop between the micro-batches of a step."""
         self.stop.listen()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Restores the random generators just before the first step after a restart: nothing draws between."""
-        if self._restored is not None:
-            set_random_state(self._restored[trainer.global_rank])
-            self._restored = None
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Saves when it is time or asked for, between optimizer steps; where a validation follows, that will save."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0:
             return
@@ -81,11 +72,10 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
             self._stop_if_asked(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Saves, and `best` where this validation was the best so far."""
         if not trainer.validating or trainer.state.fn != "fit":
             return
-        assert isinstance(pl_module, TokenTask)
         if pl_module.best is not None and pl_module.best["step"] == trainer.global_step:
             self._save_best(trainer, pl_module)
         self._save_last(trainer)
@@ -97,9 +87,7 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
         self._stop_if_asked(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the configuration, and the states of the random generators, one a rank."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
@@ -107,11 +95,9 @@ class Checkpoints(Checkpoint):
             torch.distributed.all_gather_object(states, random_state())
         checkpoint["random"], checkpoint["configuration"] = states, self.configuration
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keeps the states of the random generators for the first step; `last` may be behind, where a kill came between the two."""
-        self._restored = checkpoint["random"]
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keeps the random states for the first step; `last` may be behind, where a kill came between the two."""
+        pl_module.before_next_step = partial(set_random_state, checkpoint["random"][trainer.global_rank])
         path = Path(str(trainer.ckpt_path))
         if trainer.is_global_zero and path.parent == self.folder and path.name != LAST:
             _point(self.folder / LAST, path)
@@ -128,7 +114,7 @@ class Checkpoints(Checkpoint):
             self._rotate(trainer.global_step)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
-    def _save_best(self, trainer: pl.Trainer, task: TokenTask) -> None:
+    def _save_best(self, trainer: pl.Trainer, task: Task) -> None:
         weights = trainer.strategy.lightning_module_state_dict()  # of all ranks, where they share them out
         checkpoint: dict[str, Any] = {"state_dict": weights, "configuration": self.configuration}
         task.on_save_checkpoint(checkpoint)
@@ -137,13 +123,13 @@ class Checkpoints(Checkpoint):
             write_checkpoint(checkpoint, self.folder / BEST)
 
     def _rotate(self, step: int) -> None:
-        """Removes what was saved after this step, by an attempt that ended in damage, and the oldest above the budget."""
+        """Removes what was saved after this step, by an attempt that was damaged, and the oldest above the budget."""
         numbered = _numbered(self.folder)
         for number in [number for number in numbered if number > step]:
             numbered.pop(number).unlink()
-        others = self.folder / BEST
+        best = self.folder / BEST
         sizes = {number: path.stat().st_size for number, path in sorted(numbered.items())}
-        total = sum(sizes.values()) + (others.stat().st_size if others.is_file() else 0)
+        total = sum(sizes.values()) + (best.stat().st_size if best.is_file() else 0)
         for number in list(sizes)[:-ALWAYS_KEPT]:
             if total <= self.budget_gb * GB:
                 break
@@ -158,7 +144,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 
 def _point(link: Path, path: Path) -> None:
-    """Makes `link` stand for a checkpoint beside it, at one instant: by its name, or as a copy where a file system has no links."""
+    """Makes `link` stand for a checkpoint beside it, at one instant: by its name, or as a copy without links."""
     temporary = link.with_name(f".{link.name}.tmp")
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -177,8 +163,8 @@ def find_resume(
     configuration: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path | None:
-    """
-    The newest whole checkpoint of the run in this directory, or None where there is none. `say` is told what was damaged, and of other versions.
+    """The newest whole checkpoint of the run in this directory, or None; `say` is told what was damaged, and of other
+    versions.
 
     Raises UnusableCheckpoint for one of another (flat) configuration or format, or with code in it.
     """
@@ -213,7 +199,8 @@ def save_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens, seconds, ...).
+    """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens,
+    seconds, ...).
 
     Raises ValueError for a file that is no checkpoint of a run, or one of another model.
     """
@@ -224,20 +211,56 @@ def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[st
     state = checkpoint.get("state_dict")
     if not isinstance(state, dict) or "attnlab" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of a run: it has no weights by name")
-    if others := list(_other_weights(task.state_dict(), state)):
+    if others := _other_weights(task.state_dict(), state):
         more = f", and {len(others) - 3} more" if len(others) > 3 else ""
         raise ValueError(f"{path} is no checkpoint of this model: {', '.join(others[:3])}{more}")
     task.load_state_dict(state)
     return dict(checkpoint["attnlab"])
 
 
-def _other_weights(own: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _other_weights(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """What tells the weights of a file from those that a model has."""
+
+    def said(value: Any) -> Any:
+        return list(value.shape) if hasattr(value, "shape") else type(value).__name__
+
+    found = []
     for name in sorted({*own, *given}):
         if name not in given or name not in own:
-            yield f"{name} is {'not there' if name in own else 'none of the model'}"
-        elif getattr(given[name], "shape", None) != own[name].shape:
-            there = (
-                list(getattr(given[name], "shape", [])) if hasattr(given[name], "shape") else type(given[name]).__name__
-            )
-            yield f"{name} is {there} there and {list(own[name].shape)} here"
+            found.append(f"{name} is {'not there' if name in own else 'none of the model'}")
+        elif said(given[name]) != said(own[name]):
+            found.append(f"{name} is {said(given[name])} there and {said(own[name])} here")
+    return found
+
+
+def draw_apart(seed: int, rank: int) -> None:
+    """Lets ranks draw numbers of their own from here on (dropout above all), which no other seed's ranks draw; the
+    first one goes on as it is."""
+    if rank:
+        [own] = np.random.SeedSequence([seed % 2**32, rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(own >> 1))
+        np.random.seed(int(own % 2**32))
+        random.seed(int(own))
+
+
+def random_state() -> dict[str, Any]:
+    """The states of the random generators of torch, its GPUs, NumPy and Python, as plain tensors and primitives."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Goes on from what `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))

@@ -9,25 +9,43 @@ import logging
 import os
 import signal
 import threading
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch.distributed as dist
 
-from attnlab.training.stop_request import Interrupted
+from attnlab.training.processes import Interrupted
 
 if TYPE_CHECKING:
-    from lightning.pytorch.plugins.environments import ClusterEnvironment
-
-    from attnlab.training.trainer import TrainerSettings
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 T = TypeVar("T")
 
 
+class Devices(Protocol):
+    """What the settings of a trainer say of its processes."""
+
+    @property
+    @abstractmethod
+    def devices(self) -> int:
+        """Processes on each node."""
+
+    @property
+    @abstractmethod
+    def num_nodes(self) -> int:
+        """Machines that train together."""
+
+    @property
+    @abstractmethod
+    def device_type(self) -> str:
+        """cpu, cuda or mps."""
+
+
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the `count` processes of a run; alone where there is one."""
+    """This process's rank among the `count` processes of a run; alone where there is one."""
 
     rank: int = 0
     count: int = 1
@@ -35,7 +53,7 @@ class Ranks:
     group: Any = None
 
     def decide(self, decision: Callable[[], T]) -> T:
-        """What `decision` gives on the first rank, on every rank. Raises what it raises there, and RuntimeError elsewhere."""
+        """What `decision` gives on the first rank, on every rank. Raises what it raises, elsewhere RuntimeError."""
         if self.group is None:
             return decision()
         told: list[Any] = [None]
@@ -50,7 +68,8 @@ class Ranks:
         how, value = told[0]
         if how == "failed":
             raise RuntimeError(f"the first rank failed: {value}")
-        return value
+        decided: T = value
+        return decided
 
     def first_on_each_node(self, action: Callable[[], object]) -> None:
         """Does `action` on one rank of each node, then on the others, which find it done."""
@@ -62,40 +81,36 @@ class Ranks:
                 action()
 
 
-def cluster_environment(settings: TrainerSettings) -> ClusterEnvironment | None:
-    """How the ranks find each other; None leaves it to Lightning. Slurm's requeue has one owner, which is not Lightning."""
-    from lightning.pytorch.plugins.environments import (
-        LightningEnvironment,
-        SLURMEnvironment,
-        TorchElasticEnvironment,
-    )
+def cluster_environment(settings: Devices) -> ClusterEnvironment | None:
+    """How the ranks find each other; None leaves it to Lightning. Slurm's requeue is not Lightning's."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if settings.devices * settings.num_nodes == 1:
         return LightningEnvironment()
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    return SLURMEnvironment(auto_requeue=False) if _started_by_srun() else None
+    # One of several tasks of a step by srun; a batch script and a single task are alone.
+    is_one_of_several = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return SLURMEnvironment(auto_requeue=False) if is_one_of_several else None
 
 
-def _started_by_srun() -> bool:
-    """Whether this process is one of several tasks of a step; a batch script and a single task are alone."""
-    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
-def are_missing(settings: TrainerSettings) -> bool:
-    """Whether a run with these settings has several ranks, and nobody has started them. Raises ValueError where they are on several nodes."""
+def are_missing(settings: Devices) -> bool:
+    """Whether a run with these settings has several ranks, and nobody has started them. Raises ValueError where they
+    are on several nodes."""
     if settings.devices * settings.num_nodes == 1 or cluster_environment(settings) is not None:
         return False
     if settings.num_nodes > 1:
         raise ValueError(
-            f"trainer.num_nodes={settings.num_nodes}: several nodes are started by Slurm; train with `attnlab train -m ... "
-            "hydra/launcher=slurm`, or under `srun --nodes=N --ntasks-per-node=D` with D equal to trainer.devices"
+            f"trainer.num_nodes={settings.num_nodes}: several nodes are started by Slurm; train with `attnlab train -m "
+            "... hydra/launcher=slurm`, or under `srun --nodes=N --ntasks-per-node=D` with D equal to trainer.devices"
         )
     return True
 
 
-def join(settings: TrainerSettings) -> Ranks:
-    """Meets the other ranks of this run and returns this one's place. Raises ValueError where another number of them was started."""
+def join(settings: Devices) -> Ranks:
+    """Meets the other ranks of this run and returns this one. Raises ValueError where another number was started."""
     if settings.devices * settings.num_nodes == 1:
         return Ranks()
     environment = cluster_environment(settings)
@@ -103,8 +118,8 @@ def join(settings: TrainerSettings) -> Ranks:
     wanted, started = settings.devices * settings.num_nodes, environment.world_size()
     if started != wanted:
         raise ValueError(
-            f"{started} processes were started for trainer.devices={settings.devices} on trainer.num_nodes={settings.num_nodes}, "
-            f"which needs {wanted}: one process a device"
+            f"{started} processes were started for trainer.devices={settings.devices} on "
+            f"trainer.num_nodes={settings.num_nodes}, which needs {wanted}: one process a device"
         )
     if not dist.is_initialized():
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
@@ -115,16 +130,14 @@ def join(settings: TrainerSettings) -> Ranks:
     return Ranks(environment.global_rank(), started, environment.local_rank(), group)
 
 
-def start(settings: TrainerSettings, function: Callable[..., object], *arguments: object) -> None:
-    """
-    Calls an importable function in `settings.devices` new processes of this machine, each a rank, and waits for them.
-
-    They end together: where one fails, the others are stopped. Raises RuntimeError with the first one's error.
-    """
+def start(settings: Devices, function: Callable[..., object], *arguments: object) -> None:
+    """Calls an importable function in `settings.devices` new processes of this machine, each a rank, and waits for
+    them. They end together: where one fails, the others are stopped. Raises RuntimeError with the first one's error."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    passed_on = _signals()
     for name in list(logging.root.manager.loggerDict):  # what they say, the run says in its own words
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -137,9 +150,9 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        signals_to_handle=",".join(_signals()),
+        signals_to_handle=",".join(signum.name for signum in passed_on),
     )
-    before = {name: signal.getsignal(name) for name in map(signal.Signals.__getitem__, _signals())}
+    before = {signum: signal.getsignal(signum) for signum in passed_on}
     try:
         elastic_launch(config, _recorded)(function, *arguments)
     except ChildFailedError as error:
@@ -154,10 +167,10 @@ def start(settings: TrainerSettings, function: Callable[..., object], *arguments
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _signals() -> list[str]:
-    """What is passed on to the ranks, which save before they stop: torch's own choice, and those that nobody else waits for."""
+def _signals() -> list[signal.Signals]:
+    """What is passed on to the ranks, which save before they stop: torch's own, and those nobody else waits for."""
     free = [signum for signum in (signal.SIGUSR1, signal.SIGUSR2) if signal.getsignal(signum) is signal.SIG_DFL]
-    return [signum.name for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *free)]
+    return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *free]
 
 
 def _recorded(function: Callable[..., object], *arguments: object) -> None:

@@ -1,21 +1,21 @@
-"""A run's directory: who owns it, what state it is in, and how its files are written so that a kill at any instant leaves them readable.
+"""A run's directory: who owns it, what state it is in, and how its files are written so that a kill at any instant
+leaves them readable.
 
-One owner a run and no locks: an attempt is the file attempts/<n>.json, created exclusively; whoever creates number n owns the run until its
-process ends. This module needs the standard library alone, so that reading run directories costs nothing.
+One owner a run and no locks: an attempt is the file attempts/<n>.json, created exclusively; whoever creates number n
+owns the run until its process ends. This module needs the standard library alone, so that reading run directories costs
+nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
+import io
 import json
 import math
 import os
 import secrets
-import socket
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from attnlab.training.processes import machine, process_start, slurm_job
+
 RUN, STATUS, METRICS, CHECKPOINTS, ATTEMPTS = "run.json", "status.json", "metrics.jsonl", "checkpoints", "attempts"
+LOG = "log.txt"  # what a run says while it trains and, where it fails, the traceback
+OUTPUTS, SAMPLES, ATTENTION = "outputs", "samples.json", "attention.png"  # what a run leaves to look at
 SETTLED = ("finished", "diverged", "pruned")  # nothing is left to do, and nobody tries again
 OVER = (*SETTLED, "failed", "interrupted")
 STALE_SECONDS = 120.0
@@ -35,7 +39,7 @@ class CannotWrite(OSError):
 
 
 class NotOfTheRun(OSError):
-    """What stands under the name of a run's file is no file of the run: a pipe, a device, a folder, a link that leads out of it."""
+    """What stands under the name of a run's file is none of it: a pipe, a device, a folder, a link that leads out."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Held:
 
 
 def plain(data: Any) -> Any:
-    """`data` as JSON knows it: non-finite numbers become null, paths text, and numbers of other libraries Python's own."""
+    """`data` as JSON has it: non-finite numbers become null, paths text, numbers of other libraries Python's own."""
     if isinstance(data, dict):
         return {str(key): plain(value) for key, value in data.items()}
     if isinstance(data, (list, tuple, set, frozenset)):
@@ -67,11 +71,11 @@ def plain(data: Any) -> Any:
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Replaces `path` atomically; `durable` also survives a power cut. Raises CannotWrite; the old file then stays as it was."""
+    """Replaces `path` atomically; `durable` also survives a power cut. Raises CannotWrite; the old file then stays."""
     write_bytes(path, text.encode(), durable)
 
 
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, durable: bool = True) -> None:
     """As `write_text`, of bytes."""
     path = Path(path)
     temporary = _temporary(path)
@@ -79,11 +83,10 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_new(temporary, data, durable)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         _remove(temporary)
-        raise cannot_write(path, error) from error
-    except BaseException:
-        _remove(temporary)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
         raise
 
 
@@ -93,10 +96,10 @@ def write_json(path: Path, data: Any, durable: bool = True) -> None:
 
 
 def open_to_read(path: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> BinaryIO:
-    """
-    Opens a file of the run or study `within` (by default the folder that the file stands in); all reading of run directories comes here.
+    """Opens a file of the run or study `within` (by default its folder); all reading of run directories comes here.
 
-    Raises OSError; NotOfTheRun for what is no regular file, which may never be read to its end, and for a link out of the folder.
+    Raises OSError; NotOfTheRun for what is no regular file, which may never be read to its end, and for a link out of
+    it.
     """
     folder = os.path.realpath(os.path.dirname(path) if within is None else within)
     place = os.path.realpath(path)
@@ -123,25 +126,18 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """
-    What differs between two flat configurations, one readable line each; a field that is null is as good as absent.
-    """
-    nothing = "(absent)"
-    return [
-        f"{key}: {before.get(key, nothing)} -> {now.get(key, nothing)}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    """What differs between two flat configurations, a readable line each; a field that is null is as good as absent."""
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    return [f"{key}: {before.get(key, '(absent)')} -> {now.get(key, '(absent)')}" for key in changed]
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
     """The error with its cause in words."""
-    causes = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the quota is used up",
+    causes = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+    causes |= {
         errno.EROFS: "the disk is read-only",
+        **dict.fromkeys((errno.EACCES, errno.EPERM), "permission is denied"),
     }
-    causes |= {errno.EACCES: "permission is denied", errno.EPERM: "permission is denied"}
     cause = causes.get(error.errno or 0, error.strerror or str(error))
     return CannotWrite(f"cannot write {path}: {cause}")
 
@@ -150,7 +146,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def _write_new(path: Path, data: bytes, durable: bool) -> None:
+def _write_new(path: Path, data: bytes | memoryview, durable: bool) -> None:
     with open(path, "xb") as file:
         file.write(data)
         if durable:
@@ -163,59 +159,123 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+class AppendedLines:
+    """A file to which whole lines are appended, each by one write, so that a reader at any instant finds complete ones.
+    What a killed writer left of its last line is removed. Raises CannotWrite."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def append(self, line: bytes) -> None:
+        """Appends a line: all of it, or nothing where the disk fills up within it."""
+        try:
+            if self._descriptor is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                cut_partial_line(self.path)
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            written = 0
+            try:
+                while written < len(line):
+                    written += os.write(self._descriptor, line[written:])
+            except OSError:
+                if written:
+                    os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def save(self) -> None:
+        """Makes what was appended survive a power cut."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Saves and closes; a later line opens the file again."""
+        if self._descriptor is not None:
+            self.save()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def cut_partial_line(path: Path) -> None:
+    """Removes what a killed writer left of its last line, if it left anything."""
+    try:
+        with open(path, "r+b") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 65536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+            if end < size:
+                file.truncate(end)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+class RunLog(io.TextIOBase):
+    """Appends lines with their time to log.txt, each by one write. Whoever cannot write goes on without a log."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOG
+
+    def say(self, text: str) -> None:
+        """Appends `text`, which may have several lines."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = "".join(f"{stamp} {line}\n" for line in text.splitlines())
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Without waiting for whoever reads, where a pipe stands in the log's place.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
+            with open(os.open(self.path, flags, 0o666), "ab", buffering=0) as file:
+                file.write(lines.encode("utf-8", "replace"))
+
+    def write(self, text: str, /) -> int:
+        """`say`, as a stream of text has it."""
+        self.say(text)
+        return len(text)
+
+
+def last_lines(directory: Path, lines: int, characters: int) -> str:
+    """The end of a run's log, at most so many lines and characters, an ellipsis before it; "" where there is none."""
+    try:
+        with open_to_read(directory / LOG) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4 * characters))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    kept = "\n".join(text.rstrip("\n").split("\n")[-lines:])[-characters:] if characters else ""
+    return kept if len(kept.encode()) >= size - 1 or not kept else f"\u2026{kept}"
+
+
 def _create_exclusively(path: Path, data: dict[str, Any]) -> bool:
     """Creates `path` whole, or returns False where it is there already: of several racers exactly one is told True."""
-    temporary = _temporary(path)
+    temporary, content = _temporary(path), json.dumps(data).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(temporary, json.dumps(data).encode() + b"\n", durable=True)
+        _write_new(temporary, content, durable=True)
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return False
+            raise
         except OSError as error:  # a file system without hard links: exclusive creation, whole a moment later
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                 raise
-            with contextlib.suppress(FileExistsError):
-                _write_new(path, json.dumps(data).encode() + b"\n", durable=True)
-                return True
-            return False
+            _write_new(path, content, durable=True)
         return True
+    except FileExistsError:
+        return False
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         _remove(temporary)
-
-
-@functools.cache
-def machine() -> dict[str, str]:
-    """This machine and its process table: process numbers mean something only where all of these agree."""
-    identity = {"host": socket.gethostname(), "boot": "", "processes": ""}
-    with contextlib.suppress(OSError):
-        identity["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        identity["processes"] = os.readlink("/proc/self/ns/pid")
-    return identity
-
-
-def process_start(pid: int) -> str | None:
-    """When process `pid` of this machine started, in the system's own words; None where it has ended or is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZXx" else fields[19]
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-    except ProcessLookupError:
-        return None
-    answer = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, started = answer.stdout.strip().partition(" ")
-    return None if not state or state.startswith("Z") else started.strip()
-
-
-def slurm_job() -> str | None:
-    """Slurm's id of the job that this process is part of (number, or number_index in an array); None elsewhere."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 class RunDirectory:
@@ -253,13 +313,13 @@ class RunDirectory:
                 return number + 1
 
     def release(self) -> None:
-        """Ends this process's ownership after the last status is written; the directory then says by itself what became of the run."""
+        """Ends this process's ownership after the last status is written, which says what became of the run."""
         if self._stop_beating is not None:
             self._stop_beating()
         self.attempt = self._stop_beating = None
 
     def give_up(self, reason: str) -> None:
-        """Says of a run whose process is gone that it has failed, and why. Nothing where it has an owner, or is over."""
+        """Says of a run whose process is gone that it has failed, and why; not where it has an owner, or is over."""
         status = read_json(self.status_json, {})
         number = self.claim()
         if not isinstance(number, Held):
@@ -268,17 +328,18 @@ class RunDirectory:
             self.release()
 
     def state(self) -> str:
-        """missing, running, finished, failed, diverged, pruned (a search gave it up) or interrupted (it was running and its owner is gone)."""
+        """missing, running, interrupted (it was running and its owner is gone), or what it ended as (see OVER)."""
         number, owner = self._newest_attempt()
         status = read_json(self.status_json, {})
+        is_over = status.get("state") in OVER
+        if is_over and status.get("attempt", 0) >= number:
+            return str(status["state"])
         if number == 0:
-            return "missing" if not status else _said(status)
-        if status.get("attempt", 0) >= number and status.get("state") in OVER:
-            return _said(status)
+            return "interrupted" if status else "missing"
         return "running" if self._is_alive(owner) else "interrupted"
 
     def owner(self) -> dict[str, Any]:
-        """What the newest attempt says of the process that made it (host, pid, started, job); nothing where there was none."""
+        """What the newest attempt says of its process (host, pid, started, job); nothing where there was none."""
         return self._newest_attempt()[1]
 
     def _attempt(self, number: int) -> Path:
@@ -301,28 +362,19 @@ class RunDirectory:
 
     def last_beat(self) -> float:
         """When the newest attempt last said that it is alive (seconds since the epoch; 0 where there was none)."""
-        number, status = self._newest_attempt()[0], read_json(self.status_json, {})
-        try:
+        number, status, beat = self._newest_attempt()[0], read_json(self.status_json, {}), 0.0
+        with contextlib.suppress(OSError):
             beat = self._attempt(number).stat().st_mtime
-        except OSError:
-            beat = 0.0
         return max(beat, float(status.get("heartbeat") or 0)) if status.get("attempt") == number else beat
 
     def _sweep_temporaries(self) -> None:
-        for folder in (self.path, self.path / ATTEMPTS, self.checkpoints):
+        for folder in (self.path, self.checkpoints):  # in that of attempts a racer may be linking its own
             for left in folder.glob(".*.tmp"):
-                if folder.name != ATTEMPTS:  # a racer may be linking its own there
-                    _remove(left)
-
-
-def _said(status: dict[str, Any]) -> str:
-    if status.get("pruned"):  # which was called interrupted once
-        return "pruned"
-    return str(status["state"]) if status.get("state") in OVER else "interrupted"
+                _remove(left)
 
 
 def _beat(attempt: Path) -> Callable[[], None]:
-    """Touches the attempt's file every BEAT_SECONDS, also while the run compiles or prepares data; returns what stops it."""
+    """Touches the attempt's file every BEAT_SECONDS, also while data are prepared; returns what stops it."""
     stop = threading.Event()
 
     def beat() -> None:

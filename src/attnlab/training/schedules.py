@@ -1,19 +1,22 @@
 """Learning-rate schedules: pure functions of the optimizer step, as multiples of the optimizer's rate.
 
-`schedule(step)` with step counted from 0. Warm-up is linear and its first step is not zero: step s of w gives (s + 1) / w.
+`schedule(step)` with step counted from 0. Warm-up is linear and its first step is not zero: step s of w gives (s + 1) /
+w.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+from attnlab.parts import Choices, Part
 from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
 
 @check_ranges
-class Schedule:
-    """Linear warm-up over `warmup_steps` to the optimizer's rate, then what a subclass's `after` says. None: a tenth of the training,
-    at most 100 steps. Raises ValueError for a warm-up longer than the training."""
+class Schedule(Part):
+    """Linear warm-up over `warmup_steps` to the optimizer's rate, then what a subclass's `after` says. None: a tenth of
+    the training, at most 100 steps. Raises ValueError for a warm-up longer than the training."""
 
     def __init__(self, total_steps: PositiveInt, warmup_steps: NonNegativeInt | None = 0) -> None:
         if warmup_steps is None:
@@ -21,6 +24,16 @@ class Schedule:
         if warmup_steps > total_steps:
             raise ValueError(must_be("schedule.warmup_steps", f"at most trainer.max_steps={total_steps}", warmup_steps))
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """The warm-up has to end within the training."""
+        yield from super().incompatible(choices)
+        warmup, steps = choices.get("schedule.warmup_steps") or 0, choices.get("trainer.max_steps", 0)
+        if warmup > steps > 0:
+            yield (
+                f"schedule.warmup_steps: a warm-up of {warmup} steps is longer than the training of {steps} (trainer.max_steps)"
+            )
 
     def __call__(self, step: int) -> float:
         """The multiple of the optimizer's rate at `step`."""
@@ -50,7 +63,6 @@ class Linear(Schedule):
         self.floor = floor
 
     def after(self, step: int) -> float:
-        """The multiple at a `step` after the warm-up."""
         return 1.0 - (1.0 - self.floor) * self.progress(step)
 
 
@@ -58,7 +70,6 @@ class Cosine(Linear):
     """Falls along half a cosine to `floor` times the rate (Loshchilov & Hutter 2017, without restarts)."""
 
     def after(self, step: int) -> float:
-        """The multiple at a `step` after the warm-up."""
         return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * self.progress(step)))
 
 
@@ -66,14 +77,14 @@ class InverseSqrt(Schedule):
     """Falls as sqrt(warmup_steps / step) after the warm-up (Raffel et al. 2020, section 3.1.2)."""
 
     def after(self, step: int) -> float:
-        """The multiple at a `step` after the warm-up."""
         return math.sqrt(max(1, self.warmup_steps) / (step + 1))
 
 
 @check_ranges
 class WSD(Linear):
-    """Warm-up, stable, decay: constant, then 1 - sqrt over the last `decay_steps` (a fifth of the training by default) to `floor` times
-    the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises ValueError where they do not fit."""
+    """Warm-up, stable, decay: constant, then 1 - sqrt over the last `decay_steps` (a fifth of the training by default)
+    to `floor` times the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises
+    ValueError where they do not fit."""
 
     def __init__(
         self,
@@ -90,15 +101,15 @@ class WSD(Linear):
             raise ValueError(must_be("schedule.decay_steps", wanted, decay_steps))
 
     def after(self, step: int) -> float:
-        """The multiple at a `step` after the warm-up."""
         decayed = max(0, step + self.decay_steps - self.total_steps) / max(1, self.decay_steps)
         return 1.0 - (1.0 - self.floor) * math.sqrt(min(1.0, decayed))
 
 
 @check_ranges
 class Noam(Schedule):
-    """Vaswani et al. 2017, section 5.3: the rate itself is factor * d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5), s = step + 1,
-    whatever the optimizer's `lr` (which the multiple divides by). Raises ValueError for no warm-up, or a rate that is not above 0."""
+    """Vaswani et al. 2017, section 5.3: the rate is factor * d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5), s =
+    step + 1, whatever the optimizer's `lr` (which the multiple divides by). Raises ValueError for no warm-up, or no
+    rate above 0."""
 
     def __init__(
         self,
@@ -109,8 +120,18 @@ class Noam(Schedule):
         factor: PositiveFloat = 1.0,
     ) -> None:
         super().__init__(total_steps, max(1, total_steps // 10) if warmup_steps is None else warmup_steps)
-        self.scale = factor * d_model**-0.5 / lr
+        self.scale: float = factor * d_model**-0.5 / lr
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """It sets the rate itself."""
+        yield from super().incompatible(choices)
+        if "optimizer.lr" in choices.given:
+            yield (
+                f"schedule: {choices.name('schedule')} sets the learning rate itself (schedule.factor * d_model^-0.5 * ...), so optimizer.lr would "
+                "have no effect; set schedule.factor, or choose schedule=inverse_sqrt"
+            )
 
     def __call__(self, step: int) -> float:
-        """The multiple of the optimizer's rate at `step`."""
-        return self.scale * min((step + 1) ** -0.5, (step + 1) * self.warmup_steps**-1.5)
+        multiple: float = min((step + 1) ** -0.5, (step + 1) * self.warmup_steps**-1.5)
+        return self.scale * multiple

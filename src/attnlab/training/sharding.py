@@ -1,10 +1,11 @@
-"""Fully sharded training (FSDP2): every rank keeps its share of the weights, gradients and optimizer states alone (Rajbhandari et al. 2020;
-torch's fully_shard). What is saved is whole, so that any strategy and any number of devices goes on from it.
-"""
+"""Fully sharded training (FSDP2): every rank keeps its share of the weights, gradients and optimizer states alone
+(Rajbhandari et al. 2020; torch's fully_shard). What is saved is whole, so that any strategy and any number of devices
+goes on from it."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from attnlab.layers.stack import Stack
 
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's strategy for fully_shard over `count` ranks, with checkpoints as every other strategy writes and reads them."""
+    """Lightning's strategy for fully_shard over `count` ranks, with checkpoints like every other strategy's."""
 
     def __init__(self, count: int) -> None:
         super().__init__(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
@@ -67,62 +68,55 @@ class FullySharded(ModelParallelStrategy):
 
 
 def shard(task: pl.LightningModule, mesh: DeviceMesh) -> None:
-    """Shards a task's model over a mesh: each layer of a stack by itself, the rest together; gathered while `all_sums` needs them.
+    """Shards a task's model over a mesh: its `own_layers` one by one, the rest together; gathered for `loss_sums`.
 
     Raises ValueError for a model with a parameter that is a single number.
     """
     for name, parameter in task.named_parameters():
         if parameter.ndim == 0:
             raise ValueError(
-                f"trainer.strategy=fsdp2 cannot share out {name}, a single number (residual=rezero and norm=dynamic_tanh have such); "
-                "accepted are other choices, or trainer.strategy=ddp"
+                f"trainer.strategy=fsdp2 cannot share out {name}, a single number (residual=rezero, norm=dynamic_tanh"
+                " have such); accepted are other choices, or trainer.strategy=ddp"
             )
-    for layer in _own_layers(task):
+    for layer in own_layers(task):
         fully_shard(layer, mesh=mesh)
     fully_shard(task, mesh=mesh)
-    register_fsdp_forward_method(task, "all_sums")
+    register_fsdp_forward_method(task, "loss_sums")
 
 
-def _own_layers(task: nn.Module) -> list[nn.Module]:
+def own_layers(task: nn.Module) -> list[nn.Module]:
     """The layers of all stacks that share no parameter with another one (as T5's may)."""
     layers = [layer for stack in task.modules() if isinstance(stack, Stack) for layer in stack.layers]
-    owners: dict[Tensor, int] = {}
-    for layer in layers:
-        for parameter in layer.parameters():
-            owners[parameter] = owners.get(parameter, 0) + 1
+    owners = Counter(parameter for layer in layers for parameter in layer.parameters())
     return [layer for layer in layers if all(owners[parameter] == 1 for parameter in layer.parameters())]
 
 
 @contextlib.contextmanager
 def gathered(task: nn.Module) -> Iterator[None]:
-    """Inside, every rank has all weights of a sharded task, and no forward or backward waits for another rank; all have to enter.
+    """Inside, every rank has all weights of a sharded task, and no forward or backward waits for another rank; all have
+    to enter. Ranks may then run the model as often as they like: shares of what is evaluated are unequal."""
 
-    Ranks may then run the model as often as they like: shares of what is evaluated are unequal.
-    """
+    def reshards(module: FSDPModule, does: bool) -> None:
+        # torch keeps the root's own weights until the backward pass needs them.
+        module.set_reshard_after_forward(does and not isinstance(module, pl.LightningModule), recurse=False)
+        module.set_reshard_after_backward(does, recurse=False)
+
     modules = [module for module in task.modules() if isinstance(module, FSDPModule)]
     # What is gathered for the first time within inference mode could not be trained on.
     with torch.inference_mode(False), torch.no_grad():
         for module in modules:
-            _keep_gathered(module, True)
+            reshards(module, False)
             module.unshard()
     try:
         yield
     finally:
         for module in modules:
-            _keep_gathered(module, False)
+            reshards(module, True)
             module.reshard()
 
 
-def _keep_gathered(module: FSDPModule, keep: bool) -> None:
-    is_root = isinstance(
-        module, pl.LightningModule
-    )  # torch keeps the root's own weights until the backward pass needs them
-    module.set_reshard_after_forward(not keep and not is_root, recurse=False)
-    module.set_reshard_after_backward(not keep, recurse=False)
-
-
 def whole(state: Any) -> Any:
-    """A state of tensors, numbers and containers with all tensors whole; all ranks have to ask where some are shared out."""
+    """A state of tensors, numbers and containers with all tensors whole; all ranks have to ask."""
     return tree_map(lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value, state)
 
 

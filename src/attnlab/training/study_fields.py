@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
-from attnlab.training.measures import better_of, known_better
+from attnlab.training.metrics import better_of, known_better
 
 FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
 METRIC_FIELDS = ("name", "better", "margin")
@@ -28,8 +28,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def checked_study(raw: Any) -> dict[str, Any]:
-    """
-    The fields of a study as its file has them, each with its default where it is left out; `baseline` is then empty.
+    """The fields of a study as its file has them, each with its default where it is left out; `baseline` is then empty.
 
     Raises: ValueError that names the first field which is none, or holds what it does not accept.
     """
@@ -52,8 +51,7 @@ def checked_study(raw: Any) -> dict[str, Any]:
 
 
 def check_plan(plan: Mapping[str, Any]) -> None:
-    """
-    Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
+    """Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
     from the metric where it is left out.
 
     Raises: ValueError that names the field.
@@ -112,8 +110,7 @@ def checked_metric(raw: Any) -> dict[str, Any]:
 
 
 def check_claim(claim: Any) -> None:
-    """
-    Checks a claim: what it says, of which cell and metric, held against what, with exactly one bound.
+    """Checks a claim: what it says, of which cell and metric, held against what, with exactly one bound.
 
     Raises: ValueError.
     """

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from attnlab.analysis.scaling import Law, Points, fit
-from attnlab.analysis.scaling.bootstrap import interval_of, resample_cells
-from attnlab.analysis.scaling.fit import refit
+from attnlab.analysis.scaling.fit import interval_of, refit, resample_cells
 
 LAW = Law(E=1.15, A=60.0, B=300.0, alpha=0.42, beta=0.42)
 

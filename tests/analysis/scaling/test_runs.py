@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tests.analysis.scaling.planted import change, counts, write_scaling_study
 
-from attnlab.analysis import read_study
+from attnlab.analysis import load_study
 from attnlab.analysis.scaling.runs import usable_runs
 
 METRIC = "test/nats@1x"
@@ -19,7 +19,7 @@ def small(tmp_path):
 
 
 def usable(folder, metric=METRIC):
-    return usable_runs(read_study(folder), metric)
+    return usable_runs(load_study(folder), metric)
 
 
 def run(folder, width=16, steps=450):

@@ -1,11 +1,8 @@
 """Scaling laws: what the runs of a study say about size, data and compute."""
 
-from attnlab.analysis.scaling.figures import write_figures
-from attnlab.analysis.scaling.fit import Fit, Points, fit
-from attnlab.analysis.scaling.law import Law, Optimum
-from attnlab.analysis.scaling.report import Scaling, scaling_of
-from attnlab.analysis.scaling.tables import to_csv, to_json
-from attnlab.analysis.scaling.terminal import print_scaling
+from attnlab.analysis.scaling.fit import Fit, Law, Optimum, Points, fit
+from attnlab.analysis.scaling.laws import Scaling, scaling_of
+from attnlab.analysis.scaling.tables import print_scaling, to_csv, to_json
 
 __all__ = [
     "Fit",
@@ -18,5 +15,4 @@ __all__ = [
     "scaling_of",
     "to_csv",
     "to_json",
-    "write_figures",
 ]

@@ -1,18 +1,22 @@
-"""Fits the law to runs as Hoffmann et al. 2022 (section 3.3, appendix D.2) did, with what Besiroglu et al. 2024 mended.
+"""The law, fitted to runs as Hoffmann et al. 2022 (section 3.3, appendix D.2) did, with what Besiroglu et al. 2024
+mended.
 
-theta = (a, b, e, alpha, beta) with A = exp(a), B = exp(b), E = exp(e). The objective is the sum over runs of Huber's loss of
-log L - log-sum-exp(a - alpha log N, b - beta log D, e). Letters of shapes: R runs, S starts, P = 5 parameters.
+L(N, D) = E + A / N^alpha + B / D^beta (equation 2): the loss, in nats a token, that N parameters reach on D tokens.
+theta = (a, b, e, alpha, beta) with A = exp(a), B = exp(b), E = exp(e). The objective is the sum over runs of Huber's
+loss of log L - log-sum-exp(a - alpha log N, b - beta log D, e). Intervals come of resampling the cells of a study, each
+with all of its seeds. Letters of shapes: R runs, S starts, K resamples, P = 5 parameters.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from attnlab.analysis.scaling.law import Law
-
+OPERATIONS = 6.0  # floating-point operations to train one parameter on one token (Kaplan et al. 2020, section 2.1)
 DELTA = 1e-3  # where Huber's loss turns from a square to a line, in log loss
 NAMES = ("A", "B", "E", "alpha", "beta")
 GRID = (
@@ -27,8 +31,76 @@ BOUNDS = ((-60.0, 120.0), (-60.0, 120.0), (-12.0, 20.0), (0.0, 5.0), (0.0, 5.0))
 CHOSEN = 24  # starts of the grid that are followed, besides the best of each pair of exponents
 NEAR, MOST_ENDS = 1.05, 3  # ends within this factor of the best objective may be the best ones of a resample
 STEPS = 1000  # at most; a law whose parameters the runs do not settle creeps along a flat valley
-# L-BFGS is shown the sum in units of DELTA^2: its tolerances are made for figures about 1, and a sum is 1e-4 here, a mean 1e-6.
+# L-BFGS is shown the sum in units of DELTA^2: its tolerances are made for figures about 1, and a sum is 1e-4 here.
 SHOWN = DELTA**-2
+MIN_KEPT = (3, 2)  # sizes and budgets that a resample needs for a law to be fitted to it at all
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """How a compute C is spent best: `parameters` on `tokens`, and the `loss` that the law then says."""
+
+    compute: float
+    parameters: float
+    tokens: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Law:
+    """L = E + A / N^alpha + B / D^beta."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    @classmethod
+    def of(cls, theta: np.ndarray) -> Law:
+        """From (log A, log B, log E, alpha, beta), the parameters that are fitted."""
+        a, b, e, alpha, beta = (float(value) for value in theta)
+        return cls(math.exp(e), math.exp(min(a, 700.0)), math.exp(min(b, 700.0)), alpha, beta)
+
+    def loss(self, parameters: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
+        """The loss of `parameters` trained on `tokens`; arrays are broadcast."""
+        N, D = np.asarray(parameters, float), np.asarray(tokens, float)
+        return np.asarray(self.E + self.A * N**-self.alpha + self.B * D**-self.beta)
+
+    def optimum(self, compute: float) -> Optimum:
+        """The N and D of least loss with 6 N D = `compute` (Hoffmann et al. 2022, equation 4).
+
+        N = G (C/6)^(beta / (alpha + beta)), D = (C/6) / N, with G = (alpha A / (beta B))^(1 / (alpha + beta)); infinite
+        or zero where an exponent is zero, for then one of them brings nothing.
+        """
+        total = self.alpha + self.beta
+        if min(self.alpha, self.beta, self.A, self.B) <= 0:
+            return Optimum(compute, math.nan, math.nan, math.nan)
+        log_G = math.log(self.alpha * self.A / (self.beta * self.B)) / total
+        N = math.exp(log_G + self.beta / total * math.log(compute / OPERATIONS))
+        D = compute / OPERATIONS / N
+        return Optimum(compute, N, D, float(self.loss(N, D)))
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """(of N, of D): the compute-optimal N grows as C^(beta / (alpha + beta)), D as C^(alpha / (alpha + beta))."""
+        total = self.alpha + self.beta
+        return (self.beta / total, self.alpha / total) if total > 0 else (math.nan, math.nan)
+
+    def optimum_of_cost(
+        self, compute: float, cost: Callable[[np.ndarray], np.ndarray], smallest: float, largest: float
+    ) -> Optimum:
+        """The same where a token costs `cost(N)` operations instead of 6 N, with `smallest` <= N <= `largest`."""
+        from scipy.optimize import minimize_scalar
+
+        def loss(log_N: float) -> float:
+            N = np.exp(log_N)
+            return float(self.loss(N, compute / cost(N)))
+
+        # The loss along one compute has a single valley in log N as long as the cost grows with N.
+        found = minimize_scalar(loss, bounds=(math.log(smallest), math.log(largest)), options={"xatol": 1e-6})
+        N = math.exp(float(found.x))
+        return Optimum(compute, N, compute / float(cost(np.asarray(N))), float(found.fun))
 
 
 @dataclass(frozen=True)
@@ -72,7 +144,8 @@ class Fit:
 class Objective:
     """The sum of Huber's losses and its gradient, computed about the middle of log N and log D.
 
-    There a and alpha hardly pull at one another, which spares L-BFGS most of its steps; `to_centre` and `from_centre` translate.
+    There a and alpha hardly pull at one another, which spares L-BFGS most of its steps; `to_centre` and `from_centre`
+    translate.
     """
 
     def __init__(self, points: Points) -> None:
@@ -128,8 +201,8 @@ def huber(residuals: np.ndarray) -> np.ndarray:
 def fit(points: Points) -> Fit:
     """The law of least objective that the grid of starts leads to.
 
-    Of the 4,500 starts the CHOSEN best are followed to their end, and the best of each pair of exponents. Raises ValueError for
-    fewer than five runs.
+    Of the 4,500 starts the CHOSEN best are followed to their end, and the best of each pair of exponents. Raises
+    ValueError for fewer than five runs.
     """
     if len(points) < len(NAMES):
         raise ValueError(f"{len(points)} runs cannot fit {len(NAMES)} parameters; accepted are {len(NAMES)} and more")
@@ -149,7 +222,7 @@ def _promising(objective: Objective, starts_SP: np.ndarray) -> np.ndarray:
     values = objective.values(starts_SP)
     order = np.argsort(values, kind="stable")
     _, first = np.unique(starts_SP[order][:, 3:], axis=0, return_index=True)
-    return order[np.unique(np.concatenate([np.arange(CHOSEN), first]))]
+    return np.asarray(order[np.unique(np.concatenate([np.arange(CHOSEN), first]))])
 
 
 def _best(objective: Objective, starts_SP: np.ndarray) -> Fit:
@@ -177,3 +250,39 @@ def follow(
     options = {"maxiter": STEPS, **options}
     end = minimize(seen, start_P, jac=True, method="L-BFGS-B", bounds=BOUNDS, options=options)
     return end.x, float(end.fun) / share
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95% interval."""
+
+    low: float
+    high: float
+
+
+def interval_of(values: np.ndarray) -> Interval:
+    """The middle 95% of values (K,); nan where more than one in 40 is no number (there is no optimum)."""
+    known = values[np.isfinite(values)]
+    if len(known) < 0.975 * len(values):
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(known, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+def resample_cells(points: Points, cells: Sequence[str], best: Fit, resamples: int, seed: int) -> np.ndarray:
+    """The theta (K, 5) of `resamples` fits to cells drawn with replacement, started from where the fit to all ended.
+
+    Runs of a cell share their size, data and tuning, so they are drawn together. Draws of fewer than three sizes or two
+    budgets are drawn again.
+    """
+    names = sorted(set(cells))
+    index_R = np.array([names.index(cell) for cell in cells])
+    random = np.random.default_rng(seed)
+    thetas: list[np.ndarray] = []
+    while len(thetas) < resamples:
+        counts = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
+        drawn = points.weighted(counts[index_R].astype(float))
+        sizes, budgets = len(np.unique(drawn.parameters)), len(np.unique(drawn.tokens))
+        if sizes >= MIN_KEPT[0] and budgets >= MIN_KEPT[1] and len(drawn) >= 5:
+            thetas.append(refit(drawn, best.ends).theta)
+    return np.stack(thetas)

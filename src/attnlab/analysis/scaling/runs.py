@@ -1,15 +1,15 @@
-"""What of a study a scaling law may be fitted to: its finished runs, each with size, data, compute and loss; and what speaks against it."""
+"""What of a study a scaling law may be fitted to: finished runs with size, data and loss; what speaks against it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import product
 from typing import Any
 
 from attnlab.analysis.reader import Run, Study, is_number
-from attnlab.analysis.scaling.law import OPERATIONS
-from attnlab.training.measures import known_better
+from attnlab.analysis.scaling.fit import OPERATIONS
 
 MIN_SIZES, MIN_BUDGETS = 5, 3
 COUNTS = ("non_embedding", "total")
@@ -30,7 +30,7 @@ MEASURED = ("data", "tokenizer", "task", "augmentation")  # what these differ in
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished run: `parameters` by count, `tokens` trained on, the loss, and floating-point operations as measured."""
+    """One finished run: `parameters` by count, `tokens` trained on, loss, and measured floating-point operations."""
 
     cell: str
     seed: int
@@ -57,9 +57,9 @@ def usable_runs(study: Study, metric: str) -> Usable:
     """The runs of a study that a law of `metric` can be fitted to.
 
     Raises:
-        ValueError: the metric is no loss or no run has it, the data differ, or fewer than 5 sizes or 3 budgets have finished runs.
+        ValueError: the metric is no loss or no run has it, the data differ, or there are too few sizes or budgets.
     """
-    if known_better(metric) == "higher":
+    if study.better(metric) == "higher":
         raise ValueError(
             f"{metric}: of it more is better, and a law is one of losses; --metric takes another, as val/nats"
         )
@@ -70,12 +70,15 @@ def usable_runs(study: Study, metric: str) -> Usable:
     wrong = next((run for run in finished if not run.final[metric] > 0), None)
     if wrong is not None:
         raise ValueError(
-            f"{metric} is {wrong.final[metric]:g} in {wrong.cell} seed={wrong.seed}; a law is fitted to the logarithm of a loss above 0"
+            f"{metric} is {wrong.final[metric]:g} in {wrong.cell} seed={wrong.seed}; a law is fitted to the logarithm "
+            "of a loss above 0"
         )
     _refuse_other_data(study.name, finished)
     trained = [found for run in finished if (found := _trained(run, metric))]
     _refuse_few(study.name, trained)
-    notes = [*_left_out(study, metric), *_unknown_size(finished, trained), *_mixed(finished), *_repeated(trained)]
+    silent = len(finished) - len(trained)
+    unknown = [f"Left out: {silent} runs that do not say their parameters, tokens or operations."] if silent else []
+    notes = [*_left_out(study, metric), *unknown, *_mixed(finished), *_repeated(trained)]
     return Usable(sorted(trained, key=lambda run: (run.parameters["total"], run.tokens, run.seed)), notes)
 
 
@@ -113,16 +116,17 @@ def _refuse_few(name: str, trained: Sequence[Trained]) -> None:
         return
     if len(budgets) == 1:
         raise ValueError(
-            f"{name}: all finished runs trained on the same {budgets[0]:,.0f} tokens, so that nothing says what more data bring; "
-            f"a law needs {MIN_BUDGETS} budgets (trainer.max_steps) of {MIN_SIZES} sizes"
+            f"{name}: all finished runs trained on the same {budgets[0]:,.0f} tokens, so that nothing says what more "
+            f"data bring; a law needs {MIN_BUDGETS} budgets (trainer.max_steps) of {MIN_SIZES} sizes"
         )
     raise ValueError(
-        f"{name}: finished runs have {len(sizes)} sizes and {len(budgets)} budgets of tokens; a law of five numbers needs at least "
-        f"{MIN_SIZES} sizes (model.d_model, model.num_layers) and {MIN_BUDGETS} budgets (trainer.max_steps)"
+        f"{name}: finished runs have {len(sizes)} sizes and {len(budgets)} budgets of tokens; a law of five numbers "
+        f"needs at least {MIN_SIZES} sizes (model.d_model, model.num_layers) and {MIN_BUDGETS} budgets "
+        "(trainer.max_steps)"
     )
 
 
-def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def _differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Settings that are not the same in all runs, with what they are, names and seeds left out."""
     configs = [run.config for run in runs]
     names = dict.fromkeys(name for config in configs for name in config)
@@ -143,47 +147,40 @@ def _refuse_other_data(study: str, finished: Sequence[Run]) -> None:
     for name, values in _differing(finished).items():
         if name.partition(".")[0] in MEASURED and not _any(name, allowed):
             raise ValueError(
-                f"{study}: runs differ in {name} ({_some(values)}), so that their losses are not those of one text; fit each apart, as a study of its own"
+                f"{study}: runs differ in {name} ({_some(values)}), so that their losses are not those of one text; "
+                "fit each apart, as a study of its own"
             )
 
 
 def _mixed(finished: Sequence[Run]) -> list[str]:
-    """Runs that differ in more than size and data; settings tuned to a size are no such difference, two of them at one size are."""
+    """Runs that differ in more than size and data; settings tuned to a size count only within one size."""
     differing = _differing(finished)
     notes = []
     others = {name: values for name, values in differing.items() if not _any(name, (*SIZE, *BUDGET, *TUNED))}
-    others = {name: values for name, values in others.items() if not _echoes(name, others)}
+    # A setting of the model that only repeats one of a group of its own (model.position.* is position.*) is left out.
+    others = {name: values for name, values in others.items() if name.removeprefix("model.") not in {*others} - {name}}
     if others:
         listed = "; ".join(f"{name} ({_some(values)})" for name, values in list(others.items())[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         notes.append(f"Runs differ in more than size and data: {listed}{more}; the law mixes what these do with it.")
-    tuned = [name for name in differing if _any(name, TUNED) and _within_a_size(finished, name)]
+    by_size: dict[tuple[str, str, object], set[str]] = {}
+    tuned = [name for name in differing if _any(name, TUNED)]
+    for name, run in product(tuned, finished):
+        size = name, str(run.record.get("parameters")), run.status.get("tokens")
+        by_size.setdefault(size, set()).add(str(run.config.get(name)))
+    tuned = [name for name in tuned if any(len(found) > 1 for size, found in by_size.items() if size[0] == name)]
     if tuned:
         notes.append(f"Runs of the same size and data differ in {', '.join(tuned)}; the law is that of their mixture.")
     return notes
 
 
-def _echoes(name: str, among: Iterable[str]) -> bool:
-    """Whether a setting of the model only repeats one of a group of its own (model.position.* is position.*)."""
-    head, _, rest = name.partition(".")
-    return head == "model" and rest in among
-
-
-def _within_a_size(finished: Sequence[Run], name: str) -> bool:
-    by_place: dict[tuple[Any, Any], set[str]] = {}
-    for run in finished:
-        place = (str(run.record.get("parameters")), run.status.get("tokens"))
-        by_place.setdefault(place, set()).add(str(run.config.get(name)))
-    return any(len(values) > 1 for values in by_place.values())
-
-
-def _some(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values[:3])) + (", ..." if len(values) > 3 else "")
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(values[:3]) + (", ..." if len(values) > 3 else "")
 
 
 def _left_out(study: Study, metric: str) -> list[str]:
     """A sentence for each kind of run that is no part of the fit."""
-    is_lost: dict[str, Callable[[Run], bool]] = {
+    left_out: dict[str, Callable[[Run], bool]] = {
         "diverged": lambda run: run.state == "diverged",
         "failed": lambda run: run.state == "failed",
         f"ended with {metric} not a number": lambda run: metric in run.non_finite,
@@ -193,17 +190,12 @@ def _left_out(study: Study, metric: str) -> list[str]:
         ),
     }
     notes = []
-    for what, test in is_lost.items():
-        lost = [f"{run.cell} seed={run.seed}" for run in study.runs.values() if test(run)]
-        if lost:
+    for what, test in left_out.items():
+        runs = [f"{run.cell} seed={run.seed}" for run in study.runs.values() if test(run)]
+        if runs:
             why = "; a law of the rest says nothing of how often that happens" if what == "diverged" else ""
-            notes.append(f"Left out, for they {what}: {_some(lost)} ({len(lost)} of {len(study.runs)} runs){why}.")
+            notes.append(f"Left out, for they {what}: {_some(runs)} ({len(runs)} of {len(study.runs)} runs){why}.")
     return notes
-
-
-def _unknown_size(finished: Sequence[Run], trained: Sequence[Trained]) -> list[str]:
-    lost = len(finished) - len(trained)
-    return [f"Left out: {lost} runs that do not say their parameters, tokens or operations."] if lost else []
 
 
 def _repeated(trained: Sequence[Trained]) -> list[str]:

@@ -1,0 +1,181 @@
+"""Numbers, names and metrics in words, shared by terminal, tables and page, so that all three say the same."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from attnlab.analysis.cells import CellSummary
+from attnlab.analysis.differences import Difference, Judged
+from attnlab.analysis.reader import Study
+from attnlab.analysis.statistics import MOST_SEEDS, Interval
+from attnlab.analysis.table import Entry
+from attnlab.training.metrics import SLIDING, parts_of
+
+MULTIPLE = re.compile(r"(?P<prefix>.+)@(?P<multiple>\d+(?:\.\d+)?)x")  # a metric at a multiple of the training length
+VERDICTS = {"better": "better", "worse": "worse", "same": "no difference that counts", "undecided": "undecided"}
+SPLITS = {"val": "validation part", "test": "test part", "train": "training part"}
+BUCKET = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of source lengths: 6-10, 21+
+
+
+def number(value: float, decimals: int, sign: bool = False) -> str:
+    """A number; - for what is none, and a zero has no sign."""
+    if not math.isfinite(value):
+        return "-"
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return text if float(text) else text.lstrip("-+")
+
+
+def decimals_for(intervals: Iterable[Interval | None]) -> int:
+    """So many decimals that a typical half-width keeps two digits; without intervals, that values keep four."""
+    known = [interval for interval in intervals if interval is not None]
+    halves = sorted((i.high - i.low) / 2 for i in known if i.is_bounded and i.high > i.low)
+    if halves:
+        return min(6, max(0, 1 - math.floor(math.log10(halves[len(halves) // 2]))))
+    largest = max((abs(i.mean) for i in known), default=1.0)
+    return min(6, max(0, 3 - math.floor(math.log10(largest)))) if largest > 0 else 3
+
+
+def p_text(p: float) -> str:
+    """A p value: three decimals, or a bound."""
+    if math.isnan(p):
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def rank_text(ranks: tuple[int, int] | None) -> str:
+    """ "2", or "2-4" where its rank among the cells cannot be told more exactly."""
+    return "-" if ranks is None else "-".join(map(str, dict.fromkeys(ranks)))
+
+
+def quantity(value: float) -> str:
+    """A count as people read it: 950, 12.3k, 4.56M, 7.8e+15."""
+    if not math.isfinite(value):
+        return "-"
+    for size, suffix in ((1e12, None), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value:.2e}" if suffix is None else f"{value / size:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def listing(names: Sequence[str], most: int = 7) -> str:
+    """ "a, b and c"; what is beyond `most` is counted."""
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def describe(metric: str, study: Study) -> str:
+    """A metric's name in plain words: test/nats@8x is "loss in nats per token on the test part, at 8 times the training
+    length"."""
+    split, measure, restriction = parts_of(metric)
+    words = unit(metric, study)
+    if split:
+        words += f" on the {SPLITS.get(split, split)}"
+    words += _restricted(metric, restriction) if restriction else ""
+    return words + (", in a sliding window" if measure.startswith(SLIDING) else "")
+
+
+def _restricted(metric: str, restriction: str) -> str:
+    """What follows the @: a multiple of the training length, a bucket of source tokens, or a class or task."""
+    found = MULTIPLE.fullmatch(metric)
+    if found:
+        times = found["multiple"]
+        return ", at the training length" if times == "1" else f", at {times} times the training length"
+    bucket = BUCKET.fullmatch(restriction)
+    if bucket:
+        return f", for sources of {bucket['low']} {'to ' + bucket['high'] if bucket['high'] else 'or more'} tokens"
+    return f", for {restriction} alone"
+
+
+def unit(metric: str, study: Study) -> str:
+    """What a metric measures, for an axis: test/sliding_nats is "loss in nats per token"."""
+    known, measure = study.known_metric(metric), parts_of(metric)[1].removeprefix(SLIDING)
+    return (known and known.words.replace("{unit}", study.unit)) or measure.replace("_", " ")
+
+
+def verdict_text(judged: Judged, words: Mapping[str, str] = VERDICTS) -> str:
+    """ "better", or "undecided: 3 of 6 runs lost": the word with what is missing."""
+    word = words.get(judged.verdict, judged.verdict)
+    return f"{word}: {judged.reason}" if judged.reason else word
+
+
+def verdict(judged: Judged, words: Mapping[str, str] = VERDICTS, mood: str | None = None) -> Entry:
+    """`verdict_text` in a table, the word in the colour of its mood (by default the verdict)."""
+    word, _, reason = verdict_text(judged, words).partition(": ")
+    return Entry(f"{word}:" if reason else word, mood=judged.verdict if mood is None else mood, note=reason)
+
+
+def interval_text(interval: Interval | None, decimals: int, sign: bool = False) -> str:
+    """ "2.216 (2.205 to 2.227)"; without an interval, the value and why there is none."""
+    if interval is None:
+        return "-"
+    decimals = _enough(interval, decimals)
+    mean = number(interval.mean, decimals, sign)
+    if not interval.is_bounded:
+        return f"{mean} ({interval.unbounded})"
+    return f"{mean} ({number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)})"
+
+
+def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.216 +-0.011"; the mean alone where there is no interval."""
+    return str(spread(interval, decimals, sign))
+
+
+def figure(value: float | None, decimals: int, sign: bool = False) -> Entry:
+    """A number in a table; - for what is none."""
+    known = value is not None and math.isfinite(value)
+    return Entry(number(value, decimals, sign), value) if value is not None and known else Entry("-")
+
+
+def spread(interval: Interval | None, decimals: int, sign: bool = False) -> Entry:
+    """An interval in a table by its mean, its half-width in small print."""
+    if interval is None:
+        return Entry("-")
+    decimals = _enough(interval, decimals)
+    half = f"+-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
+    return Entry(number(interval.mean, decimals, sign), interval.mean, note=half)
+
+
+def whole(interval: Interval | None, decimals: int, sign: bool = False) -> Entry:
+    """An interval in a table with both ends."""
+    return Entry(interval_text(interval, decimals, sign), interval.mean if interval else None)
+
+
+def _enough(interval: Interval, decimals: int) -> int:
+    """So many decimals that an interval that excludes zero is seen to."""
+    if not interval.excludes(0.0):
+        return decimals
+    nearest = min(abs(interval.low), abs(interval.high))
+    return max(decimals, min(12, 1 - math.floor(math.log10(nearest))) if float(f"{nearest:.{decimals}f}") == 0 else 0)
+
+
+def wins_text(difference: Difference) -> str:
+    """ "4 of 4": in how many of the seeds that were asked for the cell is better than the baseline."""
+    return f"{difference.wins:g} of {difference.contrast.asked}"
+
+
+def failures_text(cell: CellSummary) -> str:
+    """ "3 of 4 runs lost (p 0.143)", the p being Fisher's against the baseline, adjusted; "" where none failed."""
+    if not cell.n_failed:
+        return ""
+    p = f" (p {p_text(cell.failures.p_holm)})" if cell.failures else ""
+    return f"{cell.n_failed} of {sum(cell.states.values())} runs lost{p}"
+
+
+def seeds_text(seeds: float) -> str:
+    """So many seeds; "> 10000" where no number looked at is enough."""
+    if math.isnan(seeds):
+        return "-"
+    return f"{seeds:.0f}" if math.isfinite(seeds) else f"> {MOST_SEEDS}"
+
+
+def outcome_text(cell: CellSummary) -> str:
+    """What stands where a value would, for a cell without one."""
+    return cell.outcome + (f": {cell.reason}" if cell.reason else "")
+
+
+def slug(text: str) -> str:
+    """Letters, digits and dashes only, for an id."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

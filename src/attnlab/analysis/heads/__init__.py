@@ -1,1 +1,0 @@
-"""What the heads of a model attend to, and what each does."""

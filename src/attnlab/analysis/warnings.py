@@ -1,0 +1,280 @@
+"""What a reader must know before trusting the figures, in plain sentences, most important first."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnlab.analysis import statistics
+from attnlab.analysis.cells import Budget, CellSummary
+from attnlab.analysis.formatting import listing, quantity
+from attnlab.analysis.reader import Metric, Run, Study, same
+
+MOST_NAMES = 3
+# Ratios of largest to smallest below which a difference in cost is not worth a warning, and what is counted.
+TOLERANCE = {"steps": 1.0, "tokens": 1.0, "parameters": 1.02, "flops": 1.02}
+NAMES = {"steps": "steps", "tokens": "training {unit}s", "parameters": "parameters", "flops": "training FLOPs"}
+EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on the machine make as much
+
+
+def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[str], alpha: float) -> list[str]:
+    """All that holds for a comparison. unmatched: changes of a factor that not every setting has a value for."""
+    caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
+    caveats += [*_of_failures(cells, alpha), *_of_seeds(cells, alpha), *_of_spread(cells)]
+    if any(cell.difference and cell.difference.verdict == "undecided" for cell in cells):
+        caveats += power_sentence(cells, study.metric)
+    if study.metric is None:
+        caveats.append("The study names no primary metric, so nothing is compared.")
+    elif study.baseline_cell is None and len(cells) > 1:
+        caveats.append("The study names no baseline, so there are no differences to one.")
+    if study.metric is not None:
+        caveats += _of_pairing(cells, unmatched)
+    return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})
+
+
+def _of_pairing(cells: Sequence[CellSummary], unmatched: Sequence[str]) -> list[str]:
+    """Cells that have values and can still not be compared by seed."""
+    baseline = next((cell for cell in cells if cell.is_baseline), None)
+    if baseline is None:
+        return []
+    if not baseline.values:
+        alone = any(cell.values for cell in cells)
+        return [f"The baseline, {baseline.label}, has no value, so there are no differences to it."] if alone else []
+    apart = [cell.label for cell in cells if cell.values and not cell.difference and not cell.is_baseline]
+    caveats = []
+    if apart:
+        caveats.append(
+            f"{listing(apart, MOST_NAMES)} {'has' if len(apart) == 1 else 'have'} no seed in common with the baseline, "
+            f"{baseline.label}, so no difference can be paired."
+        )
+    if unmatched:
+        caveats.append(
+            "Average effects leave out settings of which a cell has no value with a seed in common: "
+            f"{listing(unmatched, MOST_NAMES)}."
+        )
+    return caveats
+
+
+def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
+    runs = list(study.runs.values())
+    if not runs:
+        return ["No run is planned or there yet."]
+    counts = Counter(run.state for run in runs if run.state != "finished")
+    caveats = []
+    if counts:
+        parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
+        caveats.append(f"Not finished: {sum(counts.values())} of {len(runs)} runs ({parts}).")
+    if any(cell.difference.contrast.pending for cell in cells if cell.difference):
+        caveats.append(
+            "Words such as better wait for all runs that are planned: to stop as soon as one looks sure would find "
+            "too much."
+        )
+    if any(cell.n_failed for cell in cells if cell.values):
+        caveats.append(
+            "Runs that ended without a finite value are lost. The mean of a cell's other runs may flatter it: a word "
+            "is given only where "
+            "it would stand whatever the lost ones had given (sign test), and where no more are lost than chance "
+            "explains."
+        )
+    return caveats + _of_provenance(study)
+
+
+def _of_provenance(study: Study) -> list[str]:
+    """What runs should have in common and do not, and where even seeds of a cell or attempts at a run differ."""
+    versions: dict[str, str] = {}
+    found = {key: _provenance(run, versions) for key, run in sorted(study.runs.items())}
+    labels = {cell.name: study.label(cell) for cell in study.cells}
+    caveats = []
+    for what in dict.fromkeys(what for of_run in found.values() for what in of_run):
+        values = {key: of_run[what] for key, of_run in found.items() if what in of_run}
+        every = sorted(set().union(*values.values()))
+        if len(every) < 2:
+            continue
+        of_cell: dict[str, set[str]] = {}
+        for (cell, _), own in values.items():
+            of_cell.setdefault(labels[cell], set()).update(own)
+        mixed = [label for label, own in of_cell.items() if len(own) > 1]
+        switched = [f"{labels[cell]} seed={seed}" for (cell, seed), own in values.items() if len(own) > 1]
+        sentence = f"Runs differ in {what}: {', '.join(every)}"
+        if mixed:
+            sentence += f"; within one cell in {listing(mixed, MOST_NAMES)}"
+        if switched:
+            sentence += f"; in the middle of a run in {listing(switched, MOST_NAMES)}"
+        caveats.append(f"{sentence}.")
+    return caveats
+
+
+def _provenance(run: Run, versions: dict[str, str]) -> dict[str, set[str]]:
+    """What a run should have in common with the others, by its kind: the code and versions of all its attempts,
+    precision and device.
+
+    versions: {digest of attnlab's source: the version that had it first}, kept from run to run.
+    """
+    precision, device = (_entries(run.record.get(key)) for key in ("precision", "device"))
+    attempts = [entry for entry in run.record.get("attempts") or [run.record] if isinstance(entry, Mapping)]
+    found: dict[str, set[str]] = {}
+    for attempt in attempts:
+        git = _entries(attempt.get("git"))
+        code = str(git.get("commit") or git.get("version") or "")[:10]
+        if git.get("dirty"):  # the digest tells one edit from another
+            source = str(git.get("source") or "")[:8]
+            code = f"{code} with changes{f' ({source})' if source else ''}"
+        if code:  # commits that changed nothing of attnlab's source are one version
+            found.setdefault("code version", set()).add(versions.setdefault(str(git.get("source") or code), code))
+        for library, version in _entries(attempt.get("versions")).items():
+            found.setdefault(f"the version of {library}", set()).add(str(version))
+        for module, digest in _entries(attempt.get("sources")).items():
+            found.setdefault(f"the source of {module}", set()).add(str(digest)[:8])
+    if precision.get("used"):
+        found["precision"] = {str(precision["used"])}
+    if device.get("name") or device.get("type"):
+        found["device"] = {str(device.get("name") or device.get("type"))}
+    return found
+
+
+def _entries(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _of_failures(cells: Sequence[CellSummary], alpha: float) -> list[str]:
+    """Of which cells another share of the runs failed than of the baseline, as far as the counts tell."""
+    judged = [(cell.label, cell.failures) for cell in cells if cell.failures and cell.failures.excess]
+    if not judged:
+        return []
+    judged.sort(key=lambda pair: pair[1].p)
+    first = judged[0][1]
+    parts = [f"{label} {found.failed} of {found.ended} (p {found.p_holm:.2g})" for label, found in judged[:MOST_NAMES]]
+    more = f" and {len(judged) - MOST_NAMES} more cells" if len(judged) > MOST_NAMES else ""
+    sure = sum(found.p_holm <= alpha for _, found in judged)
+    verdict = "which chance alone does not explain" if sure == len(judged) else "which chance alone may explain"
+    if 0 < sure < len(judged):
+        verdict = f"which chance alone does not explain in {sure} of them"
+    return [
+        f"Lost runs, against {first.baseline_failed} of {first.baseline_ended} of the baseline: "
+        f"{', '.join(parts)}{more}, "
+        f"{verdict} (Fisher's exact test, Holm)."
+    ]
+
+
+def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
+    """The plain sentences about too few seeds."""
+    found = [cell.difference for cell in cells if cell.difference]
+    if not found:
+        return []
+    n, comparisons = max(one.contrast.asked for one in found), found[0].tests
+    if n < 2:
+        return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
+    if statistics.smallest_sign_flip_p(n) * comparisons <= alpha:
+        return []
+    need = statistics.seeds_to_decide(comparisons, alpha)
+    return [
+        f"With {n} seeds the exact sign-flip test cannot give p below {statistics.smallest_sign_flip_p(n):.3g} "
+        "whatever the data; "
+        f"{comparisons} comparison{'s' * (comparisons > 1)} would need {need} seeds to be settled by it alone. "
+        "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
+    ]
+
+
+def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
+    """Comparisons whose differences are all the same, so that there is nothing to judge them by."""
+    flat = [(cell.label, cell.difference) for cell in cells if cell.difference and cell.difference.n > 1]
+    flat = [(label, found) for label, found in flat if not found.has_spread]
+    equal = [label for label, found in flat if not any(found.values.values())]
+    shifted = [label for label, found in flat if any(found.values.values())]
+    caveats = []
+    if equal:
+        caveats.append(
+            f"{listing(equal, MOST_NAMES)} {'has' if len(equal) == 1 else 'have'} exactly the baseline's value in "
+            "every seed: "
+            "the choice changed nothing, or the metric is too coarse to show it."
+        )
+    if shifted:
+        caveats.append(
+            f"{listing(shifted, MOST_NAMES)} {'differs' if len(shifted) == 1 else 'differ'} from the baseline by the "
+            "same amount "
+            "in every seed: without a spread there is no t test and no interval."
+        )
+    return caveats
+
+
+def power_sentence(cells: Sequence[CellSummary], metric: Metric | None) -> list[str]:
+    """What so many seeds can see, and how many would settle what is open; [] where no spread is known."""
+    known = [(cell.difference, cell.label) for cell in cells if cell.difference and cell.difference.is_whole]
+    found = sorted((one.smallest_effect, label, one.n) for one, label in known if math.isfinite(one.smallest_effect))
+    if not found or metric is None:
+        return []
+    seeds = " to ".join(dict.fromkeys(str(end(n for _, _, n in found)) for end in (min, max)))
+    (least, first, _), (most, last, _) = found[0], found[-1]
+    is_wide = f"{least:.1g}" != f"{most:.1g}"
+    below = f"{least:.2g} ({first}) to {most:.2g} ({last})" if is_wide else f"about {most:.2g}"
+    tests = known[0][0].tests
+    return [
+        f"With {seeds} seeds, differences in {metric.name} below {below} will mostly not be seen "
+        f"(less than an 80% chance, {tests} comparison{'s' * (tests > 1)}, going by the spread of these few "
+        f"seeds){_to_settle(cells)}."
+    ]
+
+
+def _to_settle(cells: Sequence[CellSummary]) -> str:
+    """How many seeds would settle the comparisons that are open: by name where they are few, else as a range."""
+    known = [(cell.label, cell.difference) for cell in cells if cell.difference and cell.difference.is_whole]
+    wanted = {label: found.seeds_to_settle for label, found in known if found.verdict == "undecided"}
+    near = sorted((seeds, label) for label, seeds in wanted.items() if math.isfinite(seeds))
+    far = [label for label, seeds in wanted.items() if math.isinf(seeds)]
+    text = ""
+    if near:
+        named = listing([f"{seeds:.0f} seeds would settle {label}" for seeds, label in near])
+        many = f"{near[0][0]:.0f} to {near[-1][0]:.0f} seeds would settle the {len(near)} open comparisons"
+        text = f"; {named if len(near) <= MOST_NAMES else many}, if the true differences are those measured"
+    return text + (f"; not even {statistics.MOST_SEEDS:,} would settle {listing(far, MOST_NAMES)}" if far else "")
+
+
+def budget_warnings(study: Study, budgets: Mapping[str, Budget]) -> list[str]:
+    """A sentence on the quantities that differ between cells, with the factors that they follow; [] if none."""
+    parts, follows = [], dict[str, None]()
+    for name, tolerance in TOLERANCE.items():
+        known = {cell: getattr(b, name) for cell, b in budgets.items() if getattr(b, name) > 0}
+        if len(known) < 2 or max(known.values()) <= tolerance * min(known.values()):
+            continue
+        low, high = min(known.values()), max(known.values())
+        parts.append(
+            f"{NAMES[name].format(unit=study.unit)} {quantity(low)} to {quantity(high)} ({_ratio(high / low)})"
+        )
+        follows |= dict.fromkeys(f for f in study.varying if _follows(study, f, known, tolerance))
+    if not parts:
+        return []
+    cause = f", following {' and '.join(follows)}" if follows and len(study.varying) > 1 else ""
+    return [
+        f"Cells differ in more than their choices: {'; '.join(parts)}{cause}. Part of a difference may come from that."
+    ]
+
+
+def time_note(budgets: Mapping[str, Budget]) -> str | None:
+    """How far the cells' times lie apart; None where they are about equal or not known."""
+    known = [budget.seconds for budget in budgets.values() if budget.seconds > 0]
+    if len(known) < 2 or max(known) <= EQUAL_TIME * min(known):
+        return None
+    low, high = min(known), max(known)
+    return (
+        f"Time a run: {low:.3g} to {high:.3g} seconds ({_ratio(high / low)}). It depends on the machine and on what "
+        "else runs on it, so no warning is "
+        "drawn from it: to compare speed, time the cells one after the other on a machine that does nothing else."
+    )
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.3g} times" if ratio >= 1.5 else f"+{100 * (ratio - 1):.2g}%"
+
+
+def _follows(study: Study, factor: str, known: Mapping[str, float], tolerance: float) -> bool:
+    """Whether cells that differ in `factor` alone differ in the quantity."""
+    cells = [cell for cell in study.cells if cell.name in known and factor in cell.choices]
+    for i, first in enumerate(cells):
+        for second in cells[i + 1 :]:
+            apart = [k for k in first.choices if not same(first.choices[k], second.choices.get(k))]
+            pair = sorted((known[first.name], known[second.name]))
+            if apart == [factor] and pair[1] > tolerance * pair[0]:
+                return True
+    return False

@@ -1,0 +1,169 @@
+"""`attnlab compare` and `attnlab report`: a study's comparison, in the terminal, as a table in a file, or as a page."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnlab.cli.options import Command, add_study
+from attnlab.config import UsageError
+from attnlab.ranges import must_be
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attnlab.analysis import Comparison, Study
+
+EVERY_SECONDS = 2.0
+
+
+def _options(parser: ArgumentParser) -> None:
+    add_study(parser)
+    sentences = (
+        "translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; seconds a run"
+    )
+    parser.add_argument("--bootstrap-sentences", action="store_true", help=sentences)
+    parser.add_argument(
+        "--part", type=int, help="of a study whose runs cannot all be compared: the part of this number"
+    )
+
+
+def _compare_options(compare: ArgumentParser) -> None:
+    _options(compare)
+    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
+    compare.add_argument("--runs", action="store_true", help="list the underlying runs: value and directory of each")
+    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
+    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
+
+
+def _report_options(report: ArgumentParser) -> None:
+    _options(report)
+    report.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
+    report.add_argument("--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page")
+
+
+def compare(arguments: Namespace) -> int:
+    """Prints the comparison in the form that was asked for. Raises: UsageError for forms that do not go together."""
+    _refuse_mixtures(arguments)
+    from rich.console import Console
+
+    from attnlab.analysis import load_study, to_csv, to_latex, to_markdown
+    from attnlab.analysis.tables import runs_to_csv, runs_to_text
+    from attnlab.studies.plan import study_folder
+    from attnlab.studies.watching import watch
+
+    folder = study_folder(arguments.study, arguments.overrides)
+    if arguments.watch:
+        console, every = Console(), EVERY_SECONDS if arguments.every is None else arguments.every
+        if (seen := watch(folder, console, every)) is not None:
+            _write_page(seen, folder, console)
+    elif arguments.format == "table" and not arguments.runs:
+        compare_study(folder, Console(), arguments.bootstrap_sentences, arguments.part)
+    else:
+        forms = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
+        if arguments.runs:
+            forms = {"csv": runs_to_csv, "table": runs_to_text}
+        part = part_of(load_study(folder), arguments.part)
+        sys.stdout.write(forms[arguments.format](compared(part, arguments.bootstrap_sentences)))
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """Writes the page with its tables and figures. Raises: UsageError for a folder that is not there."""
+    from attnlab.analysis import load_study, write_tables
+    from attnlab.report.figures.study import write_figures
+    from attnlab.report.page import write_report
+    from attnlab.studies.plan import study_folder
+
+    folder = study_folder(arguments.study, arguments.overrides)
+    to = Path(arguments.to) if arguments.to else folder / _page_name(arguments.part or 1)
+    if not to.parent.is_dir():
+        raise UsageError(f"--to {to}: there is no folder {to.parent}")
+    comparison = compared(part_of(load_study(folder), arguments.part), arguments.bootstrap_sentences)
+    path = write_report(comparison, to)
+    print(path, *write_tables(comparison, path.parent), sep="\n")
+    if not arguments.no_figures and (written := write_figures(comparison, path.parent / "figures")):
+        print(f"{path.parent / 'figures'}: {len(written)} files")
+    return 0
+
+
+def _refuse_mixtures(arguments: Namespace) -> None:
+    if arguments.watch and (arguments.runs or arguments.bootstrap_sentences or arguments.format != "table"):
+        raise UsageError(
+            "--watch follows the table of cells; give --runs, --format and --bootstrap-sentences without it"
+        )
+    if arguments.runs and arguments.format not in ("table", "csv"):
+        raise UsageError(f"--runs lists runs as a table or with --format csv, not {arguments.format}")
+    if arguments.every is not None and not arguments.watch:
+        raise UsageError("--every is the pause between two looks of --watch; give both, or neither")
+    if arguments.every is not None and not 0 < arguments.every < float("inf"):
+        raise UsageError(must_be("--every", "a number of seconds above 0", arguments.every))
+
+
+def compare_study(folder: Path, console: Console, resampled: bool = False, part: int | None = None) -> None:
+    """Prints the comparison of each part of a study whose runs can be compared, and writes its page if it can be."""
+    from attnlab.analysis import load_study, parts_of_study, print_comparison
+
+    study = load_study(folder)
+    parts = parts_of_study(study) if part is None else [part_of(study, part)]
+    for number, one in enumerate(parts, start=part or 1):
+        if len(parts) > 1:
+            console.rule(f"part {number} of {len(parts)}")
+        comparison = compared(one, resampled)
+        print_comparison(comparison, console)
+        _write_page(comparison, folder, console, _page_name(number))
+
+
+def compared(study: Study, resampled: bool) -> Comparison:
+    """The comparison, with resampled sentences where wanted. Raises: UsageError where there are no translations."""
+    from attnlab.analysis import compare as compare_cells
+
+    comparison = compare_cells(study)
+    try:
+        return comparison.with_resampled_sentences() if resampled else comparison
+    except ValueError as error:
+        raise UsageError(f"--bootstrap-sentences: {error}") from error
+
+
+def part_of(study: Study, number: int | None) -> Study:
+    """The part that was asked for, or the only one. Raises: UsageError where there are several, or no such one."""
+    from attnlab.analysis import parts_of_study
+
+    parts = parts_of_study(study)
+    if number is None and len(parts) > 1:
+        raise UsageError(
+            f"{study.name} holds runs of {len(parts)} kinds: choose one with --part 1 to {len(parts)}. Part 1: "
+            f"{parts[0].apart[0]}"
+        )
+    if not 1 <= (number or 1) <= len(parts):
+        raise UsageError(must_be("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number))
+    return parts[(number or 1) - 1]
+
+
+def _page_name(part: int) -> str:
+    """The file of a part's page; of a study in one part, the study's."""
+    return "report.html" if part == 1 else f"report-{part}.html"
+
+
+def _write_page(comparison: Comparison, folder: Path, console: Console, name: str = "report.html") -> None:
+    """Writes the page into the study's folder and names it; says why where it cannot be written."""
+    from attnlab.report.page import write_report
+
+    try:
+        page = write_report(comparison, folder / name)
+    except OSError as error:
+        print(f"attnlab: no page: {error}", file=sys.stderr)
+    else:
+        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+COMMANDS = {
+    "compare": Command("compare a study's cells in the terminal", _compare_options, compare),
+    "report": Command(
+        "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it",
+        _report_options,
+        report,
+    ),
+}

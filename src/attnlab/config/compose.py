@@ -1,0 +1,326 @@
+"""From words on a command line to one composed configuration, or one message that says what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
+
+import attnlab
+from attnlab.config import UsageError
+from attnlab.config.identity import cell_name, find, flatten, own_choices
+from attnlab.config.overrides import WRITTEN, reason_of
+from attnlab.ranges import must_be
+from attnlab.training.study_fields import did_you_mean
+
+CONFIG_NAME = "train"
+OWN = "--config-dir"  # of whom Hydra has the user's own folders
+# Of a multirun; and from when on its check is announced, for it takes a fifth of a second each.
+MOST_JOBS, MANY_JOBS = 10_000, 50
+DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a folder of configurations
+
+
+@dataclass(frozen=True)
+class Composed:
+    """
+    One run's configuration as plain data, and the overrides that made it.
+
+    raw: nested, with its interpolations as they are written. names: each group's choice, as it is typed. sweeper:
+    Hydra's, for a trial of a search that has begun.
+    """
+
+    raw: dict[str, Any]
+    overrides: list[str]
+    cell: str
+    names: dict[str, str] = field(default_factory=dict)
+    is_multirun: bool = False
+    sweeper: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The configuration as OmegaConf has it, for this room alone."""
+        return OmegaConf.create({**self.raw, "cell": self.cell})
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as nested dictionaries, every interpolation resolved; shared, so only to be read."""
+        return plain(self.config)
+
+    def with_seed(self, seed: int) -> dict[str, Any]:
+        """`resolved` as the same overrides with another seed give it, without composing anew."""
+        return plain(OmegaConf.create({**self.raw, "cell": self.cell, "seed": seed}))
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value at a dotted path, or `default` where there is none."""
+        return find(self.resolved, path, default)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config.seed)
+
+    @property
+    def study(self) -> str:
+        """The name of the run's study."""
+        return str(self.config.study.name)
+
+    @property
+    def search(self) -> str | None:
+        """The cell that the run is a trial of, in a search."""
+        return cast("str | None", self.config.study.search)
+
+    @property
+    def progress(self) -> str:
+        """auto, plain or off."""
+        return str(self.config.progress)
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where all studies stand."""
+        return Path(str(self.config.runs_dir))
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's own directory."""
+        return Path(str(self.config.run_dir))
+
+    def as_yaml(self, resolve: bool = False) -> str:
+        """The configuration as .hydra/config.yaml keeps it, with its interpolations, or with what they come to."""
+        return OmegaConf.to_yaml(self.config if resolve else OmegaConf.create(self.raw), resolve=resolve)
+
+    def overrides_yaml(self) -> str:
+        """The overrides, as a run keeps them in .hydra/overrides.yaml."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.overrides))
+
+
+def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as nested dictionaries."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
+
+
+def shipped(folder: str) -> Path:
+    """`conf` or `experiments`: inside the installed wheel, or at the top of the checkout."""
+    package = Path(attnlab.__file__).parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parents[1] / folder
+
+
+def read_yaml(path: Path) -> Any:
+    """
+    What a YAML file holds, as Hydra reads its own: 1e-2 is a number, and no key stands twice.
+
+    Raises: UsageError for a file that cannot be read, with the line.
+    """
+    try:
+        return yaml_value(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as YAML: {yaml_reason(error)}") from error
+
+
+def yaml_value(text: str) -> Any:
+    """What a text means as YAML, as Hydra reads it. Raises: ValueError."""
+    try:
+        return yaml.load(text, get_yaml_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(yaml_reason(error)) from error
+
+
+def yaml_reason(error: Exception) -> str:
+    """Why something is no YAML, in one line: the fault and where it is."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or ""
+    if problem.startswith("but"):
+        problem = f"{getattr(error, 'context', '')}, {problem}"
+    reason = problem or reason_of(error).rstrip(".")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason
+
+
+def register_resolvers() -> None:
+    """Teaches OmegaConf `${attnlab_cell:}`, the cell's name from the overrides of the job at hand."""
+
+    def name() -> str:
+        return cell_name(own_choices(HydraConfig.get().overrides.task))
+
+    OmegaConf.register_new_resolver("attnlab_cell", name, replace=True, use_cache=False)
+
+
+class ConfigSpace:
+    """The configuration groups of attnlab (and of the user's own folders), open for any number of compositions."""
+
+    def __init__(self, config_dirs: Sequence[str] = ()) -> None:
+        self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
+        self._composed: dict[tuple[str, ...], Composed] = {}
+        self._last: tuple[tuple[str, ...], DictConfig] | None = None  # with Hydra's own part
+        self._is_new = True
+
+    def __enter__(self) -> ConfigSpace:
+        register_resolvers()
+        GlobalHydra.instance().clear()
+        for folder in self.config_dirs:
+            if not Path(folder).is_dir():
+                raise UsageError(f"--config-dir {folder}: there is no such folder")
+        version.setbase("1.3")
+        # What hydra.initialize_config_dir does, with the user's own folders first: what Hydra finds first, it takes.
+        path = create_config_search_path(str(shipped("conf").resolve()))
+        for folder in reversed(self.config_dirs):
+            path.prepend(OWN, f"file://{folder}")
+        Hydra.create_main_hydra2(task_name="attnlab", config_search_path=path)
+        if self._is_new:
+            self._say_replaced()
+        self._is_new = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        GlobalHydra.instance().clear()
+
+    def _say_replaced(self) -> None:
+        """Which of the user's own files stand in place of others of the same name."""
+        sources = self._loader.get_sources()
+        for place, folder in enumerate(self.config_dirs):
+            for file in sorted(file for depth in DEPTHS for file in Path(folder).glob(depth)):
+                name = file.relative_to(folder).as_posix()
+                if any(source.is_config(name) for source in sources[place + 1 :]):
+                    print(f"attnlab: {file} takes the place of attnlab's own {name}", file=sys.stderr)
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """
+        Composes one run's configuration, kept for the next who asks for it (Hydra takes a fifth of a second).
+
+        Raises: UsageError for an unknown group member, an unknown field, or an override that cannot be read.
+        """
+        words = tuple(overrides)
+        if words not in self._composed:
+            self._composed[words] = self._compose(words)
+        return self._composed[words]
+
+    def _compose(self, overrides: Sequence[str]) -> Composed:
+        parsed = self._parse(overrides)
+        for override in parsed:
+            if override.is_sweep_override():
+                raise UsageError(
+                    f"{override.input_line}: one run takes one choice; `attnlab train -m` runs each of them, "
+                    "and [a,b] is a list"
+                )
+            self._check_group(override)
+        try:
+            config = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+        except yaml.YAMLError as error:  # in a file of the user's own
+            file = getattr(getattr(error, "problem_mark", None), "name", "a configuration")
+            raise UsageError(f"{file}: cannot be read as YAML: {yaml_reason(error)}") from error
+        except RecursionError as error:
+            raise UsageError(
+                "a file of --config-dir must not name itself in its defaults; give it a name of its own"
+            ) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(self._explain(parsed, error)) from error
+        HydraConfig.instance().set_config(config)
+        self._last = (tuple(overrides), config)
+        try:
+            raw = plain(config, resolve=False)
+            del raw["hydra"]
+            cell = config.cell
+        except OmegaConfBaseException as error:
+            raise UsageError(reason_of(error)) from error
+        return Composed(raw, list(overrides), cell, plain(config.hydra.runtime.choices))
+
+    def with_hydra(self, overrides: Sequence[str]) -> DictConfig:
+        """As `compose`, with Hydra's own part, which Hydra has at hand from now on. Raises: UsageError."""
+        if self._last is None or self._last[0] != tuple(overrides):
+            self._composed[tuple(overrides)] = self._compose(overrides)
+        assert self._last is not None
+        HydraConfig.instance().set_config(self._last[1])
+        return self._last[1]
+
+    def expand(self, overrides: Sequence[str]) -> list[list[str]]:
+        """The jobs of a multirun: every combination of its comma-separated choices. Raises: UsageError."""
+        parsed = self._parse(overrides)
+        sweeps = [override for override in parsed if override.is_sweep_override()]
+        try:
+            count = math.prod(len(list(islice(one.sweep_string_iterator(), MOST_JOBS + 1))) for one in sweeps)
+            if count <= MOST_JOBS:
+                return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
+        except HydraException as error:
+            raise UsageError(reason_of(error)) from error
+        raise UsageError(f"a multirun must have at most {MOST_JOBS:,} jobs, got {count:,} or more; name fewer choices")
+
+    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        try:
+            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+        except HydraException as error:
+            raise UsageError(f"{reason_of(error)} {WRITTEN}") from error
+        for override in parsed:
+            if not override.key_or_group:
+                raise UsageError(f"{override.input_line}: the name is missing. {WRITTEN}")
+        return parsed
+
+    @property
+    def _loader(self) -> ConfigLoader:
+        return GlobalHydra.instance().config_loader()
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Every configuration group of attnlab with its choices."""
+        names = [n for n in self._options("", ObjectType.GROUP) if n != "hydra"]
+        return {name: self._options(name) for name in names}
+
+    def _options(self, group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+        """What a group holds, by its sources: Hydra's own list reads the whole of conf/train.yaml anew each time."""
+        sources = [source for source in self._loader.get_sources() if source.is_group(group)]
+        return sorted({name for source in sources for name in source.list(group, kind)})
+
+    def _check_group(self, override: Override) -> None:
+        key, value, groups = override.key_or_group, override.value(), self.groups
+        if key in groups and not override.is_add() and (override.is_delete() or not isinstance(value, str)):
+            raise UsageError(
+                f"{override.input_line}: {key} takes exactly one of {', '.join(groups[key])}; "
+                f"write {key}=NAME, and its fields as {key}.FIELD=VALUE"
+            )
+        known = self._options(key) if key.startswith("hydra/") else groups.get(key)
+        if known is not None and isinstance(value, str) and value not in known:
+            near = did_you_mean(value, known)
+            raise UsageError(must_be(key, f"one of {', '.join(known)}", value) + ("." + near if near else ""))
+
+    def _explain(self, parsed: Sequence[Override], error: Exception) -> str:
+        """Which override could not be placed, and what stands where it points."""
+        groups = self.groups
+        chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line]
+        raw = plain(hydra_compose(CONFIG_NAME, chosen), resolve=False)
+        fields = [key for key, _ in flatten(raw)]
+        for override in parsed:
+            key = override.key_or_group
+            known = key in groups or any(field == key or field.startswith(f"{key}.") for field in fields)
+            if not (known or override.is_add() or key.startswith("hydra")):
+                return unknown_field(key, raw, fields)
+        return reason_of(error)
+
+
+def unknown_field(key: str, raw: dict[str, Any], fields: Sequence[str]) -> str:
+    """The message for a field that does not exist: its nearest neighbour and all that stand beside it."""
+    path = key.split(".")[:-1]
+    while path and not isinstance(find(raw, ".".join(path)), dict):
+        path.pop()
+    node = find(raw, ".".join(path)) if path else raw
+    beside = [".".join([*path, str(word)]) for word in node if not str(word).startswith("_")]
+    near = did_you_mean(key, [*beside, *fields])
+    return f"{key}: there is no such field.{near} Fields of {'.'.join(path) or 'a run'}: {', '.join(beside)}."

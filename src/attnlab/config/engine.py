@@ -1,0 +1,211 @@
+"""Hydra's engine: parts built of a configuration, jobs handed to launchers and sweepers, words as sweeps need them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
+from hydra.core.utils import JobStatus, configure_log, run_job
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import HydraContext, RunMode
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from attnlab.config import UsageError
+from attnlab.config.check import constructor_types
+from attnlab.config.compose import CONFIG_NAME, Composed, ConfigSpace, plain, register_resolvers
+from attnlab.config.overrides import as_it_stands
+from attnlab.config.seams import load
+from attnlab.ranges import outside
+from attnlab.training.processes import descendants
+from attnlab.training.run_directory import CannotWrite, cannot_write
+
+Function = Callable[[Composed], Any]
+# A launcher's worker unpickles a Task by importing this module, and then resolves the run's directory.
+register_resolvers()
+
+
+def instantiate(node: Mapping[str, Any], path: str) -> Any:
+    """
+    What a resolved node at a path names, built.
+
+    Raises: UsageError with the constructor's own message.
+    """
+    try:
+        # Hydra resolves twice, and a path may have ${ in it. Lists become Python's: no class has to know OmegaConf's.
+        return hydra_instantiate(as_it_stands(as_it_stands(node)), _convert_="all")
+    except InstantiationException as error:
+        # Hydra wraps what a constructor raised; its own words are the ones that help.
+        said = str(error.__cause__ or error)
+        raise UsageError(said if said.startswith((f"{path}.", f"{path}=")) else f"{path}: {said}") from error
+
+
+class Task:
+    """What Hydra calls for each job: `function`, a module's, gets the job's configuration as plain data."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def __call__(self, config: DictConfig) -> Any:
+        hydra: Any = HydraConfig.get()
+        is_multirun = hydra.mode == RunMode.MULTIRUN
+        sweeper = plain(hydra.sweeper) if config.study.search is not None else {}
+        composed = Composed(
+            plain(config, resolve=False),
+            list(hydra.overrides.task),
+            config.cell,
+            plain(hydra.runtime.choices),
+            is_multirun,
+            sweeper,
+        )
+        with contextlib.suppress(OmegaConfBaseException):  # a check says it in words
+            assert composed.resolved  # here, where resolvers of Hydra's own can answer
+        return self.function(composed)
+
+
+def launch(function: Function, overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None:
+    """
+    Runs Hydra over `overrides`, with `function` for each job; exceptions of a single run come through as they are.
+
+    Raises: whatever the run, the launcher or the sweeper raises.
+    """
+    # What @hydra.main comes to, which would compose once more, print a traceback of its own, and exit.
+    with descendants(), space, _clear_errors():
+        engine = GlobalHydra.instance().hydra
+        assert engine is not None
+        if multirun:
+            engine.multirun(CONFIG_NAME, Task(function), [*overrides, "hydra.mode=MULTIRUN"])
+        else:
+            _run_one(function, space.compose(overrides), deepcopy(space.with_hydra(overrides)), engine.config_loader)
+
+
+def _run_one(function: Function, composed: Composed, config: DictConfig, loader: Any) -> None:
+    """As `Hydra.run`, which would compose anew and print a line of its own about an exception."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.mode = RunMode.RUN
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
+    context = HydraContext(config_loader=loader, callbacks=callbacks)
+    composed = replace(composed, overrides=list(config.hydra.overrides.task))
+    done = run_job(lambda _: function(composed), config, "hydra.run.dir", None, context)
+    callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
+    if done.status == JobStatus.FAILED:
+        raise done._return_value
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Hydra makes the run's folder itself: where it cannot, the error says so in words."""
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise cannot_write(Path(str(error.filename)), error) from error
+
+
+@dataclass(frozen=True)
+class LauncherConfig:
+    """A launcher's fields; as settings those that follow the trainer, for Hydra composes it without the jobs."""
+
+    fields: dict[str, Any]
+    trainer_words: list[str]
+
+    @property
+    def is_slurm(self) -> bool:
+        """Whether it hands jobs to Slurm."""
+        return str(self.fields.get("_target_", "")).endswith("SlurmLauncher")
+
+
+def launcher_of(space: ConfigSpace, overrides: Sequence[str]) -> LauncherConfig:
+    """
+    The launcher that overrides choose for a run.
+
+    Raises: UsageError as `compose`, and for a number that attnlab's own launcher or sweeper does not take.
+    """
+    hydra = space.with_hydra(overrides).hydra
+    _refuse_out_of_range("hydra.launcher", hydra.launcher)
+    _refuse_out_of_range("hydra.sweeper", hydra.sweeper)
+    raw = plain(hydra.launcher, resolve=False)
+    fields = {key: OmegaConf.select(hydra.launcher, key, throw_on_resolution_failure=False) for key in raw}
+    return LauncherConfig(
+        fields, [f"hydra.launcher.{key}={fields[key]}" for key, value in raw.items() if "${trainer." in str(value)]
+    )
+
+
+def _refuse_out_of_range(path: str, node: DictConfig) -> None:
+    for field, annotation in constructor_types(load(path, {"_target_": node._target_})).items():
+        if field in node and (reason := outside(f"{path}.{field}", annotation, node[field])):
+            raise UsageError(reason)
+
+
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(settings of the run, settings of Hydra). Raises: UsageError for a search path: --config-dir is it."""
+    hydra_own = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
+    if paths := [o for o in hydra_own if o.lstrip("+~").startswith("hydra.searchpath")]:
+        raise UsageError(f"{paths[0]}: a folder of your own is given as --config-dir FOLDER, and its files come first")
+    return [o for o in overrides if o not in hydra_own], hydra_own
+
+
+def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:
+    """
+    The same overrides, with the fields of parts as sweeps of one choice.
+
+    Hydra puts what is no sweep into a configuration without the choices that are swept, in which a field of a swept
+    part, or of the task and data that a swept model brings, may not be there.
+    """
+    parts = tuple(f"{group}." for group in space.groups)
+    return [_as_sweep(override) if override.startswith(parts) else override for override in overrides]
+
+
+def _as_sweep(override: str) -> str:
+    key, _, value = override.partition("=")
+    parser = OverridesParser.create()
+    given = parser.parse_override(override)
+    if not value or given.is_sweep_override():
+        return override
+    with contextlib.suppress(HydraException):
+        (job,) = parser.parse_override(f"{key}=choice({value})").sweep_string_iterator()
+        read = parser.parse_override(f"{key}={job}").value()
+        if read == given.value() and type(read) is type(given.value()):
+            return f"{key}=choice({value})"
+    return f"++{override}"  # a sweep loses the quotes of its choices: added by force, a field may be there or not
+
+
+def split_search(overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """The overrides of each cell of a search (a,b makes cells), and its interval(..), range(..) and choice(..)."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    searched = [override.input_line for override in parsed if _is_searched(override)]
+    jobs = BasicSweeper.split_arguments([override for override in parsed if not _is_searched(override)], None)[0]
+    return [list(job) for job in jobs], [line for line in searched if line]
+
+
+def _is_searched(override: Override) -> bool:
+    value = override.value()
+    if isinstance(value, ChoiceSweep):  # one choice is nothing to search
+        return not value.simple_form and len(value.list) > 1
+    return override.is_sweep_override()
+
+
+def corners(overrides: Sequence[str]) -> list[str]:
+    """The same overrides with the two ends of each interval in its place: what is checked before a search begins."""
+    found = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value, line = override.value(), override.input_line
+        ends = f"{value.start},{value.end}" if isinstance(value, IntervalSweep) else None
+        found.append(str(line) if ends is None else f"{override.get_key_element()}={ends}")
+    return found

@@ -1,0 +1,381 @@
+"""
+In which order examples are seen: without end and resumable in training, once each in evaluation, shared out over ranks.
+
+Shapes: N examples, L sequences an example has (1, or 2 for a source and its target), B examples of a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnlab.data.cache import DataError
+
+# Batches. A length at all keeps Lightning from fetching ahead, which would put the saved order one batch off.
+ENDLESS = 1 << 40
+
+
+class Order(ABC):
+    """
+    Which examples each training batch of one rank has, without end: a function of the data, the seed and the position.
+
+    A step has the same examples whether one rank takes them at once, two ranks take half each, or one takes two halves.
+    """
+
+    def __init__(self, seed: int, rank: int, world_size: int) -> None:
+        assert 0 <= rank < world_size, (rank, world_size)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self._drawn: tuple[int, Any] = (-1, None)
+
+    @abstractmethod
+    def draw(self) -> tuple[np.ndarray, ...]:
+        """The examples (B,) of the next batch, and what else a collate function is told of them."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, int]:
+        """The position in the order, which holds for another number of ranks too."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from a position that `state_dict` gave."""
+
+    @abstractmethod
+    def draw_epoch(self, random: np.random.Generator) -> Any: ...
+
+    def epoch(self, number: int) -> Any:
+        """The order of an epoch; the last one asked for is kept."""
+        if self._drawn[0] != number:
+            random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, number])))
+            self._drawn = (number, self.draw_epoch(random))
+        return self._drawn[1]
+
+
+class ShuffledOrder(Order):
+    """
+    Every epoch gives each of `count` examples once, `batch_size` a batch and rank.
+
+    A batch may begin in one epoch and end in the next, so all are full. unit: what the saved position counts.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, unit: str = "images"
+    ) -> None:
+        super().__init__(seed, rank, world_size)
+        self.count, self.batch_size, self.unit, self.seen = count, batch_size, f"{unit}_seen", 0
+
+    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
+        return random.permutation(self.count)
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """The examples (B,), and their numbers (B,) among all that all ranks ever see."""
+        first = self.seen + self.rank * self.batch_size
+        self.seen += self.batch_size * self.world_size
+        return self.examples(first), np.arange(first, first + self.batch_size)
+
+    def examples(self, first: int) -> np.ndarray:
+        """The examples (B,) of the batch that begins with number `first`."""
+        parts, missing = [], self.batch_size
+        while missing:
+            number, position = divmod(first, self.count)
+            parts.append(self.epoch(number)[position : position + missing])
+            first, missing = first + len(parts[-1]), missing - len(parts[-1])
+        return np.concatenate(parts)
+
+    def state_dict(self) -> dict[str, int]:
+        return {self.unit: self.seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = int(state[self.unit])
+
+
+class TokenBatchOrder(Order):
+    """
+    Every epoch gives each of the examples with lengths (N, L) once, in batches within a token budget.
+
+    An epoch sorts the examples by length, equal ones shuffled, cuts this row into groups and shuffles the groups. A
+    group is what one optimizer step takes: it is dealt out to `parts` batches (all ranks times accumulated ones), so
+    every rank has as many batches. `batch_tokens` times `parts` bounds a step's examples times the longest of each of
+    their sequences, padding included. A saved position is that after the last whole step. Raises DataError.
+    """
+
+    def __init__(
+        self,
+        lengths_NL: np.ndarray,
+        batch_tokens: int,
+        seed: int = 0,
+        parts: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(seed, rank, world_size)
+        check_budget(lengths_NL, batch_tokens)
+        self.lengths_NL = np.asarray(lengths_NL).reshape(len(lengths_NL), -1)
+        if len(self.lengths_NL) < parts:
+            raise DataError(
+                f"{len(self.lengths_NL)} training examples are too few for {parts} batches a step (ranks times "
+                "accumulated batches)"
+            )
+        self.batch_tokens, self.parts = batch_tokens, parts
+        self.number, self.step = 0, 0  # of the epoch, and of the step in it
+        self._waiting: list[np.ndarray] = []
+
+    def draw_epoch(self, random: np.random.Generator) -> list[np.ndarray]:
+        """The examples of every step, neighbours in length."""
+        order_N = random.permutation(len(self.lengths_NL))
+        order_N = order_N[by_length(self.lengths_NL[order_N])]
+        groups = cut(order_N, self.lengths_NL, self.batch_tokens * self.parts, self.parts)
+        return [groups[i] for i in random.permutation(len(groups))]
+
+    def draw(self) -> tuple[np.ndarray]:
+        """The examples (B,): of each part of a step as many or one more."""
+        if not self._waiting:
+            groups = self.epoch(self.number)
+            self._waiting = np.array_split(groups[self.step], self.parts)[self.rank :: self.world_size]
+            self.step += 1
+            if self.step == len(groups):
+                self.number, self.step = self.number + 1, 0
+        return (self._waiting.pop(0),)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.number, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.number, self.step = int(state["epoch"]), int(state["step"])
+
+
+class TrainingLoader:
+    """The batches that `collate` makes of what an order draws."""
+
+    def __init__(self, order: Order, collate: Callable[..., Any]) -> None:
+        self.order, self.collate = order, collate
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self.collate(*self.order.draw())
+
+
+class EvaluationLoader:
+    """One rank's batches that `collate` makes of examples, each given once over all ranks."""
+
+    def __init__(self, batches: Sequence[np.ndarray], collate: Callable[[np.ndarray], Any]) -> None:
+        self.batches, self.collate = batches, collate
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.collate, self.batches)
+
+
+def batches_by_length(
+    lengths_NL: np.ndarray, batch_tokens: int, rank: int = 0, world_size: int = 1
+) -> list[np.ndarray]:
+    """
+    One rank's share of all examples, the longest first, in batches of similar length within the budget.
+
+    Raises DataError where a rank would have none while others have some.
+    """
+    if not len(lengths_NL):
+        return []
+    if len(lengths_NL) < world_size:
+        raise DataError(
+            f"{len(lengths_NL)} examples to evaluate are too few for {world_size} ranks; evaluate on fewer devices"
+        )
+    lengths_NL = np.asarray(lengths_NL).reshape(len(lengths_NL), -1)
+    return cut(by_length(lengths_NL)[::-1][rank::world_size], lengths_NL, batch_tokens, 1)
+
+
+def typical(batches: list[np.ndarray], lengths_NL: np.ndarray, terms_N: np.ndarray) -> np.ndarray:
+    """Of these batches, the first whose positions a term, padding included, are nearest to those of all together."""
+    lengths_NL = np.asarray(lengths_NL).reshape(len(lengths_NL), -1)
+    positions = np.array([len(batch_B) * int(lengths_NL[batch_B].max(axis=0).sum()) for batch_B in batches])
+    terms = np.array([int(terms_N[batch_B].sum()) for batch_B in batches])
+    return batches[int(np.abs(positions / np.maximum(terms, 1) - positions.sum() / max(1, terms.sum())).argmin())]
+
+
+def by_length(lengths_NL: np.ndarray) -> np.ndarray:
+    """An order by the last sequence's length, then by the first's, up and down in turns: neighbours stay alike."""
+    last_N, first_N = lengths_NL[:, -1], lengths_NL[:, 0]
+    return np.lexsort((np.where(last_N % 2 == 1, -first_N, first_N), last_N))
+
+
+def cut(order_N: np.ndarray, lengths_NL: np.ndarray, budget: int, at_least: int) -> list[np.ndarray]:
+    """The order in groups of as many examples as fit into the budget, padding included, and never below `at_least`."""
+    starts, longest = [0], [0] * lengths_NL.shape[1]
+    for position, row_L in enumerate(lengths_NL[order_N].tolist()):  # plain numbers: there may be millions of rows
+        grown = list(map(max, longest, row_L))
+        count = position - starts[-1]
+        if count >= at_least and (count + 1) * sum(grown) > budget:
+            starts.append(position)
+            grown = row_L
+        longest = grown
+    short = at_least - (len(order_N) - starts[-1])
+    if len(starts) > 1 and short > 0:
+        if starts[-1] - starts[-2] - short >= at_least:
+            starts[-1] -= short
+        else:
+            starts.pop()
+    return np.split(order_N, starts[1:])
+
+
+def check_budget(lengths_NL: np.ndarray, batch_tokens: int) -> None:
+    """Raises DataError where there is no example, or the longest does not fit into the budget."""
+    if not len(lengths_NL):
+        raise DataError("there is no training example; look at data.path and at what was dropped")
+    longest = int(lengths_NL.reshape(len(lengths_NL), -1).sum(axis=1).max())
+    if batch_tokens < longest:
+        raise DataError(
+            f"data.batch_tokens={batch_tokens} cannot hold the longest example of {longest} tokens; give at least "
+            "that, or a smaller data.max_length"
+        )
+
+
+LOOKED_AT = 1 << 16  # bytes of each tensor by which a batch is known again
+
+
+class ReplayedLoader:
+    """
+    The batches of `loader` epoch after epoch; a saved position is an epoch and how many of its batches were given.
+
+    What the loader draws from the generators of torch (CPU), NumPy and Python, it draws for each batch from numbers of
+    their own, made from seed, epoch and batch, and the training's generators stay as they are: so an order that was
+    stopped is found again by giving the epoch's batches once more. The numbers are the same on every rank, so that each
+    can take its share of one order. Generators that samplers have are seeded for each epoch, `set_epoch` is called.
+    Raises DataError where the last batch before the position is another one than it was, for a loader without batches,
+    and where every rank is given the same.
+    """
+
+    def __init__(self, loader: Iterable[Any], name: str, seed: int, world_size: int = 1) -> None:
+        self.loader, self.name, self.seed = loader, name, seed
+        self._is_shared_out = world_size == 1  # or not known yet
+        self._generators = {id(one): (one, one.initial_seed()) for one in _generators(loader)}
+        self._epoch, self._given, self._mark = 0, 0, 0
+        self._batches: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            self._begin()
+        batch = self._fetch()
+        if batch is None:
+            if self._given == 0:
+                raise DataError(f"{self.name}: its training loader gave no batch; it must give at least one an epoch")
+            self._epoch, self._given = self._epoch + 1, 0
+            self._begin()
+            return next(self)
+        self._given, self._mark = self._given + 1, _mark(batch)
+        if not self._is_shared_out:
+            self._refuse_the_same_on_every_rank()
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "given": self._given, "mark": self._mark}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on from a position that `state_dict` gave. Raises DataError where the order there is another."""
+        self._epoch, self._given = int(state["epoch"]), 0
+        self._begin()
+        while self._given < int(state["given"]):
+            batch = self._fetch()
+            self._given, self._mark = self._given + 1, _mark(batch)
+        if self._mark != int(state["mark"]):
+            raise DataError(
+                f"{self.name}: batch {self._given} of epoch {self._epoch + 1} is another one than it was before the "
+                "stop, so the run cannot go on with the numbers that it would have had. The order must be drawn, at "
+                "the start of an epoch, from a generator of torch, NumPy or Python, or the data module must keep its "
+                "position by state_dict and load_state_dict"
+            )
+
+    def _refuse_the_same_on_every_rank(self) -> None:
+        marks: list[int] = [0] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(marks, self._mark)
+        if len(set(marks)) == 1:
+            raise DataError(
+                f"{self.name}: every rank is given the same batches; each must be given its share, as by a "
+                "DistributedSampler or by rank_and_world_size()"
+            )
+        self._is_shared_out = True
+
+    def _begin(self) -> None:
+        for generator, own in self._generators.values():
+            generator.manual_seed(_numbers(own, self._epoch)[0])
+        sampler = getattr(self.loader, "sampler", None)
+        if sampler is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self._epoch)
+        with _drawing(self.seed, self._epoch, 0):
+            self._batches = iter(self.loader)
+
+    def _fetch(self) -> Any:
+        assert self._batches is not None
+        with _drawing(self.seed, self._epoch, self._given + 1):
+            return next(self._batches, None)
+
+
+def _generators(loader: Any) -> Iterator[torch.Generator]:
+    """The generators that a DataLoader and its samplers have of their own."""
+    sampler = getattr(loader, "batch_sampler", None)
+    for holder in (loader, getattr(loader, "sampler", None), sampler, getattr(sampler, "sampler", None)):
+        if isinstance(found := getattr(holder, "generator", None), torch.Generator):
+            yield found
+
+
+@contextlib.contextmanager
+def _drawing(*place: int) -> Iterator[None]:
+    """In it, the generators draw numbers that belong to a place alone; then they go on where they were."""
+    first, second, third = _numbers(*place)
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(first)
+    np.random.seed(second % 2**32)
+    random.seed(third)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def _numbers(*place: int) -> list[int]:
+    return [int(n) >> 1 for n in np.random.SeedSequence([n % 2**64 for n in place]).generate_state(3, np.uint64)]
+
+
+def _mark(batch: Any) -> int:
+    """What is the same for the same batch, and hardly for another."""
+    mark = 0
+    for leaf in _leaves(batch):
+        mark = zlib.crc32(leaf, mark)
+    return mark
+
+
+def _leaves(batch: Any) -> Iterator[bytes]:
+    if isinstance(batch, Tensor):
+        few = batch.detach().cpu().reshape(-1)[: LOOKED_AT // batch.element_size()]
+        yield few.contiguous().view(torch.uint8).numpy().tobytes()
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _leaves(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from _leaves(value)
+    elif hasattr(batch, "__dict__"):
+        yield from _leaves(vars(batch))
+    else:
+        yield repr(batch).encode("utf-8", "replace")

@@ -1,0 +1,335 @@
+"""What the heads of a model attend to on one batch, layer by layer and rolled out, with the tokens along both sides.
+
+Shapes: B batch, T target (query) length, S source (key) length, H heads, N tokens; of pictures W columns and as many
+rows as they need.
+"""
+
+# ruff: noqa: N815 - shape suffixes on fields, too
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from attnlab.data.special_tokens import PURPOSES, SpecialTokens
+from attnlab.data.vocabulary import Vocabulary
+from attnlab.layers.alignment import watched
+from attnlab.layers.attention import Attention, Eager, Scores
+from attnlab.layers.scope import Mask
+from attnlab.models.base import Seq2Seq
+from attnlab.models.convolutional import ConvolutionalSeq2Seq
+from attnlab.training.tracking import Picture
+
+SIDE, GAP = 64, 2  # pixels of a head's map, and between two
+SELF, ENCODER, DECODER, CROSS = "self", "encoder self", "decoder self", "cross"
+SHOWN = str.maketrans({" ": "\u2423", "\n": "\u23ce", "\t": "\u21e5"})  # blank, line end and tabulator, made visible
+
+
+class Head(NamedTuple):
+    """One head of a model; layer and head count from 0."""
+
+    kind: str
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.layer}.{self.head}"
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """
+    The attention weights (H, T, S) of one layer on one example, in fp32, and who may attend to whom, (T, S).
+
+    name: of the attention in the model. kind: self, encoder self, decoder self or cross. layer: its place among those
+    of its kind, from 0.
+    """
+
+    name: str
+    kind: str
+    layer: int
+    weights_HTS: Tensor
+    allowed_TS: Tensor
+
+
+def layer_maps(model: nn.Module, forward: Callable[[], object], row: int = 0) -> list[LayerMap]:
+    """
+    What every attention of the model gives on row `row` of the batch that `forward` runs through it once, in the order
+    of computation.
+
+    Weights are those of the formula, before dropout, whatever backend serves the model; an attention that two stacks
+    share gives a map in each. The alignment of a recurrent or convolutional decoder is a cross-attention of one head.
+    Nothing stays changed, also after an error. A model without attention gives none.
+    """
+    calls: list[tuple[str, Tensor, Tensor]] = []
+    with _recording(model, row, calls), torch.compiler.set_stance("force_eager"):
+        forward()
+    kinds: dict[str, list[str]] = {}
+    found: dict[str, LayerMap] = {}
+    for name, weights_HTS, allowed_TS in calls:
+        kind = kind_of(model, name)
+        names = kinds.setdefault(kind, [])
+        if name not in names:
+            names.append(name)
+        found[name] = LayerMap(name, kind, names.index(name), weights_HTS.float().cpu(), allowed_TS.cpu())
+    return list(found.values())
+
+
+def attention_maps(model: nn.Module, forward: Callable[[], object]) -> dict[str, Tensor]:
+    """The weights (H, T, S) of the batch's first example by the name of each attention; see `layer_maps`."""
+    return {found.name: found.weights_HTS for found in layer_maps(model, forward)}
+
+
+def kind_of(model: nn.Module, name: str) -> str:
+    """Which kind of attention the one of this name is in a model."""
+    if re.search(r"\bcross_attention$", name):
+        return CROSS
+    if isinstance(model, Seq2Seq):
+        return {"encoder": ENCODER, "decoder": DECODER}.get(name.split(".")[0], SELF)
+    return SELF
+
+
+def attention_names(model: nn.Module) -> dict[Attention, list[str]]:
+    """Every attention with all its names in the model, in the order in which a forward pass calls it by them."""
+    names: dict[Attention, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Attention):
+            names.setdefault(module, []).append(name)
+    return names
+
+
+class _Telling(Eager):
+    """The eager backend, which hands on its weights and who may attend to whom."""
+
+    def __init__(self, tell: Callable[[Tensor, Tensor | None], None]) -> None:
+        super().__init__(keep_weights=True)
+        self.tell = tell
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        out_BHTK = super().__call__(q_BHTK, k_BGSK, v_BGSK, mask, scores)
+        assert self.weights_BHTS is not None
+        self.tell(self.weights_BHTS, mask.allowed_BHTS)
+        self.weights_BHTS = None
+        return out_BHTK
+
+
+@contextmanager
+def _recording(model: nn.Module, row: int, calls: list[tuple[str, Tensor, Tensor]]) -> Iterator[None]:
+    """Inside, every attention of the model appends its name, weights and mask of a row of the batch to `calls`."""
+    attentions = attention_names(model)
+    backends = {module: module.backend for module in attentions}
+    counts = dict.fromkeys(attentions, 0)
+    alignments: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: Attention) -> Callable[[Tensor, Tensor | None], None]:
+        def tell(weights_BHTS: Tensor, allowed_BHTS: Tensor | None) -> None:
+            names = attentions[module]
+            name = names[counts[module] % len(names)]
+            counts[module] += 1
+            weights_HTS = weights_BHTS[row]
+            allowed_TS = torch.ones_like(weights_HTS[0], dtype=torch.bool)
+            if allowed_BHTS is not None:
+                allowed_TS = allowed_BHTS[min(row, len(allowed_BHTS) - 1), 0]
+            calls.append((name, weights_HTS, allowed_TS))
+
+        return tell
+
+    def tell_of_alignment(weights_BTS: Tensor, is_source_BS: Tensor | None) -> None:
+        weights_TS = weights_BTS[row].detach()
+        allowed_TS = torch.ones_like(weights_TS, dtype=torch.bool)
+        alignments.append((weights_TS, allowed_TS if is_source_BS is None else allowed_TS & is_source_BS[row]))
+
+    try:
+        for module in attentions:
+            module.backend = _Telling(keep(module))
+        with watched(tell_of_alignment):
+            yield
+        calls.extend(_aligned(model, alignments))
+    finally:
+        for module, backend in backends.items():
+            module.backend = backend
+
+
+def _aligned(model: nn.Module, told: list[tuple[Tensor, Tensor]]) -> list[tuple[str, Tensor, Tensor]]:
+    """Alignments as maps of one head: a convolutional decoder has one a layer, a recurrent one goes step by step."""
+    if isinstance(model, ConvolutionalSeq2Seq):
+        return [
+            (f"decoder.layers.{index}.cross_attention", weights_TS[None], allowed_TS)
+            for index, (weights_TS, allowed_TS) in enumerate(told)
+        ]
+    if not told:
+        return []
+    weights_TS, allowed_TS = (torch.cat(parts) for parts in zip(*told, strict=True))
+    return [("decoder.cross_attention", weights_TS[None], allowed_TS)]
+
+
+def picture(maps: dict[str, Tensor]) -> Picture:
+    """One row an attention, one square a head: dark where a query (downwards) attends to a key (to the right)."""
+    num_heads = max(len(weights_HTS) for weights_HTS in maps.values())
+    pixels = np.full((len(maps) * (SIDE + GAP) - GAP, num_heads * (SIDE + GAP) - GAP), 255, dtype=np.uint8)
+    for row, weights_HTS in enumerate(maps.values()):
+        for column, weights_TS in enumerate(weights_HTS):
+            top, left = row * (SIDE + GAP), column * (SIDE + GAP)
+            pixels[top : top + SIDE, left : left + SIDE] = _square(weights_TS)
+    return Picture(pixels, f"rows: {', '.join(maps)}; columns: heads")
+
+
+def _square(weights_TS: Tensor) -> np.ndarray:
+    levels_TS = 255 - (255 * weights_TS / weights_TS.max().clamp(min=1e-12)).round()
+    image = Image.fromarray(levels_TS.numpy().astype(np.uint8))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
+
+
+def rollout(weights: Sequence[Tensor]) -> list[Tensor]:
+    """
+    How much of each position's state after each layer comes from each input position, (T, T) a layer (Abnar & Zuidema
+    2020, arXiv 2005.00928, eq. 1).
+
+    weights: the maps (H, T, T) of the layers, lowest first. A layer is taken for half its heads' mean and half the
+    residual stream; values, norms and the feed-forward layers are not looked at. Rows of weights that sum to 1 give
+    rows that sum to 1.
+    """
+    so_far_TT = torch.eye(weights[0].shape[1], dtype=torch.float64)
+    found = []
+    for weights_HTT in weights:
+        mixed_TT = (weights_HTT.double().mean(dim=0) + torch.eye(len(so_far_TT), dtype=torch.float64)) / 2
+        so_far_TT = mixed_TT @ so_far_TT
+        found.append(so_far_TT.float())
+    return found
+
+
+def with_rollouts(maps: list[LayerMap]) -> list[LayerMap]:
+    """The maps, and behind them the rollout of every kind of self-attention, one head a layer."""
+    found = list(maps)
+    for kind in dict.fromkeys(one.kind for one in maps if one.kind.endswith("self")):
+        layers = [one for one in maps if one.kind == kind]
+        reached_TT = torch.eye(layers[0].weights_HTS.shape[1], dtype=torch.bool)
+        for layer, rolled_TT in zip(layers, rollout([one.weights_HTS for one in layers]), strict=True):
+            reached_TT = (
+                (layer.allowed_TS | torch.eye(len(reached_TT), dtype=torch.bool)).float() @ reached_TT.float()
+            ) > 0
+            found.append(LayerMap(layer.name, rollout_of(kind), layer.layer, rolled_TT[None], reached_TT))
+    return found
+
+
+def rollout_of(kind: str) -> str:
+    """The name of the rollout of a kind of self-attention."""
+    return f"{kind.removesuffix('self')}rollout"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """
+    Labels to show, token numbers (N,), which tokens are marks (N,), and the characters of the text that each is of, (N,
+    2); -1 for marks.
+
+    Of an image: numbers are all different, `before` tokens stand before the patches, and `grid` has their rows and
+    columns.
+    """
+
+    labels: list[str]
+    numbers_N: np.ndarray
+    is_mark_N: np.ndarray
+    places_N2: np.ndarray
+    grid: tuple[int, int] | None = None
+    before: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def text_axis(
+    text: str,
+    tokens_N: np.ndarray,
+    places_N2: np.ndarray,
+    marks: SpecialTokens,
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+) -> Axis:
+    """The tokens of a text, with the marks before and after it; places_N2: the characters that each token is of."""
+    # A token of no character is the blank that some texts are read behind.
+    pieces = _numbered([visible(text[start:end] or " ") for start, end in places_N2], places_N2)
+    return _framed(pieces, tokens_N, places_N2.reshape(-1, 2), marks, before, after)
+
+
+def output_axis(vocabulary: Vocabulary, tokens: Sequence[int], before: Sequence[int]) -> Axis:
+    """Tokens that a model gave, which need not be those that their text is cut into; they have no places."""
+    names = name_marks(vocabulary.special_tokens)
+    pieces = [names.get(token) or visible(vocabulary.decode([token])) for token in tokens]
+    return _framed(
+        pieces, np.array(tokens, np.int64), np.full((len(tokens), 2), -1), vocabulary.special_tokens, before, ()
+    )
+
+
+def _framed(
+    pieces: list[str],
+    tokens_N: np.ndarray,
+    places_N2: np.ndarray,
+    marks: SpecialTokens,
+    before: Sequence[int],
+    after: Sequence[int],
+) -> Axis:
+    """Tokens with the marks before and after them."""
+    names = name_marks(marks)
+    first, last = ([names.get(int(n), f"[{n}]") for n in side] for side in (before, after))
+    numbers = np.concatenate([np.array(before, dtype=np.int64), tokens_N.astype(np.int64), np.array(after, np.int64)])
+    outside = [np.full((len(side), 2), -1, dtype=np.int64) for side in (before, after)]
+    places = np.concatenate([outside[0], places_N2.astype(np.int64), outside[1]])
+    is_mark_N = np.array([True] * len(before) + [False] * len(pieces) + [True] * len(after), dtype=bool)
+    return Axis([*first, *pieces, *last], numbers, is_mark_N, places)
+
+
+def joined(first: Axis, second: Axis) -> Axis:
+    """One axis after another; the second's characters belong to another text, so they are left out."""
+    nowhere = np.full_like(second.places_N2, -1)
+    return Axis(
+        first.labels + second.labels,
+        np.concatenate([first.numbers_N, second.numbers_N]),
+        np.concatenate([first.is_mark_N, second.is_mark_N]),
+        np.concatenate([first.places_N2, nowhere]),
+    )
+
+
+def patch_axis(grid: tuple[int, int], before: int, has_class: bool) -> Axis:
+    """The tokens of an image: the class token and registers, then patches as row.column, from 1."""
+    first = ["[class]"] * has_class + [f"[register {i + 1}]" for i in range(before - has_class)]
+    patches = [f"{row + 1}.{column + 1}" for row in range(grid[0]) for column in range(grid[1])]
+    count = len(first) + len(patches)
+    places = np.full((count, 2), -1, dtype=np.int64)
+    return Axis(first + patches, np.arange(count), np.arange(count) < before, places, grid, before)
+
+
+def visible(piece: str) -> str:
+    """A piece of text as a label: blanks, line ends and what has no picture of its own are made visible."""
+    shown = "".join(
+        f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") else c for c in piece.translate(SHOWN)
+    )
+    return shown or "\u2205"
+
+
+def name_marks(marks: SpecialTokens) -> dict[int, str]:
+    """A name for the number of each mark."""
+    names = {number: f"<extra_id_{index}>" for index, number in enumerate(marks.sentinels)}
+    for purpose in reversed(PURPOSES):  # where one mark has several purposes, the first one names it
+        number = getattr(marks, purpose)
+        if number is not None:
+            names[number] = f"[{purpose.replace('_', ' ')}]"
+    return names
+
+
+def _numbered(pieces: list[str], places_N2: np.ndarray) -> list[str]:
+    """Tokens that share a character, its bytes being in several, told apart by a number."""
+    labels, again = [], 1
+    for index, piece in enumerate(pieces):
+        shares = index > 0 and places_N2[index][0] < places_N2[index - 1][1]
+        again = again + 1 if shares else 1
+        labels.append(f"{piece}\u00b7{again}" if again > 1 else piece)
+    return labels

@@ -1,0 +1,296 @@
+"""Figures that stand on the page as in a paper: the forest of differences, the grid of a factorial study."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from attnlab.analysis import formatting as wording
+from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.analysis.reader import Metric, same, short
+from attnlab.analysis.statistics import Interval
+from attnlab.analysis.table import MOODS, typographic
+from attnlab.report.figures.style import PAGE, SAYS, as_svg, colour, heat, new_figure, paper_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_ROWS = 40  # of a forest in a paper; the page has all
+ROW, REST = 0.31, 0.62  # inches of a row, and of the axis below
+WIDE, HIGH = 0.95, 0.36  # inches of a cell of the grid at the most, and its height
+LETTER = 0.062  # inches of one in the names of rows and columns
+LINE = 38  # letters of a label at the most
+MOST_LETTERS = 24  # of a baseline in the name of an axis
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A mean difference with its interval, the single values behind it by their names, a verdict and a note."""
+
+    label: str
+    interval: Interval
+    values: Mapping[str, float]
+    verdict: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Forest:
+    """
+    Rows from top to bottom on one axis: interval, single values and mean, with figures, verdict and note in words
+    beside them.
+
+    what: names the axis; name: the figure, for who cannot see it.
+    """
+
+    rows: Sequence[ForestRow]
+    metric: Metric
+    what: str
+    name: str
+
+    def figure(self, most: int | None = None) -> Figure:
+        """The first `most` rows, all by default; to be drawn within `paper_style`."""
+        shown, margin = self.rows[:most], self.metric.margin
+        figure = new_figure(PAGE, ROW * len(shown) + REST)
+        axes = figure.subplots()
+        low, high = limits_of(shown, margin)
+        decimals = wording.decimals_for(row.interval for row in self.rows)
+        if margin > 0:
+            axes.axvspan(-margin, margin, color=colour("strip"), linewidth=0)
+        axes.axvline(0, color=colour("soft"), linewidth=0.7)
+        for place, row in enumerate(shown):
+            _draw_row(axes, place, row, (low, high), decimals)
+        axes.set_yticks(range(len(shown)), [_broken(row.label) for row in shown])
+        axes.set(ylim=(len(shown) - 0.4, -0.6), xlim=(low, high))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        sides = ("better", "worse") if self.metric.better == "lower" else ("worse", "better")
+        more = f"\n{len(self.rows) - len(shown)} more rows are on the page" if len(self.rows) > len(shown) else ""
+        axes.set_xlabel(f"\u2190 {sides[0]}    {self.what}    {sides[1]} \u2192{more}")
+        return figure
+
+    def svg(self) -> Markup:
+        """All rows, for the page."""
+        decimals = wording.decimals_for(row.interval for row in self.rows)
+        said = [f"{row.label}: {', '.join([*_words(row, decimals), row.note])}." for row in self.rows]
+        with paper_style():
+            return as_svg(self.figure(), self.name, " ".join(said))
+
+
+def differences(comparison: Comparison) -> Forest | None:
+    """The paired differences to the baseline, best mean first; None where nothing was compared."""
+    metric, baseline = comparison.metric, comparison.baseline
+    rows = []
+    for cell in comparison.measured:
+        found = cell.difference
+        if found is None:
+            continue
+        notes = [f"{wording.wins_text(found)} seeds"]
+        if found.contrast.missing:
+            notes.append(f"p {wording.p_text(found.p_adjusted)} (sign test)")
+        elif found.n > 1:
+            sign_flip = wording.p_text(found.p_sign_flip_adjusted)
+            notes.append(f"p {wording.p_text(found.p_adjusted)}, sign flip {sign_flip}")
+        values = {f"seed {seed}": value for seed, value in found.values.items()}
+        note = _note(*notes, found.reason)
+        rows.append(ForestRow(cell.label, found.interval, values, found.verdict, note))
+    if metric is None or not rows:
+        return None
+    to = baseline.label if baseline and len(baseline.label) < MOST_LETTERS else "the baseline"
+    what = f"difference to {to} in {wording.unit(metric.name, comparison.study)}"
+    return Forest(rows, metric, what, "Paired differences to the baseline")
+
+
+def effects(comparison: Comparison) -> Forest | None:
+    """What each choice of each factor changes on average; the small dots are the settings of the other factors."""
+    metric = comparison.metric
+    if metric is None or not comparison.effects:
+        return None
+    decimals = wording.decimals_for(effect.interval for effect in comparison.effects)
+    rows = []
+    for one in comparison.effects:
+        low, high = (wording.number(value, decimals, sign=True) for _, value in one.ends)
+        note = _note(f"{low} to {high} over {len(one.by_setting)} settings", one.reason)
+        values = {str(setting): value for setting, value in one.by_setting.items()}
+        rows.append(ForestRow(one.label, one.interval, values, one.word, note))
+    what = f"change in {wording.unit(metric.name, comparison.study)}"
+    return Forest(rows, metric, what, "Average effects of the factors")
+
+
+def interactions(comparison: Comparison) -> Forest | None:
+    """What two choices change beyond the sum of what each changes alone, the largest first; small dots are seeds."""
+    metric = comparison.metric
+    if metric is None or not comparison.interactions:
+        return None
+    rows = []
+    for one in sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean)):
+        used, seeds = len(one.by_setting), len(one.values)
+        settings = f"{used} settings" if used == one.planned else f"{used} of {one.planned} settings"
+        notes = [f"{seeds} seed{'s' * (seeds != 1)}", settings if one.planned > 1 else ""]
+        note = _note(*notes, f"p {wording.p_text(one.p_adjusted)}", one.reason)
+        values = {f"seed {seed}": value for seed, value in one.values.items()}
+        rows.append(ForestRow(one.label.replace(" x ", " \u00d7 "), one.interval, values, one.verdict, note))
+    what = f"interaction in {wording.unit(metric.name, comparison.study)}"
+    return Forest(rows, metric, what, "Interactions of two factors")
+
+
+def _note(*parts: str) -> str:
+    return " \u00b7 ".join(filter(None, parts))
+
+
+def limits_of(rows: Sequence[ForestRow], margin: float) -> tuple[float, float]:
+    """Zero, the margin and every value lie between; an interval far wider than its values runs off the edge."""
+    values = [0.0, -margin, margin, *(value for row in rows for value in (*row.values.values(), row.interval.mean))]
+    low, high = min(values), max(values)
+    room = (high - low) or 1.0
+    ends = [end for row in rows if row.interval.is_bounded for end in (row.interval.low, row.interval.high)]
+    low = min([low, *(max(end, low - 0.5 * room) for end in ends)])
+    high = max([high, *(min(end, high + 0.5 * room) for end in ends)])
+    return low - 0.04 * room, high + 0.04 * room
+
+
+def _words(row: ForestRow, decimals: int) -> list[str]:
+    """ "−0.629 (−0.648 to −0.609)" and "better"."""
+    figures = wording.interval_text(row.interval, decimals, sign=True)
+    return [typographic(figures), wording.VERDICTS.get(row.verdict, row.verdict)]
+
+
+def _draw_row(axes: Axes, place: int, row: ForestRow, limits: tuple[float, float], decimals: int) -> None:
+    tone, (figures, verdict) = colour(row.verdict), _words(row, decimals)
+    if row.interval.is_bounded:
+        low, high = max(row.interval.low, limits[0]), min(row.interval.high, limits[1])
+        axes.plot([low, high], [place, place], color=tone, linewidth=2, alpha=0.6, zorder=2)
+        for end, drawn, sign in ((row.interval.low, low, "<"), (row.interval.high, high, ">")):
+            if end != drawn:  # the interval runs off the picture
+                axes.plot([drawn], [place], marker=sign, color=tone, markersize=4, clip_on=False, zorder=3)
+    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
+    for name, value in row.values.items():
+        said = f"{SAYS}{name}: {typographic(wording.number(value, decimals, sign=True))}"
+        axes.plot([value], [place + 0.27], color=colour("soft"), markersize=2.4, alpha=0.8, gid=said, **dots)
+    axes.plot([row.interval.mean], [place], color=tone, markersize=4.5, zorder=4, **dots)
+    beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7}
+    text = axes.text(1.02, place - 0.05, figures, va="bottom", **beside)
+    sign = MOODS.get(row.verdict, ("", ""))[1]
+    after: dict[str, Any] = {"xycoords": text, "textcoords": "offset points", "fontsize": 7, "color": tone}
+    axes.annotate(f"{sign} {verdict}", (1, 0), (6, 0), va="bottom", **after)
+    axes.text(1.02, place + 0.03, typographic(row.note), va="top", color=colour("soft"), **{**beside, "fontsize": 6})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a factorial study by their choices, `found[row][column]`; of the factors the last stand across."""
+
+    comparison: Comparison
+    factors: Sequence[str]
+    down: Sequence[Sequence[Any]]
+    across: Sequence[Sequence[Any]]
+    found: Sequence[Sequence[CellSummary | None]]
+    name = "The grid"
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Grid | None:
+        """For two to four varying factors, None otherwise, and where nothing was measured."""
+        study = comparison.study
+        factors = [name for name in study.factors if name in study.varying]
+        cells = [cell for cell in comparison.cells if all(name in cell.cell.choices for name in factors)]
+        is_measured = comparison.metric is not None and any(cell.interval for cell in cells)
+        if not 2 <= len(factors) <= 4 or not is_measured:
+            return None
+        half = len(factors) - len(factors) // 2
+        sides = (factors[:half], factors[half:])
+        down, across = (list(itertools.product(*(study.factors[name] for name in side))) for side in sides)
+        found = [[_find(cells, factors, (*row, *column)) for column in across] for row in down]
+        return cls(comparison, factors, down, across, found)
+
+    def figure(self) -> Figure:
+        """The mean of every cell with its interval's half-width, to be drawn within `paper_style`."""
+        metric, half = self.comparison.metric, len(self.factors) - len(self.across[0])
+        assert metric is not None
+        rows = ["\n".join(_names(self.factors[:half], choices)) for choices in self.down]
+        columns = ["\n".join(_names(self.factors[half:], choices)) for choices in self.across]
+        wide = min(max(WIDE, *(LETTER * _longest(name) for name in columns)), 2 * WIDE)
+        side = LETTER * max(map(_longest, rows))
+        figure = new_figure(min(PAGE, side + 0.3 + wide * len(columns)), 0.75 + HIGH * len(rows))
+        axes = figure.subplots()
+        for y, x in itertools.product(range(len(rows)), range(len(columns))):
+            self._draw(axes, x, y)
+        axes.set_xticks([k + 0.5 for k in range(len(columns))], columns)
+        axes.set_yticks([k + 0.5 for k in range(len(rows))], rows)
+        axes.set(xlim=(-0.02, len(columns) + 0.02), ylim=(len(rows) + 0.02, -0.02))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(f"{metric.name}: mean and half-width of its 95% interval; more colour is worse")
+        return figure
+
+    @property
+    def behind(self) -> Sequence[CellSummary]:
+        """Those that are far behind the others."""
+        split = self.comparison.clusters
+        return split.worse if split else []
+
+    def _draw(self, axes: Axes, x: int, y: int) -> None:
+        from matplotlib.patches import Rectangle
+
+        cell = self.found[y][x]
+        is_behind = cell is not None and cell in self.behind
+        look: dict[str, Any] = {"facecolor": colour("surface"), "edgecolor": colour("line"), "linewidth": 0.6}
+        if cell is not None and cell.interval:
+            look["facecolor"] = heat(self._share(cell.interval.mean))
+            look |= {"edgecolor": colour("text"), "linewidth": 1.2} if is_behind else {}
+        else:
+            look["linestyle"] = (0, (3, 2))
+        said = f"{SAYS}{self._said(cell)}{', far behind' * is_behind}" if cell else None
+        axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, gid=said, clip_on=False, **look))
+        shade = colour("text" if cell and cell.interval else "soft")
+        axes.text(x + 0.5, y + 0.5, self._text(cell), ha="center", va="center", fontsize=6.5, color=shade)
+
+    def _share(self, mean: float) -> float:
+        """How far from the best mean (0) to the worst (1)."""
+        means = [cell.interval.mean for row in self.found for cell in row if cell and cell.interval]
+        best, worst = min(means), max(means)
+        if self.comparison.metric and self.comparison.metric.better == "higher":
+            best, worst = worst, best
+        return 0.0 if best == worst else (mean - best) / (worst - best)
+
+    def _text(self, cell: CellSummary | None) -> str:
+        if cell is None:
+            return "\u2013"
+        if cell.interval is None:
+            return cell.outcome
+        decimals = wording.decimals_for(one.interval for row in self.found for one in row if one)
+        lost = f"{cell.n_failed} of {sum(cell.states.values())} lost" if cell.n_failed else ""
+        lines = [typographic(wording.spread_text(cell.interval, decimals)), lost, "baseline" * cell.is_baseline]
+        return "\n".join(filter(None, lines))
+
+    def _said(self, cell: CellSummary) -> str:
+        return ", ".join([f"{cell.label}: {self._text(cell)}", *filter(None, [cell.reason])]).replace("\n", ", ")
+
+    def svg(self) -> Markup:
+        """For the page."""
+        said = [f"{self._said(cell)}." for row in self.found for cell in row if cell]
+        with paper_style():
+            return as_svg(self.figure(), self.name, " ".join(said))
+
+
+def _names(factors: Sequence[str], choices: Sequence[Any]) -> list[str]:
+    return [_broken(f"{short(name)} {choice}", 1) for name, choice in zip(factors, choices, strict=True)]
+
+
+def _broken(label: str, most_lines: int = 2) -> str:
+    """A label that leaves room for the figure, in lines; what does not fit stands in the description."""
+    return textwrap.fill(label, LINE, max_lines=most_lines, placeholder="\u2026")
+
+
+def _longest(lines: str) -> int:
+    return max(map(len, lines.split("\n")))
+
+
+def _find(cells: Sequence[CellSummary], factors: Sequence[str], choices: Sequence[Any]) -> CellSummary | None:
+    wanted = list(zip(factors, choices, strict=True))
+    return next((c for c in cells if all(same(c.cell.choices[key], value) for key, value in wanted)), None)

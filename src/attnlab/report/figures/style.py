@@ -1,0 +1,166 @@
+"""How figures look and are written: column widths, the page's colours, embedded fonts, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from attnlab.report.document import resource
+from attnlab.training.run_directory import cannot_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both
+DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)), (0, (7, 1, 1, 1)))
+MARKERS = "osD^vP*X"
+TOKEN = re.compile(r"--([\w-]+):\s*(#[0-9a-fA-F]{6})")
+HEX = re.compile(r"#[0-9a-f]{6}")
+NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+SAYS = "says "  # a group of this name is explained by what follows
+SVG = "{http://www.w3.org/2000/svg}"
+
+INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """The sizes of a paper and the page's colours, while figures are made and written; nothing stays changed."""
+    import matplotlib
+
+    sheet = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
+    inked: Any = dict.fromkeys(INKED, colour("text"))
+    with matplotlib.rc_context({**sheet, **inked}):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches, of matplotlib's own classes: pyplot would keep it and ask for a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """
+    Writes a figure to `path`, by its ending; the same figure gives the same bytes, as no time is written.
+
+    Raises CannotWrite where the disk is full or may not be written to.
+    """
+    kind = path.suffix.removeprefix(".")
+    memory = io.BytesIO()
+    figure.savefig(memory, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    try:
+        path.write_bytes(memory.getvalue())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def as_svg(figure: Figure, name: str, description: str) -> Markup:
+    """
+    A figure for the page: its text stays text in the page's font, its colours follow the theme, the same figure gives
+    the same bytes.
+
+    name, description: for who cannot see it. What an artist's gid says after `SAYS` is shown under the pointer.
+    """
+    import matplotlib
+
+    memory = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(memory, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(NO_XML.sub("\ufffd", memory.getvalue()))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "style", "clipPath"):
+                parent.remove(child)
+        _adapt(parent)
+    wide, high = root.attrib["viewBox"].split()[2:]
+    root.attrib = {"viewBox": f"0 0 {wide} {high}", "class": "figure", "role": "img", "aria-label": name}
+    title, said = ElementTree.Element("title"), ElementTree.Element("desc")
+    title.text, said.text = name, NO_XML.sub("\ufffd", description)
+    root[:0] = [title, said]
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _adapt(element: ElementTree.Element) -> None:
+    """An element of matplotlib's as one of a page that holds other figures, too."""
+    element.tag = element.tag.removeprefix(SVG)
+    element.text, element.tail = (text if text and text.strip() else None for text in (element.text, element.tail))
+    given, element.attrib = element.attrib, {}
+    for key, value in given.items():
+        if key.endswith("}href"):
+            element.attrib["href"] = value
+        elif key == "style":
+            style = re.sub(r"font-family:[^;]*;?|(font:[^;']*)'[^;]*", r"\1", value)
+            element.attrib["style"] = HEX.sub(lambda found: themed().get(found[0], found[0]), style)
+        elif key == "d":
+            element.attrib["d"] = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.5g}", value.replace("\n", ""))
+        elif key == "id" and value.startswith(SAYS):
+            title = ElementTree.Element("title")
+            title.text = value.removeprefix(SAYS)
+            element.insert(0, title)  # a title is known by its place
+        elif key != "clip-path" and (key != "id" or element.tag == "path"):  # ids of paths are referred to
+            element.attrib[key] = value
+
+
+@cache
+def colours() -> dict[str, str]:
+    """The page's colours by the names that its style sheet gives them, those of the light theme."""
+    found: dict[str, str] = {}
+    for name, shade in TOKEN.findall(resource("page.css")):
+        found.setdefault(name, shade)
+    return found
+
+
+def colour(name: str) -> str:
+    """One of the page's colours; a verdict without one of its own has that of undecided."""
+    return colours().get(name, colours()["undecided"])
+
+
+def heat(share: float) -> str:
+    """From hardly any (0) to much (1) of the page's colour of heat on its surface, in steps of one per cent."""
+    percent = round(8 + 50 * share)
+    hot, cold = (bytes.fromhex(colour(name)[1:]) for name in ("heat", "surface"))
+    return "#" + "".join(
+        f"{round((percent * a + (100 - percent) * b) / 100):02x}" for a, b in zip(hot, cold, strict=True)
+    )
+
+
+@cache
+def themed() -> dict[str, str]:
+    """{a colour in light: the same in the theme of whoever looks}, in CSS."""
+    mixed = {heat((p - 8) / 50): f"color-mix(in srgb, var(--heat) {p}%, var(--surface))" for p in range(8, 59)}
+    return mixed | {shade: f"var(--{name})" for name, shade in colours().items()}
+
+
+def line_look(index: int) -> dict[str, Any]:
+    """The colour, dash and marker of the index-th line: the page's colours, told apart without colour, too."""
+    series = sum(re.fullmatch(r"c\d", name) is not None for name in colours())
+    look = {"color": colour(f"c{index % series}"), "linestyle": DASHES[index // series % len(DASHES)]}
+    return {**look, "marker": MARKERS[index % len(MARKERS)]}
+
+
+def luminance(shade: Sequence[float]) -> float:
+    """The relative luminance of a colour (red, green, blue from 0 to 1), as WCAG 2 has it."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def plain_log_ticks(axes: Axes, which: str, values: list[float], texts: list[str]) -> None:
+    """A logarithmic axis with these ticks alone."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_ticks(values, texts)
+    axis.set_ticks([], minor=True)

@@ -1,0 +1,211 @@
+"""The data behind what is interactive on the page, as plain JSON values: curves, lengths, runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
+
+import numpy as np
+import polars as pl
+
+from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.formatting import unit
+from attnlab.analysis.reader import AXES, Run, is_number, short
+from attnlab.analysis.statistics import mean_interval
+from attnlab.report.run_data import Axis, RunEntry, Sample, axis_data, run_entries, sample_data
+from attnlab.training.metrics import parts_of
+
+MOST_POINTS, FEWEST_POINTS = 160, 12
+MOST_NUMBERS = 400_000  # of all curves together: some 3 MB
+MOST_COLOURS = 8
+
+
+class LengthSeries(TypedDict):
+    """A cell's means at multiples of the training length, and the multiples that it cannot have."""
+
+    cell: str
+    x: list[float]
+    y: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    cannot: list[float]
+
+
+class LengthFamily(TypedDict):
+    """A metric against length."""
+
+    name: str
+    unit: str
+    series: list[LengthSeries]
+
+
+class Series(TypedDict):
+    """A cell's curve: the mean over its seeds with its band, every seed, and the axes that it is drawn against."""
+
+    cell: str
+    step: list[float | None]
+    tokens: list[float | None]
+    seconds: list[float | None]
+    mean: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    seeds: dict[str, list[float | None]]
+    flops_per_token: NotRequired[float | None]
+
+
+class CurveFamily(TypedDict):
+    """A metric along training."""
+
+    name: str
+    unit: str
+    better: str
+    series: list[Series]
+
+
+class PageData(TypedDict):
+    """Everything that the page's scripts show; see the functions that make the parts."""
+
+    cells: list[dict[str, object]]
+    factors: dict[str, list[str]]
+    by_cell: bool
+    term: str
+    lengths: list[LengthFamily]
+    curves: list[CurveFamily]
+    metrics: list[str]
+    shared: dict[str, object]
+    runs: list[RunEntry]
+    samples: list[Sample]
+    axes: list[Axis]
+    metric: dict[str, str] | None
+
+
+def page_data(comparison: Comparison, root: str | None = None) -> PageData:
+    """root: the study's directory from where the page stands; None: runs are not linked."""
+    study, metric = comparison.study, comparison.metric
+    shown = [cell for cell in comparison.cells if cell.cell.skip is None]
+    chosen = [{short(name): str(choice) for name, choice in cell.cell.choices.items()} for cell in shown]
+    shared, runs = run_entries(comparison, root)
+    return {
+        "cells": [{"label": cell.label, "choices": choices} for cell, choices in zip(shown, chosen, strict=True)],
+        "factors": {
+            name: list(dict.fromkeys(one.get(name, "-") for one in chosen)) for name in map(short, study.varying)
+        },
+        "by_cell": len(shown) <= MOST_COLOURS,
+        "term": study.unit,
+        "lengths": length_data(comparison),
+        "curves": curve_data(comparison),
+        "metrics": study.metrics,
+        "shared": shared,
+        "runs": runs,
+        "samples": sample_data(comparison),
+        "axes": axis_data(comparison),
+        "metric": {"name": metric.name, "better": metric.better} if metric else None,
+    }
+
+
+def length_data(comparison: Comparison) -> list[LengthFamily]:
+    """One entry a metric family, the primary one's first."""
+    first = [curve.prefix for curve in comparison.primary_lengths[:1]]
+    families: list[LengthFamily] = []
+    for prefix in dict.fromkeys([*first, *(curve.prefix for curve in comparison.lengths)]):
+        series: list[LengthSeries] = []
+        for curve in (curve for curve in comparison.lengths if curve.prefix == prefix):
+            x = sorted(curve.points)
+            points = [curve.points[k] for k in x]
+            y = rounded([point.mean for point in points])
+            low = rounded([point.low if point.is_bounded else point.mean for point in points])
+            high = rounded([point.high if point.is_bounded else point.mean for point in points])
+            cannot = sorted(curve.cannot)
+            series.append({"cell": curve.label, "x": x, "y": y, "low": low, "high": high, "cannot": cannot})
+        families.append({"name": prefix, "unit": unit(prefix, comparison.study), "series": series})
+    return families
+
+
+def curve_data(comparison: Comparison) -> list[CurveFamily]:
+    """One entry a metric that was logged along training, the one that is compared first."""
+    curves = comparison.study.curves
+    entries: list[CurveFamily] = []
+    points = points_of_each(comparison)
+    first = f"val/{parts_of(comparison.metric.name)[1].removeprefix('sliding_')}" if comparison.metric else ""
+    for name in sorted(_logged(curves), key=lambda name: _interest(name, first)):
+        values = curves.select("cell", "seed", *AXES, value=pl.col(name)).drop_nulls("value")
+        frame = values.filter(pl.col("value").is_finite())
+        by_cell = {str(cell): rows for (cell,), rows in frame.group_by(["cell"], maintain_order=True)}
+        series: list[Series] = []
+        for cell in (cell for cell in comparison.cells if cell.cell.name in by_cell):
+            runs = comparison.study.runs_of(cell.cell.name)
+            finished = {str(run.seed) for run in runs if run.state == "finished"}
+            one = _series(cell.label, by_cell[cell.cell.name], finished, points)
+            series.append({**one, "flops_per_token": _flops_per_token(runs)})
+        if sum(len(entry["step"]) for entry in series) > len(series):
+            entries.append(
+                {
+                    "name": name,
+                    "unit": unit(name, comparison.study),
+                    "better": comparison.study.better(name),
+                    "series": series,
+                }
+            )
+    return entries
+
+
+def _logged(curves: pl.DataFrame) -> list[str]:
+    return [column for column in curves.columns if column not in ("cell", "seed", *AXES)]
+
+
+def _interest(name: str, first: str) -> tuple[int, str]:
+    """The measure that is compared, in validation; other validation curves, training losses, then the rest."""
+    order = [*dict.fromkeys([first, "val/nats", "train/nats"])]
+    split = {"val": 3, "train": 4}.get(name.partition("/")[0], 5)
+    return (order.index(name) if name in order else split, name)
+
+
+def points_of_each(comparison: Comparison) -> int:
+    """So many points of a curve that all curves together stay within MOST_NUMBERS, and no fewer than FEWEST_POINTS."""
+    lines = len(comparison.study.runs) + (3 + len(AXES)) * len(comparison.cells)
+    return min(MOST_POINTS, max(FEWEST_POINTS, MOST_NUMBERS // max(1, len(_logged(comparison.study.curves)) * lines)))
+
+
+def _flops_per_token(runs: Sequence[Run]) -> float | None:
+    """Training FLOPs a token (or image) of a cell's runs; None where a run does not say, or they differ."""
+    found = {run.record.get("flops_per_token") for run in runs if run.record}
+    known = [value for value in found if isinstance(value, int | float) and is_number(value)]
+    return float(known[0]) if len(found) == len(known) == 1 else None
+
+
+def _series(label: str, rows: pl.DataFrame, finished: set[str], points: int) -> Series:
+    """The mean is over the finished runs, over all while none is; a mean over fewer would jump, so it is left out."""
+    wide = rows.pivot(on="seed", index="step", values="value", aggregate_function="last").sort("step")
+    kept = np.linspace(0, wide.height - 1, min(points, wide.height)).round().astype(int)
+    wide = wide.gather(np.unique(kept))
+    matrix = wide.drop("step").to_numpy().astype(float)
+    axes = rows.group_by("step").agg(pl.col("tokens", "seconds").mean())
+    axes = wide.select("step").join(axes, on="step", how="left", maintain_order="left")
+    seeds = wide.columns[1:]
+    mean, low, high = band([i for i, seed in enumerate(seeds) if seed in finished], matrix)
+    return {
+        "cell": label,
+        "step": rounded(axes["step"].to_list()),
+        "tokens": rounded(axes["tokens"].to_list()),
+        "seconds": rounded(axes["seconds"].to_list()),
+        "mean": rounded(mean.tolist()),
+        "low": rounded(low.tolist()),
+        "high": rounded(high.tolist()),
+        "seeds": {seed: rounded(matrix[:, i].tolist()) for i, seed in enumerate(seeds)},
+    }
+
+
+def band(chosen: Sequence[int], matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and 95% interval of every row over the chosen columns (none: all); NaN where one of them has no figure."""
+    found = []
+    for row in matrix[:, chosen] if chosen else matrix:
+        interval = mean_interval(row.tolist()) if row.size and np.isfinite(row).all() else None
+        found.append((interval.mean, interval.low, interval.high) if interval else (math.nan, math.nan, math.nan))
+    mean, low, high = np.array(found).reshape(-1, 3).T
+    return mean, np.where(np.isfinite(low), low, math.nan), np.where(np.isfinite(high), high, math.nan)
+
+
+def rounded(values: Sequence[float | None]) -> list[float | None]:
+    """Five significant digits, None for what is no finite number: JSON knows no NaN."""
+    return [float(f"{value:.5g}") if value is not None and math.isfinite(value) else None for value in values]

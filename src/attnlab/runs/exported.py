@@ -1,0 +1,275 @@
+"""A run as a folder that Hugging Face transformers loads, tried before it is called one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attnlab.config import UsageError
+from attnlab.data import MarianTokenizer, PretrainedTokenizer, Tokenizer, write_tokenizer
+from attnlab.data.special_tokens import SpecialTokens, add_special_tokens
+from attnlab.data.vocabulary import Vocabulary
+from attnlab.interop import HEADS, CannotConvert, Head, Settings, build, compare, to_folder, tokenizer_there
+from attnlab.interop.export import Given
+from attnlab.runs.record import checkpoint_of, read_record, read_tensors, settings_of, widths_of
+
+TOKEN_FIELDS = {
+    "pad_token_id": "pad",
+    "bos_token_id": "start",
+    "eos_token_id": "end",
+    "decoder_start_token_id": "target_start",
+}
+PAIRS = ("EncoderDecoder", "T5")  # models of a source and a target
+TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of each at most
+
+
+@dataclass(frozen=True)
+class Exported:
+    """
+    What of a run is written: its model by settings and tensors, perhaps a task's output on it, its tokenizer and
+    marks.
+    """
+
+    record: dict[str, Any]
+    settings: Settings
+    tensors: dict[str, Tensor]
+    output: tuple[Tensor, Tensor] | None
+    head: Head | None
+    tokenizer: Tokenizer | Vocabulary | None
+    special_tokens: SpecialTokens
+
+    @property
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The marks before and after a text that the model reads, as the written tokenizer puts them."""
+        own = not isinstance(self.tokenizer, PretrainedTokenizer)
+        return self.special_tokens.source if self.settings["model"] in PAIRS and own else self.special_tokens.text
+
+    def model(self) -> nn.Module:
+        """The model as it is here."""
+        model: Any = build(self.settings)
+        model.load_state_dict(self.tensors, strict=False)  # beside tensors there is the state of random generators
+        if self.head is None or self.output is None:
+            return model
+        wrapped: Any = self.head.build(model, len(self.output[1]))
+        wrapped.output.load_state_dict(dict(zip(("weight", "bias"), self.output, strict=True)))
+        return wrapped
+
+
+def export_run(directory: Path, checkpoint: str, target: Path, architecture: str | None) -> tuple[list[str], list[str]]:
+    """
+    Writes config.json, safetensors and the tokenizer's files; returns in words what it is, and what clients may miss.
+
+    target: a folder that is new or empty. architecture: None: the one that computes the same. Raises: UsageError.
+    """
+    found, left = _read(directory, checkpoint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        folder = Path(scratch) / "model"
+        try:
+            written = _write(found, folder, architecture)
+            tried = _tried(found, folder)
+        except CannotConvert as error:
+            raise UsageError(f"{directory}: {error}") from error
+        if target.is_dir():
+            target.rmdir()
+        shutil.move(folder, target)
+    size = sum(tensor.numel() for tensor in found.tensors.values())
+    return [f"{target}: {written}, {size:,} parameters; {tried}"], [*left, *_notes(found)]
+
+
+def _read(directory: Path, checkpoint: str) -> tuple[Exported, list[str]]:
+    """What a run is to be written as, and notes on what is left out. Raises: UsageError."""
+    record = read_record(directory)
+    settings = settings_of(record, directory)
+    tensors, output = _apart(read_tensors(checkpoint_of(directory, checkpoint)))
+    head, left = _head(record) if output else (None, [])
+    if output and head is None:
+        left = [f"left out: {', '.join(output)} ({left[0]})"]
+    tokenizer, special_tokens = _tokenizer(directory, widths_of(record))
+    pair = (output["output.weight"], output["output.bias"]) if head else None
+    return Exported(record, settings, tensors, pair, head, tokenizer, special_tokens), left
+
+
+def _apart(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the model that a task's output stands on, and the output's; none where the model has its own."""
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("_extra_state")}
+    if "encoder.embedding.weight" not in tensors:
+        return tensors, {}
+    inner = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+    return inner, {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
+
+
+def _head(record: dict[str, Any]) -> tuple[Head | None, list[str]]:
+    """The output of a run's task, as transformers has it; or why it has not."""
+    task = record["config"].get("task", {})
+    name = str(task.get("_target_", "")).rpartition(".")[2]
+    if name == "SequenceClassification" and task.get("pooling") != "first":
+        return None, ["it reads the mean of the states, and that of transformers the first one: task.pooling=first"]
+    return (HEADS[name], []) if name in HEADS else (None, ["the output of this run's task has no counterpart there"])
+
+
+def _write(found: Exported, folder: Path, architecture: str | None) -> str:
+    """Writes all files; says which architecture and class it is. Raises CannotConvert."""
+    numbers = {} if found.tokenizer is None else _fields(found)
+    fields = numbers | _labels(found)
+    known = to_folder(folder, found.settings, found.tensors, architecture, found.head, found.output, **fields)
+    if found.tokenizer is not None:
+        frame: Any = "source" if found.settings["model"] in PAIRS else "text"
+        write_tokenizer(found.tokenizer, folder, frame, found.settings.get("num_segments", 0) > 1)
+    if numbers and found.settings["model"] != "Bert":
+        _write_json(folder / "generation_config.json", numbers)
+    if (pixels := _preprocessor(found)) is not None:
+        _write_json(folder / "preprocessor_config.json", pixels)
+    written = found.head.class_of(known.name) if found.head else known.class_of(found.settings)
+    return f"{known.name} ({written})"
+
+
+def _tokenizer(directory: Path, widths: dict[str, Any]) -> tuple[Tokenizer | Vocabulary | None, SpecialTokens]:
+    """The run's tokenizer, behind its marks where the model's numbers have them before the text's."""
+    path = directory / "tokenizer.json"
+    if (directory / "source_tokenizer.json").is_file():
+        raise UsageError(
+            f"{directory}: source and target have a tokenizer each, and no architecture that is written has "
+            "two; train with data.joint=true"
+        )
+    if not path.is_file():
+        return None, SpecialTokens()
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.special_tokens is not None:
+        return tokenizer, tokenizer.special_tokens
+    before = widths["vocabulary_size"] - tokenizer.vocabulary_size
+    if not before:
+        return tokenizer, SpecialTokens()
+    vocabulary = Vocabulary(tokenizer)
+    vocabulary = Vocabulary(tokenizer, before - vocabulary.first_text)
+    return vocabulary, vocabulary.special_tokens
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _fields(found: Exported) -> dict[str, Any]:
+    """The numbers of the marks as config.json has them: null for absent ones, as each architecture has defaults."""
+    numbers: dict[str, Any] = {field: getattr(found.special_tokens, name) for field, name in TOKEN_FIELDS.items()}
+    if len(found.special_tokens.ends) > 1:
+        numbers["eos_token_id"] = list(found.special_tokens.ends)
+    if found.settings["model"] not in PAIRS:
+        del numbers["decoder_start_token_id"]
+    else:
+        numbers["forced_eos_token_id"] = None
+    if isinstance(found.tokenizer, PretrainedTokenizer | MarianTokenizer):
+        numbers |= found.tokenizer.generation
+    return numbers
+
+
+def _labels(found: Exported) -> dict[str, Any]:
+    """The names of what is told apart, where the run's data said them."""
+    facts = found.record.get("data", {})
+    types = [f"{prefix}-{kind}" for kind in facts.get("types", []) for prefix in "BI"]
+    names = list(facts.get("classes", [])) or ["O", *types] * bool(types)
+    count = len(found.output[1]) if found.output else found.settings.get("num_classes")
+    if len(names) != count:
+        return {}
+    numbered = {str(number): str(name) for number, name in enumerate(names)}
+    return {"id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
+
+
+def _preprocessor(found: Exported) -> dict[str, Any] | None:
+    """What becomes of an image before the model sees it; None for texts, and where the run does not say."""
+    facts = found.record.get("data", {})
+    if "image_size" not in found.settings or not {"mean", "deviation"} <= facts.keys():
+        return None
+    rows, columns = found.settings["image_size"]
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": rows, "width": columns},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": facts["mean"],
+        "image_std": facts["deviation"],
+        "do_convert_rgb": found.settings["channels"] == 3,
+    }
+
+
+def _notes(found: Exported) -> Iterator[str]:
+    """What a client may miss in what was written."""
+    if found.settings["model"] == "GPT" and found.tokenizer is not None and not found.special_tokens.ends:
+        yield (
+            "note: the tokenizer has no end-of-text mark, and clients such as lm-evaluation-harness need one, "
+            "as does generation that is to "
+            "stop by itself; train with data.end_of_text=true"
+        )
+    if found.settings.get("channels") == 1:
+        yield (
+            "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: "
+            "give them to it as pixel values"
+        )
+    if "image_size" in found.settings and _preprocessor(found) is None:
+        yield "note: the run does not say what pixels were normalised by, so there is no preprocessor_config.json"
+
+
+# --- the trial
+
+
+def _tried(found: Exported, folder: Path) -> str:
+    """
+    In words, how transformers does with the folder: the same numbers of texts, and the same logits. Raises
+    CannotConvert.
+    """
+    if find_spec("transformers") is None:
+        return 'not checked: transformers is not installed (pip install "attnlab[transformers]")'
+    difference = compare(folder, found.model(), _given(found, folder), found.head)
+    what = "images" if "image_size" in found.settings else "texts"
+    return f"transformers loads it, and gives the same on {what} (logits differ by {difference:.0e} at most)"
+
+
+def _given(found: Exported, folder: Path) -> list[Given]:
+    """
+    What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises CannotConvert
+    for other numbers.
+    """
+    if "image_size" in found.settings:
+        shape = (2, found.settings["channels"], *found.settings["image_size"])
+        return [(torch.randn(shape, generator=torch.Generator().manual_seed(0)),)]
+    rows = list(_rows(found, folder))
+    if found.settings["model"] not in PAIRS:
+        return [(row_1T,) for row_1T in rows]
+    start = torch.tensor([[found.special_tokens.target_start or 0]])
+    return [(row_1S, torch.cat([start, row_1S.flip(1)[:, :5]], dim=1)) for row_1S in rows]
+
+
+def _rows(found: Exported, folder: Path) -> Iterator[Tensor]:
+    longest = min(LONGEST, found.settings["max_length"])
+    random = np.random.Generator(np.random.Philox(0))
+    if found.tokenizer is None:
+        yield torch.from_numpy(random.integers(0, found.settings["vocabulary_size"], (1, longest)))
+        return
+    tokenizer = found.tokenizer if isinstance(found.tokenizer, Vocabulary) else found.tokenizer.of_source
+    # The library's tokenizer of a Marian needs one more library, and its files are written as they were read.
+    can_be_read = not isinstance(tokenizer, MarianTokenizer) or find_spec("sentencepiece")
+    there = tokenizer_there(folder) if can_be_read else None
+    for _ in range(TEXTS):
+        text = tokenizer.decode(random.choice(tokenizer.text_tokens, longest))
+        encoded = tokenizer.encode_text(text) if isinstance(tokenizer, Vocabulary) else tokenizer.encode(text)
+        ours = add_special_tokens(found.frame, encoded.astype(np.int64)).tolist()
+        theirs = ours if there is None else there(text)["input_ids"]
+        if ours != theirs:
+            raise CannotConvert(
+                f"transformers reads the text {text[:60]!r} as other tokens ({theirs[:12]}) than the run does "
+                f"({ours[:12]}): nothing was "
+                "written. Please report this, with the run's tokenizer.json"
+            )
+        yield torch.tensor([ours[:longest]])

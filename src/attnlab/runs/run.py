@@ -1,0 +1,326 @@
+"""One run, from its composed configuration to a finished run directory: claimed, trained, evaluated, recorded."""
+
+from __future__ import annotations
+
+import fnmatch
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+
+from attnlab import training
+from attnlab.config.check import check, incompatible
+from attnlab.config.compose import Composed
+from attnlab.config.engine import instantiate
+from attnlab.config.identity import INIT_FROM, identity, refuse_drift
+from attnlab.models import measure_size
+from attnlab.runs.build import Parts, build
+from attnlab.runs.record import make_record, plain_widths, refuse_other_source, trials_of, write_record
+from attnlab.runs.views import examples_of
+from attnlab.runs.warm_start import refuse_other_tokenizer, start
+from attnlab.training import Diverged, Pruned, Ranks, Task, View, ranks
+from attnlab.training.callbacks import in_words
+from attnlab.training.checkpoints import draw_apart
+from attnlab.training.loggers import build_loggers, finishing
+from attnlab.training.processes import Interrupted, descendants, end_with_ancestors, leaving
+from attnlab.training.run_directory import (
+    METRICS,
+    OUTPUTS,
+    SETTLED,
+    Held,
+    RunDirectory,
+    RunLog,
+    effective_state,
+    read_json,
+    slurm_job,
+)
+from attnlab.training.tracking import RunName
+
+LOOK_AGAIN_SECONDS = 3.0
+LOGGED_SECONDS = 60.0  # a line of progress in the run's log
+
+
+def run(composed: Composed) -> dict[str, Any]:
+    """
+    Trains and evaluates one run, or goes on with it where it was stopped, and returns its last status.
+
+    A finished run is left as it is, one that another process owns is left to it, and a job of a multirun whose parts
+    are incompatible is skipped. Raises: UsageError, DataError, CannotWrite, Interrupted, or what the training raised;
+    the run's status says so too.
+    """
+    end_with_ancestors()
+    with leaving():
+        if composed.is_multirun and incompatible(composed):  # the command has said why
+            return {"state": "skipped"}
+        check(composed)
+        directory, parts = RunDirectory(composed.run_dir), build(composed.resolved)
+        must_start = ranks.are_missing(parts.trainer)
+        together = Ranks() if must_start else ranks.join(parts.trainer)
+        if together.decide(lambda: is_over(composed)):
+            if together.rank == 0:
+                say_over(composed)
+        elif must_start:
+            with descendants():
+                ranks.start(parts.trainer, _as_rank, composed, sys.path)
+        else:
+            return _train(composed, parts, directory, together)
+        return dict(read_json(directory.status_json, {}))
+
+
+def _as_rank(composed: Composed, path: list[str]) -> None:
+    """One rank of a run in a process of its own."""
+    sys.path[:] = path
+    run(composed)
+
+
+def is_over(composed: Composed) -> bool:
+    """Whether nothing is left to do. Raises: UsageError where another configuration or other own code ran there."""
+    refuse_drift(composed.run_dir, composed.resolved)
+    refuse_other_source(composed)
+    return effective_state(composed.run_dir) in SETTLED
+
+
+def say_over(composed: Composed) -> None:
+    """Says of a run that is over that nothing is left to do."""
+    _say(composed, f"{composed.run_dir}: {effective_state(composed.run_dir)} already; nothing to do")
+
+
+def _say(composed: Composed, line: str) -> None:
+    if composed.progress != "off":
+        print(line, file=sys.stderr)
+
+
+def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: Ranks) -> dict[str, Any]:
+    together.first_on_each_node(parts.data.prepare_data)
+    parts.data.setup()
+    parts.data.order_seed = composed.seed
+    number = together.decide(lambda: _claim(directory))
+    if isinstance(number, Held):
+        if together.rank == 0:
+            _say(composed, f"{directory.path}: {number}; left to it")
+        return {"state": number.state}
+    try:
+        return TrainingRun(composed, parts, directory).go()
+    finally:
+        directory.release()
+
+
+def _claim(directory: RunDirectory) -> int | Held:
+    """
+    Claims a run for this process.
+
+    Slurm may start a job again before the owner that it has just killed on another node counts as dead; a live owner is
+    known by its next heartbeat.
+    """
+    number, beat = directory.claim(), directory.last_beat()
+    while isinstance(number, Held) and number.state == "running" and slurm_job() and directory.last_beat() == beat:
+        time.sleep(LOOK_AGAIN_SECONDS)
+        number = directory.claim()
+    return number
+
+
+class TrainingRun:
+    """One attempt at a run: by the process that owns its directory, or by one that trains with it."""
+
+    def __init__(self, composed: Composed, parts: Parts, directory: RunDirectory) -> None:
+        self.composed, self.parts, self.directory = composed, parts, directory
+        self.data, self.settings = parts.data, parts.trainer
+        self.status = training.StatusWriter(directory)
+        self.log = RunLog(directory.path)
+        d_model = int(composed.get("model.d_model") or 0)
+        self.precision = training.resolve(self.settings.precision, self.settings.device_type, d_model)
+
+    def go(self) -> dict[str, Any]:
+        """Trains, evaluates, and returns the last status. Raises: what the training raised, once the status says so."""
+        self.status.start()
+        try:
+            with finishing():
+                self._train_and_evaluate()
+        except Diverged as error:
+            self.status.fail(error)
+            # Also where progress is off: it is why there are no figures.
+            self._warn(f"{self.directory.path}: diverged: {error}")
+        except Pruned as error:
+            self.status.fail(error)
+            self._say(str(error))
+        except Interrupted as error:
+            self.status.fail(error)
+            self._warn(str(error))
+            raise
+        except BaseException as error:
+            self.status.fail(error)
+            self._log("".join(traceback.format_exception(error)))
+            told = in_words(error)
+            if told is not error:
+                raise told from error
+            raise
+        return self.status.status
+
+    def _train_and_evaluate(self) -> None:
+        for field in ("task.pretrained", INIT_FROM):  # before the run says what it is: mended words may have its name
+            if (start_from := self.composed.get(field)) is not None:
+                refuse_other_tokenizer(start_from, self.data.tokenizers(), field)
+        task = self._task()
+        for split in ("train", "validation", "test"):  # now, and not when the training is over
+            task.check_split(self.data, split)
+        record = make_record(self.composed, self.directory, self._facts(task))
+        if self.directory.owned:
+            write_record(self.directory, self.composed, record)
+            for name, tokenizer in self.data.tokenizers().items():
+                training.write_text(self.directory.path / name, tokenizer.as_json())
+        self._announce(record)
+        name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])
+        loggers = build_loggers(
+            self.parts.tracking, self.directory, name, self.composed.runs_dir, record, say=self._warn
+        )
+        trainer = training.build_trainer(self.settings, self.precision, loggers, self._callbacks(), self.directory.path)
+        resume = training.find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
+        if resume is not None:
+            self._say(f"going on from {resume}")
+        else:
+            lines = task.initialise()
+            if self.composed.get(INIT_FROM) is not None:
+                lines = [*lines, *start(task.model, self.composed.resolved["model"], self.data.dims())]
+            for line in lines:
+                self._say(line)
+            draw_apart(self.composed.seed, trainer.global_rank)
+        trainer.fit(task, datamodule=self.data, ckpt_path=resume, weights_only=True)
+        self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
+        self._evaluate(task, loggers)
+
+    def _task(self) -> Task:
+        seed = self.composed.seed
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        task = self.parts.build_task(self.data.dims())
+        training.apply_to_model(self.settings, task.model)
+        return task
+
+    def _callbacks(self) -> list[pl.Callback]:
+        settings, owned = self.settings, self.directory.owned
+        checkpoints = training.Checkpoints(
+            self.directory.checkpoints,
+            settings.checkpoint_every_seconds,
+            settings.checkpoint_budget_gb,
+            identity(self.composed.resolved),
+            training.StopRequest(self._say),
+        )
+        # What a step adds to the state of the others is saved with it: the checkpoints come after them.
+        callbacks: list[pl.Callback] = [
+            self.status,
+            training.DivergenceCheck(settings.plateau_share, settings.max_steps),
+        ]
+        if settings.diagnostics_every is not None:
+            callbacks.append(training.Diagnostics(settings.diagnostics_every))
+        callbacks.append(checkpoints)
+        if self.composed.search is not None:
+            sweeper = self.composed.sweeper
+            pruner = instantiate(sweeper["pruner"], "hydra.sweeper.pruner")
+            callbacks.append(
+                training.Pruning(pruner, sweeper["metric"], sweeper["better"], self.directory.metrics, self._peers)
+            )
+        if owned:
+            callbacks.append(
+                training.Progress(live=False, every_seconds=LOGGED_SECONDS, stream=self.log, unit=self.data.unit)
+            )
+        if self.composed.progress != "off":
+            live = False if self.composed.progress == "plain" else None
+            callbacks.append(training.Progress(live=live, unit=self.data.unit))
+        return callbacks
+
+    def _peers(self) -> Iterator[Path]:
+        """metrics.jsonl of the other trials of the same search that have finished."""
+        for path in trials_of(self.directory.path.parent.parent, str(self.composed.search)):
+            if path != self.directory.path and effective_state(path) == "finished":
+                yield path / METRICS
+
+    def _evaluate(self, task: Task, loggers: Sequence[Logger]) -> None:
+        final = task.validate(self.data) | task.evaluate(self.data, "test")
+        if final:
+            task.report(final)
+        with_maps, examples = self.parts.tracking.attention_maps, examples_of(task, self.data, self._log)
+        if with_maps and not examples.attention:
+            self._warn(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
+        sinks = [logger for logger in loggers if isinstance(logger, View)]
+        examples.show(sinks, task.global_step, final, with_maps)
+        for logger in loggers:
+            logger.finalize("success")
+        if self.directory.owned:
+            for name, text in task.outputs.items():
+                training.write_text(self.directory.path / OUTPUTS / name, text)
+            examples.leave(self.directory.path, self._warn)
+        self.status.finish(final=final, cannot=task.cannot, notes=task.notes)
+        for name, value in final.items():
+            if any(fnmatch.fnmatch(name, pattern) for pattern in task.headline):
+                self._say(f"{name} {value:.4f}")
+        for name, reason in task.cannot.items():
+            self._say(f"{name} cannot: {reason}")
+
+    def _facts(self, task: Task) -> dict[str, Any]:
+        """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
+        settings, data, batch = self.settings, self.data, self.data.example_batch()
+        size = measure_size(
+            task.model, lambda: int(task.loss_sums(batch).tokens)
+        )  # it touches nothing that training draws
+        tokens_per_step = data.tokens_per_step(settings.accumulate * settings.devices * settings.num_nodes)
+        kind = settings.device_type
+        return {
+            "precision": {"asked": self.precision.asked, "used": self.precision.used, "reason": self.precision.reason},
+            "device": {
+                "type": kind,
+                "name": torch.cuda.get_device_name() if kind == "cuda" else kind,
+                "threads": settings.threads or torch.get_num_threads(),
+            },
+            "widths": plain_widths(data.dims()),
+            "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
+            "flops_per_token": size.flops_per_token,
+            "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
+            "data": {"unit": data.unit, **data.facts()},
+            "training": {
+                "steps": settings.max_steps,
+                "tokens_per_step": tokens_per_step,
+                "tokens": tokens_per_step * settings.max_steps,
+                "epochs": tokens_per_step * settings.max_steps / max(1, data.train_tokens),
+            },
+        }
+
+    def _announce(self, record: Mapping[str, Any]) -> None:
+        plan, parameters, device = record["training"], record["parameters"], record["device"]
+        unit, flops = self.data.unit, record["flops_per_token"]
+        self._say(f"{record['name']} in {self.directory.path}, attempt {self.directory.attempt}")
+        without = f"{parameters['non_embedding']:,} without embeddings"
+        self._say(f"model: {parameters['total']:,} parameters ({without}), {flops:,} training FLOPs per {unit}")
+        self._say(f"data: {self.data.describe()}")
+        asked = self.composed.get("tokenizer.vocabulary_size")
+        if asked is not None and self.composed.get("data.tokenizer_from") is None:
+            for size in (tokenizer.vocabulary_size for tokenizer in self.data.tokenizers().values()):
+                if size < asked:
+                    got = f"the training text gives no more than {size:,} tokens"
+                    self._say(f"tokenizer.vocabulary_size={asked}: {got}, which the tokenizer has now")
+        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s = {plan['epochs']:.2f} epochs")
+        threads = f"{device['name']}, {device['threads']} threads"
+        self._say(f"precision {self.precision.used} ({self.precision.reason}); {threads}")
+
+    def _say(self, line: str) -> None:
+        if self.composed.progress == "off":
+            self._log(line)
+        else:
+            self._warn(line)
+
+    def _warn(self, line: str) -> None:
+        self._log(line)
+        if self.directory.owned:
+            print(line, file=sys.stderr)
+
+    def _log(self, text: str) -> None:
+        if self.directory.owned:
+            self.log.say(text)

@@ -1,0 +1,183 @@
+"""What a sweep looks like while it runs: one table of cells on a terminal, plain lines in a file or a pipe."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from attnlab.config.identity import run_path
+from attnlab.studies.cluster import Job, states
+from attnlab.studies.plan import Key, Plan, runs_of
+from attnlab.training.metrics import parts_of
+from attnlab.training.run_directory import SETTLED, read_json
+
+SHOWN = {
+    "finished": ("done", "green"),
+    "running": ("running", "cyan"),
+    "failed": ("failed", "red"),
+    "diverged": ("diverged", "magenta"),
+    "pruned": ("pruned", "dim"),
+    "interrupted": ("interrupted", "yellow"),
+    "queued": ("queued", "blue"),
+    "lost": ("lost", "yellow"),
+    "missing": ("waiting", "dim"),
+}
+OVER = (*SETTLED, "failed")
+EVERY_SECONDS = 1.0
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 45 s, 3 min 20 s or 2 h 5 min."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Snapshot:
+    """The states and statuses of all runs of a plan at one moment, by their directories and the cluster's `jobs`."""
+
+    def __init__(self, plan: Plan, runs_dir: Path, jobs: Mapping[str, Job]) -> None:
+        self.plan = plan
+        self.state = states(plan, runs_dir, jobs)
+        self.job = {key: job for key in self.state if (job := jobs.get(run_path(*key)))}
+        self.status: dict[Key, dict[str, Any]] = {
+            key: read_json(directory / "status.json") or {} for key, directory in runs_of(plan, runs_dir).items()
+        }
+
+    def count(self, *states: str) -> int:
+        """How many runs are in one of `states`."""
+        return sum(state in states for state in self.state.values())
+
+    def of_cell(self, name: str) -> list[Key]:
+        """The runs of one cell."""
+        return [key for key in self.state if key[0] == name]
+
+    def metric(self, name: str) -> str:
+        """The study's metric of one cell so far: its mean over finished runs, or the validation of running ones."""
+        wanted = self.plan.metric["name"]
+        finals = [self.status[key].get("final", {}).get(wanted) for key in self.of_cell(name)]
+        values = [value for value in finals if isinstance(value, int | float)]
+        if values:
+            return f"{sum(values) / len(values):.4f}"
+        return next((text for key in reversed(self.of_cell(name)) if (text := self._latest(key))), "")
+
+    def _latest(self, key: Key) -> str:
+        latest = self.status[key].get("latest", {})
+        wanted = f"val/{parts_of(self.plan.metric['name'])[1].removeprefix('sliding_')}"
+        best = next((n for n in (wanted, "val/nats", "train/nats") if isinstance(latest.get(n), int | float)), None)
+        return f"({best} {latest[best]:.3f})" if best else ""
+
+    def left(self) -> str:
+        """About how long until all is over, as the end of a sentence; nothing at first."""
+        seconds = seconds_left(self.state, self.status)
+        return f"about {duration(seconds)} left" if seconds else ""
+
+
+def seconds_left(states: Mapping[Key, str], statuses: Mapping[Key, Mapping[str, Any]]) -> float | None:
+    """Seconds until all runs are over, by the mean time of finished and the share of running ones; None at first."""
+    spent = [s["ended"] - s["started"] for s in statuses.values() if s.get("ended") and s.get("started")]
+    running = [s for k, s in statuses.items() if states[k] == "running" and s.get("max_steps")]
+    shares = [s.get("step", 0) / s["max_steps"] for s in running]
+    if not spent:
+        started = [s for s, share in zip(running, shares, strict=True) if share > 0.05 and s.get("started")]
+        spent = [(time.time() - s["started"]) * s["max_steps"] / s["step"] for s in started]
+    if not spent:
+        return None
+    waiting = sum(state in ("missing", "interrupted", "queued", "lost") for state in states.values())
+    left = waiting + sum(1 - share for share in shares)
+    return left * (sum(spent) / len(spent)) / max(1, len(running))
+
+
+class Monitor:
+    """Follows a sweep from its run directories, and `jobs` of the cluster, until it is left; use as a context."""
+
+    def __init__(
+        self, plan: Plan, runs_dir: Path, console: Console, jobs: Callable[[], Mapping[str, Job]] = dict
+    ) -> None:
+        self.plan, self.runs_dir, self.console, self.jobs = plan, runs_dir, console, jobs
+        self.started = time.time()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
+
+    def __enter__(self) -> Monitor:
+        self._seen = dict(self._look().state)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> Snapshot:
+        return Snapshot(self.plan, self.runs_dir, self.jobs())
+
+    def _follow(self) -> None:
+        if self.console.is_terminal:
+            with Live(console=self.console, refresh_per_second=4, transient=True) as live:
+                while not self._stop.wait(EVERY_SECONDS):
+                    live.update(self.table(self._look()))
+            return
+        while not self._stop.wait(EVERY_SECONDS):
+            self._report_changes()
+        self._report_changes()
+
+    def _report_changes(self) -> None:
+        snapshot = self._look()
+        for (cell, seed), state in snapshot.state.items():
+            before, self._seen[cell, seed] = self._seen.get((cell, seed)), state
+            if state == before or state not in OVER:
+                continue
+            status = snapshot.status[cell, seed]
+            value = status.get("final", {}).get(self.plan.metric["name"])
+            figure = f", {self.plan.metric['name']} {value:.4f}" if isinstance(value, int | float) else ""
+            error = f": {status['error']}" if status.get("error") else ""
+            over = f"[{snapshot.count(*OVER)}/{len(snapshot.state)}]"
+            spent = "; ".join(filter(None, [duration(time.time() - self.started), snapshot.left()]))
+            line = f"{over} {cell} seed={seed} {state}{figure}{error} (at {spent})"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def table(self, snapshot: Snapshot) -> Table:
+        """The table of cells, with how far all of them are."""
+        over, spent = f"{snapshot.count(*OVER)} of {len(snapshot.state)} runs over", time.time() - self.started
+        return status_table(snapshot, ", ".join(filter(None, [over, f"{duration(spent)} so far", snapshot.left()])))
+
+
+def status_table(snapshot: Snapshot, caption: str) -> Table:
+    """Cells with their runs' states, what Slurm says of their jobs, where there are some, and the metric so far."""
+    table = Table(title=snapshot.plan.study, caption=caption, box=None, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("cell", overflow="fold")
+    table.add_column("runs")
+    if snapshot.job:
+        table.add_column("on Slurm")
+    table.add_column("step", justify="right")
+    table.add_column(snapshot.plan.metric["name"], justify="right")
+    for cell in snapshot.plan.cells:
+        keys = snapshot.of_cell(cell.name)
+        running = [snapshot.status[key] for key in keys if snapshot.state[key] == "running"]
+        step = f"{running[0].get('step', 0)}/{running[0].get('max_steps', '?')}" if running else ""
+        counted = Counter(str(snapshot.job[key]) for key in keys if key in snapshot.job)
+        on_slurm = [", ".join(f"{n} {words}" for words, n in counted.items())] if snapshot.job else []
+        found = Counter(snapshot.state[key] for key in keys)
+        shown = Text(" ").join(
+            Text(f"{found[state]} {word}", style) for state, (word, style) in SHOWN.items() if found[state]
+        )
+        metric: str | Text = snapshot.metric(cell.name)
+        if cell.skip:
+            shown, metric = Text("skipped", "dim"), Text(cell.skip, "dim")
+        table.add_row(cell.name, shown, *on_slurm, step, metric)
+    return table

@@ -1,0 +1,144 @@
+"""A study's plan: its cells and seeds, and what the comparison will ask of them; where studies and their runs stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnlab.config import UsageError
+from attnlab.config.compose import shipped
+from attnlab.config.identity import inherit, run_path
+from attnlab.config.overrides import key_and_text, literal
+from attnlab.training.run_directory import read_json
+from attnlab.training.study_fields import check_plan, did_you_mean
+
+Key = tuple[str, int]  # a run of a study: its cell's name and its seed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of a study: its choices, the overrides that make it, and why its parts are incompatible, if they are."""
+
+    name: str
+    choices: dict[str, Any]
+    overrides: list[str]
+    skip: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run, and what the comparison will ask of it; this is plan.json."""
+
+    study: str
+    question: str
+    factors: dict[str, list[Any]]
+    baseline: dict[str, Any]
+    cells: list[Cell]
+    seeds: list[int]
+    metric: dict[str, Any]
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    code: dict[str, Any] = field(default_factory=dict)
+    needs: list[str] = field(default_factory=list)
+
+    def jobs(self) -> Iterator[tuple[Cell, int]]:
+        """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""
+        for seed in self.seeds:
+            for cell in self.cells:
+                if cell.skip is None:
+                    yield cell, seed
+
+    def overrides(self, cell: Cell, seed: int | None = None) -> list[str]:
+        """The overrides of one run, by default of the first seed: `attnlab train` with them gives the same run."""
+        named = [f"study.name={literal(self.study)}", f"cell={literal(cell.name)}"]
+        return inherit([*self.shared, *cell.overrides, *named, f"seed={self.seeds[0] if seed is None else seed}"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for plan.json."""
+        return asdict(self)
+
+
+def runs_of(plan: Plan, runs_dir: Path) -> dict[Key, Path]:
+    """Where each run of the plan stands."""
+    return {(cell.name, seed): runs_dir / plan.study / run_path(cell.name, seed) for cell, seed in plan.jobs()}
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan that a plan.json holds. Raises: UsageError where there is none."""
+    data = read_json(path)
+    if data is None:
+        raise UsageError(f"{path}: there is no plan; `attnlab sweep STUDY` writes one")
+    try:
+        check_plan(data)
+        return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no plan ({error}); `attnlab sweep STUDY` writes it anew where it is removed"
+        ) from error
+
+
+def plan_of_runs(folder: Path) -> Plan:
+    """The plan of a study's folder: the one written there, or one made from the runs that stand in it."""
+    if (folder / "plan.json").is_file():
+        return read_plan(folder / "plan.json")
+    from attnlab.analysis.reader import Metric, load_study
+
+    study = load_study(folder)
+    metric = study.metric or Metric("val/nats")
+    cells = [Cell(cell.name, dict(cell.choices), list(cell.overrides), cell.skip) for cell in study.cells]
+    primary = {"name": metric.name, "better": metric.better, "margin": None}
+    return Plan(folder.name, study.question, study.factors, study.baseline, cells, study.seeds, primary)
+
+
+def available_studies() -> list[str]:
+    """The names of the studies that come with attnlab."""
+    return sorted(p.parent.name for p in shipped("experiments").glob("*/study.yaml"))
+
+
+def find_study(name: str, beside: Path | None = None) -> Path:
+    """The study.yaml of a study's name, folder or file; neighbours of `beside` come first. Raises: UsageError."""
+    path = Path(name)
+    for candidate in (
+        *([beside.parent.parent / name / "study.yaml"] if beside else []),
+        path,
+        path / "study.yaml",
+        Path("experiments", name, "study.yaml"),
+        shipped("experiments") / name / "study.yaml",
+    ):
+        if candidate.is_file():
+            return candidate.resolve()
+    known = available_studies()
+    if path.is_dir():
+        raise UsageError(f"{name}: there is no study.yaml in this folder")
+    raise UsageError(
+        f"{name}: there is no such study; give one of {', '.join(known)}, or a folder with a study.yaml."
+        + did_you_mean(name, known)
+    )
+
+
+def study_folder(study: str, overrides: Sequence[str]) -> Path:
+    """The directory of a study's runs. Raises: UsageError where there are none, naming those there are."""
+    runs_dir = runs_dir_of(overrides)
+    name = dict(map(key_and_text, overrides)).get("study.name", study)
+    for folder in (runs_dir / name, Path(study)):
+        if has_runs(folder):
+            return folder.resolve() if folder.name in ("", "..") else folder
+    known = sorted(p.name for p in runs_dir.glob("*") if has_runs(p))
+    there = f"there are {', '.join(known)}" if known else "there are none yet"
+    runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
+    raise UsageError(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
+
+
+def runs_dir_of(overrides: Sequence[str]) -> Path:
+    """Where studies stand. Raises: UsageError for settings that have no meaning for runs that are there."""
+    for override in overrides:
+        if override.split("=", 1)[0] not in ("runs_dir", "study.name") or "=" not in override:
+            raise UsageError(f"{override}: only runs_dir=DIR and study.name=NAME are taken here")
+    return Path(dict(map(key_and_text, overrides)).get("runs_dir", "runs"))
+
+
+def has_runs(folder: Path) -> bool:
+    """Whether `folder` is that of a study: it has a plan, or runs."""
+    return (folder / "plan.json").is_file() or any(folder.glob("*/seed=*/run.json"))

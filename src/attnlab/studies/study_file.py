@@ -1,0 +1,274 @@
+"""From a study.yaml to its plan: the grid of cells, and every check that needs no run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from attnlab.config import UsageError
+from attnlab.config.check import incompatible, is_folder_name
+from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace, read_yaml, yaml_value
+from attnlab.config.identity import cell_name, outside_identity, refuse_drift, twins
+from attnlab.config.overrides import as_value, key_and_text, parse_word, readable
+from attnlab.config.seams import load
+from attnlab.studies.plan import Cell, Plan, find_study, runs_of
+from attnlab.training.metrics import known_better
+from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
+
+MOST_CELLS = 1000
+OF_A_STUDY = ["study.name", "study.seeds"]  # what the command line sets of a study
+
+
+def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
+    """
+    Reads a study and compiles it under further overrides; cells of incompatible parts carry the reason.
+
+    Raises: UsageError for a study.yaml that cannot be read or names what does not exist.
+    """
+    own = dict(key_and_text(o) for o in overrides if o.startswith("study.") and "=" in o)
+    name = own.get("study.name", path.parent.name if path.name == "study.yaml" else path.stem)
+    if not is_folder_name(name):
+        raise UsageError(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
+    with _of_file(path):
+        raw = _read(path)
+        _refuse_identity(raw)
+        cells = _cells(raw)
+        baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
+        claims = [_of_cells(claim, cells) for claim in raw["claims"]]
+    _refuse_overrides(overrides, cells)
+    plan = Plan(
+        study=name,
+        question=raw["question"],
+        factors=raw["factors"] or {"cell": [cell.name for cell in cells]},
+        baseline=baseline,
+        cells=cells,
+        seeds=_seeds(own["study.seeds"]) if "study.seeds" in own else raw["seeds"],
+        metric=raw["metric"],
+        claims=claims,
+        shared=readable([*raw["shared"], *(o for o in overrides if not o.startswith("study."))]),
+        needs=raw["needs"],
+    )
+    for needed in plan.needs:
+        find_study(needed, beside=path)
+    return _with_reasons(plan, path, space)
+
+
+def refuse_changed_cells(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:
+    """Refuses cells whose configuration is not that of the runs under this study's name. Raises: UsageError."""
+    cells = {cell.name: cell for cell in plan.cells}
+    for (name, seed), directory in runs_of(plan, runs_dir).items():
+        if (directory / "run.json").is_file():
+            refuse_drift(directory, space.compose(plan.overrides(cells[name])).with_seed(seed))
+
+
+@contextlib.contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """What is wrong with a study is said of its file."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path)
+    try:
+        json.dumps(raw)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"a study must hold texts, numbers, lists and tables alone: {error}") from error
+    return checked_study(raw)
+
+
+def _refuse_identity(raw: Mapping[str, Any]) -> None:
+    """What a run is called, where it stands and what launches it follow from the study, and are no setting in it."""
+    places = {"shared": raw["shared"], "factors": [f"{key}=x" for key in raw["factors"]]}
+    places |= {f"cell {cell['name']!r}": cell["overrides"] for cell in raw["cells"]}
+    for place, words in places.items():
+        for word in words:
+            key = _key_of_one_choice(place, word)
+            if key == "seed":
+                raise ValueError(f"{place} must not set seed, for seeds says which seeds every cell has; leave it out")
+            if key in ("cell", "run_dir") or key.split(".")[0] == "study" or (key == "runs_dir" and place != "shared"):
+                raise ValueError(f"{place} must not set {key}, which every run has of its own; leave it out")
+            if key.startswith("hydra"):
+                raise ValueError(f"{place} must not set {key}, which belongs on the command line of `attnlab sweep`")
+            if place == "factors" and outside_identity(key):
+                raise ValueError(f"factors must not set {key}, which changes nothing that a run computes")
+
+
+def _key_of_one_choice(place: str, word: str) -> str:
+    """The field that a word sets, or takes away. Raises: ValueError for what is no setting of one value."""
+    wanted = f"{place} must set fields by their names, as in model.d_model=64, got {word!r}"
+    try:
+        parsed = parse_word(readable([word])[0])
+    except UsageError as error:
+        raise ValueError(wanted) from error
+    if parsed.is_sweep:
+        raise ValueError(f"{place} must set one value of each field, got {word!r}; choices to compare are factors")
+    if not parsed.key or (place == "factors" and parsed.is_delete):
+        raise ValueError(wanted)
+    return parsed.key
+
+
+def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
+    """A further override changes all cells alike: not what tells them from one another, nor a run's own identity."""
+    varied = {_key(o) for cell in cells for o in cell.overrides}
+    for override in overrides:
+        key = _key(override)
+        if key.startswith("study.") and key not in OF_A_STUDY:
+            near = did_you_mean(key, OF_A_STUDY)
+            raise UsageError(f"{override}: of a study, study.name and study.seeds can be set here.{near}")
+        if key == "seed":
+            raise UsageError(f"{override}: a study's seeds are set together, as in study.seeds=4 or study.seeds=[0,1]")
+        if key in ("run_dir", "cell"):
+            raise UsageError(f"{override}: every run of a study has its own; set runs_dir or study.name")
+        if key in varied:
+            what = f"{key} is what the cells of this study differ in"
+            raise UsageError(f"{override}: {what}; change study.yaml, or set another field")
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _seeds(given: str) -> list[int]:
+    """The seeds that the command line asks for."""
+    try:
+        value = yaml_value(given)
+    except ValueError as error:
+        raise UsageError(f"study.seeds={given}: seeds must be a number or a list, got {given!r}") from error
+    try:
+        return checked_seeds(value)
+    except ValueError as error:
+        raise UsageError(f"study.seeds={given}: {error}") from error
+
+
+def _cells(raw: Mapping[str, Any]) -> list[Cell]:
+    """The grid of the factors, and the single cells after it."""
+    factors = raw["factors"]
+    count = len(raw["cells"]) + (math.prod(map(len, factors.values())) if factors else 0)
+    if not 1 <= count <= MOST_CELLS:
+        raise ValueError(
+            f"factors and cells must make 1 to {MOST_CELLS:,} cells, got {count:,}; "
+            + ("list the cells worth comparing under cells" if count else "a study needs factors or cells")
+        )
+    cells = []
+    for values in itertools.product(*factors.values()) if factors else ():
+        choices = dict(zip(factors, values, strict=True))
+        overrides = [f"{key}={as_value(value)}" for key, value in choices.items()]
+        cells.append(Cell(cell_name(overrides), choices, overrides))
+    for name, overrides in ((single["name"], single["overrides"]) for single in raw["cells"]):
+        if not is_folder_name(name):
+            raise ValueError(f"{name!r} is no name of a cell; expected the name of one folder, without /")
+        cells.append(Cell(name, {"cell": name}, readable(overrides)))
+    names = [cell.name for cell in cells]
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise ValueError(f"each cell must have a name of its own, got {twice} twice")
+    return cells
+
+
+def _with_reasons(plan: Plan, path: Path, space: ConfigSpace) -> Plan:
+    """The plan with the reason of each cell of incompatible parts. Raises: UsageError, also for equal cells."""
+    if len(plan.cells) > MANY_JOBS:
+        print(f"{plan.study}: checking {len(plan.cells):,} cells", file=sys.stderr)
+    composed = {cell.name: space.compose(plan.overrides(cell)) for cell in plan.cells}
+    cells = [replace(cell, skip="; ".join(incompatible(composed[cell.name])) or None) for cell in plan.cells]
+    with _of_file(path):
+        if alike := twins((cell.name, composed[cell.name].resolved) for cell in cells if cell.skip is None):
+            one, other = alike
+            raise ValueError(f"{one} and {other} must be different cells, and are one configuration; leave one out")
+        plan = replace(plan, cells=cells)
+        _refuse_unreported(plan, composed)
+    return plan
+
+
+def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """The choices that are wanted, as the cells write them. Raises: ValueError where no cell has them."""
+    found = next((cell for cell in cells if _has(cell, wanted)), None)
+    if found is not None:
+        return {key: found.choices[key] for key in wanted}
+    known = sorted({key for cell in cells for key in cell.choices})
+    for key, value in wanted.items():
+        if key not in known:
+            near = did_you_mean(str(key), known)
+            raise ValueError(f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{near}")
+        if not any(_has(cell, {key: value}) for cell in cells):
+            values = list(dict.fromkeys(_in_line(cell.choices[key]) for cell in cells if key in cell.choices))
+            given, near = _in_line(value), did_you_mean(_in_line(value), values)
+            raise ValueError(
+                f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {given}.{near}"
+            )
+    raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
+
+
+def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
+    return all(key in cell.choices and same(cell.choices[key], value) for key, value in wanted.items())
+
+
+def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """A claim whose choices are written as the cells write them. Raises: ValueError where there are none."""
+    where, against = f"claim {claim['says']!r}", claim.get("against", {})
+    if claim.get("cell"):
+        claim = claim | {"cell": _choices_of(f"{where}: cell", claim["cell"], cells)}
+    if not against.get("cell"):
+        return claim
+    other = _choices_of(f"{where}: against.cell", against["cell"], cells)
+    speaks_of = [cell for cell in cells if _has(cell, claim.get("cell", {}))]
+    for cell in speaks_of:
+        wanted = {**cell.choices, **other}
+        if not any(one.choices == wanted for one in cells):
+            raise ValueError(f"{where}: against.cell must be one of the cells, and none has {_shown(wanted)}")
+    if "metric" not in against and all(_has(cell, other) for cell in speaks_of):
+        raise ValueError(f"{where}: against must name another cell, got {_shown(other)}, which is the claim's own")
+    return claim | {"against": against | {"cell": other}}
+
+
+def _shown(choices: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_in_line(value)}" for key, value in choices.items())
+
+
+def _in_line(value: Any) -> str:
+    return " ".join(str(value).split())
+
+
+def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every metric that the plan names: where it does, the metric, and the choices of the cells that have it."""
+    yield "metric.name", plan.metric["name"], {}
+    for claim in plan.claims:
+        where, cell, against = f"claim {claim['says']!r}", claim.get("cell", {}), claim.get("against", {})
+        if "metric" in claim:
+            yield f"{where}: metric", claim["metric"], cell
+        if "metric" in against:
+            yield f"{where}: against.metric", against["metric"], {**cell, **against.get("cell", {})}
+
+
+def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
+    """
+    Raises: ValueError for a metric that no run which it is asked of can report, and where a run's task says that other
+    values of the primary metric are better.
+    """
+    from attnlab.training import Task
+
+    for where, metric, wanted in _metrics(plan):
+        configs = [composed[cell.name].resolved for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
+        tasks = [(load("task", config["task"]), config) for config in configs]
+        for task, config in tasks if where == "metric.name" else ():
+            said = {known.name: known.record() for known in task.metrics(config)} if issubclass(task, Task) else {}
+            better = known_better(metric, said) or plan.metric["better"]
+            if better != plan.metric["better"]:
+                given = f"task={config['task']['_target_']} says so, got {plan.metric['better']}"
+                raise ValueError(f"metric.better must be {better}, for {given}; write better: {better}")
+        if not tasks or any(not issubclass(task, Task) or task.reports(metric, config) for task, config in tasks):
+            continue
+        names = list(
+            dict.fromkeys(name for task, config in tasks for known in task.metrics(config) for name in known.names())
+        )
+        near, known = did_you_mean(metric, names), ", ".join(names)
+        raise ValueError(f"{where} must be one of what these runs report, got {metric}.{near} They report {known}")

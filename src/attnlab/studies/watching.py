@@ -1,0 +1,116 @@
+"""Watching a study: its comparison again while the runs write, until none does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from attnlab.analysis import Comparison, Study, StudyReader, compare, parts_of_study, print_comparison
+from attnlab.studies.cluster import Job, known_jobs
+from attnlab.studies.monitor import OVER, duration, seconds_left
+
+# Between two runs of a sweep, and before its first one, no process owns a run for a while.
+PATIENCE_SECONDS = 30.0
+MOST_RUNNING = 8
+REST = 2.0  # times as long as a look at a large study took: the runs may need the same processors
+
+
+def watch(
+    folder: Path,
+    console: Console,
+    every: float,
+    jobs: Callable[[Path], Mapping[str, Job]] = known_jobs,
+    clock: Callable[[], float] = time.time,
+    pause: Callable[[float], None] = time.sleep,
+) -> Comparison | None:
+    """
+    Shows a study's comparison and the progress of its runs every so many seconds, until nothing runs, or Ctrl-C.
+
+    On a terminal it is redrawn and the last one stays; elsewhere it is printed when it has changed. Returns the last.
+    """
+    reader, quiet = StudyReader(folder), Quiet(folder, jobs, clock)
+    comparison: Comparison | None = None
+    seen: Study | None = None
+    before = ""
+    live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    try:
+        with live or contextlib.nullcontext():
+            while True:
+                began = clock()
+                study = reader.read()
+                if comparison is None or study is not seen:
+                    comparison, seen = compare(parts_of_study(study)[0]), study
+                lines, text = "".join(f"{line}\n" for line in progress(study)), rendered(comparison, console)
+                if live is not None:  # in place, at the terminal's present width
+                    live.update(Text(lines + "\n" if lines else "") + Text.from_ansi(text), refresh=True)
+                elif text != before:  # in a pipe or a file: one block whenever the comparison has changed
+                    console.file.write(("\n" if before else "") + lines + text)
+                    console.file.flush()
+                    before = text
+                if quiet.is_over(study):
+                    break
+                pause(max(every, REST * (clock() - began)))
+    except KeyboardInterrupt:
+        pass
+    if comparison is not None and console.is_terminal:
+        print_comparison(comparison, console)
+    return comparison
+
+
+class Quiet:
+    """Tells when there is nothing more to wait for: all planned runs are over, or none has had an owner for a while."""
+
+    def __init__(self, folder: Path, jobs: Callable[[Path], Mapping[str, Job]], clock: Callable[[], float]) -> None:
+        self.folder, self.jobs, self.clock = folder, jobs, clock
+        self.busy = clock()
+
+    def is_over(self, study: Study) -> bool:
+        """Whether nothing runs, is queued, or may be about to start."""
+        states = [run.state for run in study.runs.values()]
+        if all(state in OVER for state in states):
+            return True
+        if "running" in states or any(job.is_live for job in self.jobs(self.folder).values()):
+            self.busy = self.clock()
+        return self.clock() - self.busy >= PATIENCE_SECONDS
+
+
+def progress(study: Study) -> list[str]:
+    """How many runs are in which state, how far each running one is, and an estimate of what is left."""
+    states = {key: run.state for key, run in study.runs.items()}
+    counts = Counter(states.values())
+    over = sum(counts[state] for state in OVER)
+    if over == len(states):
+        return []
+    left = seconds_left(states, {key: run.status for key, run in study.runs.items()})
+    waiting = len(states) - over - counts["running"]
+    words = [f"{over} of {len(states)} runs over", f"{counts['running']} running", f"{waiting} waiting"]
+    lines = [", ".join(words) + (f", about {duration(left)} left" if left and counts["running"] else "")]
+    running = [run for run in study.runs.values() if run.state == "running"]
+    labels = {cell.name: study.label(cell) for cell in study.cells}
+    for run in running[:MOST_RUNNING]:
+        step, most, left = (run.status.get(name) for name in ("step", "max_steps", "eta"))
+        rest = f", about {duration(left)} left" if isinstance(left, int | float) else ""
+        lines.append(f"  {labels[run.cell]} seed={run.seed}: step {step or 0} of {most or '?'}{rest}")
+    if len(running) > MOST_RUNNING:
+        lines.append(f"  and {len(running) - MOST_RUNNING} more")
+    return lines
+
+
+def rendered(comparison: Comparison, console: Console) -> str:
+    """What `print_comparison` prints on `console`."""
+    data = io.BytesIO()
+    file = io.TextIOWrapper(data, encoding=console.encoding, errors="replace", newline="\n", write_through=True)
+    colours = console.color_system if console.is_terminal else None
+    look: dict[str, Any] = {"force_terminal": console.is_terminal, "color_system": colours}
+    alike = Console(file=file, width=console.width, **look)
+    print_comparison(comparison, alike)
+    return data.getvalue().decode(console.encoding)

@@ -1,0 +1,199 @@
+"""
+Worker processes of a launch on this machine: each trains one run at a time, and dies alone.
+
+A pool of joblib's is lost, with all that it trains, when the system kills one of its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joblib import cpu_count
+from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+from attnlab.config.compose import Composed
+from attnlab.training.processes import end_with_ancestors
+from attnlab.training.run_directory import RunDirectory
+
+RELAUNCHES = 2  # of a run whose process was killed
+LOOK_SECONDS = 0.5
+FIRST_TO_GO = "900"  # of 1000: when memory runs out, the system ends this process and not another
+
+
+@dataclass
+class Job:
+    """One run of a launch: what a worker calls to train it, or to say why it is given up; how often it was killed."""
+
+    name: str
+    train: Callable[[], Any]
+    give_up: Callable[[str], Callable[[], Any]]
+    kills: int = 0
+    result: Any = None
+
+
+class Killed(RuntimeError):
+    """A run's process was killed again and again."""
+
+
+class Worker:
+    """A process that does one thing after another; after it was killed, a new one does the next."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._told: int | None = None
+
+    def do(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
+        self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin)
+        try:
+            doing = self._pool.submit(function, *arguments)
+            if self._told is not None:  # meanwhile, when there was no process yet
+                self.signal(self._told)
+            return doing.result()
+        except BrokenProcessPool:
+            self.end()
+            raise
+
+    def signal(self, signum: int) -> None:
+        """Sends the process a signal, now or as soon as there is one."""
+        self._told = signum
+        for pid in list(self._pool._processes or ()) if self._pool else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def end(self, at_once: bool = False) -> None:
+        """Ends the process, which has nothing left to do: in good order, which takes a while, or at once."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(kill_workers=at_once)
+
+
+class Workers:
+    """Trains the jobs of a launch; `failed` makes the result of one that returned none."""
+
+    def __init__(self, jobs: Sequence[Job], failed: Callable[[Exception], Any]) -> None:
+        self.jobs, self.failed = list(jobs), failed
+        self._waiting = deque(self.jobs)
+        self._workers: list[Worker] = []
+        self._is_stopping = False
+        self._memory_kills = _memory_kills()
+
+    def run(self, at_once: int) -> list[Any]:
+        """
+        Trains all jobs, so many at a time (-1: as many as there are cores), and returns what came of each.
+
+        A run whose process is killed is launched again after the others, RELAUNCHES times. What interrupts this is
+        passed on to the workers, which save before they end; interrupted again, it ends them at once.
+        """
+        size = min(len(self.jobs), at_once if at_once > 0 else max(1, cpu_count() + 1 + at_once))
+        self._workers = [Worker() for _ in range(size)]
+        with ThreadPoolExecutor(size) as threads:
+            working = [threads.submit(self._work, worker) for worker in self._workers]
+            try:
+                _wait(working)
+            except BaseException:
+                self._stop(working)
+                raise
+        for one in working:
+            one.result()
+        return [job.result for job in self.jobs if job.result is not None]
+
+    def _stop(self, working: Sequence[Future[None]]) -> None:
+        self._is_stopping = True
+        _say("stopping when the runs under way have saved; Ctrl-C again stops at once")
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        try:
+            _wait(working)
+        except BaseException:
+            for worker in self._workers:
+                worker.signal(signal.SIGKILL)
+            raise
+
+    def _work(self, worker: Worker) -> None:
+        """Does what waits until nothing does."""
+        if hasattr(signal, "pthread_sigmask"):  # which a process inherits: Ctrl-C would break into its imports
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            while self._waiting and not self._is_stopping:
+                self._train(self._waiting.popleft(), worker)
+        except IndexError:  # another worker took the last one
+            pass
+        finally:
+            worker.end(at_once=self._is_stopping)
+
+    def _train(self, job: Job, worker: Worker) -> None:
+        try:
+            job.result = worker.do(job.train)
+        except BrokenProcessPool as error:
+            if not self._is_stopping:
+                self._relaunch(job, worker, error)
+        except SystemExit as error:  # it was told to stop, and saved: by this process, or it alone
+            job.result = self.failed(RuntimeError(str(error)))
+
+    def _relaunch(self, job: Job, worker: Worker, error: Exception) -> None:
+        job.kills += 1
+        why = self._why(error)
+        if job.kills <= RELAUNCHES:
+            _say(f"{job.name}: {why}; it is launched again after the others")
+            self._waiting.append(job)
+            return
+        need = "it may need smaller batches, or fewer runs at a time (hydra.launcher.n_jobs)"
+        reason = f"{why}, {job.kills} times; {need}"
+        try:
+            job.result = worker.do(job.give_up(reason))
+        except BrokenProcessPool:  # not even this: the run's directory calls it interrupted
+            job.result = self.failed(Killed(reason))
+
+    def _why(self, error: Exception) -> str:
+        before, self._memory_kills = self._memory_kills, _memory_kills()
+        if self._memory_kills > before:
+            return "the machine ran out of memory and its process was killed"
+        codes = str(error).rpartition("{")[2].partition("}")[0]
+        return f"its process was killed ({codes or 'no exit code'}), as it is when memory runs out"
+
+
+def _wait(working: Sequence[Future[None]]) -> None:
+    """Until all are done. A signal that another thread takes does not wake this one, where its handler has to run."""
+    while wait(working, timeout=LOOK_SECONDS).not_done:
+        pass
+
+
+def fail(reason: str, composed: Composed) -> None:
+    """Stands for a run that is not launched again: its status says why. Raises Killed."""
+    RunDirectory(composed.run_dir).give_up(reason)
+    raise Killed(reason)
+
+
+def _begin() -> None:
+    """At the start of a worker."""
+    # A terminal sends Ctrl-C to all processes, of which the first tells the others to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_ancestors()
+    # loky makes its own way of starting processes the usual one, which ranks and loaders of data do not know.
+    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+
+
+def _memory_kills() -> int:
+    """How many processes this system has killed because memory ran out."""
+    try:
+        words = Path("/proc/vmstat").read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return 0
+
+
+def _say(line: str) -> None:
+    print(f"attnlab: {line}", file=sys.stderr, flush=True)

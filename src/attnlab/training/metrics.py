@@ -1,0 +1,169 @@
+"""Metrics: what their names say, which values are better, what they measure in words; and the scores of texts.
+
+A metric's full name is split/name@restriction, such as test/bleu@6-10. A task says which metrics it reports; a run's
+record keeps what it says, so that whoever reads runs knows a metric of anybody's task. Needs neither torch nor
+Lightning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task reports under a name.
+
+    better: which values are, lower or higher ones. words: what it measures and its unit, as an axis says it; {unit}
+    stands for a term of the loss. any_tokenizer: figures of runs with other tokenizers compare. splits, at: where it is
+    reported, and what it is restricted to there: "" is a whole split, and * what only the data know.
+    """
+
+    name: str
+    better: str
+    words: str = ""
+    any_tokenizer: bool = False
+    splits: tuple[str, ...] = ("val", "test")
+    at: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        if self.better not in ("lower", "higher"):
+            raise ValueError(
+                f"the better values of the metric {self.name} must be lower or higher, got {self.better!r}"
+            )
+
+    def on(self, *splits: str, at: Sequence[str] = ("",)) -> Metric:
+        """The same metric, reported of these splits alone and restricted so."""
+        return replace(self, splits=splits, at=tuple(at))
+
+    def names(self) -> list[str]:
+        """Its full names."""
+        return [f"{split}/{self.name}{at and f'@{at}'}" for split in self.splits for at in self.at]
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record keeps of it, under its name."""
+        return {"better": self.better, "words": self.words, "any_tokenizer": self.any_tokenizer}
+
+
+NATS = Metric("nats", "lower", "loss in nats per {unit}")
+SMOOTHED_NATS = Metric("smoothed_nats", "lower", "loss with label smoothing, in nats per {unit}")
+LOSS = Metric("loss", "lower")
+PERPLEXITY = Metric("perplexity", "lower", "perplexity per {unit}")
+TOKEN_PERPLEXITY = Metric("token_perplexity", "lower", "perplexity per token")
+WORD_PERPLEXITY = Metric("word_perplexity", "lower", "perplexity per word", any_tokenizer=True)
+BITS_PER_BYTE = Metric("bits_per_byte", "lower", any_tokenizer=True)
+ACCURACY = Metric("accuracy", "higher", "accuracy (0 to 1)", any_tokenizer=True)
+PRECISION = Metric("precision", "higher", "precision (0 to 1)", any_tokenizer=True)
+RECALL = Metric("recall", "higher", "recall (0 to 1)", any_tokenizer=True)
+F1 = Metric("f1", "higher", "F1 (0 to 1)", any_tokenizer=True)
+MACRO_F1 = Metric("macro_f1", "higher", "mean F1 of all classes (0 to 1)", any_tokenizer=True)
+EXACT = Metric("exact", "higher", "outputs equal to the reference (0 to 1)", any_tokenizer=True)
+EXACT_MATCH = Metric("exact_match", "higher", "exact match (0 to 100)", any_tokenizer=True)
+BLEU = Metric("bleu", "higher", "BLEU (0 to 100)", any_tokenizer=True)
+CHRF = Metric("chrf", "higher", "chrF (0 to 100)", any_tokenizer=True)
+NEXT_SENTENCE_NATS = Metric("next_sentence_nats", "lower")
+NEXT_SENTENCE_ACCURACY = Metric("next_sentence_accuracy", "higher", any_tokenizer=True)
+SLIDING = "sliding_"  # before a metric of windows that overlap
+# What is known of a metric without a record: what several tasks report, and what runs of old may have.
+KNOWN = {
+    metric.name: metric
+    for metric in (
+        *(NATS, SMOOTHED_NATS, LOSS, PERPLEXITY, TOKEN_PERPLEXITY, WORD_PERPLEXITY, BITS_PER_BYTE, ACCURACY, PRECISION),
+        *(RECALL, F1, MACRO_F1, EXACT, EXACT_MATCH, BLEU, CHRF, NEXT_SENTENCE_NATS, NEXT_SENTENCE_ACCURACY),
+    )
+}
+
+
+def parts_of(metric: str) -> tuple[str, str, str]:
+    """("test", "bleu", "6-10") of test/bleu@6-10; what a name lacks is empty."""
+    name, _, restriction = metric.partition("@")
+    split, _, measure = name.rpartition("/")
+    return split, measure, restriction
+
+
+def prefix_of(split: str) -> str:
+    """What stands before the names of a split's metrics."""
+    return "val" if split == "validation" else split
+
+
+def known_metric(name: str, recorded: Mapping[str, Any] | None = None) -> Metric | None:
+    """What runs have recorded of a metric, given by its full name, else what attnlab knows of it, or None."""
+    measure = parts_of(name)[1]
+    for one in (measure, measure.removeprefix(SLIDING)):
+        said = (recorded or {}).get(one)
+        if isinstance(said, Mapping) and said.get("better") in ("lower", "higher"):
+            return Metric(one, said["better"], str(said.get("words") or ""), said.get("any_tokenizer") is True)
+    return KNOWN.get(measure.removeprefix(SLIDING))
+
+
+def known_better(name: str, recorded: Mapping[str, Any] | None = None) -> str | None:
+    """Which values of a metric are better, lower or higher; None of one that nobody has said."""
+    found = known_metric(name, recorded)
+    return found.better if found else None
+
+
+def better_of(name: str, recorded: Mapping[str, Any] | None = None) -> str:
+    """The same; of an unknown metric "lower"."""
+    return known_better(name, recorded) or "lower"
+
+
+# --- BLEU and chrF as sacreBLEU has them (Post 2018, arXiv 1804.08771)
+
+DEFAULT = "13a"
+# sacreBLEU's tokenizers by language, in ISO 639-1 and -3: its own choices, and characters for others that put no blanks
+# between words.
+TOKENIZERS = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "lzh"), "zh"),
+    **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
+    **dict.fromkeys(("ko", "kor"), "ko-mecab"),
+    **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod"), "char"),
+}
+
+
+def tokenizer_for(language: str) -> str:
+    """The tokenizer for a target language, such as zh, zh_CN or zho_Hans; that of European ones for an unknown one."""
+    return TOKENIZERS.get(re.split(r"[_-]", language.lower())[0], DEFAULT)
+
+
+def tokenizer_in(signature: str) -> str:
+    """The tokenizer that sacreBLEU's signature names, without the versions of what it cuts by (ja-mecab-0.996-IPA)."""
+    named = dict(part.partition(":")[::2] for part in signature.split("|")).get("tok", DEFAULT)
+    return next((name for name in TOKENIZERS.values() if named.startswith(f"{name}-")), named)
+
+
+def check_tokenizer(name: str) -> None:
+    """Raises ValueError for a tokenizer that sacreBLEU does not have."""
+    from sacrebleu.metrics import bleu
+
+    if name not in bleu.BLEU.TOKENIZERS:
+        raise ValueError(
+            f"task.bleu_tokenize={name}: accepted are {', '.join(bleu.BLEU.TOKENIZERS)}, or null for the one of the "
+            "target language"
+        )
+
+
+def text_metrics(tokenize: str = DEFAULT) -> dict[str, Any]:
+    """sacreBLEU's BLEU and chrF. Raises ValueError where what the tokenizer needs is not installed."""
+    import sacrebleu
+
+    check_tokenizer(tokenize)
+    try:
+        return {"bleu": sacrebleu.BLEU(tokenize=tokenize), "chrf": sacrebleu.CHRF()}
+    except (RuntimeError, ImportError, OSError) as error:
+        extra = {"ja-mecab": '"sacrebleu[ja]"', "ko-mecab": '"sacrebleu[ko]"'}.get(tokenize, "sentencepiece")
+        raise ValueError(
+            f"BLEU by sacreBLEU's tokenizer {tokenize} needs what cannot be loaded here: pip install {extra}, or set "
+            "task.bleu_tokenize=char, whose figures are other ones"
+        ) from error
+
+
+def corpus_scores(
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: str = DEFAULT
+) -> tuple[dict[str, float], dict[str, str]]:
+    """BLEU and chrF of a corpus, and the signatures of both."""
+    made = text_metrics(tokenize)
+    scores = {name: metric.corpus_score(list(hypotheses), [list(references)]).score for name, metric in made.items()}
+    return scores, {name: str(metric.get_signature()) for name, metric in made.items()}

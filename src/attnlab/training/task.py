@@ -1,0 +1,356 @@
+"""What a task is: a model, its loss as sums over target tokens, and the figures that say how well it does.
+
+`Scored` evaluates sums, `Trained` trains on them, `Task` says what there is to be said of a task. No step waits for the
+device except where a line is logged; on a CPU every step is checked for a loss that is not finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from attnlab.training.early_stopping import NOTHING, Diverged, first_not_finite
+from attnlab.training.loss import LossAccumulator, LossSums
+from attnlab.training.metrics import NATS, Metric, prefix_of
+from attnlab.training.optimizers import Optimization
+from attnlab.training.sharding import gathered, shard, whole
+from attnlab.training.tracking import Table
+
+Batch = Mapping[str, Tensor]
+
+
+class Scored(pl.LightningModule):
+    """A model whose batches are scored by sums over their target tokens. loss_name: the loss's name in reports."""
+
+    loss_name = "nats"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @abstractmethod
+    def loss_sums(self, batch: Batch) -> LossSums:
+        """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the model is in evaluation mode, without gradients, in the precision and on the device of
+        training."""
+        if self._trainer is not None:
+            # Lightning leaves a model that it has trained on the CPU, where a GPU's autocast does nothing.
+            self.to(self.trainer.strategy.root_device)
+        was_training = self.model.training
+        self.model.eval()  # a training leaves dropout on
+        with gathered(self), torch.inference_mode(), self._autocast():
+            yield
+        self.model.train(was_training)
+
+    def score_sums(self, loader: Iterable[Batch]) -> tuple[dict[str, float], int]:
+        """The sums by name over a loader and over all ranks, and the number of tokens."""
+        with self.evaluating():
+            return self.sum_up([self._named_sums(self.on_device(batch)) for batch in loader])
+
+    def score(self, loader: Iterable[Batch]) -> dict[str, float]:
+        """The means a token by name, over a loader and over all ranks."""
+        sums, tokens = self.score_sums(loader)
+        return {name: value / max(1, tokens) for name, value in sums.items()}
+
+    def predictions(self, loader: Iterable[Batch], predict: Callable[[Batch], Sequence[Any]]) -> dict[int, Any]:
+        """What `predict` (a batch to one value an example) gives, by the batch's `ids`, over all ranks."""
+        found: dict[int, Any] = {}
+        with self.evaluating():
+            for batch in loader:
+                found |= dict(zip(batch["ids"].tolist(), predict(self.on_device(batch)), strict=True))
+        if self._trainer is not None and self.trainer.world_size > 1:
+            of_ranks: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(of_ranks, found)
+            found = {example: value for part in of_ranks for example, value in part.items()}
+        return dict(sorted(found.items()))
+
+    def on_device(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch with its tensors where the model is."""
+        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+    def sum_up(self, parts: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
+        """The sums over batches and ranks, in double precision, and the number of tokens."""
+        columns = [torch.stack([torch.as_tensor(part[name]) for part in parts]) for name in parts[0]]
+        sums = torch.stack([column.cpu().double().sum() for column in columns])
+        if self._trainer is not None and self.trainer.world_size > 1:
+            sums = self.reduce(sums.to(self.device))
+        found = dict(zip(parts[0], sums.tolist(), strict=True))
+        return found, int(found.pop("tokens"))
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        """The sums over all ranks."""
+        found: Tensor = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return found
+
+    def _named_sums(self, batch: Batch) -> dict[str, Any]:
+        loss, tokens, auxiliary = self.loss_sums(batch)
+        return {"tokens": tokens, self.loss_name: loss.detach()} | {n: v.detach() for n, v in auxiliary.items()}
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision that the training ran in; fp32 for a task without a trainer."""
+        if self._trainer is None:
+            return torch.autocast("cpu", enabled=False)
+        return self.trainer.precision_plugin.forward_context()
+
+
+class Trained(Scored):
+    """Training on sums: a step's gradient is that of the summed loss over the number of tokens, over all its
+    micro-batches and ranks, so that splitting a batch changes nothing.
+
+    `optimization` says how. Attributes: `seconds` and `tokens` of training over all attempts (and ranks), `latest`
+    values reported, `best` (metric, value, step) of the metric that is watched.
+    """
+
+    monitor: ClassVar[Metric] = NATS
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.optimization = Optimization()
+        self.latest: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None
+        self.sums = LossAccumulator()
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._batches: list[Batch] = []
+        self._validated: list[dict[str, Any]] = []
+        self._evaluated = contextlib.ExitStack()
+        self.before_next_step: Callable[[], None] | None = None
+
+    tokens = property(lambda self: int(self.sums.tokens))
+    seconds = property(lambda self: self._seconds_before + time.perf_counter() - self._started)
+
+    @abstractmethod
+    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
+        """What is reported of a validation, from its sums by name and its number of tokens."""
+
+    # --- one step
+
+    def configure_model(self) -> None:
+        """Shards the model where the strategy is to; Lightning asks before it makes the optimizer."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer; Lightning is told of no schedule, which `configure_gradient_clipping` applies."""
+        optimizer = self.optimization.start(self.model, self.trainer.max_steps)
+        if self._scales_loss():  # gradients are unscaled before they are clipped
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Does what a restart has left to do just before its first step, when nothing else draws random numbers."""
+        if self.before_next_step is not None:
+            self.before_next_step()
+            self.before_next_step = None
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """The loss of one micro-batch, as Lightning differentiates it."""
+        self._batches.append(batch)
+        alone = self.trainer.accumulate_grad_batches * self.trainer.world_size == 1
+        return self.sums.accumulate(self.loss_sums(batch), alone)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """What goes between the backward pass and the update: sums over micro-batches and ranks, gradients of the mean
+        over the tokens, the schedule's rate. Raises Diverged."""
+        trainer, step = self.trainer, self.global_step
+        logged, parts = self.is_logged(step + 1), trainer.accumulate_grad_batches * trainer.world_size
+        batches, self._batches = self._batches, []
+        try:
+            tokens = self.sums.finish_step(step + 1, logged, self.reduce if trainer.world_size > 1 else None)
+        except Diverged as error:
+            raise Diverged(error.step, error.reason, self.first_not_finite(batches)) from None
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.sums.scale_gradients(gradients, tokens, parts, gradient_clip_val, logged)
+        norm = self.sums.gradient_norm
+        if gradient_clip_val and isinstance(norm, float) and not math.isfinite(norm) and not self._scales_loss():
+            raise Diverged(step + 1, "the gradient was not finite", self.first_not_finite(batches))
+        for group, rate in zip(optimizer.param_groups, self.optimization.rates(step), strict=True):
+            group["lr"] = rate
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """The update, and a line in the logs every so many steps; the closure holds all that comes before."""
+        optimizer.step(closure=optimizer_closure)
+        step = self.global_step
+        self.optimization.averaging.after_step(self.model, step)
+        if self.is_logged(step + 1):
+            means = self.sums.take_means()
+            means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop("loss")} | means).items()}
+            rate, norm = self.optimization.rates(step)[0], float(self.sums.gradient_norm)
+            self.report({**means, "train/lr": rate, "train/gradient_norm": norm}, step + 1)
+
+    def first_not_finite(self, batches: Sequence[Batch]) -> str:
+        """What in the model is not finite first on any rank, in computing these micro-batches once more."""
+        with gathered(self), self._autocast():
+            here = first_not_finite(self.model, [partial(self._loss, batch) for batch in batches])
+        found = [here]
+        if self.trainer.world_size > 1:
+            found *= self.trainer.world_size
+            torch.distributed.all_gather_object(found, here)
+        return next((each for each in found if each != NOTHING), NOTHING)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.loss_sums(batch).loss
+
+    def _scales_loss(self) -> bool:
+        return str(self.trainer.precision).startswith("16")
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a step, counted from 1, has a line in the logs: the first one, and every `log_every_n_steps`."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        return step % every == 0 or step == 1
+
+    # --- what is reported
+
+    def report(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Hands values to every logger at an optimizer step (by default the present one), with tokens and seconds."""
+        self.latest.update(values)
+        if self.trainer.is_global_zero:
+            line = {**values, "tokens": self.tokens, "seconds": self.seconds}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(line, self.global_step if step is None else step)
+
+    def on_fit_start(self) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_fit_end(self) -> None:
+        """Stops the clock, so that `seconds` is of the training alone, and leaves the weights to evaluate."""
+        self._seconds_before, self._started = self.seconds, time.perf_counter()
+        self.optimization.leave_weights_to_evaluate(self.model, self._optimizers())
+
+    def on_validation_start(self) -> None:
+        """Turns to the weights to evaluate."""
+        self.optimization.averaging.before_validation(self.model, self.global_step)
+        self._evaluated.enter_context(self.optimization.weights_to_evaluate(self.model, self._optimizers()))
+        self._evaluated.enter_context(gathered(self))
+
+    def validation_step(self, batch: Batch) -> None:
+        """Adds a batch to the sums."""
+        self._validated.append(self._named_sums(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Turns back to the weights to train (a checkpoint may follow), reports, and keeps the best value."""
+        self._evaluated.close()
+        validated, self._validated = self._validated, []
+        figures = self.figures_of_sums(*self.sum_up(validated))
+        self.report({f"val/{name}": value for name, value in figures.items()})
+        name, is_lower = f"val/{self.monitor.name}", self.monitor.better == "lower"
+        value = self.latest.get(name, math.nan)
+        old = self.best["value"] if self.best else math.inf if is_lower else -math.inf
+        if value < old if is_lower else value > old:
+            self.best = {"metric": name, "value": value, "step": self.global_step}
+
+    # --- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the counts, and the weights to evaluate as `state_dict` (those to train, where others, beside them)."""
+        counts = {"step": self.global_step, "tokens": self.tokens, "seconds": self.seconds}
+        window = self.sums.window_sums()
+        checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
+        checkpoint["averaging"] = whole(self.optimization.averaging.state_dict())
+        trained = checkpoint["state_dict"]
+        with self.optimization.weights_to_evaluate(self.model, self._optimizers()) as differ:
+            if differ:
+                checkpoint["state_dict"] = {name: value.clone() for name, value in whole(self.state_dict()).items()}
+        if differ:
+            # The names still stand for the parameters themselves, which hold the trained weights again.
+            checkpoint["training_weights"] = trained
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the counts and the weights to train."""
+        counts = checkpoint["attnlab"]
+        self.sums.tokens, self.sums.window = counts["tokens"], dict(counts["window"])
+        self._seconds_before, self.best, self.latest = counts["seconds"], counts["best"], dict(counts["latest"])
+        self.optimization.averaging.load_state_dict(checkpoint["averaging"])
+        checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
+
+    def _optimizers(self) -> list[Optimizer]:
+        return self.trainer.optimizers
+
+
+class Task(Trained):
+    """A task says everything about itself; a subclass gives `loss_sums` and `metrics`.
+
+    `monitor` is the metric of the validation part by which a run is watched and chosen, `headline` names those that sum
+    a run up, `data_type` and `model_type` are what the task works on. Attributes: `cannot`: figures that a run cannot
+    have, with the reason, `notes`: how figures were computed, `outputs`: texts worth keeping beside them, by file name.
+    """
+
+    headline: ClassVar[Sequence[str]] = ("val/nats",)
+    data_type: ClassVar[type] = object
+    model_type: ClassVar[type] = nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.cannot: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.outputs: dict[str, str] = {}
+
+    @classmethod
+    @abstractmethod
+    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+        """The metrics of a finished run of this resolved configuration."""
+        return ()
+
+    @classmethod
+    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
+        """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
+        for owner in cls.__mro__[: cls.__mro__.index(Task)]:
+            if "metrics" in vars(owner):
+                names = [name for known in cls.metrics(config) for name in known.names()]
+                return any(fnmatch.fnmatchcase(metric, name) for name in names)
+            if vars(owner).keys() & {"loss_sums", "figures_of_sums", "validate", "figures", "evaluate"}:
+                return True
+        return True
+
+    def initialise(self) -> list[str]:
+        """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
+        return []
+
+    def check_split(self, data: Any, split: str) -> None:
+        """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
+        return
+
+    def targets(self, batch: Batch) -> Tensor | None:
+        """The target tokens (N,) that a batch's loss is over; None in a task whose targets are no tokens."""
+        return None
+
+    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
+        return {name: value / max(1, tokens) for name, value in sums.items()}
+
+    def validate(self, data: Any) -> dict[str, float]:
+        """What a validation reports, of the weights as they are."""
+        figures = self.figures_of_sums(*self.score_sums(data.val_dataloader()))
+        return {f"val/{name}": value for name, value in figures.items()}
+
+    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
+        """The figures of a split by metric name; `cannot` is filled with what has none, and why."""
+        return {f"{prefix_of(split)}/{name}": value for name, value in self.figures(data, split).items()}
+
+    def figures(self, data: Any, split: str) -> dict[str, float]:
+        """What `evaluate` reports of a split, by the names of its metrics without the split's own."""
+        return self.figures_of_sums(*self.score_sums(data.evaluation_loader(split)))
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """Some of what the model gives for a split that was evaluated; None in a task whose outputs are no texts."""
+        return None

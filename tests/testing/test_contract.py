@@ -1,0 +1,205 @@
+"""What every choice of every seam must do. The choices are the YAML files under conf: a new one is covered by being there."""
+
+import inspect
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+from attnlab.layers import FeedForward, LayerNorm, PositionEncoding, Stack
+from attnlab.models import GPT
+from attnlab.parts import parameters_of
+from attnlab.testing import SEAMS, contract
+from attnlab.testing.contract import FAMILIES
+
+CONF = Path(__file__).parents[2] / "conf"
+DIMS = {"vocabulary_size": 13, "max_length": 16, "d_model": 16, "num_heads": 4, "num_layers": 2}
+TOKENS = torch.randint(0, 13, (3, 12), generator=torch.Generator().manual_seed(0))
+GRID = (3, 4)
+
+
+@cache
+def part(seam, choice):
+    """The part that a YAML file describes; `${norm}` is the default norm."""
+    fields = yaml.safe_load((CONF / seam / f"{choice}.yaml").read_text())
+    module, _, name = fields.pop("_target_").rpartition(".")
+    assert fields.pop("_partial_") is True
+    fields = {field: LayerNorm if value == "${norm}" else value for field, value in fields.items()}
+    fields = {field: value for field, value in fields.items() if not str(value).startswith("${")}
+    return partial(getattr(import_module(module), name), **fields)
+
+
+def choices(seam):
+    return sorted(path.stem for path in (CONF / seam).glob("*.yaml"))
+
+
+def is_2d(position):
+    return "grid" in inspect.signature(position).parameters
+
+
+ALL = [(seam, choice) for seam in SEAMS for choice in choices(seam)]
+IN_A_GRID = [choice for choice in choices("position") if is_2d(part("position", choice))]
+FAMILY_NAMES = [family.name for family in FAMILIES]
+
+
+def disturbed(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)  # also off ReZero's zero
+    return module.eval()
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_seams_hold_what_the_design_lists():
+    designed = {
+        "residual": {"post_ln", "pre_ln", "sandwich", "deepnorm", "rezero", "parallel"},
+        "norm": {"layer_norm", "rms_norm", "dynamic_tanh"},
+        "attention": {"multi_head", "multi_query", "grouped_query"},
+        "feed_forward": {"relu", "gelu", "squared_relu", "glu", "geglu", "swiglu", "reglu"},
+        "init": {"xavier", "normal_002", "gpt2", "small", "fan_in"},
+    }
+    rotary = {"rotary", *(f"rotary_{scaling}" for scaling in ("linear", "ntk", "yarn", "llama3"))}
+    one = {"sinusoidal", "learned", "alibi", "relative_bias", "none"}
+    designed["position"] = rotary | one | {"sinusoidal_2d", "learned_2d", "axial_rotary"}
+    for seam, names in designed.items():
+        assert names <= set(choices(seam)), seam
+
+
+@pytest.mark.parametrize(("seam", "choice"), ALL, ids=lambda name: name)
+def test_the_file_names_the_fields_of_its_class_with_their_defaults(seam, choice):
+    chosen = part(seam, choice)
+    defaults = {name: parameter.default for name, parameter in parameters_of(chosen.func).items()}
+    for name, value in chosen.keywords.items():
+        assert value == defaults[name] or defaults[name] is None, (
+            name
+        )  # None: the class's own, which the file spells out
+    assert (CONF / seam / f"{choice}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(("seam", "choice"), ALL, ids=lambda name: name)
+def test_every_choice_keeps_the_contract(seam, choice, family):
+    checks = [check for check in contract(seam, part(seam, choice)) if check.family == family]
+    if seam == "position" and choice in IN_A_GRID and family != "vit":
+        assert [check.unavailable is not None for check in checks] == [True]
+        return
+    assert len(checks) >= 5
+    for check in checks:
+        assert check.unavailable is None
+        check()
+
+
+def broken_properties(seam, chosen):
+    """The properties, by family, that a part does not have."""
+    broken = set()
+    for check in contract(seam, chosen):
+        try:
+            check()
+        except AssertionError:
+            broken.add(str(check))
+    return broken
+
+
+class ByPlace(PositionEncoding):
+    """Counts places in the batch, whatever positions it is told."""
+
+    def bias(self, query_positions_BT, key_positions_BS):
+        queries, keys = query_positions_BT.shape[1], key_positions_BS.shape[1]
+        return -0.5 * (torch.arange(queries)[:, None] - torch.arange(keys)).abs()[None, None].float()
+
+
+class NormOverTime(nn.LayerNorm):
+    """Takes the mean over the positions, later ones too."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+
+    def forward(self, x_BTD):
+        return super().forward(x_BTD - x_BTD.mean(dim=1, keepdim=True))
+
+
+class Hoarder(FeedForward):
+    """Has a parameter that nothing uses, and state that its state dict lacks."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.idle_D = nn.Linear(d_model, d_model), nn.Parameter(torch.zeros(d_model))
+        self.register_buffer("scale_D", torch.rand(d_model), persistent=False)
+
+    def activate(self, h_BTF):
+        return h_BTF
+
+    def forward(self, x_BTD):
+        return self.inner(x_BTD) * self.scale_D
+
+
+def test_a_position_that_counts_places_is_found():
+    broken = broken_properties("position", ByPlace)
+    assert "gpt: cached decoding equals full decoding" in broken
+    assert "encoder_decoder: decoding step by step equals decoding at once" in broken
+
+
+def test_a_norm_that_sees_later_tokens_is_found():
+    broken = broken_properties("norm", NormOverTime)
+    assert {"gpt: later tokens do not change earlier logits", "bert: padding changes nothing"} <= broken
+
+
+def test_a_part_with_idle_parameters_and_hidden_state_is_found():
+    broken = broken_properties("feed_forward", Hoarder)
+    assert {"vit: gradients reach every parameter", "gpt: a state dict gives the same model"} <= broken
+
+
+def test_a_seam_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"seam must be one of position, .*, got optimizer"):
+        next(contract("optimizer", nn.Identity))
+
+
+def image_stack(choice):
+    torch.manual_seed(0)
+    stack = Stack(
+        {"d_model": 16, "num_heads": 4, "num_layers": 2, "position": part("position", choice)}, causal=False, grid=GRID
+    )
+    return disturbed(stack)
+
+
+@pytest.mark.parametrize("choice", IN_A_GRID)
+def test_two_dimensional_positions_keep_the_contract_in_a_bidirectional_stack(choice):
+    x = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
+    stack = image_stack(choice)
+    out = stack(x)
+    assert out.shape == x.shape
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    assert_close(
+        stack(x[:, order], order[None]), out[:, order]
+    )  # a token's position is told, not its place in the batch
+    assert not torch.allclose(stack(x[:, order]), out[:, order], atol=1e-3)
+    out.square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in stack.parameters())
+    copy = image_stack(choice)
+    copy.load_state_dict(stack.state_dict())
+    assert torch.equal(copy(x), out)
+    assert (stack.bfloat16()(x.bfloat16()).float() - out).std() < 0.05 * out.std()
+
+
+@pytest.mark.parametrize("residual", choices("residual"))
+@pytest.mark.parametrize("position", [choice for choice in choices("position") if choice not in IN_A_GRID])
+def test_every_pair_of_position_and_residual_learns(position, residual):
+    torch.manual_seed(0)
+    model = GPT(**DIMS, position=part("position", position), residual=part("residual", residual))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    losses = []
+    for _ in range(16):
+        loss = F.cross_entropy(model(TOKENS[:, :-1]).flatten(0, 1), TOKENS[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]

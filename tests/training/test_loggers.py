@@ -1,0 +1,212 @@
+"""metrics.jsonl holds whole lines only, whatever a killed writer left."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_run import make_task
+
+from attnlab.training import CannotWrite, RunDirectory, TrainerSettings, build_trainer, resolve
+from attnlab.training.loggers import JsonLines, View, build_loggers
+from attnlab.training.run_directory import cut_partial_line
+from attnlab.training.tracking import LONGEST_ID, RunName, Tracking, evaluation_part, resolve_wandb_mode, run_id
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_has_the_format_that_readers_expect(tmp_path):
+    lines = JsonLines(tmp_path / "run" / "metrics.jsonl", attempt=3)
+    lines.log_metrics({"train/nats": 2.5, "tokens": 4096, "seconds": 1.5}, 10)
+    lines.finalize("success")
+    lines.log_metrics({"test/nats@2x": 2}, 20)  # the file opens again
+    assert read(lines.path) == [
+        {"step": 10, "tokens": 4096, "seconds": 1.5, "attempt": 3, "values": {"train/nats": 2.5}},
+        {"step": 20, "tokens": None, "seconds": None, "attempt": 3, "values": {"test/nats@2x": 2.0}},
+    ]
+
+
+def test_what_is_not_finite_is_null_and_named(tmp_path):
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines.log_metrics({"a": float("nan"), "b": float("-inf"), "c": 1.0}, 1)
+    (line,) = read(lines.path)
+    assert line["values"] == {"a": None, "b": None, "c": 1.0}
+    assert line["non_finite"] == ["a", "b"]
+
+
+def test_a_second_attempt_appends(tmp_path):
+    for attempt in (1, 2):
+        lines = JsonLines(tmp_path / "metrics.jsonl", attempt)
+        lines.log_metrics({"a": 1.0}, attempt)
+        lines.finalize("success")
+    assert [line["attempt"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=20).filter(lambda b: b"\n" not in b), max_size=5), st.binary(max_size=200_000))
+def test_only_the_partial_line_is_cut(tmp_path_factory, lines, rest):
+    rest = rest.replace(b"\n", b"-")
+    path = tmp_path_factory.mktemp("cut") / "metrics.jsonl"
+    whole = b"".join(line + b"\n" for line in lines)
+    path.write_bytes(whole + rest)
+    cut_partial_line(path)
+    assert path.read_bytes() == whole
+
+
+def test_a_partial_line_longer_than_a_block_is_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + b"x" * 200_000)
+    JsonLines(path).log_metrics({"a": 1.0}, 2)
+    assert [line["step"] for line in read(path)] == [1, 2]
+
+
+def test_a_missing_file_is_no_mistake(tmp_path):
+    cut_partial_line(tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_disk_that_fills_up_within_a_line_takes_nothing_of_it(tmp_path, monkeypatch):
+    """A full disk first takes as many bytes as fit, and then refuses."""
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines.log_metrics({"loss": 1.0}, 1)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    given, room = os.write, [20]
+
+    def fill_up(descriptor, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = given(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", fill_up)
+    with pytest.raises(CannotWrite, match=r"cannot write .*metrics\.jsonl: the disk is full"):
+        lines.log_metrics({"loss": 0.5}, 2)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    # A write that is cut short for another reason is gone on with.
+    monkeypatch.setattr(os, "write", lambda descriptor, data: given(descriptor, data[:7]))
+    lines.log_metrics({"loss": 0.5}, 2)
+    assert [line["step"] for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())] == [1, 2]
+
+
+CONF = Path(__file__).parents[2] / "conf" / "logger"
+
+
+def test_every_choice_of_the_group_is_a_tracking():
+    found = {}
+    for path in CONF.glob("*.yaml"):
+        fields = yaml.safe_load(path.read_text())
+        assert fields.pop("_target_") == "attnlab.training.Tracking"
+        found[path.stem] = Tracking(**fields)
+    assert found == {"jsonl": Tracking(), "wandb": Tracking(wandb=True), "tensorboard": Tracking(tensorboard=True)}
+
+
+@pytest.mark.parametrize(
+    ("environ", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "k"}, "online"),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, "disabled"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": " Online "}, "online"),
+    ],
+)
+def test_the_mode_is_asked_for_or_online_only_with_a_key(tmp_path, environ, mode):
+    assert resolve_wandb_mode({"HOME": str(tmp_path), **environ})[0] == mode
+
+
+def test_a_key_in_the_netrc_file_counts(tmp_path):
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password k\n")
+    assert resolve_wandb_mode({"HOME": str(tmp_path)}) == ("online", "a key is stored in the netrc file")
+    assert resolve_wandb_mode({"HOME": str(tmp_path), "WANDB_BASE_URL": "https://own.example"})[0] == "offline"
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="WANDB_MODE=on: accepted are online, offline, disabled, shared"):
+        resolve_wandb_mode({"WANDB_MODE": "on"})
+
+
+def test_ids_are_fixed_readable_and_different():
+    assert run_id("position_length", "position=alibi", 3) == "position_length-position-alibi-s3"
+    assert evaluation_part("test") == "-evaluate-test"
+    assert evaluation_part("validation", "best") == "-evaluate-validation-best"
+    parts = {evaluation_part(split, "best") for split in ("newstest 2013", "x" * 40 + "a", "x" * 40 + "b")}
+    assert len(parts) == 3
+    assert max(map(len, parts)) + LONGEST_ID < 128
+    long = {run_id("study", "x" * 200 + end, 1) for end in "ab"}
+    assert len(long) == 2
+    assert all(len(name) <= LONGEST_ID and name.endswith("-s1") for name in long)
+
+
+def test_a_sink_tells_its_first_error_and_is_silent_then():
+    said, seen = [], []
+
+    def log(values, step):
+        seen.append(step)
+        raise RuntimeError("server gone")
+
+    sink = View("wandb", log, log, None, said.append)
+    for step in (1, 2):
+        sink.log_metrics({"a": 1.0}, step)
+    assert said == ["wandb: RuntimeError: server gone; this run goes on without it"]
+    assert seen == [1]
+
+
+def fit(path: Path, tracking: Tracking) -> tuple[list[str], list[dict]]:
+    from tiny_run import TinyData
+
+    directory, said = RunDirectory(path / "study" / "cell" / "seed=0"), []
+    directory.claim()
+    name = RunName("study", "cell", 0, {"position": "alibi"})
+    loggers = build_loggers(tracking, directory, name, path, {"model": {"d_model": 16}}, say=said.append)
+    trainer = build_trainer(
+        TrainerSettings(max_steps=4, device="cpu", validate_every=2), resolve("32", "cpu", 16), loggers
+    )
+    trainer.fit(make_task(), datamodule=TinyData())
+    directory.release()
+    return said, [json.loads(line) for line in directory.metrics.read_text().splitlines()]
+
+
+def test_tensorboard_writes_into_the_run_directory(tmp_path):
+    said, lines = fit(tmp_path, Tracking(tensorboard=True))
+    assert said == []
+    assert len(lines) == 3
+    assert list((tmp_path / "study" / "cell" / "seed=0" / "tensorboard").glob("events.*"))
+
+
+def test_without_tensorboard_installed_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said, lines = fit(tmp_path, Tracking(tensorboard=True))
+    assert said == ["tensorboard is not installed (pip install 'attnlab[tensorboard]'); this run is logged without it"]
+    assert len(lines) == 3
+
+
+def test_wandb_that_raises_whatever_it_is_asked_leaves_the_run_alone(tmp_path, monkeypatch):
+    from attnlab.training import loggers
+
+    asked = []
+
+    def refuse(tracking, name, runs_dir, config, mode):
+        asked.append(mode)
+        raise ConnectionError("no route\nmore lines")
+
+    monkeypatch.setattr(loggers, "_open_wandb", refuse)
+    monkeypatch.setattr(loggers, "_silent", set())
+    said, lines = fit(tmp_path, Tracking(wandb=True, mode="online"))
+    assert asked == ["online", "offline"]
+    assert said == [
+        "wandb: ConnectionError: no route; this run is logged offline",
+        "wandb: ConnectionError: no route; this run goes on without it",
+    ]
+    assert len(lines) == 3
+    fit(tmp_path / "next", Tracking(wandb=True, mode="online"))
+    assert asked == ["online", "offline", "offline"]  # the next run of the process does not wait for the server again
+    assert fit(tmp_path / "disabled", Tracking(wandb=True, mode="disabled"))[0] == []
+    assert len(asked) == 3
