@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from attnlab.cli.main import main
 
-LOADED = ["attnlab.cli.train", "attnlab.runs.run", "attnlab.cli.sweep", "attnlab.tasks", "attnlab.data"]
+LOADED = ["attnlab.cli.train", "attnlab.runs.run", "attnlab.tasks", "attnlab.data"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(LOADED)
 

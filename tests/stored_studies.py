@@ -13,6 +13,7 @@ import pytest
 
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.reader import load_study
+from attnlab.training.run_directory import FORMAT
 
 POSITIONS = ["sinusoidal", "learned", "rotary", "alibi", "relative_bias", "none"]
 # Nats at 1, 2, 4 and 8 times the training length.
@@ -56,7 +57,7 @@ def write_run(
     seed: int,
     final: Mapping[str, float | None],
     state: str = "finished",
-    cannot: Mapping[str, str] | None = None,
+    unavailable: Mapping[str, str] | None = None,
     error: str | None = None,
     curve: Sequence[Mapping[str, Any]] = (),
     parameters: int = 150_000,
@@ -73,7 +74,7 @@ def write_run(
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    run = {"study": root.name, "cell": dict(choices), "cell_name": name, "seed": seed, "config": tree}
+    run = {"format": FORMAT, "study": root.name, "cell": dict(choices), "cell_name": name, "seed": seed, "config": tree}
     run |= {"parameters": {"total": parameters, "non_embedding": parameters - 5000}, "flops_per_token": 6 * parameters}
     run |= {
         "git": {"commit": "0123456789abcdef", "dirty": False},
@@ -93,8 +94,8 @@ def write_run(
     }
     status |= {
         "final": dict(final),
-        "cannot": dict(cannot or {}),
-        "best": {"metric": "val/nats", "value": 2.3, "step": 800},
+        "unavailable": dict(unavailable or {}),
+        "best": {"metric": "val/loss", "value": 2.3, "step": 800},
     }
     (directory / "status.json").write_text(json.dumps(status))
     if curve:
@@ -107,7 +108,7 @@ def write_image_study(root: Path) -> Path:
     for position, level in (("none", 0.6), ("alibi", 0.9)):
         for seed in range(3):
             share = level + 0.01 * seed
-            values = {"val/nats": 1 - share, "val/accuracy": share, "train/nats": 1 - share}
+            values = {"val/loss": 1 - share, "val/accuracy": share, "train/loss": 1 - share}
             curve = [
                 {"step": k, "tokens": 100 * k, "seconds": k, "values": {**values, "val/accuracy": share * k / 8}}
                 for k in (4, 8)
@@ -128,9 +129,9 @@ def learning_curve(end: float, seed: int, steps: int = 800, every: int = 20) -> 
     lines = []
     for step in range(every, steps + 1, every):
         value = end + (4.2 - end) * np.exp(-5 * step / steps)
-        values = {"train/nats": value + 0.03 * noise.standard_normal()}
+        values = {"train/loss": value + 0.03 * noise.standard_normal()}
         if step % (5 * every) == 0:
-            values["val/nats"] = value + 0.02 + 0.004 * noise.standard_normal()
+            values["val/loss"] = value + 0.02 + 0.004 * noise.standard_normal()
         lines.append({"step": step, "tokens": step * 2048, "seconds": step * 0.027, "attempt": 1, "values": values})
     return lines
 
@@ -141,8 +142,8 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
         {
             "says": "ALiBi does not decay",
             "cell": {"position": "alibi"},
-            "metric": "test/nats@8x",
-            "against": {"metric": "test/nats@1x"},
+            "metric": "test/loss@8x",
+            "against": {"metric": "test/loss@1x"},
             "within": 0.02,
             "source": "Press et al. 2022",
             "strength": "must",
@@ -150,7 +151,7 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
         {
             "says": "rotary is best in length",
             "cell": {"position": "rotary"},
-            "metric": "test/nats@1x",
+            "metric": "test/loss@1x",
             "against": {"cell": {"position": "sinusoidal"}},
             "below": 0.0,
             "source": "pilot",
@@ -159,8 +160,8 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
         {
             "says": "sinusoidal degrades",
             "cell": {"position": "sinusoidal"},
-            "metric": "test/nats@8x",
-            "against": {"metric": "test/nats@1x"},
+            "metric": "test/loss@8x",
+            "against": {"metric": "test/loss@1x"},
             "between": [0.4, 0.6],
             "source": "pilot",
             "strength": "must",
@@ -168,15 +169,15 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
         {
             "says": "learned positions cannot exceed their table",
             "cell": {"position": "learned"},
-            "metric": "test/nats@8x",
-            "cannot": True,
+            "metric": "test/loss@8x",
+            "unavailable": True,
             "source": "by construction",
             "strength": "must",
         },
         {
             "says": "no positions at all work causally",
             "cell": {"position": "none"},
-            "metric": "test/nats@1x",
+            "metric": "test/loss@1x",
             "against": {"cell": {"position": "sinusoidal"}},
             "within": 0.05,
             "source": "Haviv et al. 2022",
@@ -190,7 +191,7 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
         baseline={"position": "sinusoidal"},
         cells=[cell({"position": name}) for name in POSITIONS],
         seeds=list(range(seeds)),
-        metric={"name": "test/nats@8x", "better": "lower", "margin": 0.02},
+        metric={"name": "test/loss@8x", "better": "lower", "margin": 0.02},
         claims=claims,
         shared=["model=gpt", "data=kjv", "model.num_layers=3", "trainer.max_steps=800"],
     )
@@ -199,12 +200,12 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
         own = np.random.default_rng((seed, index)).standard_normal(4)
         final: dict[str, float | None] = {}
         for k, planted, noise in zip((1, 2, 4, 8), PLANTED[name], own, strict=False):
-            final[f"test/nats@{k}x"] = planted + spread * (common + 0.5 * noise)
-            final[f"test/sliding_nats@{k}x"] = planted - 0.03 * (1 - 1 / k) + spread * (common + 0.5 * noise)
-        final |= {"val/nats": PLANTED[name][0] + spread * common, "val/bits_per_byte": PLANTED[name][0] / np.log(2)}
+            final[f"test/loss@{k}x"] = planted + spread * (common + 0.5 * noise)
+            final[f"test/sliding_loss@{k}x"] = planted - 0.03 * (1 - 1 / k) + spread * (common + 0.5 * noise)
+        final |= {"val/loss": PLANTED[name][0] + spread * common, "val/bits_per_byte": PLANTED[name][0] / np.log(2)}
         reason = "the learned table ends at 64 positions; position 65 was asked for"
         missing = (
-            {f"test/{kind}nats@{k}x": reason for kind in ("", "sliding_") for k in (2, 4, 8)}
+            {f"test/{kind}loss@{k}x": reason for kind in ("", "sliding_") for k in (2, 4, 8)}
             if name == "learned"
             else {}
         )
@@ -214,7 +215,7 @@ def write_position_study(root: Path, seeds: int = 4, spread: float = 0.005) -> P
             {"position": name},
             seed,
             final,
-            cannot=missing,
+            unavailable=missing,
             curve=learning_curve(PLANTED[name][0], seed),
             parameters=parameters,
         )
@@ -237,12 +238,12 @@ def write_grid_study(root: Path, seeds: int = 3) -> Path:
         baseline={"residual": "pre_ln", "model.num_layers": 6, "optimizer.lr": "1e-3", "schedule.warmup_steps": 0},
         cells=[cell(choices) for choices in combinations],
         seeds=list(range(seeds)),
-        metric={"name": "val/nats", "better": "lower", "margin": 0.02},
+        metric={"name": "val/loss", "better": "lower", "margin": 0.02},
         claims=[
             {
                 "says": "deep Post-LN without warm-up plateaus",
                 "cell": {"residual": "post_ln", "model.num_layers": 12, "schedule.warmup_steps": 0},
-                "metric": "val/nats",
+                "metric": "val/loss",
                 "against": {"cell": {"residual": "pre_ln"}},
                 "above": 0.5,
                 "source": "Xiong et al. 2020",
@@ -274,7 +275,7 @@ def write_grid_study(root: Path, seeds: int = 3) -> Path:
             root,
             choices,
             seed,
-            {} if diverged else {"val/nats": value},
+            {} if diverged else {"val/loss": value},
             state="diverged" if diverged else "finished",
             error="loss is not finite at step 120" if diverged else None,
             curve=learning_curve(base, seed),

@@ -83,3 +83,13 @@ def test_a_crossing_lies_where_the_lines_meet(scripts):
     assert crossing(own, other) == pytest.approx(300)
     assert crossing(own, dict.fromkeys(lengths, 1.0)) == "above 800"
     assert crossing(own, dict.fromkeys(lengths, 1e-9)) == "below 100"
+
+
+@pytest.mark.parametrize("need", [1, 2, 3, 7, 8])
+def test_the_fewest_layers_are_found(scripts, need):
+    assert scripts["counted"].layers_until(lambda layers: layers >= need, 8) == need
+
+
+def test_too_few_layers_are_told(scripts):
+    with pytest.raises(ValueError, match="8 layers do not connect them"):
+        scripts["counted"].layers_until(lambda layers: layers > 8, 8)

@@ -10,7 +10,7 @@ from attnlab.cli.main import main
 from attnlab.training.run_directory import read_json
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-TINY = ["data=text", "data.path=my_text.txt", "data.context=16", "data.batch_size=4", "model.num_layers=1"]
+TINY = ["data=text", "data.path=my_text.txt", "data.context_length=16", "data.batch_size=4", "model.num_layers=1"]
 TINY += ["model.d_model=16", "model.num_heads=2", "trainer.max_steps=2", "task.evaluation_tokens=256", "progress=off"]
 
 
@@ -36,7 +36,7 @@ def test_the_position_encoding_of_the_readme_trains(folder, monkeypatch):
     assert main(["train", "--config-dir", "my_conf", "position=log_bias", "study.name=mine", *TINY]) == 0
     status = next(folder.glob("runs/mine/*/seed=0/status.json"))
     assert read_json(status)["state"] == "finished"
-    assert "test/nats@8x" in read_json(status)["final"]
+    assert "test/loss@8x" in read_json(status)["final"]
 
 
 @pytest.mark.slow

@@ -79,7 +79,11 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "text": [text],
         "text_masked": [text],
         "text_spans": [text],
-        "parallel_text": [f"data.path={library / 'pairs.tsv'}", "data.pair=en-de", "data.source.split=[0.8,0.1,0.1]"],
+        "parallel_text": [
+            f"data.path={library / 'pairs.tsv'}",
+            "data.language_pair=en-de",
+            "data.source.split=[0.8,0.1,0.1]",
+        ],
         "tsv": [f"data.path={library / 'labelled'}"],
         "conll": [f"data.path={library / 'tagged'}"],
         "squad_files": [f"data.path={library / 'questions.json'}"],
@@ -101,14 +105,14 @@ def tiny(library: Path) -> list[str]:
     return [
         "data=text",
         f"data.path={library / 'text.txt'}",
-        "data.context=16",
+        "data.context_length=16",
         "data.batch_size=4",
         "data.max_validation_tokens=256",
         "model.d_model=16",
         "model.num_heads=2",
         "model.num_layers=1",
         "trainer.max_steps=10",
-        "trainer.validate_every=5",
+        "trainer.val_check_interval=5",
         "trainer.threads=1",
         "task.evaluation_lengths=[1,2]",
         "task.evaluation_tokens=256",
@@ -149,13 +153,13 @@ def small_data(library: Path, images: Callable[[int, int], Path]) -> dict[str, l
     """The overrides that give an imported model of each kind something small to be evaluated on."""
     text = [
         f"data.path={library / 'text.txt'}",
-        "data.context=16",
+        "data.context_length=16",
         "data.batch_size=4",
         "data.max_validation_tokens=256",
     ]
     lm = ["data=text", *text, "task.evaluation_lengths=[1]", "task.evaluation_tokens=256"]
-    pairs = ["data=parallel_text", f"data.path={library / 'pairs.tsv'}", "data.pair=en-de", "data.source.split=[0.8,0.1,0.1]",
-             "data.batch_tokens=400", "data.max_length=60", "task.beams=1", "task.max_extra=2"]  # fmt: skip
+    pairs = ["data=parallel_text", f"data.path={library / 'pairs.tsv'}", "data.language_pair=en-de", "data.source.split=[0.8,0.1,0.1]",
+             "data.batch_tokens=400", "data.max_length=60", "task.num_beams=1", "task.max_extra_length=2"]  # fmt: skip
     pictures = ["data=image_folder", f"data.path={images(16, 2)}", "data.source.image_size=16", "augmentation=none"]
     masked = ["data=text_masked", *text]
     return {"gpt2": lm, "llama": lm, "bert": masked, "t5": pairs, "bart": pairs, "vit": pictures}
@@ -219,7 +223,7 @@ def study(here: Path, tiny: list[str]) -> Callable[..., Path]:
             "factors": {"position": ["none", "alibi"]},
             "baseline": {"position": "none"},
             "seeds": 2,
-            "metric": {"name": "test/nats@2x", "better": "lower", "margin": 0.01},
+            "metric": {"name": "test/loss@2x", "better": "lower", "margin": 0.01},
         }
         (folder / "study.yaml").write_text(yaml.safe_dump(usual | fields, sort_keys=False))
         return folder

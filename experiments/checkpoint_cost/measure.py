@@ -107,7 +107,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         text = Path(name, "text.txt")
         text.write_text("the quick brown fox jumps over the lazy dog. " * 5000)
-        data = TextData(partial(TextFiles, str(text)), Byte(), arguments.context, arguments.batch_size, cache=name)
+        data = TextData(
+            partial(TextFiles, str(text)), Byte(), arguments.context, batch_size=arguments.batch_size, cache=name
+        )
         data.setup()
         for number in range(arguments.rounds):
             share, seconds, size = one_training(arguments, data, Path(name, f"run{number}"))

@@ -21,9 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnlab.layers import Math, MultiHead
-from attnlab.layers.convolution import GatedConvolution
-from attnlab.layers.recurrence import Recurrence
-from attnlab.models.measures import layers_until, reach
+from attnlab.layers.baselines import GatedConvolution, Recurrence
+from attnlab.models.base import reach
 
 LENGTHS = (64, 128, 256)
 PATHS = (33, 65, 129)  # n - 1 is a multiple of what a layer moves forward
@@ -104,6 +103,19 @@ def longest_chain(make: Callable[[Size], Call], size: Size) -> int:
             depth[node] = 1 + max((depth[other] for other in before), default=0)
             waiting.pop()
     return depth[root]
+
+
+def layers_until(connected: Callable[[int], bool], at_most: int) -> int:
+    """The fewest layers at which `connected` holds, as at every number above. Raises ValueError above `at_most`."""
+    low, high = 0, 1
+    while not connected(high):
+        if high >= at_most:
+            raise ValueError(f"{at_most} layers do not connect them")
+        low, high = high, min(2 * high, at_most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if connected(middle) else (middle, high)
+    return high
 
 
 def stack_path(mix: Callable[[int], Callable[[Tensor], Tensor]], length: int) -> int:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.layers import Eager, Fused, Mask, Math, MultiHead, PositionEncoding, Scope, Scores, build_scope
-from attnlab.layers.convolution import GatedConvolution
-from attnlab.layers.recurrence import Cell, Recurrence
+from attnlab.layers.baselines import Cell, GatedConvolution, Recurrence
 
 HEAD = 64  # the head width of Vaswani et al. 2017: the number of heads grows with d
 

@@ -43,7 +43,7 @@ FORK = multiprocessing.get_context("fork")
 NOT_COMPARED = re.compile(r"\.ckpt\.(attnlab\.seconds$|epoch$|loops\.)")
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "sleeps", "under", "old", "trees"]  # fmt: skip
 TINY = (
-    "model.d_model=16 model.num_heads=2 model.dropout=0.1 trainer.max_steps=40 trainer.validate_every=15 trainer.log_every=4 "
+    "model.d_model=16 model.num_heads=2 model.dropout=0.1 trainer.max_steps=40 trainer.val_check_interval=15 trainer.log_every_n_steps=4 "
     "trainer.threads=1 trainer.device=cpu trainer.precision=32 progress=plain"
 )
 # 0 seconds save after every step.
@@ -51,29 +51,29 @@ OFTEN, ALWAYS = "trainer.checkpoint_every_seconds=0.03", "trainer.checkpoint_eve
 # What a run is, and the variants of it.
 FAMILIES: dict[str, tuple[str, list[str]]] = {
     "causal_lm": (
-        "model=gpt model.num_layers=2 data=text data.path=text.txt data.context=16 data.batch_size=4 "
+        "model=gpt model.num_layers=2 data=text data.path=text.txt data.context_length=16 data.batch_size=4 "
         "data.max_validation_tokens=256 task.evaluation_lengths=[1,2] task.evaluation_tokens=256",
         [
-            f"optimizer=adamw schedule=cosine averaging=ema trainer.accumulate=2 {OFTEN}",
+            f"optimizer=adamw schedule=cosine averaging=ema trainer.accumulate_grad_batches=2 {OFTEN}",
             f"optimizer=muon schedule=wsd {ALWAYS}",
-            f"optimizer=schedule_free schedule=constant trainer.accumulate=3 {ALWAYS}",
+            f"optimizer=schedule_free schedule=constant trainer.accumulate_grad_batches=3 {ALWAYS}",
             f"optimizer=lion schedule=linear averaging=last_checkpoints {OFTEN}",
         ],
     ),
     "masked_lm": (
-        "model=bert model.num_layers=1 data=text_masked data.path=text.txt data.context=16 data.batch_size=4 "
+        "model=bert model.num_layers=1 data=text_masked data.path=text.txt data.context_length=16 data.batch_size=4 "
         "data.max_validation_tokens=256 tokenizer=character",
         [
             f"optimizer=adam schedule=noam schedule.warmup_steps=10 averaging=ema {OFTEN}",
-            f"optimizer=adafactor schedule=inverse_sqrt schedule.warmup_steps=10 trainer.accumulate=3 {OFTEN}",
+            f"optimizer=adafactor schedule=inverse_sqrt schedule.warmup_steps=10 trainer.accumulate_grad_batches=3 {OFTEN}",
             f"optimizer=adamw schedule=cosine averaging=last_checkpoints {ALWAYS}",
         ],
     ),
     "translation": (  # batches of similar length within a budget of tokens
-        "model=encoder_decoder model.num_layers=1 data=parallel_text data.path=pairs.tsv data.pair=en-de "
-        "data.source.split=[0.8,0.1,0.1] data.batch_tokens=256 tokenizer=character task.beams=2",
+        "model=encoder_decoder model.num_layers=1 data=parallel_text data.path=pairs.tsv data.language_pair=en-de "
+        "data.source.split=[0.8,0.1,0.1] data.batch_tokens=256 tokenizer=character task.num_beams=2",
         [
-            f"optimizer=adam schedule=noam schedule.warmup_steps=10 averaging=ema trainer.accumulate=2 {OFTEN}",
+            f"optimizer=adam schedule=noam schedule.warmup_steps=10 averaging=ema trainer.accumulate_grad_batches=2 {OFTEN}",
             f"optimizer=adamw schedule=cosine averaging=last_checkpoints {ALWAYS}",
             f"optimizer=schedule_free schedule=constant {OFTEN}",
         ],
@@ -128,7 +128,7 @@ def what_is_left(directory: Path) -> dict[str, Any]:
         left[f"tokens at {row['step']}"] = row["tokens"]
         left |= {f"{name} at {row['step']}": value for name, value in row["values"].items()}
     status = read_json(directory / "status.json")
-    left |= {name: status[name] for name in ("final", "best", "latest", "cannot", "notes", "tokens", "step")}
+    left |= {name: status[name] for name in ("final", "best", "latest", "unavailable", "notes", "tokens", "step")}
     left |= {path.name: path.read_bytes() for path in (directory / "outputs").glob("*")}
     return {place: value for place, value in left.items() if not NOT_COMPARED.search(place)}
 

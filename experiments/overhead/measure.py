@@ -89,7 +89,7 @@ def attnlab_seconds(
     """(seconds a step by both clocks, wall seconds from nothing to the first step's end) of a run with everything that is on by default."""
     begun = time.perf_counter()
     settings = TrainerSettings(
-        max_steps=arguments.steps + 1, precision="32", validate_every=0, threads=arguments.threads
+        max_steps=arguments.steps + 1, precision="32", val_check_interval=0, threads=arguments.threads
     )
     directory = RunDirectory(folder)
     directory.claim()
@@ -123,7 +123,7 @@ def main() -> None:
         text = Path(name, "text.txt")
         text.write_text("the quick brown fox jumps over the lazy dog. " * 5000)
         source = partial(TextFiles, str(text))
-        data = TextData(source, Byte(), arguments.context, arguments.batch_size, cache=name)
+        data = TextData(source, Byte(), arguments.context, batch_size=arguments.batch_size, cache=name)
         data.setup()
         bare_seconds(arguments, data)
         ratios, starts = [], []

@@ -44,7 +44,7 @@ ROTARY = {"position": "Rotary"}
 BASES: dict[str, dict[str, Any]] = {
     "gpt2": {"model": "GPT", "bias": True, "position": "Learned"},
     "gpt_neox": {"model": "GPT", "bias": True, **ROTARY, "residual": "Parallel", "residual.shared_norm": False},
-    "llama": {"model": "GPT", **ROTARY, "residual.norm": "RMSNorm", "feed_forward": "SwiGLU", "tied": False},
+    "llama": {"model": "GPT", **ROTARY, "residual.norm": "RMSNorm", "feed_forward": "SwiGLU", "tie_embeddings": False},
     "starcoder2": {"model": "GPT", **ROTARY},
     "bloom": {
         "model": "GPT",

@@ -411,7 +411,7 @@ class EncoderDecoder(Compare):
                 )  # fmt: skip
                 tokens = there.sequences[0, 1:].tolist()
                 if end in tokens:
-                    search = ByLength(4, PENALTY, max_extra=BEAM_NEW - 1 - len(source_S[real_S]))
+                    search = ByLength(4, PENALTY, max_extra_length=BEAM_NEW - 1 - len(source_S[real_S]))
                     here = decode(pair.model, source_1S, search=search, start=START, end=end, never=())[0][0]
                     lengths.append(tokens.index(end))
                     same = here.tokens == tokens[: lengths[-1]]

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from attnlab.cli.main import main as attnlab
 from attnlab.generation import Sampler, generate
-from attnlab.inspection.embeddings import embeddings, encode
-from attnlab.runs.published import locate
+from attnlab.inspection.attended import embeddings, encode
+from attnlab.runs.imported import locate
 from attnlab.runs.trained import load_model
 
 PARAPHRASES = (

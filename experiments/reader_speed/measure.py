@@ -29,7 +29,7 @@ from attnlab.report.page import write_report
 
 SEEDS = 4
 POSITIONS = ["sinusoidal", "learned", "rotary", "alibi", "relative_bias"]
-MEASURES = ("nats", "bits_per_byte", "token_perplexity", "word_perplexity")
+MEASURES = ("loss", "bits_per_byte", "perplexity", "word_perplexity")
 FINAL = [f"test/{kind}{name}@{k}x" for kind in ("", "sliding_") for name in MEASURES for k in (1, 2, 4, 8)]
 BROWSER = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
@@ -48,7 +48,7 @@ def make_study(root: Path, runs: int, lines: int) -> Path:
     plan["cells"] = [
         {"name": name, "choices": cell, "overrides": [], "skip": None} for name, cell in zip(names, cells, strict=True)
     ]
-    plan["metric"] = {"name": "test/nats@8x", "better": "lower", "margin": 0.02}
+    plan["metric"] = {"name": "test/loss@8x", "better": "lower", "margin": 0.02}
     root.mkdir(parents=True)
     (root / "plan.json").write_text(json.dumps(plan, indent=1))
     noise = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def make_run(
     (directory / "run.json").write_text(json.dumps(record, indent=1))
     logged = list(metrics(end, lines, noise))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
-    status = {"state": "finished", "attempt": 1, "max_steps": logged[-1]["step"], "error": None, "cannot": {}}
+    status = {"state": "finished", "attempt": 1, "max_steps": logged[-1]["step"], "error": None, "unavailable": {}}
     status |= {key: logged[-1][key] for key in ("step", "tokens", "seconds")} | {"final": logged[-1]["values"]}
     (directory / "status.json").write_text(json.dumps(status, indent=1))
 
@@ -92,7 +92,7 @@ def metrics(end: float, lines: int, noise: np.random.Generator) -> Iterator[dict
         elif number % 10 == 0:
             values = {f"val/{name}": loss + 0.02 for name in MEASURES}
         else:
-            values = {"train/nats": loss, "train/lr": 1e-3 / number, "train/gradient_norm": 1 + 0.1 * draw}
+            values = {"train/loss": loss, "train/lr": 1e-3 / number, "train/gradient_norm": 1 + 0.1 * draw}
         step = 10 * (number - (number % 10 == 0))
         yield {
             "step": step,
@@ -119,7 +119,7 @@ def grow(root: Path, number: int, count: int) -> None:
             "tokens": 1,
             "seconds": 1.0,
             "attempt": 1,
-            "values": {"train/nats": 2.0 + number},
+            "values": {"train/loss": 2.0 + number},
         }
         with open(directory / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -23,21 +23,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "GPT": "models",
-    "T5": "models",
-    "Bert": "models",
-    "Comparison": "analysis",
-    "EncoderDecoder": "models",
-    "PositionEncoding": "layers",
-    "Study": "analysis",
-    "ViT": "models",
-    "compare": "analysis",
-    "contract": "testing",
-    "load_model": "runs.trained",
-    "load_study": "analysis",
-    "write_report": "report.page",
+_HOMES = {
+    "analysis": ("Comparison", "Study", "compare", "load_study"),
+    "layers": ("PositionEncoding",),
+    "models": ("GPT", "T5", "Bert", "EncoderDecoder", "ViT"),
+    "report.page": ("write_report",),
+    "runs.trained": ("load_model",),
+    "testing": ("contract",),
 }
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]
 
 

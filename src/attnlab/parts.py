@@ -16,6 +16,15 @@ from attnlab.ranges import types_of
 T = TypeVar("T")
 
 
+def find(fields: object, path: str, default: Any = None) -> Any:
+    """The value at a dotted path of nested tables, or `default` where there is none."""
+    for word in path.split("."):
+        if not isinstance(fields, Mapping) or word not in fields:
+            return default
+        fields = fields[word]
+    return fields
+
+
 @dataclass(frozen=True)
 class Choices:
     """A composed configuration as its parts see it: plain values, read only.
@@ -25,19 +34,14 @@ class Choices:
     class or function that each group's choice names.
     """
 
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
     given: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
-    parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    parts: Mapping[str, Callable[..., object]] = field(default_factory=dict)
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path, or `default` where there is none."""
-        node: Any = self.fields
-        for word in path.split("."):
-            if not isinstance(node, Mapping) or word not in node:
-                return default
-            node = node[word]
-        return node
+        return find(self.fields, path, default)
 
     def name(self, group: str) -> str:
         """A group's choice as a person types it, else the name of its class; empty where the group has no part."""
@@ -79,8 +83,8 @@ def short_table(choices: Choices) -> Iterator[str]:
     rows, (row, field) = choices.get("model.max_length"), choices.longest_row()
     if rows is not None and rows < row:
         yield (
-            f"model.max_length: a learned table of {rows} positions (model.max_length) cannot serve rows of {row} tokens "
-            f"({field}); shorten the rows, or take a longer table where it is not trained yet"
+            f"model.max_length: a learned table of {rows} positions (model.max_length) cannot serve rows of {row} "
+            f"tokens ({field}); shorten the rows, or take a longer table where it is not trained yet"
         )
 
 
@@ -95,11 +99,8 @@ def unsharded(
         )
 
 
-def build_part(part: Callable[..., T], **dims: Any) -> T:
-    """Calls `part` with those of `dims` that its constructor takes and that are not already bound.
-
-    Raises ValueError where the part needs one that is not among them.
-    """
+def build_part(part: Callable[..., T], **dims: object) -> T:
+    """Calls a part with those of `dims` that it takes and does not bind. Raises ValueError where one is missing."""
     bound, known = _bound(part), parameters_of(unwrapped(part))
     given = {name: value for name, value in dims.items() if name in known and name not in bound}
     needed = (name for name, parameter in known.items() if parameter.default is parameter.empty)
@@ -110,29 +111,29 @@ def build_part(part: Callable[..., T], **dims: Any) -> T:
     return part(**given)
 
 
-def accepts(part: Callable[..., Any], name: str) -> bool:
+def accepts(part: Callable[..., object], name: str) -> bool:
     """Whether a part takes this argument and does not bind it."""
     return name in parameters_of(unwrapped(part)) and name not in _bound(part)
 
 
-def value_of(part: Callable[..., Any], name: str, otherwise: Any) -> Any:
+def value_of(part: Callable[..., object], name: str, otherwise: object) -> Any:
     """What a part has as this argument where nobody gives one; `otherwise` where it takes none."""
     known = parameters_of(unwrapped(part))
     return _bound(part).get(name, known[name].default) if name in known else otherwise
 
 
-def unwrapped(part: Callable[..., Any]) -> Any:
+def unwrapped(part: Callable[..., object]) -> Any:
     """The class or function that a partial completes."""
     return unwrapped(part.func) if isinstance(part, partial) else part
 
 
-def _bound(part: Callable[..., Any]) -> dict[str, Any]:
+def _bound(part: Callable[..., object]) -> dict[str, object]:
     """The fields that a part binds; of partials within partials, the outer one's win."""
     return {**_bound(part.func), **part.keywords} if isinstance(part, partial) else {}
 
 
 @cache
-def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters_of(target: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     """The arguments of a class's constructor or of a function by name, with types, ranges and defaults.
 
     What a constructor passes on whole (`**fields: Unpack[StackFields]`) counts field by field. The defaults are those
@@ -144,8 +145,9 @@ def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
     constructors = [vars(cls)["__init__"] for cls in target.__mro__ if "__init__" in vars(cls)]
     for index, function in enumerate(constructors):
         for name, parameter in _own_parameters(function if index else target, function).items():
-            if name not in found or found[name].default is parameter.empty:
-                found[name] = parameter
+            own = found.setdefault(name, parameter)
+            if own.default is parameter.empty:
+                found[name] = own.replace(default=parameter.default)
         types = types_of(function)
         passed_on = types.keys() - inspect.signature(function).parameters.keys() - {"return"}
         for name in (name for name in types if name in passed_on):
@@ -157,7 +159,7 @@ def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
     return found
 
 
-def _own_parameters(target: Callable[..., Any], function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _own_parameters(target: Callable[..., object], function: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Those that a signature names itself, with the types that the function's annotations say."""
     hints = types_of(function)
     return {

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
@@ -21,31 +21,24 @@ from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ran
 LOOK_AGAIN_SECONDS = 0.5
 
 
-class SlurmLauncher(submitit_launcher.SlurmLauncher):
+class SlurmFields(TypedDict, total=False):
+    """The numbers among the fields of conf/hydra/launcher/slurm.yaml."""
+
+    timeout_min: PositiveInt
+    array_parallelism: PositiveInt
+    signal_delay_s: PositiveInt
+    max_num_timeout: NonNegativeInt
+    cpus_per_task: PositiveInt | None
+    gpus_per_node: NonNegativeInt | None
+    mem_gb: PositiveFloat | None
+
+
+class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]
     """Hydra launcher on Slurm. Requeue has one owner, submitit: a time limit is SIGUSR2, a preemption SIGTERM."""
 
     @check_ranges
-    def __init__(
-        self,
-        timeout_min: PositiveInt,
-        array_parallelism: PositiveInt,
-        signal_delay_s: PositiveInt,
-        max_num_timeout: NonNegativeInt,
-        cpus_per_task: PositiveInt | None = None,
-        gpus_per_node: NonNegativeInt | None = None,
-        mem_gb: PositiveFloat | None = None,
-        **params: Any,
-    ) -> None:
-        super().__init__(
-            timeout_min=timeout_min,
-            array_parallelism=array_parallelism,
-            signal_delay_s=signal_delay_s,
-            max_num_timeout=max_num_timeout,
-            cpus_per_task=cpus_per_task,
-            gpus_per_node=gpus_per_node,
-            mem_gb=mem_gb,
-            **params,
-        )
+    def __init__(self, **params: Unpack[SlurmFields]) -> None:
+        super().__init__(**params)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits the jobs and waits for them. Raises: UsageError in Slurm's own words where it takes none."""
@@ -75,18 +68,19 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
             raise UsageError(f"Slurm refused the jobs: {str(error).strip()}") from None
 
-    def __call__(self, *arguments: Any) -> JobReturn:
+    def __call__(self, *arguments: object) -> JobReturn:
         """One job, on a node. At Slurm's signals a training saves at the end of its step, then others get them."""
         # submitit lets SIGTERM pass, with which Slurm announces that it requeues or cancels a job: what trained on
         # would be lost.
         signal.signal(signal.SIGTERM, _Leave(signal.getsignal(signal.SIGUSR2)))
-        return super().__call__(*arguments)
+        done: JobReturn = super().__call__(*arguments)
+        return done
 
 
 class _Leave:
     """Ends the process at SIGTERM, and where Slurm preempts the job, has submitit's handler `requeue` it before."""
 
-    def __init__(self, requeue: Any) -> None:
+    def __init__(self, requeue: object) -> None:
         self.requeue, self.is_leaving = requeue, False
 
     def __call__(self, signum: int, frame: object) -> None:
@@ -102,6 +96,7 @@ class _Leave:
     def _requeued(self, frame: object) -> None:
         from submitit.core.utils import UncompletedJobError
 
+        assert callable(self.requeue)
         # What may not be requeued is left as it was saved: it has not failed.
         with contextlib.suppress(subprocess.SubprocessError, OSError, UncompletedJobError):
             self.requeue(signal.SIGUSR2, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from itertools import starmap
@@ -31,8 +32,7 @@ class _Launching(Sweeper):
 
 
 class StudySweeper(_Launching):
-    """
-    Hydra sweeper over the cells and seeds of a plan.
+    """Hydra sweeper over the cells and seeds of a plan.
 
     Runs in one of `states` are launched. A finished or diverged run is left alone, and so is one that another sweep is
     running or has queued.
@@ -73,7 +73,7 @@ class StudySweeper(_Launching):
             paths = [run_path(cell.name, seed) for cell, seed in pending]
             note_submission(folder, dict(zip(self.launcher.submit(jobs), paths, strict=True)), **self.how)
             return []
-        returns: list[Any] = list(self.launcher.launch(jobs, initial_job_idx=0))
+        returns = list(self.launcher.launch(jobs, initial_job_idx=0))
         failed = [
             f"{cell.name} seed={seed}: {job._return_value}"
             for (cell, seed), job in zip(pending, returns, strict=True)
@@ -85,8 +85,7 @@ class StudySweeper(_Launching):
 
 
 class SearchSweeper(_Launching):
-    """
-    Hydra sweeper that in each cell asks an Optuna sampler for the settings of each trial and tells it what came out.
+    """Hydra sweeper that in each cell asks an Optuna sampler for the settings of each trial and tells it what came out.
 
     What was tried stands in the runs' own directories: the same command asks for the same trials again, and trains
     those that are not over.
@@ -94,30 +93,30 @@ class SearchSweeper(_Launching):
 
     @check_ranges
     def __init__(
-        self, metric: str, better: str, n_trials: PositiveInt, n_jobs: PositiveInt, sampler: Any, pruner: Any
+        self, metric: str, better: str, n_trials: PositiveInt, n_jobs: PositiveInt, sampler: object, pruner: object
     ) -> None:
         self.metric, self.n_trials, self.n_jobs, self.sampler = metric, n_trials, n_jobs, sampler
         self.worst = math.inf if better == "lower" else -math.inf
         self.launched = 0
 
-    def sweep(self, arguments: list[str]) -> dict[str, list[dict[str, Any]]]:
+    def sweep(self, arguments: list[str]) -> dict[str, list[dict[str, object]]]:
         """Searches in every cell; returns the trials by cell: their `params`, `state` and `value`."""
-        from attnlab.studies.search import cells_and_space
+        from attnlab.studies.jobs import cells_and_space
 
         cells, space = cells_and_space(arguments)
         return {name: self._search(name, cell, space) for name, cell in cells.items()}
 
-    def _search(self, name: str, cell: list[str], space: list[str]) -> list[dict[str, Any]]:
+    def _search(self, name: str, cell: list[str], space: list[str]) -> list[dict[str, object]]:
         import optuna
         from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
-        from attnlab.config.overrides import literal
+        from attnlab.config.identity import literal
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(logging.WARNING)
         distributions, _ = create_params_from_overrides(space)
         direction = "minimize" if self.worst > 0 else "maximize"
-        study = optuna.create_study(direction=direction, sampler=copy.deepcopy(self.sampler))
-        trials: list[dict[str, Any]] = []
+        study = optuna.create_study(direction=direction, sampler=copy.deepcopy(self.sampler))  # type: ignore[arg-type]
+        trials: list[dict[str, object]] = []
         while len(trials) < self.n_trials:
             asked = [study.ask(distributions) for _ in range(min(self.n_jobs, self.n_trials - len(trials)))]
             params = [dict(trial.params) for trial in asked]
@@ -127,7 +126,7 @@ class SearchSweeper(_Launching):
                 trials.append({"params": tried, **self._tell(study, trial, statuses[job])})
         return trials
 
-    def _launch(self, jobs: list[tuple[str, ...]]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+    def _launch(self, jobs: list[tuple[str, ...]]) -> dict[tuple[str, ...], Mapping[str, object]]:
         """The last status of each job."""
         returns = self.launcher.launch(jobs, initial_job_idx=self.launched)
         self.launched += len(jobs)
@@ -135,7 +134,7 @@ class SearchSweeper(_Launching):
         values = [failed if job.status == JobStatus.FAILED else job.return_value for job in returns]
         return dict(zip(jobs, values, strict=True))
 
-    def _tell(self, study: Any, trial: Any, status: Mapping[str, Any]) -> dict[str, Any]:
+    def _tell(self, study: Any, trial: Any, status: Mapping[str, Any]) -> dict[str, object]:
         """Tells what came out of a trial: one that diverged is as bad as can be, a pruned one as its last value."""
         from optuna.trial import TrialState
 
@@ -152,8 +151,8 @@ class SearchSweeper(_Launching):
         return {"state": state, "value": value}
 
 
-def _setting(key: str, value: Any) -> str:
+def _setting(key: str, value: object) -> str:
     """A setting that was tried, as an override."""
-    from attnlab.config.overrides import quoted
+    from attnlab.config.identity import quoted
 
     return f"{key}={quoted(value) if isinstance(value, str) else value}"

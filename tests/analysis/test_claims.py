@@ -6,7 +6,7 @@ import pytest
 from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.analysis.claims import check_claims
-from attnlab.analysis.outcomes import Outcomes
+from attnlab.analysis.differences import Outcomes
 from attnlab.analysis.reader import load_study
 
 SPREAD = (-0.01, 0.0, 0.01)  # the 95% interval of three such values has a half-width of 0.0248
@@ -86,9 +86,9 @@ def test_open_says_which_bound_is_straddled(tmp_path):
     assert found.reason == "1.000 (0.975 to 1.025), 3 of 3 seeds inside the bound; the interval straddles 1.01"
 
 
-def test_cannot(tmp_path):
-    claim = {"says": "x", "cell": {"position": "learned"}, "metric": "m", "cannot": True}
-    assert check(tmp_path, {"learned": {}}, claim, cannot={"m": "table ends"}).reason == "it cannot: table ends"
+def test_unavailable(tmp_path):
+    claim = {"says": "x", "cell": {"position": "learned"}, "metric": "m", "unavailable": True}
+    assert check(tmp_path, {"learned": {}}, claim, unavailable={"m": "table ends"}).reason == "unavailable: table ends"
     assert check(tmp_path / "b", {"learned": {"m": 1.0}}, claim).verdict == "not met"
     assert check(tmp_path / "c", {"learned": {}}, claim).verdict == "open"
     assert check(tmp_path / "d", {"learned": {}}, claim, state="failed").verdict == "open"

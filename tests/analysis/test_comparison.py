@@ -58,7 +58,7 @@ def test_planted_effects_are_found(position):
         assert difference.interval.low < planted < difference.interval.high
         assert difference.verdict == "better"
         assert (difference.n, difference.wins) == (4, 4.0)
-    assert cells["learned"].outcome == "cannot"
+    assert cells["learned"].outcome == "unavailable"
     assert cells["learned"].rank_interval is None
     assert cells["alibi"].rank_interval == (1, 1)
     assert {claim.verdict for claim in position.claims} == {"met"}
@@ -97,12 +97,12 @@ def test_verdicts(low, high, better, verdict):
 
 def test_length_curves(position):
     curves = {(c.prefix, c.label): c for c in position.lengths}
-    alibi, rotary, learned = (curves["test/nats", name] for name in ("alibi", "rotary", "learned"))
-    assert (alibi.verdict, rotary.verdict, learned.verdict) == ("same", "worse", "cannot")
+    alibi, rotary, learned = (curves["test/loss", name] for name in ("alibi", "rotary", "learned"))
+    assert (alibi.verdict, rotary.verdict, learned.verdict) == ("same", "worse", "unavailable")
     assert rotary.change.interval.mean == pytest.approx(0.498, abs=0.02)
     assert list(rotary.points) == [1.0, 2.0, 4.0, 8.0]
-    assert sorted(learned.cannot) == [2.0, 4.0, 8.0]
-    assert ("test/sliding_nats", "alibi") in curves
+    assert sorted(learned.unavailable) == [2.0, 4.0, 8.0]
+    assert ("test/sliding_loss", "alibi") in curves
 
 
 def test_cells_that_overlap_are_not_ranked(tmp_path):
@@ -152,12 +152,12 @@ def test_what_changes_with_length_comes_first(position):
     assert re.fullmatch(r"From 1x to 8x the training length, alibi \(\+0\.\d+ \+-0\.\d+\) holds\.", first)
     assert second.startswith("Over the same lengths, none (")
     runs = position.study.values
-    far, near = (runs("position=sinusoidal", f"test/nats@{k}x") for k in (8, 1))
+    far, near = (runs("position=sinusoidal", f"test/loss@{k}x") for k in (8, 1))
     change = np.array([far[seed] - near[seed] for seed in range(4)])
     half = stats.t.ppf(1 - 0.05 / 5 / 2, 3) * stats.sem(change)
     end = f"sinusoidal ({change.mean():+.4f} +-{half:.4f}) degrade; learned cannot go beyond 1x."
     assert second.endswith(end)
-    assert best.startswith("alibi is best: test/nats@8x")
+    assert best.startswith("alibi is best: test/loss@8x")
     assert [curve.label for curve in position.primary_lengths][-2:] == ["sinusoidal", "learned"]
 
 
@@ -168,7 +168,7 @@ def test_cells_that_plateau_are_named_with_what_they_share(grid_comparison):
     assert split.common == {"residual": "post_ln", "schedule.warmup_steps": 0}
     first, second, *_ = headline(grid_comparison)
     assert first == (
-        "3 of 16 cells are far behind on val/nats, at 3.33 against 2.31 to 2.41 of the others: all 3 have post_ln and warmup_steps 0."
+        "3 of 16 cells are far behind on val/loss, at 3.33 against 2.31 to 2.41 of the others: all 3 have post_ln and warmup_steps 0."
     )
     assert second == (
         "With post_ln and warmup_steps 0, behind: num_layers 6, lr 3e-3; num_layers 12, lr 1e-3; num_layers 12, lr 3e-3. "

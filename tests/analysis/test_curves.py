@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.analysis import curves as module
-from attnlab.analysis.curves import AXES, Curves, is_number
+from attnlab.analysis.curves import AXES, Curves
 from attnlab.training.run_directory import open_to_read
+from attnlab.training.study_fields import is_finite
 
-NAMES = st.sampled_from(["a", "b", "test/nats@1x", "test/nats@2x", 'quo"ted', "näme", "step", "cell"])
+NAMES = st.sampled_from(["a", "b", "test/loss@1x", "test/loss@2x", 'quo"ted', "näme", "step", "cell"])
 ODD = [None, True, "2.5", "x", math.nan, math.inf, 10**30, 10**400, [1], {"deep": 1}, -0.0, 1e-320]
 VALUES = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**63), 2**63), st.sampled_from(ODD))
 GOOD = st.fixed_dictionaries(
@@ -53,16 +54,16 @@ def by_hand(lines: list[bytes]) -> dict[float, dict[str, float]]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if not isinstance(entry, dict) or not is_number(entry.get("step")):
+        if not isinstance(entry, dict) or not is_finite(entry.get("step")):
             continue
         axes = {axis: entry.get(axis) for axis in AXES}
-        if not all(value is None or is_number(value) for value in axes.values()):
+        if not all(value is None or is_finite(value) for value in axes.values()):
             continue
         values = entry.get("values") if isinstance(entry.get("values"), dict) else {}
         found = {k.encode("utf-8", "replace").decode(): v for k, v in values.items() if k not in ("cell", *AXES)}
         found |= {axis: value for axis, value in axes.items() if value is not None}
         row = rows.setdefault(float(entry["step"]), {})
-        row |= {name: float(value) for name, value in found.items() if is_number(value)}
+        row |= {name: float(value) for name, value in found.items() if is_finite(value)}
     return rows
 
 

@@ -14,9 +14,8 @@ from statsmodels.stats.weightstats import ttost_paired
 from tests.analysis.memory import study_of
 
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.differences import judge_differences, verdict_of
+from attnlab.analysis.differences import Contrast, Difference, judge, verdict_of
 from attnlab.analysis.headline import headline
-from attnlab.analysis.outcomes import Contrast
 from attnlab.analysis.reader import Metric
 from attnlab.analysis.statistics import equivalence_p, smallest_visible_effect
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
@@ -54,7 +53,7 @@ def test_the_decision_is_the_rule_that_is_simulated_here(margin):
     assert set(rules.ravel()) == ({-1, 1, 0, 2} if margin else {-1, 1, 0})
     for family, rule in zip(differences, rules, strict=True):
         pairs = {str(i): dict(enumerate(row.tolist())) for i, row in enumerate(family)}
-        judged = judge_differences(contrasts(pairs), Metric("m", "lower", margin))
+        judged = judge(contrasts(pairs), Metric("m", "lower", margin))
         assert [found.verdict for found in judged.values()] == [words[int(code)] for code in rule]
         assert all(
             found.interval.excludes(0) == (found.p_adjusted <= 0.05)
@@ -116,9 +115,8 @@ def test_the_smallest_effect_is_seen_in_at_least_four_of_five_studies(cells, see
 
 def test_figures_of_a_family_are_those_of_statsmodels_and_scipy():
     rows = np.random.default_rng(7).normal(0.01, 0.02, (4, 7))
-    judged = judge_differences(
-        contrasts({str(i): dict(enumerate(row.tolist())) for i, row in enumerate(rows)}), Metric("m", "lower", 0.03)
-    )
+    pairs = {str(i): dict(enumerate(row.tolist())) for i, row in enumerate(rows)}
+    judged = {name: Difference.of(one) for name, one in judge(contrasts(pairs), Metric("m", "lower", 0.03)).items()}
     p_same = [ttost_paired(row, np.zeros(7), -0.03, 0.03)[0] for row in rows]
     adjusted = multipletests(p_same, method="bonferroni")[1]
     for found, row, p, p_all in zip(judged.values(), rows, p_same, adjusted, strict=True):

@@ -11,9 +11,9 @@ from statsmodels.stats.anova import AnovaRM
 from tests.analysis.memory import crossed, study_of
 
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.differences import Outcomes
 from attnlab.analysis.factors import Factorial, interactions
 from attnlab.analysis.headline import headline
-from attnlab.analysis.outcomes import Outcomes
 from attnlab.report.page import render
 
 LEVELS = {"f": ["f0", "f1"], "g": ["g0", "g1", "g2"], "h": ["h0", "h1"]}
@@ -61,7 +61,11 @@ def test_means_are_the_coefficients_of_a_linear_model(grid, comparison):
             assert one.interval.mean == pytest.approx(
                 fit.params[f"{pair[0]}[T.{first}]:{pair[1]}[T.{second}]"], abs=1e-9
             )
-            assert (one.interval.n, one.planned, len(one.by_setting)) == (5, len(LEVELS[rest]), len(LEVELS[rest]))
+            assert (one.interval.n, one.contrast.planned, len(one.by_setting)) == (
+                5,
+                len(LEVELS[rest]),
+                len(LEVELS[rest]),
+            )
 
 
 def test_p_values_are_those_of_a_repeated_measures_anova(grid):
@@ -84,7 +88,7 @@ def test_planted_interactions_are_found_and_no_other(comparison):
         assert one.interval.low < planted < one.interval.high
         assert (one.p_adjusted <= 0.05) == (planted != 0) == one.interval.excludes(0)
     text = render(comparison)
-    assert "What depends on what" in text
+    assert "Interactions" in text
     assert "f f1 \u00d7 g g1" in text
     (sentence,) = [s for s in headline(comparison) if "interaction" in s]
     assert sentence.startswith("The largest interaction is f f1 x g g1: together they change it by +0.5")
@@ -128,7 +132,7 @@ def test_a_hole_in_the_grid_is_left_out_and_said(grid):
     lost = grid | {("f1", "g1", "h1"): dict.fromkeys(range(5), "diverged")}
     comparison = compare(study_of(lost, tuple(LEVELS), baseline=("f0", "g0", "h0")))
     one = by_choices(comparison)[frozenset({"f1", "g1"})]
-    assert (len(one.by_setting), one.planned) == (1, 2)
+    assert (len(one.by_setting), one.contrast.planned) == (1, 2)
     assert "1 of 2 settings" in render(comparison)
     assert any("leave out settings" in caveat and "f f1 (5 of 6 settings)" in caveat for caveat in comparison.caveats)
 
@@ -166,7 +170,7 @@ def test_many_interactions_are_folded_away_and_one_factor_has_none(position):
     text = render(compare(study_of(grid, ("f", "g"), baseline=("a", "e"))))
     assert "2 smaller interactions" in text
     assert position.interactions == []
-    assert "What depends on what" not in render(position)
+    assert "<h2>Interactions</h2>" not in render(position)
 
 
 def test_choices_that_are_written_differently_are_the_same():

@@ -21,10 +21,10 @@ from attnlab.analysis.reader import load_study
 from attnlab.analysis.table import typographic
 from attnlab.analysis.tables import to_csv, to_markdown
 from attnlab.analysis.terminal import print_comparison
-from attnlab.report.live.pages import overview_of
+from attnlab.report.live.live_study import overview_of
 from attnlab.report.page import render
 
-METRIC = "test/nats@8x"
+METRIC = "test/loss@8x"
 EQUAL = {"a": 2.0, "b": 2.0, "c": 2.0}
 APART = {"a": 2.0, "b": 1.5, "c": 2.5}
 ULP = float(np.spacing(2.0))
@@ -71,7 +71,7 @@ def write_study(root: Path, name: str) -> Path:
         state = lost.get(label, {}).get(seed, "finished")
         if state == "missing":
             continue
-        final = {METRIC: value, "test/nats@1x": value - 0.3 + 0.001 * rng.standard_normal()}
+        final = {METRIC: value, "test/loss@1x": value - 0.3 + 0.001 * rng.standard_normal()}
         final = dict.fromkeys(final) if state == "nan" else final
         state = "finished" if state == "nan" else state
         write_run(root, {"norm": label}, seed, final if state == "finished" else {}, state=state)
@@ -109,7 +109,7 @@ def test_every_face_says_the_same_sentences_and_words(stories, name):
     assert escape(typographic(overview.best)) in page
     for summary in comparison.cells:
         if summary.difference:
-            said = wording.verdict_text(summary.difference)
+            said = str(wording.verdict(summary.difference))
             (row,) = [line for line in terminal.splitlines() if re.match(rf"{summary.label}\s+[\d-]", line)][:1]
             assert row.rstrip().endswith(said)
             assert rows[summary.cell.name]["verdict"] == summary.difference.verdict
@@ -199,7 +199,7 @@ def test_words_wait_for_the_runs_that_were_planned(stories):
 
 
 def test_what_is_apart_is_found(stories):
-    assert headline(stories["apart"][0])[1].startswith("b is best: test/nats@8x 1.")
+    assert headline(stories["apart"][0])[1].startswith("b is best: test/loss@8x 1.")
     assert [claim.verdict for claim in stories["apart"][0].claims] == ["met", "not met"]
     assert {told_of(stories["within the margin"], label).difference.verdict for label in "bc"} == {"same"}
     assert {told_of(stories["rounding"], label).difference.verdict for label in "bc"} == {"undecided"}

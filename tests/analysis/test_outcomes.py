@@ -8,16 +8,16 @@ from scipy import stats
 from tests.analysis.memory import study_of
 
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.outcomes import Outcomes, compare_failures, count_failures, together
+from attnlab.analysis.differences import Outcomes, compare_failures, together
 from attnlab.analysis.statistics import holm
 
 
 def test_a_run_is_lost_by_how_it_ended_whatever_lost_it():
     rows = {0: 2.0, 1: None, 2: float("nan"), 3: float("inf"), 4: "failed", 5: "diverged", 6: "pruned", 7: "running"}
     rows |= {8: "missing", 9: "interrupted"}
-    outcomes = Outcomes(study_of({("a",): rows})).of("norm=a", "m")
-    assert list(outcomes.values()) == ["value", *["failed"] * 6, *["pending"] * 3]
-    assert count_failures(outcomes.values()) == (6, 7)
+    outcomes = Outcomes(study_of({("a",): rows}))
+    assert list(outcomes.of("norm=a", "m").values()) == ["value", *["failed"] * 6, *["pending"] * 3]
+    assert outcomes.counts == {"norm=a": (6, 7)}
 
 
 def test_a_contrast_counts_what_is_missing_and_says_whose():
@@ -30,7 +30,7 @@ def test_a_contrast_counts_what_is_missing_and_says_whose():
     alone = Outcomes(study).alone("norm=a", "m")
     assert (alone.failed, alone.asked, alone.reason) == (1, 5, "1 of 5 runs lost")
     assert together(["value", "failed", "pending"]) == "pending"
-    assert together(["value", "cannot"]) == "failed"
+    assert together(["value", "unavailable"]) == "failed"
 
 
 def test_the_p_is_fishers_and_adjusted_as_a_family():

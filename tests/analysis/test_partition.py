@@ -18,7 +18,7 @@ TEXT = {"fingerprint": "kjv", "unit": "token", "vocabulary_size": 70}
 IMAGES = {"fingerprint": "mnist", "unit": "image"}
 
 
-def write(root, choices, nats, data=TEXT, seeds=(1, 2), metric="val/nats", **changed):
+def write(root, choices, nats, data=TEXT, seeds=(1, 2), metric="val/loss", **changed):
     for seed in seeds:
         write_run(root, choices, seed, {metric: nats + seed / 100}, config=settings(**changed), data=data)
 
@@ -80,7 +80,7 @@ def planned(tmp_path, metric):
 
 
 def test_where_the_tokenizer_is_a_factor_losses_a_token_are_compared_within_each_alone(tmp_path):
-    first, second = parts_of_study(planned(tmp_path, "test/nats@1x"))
+    first, second = parts_of_study(planned(tmp_path, "test/loss@1x"))
     assert {c.choices["tokenizer"] for c in first.cells} == {"character"}
     assert len(first.runs) == len(second.runs) == 6  # a seed that is missing stays with its cell
     assert [claim["says"] for claim in first.claims] == ["better"]

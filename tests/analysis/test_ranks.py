@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.analysis.memory import study_of
 
+from attnlab.analysis.cells import rank_intervals
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.differences import rank_intervals
 from attnlab.analysis.reader import Metric
 
 LOWER, HIGHER = Metric("m"), Metric("m", "higher")

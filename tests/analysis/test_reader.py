@@ -20,14 +20,15 @@ from tests.stored_studies import cell, learning_curve, write_plan, write_positio
 from attnlab.analysis import file_cache as kept_files
 from attnlab.analysis import reader
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.reader import StudyReader, flatten, load_study, natural, same
+from attnlab.analysis.file_cache import flatten
+from attnlab.analysis.reader import StudyReader, load_study, natural, same
 
 
 @pytest.fixture
 def small(tmp_path):
     """A study of two cells and two seeds whose runs a test writes."""
     cells = [cell({"norm": "layer_norm"}), cell({"norm": "rms_norm"})]
-    metric = {"name": "val/nats", "better": "lower", "margin": None}
+    metric = {"name": "val/loss", "better": "lower", "margin": None}
     return write_plan(
         tmp_path / "norms",
         cells=cells,
@@ -46,16 +47,16 @@ def test_plan_and_runs_are_read(tmp_path):
     study = load_study(write_position_study(tmp_path / "position_length"))
     assert study.question.startswith("Which position encoding")
     assert (len(study.cells), study.seeds, len(study.runs)) == (6, [0, 1, 2, 3], 24)
-    assert (study.metric.name, study.metric.better, study.metric.margin) == ("test/nats@8x", "lower", 0.02)
+    assert (study.metric.name, study.metric.better, study.metric.margin) == ("test/loss@8x", "lower", 0.02)
     assert study.baseline_cell.name == "position=sinusoidal"
-    assert set(study.values("position=alibi", "test/nats@8x")) == {0, 1, 2, 3}
-    assert study.values("position=learned", "test/nats@8x") == {}
-    assert "table ends" in study.runs["position=learned", 0].cannot["test/nats@8x"]
-    assert study.metrics[0] == "test/nats@8x"
+    assert set(study.values("position=alibi", "test/loss@8x")) == {0, 1, 2, 3}
+    assert study.values("position=learned", "test/loss@8x") == {}
+    assert "table ends" in study.runs["position=learned", 0].unavailable["test/loss@8x"]
+    assert study.metrics[0] == "test/loss@8x"
 
 
 def test_a_run_that_is_not_there_is_missing(small):
-    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
     study = load_study(small)
     assert {key: run.state for key, run in study.runs.items()} == {
         ("norm=rms_norm", 0): "finished",
@@ -76,7 +77,7 @@ def test_no_margin_means_that_every_difference_counts(small):
         ("metric", {"name": "m", "better": "lower", "margin": -1}, "metric.margin must be"),
         ("metric", {"name": "m", "better": "up"}, "metric.better must be lower or higher, got 'up'"),
         ("metric", {"name": 3}, "metric.name must be text"),
-        ("metric", "val/nats", "metric must be a table"),
+        ("metric", "val/loss", "metric must be a table"),
         ("seeds", [0, "1"], "seeds must be whole numbers, got '1'"),
         ("seeds", 4, "seeds must be a list"),
         ("baseline", "norm", "baseline must be a table"),
@@ -94,28 +95,28 @@ def test_what_a_plan_cannot_mean_is_refused_and_turned_into_no_default(small, fi
 
 
 def test_a_run_whose_process_is_gone_is_interrupted_and_has_no_final_values(small):
-    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, state="running")
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0}, state="running")
     run = load_study(small).runs["norm=rms_norm", 0]
     assert run.state == "interrupted"
     assert run.final == {}
 
 
 def test_null_and_non_numbers_are_no_values(small):
-    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": None, "val/accuracy": 0.5})
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": None, "val/accuracy": 0.5})
     run = load_study(small).runs["norm=rms_norm", 0]
     assert run.final == {"val/accuracy": 0.5}
-    assert run.non_finite == ["val/nats"]
+    assert run.non_finite == ["val/loss"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"state": 3, "final": 7}'])
 def test_broken_files_do_not_stop_the_reader(small, content):
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
-    write_run(small, {"norm": "layer_norm"}, 0, {"val/nats": 2.0})
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
+    write_run(small, {"norm": "layer_norm"}, 0, {"val/loss": 2.0})
     (directory / "status.json").write_bytes(content)
     (directory / "metrics.jsonl").write_bytes(content)
     study = load_study(small)
     assert study.runs["norm=rms_norm", 0].final == {}
-    assert study.values("norm=layer_norm", "val/nats") == {0: 2.0}
+    assert study.values("norm=layer_norm", "val/loss") == {0: 2.0}
     assert study.curves.height == 0
 
 
@@ -123,21 +124,21 @@ def test_directories_that_are_no_runs_are_left_alone(small):
     (small / "norm=rms_norm" / "seed=abc").mkdir(parents=True)
     (small / "norm=rms_norm" / "seed=abc" / "status.json").write_text('{"state": "finished"}')
     (small / "notes" / "seed=0").mkdir(parents=True)
-    write_run(small, {"norm": "dynamic_tanh"}, 0, {"val/nats": 2.0})  # of no cell in the plan
+    write_run(small, {"norm": "dynamic_tanh"}, 0, {"val/loss": 2.0})  # of no cell in the plan
     assert {run.state for run in load_study(small).runs.values()} == {"missing"}
 
 
 def test_the_study_is_rebuilt_from_its_runs_without_a_plan(small):
-    write_run(small, {"norm": "rms_norm"}, 3, {"val/nats": 2.0})
+    write_run(small, {"norm": "rms_norm"}, 3, {"val/loss": 2.0})
     (small / "plan.json").unlink()
     study = load_study(small)
     assert [c.choices for c in study.cells] == [{"norm": "rms_norm"}]
-    assert (study.seeds, study.metric.name) == ([3], "val/nats")
+    assert (study.seeds, study.metric.name) == ([3], "val/loss")
 
 
 def test_a_plan_that_a_run_carries_serves_too(small):
     plan = json.loads((small / "plan.json").read_text())
-    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, plan=plan)
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0}, plan=plan)
     (small / "plan.json").unlink()
     assert len(load_study(small).runs) == 4
 
@@ -154,32 +155,32 @@ def test_curves_are_one_sorted_frame(small):
             {"norm": "rms_norm"},
             seed,
             {},
-            curve=[line(10, **{"train/nats": 3.0 + seed}), line(20, **{"train/nats": 2.5, "val/nats": 2.6})],
+            curve=[line(10, **{"train/loss": 3.0 + seed}), line(20, **{"train/loss": 2.5, "val/loss": 2.6})],
         )
     curves = load_study(small).curves
     assert curves.select("seed", "step").rows() == [(0, 10.0), (0, 20.0), (1, 10.0), (1, 20.0)]
-    assert curves["train/nats"].to_list() == [3.0, 2.5, 4.0, 2.5]
-    assert curves["val/nats"].to_list() == [None, 2.6, None, 2.6]
+    assert curves["train/loss"].to_list() == [3.0, 2.5, 4.0, 2.5]
+    assert curves["val/loss"].to_list() == [None, 2.6, None, 2.6]
     assert curves["tokens"].to_list() == [100.0, 200.0, 100.0, 200.0]
 
 
 def test_the_last_line_of_a_repeated_step_wins(small):
     lines = [
-        line(10, nats=3.0),
-        line(20, nats=2.0, other=7.0),
-        line(10, attempt=2, nats=3.5),
-        line(20, attempt=2, nats=2.5),
+        line(10, loss=3.0),
+        line(20, loss=2.0, other=7.0),
+        line(10, attempt=2, loss=3.5),
+        line(20, attempt=2, loss=2.5),
     ]
     write_run(small, {"norm": "rms_norm"}, 0, {}, curve=lines)
     curves = load_study(small).curves
-    assert curves.select("step", "nats", "other").rows() == [(10.0, 3.5, None), (20.0, 2.5, 7.0)]
+    assert curves.select("step", "loss", "other").rows() == [(10.0, 3.5, None), (20.0, 2.5, 7.0)]
 
 
 @pytest.mark.parametrize(
-    "torn", ['{"step": 30, "tok', '{"step": 30, "tokens": 3, "seconds": 1, "attempt": 1, "values": {"nats": 9.0}}']
+    "torn", ['{"step": 30, "tok', '{"step": 30, "tokens": 3, "seconds": 1, "attempt": 1, "values": {"loss": 9.0}}']
 )
 def test_a_torn_last_line_is_left_out(small, torn):
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, nats=3.0)])
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, loss=3.0)])
     with open(directory / "metrics.jsonl", "a") as file:
         file.write(torn)
     assert load_study(small).curves["step"].to_list() == [10.0]
@@ -187,24 +188,24 @@ def test_a_torn_last_line_is_left_out(small, torn):
 
 def test_lines_that_do_not_fit_are_left_out(small):
     directory = write_run(small, {"norm": "rms_norm"}, 0, {})
-    good = [json.dumps(line(step, nats=float(step))) for step in (1, 2)]
+    good = [json.dumps(line(step, loss=float(step))) for step in (1, 2)]
     odd = [
         "nonsense",
         "[1]",
-        '{"step": null, "values": {"nats": 1}}',
-        '{"step": 5, "tokens": "x", "values": {"nats": 1}}',
-        '{"step": 6, "values": {"nats": "NaN"}}',
+        '{"step": null, "values": {"loss": 1}}',
+        '{"step": 5, "tokens": "x", "values": {"loss": 1}}',
+        '{"step": 6, "values": {"loss": "NaN"}}',
     ]
     (directory / "metrics.jsonl").write_text("\n".join([good[0], *odd, good[1]]) + "\n")
     curves = load_study(small).curves
-    assert curves.filter(pl.col("nats").is_not_null()).select("step", "nats").rows() == [(1.0, 1.0), (2.0, 2.0)]
+    assert curves.filter(pl.col("loss").is_not_null()).select("step", "loss").rows() == [(1.0, 1.0), (2.0, 2.0)]
 
 
 def test_null_values_are_gaps(small):
     write_run(
-        small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, nats=3.0), {**line(20, nats=None), "non_finite": ["nats"]}]
+        small, {"norm": "rms_norm"}, 0, {}, curve=[line(10, loss=3.0), {**line(20, loss=None), "non_finite": ["loss"]}]
     )
-    assert load_study(small).curves["nats"].to_list() == [3.0, None]
+    assert load_study(small).curves["loss"].to_list() == [3.0, None]
 
 
 def test_runs_with_different_metrics_share_the_frame(small):
@@ -347,7 +348,7 @@ def settled(monkeypatch):
 
 def test_nothing_is_opened_while_nothing_changes(small, settled, monkeypatch):
     for seed in (0, 1):
-        write_run(small, {"norm": "rms_norm"}, seed, {"val/nats": 2.0}, curve=[line(10, nats=3.0)])
+        write_run(small, {"norm": "rms_norm"}, seed, {"val/loss": 2.0}, curve=[line(10, loss=3.0)])
     live = StudyReader(small)
     study = live.read()
     curves = study.curves
@@ -358,28 +359,28 @@ def test_nothing_is_opened_while_nothing_changes(small, settled, monkeypatch):
 
 def test_of_runs_that_did_not_change_the_objects_stay(small, settled):
     for seed in (0, 1):
-        write_run(small, {"norm": "rms_norm"}, seed, {"val/nats": 2.0})
+        write_run(small, {"norm": "rms_norm"}, seed, {"val/loss": 2.0})
     live = StudyReader(small)
     before = live.read()
-    write_run(small, {"norm": "rms_norm"}, 1, {"val/nats": 2.25})
+    write_run(small, {"norm": "rms_norm"}, 1, {"val/loss": 2.25})
     after = live.read()
     assert after is not before
     assert after.runs["norm=rms_norm", 0] is before.runs["norm=rms_norm", 0]
-    assert after.values("norm=rms_norm", "val/nats") == {0: 2.0, 1: 2.25}
+    assert after.values("norm=rms_norm", "val/loss") == {0: 2.0, 1: 2.25}
 
 
 def test_a_file_that_changed_just_now_is_looked_at_again(small):
     """Of the same size and, as far as its file system's clock can tell, of the same time."""
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
     live = StudyReader(small)
     live.read()
     times = (directory / "status.json").stat()
     with open(directory / "status.json", "r+") as file:
-        text = file.read().replace('"val/nats": 2.0', '"val/nats": 3.0')
+        text = file.read().replace('"val/loss": 2.0', '"val/loss": 3.0')
         file.seek(0)
         file.write(text)
     os.utime(directory / "status.json", ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert live.read().values("norm=rms_norm", "val/nats") == {0: 3.0}
+    assert live.read().values("norm=rms_norm", "val/loss") == {0: 3.0}
 
 
 def test_a_run_whose_process_dies_is_told_without_a_change_of_its_files(small, settled, monkeypatch):
@@ -397,17 +398,17 @@ def test_a_run_that_is_over_never_lacks_its_last_status(small, monkeypatch):
     real = reader.effective_state
 
     def ends_meanwhile(directory):
-        write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+        write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
         return real(directory)
 
     monkeypatch.setattr(reader, "effective_state", ends_meanwhile)
     run = load_study(small).runs["norm=rms_norm", 0]
-    assert (run.state, run.final) == ("finished", {"val/nats": 2.0})
+    assert (run.state, run.final) == ("finished", {"val/loss": 2.0})
 
 
 def test_a_run_that_is_deleted_between_being_found_and_being_read_is_missing(small, monkeypatch):
-    gone = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
-    write_run(small, {"norm": "rms_norm"}, 1, {"val/nats": 2.5})
+    gone = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
+    write_run(small, {"norm": "rms_norm"}, 1, {"val/loss": 2.5})
     live = StudyReader(small)
     live.read()
 
@@ -418,7 +419,7 @@ def test_a_run_that_is_deleted_between_being_found_and_being_read_is_missing(sma
     monkeypatch.setattr(reader, "effective_state", deleted)
     for study in (live.read(), load_study(small)):
         assert study.runs["norm=rms_norm", 0].state == "missing"
-        assert study.values("norm=rms_norm", "val/nats") == {1: 2.5}
+        assert study.values("norm=rms_norm", "val/loss") == {1: 2.5}
         assert study.unreadable == []
 
 
@@ -428,7 +429,7 @@ def test_runs_that_come_and_go_while_a_reader_looks(small):
     def come_and_go():
         try:
             while not stop.is_set():
-                directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0}, curve=[line(10, nats=3.0)])
+                directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0}, curve=[line(10, loss=3.0)])
                 stop.wait(0.001)
                 shutil.rmtree(directory.parent)
                 stop.wait(0.001)
@@ -442,7 +443,7 @@ def test_runs_that_come_and_go_while_a_reader_looks(small):
         study = live.read()
         run = study.runs["norm=rms_norm", 0]
         states.append(run.state)
-        assert run.final in ({}, {"val/nats": 2.0})
+        assert run.final in ({}, {"val/loss": 2.0})
         assert study.curves.height <= 1
     stop.set()
     thread.join()
@@ -465,21 +466,21 @@ def refusing(monkeypatch, target: Path, error: int = errno.EACCES):
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
 def test_a_file_that_may_not_be_read_is_named_and_read_when_it_may(small, error):
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
     live = StudyReader(small)
     with pytest.MonkeyPatch.context() as patch:
         refusing(patch, directory / "status.json", error)
         study = live.read()
-    assert study.values("norm=rms_norm", "val/nats") == {}
+    assert study.values("norm=rms_norm", "val/loss") == {}
     assert study.unreadable == [f"{directory}/status.json: {os.strerror(error)}"]
     study = live.read()
-    assert study.values("norm=rms_norm", "val/nats") == {0: 2.0}
+    assert study.values("norm=rms_norm", "val/loss") == {0: 2.0}
     assert study.unreadable == []
 
 
 def test_a_folder_that_may_not_be_listed_is_named(small, monkeypatch):
-    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
-    write_run(small, {"norm": "layer_norm"}, 0, {"val/nats": 2.0})
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
+    write_run(small, {"norm": "layer_norm"}, 0, {"val/loss": 2.0})
     real = os.scandir
 
     def listed(path):
@@ -490,16 +491,16 @@ def test_a_folder_that_may_not_be_listed_is_named(small, monkeypatch):
     monkeypatch.setattr(os, "scandir", listed)
     study = load_study(small)
     assert study.unreadable == [f"{small}/norm=rms_norm: Permission denied"]
-    assert study.values("norm=layer_norm", "val/nats") == {0: 2.0}
+    assert study.values("norm=layer_norm", "val/loss") == {0: 2.0}
 
 
 def test_folders_in_the_place_of_files_are_named(small):
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
     for name in ("run.json", "metrics.jsonl"):
         (directory / name).unlink(missing_ok=True)
         (directory / name).mkdir()
     study = load_study(small)
-    assert study.values("norm=rms_norm", "val/nats") == {0: 2.0}
+    assert study.values("norm=rms_norm", "val/loss") == {0: 2.0}
     assert study.unreadable == [f"{directory}/run.json: it is no regular file"]
     assert study.curves.height == 0
 
@@ -516,7 +517,7 @@ def test_names_are_taken_as_they_are(tmp_path, name):
 
 def test_names_that_no_encoding_can_write_do_no_harm(small):
     os.makedirs(os.fsencode(small) + b"/norm=\xff/seed=0")
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
     record = json.loads((directory / "run.json").read_text())
     (directory / "run.json").write_text(json.dumps({**record, "command": "\ud800 😀"}))
     study = load_study(small)
@@ -528,7 +529,7 @@ def test_names_that_no_encoding_can_write_do_no_harm(small):
 def test_seeds_that_are_no_numbers_of_seeds_are_no_runs(small, seed):
     directory = small / "norm=rms_norm" / f"seed={seed}"
     directory.mkdir(parents=True)
-    (directory / "status.json").write_text('{"state": "finished", "final": {"val/nats": 1}}')
+    (directory / "status.json").write_text('{"state": "finished", "final": {"val/loss": 1}}')
     assert {run.state for run in load_study(small).runs.values()} == {"missing"}
 
 
@@ -549,18 +550,18 @@ def test_files_that_attnlab_does_not_write_are_survived(small, status, attempt):
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
 def test_numbers_that_are_not_finite_are_gaps_and_told(small, text):
-    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 7.25}, curve=[line(1, nats=7.25, other=1.0)])
+    directory = write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 7.25}, curve=[line(1, loss=7.25, other=1.0)])
     for name in ("status.json", "metrics.jsonl"):
         path = directory / name
         path.write_text(path.read_text().replace("7.25", text))
     study = load_study(small)
-    assert study.runs["norm=rms_norm", 0].non_finite == ["val/nats"]
+    assert study.runs["norm=rms_norm", 0].non_finite == ["val/loss"]
     assert study.curves.select("step", "other").rows() == [(1.0, 1.0)]
-    assert "nats" not in study.curves.columns
+    assert "loss" not in study.curves.columns
 
 
 def test_a_plan_that_is_being_deleted_leaves_what_the_runs_say(small):
-    write_run(small, {"norm": "rms_norm"}, 0, {"val/nats": 2.0})
+    write_run(small, {"norm": "rms_norm"}, 0, {"val/loss": 2.0})
     live = StudyReader(small)
     assert len(live.read().runs) == 4
     (small / "plan.json").unlink()

@@ -6,18 +6,18 @@ import pytest
 from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.analysis.reader import load_study
-from attnlab.analysis.sparklines import BLOCKS, PLAIN, characters_in, curve_name, sparklines
+from attnlab.analysis.terminal import BLOCKS, PLAIN, characters_in, curve_name, sparklines
 from attnlab.training.metrics import better_of
 
 
-def curve(values, name="val/nats", every=10):
+def curve(values, name="val/loss", every=10):
     return [
         {"step": every * k, "tokens": k, "seconds": k, "attempt": 1, "values": {name: value}}
         for k, value in enumerate(values)
     ]
 
 
-def study_of(root, curves, metric="test/nats@8x", states=None):
+def study_of(root, curves, metric="test/loss@8x", states=None):
     """A study of a cell each list of seeds' curves."""
     choices = [{"norm": name} for name in curves]
     write_plan(
@@ -26,7 +26,7 @@ def study_of(root, curves, metric="test/nats@8x", states=None):
     for name, of_seeds in curves.items():
         for seed, lines in enumerate(of_seeds):
             state = (states or {}).get((name, seed), "finished")
-            write_run(root, {"norm": name}, seed, {"test/nats@8x": 1.0}, state=state, curve=lines)
+            write_run(root, {"norm": name}, seed, {"test/loss@8x": 1.0}, state=state, curve=lines)
     return load_study(root)
 
 
@@ -34,7 +34,7 @@ def test_levels_are_those_of_the_mean_on_one_scale(tmp_path):
     # Means 9, 7, 3, 1, 0 and 9, 7, 7, 7, 7; the first quarter (steps 0 to 9) does not count for the top, which is 7.
     curves = {"a": [curve([8, 7, 3, 2, 0]), curve([10, 7, 3, 0, 0])], "b": [curve([9, 7, 7, 7, 7])]}
     lines = sparklines(study_of(tmp_path / "s", curves), width=5)
-    assert (lines.metric, lines.steps, lines.low, lines.high) == ("val/nats", (0, 40), 0.0, 7.0)
+    assert (lines.metric, lines.steps, lines.low, lines.high) == ("val/loss", (0, 40), 0.0, 7.0)
     assert lines.levels == {"norm=a": [7, 7, 3, 1, 0], "norm=b": [7, 7, 7, 7, 7]}
     assert lines.text("norm=a", "utf-8") == "██▄▂▁"
     assert lines.text("norm=a", "ascii") == "##=:."
@@ -70,11 +70,11 @@ def test_one_point_and_no_spread_are_curves_too(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "logged", "name"),
     [
-        ("test/nats@8x", ["val/nats", "train/nats"], "val/nats"),
-        ("test/sliding_nats@8x", ["val/nats"], "val/nats"),
-        ("test/accuracy", ["val/nats", "val/accuracy"], "val/accuracy"),
-        ("test/bleu", ["train/nats", "val/nats"], "val/nats"),
-        ("test/bleu", ["train/nats"], "train/nats"),
+        ("test/loss@8x", ["val/loss", "train/loss"], "val/loss"),
+        ("test/sliding_loss@8x", ["val/loss"], "val/loss"),
+        ("test/accuracy", ["val/loss", "val/accuracy"], "val/accuracy"),
+        ("test/bleu", ["train/loss", "val/loss"], "val/loss"),
+        ("test/bleu", ["train/loss"], "train/loss"),
         ("test/bleu", ["train/lr"], None),
     ],
 )

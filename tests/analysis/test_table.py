@@ -136,8 +136,8 @@ def test_a_template_takes_a_table_or_an_entry_as_markup_and_markup_stands_as_it_
 
 def test_signs_are_true_ones():
     assert (
-        typographic("-2 +-0.1 at 8x of a-1 and test/nats@8x")
-        == "\u22122\u00a0\u00b10.1 at 8\u00d7 of a-1 and test/nats@8x"
+        typographic("-2 +-0.1 at 8x of a-1 and test/loss@8x")
+        == "\u22122\u00a0\u00b10.1 at 8\u00d7 of a-1 and test/loss@8x"
     )
 
 

@@ -16,24 +16,24 @@ def test_every_figure_is_traced_to_a_directory(position):
     assert len(rows) == 24
     for summary in position.measured:
         own = [row for row in rows if row["cell"] == summary.cell.name]
-        values = [float(row["test/nats@8x"]) for row in own]
+        values = [float(row["test/loss@8x"]) for row in own]
         assert statistics.mean(values) == summary.interval.mean or abs(
             statistics.mean(values) - summary.interval.mean
         ) < 1e-15 * abs(summary.interval.mean)
         for row in own:
             status = json.loads(Path(row["directory"], "status.json").read_text())
-            assert float(row["test/nats@8x"]) == status["final"]["test/nats@8x"]  # to the last bit
+            assert float(row["test/loss@8x"]) == status["final"]["test/loss@8x"]  # to the last bit
             assert (row["seed"], row["state"], row["step"]) == (row["directory"][-1], "finished", "800")
 
 
 def test_the_text_has_a_line_a_run_and_ends_in_its_directory(grid_comparison):
     header, *lines = runs_to_text(grid_comparison).splitlines()
-    assert header.split() == ["cell", "seed", "state", "val/nats", "directory"]
+    assert header.split() == ["cell", "seed", "state", "val/loss", "directory"]
     assert len(lines) == 48
     for line, run in zip(lines, sorted_runs(grid_comparison), strict=True):
         cell, seed, state, value, directory = line.split()
         assert (cell, seed, state, directory) == (run.cell, str(run.seed), run.state, str(run.directory))
-        assert value == "-" if state == "diverged" else abs(float(value) - run.final["val/nats"]) < 1e-6
+        assert value == "-" if state == "diverged" else abs(float(value) - run.final["val/loss"]) < 1e-6
 
 
 def sorted_runs(comparison):

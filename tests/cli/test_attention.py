@@ -144,12 +144,12 @@ def test_losses_of_single_examples_are_parts_of_the_runs_own(kind, imported, her
     parts, task = load_run(imported(kind), "last")
     batches = list(parts.data.val_dataloader())
     losses = TaskLosses(task, batches)()
-    assert len(losses.nats_N) == sum(len(next(iter(batch.values()))) for batch in batches)
-    whole = task.score(batches)["nats"]
-    assert (losses.nats_N.sum() / losses.targets_N.sum()).item() == pytest.approx(whole, rel=1e-5)
+    assert len(losses.loss_N) == sum(len(next(iter(batch.values()))) for batch in batches)
+    whole = task.score(batches)["loss"]
+    assert (losses.loss_N.sum() / losses.targets_N.sum()).item() == pytest.approx(whole, rel=1e-5)
     few = TaskLosses(task, batches, most=2)
     assert few.count == 2
-    assert few().nats_N[0].item() == pytest.approx(losses.nats_N[0].item(), rel=1e-6)
+    assert few().loss_N[0].item() == pytest.approx(losses.loss_N[0].item(), rel=1e-6)
 
 
 def write_tree(path):
@@ -171,7 +171,7 @@ def test_a_dependency_file_gives_texts_and_syntax(imported, attnlab, here):
 
 
 def test_of_many_texts_the_page_has_the_first_and_the_statistics_have_all(imported, attnlab, here, monkeypatch):
-    monkeypatch.setattr("attnlab.report.attention_page.MOST_EXAMPLES", 2)
+    monkeypatch.setattr("attnlab.report.attention.MOST_EXAMPLES", 2)
     Path("lines.txt").write_text("a fox\n\nthe dog\nthe lazy dog\n")
     run = str(imported("gpt2"))
     assert attnlab("attention", run, "--input", "lines.txt", "--ablate", "text", "--to", "out").status == 0

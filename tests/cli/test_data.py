@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from attnlab.cli.data import choices_of_sources
+from attnlab.cli.parts import choices_of_sources
 from attnlab.config.compose import shipped
 from attnlab.data import describe_sources
 

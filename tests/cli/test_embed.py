@@ -58,7 +58,7 @@ def test_texts_that_are_too_long_are_cut_and_told(imported, attnlab, here):
 
 
 def test_an_encoder_that_was_trained_here(attnlab, library):
-    words = ["model=bert", "data=text_masked", f"data.path={library}/text.txt", "data.context=16", "data.batch_size=4", "model.d_model=16",
+    words = ["model=bert", "data=text_masked", f"data.path={library}/text.txt", "data.context_length=16", "data.batch_size=4", "model.d_model=16",
              "model.num_heads=2", "model.num_layers=1", "tokenizer.vocabulary_size=280", "trainer.max_steps=2", "trainer.threads=1"]  # fmt: skip
     assert attnlab("train", *words, "schedule.warmup_steps=0", "run_dir=run", "progress=off").status == 0
     said = attnlab("embed", "run", "--text", "the fox", "--to", "out.npy")

@@ -15,9 +15,9 @@ from attnlab.runs.trained import load_model
 pytestmark = pytest.mark.slow
 CONTEXT = 16
 TINY = ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=20", "trainer.threads=1",
-        "trainer.validate_every=20", "schedule.warmup_steps=0", "optimizer.lr=0.01", "progress=off"]  # fmt: skip
+        "trainer.val_check_interval=20", "schedule.warmup_steps=0", "optimizer.lr=0.01", "progress=off"]  # fmt: skip
 SUBWORDS = ["tokenizer.vocabulary_size=280"]
-WINDOWS = [f"data.context={CONTEXT}", "data.batch_size=4", "data.max_validation_tokens=256"]
+WINDOWS = [f"data.context_length={CONTEXT}", "data.batch_size=4", "data.max_validation_tokens=256"]
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_run_without_an_end_says_what_its_clients_will_miss(exported, here, li
     said = exported(
         "data=text", f"data.path={library}/text.txt", *WINDOWS, "tokenizer=byte", "task.evaluation_lengths=[1]"
     )
-    assert "note: the tokenizer has no end-of-text mark" in said.err
+    assert "note: the tokenizer has no end-of-text token" in said.err
     assert "train with data.end_of_text=true" in said.err
 
 
@@ -230,7 +230,7 @@ def test_sentences_are_translated(exported, attnlab, library):
     pairs = [
         "data=parallel_text",
         f"data.path={library}/pairs.tsv",
-        "data.pair=en-de",
+        "data.language_pair=en-de",
         "data.batch_tokens=400",
         "data.max_length=60",
     ]
@@ -239,14 +239,14 @@ def test_sentences_are_translated(exported, attnlab, library):
         *pairs,
         "residual=post_ln",
         "position.interleaved=false",
-        "task.beams=1",
-        "task.max_extra=2",
+        "task.num_beams=1",
+        "task.max_extra_length=2",
         "trainer.max_steps=120",
-        "trainer.validate_every=120",
+        "trainer.val_check_interval=120",
         *SUBWORDS,
     )
     Path("lines.txt").write_text("the quick fox\n")
-    ours = attnlab("translate", "run", "--input", "lines.txt", "--beams", "1").out.rstrip("\n")
+    ours = attnlab("translate", "run", "--input", "lines.txt", "--num-beams", "1").out.rstrip("\n")
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("out"), AutoTokenizer.from_pretrained("out")
     given = tokenizer("the quick fox", return_tensors="pt")
     limit = given["input_ids"].shape[1] + 2

@@ -1,6 +1,10 @@
 """Whatever is wrong with a command ends in one message, with nothing made."""
 
+from pathlib import Path
+
 import pytest
+
+from attnlab.training.run_directory import write_json
 
 
 def refused(said):
@@ -106,3 +110,41 @@ def test_a_study_that_has_not_run(attnlab, here, left):
         assert "no such study has run" in refused(attnlab(command, "nothing"))
     assert "there is no such study" in refused(attnlab("sweep", "nothing"))
     assert left(here) == []
+
+
+@pytest.fixture
+def old(study):
+    """A study whose first run an older attnlab trained: with its names of fields and metrics, and no format."""
+    study("mine")
+    run = Path("runs", "mine", "position=none", "seed=0")
+    config = {"seed": 0, "data": {"context": 16}, "model": {"tied": True}}
+    write_json(run / "run.json", {"attnlab": "0.0.9", "cell_name": "position=none", "seed": 0, "config": config})
+    write_json(run / "status.json", {"state": "finished", "final": {"test/nats@2x": 2.0}})
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    return str(run)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate RUN",
+        "generate RUN --prompt a",
+        "attention RUN --text a",
+        "export RUN --to out",
+        "compare mine",
+        "report mine",
+        "scaling mine",
+        "sweep mine",
+        "train TINY run_dir=RUN",
+        "train TINY model.init_from=RUN",
+    ],
+)
+def test_a_run_of_an_older_attnlab_is_one_message(attnlab, left, here, tiny, old, words):
+    before = left(here)
+    words = [word for one in words.split() for word in (tiny if one == "TINY" else [one.replace("RUN", old)])]
+    said = refused(attnlab(*words))
+    assert "run.json must have format 2, got 1: another version of attnlab (0.0.9) wrote it" in said
+    assert "use that version, or move the old runs away and train again" in said
+    assert len(said.splitlines()) == 1
+    assert left(here) == before

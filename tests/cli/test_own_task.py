@@ -11,7 +11,7 @@ from attnlab.data import MaskedTextData
 from attnlab.models import Bert
 from attnlab.training import LossSums, Metric, Task, cross_entropy_sums
 
-NATS = Metric("nats", "lower", "loss in nats per {unit}")
+LOSS = Metric("loss", "lower", "loss in nats per {unit}")
 AMONG = Metric("among", "higher", "tokens that are among the likeliest (0 to 1)")
 
 
@@ -25,7 +25,7 @@ class Likeliest(Task):
 
     @classmethod
     def metrics(cls, config):
-        return [NATS, AMONG]
+        return [LOSS, AMONG]
 
     def loss_sums(self, batch):
         chosen_BT = batch["chosen"]
@@ -43,9 +43,15 @@ def words(here, library, monkeypatch):
     (here / "own" / "task").mkdir(parents=True)
     (here / "own" / "task" / "likeliest.yaml").write_text("_target_: own_tasks.Likeliest\n_partial_: true\nmost: 3\n")
     monkeypatch.syspath_prepend(str(here))
-    small = ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "data.context=16", "data.batch_size=4"]
+    small = [
+        "model.d_model=16",
+        "model.num_heads=2",
+        "model.num_layers=1",
+        "data.context_length=16",
+        "data.batch_size=4",
+    ]
     data = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.max_validation_tokens=256"]
-    steps = ["trainer.max_steps=2", "trainer.validate_every=1", "trainer.threads=1", "progress=off"]
+    steps = ["trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.threads=1", "progress=off"]
     return ["--config-dir", "own", "model=bert", "task=likeliest", *data, *small, *steps]
 
 
@@ -54,7 +60,7 @@ def test_a_task_of_ones_own_is_trained_evaluated_and_compared(attnlab, here, wor
     for path in (here / "runs" / "mine").glob("*/seed=*"):
         assert read_json(path / "run.json")["metrics"]["among"]["better"] == "higher"
         status = read_json(path / "status.json")
-        assert {"val/nats", "val/among", "test/nats", "test/among"} == set(status["final"])
+        assert {"val/loss", "val/among", "test/loss", "test/among"} == set(status["final"])
         assert status["best"]["metric"] == "val/among"
     [run, *_] = sorted((here / "runs" / "mine").glob("*/seed=0"))
     said = attnlab("evaluate", str(run))
@@ -64,14 +70,14 @@ def test_a_task_of_ones_own_is_trained_evaluated_and_compared(attnlab, here, wor
     study = load_study(here / "runs" / "mine")
     assert wording.describe("test/among", study) == "tokens that are among the likeliest (0 to 1) on the test part"
     assert study.better("test/among") == "higher"
-    assert wording.describe("test/nats", study) == "loss in nats per masked token on the test part"
+    assert wording.describe("test/loss", study) == "loss in nats per masked token on the test part"
 
 
 def test_a_study_cannot_have_it_the_other_way_round(attnlab, study, words):
     study("own", shared=words[2:], metric={"name": "val/among", "better": "lower"})
     said = attnlab("sweep", "own", *words[:2])
     assert said.status == 2
-    assert "metric.better must be higher, for task=own_tasks.Likeliest says so, got lower" in said.err
+    assert "metric.better must be higher, for task=likeliest says so, got lower" in said.err
 
 
 def test_it_says_what_data_it_needs_and_what_it_lacks(attnlab, here, words):

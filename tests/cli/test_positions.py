@@ -17,7 +17,7 @@ def test_encodings_by_name_beyond_the_training_length(attnlab, here):
         "positions",
         "position=alibi,learned,none",
         "model.num_heads=2",
-        "data.context=8",
+        "data.context_length=8",
         "--to",
         "out",
         "--beyond",

@@ -17,11 +17,11 @@ MODEL = [
     "model.num_heads=2",
     "model.num_layers=1",
     "trainer.max_steps=2",
-    "trainer.validate_every=2",
+    "trainer.val_check_interval=2",
 ]
 SMALL = [*MODEL, "trainer.threads=1", "progress=off"]
-WINDOWS = ["data.context=20", "data.batch_size=4", "data.max_validation_tokens=256"]
-PAIRS = ["data.batch_tokens=300", "task.beams=2", "task.max_extra=2"]
+WINDOWS = ["data.context_length=20", "data.batch_size=4", "data.max_validation_tokens=256"]
+PAIRS = ["data.batch_tokens=300", "task.num_beams=2", "task.max_extra_length=2"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def train(attnlab, folders, here, library):
         "masked_lm": [f"data=text_masked data.path={library}/text.txt model=bert model.max_length=40", WINDOWS],
         "sequence_classification": [f"data=tsv data.path={library}/labelled model=bert", ["data.batch_tokens=300"]],
         "token_classification": [f"data=conll data.path={library}/tagged model=bert", ["data.batch_tokens=300"]],
-        "translation": [f"data=parallel_text data.path={library}/pairs.tsv data.pair=en-de model=t5", PAIRS],
+        "translation": [f"data=parallel_text data.path={library}/pairs.tsv data.language_pair=en-de model=t5", PAIRS],
         "span_corruption": [f"data=text_spans data.path={library}/text.txt model=t5", WINDOWS],
     }
 
@@ -126,7 +126,7 @@ LACKING = [
     (
         "t5",
         "span_corruption",
-        ["data.context=300"],
+        ["data.context_length=300"],
         "the tokenizer has 12 sentinels (<extra_id_i>), too few for the 15 spans",
     ),
     ("gpt2", "sequence_classification", ["task.token_dropout=0.1"], "has no mask token"),

@@ -23,18 +23,18 @@ def pairs(tmp_path_factory):
     data = [
         "data=parallel_text",
         f"data.path={path}",
-        "data.pair=en-de",
+        "data.language_pair=en-de",
         "tokenizer=character",
         "data.batch_tokens=512",
     ]
     return [
         *data,
         *SMALL,
-        "task.beams=1",
-        "task.max_extra=5",
+        "task.num_beams=1",
+        "task.max_extra_length=5",
         "model.d_model=16",
         "trainer.max_steps=4",
-        "trainer.validate_every=2",
+        "trainer.val_check_interval=2",
     ]
 
 
@@ -65,11 +65,11 @@ def test_one_sweep_over_the_families_reports_bleu_by_length(attnlab, pairs):
     assert len(runs) == 3
     for run in runs:
         figures = final(run)
-        assert {"test/nats", "test/bleu", "test/chrf", "test/bleu@1-5", "test/bleu@6-10", "test/bleu@11-20"} <= set(
+        assert {"test/loss", "test/bleu", "test/chrf", "test/bleu@1-5", "test/bleu@6-10", "test/bleu@11-20"} <= set(
             figures
         )
         assert read_json(run / "run.json")["flops_per_token"] > 0
-        assert read_json(run / "run.json")["config"]["task"]["beams"] == 1
+        assert read_json(run / "run.json")["config"]["task"]["num_beams"] == 1
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_an_interrupted_translation_goes_on_to_the_same_numbers(attnlab, pairs, 
 def test_a_language_model_continues_a_prompt(attnlab, tiny, model):
     words = [word for word in tiny if not word.startswith("model.num_heads")]
     assert attnlab("train", *f"model={model}".split(), *words, "run_dir=run").status == 0
-    assert {"test/nats@1x", "test/nats@2x", "test/sliding_nats@2x"} <= set(final("run"))
+    assert {"test/loss@1x", "test/loss@2x", "test/sliding_loss@2x"} <= set(final("run"))
     asked = ["generate", "run", "--prompt", "the", "--prompt", "a lazy", "--max-new-tokens", "8", "--temperature", "0"]
     first, second = attnlab(*asked).out.rstrip("\n").split("\n\n", 1)
     assert (first[:3], len(first)) == ("the", 11)
@@ -127,7 +127,7 @@ def test_a_language_model_continues_a_prompt(attnlab, tiny, model):
 @pytest.mark.parametrize("model", ["recurrent_encoder", "convolutional_encoder"])
 def test_an_encoder_learns_to_classify(attnlab, labelled, model):
     words = ["data=tsv", f"data.path={labelled}", "tokenizer=character", "data.batch_tokens=512", *SMALL]
-    words += ["model.d_model=32", "trainer.max_steps=60", "trainer.validate_every=60", "optimizer.lr=1e-2"]
+    words += ["model.d_model=32", "trainer.max_steps=60", "trainer.val_check_interval=60", "optimizer.lr=1e-2"]
     said = attnlab("train", f"model={model}", "model.num_layers=2", *words, "run_dir=run")
     assert said.status == 0, said.err
     assert final("run")["test/accuracy"] > 0.9
@@ -140,4 +140,4 @@ def test_activations_that_cannot_be_recomputed_are_refused_and_bf16_is_not(attnl
     assert said.status != 0
     assert "has no stack of layers; accepted is false" in said.err
     assert attnlab("train", f"model={model}", *pairs, "trainer.precision=bf16", "run_dir=half").status == 0
-    assert final("half")["test/nats"] > 0
+    assert final("half")["test/loss"] > 0

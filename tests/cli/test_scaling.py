@@ -22,11 +22,11 @@ def test_a_study_is_fitted_printed_and_written(attnlab, here):
         *("scaling.json", "runs.csv"),
     }
     assert json.loads((here / "out" / "figures" / "scaling.json").read_text())["count"] == "non_embedding"
-    asked = ("--format", "csv", "--count", "total", "--metric", "val/nats")
+    asked = ("--format", "csv", "--count", "total", "--metric", "val/loss")
     said = attnlab("scaling", "runs/planted", "--resamples", "100", *asked)
     rows = list(csv.DictReader(io.StringIO(said.out)))
     assert len(rows) == 28
-    assert float(rows[0]["loss"]) == json.loads((here / ONE / "status.json").read_text())["final"]["val/nats"]
+    assert float(rows[0]["loss"]) == json.loads((here / ONE / "status.json").read_text())["final"]["val/loss"]
 
 
 def test_mistakes_end_in_one_sentence(attnlab, here):
@@ -34,7 +34,7 @@ def test_mistakes_end_in_one_sentence(attnlab, here):
     for words, message in (
         (("few",), "2 sizes and 2 budgets of tokens; a law of five numbers needs at least 5 sizes"),
         (("fwe",), "fwe: no such study has run in runs; there are few. Did you mean few?"),
-        (("few", "--metric", "test/nats"), "no finished run has test/nats; they have: test/nats@1x, val/nats"),
+        (("few", "--metric", "test/loss"), "no finished run has test/loss; they have: test/loss@1x, val/loss"),
         (("few", "--resamples", "3"), "resamples=3: an interval of 95% needs at least 100"),
     ):
         said = attnlab("scaling", *words)

@@ -58,8 +58,8 @@ def fine_tuning(study, library, tmp_path):
         (tmp_path / f"{name}.tsv").write_text("\n".join(rows))
     model = ["model=bert", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "tokenizer=character"]
     rest = ["trainer.max_steps=2", "trainer.threads=1", "schedule.warmup_steps=0", "progress=plain"]
-    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context=16", "data.batch_size=4"]
-    cells, metric = [{"name": "bert", "overrides": []}], {"name": "test/nats", "better": "lower"}
+    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context_length=16", "data.batch_size=4"]
+    cells, metric = [{"name": "bert", "overrides": []}], {"name": "test/loss", "better": "lower"}
     study("words", shared=[*model, *text, *rest], factors={}, cells=cells, baseline={}, metric=metric)
     found = "${runs_dir}/words/bert/seed=${seed}"
     own = [f'task.pretrained="{found}"', "task=sequence_classification", "data=tsv", f"data.path={tmp_path}"]
@@ -86,7 +86,7 @@ def test_a_mistake_is_found_before_what_is_needed_is_run(attnlab, fine_tuning):
     said = attnlab("sweep", "classes", HERE, "model.num_heads=3")
     assert said.status == 2
     assert "model.num_heads must be one of 1, 2, 4, 8, 16" in said.out
-    assert "all cells of this study have incompatible parts" in said.err
+    assert "the parts of every cell are incompatible, so there is nothing to run" in said.err
     assert not Path("runs").exists()
     assert attnlab("sweep", "classes", HERE, "model.d_ff=x").status == 2
     assert not Path("runs").exists()
@@ -205,7 +205,7 @@ def test_a_study_of_which_nothing_can_be_run(attnlab, study):
     study("none", factors={"model.num_heads": [3, 5]}, baseline={"model.num_heads": 3})
     said = attnlab("sweep", "none", HERE)
     assert said.status == 2
-    assert "all cells of this study have incompatible parts" in said.err
+    assert "the parts of every cell are incompatible, so there is nothing to run" in said.err
     assert not Path("runs").exists()
 
 

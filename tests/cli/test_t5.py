@@ -9,7 +9,7 @@ import pytest
 from attnlab.training.run_directory import read_json
 
 SMALL = ["model=t5", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.threads=1", "progress=off"]
-SMALL += ["tokenizer=character", "schedule.warmup_steps=0", "trainer.max_steps=3", "trainer.validate_every=2"]
+SMALL += ["tokenizer=character", "schedule.warmup_steps=0", "trainer.max_steps=3", "trainer.val_check_interval=2"]
 
 
 def trained(attnlab, *words):
@@ -28,8 +28,8 @@ def trained(attnlab, *words):
 
 def test_span_corruption(attnlab, library):
     own = ["task=span_corruption", "data=text_spans", f"data.path={library / 'text.txt'}"]
-    final = trained(attnlab, *own, "data.context=24", "data.batch_size=4", "data.max_validation_tokens=480")
-    assert {"val/nats", "test/nats", "test/accuracy"} <= set(final)
+    final = trained(attnlab, *own, "data.context_length=24", "data.batch_size=4", "data.max_validation_tokens=480")
+    assert {"val/loss", "test/loss", "test/accuracy"} <= set(final)
     assert 0 <= final["test/accuracy"] <= 1
 
 
@@ -39,13 +39,18 @@ def test_several_tasks_in_one_model(attnlab, here, library):
     (here / "size.tsv").write_text("".join(f"{line}\t{'short' if len(line) < 25 else 'long'}\n" for line in lines))
     files = {"german": library / "pairs.tsv", "dutch": here / "size.tsv"}
     own = [
-        f"data.tasks.{name}.source={{_target_: attnlab.data.ParallelText, path: {path}, pair: text-text}}"
+        f"data.tasks.{name}.source={{_target_: attnlab.data.ParallelText, path: {path}, language_pair: text-text}}"
         for name, path in files.items()
     ]
-    own += ["data.tasks.dutch.prefix=how long", "data.tasks.dutch.weight=400", "task.beams=1", "data.batch_tokens=800"]
+    own += [
+        "data.tasks.dutch.prefix=how long",
+        "data.tasks.dutch.weight=400",
+        "task.num_beams=1",
+        "data.batch_tokens=800",
+    ]
     final = trained(attnlab, "task=text_to_text", "data=text_to_text", *own)
     figures = {f"test/{figure}@{name}" for figure in ("exact", "bleu", "chrf") for name in files}
-    assert {"val/nats", "test/nats", "val/exact", "test/exact", *figures} <= set(final)
+    assert {"val/loss", "test/loss", "val/exact", "test/exact", *figures} <= set(final)
     record = read_json(Path("run") / "run.json")
     assert record["data"]["tasks"]["dutch"]["an_epoch"] > record["data"]["tasks"]["dutch"]["examples"]
     outputs = (Path("run") / "outputs" / "test.outputs.txt").read_text().splitlines()

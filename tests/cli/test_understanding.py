@@ -15,7 +15,7 @@ SMALL = [
     "tokenizer.vocabulary_size=280",
     "data.batch_tokens=400",
     "trainer.max_steps=3",
-    "trainer.validate_every=2",
+    "trainer.val_check_interval=2",
     "trainer.threads=1",
     "schedule.warmup_steps=0",
     "progress=off",
@@ -33,7 +33,7 @@ def test_a_run_and_its_evaluation(attnlab, library, task):
     assert said.status == 0, said.err
     [folder] = Path("runs/train").glob("*/seed=0")
     final = read_json(folder / "status.json")["final"]
-    assert {"test/nats", "test/f1", "val/f1"} <= set(final)
+    assert {"test/loss", "test/f1", "val/f1"} <= set(final)
     assert (folder / "outputs" / output).stat().st_size > 100
     again = attnlab("evaluate", str(folder))
     assert again.status == 0, again.err
@@ -43,7 +43,7 @@ def test_a_run_and_its_evaluation(attnlab, library, task):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", CHOICES)
 def test_an_encoder_and_its_tokenizer_are_taken_from_a_run(attnlab, library, task):
-    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context=16", "data.batch_size=4"]
+    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context_length=16", "data.batch_size=4"]
     small = [word for word in SMALL if not word.startswith("data.")]
     assert attnlab("train", *text, *small, "study.name=words", "cell=bert").status == 0
     data, path, _ = CHOICES[task]
@@ -76,16 +76,27 @@ def test_next_sentences_are_learned_without_another_word(attnlab, library):
     assert said.status == 0, said.err
     [folder] = Path("runs/train").glob("*/seed=0")
     final = read_json(folder / "status.json")["final"]
-    assert {"test/nats", "test/next_sentence_nats", "test/next_sentence_accuracy", "val/nats"} <= set(final)
-    assert final["test/loss"] == pytest.approx(final["test/nats"] + final["test/next_sentence_nats"])
+    assert {
+        "test/loss",
+        "test/masked_lm_loss",
+        "test/next_sentence_loss",
+        "test/next_sentence_accuracy",
+        "val/loss",
+    } <= set(final)
+    assert final["test/loss"] == pytest.approx(final["test/masked_lm_loss"] + final["test/next_sentence_loss"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("next_sentence", "marks"), [("false", 2), ("true", 3)])
 def test_a_learned_table_has_to_hold_a_windows_marks_too(attnlab, library, next_sentence, marks):
-    asked = [f"data.path={library / 'text.txt'}", f"data.next_sentence={next_sentence}", "data.context=14", *MASKED]
+    asked = [
+        f"data.path={library / 'text.txt'}",
+        f"data.next_sentence={next_sentence}",
+        "data.context_length=14",
+        *MASKED,
+    ]
     assert attnlab("train", *asked, f"model.max_length={14 + marks}").status == 0
     said = attnlab("train", *asked, f"model.max_length={13 + marks}")
     assert said.status == 2
-    words = f"table of {13 + marks} positions (model.max_length) cannot serve rows of {14 + marks} tokens (data.context, and its marks)"
+    words = f"table of {13 + marks} positions (model.max_length) cannot serve rows of {14 + marks} tokens (data.context_length, and its special tokens)"
     assert words in said.err

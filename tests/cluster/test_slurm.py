@@ -12,12 +12,12 @@ import torch
 from tests.processes import command, wait_for
 
 from attnlab.studies.cluster import ask, is_being_preempted, submissions
-from attnlab.training.checkpoint_files import read_checkpoint
+from attnlab.training.checkpoints import read_checkpoint
 from attnlab.training.run_directory import RunDirectory, effective_state, read_json
 
 pytestmark = pytest.mark.slow
 
-ON_SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.array_parallelism=6"]
+ON_SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.array_parallelism=4"]
 # Runs that are caught in the middle: they wait as long as there is a file `gate`, and go on slowly. And one that fails.
 PARTS = """
 import os, time
@@ -44,12 +44,11 @@ CELLS = {
     "requeued": ["position=slow", "optimizer.lr=0.002"],
     "out_of_time": ["position=slow", "optimizer.lr=0.003"],
     "broken": ["position=broken"],
-    **{name: [f"position={name}"] for name in ("none", "alibi", "rotary", "sinusoidal", "relative_bias", "learned")},
-    **{name: [f"feed_forward={name}"] for name in ("relu", "geglu")},
+    **{name: [f"position={name}"] for name in ("none", "alibi", "rotary")},
 }
 
 
-SETTINGS = ["trainer.max_steps=60", "trainer.validate_every=15", "trainer.log_every=1", "model.dropout=0.1"]
+SETTINGS = ["trainer.max_steps=60", "trainer.val_check_interval=15", "trainer.log_every_n_steps=1", "model.dropout=0.1"]
 
 
 def longer(tiny: list[str]) -> list[str]:
@@ -70,10 +69,10 @@ def parts(slurm, monkeypatch):
 
 
 @pytest.fixture
-def twelve(study, tiny, parts):
-    """A study of twelve cells, three of them slow on the cluster and one broken."""
+def seven(study, tiny, parts):
+    """A study of seven cells, three of them slow on the cluster and one broken."""
     cells = [{"name": name, "overrides": overrides} for name, overrides in CELLS.items()]
-    study("twelve", shared=longer(tiny), factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
+    study("seven", shared=longer(tiny), factors={}, cells=cells, baseline={"cell": "none"}, seeds=1)
 
 
 def rows(run: Path) -> dict[tuple[int, tuple[str, ...]], dict[str, float]]:
@@ -84,7 +83,7 @@ def rows(run: Path) -> dict[tuple[int, tuple[str, ...]], dict[str, float]]:
 
 def logged_steps(run: Path) -> list[int]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [line["step"] for line in lines if "train/nats" in line["values"]]
+    return [line["step"] for line in lines if "train/loss" in line["values"]]
 
 
 def assert_same(run: Path, quiet: Path) -> None:
@@ -100,16 +99,16 @@ def parameters(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.timeout(900)  # on two idle cores it takes a tenth of that
-def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(attnlab, twelve, slurm, monkeypatch):
-    words = ["twelve", "--config-dir", "conf"]
+def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(attnlab, seven, slurm, monkeypatch):
+    words = ["seven", "--config-dir", "conf"]
     (slurm / "gate").touch()
     with monkeypatch.context() as slowly:
         slowly.setenv("STEP_SECONDS", "0.1")
         sweep = command("sweep", *words, *ON_SLURM)
-    runs = {name: Path("runs/twelve", name, "seed=0") for name in CELLS}
-    wait_for(lambda: submissions(Path("runs/twelve")), sweep)
-    (submission,) = submissions(Path("runs/twelve"))
-    assert len(submission["runs"]) == 12
+    runs = {name: Path("runs/seven", name, "seed=0") for name in CELLS}
+    wait_for(lambda: submissions(Path("runs/seven")), sweep)
+    (submission,) = submissions(Path("runs/seven"))
+    assert len(submission["runs"]) == len(CELLS)
     ids = {Path(place).parent.name: id for id, place in submission["runs"].items()}
     assert all(re.fullmatch(rf"{submission['job']}_\d+", id) for id in ids.values())  # one array
 
@@ -118,8 +117,8 @@ def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(a
     # A second sweep finds every run in the first one's hands, but for the one that may have failed by now.
     other = attnlab("sweep", *words, *ON_SLURM, "--detach")
     assert other.status == 0, other.err
-    assert all(list(one["runs"].values()) == ["broken/seed=0"] for one in submissions(Path("runs/twelve"))[1:])
-    shown = attnlab("status", "twelve")
+    assert all(list(one["runs"].values()) == ["broken/seed=0"] for one in submissions(Path("runs/seven"))[1:])
+    shown = attnlab("status", "seven")
     assert shown.out.count("1 running on n") >= 3, shown.out
 
     # scancel goes on asking for as long as a job that got its signal is on its way out.

@@ -11,8 +11,7 @@ from attnlab.cli.main import main
 from attnlab.config import UsageError
 from attnlab.config.check import check
 from attnlab.config.compose import ConfigSpace
-from attnlab.config.identity import cell_name, identity
-from attnlab.config.overrides import readable
+from attnlab.config.identity import cell_name, identity, readable
 from attnlab.runs.build import dry_build
 from attnlab.training.run_directory import read_json
 
@@ -35,7 +34,7 @@ def test_every_choice_of_every_group_composes(space):
         chosen = {group: choices[place % len(choices)] for group, choices in space.groups.items()}
         composed = space.compose([f"{group}={choice}" for group, choice in chosen.items()])
         asked_for = {
-            f"data.{name}=x-y" for name in ("path", "pair") if OmegaConf.is_missing(composed.config.data, name)
+            f"data.{name}=x-y" for name in ("path", "language_pair") if OmegaConf.is_missing(composed.config.data, name)
         }
         config = space.compose([*composed.overrides, *sorted(asked_for)]).resolved
         for group, choice in chosen.items():
@@ -84,7 +83,7 @@ def test_an_added_field_that_the_class_does_not_take_is_refused(space):
     [
         ("seed=abc", "seed must be a whole number at least 0 and below 4294967296, got 'abc'"),
         ("model.d_model=64.5", "model.d_model must be a whole number at least 1, got 64.5"),
-        ("model.tied=perhaps", "model.tied must be true or false, got 'perhaps'"),
+        ("model.tie_embeddings=perhaps", "model.tie_embeddings must be true or false, got 'perhaps'"),
         ("optimizer.lr=fast", "optimizer.lr must be a number at least 0, got 'fast'"),
         ("optimizer.betas=[0.9]", "optimizer.betas must be 2 values, each a number at least 0 and below 1, got [0.9]"),
         ("progress=loud", "progress must be one of auto, plain, off, got 'loud'"),
@@ -134,13 +133,16 @@ def test_a_required_field_is_asked_for_once(space):
         ),
         (["model=recurrent", "model.attention=none", "model.input_feeding=true"], "model.input_feeding: only Luong's"),
         (["model=recurrent", "model.attention=bahdanau", "model.score=dot"], "with model.attention=bahdanau it would"),
-        (["position=learned", "model.max_length=8", "data.context=32"], "table of 8 positions"),
+        (["position=learned", "model.max_length=8", "data.context_length=32"], "table of 8 positions"),
         (["schedule=noam", "optimizer.lr=0.1"], "noam sets the learning rate itself"),
         (["optimizer=schedule_free", "schedule=cosine"], "schedule=constant"),
         (["model=recurrent_lm", "trainer.precision=16", "trainer.device=cpu"], "a CPU has no LSTM in fp16"),
         (["optimizer=schedule_free", "schedule=constant", "averaging=ema"], "averages the weights itself"),
-        (["averaging=last_checkpoints", "trainer.validate_every=0"], "there are none (trainer.validate_every=0"),
-        (["averaging=last_checkpoints", "trainer.max_steps=50"], "set trainer.validate_every"),
+        (
+            ["averaging=last_checkpoints", "trainer.val_check_interval=0"],
+            "there are none (trainer.val_check_interval=0",
+        ),
+        (["averaging=last_checkpoints", "trainer.max_steps=50"], "set trainer.val_check_interval"),
         (["residual=rezero", "norm=rms_norm"], "no norm"),
         (
             ["trainer.devices=2", "trainer.strategy=fsdp2", "norm=dynamic_tanh"],
@@ -162,23 +164,27 @@ def test_an_impossible_combination_is_refused_with_the_reason(space, overrides, 
     assert words in message(space, *overrides)
 
 
-PAIRS = ["data=parallel_text", "data.path=x", "data.pair=de-en"]
+PAIRS = ["data=parallel_text", "data.path=x", "data.language_pair=de-en"]
 SPANS = ["task=span_corruption", "data=text_spans", "data.path=x"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "row", "field"),
     [
-        (["model=gpt", "position=learned", "data.context=32"], 32, "data.context"),
-        (["model=bert", "data.context=32"], 34, "data.context, and its marks"),
+        (["model=gpt", "position=learned", "data.context_length=32"], 32, "data.context_length"),
+        (["model=bert", "data.context_length=32"], 34, "data.context_length, and its special tokens"),
         (["model=encoder_decoder", "position=learned", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
         (["model=t5_prefix", "position=learned", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
         (["model=convolutional", *PAIRS, "data.max_length=40"], 40, "data.max_length"),
         (["model=convolutional_encoder", "data.max_length=40"], 40, "data.max_length"),
         # 100 tokens of which 15 are noise in 5 spans: 85 + 5 in, and out 5 + 15 + 1; each with its end.
-        (["model=t5", "position=learned", *SPANS, "data.context=100"], 91, "data.context"),
+        (["model=t5", "position=learned", *SPANS, "data.context_length=100"], 91, "data.context_length"),
         # Each span takes as much as it leaves, so the end comes on top.
-        (["model=convolutional", *SPANS, "data.context=100", "data.mean_span_length=1"], 101, "data.context"),
+        (
+            ["model=convolutional", *SPANS, "data.context_length=100", "data.mean_span_length=1"],
+            101,
+            "data.context_length",
+        ),
     ],
 )
 def test_a_learned_table_has_to_serve_the_longest_row(space, overrides, row, field):
@@ -193,8 +199,8 @@ def test_a_learned_table_has_to_serve_the_longest_row(space, overrides, row, fie
     "overrides",
     [
         ["model=encoder_decoder", "position=sinusoidal", *PAIRS, "data.max_length=300"],
-        ["model=t5", *SPANS, "data.context=300"],
-        ["model=convolutional_lm", "data.context=300"],
+        ["model=t5", *SPANS, "data.context_length=300"],
+        ["model=convolutional_lm", "data.context_length=300"],
         ["model=recurrent", *PAIRS, "data.max_length=300"],
         ["model=vit", "position=learned"],
     ],
@@ -387,7 +393,7 @@ def test_it_takes_the_place_in_every_job_of_a_multirun(own, capsys, tiny):
         *tiny,
         "position=alibi",
         "trainer.max_steps=1",
-        "trainer.validate_every=0",
+        "trainer.val_check_interval=0",
     ]
     assert main(["train", *words, "task.evaluation_lengths=[1]"]) == 0
     (record,) = Path("runs/train").glob("*/seed=0/run.json")

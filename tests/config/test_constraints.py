@@ -7,7 +7,7 @@ import pytest
 from attnlab.config import UsageError
 from attnlab.config.check import check, incompatible
 from attnlab.config.compose import ConfigSpace
-from attnlab.config.constraints import choices_of
+from attnlab.config.seams import choices_of
 
 OWN = '''
 from attnlab.layers import PreNorm, ReZero, Rotary

@@ -5,7 +5,7 @@ import pytest
 from attnlab.config import UsageError
 from attnlab.config.compose import ConfigSpace
 from attnlab.config.identity import recorded_choices, refuse_drift, run_path
-from attnlab.training.run_directory import write_json
+from attnlab.training.run_directory import FORMAT, write_json
 
 
 def test_a_run_stands_where_the_rule_says():
@@ -22,7 +22,7 @@ def test_only_what_decides_the_numbers_makes_another_run(tmp_path):
             for words in ([], ["trainer.threads=2", "progress=off", "runs_dir=there"], ["seed=1", "model.d_model=64"])
         )
     refuse_drift(tmp_path, other)  # nothing has run there
-    write_json(tmp_path / "run.json", {"config": stored})
+    write_json(tmp_path / "run.json", {"format": FORMAT, "config": stored})
     refuse_drift(tmp_path, watched)
     with pytest.raises(UsageError, match=r"seed: 0 -> 1") as refused:
         refuse_drift(tmp_path, other)

@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 
 from attnlab.config.compose import ConfigSpace
 from attnlab.config.engine import for_each_job
-from attnlab.config.identity import cell_name
-from attnlab.config.overrides import as_it_stands, as_value, key_and_text, literal, readable
+from attnlab.config.identity import as_it_stands, as_value, cell_name, key_and_text, literal, readable
 from attnlab.training.run_directory import read_json
 
 PATHS = ["é.txt", "名.txt", "e\u0301.txt", "ü é/ö.txt", "a(1).txt", "it's.txt", "c,d.txt", "~x.txt", 'q"uo.txt', "h#ash.txt", "a&b.txt", "a;b.txt",
@@ -84,7 +83,7 @@ def test_a_long_path_has_a_name_that_file_systems_take():
         ("position=alibi", "alibi"),
         ("optimizer.lr=1e-3", 0.001),
         ("model.num_layers=2", 2),
-        ("model.tied=true", True),
+        ("model.tie_embeddings=true", True),
         ("data.path=null", None),
         ("task.evaluation_lengths=[1,2]", [1, 2]),
         ("data.path=${runs_dir}/x", "${runs_dir}/x"),

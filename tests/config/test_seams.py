@@ -32,7 +32,7 @@ MODULES = {
         def no_optimizer(model): return 3
         def no_schedule(total_steps): return lambda step: float("nan")
     """,
-    "own_lacking": "import a_module_that_is_not_there",
+    "own_unimportable": "import a_module_that_is_not_there",
     "own_residual": """
         from attnlab.layers import Residual
         class Unjoined(Residual): pass
@@ -119,6 +119,8 @@ def test_a_part_that_is_told_more_later_has_to_say_so(default):
 
 
 def test_an_import_that_fails_is_given_whole(default):
-    said = refused(default, "norm", "own_lacking.Norm")
-    assert "cannot load own_lacking.Norm: ModuleNotFoundError: No module named 'a_module_that_is_not_there'" in said
-    assert "own_lacking.py:1: import a_module_that_is_not_there" in said
+    said = refused(default, "norm", "own_unimportable.Norm")
+    assert (
+        "cannot load own_unimportable.Norm: ModuleNotFoundError: No module named 'a_module_that_is_not_there'" in said
+    )
+    assert "own_unimportable.py:1: import a_module_that_is_not_there" in said

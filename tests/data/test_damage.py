@@ -33,8 +33,7 @@ from attnlab.data import (
     TranslationData,
     read_tokenizer,
 )
-from attnlab.data.cache import problem_of
-from attnlab.data.fetch import download
+from attnlab.data.cache import download, problem_of
 
 SPLIT = [0.6, 0.2, 0.2]
 
@@ -93,7 +92,7 @@ def modules(tmp_path, prose):
     (tmp_path / "pairs").write_text("".join(f"{i} {line}\t{line} {i}\n" for i, line in enumerate(lines)))
     (tmp_path / "squad.json").write_text(squad(lines))
     text, bert = partial(TextFiles, tmp_path / "text.txt"), read_tokenizer(str(save("bert", tmp_path / "bert")))
-    short = {"context": 16, "batch_size": 2, "split": SPLIT}
+    short = {"context_length": 16, "batch_size": 2, "split": SPLIT}
     made = {
         "text": partial(TextData, text, BPE(280), **short),
         "text of a pretrained tokenizer": partial(TextData, text, bert, **short),

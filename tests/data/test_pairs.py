@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -52,7 +53,7 @@ def wheel(tmp_path, monkeypatch):
         for folder, (en, de) in {"a": (english, german), "b": again}.items():
             archive.writestr(f"homeassistant/components/{folder}/translations/en.json", json.dumps(en))
             archive.writestr(f"homeassistant/components/{folder}/translations/de.json", json.dumps(de))
-    pinned = {**HomeAssistant.wheel, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    pinned = replace(HomeAssistant.wheel, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(HomeAssistant, "wheel", pinned)
     return path
 
@@ -71,10 +72,11 @@ def test_home_assistant_keeps_whole_sentences_and_one_english_string_in_one_spli
 
 def test_an_unknown_pair_names_those_there_are(wheel):
     with pytest.raises(
-        DataError, match="pair=en-xx: home_assistant has no such pair; it has en-de, en-es, en-nl, en-fr"
+        DataError,
+        match="language_pair=en-xx: home_assistant has no such pair; it has en-de, en-es, en-nl, en-fr",
     ):
         HomeAssistant("en-xx", wheel)
-    with pytest.raises(DataError, match="pair=german is no pair of languages; accepted: SOURCE-TARGET"):
+    with pytest.raises(DataError, match="language_pair=german is no pair of languages; accepted: SOURCE-TARGET"):
         HomeAssistant("german", wheel)
 
 
@@ -222,5 +224,5 @@ def test_hub_pairs_from_a_local_folder_in_the_hubs_format(tmp_path, form):
     assert splits["test"].sources == ["test eins"]
     assert splits["test"].targets == ["test one"]
     assert splits["test"].dropped == 2
-    with pytest.raises(DataError, match=r"has no language 'fr' \(data.pair=fr-en\); it has: de, en"):
+    with pytest.raises(DataError, match=r"has no language 'fr' \(data.language_pair=fr-en\); it has: de, en"):
         HubPairs("fr-en", str(tmp_path)).read(tmp_path.parent / "hub cache")

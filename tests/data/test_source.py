@@ -7,8 +7,8 @@ import pytest
 import attnlab.data
 from attnlab.data import TSV, Character, ClassificationData, ParallelText, TranslationData, describe_sources
 from attnlab.data.labelled import Labelled, LabelledSource
+from attnlab.data.pairs import Mixture
 from attnlab.data.source import completed, declared, divide
-from attnlab.data.text_to_text import Mixture
 
 
 def test_every_source_is_listed_under_its_name():

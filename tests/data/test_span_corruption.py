@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import Character, DataError, TextFiles
-from attnlab.data.span_corruption import SpanCorruptionData, corrupt, count_noise, draw_noise, lengths
+from attnlab.data.denoising import SpanCorruptionData, corrupt, count_noise, draw_noise, lengths
 from attnlab.data.special_tokens import END, START
 
 SENTINELS = ["<X>", "<Y>", "<Z>"]
@@ -114,7 +114,7 @@ def test_more_spans_than_sentinels_are_refused():
 
 
 def make_data(path, **changes):
-    options = {"context": 40, "batch_size": 4, "split": (0.8, 0.1, 0.1), "seed": 3, "path": str(path), **changes}
+    options = {"context_length": 40, "batch_size": 4, "split": (0.8, 0.1, 0.1), "seed": 3, "path": str(path), **changes}
     return SpanCorruptionData(partial(TextFiles, pattern="*.txt"), Character(), num_sentinels=8, **options)
 
 
@@ -129,7 +129,7 @@ def assert_same(first, second):
 
 def text_of(data, source, target):
     """The window that an input and its target were made of."""
-    first = data.vocabulary.sentinel(0)
+    first = data.vocabulary.sentinels[0]
     sentinels = range(first, first + data.num_sentinels)
     said, current = {}, None
     for token in target[:-1]:
@@ -254,8 +254,11 @@ def test_lightning_takes_it(prose_file):
         ({"noise_density": 0.0}, r"noise_density must be above 0 and below 1"),
         ({"noise_density": 1.0}, r"noise_density must be above 0 and below 1"),
         ({"mean_span_length": 0.5}, r"mean_span_length must be at least 1"),
-        ({"context": 1}, r"context must be at least 2"),
-        ({"context": 1000}, r"data\.num_sentinels=8 is too few for the 50 spans of 1000 tokens; accepted: 51 or more"),
+        ({"context_length": 1}, r"context_length must be at least 2"),
+        (
+            {"context_length": 1000},
+            r"data\.num_sentinels=8 is too few for the 50 spans of 1000 tokens; accepted: 51 or more",
+        ),
         ({"batch_size": 0}, r"batch_size must be at least 1"),
     ],
 )
@@ -275,7 +278,7 @@ def test_text_that_is_too_short_is_found_at_setup(tmp_path):
 
 
 def test_more_ranks_than_windows_are_refused_and_each_window_is_one_ranks(prose_file):
-    data = make_data(prose_file, context=100)
+    data = make_data(prose_file, context_length=100)
     windows = data.corpus.test.num_tokens // 100
     ids = []
     for rank in range(2):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from attnlab.data import BPE, Byte, Character, DataError, SpanExtractionData, Unigram
 from attnlab.data.questions import Question, Questions, QuestionSource
 from attnlab.data.span_extraction import windows_over
-from attnlab.data.special_tokens import END, SEPARATOR, START
-from attnlab.data.vocabulary import Vocabulary, leading_special_tokens
+from attnlab.data.special_tokens import END, SEPARATOR, START, leading_special_tokens
+from attnlab.data.vocabulary import Vocabulary
 
 LETTERS = "ab é—日🎉'.1 \n"
 TEXT = "In (1990) the naïve émigrés of Straße 12, “日本” 🎉 didn't go. " * 20

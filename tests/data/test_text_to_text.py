@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import BPE, Character, DataError, ParallelText, TextTask, TextToTextData
-from attnlab.data.pairs import Pairs, PairSource
-from attnlab.data.text_to_text import Mixture
+from attnlab.data.pairs import Mixture, Pairs, PairSource
 
 
 class Listed(PairSource):

@@ -2,6 +2,7 @@ import codecs
 import hashlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,8 @@ MODULE = 'bible = Bible(\n    """\nAnd darkness [was] here.\nLet there be light.
 
 def test_kjv_is_the_text_between_the_quotes_without_brackets(tmp_path, wheel_maker, monkeypatch):
     wheel, sha256 = wheel_maker(tmp_path, MODULE)
-    monkeypatch.setattr(KJV, "wheel", {**KJV.wheel, "sha256": sha256, "member": "small_text/text.py"})
+    monkeypatch.setattr(KJV, "wheel", replace(KJV.wheel, sha256=sha256))
+    monkeypatch.setattr(KJV, "member", "small_text/text.py")
     assert KJV(wheel).read() == "And darkness was here.\nLet there be light."
 
 
@@ -76,7 +78,7 @@ def test_what_is_no_text_is_refused_with_its_place(tmp_path, content, message):
 def test_folder_without_a_match_and_what_is_neither_file_nor_folder(tmp_path):
     with pytest.raises(DataError, match=r"no file that matches '\*\.txt'; set data\.source\.pattern"):
         TextFiles(tmp_path).read()
-    with pytest.raises(DataError, match="neither a file nor a folder"):
+    with pytest.raises(DataError, match="must be a UTF-8 text file or a folder"):
         TextFiles("/dev/null").read()
 
 
@@ -101,7 +103,8 @@ def test_hub_reads_a_local_folder_of_the_same_format(tmp_path, monkeypatch):
 
 def test_list_of_sources_says_what_is_prepared(tmp_path, wheel_maker, monkeypatch):
     wheel, sha256 = wheel_maker(tmp_path, MODULE)
-    monkeypatch.setattr(KJV, "wheel", {**KJV.wheel, "sha256": sha256, "member": "small_text/text.py"})
+    monkeypatch.setattr(KJV, "wheel", replace(KJV.wheel, sha256=sha256))
+    monkeypatch.setattr(KJV, "member", "small_text/text.py")
     assert {row.name: row.is_prepared for row in describe_sources() if row.kind == "text"} == {
         "kjv": False,
         "tiny_shakespeare": False,

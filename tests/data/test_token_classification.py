@@ -11,8 +11,7 @@ from attnlab.data import BPE, Byte, Character, CoNLL, DataError, TokenClassifica
 from attnlab.data.classification import groups_within
 from attnlab.data.entities import Tagged, TaggedSource
 from attnlab.data.module import IGNORED
-from attnlab.data.special_tokens import END, MASK, START
-from attnlab.data.vocabulary import leading_special_tokens
+from attnlab.data.special_tokens import END, MASK, START, leading_special_tokens
 
 
 class Given(TaggedSource):

@@ -250,7 +250,7 @@ def test_a_mark_that_a_text_spells_is_the_mark_and_takes_the_place_of_a_sub_word
         WRITTEN[f"{name} with marks"],
         "the quick|mask| fox jumps|2| over|end|the|mask|, dog|mask|s |mask|",
     )
-    marks = {"mask": vocabulary.mask, "2": vocabulary.sentinel(2), "end": vocabulary.end}
+    marks = {"mask": vocabulary.mask, "2": int(vocabulary.sentinels[2]), "end": vocabulary.end}
     spelt = {"mask": "<mask>", "2": "<extra_id_2>", "end": "</s>"}
     pieces = words.split("|")
     if name == "byte":
@@ -275,7 +275,7 @@ def test_marks_have_their_names(theirs, name):
     assert found == ([0, 1, 2, 3, 4, 1] if "marks" in name else ends)
     assert len(theirs[name]) == (WRITTEN[name].size if "marks" in name else WRITTEN[name].vocabulary_size)
     if "marks" in name:
-        assert theirs[name].convert_tokens_to_ids("<extra_id_2>") == WRITTEN[name].sentinel(2)
+        assert theirs[name].convert_tokens_to_ids("<extra_id_2>") == WRITTEN[name].sentinels[2]
 
 
 def test_a_sequence_to_sequence_models_texts_have_an_end_alone(tmp_path):
@@ -306,9 +306,9 @@ def test_one_that_was_read_is_written_as_it_was(tmp_path, kind):
 def data_modules(folder, prose_file):
     """Of every way in which texts stand in batches."""
     (folder / "pairs.tsv").write_text("".join(f"{line} {number}\t{line}\n" for number, line in enumerate(TEXT)))
-    yield "text", TextData(TextFiles, BPE(300), context=8, path=str(prose_file))
-    yield "masked", MaskedTextData(TextFiles, BPE(300), Masking(), context=8, path=str(prose_file))
-    yield "spans", SpanCorruptionData(TextFiles, BPE(300), context=16, num_sentinels=9, path=str(prose_file))
+    yield "text", TextData(TextFiles, BPE(300), context_length=8, path=str(prose_file))
+    yield "masked", MaskedTextData(TextFiles, BPE(300), Masking(), context_length=8, path=str(prose_file))
+    yield "spans", SpanCorruptionData(TextFiles, BPE(300), context_length=16, num_sentinels=9, path=str(prose_file))
     yield "pairs", TranslationData(ParallelText, BPE(300), "en-de", path=str(folder / "pairs.tsv"))
 
 
@@ -324,7 +324,7 @@ def test_data_write_their_tokenizer_with_the_marks_that_their_models_see(tmp_pat
         else:
             marks = data.vocabulary.special_tokens.text if name == "masked" else data.vocabulary.special_tokens.source
             assert found == add_special_tokens(marks, data.vocabulary.encode_text(text)).tolist()
-    two = TranslationData(ParallelText, BPE(300), "en-de", joint=False, path=str(tmp_path / "pairs.tsv"))
+    two = TranslationData(ParallelText, BPE(300), "en-de", joint_vocabulary=False, path=str(tmp_path / "pairs.tsv"))
     with pytest.raises(DataError, match=r"has tokenizer\.json, source_tokenizer\.json; Hugging Face's files hold one"):
         two.write_tokenizer(tmp_path / "two")
     with pytest.raises(DataError, match="digits has no tokenizer"):

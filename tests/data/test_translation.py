@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnlab.data import BPE, Character, DataError, ParallelText, TranslationData, translation
+from attnlab.data import BPE, Character, DataError, ParallelText, TranslationData
 from attnlab.data.special_tokens import END, PAD, START
 from attnlab.data.translation import TokenRows, TokenRowsBuilder
 
@@ -30,7 +30,7 @@ def data(file, split=(0.8, 0.1, 0.1), **fields):
     source = partial(ParallelText, split=split)
     given = {
         "tokenizer": BPE(vocabulary_size=300),
-        "pair": "de-en",
+        "language_pair": "de-en",
         "path": str(file),
         "batch_tokens": 300,
         "max_length": 70,
@@ -66,7 +66,7 @@ def test_a_target_is_one_line_whatever_a_model_gives(file):
 
 
 def test_one_vocabulary_or_two(file):
-    joint, apart = data(file), data(file, joint=False, tokenizer=BPE(vocabulary_size=280))
+    joint, apart = data(file), data(file, joint_vocabulary=False, tokenizer=BPE(vocabulary_size=280))
     assert joint.dims()["vocabulary_size"] == joint.dims()["source_vocabulary_size"]
     apart.setup()
     assert joint.source_vocabulary.tokenizer == joint.vocabulary.tokenizer
@@ -74,14 +74,18 @@ def test_one_vocabulary_or_two(file):
     assert set(joint.dims()) == set(joint.placeholder_dims())
 
 
-@pytest.mark.parametrize("too_long", ["drop", "truncate"])
-def test_long_pairs_are_dropped_or_cut_and_counted(file, too_long):
-    module = data(file, split=(1, 0, 0), too_long=too_long, tokenizer=Character())
+@pytest.mark.parametrize("way", ["drop", "truncate"])
+def test_long_pairs_are_dropped_or_cut_and_counted(file, way):
+    module = data(file, split=(1, 0, 0), on_overlong=way, tokenizer=Character())
     pairs = module.split("train")
-    assert len(pairs.sources) == (200 if too_long == "drop" else 201)
-    assert pairs.counts == {"pairs with an empty side": 0, "too long": too_long == "drop", "cut": too_long != "drop"}
+    assert len(pairs.sources) == (200 if way == "drop" else 201)
+    assert pairs.counts == {
+        "pairs with an empty side": 0,
+        "too long": way == "drop",
+        "cut": way != "drop",
+    }
     assert pairs.lengths.max() <= 70
-    what = "too long in train: 1" if too_long == "drop" else "cut in train: 1"
+    what = "too long in train: 1" if way == "drop" else "cut in train: 1"
     assert what in module.describe()
     assert module.facts()["left_out"]["train"] == pairs.counts
 
@@ -224,12 +228,12 @@ def test_numbers_that_serve_no_batch_are_refused(file):
 
 
 def test_rows_are_encoded_once_for_each_way_of_cutting_and_mapped(file, own_cache, monkeypatch):
-    first, cut = data(file), data(file, max_length=20, too_long="truncate")
+    first, cut = data(file), data(file, max_length=20, on_overlong="truncate")
     kept = {module: next(iter(module.train_dataloader())) for module in (first, cut)}
     assert first.split("train").counts != cut.split("train").counts
     sources = first.sources("train")
     monkeypatch.setattr("attnlab.data.translation.encode_pairs", lambda *_: pytest.fail("encoded again"))
-    for module, fields in ((first, {}), (cut, {"max_length": 20, "too_long": "truncate"})):
+    for module, fields in ((first, {}), (cut, {"max_length": 20, "on_overlong": "truncate"})):
         again = data(file, **fields)
         assert isinstance(again.split("train").sources.tokens_N, np.memmap)
         batch = next(iter(again.train_dataloader()))
@@ -252,10 +256,8 @@ def test_rows_that_are_damaged_are_encoded_again(file, own_cache):
 @given(
     rows=st.lists(st.lists(st.integers(0, 65_000), max_size=5), max_size=12),
     size=st.sampled_from([65_536, 65_537]),
-    together=st.integers(1, 13),
 )
-def test_rows_come_out_as_they_went_in(tmp_path, monkeypatch, rows, size, together):
-    monkeypatch.setattr(translation, "TOGETHER", together)
+def test_rows_come_out_as_they_went_in(tmp_path, rows, size):
     making = TokenRowsBuilder(size)
     for row in rows:
         making.add(np.array(row, dtype=np.int64))

@@ -97,7 +97,7 @@ def test_a_target_needs_an_end(tokenizers, tmp_path):
 def test_random_replacements_are_text(tokenizers, prose_file):
     tokenizer = tokenizers["bert"]
     masking = Masking(0.9, mask_share=0.0, random_share=1.0)
-    data = MaskedTextData(TextFiles, tokenizer, masking, context=20, batch_size=32, path=str(prose_file))
+    data = MaskedTextData(TextFiles, tokenizer, masking, context_length=20, batch_size=32, path=str(prose_file))
     batches = list(data.evaluation_loader("validation"))
     seen = torch.cat([batch["tokens"][batch["chosen"]] for batch in batches]).unique().tolist()
     assert set(seen) <= set(tokenizer.text_tokens.tolist())
@@ -108,7 +108,7 @@ def test_random_replacements_are_text(tokenizers, prose_file):
 def test_pairs_of_segments_stand_in_the_tokenizers_own_marks(tokenizers, prose_file, kind):
     tokenizer = tokenizers[kind]
     data = MaskedTextData(
-        TextFiles, tokenizer, Masking(), next_sentence=True, context=20, batch_size=4, path=str(prose_file)
+        TextFiles, tokenizer, Masking(), next_sentence=True, context_length=20, batch_size=4, path=str(prose_file)
     )
     batch = next(iter(data.train_dataloader()))
     before, between, after = tokenizer.special_tokens.pair
@@ -146,7 +146,7 @@ def test_a_question_and_its_text_in_the_tokenizers_own_marks(tokenizers, tmp_pat
             assert batch["tokens"][row][batch["is_text"][row]].tolist() == tokenizer.encode(context).tolist()
     with pytest.raises(DataError, match="no separator token"):
         SpanExtractionData(SQuADFiles, tokenizers["gpt2"], path=str(file))
-    with pytest.raises(DataError, match=r"and 4 marks; accepted: data.max_length from 45 on"):
+    with pytest.raises(DataError, match=r"and 4 special tokens; accepted: data.max_length from 45 on"):
         SpanExtractionData(SQuADFiles, tokenizers["bart"], path=str(file), max_length=44)
 
 

@@ -28,10 +28,12 @@ from attnlab.data.order import TrainingLoader
 from attnlab.data.windows import WindowOrder, Windows
 
 
-def batches(tokens, context, *fields, **named):
+def batches(tokens, context_length, *fields, **named):
     """The loader of a text's windows."""
-    windows = Windows(tokens, context)
-    return TrainingLoader(WindowOrder(len(tokens), context, *fields, **named), lambda starts, _: windows.batch(starts))
+    windows = Windows(tokens, context_length)
+    return TrainingLoader(
+        WindowOrder(len(tokens), context_length, *fields, **named), lambda starts, _: windows.batch(starts)
+    )
 
 
 def numbered(num_tokens):
@@ -41,7 +43,7 @@ def numbered(num_tokens):
 
 sizes = st.tuples(st.integers(1, 9), st.integers(2, 200)).map(
     lambda pair: (pair[0], max(pair))
-)  # context, number of tokens
+)  # context_length, number of tokens
 sizes = sizes.map(lambda pair: (pair[0], max(pair[1], pair[0] + 1)))
 
 
@@ -66,26 +68,28 @@ def test_text_shorter_than_a_window_is_refused_with_both_numbers(make):
 @given(size=sizes, batch_size=st.integers(1, 7), seed=st.integers(0, 99), epoch=st.integers(0, 3))
 @settings(max_examples=50, deadline=None)
 def test_epoch_covers_the_text_once_without_overlap(size, batch_size, seed, epoch):
-    context, num_tokens = size
-    order = WindowOrder(num_tokens, context, batch_size, seed)
+    context_length, num_tokens = size
+    order = WindowOrder(num_tokens, context_length, batch_size, seed)
     per_epoch = order.count
     first, last = epoch * per_epoch, (epoch + 1) * per_epoch
     numbers = range(first // batch_size, -(-last // batch_size))
     starts = np.concatenate([order.examples(i * batch_size) for i in numbers])
     mine = np.sort(starts[first - numbers[0] * batch_size :][:per_epoch])
-    assert (np.diff(mine) == context).all()
-    assert 0 <= mine[0] < context
-    assert mine[-1] + context < num_tokens
-    assert num_tokens - per_epoch * context <= 2 * context  # what an epoch leaves out, at both ends together
+    assert (np.diff(mine) == context_length).all()
+    assert 0 <= mine[0] < context_length
+    assert mine[-1] + context_length < num_tokens
+    assert (
+        num_tokens - per_epoch * context_length <= 2 * context_length
+    )  # what an epoch leaves out, at both ends together
 
 
 @given(size=sizes, batch_size=st.integers(1, 5), world_size=st.integers(1, 4), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_ranks_share_what_one_rank_would_take(size, batch_size, world_size, seed):
-    context, num_tokens = size
-    alone = batches(numbered(num_tokens), context, batch_size * world_size, seed)
-    ranks = [batches(numbered(num_tokens), context, batch_size, seed, r, world_size) for r in range(world_size)]
-    accumulated = batches(numbered(num_tokens), context, batch_size, seed)
+    context_length, num_tokens = size
+    alone = batches(numbered(num_tokens), context_length, batch_size * world_size, seed)
+    ranks = [batches(numbered(num_tokens), context_length, batch_size, seed, r, world_size) for r in range(world_size)]
+    accumulated = batches(numbered(num_tokens), context_length, batch_size, seed)
     for _ in range(4):
         whole = next(alone)["tokens"]
         assert torch.equal(whole, torch.cat([next(rank)["tokens"] for rank in ranks]))
@@ -95,8 +99,8 @@ def test_ranks_share_what_one_rank_would_take(size, batch_size, world_size, seed
 @given(size=sizes, batch_size=st.integers(1, 7), seen=st.integers(0, 30), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_order_goes_on_where_it_was_saved_and_batches_are_a_function_of_their_index(size, batch_size, seen, seed):
-    context, num_tokens = size
-    loader, resumed = (batches(numbered(num_tokens), context, batch_size, seed) for _ in range(2))
+    context_length, num_tokens = size
+    loader, resumed = (batches(numbered(num_tokens), context_length, batch_size, seed) for _ in range(2))
     for _ in range(seen):
         next(loader)
     resumed.order.load_state_dict(loader.order.state_dict())
@@ -135,15 +139,15 @@ def scored_targets(windows):
 
 
 @given(
-    context=st.integers(1, 6),
+    context_length=st.integers(1, 6),
     num_tokens=st.integers(60, 200),
     max_tokens=st.none() | st.integers(1, 400),
     batch_size=st.integers(2, 9),
 )
 @settings(max_examples=50, deadline=None)
-def test_every_length_and_both_kinds_score_the_same_targets_once(context, num_tokens, max_tokens, batch_size):
-    longest, found = 8 * context, []
-    for length in (context, 2 * context, 4 * context, longest):
+def test_every_length_and_both_kinds_score_the_same_targets_once(context_length, num_tokens, max_tokens, batch_size):
+    longest, found = 8 * context_length, []
+    for length in (context_length, 2 * context_length, 4 * context_length, longest):
         for stride in {length, max(1, length // 2)}:
             windows = EvaluationWindows(numbered(num_tokens), length, longest, stride, max_tokens, batch_size)
             assert len(list(windows)) == len(windows)
@@ -180,7 +184,7 @@ def test_stride_longer_than_the_window_is_refused():
 
 
 def make_data(path, **changes):
-    options = {"context": 16, "batch_size": 4, "split": (0.8, 0.1, 0.1), "seed": 3, "path": str(path), **changes}
+    options = {"context_length": 16, "batch_size": 4, "split": (0.8, 0.1, 0.1), "seed": 3, "path": str(path), **changes}
     return TextData(partial(TextFiles, pattern="*.txt"), Character(), **options)
 
 
@@ -270,7 +274,7 @@ def test_lengths_that_fit_work_where_the_longest_does_not(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"context": 0}, r"context must be at least 1"),
+        ({"context_length": 0}, r"context_length must be at least 1"),
         ({"batch_size": -1}, r"batch_size must be at least 1"),
         ({"path": "nowhere.txt"}, r"data\.path=nowhere\.txt does not exist"),
     ],
@@ -309,10 +313,10 @@ def test_documents_in_sub_words_end_in_a_mark_and_others_where_it_is_asked_for(p
 
 def test_windows_with_marks_of_their_own_have_no_other_mark(prose_file, tmp_path):
     """Whether their tokenizer is new or that of a language model."""
-    masked = MaskedTextData(TextFiles, BPE(300), Masking(), context=8, path=str(prose_file))
+    masked = MaskedTextData(TextFiles, BPE(300), Masking(), context_length=8, path=str(prose_file))
     data = TextData(TextFiles, BPE(300), path=str(prose_file))
     data.tokenizer.save(tmp_path / "tokenizer.json")
-    again = MaskedTextData(TextFiles, read_tokenizer(str(tmp_path)), Masking(), context=8, path=str(prose_file))
+    again = MaskedTextData(TextFiles, read_tokenizer(str(tmp_path)), Masking(), context_length=8, path=str(prose_file))
     assert masked.tokenizer == again.tokenizer == data.tokenizer.own
 
 

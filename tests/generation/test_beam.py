@@ -133,7 +133,7 @@ def by_loops(model, source, longest, beams, alpha):
 def test_a_wide_beam_finds_what_an_exhaustive_search_finds(name, seed, alpha, num_best):
     model = build(name, seed)
     source, is_source = sentences([1, 3], seed)
-    search = BeamSearch(beams=130, length_penalty=alpha, max_extra=1, num_best=num_best)
+    search = BeamSearch(num_beams=130, length_penalty=alpha, max_extra_length=1, num_best=num_best)
     found = decode(model, source, is_source, search)
     for row, length in enumerate([1, 3]):
         expected = everything(model, source[row : row + 1, :length], length + 1, alpha)[:num_best]
@@ -152,7 +152,7 @@ def test_a_wide_beam_finds_what_an_exhaustive_search_finds(name, seed, alpha, nu
 def test_stopping_early_loses_nothing(name, seed, beams, alpha):
     model = build(name, seed)
     source, _ = sentences([3], seed)
-    (found,) = decode(model, source, None, BeamSearch(beams, alpha, max_extra=4, num_best=beams))
+    (found,) = decode(model, source, None, BeamSearch(beams, alpha, max_extra_length=4, num_best=beams))
     expected = by_loops(model, source, 7, beams, alpha)[:beams]
     assert [h.tokens for h in found] == [tokens for _, tokens in expected]
     assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-10)
@@ -168,7 +168,7 @@ def test_stopping_early_loses_nothing(name, seed, beams, alpha):
 def test_a_batch_gives_what_each_sentence_gives_alone_and_without_a_cache(name, seed, beams, lengths):
     model = build(name, seed)
     source, is_source = sentences(lengths, seed)
-    search = BeamSearch(beams, max_extra=3, num_best=beams)
+    search = BeamSearch(beams, max_extra_length=3, num_best=beams)
     together = decode(model, source, is_source, search)
     assert_same(decode(model, source, is_source, search, use_cache=False), together)
     for row, length in enumerate(lengths):
@@ -185,7 +185,7 @@ def test_greedy_takes_the_most_probable_token_until_it_ends():
     for seed in range(20):
         model = build("gru", seed)
         source, _ = sentences([4], seed)
-        ((hypothesis,),) = decode(model, source, None, BeamSearch(beams=1))
+        ((hypothesis,),) = decode(model, source, None, BeamSearch(num_beams=1))
         tokens = [1]
         while len(tokens) <= 54:
             with torch.no_grad():
@@ -198,9 +198,9 @@ def test_greedy_takes_the_most_probable_token_until_it_ends():
 
 def test_equal_scores_go_to_the_earlier_beam_and_the_smaller_token():
     source, _ = sentences([2])
-    (found,) = decode(Flat(), source, None, BeamSearch(beams=3, length_penalty=0.0, max_extra=0, num_best=3))
+    (found,) = decode(Flat(), source, None, BeamSearch(num_beams=3, length_penalty=0.0, max_extra_length=0, num_best=3))
     assert [h.tokens for h in found] == [[], [3], [3, 3]]
-    (twice, again) = decode(Flat(), source.repeat(2, 1), None, BeamSearch(beams=3, num_best=3))
+    (twice, again) = decode(Flat(), source.repeat(2, 1), None, BeamSearch(num_beams=3, num_best=3))
     assert twice == again
 
 
@@ -209,7 +209,7 @@ def test_the_greatest_length_is_the_sources_and_what_may_be_added():
     with torch.no_grad():
         model.head.bias[END] = -50.0
     source, is_source = sentences([2, 5])
-    found = decode(model, source, is_source, BeamSearch(beams=2, max_extra=3))
+    found = decode(model, source, is_source, BeamSearch(num_beams=2, max_extra_length=3))
     assert [len(row[0].tokens) for row in found] == [5, 8]
     expected = log_probabilities(model, source[:1, :2], [found[0][0].tokens])
     assert [found[0][0].log_probability] == pytest.approx(expected, rel=1e-5)
@@ -235,7 +235,7 @@ def test_tokens_that_are_ruled_out_are_never_produced():
     with torch.no_grad():
         model.head.bias[torch.tensor([0, 1, 4])] = 9.0
     source, _ = sentences([4])
-    (found,) = decode(model, source, None, BeamSearch(beams=4, num_best=4, max_extra=3), never=(0, 1, 4))
+    (found,) = decode(model, source, None, BeamSearch(num_beams=4, num_best=4, max_extra_length=3), never=(0, 1, 4))
     assert {token for h in found for token in h.tokens} <= {3, 5}
     for h in found:
         assert [h.log_probability] == pytest.approx(log_probabilities(model, source, [h.tokens]), abs=1e-4)
@@ -244,7 +244,7 @@ def test_tokens_that_are_ruled_out_are_never_produced():
 def test_other_marks_may_be_named():
     model = build("gru")
     source, _ = sentences([4])
-    (found,) = decode(model, source, None, BeamSearch(beams=2), start=3, end=4, never=(0, 1, 2, 3))
+    (found,) = decode(model, source, None, BeamSearch(num_beams=2), start=3, end=4, never=(0, 1, 2, 3))
     assert set(found[0].tokens) <= {5}
 
 
@@ -273,10 +273,10 @@ def test_top_is_a_stable_sort(rows, size, count):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"beams": 0}, "beams must be at least 1, got 0"),
+        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
         ({"length_penalty": -0.1}, r"length_penalty must be at least 0, got -0\.1"),
-        ({"max_extra": -1}, "max_extra must be at least 0, got -1"),
-        ({"beams": 2, "num_best": 3}, "num_best must be at most 2, the number of beams, got 3"),
+        ({"max_extra_length": -1}, "max_extra_length must be at least 0, got -1"),
+        ({"num_beams": 2, "num_best": 3}, "num_best must be at most 2, the number of beams, got 3"),
     ],
 )
 def test_searches_that_find_nothing_are_refused(fields, message):

@@ -116,10 +116,10 @@ def test_effects_are_the_change_of_the_tasks_own_loss():
     task = Sums(model)
     effects = ablate(model, TaskLosses(task, batches))
     assert list(effects) == [Head(SELF, layer, head) for layer in range(2) for head in range(H)]
-    whole = task.score(batches)["nats"]
+    whole = task.score(batches)["loss"]
     for head in (Head(SELF, 0, 0), Head(SELF, 1, 3)):
         with masked(model, [head]):
-            assert effects[head].change == pytest.approx(task.score(batches)["nats"] - whole, abs=1e-5)
+            assert effects[head].change == pytest.approx(task.score(batches)["loss"] - whole, abs=1e-5)
         assert effects[head].before == pytest.approx(whole, abs=1e-5)
         assert effects[head].examples == 5
 

@@ -71,10 +71,12 @@ def test_a_translator_sees_source_and_target_in_their_vocabularies(own_source):
 
 def test_a_target_that_is_not_given_is_what_the_search_finds():
     model = shaken(EncoderDecoder(MARKED, max_length=16, dropout=0.0, **SMALL))
-    found = Reader(model, LETTERS, search=BeamSearch(beams=1, max_extra=3)).read("bad")
+    found = Reader(model, LETTERS, search=BeamSearch(num_beams=1, max_extra_length=3)).read("bad")
     from attnlab.generation.beam import decode
 
-    greedy = decode(model, found.tokens[0], search=BeamSearch(beams=1, max_extra=3), never=(0, 1, 3, 4))[0][0].tokens
+    greedy = decode(model, found.tokens[0], search=BeamSearch(num_beams=1, max_extra_length=3), never=(0, 1, 3, 4))[0][
+        0
+    ].tokens
     assert found.tokens[1].tolist() == [[1, *greedy]]
     assert found.title.endswith("(the model's own)")
 

@@ -290,9 +290,9 @@ def test_nothing_of_the_model_stays_changed(fails):
         assert list(attention_maps(model, forward)) == ["stack.layers.0.attention", "stack.layers.1.attention"]
     assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
     assert torch.equal(model(draw(1, T)), logits)
-    from attnlab.layers import alignment
+    from attnlab.layers import baselines
 
-    assert alignment._watchers == []
+    assert baselines._watchers == []
 
 
 def test_a_model_without_heads_has_no_maps():

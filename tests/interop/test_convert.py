@@ -64,7 +64,7 @@ def test_a_model_without_its_output_gets_a_fresh_or_the_tied_one(model, config, 
     theirs.save_pretrained(tmp_path)
     found = read_model(tmp_path)
     assert found.fresh == fresh
-    assert found.settings["tied"] is ("head.weight" not in fresh)
+    assert found.settings["tie_embeddings"] is ("head.weight" not in fresh)
     own, mine = tensors_of(tmp_path), found.model()
     rules = found.architecture.of_model(mine, found.settings)
     assert not any(rule.theirs in own for rule in rules if found.architecture.prefix)  # the names lack the prefix
@@ -169,7 +169,7 @@ def test_an_output_of_its_own_is_not_tied(saved, tmp_path):
     own = torch.randn(37, 12)
     folder = copied(saved("gpt2"), tmp_path / "own", lambda t: {**t, "lm_head.weight": own}, tie_word_embeddings=False)
     found = read_model(folder)
-    assert found.settings["tied"] is False
+    assert found.settings["tie_embeddings"] is False
     assert found.tensors["head.weight"].equal(own)
 
 

@@ -328,7 +328,7 @@ def test_logits_are_those_of_transformers(kind, tied, tmp_path):
     read = read_gguf(made.write(tmp_path / "x.gguf", kind))
     assert read.config["tie_word_embeddings"] is tied
     found = from_theirs(read.config, read.tensors)
-    assert found.settings["tied"] is tied
+    assert found.settings["tie_embeddings"] is tied
     assert found.settings["residual.norm.eps"] == 1e-5
     made.model.load_state_dict(read.tensors, strict=False)  # the rounded numbers, where they are
     tokens = torch.arange(3, 30)[None]

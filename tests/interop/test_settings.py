@@ -40,7 +40,9 @@ def models(draw):
         "attention.output_gate": [True],
         "feed_forward.bias": [True, False],
     }
-    choices |= {"tied": [True, False]} if model != "ViT" else {"pooling": ["class", "mean"], "registers": [0, 2]}
+    choices |= (
+        {"tie_embeddings": [True, False]} if model != "ViT" else {"pooling": ["class", "mean"], "registers": [0, 2]}
+    )
     for key, values in choices.items():
         if draw(st.booleans()):
             found[key] = draw(st.sampled_from(values))
@@ -121,7 +123,7 @@ def test_so_they_do_in_other_models(model, one, other):
         ({"attention.scale": 1.0}, "attention.scale: None here, 1.0 there"),
         ({"residual": "PostNorm"}, "residual: PreNorm here, PostNorm there"),
         ({"residual.norm.eps": 1e-6}, "residual.norm.eps: 1e-05 here, 1e-06 there"),
-        ({"tied": False}, "tied: True here, False there"),
+        ({"tie_embeddings": False}, "tie_embeddings: True here, False there"),
         ({"position": "ALiBi"}, "position: Sinusoidal here, ALiBi there"),  # and no word of the fields of one alone
         ({"position.base": 100.0}, "position.base: 10000.0 here, 100.0 there"),
         ({"embedding_norm": True}, "embedding_norm: False here, True there"),

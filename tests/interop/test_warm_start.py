@@ -109,14 +109,14 @@ def test_groups_that_fit_none_of_the_other_start_anew():
 
 
 def test_an_output_of_its_own_starts_as_the_embedding():
-    start, after, given = begin({"tied": False})
+    start, after, given = begin({"tie_embeddings": False})
     assert start.converted == {"head.weight": "the embedding"}
     assert after["head.weight"].equal(given["embedding.weight"])
     assert (start.fresh, start.left) == ({}, [])
 
 
 def test_an_output_that_is_to_be_tied_is_left():
-    start, after, given = begin({}, there={**GPT, "tied": False})
+    start, after, given = begin({}, there={**GPT, "tie_embeddings": False})
     assert start.left == ["head.weight"]
     assert after["embedding.weight"].equal(given["embedding.weight"])
 
@@ -190,7 +190,7 @@ def test_a_residual_without_norms_leaves_them():
         ({"num_heads": 2}, "num_heads", "4 there, 2 here"),
         ({"max_length": 9}, "stack.position.table.weight", "(8, 16) there, (9, 16) here"),
         ({"d_model": 32, "attention": "MultiQuery"}, "embedding.weight", "(11, 16) there, (11, 32) here"),
-        ({"tied": False, "vocabulary_size": 12}, "embedding.weight", "(11, 16) there, (12, 16) here"),
+        ({"tie_embeddings": False, "vocabulary_size": 12}, "embedding.weight", "(11, 16) there, (12, 16) here"),
     ],
 )
 def test_other_sizes_are_refused_and_nothing_is_changed(change, name, shapes):
@@ -255,7 +255,7 @@ def test_the_output_goes_from_one_model_of_a_task_to_another():
 
 def test_an_untied_output_inside_of_a_tasks_model_is_converted_too():
     settings, source = made(BERT, 1)
-    own, inner = made({**BERT, "tied": False}, 2)
+    own, inner = made({**BERT, "tie_embeddings": False}, 2)
     start = start_from(SequenceClassifier(inner, 3), own, source.state_dict(), settings)
     assert start.converted == {"encoder.head.weight": "the embedding"}
     assert inner.head.weight.equal(source.embedding.weight)

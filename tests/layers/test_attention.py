@@ -149,17 +149,6 @@ def test_a_window_lets_through_exactly_its_keys(window, causal):
         assert reached.tolist() == expected
 
 
-def test_packed_sequences_give_what_each_gives_alone():
-    torch.manual_seed(0)
-    attention, x_BTD = Attention(D, H), example()[:1]
-    segments_BT = torch.tensor([[0] * 4 + [1] * 5])
-    positions_BT = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
-    for position in (Rotary(D // H), ALiBi(H)):
-        packed = attend(attention, x_BTD, position=position, positions_BT=positions_BT, segments_BT=segments_BT)
-        alone = [attend(attention, part, position=position) for part in (x_BTD[:, :4], x_BTD[:, 4:])]
-        torch.testing.assert_close(packed, torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
-
-
 def test_weights_are_dropped_in_training_only():
     torch.manual_seed(0)
     attention, x_BTD = Attention(D, H, dropout=0.5), example()

@@ -32,7 +32,6 @@ POSITIONS = [
     "AxialRotary",
 ]
 LEFT = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.bool)
-SEGMENTS = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 2, 2]])
 MASKS = {
     "causal": {"causal": True},
     "bidirectional": {"causal": False},
@@ -42,7 +41,6 @@ MASKS = {
     "right_padding": {"causal": True, "is_token_BT": LEFT.flip(1)},
     "bidirectional_padding": {"causal": False, "is_token_BT": LEFT},
     "padding_and_window": {"causal": True, "window": 2, "is_token_BT": LEFT},
-    "packed": {"causal": True, "segments_BT": SEGMENTS},
     "prefix": {"causal": True, "prefix_B1": torch.tensor([[3], [5]])},
     "prefix_and_padding": {"causal": True, "prefix_B1": torch.tensor([[2], [5]]), "is_token_BT": LEFT},
 }
@@ -140,7 +138,6 @@ def test_a_learned_bias_gets_its_gradient(backend, mask):
         ("PositionEncoding", "causal", 2.0),
         ("Rotary", "causal_window", None),
         ("ALiBi", "padding_and_window", 2.0),
-        ("RelativeBias", "packed", None),
         ("RelativeBias", "prefix", None),
         ("Rotary", "prefix_and_padding", None),
     ],

@@ -20,7 +20,7 @@ from attnlab.layers import (
     SwiGLU,
     Xavier,
 )
-from attnlab.layers.convolution import GatedConvolution
+from attnlab.layers.baselines import GatedConvolution
 from attnlab.models import GPT
 
 D, F, V, N = 128, 384, 500, 3
@@ -28,7 +28,7 @@ D, F, V, N = 128, 384, 500, 3
 
 def build(init, seed=0, **parts):
     torch.manual_seed(seed)
-    return GPT(V, 64, d_model=D, num_heads=4, num_layers=N, d_ff=F, init=init, tied=False, **parts)
+    return GPT(V, 64, d_model=D, num_heads=4, num_layers=N, d_ff=F, init=init, tie_embeddings=False, **parts)
 
 
 def std(weight):

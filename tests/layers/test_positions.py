@@ -287,7 +287,7 @@ def test_original_length_falls_back_to_the_models_length():
     for cls in (RotaryYaRN, RotaryLlama3):
         fallen_back, asked = cls(64, max_length=128), cls(64, original_length=128, max_length=4)
         assert fallen_back.frequencies(CPU).equal(asked.frequencies(CPU))
-        with pytest.raises(ValueError, match="original_length is not given"):
+        with pytest.raises(ValueError, match="original_length must be a number of positions"):
             cls(64)
 
 
@@ -481,7 +481,7 @@ def test_a_grid_ends():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Sinusoidal(7), "d_model=7 is odd; accepted: even numbers"),
+        (lambda: Sinusoidal(7), "d_model must be even, got 7"),
         (lambda: Rotary(7), "d_head=7 with fraction=1.0 rotates 7; accepted: an even number from 2 to 7"),
         (lambda: Rotary(10, fraction=0.5), "rotates 5; accepted"),
         (lambda: Rotary(8, fraction=0.0), "fraction must be above 0 and at most 1, got 0.0"),
@@ -502,9 +502,9 @@ def test_a_grid_ends():
             lambda: RelativeBias(2, True, max_distance=16),
             "max_distance=16 is within the exact buckets; accepted: more than 16",
         ),
-        (lambda: Sinusoidal2D(6, (2, 2)), "d_model=6 to be a multiple of 4"),
-        (lambda: Learned2D(5, (2, 2)), "d_model=5 is odd"),
-        (lambda: AxialRotary(6, (2, 2)), "d_head=6 to be a multiple of 4"),
+        (lambda: Sinusoidal2D(6, (2, 2)), "d_model must be a multiple of 4, for two axes of sine and cosine, got 6"),
+        (lambda: Learned2D(5, (2, 2)), "d_model must be even, as rows and columns take half of it each, got 5"),
+        (lambda: AxialRotary(6, (2, 2)), "d_head must be a multiple of 4, for two axes of pairs, got 6"),
     ],
 )
 def test_mistakes_are_refused_with_what_is_accepted(build, message):

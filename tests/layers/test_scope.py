@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from attnlab.layers import KeyValueCache, Learned, PositionEncoding, Scope, build_mask, build_scope
 
 
-def by_definition(queries, keys, causal, window, is_token, query_segments, key_segments, prefix):
+def by_definition(queries, keys, causal, window, is_token, prefix):
     rows = []
     for b in range(len(queries)):
         row = []
-        for t, query in enumerate(queries[b]):
+        for query in queries[b]:
             row.append([])
             for s, key in enumerate(keys[b]):
-                seen = is_token[b][s] and query_segments[b][t] == key_segments[b][s]
+                seen = is_token[b][s]
                 if causal and key > query and key >= prefix[b]:
                     seen = False
                 if window is not None and not (query - window < key < query + window):
@@ -35,7 +35,6 @@ def test_mask_is_its_definition(data, causal, window):
 
     queries, keys = table(num_queries, st.integers(0, 9)), table(num_keys, st.integers(0, 9))
     is_token = table(num_keys, st.booleans())
-    query_segments, key_segments = table(num_queries, st.integers(0, 1)), table(num_keys, st.integers(0, 1))
     prefix = data.draw(st.lists(st.integers(0, 9), min_size=batch, max_size=batch))
     made = build_mask(
         torch.tensor(queries),
@@ -43,11 +42,9 @@ def test_mask_is_its_definition(data, causal, window):
         causal,
         window,
         torch.tensor(is_token),
-        torch.tensor(query_segments),
-        torch.tensor(key_segments),
         torch.tensor(prefix)[:, None],
     )
-    expected = by_definition(queries, keys, causal, window, is_token, query_segments, key_segments, prefix)
+    expected = by_definition(queries, keys, causal, window, is_token, prefix)
     assert made.equal(expected)
 
 
@@ -135,14 +132,3 @@ def test_a_table_that_is_too_short_is_refused(positions_BT):
     length = 33 if positions_BT is None else 3
     with pytest.raises(ValueError, match="Learned ends at 32 positions; position 33 was asked for"):
         build_scope(torch.zeros(1, length, 4), Learned(4, 32), True, positions_BT)
-
-
-def test_packed_sequences_are_not_continued_from_a_cache():
-    with pytest.raises(ValueError, match="packed sequences"):
-        build_scope(
-            torch.zeros(1, 2, 4),
-            PositionEncoding(),
-            True,
-            segments_BT=torch.tensor([[0, 1]]),
-            cache=KeyValueCache(1, 4),
-        )

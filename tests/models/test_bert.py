@@ -98,7 +98,7 @@ def test_agrees_with_torchs_encoder():
 
 
 def test_a_scaled_embedding_is_sqrt_d_model_times_as_large():
-    plain, scaled = build(tied=False), build(tied=False, scale_embedding=True)
+    plain, scaled = build(tie_embeddings=False), build(tie_embeddings=False, scale_embedding=True)
     tokens = draw(2, 5)
     assert not torch.allclose(plain(tokens), scaled(tokens))
     with torch.no_grad():
@@ -154,7 +154,7 @@ def normed(x, norm):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradients_reach_every_parameter(tied):
-    model = build(num_segments=2, next_sentence=True, tied=tied)
+    model = build(num_segments=2, next_sentence=True, tie_embeddings=tied)
     states = model.encode(draw(2, 16), segments_BT=torch.arange(16)[None].expand(2, -1) // 8)
     (model.predict(states).square().sum() + model.follows(states).square().sum()).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())

@@ -44,7 +44,7 @@ def by_torch(stack, x_BTD, causal, drop=1.0):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_language_model_is_causal_convolutions_between_two_tables(tied):
-    model, tokens = build(ConvolutionalLanguageModel, tied=tied), draw(3, 9)
+    model, tokens = build(ConvolutionalLanguageModel, tie_embeddings=tied), draw(3, 9)
     output = model.tables.embedding if tied else model.tables.head
     expected = by_torch(model.stack, model.tables.embedding(tokens), causal=True) @ output.weight.T
     assert_close(model(tokens), expected)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.generation.beam import BeamSearch, decode
-from attnlab.layers.convolution import HALF
+from attnlab.layers.baselines import HALF
 from attnlab.models import ConvolutionalSeq2Seq
-from attnlab.models.convolutional import EncodedSource
+from attnlab.models.convolutional import ConvolutionDecoding
 
 D, V = 8, 23
 SMALL = {"vocabulary_size": V, "max_length": 24, "d_model": D, "num_layers": 2, "dropout": 0.0}
@@ -76,7 +76,10 @@ def test_gradients_into_the_encoders_layers_are_divided_by_twice_the_number_of_a
     e = model.placed_source(model.tables.embed(source, model.tables.source_embedding)).detach().requires_grad_()
     z = model.encoder(e)
     keys, embedded = (stream.detach().requires_grad_() for stream in (z, e))
-    g, attended = model.placed_target(model.tables.embed(target)), EncodedSource(keys, (keys + embedded) * HALF, None)
+    g, attended = (
+        model.placed_target(model.tables.embed(target)),
+        ConvolutionDecoding(keys, (keys + embedded) * HALF, None),
+    )
     logits = model.tables.logits(model.decoder(g, between=partial(model._attend, attended, g)))
     query = model.queries[0].weight
     into_keys, into_embedded, into_query = torch.autograd.grad(logits.square().sum(), [keys, embedded, query])
@@ -149,7 +152,7 @@ def test_selected_rows_go_on_as_if_they_had_been_alone():
 def test_a_search_finds_the_same_with_states_and_without():
     model, source = build(), draw(3, 6)
     is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
-    search = BeamSearch(beams=3, max_extra=4)
+    search = BeamSearch(num_beams=3, max_extra_length=4)
     kept, anew = (decode(model, source, is_source, search, use_cache=use) for use in (True, False))
     assert [[h.tokens for h in found] for found in kept] == [[h.tokens for h in found] for found in anew]
 
@@ -165,7 +168,7 @@ def test_a_source_of_padding_alone_gives_finite_logits_and_gradients():
 
 
 def test_gradients_reach_every_parameter_also_in_bf16():
-    fields = {"tied": False, "share_embeddings": False, "source_vocabulary_size": 31, "max_length": 6}
+    fields = {"tie_embeddings": False, "share_embeddings": False, "source_vocabulary_size": 31, "max_length": 6}
     model = build(**fields, dropout=0.1).train()
     is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
     for context in (torch.autocast("cpu", torch.bfloat16, enabled=False), torch.autocast("cpu", torch.bfloat16)):
@@ -184,7 +187,7 @@ def test_the_tables_end_and_decoding_ends_before_them():
     for source, target in ((8, 3), (3, 8)):
         with pytest.raises(ValueError, match="Learned ends at 7 positions"):
             model(draw(1, source), draw(1, target))
-    (found,) = decode(model, draw(1, 6), search=BeamSearch(beams=1))
+    (found,) = decode(model, draw(1, 6), search=BeamSearch(num_beams=1))
     assert len(found[0].tokens) <= 6
 
 

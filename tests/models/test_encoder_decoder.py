@@ -219,7 +219,7 @@ def test_deepnorm_beside_a_decoder_has_the_papers_constants():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_output_is_scaled_and_has_a_bias_where_asked(tied):
     source, target = draw(2, 5), draw(2, 4, seed=1)
-    model = build(scale_logits=True, output_bias=True, tied=tied)
+    model = build(scale_logits=True, output_bias=True, tie_embeddings=tied)
     with torch.no_grad():
         model.head_bias.normal_()
     states = model.decoder(model.embedding(target) * 4.0, memory=Memory(model.encode(source)))  # 4: the root of 16

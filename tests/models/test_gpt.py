@@ -36,7 +36,7 @@ def test_tied_logits_are_products_with_the_embedding():
 
 
 def test_untied_logits_have_weights_of_their_own():
-    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=1, tied=False)
+    model = GPT(11, 8, d_model=16, num_heads=2, num_layers=1, tie_embeddings=False)
     hidden = model.stack(model.embedding(TOKENS))
     torch.testing.assert_close(model(TOKENS), torch.einsum("btd,vd->btv", hidden, model.head.weight))
     assert model.head.weight.shape == (11, 16)

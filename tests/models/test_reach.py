@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnlab.layers import MultiHead, PositionEncoding, build_mask, build_scope
-from attnlab.models.measures import layers_until, reach
+from attnlab.models.base import reach
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -22,13 +22,3 @@ def test_outputs_that_are_asked_for_and_the_random_numbers_of_others():
     found = reach(lambda x: x.cumsum(dim=1), 5, 2, outputs=[2, 0])
     assert found.tolist() == [[True, True, True, False, False], [True, False, False, False, False]]
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("need", [1, 2, 3, 7, 8])
-def test_the_fewest_layers_are_found(need):
-    assert layers_until(lambda layers: layers >= need, 8) == need
-
-
-def test_too_few_layers_are_told():
-    with pytest.raises(ValueError, match="8 layers do not connect them"):
-        layers_until(lambda layers: layers > 8, 8)

@@ -39,7 +39,10 @@ def embedded(model, tokens, scaled):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scaled", [True, False])
 def test_a_language_model_is_torchs_layers_between_two_tables(cell, tied, scaled):
-    model, tokens = build(RecurrentLanguageModel, cell=cell, tied=tied, scale_embedding=scaled), draw(3, 6)
+    model, tokens = (
+        build(RecurrentLanguageModel, cell=cell, tie_embeddings=tied, scale_embedding=scaled),
+        draw(3, 6),
+    )
     theirs = {"lstm": nn.LSTM, "gru": nn.GRU}[cell](8, 8, 2, batch_first=True)
     with torch.no_grad():
         for index, layer in enumerate(model.recurrence.ahead):

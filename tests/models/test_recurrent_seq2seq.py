@@ -207,7 +207,7 @@ def test_selected_rows_go_on_as_if_they_had_been_alone(kind, cell):
 def test_a_search_finds_the_same_with_states_and_without(kind):
     model, source = build(kind, "lstm"), draw(3, 6)
     is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
-    search = BeamSearch(beams=3, max_extra=4)
+    search = BeamSearch(num_beams=3, max_extra_length=4)
     kept, anew = (decode(model, source, is_source, search, use_cache=use) for use in (True, False))
     assert [[h.tokens for h in found] for found in kept] == [[h.tokens for h in found] for found in anew]
 
@@ -227,7 +227,9 @@ def test_a_source_of_padding_alone_gives_finite_logits_and_gradients(kind, cell)
 @every_kind
 @every_cell
 def test_gradients_reach_every_parameter_also_in_bf16(kind, cell):
-    model = build(kind, cell, dropout=0.1, tied=False, share_embeddings=False, source_vocabulary_size=31).train()
+    model = build(
+        kind, cell, dropout=0.1, tie_embeddings=False, share_embeddings=False, source_vocabulary_size=31
+    ).train()
     is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
     for context in (torch.autocast("cpu", torch.bfloat16, enabled=False), torch.autocast("cpu", torch.bfloat16)):
         model.zero_grad()

@@ -38,7 +38,14 @@ def numbers(model):
 @pytest.mark.parametrize("tied", [True, False])
 def test_operations_and_parameters_are_those_of_the_closed_form(length, tied):
     size = size_of(
-        length, vocabulary_size=13, max_length=length, d_model=16, num_heads=4, num_layers=3, d_ff=40, tied=tied
+        length,
+        vocabulary_size=13,
+        max_length=length,
+        d_model=16,
+        num_heads=4,
+        num_layers=3,
+        d_ff=40,
+        tie_embeddings=tied,
     )
     matrices = 3 * (4 * 16 * 16 + 2 * 16 * 40)
     norms = (2 * 3 + 1) * 2 * 16
@@ -62,7 +69,7 @@ def test_tables_of_positions_and_distances_are_no_part_of_the_rest():
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("wide", ["d_model", "d_ff"])
 def test_layers_as_wide_as_the_vocabulary_are_no_tables(wide, tied):
-    fields = {"max_length": 8, "d_model": 16, "num_heads": 4, "num_layers": 2, "d_ff": 40, "tied": tied}
+    fields = {"max_length": 8, "d_model": 16, "num_heads": 4, "num_layers": 2, "d_ff": 40, "tie_embeddings": tied}
     vocabulary_size = fields[wide]
     size = size_of(8, vocabulary_size=vocabulary_size, **fields)
     assert size.embedding_parameters == vocabulary_size * 16 * (1 if tied else 2)
@@ -84,7 +91,9 @@ def test_layers_as_wide_as_the_vocabulary_are_no_tables(wide, tied):
     ],
 )
 def test_the_output_matrix_of_every_family_is_a_table_where_it_is_untied(model):
-    tied, untied = (measure_size(model(13, d_model=16, num_layers=1, tied=tied), lambda: 1) for tied in (True, False))
+    tied, untied = (
+        measure_size(model(13, d_model=16, num_layers=1, tie_embeddings=tied), lambda: 1) for tied in (True, False)
+    )
     assert untied.embedding_parameters == tied.embedding_parameters + 13 * 16
     assert untied.non_embedding_parameters == tied.non_embedding_parameters
 

@@ -73,8 +73,8 @@ def size(model):
     ("fields", "parameters"),
     [
         # The published checkpoints t5-base and google/t5-v1_1-base.
-        ({"d_ff": 3072, "feed_forward": ReLU, "tied": True}, 222_903_552),
-        ({"d_ff": 2048, "feed_forward": partial(GEGLU, matched=False), "tied": False}, 247_577_856),
+        ({"d_ff": 3072, "feed_forward": ReLU, "tie_embeddings": True}, 222_903_552),
+        ({"d_ff": 2048, "feed_forward": partial(GEGLU, matched=False), "tie_embeddings": False}, 247_577_856),
     ],
 )
 def test_sizes_of_the_published_models(fields, parameters):
@@ -106,8 +106,8 @@ def test_embeddings_are_scaled_where_asked(scale_embedding, entering):
 
 def test_a_tied_output_scaled_at_the_end_is_one_of_embeddings_scaled_at_the_start():
     # T5's first version, and the default here, with embeddings that are smaller by the root of the width.
-    there = build("encoder_decoder", scale_embedding=False, scale_logits=True, tied=True)
-    here = build("encoder_decoder", tied=True)
+    there = build("encoder_decoder", scale_embedding=False, scale_logits=True, tie_embeddings=True)
+    here = build("encoder_decoder", tie_embeddings=True)
     here.load_state_dict(there.state_dict())
     with torch.no_grad():
         here.embedding.weight /= 4.0
@@ -119,7 +119,7 @@ def test_sizes_relate_as_in_table_2():
     sizes = {}
     for name, architecture in ARCHITECTURES.items():
         with torch.device("meta"):
-            model = architecture(32000, d_model=64, num_heads=4, num_layers=12, feed_forward=ReLU, tied=True)
+            model = architecture(32000, d_model=64, num_heads=4, num_layers=12, feed_forward=ReLU, tie_embeddings=True)
         sizes[name] = size(model) - model.embedding.weight.numel()
     cross_attention = 12 * 4 * 64 * 64
     one = sizes["language_model"]
@@ -151,7 +151,7 @@ def test_a_shared_model_keeps_what_it_learns_when_saved():
 def test_the_scaled_embedding_is_t5s():
     # T5: embeddings of deviation 1 at the input, a tied output over sqrt(d_model).
     torch.manual_seed(0)
-    model = T5(**{**SMALL, "vocabulary_size": 4000, "d_model": 64}, tied=True)
+    model = T5(**{**SMALL, "vocabulary_size": 4000, "d_model": 64}, tie_embeddings=True)
     x_BTD = model.embed(torch.arange(4000)[None]).detach()
     assert float(x_BTD.std()) == pytest.approx(1.0, abs=0.02)
     states = torch.randn(2, 3, 64)
@@ -270,7 +270,7 @@ def test_selected_rows_go_on_as_if_they_had_been_alone(name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_beam_search_is_the_same_with_and_without_a_cache(name):
     model, source, is_source = build(name), draw(3, 5), real(5, 2, 3)
-    search = BeamSearch(beams=3, max_extra=4, num_best=2)
+    search = BeamSearch(num_beams=3, max_extra_length=4, num_best=2)
     cached, computed = (decode(model, source, is_source, search, use_cache=use) for use in (True, False))
     assert [[h.tokens for h in row] for row in cached] == [[h.tokens for h in row] for row in computed]
     for row, length in enumerate((5, 2, 3)):

@@ -10,7 +10,7 @@ from attnlab.inspection.attended import Reader, read_image
 from attnlab.inspection.attention_maps import CROSS
 from attnlab.inspection.heads import head_scores
 from attnlab.models import EncoderDecoder, ViT
-from attnlab.report.attention_page import write_page
+from attnlab.report.attention import write_page
 
 pytestmark = pytest.mark.slow
 LETTERS = Character(alphabet=' <b>"&acdefg\n')

@@ -5,7 +5,7 @@ import math
 from attnlab.inspection.ablation import Effect
 from attnlab.inspection.heads import Head, Score
 from attnlab.inspection.syntactic_agreement import TO_HEAD, Agreement
-from attnlab.report.attention_table import print_heads, print_syntax
+from attnlab.report.attention import print_heads, print_syntax
 
 
 def test_all_heads_by_kind_and_the_most_needed_first(capsys):

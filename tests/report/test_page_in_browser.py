@@ -111,7 +111,7 @@ def put_anew(page):
 def test_choices_stay_when_the_page_is_put_anew(lengths, address):
     page = lengths.page
     page.evaluate("(text) => { window.asItCame = text; }", Path(urlparse(address.as_uri()).path).read_text())
-    sort = page.locator("[aria-label='All cells'] thead button.sort", has_text="test/nats@8x")
+    sort = page.locator("[aria-label='All cells'] thead button.sort", has_text="test/loss@8x")
     sort.click()
     sort.click()
     page.locator("#runs input").fill("seed=1")
@@ -200,7 +200,7 @@ def test_two_runs_side_by_side_show_what_differs_and_nothing_else(grid):
         page.locator(f"select[data-key='pair/{place}']").select_option(label=labels[layers])
     rows = page.locator("#pair tbody tr:not(.group)").all()
     assert [row.locator("th").inner_text() for row in rows] == [
-        "model.num_layers", "val/nats", "flops_per_token", "parameters.non_embedding", "parameters.total"
+        "model.num_layers", "val/loss", "flops_per_token", "parameters.non_embedding", "parameters.total"
     ]  # fmt: skip
     assert rows[0].locator("td").all_inner_texts() == ["6", "12", "+6"]
     assert rows[-1].locator("td").all_inner_texts() == ["150000", "300000", "+150000"]
@@ -268,11 +268,11 @@ def test_names_with_markup_stay_text_wherever_they_are_shown(browser, evil_study
 
 @pytest.mark.parametrize("kind", ["empty", "one run", "nothing measured"])
 def test_a_study_with_little_in_it_gives_a_page_that_says_so(browser, tmp_path, kind):
-    metric = {"name": "val/nats", "better": "lower"}
+    metric = {"name": "val/loss", "better": "lower"}
     cells = [] if kind == "empty" else [cell({"norm": "rms_norm"})]
     root = write_plan(tmp_path / "s", cells=cells, seeds=[0], metric=metric, baseline={"norm": "rms_norm"})
     if kind != "empty":
-        write_run(root, {"norm": "rms_norm"}, 0, {"val/nats": 2.0 if kind == "one run" else None})
+        write_run(root, {"norm": "rms_norm"}, 0, {"val/loss": 2.0 if kind == "one run" else None})
     comparison = compare(load_study(root))
     with opened_page(browser, write_report(comparison, root / "report.html")) as opened:
         opened.page.wait_for_selector("html[data-ready]")

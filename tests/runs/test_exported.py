@@ -14,7 +14,7 @@ from attnlab.training.run_directory import read_json
 
 TEXT, TARGET = "the quick brown fox jumps", "dog lazy"
 SIZES = ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=2", "trainer.threads=1",
-         "trainer.validate_every=2", "schedule.warmup_steps=0", "optimizer.lr=0.1", "progress=off"]  # fmt: skip
+         "trainer.val_check_interval=2", "schedule.warmup_steps=0", "optimizer.lr=0.1", "progress=off"]  # fmt: skip
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def train(attnlab, library):
     """Trains a step or two into the directory `run`."""
     windows = [
         f"data.path={library}/text.txt",
-        "data.context=16",
+        "data.context_length=16",
         "data.batch_size=4",
         "data.max_validation_tokens=256",
     ]
-    pairs = ["data=parallel_text", f"data.path={library}/pairs.tsv", "data.pair=en-de", "data.batch_tokens=400", "data.max_length=60",
-             "task.beams=1", "task.max_extra=2"]  # fmt: skip
+    pairs = ["data=parallel_text", f"data.path={library}/pairs.tsv", "data.language_pair=en-de", "data.batch_tokens=400", "data.max_length=60",
+             "task.num_beams=1", "task.max_extra_length=2"]  # fmt: skip
     data = {
         "gpt": ["model=gpt", "data=text", *windows, "task.evaluation_lengths=[1]"],
         "bert": ["model=bert", "data=text_masked", *windows],
@@ -67,7 +67,7 @@ WRITTEN = {
     "gpt2, bpe": ("gpt", [*GPT2, *BPE], "gpt2", {"vocab_size": 281, "bos_token_id": 280, "eos_token_id": 280, "pad_token_id": None}),
     "llama": ("gpt", ["norm=rms_norm", "feed_forward=swiglu", "attention=multi_query", *BPE], "llama", {"eos_token_id": 280}),
     "bloom": ("gpt", ["position=alibi", "model.bias=true", "model.embedding_norm=true", "feed_forward.approximate=tanh", *BPE], "bloom", {}),
-    "neox": ("gpt", ["residual=parallel", "model.bias=true", "model.tied=false", "residual.shared_norm=false", *BPE], "gpt_neox", {}),
+    "neox": ("gpt", ["residual=parallel", "model.bias=true", "model.tie_embeddings=false", "residual.shared_norm=false", *BPE], "gpt_neox", {}),
     "bert": ("bert", ["+model.num_segments=2", *BPE], "bert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
     "marian": ("encoder_decoder", [*MARIAN, *BPE], "marian", {"decoder_start_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": None}),
     "t5": ("t5", ["attention.scale=1.0", "model.scale_embedding=false", "feed_forward.approximate=tanh", *BPE], "t5", {"decoder_start_token_id": 1, "pad_token_id": 0}),
@@ -136,20 +136,20 @@ def test_what_was_imported_goes_back_as_it_came(kind, imported, published, attnl
 
 def test_nothing_is_kept_that_transformers_does_not_give_the_same_on(train, attnlab, here, monkeypatch):
     """As where one of the two libraries has a fault."""
-    from attnlab.interop import export
+    from attnlab.interop import convert
 
     def spoilt(rules, ours, settings):
         made = right_to_theirs(rules, ours, settings)
         return {name: -tensor if name.endswith("norm.bias") else tensor for name, tensor in made.items()}
 
-    right_to_theirs = export.to_theirs
+    right_to_theirs = convert.to_theirs
     train("gpt", *BPE)
-    monkeypatch.setattr(export, "to_theirs", spoilt)
+    monkeypatch.setattr(convert, "to_theirs", spoilt)
     said = attnlab("export", "run", "--to", "out")
     assert said.status == 2
     assert "transformers.Starcoder2ForCausalLM gives other logits than the model here, by " in said.err
     assert not Path("out").exists()
-    monkeypatch.setattr(export, "to_theirs", lambda *given: {})
+    monkeypatch.setattr(convert, "to_theirs", lambda *given: {})
     said = attnlab("export", "run", "--to", "out")
     assert said.status == 2
     assert [path.name for path in here.iterdir()] == ["run"]
@@ -186,11 +186,11 @@ def test_a_model_of_grey_images_says_what_its_clients_will_miss(train, attnlab, 
 
 
 def test_two_tokenizers_are_refused(train, attnlab, here):
-    train("encoder_decoder", "data.joint=false", "model.share_embeddings=false", *BPE)
+    train("encoder_decoder", "data.joint_vocabulary=false", "model.share_embeddings=false", *BPE)
     said = attnlab("export", "run", "--to", "out")
     assert said.status == 2
     assert (
-        "source and target have a tokenizer each, and no architecture that is written has two; train with data.joint=true"
+        "source and target have a tokenizer each, and no architecture that is written has two; train with data.joint_vocabulary=true"
         in said.err
     )
     assert not Path("out").exists()
@@ -248,7 +248,7 @@ def test_a_marian_of_sentencepiece_files_comes_translates_and_goes(attnlab, here
     data = [
         "data=parallel_text",
         f"data.path={library}/pairs.tsv",
-        "data.pair=en-de",
+        "data.language_pair=en-de",
         "data.batch_tokens=400",
         "data.max_length=60",
     ]
@@ -256,7 +256,7 @@ def test_a_marian_of_sentencepiece_files_comes_translates_and_goes(attnlab, here
     assert said.status == 0, said.err
     (here / "lines.txt").write_text(f"{TEXT}\n{TARGET}\n")
     run = "runs/imported/model/seed=0"
-    ours = attnlab("translate", run, "--input", "lines.txt", "--beams", "1")
+    ours = attnlab("translate", run, "--input", "lines.txt", "--num-beams", "1")
     assert ours.status == 0, ours.err
     model, tokenizer = MarianMTModel.from_pretrained(folder).eval(), MarianTokenizer.from_pretrained(folder)
     given = [tokenizer(text, return_tensors="pt") for text in (TEXT, TARGET)]

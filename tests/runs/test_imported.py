@@ -14,7 +14,7 @@ from tests.processes import program
 
 from attnlab.cli.main import main
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.runs import published as sources
+from attnlab.runs import imported as sources
 from attnlab.runs.trained import load_run
 from attnlab.training.run_directory import RunDirectory, read_json
 
@@ -55,7 +55,7 @@ def test_the_run_computes_what_the_model_did_and_evaluates_where_it_is_moved_to(
     run = imported(kind)
     told = json.loads(attnlab("evaluate", str(run)).out)
     assert all(value == value for value in told.values())
-    assert {"gpt2": "test/nats@1x", "llama": "test/nats@1x"}.get(kind, "test/nats") in told
+    assert {"gpt2": "test/loss@1x", "llama": "test/loss@1x"}.get(kind, "test/loss") in told
     moved = shutil.copytree(run, here / "moved")
     said = attnlab("evaluate", str(moved), "--split", "test")
     assert json.loads(said.out) == told
@@ -87,7 +87,7 @@ def test_it_translates_lines_as_transformers_does(kind, published, imported, att
 
     tokenizer, model = AutoTokenizer.from_pretrained(published(kind)), theirs(published(kind))
     Path("lines.txt").write_text("\n".join(TEXTS) + "\n")
-    said = attnlab("translate", str(imported(kind)), "--input", "lines.txt", "--beams", "1")
+    said = attnlab("translate", str(imported(kind)), "--input", "lines.txt", "--num-beams", "1")
     assert said.status == 0, said.err
     marks = Tokenizer.load(imported(kind) / "tokenizer.json").special_tokens
     expected = []

@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others(attnlab, here, 
     for place, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert attnlab("train", *tiny, "model.dropout=0.1", f"seed={seed}", f"run_dir={place}").status == 0
     assert final("a") == final("b")
-    assert all(final("a")[name] != final("c")[name] for name in ("val/nats", "test/nats@1x"))
+    assert all(final("a")[name] != final("c")[name] for name in ("val/loss", "test/loss@1x"))
 
 
 def test_a_command_composes_once(attnlab, here, tiny, monkeypatch):
@@ -83,7 +83,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(attnlab, here, tiny, mon
 
 
 def test_a_run_that_diverges_says_so_and_is_no_success(attnlab, here, tiny):
-    said = attnlab("train", *tiny, "optimizer.lr=1e12", "schedule=constant", "trainer.clip_norm=null", "run_dir=run")
+    said = attnlab(
+        "train", *tiny, "optimizer.lr=1e12", "schedule=constant", "trainer.gradient_clip_val=null", "run_dir=run"
+    )
     assert said.status == 1
     assert "Traceback" not in said.err
     assert effective_state("run") == "diverged"
@@ -101,7 +103,7 @@ def test_what_a_run_is_stands_in_its_directory(attnlab, here, tiny):
     assert (directory / ".hydra" / "overrides.yaml").is_file()
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 10
-    assert lines[-1]["values"]["test/nats@1x"] == final(directory)["test/nats@1x"]
+    assert lines[-1]["values"]["test/loss@1x"] == final(directory)["test/loss@1x"]
 
 
 def test_a_read_only_disk(attnlab, tiny, library, read_only_folder, monkeypatch):
@@ -191,8 +193,8 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(attnlab, her
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "state"), [("1e-3", "finished"), ("1e-9", "diverged")])
 def test_a_run_that_never_learns_is_told_from_one_that_does(attnlab, here, tiny, rate, state):
-    rest = [word for word in tiny if not word.startswith(("trainer.max_steps", "trainer.validate_every"))]
-    rest += ["trainer.max_steps=500", "trainer.validate_every=0", f"optimizer.lr={rate}", "run_dir=run"]
+    rest = [word for word in tiny if not word.startswith(("trainer.max_steps", "trainer.val_check_interval"))]
+    rest += ["trainer.max_steps=500", "trainer.val_check_interval=0", f"optimizer.lr={rate}", "run_dir=run"]
     said = attnlab("train", *rest, "progress=plain")
     assert effective_state("run") == state
     if state == "diverged":
@@ -206,7 +208,13 @@ def test_a_run_that_never_learns_is_told_from_one_that_does(attnlab, here, tiny,
 def test_a_run_on_images_says_what_it_trains_on(attnlab):
     small = ["model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=4", "trainer.threads=1"]
     said = attnlab(
-        "train", "model=vit", "data=digits", "data.batch_size=32", "trainer.validate_every=2", *small, "progress=plain"
+        "train",
+        "model=vit",
+        "data=digits",
+        "data.batch_size=32",
+        "trainer.val_check_interval=2",
+        *small,
+        "progress=plain",
     )
     assert said.status == 0, said.err
     assert "training FLOPs per image" in said.err
@@ -228,7 +236,7 @@ def test_a_run_that_was_shared_out_over_devices_is_evaluated_on_one(attnlab, tin
     final = read_json(Path("run/status.json"))["final"]
     assert {name: final[name] for name in json.loads(shown.out)} == pytest.approx(json.loads(shown.out), rel=1e-5)
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    looks = [line["step"] for line in lines if "inside/gradient_norm/layer=0" in line["values"]]
+    looks = [line["step"] for line in lines if "diagnostics/gradient_norm/layer=0" in line["values"]]
     assert looks[:2] == [1, 3]
 
 
@@ -280,7 +288,7 @@ class Own(TextData):
 def test_data_of_the_users_own_with_an_ordinary_loader_go_on_to_the_same_bits(attnlab, tiny, tmp_path, monkeypatch):
     """Seven batches an epoch, two of them a step: killed within the sixth epoch."""
     (tmp_path / "own_data.py").write_text(OWN_DATA)
-    words = ["train", *tiny, "data._target_=own_data.Own", "trainer.max_steps=30", "trainer.accumulate=2"]
+    words = ["train", *tiny, "data._target_=own_data.Own", "trainer.max_steps=30", "trainer.accumulate_grad_batches=2"]
     words += ["model.dropout=0.1", "cell=own", "trainer.checkpoint_every_seconds=0", "progress=plain"]
     straight = attnlab(*words, "study.name=straight")
     assert straight.status == 0, straight.err

@@ -32,7 +32,7 @@ def test_evaluating_gives_the_figures_of_the_training(attnlab, trained):
     figures = json.loads(said.out)
     final = read_json(trained / "status.json")["final"]
     assert figures == {name: value for name, value in final.items() if name.startswith("test/")}
-    assert "test/nats@2x cannot: the learned table ends at 16 positions" in said.err
+    assert "test/loss@2x unavailable: the learned table ends at 16 positions" in said.err
     validation = json.loads(attnlab("evaluate", str(trained), "--split", "validation", "--checkpoint", "best").out)
     assert {name.split("/")[0] for name in validation} == {"val"}
 

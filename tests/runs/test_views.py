@@ -37,7 +37,7 @@ def test_a_run_leaves_its_log_samples_and_heads(attnlab, tiny):
     assert attnlab("train", *tiny, "run_dir=run", "progress=off").status == 0
     log = Path("run/log.txt").read_text()
     assert "plan: " in log
-    assert "val/nats" in log.splitlines()[-1] or "test/" in log
+    assert "val/loss" in log.splitlines()[-1] or "test/" in log
     left = json.loads(Path("run/outputs/samples.json").read_text())
     assert left["columns"] == ["text", "goes on", "model goes on"]
     assert all(len(row) == 3 for row in left["rows"])
@@ -100,12 +100,19 @@ def test_translations_and_heads_are_shown_in_tensorboard(attnlab, here, library,
     data = [
         "data=parallel_text",
         f"data.path={library / 'pairs.tsv'}",
-        "data.pair=en-de",
+        "data.language_pair=en-de",
         "data.source.split=[0.8,0.1,0.1]",
     ]
     shown = ["logger=tensorboard", "logger.attention_maps=true"]
     said = attnlab(
-        "train", "model=encoder_decoder", *words, *data, *shown, "task.beams=1", "task.max_extra=5", "run_dir=run"
+        "train",
+        "model=encoder_decoder",
+        *words,
+        *data,
+        *shown,
+        "task.num_beams=1",
+        "task.max_extra_length=5",
+        "run_dir=run",
     )
     assert (said.status, said.err) == (0, "")
     events = EventAccumulator("run/tensorboard").Reload()
@@ -214,7 +221,7 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
             path.name.split("_10_")[0]: json.loads(path.read_text())
             for path in (folder / "files/media/table/test").iterdir()
         }
-        assert shown["by_part"]["data"][1][:2] == ["2x", pytest.approx(final["test/nats@2x"])]
+        assert shown["by_part"]["data"][1][:2] == ["2x", pytest.approx(final["test/loss@2x"])]
         assert shown["samples"]["columns"] == ["text", "goes on", "model goes on"]
         header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
         assert '"run_group":"two"' in header

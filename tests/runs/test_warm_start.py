@@ -14,7 +14,7 @@ from attnlab.runs.record import checkpoint_of, read_tensors
 from attnlab.runs.trained import load_run
 from attnlab.training.run_directory import read_json
 
-STEPS = ["trainer.max_steps=2", "trainer.validate_every=2", "trainer.threads=1", "schedule.warmup_steps=0"]
+STEPS = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.threads=1", "schedule.warmup_steps=0"]
 SHARED = dict(word.split("=") for word in STEPS if "threads" not in word)
 RUN = Path("runs/train/mine/seed=0")
 
@@ -92,7 +92,7 @@ def test_a_chain_and_another_text(imported, go_on, attnlab, library, here):
     small = [
         "data=text",
         f"data.path={library / 'text.txt'}",
-        "data.context=16",
+        "data.context_length=16",
         "data.batch_size=4",
         "task.evaluation_lengths=[1]",
     ]
@@ -178,7 +178,7 @@ def test_a_multirun_names_each_job_by_its_own_choices(imported, attnlab, here):
         "progress=off",
     )
     assert said.status == 0, said.err
-    shared = "max_steps=2,validate_every=2"
+    shared = "max_steps=2,val_check_interval=2"
     names = [f"init_from=gpt2,{other}warmup_steps=0,{shared}" for other in ("", "position=alibi,")]
     assert sorted(path.name for path in Path("runs/many").iterdir() if path.is_dir()) == sorted(names)
     assert attnlab("compare", "many").status == 0
@@ -189,7 +189,7 @@ def test_a_multirun_names_each_job_by_its_own_choices(imported, attnlab, here):
 def test_a_study_whose_cells_all_start_from_one_run(imported, attnlab, study):
     start = imported("gpt2")
     study("after", shared=[f"model.init_from={start}", *STEPS, "progress=off"], factors={"position": ["learned", "alibi"]},
-          baseline={"position": "learned"}, seeds=1, metric={"name": "test/nats@1x", "better": "lower", "margin": 0.1})  # fmt: skip
+          baseline={"position": "learned"}, seeds=1, metric={"name": "test/loss@1x", "better": "lower", "margin": 0.1})  # fmt: skip
     said = attnlab("sweep", "after", "hydra/launcher=basic")
     assert said.status == 0, said.err
     record = read_json(Path("runs/after/position=alibi/seed=0/run.json"))
@@ -232,7 +232,7 @@ def test_what_is_refused_can_be_mended_under_the_same_name(imported, attnlab, he
 
 SMALL = [
     "model=bert", "position=rotary", "model.d_model=16", "model.num_heads=4", "model.num_layers=1", "tokenizer.vocabulary_size=280",
-    "trainer.max_steps=2", "trainer.validate_every=2", "trainer.threads=1", "schedule.warmup_steps=0",
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.threads=1", "schedule.warmup_steps=0",
 ]  # fmt: skip
 WORDS = Path("runs/words/bert/seed=0")
 TUNED = [
@@ -247,7 +247,7 @@ TUNED = [
 @pytest.fixture
 def tuned(attnlab, library):
     """Pretrains a small BERT; gives a command that fine-tunes it under further overrides."""
-    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context=16", "data.batch_size=4"]
+    text = ["data=text_masked", f"data.path={library / 'text.txt'}", "data.context_length=16", "data.batch_size=4"]
     assert attnlab("train", *text, *SMALL, "study.name=words", "cell=bert", "progress=off").status == 0
     path = f"data.path={library / 'labelled'}"
     return lambda *overrides: attnlab("train", *TUNED, path, *SMALL, *overrides, "progress=plain")
@@ -269,7 +269,7 @@ def test_an_encoder_that_computes_something_else_with_these_weights_is_refused(t
     for override, difference in DIFFERENCES.items():
         said = tuned(override)
         assert said.status == 2
-        assert "task.pretrained: the encoder of that run is another one" in said.err
+        assert "task.pretrained must be a run of this encoder" in said.err
         assert difference in said.err
     assert not Path("runs/train").exists()
 
@@ -309,5 +309,5 @@ def test_a_vit_goes_on_at_a_higher_resolution(attnlab):
     final = read_json(Path("runs/train/high/seed=0/status.json"))["final"]
     said = attnlab("evaluate", "runs/train/high/seed=0")
     assert said.status == 0, said.err
-    assert f"{final['test/nats']:.6f}"[:6] in said.out
+    assert f"{final['test/loss']:.6f}"[:6] in said.out
     assert attnlab("train", *high, "model.patch_size=2", "cell=other").status == 2

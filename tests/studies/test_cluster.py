@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnlab.studies.cluster import Job, NoAnswer, ask, jobs_of, note_submission, submissions
-from attnlab.training import RunDirectory, run_directory
+from attnlab.training import RunDirectory, processes, run_directory
 from hydra_plugins.attnlab_slurm_launcher import _Leave
 
 
@@ -86,7 +86,7 @@ def on_another_node(study, attnlab, monkeypatch):
     run = Path("runs/mine/position=none/seed=0")
     with monkeypatch.context() as there:
         there.setenv("SLURM_JOB_ID", "7")
-        there.setattr(run_directory, "machine", lambda: {"host": "n2", "boot": "other", "processes": "other"})
+        there.setattr(processes, "machine", lambda: {"host": "n2", "boot": "other", "processes": "other"})
         directory = RunDirectory(run)
         directory.claim()
         directory.release()

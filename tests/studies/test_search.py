@@ -8,7 +8,7 @@ import pytest
 
 from attnlab.config import UsageError
 from attnlab.config.engine import corners
-from attnlab.studies.search import cells_and_space
+from attnlab.studies.jobs import cells_and_space
 from attnlab.training.run_directory import effective_state, read_json
 
 LR, WIDTH = "optimizer.lr=tag(log,interval(1e-5,0.1))", "model.d_model=choice(8,16)"
@@ -38,9 +38,9 @@ def test_impossible_corners_and_figures_of_the_test_part_are_refused_before_anyt
     said = attnlab("train", "-m", *tiny, "hydra/sweeper=search", "model.num_heads=choice(2,3)")
     assert said.status == 2
     assert "which divide model.d_model=16, got 3" in said.err
-    said = attnlab("train", "-m", *tiny, "hydra/sweeper=search", LR, "hydra.sweeper.metric=test/nats@1x")
+    said = attnlab("train", "-m", *tiny, "hydra/sweeper=search", LR, "hydra.sweeper.metric=test/loss@1x")
     assert said.status == 2
-    assert "settings are chosen by the validation part" in said.err
+    assert "hydra.sweeper.metric must be of the validation part, as val/loss is, got test/loss@1x" in said.err
     assert left(here) == []
 
 
@@ -84,13 +84,13 @@ def test_each_cell_is_searched_from_the_same_start_and_hopeless_trials_are_given
     assert pruned
     for status, path in pruned:
         assert effective_state(path) == status["state"] == "pruned"
-        assert f"pruned at step {status['step']}: val/nats was " in status["error"]
+        assert f"pruned at step {status['step']}: val/loss was " in status["error"]
         assert status["step"] == status["pruned"]["step"] < 20
-        assert status["pruned"]["value"] == status["latest"]["val/nats"]
+        assert status["pruned"]["value"] == status["latest"]["val/loss"]
     for tried in trials.values():
-        finals = {path: status["final"]["val/nats"] for _, status, path in tried if status["state"] == "finished"}
+        finals = {path: status["final"]["val/loss"] for _, status, path in tried if status["state"] == "finished"}
         best = min(finals, key=finals.__getitem__)
-        assert f"best val/nats {finals[best]:.4f}" in said.out
+        assert f"best val/loss {finals[best]:.4f}" in said.out
         assert f"in {best}\n" in said.out
 
     shown = attnlab("status", "tuned").out

@@ -31,10 +31,10 @@ def study(tmp_path):
         cells=[cell({"position": name}) for name in NAMES],
         factors={"position": NAMES},
         seeds=[0, 1],
-        metric={"name": "test/nats", "better": "lower"},
+        metric={"name": "test/loss", "better": "lower"},
         baseline={"position": "none"},
     )
-    write_run(root, {"position": "alibi"}, 0, {"test/nats": 2.0}, curve=learning_curve(2.0, 0))
+    write_run(root, {"position": "alibi"}, 0, {"test/loss": 2.0}, curve=learning_curve(2.0, 0))
     return root
 
 
@@ -58,7 +58,7 @@ def finish(root, leave=()):
     for name in NAMES:
         for seed in (0, 1):
             if (name, seed) not in leave:
-                status = write_run(root, {"position": name}, seed, {"test/nats": 2.0 + len(name) / 10}) / "status.json"
+                status = write_run(root, {"position": name}, seed, {"test/loss": 2.0 + len(name) / 10}) / "status.json"
                 status.write_text(status.read_text().replace('"attempt": 0', '"attempt": 1'))
 
 

@@ -13,7 +13,7 @@ from attnlab.data.texts import TextFiles
 from attnlab.data.tokenizers import BPE, Byte, Character
 from attnlab.layers import ALiBi, Learned
 from attnlab.models import GPT
-from attnlab.tasks import CausalLanguageModelling, causal_lm
+from attnlab.tasks import CausalLanguageModelling, language_modelling
 
 CONTEXT = 8
 WORDS = ["old", "trees", "sleep", "naïve", "well—", "Straße", "x"]
@@ -33,7 +33,12 @@ def text(tmp_path_factory):
 def data(text, tmp_path):
     def make(tokenizer=None, **more):
         source = partial(TextFiles, path=text)
-        settings = {"context": CONTEXT, "batch_size": 4, "cache": str(tmp_path / "cache"), "max_validation_tokens": 512}
+        settings = {
+            "context_length": CONTEXT,
+            "batch_size": 4,
+            "cache": str(tmp_path / "cache"),
+            "max_validation_tokens": 512,
+        }
         module = TextData(source, tokenizer or Character(), **settings | more)
         module.setup()
         return module
@@ -75,9 +80,9 @@ def test_a_model_without_positions_has_the_same_figures_at_all_lengths_and_they_
     for kind in ("", "sliding_"):
         for multiple in (1, 2, 4):
             at = f"@{multiple}x"
-            assert figures[f"test/{kind}nats{at}"] == pytest.approx(nats / 160, rel=1e-6)
+            assert figures[f"test/{kind}loss{at}"] == pytest.approx(nats / 160, rel=1e-6)
             assert figures[f"test/{kind}bits_per_byte{at}"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-6)
-            assert figures[f"test/{kind}token_perplexity{at}"] == pytest.approx(math.exp(nats / 160), rel=1e-5)
+            assert figures[f"test/{kind}perplexity{at}"] == pytest.approx(math.exp(nats / 160), rel=1e-5)
             assert figures[f"test/{kind}word_perplexity{at}"] == pytest.approx(
                 math.exp(nats / len(part.split())), rel=1e-4
             )
@@ -104,14 +109,14 @@ def test_windows_are_scored_as_one_by_one_by_hand(data, multiple):
             with torch.no_grad():
                 logits_TV = model(tokens_N[start:target][None])[0]
             nats += float(F.cross_entropy(logits_TV[-1], tokens_N[target]))
-        assert figures[f"test/{kind}nats@{multiple}x"] == pytest.approx(nats / 64, rel=1e-5)
+        assert figures[f"test/{kind}loss@{multiple}x"] == pytest.approx(nats / 64, rel=1e-5)
 
 
 def test_bits_a_byte_compare_tokenizers(data):
     """A uniform model over bytes needs 8 bits a byte, whatever the letters of the text are."""
     module = data(Byte())
     figures = task_of(Unigram(np.zeros(module.vocabulary_size)), evaluation_lengths=(1,)).evaluate(module)
-    assert figures["test/nats@1x"] == pytest.approx(math.log(module.vocabulary_size), rel=1e-6)
+    assert figures["test/loss@1x"] == pytest.approx(math.log(module.vocabulary_size), rel=1e-6)
     # a cut within a letter of two bytes costs a few bytes of the count
     assert figures["test/bits_per_byte@1x"] == pytest.approx(math.log2(module.vocabulary_size), rel=1e-2)
 
@@ -120,17 +125,17 @@ def test_a_learned_table_cannot_go_beyond_its_end(data):
     module = data()
     task = task_of(gpt(module, Learned), evaluation_lengths=(1, 2))
     figures = task.evaluate(module)
-    assert "test/nats@1x" in figures
+    assert "test/loss@1x" in figures
     assert not any(name.endswith("@2x") for name in figures)
     reason = "the learned table ends at 8 positions"
-    assert task.cannot == {"test/nats@2x": reason, "test/sliding_nats@2x": reason}
+    assert task.unavailable == {"test/loss@2x": reason, "test/sliding_loss@2x": reason}
 
 
 def test_a_length_that_the_text_is_too_short_for_is_an_outcome(data):
     task = task_of(gpt(module := data()), evaluation_lengths=(1, 1000), sliding=False)
     figures = task.evaluate(module)
-    assert "test/nats@1x" in figures
-    assert "too few for a lead-in and a window of 8,000" in task.cannot["test/nats@1000x"]
+    assert "test/loss@1x" in figures
+    assert "too few for a lead-in and a window of 8,000" in task.unavailable["test/loss@1000x"]
 
 
 def test_a_part_without_tokens_has_no_figures(data):
@@ -144,14 +149,14 @@ def test_evaluating_is_without_dropout_and_leaves_the_model_as_it_was(data):
     task = task_of(model, evaluation_lengths=(1,))
     assert task.evaluate(module) == task.evaluate(module)
     assert model.training
-    assert task.validate(module)["val/nats"] == pytest.approx(
-        task.evaluate(module, "validation")["val/nats@1x"], abs=0.05
+    assert task.validate(module)["val/loss"] == pytest.approx(
+        task.evaluate(module, "validation")["val/loss@1x"], abs=0.05
     )
 
 
 @pytest.mark.parametrize("most", [2, 96])
 def test_samples_go_on_from_texts_of_the_split(data, monkeypatch, most):
-    monkeypatch.setattr(causal_lm, "MOST_CONTINUED", most)
+    monkeypatch.setattr(language_modelling, "MOST_CONTINUED", most)
     module = data()
     task = task_of(gpt(module), evaluation_lengths=(1,))
     with task.evaluating():

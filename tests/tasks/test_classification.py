@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from attnlab.data import TSV, Augmentation, Character, ClassificationData, ImageData
 from attnlab.data.images import Images, ImageSource
-from attnlab.data.vocabulary import leading_special_tokens
+from attnlab.data.special_tokens import leading_special_tokens
 from attnlab.layers import ALiBi, AxialRotary, Learned, Learned2D, PositionEncoding, Rotary, Sinusoidal, Sinusoidal2D
 from attnlab.models import T5, Bert, ViT
 from attnlab.tasks import ImageClassification, SequenceClassification
@@ -78,9 +78,9 @@ def test_figures_are_those_of_scikit_learn():
     assert 0 < found["test/accuracy"] < 1
     assert found["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert found["test/macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0.0))
-    assert found["test/nats"] == pytest.approx(nats / len(labels), rel=1e-5)
+    assert found["test/loss"] == pytest.approx(nats / len(labels), rel=1e-5)
     assert task.outputs["test.classes.txt"].splitlines() == [module.classes[i] for i in predicted]
-    assert set(task.validate(module)) == {"val/nats", "val/accuracy", "val/macro_f1"}
+    assert set(task.validate(module)) == {"val/loss", "val/accuracy", "val/macro_f1"}
 
 
 @settings(max_examples=30, deadline=None)
@@ -118,15 +118,15 @@ def test_mixed_images_are_trained_on_by_their_shares():
     assert count == 16
     torch.testing.assert_close(smoothed, -(targets * log_p).sum(), rtol=1e-5, atol=1e-5)
     _, _, also = task.loss_sums(batch)
-    torch.testing.assert_close(also["nats"], -(batch["targets"] * log_p).sum().detach(), rtol=1e-5, atol=1e-5)
-    assert {"test/nats", "test/smoothed_nats"} <= set(task.evaluate(module))
+    torch.testing.assert_close(also["loss"], -(batch["targets"] * log_p).sum().detach(), rtol=1e-5, atol=1e-5)
+    assert {"test/loss", "test/loss_smoothed"} <= set(task.evaluate(module))
 
 
 def test_the_loss_of_a_model_that_knows_nothing_is_the_logarithm_of_the_number_of_classes():
     module = data_of()
     task = task_of(module).eval()
     torch.nn.init.zeros_(task.model.head.weight)
-    assert task.evaluate(module)["test/nats"] == pytest.approx(math.log(4), rel=1e-6)
+    assert task.evaluate(module)["test/loss"] == pytest.approx(math.log(4), rel=1e-6)
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(mixup=0.2)])
@@ -278,7 +278,7 @@ def test_hidden_tokens_and_smoothing_act_in_training_alone(data):
     task.eval()
     again = [task.model(batch["tokens"], batch["is_token"]) for _ in range(2)]
     assert torch.equal(*again)
-    assert {"test/nats", "test/smoothed_nats"} <= set(task.evaluate(data))
+    assert {"test/loss", "test/loss_smoothed"} <= set(task.evaluate(data))
 
 
 def test_a_tiny_encoder_learns(data):

@@ -18,7 +18,13 @@ def data(tmp_path):
     path.write_text("abcdefgh ijkl mnop. " * 400)
 
     def make(**fields):
-        given = {"masking": Masking(), "context": 20, "batch_size": 8, "path": str(path), "cache": str(tmp_path / "c")}
+        given = {
+            "masking": Masking(),
+            "context_length": 20,
+            "batch_size": 8,
+            "path": str(path),
+            "cache": str(tmp_path / "c"),
+        }
         module = MaskedTextData(TextFiles, Character(), **{**given, **fields})
         module.setup()
         return module
@@ -62,7 +68,7 @@ def test_figures_are_those_of_torch(data):
             nats += F.cross_entropy(logits, targets, reduction="sum").item()
             right += (logits.argmax(dim=1) == targets).sum().item()
             count += len(targets)
-    assert found["test/nats"] == pytest.approx(nats / count, rel=1e-5)
+    assert found["test/loss"] == pytest.approx(nats / count, rel=1e-5)
     assert found["test/accuracy"] == pytest.approx(right / count)
     assert found["test/perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-4)
 
@@ -78,9 +84,11 @@ def test_next_sentence_figures_are_means_over_pairs(data):
             nats += F.cross_entropy(logits, batch["follows"], reduction="sum").item()
             right += (logits.argmax(dim=1) == batch["follows"]).sum().item()
             count += len(logits)
-    assert found["test/next_sentence_nats"] == pytest.approx(nats / count, rel=1e-4)
+    assert found["test/next_sentence_loss"] == pytest.approx(nats / count, rel=1e-4)
     assert found["test/next_sentence_accuracy"] == pytest.approx(right / count, rel=1e-5)
-    assert found["test/loss"] == pytest.approx(found["test/nats"] + found["test/next_sentence_nats"], rel=1e-5)
+    assert found["test/loss"] == pytest.approx(
+        found["test/masked_lm_loss"] + found["test/next_sentence_loss"], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("next_sentence", [False, True])
@@ -105,14 +113,14 @@ def test_a_tiny_model_learns_a_text_that_repeats(data):
     module = data()
     task = task_of(module)
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
-    before = task.evaluate(module)["test/nats"]
+    before = task.evaluate(module)["test/loss"]
     for batch, _ in zip(module.train_dataloader(), range(120), strict=False):
         loss, tokens, _ = task.loss_sums(batch)
         (loss / tokens).backward()
         optimizer.step()
         optimizer.zero_grad()
     after = task.evaluate(module)
-    assert after["test/nats"] < before - 1
+    assert after["test/loss"] < before - 1
     assert after["test/accuracy"] > 0.4
 
 
@@ -139,7 +147,7 @@ def spans(tmp_path):
     path.write_text("abcdefghijklmnopqrstuvw" * 300)
     source = partial(TextFiles, path=path)
     return SpanCorruptionData(
-        source, Character(), context=26, batch_size=16, num_sentinels=4, cache=str(tmp_path / "cache")
+        source, Character(), context_length=26, batch_size=16, num_sentinels=4, cache=str(tmp_path / "cache")
     )
 
 
@@ -169,10 +177,10 @@ def test_figures_are_means_over_the_target_tokens(spans):
     targets = torch.cat([batch["target_out"].flatten() for batch in spans.evaluation_loader("test")])
     right = float((targets == size - 1).float().mean())
     assert figures == {
-        "test/nats": pytest.approx(torch.tensor(size + 1.0).log().item() - right * torch.tensor(2.0).log().item()),
+        "test/loss": pytest.approx(torch.tensor(size + 1.0).log().item() - right * torch.tensor(2.0).log().item()),
         "test/accuracy": pytest.approx(right),
     }
-    assert set(task.evaluate(spans, "validation")) == {"val/nats", "val/accuracy"}
+    assert set(task.evaluate(spans, "validation")) == {"val/loss", "val/accuracy"}
 
 
 @pytest.mark.parametrize("make", [partial(T5, share_layers=True), partial(T5LanguageModel, prefix=True)])
@@ -189,5 +197,5 @@ def test_a_t5_learns_what_the_spans_were(spans, make):
         (nats / tokens).backward()
         optimizer.step()
     after = task.evaluate(spans)
-    assert after["test/nats"] < 0.6 * before["test/nats"]
+    assert after["test/loss"] < 0.6 * before["test/loss"]
     assert after["test/accuracy"] > 0.6

@@ -101,7 +101,7 @@ def test_the_loss_is_that_of_each_window_alone(data):
         wanted = torch.tensor([choices.index(begin), choices.index(end)])
         expected += torch.nn.functional.cross_entropy(logits.T, wanted, reduction="sum").item()
         right += bool((logits.argmax(dim=0) == wanted).all())
-    assert sums["nats"] == pytest.approx(expected, rel=1e-5)
+    assert sums["loss"] == pytest.approx(expected, rel=1e-5)
     assert sums["accuracy"] == right
 
 
@@ -157,7 +157,7 @@ def test_a_tiny_model_learns_and_its_answers_are_kept(data):
     found = task.evaluate(data)
     answers = json.loads(task.outputs["test.answers.json"])
     assert sorted(answers) == sorted(q.id for q in data.split("test").texts)
-    assert set(found) == {f"test/{name}" for name in ("nats", "accuracy", "exact_match", "f1")}
+    assert set(found) == {f"test/{name}" for name in ("loss", "accuracy", "exact_match", "f1")}
     exact = sum(answers[q.id] == q.answers[0][0] for q in data.split("test").texts)
     assert found["test/exact_match"] == pytest.approx(100 * exact / len(answers))
     assert found["test/f1"] > 80

@@ -198,7 +198,7 @@ def test_the_loss_is_a_word(data):
         expected += torch.nn.functional.cross_entropy(
             logits, torch.tensor(labels), ignore_index=IGNORED, reduction="sum"
         ).item()
-    assert sums["nats"] == pytest.approx(expected, rel=1e-5)
+    assert sums["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_validation_while_training_tells_the_figures_of_entities(data):
@@ -206,7 +206,7 @@ def test_a_validation_while_training_tells_the_figures_of_entities(data):
     train(task, data, 60)
     sums, words = task.score_sums(data.val_dataloader())
     while_training, final = task.figures_of_sums(sums, words), task.validate(data)
-    assert set(while_training) == {"nats", "accuracy", "precision", "recall", "f1"}
+    assert set(while_training) == {"loss", "accuracy", "precision", "recall", "f1"}
     assert while_training["f1"] > 0.3
     assert while_training == pytest.approx({name: final[f"val/{name}"] for name in while_training}, abs=0.1)
 
@@ -223,7 +223,7 @@ def test_a_type_that_is_nowhere_cannot_be_scored(data):
     task = task_of(data)
     figures = task.entity_figures([["B-per"]], [["B-per"]], data.types, "test")
     assert figures == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "f1@per": 1.0}
-    assert set(task.cannot) == {"test/f1@loc"}
+    assert set(task.unavailable) == {"test/f1@loc"}
 
 
 def test_an_encoder_is_taken_from_another_run(data, tmp_path):

@@ -81,9 +81,9 @@ def test_the_loss_is_torchs_with_and_without_smoothing(make, smoothing):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     plain = cross_entropy(logits_of(task, batch), reduction="sum").item()
     assert {name: value.item() for name, value in also.items()} == (
-        {"nats": pytest.approx(plain, rel=1e-6)} if smoothing else {}
+        {"loss": pytest.approx(plain, rel=1e-6)} if smoothing else {}
     )
-    assert task.loss_name == ("smoothed_nats" if smoothing else "nats")
+    assert task.loss_name == ("loss_smoothed" if smoothing else "loss")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -91,17 +91,17 @@ def test_a_split_is_scored_by_its_token(make, smoothing):
     module = make()
     task = task_of(module, label_smoothing=smoothing).eval()
     found = task.score(module.evaluation_loader("test"))
-    sums, tokens = {"smoothed_nats": 0.0, "nats": 0.0}, 0
+    sums, tokens = {"loss_smoothed": 0.0, "loss": 0.0}, 0
     with torch.no_grad():
         for batch in module.evaluation_loader("test"):
-            for name, share in {"smoothed_nats": smoothing, "nats": 0.0}.items():
+            for name, share in {"loss_smoothed": smoothing, "loss": 0.0}.items():
                 sums[name] += nn.functional.cross_entropy(
                     logits_of(task, batch), batch["target_out"].flatten(), ignore_index=PAD, reduction="sum",
                     label_smoothing=share,
                 ).item()  # fmt: skip
             tokens += int(batch["is_target"].sum())
     expected = {name: pytest.approx(value / tokens, rel=1e-6) for name, value in sums.items()}
-    assert found == (expected if smoothing else {"nats": expected["nats"]})
+    assert found == (expected if smoothing else {"loss": expected["loss"]})
 
 
 def damaged(text, number):
@@ -138,7 +138,7 @@ def test_scores_are_sacrebleus_whatever_the_batches(make, monkeypatch, batch_tok
             expected = sacrebleu.corpus_bleu([answers[i] for i in rows], [[references[i] for i in rows]]).score
             assert figures[f"test/bleu@{name}"] == pytest.approx(expected)
         else:
-            assert task.cannot[f"test/bleu@{name}"] == "no source has this many tokens"
+            assert task.unavailable[f"test/bleu@{name}"] == "no source has this many tokens"
 
 
 def test_lengths_fall_into_buckets_at_their_borders():
@@ -152,10 +152,12 @@ def test_lengths_fall_into_buckets_at_their_borders():
 
 def test_lengths_that_no_sentence_has_are_named(make):
     module = make()
-    task = task_of(module, beams=1, max_extra=0)
+    task = task_of(module, num_beams=1, max_extra_length=0)
     figures = task.validate(module)
-    assert set(figures) == {f"val/{name}" for name in ("nats", "smoothed_nats", "bleu", "chrf", "bleu@21+")}
-    assert task.cannot == {f"val/bleu@{name}": "no source has this many tokens" for name in ("1-5", "6-10", "11-20")}
+    assert set(figures) == {f"val/{name}" for name in ("loss", "loss_smoothed", "bleu", "chrf", "bleu@21+")}
+    assert task.unavailable == {
+        f"val/bleu@{name}": "no source has this many tokens" for name in ("1-5", "6-10", "11-20")
+    }
     assert set(task.notes) == {"val/bleu", "val/chrf"}
     assert set(task.outputs) == {"validation.translations.txt", "validation.references.txt"}
     assert task.outputs["validation.references.txt"].split("\n") == [*module.references("validation"), ""]
@@ -219,7 +221,7 @@ def test_lines_keep_their_places_and_empty_ones_stay(make):
     module = make()
     task = task_of(module)
     lines = ["", "ein Hund", "  ", "die Wiese und ein kleiner Hund", "Hund", ""]
-    search = BeamSearch(beams=3, max_extra=2, num_best=3)
+    search = BeamSearch(num_beams=3, max_extra_length=2, num_best=3)
     found = task.translate(module, lines, search)
     assert [len(best) for best in found] == [1, 3, 1, 3, 3, 1]
     for line, best in zip(lines, found, strict=True):
@@ -237,7 +239,7 @@ def test_lines_keep_their_places_and_empty_ones_stay(make):
 
 def test_a_tiny_model_learns_its_pairs_by_heart(make):
     module = make(batch_tokens=2000)
-    task = task_of(module, label_smoothing=0.1, beams=2)
+    task = task_of(module, label_smoothing=0.1, num_beams=2)
     before = task.evaluate(module, "train")
     optimizer = torch.optim.Adam(task.model.parameters(), 4e-3)
     for _, batch in zip(range(160), module.train_dataloader(), strict=False):
@@ -248,7 +250,7 @@ def test_a_tiny_model_learns_its_pairs_by_heart(make):
     after = task.evaluate(module, "train")
     assert after["train/bleu"] == pytest.approx(100)
     assert after["train/chrf"] == pytest.approx(100)
-    assert after["train/nats"] < 0.15 < before["train/nats"]
+    assert after["train/loss"] < 0.15 < before["train/loss"]
     assert before["train/bleu"] < 5
     translated = [best[0][0] for best in task.translate(module, module.sources("train"))]
     assert translated == module.references("train")
@@ -272,9 +274,7 @@ def test_what_is_longer_than_the_models_table_is_found_before_the_training(tmp_p
             Translation(small, module.vocabulary.special_tokens).check_split(module, name)
 
     check(26)  # a space, 24 letters and spaces, and a mark
-    found = (
-        f"the {side} of pair 2 of the {split} part takes 26 positions, a mark included, and the model's table has 25; "
-    )
+    found = f"the {side} of pair 2 of the {split} part takes 26 positions, a special token included, and the model's table has 25; "
     with pytest.raises(ValueError, match=f"^{found}set model.max_length=26 or more, or leave .*: (lang|long)( \\1)+$"):
         check(25)
 
@@ -306,17 +306,17 @@ data.setup()
 torch.manual_seed(0)
 sizes = {"max_length": 200, "d_model": 16, "num_heads": 2, "num_layers": 1, "dropout": 0.0, "residual": PreNorm}
 model = build_part(partial(EncoderDecoder, **sizes), **data.dims())
-task = Translation(model, data.vocabulary.special_tokens, beams=2, max_extra=2)
+task = Translation(model, data.vocabulary.special_tokens, num_beams=2, max_extra_length=2)
 task.optimization = Optimization(partial(adamw, lr=0.0))
 
 class Evaluate(pl.Callback):
     def on_train_end(self, trainer, pl_module):
         figures = pl_module.evaluate(data, "test")
         own = [i for batch in data.evaluation_loader("test") for i in batch["ids"].tolist()]
-        said = {"figures": figures, "own": own, "outputs": pl_module.outputs, "cannot": pl_module.cannot, "latest": pl_module.latest}
+        said = {"figures": figures, "own": own, "outputs": pl_module.outputs, "unavailable": pl_module.unavailable, "latest": pl_module.latest}
         (folder / f"{devices}-{trainer.global_rank}.json").write_text(json.dumps(said))
 
-settings = TrainerSettings(max_steps=2, validate_every=2, device="cpu", precision="32", devices=devices, strategy="ddp_fork" if devices > 1 else "auto")
+settings = TrainerSettings(max_steps=2, val_check_interval=2, device="cpu", precision="32", devices=devices, strategy="ddp_fork" if devices > 1 else "auto")
 trainer = build_trainer(settings, resolve("32", "cpu", 16), callbacks=[Evaluate()], directory=folder)
 trainer.fit(task, datamodule=data)
 """
@@ -333,8 +333,8 @@ def test_two_ranks_count_each_example_once(make, tmp_path):
     for rank in both:
         assert rank["figures"] == pytest.approx(alone["figures"], abs=1e-5)
         assert rank["outputs"] == alone["outputs"]
-        assert rank["cannot"] == alone["cannot"]
-        for name in ("val/nats", "val/smoothed_nats"):
+        assert rank["unavailable"] == alone["unavailable"]
+        for name in ("val/loss", "val/loss_smoothed"):
             assert rank["latest"][name] == pytest.approx(alone["latest"][name], abs=1e-6)
 
 
@@ -375,8 +375,8 @@ def test_each_task_has_its_own_figures(data, monkeypatch):
     assert figures["test/exact"] == pytest.approx((1 + (size - 1) / size) / 2)
     assert figures["test/bleu@same"] == pytest.approx(100)
     assert figures["test/chrf@same"] == pytest.approx(100)
-    assert figures["test/nats"] > 0
-    assert task.cannot == {"test/exact@few": "the task has no example in the test part"}
+    assert figures["test/loss"] > 0
+    assert task.unavailable == {"test/exact@few": "the task has no example in the test part"}
     assert task.outputs["test.outputs.txt"].splitlines() == [f"{name}\t{answers[i]}" for i, name in enumerate(tasks)]
     assert {name.split("@")[0] for name in task.notes} == {"test/bleu", "test/chrf"}
     assert all("nrefs:1" in signature for signature in task.notes.values())
@@ -402,9 +402,9 @@ def test_each_task_is_scored_in_its_language(tmp_path, monkeypatch):
 
 def test_a_model_searches_for_outputs(data):
     model = build_part(partial(T5, d_model=8, num_heads=2, num_layers=1), **data.dims())
-    task = TextToText(model, data.vocabulary.special_tokens, beams=2, max_extra=1)
+    task = TextToText(model, data.vocabulary.special_tokens, num_beams=2, max_extra_length=1)
     figures = task.evaluate(data, "validation")
-    assert {"val/nats", "val/exact", "val/exact@same", "val/bleu@size"} <= set(figures)
+    assert {"val/loss", "val/exact", "val/exact@same", "val/bleu@size"} <= set(figures)
     outputs = task.translations(data.evaluation_loader("validation"))
     assert sorted(outputs) == list(range(len(data.references("validation"))))
     assert all(isinstance(best[0], Hypothesis) for best in outputs.values())

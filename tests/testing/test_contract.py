@@ -14,8 +14,7 @@ from torch import nn
 from attnlab.layers import FeedForward, LayerNorm, PositionEncoding, Stack
 from attnlab.models import GPT
 from attnlab.parts import parameters_of
-from attnlab.testing import SEAMS, contract
-from attnlab.testing.contract import FAMILIES
+from attnlab.testing import FAMILIES, SEAMS, contract
 
 CONF = Path(__file__).parents[2] / "conf"
 DIMS = {"vocabulary_size": 13, "max_length": 16, "d_model": 16, "num_heads": 4, "num_layers": 2}

@@ -75,20 +75,22 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
         )
     elif kind == "masked_lm":
         masking = Masking(0.3, whole_words=True)
-        data = MaskedTextData(TextFiles, Character(), masking, context=20, batch_size=8 // halves, **given)
+        data = MaskedTextData(TextFiles, Character(), masking, context_length=20, batch_size=8 // halves, **given)
     else:
-        data = TextData(TextFiles, Character(), context=16, batch_size=8 // halves, **given)
+        data = TextData(TextFiles, Character(), context_length=16, batch_size=8 // halves, **given)
     data.setup()
     torch.manual_seed(0)
     widths = data.dims()
     if isinstance(data, TranslationData):
         family = partial(EncoderDecoder, residual=PreNorm) if kind == "translation" else partial(T5, share_layers=True)
         translator = build_part(partial(family, max_length=90, **SIZES), **widths)
-        task = Translation(translator, data.vocabulary.special_tokens, beams=2, max_extra=2)
+        task = Translation(translator, data.vocabulary.special_tokens, num_beams=2, max_extra_length=2)
     elif isinstance(data, MaskedTextData):
         task = MaskedLanguageModelling(Bert(max_length=32, position=RelativeBias, **SIZES, **widths))
     else:
-        task = CausalLanguageModelling(GPT(max_length=16, position=ALiBi, tied=True, **SIZES, **widths), (1, 2))
+        task = CausalLanguageModelling(
+            GPT(max_length=16, position=ALiBi, tie_embeddings=True, **SIZES, **widths), (1, 2)
+        )
     task.optimization = optimization
     return data, task
 
@@ -113,14 +115,14 @@ class Losses(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.losses.append(pl_module.latest["train/nats"])
+            self.losses.append(pl_module.latest["train/loss"])
             self.norms.append(pl_module.latest["train/gradient_norm"])
 
 
 def train(
     kind: str,
     folder: Path,
-    accumulate: int = 1,
+    accumulate_grad_batches: int = 1,
     resume: Path | None = None,
     checkpoints: Path | None = None,
     callbacks: tuple[Any, ...] = (),
@@ -130,12 +132,12 @@ def train(
     optimizer: Any = STEADY_ADAMW,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Trains a task and evaluates it; `devices` and `accumulate` say in how many parts a step's batch comes. Gives what came out."""
+    """Trains a task and evaluates it; `devices` and `accumulate_grad_batches` say in how many parts a step's batch comes. Gives what came out."""
     torch.set_num_threads(1)
-    defaults: dict[str, Any] = {"max_steps": STEPS, "device": "cpu", "validate_every": 10, "precision": "32"}
-    defaults["log_every"] = 1
-    chosen = TrainerSettings(**defaults | {"accumulate": accumulate} | settings)
-    data, task = make(kind, folder, accumulate * chosen.devices, optimizer)
+    defaults: dict[str, Any] = {"max_steps": STEPS, "device": "cpu", "val_check_interval": 10, "precision": "32"}
+    defaults["log_every_n_steps"] = 1
+    chosen = TrainerSettings(**defaults | {"accumulate_grad_batches": accumulate_grad_batches} | settings)
+    data, task = make(kind, folder, accumulate_grad_batches * chosen.devices, optimizer)
     task.optimization.averaging = averaging or Averaging()
     if poison is not None:
         spoil(task, poison)

@@ -12,7 +12,7 @@ from test_checkpoints import Stop, curve, stop_after
 from tiny_run import Stream, TinyModel, make_task, same_bits, train, weights
 from torch import nn
 
-from attnlab.training import EMA, Averaging, LastCheckpoints, find_resume, load_weights
+from attnlab.training import EMA, Averaging, LastCheckpoints, Optimization, find_resume, load_weights
 
 CHOICES = {
     "none": Averaging,
@@ -123,7 +123,7 @@ def test_tied_stays_tied_frozen_stays_frozen_and_buffers_are_left_alone(make):
     model, averaging = Tied(), make()
     in_turn(averaging, model, range(9))
     trained = {name: value.clone() for name, value in model.state_dict().items()}
-    with averaging.applied(model) as differ:
+    with Optimization(averaging=averaging).weights_to_evaluate(model, []) as differ:
         assert differ
         assert model.output.weight is model.embedding.weight
         assert not torch.equal(model.output.weight, trained["output.weight"])
@@ -140,7 +140,7 @@ def test_the_trained_weights_come_back_whatever_happens():
     model, averaging = Tied(), EMA()
     in_turn(averaging, model, range(3))
     trained = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(Stop), averaging.applied(model):
+    with pytest.raises(Stop), Optimization(averaging=averaging).weights_to_evaluate(model, []):
         raise Stop
     assert same_bits(dict(model.state_dict()), trained)
 
@@ -149,9 +149,9 @@ def test_the_trained_weights_come_back_whatever_happens():
 def test_before_the_first_weights_there_is_no_average(averaging):
     model = TinyModel()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with averaging.applied(model) as differ:
+    with Optimization(averaging=averaging).weights_to_evaluate(model, []) as differ:
         assert not differ
-    averaging.put_into(model)
+    Optimization(averaging=averaging).leave_weights_to_evaluate(model, [])
     assert averaging.weights() is None
     assert same_bits(dict(model.state_dict()), before)
 
@@ -197,8 +197,8 @@ def test_training_is_the_same_and_evaluation_is_of_the_average(tmp_path, choice)
     # The last validation was of the weights that were saved.
     fresh = make_task(dropout=0.0)
     load_weights(fresh, tmp_path / "averaged" / "checkpoints" / "last.ckpt")
-    assert other[(20, "val/nats")] == pytest.approx(fresh.score(Stream(4, limit=3))["nats"], abs=1e-6)
-    assert other[(20, "val/nats")] != pytest.approx(one[(20, "val/nats")], abs=1e-4)
+    assert other[(20, "val/loss")] == pytest.approx(fresh.score(Stream(4, limit=3))["loss"], abs=1e-6)
+    assert other[(20, "val/loss")] != pytest.approx(one[(20, "val/loss")], abs=1e-4)
 
 
 @pytest.mark.parametrize("choice", ["ema", "last_checkpoints"])
@@ -234,7 +234,7 @@ def test_best_holds_the_average_of_its_validation(tmp_path, choice):
     fresh = make_task(dropout=0.0)
     counted = load_weights(fresh, tmp_path / "checkpoints" / "best.ckpt")
     assert counted["step"] == task.best["step"]
-    assert fresh.score(Stream(4, limit=3))["nats"] == pytest.approx(task.best["value"], abs=1e-6)
+    assert fresh.score(Stream(4, limit=3))["loss"] == pytest.approx(task.best["value"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

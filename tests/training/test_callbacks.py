@@ -28,7 +28,7 @@ FIELDS = [
     "latest",
     "best",
     "final",
-    "cannot",
+    "unavailable",
     "notes",
     "divergence",
     "pruned",
@@ -47,7 +47,7 @@ def test_a_finished_run_has_every_field_that_readers_expect(tmp_path):
     assert before <= status["started"] <= status["heartbeat"] <= status["ended"] + 1 <= time.time() + 1
     assert status["tokens"] == task.tokens > 0
     assert status["latest"] == task.latest
-    assert {"train/nats", "train/lr", "train/gradient_norm", "val/nats"} == set(status["latest"])
+    assert {"train/loss", "train/lr", "train/gradient_norm", "val/loss"} == set(status["latest"])
 
 
 class Fails(Exception):
@@ -87,11 +87,11 @@ def test_the_first_error_is_the_one_that_stays(tmp_path):
 def test_finishing_keeps_final_values_and_what_cannot_be_had(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.claim()
-    final = {"test/nats@1x": 1.5, "test/nats@2x": float("nan")}
-    StatusWriter(directory).finish(final=final, cannot={"test/nats@8x": "the table ends"})
+    final = {"test/loss@1x": 1.5, "test/loss@2x": float("nan")}
+    StatusWriter(directory).finish(final=final, unavailable={"test/loss@8x": "the table ends"})
     status = read_json(tmp_path / "status.json")
-    assert status["final"] == {"test/nats@1x": 1.5, "test/nats@2x": None}
-    assert status["cannot"] == {"test/nats@8x": "the table ends"}
+    assert status["final"] == {"test/loss@1x": 1.5, "test/loss@2x": None}
+    assert status["unavailable"] == {"test/loss@8x": "the table ends"}
 
 
 def test_the_status_is_not_written_at_every_step(tmp_path):
@@ -124,7 +124,7 @@ def test_plain_progress_is_a_line_a_validation(tmp_path):
     train(tmp_path, make_task(), callbacks=(Progress("alibi s0", stream=stream),))
     lines = stream.getvalue().splitlines()
     assert [line.split(" · ")[0] for line in lines] == [f"alibi s0 step {step}/20" for step in (5, 10, 15, 20)]
-    assert all("train/nats" in line and "val/nats" in line and "tokens/s" in line for line in lines)
+    assert all("train/loss" in line and "val/loss" in line and "tokens/s" in line for line in lines)
     assert "\x1b" not in stream.getvalue()
 
 
@@ -162,5 +162,5 @@ def test_memory_that_ran_out_is_said_with_what_to_do(tmp_path, error):
     assert status["state"] == "failed"
     assert status["error"].startswith("memory ran out")
     assert str(error).partition("\n")[0] in status["error"]
-    assert "trainer.accumulate" in status["error"]
+    assert "trainer.accumulate_grad_batches" in status["error"]
     directory.release()

@@ -104,8 +104,8 @@ def test_another_format_is_refused_with_what_to_do(tmp_path, monkeypatch):
         UnusableCheckpoint, match=r"format 1, this attnlab .* reads format 2; use the attnlab that wrote it, or"
     ):
         read_checkpoint(path)
-    monkeypatch.setattr("attnlab.training.checkpoint_files.FORMAT", 3)
-    monkeypatch.setattr("attnlab.training.checkpoint_files.versions", lambda: {"attnlab": "9.0", "torch": "9"})
+    monkeypatch.setattr("attnlab.training.checkpoints.FORMAT", 3)
+    monkeypatch.setattr("attnlab.training.checkpoints.versions", lambda: {"attnlab": "9.0", "torch": "9"})
     write_checkpoint(CONTENT, path)
     monkeypatch.undo()
     with pytest.raises(UnusableCheckpoint, match=r"format 3, .*the attnlab that wrote it \(9\.0\)") as refused:

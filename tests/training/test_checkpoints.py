@@ -27,7 +27,7 @@ from attnlab.training import (
     CannotWrite,
     UnusableCheckpoint,
     adamw,
-    checkpoint_files,
+    checkpoints,
     find_resume,
     load_weights,
     muon,
@@ -77,7 +77,7 @@ def test_resumed_run_has_the_same_bits(tmp_path, optimizer, stop, every):
 
 def test_resuming_with_accumulation_repeats_no_batch(tmp_path):
     straight, first, second = (make_task() for _ in range(3))
-    settings = {"accumulate": 3, "max_steps": 11, "validate_every": 4, "checkpoint_every_seconds": 0}
+    settings = {"accumulate_grad_batches": 3, "max_steps": 11, "val_check_interval": 4, "checkpoint_every_seconds": 0}
     train(tmp_path / "straight", straight, **settings)
     with pytest.raises(Stop):
         train(tmp_path / "run", first, callbacks=(stop_after(6),), **settings)
@@ -128,8 +128,8 @@ def test_checkpoint_holds_plain_tensors_and_primitives(tmp_path):
 def test_best_is_the_best_validation_and_loads_for_evaluation(tmp_path):
     task = make_task(dropout=0.0)
     train(tmp_path, task, max_steps=30)
-    values = {step: value for (step, name), value in curve(tmp_path).items() if name == "val/nats"}
-    assert task.best == {"metric": "val/nats", "value": min(values.values()), "step": min(values, key=values.get)}
+    values = {step: value for (step, name), value in curve(tmp_path).items() if name == "val/loss"}
+    assert task.best == {"metric": "val/loss", "value": min(values.values()), "step": min(values, key=values.get)}
     assert read_json(tmp_path / "status.json")["best"] == task.best
     fresh = make_task()
     assert load_weights(fresh, tmp_path / "checkpoints" / "best.ckpt")["step"] == task.best["step"]
@@ -139,8 +139,8 @@ def test_best_is_the_best_validation_and_loads_for_evaluation(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "monitor", "best"),
     [
-        (CausalLanguageModelling, "val/nats", 5),
-        (SpanExtraction, "val/nats", 5),
+        (CausalLanguageModelling, "val/loss", 5),
+        (SpanExtraction, "val/loss", 5),
         (SequenceClassification, "val/accuracy", 10),
         (ImageClassification, "val/accuracy", 10),
         (TokenClassification, "val/f1", 10),
@@ -153,7 +153,7 @@ def test_best_is_the_lowest_loss_or_the_highest_share(tmp_path, kind, monitor, b
         monitor = kind.monitor
 
         def figures_of_sums(self, sums, tokens):
-            return {"nats": 1.0, self.monitor.name: reported[self.global_step]}
+            return {"loss": 1.0, self.monitor.name: reported[self.global_step]}
 
     task = make_task(kind=Reports)
     train(tmp_path, task, max_steps=15)
@@ -173,8 +173,8 @@ def test_schedule_free_is_evaluated_and_saved_on_its_average(tmp_path):
 
 def test_validating_more_often_changes_no_bit(tmp_path):
     often, seldom = make_task(schedule_free), make_task(schedule_free)
-    train(tmp_path / "often", often, validate_every=1)
-    train(tmp_path / "seldom", seldom, validate_every=20)
+    train(tmp_path / "often", often, val_check_interval=1)
+    train(tmp_path / "seldom", seldom, val_check_interval=20)
     assert same_bits(weights(often), weights(seldom))
 
 
@@ -219,9 +219,15 @@ def test_what_is_newer_than_the_training_goes_once_it_has_saved(tmp_path):
 
 @pytest.mark.parametrize("budget", [0, 2, 4.5, 100])
 def test_checkpoints_keep_within_their_budget_of_disk(tmp_path, budget):
-    train(tmp_path / "one", make_task(), validate_every=0)  # without a best validation
+    train(tmp_path / "one", make_task(), val_check_interval=0)  # without a best validation
     size = (tmp_path / "one" / "checkpoints" / "last.ckpt").stat().st_size
-    train(tmp_path, make_task(), validate_every=0, checkpoint_every_seconds=0, checkpoint_budget_gb=budget * size / 1e9)
+    train(
+        tmp_path,
+        make_task(),
+        val_check_interval=0,
+        checkpoint_every_seconds=0,
+        checkpoint_budget_gb=budget * size / 1e9,
+    )
     kept = sorted(int(path.stem.split("=")[1]) for path in (tmp_path / "checkpoints").glob("step=*"))
     assert kept == list(range(21 - min(20, max(2, int(budget))), 21))
     assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step=20.ckpt"
@@ -255,7 +261,7 @@ def test_a_checkpoint_of_other_versions_is_gone_on_from_with_a_line_that_says_so
     said: list[str] = []
     assert find_resume(tmp_path, say=said.append) is not None
     assert said == []
-    monkeypatch.setattr(checkpoint_files, "versions", lambda: {"attnlab": "9.0", "torch": str(torch.__version__)})
+    monkeypatch.setattr(checkpoints, "versions", lambda: {"attnlab": "9.0", "torch": str(torch.__version__)})
     assert find_resume(tmp_path, say=said.append) is not None
     assert said == [
         f"the checkpoint was written by attnlab {attnlab.__version__}, now 9.0: from here on the last bits may differ"
@@ -266,7 +272,7 @@ def test_a_checkpoint_of_other_versions_is_gone_on_from_with_a_line_that_says_so
 def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_to_go_on_from(tmp_path, monkeypatch, fails_at):
     straight, first, second = make_task(), make_task(), make_task()
     train(tmp_path / "straight", straight)
-    given, count = checkpoint_files.os.fsync, [0]
+    given, count = checkpoints.os.fsync, [0]
 
     def fill_up(descriptor):
         if "ckpt" in os.readlink(f"/proc/self/fd/{descriptor}"):
@@ -275,9 +281,9 @@ def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_to_go_on_from(tmp_pa
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         given(descriptor)
 
-    monkeypatch.setattr(checkpoint_files.os, "fsync", fill_up)
+    monkeypatch.setattr(checkpoints.os, "fsync", fill_up)
     with pytest.raises(CannotWrite, match=r"cannot write .*\.ckpt: the disk is full"):
-        train(tmp_path / "run", first, checkpoint_every_seconds=0, validate_every=0)
+        train(tmp_path / "run", first, checkpoint_every_seconds=0, val_check_interval=0)
     monkeypatch.undo()
     assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
     resume = find_resume(tmp_path / "run")
@@ -311,7 +317,7 @@ def run_process(path: Path, pace: float) -> None:
     task = make_task()
     given = task.loss_sums
     task.loss_sums = lambda batch: (time.sleep(pace), given(batch))[1]
-    train(path, task, resume=find_resume(path), max_steps=100, checkpoint_every_seconds=0.05, validate_every=40)
+    train(path, task, resume=find_resume(path), max_steps=100, checkpoint_every_seconds=0.05, val_check_interval=40)
 
 
 @pytest.mark.slow
@@ -319,7 +325,7 @@ def test_a_process_that_is_asked_to_end_goes_on_to_the_same_bits(tmp_path):
     from attnlab.training import effective_state
 
     straight = make_task()
-    train(tmp_path / "straight", straight, max_steps=100, validate_every=40)
+    train(tmp_path / "straight", straight, max_steps=100, val_check_interval=40)
     path = tmp_path / "run"
     process = Started(run_process, path, 0.02)
     deadline = time.monotonic() + 60

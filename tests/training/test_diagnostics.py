@@ -16,8 +16,10 @@ from attnlab.training.diagnostics import by_depth, entropy, look
 
 def lines(path):
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    inside = [line for line in found if any(name.startswith("inside/") for name in line["values"])]
-    return {line["step"]: {name.removeprefix("inside/"): v for name, v in line["values"].items()} for line in inside}
+    inside = [line for line in found if any(name.startswith("diagnostics/") for name in line["values"])]
+    return {
+        line["step"]: {name.removeprefix("diagnostics/"): v for name, v in line["values"].items()} for line in inside
+    }
 
 
 def norm(tensors):
@@ -45,7 +47,12 @@ def of_layer(tensors, index):
 def test_norms_are_those_of_the_mean_gradient_and_of_the_change_of_the_weights(texts, tmp_path):
     watch, path = Watch(), tmp_path / "metrics.jsonl"
     split_runs.train(
-        "causal_lm", texts, accumulate=2, callbacks=(Diagnostics(3), watch), loggers=(JsonLines(path),), clip_norm=0.1
+        "causal_lm",
+        texts,
+        accumulate_grad_batches=2,
+        callbacks=(Diagnostics(3), watch),
+        loggers=(JsonLines(path),),
+        gradient_clip_val=0.1,
     )
     found = lines(path)
     assert list(found) == [1, *range(3, split_runs.STEPS + 1, 3)]

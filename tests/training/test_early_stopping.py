@@ -29,7 +29,8 @@ from attnlab.training import (
     read_json,
     schedule_free,
 )
-from attnlab.training.early_stopping import NOTHING, Pruned, Pruning, validations
+from attnlab.training.callbacks import Pruned, Pruning, validations
+from attnlab.training.loss import NOTHING
 
 
 class Breaks(nn.Module):
@@ -70,7 +71,7 @@ def test_the_first_layer_that_is_not_finite_is_named(tmp_path, forward, reason, 
     task = make_task(kind=Broken, forward=forward)
     step = 6 // accumulate + 1
     with pytest.raises(Diverged, match=rf"{reason} at step {step}; not finite first: "):
-        train(tmp_path, task, accumulate=accumulate)
+        train(tmp_path, task, accumulate_grad_batches=accumulate)
     status = read_json(tmp_path / "status.json")
     assert status["state"] == "diverged"
     assert status["divergence"] == {"step": step, "reason": reason, "layer": layer}
@@ -165,7 +166,7 @@ def run(path, task, check, **settings):
 
     given, tiny_run.DivergenceCheck = tiny_run.DivergenceCheck, lambda *_: check
     try:
-        train(path, task, **{"max_steps": 160, "validate_every": 0} | settings)
+        train(path, task, **{"max_steps": 160, "val_check_interval": 0} | settings)
     finally:
         tiny_run.DivergenceCheck = given
 
@@ -173,10 +174,10 @@ def run(path, task, check, **settings):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_training_that_learns_frequencies_alone_is_on_a_plateau(tmp_path, accumulate):
     with pytest.raises(Diverged, match=r"plateau: it was never below .* 1\.\d+ nats \(at best [+-]0\.0"):
-        run(tmp_path, make_task(kind=Deaf), judged(120), accumulate=accumulate)
+        run(tmp_path, make_task(kind=Deaf), judged(120), accumulate_grad_batches=accumulate)
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["step"], status["divergence"]["step"]) == ("diverged", 120, 120)
-    assert status["latest"]["train/nats"] < 2.0  # it did learn the frequencies, far from all targets alike (2.83)
+    assert status["latest"]["train/loss"] < 2.0  # it did learn the frequencies, far from all targets alike (2.83)
 
 
 def test_a_training_that_learns_more_is_not(tmp_path):
@@ -264,7 +265,7 @@ def test_a_loss_scale_that_collapses_is_a_divergence(tmp_path):
     task = make_task(kind=Overflows, dropout=0.0)
     before = weights(task)
     with pytest.raises(Diverged, match=r"the loss scale of fp16 fell to 6\.1e-05 at step 30"):
-        train(tmp_path, task, precision="16", max_steps=100, validate_every=0)
+        train(tmp_path, task, precision="16", max_steps=100, val_check_interval=0)
     status = read_json(tmp_path / "status.json")
     assert status["state"] == "diverged"
     assert status["divergence"]["layer"] == "the gradient of norm.weight"
@@ -293,16 +294,16 @@ def test_a_resumed_fp16_run_has_the_same_bits_and_the_same_scale(tmp_path):
     assert curve(tmp_path / "straight") == curve(tmp_path / "run")
 
 
-def write(path: Path, values: dict[int, float | None], metric: str = "val/nats") -> Path:
-    lines = [json.dumps({"step": step, "values": {metric: value, "train/nats": 9.0}}) for step, value in values.items()]
+def write(path: Path, values: dict[int, float | None], metric: str = "val/loss") -> Path:
+    lines = [json.dumps({"step": step, "values": {metric: value, "train/loss": 9.0}}) for step, value in values.items()]
     path.write_text("\n".join(lines) + '\n{"step": 99, "val')
     return path
 
 
 def test_validations_are_read_past_a_cut_line_and_values_that_were_not_finite(tmp_path):
     path = write(tmp_path / "metrics.jsonl", {5: 2.0, 10: None, 15: 1.0})
-    assert validations(path, "val/nats") == {5: 2.0, 15: 1.0}
-    assert validations(path, "val/bleu") == validations(tmp_path / "absent", "val/nats") == {}
+    assert validations(path, "val/loss") == {5: 2.0, 15: 1.0}
+    assert validations(path, "val/bleu") == validations(tmp_path / "absent", "val/loss") == {}
 
 
 class FakeTrainer(SimpleNamespace):
@@ -311,7 +312,7 @@ class FakeTrainer(SimpleNamespace):
     strategy = SimpleNamespace(broadcast=lambda value: value)
 
 
-@pytest.mark.parametrize(("metric", "sign"), [("val/nats", 1), ("val/bleu", -1)])
+@pytest.mark.parametrize(("metric", "sign"), [("val/loss", 1), ("val/bleu", -1)])
 @pytest.mark.parametrize("own", [1.0, 2.4, 2.6, 4.0])
 @pytest.mark.parametrize("num_peers", [2, 4])
 def test_pruned_above_the_median_of_enough_finished_trials(tmp_path, metric, sign, own, num_peers):

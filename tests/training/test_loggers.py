@@ -24,12 +24,12 @@ def read(path: Path) -> list[dict]:
 
 def test_a_line_has_the_format_that_readers_expect(tmp_path):
     lines = JsonLines(tmp_path / "run" / "metrics.jsonl", attempt=3)
-    lines.log_metrics({"train/nats": 2.5, "tokens": 4096, "seconds": 1.5}, 10)
+    lines.log_metrics({"train/loss": 2.5, "tokens": 4096, "seconds": 1.5}, 10)
     lines.finalize("success")
-    lines.log_metrics({"test/nats@2x": 2}, 20)  # the file opens again
+    lines.log_metrics({"test/loss@2x": 2}, 20)  # the file opens again
     assert read(lines.path) == [
-        {"step": 10, "tokens": 4096, "seconds": 1.5, "attempt": 3, "values": {"train/nats": 2.5}},
-        {"step": 20, "tokens": None, "seconds": None, "attempt": 3, "values": {"test/nats@2x": 2.0}},
+        {"step": 10, "tokens": 4096, "seconds": 1.5, "attempt": 3, "values": {"train/loss": 2.5}},
+        {"step": 20, "tokens": None, "seconds": None, "attempt": 3, "values": {"test/loss@2x": 2.0}},
     ]
 
 
@@ -167,7 +167,7 @@ def fit(path: Path, tracking: Tracking) -> tuple[list[str], list[dict]]:
     name = RunName("study", "cell", 0, {"position": "alibi"})
     loggers = build_loggers(tracking, directory, name, path, {"model": {"d_model": 16}}, say=said.append)
     trainer = build_trainer(
-        TrainerSettings(max_steps=4, device="cpu", validate_every=2), resolve("32", "cpu", 16), loggers
+        TrainerSettings(max_steps=4, device="cpu", val_check_interval=2), resolve("32", "cpu", 16), loggers
     )
     trainer.fit(make_task(), datamodule=TinyData())
     directory.release()

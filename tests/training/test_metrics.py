@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from attnlab.training.metrics import (
-    NATS,
+    LOSS,
     TOKENIZERS,
     Metric,
     better_of,
@@ -23,9 +23,9 @@ from attnlab.training.metrics import (
 @pytest.mark.parametrize(
     ("metric", "parts", "better"),
     [
-        ("test/nats@8x", ("test", "nats", "8x"), "lower"),
-        ("test/sliding_nats@1x", ("test", "sliding_nats", "1x"), "lower"),
-        ("val/next_sentence_nats", ("val", "next_sentence_nats", ""), "lower"),
+        ("test/loss@8x", ("test", "loss", "8x"), "lower"),
+        ("test/sliding_loss@1x", ("test", "sliding_loss", "1x"), "lower"),
+        ("val/next_sentence_loss", ("val", "next_sentence_loss", ""), "lower"),
         ("val/next_sentence_accuracy", ("val", "next_sentence_accuracy", ""), "higher"),
         ("val/bits_per_byte", ("val", "bits_per_byte", ""), "lower"),
         ("test/bleu@6-10", ("test", "bleu", "6-10"), "higher"),
@@ -51,13 +51,13 @@ def test_a_metric_says_where_it_is_reported():
 def test_what_a_run_has_recorded_of_a_metric_comes_before_what_is_known():
     said = {
         "regret": Metric("regret", "higher", "regret a {unit}", any_tokenizer=True).record(),
-        "nats": {"better": "up"},
+        "loss": {"better": "up"},
     }
     assert known_metric("test/regret@4x", said) == Metric("regret", "higher", "regret a {unit}", any_tokenizer=True)
     assert known_metric("test/sliding_regret", said).name == "regret"
     assert better_of("test/regret", said) == "higher"
-    assert known_metric("val/nats", said).better == "lower"  # a record that says nothing usable
-    assert known_metric("val/nats", {"nats": 3}) == known_metric("val/nats") == NATS
+    assert known_metric("val/loss", said).better == "lower"  # a record that says nothing usable
+    assert known_metric("val/loss", {"loss": 3}) == known_metric("val/loss") == LOSS
 
 
 def test_a_measure_of_ones_own_may_go_either_way():

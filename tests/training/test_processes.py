@@ -49,7 +49,7 @@ def signals_are_given_back():
 def test_it_stops_at_the_end_of_the_step_that_it_is_in_and_goes_on_with_the_same_bits(tmp_path, signum, batch):
     """Three micro-batches a step; step 2 ends in a validation. Batches 16 and 17 are of step 6."""
     straight, first, second = make_task(), make_task(), make_task()
-    settings = {"accumulate": 3, "max_steps": 8, "validate_every": 2}
+    settings = {"accumulate_grad_batches": 3, "max_steps": 8, "val_check_interval": 2}
     train(tmp_path / "straight", straight, **settings)
     with pytest.raises(Stopped) as stopped:
         train(tmp_path / "run", first, callbacks=(Signal(batch, signum),), **settings)

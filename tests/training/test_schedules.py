@@ -81,7 +81,7 @@ def test_noam_needs_a_warmup_and_a_rate_to_divide_by():
 
 
 def test_cosine_and_linear_at_known_points():
-    cosine, linear = Cosine(110, 10, floor=0.2), Linear(110, 10, floor=0.2)
+    cosine, linear = Cosine(110, 10, min_lr_ratio=0.2), Linear(110, 10, min_lr_ratio=0.2)
     for quarter in range(4):
         angle = math.pi * quarter / 4
         assert cosine(10 + 25 * quarter) == pytest.approx(0.2 + 0.8 * (1 + math.cos(angle)) / 2)

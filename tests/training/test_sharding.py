@@ -14,7 +14,7 @@ from attnlab.training.sharding import gathered, own_layers, placed_as, shard, wh
 
 def test_a_single_number_is_not_shared_out():
     model = GPT(8, 8, d_model=8, num_heads=2, num_layers=2, residual=ReZero)
-    with pytest.raises(ValueError, match=r"trainer.strategy=fsdp2 cannot share out .*alpha, a single number"):
+    with pytest.raises(ValueError, match=r"trainer.strategy=fsdp2 cannot shard .*alpha, a single number"):
         shard(model, None)
 
 
@@ -81,7 +81,7 @@ def test_a_sharded_checkpoint_is_that_of_any_other_run(texts, both, alone, name)
     assert load_weights(task, last)["step"] == split_runs.STEPS
     for key, value in task.state_dict().items():
         assert torch.equal(value, both[0][name]["straight"]["weights"][key])
-    gone_on = split_runs.train(folder=texts, accumulate=2, resume=texts / name / "step=10.ckpt", **given())
+    gone_on = split_runs.train(folder=texts, accumulate_grad_batches=2, resume=texts / name / "step=10.ckpt", **given())
     near = 5e-3 if name == "muon" else 1e-5
     for found in (gone_on, both[0][name]["from_one"], both[1][name]["from_one"]):
         assert found["losses"] == pytest.approx(alone[name]["losses"][10:], abs=near)

@@ -9,7 +9,7 @@ from split_runs import assert_same_numbers
 
 @pytest.mark.parametrize("kind", split_runs.TASKS)
 def test_two_micro_batches_give_the_numbers_of_the_whole_batch(texts, whole, kind):
-    assert_same_numbers(whole[kind], split_runs.train(kind, texts, accumulate=2))
+    assert_same_numbers(whole[kind], split_runs.train(kind, texts, accumulate_grad_batches=2))
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ STUDY = {
     "cells": [{"name": "alone", "overrides": ["model=recurrent_lm"]}],
     "baseline": {"position": "none", "optimizer.lr": 0.001},
     "seeds": 2,
-    "metric": {"name": "test/nats@1x", "better": "lower", "margin": 0.01},
-    "claims": [{"says": "it wins", "cell": {"position": "alibi"}, "metric": "test/nats@2x", "against": {"metric": "test/nats@1x"}, "below": 0.1,
+    "metric": {"name": "test/loss@1x", "better": "lower", "margin": 0.01},
+    "claims": [{"says": "it wins", "cell": {"position": "alibi"}, "metric": "test/loss@2x", "against": {"metric": "test/loss@1x"}, "below": 0.1,
                 "strength": "must", "source": "a paper"}],
 }  # fmt: skip
 ABSENT = object()
@@ -98,8 +98,8 @@ MISTAKES = [
     (("seeds",), NAN, "got nan"),
     (("metric",), ABSENT, "metric must be a table with a name"),
     (("metric",), None, "metric must be a table with a name"),
-    (("metric",), "test/nats@1x", "metric must be a table with a name"),
-    (("metric",), ["test/nats@1x"], "metric must be a table with a name"),
+    (("metric",), "test/loss@1x", "metric must be a table with a name"),
+    (("metric",), ["test/loss@1x"], "metric must be a table with a name"),
     (("metric", "name"), ABSENT, "metric.name must be text, got nothing"),
     (("metric", "name"), 3, "metric.name must be text, got 3"),
     (("metric", "name"), "", "metric.name must be text"),
@@ -116,7 +116,7 @@ MISTAKES = [
     (("metric", "margin"), True, "metric.margin must be"),
     (("metric", "margin"), [0.1], "metric.margin must be"),
     (("metric", "margins"), 0.1, "Did you mean margin?"),
-    (("metric", "unit"), "nats", "metric must have known fields"),
+    (("metric", "unit"), "loss", "metric must have known fields"),
     (("claims",), "it wins", "claims must be a list"),
     (("claims",), {"says": "x"}, "claims must be a list"),
     (("claims", 0), "it wins", "claims[0]: a claim must be a table"),
@@ -141,9 +141,9 @@ MISTAKES = [
     (("claims", 0, "below"), -INF, SAYS + "below must be a finite number"),
     (("claims", 0, "below"), "1e-2", SAYS + "below must be a finite number"),
     (("claims", 0, "against"), {}, SAYS + "against must name another cell or another metric"),
-    (("claims", 0, "against"), {"metric": "test/nats@2x"}, SAYS + "against must name another"),
+    (("claims", 0, "against"), {"metric": "test/loss@2x"}, SAYS + "against must name another"),
     (("claims", 0, "against"), None, SAYS + "against must be a table"),
-    (("claims", 0, "against"), "test/nats@1x", SAYS + "against must be a table"),
+    (("claims", 0, "against"), "test/loss@1x", SAYS + "against must be a table"),
     (("claims", 0, "against"), {"metrics": "x"}, "Did you mean metric?"),
     (("claims", 0, "against"), {"metric": 3}, SAYS + "against.metric must be text"),
     (("claims", 0, "against"), {"cell": "none"}, SAYS + "against.cell must be a table"),
@@ -162,9 +162,9 @@ BOUNDS = [
     ("between", [NAN, 1], "between must be"),
     ("between", 3, "between must be"),
     ("between", "1 to 2", "between must be"),
-    ("cannot", False, "cannot must be true"),
-    ("cannot", "yes", "cannot must be true"),
-    ("cannot", 1, "cannot must be true"),
+    ("unavailable", False, "unavailable must be true"),
+    ("unavailable", "yes", "unavailable must be true"),
+    ("unavailable", 1, "unavailable must be true"),
     ("state", "finshed", "Did you mean finished?"),
     ("state", "running", "state must be one of finished, failed, diverged"),
     ("state", True, "state must be one of"),
@@ -203,7 +203,9 @@ def test_a_bound_has_to_be_one(bound, value, words):
     assert words in sentence(check_claim, {"says": "x", bound: value})
 
 
-@pytest.mark.parametrize("idle", [{"state": "failed", "metric": "m"}, {"cannot": True, "against": {"metric": "m"}}])
+@pytest.mark.parametrize(
+    "idle", [{"state": "failed", "metric": "m"}, {"unavailable": True, "against": {"metric": "m"}}]
+)
 def test_what_has_no_meaning_beside_a_bound_is_refused(idle):
     assert "has no meaning beside" in sentence(check_claim, {"says": "x", **idle})
 
@@ -236,7 +238,7 @@ def test_margins(margin):
 
 @pytest.mark.parametrize(
     "bound",
-    [{"within": 0}, {"below": -1}, {"above": 0.5}, {"between": [1, 1]}, {"cannot": True}, {"state": "diverged"}],
+    [{"within": 0}, {"below": -1}, {"above": 0.5}, {"between": [1, 1]}, {"unavailable": True}, {"state": "diverged"}],
 )
 def test_right_bounds(bound):
     check_claim({"says": "x", **bound})

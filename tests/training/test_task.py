@@ -31,7 +31,7 @@ def test_one_step_is_the_gradient_of_the_mean_over_all_its_tokens(tmp_path, clip
     task, reference = make_task(sgd, dropout=0.0), make_task(sgd, dropout=0.0)
     task.count_as_tensor = as_tensor
     task.optimization.schedule = lambda total_steps: lambda step: 1.0
-    train(tmp_path, task, max_steps=1, accumulate=accumulate, clip_norm=clip, validate_every=0)
+    train(tmp_path, task, max_steps=1, accumulate_grad_batches=accumulate, gradient_clip_val=clip, val_check_interval=0)
     batches = [batch for _, batch in zip(range(accumulate), Stream(4), strict=False)]
     tokens, targets = (torch.cat([batch[name] for batch in batches]) for name in ("tokens", "targets"))
     loss = nn.functional.cross_entropy(reference.model(tokens).flatten(0, 1), targets.flatten(), ignore_index=-1)
@@ -40,7 +40,7 @@ def test_one_step_is_the_gradient_of_the_mean_over_all_its_tokens(tmp_path, clip
     for parameter, expected in zip(task.model.parameters(), reference.model.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected - 1e-2 * expected.grad, atol=1e-7, rtol=1e-5)
     (line,) = lines(tmp_path)
-    assert line["values"]["train/nats"] == pytest.approx(loss.item(), rel=1e-6)
+    assert line["values"]["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
     assert line["values"]["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5)
     assert line["tokens"] == (targets >= 0).sum()
 
@@ -48,7 +48,7 @@ def test_one_step_is_the_gradient_of_the_mean_over_all_its_tokens(tmp_path, clip
 def test_two_micro_batches_are_one_of_twice_the_size(tmp_path):
     one, two = make_task(dropout=0.0), make_task(dropout=0.0)
     train(tmp_path / "one", one, TinyData(8))
-    train(tmp_path / "two", two, TinyData(4), accumulate=2)
+    train(tmp_path / "two", two, TinyData(4), accumulate_grad_batches=2)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, atol=1e-6, rtol=0)
     for line, other in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
@@ -86,7 +86,7 @@ def test_a_batch_without_a_target_changes_nothing(tmp_path):
     before = weights(task)
     given = task.loss_sums
     task.loss_sums = lambda batch: given(batch | {"targets": torch.full_like(batch["targets"], -1)})
-    train(tmp_path, task, max_steps=3, validate_every=0)
+    train(tmp_path, task, max_steps=3, val_check_interval=0)
     assert same_bits(before, weights(task))
 
 

@@ -26,7 +26,7 @@ from attnlab.training import (
     adamw,
     resolve,
 )
-from attnlab.training.metrics import NATS
+from attnlab.training.metrics import LOSS
 from attnlab.training.schedules import Cosine
 from attnlab.training.trainer import build_trainer
 
@@ -59,7 +59,7 @@ class TinyTask(Task):
 
     @classmethod
     def metrics(cls, config: Any) -> list[Metric]:
-        return [NATS]
+        return [LOSS]
 
     def loss_sums(self, batch: dict[str, Any]) -> LossSums:
         logits = self.model(batch["tokens"]).flatten(0, 1)
@@ -154,7 +154,7 @@ def train(
     """Trains `task` in the directory `path` with all that watches a run; `callbacks` come last."""
     directory = RunDirectory(path)
     assert isinstance(directory.claim(even_if_over=True), int)
-    defaults: dict[str, Any] = {"max_steps": 20, "device": "cpu", "validate_every": 5, "precision": "32"}
+    defaults: dict[str, Any] = {"max_steps": 20, "device": "cpu", "val_check_interval": 5, "precision": "32"}
     defaults["checkpoint_budget_gb"] = 0.0
     chosen = TrainerSettings(**defaults | settings)
     every, budget = chosen.checkpoint_every_seconds, chosen.checkpoint_budget_gb

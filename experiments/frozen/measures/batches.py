@@ -79,7 +79,7 @@ def columns_of(root: Path, words: list[str], count: int) -> Columns:
 def test_batches(module: Any) -> Iterable[Any]:
     """The batches of the test part; of a running text those of windows of the training length."""
     if hasattr(module, "max_validation_tokens") and not hasattr(module, "vocabulary"):
-        return module.evaluation_loader("test", module.context)  # type: ignore[no-any-return]
+        return module.evaluation_loader("test", module.context_length)  # type: ignore[no-any-return]
     return module.evaluation_loader("test")  # type: ignore[no-any-return]
 
 

@@ -22,7 +22,7 @@ class Choice:
 def choices(files: str, data: str) -> list[Choice]:
     """All of them. files: the folder of small local data sets; data: that of published ones."""
     text, folder = f"data.path={files}/texts", f"data.path={files}/image_folder"
-    topic = f"{{_target_: attnlab.data.ParallelText, pair: text-class, path: {files}/parallel/topics.tsv}}"
+    topic = f"{{_target_: attnlab.data.ParallelText, language_pair: text-class, path: {files}/parallel/topics.tsv}}"
     windows = {"sub-words": SUBWORDS}
     images = {
         "strong": ["augmentation=strong"],
@@ -30,7 +30,12 @@ def choices(files: str, data: str) -> list[Choice]:
     }
     pairs = {
         "sub-words": SUBWORDS,
-        "two vocabularies, cut": [*SUBWORDS, "data.joint=false", "data.max_length=16", "data.too_long=truncate"],
+        "two vocabularies, cut": [
+            *SUBWORDS,
+            "data.joint_vocabulary=false",
+            "data.max_length=16",
+            "data.on_overlong=truncate",
+        ],
     }
     masked = {
         "static, whole words": [*SUBWORDS, "data.masks=static", "data.masking.whole_words=true"],
@@ -44,7 +49,7 @@ def choices(files: str, data: str) -> list[Choice]:
         }),
         Choice("digits", [], images),
         Choice("fashion_mnist", [f"data.path={files}/idx"], {"photos": ["augmentation=photos"]}),
-        Choice("home_assistant", [], {**pairs, "nl-en": ["data.pair=nl-en"]}),
+        Choice("home_assistant", [], {**pairs, "nl-en": ["data.language_pair=nl-en"]}),
         Choice("hub", [f"data.path={files}/hub_text"], {"marks of ends": ["data.end_of_text=true"], **windows}),
         Choice("hub_classification", [f"data.path={files}/hub_labelled"], windows),
         Choice("hub_entities", [f"data.path={files}/hub_entities"], windows),
@@ -55,9 +60,9 @@ def choices(files: str, data: str) -> list[Choice]:
         Choice("kjv_masked", [], masked),
         Choice("kjv_spans", [], spans),
         Choice("mnist_5k", [], images),
-        Choice("multi30k", [f"data.path={data}/multi30k"], {"sub-words, fr-en": [*SUBWORDS, "data.pair=fr-en"]}, "multi30k"),
+        Choice("multi30k", [f"data.path={data}/multi30k"], {"sub-words, fr-en": [*SUBWORDS, "data.language_pair=fr-en"]}, "multi30k"),
         Choice("newsgroups", [], {"bytes": BYTES}),
-        Choice("parallel_text", [f"data.path={files}/parallel/tabbed.tsv", "data.pair=en-de"], {
+        Choice("parallel_text", [f"data.path={files}/parallel/tabbed.tsv", "data.language_pair=en-de"], {
             **pairs,
             "aligned files": [
                 f"data.path={files}/parallel/corpus", f"data.source.validation_path={files}/parallel/held_out", *UNIGRAM,
@@ -72,7 +77,7 @@ def choices(files: str, data: str) -> list[Choice]:
         Choice("sst2", [f"data.path={data}/sst2"], {"bytes": BYTES}, "sst2"),
         Choice("text", [text], {
             **windows,
-            "other files, unigram": [*UNIGRAM, "data.source.pattern=*.md", "data.end_of_text=true", "data.context=17"],
+            "other files, unigram": [*UNIGRAM, "data.source.pattern=*.md", "data.end_of_text=true", "data.context_length=17"],
         }),
         Choice("text_masked", [text], masked),
         Choice("text_spans", [text], spans),

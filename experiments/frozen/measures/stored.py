@@ -89,7 +89,7 @@ def write_run(
     }
     run["command"] = f"attnlab train {' '.join(words(choices))} seed={seed}"
     (folder / "run.json").write_text(json.dumps(run))
-    level = final.get("val/nats", 3.0)
+    level = final.get("val/loss", 3.0)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve(level, seed, parameters)))
     status = {
         "state": "finished",
@@ -101,9 +101,9 @@ def write_run(
     }
     status |= {
         "error": None,
-        "cannot": {},
+        "unavailable": {},
         "final": dict(final),
-        "best": {"metric": "val/nats", "value": level, "step": 400},
+        "best": {"metric": "val/loss", "value": level, "step": 400},
     }
     (folder / "status.json").write_text(json.dumps(status | ended))
 
@@ -113,9 +113,9 @@ def curve(level: float, *seeds: int) -> list[dict[str, Any]]:
     draw, found = random.Random(repr(seeds)), []
     for step in range(20, 401, 20):
         value = level + (4.2 - level) * math.exp(-step / 80)
-        values = {"train/nats": value + draw.gauss(0, 0.03)}
+        values = {"train/loss": value + draw.gauss(0, 0.03)}
         if step % 100 == 0:
-            values["val/nats"] = value + draw.gauss(0, 0.004)
+            values["val/loss"] = value + draw.gauss(0, 0.004)
         found.append({"step": step, "tokens": step * 2048, "seconds": step * 0.05, "attempt": 1, "values": values})
     return found
 
@@ -129,7 +129,7 @@ def lengths(root: Path) -> Path:
         "sinusoidal": (2.32, 2.44, 2.67, 2.84), "learned": (2.31,), "rotary": (2.14, 2.21, 2.41, 2.64),
         "alibi": (2.21, 2.21, 2.21, 2.21), "none": (2.34, 2.39, 2.48, 2.54),
     }  # fmt: skip
-    metric, at_1x = "test/nats@8x", {"metric": "test/nats@1x"}
+    metric, at_1x = "test/loss@8x", {"metric": "test/loss@1x"}
     common = {"strength": "must", "source": "a pilot"}
     claims: list[dict[str, Any]] = [
         {"says": "alibi holds", "cell": {"position": "alibi"}, "metric": metric, "against": at_1x, "within": 0.02},
@@ -147,7 +147,7 @@ def lengths(root: Path) -> Path:
             "against": at_1x,
             "between": [0.4, 0.5],
         },
-        {"says": "learned cannot", "cell": {"position": "learned"}, "metric": metric, "cannot": True},
+        {"says": "learned cannot", "cell": {"position": "learned"}, "metric": metric, "unavailable": True},
         {
             "says": "none is better",
             "cell": {"position": "none"},
@@ -164,14 +164,14 @@ def lengths(root: Path) -> Path:
     )  # fmt: skip
     for (place, (name, planted)), seed in itertools.product(enumerate(levels.items()), range(4)):
         draw, shared = random.Random(100 * place + seed), random.Random(seed).gauss(0, 0.01)
-        final = {f"test/nats@{2**k}x": level + shared + draw.gauss(0, 0.006) for k, level in enumerate(planted)}
-        final |= {"val/nats": planted[0] + shared, "val/bits_per_byte": planted[0] / math.log(2) + shared}
+        final = {f"test/loss@{2**k}x": level + shared + draw.gauss(0, 0.006) for k, level in enumerate(planted)}
+        final |= {"val/loss": planted[0] + shared, "val/bits_per_byte": planted[0] / math.log(2) + shared}
         lacks = (
-            {f"test/nats@{k}x": "the learned table ends at 64 positions" for k in (2, 4, 8)}
+            {f"test/loss@{k}x": "the learned table ends at 64 positions" for k in (2, 4, 8)}
             if name == "learned"
             else {}
         )
-        write_run(root, {"position": name}, seed, final, 150_000 + 4096 * place, cannot=lacks)
+        write_run(root, {"position": name}, seed, final, 150_000 + 4096 * place, unavailable=lacks)
     return root
 
 
@@ -181,13 +181,13 @@ def interactions(root: Path) -> Path:
     cells = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
     write_plan(
         root, factors, cells, baseline={"residual": "pre_ln", "norm": "layer_norm"}, seeds=[0, 1, 2, 3, 4],
-        metric={"name": "val/nats", "better": "lower", "margin": 0.02},
+        metric={"name": "val/loss", "better": "lower", "margin": 0.02},
     )  # fmt: skip
     for (place, choices), seed in itertools.product(enumerate(cells), range(5)):
         bad = 0.3 * (choices["residual"] == "post_ln") * (choices["norm"] == "dynamic_tanh")
         noise = random.Random(seed).gauss(0, 0.02) + random.Random(1000 + 10 * place + seed).gauss(0, 0.01)
         value = 2.4 + 0.05 * (choices["residual"] == "post_ln") + 0.01 * place + bad + noise
-        write_run(root, choices, seed, {"val/nats": value, "test/nats@1x": value + 0.03}, 200_000 + 1000 * place)
+        write_run(root, choices, seed, {"val/loss": value, "test/loss@1x": value + 0.03}, 200_000 + 1000 * place)
     return root
 
 
@@ -211,6 +211,6 @@ def failures(root: Path) -> Path:
         if (rate, seed) == (0.001, 5):
             continue
         noise = random.Random(seed).gauss(0, 0.01) + random.Random(2000 + 10 * place + seed).gauss(0, 0.008)
-        final = {"test/accuracy": 0.8 - 0.03 * place + noise, "val/nats": 0.6 + 0.1 * place - noise}
+        final = {"test/accuracy": 0.8 - 0.03 * place + noise, "val/loss": 0.6 + 0.1 * place - noise}
         write_run(root, {"optimizer.lr": rate}, seed, final, 90_000, **endings.get((rate, seed), {}))
     return root

@@ -16,16 +16,22 @@ from measures.choices import choices
 
 STEPS = 20
 SHORT = [
-    f"trainer.max_steps={STEPS}", f"trainer.validate_every={STEPS}", "trainer.log_every=1", "trainer.threads=1",
+    f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS}", "trainer.log_every_n_steps=1", "trainer.threads=1",
     'trainer.precision="32"', "trainer.device=cpu", "progress=off",
 ]  # fmt: skip
 WARM_UP = "schedule.warmup_steps"
 # What keeps a study's first cell at about a minute.
 SMALLER = {
-    "bottleneck": ["task.max_extra=10"],
-    "home_assistant": ["model.d_model=48", "data.batch_tokens=512", "task.beams=2", "task.max_extra=2"],
-    "multi30k": ["model.d_model=48", "model.d_ff=192", "data.batch_tokens=512", "task.beams=2", "task.max_extra=2"],
-    "translation_position": ["task.max_extra=10"],
+    "bottleneck": ["task.max_extra_length=10"],
+    "home_assistant": ["model.d_model=48", "data.batch_tokens=512", "task.num_beams=2", "task.max_extra_length=2"],
+    "multi30k": [
+        "model.d_model=48",
+        "model.d_ff=192",
+        "data.batch_tokens=512",
+        "task.num_beams=2",
+        "task.max_extra_length=2",
+    ],
+    "translation_position": ["task.max_extra_length=10"],
 }
 ALSO = {"pretrain_finetune": ["pretrained"]}  # cells that start from another study's weights
 TIMED = ("seconds",)
@@ -90,7 +96,7 @@ def columns_of(run: Path) -> Columns:
     status = json.loads((run / "status.json").read_text())
     found |= {f"final {name}": [exact(value)] for name, value in status["final"].items() if name not in TIMED}
     found |= {f"best {name}": [exact(value)] for name, value in (status["best"] or {}).items() if name != "metric"}
-    found["cannot"] = sorted(status["cannot"])
+    found["unavailable"] = sorted(status["unavailable"])
     return found | {"weights": weights(run)}
 
 

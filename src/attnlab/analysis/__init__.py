@@ -2,12 +2,12 @@
 
 Every word that judges rests on a test, and every test belongs to a family whose intervals are simultaneous
 (`differences`): under no effect each family has a false word in at most 5% of studies. Runs without a finite value
-count against every word (`outcomes`).
+count against every word (`differences.Outcomes`).
 
 - Differences and ranks. "better", "worse", "no difference that counts", "Against BASELINE, ...": paired t interval
   against the baseline, at 1 - 5% / comparisons. A place (the interval of a rank), "X is best", "X has the best mean,
   but ...", "No single best: ...": those verdicts; other pairs at what they leave of the 5%
-  (`differences.rank_intervals`).
+  (`cells.rank_intervals`).
 - Changes with length. "holds", "improves", "degrades", "From 1x to 8x the training length, ...": paired t interval of
   the longest minus the shortest, over cells.
 - Average effects. "The largest average effect is ..." (only where sure): t interval of the mean over settings, one
@@ -24,8 +24,7 @@ Where runs are missing the interval is the sign test's, of the median, with each
 what has not ended is missing.
 """
 
-from attnlab.analysis.comparison import Comparison, compare
-from attnlab.analysis.partition import parts_of_study
+from attnlab.analysis.comparison import Comparison, compare, parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
 from attnlab.analysis.terminal import print_comparison

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from attnlab.analysis.differences import Difference, family_size, judge_differences, rank_intervals
-from attnlab.analysis.outcomes import Contrast, Failures, Outcomes
-from attnlab.analysis.reader import Cell, Metric, Run, Study, is_number
-from attnlab.analysis.statistics import Interval, mean_interval, probability_better
+import numpy as np
+
+from attnlab.analysis.differences import ALPHA, DECIDED, Difference, Failures, Outcomes, family_size, judge
+from attnlab.analysis.reader import Cell, Metric, Run
+from attnlab.analysis.statistics import ROUNDING, Interval, mean_interval, probability_better, rows_of, sign_p_rows
+from attnlab.training.study_fields import is_finite
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,10 @@ class Budget:
 class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
-    `outcome` is "measured", or why there is no figure: "cannot", "skipped", "missing", "failed", "diverged", "pruned",
-    "not a number". `rank_interval` has the ranks it may hold (best, worst); None where it is not ranked. `n_failed`
-    counts its runs that ended without a value, `failures` judges them where any run failed, and `probability_better` is
-    the chance that a run of it beats any run of the baseline, failed runs being the worst.
+    `outcome` is "measured", or why there is no figure: "unavailable", "skipped", "missing", "failed", "diverged",
+    "pruned", "not a number". `rank_interval` has the ranks it may hold (best, worst); None where it is not ranked.
+    `n_failed` counts its runs that ended without a value, `failures` judges them where any run failed, and
+    `probability_better` is the chance that a run of it beats any run of the baseline, failed runs being the worst.
     """
 
     cell: Cell
@@ -50,102 +53,147 @@ class CellSummary:
 
 
 def summarize(outcomes: Outcomes) -> list[CellSummary]:
-    """Every cell with its figures: differences and ranks are one family (see `differences.rank_intervals`)."""
+    """Every cell with its figures: differences and ranks are one family (see `rank_intervals`)."""
     study, metric = outcomes.study, outcomes.study.metric
-    values = {cell.name: study.values(cell.name, metric.name) if metric else {} for cell in study.cells}
+    if metric is None:
+        return [_summary(outcomes, cell, {}, {}) for cell in study.cells]
+    values = {cell.name: study.values(cell.name, metric.name) for cell in study.cells}
     base = study.baseline_cell
-    if base and metric and outcomes.cannot(base.name, metric.name):
+    if base and outcomes.unavailable(base.name, metric.name):
         base = None  # as if there were none: said beforehand, whatever the runs give
-    contrasts = _contrasts(outcomes, base, metric) if base and metric else {}
-    differences = judge_differences(contrasts, metric, outcomes.alpha) if metric else {}
-    ranks: dict[str, tuple[int, int]] = {}
-    if metric is not None:
-        able = [cell.name for cell in study.cells if values[cell.name] or _is_able(outcomes, cell, metric)]
-        asked = {cell: set(outcomes.of(cell, metric.name)) for cell in able}
-        verdicts = {cell: found.verdict for cell, found in differences.items()}
-        measured = {cell: of for cell, of in values.items() if of}
-        first = base.name if base else None
-        ranks = rank_intervals(measured, asked, metric, first, verdicts, family_size(contrasts), outcomes.alpha)
-    counts, failures = outcomes.counts(), outcomes.failures if metric else {}
-    cells = []
-    for cell in study.cells:
-        runs, own = study.runs_of(cell.name), values[cell.name]
-        outcome, reason = _outcome(study, cell, runs, own)
-        cells.append(
-            CellSummary(
-                cell=cell,
-                label=study.label(cell),
-                is_baseline=cell is study.baseline_cell,
-                values=own,
-                interval=mean_interval(list(own.values())) if own else None,
-                states=dict(Counter(run.state for run in runs)),
-                outcome=outcome,
-                reason=reason,
-                difference=differences.get(cell.name),
-                rank_interval=ranks.get(cell.name) if len(ranks) > 1 else None,
-                budget=budget_of(runs),
-                n_failed=counts[cell.name][0],
-                failures=failures.get(cell.name),
-            )
-        )
-    return _with_chances(cells, metric)
-
-
-def _is_able(outcomes: Outcomes, cell: Cell, metric: Metric) -> bool:
-    """Whether the plan asks for the cell, and it can have the metric."""
-    return cell.skip is None and not outcomes.cannot(cell.name, metric.name)
-
-
-def _contrasts(outcomes: Outcomes, base: Cell, metric: Metric) -> dict[str, Contrast]:
-    """Every cell against the baseline: the family of the differences, those without a value, too."""
-    return {
-        cell.name: outcomes.against(cell.name, metric.name, base.name, metric.name, "the baseline")
-        for cell in outcomes.study.cells
-        if cell is not base and _is_able(outcomes, cell, metric)
+    able = [c.name for c in study.cells if c.skip is None and not outcomes.unavailable(c.name, metric.name)]
+    contrasts = {
+        cell: outcomes.against(cell, metric.name, base.name, metric.name, "the baseline")
+        for cell in able
+        if base and cell != base.name
     }
+    judged = judge(contrasts, metric, outcomes.alpha)
+    ranks = rank_intervals(
+        {cell: of for cell, of in values.items() if of},
+        {cell: set(outcomes.of(cell, metric.name)) for cell, of in values.items() if of or cell in able},
+        metric,
+        base.name if base else None,
+        {cell: found.verdict for cell, found in judged.items()},
+        family_size(contrasts),
+        outcomes.alpha,
+    )
+    differences = {cell: Difference.of(found) for cell, found in judged.items()}
+    return [_summary(outcomes, cell, differences, ranks if len(ranks) > 1 else {}) for cell in study.cells]
 
 
-def _with_chances(cells: list[CellSummary], metric: Metric | None) -> list[CellSummary]:
-    """The cells with the chance that a run of theirs beats one of the baseline, over all runs and not by seed."""
-    base = next((cell for cell in cells if cell.is_baseline), None)
-    if base is None or metric is None:
-        return cells
+def _summary(
+    outcomes: Outcomes, cell: Cell, differences: Mapping[str, Difference], ranks: Mapping[str, tuple[int, int]]
+) -> CellSummary:
+    study, metric, base = outcomes.study, outcomes.study.metric, outcomes.study.baseline_cell
+    runs, values = study.runs_of(cell.name), study.values(cell.name, metric.name) if metric else {}
+    n_failed, chance = outcomes.counts[cell.name][0], math.nan
+    if base is not None and metric is not None and cell is not base:  # over all runs, not by seed
+        own, theirs = list(values.values()), list(study.values(base.name, metric.name).values())
+        chance = probability_better(own, theirs, metric.better, n_failed, outcomes.counts[base.name][0])
+    outcome, reason = _outcome(cell, metric.name if metric else "", runs, values)
+    return CellSummary(
+        cell=cell,
+        label=study.label(cell),
+        is_baseline=cell is base,
+        values=values,
+        interval=mean_interval(list(values.values())) if values else None,
+        states=dict(Counter(run.state for run in runs)),
+        outcome=outcome,
+        reason=reason,
+        difference=differences.get(cell.name),
+        rank_interval=ranks.get(cell.name),
+        budget=budget_of(runs),
+        n_failed=n_failed,
+        failures=outcomes.failures.get(cell.name),
+        probability_better=chance,
+    )
 
-    def chance(cell: CellSummary) -> float:
-        own, theirs = list(cell.values.values()), list(base.values.values())
-        return probability_better(own, theirs, metric.better, cell.n_failed, base.n_failed)
 
-    return [cell if cell is base else replace(cell, probability_better=chance(cell)) for cell in cells]
-
-
-def _outcome(study: Study, cell: Cell, runs: list[Run], values: dict[int, float]) -> tuple[str, str]:
+def _outcome(cell: Cell, metric: str, runs: Sequence[Run], values: Mapping[int, float]) -> tuple[str, str]:
     if cell.skip is not None:
         return "skipped", cell.skip
     if values:
         return "measured", ""
-    name = study.metric.name if study.metric else ""
     for run in runs:
-        if name in run.cannot:
-            return "cannot", run.cannot[name]
+        if metric in run.unavailable:
+            return "unavailable", run.unavailable[metric]
     for state in ("diverged", "failed", "pruned"):
         for run in runs:
             if run.state == state:
                 return state, run.error or ""
-    if any(name in run.non_finite for run in runs):
-        return "not a number", f"{name} came out as NaN or infinite"
+    if any(metric in run.non_finite for run in runs):
+        return "not a number", f"{metric} came out as NaN or infinite"
     finished = any(run.state == "finished" for run in runs)
-    return "missing", f"finished, but without {name or 'a metric'}" if finished else "no run has finished"
+    return "missing", f"finished, but without {metric or 'a metric'}" if finished else "no run has finished"
 
 
-def budget_of(runs: list[Run]) -> Budget:
-    """The budget of a cell's finished runs."""
+def budget_of(runs: Sequence[Run]) -> Budget:
     finished = [run for run in runs if run.state == "finished"]
     steps, tokens, seconds = (_mean([run.status.get(key) for run in finished]) for key in ("step", "tokens", "seconds"))
-    parameters = _mean([(run.record.get("parameters") or {}).get("total") for run in finished])
+    parameters = _mean([run.section("parameters").get("total") for run in finished])
     flops = _mean([run.record.get("flops_per_token") for run in finished]) * tokens
     return Budget(steps, tokens, seconds, parameters, flops)
 
 
-def _mean(values: list[object]) -> float:
-    numbers = [float(value) for value in values if isinstance(value, int | float) and is_number(value)]
+def _mean(values: Sequence[object]) -> float:
+    numbers = [float(value) for value in values if is_finite(value)]
     return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def rank_intervals(
+    values: Mapping[str, Mapping[int, float]],
+    asked: Mapping[str, set[int]],
+    metric: Metric,
+    baseline: str | None = None,
+    verdicts: Mapping[str, str] | None = None,
+    size: int = 0,
+    alpha: float = ALPHA,
+) -> dict[str, tuple[int, int]]:
+    """The ranks that each of `values` ({cell: {seed: value}}) may hold, (best, worst): behind those surely better,
+    before those surely worse.
+
+    Differences to the baseline and ranks are one family, with a false word in at most a share `alpha` of studies. A
+    pair with the baseline is what `verdicts` say of it ({cell: verdict}, `size` tests at alpha / size each). The other
+    pairs are tested at what these leave: alpha times the share of the baseline's tests that were decided, over the
+    number of pairs. (If m0 of the m differences to the baseline are truly none, a false one is found there with a
+    chance of at most alpha m0 / m; and where none is found, the other pairs have at most alpha (m - m0) / m.) Without
+    a baseline the pairs have alpha whole. asked: the seeds that were asked of each cell; those without a value count
+    against every finding.
+    """
+    names = list(values)
+    ahead = np.zeros((len(names), len(names)), dtype=bool)
+    rest = [i for i, name in enumerate(names) if name != baseline]
+    others = sum(cell != baseline for cell in asked)
+    pairs = others * (others - 1) / 2
+    decided = {name: verdict for name, verdict in (verdicts or {}).items() if verdict in DECIDED}
+    left = alpha * len(decided) / max(1, size) if baseline is not None else alpha
+    if left and pairs:
+        tables = [values[names[i]] for i in rest], [asked[names[i]] for i in rest]
+        ahead[np.ix_(rest, rest)] = _ahead(*tables, metric, left / pairs)
+    if baseline in names:
+        base = names.index(baseline)
+        for name, verdict in decided.items():
+            first, second = (names.index(name), base) if verdict == "better" else (base, names.index(name))
+            ahead[first, second] = True
+    before, behind = ahead.sum(axis=0), ahead.sum(axis=1)
+    return {name: (1 + int(before[i]), len(names) - int(behind[i])) for i, name in enumerate(names)}
+
+
+def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:
+    """Which cell is surely better than which, (cells, cells): by the tests of `differences.judge`, at `share`."""
+    seeds = sorted(set().union(*asked, *cells))
+    sign = 1.0 if metric.better == "lower" else -1.0
+    values_RS = np.array([[sign * cell.get(seed, np.nan) for seed in seeds] for cell in cells]).reshape(len(cells), -1)
+    asked_RS = np.array([[seed in of or seed in cell for seed in seeds] for of, cell in zip(asked, cells, strict=True)])
+    ahead = np.zeros((len(cells), len(cells)), dtype=bool)
+    for i, (own_S, asked_S) in enumerate(zip(values_RS, asked_RS.reshape(values_RS.shape), strict=True)):
+        scale = np.maximum(np.abs(own_S), np.abs(values_RS))
+        differences_RS = np.where(np.abs(own_S - values_RS) <= ROUNDING * scale, 0.0, own_S - values_RS)
+        missing_R = (asked_S & asked_RS & ~np.isfinite(differences_RS)).sum(axis=1)
+        rows = rows_of(differences_RS)
+        low, high = rows.t_bounds(1 - share)
+        by_t = (rows.n > 1) & rows.has_spread & (high < 0) & (low < -metric.margin)
+        is_less = (differences_RS < 0).sum(axis=1) > (differences_RS > 0).sum(axis=1)
+        by_sign = is_less & (sign_p_rows(differences_RS, missing_R) <= share)
+        ahead[i] = np.where(missing_R > 0, by_sign, by_t)
+    return ahead

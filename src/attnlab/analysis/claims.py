@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from attnlab.analysis.differences import interval_of
-from attnlab.analysis.outcomes import ENDED, Contrast, Outcomes
-from attnlab.analysis.reader import Cell
+from attnlab.analysis.differences import Contrast, Outcomes, interval_of
+from attnlab.analysis.reader import Cell, Choice, choices_of
 from attnlab.analysis.statistics import Interval
-from attnlab.training.study_fields import BOUNDS, check_claim
+from attnlab.training.run_directory import ENDED
+from attnlab.training.study_fields import BOUNDS, ENDS, check_claim
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with its verdict over all cells that it speaks of; `test` is what was checked, in words."""
+    """A claim of a study, as it is checked, with the verdict on each cell."""
 
     says: str
     test: str
@@ -52,7 +51,7 @@ def check_claims(outcomes: Outcomes) -> list[Claim]:
 class _Check:
     """One claim: the cells that it speaks of, what has to be measured in each, and `problem`, why it is no claim."""
 
-    def __init__(self, claim: Mapping[str, Any], outcomes: Outcomes) -> None:
+    def __init__(self, claim: Mapping[str, object], outcomes: Outcomes) -> None:
         self.claim, self.outcomes, self.study = claim, outcomes, outcomes.study
         self.problem, self.bound = "", ""
         self.cells: list[Cell] = []
@@ -64,10 +63,9 @@ class _Check:
             return
         self.metric = str(claim.get("metric") or (self.study.metric.name if self.study.metric else ""))
         self.bound = next(bound for bound in BOUNDS if bound in claim)
-        choices = claim.get("cell", {})
-        self.cells = [cell for cell in self.study.matching(choices) if cell.skip is None]
-        self.problem = "" if self.cells else f"the study has no cell with {dict(choices)}"
-        if self.bound not in ("state", "cannot"):
+        self.cells = [cell for cell in self.study.matching(_cell(claim)) if cell.skip is None]
+        self.problem = "" if self.cells else f"the study has no cell with {_cell(claim)}"
+        if self.bound not in ("state", "unavailable"):
             self.measured = {cell.name: self._contrast(cell) for cell in self.cells}
 
     def _contrast(self, cell: Cell) -> tuple[Contrast, str]:
@@ -76,7 +74,7 @@ class _Check:
         if not isinstance(against, Mapping):
             contrast = self.outcomes.alone(cell.name, metric)
             return contrast, "" if contrast.values else f"no finished run has {metric}"
-        wanted = {**cell.choices, **(against.get("cell") or {})}
+        wanted = {**cell.choices, **_cell(against)}
         other = next((c for c in study.matching(wanted) if set(c.choices) == set(wanted)), None)
         if other is None:
             return Contrast({}), f"the study has no cell {wanted} to hold it against"
@@ -103,9 +101,9 @@ class _Check:
     def _of_cell(self, cell: Cell, level: float) -> CellVerdict:
         label = self.study.label(cell)
         if self.bound == "state":
-            return self._state(cell, str(self.claim["state"]))
-        if self.bound == "cannot":
-            return self._cannot(cell)
+            return CellVerdict(label, *self._state(cell, str(self.claim["state"])))
+        if self.bound == "unavailable":
+            return CellVerdict(label, *self._unavailable(cell))
         contrast, problem = self.measured[cell.name]
         values = contrast.values
         if problem or not values:
@@ -117,36 +115,35 @@ class _Check:
         reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
         return CellVerdict(label, "open" if contrast.beyond_chance else verdict, reason, values, interval)
 
-    def _state(self, cell: Cell, state: str) -> CellVerdict:
-        label, runs = self.study.label(cell), self.study.runs_of(cell.name)
-        over = [run for run in runs if run.state in ("finished", "failed", "diverged")]
+    def _state(self, cell: Cell, state: str) -> tuple[str, str]:
+        runs = self.study.runs_of(cell.name)
+        over = [run for run in runs if run.state in ENDS]
         there = sum(run.state == state for run in over)
         if not over:
-            return CellVerdict(label, "open", "no run has ended yet")
+            return "open", "no run has ended yet"
         verdict = "met" if there == len(runs) else "not met" if there == 0 and len(over) == len(runs) else "open"
-        return CellVerdict(label, verdict, f"{there} of {len(over)} runs that ended are {state}")
+        return verdict, f"{there} of {len(over)} runs that ended are {state}"
 
-    def _cannot(self, cell: Cell) -> CellVerdict:
-        label, metric, runs = self.study.label(cell), self.metric, self.study.runs_of(cell.name)
+    def _unavailable(self, cell: Cell) -> tuple[str, str]:
+        metric, runs = self.metric, self.study.runs_of(cell.name)
         finished = [run for run in runs if run.state == "finished"]
         if not finished:
-            return CellVerdict(label, "open", "no run has finished yet")
+            return "open", "no run has finished yet"
         if any(run.state not in ENDED for run in runs):
-            return CellVerdict(label, "open", f"{len(finished)} of {len(runs)} runs have finished")
-        if all(metric in run.cannot for run in finished):
-            return CellVerdict(label, "met", f"it cannot: {finished[0].cannot[metric]}")
+            return "open", f"{len(finished)} of {len(runs)} runs have finished"
+        if all(metric in run.unavailable for run in finished):
+            return "met", f"unavailable: {finished[0].unavailable[metric]}"
         able = sum(metric in run.final for run in finished)
-        verdict = "not met" if able == len(finished) else "open"
-        return CellVerdict(label, verdict, f"{able} of {len(finished)} finished runs have {metric}")
+        return "not met" if able == len(finished) else "open", f"{able} of {len(finished)} finished runs have {metric}"
 
     def _in_words(self) -> str:
-        """What is checked: `test/nats@8x of position=alibi minus test/nats@1x: within 0.02`."""
+        """What is checked: `test/loss@8x of position=alibi minus test/loss@1x: within 0.02`."""
         claim, bound, limit = self.claim, self.bound, self.claim[self.bound]
         where = _choices(claim) or "every cell"
         if bound == "state":
             return f"runs of {where}: {limit}"
-        if bound == "cannot":
-            return f"{where} cannot have {self.metric}"
+        if bound == "unavailable":
+            return f"{self.metric} of {where}: unavailable"
         text, against = f"{self.metric} of {where}", claim.get("against")
         if isinstance(against, Mapping):
             text += f" minus {' of '.join(filter(None, [str(against.get('metric') or ''), _choices(against)]))}"
@@ -155,16 +152,17 @@ class _Check:
         return f"{text}: {bound} {'±' if bound == 'within' else ''}{limit}"
 
 
-def _choices(claim: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in (claim.get("cell") or {}).items())
+def _cell(claim: Mapping[str, object]) -> dict[str, Choice]:
+    return choices_of(claim.get("cell"))
 
 
-def _limits(bound: str, value: Any) -> tuple[float, float]:
-    infinity = float("inf")
-    if bound == "between":
-        return float(value[0]), float(value[1])
-    number = float(value)
-    return {"within": (-number, number), "below": (-infinity, number), "above": (number, infinity)}[bound]
+def _choices(claim: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in _cell(claim).items())
+
+
+def _limits(bound: str, value: object) -> tuple[float, float]:
+    low, high = (float(str(end)) for end in (value if isinstance(value, Sequence) else (value, value)))
+    return {"between": (low, high), "within": (-low, low), "below": (-math.inf, low), "above": (low, math.inf)}[bound]
 
 
 def _judge(interval: Interval, values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:

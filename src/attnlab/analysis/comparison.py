@@ -1,27 +1,54 @@
-"""What a study's runs say: cells, paired differences, ranks, what changes with length, effects, claims and caveats."""
+"""What a study's runs say: cells, paired differences, ranks, what changes with length, effects, claims and caveats.
+
+Compared are runs of one task, data set, tokenizer and unit (`parts_of_study`): a loss in nats a token says nothing
+beside one of another tokenizer, nor one of images beside one of texts. Where a study varies the data or the tokenizer
+on purpose, measures that do not depend on how a text is cut (accuracy, BLEU, bits a byte) are compared all the same.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
 from attnlab.analysis.claims import Claim, check_claims
-from attnlab.analysis.differences import ALPHA
+from attnlab.analysis.differences import ALPHA, Judged, Outcomes, judge
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
-from attnlab.analysis.lengths import LengthCurve, length_curves, primary_lengths
-from attnlab.analysis.outcomes import Outcomes
-from attnlab.analysis.reader import Choice, Metric, Run, Study, same
+from attnlab.analysis.file_cache import mapping
+from attnlab.analysis.formatting import MULTIPLE, listing
+from attnlab.analysis.reader import Cell, Choice, Metric, Run, Study, choices_of, metric_of, same
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
+from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.warnings import caveats_of
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
+ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
 FEWEST_CELLS = 6  # that may fall into clusters
+
+
+@dataclass(frozen=True)
+class LengthCurve:
+    """One cell's metric at multiples of the training length.
+
+    `change` is its paired change from the shortest to the longest, judged as one family with those of the other cells;
+    None without a value. `verdict` is that of the change, "unavailable" or "missing".
+    """
+
+    label: str
+    prefix: str
+    points: dict[float, Interval]
+    unavailable: dict[float, str]
+    change: Judged | None
+
+    @property
+    def verdict(self) -> str:
+        """What the change says, or why there is none."""
+        return self.change.verdict if self.change else "unavailable" if self.unavailable else "missing"
 
 
 @dataclass(frozen=True)
@@ -49,15 +76,12 @@ class Comparison:
     claims: list[Claim]
     lengths: list[LengthCurve]
     effects: list[Effect]
-    settings: dict[str, dict[str, Any]]
-    problems: list[Run]
+    interactions: list[Interaction]
     caveats: list[str]
-    interactions: list[Interaction] = field(default_factory=list)
     sentences: SentenceResult | None = None
 
     @property
     def baseline(self) -> CellSummary | None:
-        """The baseline's cell."""
         return next((cell for cell in self.cells if cell.is_baseline), None)
 
     @property
@@ -69,8 +93,15 @@ class Comparison:
 
     @property
     def states(self) -> dict[str, int]:
-        """How many runs of the plan are in which state."""
         return dict(Counter(run.state for run in self.study.runs.values()))
+
+    @property
+    def problems(self) -> list[Run]:
+        return [run for run in self.study.runs.values() if run.state != "finished" or run.non_finite]
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, object]]:
+        return differing_settings(self.study)
 
     def with_resampled_sentences(self, resamples: int = RESAMPLES) -> Comparison:
         """The comparison with `sentences` computed: a few seconds for every run, most of them for chrF.
@@ -83,8 +114,13 @@ class Comparison:
 
     @cached_property
     def primary_lengths(self) -> list[LengthCurve]:
-        """See `lengths.primary_lengths`."""
-        return primary_lengths(self.lengths, self.metric)
+        """The curves of the primary metric's family, or of the first; the best at the greatest length first."""
+        prefixes = [curve.prefix for curve in self.lengths]
+        own = (self.metric.name if self.metric else "").partition("@")[0]
+        found = [curve for curve in self.lengths if curve.prefix == (own if own in prefixes else prefixes[0])]
+        longest = max(multiples_of(found), default=0.0)
+        sign = -1 if self.metric and self.metric.better == "higher" else 1
+        return sorted(found, key=lambda c: sign * c.points[longest].mean if longest in c.points else math.inf)
 
     @cached_property
     def clusters(self) -> Clusters | None:
@@ -123,14 +159,50 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         study,
         study.metric,
         cells,
-        claims=check_claims(outcomes),
-        lengths=length_curves(outcomes),
-        effects=factor_effects(factorial, cross),
-        settings=differing_settings(study),
-        problems=[run for run in study.runs.values() if run.state != "finished" or run.non_finite],
-        caveats=caveats_of(study, cells, unmatched(factorial), alpha),
-        interactions=cross,
+        check_claims(outcomes),
+        length_curves(outcomes),
+        factor_effects(factorial, cross),
+        cross,
+        caveats_of(study, cells, unmatched(factorial), alpha),
     )
+
+
+def length_curves(outcomes: Outcomes) -> list[LengthCurve]:
+    """The metrics named <prefix>@<k>x of every cell, by prefix, each prefix a family of changes."""
+    multiples: dict[str, list[float]] = {}
+    for name in outcomes.study.metrics:
+        found = MULTIPLE.fullmatch(name)
+        if found:
+            multiples.setdefault(found["prefix"], []).append(float(found["multiple"]))
+    series = [(prefix, sorted(found)) for prefix, found in multiples.items() if len(found) > 1]
+    return [curve for prefix, found in series for curve in _length_curves(outcomes, prefix, found)]
+
+
+def _length_curves(outcomes: Outcomes, prefix: str, multiples: Sequence[float]) -> list[LengthCurve]:
+    study, own = outcomes.study, outcomes.study.metric
+    metric = Metric(prefix, study.better(prefix))
+    if own and own.name.startswith(f"{prefix}@"):
+        metric = replace(own, name=prefix)
+    names = {k: f"{prefix}@{k:g}x" for k in multiples}
+    near, far = names[multiples[0]], names[multiples[-1]]
+    cells = [cell for cell in study.cells if cell.skip is None]
+    able = [cell.name for cell in cells if not any(outcomes.unavailable(cell.name, end) for end in (near, far))]
+    changes = judge({cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, outcomes.alpha)
+    return [_length_curve(study, cell, prefix, names, changes.get(cell.name)) for cell in cells]
+
+
+def _length_curve(
+    study: Study, cell: Cell, prefix: str, names: Mapping[float, str], change: Judged | None
+) -> LengthCurve:
+    values = {k: study.values(cell.name, name) for k, name in names.items()}
+    points = {k: mean_interval(list(by_seed.values())) for k, by_seed in values.items() if by_seed}
+    runs = study.runs_of(cell.name)
+    lacks = {k: run.unavailable[name] for run in runs for k, name in names.items() if name in run.unavailable}
+    return LengthCurve(study.label(cell), prefix, points, lacks, change)
+
+
+def multiples_of(curves: Iterable[LengthCurve]) -> list[float]:
+    return sorted({k for curve in curves for k in (*curve.points, *curve.unavailable)})
 
 
 def _chance(cells: list[CellSummary], worse: int) -> float:
@@ -153,18 +225,16 @@ def _apart(first: list[CellSummary], second: list[CellSummary]) -> bool:
     return max(runs[0]) < min(runs[1]) or min(runs[0]) > max(runs[1])
 
 
-def differing_settings(study: Study) -> dict[str, dict[str, Any]]:
+def differing_settings(study: Study) -> dict[str, dict[str, object]]:
     """{configuration key: {cell label: value}} of keys that differ between cells, and not between a cell's seeds."""
-    configs: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, object]] = {}
     varying: set[str] = set()
     for cell in study.cells:
         of_runs = [run.config for run in study.runs_of(cell.name) if run.record]
-        for key in dict.fromkeys(key for config in of_runs for key in config):
-            found = [config.get(key) for config in of_runs]
-            if key.split(".")[0] in IDENTITY:
-                continue
-            configs.setdefault(key, {})[study.label(cell)] = found[0]
-            if any(value != found[0] for value in found):
+        for key in dict.fromkeys(key for config in of_runs for key in config if key.split(".")[0] not in IDENTITY):
+            first, *others = [config.get(key) for config in of_runs]
+            configs.setdefault(key, {})[study.label(cell)] = first
+            if any(value != first for value in others):
                 varying.add(key)
     cells = {label for of_cells in configs.values() for label in of_cells}
     apart = {
@@ -175,7 +245,101 @@ def differing_settings(study: Study) -> dict[str, dict[str, Any]]:
     return {key: of_cells for key, of_cells in apart.items() if not _is_copy(key, apart)}
 
 
-def _is_copy(key: str, settings: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether model.position.base only repeats position.base."""
+def _is_copy(key: str, settings: Mapping[str, dict[str, object]]) -> bool:
     tails = (key.split(".", i)[-1] for i in range(1, key.count(".") + 1))
     return any(settings.get(tail) == settings[key] for tail in tails)
+
+
+# --- which runs can be compared at all
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run's figures are of. data and tokenizer are None where the metric compares across them."""
+
+    task: str
+    unit: str | None
+    data: str | None
+    tokenizer: str | None
+    words: str = field(compare=False)
+
+
+def parts_of_study(study: Study) -> list[Study]:
+    """The study in parts whose runs can be compared, that of the baseline first, then the largest, each with a note on
+    the others; a study of one kind as it is.
+
+    A run that has no record yet counts as its cell's others, or as most runs do. Claims stay with the part that has all
+    of their cells.
+    """
+    across = _compares_across(study)
+    kinds = {key: kind for key, run in study.runs.items() if (kind := _kind(run, across)) is not None}
+    sizes = Counter(kinds.values())
+    if len(sizes) < 2:
+        return [study]
+    of_cells = {cell: kinds[cell, seed] for cell, seed in sorted(kinds, reverse=True)}
+    of_baseline = of_cells.get(study.baseline_cell.name) if study.baseline_cell else None
+    most = sorted(sizes, key=lambda kind: (kind != of_baseline, -sizes[kind]))
+    belongs = {key: kinds.get(key, of_cells.get(key[0], most[0])) for key in study.runs}
+    skipped = {cell.name: of_cells.get(cell.name, most[0]) for cell in study.cells}
+    parts = [_part(study, kind, belongs, skipped) for kind in most]
+    for part, kind in zip(parts, most, strict=True):
+        others = [f"{other.words} ({sizes[other]})" for other in most if other is not kind]
+        part.apart.append(
+            f"Compared here are runs of {kind.words} ({sizes[kind]}) alone: figures of another task, data set, "
+            f"tokenizer or unit cannot be compared with theirs. Set apart are runs of {listing(others)}."
+        )
+    return parts
+
+
+def _compares_across(study: Study) -> bool:
+    """Whether data or tokenizer vary on purpose, and the metric compares across them."""
+    varies = any(name.split(".")[0] in ON_PURPOSE for name in study.varying)
+    known = study.known_metric(study.metric.name) if study.metric else None
+    return _is_planned(study) and varies and known is not None and known.any_tokenizer
+
+
+def _is_planned(study: Study) -> bool:
+    return (study.path / "plan.json").is_file()
+
+
+def _kind(run: Run, across: bool) -> Kind | None:
+    config, data = run.section("config"), run.section("data")
+    if not config or "fingerprint" not in data:
+        return None
+    data_config = mapping(config.get("data"))
+    task = _target(config.get("task"))
+    source = _target(data_config.get("source")) or _target(data_config)
+    tokenizer = _target(config.get("tokenizer")) if "vocabulary_size" in data else ""
+    size = f" of {data['vocabulary_size']}" if tokenizer else ""
+    words = f"{task} on {source}{f' with {tokenizer}{size}' if tokenizer else ''}"
+    if across:
+        return Kind(task, None, None, None, task)
+    cut = [config.get("tokenizer"), data_config.get("tokenizer_from"), data_config.get("joint_vocabulary")]
+    known = json.dumps(cut, sort_keys=True, default=str) if tokenizer else None
+    return Kind(task, str(data.get("unit") or "token"), str(data["fingerprint"]), known, words)
+
+
+def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], skipped: Mapping[str, Kind]) -> Study:
+    runs = {key: run for key, run in study.runs.items() if belongs[key] == kind}
+    there = {cell for cell, _ in runs} | {c.name for c in study.cells if c.skip is not None and skipped[c.name] == kind}
+    cells = [cell for cell in study.cells if cell.name in there]
+    part = replace(study, cells=cells, runs=runs, apart=[], claims=[])
+    if not _is_planned(study):  # what was made up of all runs is made up of these
+        part.seeds = sorted({run.seed for run in runs.values() if run.record})
+        part.runs = {key: run for key, run in runs.items() if run.seed in part.seeds}
+        part.metric = metric_of(None, list(part.runs.values()))
+    part.claims = [claim for claim in study.claims if all(map(part.matching, _cells_of(claim)))]
+    return part
+
+
+def _cells_of(claim: object) -> list[dict[str, Choice]]:
+    said = mapping(claim)
+    if not said:
+        return []
+    own = [choices_of(said["cell"])] if isinstance(said.get("cell"), Mapping) else []
+    return own + _cells_of(said.get("against"))
+
+
+def _target(node: object) -> str:
+    """The class that a node of a configuration names, without its package."""
+    return str(mapping(node).get("_target_", "")).rpartition(".")[2]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import polars as pl
 
 from attnlab.analysis.file_cache import Stamp, is_unchanged, printable, stamp_of
 from attnlab.training.run_directory import METRICS, open_to_read
+from attnlab.training.study_fields import is_finite
 
 AXES = ("step", "tokens", "seconds")
 HEAD = ("cell", "seed", *AXES)
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Some rows of a frame."""
+    """Which rows of a frame are one run's."""
 
     frame: pl.DataFrame
     start: int
@@ -59,7 +59,7 @@ class Progress:
 
 
 class Curves:
-    """The curves of a study's runs."""
+    """The metrics of many runs by step, read on from where the last reading ended."""
 
     def __init__(self) -> None:
         self._known: dict[Key, Progress] = {}
@@ -100,7 +100,6 @@ def _joined(kept: pl.DataFrame, known: Mapping[Key, Progress], pieces: Sequence[
 
 
 def _fresh(kept: pl.DataFrame, known: Mapping[Key, Progress], batch: Sequence[Piece]) -> dict[Key, Rows]:
-    """The rows that the runs of a batch now have."""
     own = [(known[piece.key].start, known[piece.key].height if piece.follows else 0) for piece in batch]
     before = _kept_part([kept.slice(start, height) for start, height in own])
     new = parts_of([piece.lines for piece in batch])
@@ -263,10 +262,10 @@ def _line_by_line(lines: Sequence[bytes]) -> pl.DataFrame:
     rows = []
     for entry in map(_entry, lines):
         axes = {axis: entry.get(axis) for axis in AXES}
-        if is_number(axes["step"]) and all(is_number(value) or value is None for value in axes.values()):
+        if is_finite(axes["step"]) and all(is_finite(value) or value is None for value in axes.values()):
             found = entry.get("values")
             numbers = (
-                {printable(k): float(v) for k, v in found.items() if is_number(v)} if isinstance(found, dict) else {}
+                {printable(k): float(v) for k, v in found.items() if is_finite(v)} if isinstance(found, dict) else {}
             )
             rows.append({**{k: v for k, v in numbers.items() if k not in HEAD}, **axes})
         else:
@@ -309,7 +308,6 @@ def one_row_a_step(parts: Sequence[Part], labels: Sequence[tuple[str, int]]) -> 
 
 
 def _last_values(parts: Sequence[tuple[Part, np.ndarray]], name: str, height: int) -> np.ndarray:
-    """The last finite value of each row, NaN where there is none."""
     column = np.full(height, np.nan)
     if not parts:
         return column
@@ -321,11 +319,3 @@ def _last_values(parts: Sequence[tuple[Part, np.ndarray]], name: str, height: in
     known = np.isfinite(values)
     column[rows[known]] = values[known]
     return column
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond what a float holds
-        return False

@@ -1,4 +1,8 @@
-"""What is compared by seed, judged as one family: one rule for pictures, tables, words and ranks.
+"""What became of the runs that were asked for, and what is compared by seed, judged as one family: one rule for
+pictures, tables, words and ranks.
+
+A run failed when it ended without a finite value: by an error, diverged, pruned, or finished with NaN or an infinity.
+Which runs fail may depend on how they would have done, so the others alone say nothing sure (`median_interval`).
 
 The intervals of a family are simultaneous (Bonferroni): under the test's assumptions all of them hold in at least 95%
 of studies. Every word follows from where its interval lies, so that a family has a false word in at most 5% of studies,
@@ -8,21 +12,180 @@ whatever is true and whatever the words.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-import numpy as np
-
 from attnlab.analysis import statistics
-from attnlab.analysis.outcomes import Contrast
-from attnlab.analysis.reader import Metric
-from attnlab.analysis.statistics import ROUNDING, Interval, bootstrap_interval, median_interval, paired_interval
+from attnlab.analysis.reader import Metric, Run, Study
+from attnlab.analysis.statistics import Interval, bonferroni, bootstrap_interval, holm, paired
+from attnlab.training.run_directory import ENDED
 
 ALPHA = 0.05
 DECIDED = ("better", "worse")  # the verdicts that part two cells
 Name = TypeVar("Name", bound=Hashable)
+
+
+def outcome_of(run: Run, metric: str | None) -> str:
+    """ "value", "failed", "pending" (it has not ended) or "unavailable" (said beforehand)."""
+    if metric is not None and metric in run.unavailable and metric not in run.final:
+        return "unavailable"
+    if metric in run.final or (metric is None and run.state == "finished"):
+        return "value"
+    return "failed" if run.state in ENDED else "pending"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One value a seed, and how many of the seeds that were asked for have none: `failed` ones never will, `pending`
+    ones may.
+
+    `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked
+    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline).
+    """
+
+    values: dict[int, float]
+    failed: int = 0
+    pending: int = 0
+    reason: str = ""
+    is_partial: bool = False
+    beyond_chance: bool = False
+
+    @property
+    def missing(self) -> int:
+        return self.failed + self.pending
+
+    @property
+    def asked(self) -> int:
+        return len(self.values) + self.missing
+
+
+class Outcomes:
+    """Looks up how the runs of a study ended. alpha: the level at which more failures than by chance are found."""
+
+    def __init__(self, study: Study, alpha: float = ALPHA) -> None:
+        self.study, self.alpha = study, alpha
+        self._found: dict[tuple[str, str | None], dict[int, str]] = {}
+
+    def of(self, cell: str, metric: str | None) -> dict[int, str]:
+        if (cell, metric) not in self._found:
+            self._found[cell, metric] = {run.seed: outcome_of(run, metric) for run in self.study.runs_of(cell)}
+        return self._found[cell, metric]
+
+    def unavailable(self, cell: str, metric: str) -> bool:
+        """Whether a cell cannot have the metric: no run has it, and one says that it cannot."""
+        found = self.of(cell, metric).values()
+        return "unavailable" in found and "value" not in found
+
+    @cached_property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """{cell: (failed, ended)} of the primary metric."""
+        name = self.study.metric.name if self.study.metric else None
+        found = {cell.name: Counter(self.of(cell.name, name).values()) for cell in self.study.cells}
+        return {cell: (of["failed"], of["failed"] + of["value"]) for cell, of in found.items()}
+
+    @cached_property
+    def failures(self) -> dict[str, Failures]:
+        """Fisher's test of every cell against the baseline on the primary metric; {} without such a baseline."""
+        base, metric = self.study.baseline_cell, self.study.metric
+        if base is None or metric is None or self.unavailable(base.name, metric.name):
+            return {}
+        return compare_failures(self.counts, base.name)
+
+    @cached_property
+    def beyond_chance(self) -> set[str]:
+        """The cells of which more runs fail than chance explains, the baseline among them."""
+        sure = {cell: found for cell, found in self.failures.items() if found.p_holm <= self.alpha}
+        more = {cell for cell, found in sure.items() if found.excess > 0}
+        base = self.study.baseline_cell
+        return more | ({base.name} if base and set(sure) - more else set())
+
+    def alone(self, cell: str, metric: str) -> Contrast:
+        return self.marked(contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)}), [cell])
+
+    def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
+        """A metric of a cell minus a metric of another (or of the same cell), by seed, over the seeds that both were
+        asked for.
+
+        name: of the other in the reason ("the baseline"); "" where both are of one cell.
+        """
+        own, theirs = self.of(cell, metric), self.of(other, other_metric)
+        values = paired(self.study.values(cell, metric), self.study.values(other, other_metric))
+        both = [seed for seed in own if seed in theirs]
+        parts = {"": {seed: own[seed] for seed in both}, name: {seed: theirs[seed] for seed in both}}
+        if not name:
+            parts = {"": {seed: together([own[seed], theirs[seed]]) for seed in both}}
+        return self.marked(contrast_of(values, parts), [cell, other])
+
+    def marked(self, contrast: Contrast, cells: Iterable[str]) -> Contrast:
+        """The contrast, `beyond_chance` where one of its cells is and a run is missing."""
+        if not contrast.missing or self.beyond_chance.isdisjoint(cells):
+            return contrast
+        return replace(contrast, beyond_chance=True, reason=f"{contrast.reason}, beyond chance")
+
+
+def together(outcomes: Iterable[str]) -> str:
+    """The outcome of runs of which all are needed: "pending" while one is, else "failed" where one has no value."""
+    found = set(outcomes)
+    return "value" if found <= {"value"} else "pending" if "pending" in found else "failed"
+
+
+def contrast_of(
+    values: Mapping[int, float], outcomes: Mapping[str, Mapping[int, str]], unit: str = "runs", is_partial: bool = False
+) -> Contrast:
+    """The contrast of {whose: {seed: outcome}}, all of the same seeds; "" names the cell itself.
+
+    unit: what failed, in words.
+    """
+    seeds = next(iter(outcomes.values()), {})
+    found = Counter(together(of[seed] for of in outcomes.values()) for seed in seeds)
+    parts = []
+    for name, of in outcomes.items():
+        gone = sum(outcome in ("failed", "unavailable") for outcome in of.values())
+        if gone:
+            parts.append(f"{gone} of {len(seeds)} {unit}{f' of {name}' if name else ''} lost")
+    if found["pending"]:
+        parts.append(f"{len(seeds) - found['pending']} of {len(seeds)} seeds in")
+    return Contrast(dict(values), found["failed"], found["pending"], ", ".join(parts), is_partial)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """How many ended runs of a cell failed, those of the baseline, and Fisher's exact p that both fail at one rate."""
+
+    failed: int
+    ended: int
+    baseline_failed: int
+    baseline_ended: int
+    p: float
+    p_holm: float
+
+    @property
+    def excess(self) -> int:
+        """Above 0 where a larger share failed than of the baseline, below where a smaller one."""
+        return self.failed * self.baseline_ended - self.baseline_failed * self.ended
+
+
+def compare_failures(counts: Mapping[str, tuple[int, int]], baseline: str) -> dict[str, Failures]:
+    """Judges the failures of every cell ({cell: (failed, ended)}) against the baseline's, as one family.
+
+    A cell is left out where no run of it has ended, and where none failed of it or of the baseline: given that, no
+    outcome could have been a finding (Tarone 1990). Runs are taken as independent (Fisher's exact test, two-sided).
+    """
+    base = counts.get(baseline, (0, 0))
+    others = {
+        cell: pair for cell, pair in counts.items() if cell != baseline and pair[1] and base[1] and pair[0] + base[0]
+    }
+    if not others:
+        return {}
+    from scipy.stats import fisher_exact  # costs as much as the rest of this package together, and runs seldom fail
+
+    tables = [[[failed, ended - failed] for failed, ended in (pair, base)] for pair in others.values()]
+    p_values = [min(1.0, float(fisher_exact(table).pvalue)) for table in tables]
+    rows = zip(others.items(), p_values, holm(p_values), strict=True)
+    return {cell: Failures(*pair, *base, p, p_holm) for (cell, pair), p, p_holm in rows}
 
 
 @dataclass(frozen=True)
@@ -35,37 +198,33 @@ class Judged:
     """
 
     contrast: Contrast
+    metric: Metric
     interval: Interval
     p: float
-    p_adjusted: float
     verdict: str
     tests: int
     share: float
 
     @property
+    def p_adjusted(self) -> float:
+        return bonferroni(self.p, self.tests)
+
+    @property
     def values(self) -> dict[int, float]:
-        """{seed: value}."""
         return self.contrast.values
 
     @property
     def reason(self) -> str:
-        """Which runs are missing, in words."""
         return self.contrast.reason
 
     @property
     def n(self) -> int:
-        """How many seeds have a value."""
         return len(self.values)
 
     @cached_property
     def has_spread(self) -> bool:
         """Whether there is a spread to judge by: two seeds or more whose values are not all the same."""
         return self.n > 1 and statistics.has_spread(list(self.values.values()))
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all seeds are in, with a spread to go by."""
-        return self.has_spread and not self.contrast.missing
 
 
 def family_size(contrasts: Mapping[Name, Contrast]) -> int:
@@ -83,9 +242,8 @@ def _judged(contrast: Contrast, metric: Metric, share: float, size: int) -> Judg
     interval = interval_of(contrast, 1 - share)
     values = list(contrast.values.values())
     p = statistics.sign_p(values, contrast.missing) if contrast.missing else statistics.t_p(values)
-    p = math.nan if contrast.is_partial else p
     verdict = "undecided" if contrast.beyond_chance else verdict_of(interval, metric)
-    return Judged(contrast, interval, p, statistics.bonferroni([p], size)[0], verdict, size, share)
+    return Judged(contrast, metric, interval, math.nan if contrast.is_partial else p, verdict, size, share)
 
 
 def interval_of(contrast: Contrast, level: float) -> Interval:
@@ -93,10 +251,10 @@ def interval_of(contrast: Contrast, level: float) -> Interval:
     values = list(contrast.values.values())
     if contrast.is_partial:
         unknown = contrast.reason or "partial"
-        return replace(paired_interval(values, level), low=-math.inf, high=math.inf, unbounded=unknown)
+        return replace(statistics.paired_interval(values, level), low=-math.inf, high=math.inf, unbounded=unknown)
     if not contrast.missing:
-        return paired_interval(values, level)
-    found = median_interval(values, level, contrast.missing)
+        return statistics.paired_interval(values, level)
+    found = statistics.median_interval(values, level, contrast.missing)
     return found if found.is_bounded else replace(found, unbounded=contrast.reason)
 
 
@@ -111,20 +269,39 @@ def verdict_of(interval: Interval, metric: Metric) -> str:
 
 @dataclass(frozen=True)
 class Difference(Judged):
-    """A paired difference to the baseline, cell minus baseline by seed.
+    """A paired difference to the baseline, cell minus baseline by seed, with what stands beside the verdict.
 
-    `wins` counts the seeds in which the cell is better. `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with
-    the study's `margin`. Adjusted p values are for the whole family. nan where a figure cannot be had, as where runs
-    are missing.
+    `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with the study's margin. nan where a figure cannot be had,
+    as where runs are missing.
     """
 
     p_sign_flip: float
-    p_sign_flip_adjusted: float
-    wins: float
-    effect_size: float
     p_equivalence: float
-    p_equivalence_adjusted: float
-    margin: float
+    effect_size: float
+
+    @classmethod
+    def of(cls, judged: Judged) -> Difference:
+        values = list(judged.values.values())
+        if judged.contrast.missing or len(values) < 2:
+            return cls(**vars(judged), p_sign_flip=math.nan, p_equivalence=math.nan, effect_size=math.nan)
+        return cls(
+            **vars(judged),
+            p_sign_flip=statistics.sign_flip_p(values),
+            p_equivalence=statistics.equivalence_p(values, judged.metric.margin),
+            effect_size=statistics.effect_size(values),
+        )
+
+    @property
+    def p_sign_flip_adjusted(self) -> float:
+        return bonferroni(self.p_sign_flip, self.tests)
+
+    @property
+    def p_equivalence_adjusted(self) -> float:
+        return bonferroni(self.p_equivalence, self.tests)
+
+    @property
+    def wins(self) -> float:
+        return statistics.wins(list(self.values.values()), self.metric.better)
 
     @property
     def smallest_effect(self) -> float:
@@ -140,7 +317,7 @@ class Difference(Judged):
     @cached_property
     def seeds_to_equate(self) -> float:
         """The seeds that would find the measured mean to be within the margin, with this spread."""
-        mean, margin = self._in_deviations(self.interval.mean), self._in_deviations(self.margin)
+        mean, margin = self._in_deviations(self.interval.mean), self._in_deviations(self.metric.margin)
         return statistics.seeds_to_equate(mean, margin, self.share)
 
     @property
@@ -157,87 +334,3 @@ class Difference(Judged):
         if self.contrast.missing:
             return Interval(self.interval.mean, -math.inf, math.inf, self.interval.level, self.n, math.nan, self.reason)
         return bootstrap_interval(list(self.values.values()), self.interval.level)
-
-
-def judge_differences(
-    contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALPHA
-) -> dict[Name, Difference]:
-    """`judge` for differences to the baseline, with the figures that stand beside the verdict."""
-    return {name: _difference(found, metric) for name, found in judge(contrasts, metric, alpha).items()}
-
-
-def _difference(judged: Judged, metric: Metric) -> Difference:
-    values = list(judged.values.values())
-    whole = not judged.contrast.missing and len(values) > 1
-    p_flip = statistics.sign_flip_p(values) if whole else math.nan
-    p_same = statistics.equivalence_p(values, metric.margin) if whole else math.nan
-    flip, same = statistics.bonferroni([p_flip, p_same], judged.tests)
-    return Difference(
-        **vars(judged),
-        p_sign_flip=p_flip,
-        p_sign_flip_adjusted=flip,
-        wins=statistics.wins(values, metric.better),
-        effect_size=statistics.effect_size(values) if whole else math.nan,
-        p_equivalence=p_same,
-        p_equivalence_adjusted=same,
-        margin=metric.margin,
-    )
-
-
-def rank_intervals(
-    values: Mapping[str, Mapping[int, float]],
-    asked: Mapping[str, set[int]],
-    metric: Metric,
-    baseline: str | None = None,
-    verdicts: Mapping[str, str] | None = None,
-    size: int = 0,
-    alpha: float = ALPHA,
-) -> dict[str, tuple[int, int]]:
-    """The ranks that each of `values` ({cell: {seed: value}}) may hold, (best, worst): behind those surely better,
-    before those surely worse.
-
-    Differences to the baseline and ranks are one family: together they hold a false word in at most a share `alpha` of
-    studies. A pair with the baseline is what `verdicts` say of it ({cell: verdict}, `size` tests at alpha / size each).
-    The other pairs are tested at what these leave: alpha times the share of the baseline's tests that were decided,
-    over the number of pairs. (If m0 of the m differences to the baseline are truly none, a false one is found there
-    with a chance of at most alpha m0 / m; and where none is found, the other pairs have at most alpha (m - m0) / m.)
-    Without a baseline the pairs have alpha whole. asked: the seeds that were asked of each cell; those without a value
-    count against every finding.
-    """
-    names = list(values)
-    ahead = np.zeros((len(names), len(names)), dtype=bool)
-    rest = [i for i, name in enumerate(names) if name != baseline]
-    others = sum(cell != baseline for cell in asked)
-    pairs = others * (others - 1) / 2
-    decided = {name: verdict for name, verdict in (verdicts or {}).items() if verdict in DECIDED}
-    left = alpha * len(decided) / max(1, size) if baseline is not None else alpha
-    if left and pairs:
-        tables = [values[names[i]] for i in rest], [asked[names[i]] for i in rest]
-        ahead[np.ix_(rest, rest)] = _ahead(*tables, metric, left / pairs)
-    if baseline in names:
-        base = names.index(baseline)
-        for name, verdict in decided.items():
-            first, second = (names.index(name), base) if verdict == "better" else (base, names.index(name))
-            ahead[first, second] = True
-    before, behind = ahead.sum(axis=0), ahead.sum(axis=1)
-    return {name: (1 + int(before[i]), len(names) - int(behind[i])) for i, name in enumerate(names)}
-
-
-def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:
-    """Which cell is surely better than which, (cells, cells): by the tests of `_judged` at the level `share`."""
-    seeds = sorted(set().union(*asked, *cells))
-    sign = 1.0 if metric.better == "lower" else -1.0
-    values_RS = np.array([[sign * cell.get(seed, np.nan) for seed in seeds] for cell in cells]).reshape(len(cells), -1)
-    asked_RS = np.array([[seed in of or seed in cell for seed in seeds] for of, cell in zip(asked, cells, strict=True)])
-    ahead = np.zeros((len(cells), len(cells)), dtype=bool)
-    for i, (own_S, asked_S) in enumerate(zip(values_RS, asked_RS.reshape(values_RS.shape), strict=True)):
-        scale = np.maximum(np.abs(own_S), np.abs(values_RS))
-        differences_RS = np.where(np.abs(own_S - values_RS) <= ROUNDING * scale, 0.0, own_S - values_RS)
-        missing_R = (asked_S & asked_RS & ~np.isfinite(differences_RS)).sum(axis=1)
-        rows = statistics.rows_of(differences_RS)
-        low, high = rows.t_bounds(1 - share)
-        by_t = (rows.n > 1) & rows.has_spread & (high < 0) & (low < -metric.margin)
-        is_less = (differences_RS < 0).sum(axis=1) > (differences_RS > 0).sum(axis=1)
-        by_sign = is_less & (statistics.sign_p_rows(differences_RS, missing_R) <= share)
-        ahead[i] = np.where(missing_R > 0, by_sign, by_t)
-    return ahead

@@ -12,26 +12,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from attnlab.analysis.differences import DECIDED, Judged, judge
-from attnlab.analysis.outcomes import Contrast, Outcomes, contrast_of, together
+from attnlab.analysis.differences import DECIDED, Contrast, Judged, Outcomes, contrast_of, judge, together
 from attnlab.analysis.reader import Cell, Choice, same, short
 from attnlab.analysis.statistics import signed_sum
 
 Move = TypeVar("Move", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Averaged:
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Contrast):
     """A contrast averaged over the settings of the other factors, one value a seed.
 
     `by_setting` has the mean at each setting that has values, `planned` counts the settings of the plan.
     """
 
-    contrast: Contrast
     by_setting: dict[str, float]
     planned: int
 
@@ -40,8 +38,11 @@ class Averaged:
 class JudgedAverage(Judged):
     """An averaged contrast, judged: its interval is clustered by seed, and simultaneous with those of its family."""
 
-    by_setting: dict[str, float]
-    planned: int
+    contrast: Averaged
+
+    @property
+    def by_setting(self) -> dict[str, float]:
+        return self.contrast.by_setting
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Effect(JudgedAverage):
 
     @property
     def word(self) -> str:
-        """The verdict, or "depends"."""
         return "depends" if self.depends else self.verdict
 
     @property
@@ -81,9 +81,8 @@ class Interaction(JudgedAverage):
     with treatment coding. Settings and seeds of which one of the four cells has no value are left out.
     """
 
-    factors: tuple[str, str]
-    references: tuple[Choice, Choice]
-    choices: tuple[Choice, Choice]
+    factors: tuple[str, ...]
+    choices: tuple[Choice, ...]
 
     @property
     def label(self) -> str:
@@ -108,11 +107,9 @@ class Factorial:
         return found if len(found) > 1 and self.study.metric else []
 
     def reference(self, factor: str) -> Choice:
-        """The baseline's choice of a factor, or its first one."""
         return self.study.baseline.get(factor, self.study.factors[factor][0])
 
     def others(self, factor: str) -> list[Choice]:
-        """The choices of a factor that are not its reference."""
         return [choice for choice in self.study.factors[factor] if not same(choice, self.reference(factor))]
 
     @cached_property
@@ -121,15 +118,8 @@ class Factorial:
         moves = [(factor, choice) for factor in self.factors() for choice in self.others(factor)]
         return {move: self.contrast(dict([move])) for move in moves}
 
-    def judged(self, averaged: Mapping[Move, Averaged]) -> dict[Move, dict[str, Any]]:
-        """The fields of each contrast as a `JudgedAverage`, judged as one family; {} where there is no metric."""
-        if self.study.metric is None:
-            return {}
-        found = judge({move: one.contrast for move, one in averaged.items()}, self.study.metric, self.outcomes.alpha)
-        return {
-            move: {**vars(one), "by_setting": averaged[move].by_setting, "planned": averaged[move].planned}
-            for move, one in found.items()
-        }
+    def judged(self, averaged: Mapping[Move, Averaged]) -> dict[Move, Judged]:
+        return judge(averaged, self.study.metric, self.outcomes.alpha) if self.study.metric else {}
 
     def contrast(self, moves: Mapping[str, Choice]) -> Averaged:
         """Takes every factor in `moves` from its reference to the choice given: of one factor the difference, of two
@@ -143,7 +133,9 @@ class Factorial:
         whole = {
             setting: [(sign, cell) for sign, cell in of if cell]
             for setting, of in corners.items()
-            if all(cell and cell.skip is None and not self.outcomes.cannot(cell.name, self.metric) for _, cell in of)
+            if all(
+                cell and cell.skip is None and not self.outcomes.unavailable(cell.name, self.metric) for _, cell in of
+            )
         }
         found = {setting: by_seed for setting, of in whole.items() if (by_seed := self._by_seed(of))}
         used = [cell.name for of in whole.values() for _, cell in of]
@@ -153,9 +145,9 @@ class Factorial:
         # One mean a seed, over the settings; only seeds that every setting has, so that all seeds mean the same.
         shared = sorted(set.intersection(*map(set, found.values()))) if found else []
         values = {seed: float(np.mean([by_seed[seed] for by_seed in found.values()])) for seed in shared}
-        contrast = contrast_of(values, {"": asked}, "seeds", len(found) < len(whole))
+        contrast = self.outcomes.marked(contrast_of(values, {"": asked}, "seeds", len(found) < len(whole)), used)
         means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
-        return Averaged(self.outcomes.marked(contrast, used), means, len(corners))
+        return Averaged(**vars(contrast), by_setting=means, planned=len(corners))
 
     def _corners(self, cell: Cell, factors: Sequence[str]) -> list[tuple[int, Cell | None]]:
         """The cells with each of `factors` at the cell's choice or its reference, with their signs in the contrast."""
@@ -187,22 +179,23 @@ def _key(choices: Mapping[str, Choice]) -> frozenset[tuple[str, str | float]]:
     return frozenset((name, canonical(choice)) for name, choice in choices.items())
 
 
-def factor_effects(factorial: Factorial, found: list[Interaction]) -> list[Effect]:
+def factor_effects(factorial: Factorial, found: Sequence[Interaction]) -> list[Effect]:
     """The effects of every factor's choices against its baseline's, where at least two factors vary; [] otherwise.
 
     found: the study's interactions.
     """
-    decided = [one for one in found if one.verdict in DECIDED]
-    sure = {move for one in decided for move in zip(one.factors, map(str, one.choices), strict=True)}
+    sure = {
+        move for one in found if one.verdict in DECIDED for move in zip(one.factors, map(str, one.choices), strict=True)
+    }
     return [
         Effect(
-            **fields,
+            **vars(one),
             factor=factor,
             reference=factorial.reference(factor),
             choice=choice,
             depends=(factor, str(choice)) in sure,
         )
-        for (factor, choice), fields in factorial.judged(factorial.changes).items()
+        for (factor, choice), one in factorial.judged(factorial.changes).items()
     ]
 
 
@@ -216,23 +209,18 @@ def interactions(factorial: Factorial) -> list[Interaction]:
         for pair in combinations(factorial.factors(), 2)
         for choices in product(*map(factorial.others, pair))
     }
-    return [
-        Interaction(
-            **fields,
-            factors=pair,
-            references=(factorial.reference(pair[0]), factorial.reference(pair[1])),
-            choices=(choices[0], choices[1]),
-        )
-        for (pair, choices), fields in factorial.judged(averaged).items()
-    ]
+    judged = factorial.judged(averaged)
+    return [Interaction(**vars(one), factors=pair, choices=choices) for (pair, choices), one in judged.items()]
 
 
 def unmatched(factorial: Factorial) -> list[str]:
     """Changes of one factor without a value at some setting: "warmup_steps 200 (6 of 8 settings)"."""
-    study, names = factorial.study, []
-    is_measured = any(study.values(cell.name, factorial.metric) for cell in study.cells)
-    for (factor, choice), found in factorial.changes.items():
-        used = len(found.by_setting) if found.contrast.values else 0
-        if 0 < found.planned != used and is_measured:
-            names.append(f"{short(factor)} {choice} ({used} of {found.planned} settings)")
-    return names
+    study = factorial.study
+    if not any(study.values(cell.name, factorial.metric) for cell in study.cells):
+        return []
+    used = {move: len(found.by_setting) if found.values else 0 for move, found in factorial.changes.items()}
+    return [
+        f"{short(factor)} {choice} ({used[factor, choice]} of {found.planned} settings)"
+        for (factor, choice), found in factorial.changes.items()
+        if 0 < found.planned != used[factor, choice]
+    ]

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import time
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from attnlab.training.run_directory import open_to_read
 
@@ -54,15 +55,14 @@ class JsonFiles:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[Stamp | None, Any]] = {}
-        self._before: dict[str, tuple[Stamp | None, Any]] = {}
+        self._kept: dict[str, tuple[Stamp | None, object]] = {}
+        self._before: dict[str, tuple[Stamp | None, object]] = {}
         self.refused: dict[str, str] = {}
 
     def next_round(self) -> None:
-        """Begins a round."""
         self._before, self._kept, self.refused = self._kept, {}, {}
 
-    def read(self, path: str) -> Any:
+    def read(self, path: str) -> object:
         """What `path` holds, None where nothing can be read. The same object as before while that does not change."""
         stamp = stamp_of(path)
         before = self._before.get(path)
@@ -76,13 +76,15 @@ class JsonFiles:
             self._kept[path] = stamp, value
         return value
 
-    def _read(self, path: str) -> Any:
+    def _read(self, path: str) -> object:
         try:
             with open_to_read(path) as file:
                 data = file.read()
-            value = json.loads(data)
+            value: object = json.loads(data)
             # Halves of characters are fine in JSON and nowhere else: nothing that holds one can be printed.
-            return json.loads(printable(json.dumps(value, ensure_ascii=False))) if SURROGATE.search(data) else value
+            if SURROGATE.search(data):
+                value = json.loads(printable(json.dumps(value, ensure_ascii=False)))
+            return value
         except GONE:
             return None
         except OSError as error:
@@ -90,3 +92,17 @@ class JsonFiles:
             return None
         except (ValueError, RecursionError):
             return None
+
+
+def mapping(value: object) -> dict[str, object]:
+    """What JSON has as an object, empty for anything else."""
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
+
+
+def flatten(tree: object, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, object] = {}
+    for key, value in mapping(tree).items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat

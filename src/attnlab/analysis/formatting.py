@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.differences import Difference, Judged
 from attnlab.analysis.reader import Study
-from attnlab.analysis.statistics import MOST_SEEDS, Interval
+from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import Entry
 from attnlab.training.metrics import SLIDING, parts_of
 
@@ -38,10 +38,7 @@ def decimals_for(intervals: Iterable[Interval | None]) -> int:
 
 
 def p_text(p: float) -> str:
-    """A p value: three decimals, or a bound."""
-    if math.isnan(p):
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def rank_text(ranks: tuple[int, int] | None) -> str:
@@ -53,9 +50,11 @@ def quantity(value: float) -> str:
     """A count as people read it: 950, 12.3k, 4.56M, 7.8e+15."""
     if not math.isfinite(value):
         return "-"
-    for size, suffix in ((1e12, None), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= 1e12:
+        return f"{value:.2e}"
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value:.2e}" if suffix is None else f"{value / size:.3g}{suffix}"
+            return f"{value / size:.3g}{suffix}"
     return f"{value:.4g}"
 
 
@@ -67,43 +66,31 @@ def listing(names: Sequence[str], most: int = 7) -> str:
 
 
 def describe(metric: str, study: Study) -> str:
-    """A metric's name in plain words: test/nats@8x is "loss in nats per token on the test part, at 8 times the training
+    """A metric's name in plain words: test/loss@8x is "loss in nats per token on the test part, at 8 times the training
     length"."""
     split, measure, restriction = parts_of(metric)
     words = unit(metric, study)
     if split:
         words += f" on the {SPLITS.get(split, split)}"
-    words += _restricted(metric, restriction) if restriction else ""
+    if found := MULTIPLE.fullmatch(metric):
+        times = found["multiple"]
+        words += ", at the training length" if times == "1" else f", at {times} times the training length"
+    elif bucket := BUCKET.fullmatch(restriction):
+        words += f", for sources of {bucket['low']} {'to ' + bucket['high'] if bucket['high'] else 'or more'} tokens"
+    elif restriction:  # to a class or task
+        words += f", for {restriction} alone"
     return words + (", in a sliding window" if measure.startswith(SLIDING) else "")
 
 
-def _restricted(metric: str, restriction: str) -> str:
-    """What follows the @: a multiple of the training length, a bucket of source tokens, or a class or task."""
-    found = MULTIPLE.fullmatch(metric)
-    if found:
-        times = found["multiple"]
-        return ", at the training length" if times == "1" else f", at {times} times the training length"
-    bucket = BUCKET.fullmatch(restriction)
-    if bucket:
-        return f", for sources of {bucket['low']} {'to ' + bucket['high'] if bucket['high'] else 'or more'} tokens"
-    return f", for {restriction} alone"
-
-
 def unit(metric: str, study: Study) -> str:
-    """What a metric measures, for an axis: test/sliding_nats is "loss in nats per token"."""
+    """What a metric measures, for an axis: test/sliding_loss is "loss in nats per token"."""
     known, measure = study.known_metric(metric), parts_of(metric)[1].removeprefix(SLIDING)
     return (known and known.words.replace("{unit}", study.unit)) or measure.replace("_", " ")
 
 
-def verdict_text(judged: Judged, words: Mapping[str, str] = VERDICTS) -> str:
-    """ "better", or "undecided: 3 of 6 runs lost": the word with what is missing."""
-    word = words.get(judged.verdict, judged.verdict)
-    return f"{word}: {judged.reason}" if judged.reason else word
-
-
 def verdict(judged: Judged, words: Mapping[str, str] = VERDICTS, mood: str | None = None) -> Entry:
-    """`verdict_text` in a table, the word in the colour of its mood (by default the verdict)."""
-    word, _, reason = verdict_text(judged, words).partition(": ")
+    """ "better", or "undecided: 3 of 6 runs lost", in the colour of its mood (by default the verdict)."""
+    word, reason = words.get(judged.verdict, judged.verdict), judged.reason
     return Entry(f"{word}:" if reason else word, mood=judged.verdict if mood is None else mood, note=reason)
 
 
@@ -120,27 +107,9 @@ def interval_text(interval: Interval | None, decimals: int, sign: bool = False) 
 
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; the mean alone where there is no interval."""
-    return str(spread(interval, decimals, sign))
-
-
-def figure(value: float | None, decimals: int, sign: bool = False) -> Entry:
-    """A number in a table; - for what is none."""
-    known = value is not None and math.isfinite(value)
-    return Entry(number(value, decimals, sign), value) if value is not None and known else Entry("-")
-
-
-def spread(interval: Interval | None, decimals: int, sign: bool = False) -> Entry:
-    """An interval in a table by its mean, its half-width in small print."""
-    if interval is None:
-        return Entry("-")
     decimals = _enough(interval, decimals)
-    half = f"+-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
-    return Entry(number(interval.mean, decimals, sign), interval.mean, note=half)
-
-
-def whole(interval: Interval | None, decimals: int, sign: bool = False) -> Entry:
-    """An interval in a table with both ends."""
-    return Entry(interval_text(interval, decimals, sign), interval.mean if interval else None)
+    half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
+    return number(interval.mean, decimals, sign) + half
 
 
 def _enough(interval: Interval, decimals: int) -> int:
@@ -162,20 +131,3 @@ def failures_text(cell: CellSummary) -> str:
         return ""
     p = f" (p {p_text(cell.failures.p_holm)})" if cell.failures else ""
     return f"{cell.n_failed} of {sum(cell.states.values())} runs lost{p}"
-
-
-def seeds_text(seeds: float) -> str:
-    """So many seeds; "> 10000" where no number looked at is enough."""
-    if math.isnan(seeds):
-        return "-"
-    return f"{seeds:.0f}" if math.isfinite(seeds) else f"> {MOST_SEEDS}"
-
-
-def outcome_text(cell: CellSummary) -> str:
-    """What stands where a value would, for a cell without one."""
-    return cell.outcome + (f": {cell.reason}" if cell.reason else "")
-
-
-def slug(text: str) -> str:
-    """Letters, digits and dashes only, for an id."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attnlab.analysis.cells import CellSummary
-from attnlab.analysis.comparison import Clusters, Comparison
+from attnlab.analysis.comparison import Clusters, Comparison, LengthCurve, multiples_of
 from attnlab.analysis.differences import DECIDED, Difference, Judged
-from attnlab.analysis.formatting import MULTIPLE, VERDICTS, decimals_for, interval_text, listing, number, spread_text
-from attnlab.analysis.lengths import LengthCurve, multiples_of
+from attnlab.analysis.formatting import (
+    MULTIPLE,
+    VERDICTS,
+    decimals_for,
+    interval_text,
+    listing,
+    number,
+    spread_text,
+    verdict,
+)
 from attnlab.analysis.reader import Choice, same, short
+from attnlab.analysis.table import Entry
 
 MOST_NAMES = 5
 CHANGES = {
@@ -17,6 +26,15 @@ CHANGES = {
     "better": ("improves", "improve"),
     "worse": ("degrades", "degrade"),
     "undecided": ("is undecided", "are undecided"),
+}
+
+WITH_LENGTH = {
+    "same": "holds",
+    "better": "improves",
+    "worse": "degrades",
+    "undecided": "undecided",
+    "unavailable": "unavailable",
+    "missing": "no figure",
 }
 
 
@@ -36,22 +54,25 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
     lengths, best = _with_length(comparison), [*best_sentence(comparison), *_against_baseline(comparison)]
     sentences = [*lengths, *best] if about_length else [*_of_clusters(comparison), *best, *lengths]
     if with_reasons:
-        sentences += reasons(comparison, ("cannot", "diverged", "failed", "not a number"))
+        sentences += reasons(comparison, ("unavailable", "diverged", "failed", "not a number"))
     return [*sentences, *_of_factors(comparison), *_of_claims(comparison)]
 
 
 def reasons(comparison: Comparison, outcomes: Sequence[str]) -> list[str]:
-    """One sentence a reason, for the cells without a value: who, what and why."""
     name = comparison.metric.name if comparison.metric else "value"
-    words = {"cannot": f"cannot have {name}", "skipped": "skipped", "not a number": "gave no number"}
+    words = {"not a number": "gave no number"}
     found: dict[tuple[str, str], list[str]] = {}
     for cell in comparison.cells:
         if cell.outcome in outcomes:
             found.setdefault((cell.outcome, cell.reason), []).append(cell.label)
-    return [
-        f"{listing(labels)} {words.get(outcome, outcome)}{': ' + reason.rstrip('.') if reason else ''}."
-        for (outcome, reason), labels in found.items()
-    ]
+    sentences = []
+    for (outcome, reason), labels in found.items():
+        reason = reason.rstrip(".")
+        if outcome == "unavailable":
+            sentences.append(f"{listing(labels)}: {name} unavailable{reason and f' ({reason})'}.")
+        else:
+            sentences.append(f"{listing(labels)} {words.get(outcome, outcome)}{reason and f': {reason}'}.")
+    return sentences
 
 
 def best_sentence(comparison: Comparison) -> list[str]:
@@ -65,7 +86,9 @@ def best_sentence(comparison: Comparison) -> list[str]:
     first = [cell for cell in ranked if cell.rank_interval and cell.rank_interval[0] == 1]
     if len(ranked) < 2:
         return []
-    without = [cell for cell in comparison.cells if cell.interval is None and cell.outcome not in ("skipped", "cannot")]
+    without = [
+        cell for cell in comparison.cells if cell.interval is None and cell.outcome not in ("skipped", "unavailable")
+    ]
     of = f" of the {len(measured)} cells with a value" if without else ""
     if len(first) == 1 and first[0].rank_interval == (1, 1):
         return [f"{first[0].label} is best{of}: {metric.name} {interval_text(first[0].interval, decimals)}."]
@@ -105,14 +128,13 @@ def _against_baseline(comparison: Comparison) -> list[str]:
     decimals = decimals_for(d.interval for pairs in found.values() for _, d in pairs)
     many = len(comparison.cells) > 2 * MOST_NAMES
     parts = []
-    for verdict, pairs in ((word, found[word]) for word in VERDICTS if word in found):
+    for word, pairs in ((word, found[word]) for word in VERDICTS if word in found):
         names = [f"{cell.label} ({_measured(d, decimals)})" for cell, d in pairs]
-        parts.append(f"{len(names)} {VERDICTS[verdict]}" if many else f"{VERDICTS[verdict]}: {listing(names)}")
+        parts.append(f"{len(names)} {VERDICTS[word]}" if many else f"{VERDICTS[word]}: {listing(names)}")
     return [f"Against {baseline.label}, on {metric.name}: {'; '.join(parts)}."] if parts else []
 
 
 def _measured(found: Judged, decimals: int) -> str:
-    """ "+0.081 +-0.008", or what is missing where that decides."""
     text = spread_text(found.interval, decimals, sign=True)
     return f"{text}, {found.reason}" if found.reason else text
 
@@ -124,10 +146,10 @@ def _with_length(comparison: Comparison) -> list[str]:
         return []
     multiples = multiples_of(curves)
     decimals = decimals_for(curve.change.interval for curve in curves if curve.change)
-    parts = {verdict: _changed(curves, verdict, decimals) for verdict in CHANGES}
-    good = [parts[verdict] for verdict in ("same", "better") if parts[verdict]]
-    bad = [parts[verdict] for verdict in ("worse", "undecided") if parts[verdict]]
-    stuck = [curve for curve in curves if curve.verdict == "cannot"]
+    parts = {word: _changed(curves, word, decimals) for word in CHANGES}
+    good = [parts[word] for word in ("same", "better") if parts[word]]
+    bad = [parts[word] for word in ("worse", "undecided") if parts[word]]
+    stuck = [curve for curve in curves if curve.verdict == "unavailable"]
     if stuck:
         ends = {max(curve.points, default=0.0) for curve in stuck}
         beyond = f"go beyond {ends.pop():g}x" if len(ends) == 1 and 0.0 not in ends else "go that far"
@@ -138,12 +160,12 @@ def _with_length(comparison: Comparison) -> list[str]:
     return [f"{start}, {'; '.join(good)}.", *([f"Over the same lengths, {'; '.join(bad)}."] if bad else [])]
 
 
-def _changed(curves: Sequence[LengthCurve], verdict: str, decimals: int) -> str:
+def _changed(curves: Sequence[LengthCurve], word: str, decimals: int) -> str:
     """ "none (+0.081 +-0.008) and rotary (+0.373 +-0.115) degrade", the least change first."""
-    found = [(curve.label, curve.change) for curve in curves if curve.change and curve.verdict == verdict]
+    found = [(curve.label, curve.change) for curve in curves if curve.change and curve.verdict == word]
     found.sort(key=lambda pair: abs(pair[1].interval.mean))
     names = [f"{label} ({_measured(change, decimals)})" for label, change in found]
-    return f"{listing(names)} {CHANGES[verdict][len(names) > 1]}" if names else ""
+    return f"{listing(names)} {CHANGES[word][len(names) > 1]}" if names else ""
 
 
 def _of_clusters(comparison: Comparison) -> list[str]:
@@ -158,7 +180,11 @@ def _of_clusters(comparison: Comparison) -> list[str]:
     common = listing(_choices(comparison, clusters.common))
     every = f"all {n} have" if n > 1 else "it has"
     first = f"{behind}, at {worse} against {better} of the others: {every} {common}."
-    spared = [cell for cell in clusters.better if _has(cell, clusters.common)]
+    spared = [
+        cell
+        for cell in clusters.better
+        if all(same(cell.cell.choices.get(name), choice) for name, choice in clusters.common.items())
+    ]
     if not spared:
         return [first, f"Every cell with {common} is among them, and no run lies between."]
     if n > MOST_NAMES:
@@ -170,10 +196,6 @@ def _of_clusters(comparison: Comparison) -> list[str]:
         f"With {common}, behind: {lists[0]}. Not behind: {lists[1] if len(spared) < 3 else others}. No run lies "
         "between.",
     ]
-
-
-def _has(cell: CellSummary, choices: Mapping[str, Choice]) -> bool:
-    return all(same(cell.cell.choices.get(name), choice) for name, choice in choices.items())
 
 
 def _range(cells: Sequence[CellSummary]) -> str:
@@ -229,3 +251,9 @@ def _of_claims(comparison: Comparison) -> list[str]:
     counts = {word: sum(claim.verdict == word for claim in claims) for word in ("met", "not met", "open")}
     parts = [f"{n} {word}" for word, n in counts.items() if n]
     return [f"Of {len(claims)} claim{'s' * (len(claims) > 1)} made beforehand: {', '.join(parts)}."]
+
+
+def length_verdict(curve: LengthCurve) -> Entry:
+    """The word for a table; to hold is good."""
+    mood = "better" if curve.verdict == "same" else curve.verdict
+    return verdict(curve.change, WITH_LENGTH, mood) if curve.change else Entry(WITH_LENGTH[curve.verdict], mood=mood)

@@ -5,27 +5,25 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
-from attnlab.analysis.curves import AXES as AXES
 from attnlab.analysis.curves import Curves, Key
-from attnlab.analysis.curves import is_number as is_number
-from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, is_unchanged, printable, stamp_of
+from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, flatten, is_unchanged, mapping, printable, stamp_of
 from attnlab.training.metrics import Metric as KnownMetric
 from attnlab.training.metrics import better_of, known_metric
-from attnlab.training.run_directory import ATTEMPTS, METRICS, RUN, STATUS, effective_state
-from attnlab.training.study_fields import check_plan
+from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
+from attnlab.training.study_fields import check_plan, is_finite
 from attnlab.training.study_fields import same as same
 
-SETTLED = ("missing", "finished", "failed", "diverged", "pruned")
 DIGITS = 19  # a seed has fewer: it fits 64 bits
-NOTHING: dict[str, Any] = {}
+NOTHING: Mapping[str, object] = {}
 Choice = str | int | float | bool | None  # of a factor
 
 
@@ -56,41 +54,45 @@ class Run:
     seed: int
     directory: Path
     state: str
-    record: Mapping[str, Any] = field(default_factory=dict)
-    status: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, object] = field(default_factory=dict)
+    status: Mapping[str, object] = field(default_factory=dict)
+
+    def section(self, name: str) -> dict[str, object]:
+        """What run.json has under a name, empty where that is no table."""
+        return mapping(self.record.get(name))
+
+    @property
+    def _ended_with(self) -> dict[str, object]:
+        return mapping(self.status.get("final")) if self.state == "finished" else {}
 
     @cached_property
     def final(self) -> dict[str, float]:
         """Final values that are finite numbers, of a finished run only."""
-        values = self.status.get("final") if self.state == "finished" else None
-        return {name: float(value) for name, value in _mapping(values).items() if is_number(value)}
+        return {name: float(value) for name, value in self._ended_with.items() if is_finite(value)}
 
     @property
     def non_finite(self) -> list[str]:
         """Metrics of a finished run that came out as NaN or infinite (stored as null or as a non-finite number)."""
-        values = self.status.get("final") if self.state == "finished" else None
-        return [n for n, v in _mapping(values).items() if not is_number(v) and n not in self.cannot]
+        return [n for n, v in self._ended_with.items() if not is_finite(v) and n not in self.unavailable]
 
     @property
-    def cannot(self) -> dict[str, str]:
+    def unavailable(self) -> dict[str, str]:
         """Metrics that this run cannot have, each with the reason."""
-        return {name: str(reason) for name, reason in _mapping(self.status.get("cannot")).items()}
+        return {name: str(reason) for name, reason in mapping(self.status.get("unavailable")).items()}
 
     @property
     def error(self) -> str | None:
-        """The error of a run that failed or diverged."""
         error = self.status.get("error")
         return str(error) if error else None
 
     @property
     def problem(self) -> str:
-        """Its error, or the metrics that are no numbers; "" where nothing says why it has no result."""
+        """Why it has no result, as far as something says so."""
         return self.error or (f"not a number: {', '.join(self.non_finite)}" if self.non_finite else "")
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, flat: {"model.d_model": 64, ...}."""
-        return flatten(self.record.get("config"))
+    def config(self) -> dict[str, object]:
+        return flatten(self.section("config"))
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
 
     `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which
-    runs cannot be compared with these (see `partition`).
+    runs cannot be compared with these (see `comparison.parts_of_study`).
     """
 
     path: Path
@@ -109,9 +111,9 @@ class Study:
     cells: list[Cell]
     seeds: list[int]
     metric: Metric | None
-    claims: list[dict[str, Any]]
+    claims: list[dict[str, object]]
     shared: list[str]
-    code: dict[str, Any]
+    code: dict[str, object]
     runs: dict[tuple[str, int], Run]
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
@@ -128,15 +130,12 @@ class Study:
     @cached_property
     def unit(self) -> str:
         """What a term of the loss is, as the runs' data say it: token, word, text, image; "term" where they differ."""
-        data = [_mapping(run.record.get("data")) for run in self.runs.values() if run.record]
-        units = {str(entry.get("unit") or "token") for entry in data}
+        units = {str(run.section("data").get("unit") or "token") for run in self.runs.values() if run.record}
         return "token" if not units else units.pop() if len(units) == 1 else "term"
 
     @cached_property
-    def _of_metrics(self) -> dict[str, Any]:
-        """What the runs' records say of their metrics."""
-        said = [_mapping(run.record.get("metrics")) for run in self.runs.values()]
-        return {name: entry for of_run in said for name, entry in of_run.items()}
+    def _of_metrics(self) -> dict[str, object]:
+        return _metrics_of(self.runs.values())
 
     def known_metric(self, name: str) -> KnownMetric | None:
         """What the runs have recorded of a metric, given by its full name, else what attnlab knows of it, or None."""
@@ -148,23 +147,20 @@ class Study:
 
     @cached_property
     def baseline_cell(self) -> Cell | None:
-        """The cell whose choices are the baseline's, or None."""
         found = self.matching(self.baseline) if self.baseline else []
         return min(found, key=lambda cell: len(cell.choices)) if found else None
 
     def matching(self, choices: Mapping[str, Choice]) -> list[Cell]:
-        """The cells that have all of `choices`."""
         missing = object()
         return [c for c in self.cells if all(same(c.choices.get(k, missing), v) for k, v in choices.items())]
 
     def runs_of(self, cell: str) -> list[Run]:
-        """The runs of a cell by seed."""
         return self._by_cell.get(cell, [])
 
     @cached_property
     def _by_cell(self) -> dict[str, list[Run]]:
         found: dict[str, list[Run]] = {}
-        for run in sorted(self.runs.values(), key=lambda run: run.seed):
+        for run in sorted(self.runs.values(), key=attrgetter("seed")):
             found.setdefault(run.cell, []).append(run)
         return found
 
@@ -194,7 +190,7 @@ class Study:
     @cached_property
     def metrics(self) -> list[str]:
         """Every final metric of any run, finished or not able to have it; the primary one first."""
-        names = {name for run in self.runs.values() for name in (*run.final, *run.non_finite, *run.cannot)}
+        names = {name for run in self.runs.values() for name in (*run.final, *run.non_finite, *run.unavailable)}
         primary = self.metric.name if self.metric else ""
         return sorted(names, key=lambda name: (name != primary, *natural(name)))
 
@@ -225,7 +221,8 @@ class StudyReader:
         as missing.
 
         Raises:
-            ValueError: the path holds neither a plan nor a run, or its plan something that is none.
+            ValueError: the path holds neither a plan nor a run, its plan something that is none, or its runs are of
+            another version of attnlab.
         """
         with self._lock:
             self._files.next_round()
@@ -259,16 +256,16 @@ class StudyReader:
         except OSError as error:
             self._files.refused[folder] = error.strerror or str(error)
             return []
-        for entry in entries:
-            if printable(entry.name) != entry.name:
-                self._files.refused[printable(entry.path)] = "its name is no text"
-        return [entry for entry in entries if printable(entry.name) == entry.name]
+        named = [entry for entry in entries if printable(entry.name) == entry.name]
+        for entry in set(entries) - set(named):
+            self._files.refused[printable(entry.path)] = "its name is no text"
+        return named
 
     def _look(self, directory: str) -> _Found:
         """What there is in a run directory now; parts that have not changed are the same objects as before."""
         before = self._found.get(directory)
         stamps = stamp_of(f"{directory}/{STATUS}"), stamp_of(f"{directory}/{ATTEMPTS}")
-        if before and before.state in SETTLED and all(map(is_unchanged, before.stamps, stamps)):
+        if before and before.state in ("missing", *ENDED) and all(map(is_unchanged, before.stamps, stamps)):
             state = before.state
         else:  # that of a run that is not over changes without its files, when its process dies
             state = _state(directory)
@@ -296,8 +293,7 @@ def _state(directory: str) -> str:
         return "interrupted"
 
 
-def _run(directory: Path, state: str, record: Mapping[str, Any], status: Mapping[str, Any]) -> Run | None:
-    """A run, or None where a directory is none."""
+def _run(directory: Path, state: str, record: Mapping[str, object], status: Mapping[str, object]) -> Run | None:
     seed = str(record.get("seed", directory.name.partition("=")[2]))
     if not (record or status) or not (seed.isascii() and seed.isdecimal() and len(seed) < DIGITS):
         return None
@@ -307,11 +303,13 @@ def _run(directory: Path, state: str, record: Mapping[str, Any], status: Mapping
 
 def _study(
     path: Path,
-    plan: Mapping[str, Any],
+    plan: Mapping[str, object],
     found: Sequence[Run],
     unreadable: list[str],
     read_curves: Callable[[Iterable[Key]], pl.DataFrame],
 ) -> Study:
+    if reason := next(filter(None, (other_format(run.record, run.directory) for run in found)), None):
+        raise ValueError(reason)
     is_planned = bool(plan) or any(run.record.get("plan") for run in found)
     plan = plan or _plan_of(path.name, found)
     if not plan:
@@ -321,8 +319,8 @@ def _study(
         check_plan(plan)
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
-    cells = [_cell(entry) for entry in plan.get("cells") or []]
-    seeds = list(plan.get("seeds") or [])
+    cells = [_cell(mapping(entry)) for entry in _list(plan.get("cells"))]
+    seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells if is_planned else []:  # without a plan nobody has asked for what is not there
@@ -333,57 +331,61 @@ def _study(
         path=path,
         name=str(plan.get("study") or path.name),
         question=str(plan.get("question") or ""),
-        factors={name: _list(choices) for name, choices in _mapping(plan.get("factors")).items()},
-        baseline=_mapping(plan.get("baseline")),
+        factors={name: [*map(_choice, _list(choices))] for name, choices in mapping(plan.get("factors")).items()},
+        baseline=choices_of(plan.get("baseline")),
         cells=cells,
         seeds=seeds,
-        metric=metric_of(plan.get("metric"), runs.values()),
-        claims=[claim for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
-        shared=[str(item) for item in _list(plan.get("shared"))],
-        code=_mapping(plan.get("code")),
+        metric=metric_of(plan.get("metric"), list(runs.values())),
+        claims=[mapping(claim) for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
+        shared=[*map(str, _list(plan.get("shared")))],
+        code=mapping(plan.get("code")),
         runs=runs,
         unreadable=unreadable,
         read_curves=read_curves,
     )
 
 
-def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
     """A plan made from the runs alone: the one that they carry, or the cells and seeds that are there."""
     for run in runs:
         if run.record.get("plan"):
-            return _mapping(run.record["plan"])
-    cells = {run.cell: {"name": run.cell, "choices": _mapping(run.record.get("cell"))} for run in runs}
+            return run.section("plan")
+    cells = {run.cell: {"name": run.cell, "choices": run.section("cell")} for run in runs}
     return {"study": name, "cells": list(cells.values()), "seeds": sorted({run.seed for run in runs})} if runs else {}
 
 
-def _cell(entry: Mapping[str, Any]) -> Cell:
-    overrides = tuple(str(item) for item in _list(entry.get("overrides")))
+def _cell(entry: Mapping[str, object]) -> Cell:
+    overrides = tuple(map(str, _list(entry.get("overrides"))))
     skip = entry.get("skip")
-    return Cell(str(entry.get("name")), _mapping(entry.get("choices")), overrides, str(skip) if skip else None)
+    return Cell(str(entry.get("name")), choices_of(entry.get("choices")), overrides, str(skip) if skip else None)
 
 
-def metric_of(entry: Any, runs: Iterable[Run]) -> Metric | None:
+def choices_of(value: object) -> dict[str, Choice]:
+    """What a plan has as choices; what is no scalar stands as text."""
+    return {name: _choice(choice) for name, choice in mapping(value).items()}
+
+
+def _choice(value: object) -> Choice:
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _metrics_of(runs: Iterable[Run]) -> dict[str, object]:
+    return {name: entry for run in runs for name, entry in run.section("metrics").items()}
+
+
+def metric_of(entry: object, runs: Collection[Run]) -> Metric | None:
     """The metric that a plan names, or the one that the runs watched."""
-    runs = list(runs)
-    said = {name: each for run in runs for name, each in _mapping(run.record.get("metrics")).items()}
+    said, given = _metrics_of(runs), mapping(entry)
     if entry is not None:
-        better = entry.get("better") or better_of(entry["name"], said)
-        return Metric(entry["name"], better, float(entry.get("margin") or 0.0))
-    names = sorted({str(_mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
+        name, margin = str(given["name"]), given.get("margin")
+        return Metric(
+            name, str(given.get("better") or better_of(name, said)), float(margin) if is_finite(margin) else 0.0
+        )
+    names = sorted({str(mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
     return Metric(names[0], better_of(names[0], said)) if names else None
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in _mapping(tree).items():
-        name = f"{prefix}{key}"
-        flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
-    return flat
-
-
 def short(name: str) -> str:
-    """The last part of a configuration name: model.num_layers -> num_layers."""
     return name.rpartition(".")[2]
 
 
@@ -392,14 +394,10 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))
 
 
-def _as_read(value: Any) -> dict[str, Any]:
+def _as_read(value: object) -> Mapping[str, object]:
     """The very object that was read, by which a change is told; nothing where it is no object."""
     return value if isinstance(value, dict) else NOTHING
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else []

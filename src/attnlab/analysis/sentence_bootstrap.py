@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing
 from attnlab.analysis.reader import Run, Study
-from attnlab.training.metrics import DEFAULT, text_metrics, tokenizer_in
-from attnlab.training.run_directory import open_to_read
+from attnlab.training.metrics import text_metrics, tokenizer_in
+from attnlab.training.run_directory import OUTPUTS, open_to_read
 
 SCORES = {"bleu": "BLEU", "chrf": "chrF2"}
 RESAMPLES = 1000
-OUTPUTS, TRANSLATIONS, REFERENCES = "outputs", "translations.txt", "references.txt"
+TRANSLATIONS, REFERENCES = "translations.txt", "references.txt"
 NAMES = {"val": "validation"}
 Problems = dict[str, list[tuple[int, str]]]  # {why runs were left out: their seeds, and cells but for the baseline}
 
@@ -28,16 +29,14 @@ class SentenceDifference:
 
     label: str
     score: str
-    differences: dict[int, float]
-    p_values: dict[int, float]
+    differences: dict[int, float] = field(default_factory=dict)
+    p_values: dict[int, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
-        """The mean difference over seeds."""
         return sum(self.differences.values()) / len(self.differences)
 
     def sure(self, alpha: float = 0.05) -> int:
-        """In how many seeds p is at most `alpha`."""
         return sum(p <= alpha for p in self.p_values.values())
 
 
@@ -51,14 +50,12 @@ class SentenceResult:
 
 
 def sentences_of(result: SentenceResult) -> list[str]:
-    """What the figures are, and what was left out."""
-    sentences = [
+    sentence = (
         "By sentences: the same weights on resampled test sentences (sacreBLEU's paired bootstrap), one p a seed. It "
-        "says whether other test "
-        "sentences would show the difference; whether other trainings would, the paired differences between seeds "
-        "say. Trust what holds in both."
-    ]
-    return [*sentences, *(f"Left out: {reason}." for reason in result.left_out)]
+        "says whether other test sentences would show the difference; whether other trainings would, the paired "
+        "differences between seeds say. Trust what holds in both."
+    )
+    return [sentence, *(f"Left out: {reason}." for reason in result.left_out)]
 
 
 def p_summary(found: SentenceDifference) -> str:
@@ -70,21 +67,18 @@ def p_summary(found: SentenceDifference) -> str:
 
 @dataclass(frozen=True)
 class _Texts:
-    """
-    What a run translated, with the references, and what cut them into BLEU's words; `problem`: why they cannot be
-    compared, or None.
-    """
+    """What a run translated, with the references, and what cut them into BLEU's words; `problem`: why they cannot be
+    compared."""
 
     translations: list[str]
     references: list[str]
     tokenize: str
-    problem: str | None
+    problem: str
 
 
 def _texts(run: Run, split: str) -> _Texts:
     found, prefix = [], next((short for short, long in NAMES.items() if long == split), split)
-    notes = run.status.get("notes")
-    tokenize = tokenizer_in(str(notes.get(f"{prefix}/bleu", ""))) if isinstance(notes, Mapping) else DEFAULT
+    tokenize = tokenizer_in(str(mapping(run.status.get("notes")).get(f"{prefix}/bleu", "")))
     for name in (TRANSLATIONS, REFERENCES):
         try:
             with open_to_read(run.directory / OUTPUTS / f"{split}.{name}", within=run.directory) as file:
@@ -93,7 +87,7 @@ def _texts(run: Run, split: str) -> _Texts:
             return _Texts([], [], tokenize, f"no {OUTPUTS}/{split}.{name}")
         found.append(text.split("\n")[:-1])  # other marks that end a line for some stand inside of sentences
     sizes = [len(lines) for lines in found]
-    problem = f"{sizes[0]} translations and {sizes[1]} references" if sizes[0] != sizes[1] or not sizes[0] else None
+    problem = f"{sizes[0]} translations and {sizes[1]} references" if sizes[0] != sizes[1] or not sizes[0] else ""
     return _Texts(found[0], found[1], tokenize, problem)
 
 
@@ -110,29 +104,22 @@ def resample_sentences(study: Study, resamples: int = RESAMPLES) -> SentenceResu
         )
     prefix = metric.name.partition("/")[0] if "/" in metric.name else "test"
     split = NAMES.get(prefix, prefix)
-    runs = [run for run in study.runs.values() if run.state == "finished"]
-    texts = {(run.cell, run.seed): _texts(run, split) for run in runs}
+    texts = {(r.cell, r.seed): _texts(r, split) for r in study.runs.values() if r.state == "finished"}
     labels = {cell.name: study.label(cell) for cell in study.cells}
     problems: Problems = {}
-    found: dict[tuple[str, str], tuple[dict[int, float], dict[int, float]]] = {}
     signatures: dict[str, str] = {}
+    found = {(label, score): SentenceDifference(label, score) for score in SCORES for label in labels.values()}
     for seed in sorted({seed for cell, seed in texts if cell == baseline.name}):
         base = texts[baseline.name, seed]
-        others = {
-            label: texts[cell, seed]
-            for cell, label in labels.items()
-            if cell != baseline.name and (cell, seed) in texts
-        }
+        others = {labels[cell]: texts[cell, seed] for cell in labels if cell != baseline.name and (cell, seed) in texts}
         systems = _usable(base, others, seed, problems)
         for key, (difference, p) in _of_seed(base, systems, resamples, signatures).items():
-            by_seed, p_by_seed = found.setdefault(key, ({}, {}))
-            by_seed[seed], p_by_seed[seed] = difference, p
-    ordered = [(label, score) for score in SCORES for label in labels.values() if (label, score) in found]
-    if not ordered:
+            found[key].differences[seed], found[key].p_values[seed] = difference, p
+    differences = [one for one in found.values() if one.differences]
+    if not differences:
         file = f"{OUTPUTS}/{split}.{TRANSLATIONS}"
         nothing = f"no finished run of another cell has the seed of a finished run of the baseline with {file}"
         raise ValueError(f"{study.name}: no translations to compare: {'; '.join(_told(problems) or [nothing])}")
-    differences = [SentenceDifference(*key, *found[key]) for key in ordered]
     return SentenceResult(differences, signatures, _told(problems))
 
 
@@ -143,8 +130,8 @@ def _usable(base: _Texts, others: Mapping[str, _Texts], seed: int, problems: Pro
         return {}
     systems = {}
     for label, own in others.items():
-        reason = own.problem or (None if own.references == base.references else "other references than the baseline")
-        if reason is None and own.tokenize != base.tokenize:
+        reason = own.problem or ("" if own.references == base.references else "other references than the baseline")
+        if not reason and own.tokenize != base.tokenize:
             reason = f"BLEU by the tokenizer {own.tokenize}, the baseline's by {base.tokenize}"
         if reason:
             problems.setdefault(reason, []).append((seed, label))
@@ -160,15 +147,13 @@ def _of_seed(
     from sacrebleu.significance import PairedTest, Result
 
     # sacreBLEU finds two runs that translate all alike to differ for sure: nothing is beyond no resample of nothing.
-    alike = {label for label, lines in systems.items() if list(lines) == base.translations}
-    apart = {label: lines for label, lines in systems.items() if label not in alike}
-    found = {(label, score): (0.0, 1.0) for label in alike for score in SCORES}
+    apart = {label: lines for label, lines in systems.items() if list(lines) != base.translations}
+    found = {(label, score): (0.0, 1.0) for label in systems if label not in apart for score in SCORES}
     if not apart:
         return found
     named: list[tuple[str, Sequence[str]]] = [("", base.translations), *apart.items()]
-    signed, scores = PairedTest(
-        named, text_metrics(base.tokenize), [base.references], test_type="bs", n_samples=resamples
-    )()
+    metrics = text_metrics(base.tokenize)
+    signed, scores = PairedTest(named, metrics, [base.references], test_type="bs", n_samples=resamples)()
     for score, name in SCORES.items():
         signatures[score] = str(signed[name])
         first, *others = [result for result in scores[name] if isinstance(result, Result)]
@@ -178,14 +163,12 @@ def _of_seed(
     return found
 
 
-def _told(problems: Mapping[str, Sequence[tuple[int, str]]]) -> list[str]:
+def _told(problems: Problems) -> list[str]:
     """ "seeds 0 and 1: no outputs/test.references.txt (rotary and alibi)"."""
     sentences = []
     for reason, runs in problems.items():
-        seeds, labels = (
-            list(dict.fromkeys(str(seed) for seed, _ in runs)),
-            list(dict.fromkeys(of for _, of in runs if of)),
-        )
+        seeds = list(dict.fromkeys(str(seed) for seed, _ in runs))
+        labels = list(dict.fromkeys(label for _, label in runs if label))
         whose = f" ({listing(labels)})" if labels else ""
         sentences.append(f"seed{'s' * (len(seeds) > 1)} {listing(seeds)}: {reason}{whose}")
     return sentences

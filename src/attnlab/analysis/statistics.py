@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import bdtr, bdtrik, gammaln, nctdtr, nctdtrinc, stdtr, stdtrit
@@ -26,7 +26,7 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval; infinite where nothing is known of the spread: `unbounded` says why."""
+    """A mean with its confidence interval, infinite where nothing is known of the spread (`unbounded` says why)."""
 
     mean: float
     low: float
@@ -38,15 +38,12 @@ class Interval:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there were values enough for an interval."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def excludes(self, value: float) -> bool:
-        """Whether the whole interval lies on one side of `value`."""
         return self.is_bounded and (self.low > value or self.high < value)
 
     def within(self, low: float, high: float) -> bool:
-        """Whether the whole interval lies in [low, high]."""
         return self.is_bounded and low <= self.low and self.high <= high
 
 
@@ -90,7 +87,6 @@ def rows_of(values_RS: np.ndarray) -> Rows:
 
 
 def has_spread(values: Sequence[float]) -> bool:
-    """Whether `values` differ by more than rounding."""
     return bool(rows_of(_finite(values)[None]).has_spread[0])
 
 
@@ -109,16 +105,14 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
     plain = mean_interval(differences, level)
     if has_spread(differences):
         return plain
-    return Interval(plain.mean, -math.inf, math.inf, level, plain.n, plain.deviation, plain.unbounded or "no spread")
+    return replace(plain, low=-math.inf, high=math.inf, unbounded=plain.unbounded or "no spread")
 
 
 def median_interval(values: Sequence[float], level: float = 0.95, missing: int = 0) -> Interval:
-    """The median of differences of which `missing` are not known, between bounds that hold whatever those would have
-    been.
+    """The median of differences of which `missing` are not known, between bounds that hold whatever those were.
 
     The interval of the sign test (order statistics) of all, with the missing ones below everything for its lower end
-    and above everything for its upper one. It assumes nothing of why they are missing. Without bounds where the values
-    are too few for that.
+    and above everything for its upper one; without bounds where the values are too few for that.
     """
     array = np.sort(_finite(values))
     rank = int(bdtrik((1 - level) / 2, array.size + missing, 0.5)) - missing
@@ -156,24 +150,35 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: 
         return plain
     result = bootstrap((array,), np.mean, confidence_level=level, method="BCa", n_resamples=resamples, rng=seed)
     low, high = map(float, result.confidence_interval)
-    return Interval(plain.mean, low, high, level, array.size, plain.deviation)
+    return replace(plain, low=low, high=high)
 
 
 def t_p(differences: Sequence[float]) -> float:
     """Two-sided p of the paired t test; nan with fewer than two differences or without spread."""
+    return 2 * _t_tail(differences, 0.0) if has_spread(differences) else math.nan
+
+
+def equivalence_p(differences: Sequence[float], margin: float) -> float:
+    """p of the two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within +-margin.
+
+    nan without a margin, with fewer than two differences or without spread.
+    """
+    return _t_tail(differences, margin) if margin > 0 and has_spread(differences) else math.nan
+
+
+def _t_tail(differences: Sequence[float], margin: float) -> float:
+    """One-sided p that the mean is as far from zero as it is (margin 0), or within the margin."""
     array = _finite(differences)
-    if not has_spread(differences):
-        return math.nan
     error = array.std(ddof=1) / math.sqrt(array.size)
-    return float(2 * stdtr(array.size - 1, -abs(array.mean()) / error))
+    apart = margin - abs(array.mean()) if margin else abs(array.mean())
+    return float(stdtr(array.size - 1, -apart / error))
 
 
 def effect_size(differences: Sequence[float]) -> float:
-    """Hedges' g_z: the mean paired difference in standard deviations of the differences, without the bias of few
-    values.
+    """Hedges' g_z: the mean paired difference in standard deviations of the differences (d_z, Cohen 1988) times Hedges'
+    exact correction for few values, of n - 1 degrees of freedom (Hedges 1981; Lakens 2013).
 
-    d_z (Cohen 1988) times Hedges' exact correction of n - 1 degrees of freedom (Hedges 1981; Lakens 2013). nan with
-    fewer than three differences (it has no mean then) or without spread.
+    nan with fewer than three differences (it has no mean then) or without spread.
     """
     array = _finite(differences)
     freedom = array.size - 1
@@ -225,21 +230,8 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     return [float(p) for p in np.where(np.isnan(known), np.nan, adjusted)]
 
 
-def bonferroni(p_values: Sequence[float], tests: int) -> list[float]:
-    """p values adjusted for `tests` in all, of which these are some."""
-    return [p if math.isnan(p) else min(1.0, tests * p) for p in p_values]
-
-
-def equivalence_p(differences: Sequence[float], margin: float) -> float:
-    """p of the two one-sided t tests (TOST, Schuirmann 1987) that the mean difference lies within +-margin.
-
-    nan without a margin, with fewer than two differences or without spread.
-    """
-    array = _finite(differences)
-    if margin <= 0 or not has_spread(differences):
-        return math.nan
-    error = array.std(ddof=1) / math.sqrt(array.size)
-    return float(stdtr(array.size - 1, -(margin - abs(array.mean())) / error))
+def bonferroni(p: float, tests: int) -> float:
+    return p if math.isnan(p) else min(1.0, tests * p)
 
 
 def wins(differences: Sequence[float], better: str) -> float:
@@ -302,11 +294,9 @@ def seeds_to_see(effect: float, alpha: float = 0.05, power: float = POWER) -> fl
 
 
 def seeds_to_equate(effect: float, margin: float, alpha: float = 0.05, power: float = POWER) -> float:
-    """The fewest seeds whose interval at 1 - alpha lies within +-margin with chance `power`, if the true mean is
-    `effect`.
+    """The fewest seeds whose interval at 1 - alpha lies within +-margin with chance `power`, if the mean is `effect`.
 
-    An upper bound (Bonferroni over the two sides), close where the chance is high. Infinite where the effect is not
-    within the margin.
+    An upper bound (Bonferroni over the two sides), close where the chance is high; inf outside the margin.
     """
     if math.isnan(effect) or math.isnan(margin):
         return math.nan

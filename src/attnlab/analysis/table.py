@@ -71,6 +71,7 @@ TABLE = """
 {%- endfor %}
 """
 T = TypeVar("T")
+Item = TypeVar("Item", contravariant=True)
 
 
 class HasHtml(Protocol):
@@ -83,10 +84,8 @@ class HasHtml(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """
-    Text in a table. value: the number behind it, for CSV and for sorting; mood: a key of MOODS, or "";
-    note: what is said beside it in small print; link: where it leads to.
-    """
+    """Text in a table. value: the number behind it, for CSV and for sorting; mood: a key of MOODS, or ""; note: what is
+    said beside it in small print; link: where it leads to."""
 
     text: str
     value: float | None = None
@@ -107,18 +106,17 @@ Contents = Content | Sequence[Content]  # several are shown one beside the other
 
 
 @dataclass(frozen=True)
-class Column(Generic[T]):
+class Column(Generic[Item]):
     """A column by what it says of an item; see `Table.of`."""
 
     heading: str
-    of: Callable[[T], Contents]
+    of: Callable[[Item], Contents]
     align: Literal["l", "r"] = "r"
 
 
 @dataclass(frozen=True)
 class Table:
-    """
-    Headings, and as many entries in every row; the first column names the row.
+    """Headings, and as many entries in every row; the first column names the row.
 
     title: what it is, said above it in a terminal and to screen readers in HTML; align: l or r for each column, by
     default the first left and the others right; notes: sentences below it; keys: of its rows, for the page's scripts.
@@ -133,12 +131,10 @@ class Table:
 
     @classmethod
     def of(cls, columns: Sequence[Column[T]], items: Iterable[T], title: str = "", notes: Sequence[str] = ()) -> Table:
-        """A row an item."""
         rows = [[column.of(item) for column in columns] for item in items]
         return cls([column.heading for column in columns], rows, title, "".join(c.align for c in columns), notes)
 
     def transposed(self) -> Table:
-        """Columns as rows."""
         headings, *rows = zip(self.headings, *self.rows, strict=True)
         return replace(self, headings=[str(heading) for heading in headings], rows=rows, align="", keys=())
 
@@ -191,10 +187,8 @@ class Table:
         return "".join(f"{line}\n" for line in [*lines, *(f"% {' '.join(note.split())}" for note in self.notes)])
 
     def to_html(self, kind: str = "", of: str = "") -> Markup:
-        """
-        Scrolls sideways by itself where it is too wide. kind: more classes ("sortable", "text"); of: what the page's
-        scripts take its rows for.
-        """
+        """Scrolls sideways by itself where it is too wide. kind: more classes ("sortable", "text"); of: what the page's
+        scripts take its rows for."""
         return Markup(_template(TABLE).render(table=self, kind=kind, of=of))
 
     def __html__(self) -> str:
@@ -220,14 +214,12 @@ def typographic(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's own characters escaped."""
     escaped = "".join(LATEX.get(character, character) for character in text.replace("\n", " "))
     escaped = re.sub(r" ?\+-(?=\d)", r"~$\\pm$", escaped)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
 
 
 def html(contents: Contents) -> Markup:
-    """What stands in one place of a table, escaped."""
     return Markup(" ").join(escape(one) for one in _each(contents))
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from attnlab.analysis import formatting
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.differences import Difference
+from attnlab.analysis.formatting import (
+    decimals_for,
+    failures_text,
+    interval_text,
+    number,
+    p_text,
+    rank_text,
+    verdict,
+    wins_text,
+)
 from attnlab.analysis.reader import Run, natural
 from attnlab.analysis.table import Column, Contents, Table
 from attnlab.training.run_directory import write_text
@@ -26,9 +34,8 @@ DIFFERENCE = {
     "effect_size": "effect_size",
     "pairs": "n",
     "pairs_asked": "contrast.asked",
-    **{name: name for name in ("wins", "p", "p_adjusted", "p_sign_flip", "p_sign_flip_adjusted")},
-    **{name: name for name in ("p_equivalence", "p_equivalence_adjusted", "smallest_effect")},
-    **{name: name for name in ("seeds_to_see", "seeds_to_equate")},
+    **{name: name for name in ("wins", "p", "p_adjusted", "p_sign_flip", "p_sign_flip_adjusted", "p_equivalence")},
+    **{name: name for name in ("p_equivalence_adjusted", "smallest_effect", "seeds_to_see", "seeds_to_equate")},
 }
 BUDGET = ("steps", "tokens", "seconds", "parameters", "flops")
 COUNTS = ("step", "max_steps", "tokens", "seconds")
@@ -44,11 +51,6 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Every cell with all its figures, the mean of every other metric and its value by seed; empty where there is none.
-
-    The columns after `outcome` are fields of CellSummary and Difference; seeds that would be needed are empty beyond
-    MOST_SEEDS, too.
-    """
     study, metric = comparison.study, comparison.metric.name if comparison.metric else ""
 
     def count_of(state: str) -> Callable[[CellSummary], int]:
@@ -60,7 +62,7 @@ def to_csv(comparison: Comparison) -> str:
     def said_of(figures: Mapping[str, float]) -> Callable[[CellSummary], float | None]:
         return lambda row: figures.get(row.label)
 
-    def verdict(row: CellSummary) -> str:
+    def judged(row: CellSummary) -> str:
         return row.difference.verdict if row.difference else "baseline" if row.is_baseline else ""
 
     columns: list[Column[CellSummary]] = [
@@ -79,7 +81,7 @@ def to_csv(comparison: Comparison) -> str:
         Column("p_lost_holm", _field("failures.p_holm")),
         Column("probability_better", _field("probability_better")),
         *(Column(name, _field(f"difference.{path}")) for name, path in DIFFERENCE.items()),
-        Column("verdict", verdict),
+        Column("verdict", judged),
         *(Column(name, _field(f"budget.{name}")) for name in BUDGET),
         *(Column(f"seed={seed}", _field("values", seed)) for seed in study.seeds),
         *(Column(f"mean {name}", mean_of(name)) for name in study.metrics if name != metric),
@@ -88,25 +90,27 @@ def to_csv(comparison: Comparison) -> str:
     return Table.of(columns, comparison.cells).to_csv(DIGITS)
 
 
-def _field(path: str, *keys: object) -> Callable[[Any], Contents]:
+def _field(path: str, *keys: object) -> Callable[[object], Contents]:
     """Looks up a field of a field, and what it has at a key; None where one on the way is none."""
 
-    def of(item: Any) -> Contents:
+    def of(item: object) -> Contents:
         for name in path.split("."):
             item = getattr(item, name, None)
         for key in keys:
-            item = item.get(key) if isinstance(item, Mapping) else item and item[key]
+            if isinstance(item, Mapping):
+                item = item.get(key)
+            elif isinstance(item, tuple) and isinstance(key, int):
+                item = item[key]
         return item if item is None or isinstance(item, int | float) else str(item)
 
     return of
 
 
-def _mean(values: dict[int, float]) -> float | None:
+def _mean(values: Mapping[int, float]) -> float | None:
     return sum(values.values()) / len(values) if values else None
 
 
 def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """{column: {label: figure}} of the resampled test sentences, by score and seed."""
     columns: dict[str, dict[str, float]] = {}
     for one in comparison.sentences.differences if comparison.sentences else []:
         for seed in one.p_values:
@@ -127,37 +131,38 @@ def to_latex(comparison: Comparison) -> str:
 
 def _to_be_read(comparison: Comparison) -> Table:
     metric = comparison.metric
-    decimals = formatting.decimals_for(cell.interval for cell in comparison.measured)
-    apart = formatting.decimals_for(cell.difference.interval for cell in comparison.measured if cell.difference)
+    decimals = decimals_for(cell.interval for cell in comparison.measured)
+    apart = decimals_for(cell.difference.interval for cell in comparison.measured if cell.difference)
 
-    def value(row: CellSummary) -> Contents:
-        return formatting.whole(row.interval, decimals) if row.interval else formatting.outcome_text(row)
+    def value(row: CellSummary) -> str:
+        reason = f": {row.reason}" if row.reason else ""
+        return interval_text(row.interval, decimals) if row.interval else row.outcome + reason
 
-    def difference(row: CellSummary) -> Contents:
+    def judged(row: CellSummary) -> str:
+        if row.difference is None:
+            return failures_text(row) if row.interval else ""
+        return str(verdict(row.difference))
+
+    def compared(heading: str, of: Callable[[Difference], str]) -> Column[CellSummary]:
+        return Column(heading, lambda row: of(row.difference) if row.difference else "")
+
+    def difference(row: CellSummary) -> str:
         if row.difference is None:
             return "baseline" if row.is_baseline else "-"
-        return formatting.whole(row.difference.interval, apart, sign=True)
-
-    def verdict(row: CellSummary) -> Contents:
-        if row.difference is None:
-            return formatting.failures_text(row) if row.interval else ""
-        return formatting.verdict_text(row.difference)
-
-    def compared(heading: str, of: Callable[[CellSummary, Any], Contents]) -> Column[CellSummary]:
-        return Column(heading, lambda row: of(row, row.difference) if row.difference else "")
+        return interval_text(row.difference.interval, apart, sign=True)
 
     columns = [
         Column[CellSummary]("cell", lambda row: row.label, "l"),
         Column(f"{metric.name if metric else 'value'} (95% interval)", value),
         Column("n", lambda row: len(row.values)),
-        Column("place", lambda row: formatting.rank_text(row.rank_interval)),
+        Column("place", lambda row: rank_text(row.rank_interval)),
         Column("difference", difference),
-        compared("effect size (g_z)", lambda row, found: formatting.figure(found.effect_size, 1, sign=True)),
-        compared("wins", lambda row, found: formatting.wins_text(found)),
-        compared("P(better)", lambda row, found: formatting.figure(row.probability_better, 2)),
-        compared("p (adjusted)", lambda row, found: formatting.p_text(found.p_adjusted)),
-        compared("p (sign flip, adjusted)", lambda row, found: formatting.p_text(found.p_sign_flip_adjusted)),
-        Column("verdict", verdict, "l"),
+        compared("effect size (g_z)", lambda found: number(found.effect_size, 1, sign=True)),
+        compared("wins", wins_text),
+        Column("P(better)", lambda row: number(row.probability_better, 2) if row.difference else ""),
+        compared("p (adjusted)", lambda found: p_text(found.p_adjusted)),
+        compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted)),
+        Column("verdict", judged, "l"),
     ]
     rest = [cell for cell in comparison.cells if cell.interval is None]
     return Table.of(columns, [*comparison.measured, *rest], "Cells", comparison.caveats)
@@ -189,14 +194,12 @@ def runs_to_text(comparison: Comparison) -> str:
     metric = comparison.metric.name if comparison.metric else ""
     rows = []
     for run in _runs_in_order(comparison):
-        value = run.final.get(metric, math.nan)
-        figure = "-" if math.isnan(value) else f"{value:.7g}"
+        figure = f"{run.final[metric]:.7g}" if metric in run.final else "-"
         rows.append([run.cell, str(run.seed), run.state, figure, str(run.directory)])
     return Table(["cell", "seed", "state", metric, "directory"], rows, align="lllll").to_text()
 
 
 def _runs_in_order(comparison: Comparison) -> list[Run]:
-    """As the plan names the cells, then by seed."""
     position = {cell.name: number for number, cell in enumerate(comparison.study.cells)}
     runs = comparison.study.runs.values()
     return sorted(runs, key=lambda run: (position[run.cell], natural(run.cell), run.seed))

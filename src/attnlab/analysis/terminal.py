@@ -5,24 +5,30 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+import polars as pl
 from rich.console import Console
 
 from attnlab.analysis import formatting
 from attnlab.analysis.cells import CellSummary
-from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.comparison import Comparison, LengthCurve, multiples_of
 from attnlab.analysis.differences import Difference
-from attnlab.analysis.headline import headline, reasons
-from attnlab.analysis.lengths import LengthCurve, length_verdict, multiples_of
-from attnlab.analysis.reader import Cell, Run, short
+from attnlab.analysis.headline import headline, length_verdict, reasons
+from attnlab.analysis.reader import Cell, Run, Study, short
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
-from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
+from attnlab.training.metrics import parts_of
 
 MOST_PROBLEMS = 12
+WIDTH = 10
+BLOCKS = "▁▂▃▄▅▆▇█"
+PLAIN = ".:-=+*%#"
+EARLY = 0.25  # the first quarter falls so far that nothing else could be told apart on its scale
 CURVE = "curve"
 FIGURES = re.compile(r"[+-]?\d[\d.]* (\+-[\d.]+|\([+-]?[\d.]+ to [+-]?[\d.]+\))")
 T = TypeVar("T")
@@ -57,18 +63,15 @@ def bullet(console: Console, sentence: str, mark: str = "- ", mood: str = "", in
 
 
 def note(console: Console, sentence: str) -> None:
-    """A sentence in small print."""
     bullet(console, sentence, "", "soft", 0)
 
 
 def title(console: Console, text: str) -> None:
-    """A heading after an empty line."""
     console.print()
     console.print(f"[bold]{plain(text)}[/bold]", highlight=False)
 
 
 def fits(table: Table, console: Console, gap: int = 2) -> bool:
-    """Whether a table is no wider than the console."""
     wide = console.options.update_width(UNLIMITED)
     return console.measure(table.to_rich(gap), options=wide).maximum <= console.width
 
@@ -129,7 +132,9 @@ def _print_cells(comparison: Comparison, console: Console) -> None:
     # Not in a pipe: its reader wants plain figures, and the curves of a large study take seconds to read.
     lines = sparklines(comparison.study) if console.is_terminal else None
     # A curve goes before a figure becomes narrower.
-    curves = [[_curve(lines, console)], []] if lines else [[]]
+    curves: list[list[Column[CellSummary]]] = [[]]
+    if lines:
+        curves = [[Column(CURVE, lambda row: lines.text(row.cell.name, console.encoding), "l")], []]
     shapes: list[Shape] = []
     for (mean_whole, apart_whole), gap in (
         ((True, True), 2),
@@ -152,12 +157,7 @@ def _print_cells(comparison: Comparison, console: Console) -> None:
         note(console, sentence)
 
 
-def _curve(lines: Sparklines, console: Console) -> Column[CellSummary]:
-    return Column(CURVE, lambda row: lines.text(row.cell.name, console.encoding), "l")
-
-
 def _scale(lines: Sparklines) -> str:
-    """What the column of curves shows."""
     first, last = lines.steps
     low, high = (formatting.number(bound, 3) for bound in (lines.low, lines.high))
     steps = f"{lines.metric} from step {first:g} to {last:g}"
@@ -204,7 +204,6 @@ def _p(p: float) -> str:
 
 
 def _common_flip(comparison: Comparison) -> str | None:
-    """The sign-flip p that all comparisons share which have one, None where they differ."""
     found = {formatting.p_text(row.difference.p_sign_flip_adjusted) for row in comparison.measured if row.difference}
     found.discard("-")
     return found.pop() if len(found) == 1 else None
@@ -221,7 +220,6 @@ def _outcome(row: CellSummary) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """What the columns mean, and why a cell has no figure."""
     notes = []
     found = [row.difference for row in comparison.measured if row.difference]
     if comparison.baseline and found:
@@ -235,7 +233,7 @@ def _notes(comparison: Comparison) -> list[str]:
             notes.append(f"p: t test, adjusted (Bonferroni) {of}{same}.")
         if any(difference.contrast.missing for difference in found):
             notes.append("Where runs are missing: median and sign test, counting the missing ones against any finding.")
-    return [*notes, *reasons(comparison, ("skipped", "cannot"))]
+    return [*notes, *reasons(comparison, ("skipped", "unavailable"))]
 
 
 def _print_lengths(comparison: Comparison, console: Console) -> None:
@@ -311,3 +309,82 @@ def _print_problems(problems: Sequence[Run], console: Console) -> None:
         bullet(console, line, "  ")
     if len(lines) > MOST_PROBLEMS:
         console.print(f"  and {len(lines) - MOST_PROBLEMS} more")
+
+
+# --- learning curves as one line of characters each
+
+
+@dataclass(frozen=True)
+class Sparklines:
+    """`levels`: the heights of each cell's curve from 0 (`low`) to 7 (`high`), None where it has no value."""
+
+    metric: str
+    steps: tuple[float, float]
+    low: float
+    high: float
+    levels: Mapping[str, list[int | None]]
+
+    def text(self, cell: str, encoding: str) -> str:
+        """A cell's curve, in blocks where `encoding` has them; empty for a cell without one."""
+        characters = characters_in(encoding)
+        return "".join(" " if level is None else characters[level] for level in self.levels.get(cell, []))
+
+
+def characters_in(encoding: str) -> str:
+    """Eight characters of rising height that `encoding` can write."""
+    try:
+        BLOCKS.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return PLAIN
+    return BLOCKS
+
+
+def sparklines(study: Study, width: int = WIDTH) -> Sparklines | None:
+    """The validation curves of the primary measure, or of the loss where there are none; None where a study has
+    neither.
+
+    Each is the mean over the cell's finished seeds (over all while none is), where all of these have a value. The scale
+    reaches from the lowest value of any cell to the highest after the first quarter of the training; what is above it
+    is drawn as its top.
+    """
+    name = curve_name(study)
+    if name is None:
+        return None
+    means = _mean_curves(study, name)
+    first, last = (
+        float(bound) for bound in (min(x[0] for x, _ in means.values()), max(x[-1] for x, _ in means.values()))
+    )
+    grid = np.linspace(first, last, width)
+    drawn = {cell: np.interp(grid, x, y, left=np.nan, right=np.nan) for cell, (x, y) in means.items()}
+    late = np.concatenate([y[x >= first + EARLY * (last - first)] for x, y in means.values()])
+    every = np.concatenate([y for _, y in means.values()])
+    low, high = float(every.min()), float((late if late.size else every).max())
+    return Sparklines(name, (first, last), low, high, {cell: _levels(y, low, high) for cell, y in drawn.items()})
+
+
+def curve_name(study: Study) -> str | None:
+    """The validation curve of the primary measure, else of the loss, else the training loss, else None."""
+    own = [f"val/{parts_of(study.metric.name)[1].removeprefix('sliding_')}"] if study.metric else []
+    return next((name for name in (*own, "val/loss", "train/loss") if name in study.curves.columns), None)
+
+
+def _mean_curves(study: Study, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    finished = {(run.cell, run.seed) for run in study.runs.values() if run.state == "finished"}
+    some = {cell for cell, _ in finished}
+    rows = study.curves.select("cell", "seed", "step", value=pl.col(name)).drop_nulls("value")
+    pairs = rows.select("cell", "seed").unique().rows()
+    wanted = [pair for pair in pairs if pair in finished or pair[0] not in some]
+    schema = {"cell": pl.String, "seed": pl.Int64}
+    rows = rows.join(pl.DataFrame(wanted, schema=schema, orient="row"), on=["cell", "seed"])
+    by_step = rows.group_by("cell", "step").agg(pl.col("value").mean(), n=pl.len())
+    whole = by_step.filter(pl.col("n") == pl.col("n").max().over("cell")).sort("cell", "step")
+    return {
+        str(cell): (of_cell["step"].to_numpy(), of_cell["value"].to_numpy())
+        for (cell,), of_cell in whole.group_by(["cell"], maintain_order=True)
+    }
+
+
+def _levels(values: np.ndarray, low: float, high: float) -> list[int | None]:
+    share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)
+    top = len(BLOCKS) - 1
+    return [None if np.isnan(value) else int(np.clip(round(value * top), 0, top)) for value in share.tolist()]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import combinations
 
 from attnlab.analysis import statistics
 from attnlab.analysis.cells import Budget, CellSummary
+from attnlab.analysis.differences import Difference
+from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing, quantity
 from attnlab.analysis.reader import Metric, Run, Study, same
 
@@ -46,8 +48,8 @@ def _of_pairing(cells: Sequence[CellSummary], unmatched: Sequence[str]) -> list[
     caveats = []
     if apart:
         caveats.append(
-            f"{listing(apart, MOST_NAMES)} {'has' if len(apart) == 1 else 'have'} no seed in common with the baseline, "
-            f"{baseline.label}, so no difference can be paired."
+            f"{_who(apart, 'has', 'have')} no seed in common with the baseline, {baseline.label}, so no difference can "
+            "be paired."
         )
     if unmatched:
         caveats.append(
@@ -55,6 +57,10 @@ def _of_pairing(cells: Sequence[CellSummary], unmatched: Sequence[str]) -> list[
             f"{listing(unmatched, MOST_NAMES)}."
         )
     return caveats
+
+
+def _who(labels: Sequence[str], one: str, several: str) -> str:
+    return f"{listing(labels, MOST_NAMES)} {one if len(labels) == 1 else several}"
 
 
 def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
@@ -74,9 +80,8 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
     if any(cell.n_failed for cell in cells if cell.values):
         caveats.append(
             "Runs that ended without a finite value are lost. The mean of a cell's other runs may flatter it: a word "
-            "is given only where "
-            "it would stand whatever the lost ones had given (sign test), and where no more are lost than chance "
-            "explains."
+            "is given only where it would stand whatever the lost ones had given (sign test), and where no more are "
+            "lost than chance explains."
         )
     return caveats + _of_provenance(study)
 
@@ -112,30 +117,26 @@ def _provenance(run: Run, versions: dict[str, str]) -> dict[str, set[str]]:
 
     versions: {digest of attnlab's source: the version that had it first}, kept from run to run.
     """
-    precision, device = (_entries(run.record.get(key)) for key in ("precision", "device"))
-    attempts = [entry for entry in run.record.get("attempts") or [run.record] if isinstance(entry, Mapping)]
+    precision, device = run.section("precision"), run.section("device")
+    attempts = run.record.get("attempts")
     found: dict[str, set[str]] = {}
-    for attempt in attempts:
-        git = _entries(attempt.get("git"))
+    for attempt in map(mapping, attempts if isinstance(attempts, list) and attempts else [run.record]):
+        git = mapping(attempt.get("git"))
         code = str(git.get("commit") or git.get("version") or "")[:10]
         if git.get("dirty"):  # the digest tells one edit from another
             source = str(git.get("source") or "")[:8]
             code = f"{code} with changes{f' ({source})' if source else ''}"
         if code:  # commits that changed nothing of attnlab's source are one version
             found.setdefault("code version", set()).add(versions.setdefault(str(git.get("source") or code), code))
-        for library, version in _entries(attempt.get("versions")).items():
+        for library, version in mapping(attempt.get("versions")).items():
             found.setdefault(f"the version of {library}", set()).add(str(version))
-        for module, digest in _entries(attempt.get("sources")).items():
+        for module, digest in mapping(attempt.get("sources")).items():
             found.setdefault(f"the source of {module}", set()).add(str(digest)[:8])
     if precision.get("used"):
         found["precision"] = {str(precision["used"])}
     if device.get("name") or device.get("type"):
         found["device"] = {str(device.get("name") or device.get("type"))}
     return found
-
-
-def _entries(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _of_failures(cells: Sequence[CellSummary], alpha: float) -> list[str]:
@@ -153,73 +154,73 @@ def _of_failures(cells: Sequence[CellSummary], alpha: float) -> list[str]:
         verdict = f"which chance alone does not explain in {sure} of them"
     return [
         f"Lost runs, against {first.baseline_failed} of {first.baseline_ended} of the baseline: "
-        f"{', '.join(parts)}{more}, "
-        f"{verdict} (Fisher's exact test, Holm)."
+        f"{', '.join(parts)}{more}, {verdict} (Fisher's exact test, Holm)."
     ]
 
 
 def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
-    """The plain sentences about too few seeds."""
     found = [cell.difference for cell in cells if cell.difference]
     if not found:
         return []
     n, comparisons = max(one.contrast.asked for one in found), found[0].tests
     if n < 2:
         return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
-    if statistics.smallest_sign_flip_p(n) * comparisons <= alpha:
+    smallest = statistics.smallest_sign_flip_p(n)
+    if smallest * comparisons <= alpha:
         return []
-    need = statistics.seeds_to_decide(comparisons, alpha)
     return [
-        f"With {n} seeds the exact sign-flip test cannot give p below {statistics.smallest_sign_flip_p(n):.3g} "
-        "whatever the data; "
-        f"{comparisons} comparison{'s' * (comparisons > 1)} would need {need} seeds to be settled by it alone. "
+        f"With {n} seeds the exact sign-flip test cannot give p below {smallest:.3g} whatever the data; "
+        f"{comparisons} comparison{'s' * (comparisons > 1)} would need "
+        f"{statistics.seeds_to_decide(comparisons, alpha)} seeds to be settled by it alone. "
         "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
     ]
 
 
 def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
     """Comparisons whose differences are all the same, so that there is nothing to judge them by."""
-    flat = [(cell.label, cell.difference) for cell in cells if cell.difference and cell.difference.n > 1]
-    flat = [(label, found) for label, found in flat if not found.has_spread]
-    equal = [label for label, found in flat if not any(found.values.values())]
-    shifted = [label for label, found in flat if any(found.values.values())]
+    flat = {c.label: c.difference for c in cells if c.difference and c.difference.n > 1 and not c.difference.has_spread}
+    equal = [label for label, found in flat.items() if not any(found.values.values())]
+    shifted = [label for label in flat if label not in equal]
     caveats = []
     if equal:
         caveats.append(
-            f"{listing(equal, MOST_NAMES)} {'has' if len(equal) == 1 else 'have'} exactly the baseline's value in "
-            "every seed: "
-            "the choice changed nothing, or the metric is too coarse to show it."
+            f"{_who(equal, 'has', 'have')} exactly the baseline's value in every seed: the choice changed nothing, or "
+            "the metric is too coarse to show it."
         )
     if shifted:
         caveats.append(
-            f"{listing(shifted, MOST_NAMES)} {'differs' if len(shifted) == 1 else 'differ'} from the baseline by the "
-            "same amount "
-            "in every seed: without a spread there is no t test and no interval."
+            f"{_who(shifted, 'differs', 'differ')} from the baseline by the same amount in every seed: without a "
+            "spread there is no t test and no interval."
         )
     return caveats
 
 
+def _known(cells: Sequence[CellSummary]) -> list[tuple[str, Difference]]:
+    """The differences that have all their seeds and a spread to go by, by the cells' labels."""
+    found = [(cell.label, cell.difference) for cell in cells if cell.difference]
+    return [(label, one) for label, one in found if one.has_spread and not one.contrast.missing]
+
+
 def power_sentence(cells: Sequence[CellSummary], metric: Metric | None) -> list[str]:
     """What so many seeds can see, and how many would settle what is open; [] where no spread is known."""
-    known = [(cell.difference, cell.label) for cell in cells if cell.difference and cell.difference.is_whole]
-    found = sorted((one.smallest_effect, label, one.n) for one, label in known if math.isfinite(one.smallest_effect))
+    known = _known(cells)
+    found = sorted((one.smallest_effect, label, one.n) for label, one in known if math.isfinite(one.smallest_effect))
     if not found or metric is None:
         return []
     seeds = " to ".join(dict.fromkeys(str(end(n for _, _, n in found)) for end in (min, max)))
     (least, first, _), (most, last, _) = found[0], found[-1]
     is_wide = f"{least:.1g}" != f"{most:.1g}"
     below = f"{least:.2g} ({first}) to {most:.2g} ({last})" if is_wide else f"about {most:.2g}"
-    tests = known[0][0].tests
+    tests = known[0][1].tests
     return [
         f"With {seeds} seeds, differences in {metric.name} below {below} will mostly not be seen "
         f"(less than an 80% chance, {tests} comparison{'s' * (tests > 1)}, going by the spread of these few "
-        f"seeds){_to_settle(cells)}."
+        f"seeds){_to_settle(known)}."
     ]
 
 
-def _to_settle(cells: Sequence[CellSummary]) -> str:
+def _to_settle(known: Sequence[tuple[str, Difference]]) -> str:
     """How many seeds would settle the comparisons that are open: by name where they are few, else as a range."""
-    known = [(cell.label, cell.difference) for cell in cells if cell.difference and cell.difference.is_whole]
     wanted = {label: found.seeds_to_settle for label, found in known if found.verdict == "undecided"}
     near = sorted((seeds, label) for label, seeds in wanted.items() if math.isfinite(seeds))
     far = [label for label, seeds in wanted.items() if math.isinf(seeds)]
@@ -259,8 +260,8 @@ def time_note(budgets: Mapping[str, Budget]) -> str | None:
     low, high = min(known), max(known)
     return (
         f"Time a run: {low:.3g} to {high:.3g} seconds ({_ratio(high / low)}). It depends on the machine and on what "
-        "else runs on it, so no warning is "
-        "drawn from it: to compare speed, time the cells one after the other on a machine that does nothing else."
+        "else runs on it, so no warning is drawn from it: to compare speed, time the cells one after the other on a "
+        "machine that does nothing else."
     )
 
 
@@ -269,12 +270,10 @@ def _ratio(ratio: float) -> str:
 
 
 def _follows(study: Study, factor: str, known: Mapping[str, float], tolerance: float) -> bool:
-    """Whether cells that differ in `factor` alone differ in the quantity."""
     cells = [cell for cell in study.cells if cell.name in known and factor in cell.choices]
-    for i, first in enumerate(cells):
-        for second in cells[i + 1 :]:
-            apart = [k for k in first.choices if not same(first.choices[k], second.choices.get(k))]
-            pair = sorted((known[first.name], known[second.name]))
-            if apart == [factor] and pair[1] > tolerance * pair[0]:
-                return True
+    for first, second in combinations(cells, 2):
+        apart = [k for k in first.choices if not same(first.choices[k], second.choices.get(k))]
+        low, high = sorted((known[first.name], known[second.name]))
+        if apart == [factor] and high > tolerance * low:
+            return True
     return False

@@ -1,14 +1,14 @@
-"""`attnlab compare` and `attnlab report`: a study's comparison, in the terminal, as a table in a file, or as a page."""
+"""`attnlab compare`, `report` and `scaling`: a study's comparison in the terminal or a page, and its scaling law."""
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli.options import Command, add_study
-from attnlab.config import UsageError
+from attnlab.cli import STUDY, command, flag, option, repeatable
+from attnlab.config import UsageError, usage_errors
 from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
@@ -17,33 +17,25 @@ if TYPE_CHECKING:
     from attnlab.analysis import Comparison, Study
 
 EVERY_SECONDS = 2.0
+COMPARED = (
+    *STUDY,
+    flag(
+        "--bootstrap-sentences",
+        "translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; seconds a run",
+    ),
+    option("--part", "of a study whose runs cannot all be compared: the part of this number", type=int),
+)
 
 
-def _options(parser: ArgumentParser) -> None:
-    add_study(parser)
-    sentences = (
-        "translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; seconds a run"
-    )
-    parser.add_argument("--bootstrap-sentences", action="store_true", help=sentences)
-    parser.add_argument(
-        "--part", type=int, help="of a study whose runs cannot all be compared: the part of this number"
-    )
-
-
-def _compare_options(compare: ArgumentParser) -> None:
-    _options(compare)
-    compare.add_argument("--format", choices=("table", "csv", "md", "tex"), default="table")
-    compare.add_argument("--runs", action="store_true", help="list the underlying runs: value and directory of each")
-    compare.add_argument("--watch", action="store_true", help="redraw it while the runs write, until none does")
-    compare.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: the pause between two looks (2)")
-
-
-def _report_options(report: ArgumentParser) -> None:
-    _options(report)
-    report.add_argument("--to", help="the file to write (default: report.html in the study's directory of runs)")
-    report.add_argument("--no-figures", action="store_true", help="leave out figures/*.pdf and *.png beside the page")
-
-
+@command(
+    "compare",
+    "compare a study's cells in the terminal",
+    *COMPARED,
+    option("--format", choices=("table", "csv", "md", "tex"), default="table"),
+    flag("--runs", "list the underlying runs: value and directory of each"),
+    flag("--watch", "redraw it while the runs write, until none does"),
+    option("--every", "with --watch: the pause between two looks (2)", type=float, metavar="SECONDS"),
+)
 def compare(arguments: Namespace) -> int:
     """Prints the comparison in the form that was asked for. Raises: UsageError for forms that do not go together."""
     _refuse_mixtures(arguments)
@@ -70,6 +62,13 @@ def compare(arguments: Namespace) -> int:
     return 0
 
 
+@command(
+    "report",
+    "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it",
+    *COMPARED,
+    option("--to", "the file to write (default: report.html in the study's directory of runs)"),
+    flag("--no-figures", "leave out figures/*.pdf and *.png beside the page"),
+)
 def report(arguments: Namespace) -> int:
     """Writes the page with its tables and figures. Raises: UsageError for a folder that is not there."""
     from attnlab.analysis import load_study, write_tables
@@ -91,9 +90,8 @@ def report(arguments: Namespace) -> int:
 
 def _refuse_mixtures(arguments: Namespace) -> None:
     if arguments.watch and (arguments.runs or arguments.bootstrap_sentences or arguments.format != "table"):
-        raise UsageError(
-            "--watch follows the table of cells; give --runs, --format and --bootstrap-sentences without it"
-        )
+        rest = "--runs, --format and --bootstrap-sentences"
+        raise UsageError(f"--watch follows the table of cells; give {rest} without it")
     if arguments.runs and arguments.format not in ("table", "csv"):
         raise UsageError(f"--runs lists runs as a table or with --format csv, not {arguments.format}")
     if arguments.every is not None and not arguments.watch:
@@ -121,10 +119,8 @@ def compared(study: Study, resampled: bool) -> Comparison:
     from attnlab.analysis import compare as compare_cells
 
     comparison = compare_cells(study)
-    try:
+    with usage_errors("--bootstrap-sentences: "):
         return comparison.with_resampled_sentences() if resampled else comparison
-    except ValueError as error:
-        raise UsageError(f"--bootstrap-sentences: {error}") from error
 
 
 def part_of(study: Study, number: int | None) -> Study:
@@ -133,10 +129,8 @@ def part_of(study: Study, number: int | None) -> Study:
 
     parts = parts_of_study(study)
     if number is None and len(parts) > 1:
-        raise UsageError(
-            f"{study.name} holds runs of {len(parts)} kinds: choose one with --part 1 to {len(parts)}. Part 1: "
-            f"{parts[0].apart[0]}"
-        )
+        kinds = f"{study.name} holds runs of {len(parts)} kinds"
+        raise UsageError(f"{kinds}: choose one with --part 1 to {len(parts)}. Part 1: {parts[0].apart[0]}")
     if not 1 <= (number or 1) <= len(parts):
         raise UsageError(must_be("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number))
     return parts[(number or 1) - 1]
@@ -150,20 +144,52 @@ def _page_name(part: int) -> str:
 def _write_page(comparison: Comparison, folder: Path, console: Console, name: str = "report.html") -> None:
     """Writes the page into the study's folder and names it; says why where it cannot be written."""
     from attnlab.report.page import write_report
+    from attnlab.studies.monitor import say
 
     try:
         page = write_report(comparison, folder / name)
     except OSError as error:
         print(f"attnlab: no page: {error}", file=sys.stderr)
     else:
-        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"page: {page}")
 
 
-COMMANDS = {
-    "compare": Command("compare a study's cells in the terminal", _compare_options, compare),
-    "report": Command(
-        "write a study's comparison as one HTML page, with its table as CSV, Markdown and LaTeX beside it",
-        _report_options,
-        report,
-    ),
-}
+@command(
+    "scaling",
+    "fit loss = E + A/N^alpha + B/D^beta to a study's runs, and say how to spend a compute",
+    *STUDY,
+    option("--metric", "the loss to fit, as test/loss@1x (default: the study's metric)"),
+    option("--count", "what N counts; both are fitted", choices=("non_embedding", "total"), default="non_embedding"),
+    repeatable("--compute", "operations to spend, as 1e15", type=float),
+    option("--resamples", "of the cells, for the intervals", type=int, default=500),
+    option("--format", choices=("table", "json", "csv"), default="table"),
+    option("--to", "a folder for figures (PNG, PDF), scaling.json and runs.csv"),
+)
+def scaling(arguments: Namespace) -> int:
+    """Fits and shows. Raises: UsageError for a study that carries no law, or arguments out of range."""
+    from rich.console import Console
+
+    from attnlab.analysis import load_study
+    from attnlab.analysis.scaling import print_scaling, scaling_of, to_csv, to_json
+    from attnlab.studies.plan import study_folder
+
+    study = load_study(study_folder(arguments.study, arguments.overrides))
+    with usage_errors():
+        found = scaling_of(study, arguments.metric, arguments.count, arguments.compute, arguments.resamples)
+    if arguments.format == "table":
+        print_scaling(found, Console())
+    else:
+        sys.stdout.write({"json": to_json, "csv": to_csv}[arguments.format](found))
+    if arguments.to:
+        from attnlab.report.figures.scaling import write_figures  # draws, which costs start-up time
+
+        folder = Path(arguments.to)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--to {folder}: {error.strerror}; give a folder that is there or can be made") from error
+        written = [path.name for path in write_figures(found, folder)]
+        for name, text in (("scaling.json", to_json(found)), ("runs.csv", to_csv(found))):
+            (folder / name).write_text(text)
+        print(f"written to {folder}: {', '.join([*written, 'scaling.json', 'runs.csv'])}", file=sys.stderr)
+    return 0

@@ -9,33 +9,20 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import attnlab
-from attnlab.cli.options import Command
+from attnlab.cli import COMMANDS
 from attnlab.config import UsageError
 
-# The file that each command stands in. Only the one that is called is imported, and what it needs by its call alone.
+# The commands of each file. Only that of the one that is called is imported, and what it needs by its call alone.
 FILES = {
-    "train": "train",
-    "sweep": "sweep",
-    "retry": "sweep",
-    "status": "study",
-    "compare": "compare",
-    "report": "compare",
-    "cancel": "study",
-    "serve": "serve",
-    "sync": "study",
-    "scaling": "scaling",
-    "evaluate": "trained",
-    "generate": "trained",
-    "translate": "trained",
-    "attention": "attention",
-    "import": "exchange",
-    "export": "exchange",
-    "embed": "trained",
-    "contract": "contract",
-    "positions": "positions",
-    "reach": "positions",
-    "data": "data",
+    "train": ("train", "sweep", "retry"),
+    "study": ("status", "cancel", "sync"),
+    "compare": ("compare", "report", "scaling"),
+    "serve": ("serve",),
+    "trained": ("evaluate", "generate", "translate", "embed", "import", "export"),
+    "inspection": ("attention", "positions", "reach"),
+    "parts": ("contract", "data"),
 }
+FILE_OF = {name: file for file, names in FILES.items() for name in names}
 GOING_ON = ("train", "sweep", "retry")
 
 
@@ -47,24 +34,25 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"attnlab {attnlab.__version__}")
     whole.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in FILES if only is None else [only]:
-        command: Command = import_module(f"attnlab.cli.{FILES[name]}").COMMANDS[name]
+    for name in FILE_OF if only is None else [only]:
+        import_module(f"attnlab.cli.{FILE_OF[name]}")
+        command = COMMANDS[name]
         sub = commands.add_parser(name, help=command.what, description=command.what)
         sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        command.options(sub)
+        for add in command.options:
+            add(sub)
         sub.set_defaults(call=command.call)
     return whole
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """
-    Runs one command and returns its exit status.
+    """Runs one command and returns its exit status.
 
     0; 1 when a run failed; 2 for a mistake in the words; 128 plus the number of the signal that interrupted it.
     """
     words = list(sys.argv[1:] if words is None else words)
     named = next((word for word in words if not word.startswith("-")), None)
-    whole = parser(named if named in FILES else None)
+    whole = parser(named if named in FILE_OF else None)
     arguments, rest = whole.parse_known_args(words)
     if rest:
         if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
@@ -91,16 +79,15 @@ def _explained(error: BaseException, command: str) -> tuple[str | None, int]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from attnlab.config.overrides import reason_of
+    from attnlab.config.identity import reason_of
     from attnlab.training.processes import Interrupted, Stopped
 
     match error:
+        case Stopped():  # the run has said where it saved
+            return None, error.signum + 128
         case KeyboardInterrupt() | Interrupted():
-            status = error.signum + 128 if isinstance(error, Interrupted) else 130
             goes_on = "; the same command goes on from here" if command in GOING_ON else ""
-            return None if isinstance(
-                error, Stopped
-            ) else f"interrupted{goes_on}", status  # the run has said where it saved
+            return f"interrupted{goes_on}", error.signum + 128 if isinstance(error, Interrupted) else 130
         case SystemExit():
             raise error
         case HydraException() | OmegaConfBaseException():

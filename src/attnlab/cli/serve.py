@@ -9,33 +9,32 @@ import socket
 import sys
 import threading
 import webbrowser
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from attnlab.cli.options import Command
-from attnlab.config import UsageError
+from attnlab.cli import command, flag, option
+from attnlab.config import UsageError, usage_errors
 from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
     from attnlab.report.live.server import Server
 
 
-def _options(serve: ArgumentParser) -> None:
-    studies = "names, or directories of runs (default: all); runs_dir=DIR"
-    serve.add_argument("overrides", nargs="*", metavar="STUDY", help=studies)
-    serve.add_argument("--port", type=int, default=0, help="default: the first that is free")
-    serve.add_argument("--open", action="store_true", help="open the browser")
-
-
+@command(
+    "serve",
+    "show studies in a browser while they run: on this machine alone, to who has the token",
+    option("overrides", "names, or directories of runs (default: all); runs_dir=DIR", nargs="*", metavar="STUDY"),
+    option("--port", "default: the first that is free", type=int, default=0),
+    flag("--open", "open the browser"),
+)
 def serve(arguments: Namespace) -> int:
-    """
-    Serves the studies named, or all under runs_dir, until it is stopped: returns 0 after SIGTERM, 130 after Ctrl-C.
+    """Serves the studies named, or all under runs_dir, until it is stopped: returns 0 after SIGTERM, 130 after Ctrl-C.
 
     Raises: UsageError for a study that has not run, or a port that cannot be taken.
     """
-    from attnlab.config.overrides import key_and_text
+    from attnlab.config.identity import key_and_text
     from attnlab.report.live.server import Server
     from attnlab.studies.plan import runs_dir_of, study_folder
 
@@ -47,10 +46,8 @@ def serve(arguments: Namespace) -> int:
     chosen = named([study_folder(name, overrides) for name in names])
     if not names and not runs_dir.is_dir():
         raise UsageError(f"runs_dir={runs_dir}: there is no such folder; `attnlab sweep STUDY` makes one")
-    try:
+    with usage_errors():
         server = Server((lambda: chosen) if names else (lambda: studies_in(runs_dir)), arguments.port)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     path = f"/study/{quote(next(iter(chosen)), safe='')}/" if len(chosen) == 1 else "/"
     print(invitation(server.address(path), server.port), flush=True)
     if arguments.open:
@@ -92,15 +89,8 @@ def invitation(address: str, port: int) -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name
         user = "USER"
-    lines = [
-        address,
-        (
-            f"from another machine: ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}, then the same "
-            "address there"
-        ),
-        "Ctrl-C ends it",
-    ]
-    return "\n".join(lines)
+    tunnel = f"ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}"
+    return f"{address}\nfrom another machine: {tunnel}, then the same address there\nCtrl-C ends it"
 
 
 def _until_stopped(server: Server) -> int:
@@ -123,10 +113,3 @@ def _until_stopped(server: Server) -> int:
         if is_main:
             signal.signal(signal.SIGTERM, before)
     return 0
-
-
-COMMANDS = {
-    "serve": Command(
-        "show studies in a browser while they run: on this machine alone, to who has the token", _options, serve
-    )
-}

@@ -6,11 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
-from attnlab.cli.options import Command, add_study
+from attnlab.cli import OF_STUDY, STUDY, command, flag, option
 from attnlab.config import UsageError
 
 # W&B would try a server that does not answer for a quarter of an hour.
@@ -18,12 +18,13 @@ PATIENCE = {"WANDB_X_GRAPHQL_RETRY_MAX": "3"}
 NAMED = 20  # lines of what W&B says
 
 
+@command("status", "show the state of a study's runs", *STUDY)
 def status(arguments: Namespace) -> int:
     """The state of a study's runs."""
     from rich.console import Console
 
     from attnlab.studies.cluster import NoAnswer, jobs_of
-    from attnlab.studies.monitor import Snapshot, status_table
+    from attnlab.studies.monitor import Snapshot, say, status_table
     from attnlab.studies.plan import plan_of_runs, study_folder
 
     folder = study_folder(arguments.study, arguments.overrides)
@@ -38,14 +39,15 @@ def status(arguments: Namespace) -> int:
     console.print(status_table(snapshot, f"{len(snapshot.state)} runs: {counted}"))
     for (cell, seed), said in snapshot.status.items():
         if said.get("error"):
-            console.print(f"{cell} seed={seed}: {said['error']}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"{cell} seed={seed}: {said['error']}")
     if snapshot.count("lost"):
-        console.print(f"lost runs have no job any more; `attnlab retry {plan.study}` runs them again", markup=False)
+        say(console, f"lost runs have no job any more; `attnlab retry {plan.study}` runs them again")
     if silence:
         print(f"attnlab: {silence}; shown is what the runs' directories say", file=sys.stderr)
     return 0
 
 
+@command("cancel", "stop the Slurm jobs of a study", *STUDY)
 def cancel(arguments: Namespace) -> int:
     """Takes the jobs of a study from Slurm; a run that trains saves first. Raises: UsageError without an answer."""
     from attnlab.studies.cluster import NoAnswer, jobs_of
@@ -58,39 +60,35 @@ def cancel(arguments: Namespace) -> int:
         cancel_jobs(live)
     except NoAnswer as error:
         raise UsageError(f"{error}; nothing was cancelled") from error
-    if live:
-        print(f"cancelled {len(live)} jobs of {folder.name}: {', '.join(live)}")
-    else:
-        print(f"Slurm has no job of {folder.name}")
+    cancelled = f"cancelled {len(live)} jobs of {folder.name}: {', '.join(live)}"
+    print(cancelled if live else f"Slurm has no job of {folder.name}")
     return 0
 
 
-def _sync_options(sync: ArgumentParser) -> None:
-    sync.add_argument("study", nargs="?", help="a study's name, or its directory of runs (default: all)")
-    sync.add_argument("overrides", nargs="*", help="runs_dir=DIR, study.name=NAME")
-    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
-
-
+@command(
+    "sync",
+    "send the offline W&B files of a study, or of all, by `wandb sync`",
+    option("study", "a study's name, or its directory of runs (default: all)", nargs="?"),
+    OF_STUDY,
+    flag("--dry-run", "say what would be sent, and send nothing"),
+)
 def sync(arguments: Namespace) -> int:
-    """
-    Says which offline files there are, and sends them unless it is a dry run.
+    """Says which offline files there are, and sends them unless it is a dry run.
 
     Files of a run that still trains wait until it is over: W&B sends a file once. Raises: UsageError without a key, and
     in W&B's own words where it cannot send.
     """
     from attnlab.studies.plan import runs_dir_of, study_folder
+    from attnlab.training.tracking import EVALUATE
 
     study, overrides = arguments.study, arguments.overrides
     if "=" in (study or "") and not Path(study).is_dir():  # a setting, where no study was named
         study, overrides = None, [study, *overrides]
     runs_dir = runs_dir_of(overrides)
-    every = sorted({path.parents[2] for path in runs_dir.glob("*/*/seed=*/run.json")})
-    states = dict(
-        state for folder in ([study_folder(study, overrides)] if study else every) for state in _states(folder)
-    )
-    found = [(path, _run_of(name)) for path, name in _unsent(runs_dir / "wandb")]
+    states = _states(study_folder(study, overrides).glob("*/seed=*") if study else runs_dir.glob("*/*/seed=*"))
     ready = []
-    for path, run in found:
+    for path, name in _unsent(runs_dir / "wandb"):
+        run = re.sub(rf"{EVALUATE}[A-Za-z0-9_-]*$", "", name)  # that of an evaluation goes with its run
         if states.get(run) == "running":
             print(f"left for later, its run still trains: {path}")
         elif not study or run in states:
@@ -106,30 +104,22 @@ def sync(arguments: Namespace) -> int:
     return 0
 
 
-def _states(folder: Path) -> Iterator[tuple[str, str]]:
-    """The W&B id of each run of a study, and the run's state."""
+def _states(directories: Iterable[Path]) -> dict[str, str]:
+    """The states of runs by their W&B ids."""
     from attnlab.training.run_directory import effective_state, read_json
     from attnlab.training.tracking import run_id
 
-    for path in sorted(folder.glob("*/seed=*/run.json")):
-        record = read_json(path) or {}
-        if {"study", "cell_name", "seed"} <= record.keys():
-            yield run_id(record["study"], record["cell_name"], record["seed"]), effective_state(path.parent)
-
-
-def _run_of(name: str) -> str:
-    """The W&B id of the run that an evaluation is of; a run's own as it is."""
-    from attnlab.training.tracking import EVALUATE
-
-    return re.sub(rf"{EVALUATE}[A-Za-z0-9_-]*$", "", name)
+    records = {path: read_json(path / "run.json") or {} for path in directories}
+    return {
+        run_id(record["study"], record["cell_name"], record["seed"]): effective_state(path)
+        for path, record in records.items()
+        if {"study", "cell_name", "seed"} <= record.keys()
+    }
 
 
 def _unsent(folder: Path) -> list[tuple[Path, str]]:
-    """
-    The directories of offline runs that were not sent, oldest first, with their runs' ids.
-
-    The id is that of the file within: W&B adds a number to the name of a directory where one of the same second has it.
-    """
+    """The directories of offline runs that were not sent, oldest first, with their runs' ids."""
+    # The id is that of the file: W&B numbers the name of a directory where one of the same second has it.
     files = [file for path in sorted(folder.glob("offline-run-*")) for file in path.glob("run-*.wandb")]
     unsent = [file for file in files if file.is_file() and not file.with_name(f"{file.name}.synced").exists()]
     return [(file.parent, file.stem.removeprefix("run-")) for file in unsent]
@@ -157,10 +147,3 @@ def _send(paths: list[Path]) -> None:
         f"`wandb sync` did not send {len(left)} of {len(paths)} files; what is left is sent by the same "
         f"command:\n  {shown}"
     )
-
-
-COMMANDS = {
-    "status": Command("show the state of a study's runs", add_study, status),
-    "cancel": Command("stop the Slurm jobs of a study", add_study, cancel),
-    "sync": Command("send the offline W&B files of a study, or of all, by `wandb sync`", _sync_options, sync),
-}

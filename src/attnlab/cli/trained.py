@@ -1,15 +1,18 @@
-"""`attnlab evaluate`, `generate`, `translate` and `embed`: what a trained run can do. Legend: N texts, D width."""
+"""`attnlab evaluate`, `generate`, `translate`, `embed`, `import` and `export`: what a trained run can do.
+
+Legend: N texts, D width.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli.options import Command, add_repeatable, add_run, add_texts
+from attnlab.cli import CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
 from attnlab.config import UsageError
 from attnlab.ranges import must_be
 
@@ -20,12 +23,13 @@ NAMED = 10  # lines whose numbers are told
 SHOWN = 60  # characters of a text
 
 
-def _evaluate_options(evaluate: ArgumentParser) -> None:
-    add_run(evaluate)
-    evaluate.add_argument("--split", default="test", help="validation, test, or another that the data have")
-    evaluate.add_argument("--wandb", action="store_true", help="log the figures to W&B, as where the run itself was")
-
-
+@command(
+    "evaluate",
+    "evaluate a trained run on one of its splits",
+    *RUN,
+    option("--split", "validation, test, or another that the data have", default="test"),
+    flag("--wandb", "log the figures to W&B, as where the run itself was"),
+)
 def evaluate(arguments: Namespace) -> int:
     """Prints the run's metrics on a split as JSON; W&B gets them where it has the run."""
     from attnlab.runs.trained import load_run
@@ -36,8 +40,8 @@ def evaluate(arguments: Namespace) -> int:
     parts, task = load_run(directory, arguments.checkpoint)
     task.check_split(parts.data, split)
     figures = task.evaluate(parts.data, split)
-    for name, reason in task.cannot.items():
-        print(f"{name} cannot: {reason}", file=sys.stderr)
+    for name, reason in task.unavailable.items():
+        print(f"{name} unavailable: {reason}", file=sys.stderr)
     for name, note in task.notes.items():
         print(f"{name} by {note}", file=sys.stderr)
     if not figures:
@@ -48,20 +52,20 @@ def evaluate(arguments: Namespace) -> int:
     return 0
 
 
-def _generate_options(generate: ArgumentParser) -> None:
-    add_run(generate)
-    add_repeatable(generate, "--prompt", "the text to continue", required=True)
-    chat = "take each prompt as a message, by the tokenizer's chat template; print the answers alone"
-    generate.add_argument("--chat", action="store_true", help=chat)
-    generate.add_argument("--system", help="with --chat: how the messages are to be answered")
-    generate.add_argument("--max-new-tokens", type=int, default=200)
-    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    generate.add_argument("--top-k", type=int)
-    generate.add_argument("--top-p", type=float)
-    generate.add_argument("--min-p", type=float)
-    generate.add_argument("--seed", type=int, default=0)
-
-
+@command(
+    "generate",
+    "continue a prompt with a trained run",
+    *RUN,
+    repeatable("--prompt", "the text to continue", required=True),
+    flag("--chat", "take each prompt as a message, by the tokenizer's chat template; print the answers alone"),
+    option("--system", "with --chat: how the messages are to be answered"),
+    option("--max-new-tokens", type=int, default=200),
+    option("--temperature", "0 is greedy", type=float, default=1.0),
+    option("--top-k", type=int),
+    option("--top-p", type=float),
+    option("--min-p", type=float),
+    option("--seed", type=int, default=0),
+)
 def generate(arguments: Namespace) -> int:
     """Prints each prompt with its continuation, or the answer to it alone."""
     import torch
@@ -84,19 +88,18 @@ def generate(arguments: Namespace) -> int:
         refuse_half_characters(prompt, "--prompt")
     if arguments.system is not None and not arguments.chat:
         raise UsageError("--system tells a model how to answer messages; add --chat")
-    marks = tokenizer.special_tokens or SpecialTokens()
+    special = tokenizer.special_tokens or SpecialTokens()
     if arguments.chat:
         prompts = [_conversation(arguments, tokenizer, prompt) for prompt in arguments.prompt]
     else:
-        prompts = [[*marks.text[0], *tokenizer.encode(prompt).tolist()] for prompt in arguments.prompt]
+        prompts = [[*special.text[0], *tokenizer.encode(prompt).tolist()] for prompt in arguments.prompt]
     with torch.inference_mode():
-        rows = continued(model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=marks.ends)
-    rows = [row[:-1] if row and row[-1] in marks.ends else row for row in rows]
-    if arguments.chat:
-        print("\n\n".join(map(tokenizer.decode, rows)))
-        return 0
+        rows = continued(model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=special.ends)
+    rows = [row[:-1] if row and row[-1] in special.ends else row for row in rows]
     texts = zip(arguments.prompt, prompts, rows, strict=True)
-    print("\n\n".join(text + continuation(tokenizer, prompt, row) for text, prompt, row in texts))
+    answers = map(tokenizer.decode, rows)
+    continued_texts = (text + continuation(tokenizer, prompt, row) for text, prompt, row in texts)
+    print("\n\n".join(answers if arguments.chat else continued_texts))
     return 0
 
 
@@ -105,14 +108,13 @@ def _conversation(arguments: Namespace, tokenizer: Tokenizer, prompt: str) -> li
     from attnlab.data import PretrainedTokenizer
 
     if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.chat_template is None:
+        otherwise = "leave --chat out, or take a run of a published model that answers messages"
         raise UsageError(
-            f"{arguments.run}: --chat needs a tokenizer with a chat template, and this run's has none; leave "
-            "--chat out, "
-            "or take a run of a published model that answers messages"
+            f"{arguments.run}: --chat needs a tokenizer with a chat template, and this run's has none; {otherwise}"
         )
     system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     text = tokenizer.render_chat([*system, {"role": "user", "content": prompt}])
-    return tokenizer.encode(text).tolist()
+    return [int(token) for token in tokenizer.encode(text)]
 
 
 def continuation(tokenizer: Tokenizer, prompt: list[int], row: list[int]) -> str:
@@ -121,33 +123,35 @@ def continuation(tokenizer: Tokenizer, prompt: list[int], row: list[int]) -> str
     return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(row)
 
 
-def _translate_options(translate: ArgumentParser) -> None:
-    add_run(translate)
-    translate.add_argument("--input", help="a text file, one sentence a line (default: standard input)")
-    translate.add_argument("--beams", type=int, help="1 is greedy (default: as the run was evaluated)")
-    translate.add_argument("--length-penalty", type=float, help="alpha of ((5 + length) / 6)^alpha")
-    best = "translations of each line, best first, each after the line's number where they are several"
-    translate.add_argument("--num-best", type=int, default=1, help=best)
-    scores = "print score and log-probability before each, with tabs"
-    translate.add_argument("--scores", action="store_true", help=scores)
-
-
+@command(
+    "translate",
+    "translate lines with a trained run",
+    *RUN,
+    option("--input", "a text file, one sentence a line (default: standard input)"),
+    option("--num-beams", "1 is greedy (default: as the run was evaluated)", type=int),
+    option("--length-penalty", "alpha of ((5 + length) / 6)^alpha", type=float),
+    option(
+        "--num-best",
+        "translations of each line, best first, each after the line's number where they are several",
+        type=int,
+        default=1,
+    ),
+    flag("--scores", "print score and log-probability before each, with tabs"),
+)
 def translate(arguments: Namespace) -> int:
     """Prints a translation of each line, an empty line for an empty one; of several, each after its line's number."""
     from attnlab.data import TranslationData
-    from attnlab.data.pairs import read_lines
-    from attnlab.data.readers import lines_of
+    from attnlab.data.readers import lines_of, read_lines
     from attnlab.runs.trained import load_run
     from attnlab.tasks import Translation
 
     parts, task = load_run(Path(arguments.run), arguments.checkpoint)
     if not isinstance(task, Translation) or not isinstance(parts.data, TranslationData):
-        raise UsageError(
-            f"{arguments.run}: a run of {type(task).__name__} translates nothing; give one of task=translation"
-        )
-    beams = max(task.search.beams, arguments.num_best) if arguments.beams is None else arguments.beams
+        kind = type(task).__name__
+        raise UsageError(f"{arguments.run}: a run of {kind} translates nothing; give one of task=translation")
+    beams = max(task.search.num_beams, arguments.num_best) if arguments.num_beams is None else arguments.num_beams
     alpha = task.search.length_penalty if arguments.length_penalty is None else arguments.length_penalty
-    search = replace(task.search, beams=beams, length_penalty=alpha, num_best=arguments.num_best)
+    search = replace(task.search, num_beams=beams, length_penalty=alpha, num_best=arguments.num_best)
     if arguments.input:
         lines = read_lines(Path(arguments.input))
     else:  # bytes, so that every machine reads UTF-8 whatever its language settings
@@ -158,28 +162,27 @@ def translate(arguments: Namespace) -> int:
         print(f"{len(cut)} of {len(lines)} lines cut at {limit} tokens (data.max_length): {numbers}", file=sys.stderr)
     for number, found in enumerate(task.translate(parts.data, lines, search), start=1):
         for text, hypothesis in found:
-            place = f"{number}\t" if arguments.num_best > 1 else ""
-            scores = f"{hypothesis.score:.4f}\t{hypothesis.log_probability:.4f}\t" if arguments.scores else ""
-            print(f"{place}{scores}{text}")
+            before = [str(number)] if arguments.num_best > 1 else []
+            before += [f"{hypothesis.score:.4f}", f"{hypothesis.log_probability:.4f}"] if arguments.scores else []
+            print(*before, text, sep="\t")
     return 0
 
 
-def _embed_options(embed: ArgumentParser) -> None:
-    add_run(embed)
-    add_texts(embed)
-    embed.add_argument(
-        "--pooling", choices=("mean", "first"), default="mean", help="of the states: their mean, or the first"
-    )
-    embed.add_argument("--to", help="a .npy file for the embeddings, a normalised row a text")
-    embed.add_argument("--picture", help="a .png or .pdf file: how alike they are, or a map of more than 30")
-
-
+@command(
+    "embed",
+    "embed texts with a trained encoder, and say how alike they are",
+    *RUN,
+    *TEXTS,
+    option("--pooling", "of the states: their mean, or the first", choices=("mean", "first"), default="mean"),
+    option("--to", "a .npy file for the embeddings, a normalised row a text"),
+    option("--picture", "a .png or .pdf file: how alike they are, or a map of more than 30"),
+)
 def embed(arguments: Namespace) -> int:
     """Prints how alike the texts are, or writes their embeddings or a picture of them. Raises: UsageError."""
     import numpy as np
 
-    from attnlab.data.pairs import read_lines
-    from attnlab.inspection.embeddings import embeddings, encode
+    from attnlab.data.readers import read_lines
+    from attnlab.inspection.attended import embeddings, encode
     from attnlab.models.base import Encoder
     from attnlab.models.heads import EncoderHead
     from attnlab.runs.trained import load_model
@@ -194,9 +197,8 @@ def embed(arguments: Namespace) -> int:
     model, tokenizer = load_model(Path(arguments.run), arguments.checkpoint)
     encoder = model.encoder if isinstance(model, EncoderHead) else model
     if not isinstance(encoder, Encoder) or tokenizer is None:
-        raise UsageError(
-            f"{arguments.run}: {type(model).__name__} is no encoder of texts; give a run of one, such as model=bert"
-        )
+        kind = type(model).__name__
+        raise UsageError(f"{arguments.run}: {kind} is no encoder of texts; give a run of one, such as model=bert")
     rows, cut = encode(tokenizer, texts, encoder.longest)
     if nothing := [text for text, row in zip(texts, rows, strict=True) if not len(row)]:
         raise UsageError(f"{nothing[0]!r} has no token in this run's tokenizer; leave it out")
@@ -220,9 +222,48 @@ def embed(arguments: Namespace) -> int:
     return 0
 
 
-COMMANDS = {
-    "evaluate": Command("evaluate a trained run on one of its splits", _evaluate_options, evaluate),
-    "generate": Command("continue a prompt with a trained run", _generate_options, generate),
-    "translate": Command("translate lines with a trained run", _translate_options, translate),
-    "embed": Command("embed texts with a trained encoder, and say how alike they are", _embed_options, embed),
-}
+@command(
+    "import",
+    "import a pretrained model as a run",
+    option(
+        "source", "a folder with config.json and safetensors, a .gguf file, a model's name on the hub, or wheel:NAME"
+    ),
+    option("--name", "of the run (default: the source's)"),
+    option("--revision", "of a model on the hub: a commit, tag or branch"),
+    repeatable(
+        "--ignore",
+        "a field of its configuration, or tensors (a name, or a pattern such as 'classifier.*'), to leave out",
+    ),
+    CONFIG_DIR,
+    option("overrides", "settings as name=value, of the data that it is evaluated on for example", nargs="*"),
+)
+def import_model(arguments: Namespace) -> int:
+    """Makes the run's directory, and says what was taken. Raises: UsageError."""
+    from attnlab.runs.imported import import_model
+
+    source = arguments.source, arguments.name, arguments.revision, arguments.ignore
+    return _say(*import_model(*source, arguments.overrides, arguments.config_dir))
+
+
+@command(
+    "export",
+    "export a run's model as a folder that Hugging Face transformers loads",
+    *RUN,
+    option("--to", "the folder to write", required=True),
+    option("--as", "gpt2, llama, bert, ... (default: the one that computes the same)", dest="architecture"),
+)
+def export(arguments: Namespace) -> int:
+    """Writes the folder, tried before it is called one. Raises: UsageError."""
+    from attnlab.runs.exported import export_run
+
+    directory, target = Path(arguments.run), Path(arguments.to)
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise UsageError(f"--to {target}: there is something already; give a folder that is new or empty")
+    return _say(*export_run(directory, arguments.checkpoint, target, arguments.architecture))
+
+
+def _say(told: list[str], notes: list[str]) -> int:
+    print(*told, sep="\n")
+    for note in notes:
+        print(note, file=sys.stderr)
+    return 0

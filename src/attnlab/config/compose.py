@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -30,8 +30,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import attnlab
 from attnlab.config import UsageError
-from attnlab.config.identity import cell_name, find, flatten, own_choices
-from attnlab.config.overrides import WRITTEN, reason_of
+from attnlab.config.identity import WRITTEN, cell_name, flatten, own_choices, reason_of
+from attnlab.parts import find
 from attnlab.ranges import must_be
 from attnlab.training.study_fields import did_you_mean
 
@@ -41,11 +41,15 @@ OWN = "--config-dir"  # of whom Hydra has the user's own folders
 MOST_JOBS, MANY_JOBS = 10_000, 50
 DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a folder of configurations
 
+# `${attnlab_cell:}` is the cell's name from the overrides of the job at hand.
+OmegaConf.register_new_resolver(
+    "attnlab_cell", lambda: cell_name(own_choices(HydraConfig.get().overrides.task)), replace=True, use_cache=False
+)
+
 
 @dataclass(frozen=True)
 class Composed:
-    """
-    One run's configuration as plain data, and the overrides that made it.
+    """One run's configuration as plain data, and the overrides that made it.
 
     raw: nested, with its interpolations as they are written. names: each group's choice, as it is typed. sweeper:
     Hydra's, for a trial of a search that has begun.
@@ -58,10 +62,17 @@ class Composed:
     is_multirun: bool = False
     sweeper: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def config(self) -> DictConfig:
-        """The configuration as OmegaConf has it, for this room alone."""
-        return OmegaConf.create({**self.raw, "cell": self.cell})
+    config = cached_property(lambda self: OmegaConf.create({**self.raw, "cell": self.cell}))  # for this room alone
+    seed = cached_property(lambda self: int(self.config.seed))
+    study = cached_property(lambda self: str(self.config.study.name))
+    progress = cached_property(lambda self: str(self.config.progress))
+    runs_dir = cached_property(lambda self: Path(str(self.config.runs_dir)))
+    run_dir = cached_property(lambda self: Path(str(self.config.run_dir)))
+
+    @property
+    def search(self) -> str | None:
+        """The cell that the run is a trial of, in a search."""
+        return cast("str | None", self.config.study.search)
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -75,36 +86,6 @@ class Composed:
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path, or `default` where there is none."""
         return find(self.resolved, path, default)
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return int(self.config.seed)
-
-    @property
-    def study(self) -> str:
-        """The name of the run's study."""
-        return str(self.config.study.name)
-
-    @property
-    def search(self) -> str | None:
-        """The cell that the run is a trial of, in a search."""
-        return cast("str | None", self.config.study.search)
-
-    @property
-    def progress(self) -> str:
-        """auto, plain or off."""
-        return str(self.config.progress)
-
-    @property
-    def runs_dir(self) -> Path:
-        """Where all studies stand."""
-        return Path(str(self.config.runs_dir))
-
-    @property
-    def run_dir(self) -> Path:
-        """The run's own directory."""
-        return Path(str(self.config.run_dir))
 
     def as_yaml(self, resolve: bool = False) -> str:
         """The configuration as .hydra/config.yaml keeps it, with its interpolations, or with what they come to."""
@@ -128,41 +109,20 @@ def shipped(folder: str) -> Path:
 
 
 def read_yaml(path: Path) -> Any:
-    """
-    What a YAML file holds, as Hydra reads its own: 1e-2 is a number, and no key stands twice.
-
-    Raises: UsageError for a file that cannot be read, with the line.
-    """
+    """What a YAML file holds, as Hydra reads it: 1e-2 is a number, no key stands twice. Raises: UsageError."""
     try:
-        return yaml_value(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML: {yaml_reason(error)}") from error
+        return yaml.load(path.read_text(encoding="utf-8"), get_yaml_loader())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read as YAML: {_yaml_reason(error)}") from error
 
 
-def yaml_value(text: str) -> Any:
-    """What a text means as YAML, as Hydra reads it. Raises: ValueError."""
-    try:
-        return yaml.load(text, get_yaml_loader())
-    except yaml.YAMLError as error:
-        raise ValueError(yaml_reason(error)) from error
-
-
-def yaml_reason(error: Exception) -> str:
+def _yaml_reason(error: Exception) -> str:
     """Why something is no YAML, in one line: the fault and where it is."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or ""
     if problem.startswith("but"):
         problem = f"{getattr(error, 'context', '')}, {problem}"
     reason = problem or reason_of(error).rstrip(".")
     return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason
-
-
-def register_resolvers() -> None:
-    """Teaches OmegaConf `${attnlab_cell:}`, the cell's name from the overrides of the job at hand."""
-
-    def name() -> str:
-        return cell_name(own_choices(HydraConfig.get().overrides.task))
-
-    OmegaConf.register_new_resolver("attnlab_cell", name, replace=True, use_cache=False)
 
 
 class ConfigSpace:
@@ -175,37 +135,35 @@ class ConfigSpace:
         self._is_new = True
 
     def __enter__(self) -> ConfigSpace:
-        register_resolvers()
         GlobalHydra.instance().clear()
         for folder in self.config_dirs:
             if not Path(folder).is_dir():
-                raise UsageError(f"--config-dir {folder}: there is no such folder")
+                raise UsageError(f"{OWN} {folder}: there is no such folder")
         version.setbase("1.3")
         # What hydra.initialize_config_dir does, with the user's own folders first: what Hydra finds first, it takes.
         path = create_config_search_path(str(shipped("conf").resolve()))
         for folder in reversed(self.config_dirs):
             path.prepend(OWN, f"file://{folder}")
         Hydra.create_main_hydra2(task_name="attnlab", config_search_path=path)
-        if self._is_new:
-            self._say_replaced()
+        for file, name in self._replaced() if self._is_new else ():
+            print(f"attnlab: {file} takes the place of attnlab's own {name}", file=sys.stderr)
         self._is_new = False
         return self
 
     def __exit__(self, *_: object) -> None:
         GlobalHydra.instance().clear()
 
-    def _say_replaced(self) -> None:
-        """Which of the user's own files stand in place of others of the same name."""
+    def _replaced(self) -> list[tuple[Path, str]]:
         sources = self._loader.get_sources()
-        for place, folder in enumerate(self.config_dirs):
-            for file in sorted(file for depth in DEPTHS for file in Path(folder).glob(depth)):
-                name = file.relative_to(folder).as_posix()
-                if any(source.is_config(name) for source in sources[place + 1 :]):
-                    print(f"attnlab: {file} takes the place of attnlab's own {name}", file=sys.stderr)
+        files = [
+            (place, file, file.relative_to(folder).as_posix())
+            for place, folder in enumerate(self.config_dirs)
+            for file in sorted(file for depth in DEPTHS for file in Path(folder).glob(depth))
+        ]
+        return [(f, name) for place, f, name in files if any(s.is_config(name) for s in sources[place + 1 :])]
 
     def compose(self, overrides: Sequence[str]) -> Composed:
-        """
-        Composes one run's configuration, kept for the next who asks for it (Hydra takes a fifth of a second).
+        """Composes one run's configuration, kept for the next who asks for it (Hydra takes a fifth of a second).
 
         Raises: UsageError for an unknown group member, an unknown field, or an override that cannot be read.
         """
@@ -214,8 +172,8 @@ class ConfigSpace:
             self._composed[words] = self._compose(words)
         return self._composed[words]
 
-    def _compose(self, overrides: Sequence[str]) -> Composed:
-        parsed = self._parse(overrides)
+    def _compose(self, words: tuple[str, ...]) -> Composed:
+        parsed = self._parse(words)
         for override in parsed:
             if override.is_sweep_override():
                 raise UsageError(
@@ -223,31 +181,32 @@ class ConfigSpace:
                     "and [a,b] is a list"
                 )
             self._check_group(override)
-        try:
-            config = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
-        except yaml.YAMLError as error:  # in a file of the user's own
-            file = getattr(getattr(error, "problem_mark", None), "name", "a configuration")
-            raise UsageError(f"{file}: cannot be read as YAML: {yaml_reason(error)}") from error
-        except RecursionError as error:
-            raise UsageError(
-                "a file of --config-dir must not name itself in its defaults; give it a name of its own"
-            ) from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(self._explain(parsed, error)) from error
+        config = self._composed_by_hydra(parsed, words)
         HydraConfig.instance().set_config(config)
-        self._last = (tuple(overrides), config)
+        self._last = words, config
         try:
             raw = plain(config, resolve=False)
             del raw["hydra"]
-            cell = config.cell
+            return Composed(raw, list(words), config.cell, plain(config.hydra.runtime.choices))
         except OmegaConfBaseException as error:
             raise UsageError(reason_of(error)) from error
-        return Composed(raw, list(overrides), cell, plain(config.hydra.runtime.choices))
+
+    def _composed_by_hydra(self, parsed: Sequence[Override], words: Sequence[str]) -> DictConfig:
+        try:
+            return hydra_compose(CONFIG_NAME, list(words), return_hydra_config=True)
+        except yaml.YAMLError as error:  # in a file of the user's own
+            file = getattr(getattr(error, "problem_mark", None), "name", "a configuration")
+            raise UsageError(f"{file}: cannot be read as YAML: {_yaml_reason(error)}") from error
+        except RecursionError as error:
+            raise UsageError(f"a file of {OWN} must not name itself in its defaults; rename it") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(self._unplaced(parsed) or reason_of(error)) from error
 
     def with_hydra(self, overrides: Sequence[str]) -> DictConfig:
         """As `compose`, with Hydra's own part, which Hydra has at hand from now on. Raises: UsageError."""
-        if self._last is None or self._last[0] != tuple(overrides):
-            self._composed[tuple(overrides)] = self._compose(overrides)
+        words = tuple(overrides)
+        if self._last is None or self._last[0] != words:
+            self._composed[words] = self._compose(words)
         assert self._last is not None
         HydraConfig.instance().set_config(self._last[1])
         return self._last[1]
@@ -281,8 +240,7 @@ class ConfigSpace:
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every configuration group of attnlab with its choices."""
-        names = [n for n in self._options("", ObjectType.GROUP) if n != "hydra"]
-        return {name: self._options(name) for name in names}
+        return {name: self._options(name) for name in self._options("", ObjectType.GROUP) if name != "hydra"}
 
     def _options(self, group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
         """What a group holds, by its sources: Hydra's own list reads the whole of conf/train.yaml anew each time."""
@@ -301,8 +259,8 @@ class ConfigSpace:
             near = did_you_mean(value, known)
             raise UsageError(must_be(key, f"one of {', '.join(known)}", value) + ("." + near if near else ""))
 
-    def _explain(self, parsed: Sequence[Override], error: Exception) -> str:
-        """Which override could not be placed, and what stands where it points."""
+    def _unplaced(self, parsed: Sequence[Override]) -> str | None:
+        """The message for the override that could not be placed: its nearest neighbour, what stands beside it."""
         groups = self.groups
         chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line]
         raw = plain(hydra_compose(CONFIG_NAME, chosen), resolve=False)
@@ -310,17 +268,14 @@ class ConfigSpace:
         for override in parsed:
             key = override.key_or_group
             known = key in groups or any(field == key or field.startswith(f"{key}.") for field in fields)
-            if not (known or override.is_add() or key.startswith("hydra")):
-                return unknown_field(key, raw, fields)
-        return reason_of(error)
-
-
-def unknown_field(key: str, raw: dict[str, Any], fields: Sequence[str]) -> str:
-    """The message for a field that does not exist: its nearest neighbour and all that stand beside it."""
-    path = key.split(".")[:-1]
-    while path and not isinstance(find(raw, ".".join(path)), dict):
-        path.pop()
-    node = find(raw, ".".join(path)) if path else raw
-    beside = [".".join([*path, str(word)]) for word in node if not str(word).startswith("_")]
-    near = did_you_mean(key, [*beside, *fields])
-    return f"{key}: there is no such field.{near} Fields of {'.'.join(path) or 'a run'}: {', '.join(beside)}."
+            if known or override.is_add() or key.startswith("hydra"):
+                continue
+            path = key.split(".")[:-1]
+            while path and not isinstance(find(raw, ".".join(path)), Mapping):
+                path.pop()
+            node = find(raw, ".".join(path)) if path else raw
+            beside = [".".join([*path, str(word)]) for word in node if not str(word).startswith("_")]
+            near = did_you_mean(key, [*beside, *fields])
+            of = ".".join(path) or "a run"
+            return f"{key}: there is no such field.{near} Fields of {of}: {', '.join(beside)}."
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config import UsageError
 from attnlab.config.check import constructor_types
-from attnlab.config.compose import CONFIG_NAME, Composed, ConfigSpace, plain, register_resolvers
-from attnlab.config.overrides import as_it_stands
+from attnlab.config.compose import CONFIG_NAME, Composed, ConfigSpace, plain
+from attnlab.config.identity import as_it_stands
 from attnlab.config.seams import load
 from attnlab.ranges import outside
 from attnlab.training.processes import descendants
 from attnlab.training.run_directory import CannotWrite, cannot_write
 
-Function = Callable[[Composed], Any]
-# A launcher's worker unpickles a Task by importing this module, and then resolves the run's directory.
-register_resolvers()
+Function = Callable[[Composed], object]
 
 
-def instantiate(node: Mapping[str, Any], path: str) -> Any:
-    """
-    What a resolved node at a path names, built.
-
-    Raises: UsageError with the constructor's own message.
-    """
+def instantiate(node: Mapping[str, object], path: str) -> Any:
+    """What a resolved node at a path names, built. Raises: UsageError with the constructor's own message."""
     try:
         # Hydra resolves twice, and a path may have ${ in it. Lists become Python's: no class has to know OmegaConf's.
         return hydra_instantiate(as_it_stands(as_it_stands(node)), _convert_="all")
@@ -57,17 +51,15 @@ class Task:
     def __init__(self, function: Function) -> None:
         self.function = function
 
-    def __call__(self, config: DictConfig) -> Any:
-        hydra: Any = HydraConfig.get()
-        is_multirun = hydra.mode == RunMode.MULTIRUN
-        sweeper = plain(hydra.sweeper) if config.study.search is not None else {}
+    def __call__(self, config: DictConfig) -> object:
+        hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
         composed = Composed(
-            plain(config, resolve=False),
-            list(hydra.overrides.task),
-            config.cell,
-            plain(hydra.runtime.choices),
-            is_multirun,
-            sweeper,
+            raw=plain(config, resolve=False),
+            overrides=list(hydra.overrides.task),
+            cell=config.cell,
+            names=plain(hydra.runtime.choices),
+            is_multirun=hydra.mode == RunMode.MULTIRUN,
+            sweeper=plain(hydra.sweeper) if config.study.search is not None else {},
         )
         with contextlib.suppress(OmegaConfBaseException):  # a check says it in words
             assert composed.resolved  # here, where resolvers of Hydra's own can answer
@@ -75,11 +67,7 @@ class Task:
 
 
 def launch(function: Function, overrides: Sequence[str], space: ConfigSpace, multirun: bool) -> None:
-    """
-    Runs Hydra over `overrides`, with `function` for each job; exceptions of a single run come through as they are.
-
-    Raises: whatever the run, the launcher or the sweeper raises.
-    """
+    """Runs Hydra over `overrides`, with `function` for each job. Raises whatever run, launcher or sweeper raise."""
     # What @hydra.main comes to, which would compose once more, print a traceback of its own, and exit.
     with descendants(), space, _clear_errors():
         engine = GlobalHydra.instance().hydra
@@ -87,17 +75,18 @@ def launch(function: Function, overrides: Sequence[str], space: ConfigSpace, mul
         if multirun:
             engine.multirun(CONFIG_NAME, Task(function), [*overrides, "hydra.mode=MULTIRUN"])
         else:
-            _run_one(function, space.compose(overrides), deepcopy(space.with_hydra(overrides)), engine.config_loader)
+            _run_one(function, overrides, space)
 
 
-def _run_one(function: Function, composed: Composed, config: DictConfig, loader: Any) -> None:
+def _run_one(function: Function, overrides: Sequence[str], space: ConfigSpace) -> None:
     """As `Hydra.run`, which would compose anew and print a line of its own about an exception."""
+    composed, config = space.compose(overrides), deepcopy(space.with_hydra(overrides))
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.mode = RunMode.RUN
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
-    context = HydraContext(config_loader=loader, callbacks=callbacks)
+    context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
     composed = replace(composed, overrides=list(config.hydra.overrides.task))
     done = run_job(lambda _: function(composed), config, "hydra.run.dir", None, context)
     callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
@@ -118,39 +107,22 @@ def _clear_errors() -> Iterator[None]:
         raise cannot_write(Path(str(error.filename)), error) from error
 
 
-@dataclass(frozen=True)
-class LauncherConfig:
-    """A launcher's fields; as settings those that follow the trainer, for Hydra composes it without the jobs."""
+def launcher_of(space: ConfigSpace, overrides: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The fields of the launcher that overrides choose for a run, if it hands jobs to Slurm, and settings for it.
 
-    fields: dict[str, Any]
-    trainer_words: list[str]
-
-    @property
-    def is_slurm(self) -> bool:
-        """Whether it hands jobs to Slurm."""
-        return str(self.fields.get("_target_", "")).endswith("SlurmLauncher")
-
-
-def launcher_of(space: ConfigSpace, overrides: Sequence[str]) -> LauncherConfig:
-    """
-    The launcher that overrides choose for a run.
-
-    Raises: UsageError as `compose`, and for a number that attnlab's own launcher or sweeper does not take.
+    The settings are of those that follow the trainer, for Hydra composes a launcher without the jobs. Raises:
+    UsageError as `compose`, and for a number that attnlab's own launcher or sweeper does not take.
     """
     hydra = space.with_hydra(overrides).hydra
-    _refuse_out_of_range("hydra.launcher", hydra.launcher)
-    _refuse_out_of_range("hydra.sweeper", hydra.sweeper)
+    for path, node in (("hydra.launcher", hydra.launcher), ("hydra.sweeper", hydra.sweeper)):
+        for field, annotation in constructor_types(load(path, {"_target_": node._target_})).items():
+            if field in node and (reason := outside(f"{path}.{field}", annotation, node[field])):
+                raise UsageError(reason)
+    if not str(hydra.launcher._target_).endswith("SlurmLauncher"):
+        return None, []
     raw = plain(hydra.launcher, resolve=False)
     fields = {key: OmegaConf.select(hydra.launcher, key, throw_on_resolution_failure=False) for key in raw}
-    return LauncherConfig(
-        fields, [f"hydra.launcher.{key}={fields[key]}" for key, value in raw.items() if "${trainer." in str(value)]
-    )
-
-
-def _refuse_out_of_range(path: str, node: DictConfig) -> None:
-    for field, annotation in constructor_types(load(path, {"_target_": node._target_})).items():
-        if field in node and (reason := outside(f"{path}.{field}", annotation, node[field])):
-            raise UsageError(reason)
+    return fields, [f"hydra.launcher.{key}={fields[key]}" for key, value in raw.items() if "${trainer." in str(value)]
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -162,8 +134,7 @@ def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:
-    """
-    The same overrides, with the fields of parts as sweeps of one choice.
+    """The same overrides, with the fields of parts as sweeps of one choice.
 
     Hydra puts what is no sweep into a configuration without the choices that are swept, in which a field of a swept
     part, or of the task and data that a swept model brings, may not be there.
@@ -203,9 +174,10 @@ def _is_searched(override: Override) -> bool:
 
 def corners(overrides: Sequence[str]) -> list[str]:
     """The same overrides with the two ends of each interval in its place: what is checked before a search begins."""
-    found = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        value, line = override.value(), override.input_line
-        ends = f"{value.start},{value.end}" if isinstance(value, IntervalSweep) else None
-        found.append(str(line) if ends is None else f"{override.get_key_element()}={ends}")
-    return found
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [
+        f"{override.get_key_element()}={value.start},{value.end}"
+        if isinstance(value := override.value(), IntervalSweep)
+        else str(override.input_line)
+        for override in parsed
+    ]

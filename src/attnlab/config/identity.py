@@ -1,19 +1,157 @@
-"""Which run a configuration is: its cell's name, what decides its numbers, what `model.init_from=RUN` brings to it."""
+"""Overrides as words (which values Hydra's grammar reads, which stand for themselves, how any value is written), and
+the identity of the run that they make: its cell's name, what decides its numbers, what `model.init_from=RUN` brings to
+it."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from attnlab.config import UsageError
-from attnlab.config.overrides import key_and_text, key_and_value, literal, parse_word, text_of, value_of
-from attnlab.training.run_directory import differences, read_json
+from attnlab.parts import find as find
+from attnlab.training.run_directory import differences, other_format, read_json
+
+WRITTEN = "An override is written name=value, as in model.d_model=128."
+# How the names of fields end that hold a path: what exists is meant there, also where Hydra would read a number.
+PLACES = ("path", "dir", "from", "pretrained", "cache")
+NO_REASON = re.compile(r"\^?$|(object_type|reference_type|full_key)\b|See https")  # what stands around what was wrong
+MOST_REASONS = 6  # lines
+NO_TEXT = ("null", "true", "false", "nan", "inf")  # words that mean something else
+
+
+def parse_word(override: str) -> Override:
+    """One override as Hydra's grammar reads it. Raises: UsageError for what it cannot read."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise UsageError(f"{reason_of(error)} {WRITTEN}") from error
+
+
+def value_of(text: str) -> object:
+    """The value that a text means. Raises: HydraException where it means none."""
+    return OverridesParser.create().parse_override(f"key={text}").value()
+
+
+def text_of(value: str) -> str:
+    """The text that a value as an override has it means: without quotes."""
+    try:
+        read = value_of(value)
+    except HydraException:
+        return value
+    if not isinstance(read, str):
+        return value
+    return re.sub(r"(\\+)\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", read)
+
+
+def key_and_value(override: str) -> tuple[str, str]:
+    """The name that an override sets, without the signs that add or remove, and its value as it was written."""
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def key_and_text(override: str) -> tuple[str, str]:
+    """The same, with the text that the value means: without the quotes that Hydra needs."""
+    key, value = key_and_value(_readable(override, multirun=False))
+    return key, text_of(value)
+
+
+def quoted(text: str) -> str:
+    """Text as the value that Hydra reads as this text, whatever signs it holds; `${...}` in it is an interpolation."""
+    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and text.lower() not in NO_TEXT
+    return text if is_plain else QuotedString(text, Quote.double).with_quotes()
+
+
+def literal(text: str) -> str:
+    """The same, where `${` stands for itself, too."""
+    return quoted(_without_interpolation(text))
+
+
+def as_value(value: object) -> str:
+    """A value of a YAML file as an override's; a text is quoted where it needs it, and within a list or table."""
+    if isinstance(value, str):
+        return quoted(value)
+    return Override._get_value_element_as_str(_each_leaf(value, _in_quotes), True)  # type: ignore[arg-type]
+
+
+def as_it_stands(config: object) -> object:
+    """A resolved configuration, as `OmegaConf.create` takes it without reading interpolations into its texts."""
+    return _each_leaf(config, lambda leaf: _without_interpolation(leaf) if isinstance(leaf, str) else leaf)
+
+
+def _each_leaf(node: object, change: Callable[[object], object]) -> object:
+    if isinstance(node, Mapping):
+        return {key: _each_leaf(value, change) for key, value in node.items()}
+    return [_each_leaf(value, change) for value in node] if isinstance(node, list) else change(node)
+
+
+def _in_quotes(leaf: object) -> object:
+    if isinstance(leaf, bool):
+        return str(leaf).lower()
+    return QuotedString(leaf, Quote.double) if isinstance(leaf, str) else leaf
+
+
+def _without_interpolation(text: str) -> str:
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+
+
+def readable(overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """The same overrides as Hydra reads them.
+
+    A value that is the path of something that exists stands for itself, whatever signs are in it, and so does one that
+    Hydra's grammar cannot read. In a multirun a comma parts choices, unless the whole value is such a path.
+    """
+    return [_readable(override, multirun) for override in overrides]
+
+
+def _readable(override: str, multirun: bool) -> str:
+    key, sign, value = override.partition("=")
+    if not sign or not value:
+        return override
+    if multirun and "," in value and not re.search(r"[\"'\[\]{}()\\]", value) and not _is_there(value):
+        return f"{key}=" + ",".join(_one_value(key, choice) for choice in value.split(","))
+    return f"{key}={_one_value(key, value)}"
+
+
+def _one_value(key: str, value: str) -> str:
+    try:
+        read = value_of(value)
+    except HydraException:
+        return quoted(value) if value.strip() else value
+    is_word = read is None or (isinstance(read, int | float) and not key.endswith(PLACES))
+    if is_word or not _is_there(value) or (read == value and "${" not in value):
+        return value
+    return literal(value)
+
+
+def _is_there(path: str) -> bool:
+    return os.path.lexists(os.path.expanduser(path))
+
+
+def reason_of(error: BaseException) -> str:
+    """All that Hydra or OmegaConf say of an error and its causes, in one line; a usage error within it, as it is."""
+    said: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(said) < MOST_REASONS:
+        if isinstance(link, UsageError):
+            return str(link)
+        lines = [line.strip() for line in (str(link).strip() or type(link).__name__).splitlines()]
+        said += [line for line in lines if not NO_REASON.match(line) and line not in said]
+        if (field := getattr(link, "full_key", None)) and not any(field in line for line in said):
+            said.append(f"The field is {field}.")
+        link = link.__cause__
+    return " ".join(line if line.endswith((".", "!", "?", ":")) else f"{line}." for line in said)
+
+
+# --- the identity
 
 # What may differ between two runs of one identity: where they stand and how they are watched, never what they compute.
 OUTSIDE_IDENTITY = (
@@ -24,21 +162,13 @@ LONGEST_NAME = 120  # bytes of a cell's name, which is a folder's
 INIT_FROM = "model.init_from"
 # The groups whose choices a run takes over from the one that it starts from, and the fields in them that stay its own.
 INHERITED = (
-    "model",
-    "position",
-    "residual",
-    "norm",
-    "attention",
-    "feed_forward",
-    "task",
-    "data",
-    "tokenizer",
-    "augmentation",
+    *("model", "position", "residual", "norm", "attention", "feed_forward"),
+    *("task", "data", "tokenizer", "augmentation"),
 )
 NOT_INHERITED = (INIT_FROM, "task.pretrained", "data.tokenizer_from")
 
 
-def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """The leaves of nested dictionaries as (dotted key, value)."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
@@ -47,16 +177,7 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def find(fields: Any, path: str, default: Any = None) -> Any:
-    """The value at a dotted path of nested dictionaries, or `default` where there is none."""
-    for word in path.split("."):
-        if not isinstance(fields, Mapping) or word not in fields:
-            return default
-        fields = fields[word]
-    return fields
-
-
-def targets_of(node: Any) -> Iterator[str]:
+def targets_of(node: object) -> Iterator[str]:
     """Every _target_ in a configuration."""
     if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
         yield node["_target_"]
@@ -67,16 +188,15 @@ def targets_of(node: Any) -> Iterator[str]:
 
 def outside_identity(key: str) -> bool:
     """Whether a setting decides where a run stands or how it is watched (or its seed), not which cell it is."""
-    key = key.lstrip("+~")
     return key == "seed" or any(key == out or key.startswith(f"{out}.") for out in (*OUTSIDE_IDENTITY, "hydra"))
 
 
-def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
+def identity(resolved: Mapping[str, object]) -> dict[str, object]:
     """The part of a resolved configuration that decides the numbers, as flat `a.b.c` keys."""
     return {key: value for key, value in flatten(resolved) if key == "seed" or not outside_identity(key)}
 
 
-def twins(named: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[str, str] | None:
+def twins(named: Iterable[tuple[str, Mapping[str, object]]]) -> tuple[str, str] | None:
     """The names of the first two that are the same run, however their overrides are written, or None."""
     seen: dict[str, str] = {}
     for name, resolved in named:
@@ -88,9 +208,18 @@ def twins(named: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[str, str] | N
     return None
 
 
-def refuse_drift(directory: Path, resolved: Mapping[str, Any]) -> None:
+def record_in(directory: Path) -> dict[str, Any]:
+    """A run's run.json, empty where there is none. Raises: UsageError where another version of attnlab wrote it."""
+    read = read_json(directory / "run.json")
+    record: dict[str, Any] = read if isinstance(read, dict) else {}
+    if reason := other_format(record, directory):
+        raise UsageError(reason)
+    return record
+
+
+def refuse_drift(directory: Path, resolved: Mapping[str, object]) -> None:
     """Raises: UsageError where a directory holds a run of another configuration: two under one name are not mixed."""
-    record = read_json(directory / "run.json")
+    record = record_in(directory)
     changes = differences(identity(record["config"]), identity(resolved)) if record else []
     if changes:
         shown = "\n  ".join(changes[:20])
@@ -110,19 +239,18 @@ def run_path(cell: str, seed: int) -> str:
     return f"{cell}/seed={seed}"
 
 
-def choice_overrides(overrides: Sequence[str]) -> list[str]:
+def _choices(overrides: Sequence[str]) -> list[str]:
     """Those overrides that tell a run from its neighbours: not where it stands, nor its seed."""
-    return [word for word in overrides if "=" in word and not outside_identity(word.split("=", 1)[0])]
+    return [word for word in overrides if "=" in word and not outside_identity(key_and_value(word)[0])]
 
 
 def cell_name(overrides: Sequence[str]) -> str:
-    """
-    A readable name of the choices in `overrides`, in an order of its own; `default` where there is none.
+    """A readable name of the choices in `overrides`, in an order of its own; `default` where there is none.
 
     It is a folder's name: the same for the same choices, another for others. `key=value,...` where that is short and
     has no sign of its own meaning, else as near to it as can be, with a digest.
     """
-    pairs = sorted(word.split("=", 1) for word in choice_overrides([word.removeprefix("++") for word in overrides]))
+    pairs = sorted(word.removeprefix("++").split("=", 1) for word in _choices(overrides))
     if not pairs:
         return "default"
     full = [key.lstrip("+~") for key, _ in pairs]
@@ -148,8 +276,7 @@ def _shown(value: str) -> tuple[str, str]:
 
 
 def inherit(overrides: Sequence[str]) -> list[str]:
-    """
-    The overrides with those of the run in `model.init_from` before them, as far as they do not choose anew.
+    """The overrides with those of the run in `model.init_from` before them, as far as they do not choose anew.
 
     Raises: UsageError where that directory holds no run.
     """
@@ -160,23 +287,19 @@ def inherit(overrides: Sequence[str]) -> list[str]:
 
 
 def own_choices(overrides: Sequence[str]) -> list[str]:
-    """
-    The overrides without what `model.init_from` brought, that run by its cell's name: what tells a run from others.
-
-    Raises: UsageError as `inherit`.
-    """
+    """The overrides without what `model.init_from` brought, that run by its cell's name. Raises: UsageError."""
     run = _start_of(overrides)
     if run is None:
         return list(overrides)
     brought = {_meaning(override) for override in _choices_of_run(overrides)}
-    name = read_json(Path(run).expanduser() / "run.json", {}).get("cell_name", run)
+    name = record_in(Path(run).expanduser()).get("cell_name", run)
     own = [override for override in overrides if _meaning(override) not in brought]
     return [f"init_from={name}" if key_and_value(override)[0] == INIT_FROM else override for override in own]
 
 
 def recorded_choices(overrides: Sequence[str]) -> dict[str, str]:
     """A run's cell as run.json has it: its own choices by their fields."""
-    return dict(map(key_and_text, choice_overrides(own_choices(overrides))))
+    return dict(map(key_and_text, _choices(own_choices(overrides))))
 
 
 def _choices_of_run(overrides: Sequence[str]) -> list[str]:
@@ -185,28 +308,24 @@ def _choices_of_run(overrides: Sequence[str]) -> list[str]:
     if run is None:
         return []
     directory = Path(run).expanduser()
-    record = read_json(directory / "run.json", {})
+    record = record_in(directory)
     if not record:
         several = "; of several runs each is a cell of a study" if "," in run else ""
-        raise UsageError(
-            f"{INIT_FROM}={run}: there is no run (no run.json); give the directory of a run, or of an imported "
-            f"model{several}"
-        )
+        give = f"give the directory of a run, or of an imported model{several}"
+        raise UsageError(f"{INIT_FROM}={run}: there is no run (no run.json); {give}")
+    has_tokenizer = (directory / "tokenizer.json").is_file()
+    groups = {*INHERITED} - {"tokenizer"} if has_tokenizer else {*INHERITED}
     keyed = [(key_and_value(word)[0], word) for word in record["overrides"]]
-    theirs = [(key, word) for key, word in keyed if key.split(".")[0] in INHERITED and key not in NOT_INHERITED]
-    if not (directory / "tokenizer.json").is_file():
-        return [word for _, word in theirs]
-    others = [word for key, word in theirs if key.split(".")[0] != "tokenizer"]
-    return [*others, "tokenizer=pretrained", f"tokenizer.path={literal(run)}"]
+    theirs = [word for key, word in keyed if key.split(".")[0] in groups and key not in NOT_INHERITED]
+    return [*theirs, *(["tokenizer=pretrained", f"tokenizer.path={literal(run)}"] if has_tokenizer else [])]
 
 
 def _start_of(overrides: Sequence[str]) -> str | None:
-    """The directory in `model.init_from`."""
     given = [override for override in overrides if key_and_value(override)[0] == INIT_FROM]
-    value = parse_word(given[-1]).value if given else None
+    value = parse_word(given[-1]).value() if given else None
     return None if value in (None, "") else str(value)
 
 
 def _meaning(override: str) -> tuple[str, str]:
     """An override by what it says: a multirun writes the words of its jobs in its own way."""
-    return key_and_value(override)[0], repr(parse_word(override).value)
+    return key_and_value(override)[0], repr(parse_word(override).value())

@@ -1,30 +1,37 @@
-"""What a part has to be to stand where it is named: of which base, with what, and whether it is built later."""
+"""What a part has to be to stand where it is named, and what it cannot be combined with."""
 
 from __future__ import annotations
 
 import collections.abc
 import functools
 import inspect
+import re
 import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.utils import _locate
 
 from attnlab.config import UsageError
+from attnlab.config.compose import Composed, shipped
+from attnlab.config.identity import key_and_value
+from attnlab.parts import Choices
 from attnlab.ranges import must_be
 from attnlab.training.study_fields import did_you_mean
 
 HOOKS = {"Module": ["forward"], "Optimizer": ["step"]}  # of torch's own bases, which have dozens of other methods
+# Of a model, and the last one of data, which may not have each of them.
+SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init", "augmentation")
 
 
 @functools.cache
-def seams() -> dict[str, Any]:
-    """What each group's part is: an object of a base, or with Callable what makes one once it is told widths."""
+def seams() -> dict[str, object]:
+    """What each group's part is: an object of a base, or with Callable what makes one once it is told dims."""
     from torch import nn
     from torch.optim import Optimizer
 
@@ -50,7 +57,7 @@ def seams() -> dict[str, Any]:
     }
 
 
-def load(path: str, node: dict[str, Any]) -> Any:
+def load(path: str, node: Mapping[str, object]) -> Any:
     """The class or function that a node names. Raises: UsageError with the whole reason where it cannot be imported."""
     name = node["_target_"]
     if not isinstance(name, str):
@@ -58,32 +65,31 @@ def load(path: str, node: dict[str, Any]) -> Any:
     try:
         found = _locate(name)  # what Hydra's get_object is, which prints the error beside raising it
     except Exception as error:
-        cause = error.__cause__ or error
-        package, _, last = name.rpartition(".")
-        if isinstance(cause, ModuleNotFoundError) and cause.name == name and package in sys.modules:
-            near = did_you_mean(last, dir(sys.modules[package]))
-            raise UsageError(f"{path}: cannot load {name}: {package} has no {last}.{near}") from error
-        frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if _is_own(frame.filename)]
-        place = "".join(f"\n  {frame.filename}:{frame.lineno}: {frame.line}" for frame in frames)
-        reason = "".join(traceback.format_exception_only(cause)).strip()
-        raise UsageError(f"{path}: cannot load {name}: {reason}{place}") from error
+        raise UsageError(f"{path}: cannot load {name}: {_why_not(name, error.__cause__ or error)}") from error
     if not callable(found):
         raise UsageError(must_be(f"{path}._target_", "a class or a function", name))
     return found
 
 
-def _is_own(file: str) -> bool:
-    """Whether a file belongs neither to Python nor to an installed package."""
-    ours = str(Path(__file__).parents[1])
-    return not file.startswith(("<", sys.base_prefix, sys.prefix, ours)) and "site-packages" not in file
+def _why_not(name: str, cause: BaseException) -> str:
+    """The reason of a failed import: the nearest name, or the error with the user's own lines on the way to it."""
+    package, _, last = name.rpartition(".")
+    if isinstance(cause, ModuleNotFoundError) and cause.name == name and package in sys.modules:
+        return f"{package} has no {last}.{did_you_mean(last, dir(sys.modules[package]))}"
+    installed = ("<", sys.base_prefix, sys.prefix, str(Path(__file__).parents[1]))
+    place = "".join(
+        f"\n  {frame.filename}:{frame.lineno}: {frame.line}"
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if not frame.filename.startswith(installed) and "site-packages" not in frame.filename
+    )
+    return "".join(traceback.format_exception_only(cause)).strip() + place
 
 
-def misfits(path: str, node: dict[str, Any], expected: Any) -> Iterator[str]:
+def misfits(path: str, node: Mapping[str, object], target: Callable[..., object], expected: object) -> Iterator[str]:
     """Why the part of a node cannot stand where `expected` is annotated; nothing where that is too vague to tell."""
     bases, completed = _bases(expected)
-    target = load(path, node)
-    made = _made_by(target)
-    if not bases or made is None:
+    made = target if inspect.isclass(target) else typing.get_type_hints(target).get("return")
+    if not bases or not inspect.isclass(made) or made is type(None):
         return
     named = " or ".join(_full_name(base) for base in bases)
     if not issubclass(made, tuple(bases)):
@@ -95,7 +101,7 @@ def misfits(path: str, node: dict[str, Any], expected: Any) -> Iterator[str]:
         yield f"{path}: the YAML of {node['_target_']} {needs} the line `_partial_: true`, for it is told {why}"
 
 
-def _bases(expected: Any) -> tuple[list[type], bool | None]:
+def _bases(expected: object) -> tuple[list[type], bool | None]:
     """The classes that an annotation asks for, and whether it asks for what makes them; None: it takes both."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin in (typing.Union, types.UnionType):
@@ -107,13 +113,6 @@ def _bases(expected: Any) -> tuple[list[type], bool | None]:
     if inspect.isclass(expected) and expected.__module__ not in ("builtins", "pathlib", "types", "typing"):
         return [expected], False
     return [], None
-
-
-def _made_by(target: Any) -> type | None:
-    """The class of what a target gives; None for a function that does not say so."""
-    if not inspect.isclass(target):
-        target = typing.get_type_hints(target).get("return")
-    return target if inspect.isclass(target) and target is not type(None) else None
 
 
 def _left_open(cls: type) -> set[str]:
@@ -130,8 +129,70 @@ def _to_give(base: type) -> str:
 
 
 def _full_name(cls: type) -> str:
-    """The shortest path that a class can be imported from."""
     package = cls.__module__
     while "." in package and getattr(sys.modules.get(package.rpartition(".")[0]), cls.__name__, None) is cls:
         package = package.rpartition(".")[0]
     return f"{package}.{cls.__name__}"
+
+
+def choices_of(composed: Composed) -> Choices:
+    """A composed configuration as its parts see it. Raises: UsageError for a part that cannot be loaded."""
+    nodes = {group: node for group, node in composed.resolved.items() if isinstance(node, dict) and "_target_" in node}
+    parts = {group: load(group, node) for group, node in nodes.items()}
+    return Choices(composed.resolved, dict(map(key_and_value, composed.overrides)), composed.names, parts)
+
+
+def broken_rules(composed: Composed) -> list[str]:
+    """The rules that a configuration breaks, a line each, which begins with the field that it is about.
+
+    Those of each part stand on its class (`incompatible`); here is what belongs to no part.
+    """
+    choices = choices_of(composed)
+    found = [*_other_kind(choices), *_without_effect(choices)]
+    for group, part in choices.parts.items():
+        says = getattr(part, "incompatible", None)
+        if says is not None and (group not in SEAMS or choices.takes(group)):
+            found += says(choices)
+    return list(dict.fromkeys(found))
+
+
+def _other_kind(choices: Choices) -> Iterator[str]:
+    """Data and model have to be of the kind that the task declares; what is no class cannot be told."""
+    for group, or_else in (
+        ("data", "choose one of them, or the model's own (leave task and data out)"),
+        ("model", "choose one of them, or leave task out to get the model's own"),
+    ):
+        needed: type = getattr(choices.parts["task"], f"{group}_type", object)
+        chosen = choices.parts[group]
+        if isinstance(chosen, type) and not issubclass(chosen, needed):
+            # MaskedTextData in words is masked-text data.
+            *kind, noun = re.findall(r"[A-Z0-9][a-z]*", needed.__name__) or [needed.__name__]
+            wanted = f"{'-'.join(kind)} {noun}".lower().strip() if group == "data" else "another model"
+            yield (
+                f"task: task={choices.name('task')} needs {wanted} ({', '.join(_choices_for(group, needed))}), "
+                f"got {group}={choices.name(group)}; {or_else}"
+            )
+
+
+@functools.cache
+def _choices_for(group: str, needed: type) -> list[str]:
+    """Attnlab's choices of a group that are of a kind."""
+    files = sorted((shipped("conf") / group).glob("*.yaml"))
+    kinds = {file.stem: load(group, {"_target_": _target_of(file)}) for file in files}
+    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, needed)]
+
+
+def _target_of(path: Path) -> str:
+    choice = yaml.safe_load(path.read_text(encoding="utf-8"))
+    built_on = [word for word in choice.get("defaults", []) if isinstance(word, str) and word != "_self_"]
+    return choice.get("_target_") or _target_of(path.with_name(f"{built_on[0].split('@')[0]}.yaml"))
+
+
+def _without_effect(choices: Choices) -> Iterator[str]:
+    """What is set of a seam that the model, or the data, do not have."""
+    for seam in SEAMS:
+        holder = "data" if seam == "augmentation" else "model"
+        given = " ".join(f"{key}={value}" for key, value in choices.given.items() if key.split(".")[0] == seam)
+        if given and not choices.takes(seam):
+            holder = f"{holder}={choices.name(holder)}"
+            yield f"{seam}: {holder} has no {seam}, so {given} would have no effect; leave it out"

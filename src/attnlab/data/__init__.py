@@ -3,7 +3,7 @@ Data in four steps, the same for every kind: **source -> encode -> order -> coll
 
 - **source** says where examples come from, which reader reads them, how they are split and checked, and gives them in
   parts: `read` gives train, validation and test. One class a data set (`texts`, `pairs`, `labelled`, `entities`,
-  `questions`, `images`), on the contracts in `source`; `readers`, `tables` know the traps of files.
+  `questions`, `images`), on the contracts in `source`; `readers` knows the traps of files.
 - **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
   what takes long is kept in the `cache`.
 - **order** says which rows the next batch of this rank has: an endless training order with a position that can be
@@ -14,7 +14,7 @@ A data module does the last three, one for each shape of example, each on the ba
 
 | shape | base | data modules |
 |---|---|---|
-| windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData |
+| windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData (`denoising`) |
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
 | images | `module.ExampleData` | ImageData |
@@ -29,40 +29,37 @@ from attnlab.data.cache import DataError, cache_root
 from attnlab.data.entities import WNUT17, CoNLL, HubEntities
 from attnlab.data.images import Digits, FashionMNIST, HubImages, ImageFolder, ImageSource, MNIST5k
 from attnlab.data.labelled import SST2, TSV, HubLabelled, LabelledSource, Newsgroups, ReutersR8
-from attnlab.data.pairs import HomeAssistant, HubPairs, Multi30k, PairSource, ParallelText
+from attnlab.data.pairs import HomeAssistant, HubPairs, Multi30k, PairSource, ParallelText, TextTask
 from attnlab.data.pretrained_tokenizers import MarianTokenizer, PretrainedTokenizer
 from attnlab.data.questions import HubQuestions, QuestionSource, SQuAD, SQuADFiles
 from attnlab.data.source import SourceRow, TextSource, describe_sources
-from attnlab.data.texts import KJV, HubText, TextFiles, TinyShakespeare, UnlabelledText
+from attnlab.data.texts import KJV, Corpus, HubText, TextFiles, TinyShakespeare, UnlabelledText, prepare
 from attnlab.data.tokenizer_files import read_tokenizer, write_tokenizer
 from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram, WithEndOfText
 
 LAZY = {  # what needs torch or Lightning is loaded at its first use, so that listing the data sets is quick
     "Augmentation": "augment",
     "ClassificationData": "classification",
-    "Corpus": "corpus",
     "DataModule": "module",
     "EvaluationWindows": "windows",
     "ImageData": "image_data",
-    "MaskedTextData": "masked_text",
-    "Masking": "masked_text",
-    "SpanCorruptionData": "span_corruption",
+    "MaskedTextData": "denoising",
+    "Masking": "denoising",
+    "SpanCorruptionData": "denoising",
     "SpanExtractionData": "span_extraction",
     "TextData": "windows",
-    "TextTask": "text_to_text",
-    "TextToTextData": "text_to_text",
+    "TextToTextData": "translation",
     "TokenClassificationData": "classification",
     "TranslationData": "translation",
-    "prepare": "corpus",
 }
 
 __all__ = [
-    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "Character", "CoNLL", "DataError", "Digits",
-    "FashionMNIST", "HomeAssistant", "HubEntities", "HubImages", "HubLabelled", "HubPairs", "HubQuestions", "HubText",
-    "ImageFolder", "ImageSource", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups",
+    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "Character", "CoNLL", "Corpus", "DataError",
+    "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImages", "HubLabelled", "HubPairs", "HubQuestions",
+    "HubText", "ImageFolder", "ImageSource", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups",
     "PairSource", "ParallelText", "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles",
-    "SourceRow", "TextFiles", "TextSource", "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText",
-    "WithEndOfText", "cache_root", "describe_sources", "read_tokenizer", "write_tokenizer",
+    "SourceRow", "TextFiles", "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText",
+    "WithEndOfText", "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnlab.data.cache import DataError
-from attnlab.data.counter_rng import uniforms
+from attnlab.data.order import uniforms
 from attnlab.parts import Part
 from attnlab.ranges import Interval, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability, check_ranges, must_be
 
@@ -25,10 +26,9 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in PIL
 
 
 @check_ranges
+@dataclass(frozen=True)
 class Augmentation(Part):
-    """
-    Images as a training sees them in an epoch: a function of seed, epoch and example alone, whatever batch an example
-    is in.
+    """Images as a training sees them: a function of seed, epoch and example alone, whatever batch an example is in.
 
     crop: the least and the largest share of the area that is cut out and scaled to the whole, with sides of 3:4 to 4:3
     (Szegedy et al. 2015). shift: up to so many whole pixels each way, each as probable, which is a random crop of the
@@ -40,29 +40,24 @@ class Augmentation(Part):
     Raises DataError.
     """
 
-    def __init__(
-        self,
-        crop: Sequence[Annotated[float, Interval(gt=0, le=1)]] = (1.0, 1.0),
-        shift: NonNegativeFloat = 0.0,
-        flip: Probability = 0.0,
-        degrees: Annotated[float, Interval(ge=0, le=180)] = 0.0,
-        scale: Sequence[PositiveFloat] = (1.0, 1.0),
-        shear: Annotated[float, Interval(ge=0, le=80)] = 0.0,
-        operations: NonNegativeInt = 0,
-        magnitude: Annotated[float, Interval(ge=0, le=STRONGEST)] = 9.0,
-        erase: Probability = 0.0,
-        mixup: NonNegativeFloat = 0.0,
-        cutmix: NonNegativeFloat = 0.0,
-    ) -> None:
-        for name, pair in (("crop", crop), ("scale", scale)):
+    crop: Sequence[Annotated[float, Interval(gt=0, le=1)]] = (1.0, 1.0)
+    shift: NonNegativeFloat = 0.0
+    flip: Probability = 0.0
+    degrees: Annotated[float, Interval(ge=0, le=180)] = 0.0
+    scale: Sequence[PositiveFloat] = (1.0, 1.0)
+    shear: Annotated[float, Interval(ge=0, le=80)] = 0.0
+    operations: NonNegativeInt = 0
+    magnitude: Annotated[float, Interval(ge=0, le=STRONGEST)] = 9.0
+    erase: Probability = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+
+    def __post_init__(self) -> None:
+        for name, pair in (("crop", self.crop), ("scale", self.scale)):
             if len(pair) != 2 or not pair[0] <= pair[1]:
                 raise DataError(must_be(f"augmentation.{name}", "two numbers, the lower one first", pair))
-        if shift % 1:
-            raise DataError(must_be("augmentation.shift", "whole pixels", shift))
-        self.crop, self.shift, self.flip = crop, shift, flip
-        self.degrees, self.scale, self.shear = degrees, scale, shear
-        self.operations, self.magnitude, self.erase = operations, magnitude, erase
-        self.mixup, self.cutmix = mixup, cutmix
+        if self.shift % 1:
+            raise DataError(must_be("augmentation.shift", "whole pixels", self.shift))
 
     @property
     def mixes(self) -> bool:
@@ -147,9 +142,6 @@ def box(row_B: np.ndarray, column_B: np.ndarray, height_B: Tensor, width_B: Tens
     return (insides[0][:, :, None] & insides[1][:, None, :])[:, None]
 
 
-# --- affine maps
-
-
 def warp_affine(
     images_BCYX: Tensor, matrix_B22: Tensor, shift_B2: Tensor | None = None, origin_B2: Tensor | None = None
 ) -> Tensor:
@@ -182,11 +174,7 @@ def shearing(right_B: Tensor, down_B: Tensor) -> Tensor:
 
 
 def scaling(right_B: Tensor, down_B: Tensor) -> Tensor:
-    """Matrices (B, 2, 2) that scale along each axis."""
     return torch.diag_embed(torch.stack([right_B, down_B], dim=1))
-
-
-# --- RandAugment
 
 
 def rand_augment(
@@ -197,8 +185,7 @@ def rand_augment(
     operations: int,
     magnitude: float,
 ) -> Tensor:
-    """
-    `operations` of the 14 in turn, drawn for each image, at `magnitude` 0 to 30 (Cubuk et al. 2020, arXiv 1909.13719).
+    """`operations` of 14 in turn, drawn for each image, at `magnitude` 0 to 30 (Cubuk et al. 2020, arXiv 1909.13719).
 
     The ranges are those of AutoAugment (Cubuk et al. 2019, table 6), where an operation has two directions either is
     taken.
@@ -289,7 +276,6 @@ def to_bytes(images_BCYX: Tensor) -> Tensor:
 
 
 def translate(images_BCYX: Tensor, right_B: Tensor, down_B: Tensor) -> Tensor:
-    """Moved by so many pixels."""
     ones_B = torch.ones_like(right_B)
     return warp_affine(images_BCYX, scaling(ones_B, ones_B), torch.stack([right_B, down_B], dim=1))
 

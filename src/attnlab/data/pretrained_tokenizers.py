@@ -1,5 +1,4 @@
-"""
-Tokenizers of published models: their rules, numbers and special tokens, as they are.
+"""Tokenizers of published models: their rules, numbers and special tokens, as they are.
 
 Letters of shapes: N tokens, V vocabulary.
 """
@@ -34,9 +33,7 @@ PROBES = ("a", "the", "1", ".")
 
 
 class Published(Tokenizer):
-    """
-    What tokenizers that were learned elsewhere share: they learn nothing, may change letters and blanks, and leave
-    special tokens out.
+    """Tokenizers that were learned elsewhere: they learn nothing, may change letters and blanks, omit special tokens.
 
     A text is encoded as the model's own library does it. special: the texts of special tokens by the names that Hugging
     Face gives them (cls_token, eos_token, ...). decoder_start: the number that a decoder's input starts with.
@@ -47,7 +44,7 @@ class Published(Tokenizer):
     is_lossless = False
     special: Mapping[str, str]
     decoder_start: int | None
-    generation: Mapping[str, Any]
+    generation: Mapping[str, object]
 
     def train(self, text: str) -> Self:
         return self
@@ -59,9 +56,7 @@ class Published(Tokenizer):
 
 @dataclass(frozen=True)
 class PretrainedTokenizer(Published):
-    """
-    A tokenizer of the library `tokenizers` with special tokens among its own; `read_tokenizer` makes one out of a
-    model's files.
+    """A tokenizer of the library `tokenizers` with special tokens; `read_tokenizer` makes one of a model's files.
 
     rules: its tokenizer.json. vocabulary_size: rows of the model's table, perhaps more than there are tokens.
     also_ends: further tokens that end a generated text. splits_marks: whether a text that spells a special token is
@@ -76,7 +71,7 @@ class PretrainedTokenizer(Published):
     also_ends: Sequence[int] = ()
     splits_marks: bool = False
     chat_template: str | None = None
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def ends_documents(self) -> bool:
@@ -107,17 +102,10 @@ class PretrainedTokenizer(Published):
     def text_tokens(self) -> np.ndarray:
         """No special tokens, none that were kept free, none that only the model's table has."""
         added = self._library.get_added_tokens_decoder().items()
-        others = {self._library.token_to_id(text) for text in self.special.values()} | set(
-            self.special_tokens.sentinels
-        )
-        others |= {number for number, token in added if token.special}
-        return np.array(
-            [
-                number
-                for number, text in enumerate(self._texts)
-                if number not in others and text and not UNUSED.fullmatch(text)
-            ]
-        )
+        others = {self._library.token_to_id(text) for text in self.special.values()}
+        others |= {*self.special_tokens.sentinels, *(number for number, token in added if token.special)}
+        kept = (number for number, text in enumerate(self._texts) if text and not UNUSED.fullmatch(text))
+        return np.array([number for number in kept if number not in others])
 
     def begins_word(self) -> np.ndarray:
         """By how the tokenizer spells that: ##, ▁ or a blank."""
@@ -197,8 +185,7 @@ class PretrainedTokenizer(Published):
 
 @dataclass(frozen=True)
 class MarianTokenizer(Published):
-    """
-    What transformers' MarianTokenizer gives, text for text, but that a text that spells a special token is text.
+    """What transformers' MarianTokenizer gives, text for text, but that a text that spells a special token is text.
 
     source, target: the files source.spm and target.spm, in base64, one for sources and one for targets. numbers:
     vocab.json, the numbers of their pieces. side: which of the two files a text is cut by. A text may begin with the
@@ -213,7 +200,7 @@ class MarianTokenizer(Published):
     numbers: Mapping[str, int] = field(default_factory=dict)
     special: Mapping[str, str] = field(default_factory=dict)
     decoder_start: int | None = None
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, object] = field(default_factory=dict)
     side: str = "target"
 
     @property
@@ -291,8 +278,7 @@ def _apart(text: str) -> tuple[list[str], str]:
 
 
 def render(template: str | None, messages: Sequence[Mapping[str, str]], special: Mapping[str, str]) -> str:
-    """
-    The text of a conversation, up to where the answer begins.
+    """The text of a conversation, up to where the answer begins.
 
     special: texts of special tokens by name, which templates write (bos_token, eos_token). Raises DataError where there
     is no template, and where it is wrong or refuses the messages.
@@ -329,7 +315,7 @@ def _environment() -> Environment:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    def as_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
+    def as_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **more)
 
     environment = ImmutableSandboxedEnvironment(

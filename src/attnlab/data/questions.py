@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Questions(Examples):
         """Whether any of them has an answer."""
         return any(question.answers for question in self.questions)
 
-    def update(self, digest: Any, name: str) -> None:
+    def update(self, digest: hashlib._Hash, name: str) -> None:
         rows = [[q.id, q.text, q.context, q.answers] for q in self.questions]
         digest.update(json.dumps([name, rows]).encode())
 
@@ -55,8 +56,7 @@ class QuestionSource(ExampleSource[Questions]):
 
 @check_ranges
 class SQuADFiles(QuestionSource):
-    """
-    JSON files in the format of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2016, 2018).
+    """JSON files in the format of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2016, 2018).
 
     path: a folder with train*.json and dev*.json (or valid*.json) and, where there is one, test*.json: without it the
     dev file is the test, and a tenth of the training texts is to validate on. Or one file, whose texts are split by
@@ -133,8 +133,7 @@ class HubQuestions(QuestionSource):
 
 @check_ranges
 class SQuAD(QuestionSource):
-    """
-    The Stanford questions on Wikipedia (Rajpurkar et al. 2016), tested on their dev part, the one with public answers.
+    """The Stanford questions on Wikipedia (Rajpurkar et al. 2016), tested on their dev part, which has public answers.
 
     path: files as SQuADFiles reads them; None: the hub, at `revision`.
     """
@@ -184,11 +183,10 @@ def _questions(content: Any, place: str) -> Iterator[Question]:
 
 
 def question_of(asked: Mapping[str, Any], context: Any, answers: Any, place: str) -> Question:
-    """
-    The question of untyped fields, of which each is read for what it says.
+    """The question of untyped fields, of which each is read for what it says.
 
-    Raises DataError for one that says nothing that it can be read as, and for a question that is said to have no
-    answer and has one, or the other way round.
+    Raises DataError for one that says nothing that it can be read as, and for a question that is said to have no answer
+    and has one, or the other way round.
     """
     name = text_of(asked["id"], f"the id of a question of {place}")
     where = f"the question {name!r} of {place}"

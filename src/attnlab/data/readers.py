@@ -7,30 +7,21 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, Protocol, overload
 
-from attnlab.data.cache import (
-    DIGESTS,
-    DataError,
-    cache_root,
-    problem_of,
-    remove,
-    say_damaged,
-    write_digests,
-    writing_to,
-)
+from attnlab.data import cache as caching
+from attnlab.data.cache import DIGESTS, DataError, cache_root
 
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 HALF = re.compile("[\ud800-\udfff]")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-# --- text and lines
 
 
 def utf8_text(content: bytes, name: str) -> str:
@@ -92,15 +83,12 @@ def refuse_half_characters(text: str, place: str) -> None:
         )
 
 
-# --- values
-
-
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a table has nothing here: None, or the NaN that tables of numbers have in its place."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def text_of(value: Any, place: str) -> str:
+def text_of(value: object, place: str) -> str:
     """A text; of a whole number, its digits. Raises DataError for anything else, which says the place."""
     if isinstance(value, str):
         return value
@@ -109,16 +97,16 @@ def text_of(value: Any, place: str) -> str:
     raise DataError(f"{place} is {_shown(value)}; accepted: a text")
 
 
-def whole_number_of(value: Any, place: str) -> int:
+def whole_number_of(value: object, place: str) -> int:
     """A whole number, or a text that spells one. Raises DataError for anything else."""
-    spelt = isinstance(value, str) and WHOLE_NUMBER.fullmatch(value)
-    number = isinstance(value, Integral) and not isinstance(value, bool)
-    if spelt or number or (isinstance(value, float) and value.is_integer()):
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if (isinstance(value, str) and WHOLE_NUMBER.fullmatch(value)) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise DataError(f"{place} is {_shown(value)}; accepted: a whole number")
 
 
-def truth_of(value: Any, place: str) -> bool:
+def truth_of(value: object, place: str) -> bool:
     """True or false, or a text or number that spells one of them. Raises DataError for anything else."""
     truth = TRUTHS.get(str(value).lower())
     if truth is None:
@@ -126,15 +114,14 @@ def truth_of(value: Any, place: str) -> bool:
     return truth
 
 
-def class_of(given: Any, names: Sequence[str] | None, place: str) -> str:
-    """
-    The name of a class: that of its number where numbers have names, else what is given.
+def class_of(given: object, names: Sequence[str] | None, place: str) -> str:
+    """The name of a class: that of its number where numbers have names, else what is given.
 
     A column of whole numbers that lacks one became one of floats somewhere, so 1.0 is the class 1. Raises DataError
     for what has none.
     """
     if names:
-        if is_missing(given) or not isinstance(given, int) or not 0 <= given < len(names):
+        if not isinstance(given, int) or not 0 <= given < len(names):
             accepted = f"0 to {len(names) - 1} ({shorten(', '.join(names), 200)})"
             raise DataError(f"{place} has the class {given}; accepted: {accepted}. Leave out rows without a class")
         return names[given]
@@ -143,11 +130,33 @@ def class_of(given: Any, names: Sequence[str] | None, place: str) -> str:
     return str(int(given)) if isinstance(given, float) and given.is_integer() else str(given)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{shorten(repr(value), 60, placeholder='...')} ({type(value).__name__})"
 
 
 # --- tables of the hub
+
+
+class HubRows(Protocol):
+    """What is used of a table of the library datasets."""
+
+    column_names: list[str]
+    features: Mapping[str, object]
+    cache_files: list[dict[str, str]]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    @overload
+    def __getitem__(self, key: str) -> Sequence[object]: ...
+    @overload
+    def __getitem__(self, key: int) -> Mapping[str, Any]: ...
+
+    def __iter__(self) -> Iterator[Mapping[str, object]]:
+        """The rows."""
+
+    def flatten(self) -> HubRows:
+        """The same with a column for each field of a column."""
 
 
 @dataclass(frozen=True)
@@ -158,22 +167,20 @@ class HubTable:
     name: str | None = None
     revision: str | None = None
 
-    def rows(self, split: str, cache: str | Path | None, **columns: str) -> Any:
+    def rows(self, split: str, cache: str | Path | None, **columns: str) -> HubRows:
         """The rows of a split. columns: names that have to be there, by the fields that say them. Raises DataError."""
         rows = load_hub(self.path, self.name, split, self.revision, cache)
         for field, column in columns.items():
             if column not in rows.column_names:
-                raise DataError(
-                    f"{self.path} has no column {column!r} (data.source.{field}); accepted: "
-                    f"{', '.join(rows.column_names)}"
-                )
+                accepted = ", ".join(rows.column_names)
+                raise DataError(f"{self.path} has no column {column!r} (data.source.{field}); accepted: {accepted}")
         return rows
 
     def place(self, split: str, number: int) -> str:
         return f"row {number:,} of {self.path} ({split})"
 
 
-def load_hub(path: str, name: str | None, split: str, revision: str | None, cache: str | Path | None) -> Any:
+def load_hub(path: str, name: str | None, split: str, revision: str | None, cache: str | Path | None) -> HubRows:
     """The rows of one split of a data set of the hub, or of a local folder in its format. Raises DataError."""
     try:
         from datasets import load_dataset
@@ -182,10 +189,9 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
             'data from the hub need the library datasets; install it with: pip install "attnlab[hub]"'
         ) from error
     folder = cache_root(cache) / "hub"
-
-    def load() -> Any:
-        return load_dataset(path, name, split=split, revision=revision, cache_dir=str(folder))
-
+    load: Callable[[], HubRows] = partial(
+        load_dataset, path, name, split=split, revision=revision, cache_dir=str(folder)
+    )
     try:
         try:
             rows = load()
@@ -204,19 +210,21 @@ def load_hub(path: str, name: str | None, split: str, revision: str | None, cach
     for file in rows.cache_files:
         table = Path(file["filename"]).parent
         if table.is_relative_to(folder) and not (table / DIGESTS).exists():
-            with writing_to(table):
-                write_digests(table)
+            with caching.writing_to(table):
+                caching.write_digests(table)
     return rows
 
 
 def _drop_damaged(tables: Iterable[Path]) -> bool:
     """Removes those of the library's folders whose files have changed since, and says so; whether there was one."""
-    damaged = {table: problem for table in tables if (table / DIGESTS).exists() and (problem := problem_of(table))}
+    damaged = {t: problem for t in tables if (t / DIGESTS).exists() and (problem := caching.problem_of(t))}
     for table, problem in damaged.items():
-        say_damaged(table, problem)
-        remove(table)
+        caching.say_damaged(table, problem)
+        caching.remove(table)
     return bool(damaged)
 
+
+# --- tab-separated files of texts and classes
 
 # What the columns of published tables are called.
 TEXTS = (
@@ -239,64 +247,64 @@ class Table:
     rows: list[tuple[int, list[str]]]
     num_lines: int
 
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        lines = read_lines(path)
+        rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
+        return cls(path, rows, len(lines))
+
     @property
     def first(self) -> list[str]:
         return self.rows[0][1] if self.rows else []
+
+    @property
+    def names(self) -> list[str]:
+        """What the first line calls the columns, if it is a header."""
+        return [column.strip().lower() for column in self.first]
+
+    @property
+    def has_names(self) -> bool:
+        """Whether these are the usual words: a text's and a class's are among them, or only such."""
+        names = set(self.names)
+        texts, labels = names & set(TEXTS), names & set(LABELS)
+        return bool(texts and labels) or bool((texts or labels) and names <= {*TEXTS, *LABELS, *NUMBERS})
 
     def class_names(self) -> set[str]:
         """The classes of all lines but the first, where every line is a text and a class."""
         return {columns[1].strip() for _, columns in self.rows[1:] if len(columns) == 2}
 
+    def looks_like_header(self, classes: set[str]) -> bool | None:
+        """Whether line 1 is a header; None where it may be an example as well.
 
-def read_table(path: Path, lines: Sequence[str]) -> Table:
-    """The table of these lines."""
-    rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
-    return Table(path, rows, len(lines))
-
-
-def has_names(columns: Sequence[str]) -> bool:
-    """Whether columns are called by these words: a text's and a class's are among them, or only such."""
-    names = set(_names_of(columns))
-    texts, labels = names & set(TEXTS), names & set(LABELS)
-    return bool(texts and labels) or bool((texts or labels) and names <= {*TEXTS, *LABELS, *NUMBERS})
-
-
-def looks_like_header(columns: Sequence[str], classes: set[str]) -> bool | None:
-    """
-    Whether the columns of a line 1 are a header; None where they may be either.
-
-    They are an example where their class is one of those of other lines, and a header where they have the usual
-    names, or where they have a word for what all others have a number for.
-    """
-    given = columns[1].strip() if len(columns) == 2 else ""
-    if has_names(columns):
-        return None if given in classes else True
-    if given in classes:
-        return False
-    numbers = bool(classes) and all(map(is_number, classes))
-    return True if given and numbers and not is_number(given) else None
+        It is an example where its class is one of those of other lines, and a header where it has the usual names, or
+        where it has a word for what all others have a number for.
+        """
+        given = self.first[1].strip() if len(self.first) == 2 else ""
+        if self.has_names:
+            return None if given in classes else True
+        if given in classes:
+            return False
+        return True if given and classes and all(map(_is_number, classes)) and not _is_number(given) else None
 
 
-def is_number(text: str) -> bool:
-    """Whether this spells a whole number."""
+def _is_number(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
 def looked_at(tables: Mapping[str, Table]) -> dict[str, bool | None]:
     """Of each file, by split, whether its line 1 looks like a header."""
     classes = set().union(*(table.class_names() for split, table in tables.items() if split != "test"))
-    return {split: looks_like_header(table.first, classes) for split, table in tables.items()}
+    return {split: table.looks_like_header(classes) for split, table in tables.items()}
 
 
 def headers_of(tables: Mapping[str, Table], asked: bool | None) -> dict[str, bool]:
-    """
-    Of each file, by split, whether its line 1 is a header: as asked, or as its lines show; an unclear one is where it
-    shares a name with the training part's.
+    """Of each file, by split, whether its line 1 is a header: as asked, or as its lines show; an unclear one is where
+    it shares a name with the training part's.
 
     Raises DataError where that is unclear too, and where the lines contradict what was asked.
     """
     found, train = looked_at(tables), tables["train"]
-    if asked is False and found["train"] and has_names(train.first):
+    if asked is False and found["train"] and train.has_names:
         raise DataError(
             f"data.source.header=false, but line 1 of {train.path} names its columns ({', '.join(train.first)}); set "
             "data.source.header=null or true"
@@ -310,10 +318,9 @@ def headers_of(tables: Mapping[str, Table], asked: bool | None) -> dict[str, boo
                 f"line 1 of {train.path} may be a header or an example ({' | '.join(train.first)[:80]}): no other line "
                 f"has the class {train.first[1].strip()!r}; set data.source.header=true or false"
             )
-    names = set(_names_of(train.first)) if found["train"] else set()
+    names = set(train.names) if found["train"] else set()
     return {
-        split: bool(names & set(_names_of(tables[split].first))) if header is None else header
-        for split, header in found.items()
+        split: bool(names & set(tables[split].names)) if header is None else header for split, header in found.items()
     }
 
 
@@ -327,15 +334,13 @@ class Columns:
 
     def names(self, table: Table) -> tuple[str, ...]:
         """What a header line calls the columns of texts and classes."""
-        names = _names_of(table.first)
-        return tuple(names[place] for place in (self.text, self.label) if place is not None)
+        return tuple(table.names[place] for place in (self.text, self.label) if place is not None)
 
 
 def columns_of(
     table: Table, header: bool, asked: tuple[str | None, str | None], usual: tuple[str, ...], labelled: bool
 ) -> Columns:
-    """
-    Where a file's texts and classes stand: by the names asked for, else by usual ones, else a text and a class.
+    """Where a file's texts and classes stand: by the names asked for, else by usual ones, else a text and a class.
 
     usual: names that come before those that tables usually have. labelled: whether there have to be classes. Raises
     DataError.
@@ -345,7 +350,7 @@ def columns_of(
             raise DataError(f"data.source.text and data.source.label name columns, and {table.path} has no header line")
         is_list = not labelled and bool(table.rows) and all(len(columns) == 1 for _, columns in table.rows)
         return Columns(0, None, 1) if is_list else Columns(0, 1, 2)
-    names = _names_of(table.first)
+    names = table.names
     label = _place(table, "label", asked[1], [n for n in (*usual[1:], *LABELS) if n != asked[0]], must=labelled)
     others = [n for n in (*usual[:1], *TEXTS) if label is None or n != names[label]]
     text = _place(table, "text", asked[0], others, must=True)
@@ -360,10 +365,6 @@ def columns_of(
     return Columns(text, label, len(names))
 
 
-def _names_of(columns: Sequence[str]) -> list[str]:
-    return [column.strip().lower() for column in columns]
-
-
 def _of_two(names: Sequence[str], text: int | None, label: int | None) -> tuple[int | None, int | None]:
     """The one column for the other, unless it numbers the rows; where neither is known, a text and a class."""
     if text is None and label is None:
@@ -376,9 +377,8 @@ def _of_two(names: Sequence[str], text: int | None, label: int | None) -> tuple[
 
 
 def _place(table: Table, field: str, asked: str | None, usual: Sequence[str], must: bool) -> int | None:
-    names = _names_of(table.first)
     wanted = usual if asked is None else (asked.strip().lower(),)
-    found = next((names.index(name) for name in wanted if name in names), None)
+    found = next((table.names.index(name) for name in wanted if name in table.names), None)
     if found is None and asked is not None and must:
         raise DataError(f"data.source.{field}={asked} is no column of {table.path}; accepted: {', '.join(table.first)}")
     return found

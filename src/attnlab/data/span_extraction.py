@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Unpack
 
 import numpy as np
 
 from attnlab.data.cache import DataError
-from attnlab.data.module import Batch
+from attnlab.data.order import Batch
 from attnlab.data.questions import Question, Questions, QuestionSource
+from attnlab.data.source import Given
 from attnlab.data.special_tokens import add_special_tokens, num_special_tokens
-from attnlab.data.token_data import RowData, Rows, collate_rows
+from attnlab.data.token_data import RowData, RowFields, Rows, collate_rows
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.ranges import Ge, PositiveInt, Seed, check_ranges
+from attnlab.ranges import PositiveInt, check_ranges
 
 NOWHERE = (0, 0)  # the first and last token of an answer that is not in the row: both are the first of all
 
 
 @dataclass
 class QuestionRows(Rows):
-    """
-    Questions in rows, one for each window of a question's text.
+    """Questions in rows, one for each window of a question's text.
 
     question_of: which question a row is of. first: where the row's window begins; start: with which token of the text.
     answers: the first and last position of the answer in the row. places: for each question, the characters (N, 2) of
@@ -50,9 +50,8 @@ class QuestionRows(Rows):
 
 @check_ranges
 class SpanExtractionData(RowData[QuestionRows]):
-    """
-    Questions on texts as batches within a token budget, each a question, a separator and a window of its text between
-    start and end marks.
+    """Questions on texts as batches within a token budget, each a question, a separator and a window of its text
+    between start and end tokens.
 
     A text that is too long for `max_length` tokens is read in windows, the next beginning `stride` tokens after the
     last (Devlin et al. 2019, section 4.2, and their code); in a window that does not hold the whole answer, it is the
@@ -65,28 +64,23 @@ class SpanExtractionData(RowData[QuestionRows]):
 
     def __init__(
         self,
-        source: Callable[..., QuestionSource] | QuestionSource,
+        source: Given[QuestionSource],
         tokenizer: Tokenizer,
-        tokenizer_from: str | None = None,
-        max_length: Annotated[int, Ge(3)] = 128,
         stride: PositiveInt = 64,
         max_question: PositiveInt = 40,
-        batch_tokens: Annotated[int, Ge(3)] = 4096,
-        path: str | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        **fields: Unpack[RowFields],
     ) -> None:
-        super().__init__(source, tokenizer, tokenizer_from, max_length, batch_tokens, path, seed, cache)
+        super().__init__(source, tokenizer, **fields)
         self.stride, self.max_question = stride, max_question
         self._refuse_without_room(self.placeholder_vocabulary())
 
     def _refuse_without_room(self, vocabulary: Vocabulary) -> None:
-        marks = num_special_tokens(vocabulary.pair_special_tokens())
-        if self.max_length - self.max_question - marks < 1:
+        around = num_special_tokens(vocabulary.pair_special_tokens())
+        if self.max_length - self.max_question - around < 1:
             raise DataError(
                 f"data.max_length={self.max_length} leaves no room for a text beside a question of {self.max_question} "
-                f"tokens (data.max_question) and {marks} marks; accepted: data.max_length from "
-                f"{self.max_question + marks + 1} on"
+                f"tokens (data.max_question) and {around} special tokens; accepted: data.max_length from "
+                f"{self.max_question + around + 1} on"
             )
 
     def lines(self, part: Questions) -> Iterable[str]:
@@ -98,25 +92,25 @@ class SpanExtractionData(RowData[QuestionRows]):
         return {split: self._encode(part, split == "train") for split, part in parts.items()}
 
     def collate(self, part: QuestionRows, rows_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
-        """
-        tokens (B, T) padded on the right, is_token, ids (B,), segments (B, T): 0 the question, 1 the text, is_text
+        """tokens (B, T) padded on the right, is_token, ids (B,), segments (B, T): 0 the question, 1 the text, is_text
         (B, T): True at the text's tokens, answers (B, 2): first and last position, 0 and 0 where they are elsewhere.
         """
-        lengths_B = np.array([len(part.rows[row]) for row in rows_B])
-        first_B = np.array([part.first[row] for row in rows_B])
-        places_1T = np.arange(lengths_B.max())[None]
-        after_BT, inside_BT = places_1T >= first_B[:, None], places_1T < lengths_B[:, None]
-        marks = self.vocabulary.special_tokens
+        lengths_B1, first_B1 = (
+            np.array([[value] for value in values])
+            for values in ((len(part.rows[row]) for row in rows_B), (part.first[row] for row in rows_B))
+        )
+        places_1T, special_tokens = np.arange(lengths_B1.max())[None], self.vocabulary.special_tokens
+        after_BT, inside_BT = places_1T >= first_B1, places_1T < lengths_B1
         return collate_rows(
             part,
             rows_B,
-            marks.pad_id,
+            special_tokens.pad_id,
             segments=(after_BT & inside_BT).astype(np.int64),
-            is_text=after_BT & (places_1T < lengths_B[:, None] - len(marks.pair[2])),
+            is_text=after_BT & (places_1T < lengths_B1 - len(special_tokens.pair[2])),
             answers=np.array([part.answers[row] for row in rows_B], dtype=np.int64),
         )
 
-    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
         return super().dims_of(vocabulary) | {"num_segments": 2}  # for models that tell the two texts apart
 
     def about_examples(self) -> list[str]:
@@ -147,17 +141,15 @@ class SpanExtractionData(RowData[QuestionRows]):
     def _add(
         self, encoded: QuestionRows, asked: np.ndarray, tokens_N: np.ndarray, answer: tuple[int, int] | None
     ) -> None:
-        marks = self.vocabulary.pair_special_tokens()
-        first = num_special_tokens(marks[:2]) + len(asked)
-        for start, end in windows_over(
-            len(tokens_N), self.max_length - len(asked) - num_special_tokens(marks), self.stride
-        ):
-            inside = answer is not None and start <= answer[0] and answer[1] < end
+        around = self.vocabulary.pair_special_tokens()
+        first, room = num_special_tokens(around[:2]) + len(asked), self.max_length - len(asked)
+        for start, end in windows_over(len(tokens_N), room - num_special_tokens(around), self.stride):
             move = first - start
-            encoded.rows.append(add_special_tokens(marks, asked, tokens_N[start:end]))
+            encoded.rows.append(add_special_tokens(around, asked, tokens_N[start:end]))
             encoded.question_of.append(len(encoded.texts))
             encoded.first.append(first)
             encoded.start.append(start)
+            inside = answer is not None and start <= answer[0] and answer[1] < end
             encoded.answers.append((answer[0] + move, answer[1] + move) if inside and answer else NOWHERE)
 
 

@@ -25,8 +25,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """
-    Numbers of the tokens that are no text; None where a vocabulary has none.
+    """Numbers of the tokens that are no text; None where a vocabulary has none.
 
     target_start: where a decoder's input starts. ends: all tokens that end a generated text, `end` among them.
     sentinels: T5's <extra_id_i>, by i. text: what stands before and after a text; pair: before, between and after two
@@ -99,5 +98,4 @@ def add_special_tokens(special_tokens: Sequence[Tokens], *texts: np.ndarray) -> 
 
 
 def num_special_tokens(special_tokens: Sequence[Tokens]) -> int:
-    """How many stand before, between and after."""
     return sum(map(len, special_tokens))

@@ -1,5 +1,4 @@
-"""
-Examples as rows of tokens, in batches within a token budget.
+"""Examples as rows of tokens, in batches within a token budget.
 
 Shapes: N examples, L rows an example has, B batch, T length.
 """
@@ -9,16 +8,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
 
 from attnlab.data.cache import DataError, prepared
-from attnlab.data.module import Batch, ExampleData, Split, padded, remarks_of
-from attnlab.data.order import EvaluationLoader, TokenBatchOrder, TrainingLoader, batches_by_length, typical
+from attnlab.data.module import ExampleData, Split, WithVocabulary, padded, remarks_of
+from attnlab.data.order import Batch, TokenBatchOrder, typical
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
 from attnlab.parts import Choices
@@ -26,33 +24,15 @@ from attnlab.ranges import Ge, Seed, check_ranges
 
 FORMAT = 1
 
-
-class TokenSplit(Split):
-    """One split, as rows of tokens."""
-
-    @property
-    @abstractmethod
-    def lengths(self) -> np.ndarray:
-        """Positions (N,) or (N, L) that the rows of an example take in a batch, marks included."""
-
-    @property
-    def terms(self) -> np.ndarray:
-        """Terms of the loss (N,) by which a batch is judged typical; one a row, where their length says it all."""
-        return np.ones(len(self), dtype=np.int64)
+S = TypeVar("S", bound=Split)
 
 
-S = TypeVar("S", bound=TokenSplit)
+class TokenData(ExampleData[S], WithVocabulary):
+    """Examples in batches of similar length within `batch_tokens`, on average over the batches of a step.
 
-
-class TokenData(ExampleData[S]):
+    tokenizer: as configured. max_length: the most tokens of a row, with its special tokens. A subclass gives
+    `make_splits`, which sets `vocabulary`, and `collate`.
     """
-    Examples in batches of similar length within `batch_tokens`, on average over the batches of a step.
-
-    tokenizer: as configured. max_length: the most tokens of a row, with its marks. A subclass gives `make_splits`,
-    which sets `vocabulary`, and `collate`.
-    """
-
-    vocabulary: Vocabulary
 
     def __init__(
         self,
@@ -63,7 +43,7 @@ class TokenData(ExampleData[S]):
         path: str | None,
         seed: int,
         cache: str | None,
-        **told: Any,
+        **told: object,
     ) -> None:
         super().__init__(source, path, seed, cache, **told)
         self.untrained, self.max_length, self.batch_tokens = tokenizer, max_length, batch_tokens
@@ -77,24 +57,11 @@ class TokenData(ExampleData[S]):
         """The most positions of a batch, padding included."""
         return self.batch_tokens
 
-    def dims(self) -> dict[str, Any]:
+    def prepare(self) -> None:
         self.split("train")
-        return self.dims_of(self.vocabulary)
 
-    def placeholder_vocabulary(self) -> Vocabulary:
-        """A stand-in for the vocabulary before any data are read."""
-        return placeholder_vocabulary(self.untrained)
-
-    def placeholder_dims(self) -> dict[str, Any]:
-        return self.dims_of(self.placeholder_vocabulary())
-
-    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """What the data tell a model with this vocabulary, which may be a stand-in."""
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
         return {"vocabulary_size": vocabulary.size, "special_tokens": vocabulary.special_tokens}
-
-    def tokenizers(self) -> dict[str, Tokenizer]:
-        self.split("train")
-        return {"tokenizer.json": self.vocabulary.tokenizer}
 
     @property
     def tokens_per_batch(self) -> int:
@@ -103,37 +70,24 @@ class TokenData(ExampleData[S]):
     def tokens_per_step(self, parts: int) -> int:
         return max(1, self.train_tokens // len(self.order(parts).epoch(0)))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         return super().facts() | {"vocabulary_size": self.vocabulary.size}
 
     def order(self, parts: int, rank: int = 0, world_size: int = 1) -> TokenBatchOrder:
-        """The training order from its start, in steps of so many batches."""
         return TokenBatchOrder(self.split("train").lengths, self.budget, self.seed, parts, rank, world_size)
-
-    def train_dataloader(self) -> TrainingLoader:
-        rank, world_size = self.rank_and_world_size()
-        micro_batches = self.trainer.accumulate_grad_batches if self.trainer else 1
-        order = self.order(world_size * micro_batches, rank, world_size)
-        return self.in_order(order, partial(self.collate, self.split("train")))
 
     def example_batch(self) -> Batch:
         """A batch that is typical in its positions a term: what a term costs goes with them, and the first has any."""
         part = self.split("train")
         return self.collate(part, typical(self.order(1).epoch(0), part.lengths, part.terms))
 
-    def evaluation_loader(self, split: str) -> EvaluationLoader:
-        """Every example of a split once over all ranks, with `ids`, the longest first."""
-        part = self.split(split)
-        batches = batches_by_length(part.lengths, self.evaluation_budget(part), *self.rank_and_world_size())
-        return EvaluationLoader(batches, partial(self.collate, part))
-
     def evaluation_budget(self, part: S) -> int:
         return self.budget
 
 
 @dataclass
-class Rows(TokenSplit):
-    """One split: token rows with their marks, and how many examples were cut, dropped or split."""
+class Rows(Split):
+    """One split: token rows with their special tokens, and how many examples were cut, dropped or split."""
 
     rows: list[np.ndarray]
     counts: dict[str, int]
@@ -147,17 +101,26 @@ class Rows(TokenSplit):
 
     @property
     def num_terms(self) -> int:
-        """How many terms of the loss they have."""
         return len(self)
 
 
 R = TypeVar("R", bound=Rows)
 
 
+class RowFields(TypedDict, total=False):
+    """What every data module of rows takes; see RowData."""
+
+    tokenizer_from: str | None
+    max_length: Annotated[int, Ge(3)]
+    batch_tokens: Annotated[int, Ge(3)]
+    path: str | None
+    seed: Seed
+    cache: str | None
+
+
 @check_ranges
 class RowData(TokenData[R]):
-    """
-    The parts of a source as rows of tokens.
+    """The parts of a source as rows of tokens.
 
     tokenizer: trained on the training part, unless `tokenizer_from`, a run's directory, gives that run's own. A
     subclass gives `lines`, `encode` and `collate`.
@@ -182,11 +145,10 @@ class RowData(TokenData[R]):
         """The texts of a part that the tokenizer learns from."""
 
     @abstractmethod
-    def encode(self, parts: dict[str, Any]) -> dict[str, R]:
-        """Every part as rows of tokens."""
+    def encode(self, parts: Any) -> dict[str, R]:
+        """Every part, by its split, as rows of tokens."""
 
     def prepare_data(self) -> None:
-        """Reads the texts and trains the tokenizer, where it is not in the cache yet."""
         self._read()
 
     def make_splits(self) -> dict[str, R]:
@@ -196,7 +158,7 @@ class RowData(TokenData[R]):
         if empty := [name for name, part in splits.items() if not all(map(len, part.rows))]:
             raise DataError(
                 f"the {empty[0]} part of {self.name} has one of {self.examples} that the tokenizer has no token for, "
-                "and puts no mark around it; leave it out, or take another tokenizer"
+                "and puts no special token around it; leave it out, or take another tokenizer"
             )
         return splits
 
@@ -212,16 +174,14 @@ class RowData(TokenData[R]):
         return placeholder_vocabulary(None if self.tokenizer_from else self.untrained)
 
     def particulars(self) -> str:
-        told = [*self.about_examples(), f"vocabulary {self.vocabulary.size:,}"]
-        return "".join(f"; {particular}" for particular in told)
+        return "".join(f"; {told}" for told in [*self.about_examples(), f"vocabulary {self.vocabulary.size:,}"])
 
     def about_examples(self) -> list[str]:
         """What else there is to say about the examples."""
         return []
 
     def _read(self) -> dict[str, Any]:
-        """The parts; sets the fingerprint and the vocabulary."""
-        parts = self.source.read(self.cache)
+        parts: dict[str, Any] = self.source.read(self.cache)
         self.fingerprint = self.source.fingerprint(parts)
         self.vocabulary = Vocabulary(
             self._trained(parts) if self.tokenizer_from is None else tokenizer_of_run(self.tokenizer_from)
@@ -234,19 +194,18 @@ class RowData(TokenData[R]):
             text = "\n".join(line for part in seen for line in self.lines(part))
             self.untrained.train(text).save(scratch / "tokenizer.json")
 
-        def read(folder: Path) -> Tokenizer:
-            return Tokenizer.load(folder / "tokenizer.json")
-
         settings = [FORMAT, self.fingerprint, self.untrained.name, asdict(self.untrained)]
-        return prepared(self.cache, self.source.shelf, self.name, settings, make, read)
+        return prepared(
+            self.cache, self.source.shelf, self.name, settings, make, lambda at: Tokenizer.load(at / "tokenizer.json")
+        )
 
 
-def collate_rows(part: Rows, rows_B: np.ndarray, filler: int, **also: np.ndarray) -> Batch:
+def collate_rows(part: Rows, rows_B: np.ndarray, filler: int, **more: np.ndarray) -> Batch:
     """Rows as one batch: tokens (B, T) filled on the right, is_token, ids (B,), and what else there is."""
     rows = [part.rows[row] for row in rows_B]
     tokens_BT = padded(rows, filler)
     is_token_BT = np.arange(tokens_BT.shape[1]) < np.array([[len(row)] for row in rows])
-    batch = {"tokens": tokens_BT, "is_token": is_token_BT, "ids": rows_B.astype(np.int64), **also}
+    batch = {"tokens": tokens_BT, "is_token": is_token_BT, "ids": rows_B.astype(np.int64), **more}
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 

@@ -60,8 +60,7 @@ NEVER = -1e6  # the score of a piece that no text is to be cut into
 
 @check_ranges
 def read_tokenizer(path: str, vocabulary_size: PositiveInt | None = None) -> Tokenizer:
-    """
-    The tokenizer in a folder of Hugging Face's files, or in the directory of a run.
+    """The tokenizer in a folder of Hugging Face's files, or in the directory of a run.
 
     Of Hugging Face's files it reads tokenizer.json and, as far as they are there, tokenizer_config.json,
     special_tokens_map.json, config.json, generation_config.json and chat_template.jinja; without tokenizer.json, the
@@ -139,7 +138,6 @@ def _tokenizer_of_run(folder: Path, vocabulary_size: int | None) -> Tokenizer:
 
 
 def _json(path: Path) -> Fields:
-    """What a file holds; nothing where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
@@ -181,7 +179,6 @@ def _library(folder: Path, rules: Fields, config: Fields, settings: Fields) -> h
 
 
 def _added(token: Any, special: bool) -> hf.AddedToken:
-    """The library's form of a token that files give as a text or as a table."""
     from tokenizers import AddedToken
 
     fields = token if isinstance(token, dict) else {}
@@ -211,12 +208,10 @@ def _special_tokens(library: hf.Tokenizer, fields: Fields, config: Fields) -> di
 
 
 def _text(token: Any) -> str | None:
-    """A token's text, in files of today and of before."""
     return token.get("content") if isinstance(token, dict) else token if isinstance(token, str) else None
 
 
 def _rows(path: str, library: hf.Tokenizer, config: Fields, asked: int | None) -> int:
-    """How many rows the model's table has."""
     needed = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     said = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
     rows = asked if asked is not None else said if said is not None else needed
@@ -248,8 +243,7 @@ def write_tokenizer(
     frame: Literal["text", "source"] = "text",
     segments: bool = False,
 ) -> None:
-    """
-    Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and, where there is one, chat_template.jinja.
+    """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and any chat_template.jinja.
 
     A tokenizer by itself, as language models have it, becomes one that encodes a text as `encode` does and puts nothing
     around it. A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its special tokens, and
@@ -295,7 +289,6 @@ def _write_json(folder: Path, **contents: Fields) -> None:
 
 
 def _rules(tokenizer: Tokenizer, tokens: list[str], frame: Literal["text", "source"]) -> Fields:
-    """The tokenizer.json of one of attnlab's own, its numbers after those of the special tokens."""
     from tokenizers import AddedToken, Regex, normalizers, processors
     from tokenizers import Tokenizer as Library
 

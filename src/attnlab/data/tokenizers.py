@@ -1,5 +1,4 @@
-"""
-Text to token numbers and back, without loss: a trained tokenizer is its constructor's arguments, and is saved as them.
+"""Text to token numbers and back, without loss: a trained tokenizer is saved as its constructor's arguments.
 
 Letters of shapes: N tokens, V vocabulary.
 """
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +49,6 @@ class Tokenizer:
     @abstractmethod
     def vocabulary_size(self) -> int:
         """How many different tokens there are."""
-        raise NotImplementedError
 
     @property
     def special_tokens(self) -> SpecialTokens | None:
@@ -95,22 +93,17 @@ class Tokenizer:
     @abstractmethod
     def train(self, text: str) -> Self:
         """A copy that has learned its vocabulary from `text`, unless it was given one."""
-        raise NotImplementedError
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """The numbers (N,) of the tokens of `text`."""
-        raise NotImplementedError
 
     @abstractmethod
     def decode(self, tokens: ArrayLike) -> str:
         """The text of token numbers (N,); bytes that are no UTF-8 (a model may write any) become U+FFFD."""
-        raise NotImplementedError
 
     def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The numbers (N,) of the tokens of `text`, and the characters (N, 2) that each is of: from, up to but not
-        including.
+        """The tokens (N,) of `text`, and the characters (N, 2) that each is of: from, up to but not including.
 
         Tokens that share a character, its bytes being in several, name it each.
         """
@@ -121,7 +114,6 @@ class Tokenizer:
         return json.dumps({"name": self.name, **asdict(self)}, ensure_ascii=False)
 
     def save(self, path: str | Path) -> None:
-        """Writes the arguments that make this tokenizer, as JSON."""
         Path(path).write_text(self.as_json(), encoding="utf-8")
 
     @staticmethod
@@ -131,7 +123,6 @@ class Tokenizer:
 
     @staticmethod
     def of(fields: Mapping[str, Any]) -> Tokenizer:
-        """The tokenizer that these arguments, its name among them, make."""
         return TOKENIZERS[fields["name"]](**{name: value for name, value in fields.items() if name != "name"})
 
 
@@ -153,7 +144,7 @@ class Character(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         """Raises DataError that names a character outside of the alphabet."""
         points = _code_points(text)
-        tokens = self._tokens_of_points[np.minimum(points, len(self._tokens_of_points) - 1)]
+        tokens: np.ndarray = self._tokens_of_points[np.minimum(points, len(self._tokens_of_points) - 1)]
         unknown = tokens >= self.vocabulary_size
         if unknown.any():
             character = chr(points[unknown.argmax()])
@@ -209,8 +200,7 @@ class Byte(Tokenizer):
 @check_ranges
 @dataclass(frozen=True)
 class Subwords(Tokenizer):
-    """
-    What BPE and Unigram share: words cut as in GPT-2, spelt in bytes, so that no text is unknown.
+    """What BPE and Unigram share: words cut as in GPT-2, spelt in bytes, so that no text is unknown.
 
     rules: what was learned. vocabulary_size: what is asked for; a short text may give fewer.
     """
@@ -222,11 +212,9 @@ class Subwords(Tokenizer):
 
     @property
     def ends_documents(self) -> bool:
-        """They do, as GPT-2's."""
         return True
 
     def train(self, text: str) -> Self:
-        """Learns the rules from `text`, unless they were given: bytes and pieces of text are tokens, nothing else."""
         if self.rules:
             return self
         import tokenizers as hf
@@ -297,9 +285,7 @@ class Unigram(Subwords):
 
 @dataclass(frozen=True)
 class WithEndOfText(Tokenizer):
-    """
-    A trained tokenizer and, after its own tokens, the one that ends a document: GPT-2's <|endoftext|> (Radford et al.
-    2019).
+    """A trained tokenizer and, after its tokens, what ends a document: <|endoftext|> (Radford et al. 2019).
 
     In a text it stands where the newline between two documents stood, and decodes to it, so that no text changes with
     it.
@@ -315,7 +301,6 @@ class WithEndOfText(Tokenizer):
 
     @property
     def end(self) -> int:
-        """The number of the special token."""
         return self.own.vocabulary_size
 
     @property
@@ -368,11 +353,12 @@ class WithEndOfText(Tokenizer):
         return json.dumps({"name": self.name, "own": json.loads(self.own.as_json())}, ensure_ascii=False)
 
 
-TOKENIZERS: dict[str, type[Any]] = {kind.name: kind for kind in (Character, Byte, BPE, Unigram, WithEndOfText)}
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
+    kind.name: kind for kind in (Character, Byte, BPE, Unigram, WithEndOfText)
+}
 
 
 def smallest_type(vocabulary_size: int) -> type[np.unsignedinteger]:
-    """The type of the numbers of so many tokens."""
     return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
 
 

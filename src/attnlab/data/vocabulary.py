@@ -1,5 +1,4 @@
-"""
-Token numbers of text together with those of the special tokens that are none.
+"""Token numbers of text together with those of the special tokens that are none.
 
 A tokenizer with special tokens of its own keeps its numbers. Before those of another one stand five and perhaps
 sentinels, the same ones in every vocabulary. Letters of shapes: N tokens.
@@ -18,8 +17,6 @@ from attnlab.data.tokenizers import Byte, Tokenizer
 
 
 class _Required:
-    """The number of a special token that the vocabulary has to have."""
-
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
@@ -29,9 +26,7 @@ class _Required:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """
-    A trained tokenizer and special tokens: its own, or PAD 0, START 1, END 2, MASK 3, SEPARATOR 4 and `num_sentinels`
-    sentinels before it.
+    """A trained tokenizer and special tokens: its own, or the leading ones and `num_sentinels` sentinels before it.
 
     pad, start, end, mask, separator, target_start: their numbers; each raises DataError where the tokenizer has none.
     """
@@ -53,7 +48,6 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """How many different numbers there are."""
         return self.first_text + self.tokenizer.vocabulary_size
 
     def pair_special_tokens(self) -> tuple[Tokens, Tokens, Tokens]:
@@ -65,11 +59,6 @@ class Vocabulary:
     def sentinels(self) -> np.ndarray:
         """The numbers of the sentinels, counted from 0; at most `num_sentinels`."""
         return np.array(self.special_tokens.sentinels[: self.num_sentinels], dtype=np.int64)
-
-    def sentinel(self, index: int) -> int:
-        """The number of sentinel `index`, counted from 0."""
-        assert 0 <= index < len(self.sentinels), (index, len(self.sentinels))
-        return int(self.sentinels[index])
 
     @cached_property
     def text_tokens(self) -> np.ndarray:
@@ -83,10 +72,6 @@ class Vocabulary:
     def encode_text(self, text: str) -> np.ndarray:
         """`encode` of a text that stands by itself: after a blank where its first word would look unlike others."""
         return self.encode(self.tokenizer.text_lead + text)
-
-    def encode_word(self, word: str) -> np.ndarray:
-        """`encode` of a word as it looks within a text."""
-        return self.encode(self.tokenizer.word_lead + word)
 
     def locate(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """`encode_text`, and the characters (N, 2) that each token is of: from, and up to but not including."""

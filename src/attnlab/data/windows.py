@@ -1,5 +1,4 @@
-"""
-One text in windows: their orders, what data modules share that make an example of each, and that of language modelling.
+"""One text in windows: their orders, what data modules of windows share, and that of language modelling.
 
 Shapes: N tokens of a text, B windows of a batch, T window length.
 """
@@ -7,20 +6,20 @@ Shapes: N tokens of a text, B windows of a batch, T window length.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
 
 from attnlab.data.cache import DataError
-from attnlab.data.corpus import Corpus, prepare
-from attnlab.data.module import Batch, DataModule
-from attnlab.data.order import EvaluationLoader, ShuffledOrder, TrainingLoader
-from attnlab.data.source import SPLITS, TextSource, check_split, opened
+from attnlab.data.module import WithVocabulary
+from attnlab.data.order import Batch, EvaluationLoader, ShuffledOrder, TrainingLoader
+from attnlab.data.source import SPLITS, Given, TextSource, check_split, opened
+from attnlab.data.texts import Corpus, prepare
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
+from attnlab.data.vocabulary import Vocabulary
 from attnlab.ranges import PositiveInt, Probability, Seed, check_ranges
 
 
@@ -33,8 +32,8 @@ class Windows:
         if len(tokens_N) < length + 1:
             raise DataError(
                 f"{len(tokens_N):,} tokens are too few for one window of {length:,} tokens and the token after it, "
-                f"{length + 1:,} in all; use a longer text, a larger share of it (data.split) or a shorter context "
-                "(data.context)"
+                f"{length + 1:,} in all; use a longer text, a larger share of it (data.split) or a shorter "
+                "data.context_length"
             )
         self.length = length
         self.rows = np.lib.stride_tricks.sliding_window_view(tokens_N, length + 1)
@@ -47,8 +46,7 @@ class Windows:
 
 
 class WindowOrder(ShuffledOrder):
-    """
-    Every epoch covers a text of `num_tokens` once with windows that do not overlap, from a random offset, shuffled.
+    """Every epoch covers a text of `num_tokens` once with windows that do not overlap, from a random offset, shuffled.
 
     An example is where its window begins. is_fixed: the windows are the same ones in every epoch. Raises DataError.
     """
@@ -56,7 +54,7 @@ class WindowOrder(ShuffledOrder):
     def __init__(
         self,
         num_tokens: int,
-        context: int,
+        context_length: int,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
@@ -65,19 +63,20 @@ class WindowOrder(ShuffledOrder):
     ) -> None:
         if batch_size < 1:
             raise DataError(f"data.batch_size={batch_size} cannot be used; accepted: 1 or more")
-        # One window fewer than fit, so that each epoch has the same number whatever its offset below `context`.
-        super().__init__(max(1, (num_tokens - context) // context), batch_size, seed, rank, world_size, "windows")
-        self.num_tokens, self.context, self.is_fixed = num_tokens, context, is_fixed
+        # One window fewer than fit, so that each epoch has the same number whatever its offset below `context_length`.
+        super().__init__(
+            max(1, (num_tokens - context_length) // context_length), batch_size, seed, rank, world_size, "windows"
+        )
+        self.num_tokens, self.context_length, self.is_fixed = num_tokens, context_length, is_fixed
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        slack = self.num_tokens - 1 - self.count * self.context
-        offset = random.integers(min(slack, self.context - 1) + 1)
-        return (0 if self.is_fixed else offset) + self.context * random.permutation(self.count)
+        slack = self.num_tokens - 1 - self.count * self.context_length
+        offset = random.integers(min(slack, self.context_length - 1) + 1)
+        return (0 if self.is_fixed else offset) + self.context_length * random.permutation(self.count)
 
 
 class EvaluationWindows:
-    """
-    Batches that score each of the same target tokens once, whatever the window length and the stride.
+    """Batches that score each of the same target tokens once, whatever the window length and the stride.
 
     The targets follow a lead-in of `longest` tokens (fewer where the text is short) and are as many as fit into the
     text and into `max_tokens`, a multiple of `longest` and at least that. A window scores its last `stride` targets:
@@ -127,45 +126,54 @@ class EvaluationWindows:
             yield {**self.windows.batch(self.start[now]), "scored": torch.from_numpy(scored_BT)}
 
 
-class WindowData(DataModule):
-    """
-    A text in windows of `context` tokens, `batch_size` windows a batch and rank.
+class WindowFields(TypedDict, total=False):
+    """What every data module of windows takes; see WindowData."""
+
+    batch_size: PositiveInt
+    split: Sequence[Probability]
+    path: str | None
+    max_validation_tokens: PositiveInt | None
+    seed: Seed
+    cache: str | None
+
+
+@check_ranges
+class WindowData(WithVocabulary):
+    """A text in windows of `context_length` tokens, `batch_size` windows a batch and rank.
 
     source: a TextSource, or a class or partial of one that is completed with `path`. split: the fractions of train,
     validation and test. max_validation_tokens: of the text, scored at each validation (None: all). seed: draws the
     training order. A subclass gives `collate`, and how large its examples are. Raises DataError.
     """
 
-    num_sentinels: int = 0
     has_fixed_windows: bool = False
+    end_of_text: bool = False
 
     def __init__(
         self,
-        source: Callable[..., TextSource] | TextSource,
+        source: Given[TextSource],
         tokenizer: Tokenizer,
-        context: int,
-        batch_size: int,
-        split: Sequence[float],
-        path: str | None,
-        max_validation_tokens: int | None,
-        seed: int,
-        cache: str | None,
-        end_of_text: bool = False,
+        context_length: PositiveInt,
+        batch_size: PositiveInt = 32,
+        split: Sequence[Probability] = (0.9, 0.05, 0.05),
+        path: str | None = None,
+        max_validation_tokens: PositiveInt | None = None,
+        seed: Seed = 0,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         check_split(split)
-        self.source: TextSource = opened(source, path)
+        self.source = opened(source, path)
         self.name, self.untrained, self.split, self.cache = self.source.name, tokenizer, split, cache
-        self.context, self.batch_size, self.seed = context, batch_size, seed
-        self.max_validation_tokens, self.end_of_text = max_validation_tokens, end_of_text
+        self.context_length, self.batch_size, self.seed = context_length, batch_size, seed
+        self.max_validation_tokens = max_validation_tokens
 
     @abstractmethod
-    def collate(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Any:
+    def collate(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
         """Windows of a text as a batch. drawn_B: their numbers among all that training sees; None in evaluation."""
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The token arrays; prepared at the first use."""
         return prepare(self.source, self.untrained, self.split, self.cache, self.end_of_text)
 
     @property
@@ -173,28 +181,10 @@ class WindowData(DataModule):
         return self.corpus.tokenizer
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The text's tokens, and marks."""
+    def vocabulary(self) -> Vocabulary:  # type: ignore[override]  # which is made at its first use
         return Vocabulary(self.tokenizer, self.num_sentinels)
 
-    def placeholder_vocabulary(self) -> Vocabulary:
-        """A stand-in for it before any data are read."""
-        return placeholder_vocabulary(self.untrained, self.num_sentinels)
-
-    @abstractmethod
-    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """What the data tell a model with this vocabulary, which may be a stand-in."""
-
-    def dims(self) -> dict[str, Any]:
-        return self.dims_of(self.vocabulary)
-
-    def placeholder_dims(self) -> dict[str, Any]:
-        return self.dims_of(self.placeholder_vocabulary())
-
-    def tokenizers(self) -> dict[str, Tokenizer]:
-        return {"tokenizer.json": self.tokenizer}
-
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         sizes = {"vocabulary_size": self.dims()["vocabulary_size"], "train_tokens": self.train_tokens}
         return {"fingerprint": self.corpus.fingerprint, **sizes}
 
@@ -203,12 +193,11 @@ class WindowData(DataModule):
         return f"{self.name}: tokens {parts}; vocabulary {self.tokenizer.vocabulary_size:,}; in {self.corpus.folder}"
 
     def prepare_data(self) -> None:
-        """Fetches the text, trains the tokenizer and writes the token arrays, where the cache has none."""
         self.tokenizers()
 
     def setup(self, stage: str | None = None) -> None:
         """Sees that the text is long enough to train and to validate on."""
-        self.tokens("train", self.context)
+        self.tokens("train", self.context_length)
         self.val_dataloader()
 
     def tokens(self, split: str, length: int) -> np.ndarray:
@@ -223,34 +212,33 @@ class WindowData(DataModule):
         return part.tokens
 
     def order(self, rank: int = 0, world_size: int = 1) -> WindowOrder:
-        """The training order from its start."""
-        num_tokens = len(self.tokens("train", self.context))
+        num_tokens = len(self.tokens("train", self.context_length))
         where = (rank, world_size, self.has_fixed_windows)
-        return WindowOrder(num_tokens, self.context, self.batch_size, self.seed, *where)
+        return WindowOrder(num_tokens, self.context_length, self.batch_size, self.seed, *where)
 
     def train_dataloader(self) -> TrainingLoader:
         order = self.order(*self.rank_and_world_size())
         return self.in_order(order, partial(self.collate, self.corpus.train.tokens))
 
-    def val_dataloader(self) -> Any:
+    def val_dataloader(self) -> EvaluationLoader | EvaluationWindows:
         return self.evaluation_loader("validation", max_tokens=self.max_validation_tokens)
 
-    def evaluation_loader(self, split: str, *, max_tokens: int | None = None) -> Any:
+    def evaluation_loader(self, split: str, *, max_tokens: int | None = None) -> EvaluationLoader | EvaluationWindows:
         """Every whole window of a part once over all ranks, up to `max_tokens` of its text. Raises DataError."""
         part, (rank, world_size) = self.corpus.part(split), self.rank_and_world_size()
-        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context)) // self.context
+        count = min(part.num_tokens, max(max_tokens or part.num_tokens, self.context_length)) // self.context_length
         if count == 0:
             raise DataError(
                 f"the {split} part of data={self.name} has {part.num_tokens:,} tokens, too few for a window of "
-                f"{self.context} (data.context); use a longer text or a larger share of it (data.split)"
+                f"{self.context_length} (data.context_length); use a longer text or a larger share of it (data.split)"
             )
         if count < world_size:
             raise DataError(
                 f"{count} windows to evaluate are too few for {world_size} ranks; evaluate on fewer devices"
             )
-        starts = np.arange(rank, count, world_size) * self.context
+        starts = np.arange(rank, count, world_size) * self.context_length
         batches = [starts[i : i + self.batch_size] for i in range(0, len(starts), self.batch_size)]
-        return EvaluationLoader(batches, partial(self.collate, part.tokens[: count * self.context]))
+        return EvaluationLoader(batches, partial(self.collate, part.tokens[: count * self.context_length]))
 
 
 MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are compared at
@@ -258,40 +246,33 @@ MULTIPLES = (8, 4, 2, 1)  # of the context: the window lengths that figures are 
 
 @check_ranges
 class TextData(WindowData):
-    """
-    A text as batches of windows: `context` tokens and their next tokens.
+    """A text as batches of windows: `context_length` tokens and their next tokens.
 
-    end_of_text: whether a mark stands between two documents of the source, <|endoftext|> where the tokenizer has none
-    of its own (None: where it is one of sub-words, so that figures on characters and bytes stay comparable with
-    published ones). The other fields as in WindowData. Raises DataError.
+    end_of_text: whether a special token stands between two documents of the source, <|endoftext|> where the tokenizer
+    has none of its own (None: where it is one of sub-words, so that figures on characters and bytes stay comparable
+    with published ones). The other fields as in WindowData. Raises DataError.
     """
 
     frame = None
 
     def __init__(
         self,
-        source: Callable[..., TextSource] | TextSource,
+        source: Given[TextSource],
         tokenizer: Tokenizer,
-        context: PositiveInt = 64,
-        batch_size: PositiveInt = 32,
-        split: Sequence[Probability] = (0.9, 0.05, 0.05),
-        path: str | None = None,
-        max_validation_tokens: PositiveInt | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        context_length: PositiveInt = 64,
         end_of_text: bool | None = None,
+        **fields: Unpack[WindowFields],
     ) -> None:
-        ends = tokenizer.ends_documents if end_of_text is None else end_of_text
-        super().__init__(source, tokenizer, context, batch_size, split, path, max_validation_tokens, seed, cache, ends)
-        if ends and tokenizer.special_tokens is not None:
+        super().__init__(source, tokenizer, context_length, **fields)
+        self.end_of_text = tokenizer.ends_documents if end_of_text is None else end_of_text
+        if self.end_of_text and tokenizer.special_tokens is not None:
             tokenizer.special_tokens.require("end")
 
     @property
     def vocabulary_size(self) -> int:
-        """How many different tokens there are."""
         return self.tokenizer.vocabulary_size
 
-    def dims_of(self, vocabulary: Vocabulary) -> dict[str, Any]:
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
         return {"vocabulary_size": vocabulary.tokenizer.vocabulary_size}
 
     @property
@@ -300,15 +281,15 @@ class TextData(WindowData):
 
     @property
     def tokens_per_batch(self) -> int:
-        return self.context * self.batch_size
+        return self.context_length * self.batch_size
 
     def collate(self, tokens_N: np.ndarray, starts_B: np.ndarray, drawn_B: np.ndarray | None = None) -> Batch:
         """tokens (B, T) and targets (B, T), the tokens after them."""
-        return Windows(tokens_N, self.context).batch(starts_B)
+        return Windows(tokens_N, self.context_length).batch(starts_B)
 
     def val_dataloader(self) -> EvaluationWindows:
         most = self.max_validation_tokens
-        return self.evaluation_loader("validation", self.context, max_tokens=most, longest=self.context)
+        return self.evaluation_loader("validation", self.context_length, max_tokens=most, longest=self.context_length)
 
     def evaluation_loader(
         self,
@@ -318,19 +299,17 @@ class TextData(WindowData):
         max_tokens: int | None = None,
         longest: int | None = None,
     ) -> EvaluationWindows:
-        """
-        Windows of `length` (None: the context) over a part; calls with the same `longest` and `max_tokens` score the
-        same target tokens.
+        """Windows of `length` (None: the context); equal `longest` and `max_tokens` score the same target tokens.
 
         longest: by default 8 times the context, or the largest of 4, 2, 1 times that the part can hold. Sliding windows
         move by half their length. Raises DataError where the part is too short.
         """
-        length = length or self.context
+        length = length or self.context_length
         stride = max(1, length // 2) if sliding else length
         rows = max(1, max(self.tokens_per_batch, 4096) // length)
         num_tokens = self.corpus.part(split).num_tokens
         if longest is None:
-            fitting = [k * self.context for k in MULTIPLES if k * self.context < num_tokens]
-            longest = max(length, fitting[0] if fitting else self.context)
+            fitting = [k * self.context_length for k in MULTIPLES if k * self.context_length < num_tokens]
+            longest = max(length, fitting[0] if fitting else self.context_length)
         tokens = self.tokens(split, longest)
         return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *self.rank_and_world_size())

@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from attnlab.generation.sampling import NO_NUMBERS
-from attnlab.layers.cache import DecodingState
-from attnlab.models.base import Seq2Seq
+from attnlab.layers.scope import DecodingState
+from attnlab.models.base import Seq2Seq, evaluating
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges, must_be
 
 BLOCK = 64  # scores whose maximum is looked at first
 NOTHING = -math.inf
+Length = TypeVar("Length", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,27 @@ class Hypothesis:
 @check_ranges
 @dataclass(frozen=True)
 class BeamSearch:
-    """How hypotheses are searched for; beams=1 is greedy.
+    """How hypotheses are searched for; num_beams=1 is greedy.
 
     length_penalty: alpha of ((5 + |Y|) / 6)^alpha, which divides the log-probability (Wu et al. 2016, arXiv 1609.08144,
-    eq. 14); |Y| counts the end mark. max_extra: a target has at most so many tokens more than its source (Vaswani et al.
-    2017, section 6.1). num_best: hypotheses given of each sentence. Raises ValueError for a setting that finds nothing.
+    eq. 14); |Y| counts the end mark. max_extra_length: a target has at most so many tokens more than its source
+    (Vaswani et al. 2017, section 6.1). num_best: hypotheses given of each sentence. Raises ValueError for a setting
+    that finds nothing.
     """
 
-    beams: PositiveInt = 5
+    num_beams: PositiveInt = 5
     length_penalty: NonNegativeFloat = 0.6
-    max_extra: NonNegativeInt = 50
+    max_extra_length: NonNegativeInt = 50
     num_best: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        if self.num_best > self.beams:
-            raise ValueError(must_be("num_best", f"at most {self.beams}, the number of beams", self.num_best))
+        if self.num_best > self.num_beams:
+            raise ValueError(must_be("num_best", f"at most {self.num_beams}, the number of beams", self.num_best))
 
-    def penalty(self, length: Any) -> Any:
+    def penalty(self, length: Length) -> Length:
         """What divides the log-probability of a target of this length (a number or a tensor of them)."""
-        return ((5 + length) / 6) ** self.length_penalty
+        penalty: Length = ((5 + length) / 6) ** self.length_penalty
+        return penalty
 
 
 @torch.no_grad()
@@ -70,21 +73,19 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """The `num_best` hypotheses of each sentence, the best first.
 
-    A hypothesis ends where `end` is among the `beams` best continuations of its sentence; `beams` others go on, until
-    none can still score better than the last of the `num_best` (greedy: at the first end). At the greatest length,
-    which is the source's plus `max_extra`, less where the model's positions end before it, every hypothesis has to end,
-    at the price of `end`. Equal scores go to the earlier beam and the smaller token. `never`: tokens that are not
-    produced; their probability is lost. use_cache=False computes every prefix anew. Raises ValueError for tokens
-    outside the vocabulary, and for scores that are NaN or inf.
+    A hypothesis ends where `end` is among the `num_beams` best continuations of its sentence; `num_beams` others go on,
+    until none can still score better than the last of the `num_best` (greedy: at the first end). At the greatest
+    length, which is the source's plus `max_extra_length`, less where the model's positions end before it, every
+    hypothesis has to end, at the price of `end`. Equal scores go to the earlier beam and the smaller token. `never`:
+    tokens that are not produced; their probability is lost. use_cache=False computes every prefix anew. Raises
+    ValueError for tokens outside the vocabulary, and for scores that are NaN or inf.
     """
     search = search or BeamSearch()
     _check_marks(model.vocabulary_size, start, end, never)
     if not len(source_BS):
         return []
     limits_N = _limits(source_BS, is_source_BS, search, model.longest)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         maker: Any = model if use_cache else _Recomputing(model)
         state = maker.start(source_BS, is_source_BS, capacity=int(limits_N.max()) + 1)
         beams = _Beams(search, limits_N, end, never)
@@ -93,9 +94,7 @@ def decode(
             tokens_R, rows_R = beams.extend(maker.step(tokens_R, state))
             if len(tokens_R) and rows_R is not None:
                 state.select(rows_R)
-        return beams.results()
-    finally:
-        model.train(was_training)
+    return beams.found
 
 
 class _Beams:
@@ -112,11 +111,11 @@ class _Beams:
         self.sums_NM = self.scores_NM.clone()
         self.lengths_NM = torch.zeros(count, search.num_best, dtype=torch.long, device=device)
         self.finished_NMT = self.tokens_NKT.repeat(1, search.num_best, 1)
-        self._found: list[list[Hypothesis]] = [[] for _ in range(count)]
+        self.found: list[list[Hypothesis]] = [[] for _ in range(count)]
 
     def extend(self, logits_RV: Tensor) -> tuple[Tensor, Tensor | None]:
         """One more token: those of the rows that go on, and which row each continues; None: the same as before."""
-        beams = self.search.beams
+        beams = self.search.num_beams
         sums_NC, parents_NC, tokens_NC = self._candidates(logits_RV)
         ends_NC = tokens_NC == self.end
         self.length += 1
@@ -138,14 +137,9 @@ class _Beams:
         same = len(rows_R) == len(logits_RV) and bool((rows_R == torch.arange(len(rows_R), device=rows_R.device)).all())
         return next_NK.flatten(), None if same else rows_R
 
-    def results(self) -> list[list[Hypothesis]]:
-        """What was found of every sentence."""
-        return self._found
-
     def _candidates(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best continuations of each sentence: summed log-probabilities, beams, tokens, (N, C) each.
-
-        Twice as many as beams: each beam can end once, so at least `beams` of them go on.
+        """The best continuations of each sentence: summed log-probabilities, beams, tokens, (N, C) each. Twice as many
+        as num_beams: each beam can end once, so at least `num_beams` of them go on.
         """
         count, width = self.log_p_NK.shape
         log_p_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32)).log_softmax(dim=1)
@@ -156,7 +150,7 @@ class _Beams:
             log_p_RV.masked_fill_(last_R1 & others_V, NOTHING)
         vocabulary_size = log_p_RV.shape[1]
         sums_NX = log_p_RV.add_(self.log_p_NK.reshape(-1, 1)).view(count, width * vocabulary_size)
-        sums_NC, places_NC = top(sums_NX, min(2 * self.search.beams, sums_NX.shape[1]))
+        sums_NC, places_NC = top(sums_NX, min(2 * self.search.num_beams, sums_NX.shape[1]))
         if sums_NC.isnan().any():  # one that is NaN or inf makes NaN of its whole row, and NaN sorts as the greatest
             raise ValueError(f"the model's scores of token {self.length + 1} of a target {NO_NUMBERS}")
         return sums_NC, places_NC // vocabulary_size, places_NC % vocabulary_size
@@ -173,14 +167,13 @@ class _Beams:
         self.finished_NMT = _rows(torch.cat([self.finished_NMT, tokens_NKT], dim=1), kept_NM)
 
     def _done(self) -> Tensor:
-        """Where no open hypothesis can still be among the best, (N).
-
-        A log-probability only falls, and its penalty is greatest at the greatest length: the score of whatever an open
-        hypothesis becomes is at most its log-probability now over that penalty.
+        """Where no open hypothesis can still be among the best, (N). A log-probability only falls, and its penalty is
+        greatest at the greatest length: the score of whatever an open hypothesis becomes is at most its log-probability
+        now over that penalty.
         """
         reachable_N = self.log_p_NK[:, 0] / self.search.penalty(self.limits_N + 1)
         done_N: Tensor = self.scores_NM[:, -1] >= reachable_N
-        return done_N.logical_or(self.scores_NM[:, 0].isfinite()) if self.search.beams == 1 else done_N
+        return done_N.logical_or(self.scores_NM[:, 0].isfinite()) if self.search.num_beams == 1 else done_N
 
     def _leave(self, going_N: Tensor) -> None:
         """Takes the sentences that are done out of the batch."""
@@ -189,7 +182,7 @@ class _Beams:
         columns = [x[done_N].tolist() for x in (self.sentences_N, *fields)]
         for sentence, tokens, lengths, scores, sums in zip(*columns, strict=True):
             found = zip(tokens, lengths, scores, sums, strict=True)
-            self._found[sentence] = [Hypothesis(t[: n - 1], score, s) for t, n, score, s in found if n]
+            self.found[sentence] = [Hypothesis(t[: n - 1], score, s) for t, n, score, s in found if n]
         self.sentences_N, self.limits_N = self.sentences_N[going_N], self.limits_N[going_N]
         self.log_p_NK, self.tokens_NKT = self.log_p_NK[going_N], self.tokens_NKT[going_N]
         self.finished_NMT, self.lengths_NM, self.scores_NM, self.sums_NM = (x[going_N] for x in fields)
@@ -220,9 +213,8 @@ class _Prefixes(DecodingState):
 
 
 def top(values_NX: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` greatest of each row and their places, the greatest first, of equal ones the first.
-
-    Only blocks with one of the `count` greatest maxima, of equal ones the first, can hold them; so little is sorted.
+    """The `count` greatest of each row and their places, the greatest first, of equal ones the first. Only blocks with
+    one of the `count` greatest maxima, of equal ones the first, can hold them; so little is sorted.
     """
     rows, size = values_NX.shape
     whole = size // BLOCK * BLOCK
@@ -254,7 +246,7 @@ def _limits(source_BS: Tensor, is_source_BS: Tensor | None, search: BeamSearch, 
         lengths_N = torch.full((len(source_BS),), source_BS.shape[1], device=source_BS.device)
     else:
         lengths_N = is_source_BS.sum(dim=1)
-    limits_N = lengths_N + search.max_extra
+    limits_N = lengths_N + search.max_extra_length
     return limits_N if longest is None else limits_N.clamp(max=longest - 1)
 
 

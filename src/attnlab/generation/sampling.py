@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from attnlab.models.base import LanguageModel
+from attnlab.models.base import LanguageModel, evaluating
 from attnlab.ranges import Interval, NonNegativeFloat, PositiveInt, Probability, check_ranges, must_be
 
 NO_NUMBERS = (
@@ -35,7 +35,7 @@ class Sampler:
     min_p: Probability | None = None
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """What tokens are drawn from, (B, V), in float64 on the CPU. Raises ValueError for logits that are NaN or inf."""
+        """What tokens are drawn from, (B, V), in float64 on the CPU. Raises ValueError for NaN and inf."""
         logits_BV = logits_BV.double().cpu()
         if logits_BV.isnan().any() or logits_BV.isposinf().any():
             raise ValueError(f"the model's scores of the next token {NO_NUMBERS}")
@@ -84,48 +84,32 @@ def generate(
     _check(model, prompts, max_new_tokens)
     if not prompts:
         return []
-    was_training = model.training
-    model.eval()
-    try:
-        return _decode(model, prompts, max_new_tokens, sampler or Sampler(), seed, ends, use_cache)
-    finally:
-        model.train(was_training)
-
-
-def _decode(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    sampler: Sampler,
-    seed: int,
-    ends: Collection[int],
-    use_cache: bool,
-) -> list[list[int]]:
-    device = next(model.parameters()).device
+    sampler, device = sampler or Sampler(), next(model.parameters()).device
     tokens_BT, is_token_BT = pad_left(prompts)
     cache = model.new_cache(tokens_BT.shape[1] + max_new_tokens) if use_cache else None
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(prompts))]
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # of the prompts, those that are still going on
-    for _ in range(max_new_tokens):
-        mask_BT = None if is_token_BT.all() else is_token_BT.to(device)
-        logits_BTV = model(tokens_BT.to(device), is_token_BT=mask_BT, cache=cache)
-        next_B = sampler(logits_BTV[:, -1], [generators[row] for row in rows])
-        for row, token in zip(rows, next_B.tolist(), strict=True):
-            generated[row].append(token)
-        going_B = ~torch.isin(next_B, torch.tensor(sorted(ends), dtype=next_B.dtype))
-        if not going_B.any():
-            break
-        if not going_B.all():
-            rows = [row for row, going in zip(rows, going_B.tolist(), strict=True) if going]
-            tokens_BT, is_token_BT, next_B = tokens_BT[going_B], is_token_BT[going_B], next_B[going_B]
+    with evaluating(model):
+        for _ in range(max_new_tokens):
+            mask_BT = None if is_token_BT.all() else is_token_BT.to(device)
+            logits_BTV = model(tokens_BT.to(device), is_token_BT=mask_BT, cache=cache)
+            next_B = sampler(logits_BTV[:, -1], [generators[row] for row in rows])
+            for row, token in zip(rows, next_B.tolist(), strict=True):
+                generated[row].append(token)
+            going_B = ~torch.isin(next_B, torch.tensor(sorted(ends), dtype=next_B.dtype))
+            if not going_B.any():
+                break
+            if not going_B.all():
+                rows = [row for row, going in zip(rows, going_B.tolist(), strict=True) if going]
+                tokens_BT, is_token_BT, next_B = tokens_BT[going_B], is_token_BT[going_B], next_B[going_B]
+                if cache is not None:
+                    cache.select(going_B.to(device))
+            new_BT, real_BT = next_B[:, None], torch.ones(len(rows), 1, dtype=torch.bool)
             if cache is not None:
-                cache.select(going_B.to(device))
-        new_BT, real_BT = next_B[:, None], torch.ones(len(rows), 1, dtype=torch.bool)
-        if cache is not None:
-            tokens_BT, is_token_BT = new_BT, real_BT
-        else:
-            tokens_BT, is_token_BT = torch.cat([tokens_BT, new_BT], dim=1), torch.cat([is_token_BT, real_BT], dim=1)
+                tokens_BT, is_token_BT = new_BT, real_BT
+            else:
+                tokens_BT, is_token_BT = torch.cat([tokens_BT, new_BT], dim=1), torch.cat([is_token_BT, real_BT], dim=1)
     return generated
 
 

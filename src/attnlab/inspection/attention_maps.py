@@ -11,7 +11,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 
 from attnlab.data.special_tokens import PURPOSES, SpecialTokens
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.layers.alignment import watched
-from attnlab.layers.attention import Attention, Eager, Scores
+from attnlab.layers.attention import Attention, Backend, Eager, Scores
+from attnlab.layers.baselines import watched
 from attnlab.layers.scope import Mask
 from attnlab.models.base import Seq2Seq
 from attnlab.models.convolutional import ConvolutionalSeq2Seq
@@ -46,24 +47,18 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerMap:
-    """
-    The attention weights (H, T, S) of one layer on one example, in fp32, and who may attend to whom, (T, S).
+    """The attention weights (H, T, S) of one layer on one example, in fp32, and who may attend to whom, (T, S)."""
 
-    name: of the attention in the model. kind: self, encoder self, decoder self or cross. layer: its place among those
-    of its kind, from 0.
-    """
-
-    name: str
-    kind: str
-    layer: int
+    name: str  # of the attention in the model
+    kind: str  # self, encoder self, decoder self or cross
+    layer: int  # its place among those of its kind, from 0
     weights_HTS: Tensor
     allowed_TS: Tensor
 
 
 def layer_maps(model: nn.Module, forward: Callable[[], object], row: int = 0) -> list[LayerMap]:
-    """
-    What every attention of the model gives on row `row` of the batch that `forward` runs through it once, in the order
-    of computation.
+    """What every attention of the model gives on row `row` of the batch that `forward` runs through it once, in the
+    order of computation.
 
     Weights are those of the formula, before dropout, whatever backend serves the model; an attention that two stacks
     share gives a map in each. The alignment of a recurrent or convolutional decoder is a cross-attention of one head.
@@ -106,41 +101,28 @@ def attention_names(model: nn.Module) -> dict[Attention, list[str]]:
     return names
 
 
-class _Telling(Eager):
-    """The eager backend, which hands on its weights and who may attend to whom."""
-
-    def __init__(self, tell: Callable[[Tensor, Tensor | None], None]) -> None:
-        super().__init__(keep_weights=True)
-        self.tell = tell
-
-    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        out_BHTK = super().__call__(q_BHTK, k_BGSK, v_BGSK, mask, scores)
-        assert self.weights_BHTS is not None
-        self.tell(self.weights_BHTS, mask.allowed_BHTS)
-        self.weights_BHTS = None
-        return out_BHTK
-
-
 @contextmanager
 def _recording(model: nn.Module, row: int, calls: list[tuple[str, Tensor, Tensor]]) -> Iterator[None]:
     """Inside, every attention of the model appends its name, weights and mask of a row of the batch to `calls`."""
     attentions = attention_names(model)
     backends = {module: module.backend for module in attentions}
-    counts = dict.fromkeys(attentions, 0)
     alignments: list[tuple[Tensor, Tensor]] = []
 
-    def keep(module: Attention) -> Callable[[Tensor, Tensor | None], None]:
-        def tell(weights_BHTS: Tensor, allowed_BHTS: Tensor | None) -> None:
-            names = attentions[module]
-            name = names[counts[module] % len(names)]
-            counts[module] += 1
-            weights_HTS = weights_BHTS[row]
+    def telling(names: Iterator[str]) -> Backend:
+        eager = Eager(keep_weights=True)
+
+        def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+            out_BHTK = eager(q_BHTK, k_BGSK, v_BGSK, mask, scores)
+            assert eager.weights_BHTS is not None
+            weights_HTS, allowed_BHTS = eager.weights_BHTS[row], mask.allowed_BHTS
             allowed_TS = torch.ones_like(weights_HTS[0], dtype=torch.bool)
             if allowed_BHTS is not None:
                 allowed_TS = allowed_BHTS[min(row, len(allowed_BHTS) - 1), 0]
-            calls.append((name, weights_HTS, allowed_TS))
+            calls.append((next(names), weights_HTS, allowed_TS))
+            eager.weights_BHTS = None
+            return out_BHTK
 
-        return tell
+        return attend
 
     def tell_of_alignment(weights_BTS: Tensor, is_source_BS: Tensor | None) -> None:
         weights_TS = weights_BTS[row].detach()
@@ -148,8 +130,8 @@ def _recording(model: nn.Module, row: int, calls: list[tuple[str, Tensor, Tensor
         alignments.append((weights_TS, allowed_TS if is_source_BS is None else allowed_TS & is_source_BS[row]))
 
     try:
-        for module in attentions:
-            module.backend = _Telling(keep(module))
+        for module, names in attentions.items():
+            module.backend = telling(cycle(names))
         with watched(tell_of_alignment):
             yield
         calls.extend(_aligned(model, alignments))
@@ -178,24 +160,17 @@ def picture(maps: dict[str, Tensor]) -> Picture:
     for row, weights_HTS in enumerate(maps.values()):
         for column, weights_TS in enumerate(weights_HTS):
             top, left = row * (SIDE + GAP), column * (SIDE + GAP)
-            pixels[top : top + SIDE, left : left + SIDE] = _square(weights_TS)
+            levels_TS = 255 - (255 * weights_TS / weights_TS.max().clamp(min=1e-12)).round()
+            image = Image.fromarray(levels_TS.numpy().astype(np.uint8))
+            square = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            pixels[top : top + SIDE, left : left + SIDE] = np.asarray(square)
     return Picture(pixels, f"rows: {', '.join(maps)}; columns: heads")
 
 
-def _square(weights_TS: Tensor) -> np.ndarray:
-    levels_TS = 255 - (255 * weights_TS / weights_TS.max().clamp(min=1e-12)).round()
-    image = Image.fromarray(levels_TS.numpy().astype(np.uint8))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
-
-
 def rollout(weights: Sequence[Tensor]) -> list[Tensor]:
-    """
-    How much of each position's state after each layer comes from each input position, (T, T) a layer (Abnar & Zuidema
-    2020, arXiv 2005.00928, eq. 1).
-
-    weights: the maps (H, T, T) of the layers, lowest first. A layer is taken for half its heads' mean and half the
-    residual stream; values, norms and the feed-forward layers are not looked at. Rows of weights that sum to 1 give
-    rows that sum to 1.
+    """How much of each position's state after each layer comes from each input position, (T, T) a layer (Abnar &
+    Zuidema 2020, arXiv 2005.00928, eq. 1). weights: the maps (H, T, T) of the layers, lowest first. A layer is taken
+    for half its heads' mean and half the residual stream; values, norms and the feed-forward layers are not looked at.
     """
     so_far_TT = torch.eye(weights[0].shape[1], dtype=torch.float64)
     found = []
@@ -211,11 +186,9 @@ def with_rollouts(maps: list[LayerMap]) -> list[LayerMap]:
     found = list(maps)
     for kind in dict.fromkeys(one.kind for one in maps if one.kind.endswith("self")):
         layers = [one for one in maps if one.kind == kind]
-        reached_TT = torch.eye(layers[0].weights_HTS.shape[1], dtype=torch.bool)
+        own_TT = reached_TT = torch.eye(layers[0].weights_HTS.shape[1], dtype=torch.bool)
         for layer, rolled_TT in zip(layers, rollout([one.weights_HTS for one in layers]), strict=True):
-            reached_TT = (
-                (layer.allowed_TS | torch.eye(len(reached_TT), dtype=torch.bool)).float() @ reached_TT.float()
-            ) > 0
+            reached_TT = ((layer.allowed_TS | own_TT).float() @ reached_TT.float()) > 0
             found.append(LayerMap(layer.name, rollout_of(kind), layer.layer, rolled_TT[None], reached_TT))
     return found
 
@@ -227,12 +200,9 @@ def rollout_of(kind: str) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """
-    Labels to show, token numbers (N,), which tokens are marks (N,), and the characters of the text that each is of, (N,
-    2); -1 for marks.
-
-    Of an image: numbers are all different, `before` tokens stand before the patches, and `grid` has their rows and
-    columns.
+    """Labels to show, token numbers (N,), which tokens are marks (N,), and the characters of the text that each is of,
+    (N, 2); -1 for marks. Of an image, numbers are all different, and `before` tokens stand before the patches of a
+    grid.
     """
 
     labels: list[str]
@@ -255,46 +225,42 @@ def text_axis(
     after: Sequence[int] = (),
 ) -> Axis:
     """The tokens of a text, with the marks before and after it; places_N2: the characters that each token is of."""
-    # A token of no character is the blank that some texts are read behind.
-    pieces = _numbered([visible(text[start:end] or " ") for start, end in places_N2], places_N2)
-    return _framed(pieces, tokens_N, places_N2.reshape(-1, 2), marks, before, after)
+    # A token of no character is the blank that some texts are read behind. Tokens that share a character, its bytes
+    # being in several, are told apart by a number.
+    labels, again = [], 1
+    for index, (start, end) in enumerate(places_N2):
+        again = again + 1 if index > 0 and start < places_N2[index - 1][1] else 1
+        piece = visible(text[start:end] or " ")
+        labels.append(f"{piece}\u00b7{again}" if again > 1 else piece)
+    axis = Axis(
+        labels, tokens_N.astype(np.int64), np.zeros(len(labels), bool), places_N2.reshape(-1, 2).astype(np.int64)
+    )
+    return joined(_axis_of(before, marks), axis, _axis_of(after, marks))
 
 
 def output_axis(vocabulary: Vocabulary, tokens: Sequence[int], before: Sequence[int]) -> Axis:
     """Tokens that a model gave, which need not be those that their text is cut into; they have no places."""
-    names = name_marks(vocabulary.special_tokens)
-    pieces = [names.get(token) or visible(vocabulary.decode([token])) for token in tokens]
-    return _framed(
-        pieces, np.array(tokens, np.int64), np.full((len(tokens), 2), -1), vocabulary.special_tokens, before, ()
-    )
-
-
-def _framed(
-    pieces: list[str],
-    tokens_N: np.ndarray,
-    places_N2: np.ndarray,
-    marks: SpecialTokens,
-    before: Sequence[int],
-    after: Sequence[int],
-) -> Axis:
-    """Tokens with the marks before and after them."""
+    marks = vocabulary.special_tokens
     names = name_marks(marks)
-    first, last = ([names.get(int(n), f"[{n}]") for n in side] for side in (before, after))
-    numbers = np.concatenate([np.array(before, dtype=np.int64), tokens_N.astype(np.int64), np.array(after, np.int64)])
-    outside = [np.full((len(side), 2), -1, dtype=np.int64) for side in (before, after)]
-    places = np.concatenate([outside[0], places_N2.astype(np.int64), outside[1]])
-    is_mark_N = np.array([True] * len(before) + [False] * len(pieces) + [True] * len(after), dtype=bool)
-    return Axis([*first, *pieces, *last], numbers, is_mark_N, places)
+    labels = [names.get(token) or visible(vocabulary.decode([token])) for token in tokens]
+    axis = _axis_of(tokens, marks)
+    return joined(_axis_of(before, marks), replace(axis, labels=labels, is_mark_N=np.zeros_like(axis.is_mark_N)))
 
 
-def joined(first: Axis, second: Axis) -> Axis:
-    """One axis after another; the second's characters belong to another text, so they are left out."""
-    nowhere = np.full_like(second.places_N2, -1)
+def _axis_of(marks: Sequence[int], known: SpecialTokens) -> Axis:
+    """Marks alone."""
+    labels = [name_marks(known).get(int(n), f"[{n}]") for n in marks]
+    nowhere_N2 = np.full((len(labels), 2), -1, dtype=np.int64)
+    return Axis(labels, np.array(marks, dtype=np.int64), np.ones(len(labels), dtype=bool), nowhere_N2)
+
+
+def joined(*axes: Axis) -> Axis:
+    """One axis after another."""
     return Axis(
-        first.labels + second.labels,
-        np.concatenate([first.numbers_N, second.numbers_N]),
-        np.concatenate([first.is_mark_N, second.is_mark_N]),
-        np.concatenate([first.places_N2, nowhere]),
+        [label for axis in axes for label in axis.labels],
+        np.concatenate([axis.numbers_N for axis in axes]),
+        np.concatenate([axis.is_mark_N for axis in axes]),
+        np.concatenate([axis.places_N2 for axis in axes]),
     )
 
 
@@ -323,13 +289,3 @@ def name_marks(marks: SpecialTokens) -> dict[int, str]:
         if number is not None:
             names[number] = f"[{purpose.replace('_', ' ')}]"
     return names
-
-
-def _numbered(pieces: list[str], places_N2: np.ndarray) -> list[str]:
-    """Tokens that share a character, its bytes being in several, told apart by a number."""
-    labels, again = [], 1
-    for index, piece in enumerate(pieces):
-        shares = index > 0 and places_N2[index][0] < places_N2[index - 1][1]
-        again = again + 1 if shares else 1
-        labels.append(f"{piece}\u00b7{again}" if again > 1 else piece)
-    return labels

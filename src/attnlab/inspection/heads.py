@@ -1,8 +1,7 @@
 """What each head does: statistics beside those of uniform attention, a word where they are clear, the table of all.
 
-A statistic is a mean over queries. Most are the weight that a query gives to certain keys; `chance` is what it would
-give them if it attended to all keys alike that it may attend to. Legend: B sequences, T queries, S keys, H heads, N
-tokens.
+A statistic is a mean over queries, mostly of the weight given to certain keys; `chance` is its value if a query
+attended alike to all keys that it may attend to. Legend: B sequences, T queries, S keys, H heads, N tokens.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
@@ -66,17 +65,15 @@ Scores = dict[Head, dict[str, Score]]
 
 
 class _Measured(NamedTuple):
-    """A statistic of every query: values (H, T), uniform attention's (T,), and which queries have it (T,)."""
+    """A statistic of every query."""
 
     values_HT: np.ndarray
-    chance_T: np.ndarray
-    has_T: np.ndarray
+    chance_T: np.ndarray  # of uniform attention
+    has_T: np.ndarray  # which queries have it
 
 
 def head_scores(examples: Iterable[Attended]) -> Scores:
-    """
-    The statistics of every head over examples, by name; rollouts have none. See `mass_targets` and `shape_measures`.
-
+    """The statistics of every head over examples, by name; rollouts have none. See `mass_targets` and `shape_measures`.
     A statistic that no query has (no token came twice, say) is missing.
     """
     sums: dict[Head, dict[str, np.ndarray]] = defaultdict(lambda: defaultdict(lambda: np.zeros(3)))
@@ -89,12 +86,11 @@ def head_scores(examples: Iterable[Attended]) -> Scores:
                 for head, values_T in enumerate(measured.values_HT):
                     total = values_T[measured.has_T].sum()
                     sums[Head(one.kind, one.layer, head)][name] += (total, chance, count)
-    return {
-        head: {
-            name: Score(float(total / n), float(chance / n), int(n)) for name, (total, chance, n) in named.items() if n
-        }
-        for head, named in sums.items()
-    }
+    return {head: {name: _score(*three) for name, three in named.items() if three[2]} for head, named in sums.items()}
+
+
+def _score(total: float, chance: float, count: float) -> Score:
+    return Score(float(total / count), float(chance / count), int(count))
 
 
 def measure(one: LayerMap, queries: Axis, keys: Axis) -> dict[str, _Measured]:
@@ -114,17 +110,15 @@ def measure(one: LayerMap, queries: Axis, keys: Axis) -> dict[str, _Measured]:
 
 
 def mass_targets(kind: str, allowed_TS: np.ndarray, queries: Axis, keys: Axis) -> dict[str, np.ndarray]:
-    """
-    Which keys (T, S) each of the weights is of:
+    """Which keys (T, S) each of the weights is of.
 
     previous, next: the token before and after the query (positional heads: Voita et al. 2019, arXiv 1905.09418, section
-    5.1; Clark et al. 2019, arXiv 1906.04341, section 3.1). first: the first token, an attention sink (Xiao et al. 2024,
-    arXiv 2309.17453, section 3.1). current: the query itself. same: other occurrences of the query's token, earlier
-    ones where the map is causal (duplicate-token heads: Wang et al. 2023, arXiv 2211.00593, section 3). induction:
-    tokens that follow an earlier occurrence of the query's token and stand before the query (prefix matching: Olsson et
-    al. 2022, arXiv 2209.11895, "Argument 2"). marks: tokens that are no text, such as start, end and separator (Clark
-    et al. 2019, section 3.2). In cross-attention first, last and marks alone; in images first, marks and current:
-    patches stand in no row.
+    5.1). first: an attention sink (Xiao et al. 2024, arXiv 2309.17453, section 3.1). current: the query itself. same:
+    other occurrences of its token, earlier ones where the map is causal (duplicate-token heads: Wang et al. 2023, arXiv
+    2211.00593, section 3). induction: tokens that follow an earlier occurrence of the query's token and stand before
+    the query (prefix matching: Olsson et al. 2022, arXiv 2209.11895, "Argument 2"). marks: start, end, separator (Clark
+    et al. 2019, arXiv 1906.04341, section 3.2). In cross-attention first, last and marks alone; in images, where
+    patches stand in no row, first, marks and current.
     """
     offsets_TS = np.arange(len(keys))[None] - np.arange(len(queries))[:, None]
     everywhere_TS = np.ones_like(allowed_TS)
@@ -132,31 +126,29 @@ def mass_targets(kind: str, allowed_TS: np.ndarray, queries: Axis, keys: Axis) -
     found = {"first": first_TS, "marks": everywhere_TS & keys.is_mark_N}
     if kind == CROSS:
         return found | {"last": everywhere_TS & (np.arange(len(keys)) == len(keys) - 1)}
+    found["current"] = offsets_TS == 0
     if keys.grid is not None:
-        return found | {"current": offsets_TS == 0}
+        return found
     same_TS = queries.numbers_N[:, None] == keys.numbers_N[None]
     follows_TS = np.zeros_like(same_TS)
     follows_TS[:, 1:] = same_TS[:, :-1]
     return found | {
         "previous": offsets_TS == -1,
         "next": offsets_TS == 1,
-        "current": offsets_TS == 0,
         "same": same_TS & (offsets_TS != 0),
         "induction": follows_TS & (offsets_TS < 0),
     }
 
 
 def shape_measures(weights_HTS: np.ndarray, allowed_TS: np.ndarray, crosses: bool) -> dict[str, _Measured]:
-    """
-    What does not depend on the tokens:
+    """What does not depend on the tokens.
 
-    entropy: of a query's weights, in nats. relative_entropy: over its maximum, the logarithm of the number of keys that
-    the query may attend to. distance (self-attention): the mean number of tokens to the keys; in images, from patches
-    to patches in widths of a patch (Dosovitskiy et al. 2021, arXiv 2010.11929, section D.8). In cross-attention
-    diagonal: the weight on keys, each counted by exp(-(s/(S-1) - t/(T-1))^2 / 2g^2), g = 0.2, which is 1 on the
-    diagonal (guided attention: Tachibana et al. 2018, arXiv 1710.08969, section 4.1); monotonic: Pearson's correlation
-    of a query's place with the mean place of its keys, 1 where the alignment moves forward at one speed, 0 for uniform
-    attention.
+    entropy: of a query's weights, in nats; relative_entropy: over the logarithm of the number of its keys. distance
+    (self-attention): the mean number of tokens to the keys; in images, from patches to patches in widths of a patch
+    (Dosovitskiy et al. 2021, arXiv 2010.11929, section D.8). In cross-attention diagonal: the weight on keys, each
+    counted by exp(-(s/(S-1) - t/(T-1))^2 / 2g^2), g = 0.2 (guided attention: Tachibana et al. 2018, arXiv 1710.08969,
+    section 4.1); monotonic: Pearson's correlation of a query's place with the mean place of its keys, 1 where the
+    alignment moves forward at one speed.
     """
     num_queries, num_keys = allowed_TS.shape
     counts_T = allowed_TS.sum(axis=1)
@@ -225,16 +217,15 @@ def repeated_rows(
     random = np.random.default_rng(seed)
     again = length > len(text_tokens_N)
     halves = np.stack([random.choice(text_tokens_N, length, replace=again) for _ in range(count)])
-    return np.concatenate(
-        [np.broadcast_to(np.array(before, dtype=np.int64), (count, len(before))), halves, halves], axis=1
-    )
+    starts = np.broadcast_to(np.array(before, dtype=np.int64), (count, len(before)))
+    return np.concatenate([starts, halves, halves], axis=1)
 
 
 @torch.inference_mode()
 def repeat_scores(model: LanguageModel, tokenizer: Tokenizer, room: int | None = None) -> dict[Head, dict[str, Score]]:
-    """
-    `repeats`: the induction score of each head (see `mass_targets`) on random tokens that are repeated (Olsson et al.
-    2022, arXiv 2209.11895, "Model Analysis Table"), where no word, no grammar and no other habit of the text can help.
+    """`repeats`: the induction score of each head (see `mass_targets`) on random tokens that are repeated (Olsson et
+    al. 2022, arXiv 2209.11895, "Model Analysis Table"), where no word, no grammar and no other habit of the text can
+    help.
 
     room: the most tokens of a sequence, such as the length trained at. Nothing where a pattern of four does not fit.
     """
@@ -267,22 +258,19 @@ class Role:
 
 
 def strength(score: Score) -> float:
-    """How far a weight lies from uniform attention (0) to all of the weight (1); negative below chance."""
+    """How far a weight lies from uniform attention (0) to all of the weight (1)."""
     return (score.value - score.chance) / (1 - score.chance) if score.chance < 1 else 0.0
 
 
 def role_of(scores: Mapping[str, Score]) -> Role | None:
     """The clearest role of a head, or None where none clears the bar."""
-    measured = [(name, scores[name]) for name in ROLES if name in scores and scores[name].queries >= FEWEST]
-    roles = [Role(ROLES[name], name, strength(score)) for name, score in measured]
-    clear = [role for role in roles if role.strength >= BAR]
-    if clear:
+    measured = {name: score for name, score in scores.items() if score.queries >= FEWEST}
+    roles = [Role(word, name, strength(measured[name])) for name, word in ROLES.items() if name in measured]
+    if clear := [role for role in roles if role.strength >= BAR]:
         # An induction head attends to the first token, say, where nothing comes again. Of equals the first says more.
         return max(clear, key=lambda role: (role.statistic == "repeats", role.strength))
-    even = scores.get("relative_entropy")
-    if even is not None and even.queries >= FEWEST and even.value >= EVEN:
-        return Role(EVENLY, "relative_entropy", even.value)
-    return None
+    even = measured.get("relative_entropy")
+    return Role(EVENLY, "relative_entropy", even.value) if even is not None and even.value >= EVEN else None
 
 
 def clearest(scores: Scores, kind: str) -> Head | None:
@@ -321,7 +309,7 @@ def csv_of(columns: Sequence[str], rows: Iterable[Sequence[str | float | None]])
 
 
 def heads_json(scores: Scores, effects: Mapping[Head, Effect] | None = None) -> dict[str, object]:
-    """Everything about every head: each statistic with its chance and number of queries, role, what masking does."""
+    """Everything about every head."""
     heads = []
     for head, named in scores.items():
         role, effect = role_of(named), (effects or {}).get(head)

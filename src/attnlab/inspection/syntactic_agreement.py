@@ -6,15 +6,17 @@ Legend: W words, T tokens, H heads.
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from attnlab.data.cache import DataError
-from attnlab.data.pairs import read_lines
+from attnlab.data.readers import read_lines
 from attnlab.inspection.attended import Attended
 from attnlab.inspection.attention_maps import ENCODER, SELF, Axis, Head
 from attnlab.inspection.heads import csv_of
@@ -27,11 +29,9 @@ ID, FORM, HEAD, RELATION, MISC = 0, 1, 6, 7, 9
 
 @dataclass(frozen=True)
 class Sentence:
-    """
-    A text, the characters of each of its words (W, 2), each word's head (-1: the root, or unknown) and its relation to
-    that.
-
-    Words that share their characters, such as the two in French "au", have places -1: no token is of one of them.
+    """A text, the characters of each of its words (W, 2), each word's head (-1: the root, or unknown) and its relation
+    to that. Words that share their characters, such as the two in French "au", have places -1: no token is of one of
+    them.
     """
 
     text: str
@@ -59,16 +59,24 @@ def _blocks(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate([*lines, ""], start=1):
         if line.strip(" \t"):
             block.append(line)
-        elif any(not before.startswith("#") for before in block):
+            continue
+        if any(not before.startswith("#") for before in block):
             yield number - len(block), block
-            block = []
-        else:
-            block = []
+        block = []
+
+
+class _Surface(NamedTuple):
+    """A piece of the text: its line in the file, form, miscellany, and the words that it is of."""
+
+    number: int
+    form: str
+    misc: str
+    words: range
 
 
 def _sentence(path: Path, first: int, lines: list[str]) -> Sentence:
     text = None
-    surface: list[tuple[int, str, str, range]] = []  # line, form, miscellany, words of it
+    surface: list[_Surface] = []
     words: list[tuple[int, list[str]]] = []
     for number, line in enumerate(lines, start=first):
         if line.startswith("#"):
@@ -79,41 +87,30 @@ def _sentence(path: Path, first: int, lines: list[str]) -> Sentence:
         if len(columns) != COLUMNS:
             raise ValueError(f"{path}, line {number}: {len(columns)} columns; accepted: CoNLL-U, ten between tabs")
         _place(path, number, columns, surface, words)
-    spelt = "".join(form + ("" if "SpaceAfter=No" in misc.split("|") else " ") for _, form, misc, _ in surface).strip(
-        " "
-    )
-    text = spelt if text is None else text
-    heads = [_head(path, number, columns, len(words)) for number, columns in words]
-    return Sentence(
-        text,
-        _places(path, text, surface, len(words)),
-        np.array(heads, dtype=np.int64),
-        [columns[RELATION] for _, columns in words],
-        [columns[FORM] for _, columns in words],
-    )
+    if text is None:
+        text = "".join(s.form + ("" if "SpaceAfter=No" in s.misc.split("|") else " ") for s in surface).strip(" ")
+    heads = [_head(path, number, columns[HEAD], len(words)) for number, columns in words]
+    relations, forms = ([columns[which] for _, columns in words] for which in (RELATION, FORM))
+    return Sentence(text, _places(path, text, surface, len(words)), np.array(heads, dtype=np.int64), relations, forms)
 
 
 def _place(
-    path: Path,
-    number: int,
-    columns: list[str],
-    surface: list[tuple[int, str, str, range]],
-    words: list[tuple[int, list[str]]],
+    path: Path, number: int, columns: list[str], surface: list[_Surface], words: list[tuple[int, list[str]]]
 ) -> None:
     """Takes in a line: a word, several words that are written as one, or an empty node, which stands nowhere."""
     name, form, misc = columns[ID], columns[FORM], columns[MISC]
     if name.isdecimal() and int(name) == len(words) + 1:
         words.append((number, columns))
-        if not surface or len(words) - 1 not in surface[-1][3]:
-            surface.append((number, form, misc, range(len(words) - 1, len(words))))
-    elif (ends := name.split("-")) and len(ends) == 2 and all(map(str.isdecimal, ends)):
-        surface.append((number, form, misc, range(int(ends[0]) - 1, int(ends[1]))))
-    elif not all(map(str.isdecimal, name.split("."))) or "." not in name:
+        if not surface or len(words) - 1 not in surface[-1].words:
+            surface.append(_Surface(number, form, misc, range(len(words) - 1, len(words))))
+    elif re.fullmatch(r"\d+-\d+", name):
+        start, end = map(int, name.split("-"))
+        surface.append(_Surface(number, form, misc, range(start - 1, end)))
+    elif not re.fullmatch(r"\d+(\.\d+)+", name):
         raise ValueError(f"{path}, line {number}: the word number {name!r}; accepted here: {len(words) + 1}")
 
 
-def _head(path: Path, number: int, columns: list[str], count: int) -> int:
-    head = columns[HEAD]
+def _head(path: Path, number: int, head: str, count: int) -> int:
     if head == "_":
         return -1
     if not head.isdecimal() or int(head) > count:
@@ -121,7 +118,7 @@ def _head(path: Path, number: int, columns: list[str], count: int) -> int:
     return int(head) - 1
 
 
-def _places(path: Path, text: str, surface: list[tuple[int, str, str, range]], count: int) -> np.ndarray:
+def _places(path: Path, text: str, surface: list[_Surface], count: int) -> np.ndarray:
     """Where each word stands in the text, in order, with nothing but blanks between."""
     places_W2 = np.full((count, 2), -1, dtype=np.int64)
     at = 0
@@ -141,11 +138,8 @@ def _places(path: Path, text: str, surface: list[tuple[int, str, str, range]], c
 
 @dataclass(frozen=True)
 class Agreement:
-    """
-    Of a relation in one direction: the share of its `count` pairs in which each head attends most from the one word to
-    the other.
-
-    baseline: the share that the best fixed offset (in words) finds, which is chosen on the same pairs.
+    """Of a relation in one direction: the share of its `count` pairs in which each head attends most from the one word
+    to the other. baseline: the share that the best fixed offset (in words) finds, which is chosen on the same pairs.
     """
 
     relation: str
@@ -162,14 +156,12 @@ class Agreement:
 
 
 def agreement(examples: Iterable[Attended], sentences: Sequence[Sentence]) -> list[Agreement]:
-    """
-    How often each head's most attended other word is the right one, for every relation and direction, most frequent
+    """How often each head's most attended other word is the right one, for every relation and direction, most frequent
     first.
 
     As in Clark et al. 2019, arXiv 1906.04341, section 4: attention to a word is the sum over its tokens, attention from
-    a word the mean over them; the word itself and marks are no answers, and the baseline is the best fixed offset. A
-    head that may see only what is before it has offsets before it. Root words, words that share their characters and
-    those without a token are left out.
+    a word the mean over them; the word itself and marks are no answers. A head that may see only what is before it has
+    offsets before it. Root words, words that share their characters and those without a token are left out.
     """
     hits: dict[tuple[str, str], dict[Head, list[bool]]] = defaultdict(lambda: defaultdict(list))
     apart: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -239,11 +231,9 @@ def _summed(relation: str, direction: str, hits: dict[Head, list[bool]], apart: 
 def syntax_csv(found: Sequence[Agreement]) -> str:
     """A row for each relation, direction and head."""
     columns = ["relation", "direction", "pairs", "kind", "layer", "head", "share", "baseline", "offset"]
-    return csv_of(
-        columns,
-        (
-            [one.relation, one.direction, one.count, *head, share, one.baseline, one.offset]
-            for one in found
-            for head, share in one.shares.items()
-        ),
-    )
+    rows: list[list[str | float]] = [
+        [one.relation, one.direction, one.count, *head, share, one.baseline, one.offset]
+        for one in found
+        for head, share in one.shares.items()
+    ]
+    return csv_of(columns, rows)

@@ -1,32 +1,24 @@
 """Weights in from and out to other libraries: Hugging Face transformers' architectures, both ways."""
 
 from attnlab.interop.architecture import CannotConvert
-from attnlab.interop.convert import ARCHITECTURES, Imported, from_theirs, read_model
-from attnlab.interop.export import HEADS, Head, architecture_for, compare, to_folder, tokenizer_there
+from attnlab.interop.convert import (
+    ARCHITECTURES,
+    HEADS,
+    Head,
+    Imported,
+    architecture_for,
+    compare,
+    from_theirs,
+    read_model,
+    to_folder,
+    tokenizer_there,
+)
 from attnlab.interop.files import GGUF, read_gguf
 from attnlab.interop.settings import Settings, build, canonical, completed, different, nested
 from attnlab.interop.warm_start import Start, start_from
 
 __all__ = [
-    "ARCHITECTURES",
-    "GGUF",
-    "HEADS",
-    "CannotConvert",
-    "Head",
-    "Imported",
-    "Settings",
-    "Start",
-    "architecture_for",
-    "build",
-    "canonical",
-    "compare",
-    "completed",
-    "different",
-    "from_theirs",
-    "nested",
-    "read_gguf",
-    "read_model",
-    "start_from",
-    "to_folder",
-    "tokenizer_there",
-]
+    "ARCHITECTURES", "GGUF", "HEADS", "CannotConvert", "Head", "Imported", "Settings", "Start", "architecture_for",
+    "build", "canonical", "compare", "completed", "different", "from_theirs", "nested", "read_gguf", "read_model",
+    "start_from", "to_folder", "tokenizer_there",
+]  # fmt: skip

@@ -1,5 +1,4 @@
-"""
-What one architecture of Hugging Face transformers is here, as declarations that are read both ways: fields of its
+"""What one architecture of Hugging Face transformers is here, as declarations that are read both ways: fields of its
 configuration, tensors, and what cannot be carried over.
 
 Shapes: H heads, K head width.
@@ -8,9 +7,10 @@ Shapes: H heads, K head width.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,26 +59,25 @@ class Same:
 
     theirs: str
     ours: str
-    default: Any = REQUIRED  # what is meant where the field is missing there; ABSENT: nothing
+    default: object = REQUIRED  # what is meant where the field is missing there; ABSENT: nothing
     least: int | None = None  # the smallest number that can be written
 
-    def read(self, config: Mapping[str, Any]) -> Settings:
+    def read(self, config: Mapping[str, object]) -> Settings:
         value = config.get(self.theirs)
-        if value is None:
-            if self.default is REQUIRED:
-                raise CannotConvert(f"config.json has no {self.theirs}, and a model cannot be built without it")
-            if self.default is ABSENT:
-                return {}
-            value = self.default
+        value = self.default if value is None else value
+        if value is REQUIRED:
+            raise CannotConvert(f"config.json has no {self.theirs}, and a model cannot be built without it")
+        if value is ABSENT:
+            return {}
         if isinstance(value, str | Mapping):
             raise CannotConvert(f"config.json has {self.theirs}={value!r}; accepted: a number")
         return {self.ours: value}
 
     def write(self, settings: Settings) -> Config:
         value = settings.get(self.ours)
-        if value is None:
-            return {}
-        return {self.theirs: value if self.least is None else max(value, self.least)}
+        if value is not None and self.least is not None:
+            value = max(value, self.least)
+        return {} if value is None else {self.theirs: value}
 
 
 @dataclass(frozen=True)
@@ -87,24 +86,24 @@ class OneOf:
 
     theirs: str
     words: Mapping[Any, Settings]
-    default: Any = REQUIRED  # the word that is meant where the field is missing
+    default: object = REQUIRED  # the word that is meant where the field is missing
 
-    def read(self, config: Mapping[str, Any]) -> Settings:
+    def read(self, config: Mapping[str, object]) -> Settings:
         word = config.get(self.theirs)
         word = self.default if word is None and self.default is not REQUIRED else word
-        if not isinstance(word, Hashable) or word not in self.words:
-            accepted = ", ".join(map(repr, self.words))
-            raise CannotConvert(f"{self.theirs}={word!r} has no counterpart here; accepted: {accepted}")
-        return dict(self.words[word])
+        for known, settings in self.words.items():
+            if known == word:
+                return dict(settings)
+        accepted = ", ".join(map(repr, self.words))
+        raise CannotConvert(f"{self.theirs}={word!r} has no counterpart here; accepted: {accepted}")
 
     def write(self, settings: Settings) -> Config:
         """The first word whose settings are these; where none is, the first that has the largest share of them."""
-
-        def share(word: Any) -> float:
-            fields = self.words[word]
-            return sum(settings.get(key) == value for key, value in fields.items()) / len(fields)
-
-        return {self.theirs: max(self.words, key=share)}
+        shares = {
+            word: sum(bool(settings.get(key) == value) for key, value in fields.items()) / len(fields)
+            for word, fields in self.words.items()
+        }
+        return {self.theirs: max(shares, key=lambda word: shares[word])}
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,10 @@ class Only:
     """A field that has a counterpart here for some values alone, the first of which is meant where it is missing."""
 
     theirs: str
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
     why: str = "has no counterpart here"  # of other values
 
-    def read(self, config: Mapping[str, Any]) -> Settings:
+    def read(self, config: Mapping[str, object]) -> Settings:
         value = config.get(self.theirs)
         if value is not None and value not in self.values:
             raise CannotConvert(f"{self.theirs}={value!r} {self.why}; accepted: {', '.join(map(repr, self.values))}")
@@ -128,14 +127,12 @@ class Only:
 Field = Same | OneOf | Only
 
 
-def required(**names: str) -> tuple[Same, ...]:
+def required(default: object = REQUIRED, /, **names: str) -> tuple[Same, ...]:
     """Numbers that every configuration has to say, by their names there and here."""
-    return tuple(Same(theirs, ours) for theirs, ours in names.items())
+    return tuple(Same(theirs, ours, default) for theirs, ours in names.items())
 
 
-def optional(**names: str) -> tuple[Same, ...]:
-    """Numbers that a configuration may leave out."""
-    return tuple(Same(theirs, ours, default=ABSENT) for theirs, ours in names.items())
+optional = partial(required, ABSENT)
 
 
 def flag(theirs: str, *ours: str) -> OneOf:
@@ -143,7 +140,7 @@ def flag(theirs: str, *ours: str) -> OneOf:
     return OneOf(theirs, {value: dict.fromkeys(ours, value) for value in (True, False)}, default=True)
 
 
-def only(**values: Any) -> tuple[Only, ...]:
+def only(**values: object) -> tuple[Only, ...]:
     """Fields that have a counterpart here for one value alone."""
     return tuple(Only(theirs, (value,)) for theirs, value in values.items())
 
@@ -155,7 +152,6 @@ def only(**values: Any) -> tuple[Only, ...]:
 class Form:
     """What a tensor there is of several here: `split` there to here, `join` back; each undoes the other bit for bit."""
 
-    name: str
     split: Callable[[Tensor, Settings], Sequence[Tensor]]
     join: Callable[[Sequence[Tensor], Settings], Tensor]
 
@@ -170,21 +166,17 @@ def _by_head(tensors: Sequence[Tensor], settings: Settings) -> Tensor:
 
 
 def _pixels(tensors: Sequence[Tensor], settings: Settings) -> Tensor:
-    side = settings["patch_size"]
-    return tensors[0].unflatten(1, (settings["channels"], side, side))
+    shape = [settings[name] for name in ("channels", "patch_size", "patch_size")]
+    return cast(Tensor, tensors[0].unflatten(1, shape))
 
 
-COPY = Form("copy", lambda tensor, _: [tensor], lambda tensors, _: tensors[0])
-TRANSPOSED = Form("transposed", lambda tensor, _: [tensor.t()], lambda tensors, _: tensors[0].t())
-THIRDS = Form("thirds", lambda tensor, _: tensor.chunk(3, dim=0), lambda tensors, _: torch.cat(list(tensors)))
-THIRDS_TRANSPOSED = Form(
-    "transposed, in thirds",
-    lambda tensor, _: tensor.t().chunk(3, dim=0),
-    lambda tensors, _: torch.cat(list(tensors)).t(),
-)
-THIRDS_OF_HEADS = Form("thirds of each head", _three_of_each_head, _by_head)
-IN_ONE = Form("one axis less", lambda tensor, _: [tensor[0]], lambda tensors, _: tensors[0][None])
-PIXELS = Form("pixels of a patch in one axis", lambda tensor, _: [tensor.flatten(1)], _pixels)
+COPY = Form(lambda tensor, _: [tensor], lambda tensors, _: tensors[0])
+TRANSPOSED = Form(lambda tensor, _: [tensor.t()], lambda tensors, _: tensors[0].t())
+THIRDS = Form(lambda tensor, _: tensor.chunk(3, dim=0), lambda tensors, _: torch.cat(list(tensors)))
+THIRDS_TRANSPOSED = Form(lambda tensor, _: tensor.t().chunk(3, dim=0), lambda tensors, _: torch.cat(list(tensors)).t())
+THIRDS_OF_HEADS = Form(_three_of_each_head, _by_head)
+IN_ONE = Form(lambda tensor, _: [tensor[0]], lambda tensors, _: tensors[0][None])
+PIXELS = Form(lambda tensor, _: [tensor.flatten(1)], _pixels)  # those of a patch in one axis
 
 
 @dataclass(frozen=True)
@@ -204,10 +196,7 @@ class Rule:
 
     def each(self, settings: Settings) -> Iterator[Rule]:
         """The rule of every layer; itself where it is of none."""
-        if "{i}" not in self.theirs:
-            yield self
-            return
-        for i in range(settings[self.layers]):
+        for i in range(settings[self.layers] if "{i}" in self.theirs else 1):
             ours = tuple(name.replace("{i}", str(i)) for name in self.ours)
             yield replace(self, theirs=self.theirs.replace("{i}", str(i)), ours=ours)
 
@@ -219,12 +208,9 @@ def tensors(names: Names, theirs: str = "", ours: str = "", form: Form = COPY, *
 
 def modules(names: Names, theirs: str = "", ours: str = "", form: Form = COPY, **more: str) -> tuple[Rule, ...]:
     """The rules of a weight and a bias of each; `form` is the weight's."""
-    return tuple(
-        rule
-        for there, here in names.items()
-        for kind, of_kind in (("weight", form), ("bias", COPY))
-        for rule in tensors({f"{there}.{kind}": f"{here}.{kind}"}, theirs, ours, of_kind, **more)
-    )
+    forms = {"weight": form, "bias": COPY}
+    both = [(there, here, kind) for there, here in names.items() for kind in forms]
+    return tuple(Rule(f"{theirs}{t}.{kind}", (f"{ours}{o}.{kind}",), forms[kind], **more) for t, o, kind in both)
 
 
 def fused(theirs: str, ours: str, of_weight: Form, of_bias: Form) -> tuple[Rule, ...]:
@@ -270,43 +256,38 @@ class Output:
     theirs: str
     embedding: str
     says: str | None = "tie_word_embeddings"  # the field that says whether it is; None: the tensors alone do
-    tied: bool = True  # what is meant where the field is missing
+    tie_embeddings: bool = True  # what is meant where the field is missing
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """
-    One architecture, both ways.
+    """One architecture, both ways.
 
-    name: what config.json calls it (model_type). model: the class here. classes: theirs with an output, of which the
-    last is one with next-sentence prediction where there are two, and the first is written for all else. fixed:
-    settings that all its models have. aliases, tidy: bring other spellings of a configuration into the one that
-    `fields` knows; untidy: into the one that is written. no_matter: fields (a regular expression) that leave what it
-    computes as it is, beside those of all. prefix: of the tensors' names but the output's; where a file holds the model
-    without its output they lack it, and what begins as in `fresh`, here, is initialised anew. copies: tensors that
-    repeat another one. present: tensors whose being there is a setting. buffers: tensors (a regular expression) that
-    hold nothing learned. old_names: endings of tensors' names, as old files have them.
+    classes: theirs with an output, of which the last is one with next-sentence prediction where there are two, and the
+    first is written for all else. aliases, tidy: bring other spellings of a configuration into the one that `fields`
+    knows; untidy: into the one that is written. prefix: of the tensors' names but the output's; where a file holds the
+    model without its output they lack it, and what begins as in `fresh`, here, is initialised anew.
     """
 
-    name: str
-    model: str
+    name: str  # what config.json calls it (model_type)
+    model: str  # the class here
     classes: tuple[str, ...]
-    fixed: Settings
+    fixed: Settings  # what all its models have
     fields: tuple[Field, ...]
     rules: tuple[Rule, ...]
     prefix: str = ""
     output: Output | None = None
-    copies: Mapping[str, str] = field(default_factory=dict)
-    present: Mapping[str, str] = field(default_factory=dict)
-    buffers: str = ""
+    copies: Mapping[str, str] = field(default_factory=dict)  # tensors that repeat another one
+    present: Mapping[str, str] = field(default_factory=dict)  # tensors whose being there is a setting
+    buffers: str = ""  # tensors (a regular expression) that hold nothing learned
     fresh: tuple[str, ...] = ("head.",)
-    old_names: Mapping[str, str] = field(default_factory=dict)
+    old_names: Mapping[str, str] = field(default_factory=dict)  # endings of tensors' names in old files
     aliases: Mapping[str, str] = field(default_factory=dict)
-    no_matter: str = ""
+    no_matter: str = ""  # fields (a regular expression) beside NO_MATTER
     tidy: Callable[[Config], Config] = dict
     untidy: Callable[[Config], Config] = dict
 
-    def read_config(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Settings:
+    def read_config(self, config: Mapping[str, object], ignore: Iterable[str] = ()) -> Settings:
         """The settings that a configuration asks for. Raises CannotConvert for what has no counterpart here."""
         tidy = self.spelt(config, ignore)
         known = {entry.theirs for entry in self.fields} | ({self.output.says} if self.output else set())
@@ -322,7 +303,7 @@ class Architecture:
             settings |= entry.read(tidy)
         return settings
 
-    def spelt(self, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> Config:
+    def spelt(self, config: Mapping[str, object], ignore: Iterable[str] = ()) -> Config:
         """The configuration in the spelling of `fields`, without what is to be ignored, in either spelling."""
         out = set(ignore)
         given = {key: value for key, value in config.items() if key not in out}
@@ -336,18 +317,17 @@ class Architecture:
         for entry in self.fields:
             config |= entry.write(settings)
         if self.output is not None and self.output.says is not None:
-            config[self.output.says] = bool(settings.get("tied", True))
+            config[self.output.says] = bool(settings.get("tie_embeddings", True))
         return self.untidy(config)
 
     def class_of(self, settings: Settings) -> str:
         """The class there of a model of these settings."""
         return self.classes[-1 if settings.get("next_sentence") else 0]
 
-    def differences(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> list[str]:
-        """
-        What a model of these (completed) settings has that this architecture has not; none: it can be written as one.
-
-        What zeros stand for (ZEROS) is no difference. fields: more fields of the configuration that is to be written.
+    def differences(self, settings: Settings, fields: Mapping[str, object] | None = None) -> list[str]:
+        """What a model of these (completed) settings has that this architecture has not; none: it can be written as
+        one. What zeros stand for (ZEROS) is no difference. fields: more fields of the configuration that is to be
+        written.
         """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
@@ -361,21 +341,23 @@ class Architecture:
         """The (completed) settings of a model that can be written as this, and what zeros stand for there."""
         return _with_zeros(settings, self._written(settings))
 
-    def _written(self, settings: Settings, fields: Mapping[str, Any] | None = None) -> Settings:
+    def _written(self, settings: Settings, fields: Mapping[str, object] | None = None) -> Settings:
         """The settings that a configuration says which was written for these."""
         there = self.read_config(self.write_config(settings) | dict(fields or {}))
-        for setting in (*self.present.values(), *(("tied",) if self.output else ())):
+        for setting in (*self.present.values(), *(("tie_embeddings",) if self.output else ())):
             there.setdefault(setting, settings[setting])
         return completed(there)
 
-    def settings_of_tensors(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Settings:
+    def settings_of_tensors(self, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> Settings:
         """The settings that the tensors alone tell, such as whether the output is tied."""
         settings: Settings = {setting: name in tensors for name, setting in self.present.items()}
         if self.output is not None:
             own, embedding = tensors.get(self.output.theirs), tensors.get(self.output.embedding)
-            same = own is None or _equal(own, embedding)
-            said = config.get(self.output.says, self.output.tied) if self.output.says else True
-            settings["tied"] = bool(said) and same
+            same = own is None
+            if own is not None and embedding is not None and own.shape == embedding.shape:
+                same = bool((own == embedding).all())
+            said = config.get(self.output.says, self.output.tie_embeddings) if self.output.says else True
+            settings["tie_embeddings"] = bool(said) and same
         return settings
 
     def of_model(self, model: nn.Module, settings: Settings) -> list[Rule]:
@@ -383,14 +365,11 @@ class Architecture:
         own, every = {*model.state_dict()}, [each for rule in self.rules for each in rule.each(settings)]
         return [rule for rule in every if rule.holds(settings) and own.issuperset(rule.ours)]
 
-    def blank(self, settings: Settings) -> nn.Module:
-        """A model of these settings without memory for its weights."""
-        with torch.device("meta"):
-            return build(settings)
 
-
-def _equal(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.shape == other.shape and bool((one == other).all())
+def blank(settings: Settings) -> nn.Module:
+    """A model of these settings without memory for its weights."""
+    with torch.device("meta"):
+        return build(settings)
 
 
 def _with_zeros(settings: Settings, there: Settings) -> Settings:

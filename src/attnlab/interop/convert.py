@@ -1,34 +1,46 @@
-"""Models in from folders of Hugging Face transformers' layout."""
+"""Models in from and out to folders of Hugging Face transformers' layout, with the outputs that tasks put on an
+encoder, and on trial: that a folder gives what the model here gives.
+
+Shapes: B batch, T length, S source length, D model width, C outputs.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.interop.architecture import Architecture, CannotConvert, Rule, some, to_ours, to_theirs
+from attnlab.interop.architecture import Architecture, CannotConvert, Rule, blank, some, to_ours, to_theirs
 from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
-from attnlab.interop.files import read_config, read_tensors
+from attnlab.interop.files import read_config, read_tensors, write_model
 from attnlab.interop.settings import Settings, build, completed
-from attnlab.interop.warm_start import under_own_names
+from attnlab.interop.warm_start import own_tensors, under_own_names
+from attnlab.models.base import Encoder
+from attnlab.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
 
 ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS)}
 LISTED = 12
+FAMILIES = {"bert": "Bert", "roberta": "Roberta"}
+# tanh(x / SMALL) * SMALL is x to its last bits for states of the size that a norm gives; a power of two costs no bit.
+SMALL = 2.0**14
+TOLERANCE = 1e-4  # relative to the largest logit, where that is above 1: fp32 in another order
+
+Given = tuple[Tensor, ...]  # tokens (1, T); source (1, S) and target (1, T); or images (B, C, Y, X)
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """
-    A model of another library as settings and tensors here.
-
-    fresh: names of tensors that the files lack and a new model initialises. ignored: what was left out.
+    """A model of another library as settings and tensors here. fresh: names of tensors that the files lack and a new
+    model initialises. ignored: what was left out.
     """
 
     architecture: Architecture
@@ -52,18 +64,14 @@ class Imported:
 
 
 def read_model(folder: str | Path, ignore: Iterable[str] = ()) -> Imported:
+    """The model in a folder as `save_pretrained` writes it. ignore: fields of its configuration, and names of tensors
+    (or patterns such as `classifier.*`), that are left out. Raises CannotConvert for an architecture, a field or a
+    tensor without a counterpart here, a missing tensor, one of another shape, and files that are damaged or pickles.
     """
-    The model in a folder as `save_pretrained` writes it.
-
-    ignore: fields of its configuration, and names of tensors (or patterns such as `classifier.*`), that are left out.
-    Raises CannotConvert for an architecture, a field or a tensor without a counterpart here, a missing tensor, one of
-    another shape, and files that are damaged or pickles.
-    """
-    folder = Path(folder)
-    return from_theirs(read_config(folder), read_tensors(folder), ignore)
+    return from_theirs(read_config(Path(folder)), read_tensors(Path(folder)), ignore)
 
 
-def from_theirs(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ignore: Iterable[str] = ()) -> Imported:
+def from_theirs(config: Mapping[str, object], tensors: Mapping[str, Tensor], ignore: Iterable[str] = ()) -> Imported:
     """The model of a configuration and tensors in Hugging Face's names; see `read_model`."""
     name, ignore = config.get("model_type"), list(ignore)
     if not isinstance(name, str) or name not in ARCHITECTURES:
@@ -75,16 +83,16 @@ def from_theirs(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ignore
         depth = max(settings["num_layers"], settings.get("num_decoder_layers", 0))
         if depth > len(theirs):  # before so many are built
             raise CannotConvert(f"config.json says {depth:,} layers, and the files hold {len(theirs):,} tensors")
-        model = known.blank(settings)
+        model = blank(settings)
     except CannotConvert:
         raise
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CannotConvert(f"config.json describes a model that cannot be built: {error}") from error
     left = sorted({*ignored, *({*config, *known.spelt(config)} & set(ignore))})
-    if settings.get("tied") and known.output is not None:
+    if settings.get("tie_embeddings") and known.output is not None:
         theirs.pop(known.output.theirs, None)
     rules = known.of_model(model, settings)
-    fresh = _compare(known, config, model, rules, theirs)
+    fresh = _check_names(known, config, model, rules, theirs)
     _check_kinds(to_theirs(rules, model.state_dict(), settings), theirs)
     ours = to_ours(rules, theirs, settings)
     return Imported(known, settings, {name: tensor.float() for name, tensor in ours.items()}, fresh, left)
@@ -93,8 +101,7 @@ def from_theirs(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ignore
 def _wanted(
     known: Architecture, tensors: Mapping[str, Tensor], ignore: list[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """
-    The tensors under the architecture's own names, without buffers, copies and what is to be ignored; and what was
+    """The tensors under the architecture's own names, without buffers, copies and what is to be ignored; and what was
     ignored.
     """
     named: dict[str, Tensor] = {}
@@ -105,8 +112,8 @@ def _wanted(
                 name = name.removesuffix(old) + new
         named[f"{known.prefix}{name}" if bare else name] = tensor
     ignored = [name for name in named if any(fnmatchcase(name, pattern) for pattern in ignore)]
-    buffers = [name for name in named if re.fullmatch(known.buffers, name)]
-    kept = {name: tensor for name, tensor in named.items() if name not in ignored and name not in buffers}
+    out = {*ignored, *(name for name in named if re.fullmatch(known.buffers, name))}
+    kept = {name: tensor for name, tensor in named.items() if name not in out}
     for copy, original in known.copies.items():
         if copy in kept:
             if original in kept and not torch.equal(kept[copy], kept[original]):
@@ -115,12 +122,14 @@ def _wanted(
     return kept, ignored
 
 
-def _compare(
-    known: Architecture, config: Mapping[str, Any], model: nn.Module, rules: list[Rule], theirs: Mapping[str, Tensor]
+def _check_names(
+    known: Architecture, config: Mapping[str, object], model: nn.Module, rules: list[Rule], theirs: Mapping[str, Tensor]
 ) -> list[str]:
     """Names here that are to be initialised anew. Raises CannotConvert for missing and unexpected tensors."""
     missing = [rule for rule in rules if rule.theirs not in theirs]
-    with_output = set(config.get("architectures") or known.classes) & set(known.classes)
+    classes = config.get("architectures") or known.classes
+    assert isinstance(classes, Iterable)
+    with_output = set(classes) & set(known.classes)
     fresh = [rule for rule in missing if not with_output and all(name.startswith(known.fresh) for name in rule.ours)]
     findings = []
     if lost := [rule.theirs for rule in missing if rule not in fresh]:
@@ -132,8 +141,7 @@ def _compare(
         raise CannotConvert(
             f"the tensors are not those of {known.name} with this configuration; " + "; ".join(findings)
         )
-    covered = {name for rule in rules for name in rule.ours}
-    assert covered == {name for name in model.state_dict() if not name.endswith("_extra_state")}, "a tensor has no rule"
+    assert {name for rule in rules for name in rule.ours} == {*own_tensors(model.state_dict())}, "a tensor has no rule"
     return sorted(name for rule in fresh for name in rule.ours)
 
 
@@ -152,3 +160,188 @@ def _check_kinds(expected: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -
             f"tensors that are no floating-point numbers, as in quantised models: {some(whole)}; "
             "accepted: fp32, fp16, bf16"
         )
+
+
+# --- out
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output on an encoder, both ways. ending: of the class's name there. build: the model here of an encoder and a
+    number of outputs. write: the tensors there of the output's weight (C, D) and bias (C), by the architecture's name.
+    logits: those of the model there, as the model here gives them.
+    """
+
+    ending: str
+    build: Callable[[Encoder, int], nn.Module]
+    write: Callable[[str, Tensor, Tensor], Mapping[str, Tensor]]
+    logits: Callable[[Any], Any] = lambda found: found.logits
+
+    def class_of(self, architecture: str) -> str:
+        """The name of the class there."""
+        return f"{FAMILIES[architecture]}{self.ending}"
+
+
+def _of_the_first_token(architecture: str, weight_CD: Tensor, bias_C: Tensor) -> dict[str, Tensor]:
+    """There a dense layer and tanh stand between the first token's state and the output: they pass a small state on."""
+    dense, out = {
+        "bert": ("bert.pooler.dense", "classifier"),
+        "roberta": ("classifier.dense", "classifier.out_proj"),
+    }[architecture]
+    width = weight_CD.shape[1]
+    passed_on = {f"{dense}.weight": torch.eye(width) / SMALL, f"{dense}.bias": torch.zeros(width)}
+    return {**passed_on, f"{out}.weight": weight_CD * SMALL, f"{out}.bias": bias_C}
+
+
+# By the name of the task whose model has the output; a sequence classifier's, where it reads the first token's state.
+HEADS = {
+    "SequenceClassification": Head(
+        "ForSequenceClassification",
+        lambda encoder, num_outputs: SequenceClassifier(encoder, num_outputs, "first"),
+        _of_the_first_token,
+    ),
+    "TokenClassification": Head(
+        "ForTokenClassification",
+        TokenClassifier,
+        lambda _, weight_CD, bias_C: {"classifier.weight": weight_CD, "classifier.bias": bias_C},
+    ),
+    "SpanExtraction": Head(
+        "ForQuestionAnswering",
+        lambda encoder, _: SpanFinder(encoder),
+        lambda _, weight_CD, bias_C: {"qa_outputs.weight": weight_CD, "qa_outputs.bias": bias_C},
+        lambda found: (found.start_logits, found.end_logits),
+    ),
+}
+
+
+def to_folder(
+    folder: str | Path,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    architecture: str | None = None,
+    head: Head | None = None,
+    output: tuple[Tensor, Tensor] | None = None,
+    **fields: object,
+) -> Architecture:
+    """Writes a model of these settings as config.json and safetensors that `AutoModel.from_pretrained` loads.
+
+    architecture: one of ARCHITECTURES; None: the first that computes the same. head, output: what a task has put on the
+    model in the place of its own output, and the weight (C, D) and bias (C) of that. fields: more fields of
+    config.json, such as the numbers of special tokens. Raises CannotConvert where none, or not that one, computes the
+    same, with what differs, and where the tensors are not those of such a model.
+    """
+    known = architecture_for(settings, architecture, fields)
+    given = own_tensors(tensors)
+    if odd := sorted({*own_tensors(blank(settings).state_dict())} ^ {*given}):
+        raise CannotConvert(
+            f"the tensors are not those of a model of these settings, they lack or have besides: {some(odd)}"
+        )
+    settings = known.as_written(settings)
+    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
+    model = blank(settings)
+    rules, whole = known.of_model(model, settings), model.state_dict()
+    zeros = {name: torch.zeros(whole[name].shape) for rule in rules for name in rule.ours if name not in given}
+    theirs = to_theirs(rules, given | zeros, settings)
+    if settings.get("tie_embeddings") and config.get("tie_word_embeddings") is False and known.output is not None:
+        theirs[known.output.theirs] = theirs[known.output.embedding]
+    if not settings.get("tie_embeddings", True):  # transformers then takes copies for tensors of their own
+        theirs |= {copy: theirs[original] for copy, original in known.copies.items() if original in theirs}
+    if head is not None and output is not None:
+        config["architectures"] = [head.class_of(known.name)]
+        of_model = [name for name in theirs if name.startswith(known.prefix) and ".pooler." not in name]
+        theirs = {name: theirs[name] for name in of_model} | dict(head.write(known.name, *output))
+    write_model(Path(folder), config, theirs)
+    return known
+
+
+def architecture_for(
+    settings: Settings, name: str | None = None, fields: Mapping[str, object] | None = None
+) -> Architecture:
+    """The one that computes what these settings do, with further fields. Raises CannotConvert with what differs."""
+    if name is not None and name not in ARCHITECTURES:
+        raise CannotConvert(f"--as {name}: there is no such architecture; accepted: {', '.join(ARCHITECTURES)}")
+    tried = {key: known.differences(settings, fields) for key, known in ARCHITECTURES.items() if name in (None, key)}
+    same = [ARCHITECTURES[key] for key, differences in tried.items() if not differences]
+    if same:  # rather one that has no zeros to write
+        return next((known for known in same if known.as_written(settings) == settings), same[0])
+    nearest = min(tried, key=lambda key: len(tried[key]) + 100 * (ARCHITECTURES[key].model != settings["model"]))
+    what = (
+        f"{nearest}, which was asked for, computes something else:"
+        if name
+        else "no architecture of Hugging Face transformers computes what this model does; "
+        f"the nearest, {nearest}, differs in"
+    )
+    raise CannotConvert("\n".join([what, *tried[nearest][:LISTED]]))
+
+
+# --- on trial
+
+
+def tokenizer_there(folder: Path) -> Any:
+    """The tokenizer of a folder, as transformers loads it. Raises CannotConvert where it does not."""
+    from transformers import AutoTokenizer
+
+    return _attempt("its tokenizer", lambda: AutoTokenizer.from_pretrained(folder))
+
+
+def compare(folder: Path, model: nn.Module, given: Sequence[Given], head: Head | None = None) -> float:
+    """The largest difference of logits between a folder, loaded by transformers, and the model that was written there.
+    Relative to the largest logit where that is above 1. Raises CannotConvert where transformers fails on it, or the
+    logits are others.
+    """
+    import transformers
+
+    name = read_config(folder)["architectures"][0]
+    with _silence():
+        there = _attempt(name, lambda: getattr(transformers, name).from_pretrained(folder))
+        gaps = [_gap(name, there.eval(), model.eval(), tensors, head) for tensors in given]
+    if not max(gaps) <= TOLERANCE:  # nan, too
+        raise CannotConvert(
+            f"transformers.{name} gives other logits than the model here, by {max(gaps):.1e}: nothing was written. "
+            f"Please report this, with the run's configuration and transformers' version ({transformers.__version__})"
+        )
+    return max(gaps)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Lets transformers write nothing beside what the command says."""
+    from transformers import logging
+
+    library: Any = logging  # parts of it have no types
+    verbosity, bar = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bar:
+            library.enable_progress_bar()
+
+
+def _gap(name: str, there: nn.Module, here: nn.Module, given: Given, head: Head | None) -> float:
+    target = {} if len(given) == 1 else {"decoder_input_ids": given[1]}
+    chosen = (torch.ones_like(given[0], dtype=torch.bool),) if isinstance(here, TokenClassifier) else ()
+    with torch.no_grad():
+        found = _attempt(name, lambda: there(given[0], **target))
+        ours = here(*given, *chosen)
+    if head is not None:
+        theirs = head.logits(found)
+    else:
+        theirs = found.logits if hasattr(found, "logits") else found.prediction_logits
+    pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs.reshape(ours.shape))]
+    return max(float((a - b).abs().max() / max(1.0, float(a.abs().max()))) for a, b in pairs)
+
+
+def _attempt(what: str, action: Callable[[], Found]) -> Found:
+    try:
+        return action()
+    except Exception as error:  # whatever the library raises, the folder does not serve its clients
+        import transformers
+
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        raise CannotConvert(
+            f"transformers {transformers.__version__} cannot use what was written ({what}: {type(error).__name__}: "
+            f"{first}): nothing is kept. Please report this, with the run's configuration"
+        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from attnlab.interop.architecture import (
     THIRDS,
@@ -90,8 +89,7 @@ def tidy_rotary(config: Config) -> Config:
         "rope_theta": config.pop("rope_theta", config.pop("rotary_emb_base", None)),
         "partial_rotary_factor": config.pop("partial_rotary_factor", config.pop("rotary_pct", None)),
     }
-    scaling: dict[str, Any] = config.pop("rope_scaling", None) or {}
-    rope = {**old, **scaling, **(config.pop("rope_parameters", None) or {})}
+    rope = {**old, **(config.pop("rope_scaling", None) or {}), **(config.pop("rope_parameters", None) or {})}
     rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type") or "default"
     return config | {f"rope.{key}": value for key, value in rope.items() if value is not None}
 
@@ -102,11 +100,6 @@ def untidy_llama(config: Config) -> Config:
     rest = {key: value for key, value in config.items() if not key.startswith("rope.")}
     theta = rope.pop("rope_theta", 10000.0)
     return rest | {"rope_theta": theta, "rope_scaling": None if rope["rope_type"] == "default" else rope}
-
-
-def tidy_neox(config: Config) -> Config:
-    """GPT-NeoX rotates a quarter of each head unless it says otherwise."""
-    return {"rope.partial_rotary_factor": 0.25} | tidy_rotary(config)
 
 
 def untidy_neox(config: Config) -> Config:
@@ -157,6 +150,8 @@ NEOX_LAYER = {
     "mlp.dense_4h_to_h": "feed_forward.down",
 }
 
+TWO_NORMS = {"residual": "Parallel", "residual.shared_norm": False}
+
 GPT_NEOX = Architecture(
     name="gpt_neox",
     model="GPT",
@@ -166,11 +161,7 @@ GPT_NEOX = Architecture(
         *ROTARY_SIZES,
         Same("layer_norm_eps", "residual.norm.eps", default=1e-5),
         OneOf("hidden_act", PLAIN_ACTIVATIONS, default="gelu"),
-        OneOf(
-            "use_parallel_residual",
-            {True: {"residual": "Parallel", "residual.shared_norm": False}, False: {"residual": "PreNorm"}},
-            default=True,
-        ),
+        OneOf("use_parallel_residual", {True: TWO_NORMS, False: {"residual": "PreNorm"}}, default=True),
         flag("attention_bias", "attention.bias"),
         Only("is_decoder", (False, True)),  # it is one either way
         *optional(**{"rope.partial_rotary_factor": "position.fraction"}),
@@ -183,9 +174,9 @@ GPT_NEOX = Architecture(
         *modules({"gpt_neox.final_layer_norm": "stack.norm"}),
     ),
     prefix="gpt_neox.",
-    output=Output("embed_out.weight", "gpt_neox.embed_in.weight", tied=False),
+    output=Output("embed_out.weight", "gpt_neox.embed_in.weight", tie_embeddings=False),
     buffers=r".*\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
-    tidy=tidy_neox,
+    tidy=lambda config: {"rope.partial_rotary_factor": 0.25} | tidy_rotary(config),
     untidy=untidy_neox,
 )
 
@@ -229,20 +220,13 @@ LLAMA = Architecture(
     ),
     rules=_llama_rules({"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}),
     prefix="model.",
-    output=Output("lm_head.weight", "model.embed_tokens.weight", tied=False),
+    output=Output("lm_head.weight", "model.embed_tokens.weight", tie_embeddings=False),
     buffers=r".*\.rotary_emb\.inv_freq",
     tidy=tidy_rotary,
     untidy=untidy_llama,
 )
 
-STARCODER2_SIZES = {
-    "vocab_size": 49152,
-    "max_position_embeddings": 4096,
-    "hidden_size": 3072,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 24,
-    "intermediate_size": 12288,
-}
+STARCODER2_SIZES = (49152, 4096, 3072, 30, 24, 12288)  # those of ROTARY_SIZES where nothing is said
 
 STARCODER2 = replace(
     LLAMA,
@@ -250,7 +234,7 @@ STARCODER2 = replace(
     classes=("Starcoder2ForCausalLM",),
     fixed={"residual": "PreNorm", "residual.norm": "LayerNorm", "attention": "Attention", **NOT_INTERLEAVED},
     fields=(
-        *(replace(size, default=STARCODER2_SIZES[size.theirs]) for size in ROTARY_SIZES),
+        *(replace(size, default=default) for size, default in zip(ROTARY_SIZES, STARCODER2_SIZES, strict=True)),
         Same("num_key_value_heads", "attention.num_key_value_heads", default=2),
         Same("norm_epsilon", "residual.norm.eps", default=1e-5),
         *optional(sliding_window="attention.window"),

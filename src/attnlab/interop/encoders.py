@@ -115,7 +115,7 @@ def tidy_roberta(config: Config) -> Config:
 def untidy_roberta(config: Config) -> Config:
     """The table's own length, and the number of the padding that its beginning stands for."""
     config = dict(config)
-    offset: Any = config.pop("offset", 0)
+    offset = config.pop("offset", 0)
     return config | {"max_position_embeddings": config["max_position_embeddings"] + offset, "pad_token_id": offset - 1}
 
 
@@ -134,9 +134,7 @@ ROBERTA = _bert(
 def tidy_vit(config: Config) -> Config:
     """The size of images as rows and columns, of a patch as one number, and the number of classes from their names."""
     config = dict(config)
-    size: Any = config.get("image_size", 224)
-    patch: Any = config.get("patch_size", 16)
-    labels = config.pop("id2label", None)
+    size, patch, labels = config.get("image_size", 224), config.get("patch_size", 16), config.pop("id2label", None)
     sides, patches = ([value, value] if isinstance(value, int) else list(value) for value in (size, patch))
     if len(set(patches)) != 1:
         raise CannotConvert(f"patch_size={patch!r} has no counterpart here; accepted: one number, for square patches")
@@ -150,9 +148,8 @@ def tidy_vit(config: Config) -> Config:
 def untidy_vit(config: Config) -> Config:
     """The names of the classes, which say how many there are."""
     config = dict(config)
-    count: Any = config.pop("num_labels")
     rows, columns = config["image_size"]
-    labels = {str(i): f"LABEL_{i}" for i in range(count)}
+    labels = {str(i): f"LABEL_{i}" for i in range(config.pop("num_labels"))}
     return config | {
         "image_size": rows if rows == columns else [rows, columns],
         "id2label": labels,
@@ -203,7 +200,6 @@ T5_GATED["gated-gelu"] = T5_GATED["gated-gelu_new"]  # its "gelu" is the approxi
 
 
 def _attentions(side: str, own: str, cross: str) -> Mapping[str, str]:
-    """The attentions of a layer, in turn, by their names there."""
     return {own: "attention"} | ({cross: "cross_attention"} if side == "decoder" else {})
 
 
@@ -217,11 +213,9 @@ def _t5_stack(side: str) -> tuple[Rule, ...]:
         layer |= projections(f"layer.{place}.{theirs}.*", "qkvo", ours)
 
     def rules(names: Mapping[str, str], has: str = "", lacks: str = "") -> tuple[Rule, ...]:
-        weights = {
-            f"{side}.block.{{i}}.{theirs}.weight": f"{side}.layers.{{i}}.{ours}.weight"
-            for theirs, ours in names.items()
-        }
-        return tensors(weights, layers=DEPTHS[side], has=has, lacks=lacks)
+        weights = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in names.items()}
+        places = (f"{side}.block.{{i}}.", f"{side}.layers.{{i}}.")
+        return tensors(weights, *places, layers=DEPTHS[side], has=has, lacks=lacks)
 
     positions = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     return (
@@ -237,11 +231,6 @@ def tidy_t5(config: Config) -> Config:
     """Whether the output's input is scaled: said by a field of its own, or by whether the output was tied."""
     rest = {key: value for key, value in config.items() if key != "tie_word_embeddings"}
     return {"scale_decoder_outputs": config.get("tie_word_embeddings", True) is not False} | rest
-
-
-def untidy_t5(config: Config) -> Config:
-    """Old versions read from tie_word_embeddings whether the output's input is scaled."""
-    return config | {"tie_word_embeddings": config["scale_decoder_outputs"], "is_encoder_decoder": True}
 
 
 T5 = Architecture(
@@ -287,7 +276,8 @@ T5 = Architecture(
     },
     no_matter="dense_act_fn|is_gated_act|n_positions",  # the first two repeat feed_forward_proj
     tidy=tidy_t5,
-    untidy=untidy_t5,
+    # Old versions read from tie_word_embeddings whether the output's input is scaled.
+    untidy=lambda c: c | {"tie_word_embeddings": c["scale_decoder_outputs"], "is_encoder_decoder": True},
 )
 
 

@@ -1,5 +1,4 @@
-"""
-Models of other libraries as files: folders with config.json and safetensors, and LLaMA models in llama.cpp's GGUF
+"""Models of other libraries as files: folders with config.json and safetensors, and LLaMA models in llama.cpp's GGUF
 files. No pickle is ever read.
 """
 
@@ -39,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder's safetensors files. Raises CannotConvert for damaged, missing and pickled ones."""
     index, paths = folder / INDEX, [folder / ONE]
-    placed: dict[str, Any] = {}
+    placed: dict[str, object] = {}
     if index.is_file() and not paths[0].is_file():  # one file goes first, as in transformers
         found = _read_json(index).get("weight_map")
         if not isinstance(found, dict) or not found:
@@ -59,7 +58,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file. Raises CannotConvert where it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
@@ -69,7 +67,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def write_model(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_model(folder: Path, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
     """Writes config.json and safetensors, in several files where they are large."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
@@ -106,20 +104,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _no_weights(folder: Path, path: Path) -> str:
     pickles = sorted(found.name for pattern in PICKLES for found in folder.glob(pattern))
-    if pickles:
-        return (
-            f"{folder} holds its weights as a pickle ({', '.join(pickles[:3])}), and a pickle can run any code while "
-            "it is read; accepted: safetensors. Where you trust it, convert it once with its own library: "
-            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER)"
-        )
-    files = f"a folder with config.json and model.safetensors, or the files that {INDEX} lists"
-    return f"{path} is not there; accepted: {files}"
+    if not pickles:
+        return f"{path} is not there; accepted: a folder with config.json and {ONE}, or the files that {INDEX} lists"
+    return (
+        f"{folder} holds its weights as a pickle ({', '.join(pickles[:3])}), and a pickle can run any code while "
+        "it is read; accepted: safetensors. Where you trust it, convert it once with its own library: "
+        f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER)"
+    )
 
 
 # --- GGUF
@@ -156,16 +153,14 @@ PRE_TOKENIZERS = {"gpt-2": BYTES, "smollm": {"type": "Sequence", "pretokenizers"
 class GGUF:
     """A model's configuration and tensors, dequantised, and its tokenizer's files by name, as Hugging Face has them."""
 
-    config: dict[str, Any]
+    config: dict[str, object]
     tensors: dict[str, Tensor]
-    files: dict[str, Any]
+    files: dict[str, object]
 
 
 def read_gguf(path: str | Path) -> GGUF:
-    """
-    Reads a file, which needs the package gguf.
-
-    Raises CannotConvert for one that is damaged, of another architecture, or whose tokenizer is not known.
+    """Reads a file, which needs the package gguf. Raises CannotConvert for one that is damaged, of another
+    architecture, or whose tokenizer is not known.
     """
     try:
         from gguf import GGUFReader
@@ -189,17 +184,17 @@ def read_gguf(path: str | Path) -> GGUF:
     if (kind := facts.get("general.architecture")) != "llama":
         raise CannotConvert(f"{path} holds the architecture {kind!r}; accepted: 'llama'")
     _check_said(facts, NEEDED, path)
-    files = _tokenizer(facts, path)
-    config = _config(facts, path)
-    return GGUF(config, _tensors(reader, config, path), files)
+    files, config = _tokenizer(facts, path), _config(facts, path)
+    tensors = _tensors(reader, config, path)
+    return GGUF(config | {"tie_word_embeddings": "lm_head.weight" not in tensors}, tensors, files)
 
 
-def _check_said(facts: Mapping[str, Any], names: tuple[str, ...], path: str | Path) -> None:
+def _check_said(facts: Mapping[str, object], names: tuple[str, ...], path: str | Path) -> None:
     if lost := [name for name in names if name not in facts]:
         raise CannotConvert(f"{path} does not say {', '.join(lost)}; it is no whole model")
 
 
-def _config(facts: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+def _config(facts: Mapping[str, Any], path: str | Path) -> dict[str, object]:
     said = {name.removeprefix("llama."): value for name, value in facts.items() if name.startswith("llama.")}
     scaling = said.get("rope.scaling.type", "none")
     if scaling != "none":
@@ -233,7 +228,7 @@ def _config(facts: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     }
 
 
-def _tensors(reader: GGUFReader, config: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+def _tensors(reader: GGUFReader, config: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     from gguf.quants import dequantize
 
     tensors = {}
@@ -246,17 +241,12 @@ def _tensors(reader: GGUFReader, config: dict[str, Any], path: str | Path) -> di
                 f"{path}: {tensor.name} is of the type {tensor.tensor_type.name}, which the package gguf does not "
                 f"dequantise ({error})"
             ) from error
-        if name in OUTSIDE:
-            tensors[f"{OUTSIDE[name]}.weight"] = array
-            continue
-        _, _, rest = name.partition(".")
-        layer, _, part = rest.partition(".")
+        layer, _, part = name.partition(".")[2].partition(".")
         if part in ROTATED:
             array = _apart(array, config[ROTATED[part]], f"{path}: {tensor.name}")
-        known = LAYER.get(part)
+        known = OUTSIDE.get(name) or (f"model.layers.{layer}.{LAYER[part]}" if part in LAYER else None)
         # An unknown one keeps its name and is listed as unexpected.
-        tensors[f"model.layers.{layer}.{known}.weight" if known else tensor.name] = array
-    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+        tensors[f"{known}.weight" if known else tensor.name] = array
     return tensors
 
 
@@ -266,10 +256,10 @@ def _apart(weight: Tensor, num_heads: int, name: str) -> Tensor:
         raise CannotConvert(
             f"{name} has {weight.shape[0]} rows, which are no pairs of {num_heads} heads; fetch the file again"
         )
-    return weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
+    return weight.view(num_heads, -1, 2, *weight.shape[1:]).transpose(1, 2).flatten(0, 2).contiguous()
 
 
-def _tokenizer(facts: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+def _tokenizer(facts: Mapping[str, Any], path: str | Path) -> dict[str, object]:
     """Hugging Face's files of a byte-level BPE. Raises CannotConvert for another kind."""
     kind, before = facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or before not in PRE_TOKENIZERS:

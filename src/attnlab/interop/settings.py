@@ -40,7 +40,7 @@ PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
 WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
 
 
-def canonical(node: Mapping[str, Any], **widths: Any) -> Settings:
+def canonical(node: Mapping[str, Any], **widths: object) -> Settings:
     """The settings of a model's node in a configuration; widths: what data told it. KeyError: no _target_."""
     cls = find(node["_target_"])
     return settle(_fields("", cls, {**widths, **node}) | {"model": _name(node["_target_"])})
@@ -53,8 +53,7 @@ def completed(settings: Mapping[str, Any]) -> Settings:
 
 def build(settings: Mapping[str, Any]) -> nn.Module:
     """A new model of these settings, which may leave defaults out. Raises ValueError where a part refuses them."""
-    node = nested(settings)
-    model: nn.Module = _part(node)()
+    model: nn.Module = _part(nested(settings))()
     return model
 
 
@@ -62,13 +61,13 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as nodes: {"_target_": "attnlab.models.GPT", "position": {"_target_": ..., "_partial_": True}}."""
     node: dict[str, Any] = {"_target_": f"attnlab.models.{settings['model']}"}
     for key, value in settings.items():
+        if key == "model":
+            continue
         *path, last = key.split(".")
         place = node
         for word in path:
             place = place.setdefault(word, {"_partial_": True})
-        if key == "model":
-            continue
-        if _is_part(value):
+        if isinstance(value, str) and inspect.isclass(vars(attnlab.layers).get(value)):
             place.setdefault(last, {"_partial_": True})["_target_"] = f"attnlab.layers.{value}"
         else:
             place[last] = value
@@ -106,20 +105,20 @@ def settle(settings: Settings) -> Settings:
     if s.get("feed_forward.matched"):
         s["d_ff"], s["feed_forward.matched"] = gated_width(s["d_ff"], True), False
     bias = s.pop("bias", False)
-    s["attention.bias"] = bias if s.get("attention.bias") is None else s["attention.bias"]
-    s["feed_forward.bias"] = bias if s.get("feed_forward.bias") is None else s["feed_forward.bias"]
+    for key in ("attention.bias", "feed_forward.bias"):
+        s[key] = bias if s.get(key) is None else s[key]
     cls = find(s["attention"])
     d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
     s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
     s["attention"] = "Attention"  # the number of key/value heads is all that its classes differ in
     scale = s.get("attention.scale")
     s["attention.scale"] = None if scale is not None and scale == d_head**-0.5 else scale
-    if "position.original_length" in s:
-        s["position.original_length"] = s["position.original_length"] or s.get("max_length")
-    if "source_vocabulary_size" in s:
-        s["source_vocabulary_size"] = s["source_vocabulary_size"] or s.get("vocabulary_size")
-    if "num_decoder_layers" in s:
-        s["num_decoder_layers"] = s["num_decoder_layers"] or s["num_layers"]
+    same = {
+        "source_vocabulary_size": "vocabulary_size",
+        "num_decoder_layers": "num_layers",
+        "position.original_length": "max_length",
+    }
+    s |= {key: s[key] or s.get(other) for key, other in same.items() if key in s}
     if s.get("next_sentence"):
         s["pooler"] = True
     if isinstance(s.get("image_size"), int):
@@ -136,7 +135,7 @@ def _named(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def _node_of(part: Any) -> dict[str, Any]:
+def _node_of(part: object) -> dict[str, object]:
     """The node of a class or partial; without one of anything else."""
     if isinstance(part, partial):
         return _node_of(part.func) | {name: _node_of(bound) or bound for name, bound in part.keywords.items()}
@@ -145,12 +144,8 @@ def _node_of(part: Any) -> dict[str, Any]:
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Both nodes; where both say something, what the second says."""
-    deep = {
-        key: _merged(one[key], value)
-        for key, value in other.items()
-        if isinstance(value, dict) and isinstance(one.get(key), dict)
-    }
-    return one | other | deep
+    both = [key for key, value in other.items() if isinstance(value, dict) and isinstance(one.get(key), dict)]
+    return one | other | {key: _merged(one[key], other[key]) for key in both}
 
 
 def _name(target: str) -> str:
@@ -159,12 +154,12 @@ def _name(target: str) -> str:
     return name if package in ("", *PACKAGES) else target
 
 
-def _parameters(cls: Any) -> dict[str, Any]:
+def _parameters(cls: Callable[..., object]) -> dict[str, object]:
     """The fields of a constructor with their defaults; None where there is none."""
     return {name: None if p.default is p.empty else p.default for name, p in parameters_of(cls).items()}
 
 
-def _fields(prefix: str, cls: Any, node: Mapping[str, Any]) -> Settings:
+def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object]) -> Settings:
     """The fields of a class as settings, those of its parts below them."""
     settings: Settings = {}
     for name, default in _parameters(cls).items():
@@ -180,19 +175,12 @@ def _fields(prefix: str, cls: Any, node: Mapping[str, Any]) -> Settings:
                 continue
             settings |= _fields(f"{key}.", part, value)
         elif isinstance(value, type | partial):
-            bound = value.keywords if isinstance(value, partial) else {}
-            part = value.func if isinstance(value, partial) else value
+            part, bound = (value.func, value.keywords) if isinstance(value, partial) else (value, {})
             settings[key] = part.__name__
             settings |= _fields(f"{key}.", part, bound)
         else:
             settings[key] = list(value) if isinstance(value, tuple) else value
     return settings
-
-
-def _is_part(value: Any) -> bool:
-    return (
-        isinstance(value, str) and value in attnlab.layers.__all__ and inspect.isclass(getattr(attnlab.layers, value))
-    )
 
 
 def _part(node: Mapping[str, Any]) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from attnlab.interop.architecture import CannotConvert, some
 from attnlab.interop.settings import Settings
 
-SEAMS = ("position", "residual", "attention", "feed_forward")
 # Where the tensors of a seam stand in the names of a model's state.
 PLACES = {
     "position": (".position.",),
@@ -43,8 +42,7 @@ class Start:
 
 
 def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], there: Settings) -> Start:
-    """
-    Copies into `model` what it shares with the tensors `given`, which are those of a model of the settings `there`.
+    """Copies into `model` what it shares with the tensors `given`, which are those of a model of the settings `there`.
 
     A tensor is kept where both have it in one shape, and converted where that has a meaning: keys and values of a group
     of heads become their mean, those of one head are repeated (Ainslie et al. 2023, arXiv 2305.13245, section 2.1), the
@@ -53,12 +51,12 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     shape, and the output of a task with another number of classes. Raises CannotConvert where a tensor has another
     shape, or other heads, and no choice of a seam says why, and where nothing is shared.
     """
-    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_extra_state")}
+    state = own_tensors(model.state_dict())
     given = under_own_names(state, given)
     # Of layers that two stacks share, those of the first.
     first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     own = {name: tensor for name, tensor in state.items() if name in first}
-    changed = {seam for seam in SEAMS if _of(seam, here) != _of(seam, there)}
+    changed = {seam for seam in PLACES if _of(seam, here) != _of(seam, there)}
     start, taken = Start(), {}
     refused: list[str] = []
     for name, tensor in own.items():
@@ -89,20 +87,16 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
             f"the two models share no tensor ({some(sorted(given), LISTED)} there, {some(sorted(own), LISTED)} here)"
         )
     model.load_state_dict(taken, strict=False)
-    start.left = sorted(
-        name
-        for name in {*given} - {*own}
-        if name not in state or not given[name].equal(state[name].to(given[name].device))
-    )
+    # Of layers that two stacks share, the second's names are no loss where they hold the same.
+    left = {*given} - {*own}
+    same = {name for name in left & {*state} if given[name].equal(state[name].to(given[name].device))}
+    start.left = sorted(left - same)
     return start
 
 
 def seam_of(name: str) -> str | None:
     """The seam that a tensor of a model belongs to, by its name."""
-    return next(
-        (seam for seam, places in PLACES.items() if any(place in name or name.startswith(place) for place in places)),
-        None,
-    )
+    return next((seam for seam, places in PLACES.items() if any(place in name for place in places)), None)
 
 
 def _is_of_the_task(name: str, here: Settings) -> bool:
@@ -119,9 +113,14 @@ def _same_table(here: Settings, there: Settings) -> bool:
     return all(here.get(key) == there.get(key) for key in ("position", "position.offset"))
 
 
+def own_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a state dict that are weights or buffers."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
+
+
 def under_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The given tensors under the names that they have here: a task's model holds an encoder under `encoder.`."""
-    given = {name: tensor for name, tensor in given.items() if not name.endswith("_extra_state")}
+    given = own_tensors(given)
     wrapped = "encoder.embedding.weight"
     if wrapped in own and wrapped not in given:
         return {f"encoder.{name}": tensor for name, tensor in given.items()}
@@ -138,7 +137,7 @@ def _converted(
     if source is None:
         table = given.get(name.replace("head.weight", "embedding.weight"))
         is_output = name in ("head.weight", "encoder.head.weight")
-        return (table, "the embedding") if is_output and there.get("tied") and table is not None else None
+        return (table, "the embedding") if is_output and there.get("tie_embeddings") and table is not None else None
     if ".attention." in name or ".cross_attention." in name:
         return _regrouped(name, tensor, source, here, there)
     of_text = here["position"] == "Learned" and "image_size" not in here

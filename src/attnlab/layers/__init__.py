@@ -13,7 +13,6 @@ from attnlab.layers.attention import (
     Scores,
     choose_backend,
 )
-from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.pointwise import (
     GEGLU,
@@ -35,7 +34,7 @@ from attnlab.layers.pointwise import (
 from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
 from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
-from attnlab.layers.scope import Mask, Memory, Scope, build_mask, build_scope
+from attnlab.layers.scope import KeyValueCache, Mask, Memory, Scope, build_mask, build_scope
 from attnlab.layers.stack import (
     DeepNorm,
     Layer,
@@ -52,7 +51,7 @@ from attnlab.layers.stack import (
 __all__ = [
     "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
     "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "Init",
-    "KeyValueCache", "Layer", "LayerCache", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory",
+    "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory",
     "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm",
     "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
     "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small",

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from attnlab.layers.cache import LayerCache
 from attnlab.layers.pointwise import dropout as drop
-from attnlab.layers.scope import Mask, Memory, Scope
+from attnlab.layers.scope import Append, Mask, Memory, Scope
 from attnlab.parts import Choices, Part
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
@@ -26,13 +25,13 @@ class Attention(Part, nn.Module):
     """Scaled dot-product attention with learned projections (Vaswani et al. 2017, sec. 3.2); x (B, T, D) to (B, T, D).
 
     num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
-    d_head: None: d_model / num_heads. dropout: on the attention weights. bias: of the projections. qk_norm: RMS norm on
-    each head's queries and keys before rotation (Dehghani et al. 2023; Qwen3). output_gate: sigmoid gate from x on the
-    heads' output, element by element (Qiu et al. 2025, arXiv 2505.06708). window: a query sees itself and the window-1
-    keys before it, on both sides where not causal (Beltagy et al. 2020). soft_cap: scores become c tanh(score / c)
-    before bias and mask (Gemma 2, arXiv 2408.00118). scale: what scores are multiplied by; None: d_head^-0.5. T5 has 1
-    and leaves the scale to the initialisation. backend: auto, fused, math, eager or flex; the attribute may be set to a
-    Backend object. Raises ValueError for sizes that do not divide and fields that cannot be served.
+    d_head: None: d_model / num_heads. dropout: on the weights. bias: of the projections. qk_norm: RMS norm on each
+    head's queries and keys before rotation (Dehghani et al. 2023; Qwen3). output_gate: sigmoid gate from x on the
+    heads' output (Qiu et al. 2025, arXiv 2505.06708). window: a query sees itself and the window-1 keys before it, on
+    both sides where not causal (Beltagy et al. 2020). soft_cap: scores become c tanh(score / c) before bias and mask
+    (Gemma 2, arXiv 2408.00118). scale: of the scores; None: d_head^-0.5 (T5 has 1). backend: auto, fused, math, eager
+    or flex; the attribute may be set to a Backend object. Raises ValueError for sizes that do not divide and fields
+    that cannot be served.
     """
 
     default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
@@ -72,20 +71,16 @@ class Attention(Part, nn.Module):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """Heads have to divide the width, and what computes the attention has to know its score terms."""
         yield from super().incompatible(choices)
         d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
         if d_model and num_heads and not choices.get("attention.d_head") and d_model % num_heads:
             wanted = f"one of {divisors(d_model)}, which divide model.d_model={d_model}"
             yield must_be("model.num_heads", wanted, num_heads)
         if choices.get("attention.backend") == "fused" and choices.get("attention.soft_cap") is not None:
-            yield "attention.backend: the fused kernel has no soft cap; choose attention.backend=auto, math, eager or flex"
+            yield "attention.backend: fused has no soft cap; choose attention.backend=auto, math, eager or flex"
 
-    def forward(
-        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, scope: Scope, cache: Append | None = None, memory: Memory | None = None) -> Tensor:
         """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
-
         With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
         """
         q_BHTK = self._heads(self.query(x_BTD), self.num_heads)
@@ -95,7 +90,7 @@ class Attention(Part, nn.Module):
         if scope.rotate is not None:
             q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
         if cache is not None:
-            k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
+            k_BGSK, v_BGSK = cache(k_BGSK, v_BGSK)
         scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)
         length = max(q_BHTK.shape[2], k_BGSK.shape[2])
         attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, scores.dropout, length)
@@ -106,7 +101,7 @@ class Attention(Part, nn.Module):
         return projected_BTD
 
     def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, normed where asked and not rotated yet, and values, (B, G, S, K) each."""
+        """Keys, not rotated yet, and values, (B, G, S, K) each."""
         k_BGSK = self._heads(self.key(x_BSD), self.num_key_value_heads)
         v_BGSK = self._heads(self.value(x_BSD), self.num_key_value_heads)
         return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSK
@@ -151,14 +146,12 @@ class GroupedQuery(Attention):
 
 @check_ranges
 def head_width(d_model: PositiveInt, num_heads: PositiveInt, d_head: int | None = None) -> int:
-    """The width of a head, d_model / num_heads unless given. Raises ValueError where the heads do not divide it."""
     if d_head is None and d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
     return d_head or d_model // num_heads
 
 
 def divisors(number: int) -> str:
-    """The divisors of a number as a list in words, for messages."""
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
 
 
@@ -178,24 +171,21 @@ class Fused:
     """torch's scaled_dot_product_attention, with the causal flag or nothing instead of a mask where it can."""
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        """Raises ValueError for a soft cap, which the fused kernels do not know."""
         check_backend("fused", scores.soft_cap, scores.dropout)
         mask_BHTS = None
         if not mask.is_causal:
             mask_BHTS = mask.attendable_BHTS if mask.bias_BHTS is None else mask.additive(q_BHTK.dtype)
-        grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
-        fields: dict[str, Any] = {"is_causal": mask.is_causal, "scale": scores.scale, "enable_gqa": grouped}
-        out_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, mask_BHTS, scores.dropout, **fields)
+        qkv, grouped = (q_BHTK, k_BGSK, v_BGSK), q_BHTK.shape[1] != k_BGSK.shape[1]
+        out_BHTK = F.scaled_dot_product_attention(
+            *qkv, mask_BHTS, scores.dropout, mask.is_causal, scale=scores.scale, enable_gqa=grouped
+        )
         return mask.zero_fully_masked(out_BHTK)
 
 
 class Math:
-    """Scores, softmax and weighted sum as matrix products, in the model's type with the softmax in fp32; memory grows
-    with T x S.
-
-    On a CPU it trains short sequences several times as fast as torch's fused kernel, which is made for long ones, and
-    drops weights, which that kernel does not. keep_weights: keeps the attention weights (B, H, T, S) of the last call,
-    before dropout, in `weights_BHTS`.
+    """Matrix products in the model's type and a softmax in fp32; serves everything, and memory grows with T x S. On a
+    CPU it trains short sequences several times as fast as torch's fused kernel, and drops weights, which that does not.
+    keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
     """
 
     def __init__(self, keep_weights: bool = False) -> None:
@@ -203,7 +193,6 @@ class Math:
         self.weights_BHTS: Tensor | None = None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        """Serves everything."""
         groups = q_BHTK.shape[1] // k_BGSK.shape[1]
         k_BHSK, v_BHSK = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BGSK, v_BGSK))
         scores_BHTS = (q_BHTK @ k_BHSK.transpose(-2, -1)).float()
@@ -232,16 +221,13 @@ class Flex:
     """torch's flex_attention: soft cap, bias and mask in one kernel, compiled on CUDA; elsewhere forward only."""
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        """Raises ValueError for dropout, and for gradients where it is not compiled."""
         check_backend("flex", scores.soft_cap, scores.dropout)
         compiled = q_BHTK.is_cuda
         if not compiled and q_BHTK.requires_grad:
             raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
-        attend: Callable[..., Any] = _compiled_flex() if compiled else cast(Callable[..., Any], flex_attention)
-        out_BHTK: Tensor = attend(
-            q_BHTK,
-            k_BGSK,
-            v_BGSK,
+        attend = _compiled_flex() if compiled else cast(Callable[..., Tensor], flex_attention)
+        out_BHTK = attend(
+            *(q_BHTK, k_BGSK, v_BGSK),
             score_mod=_score_mod(mask.bias_BHTS, scores.soft_cap),
             block_mask=mask.once("flex", lambda: _block_mask(mask.attendable_BHTS)),
             scale=scores.scale,
@@ -258,24 +244,21 @@ BACKENDS: dict[str, Backend] = {"fused": Fused(), "math": Math(), "eager": Eager
 def choose_backend(
     backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0, length: int = SHORT + 1
 ) -> Backend:
-    """The backend of this name; a Backend object is returned as it is. `length` is of the longer of queries and keys.
-
-    auto is fused; with a soft cap flex on CUDA (without dropout) and math elsewhere; on a CPU math also for short
-    sequences and with dropout. Raises ValueError with the reason for what cannot be served.
+    """The backend of this name, or the Backend object itself. length: of the longer of queries and keys. auto is fused;
+    with a soft cap flex on CUDA (without dropout) and math elsewhere; on a CPU math also for short sequences and with
+    dropout. Raises ValueError with the reason for what cannot be served.
     """
     if not isinstance(backend, str):
         return backend
-    if backend == "auto":
-        if device_type == "cuda":
-            capped = "flex" if dropout == 0 else "math"
-            return BACKENDS["fused" if soft_cap is None else capped]
-        return BACKENDS["math" if soft_cap is not None or dropout > 0 or length <= SHORT else "fused"]
     check_backend(backend, soft_cap, dropout)
-    return BACKENDS[backend]
+    if backend != "auto":
+        return BACKENDS[backend]
+    if device_type == "cuda":
+        return BACKENDS["fused" if soft_cap is None else "math" if dropout else "flex"]
+    return BACKENDS["math" if soft_cap is not None or dropout > 0 or length <= SHORT else "fused"]
 
 
 def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:
-    """Raises ValueError, with the reason, where a backend cannot serve these fields on any device."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; accepted: {ACCEPTED}")
     if name == "fused" and soft_cap is not None:
@@ -316,5 +299,5 @@ def _block_mask(attendable_BHTS: Tensor | None) -> BlockMask | None:
 
 
 @cache
-def _compiled_flex() -> Callable[..., Any]:
+def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention)

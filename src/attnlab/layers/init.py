@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.convolution import GatedConvolution
+from attnlab.layers.baselines import GatedConvolution
 from attnlab.layers.positions import RelativeBias
 from attnlab.layers.stack import Residual
 from attnlab.parts import Part
@@ -24,26 +24,20 @@ from attnlab.parts import Part
 
 @dataclass
 class Weight:
-    """One matrix to draw, and its role.
-
-    writes: its product is added to the residual stream. gain: of the residual that it belongs to. depth: how many
-    sublayers write to its stream. gated: half of its product gates the other half.
-    """
+    """One matrix to draw, and its role."""
 
     name: str
     tensor: Tensor
     is_embedding: bool = False
-    writes: bool = False
-    gain: float = 1.0
-    depth: int = 1
-    gated: bool = False
+    writes: bool = False  # its product is added to the residual stream
+    gain: float = 1.0  # of the residual that it belongs to
+    depth: int = 1  # how many sublayers write to its stream
+    gated: bool = False  # half of its product gates the other half
 
 
 class Init(Part):
-    """Draws a model's weights; a choice says the `std` of each.
-
-    Biases start at 0 (an LSTM's forget gate's at 1); norms, learned scalars and biases on the scores keep their own
-    start. Learned positions count as embeddings.
+    """Draws a model's weights; a choice says the `std` of each. Learned positions count as embeddings. Biases start at
+    0 (an LSTM's forget gate's at 1); norms, learned scalars and biases on the scores keep their start.
     """
 
     @abstractmethod
@@ -51,7 +45,6 @@ class Init(Part):
         """The standard deviation of a weight, before the residual's gain."""
 
     def fill(self, tensor: Tensor, std: float, generator: torch.Generator) -> None:
-        """Draws from the normal distribution."""
         tensor.normal_(0.0, std, generator=generator)
 
     @torch.no_grad()
@@ -71,12 +64,8 @@ class Init(Part):
 
 
 class Xavier(Init):
-    """Glorot & Bengio 2010, with the uniform distribution, as the Transformer of Vaswani et al. 2017 was trained.
-
-    | weight | std |
-    |---|---|
-    | linear | sqrt(2 / (fan in + fan out)), uniform |
-    | embedding | d_model^-1/2, uniform |
+    """Glorot & Bengio 2010, uniform, as Vaswani et al. 2017 trained: sqrt(2 / (fan in + fan out)), embeddings
+    d_model^-1/2.
     """
 
     def std(self, weight: Weight) -> float:
@@ -96,12 +85,8 @@ class Normal002(Init):
 
 
 class GPT2Init(Init):
-    """GPT-2's (Radford et al. 2019, section 2.3): the stream's variance does not grow with the depth.
-
-    | weight | std |
-    |---|---|
-    | linear, embedding | 0.02 |
-    | attention output, feed-forward down | 0.02 / sqrt(number of sublayers in the stack) = 0.02 / sqrt(2 num_layers) |
+    """GPT-2's (Radford et al. 2019, section 2.3): 0.02, and what writes to the stream over the root of the number of
+    sublayers, so that the stream's variance does not grow with the depth.
     """
 
     def std(self, weight: Weight) -> float:
@@ -109,24 +94,18 @@ class GPT2Init(Init):
 
 
 class Small(Init):
-    """SmallInit (Nguyen & Salazar 2019, arXiv 1910.05895, section 2.2): Xavier's deviation for a feed-forward matrix (d
-    to 4d), everywhere: sqrt(2 / (5 d_model)), d_model the width on the side of the stream.
+    """SmallInit (Nguyen & Salazar 2019, arXiv 1910.05895, sec. 2.2): Xavier's of a matrix d to 4d, sqrt(2 / (5
+    d_model)).
     """
 
     def std(self, weight: Weight) -> float:
         rows, columns = weight.tensor.shape
-        return math.sqrt(2 / (5 * (rows if weight.writes else columns)))
+        return math.sqrt(2 / (5 * (rows if weight.writes else columns)))  # d_model is on the side of the stream
 
 
 class FanIn(Init):
-    """For gated convolutions (Gehring et al. 2017, arXiv 1705.03122, section 3.5): keeps the variance from layer to
-    layer.
-
-    | weight | std |
-    |---|---|
-    | linear | sqrt(1 / fan in) |
-    | into a gated linear unit | sqrt(4 / fan in) |
-    | embedding | 0.1 |
+    """Keeps the variance of gated convolutions (Gehring et al. 2017, arXiv 1705.03122, section 3.5): sqrt(1 / fan in),
+    into a gated linear unit sqrt(4 / fan in), embeddings 0.1.
     """
 
     def std(self, weight: Weight) -> float:
@@ -136,15 +115,10 @@ class FanIn(Init):
 
 
 def weights_of(model: nn.Module) -> Iterator[Weight]:
-    """The matrix of every linear layer and embedding of `model`, and of every gate of its recurrent layers, each once,
-    with its role.
-
-    In a layer that holds a Residual as `residual`, the linear layers named `output` and `down` write to the stream, and
-    the residual's gain acts on these and on `value`, `up` and `gate` (DeepNorm, Wang et al. 2022, figure 2: value,
-    output and feed-forward projections).
+    """The matrix of every linear layer and embedding of `model`, and of every gate of its recurrent layers,
+    each once.
     """
-    roles = {id(linear): role for module in model.modules() for linear, role in _roles(module)}
-    roles |= {id(module.windows): {"gated": True} for module in model.modules() if isinstance(module, GatedConvolution)}
+    roles = dict(role for module in model.modules() for role in _roles(module))
     # A bias on the scores is no embedding: its table keeps its own start.
     seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias)}
     for name, module in model.named_modules():
@@ -152,22 +126,27 @@ def weights_of(model: nn.Module) -> Iterator[Weight]:
             yield from _gates(name, module)
         elif isinstance(module, nn.Linear | nn.Embedding) and module.weight not in seen:
             seen.add(module.weight)
-            role = roles.get(id(module), {"is_embedding": isinstance(module, nn.Embedding)})
-            yield Weight(f"{name}.weight", module.weight, **role)
+            of_kind = partial(Weight, is_embedding=isinstance(module, nn.Embedding))
+            yield roles.get(module, of_kind)(f"{name}.weight", module.weight)
 
 
-def _roles(stack: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
-    """The linear layers in the layers that are children of `stack`, and what is special about each."""
-    layers: list[Any] = [c for c in stack.children() if isinstance(getattr(c, "residual", None), Residual)]
-    for layer in layers:
+def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[[str, Tensor], Weight]]]:
+    """The linear layers in the layers that are children of a stack, and those of gated convolutions. The residual's
+    gain acts on value, output and feed-forward projections (DeepNorm, Wang et al. 2022, figure 2).
+    """
+    if isinstance(module, GatedConvolution):
+        yield module.windows, partial(Weight, gated=True)
+    residuals = {layer: getattr(layer, "residual", None) for layer in module.children()}
+    layers = {layer: residual for layer, residual in residuals.items() if isinstance(residual, Residual)}
+    for layer, residual in layers.items():
         sublayers = [child for child in layer.children() if not isinstance(child, Residual)]
         for sublayer in sublayers:
             # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
             scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")
             for name, linear in sublayer.named_children():
-                gain = layer.residual.init_gain if name in scaled else 1.0
+                gain = residual.init_gain if name in scaled else 1.0
                 depth = len(layers) * len(sublayers)
-                yield linear, {"writes": name in ("output", "down"), "gain": gain, "depth": depth}
+                yield linear, partial(Weight, writes=name in ("output", "down"), gain=gain, depth=depth)
 
 
 def _gates(name: str, module: nn.Module) -> Iterator[Weight]:
@@ -187,7 +166,6 @@ def start_gates(module: nn.Module) -> None:
 
 
 def draw_seed() -> int:
-    """A seed from torch's global generator."""
     return int(torch.randint(2**62, (), device="cpu"))
 
 

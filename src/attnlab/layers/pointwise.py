@@ -21,11 +21,9 @@ RESOLUTION = 1 << 16
 
 @check_ranges
 class Dropout(nn.Module):
-    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate) (Srivastava et al. 2014).
-
-    On a CPU torch draws one 64-bit number after the other, one an element, which takes longer than the matrix products
-    of a small model. Here four elements share a number, 16 bits each, so the rate is rounded to 1/65536 (and the scale
-    with it). Raises ValueError for a rate outside of 0 to 1.
+    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate) (Srivastava et al. 2014). On a
+    CPU torch draws a 64-bit number an element, which takes longer than the matrix products of a small model. Here four
+    elements share one, 16 bits each, so the rate is rounded to 1/65536 (and the scale with it).
     """
 
     def __init__(self, rate: Probability) -> None:
@@ -36,7 +34,6 @@ class Dropout(nn.Module):
         return dropout(x, self.rate if self.training else 0.0)
 
     def extra_repr(self) -> str:
-        """The rate."""
         return f"rate={self.rate}"
 
 
@@ -78,8 +75,7 @@ class Norm(Part, nn.Module):
     """A norm over the model width, made with `d_model`; (B, T, D) in and out."""
 
     @abstractmethod
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """The normed states."""
+    def forward(self, x_BTD: Tensor) -> Tensor: ...
 
 
 @check_ranges
@@ -110,7 +106,6 @@ class DynamicTanh(Norm):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """It learns a single number."""
         yield from unsharded(choices, "norm")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -118,7 +113,7 @@ class DynamicTanh(Norm):
 
 
 class FeedForwardFields(TypedDict, total=False):
-    """What every feed-forward layer takes beside its widths."""
+    """The fields of every feed-forward."""
 
     bias: bool
     dropout: Probability
@@ -126,7 +121,9 @@ class FeedForwardFields(TypedDict, total=False):
 
 @check_ranges
 class FeedForward(Part, nn.Module):
-    """down(dropout(activate(up(x)))), (B, T, D) in and out (Vaswani et al. 2017, section 3.3); a choice gives `activate`."""
+    """down(dropout(activate(up(x)))), (B, T, D) in and out (Vaswani et al. 2017, section 3.3); a choice gives
+    `activate`.
+    """
 
     def __init__(self, d_model: PositiveInt, d_ff: PositiveInt, bias: bool = False, dropout: Probability = 0.0) -> None:
         super().__init__()
@@ -135,8 +132,7 @@ class FeedForward(Part, nn.Module):
         self.dropout = maybe_dropout(dropout)
 
     @abstractmethod
-    def activate(self, h_BTF: Tensor) -> Tensor:
-        """The non-linearity."""
+    def activate(self, h_BTF: Tensor) -> Tensor: ...
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         out_BTD: Tensor = self.down(self.dropout(self.activate(self.up(x_BTD))))
@@ -145,9 +141,8 @@ class FeedForward(Part, nn.Module):
 
 @check_ranges
 class GatedFeedForward(FeedForward):
-    """down(dropout(activate(gate(x)) * up(x))) (Shazeer 2020, arXiv 2002.05202, section 2).
-
-    `matched` shrinks the hidden width to 2/3 d_ff, so that three matrices weigh what two of the plain layer do.
+    """down(dropout(activate(gate(x)) * up(x))) (Shazeer 2020, arXiv 2002.05202, section 2). `matched` shrinks the
+    hidden width to 2/3 d_ff, so that three matrices weigh what two of the plain layer do.
     """
 
     def __init__(
@@ -176,10 +171,7 @@ class ReLU(FeedForward):
 
 @check_ranges
 class GELU(FeedForward):
-    """h Phi(h) (Hendrycks & Gimpel 2016, arXiv 1606.08415).
-
-    approximate: none is the exact form (BERT); tanh the paper's approximation of it, section 2 (GPT-2, BLOOM).
-    """
+    """h Phi(h) (Hendrycks & Gimpel 2016, arXiv 1606.08415), approximate: tanh: section 2 there (GPT-2, BLOOM)."""
 
     def __init__(
         self,

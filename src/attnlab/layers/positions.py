@@ -1,8 +1,7 @@
 """Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
 
 Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs, Y and X
-rows and columns of a grid of image patches. Angles are computed in fp32 from the positions at each forward pass; there
-is no buffer that a cast to bf16 could spoil.
+rows and columns of a grid of image patches. Angles are computed in fp32 at each forward pass: no buffer to be cast.
 """
 
 import math
@@ -19,9 +18,8 @@ from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 
 class PositionEncoding(Part, nn.Module):
-    """No position encoding (NoPE; Haviv et al. 2022, arXiv 2203.16634), and the base class of all others.
-
-    longest: how many positions, counted from 0, it can serve; None: any number.
+    """No position encoding (NoPE; Haviv et al. 2022, arXiv 2203.16634), and the base class of all others. longest: how
+    many positions, counted from 0, it can serve; None: any number.
     """
 
     longest: int | None = None
@@ -50,11 +48,8 @@ class PositionEncoding(Part, nn.Module):
     def image_positions(
         self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device
     ) -> Tensor | None:
-        """Where the tokens of an image stand, (1, T): `before` tokens, then the patches of a grid (rows, columns), row
-        by row.
-
-        None: at 0.. in this order. Of another grid than the one trained on, each patch stands where it lies in that
-        one, between its positions.
+        """Where the tokens of an image stand, (1, T): `before` tokens, then patches row by row; None: at 0.. in this
+        order. Of another grid (rows, columns) than the one trained on, each patch stands where it lies in that one.
         """
         if grid == trained:
             return None
@@ -78,21 +73,22 @@ class PositionEncoding(Part, nn.Module):
                 "shorten the sequence, or choose an encoding without a table"
             )
 
+    def check_all(self, positions_BT: Tensor) -> None:
+        """The same for these, where reading a value does not stall a GPU; there `build_scope` has checked."""
+        if not positions_BT.is_cuda and not torch.compiler.is_compiling():
+            self.check(int(positions_BT.max()))
+
 
 @check_ranges
 class Sinusoidal(PositionEncoding):
     """Sines on even and cosines on odd dimensions, added to the embeddings (Vaswani et al. 2017, sec. 3.5).
-
-    interleaved: as in the paper; else all sines, then all cosines, as in the paper's code and Marian's models. Raises
-    ValueError for an odd d_model.
+    interleaved: as in the paper; else all sines, then all cosines, as in its code and Marian's models.
     """
 
     def __init__(self, d_model: PositiveInt, base: Annotated[float, Gt(1)] = 10000.0, interleaved: bool = True) -> None:
         super().__init__()
         if d_model % 2:
-            raise ValueError(
-                f"sinusoidal positions pair the dimensions: d_model={d_model} is odd; accepted: even numbers"
-            )
+            raise ValueError(f"sinusoidal positions pair dimensions: d_model must be even, got {d_model}")
         self.d_model, self.base, self.interleaved = d_model, base, interleaved
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
@@ -101,11 +97,8 @@ class Sinusoidal(PositionEncoding):
 
 @check_ranges
 class Learned(PositionEncoding):
-    """A learned table with a row for each of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3
-    E).
-
-    offset: rows before that of position 0, which nothing reads (2 in the published weights of RoBERTa and BART). Raises
-    ValueError below 0.
+    """A learned table of max_length positions (Gehring et al. 2017; Vaswani et al. 2017, table 3 E). offset: rows
+    before that of position 0, which nothing reads (2 in the published weights of RoBERTa and BART).
     """
 
     def __init__(self, d_model: PositiveInt, max_length: PositiveInt, offset: NonNegativeInt = 0) -> None:
@@ -117,14 +110,11 @@ class Learned(PositionEncoding):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """The table has to serve the longest row."""
         yield from super().incompatible(choices)
         yield from short_table(choices)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        """x plus the rows of the table. Raises ValueError past the table."""
-        if not positions_BT.is_cuda and not torch.compiler.is_compiling():
-            self.check(int(positions_BT.max()))  # reading a value stalls a GPU: there `build_scope` has checked
+        self.check_all(positions_BT)
         rows_BT = positions_BT + self.offset if self.offset else positions_BT
         embedded_BTD: Tensor = x_BTD + self.table(rows_BT).to(x_BTD.dtype)
         return embedded_BTD
@@ -146,10 +136,8 @@ class Learned(PositionEncoding):
 
 @check_ranges
 class ALiBi(PositionEncoding):
-    """Minus a slope per head times the distance, added to the scores (Press et al. 2022, arXiv 2108.12409).
-
-    Symmetric in the distance; under a causal mask that is the paper's bias, and without one the symmetric form of its
-    encoder variants. Slopes for head counts that are no power of two are those of the authors' code.
+    """Minus a slope per head times the distance either way, added to the scores (Press et al. 2022, arXiv
+    2108.12409).
     """
 
     def __init__(self, num_heads: PositiveInt) -> None:
@@ -164,11 +152,9 @@ class ALiBi(PositionEncoding):
 
 @check_ranges
 class RelativeBias(PositionEncoding):
-    """A learned bias per head and bucket of distance (T5, Raffel et al. 2020, arXiv 1910.10683, sec. 2.1).
-
-    Half the buckets hold one distance each, the others grow logarithmically up to max_distance, the last takes all
-    beyond. Not causal: half of all buckets for keys after the query. Raises ValueError for numbers that leave no such
-    buckets.
+    """A learned bias per head and bucket of distance (T5, Raffel et al. 2020, arXiv 1910.10683, sec. 2.1). Half the
+    buckets hold one distance each, the others grow logarithmically up to max_distance, the last takes all beyond. Not
+    causal: half of all buckets for keys after the query.
     """
 
     def __init__(
@@ -218,14 +204,16 @@ def _interpolated_rows(table_DYX: Tensor, length: int) -> Tensor:
     if table_DYX.shape[2] == length:
         return table_DYX
     rows_1N1X = table_DYX.flatten(0, 1).float()[None, :, None]
-    # Antialiasing smooths where a grid shrinks; where it grows it takes the cubic that keeps straight lines straight. One
-    # axis at a time, the last one: torch leaves the axis before one of length 1 as it is.
+    # Antialiasing smooths where a grid shrinks, and keeps straight lines straight where it grows. One axis at a time,
+    # the last one: torch leaves the axis before one of length 1 as it is.
     there_1N1X = F.interpolate(rows_1N1X, size=(1, length), mode="bicubic", antialias=True)
     return there_1N1X[0, :, 0].view(*table_DYX.shape[:2], length).to(table_DYX.dtype)
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """2 ** (-8 i / n), i = 1..n, for n = 2^k heads; else those of the power below and every second of the one above."""
+    """2 ** (-8 i / n), i = 1..n, for n = 2^k heads; else, as in the authors' code, those of the power below and every
+    second of the one above.
+    """
     power = 2 ** int(math.log2(num_heads))
     slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]
     between = [2.0 ** (-8 * i / (2 * power)) for i in range(1, 2 * power + 1, 2)]
@@ -233,9 +221,8 @@ def alibi_slopes(num_heads: int) -> list[float]:
 
 
 def bucket_starts(num_buckets: int, max_distance: int) -> list[int]:
-    """The first distance of each T5 bucket but the first, one side.
-
-    Integers instead of logarithms at each forward: float logarithms put distances on a bucket's edge on either side.
+    """The first distance of each T5 bucket but the first, one side. Integers instead of logarithms at each forward:
+    float logarithms put distances on a bucket's edge on either side.
     """
     exact = num_buckets // 2
     large = num_buckets - exact

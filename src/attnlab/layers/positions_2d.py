@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies, interpolated, sinusoids, stretched
 from attnlab.layers.rotary import Rotary
 from attnlab.parts import Choices
-from attnlab.ranges import Gt, PositiveInt, check_ranges
+from attnlab.ranges import Gt, PositiveInt, check_ranges, must_be
 
 
 class InGrid(PositionEncoding):
     """What the encodings of a grid share. grid: rows and columns; trained: those that coordinates are counted in.
-
-    Tokens without a place in the image, such as a class token, stand at negative positions: nothing is added to them,
-    nothing turned.
+    Tokens without a place in the image, such as a class token, stand at negative positions, where nothing acts.
     """
 
     grid: tuple[int, int]
@@ -28,16 +26,14 @@ class InGrid(PositionEncoding):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """Only a model of images has a grid."""
         yield from super().incompatible(choices)
         if choices.get("model.patch_size") is None:
             yield (
-                f"position: {choices.name('position')} indexes a grid of image patches, and this model reads a sequence; "
+                f"position: {choices.name('position')} indexes a grid of image patches, and this model reads text; "
                 "choose one of sinusoidal, learned, rotary, alibi, relative_bias, none"
             )
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Takes the grid that is served and trained on."""
         self.set_trained(grid)
         self.resize(0, grid, grid)
 
@@ -50,7 +46,6 @@ class InGrid(PositionEncoding):
         return torch.arange(-before, grid[0] * grid[1], device=device)[None]
 
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
-        """Serves another grid, whose cells lie where they are in the one that was trained on."""
         self.grid, self.longest = new, new[0] * new[1]
 
     def cells(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +65,12 @@ class InGrid(PositionEncoding):
 class Sinusoidal2D(InGrid):
     """Sinusoids of the row on the first half of the width, of the column on the second (He et al. 2022, arXiv
     2111.06377).
-
-    grid: rows and columns. Raises ValueError where d_model is no multiple of 4.
     """
 
     def __init__(self, d_model: PositiveInt, grid: tuple[int, int], base: Annotated[float, Gt(1)] = 10000.0) -> None:
         super().__init__()
         if d_model % 4:
-            raise ValueError(f"two axes of sine and cosine need d_model={d_model} to be a multiple of 4")
+            raise ValueError(must_be("d_model", "a multiple of 4, for two axes of sine and cosine", d_model))
         self.d_model, self.base = d_model, base
         self.set_grid(grid)
 
@@ -88,18 +81,14 @@ class Sinusoidal2D(InGrid):
 
 @check_ranges
 class Learned2D(InGrid):
-    """A learned table for rows and one for columns, each of half the width (Dosovitskiy et al. 2021, arXiv 2010.11929,
-    D.4).
-
-    grid: rows and columns. Raises ValueError for an odd d_model.
+    """Learned tables of rows and of columns, each of half the width (Dosovitskiy et al. 2021, arXiv
+    2010.11929, D.4).
     """
 
     def __init__(self, d_model: PositiveInt, grid: tuple[int, int]) -> None:
         super().__init__()
         if d_model % 2:
-            raise ValueError(
-                f"rows and columns take half the width each: d_model={d_model} is odd; accepted: even numbers"
-            )
+            raise ValueError(must_be("d_model", "even, as rows and columns take half of it each", d_model))
         self.rows = nn.Embedding(grid[0], d_model // 2)
         self.columns = nn.Embedding(grid[1], d_model // 2)
         for table in (self.rows, self.columns):
@@ -107,9 +96,7 @@ class Learned2D(InGrid):
         self.set_grid(grid)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        """x plus the entries of row and column. Raises ValueError past the grid."""
-        if not positions_BT.is_cuda and not torch.compiler.is_compiling():
-            self.check(int(positions_BT.max()))  # reading a value stalls a GPU: there `build_scope` has checked
+        self.check_all(positions_BT)
         row_BT, column_BT = self.cells(positions_BT)
         entries_BTD = torch.cat([self.rows(row_BT), self.columns(column_BT)], dim=-1)
         return x_BTD + (entries_BTD * is_placed(positions_BT)).to(x_BTD.dtype)
@@ -117,20 +104,16 @@ class Learned2D(InGrid):
     def resize(self, before: int, grid: tuple[int, int], new: tuple[int, int]) -> None:
         for name, size in zip(("rows", "columns"), new, strict=True):
             weight = getattr(self, name).weight
-            resized_DY = interpolated(weight.t()[:, :, None], (size, 1))[:, :, 0]
-            if resized_DY.shape != weight.t().shape:
-                setattr(
-                    self, name, nn.Embedding.from_pretrained(resized_DY.t().detach(), freeze=not weight.requires_grad)
-                )
+            if len(weight) != size:
+                rows_YD = interpolated(weight.t()[:, :, None], (size, 1))[:, :, 0].t().detach()
+                setattr(self, name, nn.Embedding.from_pretrained(rows_YD, freeze=not weight.requires_grad))
         super().resize(before, grid, new)
 
 
 @check_ranges
 class AxialRotary(InGrid, Rotary):
-    """Rotary whose first pairs turn with the row and last pairs with the column (Heo et al. 2024, arXiv 2403.13298,
-    sec. 3.1).
-
-    grid: rows and columns. Raises ValueError where d_head is no multiple of 4.
+    """Rotary whose first pairs turn with the row, last ones with the column (Heo et al. 2024, arXiv 2403.13298, sec.
+    3.1).
     """
 
     def __init__(
@@ -141,7 +124,7 @@ class AxialRotary(InGrid, Rotary):
         interleaved: bool = False,
     ) -> None:
         if d_head % 4:
-            raise ValueError(f"two axes of pairs need d_head={d_head} to be a multiple of 4")
+            raise ValueError(must_be("d_head", "a multiple of 4, for two axes of pairs", d_head))
         super().__init__(d_head, base, interleaved=interleaved)
         self.set_grid(grid)
 

@@ -1,7 +1,7 @@
 """Rotary positions and their published scalings to longer contexts.
 
 Shapes: B batch, T length, H heads, K head width, R rotated width, P = R / 2 rotated pairs. Angles are computed in fp32
-from the positions at each forward pass; there is no buffer that a cast to bf16 could spoil.
+at each forward pass: no buffer to be cast.
 """
 
 import math
@@ -18,7 +18,7 @@ from attnlab.ranges import Ge, Gt, Interval, PositiveFloat, PositiveInt, check_r
 
 
 class RotaryFields(TypedDict, total=False):
-    """What every rotary encoding takes beside the width of a head."""
+    """The fields of every scaling of rotary positions; see Rotary."""
 
     base: Annotated[float, Gt(1)]
     fraction: Annotated[float, Interval(gt=0, le=1)]
@@ -53,7 +53,6 @@ class Rotary(PositionEncoding):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """Heads whose rotated part is odd."""
         yield from super().incompatible(choices)
         d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
         d_head = choices.get("attention.d_head") or (d_model // num_heads if d_model and num_heads else 2)
@@ -77,12 +76,11 @@ class Rotary(PositionEncoding):
             angles_BTP = self.angles(positions_BT)
             cos_B1TP = (angles_BTP.cos() * self.magnitude())[:, None]
             sin_B1TP = (angles_BTP.sin() * self.magnitude())[:, None]
-        cos_B1TR, sin_B1TR = (cos_B1TP, cos_B1TP), (-sin_B1TP, sin_B1TP)
-        if self.interleaved:
-            tables = [torch.stack(halves, dim=-1).flatten(-2) for halves in (cos_B1TR, sin_B1TR)]
-        else:
-            tables = [torch.cat(halves, dim=-1) for halves in (cos_B1TR, sin_B1TR)]
-        return partial(apply_rotary, cos_B1TR=tables[0], sin_B1TR=tables[1], interleaved=self.interleaved)
+        cos_B1TR, sin_B1TR = (
+            torch.stack(halves, dim=-1).flatten(-2) if self.interleaved else torch.cat(halves, dim=-1)
+            for halves in ((cos_B1TP, cos_B1TP), (-sin_B1TP, sin_B1TP))
+        )
+        return partial(apply_rotary, cos_B1TR=cos_B1TR, sin_B1TR=sin_B1TR, interleaved=self.interleaved)
 
     def angles(self, positions_BT: Tensor) -> Tensor:
         """The angle of each pair at each position, (B or 1, T, P), fp32."""
@@ -97,10 +95,7 @@ class RotaryLinear(Rotary):
     """Rotary with positions divided by `factor`: position interpolation (Chen et al. 2023, arXiv 2306.15595)."""
 
     def __init__(
-        self,
-        d_head: PositiveInt,
-        factor: Annotated[float, Ge(1)] = 4.0,
-        **rotary: Unpack[RotaryFields],
+        self, d_head: PositiveInt, factor: Annotated[float, Ge(1)] = 4.0, **rotary: Unpack[RotaryFields]
     ) -> None:
         super().__init__(d_head, **rotary)
         self.factor = factor
@@ -111,36 +106,27 @@ class RotaryLinear(Rotary):
 
 @check_ranges
 class RotaryNTK(Rotary):
-    """Rotary with the base raised to base * factor ** (d / (d - 2)): "NTK-aware" interpolation.
-
-    The slowest pair slows down by the factor, the fastest stays as it is (bloc97 2023; Peng et al. 2023, arXiv
-    2309.00071, sec. 3.1).
+    """Rotary with the base raised to base * factor ** (d / (d - 2)), "NTK-aware": the slowest pair slows down by the
+    factor, the fastest stays (bloc97 2023; Peng et al. 2023, arXiv 2309.00071, sec. 3.1).
     """
 
     def __init__(
-        self,
-        d_head: PositiveInt,
-        factor: Annotated[float, Ge(1)] = 4.0,
-        **rotary: Unpack[RotaryFields],
+        self, d_head: PositiveInt, factor: Annotated[float, Ge(1)] = 4.0, **rotary: Unpack[RotaryFields]
     ) -> None:
         super().__init__(d_head, **rotary)
         if self.width < 4:
-            raise ValueError(
-                "NTK-aware scaling needs two pairs to scale apart; "
-                f"{self.width} dimensions are rotated, accepted: 4 or more"
-            )
+            raise ValueError(f"NTK-aware scaling needs two pairs: at least 4 rotated dimensions, got {self.width}")
         self.base = self.base * factor ** (self.width / (self.width - 2))
 
 
 @check_ranges
 class RotaryYaRN(Rotary):
-    """Rotary with pairs that turn slowly interpolated, fast ones kept, and the scores' temperature lowered (Peng et al.
-    2023, arXiv 2309.00071).
+    """Rotary with slow pairs interpolated, fast ones kept, and the scores' temperature lowered (Peng et al. 2023, arXiv
+    2309.00071).
 
-    factor: how much longer than original_length (None: the model's max_length). Pairs with more than beta_fast turns
-    within original_length are kept, with fewer than beta_slow divided by the factor; in between a ramp, linear in the
-    pair's index with its ends rounded outwards, as in the authors' code and the models released. attention_factor:
-    None: 0.1 ln(factor) + 1.
+    Pairs with more than beta_fast turns within original_length (None: the model's max_length) are kept, with fewer than
+    beta_slow divided by the factor; in between a ramp, linear in the pair's index with its ends rounded outwards, as in
+    the authors' code. attention_factor: None: 0.1 ln(factor) + 1.
     """
 
     def __init__(
@@ -182,10 +168,8 @@ class RotaryYaRN(Rotary):
 @check_ranges
 class RotaryLlama3(Rotary):
     """Rotary with Llama 3.1's scaling by wavelength (Grattafiori et al. 2024, arXiv 2407.21783; rule as in Meta's
-    released code).
-
-    Wavelengths above original_length / low_frequency_factor are divided by the factor, those below original_length /
-    high_frequency_factor kept, in between blended. original_length: None: the model's max_length.
+    code). Wavelengths above original_length / low_frequency_factor are divided by the factor, those below
+    original_length / high_frequency_factor kept, in between blended. original_length: None: the model's max_length.
     """
 
     defaults: ClassVar[RotaryFields] = {"base": 500000.0}
@@ -219,7 +203,6 @@ class RotaryLlama3(Rotary):
 
 def apply_rotary(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) -> Tensor:
     """Rotates the leading R dimensions of each head: x cos + partner(x) sin, with the sine's sign in its table.
-
     Computed in fp32, returned in x's type.
     """
     width = cos_B1TR.shape[-1]
@@ -233,10 +216,7 @@ def apply_rotary(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved
 
 
 def checked_length(original_length: int | None, max_length: int | None) -> int:
-    """original_length, else max_length. Raises ValueError where there is neither."""
     length = original_length or max_length
     if length is None:
-        raise ValueError(
-            "original_length is not given and no max_length stands in for it; accepted: a number of positions"
-        )
+        raise ValueError("original_length must be a number of positions where there is no max_length, got null")
     return length

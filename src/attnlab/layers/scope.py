@@ -1,8 +1,8 @@
-"""Who sees whom in one forward pass, within a sequence and from a decoder to an encoder's output; True means "may
-attend".
+"""Who sees whom in one forward pass, within a sequence, from a decoder to an encoder's output, and to what decoding has
+kept of earlier passes; True means "may attend".
 
-Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, G key/value heads, K head
-width.
+Shapes: B batch, T target (query) length, S source (key) length, C capacity, D model width, H heads, G key/value heads,
+K head width.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
@@ -11,28 +11,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from attnlab.layers.cache import KeyValueCache
     from attnlab.layers.positions import PositionEncoding
 
 T = TypeVar("T")
-
-
-class Projection(Protocol):
-    """An attention, as far as a memory needs it."""
-
-    @abstractmethod
-    def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, G, S, K) each."""
-
-    @abstractmethod
-    def __hash__(self) -> int:
-        """By identity: a memory keeps what each attention made."""
+Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # a layer's new keys and values to all that it has
 
 
 def build_mask(
@@ -41,16 +30,13 @@ def build_mask(
     causal: bool,
     window: int | None = None,
     is_token_BS: Tensor | None = None,
-    query_segments_BT: Tensor | None = None,
-    key_segments_BS: Tensor | None = None,
     prefix_B1: Tensor | None = None,
 ) -> Tensor:
     """The one mask builder: a bool tensor (B or 1, 1, T, S) from absolute positions.
 
     causal: no key after its query. window: the query itself and the window-1 keys before it, on both sides where not
-    causal. prefix_B1: how many first positions every query sees although they come after it (Raffel et al. 2020,
-    section 3.2.1). is_token_BS: False hides a key (padding). Segments (both or neither): a query sees keys of its own
-    segment only.
+    causal. is_token_BS: False hides a key (padding). prefix_B1: how many first positions every query sees although they
+    come after it (Raffel et al. 2020, section 3.2.1).
     """
     distance_BTS = query_positions_BT[:, :, None] - key_positions_BS[:, None, :]
     allowed_BTS = distance_BTS >= 0 if causal else torch.ones_like(distance_BTS, dtype=torch.bool)
@@ -60,37 +46,32 @@ def build_mask(
         allowed_BTS = allowed_BTS & (distance_BTS.abs() < window)
     if is_token_BS is not None:
         allowed_BTS = allowed_BTS & is_token_BS[:, None, :]
-    if query_segments_BT is not None and key_segments_BS is not None:
-        allowed_BTS = allowed_BTS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
     return allowed_BTS[:, None]
 
 
 @dataclass
 class Mask:
-    """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all layers.
-
-    built_from: the arguments of `build_mask`; None: everyone sees everyone. is_causal: the causal flag of torch's
+    """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all
+    layers. build: makes `allowed`; None: everyone sees everyone. is_causal: the causal flag of torch's
     scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S).
     """
 
-    built_from: tuple[Any, ...] | None
+    build: Callable[[], Tensor] | None
     window: int | None = None
     has_padding: bool = False
     is_causal: bool = False
     bias_BHTS: Tensor | None = None
-    _made: dict[object, Any] = field(default_factory=dict, repr=False)
+    _made: dict[object, object] = field(default_factory=dict, repr=False)
 
     @property
     def allowed_BHTS(self) -> Tensor | None:
         """True where a query may attend to a key: (B or 1, 1, T, S); None when everyone sees everyone."""
-        arguments = self.built_from
-        return None if arguments is None else self.once("allowed", lambda: build_mask(*arguments))
+        return None if self.build is None else self.once("allowed", self.build)
 
     @property
     def fully_masked_BHT1(self) -> Tensor | None:
-        """True for queries that have nothing to attend to, (B or 1, 1, T, 1); None when there can be none.
-
-        In self-attention a query sees at least itself unless it is padding.
+        """True for queries that have nothing to attend to, (B or 1, 1, T, 1); None when there can be none. In
+        self-attention a query sees at least itself unless it is padding.
         """
         allowed_BHTS = self.allowed_BHTS if self.has_padding else None
         if allowed_BHTS is None:
@@ -126,8 +107,7 @@ class Mask:
         """What `make` returns, made at the first call with this key and shared by all later ones."""
         if key not in self._made:
             self._made[key] = make()
-        made: T = self._made[key]
-        return made
+        return cast(T, self._made[key])
 
 
 @dataclass
@@ -135,9 +115,8 @@ class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
-    nothing at all replaces the mask. is_token_BS: True for real keys, None when all are. prefix_B1: how many first
-    positions every query sees, in spite of `causal`. bias_BHTS: (B or 1, H, T, S) or None. rotate: callable on (B, H or
-    G, T, K) or None.
+    nothing at all replaces the mask. bias_BHTS: (B or 1, H, T, S) or None. rotate: callable on (B, H or G, T, K) or
+    None. The others: see `build_mask`.
     """
 
     query_positions_BT: Tensor
@@ -147,8 +126,6 @@ class Scope:
     contiguous: bool = False
     bias_BHTS: Tensor | None = None
     rotate: Callable[[Tensor], Tensor] | None = None
-    query_segments_BT: Tensor | None = None
-    key_segments_BS: Tensor | None = None
     prefix_B1: Tensor | None = None
     _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
 
@@ -165,13 +142,12 @@ class Scope:
     def _new_mask(self, window: int | None) -> Mask:
         num_queries, num_keys = self.query_positions_BT.shape[1], self.key_positions_BS.shape[1]
         inside = window is None or (self.contiguous and window >= num_keys)  # the window hides nothing
-        unrestricted = self.is_token_BS is None and self.query_segments_BT is None and inside
-        sees_all = unrestricted and (not self.causal or (self.contiguous and num_queries == 1))
+        alone = not self.causal or (self.contiguous and num_queries == 1)
+        sees_all = self.is_token_BS is None and inside and alone
         plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
-        who = (self.query_positions_BT, self.key_positions_BS, self.causal, window, self.is_token_BS)
-        segments = (self.query_segments_BT, self.key_segments_BS)
+        who = (self.query_positions_BT, self.key_positions_BS, self.causal, window, self.is_token_BS, self.prefix_B1)
         return Mask(
-            None if sees_all else (*who, *segments, self.prefix_B1),
+            None if sees_all else partial(build_mask, *who),
             window,
             has_padding=self.is_token_BS is not None,
             is_causal=self.causal and plain and inside and num_queries == num_keys,
@@ -185,34 +161,25 @@ def build_scope(
     causal: bool,
     positions_BT: Tensor | None = None,
     is_token_BT: Tensor | None = None,
-    segments_BT: Tensor | None = None,
     cache: KeyValueCache | None = None,
     prefix_B1: Tensor | None = None,
 ) -> Scope:
     """The Scope of a self-attending stack; called once a forward, before its layers. Extends the cache by its tokens.
-
     Without `positions_BT`, positions count on from what is cached, and padding (is_token_BT False) is not counted.
     Raises ValueError past the cache's capacity or past the last position that the encoding can serve.
     """
-    contiguous = positions_BT is None and is_token_BT is None and segments_BT is None
+    contiguous = positions_BT is None and is_token_BT is None
     if positions_BT is None:
         positions_BT = _next_positions(x_BTD, is_token_BT, cache)
     key_positions_BS, is_token_BS = positions_BT, is_token_BT
     if cache is not None:
-        if segments_BT is not None:
-            raise ValueError(
-                "packed sequences (segments_BT) cannot be continued from a cache; accepted: segments_BT=None"
-            )
         cache.extend(positions_BT, is_token_BT, contiguous)
         key_positions_BS, is_token_BS, contiguous = cache.positions_BS, cache.is_token_BS, cache.contiguous
     if position.longest is not None:
         # Reading a value stalls a GPU, so the usual case is decided by the shape alone.
         position.check(key_positions_BS.shape[1] - 1 if contiguous else int(positions_BT.max()))
     bias_BHTS, rotate = position.bias(positions_BT, key_positions_BS), position.rotation(positions_BT)
-    segments = (segments_BT, segments_BT)
-    return Scope(
-        positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias_BHTS, rotate, *segments, prefix_B1
-    )
+    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias_BHTS, rotate, prefix_B1)
 
 
 def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCache | None) -> Tensor:
@@ -227,9 +194,119 @@ def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCa
     return (counted_BT - 1).clamp(min=0)
 
 
-class Memory:
-    """What a decoder attends to beside its own stream: an encoder's states (B, S, D), and which are real (None: all).
+class DecodingState:
+    """A batch in the middle of decoding: tensors (B, ...), states, collections of them, and plain values."""
 
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows of the batch, in this order: finished ones go, beams move. rows: indices or a bool mask."""
+        for name, value in vars(self).items():
+            setattr(self, name, _rows(value, rows))
+
+
+def _rows(value: object, rows: Tensor) -> object:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, list | tuple):
+        return type(value)(_rows(item, rows) for item in value)
+    if isinstance(value, DecodingState):
+        value.select(rows)
+    return value
+
+
+class KeyValueCache(DecodingState):
+    """Preallocated keys and values of every layer, with the positions of what is cached. A forward pass calls `extend`
+    once, then each layer what `layer` gives it. Made for decoding without gradients.
+    """
+
+    def __init__(self, num_layers: int, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity={capacity} holds no token; accepted: 1 or more")
+        self.capacity = capacity
+        self.start = 0  # where the tokens of the current forward begin
+        self.length = 0
+        self.contiguous = True
+        self.is_token_BS: Tensor | None = None
+        self._positions_BS: Tensor | None = None
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers  # keys and values (B, G, C, K)
+
+    def layer(self, index: int) -> Append:
+        """Takes the keys and values of the tokens that the cache was last extended by; gives all, (B, G, S, K) each."""
+        return partial(self._append, index)
+
+    def _append(self, index: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        assert k_BGTK.shape[2] == self.length - self.start, "extend the cache once a forward, by that forward's tokens"
+        buffers = self._layers[index]
+        if buffers is None:
+            batch, heads, _, width = k_BGTK.shape
+            keys_BGCK = k_BGTK.new_empty(batch, heads, self.capacity, width)
+            buffers = self._layers[index] = (keys_BGCK, torch.empty_like(keys_BGCK))
+        for buffer_BGCK, new_BGTK in zip(buffers, (k_BGTK, v_BGTK), strict=True):
+            buffer_BGCK[:, :, self.start : self.length] = new_BGTK
+        return buffers[0][:, :, : self.length], buffers[1][:, :, : self.length]
+
+    def extend(self, positions_BT: Tensor, is_token_BT: Tensor | None = None, contiguous: bool = False) -> None:
+        """Makes room for the tokens of one forward. contiguous: they go on from 0..length-1 without padding. Raises
+        ValueError past the capacity.
+        """
+        start, end = self.length, self.length + positions_BT.shape[1]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens; {end} were to be cached")
+        if is_token_BT is not None or self.is_token_BS is not None:
+            all_real_1T = torch.ones_like(positions_BT[:1], dtype=torch.bool)
+            cached_BS = all_real_1T.new_ones(1, start) if self.is_token_BS is None else self.is_token_BS
+            self.is_token_BS = _join(cached_BS, all_real_1T if is_token_BT is None else is_token_BT)
+        self._positions_BS = positions_BT if self._positions_BS is None else _join(self._positions_BS, positions_BT)
+        self.start, self.length = start, end
+        self.contiguous = self.contiguous and contiguous
+
+    @property
+    def positions_BS(self) -> Tensor:
+        """Positions of all that is cached, (B or 1, S)."""
+        assert self._positions_BS is not None, "nothing is cached yet"
+        return self._positions_BS
+
+    @property
+    def num_tokens_B1(self) -> Tensor:
+        """How many real tokens each row holds, (B or 1, 1)."""
+        if self.is_token_BS is not None:
+            return self.is_token_BS.sum(dim=1, keepdim=True)
+        return torch.full((1, 1), self.length, device=self.positions_BS.device)
+
+    def select(self, rows: Tensor) -> None:
+        self._layers = [
+            None if buffers is None else (self._kept(buffers[0], rows), self._kept(buffers[1], rows))
+            for buffers in self._layers
+        ]
+        for name in ("_positions_BS", "is_token_BS"):
+            value = getattr(self, name)
+            if value is not None and value.shape[0] > 1:
+                setattr(self, name, value[rows])
+
+    def _kept(self, buffer_BGCK: Tensor, rows: Tensor) -> Tensor:
+        # Only what is filled is copied: a search reorders its beams at every step.
+        filled_BGSK = buffer_BGCK[:, :, : self.length][rows]
+        chosen_BGCK = buffer_BGCK.new_empty(len(filled_BGSK), *buffer_BGCK.shape[1:])
+        chosen_BGCK[:, :, : self.length] = filled_BGSK
+        return chosen_BGCK
+
+
+def _join(first_BS: Tensor, second_BT: Tensor) -> Tensor:
+    rows = max(first_BS.shape[0], second_BT.shape[0])
+    return torch.cat([first_BS.expand(rows, -1), second_BT.expand(rows, -1)], dim=1)
+
+
+class Projection(Protocol):
+    """An attention, as far as a memory needs it."""
+
+    @abstractmethod
+    def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def __hash__(self) -> int: ...
+
+
+class Memory(DecodingState):
+    """What a decoder attends to beside its own stream: an encoder's states (B, S, D), and which are real (None: all).
     keep: each attention's keys and values are made once and kept, for decoding without gradients.
     """
 
@@ -256,9 +333,7 @@ class Memory:
         return self._scopes[length]
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order. rows: indices or a bool mask."""
-        self.states_BSD = self.states_BSD[rows]
-        self.is_token_BS = None if self.is_token_BS is None else self.is_token_BS[rows]
+        super().select(rows)
         self._kept = {attention: (k[rows], v[rows]) for attention, (k, v) in self._kept.items()}
         self._scopes = {}
 

@@ -5,19 +5,18 @@ Legend: B batch, T target length, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.layers.attention import Attention, MultiHead
-from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.pointwise import GELU, FeedForward, LayerNorm, Norm, maybe_dropout
 from attnlab.layers.positions import PositionEncoding
-from attnlab.layers.scope import Memory, Scope, build_scope
+from attnlab.layers.scope import Append, KeyValueCache, Memory, Scope, build_scope
 from attnlab.parts import Choices, Part, build_part, parameters_of, unsharded, unwrapped, value_of
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, Rate, check_ranges
 
@@ -25,7 +24,7 @@ Sublayer = Callable[[Tensor], Tensor]
 
 
 class ResidualFields(TypedDict, total=False):
-    """What every residual with norms takes beside its width."""
+    """The fields of every residual; see Residual."""
 
     norm: Callable[..., Norm]
     dropout: Probability
@@ -34,15 +33,12 @@ class ResidualFields(TypedDict, total=False):
 
 @check_ranges
 class Residual(Part, nn.Module):
-    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`.
-
-    Dropout acts on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
+    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`. Dropout acts
+    on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
     """
 
-    final_norm: ClassVar[bool] = False
-    """Whether a stack of these layers ends in a norm of its own."""
-    init_gain: float = 1.0
-    """What the initialisation multiplies the value, output and feed-forward weights of the layer by."""
+    final_norm: ClassVar[bool] = False  # whether a stack of these layers ends in a norm of its own
+    init_gain: float = 1.0  # of the layer's value, output and feed-forward weights, in their initialisation
 
     def __init__(
         self,
@@ -55,7 +51,7 @@ class Residual(Part, nn.Module):
         self.norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in range(num_sublayers))
         self.dropout = maybe_dropout(dropout)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if cls.join is Residual.join and cls.forward is Residual.forward:
             raise TypeError(f"{cls.__name__} has to give join, or forward for all sublayers at once")
@@ -90,10 +86,8 @@ class PreNorm(Residual):
 
 @check_ranges
 class Sandwich(Residual):
-    """x + norm(f(norm(x))), and a norm after the last layer (Peri-LN, Kim et al. 2025, arXiv 2502.02732).
-
-    First in CogView (Ding et al. 2021, arXiv 2105.13290). Peri-LN's optional norm of the embedding is no part of it, as
-    in Gemma 2.
+    """x + norm(f(norm(x))), and a norm after the last layer (CogView, Ding et al. 2021, arXiv 2105.13290; Peri-LN, Kim
+    et al. 2025, arXiv 2502.02732, without its optional norm of the embedding).
     """
 
     final_norm = True
@@ -112,11 +106,8 @@ class Sandwich(Residual):
 @check_ranges
 class DeepNorm(Residual):
     """norm(alpha x + f(x)), the sublayers' first weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
-
-    For a stack of N layers of s sublayers alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4): the paper's (2N)^(1/4),
-    (8N)^(-1/4) for an encoder or decoder alone (s = 2), and (3N)^(1/4), (12N)^(-1/4) for a decoder that also attends to
-    an encoder (s = 3). The encoder of N layers beside such a decoder of M has alpha = 0.81 (N^4 M)^(1/16) and beta =
-    0.87 (N^4 M)^(-1/16).
+    N layers of s sublayers have alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4), s = 3 for a decoder that also attends to
+    an encoder; the encoder of N layers beside such a decoder of M has 0.81 (N^4 M)^(1/16) and 0.87 (N^4 M)^(-1/16).
     """
 
     def __init__(
@@ -145,9 +136,8 @@ class DeepNorm(Residual):
 
 @check_ranges
 class ReZero(Residual):
-    """x + alpha f(x) without any norm (Bachlechner et al. 2020, arXiv 2003.04887, section 4).
-
-    One alpha a layer, shared by its sublayers, starts at 0.
+    """x + alpha f(x) without any norm, one alpha a layer from 0 on (Bachlechner et al. 2020, arXiv
+    2003.04887, sec. 4).
     """
 
     def __init__(self, dropout: Probability = 0.0) -> None:
@@ -157,10 +147,10 @@ class ReZero(Residual):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """It has no norm, and learns single numbers."""
         yield from super().incompatible(choices)
         if "norm" in choices.given:
-            yield f"norm: residual={choices.name('residual')} has no norm, so norm={choices.name('norm')} would have no effect; leave it out"
+            chosen = f"residual={choices.name('residual')} has no norm, so norm={choices.name('norm')}"
+            yield f"norm: {chosen} would have no effect; leave it out"
         yield from unsharded(choices, "residual")
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
@@ -170,10 +160,9 @@ class ReZero(Residual):
 
 @check_ranges
 class Parallel(Residual):
-    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021).
-
-    Also PaLM (Chowdhery et al. 2022, arXiv 2204.02311, section 2). `shared_norm=False` gives each sublayer its own norm
-    (GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
+    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021; PaLM, Chowdhery et
+    al. 2022, arXiv 2204.02311, sec. 2). shared_norm: False: a norm for each (GPT-NeoX, Black et al. 2022, arXiv
+    2204.06745).
     """
 
     final_norm = True
@@ -191,15 +180,13 @@ class Parallel(Residual):
 
 
 def norm_of(residual: Callable[..., Residual]) -> Callable[..., Norm]:
-    """The norm that these residuals have, as a part; LayerNorm where they have none."""
     norm: Callable[..., Norm] = value_of(residual, "norm", LayerNorm)
     return norm
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward, joined to the stream by a residual; (B, T, D) -> (B, T, D).
-
-    cross_attention: stands between the two and attends to a memory (Vaswani et al. 2017, section 3.1).
+    """Self-attention and feed-forward, joined to the stream by a residual; (B, T, D) -> (B, T, D). cross_attention:
+    stands between the two and attends to a memory (Vaswani et al. 2017, section 3.1).
     """
 
     def __init__(
@@ -210,14 +197,10 @@ class Layer(nn.Module):
         cross_attention: Attention | None = None,
     ) -> None:
         super().__init__()
-        self.attention = attention
-        self.cross_attention = cross_attention
-        self.feed_forward = feed_forward
-        self.residual = residual
+        self.attention, self.cross_attention = attention, cross_attention
+        self.feed_forward, self.residual = feed_forward, residual
 
-    def forward(
-        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, scope: Scope, cache: Append | None = None, memory: Memory | None = None) -> Tensor:
         sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward]
         cross = self.cross_attention
         if cross is not None:
@@ -252,10 +235,9 @@ class StackFields(TypedDict, total=False):
 class Stack(nn.Module):
     """Layers that share one position encoding, and a final norm where the residual asks for one; (B, T, D), in and out.
 
-    fields: see StackFields; max_length: positions of a table. grid: rows and columns of an image, for two-dimensional
-    positions. cross_attention: every layer also attends to a memory, by a second attention of the same kind without a
-    window, which would mean nothing there. Set `checkpoint_activations` to recompute activations in the backward pass.
-    Raises ValueError where num_layers < 1 or a part refuses a width.
+    max_length: positions of a table. grid: rows and columns of an image. cross_attention: every layer also attends to a
+    memory, without a window, which would mean nothing there. Set `checkpoint_activations` to recompute activations in
+    the backward pass. Raises ValueError where a part refuses a width.
     """
 
     defaults: ClassVar[StackFields] = {
@@ -280,19 +262,15 @@ class Stack(nn.Module):
         super().__init__()
         fields = self.defaults | fields
         d_model, residual, attention = fields["d_model"], fields["residual"], fields["attention"]
-        dims: dict[str, Any] = {
-            "d_model": d_model,
-            "num_heads": fields["num_heads"],
-            "num_layers": fields["num_layers"],
-            "causal": causal,
+        described: Mapping[str, object] = fields
+        dims: dict[str, object] = {
+            **{name: described[name] for name in ("d_model", "num_heads", "num_layers", "dropout", "bias")},
+            **{name: size for name, size in (("max_length", max_length), ("grid", grid)) if size is not None},
             "d_ff": fields["d_ff"] or 4 * d_model,
-            "dropout": fields["dropout"],
-            "bias": fields["bias"],
+            "causal": causal,
             "num_sublayers": 3 if cross_attention else 2,
         }
-        dims |= {name: size for name, size in (("max_length", max_length), ("grid", grid)) if size is not None}
-        self.causal = causal
-        self.checkpoint_activations = False
+        self.causal, self.checkpoint_activations = causal, False
         has_window = "window" in parameters_of(unwrapped(attention))
         cross = partial(attention, window=None) if has_window else attention
         layers = [
@@ -322,7 +300,6 @@ class Stack(nn.Module):
         prefix_B1: Tensor | None = None,
     ) -> Tensor:
         """Positions default to 0.. (after what is cached, padding not counted); is_token_BT is False at padding.
-
         prefix_B1: how many first positions all see; where it is given, what follows them is causal whatever the stack
         is. Raises ValueError past the last position that the encoding can serve.
         """

@@ -1,12 +1,10 @@
 """Models: the seams put together to families, and their size."""
 
-from attnlab.models.base import Encoder, LanguageModel, Seq2Seq
-from attnlab.models.bert import Bert
+from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, Size, measure_size
 from attnlab.models.convolutional import ConvolutionalEncoder, ConvolutionalLanguageModel, ConvolutionalSeq2Seq
 from attnlab.models.encoder_decoder import T5, EncoderDecoder, T5LanguageModel
-from attnlab.models.gpt import GPT
-from attnlab.models.measures import Size, measure_size
 from attnlab.models.recurrent import RecurrentEncoder, RecurrentLanguageModel, RecurrentSeq2Seq
+from attnlab.models.transformer import GPT, Bert
 from attnlab.models.vit import ViT
 
 __all__ = [

@@ -1,22 +1,41 @@
-"""What the families of models offer to tasks and to decoding, and what they are built on.
+"""What the families of models offer to tasks and to decoding, the ends of those of text without stacks, and what is
+measured of a model by running it: its size, what training it costs, which inputs reach an output.
 
-Legend: B batch, T length (of a target), S source length, D model width, V vocabulary.
+Legend: B batch, T length (of a target, of outputs), S source length (of inputs), D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from attnlab.layers.init import Init, Xavier, draw_seed
+from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.pointwise import Ends
-from attnlab.layers.stack import Stack, StackFields
+from attnlab.layers.scope import DecodingState
 from attnlab.parts import Choices, Part, build_part
 from attnlab.ranges import PositiveInt, check_ranges
+
+Fields = TypeVar("Fields", bound=Mapping[str, object])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class Model(Part, nn.Module):
@@ -26,15 +45,15 @@ class Model(Part, nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seed = (
-            draw_seed()
-        )  # before any part draws, so that models that differ in one part share the others' weights
+        # Before any part draws, so that models that differ in one part share the others' weights.
+        self._seed = draw_seed()
 
     @classmethod
-    def refuse_unknown(cls, fields: Mapping[str, object], known: Mapping[str, object]) -> None:
-        """Raises TypeError, as Python does, for a field that the description of a model has not."""
-        if unknown := sorted(fields.keys() - known.keys()):
+    def described(cls, defaults: Fields, fields: Fields) -> Fields:
+        """The fields over the family's defaults. Raises TypeError, as Python does, for one that there is not."""
+        if unknown := sorted(fields.keys() - defaults.keys()):
             raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
+        return cast(Fields, {**defaults, **fields})
 
     def draw(self, init: Callable[..., Init]) -> None:
         """Draws the first weights."""
@@ -52,8 +71,8 @@ class LanguageModel(TextModel):
     """A model of the next token."""
 
     @abstractmethod
-    def new_cache(self, capacity: int) -> Any:
-        """An empty cache for decoding up to `capacity` tokens; it has `select(rows)`."""
+    def new_cache(self, capacity: int) -> DecodingState:
+        """An empty cache for decoding up to `capacity` tokens."""
 
     @abstractmethod
     def forward(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, cache: Any = None) -> Tensor:
@@ -65,7 +84,9 @@ class Encoder(TextModel):
 
     @abstractmethod
     def encode(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:
-        """The states (B, T, D); is_token_BT is False at padding (None: nowhere), segments_BT tells two texts apart."""
+        """The states (B, T, D); is_token_BT is False at padding (None: nowhere), segments_BT tells two texts apart.
+        Raises ValueError past the last position that the model can serve.
+        """
 
 
 class Seq2Seq(TextModel):
@@ -73,29 +94,22 @@ class Seq2Seq(TextModel):
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """One table of embeddings has one vocabulary."""
         yield from super().incompatible(choices)
-        if choices.get("model.share_embeddings") is True and choices.get("data.joint") is False:
+        if choices.get("model.share_embeddings") is True and choices.get("data.joint_vocabulary") is False:
             yield (
                 "model.share_embeddings: one table for source and target needs one vocabulary; "
-                "set data.joint=true or model.share_embeddings=false"
+                "set data.joint_vocabulary=true or model.share_embeddings=false"
             )
 
     @abstractmethod
     def forward(self, source_BS: Tensor, target_BT: Tensor, is_source_BS: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `target_BT`, in the model's type; is_source_BS is False at
-        padding.
-
-        Padding on the right of a target needs no mask: no real token looks that far.
+        padding. Padding on the right of a target needs no mask: no real token looks that far.
         """
 
     @abstractmethod
-    def start(self, source_BS: Tensor, is_source_BS: Tensor | None = None, capacity: int = 256) -> Any:
-        """The state from which up to `capacity` target tokens are decoded.
-
-        Its `select(rows)` keeps these rows of the batch in this order; rows are indices, which may stand several times,
-        or a bool mask.
-        """
+    def start(self, source_BS: Tensor, is_source_BS: Tensor | None = None, capacity: int = 256) -> DecodingState:
+        """The state from which up to `capacity` target tokens are decoded."""
 
     @abstractmethod
     def step(self, tokens_B: Tensor, state: Any) -> Tensor:
@@ -107,15 +121,15 @@ class Tables(Ends, nn.Module):
     """The embedding and the output, and of two texts the source's embedding.
 
     source_vocabulary_size: None: there is no source, or it has the target's vocabulary. share_embeddings: one table for
-    source and target; a language model has but one. tied, scale_embedding: see TransformerFields. Raises ValueError for
-    sizes below 1 and for a shared table of two vocabularies.
+    source and target; a language model has but one. tie_embeddings, scale_embedding: see TransformerFields. Raises
+    ValueError for a shared table of two vocabularies.
     """
 
     def __init__(
         self,
         vocabulary_size: PositiveInt,
         d_model: PositiveInt,
-        tied: bool = True,
+        tie_embeddings: bool = True,
         share_embeddings: bool = True,
         source_vocabulary_size: PositiveInt | None = None,
         scale_embedding: bool = False,
@@ -124,7 +138,7 @@ class Tables(Ends, nn.Module):
         self.embedding_scale = math.sqrt(d_model) if scale_embedding else 1.0
         self.embedding = nn.Embedding(vocabulary_size, d_model)
         self.source_embedding = source_table(vocabulary_size, source_vocabulary_size, share_embeddings, d_model)
-        self.head = None if tied else nn.Linear(d_model, vocabulary_size, bias=False)
+        self.head = None if tie_embeddings else nn.Linear(d_model, vocabulary_size, bias=False)
 
 
 def source_table(size: int, source_size: int | None, share: bool, d_model: int) -> nn.Embedding | None:
@@ -138,41 +152,83 @@ def source_table(size: int, source_size: int | None, share: bool, d_model: int) 
     return None if share else nn.Embedding(source_size, d_model)
 
 
-class TransformerFields(StackFields, total=False):
-    """What describes a Transformer of text: its stacks, and what is at their ends.
+# --- what is measured of a model by running it
 
-    tied: the output is the embedding's transpose (Press & Wolf 2017, arXiv 1608.05859). scale_embedding: times
-    sqrt(d_model) (Vaswani et al. 2017, section 3.4), so that sinusoids do not swamp small embeddings. init: the first
-    weights.
+Shape = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters, and floating-point operations to train on one token.
+
+    embedding_parameters: the tables of tokens, positions and distances, and the output matrix where it is untied; the
+    rest is non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). flops_per_token: a
+    multiplication and an addition are two operations. Only matrix products, convolutions and recurrences count, as in
+    that section's table 1: every weight of a linear layer (the output matrix too, tied or not) once a token, and q.k
+    and weights.v over all keys, not halved for causality and not cut to a window. Of a model with a source, all that is
+    computed on it counts for the target. The backward pass costs twice the forward pass, so training is 3 x forward;
+    recomputed activations do not count.
     """
 
-    tied: bool
-    scale_embedding: bool
-    init: Callable[..., Init]
+    parameters: int
+    embedding_parameters: int
+    non_embedding_parameters: int
+    flops_per_token: int
 
 
-class Transformer(Ends, TextModel):
-    """A model of text on stacks, described by TransformerFields; `defaults` are those of its family."""
-
-    defaults: ClassVar[TransformerFields] = {
-        **Stack.defaults,
-        "tied": True,
-        "scale_embedding": False,
-        "init": Xavier,
+def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
+    """The size of a model; `forward` computes a loss with it and returns of how many tokens. Draws no random number."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    tables = {
+        parameter
+        for name, module in model.named_modules()
+        if _is_table(name, module, model)
+        for parameter in module.parameters()
     }
+    embedding = sum(parameter.numel() for parameter in tables)
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_missing()) as counter:
+        tokens = forward()
+    return Size(total, embedding, total - embedding, 3 * counter.get_total_flops() // max(1, tokens))
 
-    def __init__(self, vocabulary_size: int, fields: TransformerFields) -> None:
-        super().__init__()
-        self.vocabulary_size, self.d_model = vocabulary_size, fields["d_model"]
-        self.embedding = nn.Embedding(vocabulary_size, self.d_model)
-        self.embedding_scale = math.sqrt(self.d_model) if fields["scale_embedding"] else 1.0
 
-    @classmethod
-    def described(cls, fields: TransformerFields) -> TransformerFields:
-        """The fields given, with the family's defaults. Raises TypeError for one that there is not."""
-        cls.refuse_unknown(fields, cls.defaults)
-        return cls.defaults | fields
+def _is_table(name: str, module: nn.Module, model: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        # By its name, too: layers may happen to be as wide as the vocabulary, as with bytes and d_ff=256.
+        is_output = name.rpartition(".")[2] == "head"
+        return is_output and module.out_features == getattr(model, "vocabulary_size", None)
+    return isinstance(module, nn.Embedding)
 
-    def new_head(self, fields: TransformerFields) -> nn.Linear | None:
-        """The output's weights; None where they are the embedding's."""
-        return None if fields["tied"] else nn.Linear(self.d_model, self.vocabulary_size, bias=False)
+
+def _missing() -> dict[object, Callable[..., int]]:
+    """What torch's counter does not know, by shapes: its fused attention on a CPU, and recurrent layers."""
+
+    def attention(q: Shape, k: Shape, v: Shape, *_: object, **__: object) -> int:
+        return int(sdpa_flop(q, k, v))
+
+    def one_layer(x: Shape, inputs: Shape, state: Shape, *_: object, **__: object) -> int:
+        return 2 * prod(x[:-1]) * (prod(inputs) + prod(state))
+
+    def layers(x: Shape, *rest: object, **_: object) -> int:
+        shapes = [shape for item in rest if isinstance(item, tuple | list) for shape in item]
+        matrices = [shape for shape in shapes if isinstance(shape, tuple | list) and len(shape) == 2]
+        return 2 * prod(x[:-1]) * sum(prod(shape) for shape in matrices)
+
+    aten = torch.ops.aten
+    counts: dict[object, Callable[..., int]] = {aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    return counts | {aten.mkldnn_rnn_layer: one_layer, aten.lstm: layers, aten.gru: layers}
+
+
+def reach(mix: Callable[[Tensor], Tensor], length: int, d_model: int, outputs: Sequence[int] | None = None) -> Tensor:
+    """True where an output depends on an input, bool (T, S); `mix` takes states (1, S, D) of fp64 to states of the same
+    length. Counted on one random input by the gradients of single outputs: what a mask or a window shuts out has a
+    gradient of exactly zero. outputs: the positions that are asked for (None: all).
+    """
+    x_1SD = torch.randn(
+        1, length, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
+    out_1TD = mix(x_1SD)
+    rows = []
+    for place in range(length) if outputs is None else outputs:
+        (gradient_1SD,) = torch.autograd.grad(out_1TD[0, place].sum(), x_1SD, retain_graph=True)
+        rows.append((gradient_1SD[0] != 0).any(dim=-1))
+    return torch.stack(rows)

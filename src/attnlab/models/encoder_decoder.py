@@ -5,18 +5,19 @@ Legend: B batch, S source length, T target length, U = S + T, D model width, V v
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.cache import DecodingState, KeyValueCache
 from attnlab.layers.pointwise import GEGLU, ReLU, RMSNorm
 from attnlab.layers.positions import RelativeBias, Sinusoidal
-from attnlab.layers.scope import Memory
+from attnlab.layers.scope import DecodingState, KeyValueCache, Memory
 from attnlab.layers.stack import Layer, PostNorm, PreNorm, Stack
-from attnlab.models.base import Seq2Seq, Transformer, TransformerFields, source_table
+from attnlab.models.base import Seq2Seq, source_table
+from attnlab.models.transformer import Transformer, TransformerFields
 from attnlab.parts import accepts
 from attnlab.ranges import PositiveInt, check_ranges
 
@@ -29,9 +30,8 @@ class EncoderDecoder(Transformer, Seq2Seq):
     for source and target, which then have one vocabulary. share_layers: encoder and decoder have one set of layers, to
     which the decoder adds its cross-attention (Raffel et al. 2020, section 3.2.2, "Enc-dec, shared"). scale_logits:
     what goes into the output is divided by sqrt(d_model) (T5's first version). output_bias: the output has a bias
-    (Marian). fields: see TransformerFields; either stack has a position encoding, and none acts in the cross-attention.
-    Raises ValueError for sizes below 1, a shared table of two vocabularies, shared layers of two depths, and where a
-    part refuses a width.
+    (Marian). fields: see TransformerFields; no position acts in the cross-attention. Raises ValueError for a shared
+    table of two vocabularies, shared layers of two depths, and where a part refuses a width.
     """
 
     defaults: ClassVar[TransformerFields] = {
@@ -58,7 +58,7 @@ class EncoderDecoder(Transformer, Seq2Seq):
         output_bias: bool = False,
         **fields: Unpack[TransformerFields],
     ) -> None:
-        fields = self.described(fields)
+        fields = self.described(self.defaults, fields)
         num_layers, residual = fields["num_layers"], fields["residual"]
         decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
         if share_layers and num_decoder_layers not in (None, num_layers):
@@ -105,11 +105,12 @@ class EncoderDecoder(Transformer, Seq2Seq):
         return self.logits(x_BTD if self.logit_scale == 1.0 else x_BTD * self.logit_scale, self.head_bias)
 
 
+@dataclass(eq=False)
 class Decoding(DecodingState):
     """The encoded source, and keys and values of the target so far."""
 
-    def __init__(self, memory: Memory, cache: KeyValueCache) -> None:
-        self.memory, self.cache = memory, cache
+    memory: Memory
+    cache: KeyValueCache
 
 
 def share(encoder: Stack, decoder: Stack) -> None:
@@ -129,15 +130,14 @@ class T5(EncoderDecoder):
     """The encoder-decoder with T5's parts: a relative bias that all layers of a stack share, RMS norms, no biases.
 
     The defaults are those of version 1.1 (a GEGLU of 2/3 the width, an untied output); version 1.0 has
-    feed_forward=ReLU and tied=True. T5 draws embeddings with deviation 1 and divides a tied output by sqrt(d_model)
-    (scale_embedding=False, scale_logits=True); the same function is had from embeddings with deviation 1 /
-    sqrt(d_model) that are scaled at the input, the default here. Scores are divided by sqrt(d_head), which T5 leaves to
-    the initialisation (attention.scale=1).
+    feed_forward=ReLU and tie_embeddings=True. T5 draws embeddings with deviation 1 and divides a tied output by
+    sqrt(d_model) (scale_embedding=False, scale_logits=True), which is the same function as the default here, embeddings
+    with deviation 1 / sqrt(d_model) scaled at the input. T5 leaves the scale of scores to the initialisation.
     """
 
     defaults: ClassVar[TransformerFields] = {
         **EncoderDecoder.defaults,
-        "tied": False,
+        "tie_embeddings": False,
         "position": RelativeBias,
         "residual": partial(PreNorm, norm=RMSNorm),
         "feed_forward": GEGLU,
@@ -169,7 +169,7 @@ class T5LanguageModel(Transformer, Seq2Seq):
                 f"one stack reads source and target and needs one vocabulary; the source has {source_vocabulary_size} "
                 f"tokens and the target {vocabulary_size}: make it joint"
             )
-        fields = self.described(fields)
+        fields = self.described(self.defaults, fields)
         super().__init__(vocabulary_size, fields)
         self.prefix = prefix
         # A stack that sees a prefix has an encoding for both directions.
@@ -205,7 +205,6 @@ class T5LanguageModel(Transformer, Seq2Seq):
         return torch.full((1, 1), source_BS.shape[1], device=source_BS.device)
 
     def _check(self, source_BS: Tensor) -> int:
-        """The source's length. Raises ValueError where it would take positions that the target is to have."""
         length = source_BS.shape[1]
         if self.longest is not None and length > self.longest:
             raise ValueError(f"a source of {length} tokens; the model's position encoding has {self.longest} for it")

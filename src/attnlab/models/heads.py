@@ -13,9 +13,7 @@ from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
 class HeadFields(TypedDict, total=False):
-    """What every output on an encoder takes beside its own.
-
-    dropout: on what goes into the output. token_dropout: the share of input tokens that the token `mask` takes the
+    """dropout: on what goes into the output. token_dropout: the share of input tokens that the token `mask` takes the
     place of in training, against overfitting.
     """
 
@@ -26,10 +24,8 @@ class HeadFields(TypedDict, total=False):
 
 @check_ranges
 class EncoderHead(nn.Module):
-    """A linear output on an encoder's states; a subclass's forward says on which. dropout, token_dropout, mask: see
-    HeadFields.
-
-    The output starts with small weights, drawn from torch's generator. Raises ValueError for rates outside of 0 to 1.
+    """A linear output on an encoder's states, its weights drawn from torch's generator; a subclass says on which
+    states.
     """
 
     def __init__(
@@ -68,16 +64,18 @@ class SequenceClassifier(EncoderHead):
     def forward(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
         """Logits (B, C); is_token_BT is False at padding."""
         states_BTD = self.encode(tokens_BT, is_token_BT)
-        logits_BC: Tensor = self.output(self.dropout(self._pool(states_BTD, is_token_BT)))
+        logits_BC: Tensor = self.output(self.dropout(pool(states_BTD, is_token_BT, self.pooling)))
         return logits_BC
 
-    def _pool(self, states_BTD: Tensor, is_token_BT: Tensor | None) -> Tensor:
-        if self.pooling == "first":
-            return states_BTD[:, 0]
-        if is_token_BT is None:
-            return states_BTD.mean(dim=1)
-        real_BT1 = is_token_BT[:, :, None].to(states_BTD.dtype)
-        return (states_BTD * real_BT1).sum(dim=1) / real_BT1.sum(dim=1)
+
+def pool(states_BTD: Tensor, is_token_BT: Tensor | None, pooling: str) -> Tensor:
+    """The first token's state, or real tokens' mean, (B, D)."""
+    if pooling == "first":
+        return states_BTD[:, 0]
+    if is_token_BT is None:
+        return states_BTD.mean(dim=1)
+    real_BT1 = is_token_BT[:, :, None].to(states_BTD.dtype)
+    return (states_BTD * real_BT1).sum(dim=1) / real_BT1.sum(dim=1)
 
 
 class TokenClassifier(EncoderHead):

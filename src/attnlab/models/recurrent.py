@@ -3,58 +3,96 @@
 Legend: B batch, T length (of a target), S source length, D model width, V vocabulary.
 """
 
+# ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.alignment import AdditiveAttention, ProductAttention, Score, weigh
-from attnlab.layers.cache import DecodingState
+from attnlab.layers.baselines import AdditiveAttention, Cell, ProductAttention, Recurrence, Score, State, Step, weigh
 from attnlab.layers.init import Init, Xavier
 from attnlab.layers.pointwise import Dropout
-from attnlab.layers.recurrence import Cell, Recurrence, State, Step, half_lstm_on_cpu
-from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, Tables
+from attnlab.layers.scope import DecodingState
+from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, Tables, TextModel
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, Rate, check_ranges
 
 
-@check_ranges
-class RecurrentLanguageModel(LanguageModel):
-    """A recurrent model of the next token (Mikolov et al. 2010; with dropout outside of the recurrence, Zaremba et al.
-    2014, arXiv 1409.2329).
-
-    cell: see Recurrence. tied: the output is the embedding's transpose. scale_embedding: times sqrt(d_model), without
-    which what a small embedding says drowns in the first layer. dropout: on the embeddings, between layers and before
-    the output. Raises ValueError for sizes below 1, a rate outside of 0 to 1, and a cell that there is not.
+class RecurrentFields(TypedDict, total=False):
+    """What describes a recurrent model. cell: see Recurrence. dropout: on the embeddings, between layers, on the states
+    that an attention reads, and at the end. scale_embedding: times sqrt(d_model), without which what a small embedding
+    says drowns in the first layer.
     """
+
+    d_model: PositiveInt
+    num_layers: PositiveInt
+    cell: Cell
+    dropout: Rate
+    scale_embedding: bool
+    init: Callable[..., Init]
+
+
+class RecurrentModel(TextModel):
+    """What recurrent models share."""
+
+    defaults: ClassVar[RecurrentFields] = {
+        "d_model": 256,
+        "num_layers": 2,
+        "cell": "lstm",
+        "dropout": 0.1,
+        "scale_embedding": True,
+        "init": Xavier,
+    }
 
     def __init__(
         self,
-        vocabulary_size: PositiveInt,
-        d_model: PositiveInt = 256,
-        num_layers: PositiveInt = 2,
-        cell: Cell = "lstm",
-        dropout: Rate = 0.1,
-        tied: bool = True,
-        scale_embedding: bool = True,
-        init: Callable[..., Init] = Xavier,
+        vocabulary_size: int,
+        fields: RecurrentFields,
+        tie_embeddings: bool = True,
+        share_embeddings: bool = True,
+        source_vocabulary_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.vocabulary_size, self.d_model = vocabulary_size, d_model
-        self.tables = Tables(vocabulary_size, d_model, tied, scale_embedding=scale_embedding)
-        self.recurrence = Recurrence(d_model, num_layers, cell, dropout)
-        self.dropout = Dropout(dropout)
-        self.draw(init)
+        self.vocabulary_size, self.d_model = vocabulary_size, fields["d_model"]
+        shared = (tie_embeddings, share_embeddings, source_vocabulary_size)
+        self.tables = Tables(vocabulary_size, self.d_model, *shared, fields["scale_embedding"])
+        self.dropout = Dropout(fields["dropout"])
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """A CPU has no LSTM in fp16."""
         yield from super().incompatible(choices)
-        yield from half_lstm_on_cpu(choices)
+        device = choices.get("trainer.device", "auto")
+        has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+        on_cpu = device == "cpu" or (device == "auto" and not has_gpu)
+        if str(choices.get("trainer.precision")) == "16" and choices.get("model.cell") == "lstm" and on_cpu:
+            yield "trainer.precision: a CPU has no LSTM in fp16; choose model.cell=gru, or trainer.precision=32 or bf16"
+
+
+@dataclass(eq=False)
+class RecurrentCache(DecodingState):
+    """Where a recurrence stands after the tokens so far."""
+
+    states: list[State] | None = None
+
+
+@check_ranges
+class RecurrentLanguageModel(RecurrentModel, LanguageModel):
+    """A recurrent model of the next token (Mikolov et al. 2010; with dropout outside of the recurrence, Zaremba et al.
+    2014, arXiv 1409.2329). tie_embeddings: the output is the embedding's transpose.
+    """
+
+    def __init__(
+        self, vocabulary_size: PositiveInt, tie_embeddings: bool = True, **fields: Unpack[RecurrentFields]
+    ) -> None:
+        fields = self.described(self.defaults, fields)
+        super().__init__(vocabulary_size, fields, tie_embeddings)
+        self.recurrence = Recurrence(self.d_model, fields["num_layers"], fields["cell"], fields["dropout"])
+        self.draw(fields["init"])
 
     def new_cache(self, capacity: int) -> RecurrentCache:
         """An empty cache, which takes any number of tokens."""
@@ -71,44 +109,19 @@ class RecurrentLanguageModel(LanguageModel):
         return self.tables.logits(self.dropout(x_BTD))
 
 
-class RecurrentCache(DecodingState):
-    """Where a recurrence stands after the tokens so far."""
-
-    def __init__(self) -> None:
-        self.states: list[State] | None = None
-
-
 @check_ranges
-class RecurrentEncoder(Encoder):
+class RecurrentEncoder(RecurrentModel, Encoder):
     """Two recurrences a layer, one from each end (Schuster & Paliwal 1997; Graves & Schmidhuber 2005), half of the
-    width each.
-
-    cell: see Recurrence. scale_embedding: times sqrt(d_model). dropout: on the embeddings, between layers and on the
-    states. Raises ValueError for sizes below 1, an odd d_model, a rate outside of 0 to 1, and a cell that there is not.
+    width each. Raises ValueError for an odd d_model.
     """
 
-    def __init__(
-        self,
-        vocabulary_size: PositiveInt,
-        d_model: PositiveInt = 256,
-        num_layers: PositiveInt = 2,
-        cell: Cell = "lstm",
-        dropout: Rate = 0.1,
-        scale_embedding: bool = True,
-        init: Callable[..., Init] = Xavier,
-    ) -> None:
-        super().__init__()
-        self.vocabulary_size, self.d_model = vocabulary_size, d_model
-        self.tables = Tables(vocabulary_size, d_model, scale_embedding=scale_embedding)  # no output is asked of it
-        self.recurrence = Recurrence(d_model, num_layers, cell, dropout, bidirectional=True)
-        self.dropout = Dropout(dropout)
-        self.draw(init)
-
-    @classmethod
-    def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """A CPU has no LSTM in fp16."""
-        yield from super().incompatible(choices)
-        yield from half_lstm_on_cpu(choices)
+    def __init__(self, vocabulary_size: PositiveInt, **fields: Unpack[RecurrentFields]) -> None:
+        fields = self.described(self.defaults, fields)
+        super().__init__(vocabulary_size, fields)  # no output is asked of its tables
+        self.recurrence = Recurrence(
+            self.d_model, fields["num_layers"], fields["cell"], fields["dropout"], bidirectional=True
+        )
+        self.draw(fields["init"])
 
     def encode(self, tokens_BT: Tensor, is_token_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:
         """The states, of both directions side by side. Segments are not looked at: they stand one after the other."""
@@ -119,63 +132,51 @@ class RecurrentEncoder(Encoder):
 
 
 @check_ranges
-class RecurrentSeq2Seq(Seq2Seq):
+class RecurrentSeq2Seq(RecurrentModel, Seq2Seq):
     """A recurrent encoder, and a recurrent decoder that attends to it, or that has its last state alone.
 
-    attention: none: the encoder's last states, one of each layer, start the decoder, which sees the source no more
-    (Sutskever et al. 2014, arXiv 1409.3215); luong: besides, the decoder's top state attends to the source before it
-    gives an output (see LuongDecoder); bahdanau: the previous state attends to the source before the next is made (see
-    BahdanauDecoder). bidirectional: the encoder reads from both ends, half of the width each; None: as in the papers,
-    for bahdanau alone. score, input_feeding: of luong. share_embeddings, tied, scale_embedding: as in EncoderDecoder.
-    dropout: on the embeddings, between layers, on the encoder's states that an attention reads, and before the output.
-    Raises ValueError for sizes below 1, a rate outside of 0 to 1, an unknown cell, attention or score, and bahdanau
-    with an encoder of one direction.
+    attention: none, luong or bahdanau: PlainDecoder, LuongDecoder, BahdanauDecoder. score, input_feeding: of luong.
+    bidirectional: the encoder reads from both ends, half of the width each; None: as in the papers, for bahdanau alone.
+    share_embeddings, tie_embeddings: as in EncoderDecoder. Raises ValueError for an unknown cell, attention or score,
+    and for bahdanau with an encoder of one direction.
     """
 
     def __init__(
         self,
         vocabulary_size: PositiveInt,
         source_vocabulary_size: PositiveInt | None = None,
-        d_model: PositiveInt = 256,
-        num_layers: PositiveInt = 2,
-        cell: Cell = "lstm",
         attention: Literal["none", "bahdanau", "luong"] = "luong",
         score: Score = "general",
         input_feeding: bool = False,
         bidirectional: bool | None = None,
-        dropout: Rate = 0.1,
         share_embeddings: bool = True,
-        tied: bool = True,
-        scale_embedding: bool = True,
-        init: Callable[..., Init] = Xavier,
+        tie_embeddings: bool = True,
+        **fields: Unpack[RecurrentFields],
     ) -> None:
-        super().__init__()
-        self.vocabulary_size, self.d_model = vocabulary_size, d_model
-        self.tables = Tables(vocabulary_size, d_model, tied, share_embeddings, source_vocabulary_size, scale_embedding)
+        fields = self.described(self.defaults, fields)
+        super().__init__(vocabulary_size, fields, tie_embeddings, share_embeddings, source_vocabulary_size)
         both_ends = attention == "bahdanau" if bidirectional is None else bidirectional
-        self.encoder = Recurrence(d_model, num_layers, cell, dropout, both_ends)
+        layers = (self.d_model, fields["num_layers"], fields["cell"], fields["dropout"])
+        self.encoder = Recurrence(*layers, both_ends)
         self.decoder: RecurrentDecoder
         if attention == "none":
-            self.decoder = PlainDecoder(d_model, num_layers, cell, dropout)
+            self.decoder = PlainDecoder(*layers)
         elif attention == "luong":
-            self.decoder = LuongDecoder(d_model, num_layers, cell, dropout, score, input_feeding)
+            self.decoder = LuongDecoder(*layers, score, input_feeding)
         elif attention == "bahdanau":
             if not both_ends:
                 raise ValueError(
                     "attention=bahdanau starts from the encoder's backward direction; bidirectional=false has none: "
                     "leave it null"
                 )
-            self.decoder = BahdanauDecoder(d_model, num_layers, cell, dropout)
+            self.decoder = BahdanauDecoder(*layers)
         else:
             raise ValueError(f"attention={attention}: there is no such attention; accepted: none, bahdanau, luong")
-        self.dropout = Dropout(dropout)
-        self.draw(init)
+        self.draw(fields["init"])
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
-        """Fields of one attention, and fp16 on a CPU."""
         yield from super().incompatible(choices)
-        yield from half_lstm_on_cpu(choices)
         for field in ("model.score", "model.input_feeding"):
             if field in choices.given and (kind := choices.get("model.attention")) != "luong":
                 yield (
@@ -200,26 +201,29 @@ class RecurrentSeq2Seq(Seq2Seq):
         return self.tables.logits(self.dropout(self.decoder(x_BTD, state)))
 
 
+@dataclass(eq=False)
 class RecurrentDecoding(DecodingState):
-    """The decoder's states, and what an attention reads.
-
-    values_BSD: the encoder's states; keys_BSA: what the score makes of them; fed_BD: the last attentional state.
+    """The decoder's states, and where an attention reads the encoder's states (B, S, D), what its score
+    makes of them.
     """
 
-    def __init__(
-        self,
-        states: list[State],
-        values_BSD: Tensor | None = None,
-        keys_BSA: Tensor | None = None,
-        is_source_BS: Tensor | None = None,
-        fed_BD: Tensor | None = None,
-    ) -> None:
-        self.states, self.values_BSD, self.keys_BSA = states, values_BSD, keys_BSA
-        self.is_source_BS, self.fed_BD = is_source_BS, fed_BD
+    states: list[State]
+    values_BSD: Tensor | None = None
+    keys_BSA: Tensor | None = None
+    is_source_BS: Tensor | None = None
+    fed_BD: Tensor | None = None  # the last attentional state
+
+    def context(self, attention: AdditiveAttention | ProductAttention, queries_BTD: Tensor) -> Tensor:
+        """What an attention finds for the states of the decoder, (B, T, D)."""
+        assert self.keys_BSA is not None
+        assert self.values_BSD is not None
+        return weigh(attention.scores(queries_BTD, self.keys_BSA), self.values_BSD, self.is_source_BS)
 
 
 class RecurrentDecoder(ABC, nn.Module):
-    """One token after the other, from what `start` makes of a source. starts_from_cells: whether it wants an LSTM's c."""
+    """One token after the other, from what `start` makes of a source. starts_from_cells: whether it wants
+    an LSTM's c.
+    """
 
     starts_from_cells = True
 
@@ -232,18 +236,12 @@ class RecurrentDecoder(ABC, nn.Module):
         """What the output layer reads after each of these embedded tokens, (B, T, D); moves the state on."""
 
 
-@check_ranges
 class PlainDecoder(RecurrentDecoder):
-    """A recurrence that starts from the encoder's last states and sees nothing else (Sutskever et al. 2014)."""
+    """A recurrence that starts from the encoder's last states and sees nothing else (Sutskever et al. 2014, arXiv
+    1409.3215).
+    """
 
-    def __init__(
-        self,
-        d_model: PositiveInt,
-        num_layers: PositiveInt,
-        cell: Cell,
-        dropout: Rate,
-        d_input: PositiveInt | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, num_layers: int, cell: Cell, dropout: float, d_input: int | None = None) -> None:
         super().__init__()
         self.recurrence = Recurrence(d_model, num_layers, cell, dropout, d_input=d_input)
 
@@ -251,27 +249,18 @@ class PlainDecoder(RecurrentDecoder):
         return RecurrentDecoding(last)
 
     def forward(self, x_BTD: Tensor, state: RecurrentDecoding) -> Tensor:
-        h_BTD, state.states = self.recurrence(x_BTD, before=state.states)
-        outputs_BTD: Tensor = h_BTD
+        outputs_BTD: Tensor
+        outputs_BTD, state.states = self.recurrence(x_BTD, before=state.states)
         return outputs_BTD
 
 
-@check_ranges
 class LuongDecoder(PlainDecoder):
-    """Global attention of the top state (Luong et al. 2015, section 3.1): tanh(W [c; h]) is what the output layer
-    reads.
-
+    """Global attention of the top state (Luong et al. 2015, section 3.1): the output layer reads tanh(W [c; h]).
     input_feeding: it is also read beside the next token (section 3.3), so that one step has to wait for the other.
     """
 
     def __init__(
-        self,
-        d_model: PositiveInt,
-        num_layers: PositiveInt,
-        cell: Cell,
-        dropout: Rate,
-        score: Score,
-        input_feeding: bool,
+        self, d_model: int, num_layers: int, cell: Cell, dropout: float, score: Score, input_feeding: bool
     ) -> None:
         super().__init__(d_model, num_layers, cell, dropout, d_input=2 * d_model if input_feeding else d_model)
         self.attention = ProductAttention(d_model, d_model, score)
@@ -279,9 +268,8 @@ class LuongDecoder(PlainDecoder):
         self.input_feeding = input_feeding
 
     def start(self, encoded_BSD: Tensor, is_source_BS: Tensor | None, last: list[State]) -> RecurrentDecoding:
-        """Keeps the encoder's states; what is fed first is zero."""
         fed_BD = torch.zeros_like(last[0][0]) if self.input_feeding else None
-        return RecurrentDecoding(last, encoded_BSD, self.attention.keys(encoded_BSD), is_source_BS, fed_BD)
+        return RecurrentDecoding(last, encoded_BSD, self.attention.key(encoded_BSD), is_source_BS, fed_BD)
 
     def forward(self, x_BTD: Tensor, state: RecurrentDecoding) -> Tensor:
         """The attentional states, all at once unless they are fed."""
@@ -296,18 +284,14 @@ class LuongDecoder(PlainDecoder):
         return torch.stack(outputs, dim=1)
 
     def _attend(self, h_BTD: Tensor, state: RecurrentDecoding) -> Tensor:
-        assert state.keys_BSA is not None
-        assert state.values_BSD is not None
-        scores_BTS = self.attention.scores(h_BTD, state.keys_BSA)
-        context_BTD = weigh(scores_BTS, state.values_BSD, state.is_source_BS)
+        context_BTD = state.context(self.attention, h_BTD)
         attentional_BTD: Tensor = self.combine(torch.cat([context_BTD, h_BTD], dim=2)).tanh()
         return attentional_BTD
 
 
-@check_ranges
 class BahdanauDecoder(RecurrentDecoder):
-    """Additive attention of the previous state, whose context enters the recurrence (Bahdanau et al. 2015, section 3.1
-    and appendix A).
+    """Additive attention of the previous state, whose context enters the recurrence (Bahdanau et al. 2015, arXiv
+    1409.0473, section 3.1 and appendix A).
 
     The output layer reads the maximum of pairs of W [s; E y; c], as there. Every layer starts from tanh(W h), h the
     encoder's backward state at the first token; an LSTM's c from zero. The paper's decoder has one layer; here the
@@ -316,7 +300,7 @@ class BahdanauDecoder(RecurrentDecoder):
 
     starts_from_cells = False
 
-    def __init__(self, d_model: PositiveInt, num_layers: PositiveInt, cell: Cell, dropout: Rate) -> None:
+    def __init__(self, d_model: int, num_layers: int, cell: Cell, dropout: float) -> None:
         super().__init__()
         self.attention = AdditiveAttention(d_model, d_model, d_model)
         self.first = Step(d_model, d_model, d_model, cell)
@@ -330,16 +314,13 @@ class BahdanauDecoder(RecurrentDecoder):
         backward_BD = last[-1][0].chunk(2, dim=1)[1]
         firsts = self.begin(backward_BD).tanh().chunk(self.num_layers, dim=1)
         states: list[State] = [(h_BD, torch.zeros_like(h_BD)) if self.has_cells else (h_BD,) for h_BD in firsts]
-        return RecurrentDecoding(states, encoded_BSD, self.attention.keys(encoded_BSD), is_source_BS)
+        return RecurrentDecoding(states, encoded_BSD, self.attention.key(encoded_BSD), is_source_BS)
 
     def forward(self, x_BTD: Tensor, state: RecurrentDecoding) -> Tensor:
         """The read-outs; only the first layer goes step by step."""
-        assert state.keys_BSA is not None
-        assert state.values_BSD is not None
         first, contexts, hidden = state.states[0], [], []
         for input_BG in self.first.inputs(x_BTD).unbind(dim=1):
-            scores_B1S = self.attention.scores(first[0][:, None], state.keys_BSA)
-            context_BD = weigh(scores_B1S, state.values_BSD, state.is_source_BS)[:, 0]
+            context_BD = state.context(self.attention, first[0][:, None])[:, 0]
             first = self.first(input_BG, context_BD, first)
             contexts.append(context_BD)
             hidden.append(first[0])

@@ -27,8 +27,7 @@ class ViT(Model):
     image_size: pixels along each side, or rows and columns. pooling: classify a class token's state, or the mean of the
     patches' (section D.3 there). registers: tokens that nothing is read from (Darcet et al. 2024, arXiv 2309.16588).
     fields: see StackFields. A two-dimensional position gives class and register tokens no place; other positions count
-    them first. Raises ValueError for sizes below 1, a patch that does not divide the image, and where a part refuses a
-    width.
+    them first. Raises ValueError for a patch that does not divide the image, and where a part refuses a width.
     """
 
     defaults: ClassVar[StackFields] = {
@@ -53,8 +52,7 @@ class ViT(Model):
     ) -> None:
         if pooling not in ("class", "mean"):
             raise ValueError(f"pooling={pooling}: there is no such pooling; accepted: class, mean")
-        self.refuse_unknown(fields, self.defaults)
-        fields = self.defaults | fields
+        fields = self.described(self.defaults, fields)
         d_model = fields["d_model"]
         super().__init__()
         self.channels, self.patch_size, self.pooling, self.d_model = channels, patch_size, pooling, d_model
@@ -70,7 +68,6 @@ class ViT(Model):
 
     def encode(self, images_BCYX: Tensor) -> Tensor:
         """The states (B, T, D): of the class token, where there is one, the registers, then the patches, row by row.
-
         Raises ValueError for images of another size.
         """
         if tuple(images_BCYX.shape[1:]) != (self.channels, *self.image_size):
@@ -88,7 +85,6 @@ class ViT(Model):
         return states_BTD
 
     def forward(self, images_BCYX: Tensor) -> Tensor:
-        """Logits (B, L)."""
         states_BTD = self.encode(images_BCYX)
         pooled_BD = states_BTD[:, 0] if self.pooling == "class" else states_BTD[:, self.num_before :].mean(dim=1)
         logits_BL: Tensor = self.head(pooled_BD)
@@ -99,17 +95,14 @@ class ViT(Model):
         return torch.tensor(self.trained_grid)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes the grid of the weights."""
         rows, columns = state.tolist()
         self.trained_grid = (rows, columns)
         self.stack.position.set_trained(self.trained_grid)
 
     def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> ViT:
-        """A copy that takes images of another size, its positions interpolated (section 3.2).
-
-        Tables are interpolated bicubically over the image; other encodings see each patch where it lies in the grid
-        that was trained on. The same size gives the same bits. Raises ValueError where the patch does not divide the
-        size.
+        """A copy that takes images of another size, its positions interpolated (section 3.2). Tables are interpolated
+        bicubically over the image; other encodings see each patch where it lies in the grid that was trained on. The
+        same size gives the same bits. Raises ValueError where the patch does not divide the size.
         """
         other = copy.deepcopy(self)
         other.image_size, other.grid = divide(image_size, self.patch_size)

@@ -64,7 +64,7 @@
   function drawLengths(chart, state) {
     const family = state.family;
     const colourBy = data.by_cell ? "cell" : factorNames[0];
-    const multiples = [...new Set(family.series.flatMap((s) => [...s.x, ...s.cannot]))].sort((a, b) => a - b);
+    const multiples = [...new Set(family.series.flatMap((s) => [...s.x, ...s.unavailable]))].sort((a, b) => a - b);
     const traces = [];
     for (const s of family.series) {
       const { colour, dash } = styleOf(s.cell, colourBy);
@@ -73,7 +73,7 @@
         error_y: { type: "data", symmetric: false, array: s.y.map((y, i) => s.high[i] - y), arrayminus: s.y.map((y, i) => y - s.low[i]), color: colour, thickness: 1.5, width: 3 },
         hovertemplate: "%{x}\u00d7: %{y:.4g}<extra>%{fullData.name}</extra>",
       });
-      if (s.cannot.length && s.x.length) traces.push({
+      if (s.unavailable.length && s.x.length) traces.push({
         x: [s.x.at(-1)], y: [s.y.at(-1)], name: escaped(s.cell), mode: "markers", marker: { symbol: "x-thin", size: 13, line: { width: 2.5, color: colour } },
         hovertemplate: "ends here: cannot go further<extra>%{fullData.name}</extra>",
       });
@@ -91,7 +91,7 @@
       keyed = keyed.filter((cell) => !labels.some((end) => end.cell === cell));
     }
     plotAll(panels, [["", traces, shape]]);
-    key(chart, keyed, colourBy, new Map(family.series.filter((s) => s.cannot.length && s.x.length).map((s) => [s.cell, `${s.cell} (ends at ${s.x.at(-1)}\u00d7)`])));
+    key(chart, keyed, colourBy, new Map(family.series.filter((s) => s.unavailable.length && s.x.length).map((s) => [s.cell, `${s.cell} (ends at ${s.x.at(-1)}\u00d7)`])));
   }
 
   function curveTraces(series, axis, colourBy) {

@@ -17,11 +17,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 
 def document(
-    title: str,
-    parts: Sequence[Markup],
-    styles: Sequence[str] = ("page.css",),
-    policy: str = POLICY,
-    head: str = "",
+    title: str, parts: Sequence[Markup], styles: Sequence[str] = ("page.css",), policy: str = POLICY, head: str = ""
 ) -> str:
     """A document whose body is `parts`. styles: style sheets of this package, which are written into it; head: more."""
     text = Markup("".join(map(resource, styles)))
@@ -33,13 +29,11 @@ def document(
 
 
 def part(template: str, macro: str, *given: object, **named: object) -> Markup:
-    """What a macro of a template makes of what it is given."""
     made: Markup = getattr(_templates().get_template(template).module, macro)(*given, **named)
     return made
 
 
 def script(text: str) -> Markup:
-    """A script that stands in the document."""
     assert "</script" not in text.lower()
     return Markup(f"<script>{text}</script>")
 

@@ -1,25 +1,46 @@
-"""The comparison as one self-contained HTML page: it opens from a file and loads nothing from anywhere."""
+"""The comparison as one self-contained HTML page: it opens from a file and loads nothing from anywhere.
+
+Its sections stand here in reading order. Each function prepares what the macro of its name in templates/sections.html
+shows, and gives None where the study has nothing for it.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from markupsafe import Markup
 
 from attnlab import __version__
-from attnlab.analysis.comparison import Comparison, compare
-from attnlab.analysis.formatting import describe, listing
-from attnlab.analysis.partition import parts_of_study
+from attnlab.analysis import formatting as wording
+from attnlab.analysis.cells import CellSummary
+from attnlab.analysis.comparison import Comparison, LengthCurve, compare, multiples_of, parts_of_study
+from attnlab.analysis.differences import Difference
+from attnlab.analysis.formatting import MULTIPLE, decimals_for, listing, number, p_text, quantity
+from attnlab.analysis.headline import headline, length_verdict
 from attnlab.analysis.reader import Study
+from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
+from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS, mean_interval
+from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
+from attnlab.analysis.warnings import power_sentence, time_note
 from attnlab.report.document import document, json_script, part, resource, script
+from attnlab.report.figures import forest
 from attnlab.report.page_data import PageData, page_data
-from attnlab.report.sections import all_sections
+from attnlab.report.run_data import RunEntry
 from attnlab.training.run_directory import write_text
 
 SCRIPTS = ("page.js", "charts.js", "runs.js", "tables.js", "pair.js", "parallel.js", "samples.js")
+MOST_COLUMNS = 6  # of metrics at once
+MOST_INTERACTIONS = 10  # that are not folded away
+LONG_LABEL = 24  # letters of a baseline that no heading names
+
+word = partial(part, "page.html", "word")
 
 
 def write_report(source: Study | Comparison, path: str | Path) -> Path:
@@ -44,7 +65,6 @@ def render(comparison: Comparison, root: str | None = None) -> str:
 
 
 def body(comparison: Comparison, data: PageData) -> Markup:
-    """What the page shows, and the data of its charts."""
     name = comparison.study.name
     made = f"Made by attnlab {__version__} from {name}. Every number comes from its run directories."
     return part("page.html", "body", _header(comparison), all_sections(comparison, data), made, json_script(data))
@@ -57,7 +77,10 @@ def scripts(has_charts: bool = True) -> list[Markup]:
 
 
 def _plotly() -> str:
-    return files("plotly.package_data").joinpath("plotly.min.js").read_text(encoding="utf-8")
+    """plotly.js: the basic bundle, which draws all that a page has; where the installation has none, the whole."""
+    own = files("attnlab.report").joinpath("plotly-basic.min.js")
+    whole = files("plotly.package_data").joinpath("plotly.min.js")
+    return (own if own.is_file() else whole).read_text(encoding="utf-8")
 
 
 def _header(comparison: Comparison) -> Markup:
@@ -73,9 +96,271 @@ def _header(comparison: Comparison) -> Markup:
     # No line of the title ends within a word such as warm-up.
     title = re.split(r"(\s+)", study.question or study.name)
     missing = listing(study.metrics) if metric and study.metrics and metric.name not in study.metrics else ""
-    description = describe(metric.name, study) if metric else ""
+    description = wording.describe(metric.name, study) if metric else ""
     return part("page.html", "header", study, title, facts, metric, description, missing)
 
 
 def _count(n: int, word: str) -> str:
     return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page."""
+
+    key: str
+    title: str
+    content: Markup
+
+
+def all_sections(c: Comparison, data: PageData) -> list[Section]:
+    baseline = c.baseline.label if c.baseline else ""
+    to = baseline if 0 < len(baseline) < LONG_LABEL else "the baseline"
+    found: dict[str, tuple[str, object]] = {
+        "short": ("Summary", headline(c)),
+        "trust": ("Caveats", c.caveats),
+        "lengths": ("Beyond the training length", lengths(c)),
+        "grid": ("The grid", forest.Grid.of(c)),
+        "factors": ("Main effects", forest.effects(c)),
+        "interactions": ("Interactions", interactions(c)),
+        "differences": (f"Difference to {to}", forest.differences(c)),
+        "claims": ("Claims made beforehand", [Entry(claim.verdict, mood=claim.verdict) for claim in c.claims]),
+        "curves": ("Learning curves", data["curves"]),
+        "cells": ("All cells", cells(c, data)),
+        "evidence": ("Statistical evidence", evidence(c)),
+        "sentences": ("Other test sentences", sentences(c)),
+        "parallel": ("Parallel coordinates", data["axes"]),
+        "samples": ("Samples", data["samples"]),
+        "cost": ("What each cell cost", cost(c)),
+        "settings": ("Settings that differ", settings(c)),
+        "pair": ("Two runs side by side", sum("own" in run or "values" in run for run in data["runs"]) > 1),
+        "problems": ("Runs missing or failed", problems(c)),
+        "runs": ("Every run", runs(c, data)),
+        "repeat": ("Reproduce", c.study),
+        "reading": ("How to read this", BOOTSTRAP_HOLDS),
+    }
+    order = list(found)
+    if c.metric is None or not MULTIPLE.fullmatch(c.metric.name):  # it is not about length
+        order.insert(order.index("differences"), order.pop(order.index("lengths")))
+    # The first picture stands before what to know before trusting it.
+    first = next((key for key in order[2:7] if found[key][1]), "lengths")
+    order.insert(1, order.pop(order.index(first)))
+    shown = ((key, *found[key]) for key in order if found[key][1])
+    return [Section(key, title, part("sections.html", key, c, given)) for key, title, given in shown]
+
+
+def lengths(c: Comparison) -> Mapping[str, object] | None:
+    """The metric against length: the chart, and the figures with a word for each cell."""
+    curves = c.primary_lengths
+    if not curves:
+        return None
+    multiples = multiples_of(curves)
+    decimals = decimals_for(point for curve in curves for point in curve.points.values())
+
+    def at(multiple: float, curve: LengthCurve) -> Content:
+        if multiple not in curve.points:
+            return Entry("unavailable" if multiple in curve.unavailable else "-", mood="soft")
+        mean = curve.points[multiple].mean
+        return Entry(number(mean, max(0, decimals - 1)), mean)
+
+    def change(curve: LengthCurve) -> str:
+        interval = curve.change.interval if curve.change else None
+        return typographic(wording.interval_text(interval, decimals, sign=True))
+
+    columns = [
+        Column("cell", lambda curve: [curve.label, length_verdict(curve)]),
+        *(Column(f"{k:g}\u00d7", partial(at, k)) for k in multiples),
+    ]
+    columns.append(Column(f"change {multiples[0]:g}\u00d7 to {multiples[-1]:g}\u00d7", change))
+    return {
+        "multiples": multiples,
+        "unit": wording.unit(curves[0].prefix, c.study),
+        "table": Table.of(columns, curves, "The metric at each length"),
+        "reasons": dict.fromkeys(
+            f"{curve.label}: {reason}" for curve in curves for reason in curve.unavailable.values()
+        ),
+    }
+
+
+def interactions(c: Comparison) -> Mapping[str, forest.Forest] | None:
+    """The forest of interactions, the largest first, and that of those to fold away."""
+    drawn = forest.interactions(c)
+    if drawn is None:
+        return None
+    rest = replace(drawn, rows=drawn.rows[MOST_INTERACTIONS:], name="Smaller interactions of two factors")
+    return {"largest": replace(drawn, rows=drawn.rows[:MOST_INTERACTIONS]), "smaller": rest}
+
+
+def cells(c: Comparison, data: PageData) -> Mapping[str, object] | None:
+    """Every cell with every final metric, and the primary one by seed, each value a link to its run's directory."""
+    if not c.cells:
+        return None
+    names, by_seed = c.study.metrics, None
+    family = [name for name in names if c.metric and name.partition("@")[0] == c.metric.name.partition("@")[0]]
+    main = names if len(names) <= MOST_COLUMNS else (family if len(family) > 1 else names)[:MOST_COLUMNS]
+    others = [name for name in names if name not in main]
+    if c.metric:
+        decimals = decimals_for(cell.interval for cell in c.cells)
+        links = {(run["cell"], run["seed"]): run.get("href", "") for run in data["runs"]}
+
+        def of_seed(seed: int, cell: CellSummary) -> Content:
+            value = cell.values.get(seed)
+            text = "-" if value is None else number(value, decimals)
+            return Entry(text, value, link=links.get((cell.label, seed), ""))
+
+        seeds = [Column(f"seed {seed}", partial(of_seed, seed)) for seed in c.study.seeds]
+        by_seed = Table.of([Column[CellSummary]("cell", lambda cell: cell.label), *seeds], c.cells, "By seed")
+    return {
+        "main": _means(c, main, "All cells"),
+        "others": _means(c, others, "Other metrics") if others else None,
+        "num_others": len(others),
+        "by_seed": by_seed,
+    }
+
+
+def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
+    values = {
+        (cell.label, name): list(c.study.values(cell.cell.name, name).values()) for name in names for cell in c.cells
+    }
+    intervals = {key: mean_interval(found) if found else None for key, found in values.items()}
+
+    def mean(name: str, decimals: int, cell: CellSummary) -> Content:
+        interval = intervals[cell.label, name]
+        if interval is None:
+            unavailable = any(name in run.unavailable for run in c.study.runs_of(cell.cell.name))
+            return Entry(
+                "unavailable" if unavailable else cell.outcome if cell.outcome != "measured" else "-", mood="soft"
+            )
+        note = f"\u00b1{interval.high - interval.mean:.{decimals}f}" if interval.is_bounded else ""
+        return Entry(number(interval.mean, decimals), interval.mean, note=note)
+
+    def label(cell: CellSummary) -> Contents:
+        return [cell.label, Entry("baseline", mood="soft")] if cell.is_baseline else cell.label
+
+    def seeds(cell: CellSummary) -> str:
+        total, finished = sum(cell.states.values()), cell.states.get("finished", 0)
+        return str(total) if finished == total else f"{finished} of {total}"
+
+    columns = [Column("cell", label), Column("seeds", seeds)]
+    if any(cell.rank_interval for cell in c.cells):
+        columns.append(Column("place", lambda cell: wording.rank_text(cell.rank_interval).replace("-", "\u2013")))
+    for name in names:
+        decimals = decimals_for(intervals[cell.label, name] for cell in c.cells)
+        columns.append(Column(name, partial(mean, name, decimals)))
+    return replace(Table.of(columns, c.cells, title), keys=[cell.label for cell in c.cells])
+
+
+def evidence(c: Comparison) -> Mapping[str, object] | None:
+    """One row a comparison with every figure that speaks for or against it."""
+    compared = [cell for cell in c.cells if cell.difference or cell.failures]
+    if c.metric is None or not compared:
+        return None
+    decimals = decimals_for(cell.difference.interval for cell in compared if cell.difference)
+
+    def of(heading: str, say: Callable[[Difference], str]) -> Column[CellSummary]:
+        return Column(heading, lambda cell: typographic(say(cell.difference)) if cell.difference else "-")
+
+    def bootstrap(found: Difference) -> str:
+        bounds = (number(end, decimals, sign=True) for end in (found.bootstrap.low, found.bootstrap.high))
+        return " to ".join(bounds) if found.bootstrap.is_bounded else "-"
+
+    def seeds(found: Difference) -> str:
+        needed = found.seeds_to_settle
+        return "-" if math.isnan(needed) else f"{needed:.0f}" if math.isfinite(needed) else f"> {MOST_SEEDS}"
+
+    same = [of("p (same)", lambda found: p_text(found.p_equivalence_adjusted))] if c.metric.margin > 0 else []
+    columns = [
+        Column[CellSummary]("cell", lambda cell: cell.label),
+        of("effect size", lambda found: number(found.effect_size, 1, sign=True)),
+        Column("P(better)", lambda cell: number(cell.probability_better, 2)),
+        of("p", lambda found: p_text(found.p_adjusted)),
+        of("p (sign flip)", lambda found: p_text(found.p_sign_flip_adjusted)),
+        *same,
+        of("bootstrap", bootstrap),
+        of("smallest seen", lambda found: number(found.smallest_effect, decimals)),
+        of("seeds to settle", seeds),
+    ]
+    if any(cell.failures for cell in compared):  # "4 of 4 (p 0.029)"
+        columns.append(Column("lost runs", lambda cell: wording.failures_text(cell).replace(" runs lost", "") or "-"))
+    table = Table.of(columns, compared, "Statistical evidence for each comparison")
+    return {"power": power_sentence(c.cells, c.metric), "table": table}
+
+
+def sentences(c: Comparison) -> Mapping[str, object] | None:
+    found = c.sentences
+    if found is None:
+        return None
+    rows: list[list[Contents]] = [
+        [one.label, one.score, Entry(number(one.mean, 2, sign=True), one.mean), p_summary(one)]
+        for one in found.differences
+    ]
+    table = Table(["cell", "score", "difference", "p by seed"], rows, "Other test sentences")
+    return {"lead": sentences_of(found), "table": table, "signatures": found.signatures.values()}
+
+
+def cost(c: Comparison) -> Mapping[str, object] | None:
+    if not any(cell.budget.steps > 0 for cell in c.cells):
+        return None
+    columns = [
+        Column[CellSummary]("cell", lambda cell: cell.label),
+        Column("steps", lambda cell: quantity(cell.budget.steps)),
+        Column(f"{c.study.unit}s", lambda cell: quantity(cell.budget.tokens)),
+        Column("parameters", lambda cell: quantity(cell.budget.parameters)),
+        Column("training FLOPs", lambda cell: quantity(cell.budget.flops)),
+        Column("seconds a run", lambda cell: number(cell.budget.seconds, 1)),
+    ]
+    note = time_note({cell.cell.name: cell.budget for cell in c.cells})
+    return {"table": Table.of(columns, c.cells, "What each cell cost"), "note": note}
+
+
+def settings(c: Comparison) -> Mapping[str, Table | None] | None:
+    """The configuration keys that differ between cells, beside those that all share by the study's word."""
+    if not c.settings:
+        return {"table": None} if c.study.shared else None
+    labels = [cell.label for cell in c.cells if cell.states]
+
+    def value(label: str, values: Mapping[str, object]) -> Entry:
+        found = values.get(label)
+        return Entry("-" if found is None else str(found), is_code=True)
+
+    rows: list[list[Contents]] = [
+        [label, *(value(label, values) for values in c.settings.values())] for label in labels
+    ]
+    table = Table(["cell", *c.settings], rows, "Settings that differ")
+    # Few cells: a column each, so that long names of settings stand in rows.
+    return {"table": table.transposed() if len(labels) <= MOST_COLUMNS + 2 else table}
+
+
+def problems(c: Comparison) -> Table | None:
+    """Runs that are missing, failed, diverged or not finished, and cells that were skipped, with the reason."""
+    skipped = [cell for cell in c.cells if cell.outcome == "skipped"]
+    rows: list[list[Contents]] = [["skipped", cell.label, "", cell.reason, ""] for cell in skipped]
+    for run in c.problems:
+        reason = run.problem
+        command = Entry(str(run.record.get("command") or ""), is_code=True)
+        rows.append([run.state, run.cell, run.seed, reason, command])
+    return Table(["state", "cell", "seed", "reason", "command"], rows, "Runs missing or failed") if rows else None
+
+
+def runs(c: Comparison, data: PageData) -> Table | None:
+    """Every run with its state, value and directory; tables.js unfolds its command and the end of its log."""
+    if not data["runs"]:
+        return None
+    decimals = decimals_for(cell.interval for cell in c.cells)
+
+    def value(place: int, run: RunEntry) -> Content:
+        found = run["values"][place] if "values" in run else None
+        return Entry("-") if found is None else Entry(number(found, decimals), found)
+
+    def directory(run: RunEntry) -> Content:
+        return Entry(run["path"], link=run["href"]) if "href" in run else Entry(run["path"], is_code=True)
+
+    columns = [
+        Column[RunEntry]("cell", lambda run: run["cell"]),
+        Column("seed", lambda run: run["seed"]),
+        Column("state", lambda run: word(run["state"], f"state {run['state']}")),
+    ]
+    if c.metric and c.metric.name in data["metrics"]:
+        columns.append(Column(c.metric.name, partial(value, data["metrics"].index(c.metric.name))))
+    columns.append(Column("directory", directory))
+    return replace(Table.of(columns, data["runs"], "Every run"), keys=[run["path"] for run in data["runs"]])

@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 
 from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.curves import AXES
 from attnlab.analysis.formatting import unit
-from attnlab.analysis.reader import AXES, Run, is_number, short
+from attnlab.analysis.reader import Run, short
 from attnlab.analysis.statistics import mean_interval
 from attnlab.report.run_data import Axis, RunEntry, Sample, axis_data, run_entries, sample_data
 from attnlab.training.metrics import parts_of
+from attnlab.training.study_fields import is_finite
 
 MOST_POINTS, FEWEST_POINTS = 160, 12
 MOST_NUMBERS = 400_000  # of all curves together: some 3 MB
@@ -29,11 +31,11 @@ class LengthSeries(TypedDict):
     y: list[float | None]
     low: list[float | None]
     high: list[float | None]
-    cannot: list[float]
+    unavailable: list[float]
 
 
 class LengthFamily(TypedDict):
-    """A metric against length."""
+    """One metric against multiples of the training length, cell by cell."""
 
     name: str
     unit: str
@@ -55,7 +57,7 @@ class Series(TypedDict):
 
 
 class CurveFamily(TypedDict):
-    """A metric along training."""
+    """One metric against steps, tokens and seconds, cell by cell."""
 
     name: str
     unit: str
@@ -116,8 +118,8 @@ def length_data(comparison: Comparison) -> list[LengthFamily]:
             y = rounded([point.mean for point in points])
             low = rounded([point.low if point.is_bounded else point.mean for point in points])
             high = rounded([point.high if point.is_bounded else point.mean for point in points])
-            cannot = sorted(curve.cannot)
-            series.append({"cell": curve.label, "x": x, "y": y, "low": low, "high": high, "cannot": cannot})
+            unavailable = sorted(curve.unavailable)
+            series.append({"cell": curve.label, "x": x, "y": y, "low": low, "high": high, "unavailable": unavailable})
         families.append({"name": prefix, "unit": unit(prefix, comparison.study), "series": series})
     return families
 
@@ -156,7 +158,7 @@ def _logged(curves: pl.DataFrame) -> list[str]:
 
 def _interest(name: str, first: str) -> tuple[int, str]:
     """The measure that is compared, in validation; other validation curves, training losses, then the rest."""
-    order = [*dict.fromkeys([first, "val/nats", "train/nats"])]
+    order = [*dict.fromkeys([first, "val/loss", "train/loss"])]
     split = {"val": 3, "train": 4}.get(name.partition("/")[0], 5)
     return (order.index(name) if name in order else split, name)
 
@@ -170,7 +172,7 @@ def points_of_each(comparison: Comparison) -> int:
 def _flops_per_token(runs: Sequence[Run]) -> float | None:
     """Training FLOPs a token (or image) of a cell's runs; None where a run does not say, or they differ."""
     found = {run.record.get("flops_per_token") for run in runs if run.record}
-    known = [value for value in found if isinstance(value, int | float) and is_number(value)]
+    known = [value for value in found if isinstance(value, int | float) and is_finite(value)]
     return float(known[0]) if len(found) == len(known) == 1 else None
 
 

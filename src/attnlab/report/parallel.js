@@ -87,7 +87,7 @@
     if (!window.Plotly || !box || !data.axes?.length) return;
     const status = make("span", { role: "status" }), plot = make("div", { class: "plot parallel" });
     box.querySelector(".controls").replaceChildren(status);
-    box.querySelector(".panels").replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs through their choices" }, plot));
+    box.querySelector(".panels").replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parallel coordinates" }, plot));
     attnlab.draw(box, () => show(data, plot, status));
   });
 })();

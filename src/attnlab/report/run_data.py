@@ -12,8 +12,10 @@ from typing import NotRequired, TypedDict
 from urllib.parse import quote
 
 from attnlab.analysis.comparison import IDENTITY, Comparison
-from attnlab.analysis.reader import Run, flatten, is_number, natural, same, short
+from attnlab.analysis.file_cache import flatten
+from attnlab.analysis.reader import Run, natural, same, short
 from attnlab.training.run_directory import ATTENTION, OUTPUTS, SAMPLES, last_lines, open_to_read, plain
+from attnlab.training.study_fields import is_finite
 
 LINES, LINES_OF_LOST = 6, 40  # of a run's log
 CHARACTERS, CHARACTERS_OF_LOST = 800, 6000
@@ -29,10 +31,9 @@ FACTS += ["flops_per_token", "training", "data"]
 
 
 class RunEntry(TypedDict):
-    """
-    A run. Its settings and facts ("settings/optimizer.lr", "facts/git.commit") are those that are shared with `own` put
-    over them and `lacks` taken out. `values` stand in the order of the study's metrics; `href` leads to its directory.
-    """
+    """A run. Its settings and facts ("settings/optimizer.lr", "facts/git.commit") are those that are shared with `own`
+    put over them and `lacks` taken out. `values` stand in the order of the study's metrics; `href` leads to its
+    directory."""
 
     cell: str
     seed: int
@@ -73,7 +74,6 @@ class Axis(TypedDict):
 
 
 def path_of(run: Run) -> str:
-    """A run's directory, from the study's."""
     return f"{run.directory.parent.name}/{run.directory.name}"
 
 
@@ -96,7 +96,7 @@ def run_entries(comparison: Comparison, root: str | None = None) -> tuple[dict[s
         if run.final:
             found = (run.final.get(name) for name in study.metrics)
             entry["values"] = [None if value is None else float(f"{value:.6g}") for value in found]
-        if own := {k: value for k, value in facts.items() if k not in shared or not _is(shared[k], value)}:
+        if own := {k: v for k, v in facts.items() if k not in shared or (type(v), v) != (type(shared[k]), shared[k])}:
             entry["own"] = own
         if lacks := [key for key in shared if key not in facts] if facts else []:
             entry["lacks"] = lacks
@@ -128,10 +128,6 @@ def most_common(described: Sequence[Mapping[str, object]]) -> dict[str, object]:
             counts.setdefault(key, Counter())[(type(value).__name__, value)] += 1
     half = len(described) / 2
     return {key: found.most_common(1)[0][0][1] for key, found in counts.items() if found.total() > half}
-
-
-def _is(first: object, second: object) -> bool:
-    return type(first) is type(second) and first == second
 
 
 def _log(run: Run, room: int) -> str:
@@ -249,7 +245,6 @@ def _axis(name: str, of: Mapping[str, object], order: Sequence[object]) -> Axis:
 
 
 def _by_size(word: str) -> tuple[float, object]:
-    """Numbers by their size, then words."""
     number = _number(word)
     return (math.inf, natural(word)) if number is None else (number, ())
 
@@ -260,4 +255,4 @@ def _number(value: object) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    return float(value) if isinstance(value, int | float) and is_number(value) else None
+    return float(value) if isinstance(value, int | float) and is_finite(value) else None

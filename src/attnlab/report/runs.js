@@ -25,7 +25,7 @@ attnlab.runs = (() => {
   // Everything about a run.
   function body(data, run) {
     const head = make("p", {}, make("b", {}, nameOf(run)), `, ${run.state}: `, place(run));
-    return make("div", { class: "run" }, head, text("Error", run.error), text("Repeat it", run.command), text("End of its log", run.log), figures(data, run));
+    return make("div", { class: "run" }, head, text("Error", run.error), text("Reproduce", run.command), text("End of its log", run.log), figures(data, run));
   }
 
   // A cell's runs, each to be unfolded.

@@ -4,7 +4,7 @@
   const { chosen, keep, make } = attnlab;
   const number = (text) => (text.trim() === "" ? NaN : Number(text.replace("\u2212", "-")));
   const valueOf = (row, column) => { const cell = row.cells[column]; return cell.querySelector("[data-value]")?.dataset.value ?? cell.textContent; };
-  // Words ("cannot", "-") stand behind the numbers of their column, in both directions.
+  // Words ("unavailable", "-") stand behind the numbers of their column, in both directions.
   const compare = (isDown) => ([a], [b]) => {
     const [x, y] = [number(a), number(b)], sign = isDown ? -1 : 1;
     if (isNaN(x) !== isNaN(y)) return isNaN(x) ? 1 : -1;

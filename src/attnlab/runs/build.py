@@ -1,4 +1,5 @@
-"""From a checked configuration, as plain data, to parts: the data module, the model, the task."""
+"""From a checked configuration, as plain data, to parts: the data module, the model, the task; and another run's
+weights as the start of a model (`model.init_from=RUN`), where they fit."""
 
 from __future__ import annotations
 
@@ -12,17 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from attnlab.config import UsageError
 from attnlab.config.engine import instantiate
-from attnlab.data import DataModule
+from attnlab.config.identity import INIT_FROM
+from attnlab.data import DataModule, Tokenizer
 from attnlab.parts import build_part
 from attnlab.ranges import must_be
-from attnlab.runs.record import read_record, widths_of
-from attnlab.runs.warm_start import start
-from attnlab.training import Averaging, Optimization, Schedule, Task, Tracking, TrainerSettings, ranks, resolve
+from attnlab.runs.record import plain_widths, read_record, read_tensors, settings_of
+from attnlab.training import ranks
+from attnlab.training.optimizers import Averaging, Optimization
+from attnlab.training.schedules import Schedule
+from attnlab.training.task import Task
+from attnlab.training.tracking import Tracking
+from attnlab.training.trainer import TrainerSettings, resolve
 
 GROUPS = ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
+STATE = "_extra_state"  # what a model keeps beside its tensors: where they are, it is a number
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Parts:
     """What a run is made of; the model and the task still lack what only the data can tell."""
 
     data: DataModule
-    model: partial[torch.nn.Module]
+    model: partial[nn.Module]
     task: partial[Task]
     optimizer: Callable[..., torch.optim.Optimizer]
     schedule: Callable[..., Schedule]
@@ -53,8 +61,7 @@ def build(resolved: Mapping[str, Any]) -> Parts:
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:
-    """
-    Builds model, optimizer and schedule without memory for weights: impossible sizes are found before data are read.
+    """Builds model, optimizer and schedule without memory for weights: impossible sizes are found before data are read.
 
     A model that starts from another one has the vocabulary of that one here: whether it is its own is known when the
     data are. Raises: UsageError.
@@ -62,7 +69,7 @@ def dry_build(resolved: Mapping[str, Any]) -> None:
     parts, node = build(resolved), resolved["model"]
     widths, run = parts.data.placeholder_dims(), node.get("init_from")
     if run is not None:
-        theirs = widths_of(read_record(Path(run).expanduser()))
+        theirs = read_record(Path(run).expanduser()).get("widths", {})
         widths |= {name: rows for name, rows in theirs.items() if name in widths and name.endswith("vocabulary_size")}
     try:
         with torch.device("meta"):
@@ -86,11 +93,8 @@ def dry_build(resolved: Mapping[str, Any]) -> None:
 def refuse_for_this_machine(resolved: Mapping[str, Any]) -> None:
     """Refuses devices or a precision that this machine does not have. Raises: UsageError."""
     settings: TrainerSettings = instantiate(resolved["trainer"], "trainer")
-    there = {
-        "cpu": os.cpu_count() or 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
+    there = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}
+    there["mps"] = int(torch.backends.mps.is_available())
     known = ["auto", *(name for name, devices in there.items() if devices)]
     if not there.get(settings.device, 1):
         raise UsageError(must_be("trainer.device", f"one that this machine has, {', '.join(known)}", settings.device))
@@ -115,3 +119,55 @@ def prepare_data(configs: Iterable[Mapping[str, Any]]) -> list[str]:
             seen[key].prepare_data()
             seen[key].setup()
     return [module.describe() for module in seen.values()]
+
+
+def start(model: nn.Module, node: Mapping[str, Any], widths: Mapping[str, object]) -> list[str]:
+    """Gives a new model the weights of the run in `init_from`; says in lines what was kept, converted, fresh and left.
+
+    model: with or without memory for its weights. node: its own in the resolved configuration. widths: the data's.
+    Raises: UsageError where the two do not fit.
+    """
+    from attnlab.interop import CannotConvert, build, canonical, different, start_from
+    from attnlab.models import ViT
+    from attnlab.tasks.pretrained import weights_file
+
+    run = str(node["init_from"])
+    directory = Path(run).expanduser()
+    record = read_record(directory)
+    try:
+        path = weights_file(run, INIT_FROM)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    there = settings_of(record, directory)
+    try:
+        here, device = canonical(dict(node), **plain_widths(widths)), next(model.parameters()).device
+        # Without memory for weights, their shapes alone tell whether they fit.
+        read = read_tensors(path).items()
+        given = {name: tensor if name.endswith(STATE) else tensor.to(device) for name, tensor in read}
+        told: list[str] = []
+        if isinstance(model, ViT) and there["model"] == "ViT" and there["patch_size"] == model.patch_size:
+            with torch.device(device):
+                other = build(there)
+            assert isinstance(other, ViT)
+            other.load_state_dict(given)
+            given = other.at_size(model.image_size).state_dict()  # Dosovitskiy et al. 2021, section 3.2
+            told = [] if other.grid == model.grid else [f"positions {other.grid} -> {model.grid}"]
+        begun = start_from(model, here, given, there)
+    except KeyError as error:
+        raise UsageError(f"{INIT_FROM}={run}: {error.args[0]}, so nothing is known of what it computes") from error
+    except CannotConvert as error:
+        raise UsageError(f"{INIT_FROM}={run}: {error}") from error
+    if changes := different(here, there):
+        told = [f"this model and that one differ in {'; '.join(changes)}", *told]
+    return [f"started from {path}", *told, *begun.lines()]
+
+
+def refuse_other_tokenizer(run: str, own: Mapping[str, Tokenizer], field: str) -> None:
+    """Raises: UsageError where the run that `field` names has another tokenizer: its numbers mean other sub-words."""
+    for name, tokenizer in own.items():
+        path = Path(run).expanduser() / name
+        if path.is_file() and path.read_text(encoding="utf-8") != tokenizer.as_json():
+            raise UsageError(
+                f"{field}={run}: {path.name} there is not this run's, so each token would get the weights of another; "
+                "leave data.tokenizer_from and tokenizer out to take that run's tokenizer"
+            )

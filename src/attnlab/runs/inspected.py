@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from attnlab.config import UsageError
 from attnlab.data import Tokenizer
+from attnlab.data.image_data import ImageData
 from attnlab.data.images import read_pixels
 from attnlab.data.readers import read_lines
 from attnlab.generation.beam import BeamSearch
@@ -76,8 +76,7 @@ class InspectedRun:
     def look_at_texts(
         self, texts: Sequence[str], targets: Sequence[str], lines: Path | None, trees: Path | None, num_maps: int
     ) -> Found:
-        """
-        The heads on texts, with their targets if any, on those of a file and on the sentences of dependency trees.
+        """The heads on texts, with their targets if any, on those of a file and on the sentences of dependency trees.
 
         num_maps: the first examples, which keep their maps; of the others the tokens stay.
         """
@@ -89,7 +88,7 @@ class InspectedRun:
             # Read once more, one by one: all maps together may be more than memory holds.
             syntax = agreement((reader.read(sentence.text) for sentence in sentences), sentences)
             if isinstance(self.model, LanguageModel) and self.tokenizer is not None:
-                context = self.record["config"]["data"].get("context")
+                context = self.record["config"]["data"].get("context_length")
                 scores = merged(scores, repeat_scores(self.model, self.tokenizer, context))
         return Found(examples, scores, None, syntax)
 
@@ -120,7 +119,7 @@ class InspectedRun:
                 _say(len(heads_of(self.model)), len(found.examples), "texts given")
                 return replace(found, effects=ablate(self.model, of_texts))
             parts, task = load_run(self.directory, self.checkpoint)
-            loader: Any = parts.data.val_dataloader()
+            loader = parts.data.val_dataloader()
             # The longest come first in some loaders: batches from all over are like the whole.
             spread = np.linspace(0, len(loader) - 1, min(num_batches, len(loader)))
             places = set(spread.round().astype(int).tolist())
@@ -144,7 +143,9 @@ class InspectedRun:
             raise UsageError(f"{self.directory}: {self.kind} takes no --target; it belongs to {TRANSLATES}")
         own = self.directory / "source_tokenizer.json"
         settings = self.record["config"]["task"]
-        fields = {name: settings[name] for name in ("beams", "length_penalty", "max_extra") if name in settings}
+        fields = {
+            name: settings[name] for name in ("num_beams", "length_penalty", "max_extra_length") if name in settings
+        }
         return Reader(self.model, self.tokenizer, Tokenizer.load(own) if own.is_file() else None, BeamSearch(**fields))
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +153,8 @@ class InspectedRun:
         facts = self.record.get("data", {})
         if "mean" in facts and "deviation" in facts:
             return np.array(facts["mean"]), np.array(facts["deviation"])
-        data: Any = load_run(self.directory, self.checkpoint)[0].data
+        data = load_run(self.directory, self.checkpoint)[0].data
+        assert isinstance(data, ImageData)
         return data.mean_C, data.deviation_C
 
 

@@ -1,13 +1,11 @@
-"""
-What a run's directory says of it: run.json (what it is, on which machine, by which code), its checkpoints and settings.
-
-run.json is written when a run starts and read by whatever comes back to it. Its numbers come from attnlab's code, the
-parts of the user's own and what these import, and the libraries' versions: each is recorded.
-"""
+"""What a run's directory says of it: run.json (what it is, on which machine, by which code), its checkpoints and
+settings. A run's numbers come from attnlab's code, the parts of the user's own and what these import, and the versions
+of libraries: each is recorded."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import os
@@ -20,14 +18,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import attnlab
 from attnlab.config import UsageError
 from attnlab.config.compose import Composed
-from attnlab.config.identity import find, recorded_choices, run_name, targets_of
-from attnlab.training import RunDirectory, effective_state, read_json, write_json, write_text
-from attnlab.training.run_directory import CHECKPOINTS, SETTLED, differences
+from attnlab.config.identity import record_in, recorded_choices, run_name, targets_of
+from attnlab.parts import find
+from attnlab.training.run_directory import (
+    CHECKPOINTS,
+    FORMAT,
+    SETTLED,
+    RunDirectory,
+    differences,
+    effective_state,
+    read_json,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +48,40 @@ PACKAGE = Path(attnlab.__file__).parent
 INSTALLED = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
-def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str, Any]) -> dict[str, Any]:
+class Code(TypedDict, total=False):
+    """A release, the commit of the checkout that code stands in, whether it was changed, and the code's digest."""
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+    source: str
+
+
+class Record(TypedDict):
+    """What is read again of a run.json; `make_record` and the run's facts say all of it."""
+
+    study: str
+    cell: dict[str, str]
+    cell_name: str
+    seed: int
+    name: NotRequired[str]
+    config: dict[str, Any]
+    widths: NotRequired[dict[str, int | list[int]]]
+    data: NotRequired[dict[str, Any]]
+    sources: NotRequired[dict[str, str]]
+    imported: NotRequired[dict[str, object]]
+
+
+def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str, object]) -> dict[str, Any]:
     """What run.json says: what this run is, on what, by which code; `facts` are those that only its parts know."""
     study = read_json(directory.path.parent.parent / "plan.json", {})
     planned = {cell["name"]: cell["choices"] for cell in study.get("cells", [])}
     code, sources = code_version(), own_sources(composed.resolved)
-    by = {"git": code, "versions": library_versions(composed.resolved)}
+    by: dict[str, object] = {"git": code, "versions": library_versions(composed.resolved)}
     by |= {"sources": sources, "repositories": own_repositories(sources)}
     before = (read_json(directory.run_json) or {}).get("attempts", [])
     return {
+        "format": FORMAT,
         "study": composed.study,
         "cell": planned.get(composed.cell) or recorded_choices(composed.overrides),
         "cell_name": composed.cell,
@@ -65,18 +98,19 @@ def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str,
     }
 
 
-def write_record(directory: RunDirectory, composed: Composed, record: Mapping[str, Any]) -> None:
+def write_record(directory: RunDirectory, composed: Composed, record: Mapping[str, object]) -> None:
     """Writes run.json and .hydra."""
     write_json(directory.run_json, record)
     write_text(directory.path / ".hydra" / "config.yaml", composed.as_yaml())
     write_text(directory.path / ".hydra" / "overrides.yaml", composed.overrides_yaml())
 
 
-def read_record(directory: Path) -> dict[str, Any]:
+def read_record(directory: Path) -> Record:
     """A run's run.json. Raises: UsageError where there is no run."""
-    record = read_json(directory / "run.json")
-    if isinstance(record, dict) and "config" in record:
-        return record
+    record = record_in(directory)
+    if "config" in record:
+        found: Record = record  # type: ignore[assignment]  # as it was written
+        return found
     if (directory / "run.json").is_file():
         raise UsageError(f"{directory}: its run.json cannot be read; restore it, or remove the run and train again")
     near = sorted(str(p.parent) for p in directory.glob("**/run.json"))[:3]
@@ -94,7 +128,7 @@ def checkpoint_of(directory: Path, name: str) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint by their names in the model. Raises: UsageError for a damaged one."""
-    from attnlab.training import UnusableCheckpoint, read_checkpoint
+    from attnlab.training.checkpoints import UnusableCheckpoint, read_checkpoint
 
     try:
         state = read_checkpoint(path)["state_dict"]
@@ -103,24 +137,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("model."): tensor for name, tensor in state.items()}
 
 
-def plain_widths(widths: Mapping[str, Any]) -> dict[str, Any]:
+def plain_widths(widths: Mapping[str, object]) -> dict[str, int | list[int]]:
     """What data told a model, as run.json keeps it: numbers, and lists of them."""
     lists = {name: list(value) for name, value in widths.items() if isinstance(value, list | tuple)}
     return {name: value for name, value in widths.items() if isinstance(value, int)} | lists
 
 
-def widths_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the data told the model of a run."""
-    widths: dict[str, Any] = record.get("widths", {})
-    return widths
-
-
-def settings_of(record: Mapping[str, Any], directory: Path) -> Settings:
+def settings_of(record: Record, directory: Path) -> Settings:
     """What a run's model computes. Raises: UsageError for a model that is none of attnlab's own."""
     from attnlab.interop import canonical
 
     try:
-        return canonical(record["config"]["model"], **widths_of(record))
+        return canonical(record["config"]["model"], **record.get("widths", {}))
     except KeyError as error:
         raise UsageError(f"{directory}: {error.args[0]}, so nothing is known of what it computes") from error
 
@@ -133,18 +161,18 @@ def trials_of(study: Path, search: str) -> Iterator[Path]:
 
 
 @functools.cache
-def code_version() -> dict[str, Any]:
-    """The release, the commit of the checkout that the code stands in (null for a wheel), and the code's digest."""
-    answer: dict[str, Any] = {"version": attnlab.__version__, "commit": None, "dirty": None}
+def code_version() -> Code:
+    """attnlab's own code; null for the commit of a wheel."""
+    commit: Code = {"commit": None, "dirty": None}
     if (PACKAGE.parents[1] / ".git").exists():
-        answer |= _commit(PACKAGE)
+        commit = _commit(PACKAGE)
     whole = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         whole.update(f"{path.relative_to(PACKAGE)}\0{_digest(path)}\n".encode())
-    return answer | {"source": whole.hexdigest()[:DIGITS]}
+    return {"version": attnlab.__version__, **commit, "source": whole.hexdigest()[:DIGITS]}
 
 
-def _commit(folder: Path) -> dict[str, Any]:
+def _commit(folder: Path) -> Code:
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
@@ -159,14 +187,11 @@ def _git(folder: Path, *words: str) -> str | None:
 
 def library_versions(resolved: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The versions that decide a run's numbers: of attnlab's libraries, and of those that its parts come from."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version()} | dict.fromkeys(LIBRARIES, "not installed")
     others = {target.split(".")[0] for target in targets_of(resolved or {})} - {"attnlab"}
     for name in (*LIBRARIES, *sorted(others - set(LIBRARIES))):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            if name in LIBRARIES:
-                found[name] = "not installed"
     return found
 
 
@@ -184,7 +209,7 @@ def own_sources(resolved: Mapping[str, Any]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def own_repositories(sources: Iterable[str]) -> dict[str, dict[str, Any]]:
+def own_repositories(sources: Iterable[str]) -> dict[str, Code]:
     """Commit and state of the repositories in which modules of the user's own stand, by their folders."""
     folders = {path.parent for name in sources if (path := _own_file(name)) is not None}
     tops = {top for folder in folders if (top := _git(folder, "rev-parse", "--show-toplevel"))}
@@ -206,10 +231,10 @@ def refuse_other_source(composed: Composed) -> None:
             )
 
 
-def source_changes(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
+def source_changes(record: Record | Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
     """Which own modules of a configuration are others than those that a run.json names, a line each."""
     before = record.get("sources")
-    return differences(before, own_sources(resolved)) if before is not None else []
+    return [] if before is None else differences(before, own_sources(resolved))
 
 
 def _prefixes(name: str) -> list[str]:
@@ -240,11 +265,8 @@ def _spec(module: str) -> ModuleSpec | None:
     if package and (parent is None or parent.submodule_search_locations is None):
         return None
     places = parent.submodule_search_locations if parent else None
-    for finder in sys.meta_path:
-        spec = finder.find_spec(module, places) if hasattr(finder, "find_spec") else None
-        if spec is not None:
-            return spec
-    return None
+    found = (finder.find_spec(module, places) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return next((spec for spec in found if spec is not None), None)
 
 
 @functools.cache

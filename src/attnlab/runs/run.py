@@ -22,15 +22,16 @@ from attnlab.config.compose import Composed
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM, identity, refuse_drift
 from attnlab.models import measure_size
-from attnlab.runs.build import Parts, build
+from attnlab.runs.build import Parts, build, refuse_other_tokenizer, start
 from attnlab.runs.record import make_record, plain_widths, refuse_other_source, trials_of, write_record
 from attnlab.runs.views import examples_of
-from attnlab.runs.warm_start import refuse_other_tokenizer, start
-from attnlab.training import Diverged, Pruned, Ranks, Task, View, ranks
-from attnlab.training.callbacks import in_words
-from attnlab.training.checkpoints import draw_apart
-from attnlab.training.loggers import build_loggers, finishing
-from attnlab.training.processes import Interrupted, descendants, end_with_ancestors, leaving
+from attnlab.training import ranks
+from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, in_words
+from attnlab.training.checkpoints import Checkpoints, draw_apart
+from attnlab.training.loggers import View, build_loggers, finishing
+from attnlab.training.loss import Diverged
+from attnlab.training.processes import Interrupted, StopRequest, descendants, end_with_ancestors, leaving, slurm_job
+from attnlab.training.ranks import Ranks
 from attnlab.training.run_directory import (
     METRICS,
     OUTPUTS,
@@ -40,17 +41,19 @@ from attnlab.training.run_directory import (
     RunLog,
     effective_state,
     read_json,
-    slurm_job,
+    write_text,
 )
+from attnlab.training.task import Task
 from attnlab.training.tracking import RunName
+from attnlab.training.trainer import apply_to_model, build_trainer, resolve
 
 LOOK_AGAIN_SECONDS = 3.0
 LOGGED_SECONDS = 60.0  # a line of progress in the run's log
+PLAN = ("steps", "tokens_per_step", "tokens", "epochs")
 
 
-def run(composed: Composed) -> dict[str, Any]:
-    """
-    Trains and evaluates one run, or goes on with it where it was stopped, and returns its last status.
+def run(composed: Composed) -> dict[str, object]:
+    """Trains and evaluates one run, or goes on with it where it was stopped, and returns its last status.
 
     A finished run is left as it is, one that another process owns is left to it, and a job of a multirun whose parts
     are incompatible is skipped. Raises: UsageError, DataError, CannotWrite, Interrupted, or what the training raised;
@@ -98,7 +101,7 @@ def _say(composed: Composed, line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: Ranks) -> dict[str, Any]:
+def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: Ranks) -> dict[str, object]:
     together.first_on_each_node(parts.data.prepare_data)
     parts.data.setup()
     parts.data.order_seed = composed.seed
@@ -114,8 +117,7 @@ def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: 
 
 
 def _claim(directory: RunDirectory) -> int | Held:
-    """
-    Claims a run for this process.
+    """Claims a run for this process.
 
     Slurm may start a job again before the owner that it has just killed on another node counts as dead; a live owner is
     known by its next heartbeat.
@@ -133,35 +135,32 @@ class TrainingRun:
     def __init__(self, composed: Composed, parts: Parts, directory: RunDirectory) -> None:
         self.composed, self.parts, self.directory = composed, parts, directory
         self.data, self.settings = parts.data, parts.trainer
-        self.status = training.StatusWriter(directory)
+        self.status = StatusWriter(directory)
         self.log = RunLog(directory.path)
         d_model = int(composed.get("model.d_model") or 0)
-        self.precision = training.resolve(self.settings.precision, self.settings.device_type, d_model)
+        self.precision = resolve(self.settings.precision, self.settings.device_type, d_model)
 
-    def go(self) -> dict[str, Any]:
+    def go(self) -> dict[str, object]:
         """Trains, evaluates, and returns the last status. Raises: what the training raised, once the status says so."""
         self.status.start()
         try:
             with finishing():
                 self._train_and_evaluate()
-        except Diverged as error:
-            self.status.fail(error)
-            # Also where progress is off: it is why there are no figures.
-            self._warn(f"{self.directory.path}: diverged: {error}")
-        except Pruned as error:
-            self.status.fail(error)
-            self._say(str(error))
-        except Interrupted as error:
-            self.status.fail(error)
-            self._warn(str(error))
-            raise
         except BaseException as error:
             self.status.fail(error)
-            self._log("".join(traceback.format_exception(error)))
-            told = in_words(error)
-            if told is not error:
-                raise told from error
-            raise
+            match error:
+                case Diverged():  # said also where progress is off: it is why there are no figures
+                    self._warn(f"{self.directory.path}: diverged: {error}")
+                case Pruned():
+                    self._say(str(error))
+                case Interrupted():
+                    self._warn(str(error))
+                    raise
+                case _:
+                    self._log("".join(traceback.format_exception(error)))
+                    if (told := in_words(error)) is not error:
+                        raise told from error
+                    raise
         return self.status.status
 
     def _train_and_evaluate(self) -> None:
@@ -175,13 +174,13 @@ class TrainingRun:
         if self.directory.owned:
             write_record(self.directory, self.composed, record)
             for name, tokenizer in self.data.tokenizers().items():
-                training.write_text(self.directory.path / name, tokenizer.as_json())
+                write_text(self.directory.path / name, tokenizer.as_json())
         self._announce(record)
         name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])
         loggers = build_loggers(
             self.parts.tracking, self.directory, name, self.composed.runs_dir, record, say=self._warn
         )
-        trainer = training.build_trainer(self.settings, self.precision, loggers, self._callbacks(), self.directory.path)
+        trainer = build_trainer(self.settings, self.precision, loggers, self._callbacks(), self.directory.path)
         resume = training.find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
         if resume is not None:
             self._say(f"going on from {resume}")
@@ -202,39 +201,26 @@ class TrainingRun:
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         task = self.parts.build_task(self.data.dims())
-        training.apply_to_model(self.settings, task.model)
+        apply_to_model(self.settings, task.model)
         return task
 
     def _callbacks(self) -> list[pl.Callback]:
-        settings, owned = self.settings, self.directory.owned
-        checkpoints = training.Checkpoints(
-            self.directory.checkpoints,
-            settings.checkpoint_every_seconds,
-            settings.checkpoint_budget_gb,
-            identity(self.composed.resolved),
-            training.StopRequest(self._say),
-        )
-        # What a step adds to the state of the others is saved with it: the checkpoints come after them.
-        callbacks: list[pl.Callback] = [
-            self.status,
-            training.DivergenceCheck(settings.plateau_share, settings.max_steps),
-        ]
+        settings, unit = self.settings, self.data.unit
+        callbacks: list[pl.Callback] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]
         if settings.diagnostics_every is not None:
             callbacks.append(training.Diagnostics(settings.diagnostics_every))
-        callbacks.append(checkpoints)
+        every, budget = settings.checkpoint_every_seconds, settings.checkpoint_budget_gb
+        stop, same = StopRequest(self._say), identity(self.composed.resolved)
+        # What a step adds to the state of the others is saved with it: the checkpoints come after them.
+        callbacks.append(Checkpoints(self.directory.checkpoints, every, budget, same, stop))
         if self.composed.search is not None:
             sweeper = self.composed.sweeper
             pruner = instantiate(sweeper["pruner"], "hydra.sweeper.pruner")
-            callbacks.append(
-                training.Pruning(pruner, sweeper["metric"], sweeper["better"], self.directory.metrics, self._peers)
-            )
-        if owned:
-            callbacks.append(
-                training.Progress(live=False, every_seconds=LOGGED_SECONDS, stream=self.log, unit=self.data.unit)
-            )
+            callbacks.append(Pruning(pruner, sweeper["metric"], sweeper["better"], self.directory.metrics, self._peers))
+        if self.directory.owned:
+            callbacks.append(Progress(live=False, every_seconds=LOGGED_SECONDS, stream=self.log, unit=unit))
         if self.composed.progress != "off":
-            live = False if self.composed.progress == "plain" else None
-            callbacks.append(training.Progress(live=live, unit=self.data.unit))
+            callbacks.append(Progress(live=False if self.composed.progress == "plain" else None, unit=unit))
         return callbacks
 
     def _peers(self) -> Iterator[Path]:
@@ -250,55 +236,48 @@ class TrainingRun:
         with_maps, examples = self.parts.tracking.attention_maps, examples_of(task, self.data, self._log)
         if with_maps and not examples.attention:
             self._warn(f"logger.attention_maps: {type(task.model).__name__} has no heads to show")
-        sinks = [logger for logger in loggers if isinstance(logger, View)]
-        examples.show(sinks, task.global_step, final, with_maps)
+        views = [logger for logger in loggers if isinstance(logger, View)]
+        examples.show(views, task.global_step, final, with_maps)
         for logger in loggers:
             logger.finalize("success")
         if self.directory.owned:
             for name, text in task.outputs.items():
-                training.write_text(self.directory.path / OUTPUTS / name, text)
+                write_text(self.directory.path / OUTPUTS / name, text)
             examples.leave(self.directory.path, self._warn)
-        self.status.finish(final=final, cannot=task.cannot, notes=task.notes)
+        self.status.finish(final=final, unavailable=task.unavailable, notes=task.notes)
         for name, value in final.items():
             if any(fnmatch.fnmatch(name, pattern) for pattern in task.headline):
                 self._say(f"{name} {value:.4f}")
-        for name, reason in task.cannot.items():
-            self._say(f"{name} cannot: {reason}")
+        for name, reason in task.unavailable.items():
+            self._say(f"{name} unavailable: {reason}")
 
     def _facts(self, task: Task) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
         settings, data, batch = self.settings, self.data, self.data.example_batch()
-        size = measure_size(
-            task.model, lambda: int(task.loss_sums(batch).tokens)
-        )  # it touches nothing that training draws
-        tokens_per_step = data.tokens_per_step(settings.accumulate * settings.devices * settings.num_nodes)
-        kind = settings.device_type
+        # It touches nothing that training draws.
+        size = measure_size(task.model, lambda: int(task.loss_sums(batch).tokens))
+        tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
+        tokens, kind = tokens_per_step * settings.max_steps, settings.device_type
+        epochs = tokens / max(1, data.train_tokens)
+        name = torch.cuda.get_device_name() if kind == "cuda" else kind
         return {
             "precision": {"asked": self.precision.asked, "used": self.precision.used, "reason": self.precision.reason},
-            "device": {
-                "type": kind,
-                "name": torch.cuda.get_device_name() if kind == "cuda" else kind,
-                "threads": settings.threads or torch.get_num_threads(),
-            },
+            "device": {"type": kind, "name": name, "threads": settings.threads or torch.get_num_threads()},
             "widths": plain_widths(data.dims()),
             "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
             "flops_per_token": size.flops_per_token,
             "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
-            "training": {
-                "steps": settings.max_steps,
-                "tokens_per_step": tokens_per_step,
-                "tokens": tokens_per_step * settings.max_steps,
-                "epochs": tokens_per_step * settings.max_steps / max(1, data.train_tokens),
-            },
+            "training": dict(zip(PLAN, (settings.max_steps, tokens_per_step, tokens, epochs), strict=True)),
         }
 
     def _announce(self, record: Mapping[str, Any]) -> None:
         plan, parameters, device = record["training"], record["parameters"], record["device"]
-        unit, flops = self.data.unit, record["flops_per_token"]
+        unit = self.data.unit
         self._say(f"{record['name']} in {self.directory.path}, attempt {self.directory.attempt}")
         without = f"{parameters['non_embedding']:,} without embeddings"
-        self._say(f"model: {parameters['total']:,} parameters ({without}), {flops:,} training FLOPs per {unit}")
+        flops = f"{record['flops_per_token']:,} training FLOPs per {unit}"
+        self._say(f"model: {parameters['total']:,} parameters ({without}), {flops}")
         self._say(f"data: {self.data.describe()}")
         asked = self.composed.get("tokenizer.vocabulary_size")
         if asked is not None and self.composed.get("data.tokenizer_from") is None:

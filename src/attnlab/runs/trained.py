@@ -13,18 +13,18 @@ import torch
 from attnlab.config import UsageError
 from attnlab.config.check import check
 from attnlab.config.compose import Composed, ConfigSpace
-from attnlab.config.overrides import key_and_value, readable
+from attnlab.config.identity import key_and_value, readable
 from attnlab.data import Tokenizer
 from attnlab.runs.build import Parts, build
-from attnlab.runs.record import checkpoint_of, plain_widths, read_record, source_changes, widths_of
-from attnlab.training import Task, UnusableCheckpoint, load_weights
+from attnlab.runs.record import Record, checkpoint_of, plain_widths, read_record, source_changes
+from attnlab.training.checkpoints import UnusableCheckpoint, load_weights
+from attnlab.training.task import Task
 
 READ = "attnlab.data.read_tokenizer"
 
 
 def load_run(directory: Path, checkpoint: str) -> tuple[Parts, Task]:
-    """
-    The parts and the trained task of a run, its data ready to be read.
+    """The parts and the trained task of a run, its data ready to be read.
 
     Raises: UsageError where there is no run, it has no checkpoint yet, or the data are others than it was trained on.
     """
@@ -33,7 +33,7 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, Task]:
     parts.data.setup()
     widths = parts.data.dims()
     # The data of a model that was made elsewhere may be none that it can read.
-    there, here = widths_of(record) if "imported" in record else {}, plain_widths(widths)
+    there, here = record.get("widths", {}) if "imported" in record else {}, plain_widths(widths)
     if other := [name for name, value in there.items() if here.get(name, value) != value]:
         changes = ", ".join(f"{name}: {there[name]} there, {here[name]} here" for name in other)
         raise UsageError(
@@ -47,12 +47,12 @@ def load_model(directory: Path, checkpoint: str) -> tuple[torch.nn.Module, Token
     """A run's trained model and its tokenizer, if any; the data are not needed. Raises: UsageError."""
     record, path = read_record(directory), checkpoint_of(directory, checkpoint)
     parts = _parts(record, directory)
-    task = _load(parts.build_task({**parts.data.placeholder_dims(), **widths_of(record)}), path)
+    task = _load(parts.build_task({**parts.data.placeholder_dims(), **record.get("widths", {})}), path)
     tokenizer = directory / "tokenizer.json"
     return task.model, Tokenizer.load(tokenizer) if tokenizer.is_file() else None
 
 
-def _parts(record: Mapping[str, Any], directory: Path) -> Parts:
+def _parts(record: Record, directory: Path) -> Parts:
     parts = build(with_own_tokenizer(record["config"], directory))
     if changes := source_changes(record, record["config"]):
         print(
@@ -78,7 +78,7 @@ def _load(task: Task, path: Path) -> Task:
 def with_own_tokenizer(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """A run's configuration with its own copy of a tokenizer that was read from elsewhere: the other may be gone."""
 
-    def own(node: Any) -> Any:
+    def own(node: object) -> Any:
         if not isinstance(node, dict):
             return node
         if node.get("_target_") == READ:
@@ -103,7 +103,7 @@ class InspectedModel:
     @property
     def context(self) -> int | None:
         """How many positions a text has in training, as far as the configuration says."""
-        fields = (("data", "context"), ("model", "max_length"))
+        fields = (("data", "context_length"), ("model", "max_length"))
         found = next((value for group, key in fields if (value := (self.config.get(group) or {}).get(key))), None)
         return found if isinstance(found, int) else None
 
@@ -124,7 +124,9 @@ def models_of(words: Iterable[str], checkpoint: str, config_dirs: Sequence[str])
         settings = readable(settings, multirun=True)
         swept = [key_and_value(word)[0] for word in settings if len(space.expand([word])) > 1]
         for job in space.expand(settings):
-            name = ", ".join(_choice(key, value) for key, value in map(key_and_value, job) if key in swept)
+            # A word stands for itself, a number needs its field's name.
+            chosen = [(key.rpartition(".")[2], value) for key, value in map(key_and_value, job) if key in swept]
+            name = ", ".join(value if value.isidentifier() else f"{key} {value}" for key, value in chosen)
             found.append(_untrained(name, space.compose(job)))
     return found
 
@@ -138,8 +140,3 @@ def _untrained(name: str, composed: Composed) -> InspectedModel:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return InspectedModel(name or type(task.model).__name__, task.model.eval(), composed.resolved, trained=False)
-
-
-def _choice(key: str, value: str) -> str:
-    """A word stands for itself, a number needs its field's name."""
-    return value if value.isidentifier() else f"{key.rpartition('.')[2]} {value}"

@@ -1,5 +1,4 @@
-"""
-What a run leaves to look at: samples of what its model gives, a picture of its heads, what W&B and TensorBoard show.
+"""What a run leaves to look at: samples of what its model gives, a picture of its heads, what W&B and TensorBoard show.
 
 None of it is worth a run: what cannot be shown is said, and the run goes on.
 """
@@ -19,11 +18,21 @@ from torch import Tensor
 from attnlab.config import UsageError
 from attnlab.data import DataModule
 from attnlab.inspection.attention_maps import attention_maps, picture
-from attnlab.runs.record import checkpoint_of, read_record
-from attnlab.training import Picture, Table, Task, Tracking, View, read_checkpoint, restricted_figures
-from attnlab.training.loggers import log_evaluation
+from attnlab.runs.record import Record, checkpoint_of, read_record
+from attnlab.training.checkpoints import read_checkpoint
+from attnlab.training.loggers import View, finishing, first_line, wandb_views
 from attnlab.training.run_directory import ATTENTION, OUTPUTS, SAMPLES, CannotWrite, write_bytes, write_json
-from attnlab.training.tracking import RunName, Thumbnail, evaluation_part, resolve_wandb_mode
+from attnlab.training.task import Batch, Task
+from attnlab.training.tracking import (
+    Picture,
+    RunName,
+    Table,
+    Thumbnail,
+    Tracking,
+    evaluation_part,
+    resolve_wandb_mode,
+    restricted_figures,
+)
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -52,44 +61,42 @@ class Examples:
         except CannotWrite as error:
             say(str(error))
 
-    def show(self, sinks: Iterable[View], step: int, final: Mapping[str, float], with_maps: bool) -> None:
+    def show(self, views: Iterable[View], step: int, final: Mapping[str, float], with_maps: bool) -> None:
         """Hands figures by length, samples and, where asked for, the picture of the heads to the views."""
         items: dict[str, Table | Picture] = dict(restricted_figures(final))
         if self.samples:
             items["test/samples"] = self.samples
         if with_maps and self.attention:
             items["attention"] = self.attention
-        for sink in sinks:
-            sink.show(items, step)
+        for view in views:
+            view.show(items, step)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return {"png": base64.b64encode(value.png).decode()} if isinstance(value, Thumbnail) else value
 
 
 def examples_of(task: Task, data: DataModule, say: Say) -> Examples:
     """Those of a model that was evaluated; what cannot be shown is told. A model that is split needs all ranks."""
-    samples = _try(lambda task, data: task.samples(data), task, data, say)
-    return Examples(samples, _try(_attention, task, data, say))
+
+    def tried(make: Callable[[], T]) -> T | None:
+        try:
+            with task.evaluating():
+                return make()
+        except Exception as error:  # an example is not worth a run
+            say(f"nothing to show: {type(error).__name__}: {error}")
+            return None
+
+    def attention() -> Picture | None:
+        # Of the validation part: where the training order stands depends on whether the run was stopped in between.
+        batch = task.on_device(first_example(next(iter(data.val_dataloader()))))
+        maps = attention_maps(task.model, lambda: task.loss_sums(batch))
+        return picture(maps) if maps else None
+
+    return Examples(tried(lambda: task.samples(data)), tried(attention))
 
 
-def _try(make: Callable[[Task, DataModule], T | None], task: Task, data: DataModule, say: Say) -> T | None:
-    try:
-        with task.evaluating():
-            return make(task, data)
-    except Exception as error:  # an example is not worth a run
-        say(f"nothing to show: {type(error).__name__}: {error}")
-        return None
-
-
-def _attention(task: Task, data: DataModule) -> Picture | None:
-    # Of the validation part: where the training order stands depends on whether the run was stopped in between.
-    batch = task.on_device(first_example(next(iter(data.val_dataloader()))))
-    maps = attention_maps(task.model, lambda: task.loss_sums(batch))
-    return picture(maps) if maps else None
-
-
-def first_example(batch: Mapping[str, Any]) -> dict[str, Any]:
+def first_example(batch: Batch) -> dict[str, Tensor]:
     """The first example of a batch, cut after MOST_POSITIONS positions; one that answers point into stays as it is."""
     example = {name: value[:1] if isinstance(value, Tensor) else value for name, value in batch.items()}
     for name, value in example.items() if "answers" not in batch else ():
@@ -99,8 +106,7 @@ def first_example(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle_mode(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """
-    W&B's mode for all runs of a command, decided once and said, as a setting for each; none where no run asks for it.
+    """W&B's mode for all runs of a command, decided once and said, as a setting for each; none where none asks for it.
 
     configs: resolved ones. Raises: UsageError for a mode that W&B does not have.
     """
@@ -122,8 +128,7 @@ def _say_mode(mode: str, why: str, places: str) -> None:
 def show_evaluation(
     directory: Path, tracking: Tracking, figures: Mapping[str, float], split: str, checkpoint: str, wanted: bool = False
 ) -> None:
-    """
-    Hands what an evaluation found to W&B, where the training was logged there or it is `wanted`; says so.
+    """Hands what an evaluation found to W&B, where the training was logged there or it is `wanted`; says so.
 
     The same evaluation is always the same W&B run, of the job type `evaluate`. Never fails.
     """
@@ -140,12 +145,14 @@ def show_evaluation(
         name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"], "evaluate", part)
         step = int(read_checkpoint(checkpoint_of(directory, checkpoint))["attnlab"]["step"])
         about = {**record, "split": split, "checkpoint": checkpoint}
-        log_evaluation(replace(tracking, wandb=True, mode=mode), name, runs_dir, about, figures, step, _say)
+        with finishing():
+            for view in wandb_views(replace(tracking, mode=mode), name, runs_dir, about, _say):
+                view.log_metrics(dict(figures), step)
     except Exception as error:  # a view is not worth an evaluation
-        _say(f"wandb: {type(error).__name__}: {error}; the figures are not logged")
+        _say(f"wandb: {type(error).__name__}: {first_line(error)}; the figures are not logged")
 
 
-def _runs_dir(directory: Path, record: Mapping[str, Any]) -> Path:
+def _runs_dir(directory: Path, record: Record) -> Path:
     """Above study and cell, wherever that is now; of a run that stands elsewhere, where the others were."""
     if directory.name.startswith("seed=") and directory.parents[1].name == record["study"]:
         found = directory.parents[2]

@@ -1,5 +1,4 @@
-"""
-Slurm as a study sees it: which of its runs were submitted, and what Slurm says of them now.
+"""Slurm as a study sees it: which of its runs were submitted, and what Slurm says of them now.
 
 A submission is one file, runs/<study>/slurm/<job>.json, written once. What a run came to, its own directory says; Slurm
 only tells whether a job is still to come, is there, or is gone.
@@ -104,11 +103,8 @@ def ask(ids: Iterable[str]) -> dict[str, Job]:
     for line in answer.splitlines():
         id, state, nodes, reason = line.split("|", 3)
         found[id] = (state, nodes if state == "RUNNING" else reason)
-    jobs = {}
-    for id in wanted:
-        # What was cancelled before it came to its turn is kept as the array alone.
-        seen = found.get(id) or found.get(id.split("_")[0])
-        jobs[id] = Job(id, *seen) if seen else Job(id, "GONE")
+    # What was cancelled before it came to its turn is kept as the array alone.
+    jobs = {id: Job(id, *(found.get(id) or found.get(id.split("_")[0]) or ("GONE",))) for id in wanted}
     return jobs | _ended([id for id, job in jobs.items() if job.state == "GONE"])
 
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnlab.config import UsageError
 from attnlab.config.check import check, incompatible
 from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace
-from attnlab.config.engine import corners, for_each_job, launch, launcher_of, split_hydra
-from attnlab.config.identity import inherit, twins
-from attnlab.config.overrides import readable
+from attnlab.config.engine import corners, for_each_job, launch, launcher_of, split_hydra, split_search
+from attnlab.config.identity import cell_name, inherit, readable, twins
+from attnlab.config.seams import load
+from attnlab.parts import find
 from attnlab.studies.launch import Launcher, no_empty_folders, prepare_launcher
-from attnlab.studies.search import conclude, is_search, metric_of_search
+from attnlab.training.metrics import better_of
 from attnlab.training.run_directory import effective_state, read_json
+
+SWEEPER = "hydra/sweeper=search"
 
 
 def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan_only: bool) -> int:
-    """
-    Trains one run, or with `many` the jobs of a multirun; returns the exit status.
+    """Trains one run, or with `many` the jobs of a multirun; returns the exit status.
 
     plan_only: prints what would be run, and runs nothing. Raises: UsageError before anything is built or read.
     """
     own, hydra_own = split_hydra(inherit(readable(overrides, many)))
-    searching = many and is_search(hydra_own)
+    searching = many and _is_search(hydra_own)
     with ConfigSpace(config_dirs) as space:
         jobs = space.expand(corners(own) if searching else own) if many else [own]
         if len(jobs) > MANY_JOBS:
@@ -38,18 +41,15 @@ def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan
             composed = _compatible(composed)
         for one in composed:
             check(one)
-        if not many and launcher_of(space, [*own, *hydra_own]).is_slurm:
+        if not many and launcher_of(space, [*own, *hydra_own])[0] is not None:
             raise UsageError(
                 "a launcher takes the jobs of a multirun: add -m, as in `attnlab train -m ... hydra/launcher=slurm`"
             )
         launcher = prepare_launcher(space, jobs[0], hydra_own, [one.resolved["trainer"] for one in composed])
-    if searching:
-        return _search(own, launcher, space, composed)
-    return _train(own, launcher, space, composed, many)
+    return (_search if searching else _train)(own, launcher, space, composed, many)
 
 
 def _train(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed: Sequence[Composed], many: bool) -> int:
-    """Prepares the data of what is not over yet, and launches it."""
     from attnlab.runs.build import prepare_data
     from attnlab.runs.run import is_over, run, say_over
 
@@ -58,14 +58,18 @@ def _train(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed:
         for one in composed:
             say_over(one)
         return 0
-    tracking = _ready(pending, launcher)
+    words = [*own, *launcher.words, *_ready(pending, launcher)]
     with no_empty_folders([one.run_dir for one in pending]):
         prepare_data([one.resolved for one in pending])
-        if many:
-            words = [*own, *launcher.words, *tracking]
-            _telling_failures(lambda: launch(run, for_each_job(words, space), space, multirun=True), pending)
-        else:
-            launch(run, [*own, *launcher.words, *tracking], space, multirun=False)
+        try:
+            launch(run, for_each_job(words, space) if many else words, space, multirun=many)
+        except Exception as error:  # Hydra raises the first job's when all have run; each run's own status says more
+            failed = [one.run_dir for one in pending if effective_state(one.run_dir) == "failed"]
+            if not (many and failed):
+                raise
+            for directory in failed:
+                reason = read_json(directory / "status.json", {}).get("error", error)
+                print(f"attnlab: {directory} failed: {reason}", file=sys.stderr)
     return int(any(effective_state(one.run_dir) != "finished" for one in pending))
 
 
@@ -90,7 +94,7 @@ def _refuse_twins(jobs: Sequence[Sequence[str]], composed: Sequence[Composed], s
     for place, directory in enumerate(one.run_dir for one in composed):
         if (other := first.setdefault(directory, place)) == place:
             continue
-        one, two = " ".join(jobs[other]) or "no override", " ".join(jobs[place]) or "no override"
+        one, two = (" ".join(jobs[at]) or "no override" for at in (other, place))
         if sorted(jobs[other]) == sorted(jobs[place]):
             raise UsageError(f"two of these {len(jobs)} jobs are the same ({one}): give each choice once")
         advice = "they differ in nothing that a run's name tells: give one of them, or each a study.name of its own"
@@ -99,43 +103,80 @@ def _refuse_twins(jobs: Sequence[Sequence[str]], composed: Sequence[Composed], s
         raise UsageError(f"the jobs {one} and {two} would share the directory {directory}: {advice}")
 
 
-def _search(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed: Sequence[Composed]) -> int:
-    """A search in each cell, once its corners are checked; returns the exit status. Raises: UsageError."""
-    from attnlab.runs.build import prepare_data
-    from attnlab.runs.run import run
-
-    metric, better = metric_of_search(composed[0], launcher.words)
-    chosen = [f"hydra.sweeper.metric={metric}", f"hydra.sweeper.better={better}"]
-    tracking = _ready(composed, launcher)
-    prepare_data([one.resolved for one in composed])
-    words = [*for_each_job(own, space), *launcher.words, *tracking, *chosen]
-    launch(run, words, space, multirun=True)
-    return conclude(composed[0].runs_dir / composed[0].study, own, metric, better)
-
-
 def _compatible(composed: Sequence[Composed]) -> list[Composed]:
-    """
-    The jobs of a multirun whose parts can be combined; says why of the others.
-
-    Raises: UsageError where none is left.
-    """
+    """The jobs of a multirun whose parts can be combined; says why of the others. Raises: UsageError for none."""
     reasons = [incompatible(one) for one in composed]
-    lines = [f"skipped {one.cell}: {'; '.join(why)}" for one, why in zip(composed, reasons, strict=True) if why]
-    if len(lines) == len(composed):
+    if all(reasons):
         raise UsageError("\n".join(dict.fromkeys(reason for why in reasons for reason in why)))
+    lines = [f"skipped {one.cell}: {'; '.join(why)}" for one, why in zip(composed, reasons, strict=True) if why]
     for line in dict.fromkeys(lines):
         print(line, file=sys.stderr)
     return [one for one, why in zip(composed, reasons, strict=True) if not why]
 
 
-def _telling_failures(launch: Callable[[], None], pending: Sequence[Composed]) -> None:
-    """Hydra raises the first job's exception when all have run; each run's own status says more."""
-    try:
-        launch()
-    except Exception as error:
-        failed = [one.run_dir for one in pending if effective_state(one.run_dir) == "failed"]
-        if not failed:
-            raise
-        for directory in failed:
-            reason = read_json(directory / "status.json", {}).get("error", error)
-            print(f"attnlab: {directory} failed: {reason}", file=sys.stderr)
+def _is_search(words: Sequence[str]) -> bool:
+    """Whether these settings of Hydra choose the search. Raises: UsageError where Optuna is not installed."""
+    if SWEEPER in words and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        raise UsageError(f"{SWEEPER} needs Optuna: pip install 'attnlab[optuna]'")
+    return SWEEPER in words
+
+
+def _search(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed: Sequence[Composed], _: bool) -> int:
+    """A search in each cell, once its corners are checked; returns the exit status. Raises: UsageError."""
+    from attnlab.runs.build import prepare_data
+    from attnlab.runs.run import run
+
+    metric, better = _metric_of_search(composed[0], launcher.words)
+    tracking = _ready(composed, launcher)
+    prepare_data([one.resolved for one in composed])
+    chosen = [f"hydra.sweeper.metric={metric}", f"hydra.sweeper.better={better}"]
+    launch(run, [*for_each_job(own, space), *launcher.words, *tracking, *chosen], space, multirun=True)
+    return _conclude(composed[0].runs_dir / composed[0].study, own, metric, better)
+
+
+def cells_and_space(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """A search's cells, as overrides by name, and what it looks in. Raises: UsageError for cells of one name."""
+    jobs, space = split_search(overrides)
+    cells = {cell_name(job): job for job in jobs}
+    if len(cells) < len(jobs):
+        raise UsageError(
+            "two cells of this search would have one name; a search has one seed: give seed=N once, and no setting "
+            "twice"
+        )
+    return cells, space
+
+
+def _metric_of_search(composed: Composed, words: Sequence[str]) -> tuple[str, str]:
+    """The metric that the settings of Hydra ask for, else what the task watches, and which values of it are better."""
+    keys = ("hydra.sweeper.metric=", "hydra.sweeper.better=")
+    asked, better = (next((w.removeprefix(key) for w in reversed(words) if w.startswith(key)), None) for key in keys)
+    if asked is not None and not asked.startswith("val/"):
+        raise UsageError(
+            f"hydra.sweeper.metric must be of the validation part, as val/loss is, got {asked}: settings are chosen "
+            "by the validation part"
+        )
+    task = load("task", composed.get("task"))
+    metric = asked or f"val/{task.monitor.name}"
+    said = {known.name: known.record() for known in task.metrics(composed.resolved)}
+    return metric, better or better_of(metric, said)
+
+
+def _conclude(study: Path, overrides: Sequence[str], metric: str, better: str) -> int:
+    """Says the best trial of every cell; returns the exit status: 1 where a trial failed or none of a cell finished."""
+    from attnlab.runs.record import trials_of
+
+    status = 0
+    cells, space = cells_and_space(overrides)
+    for name in cells:
+        trials = {path: read_json(path / "status.json", {}) for path in trials_of(study, name)}
+        states = [effective_state(path) for path in trials]
+        values = {path: one["final"][metric] for path, one in trials.items() if metric in one.get("final", {})}
+        counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        print(f"{name}: {len(trials)} trials, {counted}")
+        status |= int("failed" in states or not values)
+        if values:
+            best = (min if better == "lower" else max)(values, key=values.__getitem__)
+            config = read_json(best / "run.json", {})["config"]
+            chosen = " ".join(f"{key}={find(config, key)}" for key in (word.partition("=")[0] for word in space))
+            print(f"  best {metric} {values[best]:.4f} with {chosen} in {best}")
+    return status

@@ -1,33 +1,36 @@
-"""
-Launches the runs of a study that are not over, on this machine or a cluster, until nothing is left to launch.
+"""The sweep of a study: cells checked, data prepared, its runs launched until nothing is left to launch.
 
-What a cluster's jobs left without a word is launched again. The launchers are Hydra's: `attnlab.config.engine`.
+It runs after the studies that it needs, on this machine or a cluster. What a cluster's jobs left without a word is
+launched again. The launchers are Hydra's: `attnlab.config.engine`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from attnlab.config import UsageError
-from attnlab.config.compose import ConfigSpace
+from attnlab.config.check import check
+from attnlab.config.compose import Composed, ConfigSpace
 from attnlab.config.engine import launch, launcher_of
-from attnlab.config.identity import run_path
-from attnlab.config.overrides import literal
+from attnlab.config.identity import literal, run_path
+from attnlab.runs.record import code_version, refuse_other_source
 from attnlab.studies import cluster
 from attnlab.studies.cluster import Job, NoAnswer
-from attnlab.studies.monitor import Monitor
-from attnlab.studies.plan import Key, Plan, runs_of
-from attnlab.training.processes import Interrupted
-from attnlab.training.run_directory import ATTEMPTS, RunDirectory, read_json
+from attnlab.studies.monitor import Monitor, say
+from attnlab.studies.plan import Key, Plan, find_study, runs_of
+from attnlab.studies.study_file import load_plan, refuse_changed_cells
+from attnlab.training.processes import Interrupted, leaving
+from attnlab.training.run_directory import ATTEMPTS, SETTLED, RunDirectory, effective_state, read_json, write_json
 
 LAUNCHES = 3  # on a cluster, of what its jobs left without a word
 NOT_OVER = ("missing", "interrupted", "lost")
@@ -48,7 +51,18 @@ class Launcher:
     threads: int | None = None
 
 
-def refuse_incompatible(launcher: Mapping[str, Any], trainers: Iterable[Mapping[str, Any]]) -> None:
+def prepare_launcher(
+    space: ConfigSpace, run: Sequence[str], words: Sequence[str], trainers: Iterable[Mapping[str, Any]]
+) -> Launcher:
+    """The launcher that `words` choose, for runs such as `run` with these trainers. Raises: UsageError."""
+    slurm, settings = launcher_of(space, [*run, *words])
+    if slurm is None:
+        return Launcher(list(words))
+    _refuse_incompatible(slurm, trainers)
+    return Launcher([*words, *settings], is_here=False, threads=slurm["cpus_per_task"])
+
+
+def _refuse_incompatible(launcher: Mapping[str, object], trainers: Iterable[Mapping[str, Any]]) -> None:
     """What Slurm would only say when the jobs have waited for their turn, by the fields of both. Raises: UsageError."""
     if shutil.which("sbatch") is None:
         raise UsageError(
@@ -62,26 +76,13 @@ def refuse_incompatible(launcher: Mapping[str, Any], trainers: Iterable[Mapping[
             "the jobs of one array have one shape, but these runs differ in trainer.num_nodes or trainer.devices: "
             f"{shown}; sweep them one after the other"
         )
-    for nodes, devices in shapes:
-        wanted = {"nodes": ("trainer.num_nodes", nodes), "tasks_per_node": ("trainer.devices", devices)}
-        for field, (key, value) in wanted.items():
+    for shape in shapes:
+        for field, key, value in zip(("nodes", "tasks_per_node"), ("num_nodes", "devices"), shape, strict=True):
             if launcher[field] != value:
                 raise UsageError(
-                    f"hydra.launcher.{field}={launcher[field]} does not fit {key}={value}: Slurm starts one task a "
-                    f"device. Leave hydra.launcher.{field} out, and it follows {key}"
+                    f"hydra.launcher.{field}={launcher[field]} does not fit trainer.{key}={value}: Slurm starts one "
+                    f"task a device. Leave hydra.launcher.{field} out, and it follows trainer.{key}"
                 )
-
-
-def prepare_launcher(
-    space: ConfigSpace, run: Sequence[str], words: Sequence[str], trainers: Iterable[Mapping[str, Any]]
-) -> Launcher:
-    """The launcher that `words` choose, for runs such as `run` with these trainers. Raises: UsageError."""
-    launcher = launcher_of(space, [*run, *words])
-    if not launcher.is_slurm:
-        return Launcher(list(words))
-    refuse_incompatible(launcher.fields, trainers)
-    threads = launcher.fields["cpus_per_task"]
-    return Launcher([*words, *launcher.trainer_words], is_here=False, threads=threads)
 
 
 @contextlib.contextmanager
@@ -130,7 +131,6 @@ class Relaunch:
                 RunDirectory(runs_of(self.plan, self.runs_dir)[key]).give_up(reason)
 
     def _here(self, chosen: Sequence[str]) -> None:
-        """One launch on this machine."""
         pending = self._pending(chosen)
         if not pending:  # another sweep of this study runs what is left
             return
@@ -150,18 +150,19 @@ class Relaunch:
             before = len(cluster.submissions(self.folder))
             self._launch(["progress=plain", *threads, *self.launcher.words], chosen)
             for one in cluster.submissions(self.folder)[before:]:
-                self._say(f"submitted {len(one['runs'])} runs to Slurm as job {one['job']}")
+                say(self.console, f"submitted {len(one['runs'])} runs to Slurm as job {one['job']}")
         if self.detach:
-            self._say(f"`attnlab status {self.plan.study}` shows them, `attnlab cancel {self.plan.study}` stops them")
+            name = self.plan.study
+            say(self.console, f"`attnlab status {name}` shows them, `attnlab cancel {name}` stops them")
             return {}
         try:
-            watch = cluster.Watch(self.folder, self._say)
+            watch = cluster.Watch(self.folder, lambda line: say(self.console, line))
             with Monitor(self.plan, self.runs_dir, self.console, jobs=lambda: watch.jobs):
                 watch.wait(lambda: cluster.states(self.plan, self.runs_dir, {}))
         except NoAnswer as error:
             raise UsageError(f"{error}; the jobs go on, and the same command follows them again") from error
         except (KeyboardInterrupt, Interrupted):
-            self._say(f"the jobs go on; `attnlab cancel {self.plan.study}` stops them")
+            say(self.console, f"the jobs go on; `attnlab cancel {self.plan.study}` stops them")
             raise
         return self._lost(watch.jobs)
 
@@ -176,7 +177,7 @@ class Relaunch:
             was_stopped = (read_json(run / "status.json") or {}).get("state") == "interrupted"
             if job.state == "PREEMPTED" or not was_stopped:
                 lost[key] = job
-                self._say(f"{key[0]} seed={key[1]} was lost: its job ended without a word")
+                say(self.console, f"{key[0]} seed={key[1]} was lost: its job ended without a word")
         return lost
 
     def _pending(self, chosen: Sequence[str]) -> int:
@@ -188,7 +189,6 @@ class Relaunch:
         return sum(state in chosen for state in found.values())
 
     def _launch(self, words: Sequence[str], chosen: Sequence[str]) -> None:
-        """One launch by Hydra."""
         from attnlab.runs.run import run
 
         own = [
@@ -203,5 +203,105 @@ class Relaunch:
         except JobsFailed as error:
             print(f"attnlab: some runs failed, the others went on:\n{error}", file=sys.stderr)
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the sweep of a study and those of the studies that it needs have in common.
+
+    plan_only: print what would be run, and run nothing. detach: submit, and do not wait. conclude: compares a plan's
+    runs in its folder, and gives the exit status.
+    """
+
+    hydra_own: list[str]
+    config_dirs: Sequence[str]
+    plan_only: bool
+    detach: bool
+    console: Console
+    conclude: Callable[[Plan, Path], int]
+
+    def run(self, path: Path, own: Sequence[str], before: tuple[Path, ...] = ()) -> int:
+        """Sweeps a study; `before` are those that need it. Returns the exit status. Raises: UsageError."""
+        from attnlab.runs.build import prepare_data
+
+        with ConfigSpace(self.config_dirs) as space:
+            plan = load_plan(path, own, space)
+            runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
+            refuse_changed_cells(plan, runs_dir, space)
+            pending = {key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in SETTLED}
+            composed = _check_cells(plan, {name for name, _ in pending}, space)
+            launcher = None if self.plan_only else launcher_for(space, plan, self.hydra_own, composed, self.detach)
+        self._announce(plan, len(pending), runs_dir)
+        if not any(plan.jobs()):
+            raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
+        if status := self._run_needed(plan, path, runs_dir, before):
+            return status
+        if self.plan_only:
+            for cell, seed in plan.jobs():
+                say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
+            return 0
+        prepare_data([one.resolved for one in composed])
+        written = runs_dir / plan.study / "plan.json"
+        with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), leaving():
+            _write_plan(plan, written)
+            if pending and launcher:
+                Relaunch(plan, runs_dir, launcher, space, self.console, self.detach).run([*NOT_OVER, "failed"])
+        if self.detach and before and pending:
+            raise UsageError(
+                f"{plan.study} has to be over first, and its runs are submitted; the same command submits the "
+                "rest when they are over"
+            )
+        return 0 if self.detach else self.conclude(plan, written.parent)
+
+    def _run_needed(self, plan: Plan, path: Path, runs_dir: Path, before: tuple[Path, ...]) -> int:
+        for name in plan.needs:
+            needed = find_study(name, beside=path)
+            if needed in (path, *before):
+                raise UsageError(f"{path}: needs {name}, which in turn needs this study")
+            own = [f"study.seeds={plan.seeds}".replace(" ", ""), f"runs_dir={literal(str(runs_dir))}"]
+            if status := self.run(needed, own, (path, *before)):
+                return status
+        return 0
+
+    def _announce(self, plan: Plan, pending: int, runs_dir: Path) -> None:
+        total = sum(1 for _ in plan.jobs())
+        size = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}"
+        lines = [f"{plan.study}: {plan.question}", f"{size}: {total - pending} of {total} runs are done"]
+        lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
+        for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
+            say(self.console, line)
+
+
+def launcher_for(
+    space: ConfigSpace, plan: Plan, words: Sequence[str], composed: Sequence[Composed], detach: bool
+) -> Launcher:
+    """The launcher for these cells. Raises: UsageError where it cannot serve them, or this machine cannot."""
+    from attnlab.runs.build import refuse_for_this_machine
+    from attnlab.runs.views import settle_mode
+
+    first = plan.overrides(plan.cells[0])
+    launcher = prepare_launcher(space, first, words, [one.resolved["trainer"] for one in composed])
+    if detach and launcher.is_here:
+        raise UsageError("--detach leaves the runs to Slurm: add hydra/launcher=slurm, or leave --detach out")
+    for one in composed if launcher.is_here else ():
+        refuse_for_this_machine(one.resolved)
+    return replace(launcher, words=[*launcher.words, *settle_mode(one.resolved for one in composed)])
+
+
+def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Composed]:
+    """Every cell that will run is checked and its model built without memory. Raises: UsageError."""
+    from attnlab.runs.build import dry_build
+
+    composed = [space.compose(plan.overrides(cell)) for cell in plan.cells if cell.name in names]
+    for one in composed:
+        check(one)
+    for one in composed:
+        dry_build(one.resolved)
+        refuse_other_source(one)
+    return composed
+
+
+def _write_plan(plan: Plan, path: Path) -> None:
+    before = read_json(path, {})
+    now = asdict(replace(plan, code=before.get("code") or dict(code_version())))
+    if before != now:
+        write_json(path, now)

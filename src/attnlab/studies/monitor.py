@@ -18,7 +18,7 @@ from attnlab.config.identity import run_path
 from attnlab.studies.cluster import Job, states
 from attnlab.studies.plan import Key, Plan, runs_of
 from attnlab.training.metrics import parts_of
-from attnlab.training.run_directory import SETTLED, read_json
+from attnlab.training.run_directory import ENDED, read_json
 
 SHOWN = {
     "finished": ("done", "green"),
@@ -31,14 +31,16 @@ SHOWN = {
     "lost": ("lost", "yellow"),
     "missing": ("waiting", "dim"),
 }
-OVER = (*SETTLED, "failed")
 EVERY_SECONDS = 1.0
 
 
-def duration(seconds: float | None) -> str:
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
     """Seconds as 45 s, 3 min 20 s or 2 h 5 min."""
-    if seconds is None:
-        return "-"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -54,16 +56,13 @@ class Snapshot:
         self.plan = plan
         self.state = states(plan, runs_dir, jobs)
         self.job = {key: job for key in self.state if (job := jobs.get(run_path(*key)))}
-        self.status: dict[Key, dict[str, Any]] = {
-            key: read_json(directory / "status.json") or {} for key, directory in runs_of(plan, runs_dir).items()
-        }
+        runs = runs_of(plan, runs_dir).items()
+        self.status: dict[Key, dict[str, Any]] = {key: read_json(run / "status.json") or {} for key, run in runs}
 
     def count(self, *states: str) -> int:
-        """How many runs are in one of `states`."""
         return sum(state in states for state in self.state.values())
 
     def of_cell(self, name: str) -> list[Key]:
-        """The runs of one cell."""
         return [key for key in self.state if key[0] == name]
 
     def metric(self, name: str) -> str:
@@ -78,7 +77,7 @@ class Snapshot:
     def _latest(self, key: Key) -> str:
         latest = self.status[key].get("latest", {})
         wanted = f"val/{parts_of(self.plan.metric['name'])[1].removeprefix('sliding_')}"
-        best = next((n for n in (wanted, "val/nats", "train/nats") if isinstance(latest.get(n), int | float)), None)
+        best = next((n for n in (wanted, "val/loss", "train/loss") if isinstance(latest.get(n), int | float)), None)
         return f"({best} {latest[best]:.3f})" if best else ""
 
     def left(self) -> str:
@@ -99,7 +98,7 @@ def seconds_left(states: Mapping[Key, str], statuses: Mapping[Key, Mapping[str, 
         return None
     waiting = sum(state in ("missing", "interrupted", "queued", "lost") for state in states.values())
     left = waiting + sum(1 - share for share in shares)
-    return left * (sum(spent) / len(spent)) / max(1, len(running))
+    return float(left * (sum(spent) / len(spent)) / max(1, len(running)))
 
 
 class Monitor:
@@ -129,30 +128,27 @@ class Monitor:
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4, transient=True) as live:
                 while not self._stop.wait(EVERY_SECONDS):
-                    live.update(self.table(self._look()))
+                    live.update(self._table(self._look()))
             return
         while not self._stop.wait(EVERY_SECONDS):
-            self._report_changes()
-        self._report_changes()
+            self._report_changes(self._look())
+        self._report_changes(self._look())
 
-    def _report_changes(self) -> None:
-        snapshot = self._look()
+    def _report_changes(self, snapshot: Snapshot) -> None:
         for (cell, seed), state in snapshot.state.items():
             before, self._seen[cell, seed] = self._seen.get((cell, seed)), state
-            if state == before or state not in OVER:
+            if state == before or state not in ENDED:
                 continue
             status = snapshot.status[cell, seed]
             value = status.get("final", {}).get(self.plan.metric["name"])
             figure = f", {self.plan.metric['name']} {value:.4f}" if isinstance(value, int | float) else ""
             error = f": {status['error']}" if status.get("error") else ""
-            over = f"[{snapshot.count(*OVER)}/{len(snapshot.state)}]"
+            over = f"[{snapshot.count(*ENDED)}/{len(snapshot.state)}]"
             spent = "; ".join(filter(None, [duration(time.time() - self.started), snapshot.left()]))
-            line = f"{over} {cell} seed={seed} {state}{figure}{error} (at {spent})"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(self.console, f"{over} {cell} seed={seed} {state}{figure}{error} (at {spent})")
 
-    def table(self, snapshot: Snapshot) -> Table:
-        """The table of cells, with how far all of them are."""
-        over, spent = f"{snapshot.count(*OVER)} of {len(snapshot.state)} runs over", time.time() - self.started
+    def _table(self, snapshot: Snapshot) -> Table:
+        over, spent = f"{snapshot.count(*ENDED)} of {len(snapshot.state)} runs over", time.time() - self.started
         return status_table(snapshot, ", ".join(filter(None, [over, f"{duration(spent)} so far", snapshot.left()])))
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attnlab.config import UsageError
 from attnlab.config.compose import shipped
-from attnlab.config.identity import inherit, run_path
-from attnlab.config.overrides import key_and_text, literal
+from attnlab.config.identity import inherit, key_and_text, literal, run_path
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import check_plan, did_you_mean
 
@@ -22,7 +21,7 @@ class Cell:
     """One arm of a study: its choices, the overrides that make it, and why its parts are incompatible, if they are."""
 
     name: str
-    choices: dict[str, Any]
+    choices: dict[str, object]
     overrides: list[str]
     skip: str | None = None
 
@@ -33,14 +32,14 @@ class Plan:
 
     study: str
     question: str
-    factors: dict[str, list[Any]]
-    baseline: dict[str, Any]
+    factors: Mapping[str, Sequence[object]]
+    baseline: Mapping[str, object]
     cells: list[Cell]
     seeds: list[int]
     metric: dict[str, Any]
     claims: list[dict[str, Any]] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
-    code: dict[str, Any] = field(default_factory=dict)
+    code: dict[str, object] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
@@ -54,10 +53,6 @@ class Plan:
         """The overrides of one run, by default of the first seed: `attnlab train` with them gives the same run."""
         named = [f"study.name={literal(self.study)}", f"cell={literal(cell.name)}"]
         return inherit([*self.shared, *cell.overrides, *named, f"seed={self.seeds[0] if seed is None else seed}"])
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data for plan.json."""
-        return asdict(self)
 
 
 def runs_of(plan: Plan, runs_dir: Path) -> dict[Key, Path]:
@@ -74,9 +69,7 @@ def read_plan(path: Path) -> Plan:
         check_plan(data)
         return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
     except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise UsageError(
-            f"{path} is no plan ({error}); `attnlab sweep STUDY` writes it anew where it is removed"
-        ) from error
+        raise UsageError(f"{path} is no plan ({error}); remove it, and `attnlab sweep STUDY` writes it anew") from error
 
 
 def plan_of_runs(folder: Path) -> Plan:
@@ -86,7 +79,7 @@ def plan_of_runs(folder: Path) -> Plan:
     from attnlab.analysis.reader import Metric, load_study
 
     study = load_study(folder)
-    metric = study.metric or Metric("val/nats")
+    metric = study.metric or Metric("val/loss")
     cells = [Cell(cell.name, dict(cell.choices), list(cell.overrides), cell.skip) for cell in study.cells]
     primary = {"name": metric.name, "better": metric.better, "margin": None}
     return Plan(folder.name, study.question, study.factors, study.baseline, cells, study.seeds, primary)
@@ -99,22 +92,17 @@ def available_studies() -> list[str]:
 
 def find_study(name: str, beside: Path | None = None) -> Path:
     """The study.yaml of a study's name, folder or file; neighbours of `beside` come first. Raises: UsageError."""
-    path = Path(name)
-    for candidate in (
-        *([beside.parent.parent / name / "study.yaml"] if beside else []),
-        path,
-        path / "study.yaml",
-        Path("experiments", name, "study.yaml"),
-        shipped("experiments") / name / "study.yaml",
-    ):
+    path, known = Path(name), available_studies()
+    folders = (Path("."), Path("experiments"), shipped("experiments"))
+    neighbour = [beside.parent.parent / name / "study.yaml"] if beside else []
+    for candidate in (*neighbour, path, *(folder / name / "study.yaml" for folder in folders)):
         if candidate.is_file():
             return candidate.resolve()
-    known = available_studies()
     if path.is_dir():
         raise UsageError(f"{name}: there is no study.yaml in this folder")
+    near = did_you_mean(name, known)
     raise UsageError(
-        f"{name}: there is no such study; give one of {', '.join(known)}, or a folder with a study.yaml."
-        + did_you_mean(name, known)
+        f"{name}: there is no such study; give one of {', '.join(known)}, or a folder with a study.yaml.{near}"
     )
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnlab.config import UsageError
-from attnlab.config.check import incompatible, is_folder_name
-from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace, read_yaml, yaml_value
-from attnlab.config.identity import cell_name, outside_identity, refuse_drift, twins
-from attnlab.config.overrides import as_value, key_and_text, parse_word, readable
+from attnlab.config import UsageError, usage_errors
+from attnlab.config.check import FOLDER_NAME, incompatible, is_folder_name
+from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace, read_yaml
+from attnlab.config.identity import (
+    as_value,
+    cell_name,
+    key_and_text,
+    key_and_value,
+    outside_identity,
+    parse_word,
+    readable,
+    refuse_drift,
+    twins,
+)
 from attnlab.config.seams import load
+from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
 from attnlab.training.metrics import known_better
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
@@ -27,16 +37,15 @@ OF_A_STUDY = ["study.name", "study.seeds"]  # what the command line sets of a st
 
 
 def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
-    """
-    Reads a study and compiles it under further overrides; cells of incompatible parts carry the reason.
+    """Reads a study and compiles it under further overrides; cells of incompatible parts carry the reason.
 
     Raises: UsageError for a study.yaml that cannot be read or names what does not exist.
     """
     own = dict(key_and_text(o) for o in overrides if o.startswith("study.") and "=" in o)
     name = own.get("study.name", path.parent.name if path.name == "study.yaml" else path.stem)
     if not is_folder_name(name):
-        raise UsageError(f"study.name={name!r}: expected the name of one folder, without / and not starting with a dot")
-    with _of_file(path):
+        raise UsageError(must_be("study.name", FOLDER_NAME, name))
+    with usage_errors(f"{path}: "):
         raw = _read(path)
         _refuse_identity(raw)
         cells = _cells(raw)
@@ -66,15 +75,6 @@ def refuse_changed_cells(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None
     for (name, seed), directory in runs_of(plan, runs_dir).items():
         if (directory / "run.json").is_file():
             refuse_drift(directory, space.compose(plan.overrides(cells[name])).with_seed(seed))
-
-
-@contextlib.contextmanager
-def _of_file(path: Path) -> Iterator[None]:
-    """What is wrong with a study is said of its file."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -110,18 +110,18 @@ def _key_of_one_choice(place: str, word: str) -> str:
         parsed = parse_word(readable([word])[0])
     except UsageError as error:
         raise ValueError(wanted) from error
-    if parsed.is_sweep:
+    if parsed.is_sweep_override():
         raise ValueError(f"{place} must set one value of each field, got {word!r}; choices to compare are factors")
-    if not parsed.key or (place == "factors" and parsed.is_delete):
+    if not parsed.key_or_group or (place == "factors" and parsed.is_delete()):
         raise ValueError(wanted)
-    return parsed.key
+    return parsed.key_or_group
 
 
 def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
     """A further override changes all cells alike: not what tells them from one another, nor a run's own identity."""
-    varied = {_key(o) for cell in cells for o in cell.overrides}
+    varied = {key_and_value(o)[0] for cell in cells for o in cell.overrides}
     for override in overrides:
-        key = _key(override)
+        key, _ = key_and_value(override)
         if key.startswith("study.") and key not in OF_A_STUDY:
             near = did_you_mean(key, OF_A_STUDY)
             raise UsageError(f"{override}: of a study, study.name and study.seeds can be set here.{near}")
@@ -130,28 +130,17 @@ def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
         if key in ("run_dir", "cell"):
             raise UsageError(f"{override}: every run of a study has its own; set runs_dir or study.name")
         if key in varied:
-            what = f"{key} is what the cells of this study differ in"
-            raise UsageError(f"{override}: {what}; change study.yaml, or set another field")
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")
+            raise UsageError(
+                f"{override}: {key} is what the cells of this study differ in; change study.yaml, or set another field"
+            )
 
 
 def _seeds(given: str) -> list[int]:
-    """The seeds that the command line asks for."""
-    try:
-        value = yaml_value(given)
-    except ValueError as error:
-        raise UsageError(f"study.seeds={given}: seeds must be a number or a list, got {given!r}") from error
-    try:
-        return checked_seeds(value)
-    except ValueError as error:
-        raise UsageError(f"study.seeds={given}: {error}") from error
+    with usage_errors("study."):
+        return checked_seeds(parse_word(f"study.seeds={given}").value())
 
 
 def _cells(raw: Mapping[str, Any]) -> list[Cell]:
-    """The grid of the factors, and the single cells after it."""
     factors = raw["factors"]
     count = len(raw["cells"]) + (math.prod(map(len, factors.values())) if factors else 0)
     if not 1 <= count <= MOST_CELLS:
@@ -166,11 +155,11 @@ def _cells(raw: Mapping[str, Any]) -> list[Cell]:
         cells.append(Cell(cell_name(overrides), choices, overrides))
     for name, overrides in ((single["name"], single["overrides"]) for single in raw["cells"]):
         if not is_folder_name(name):
-            raise ValueError(f"{name!r} is no name of a cell; expected the name of one folder, without /")
+            raise ValueError(must_be("cells: name", FOLDER_NAME, name))
         cells.append(Cell(name, {"cell": name}, readable(overrides)))
-    names = [cell.name for cell in cells]
-    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
-        raise ValueError(f"each cell must have a name of its own, got {twice} twice")
+    name, times = Counter(cell.name for cell in cells).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"each cell must have a name of its own, got {name} twice")
     return cells
 
 
@@ -180,24 +169,23 @@ def _with_reasons(plan: Plan, path: Path, space: ConfigSpace) -> Plan:
         print(f"{plan.study}: checking {len(plan.cells):,} cells", file=sys.stderr)
     composed = {cell.name: space.compose(plan.overrides(cell)) for cell in plan.cells}
     cells = [replace(cell, skip="; ".join(incompatible(composed[cell.name])) or None) for cell in plan.cells]
-    with _of_file(path):
+    with usage_errors(f"{path}: "):
         if alike := twins((cell.name, composed[cell.name].resolved) for cell in cells if cell.skip is None):
-            one, other = alike
-            raise ValueError(f"{one} and {other} must be different cells, and are one configuration; leave one out")
+            both = " and ".join(alike)
+            raise ValueError(f"{both} must be different cells, and are one configuration; leave one out")
         plan = replace(plan, cells=cells)
         _refuse_unreported(plan, composed)
     return plan
 
 
-def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+def _choices_of(where: str, wanted: Mapping[str, object], cells: Sequence[Cell]) -> dict[str, object]:
     """The choices that are wanted, as the cells write them. Raises: ValueError where no cell has them."""
-    found = next((cell for cell in cells if _has(cell, wanted)), None)
-    if found is not None:
-        return {key: found.choices[key] for key in wanted}
+    if found := [cell for cell in cells if _has(cell, wanted)]:
+        return {key: found[0].choices[key] for key in wanted}
     known = sorted({key for cell in cells for key in cell.choices})
     for key, value in wanted.items():
         if key not in known:
-            near = did_you_mean(str(key), known)
+            near = did_you_mean(key, known)
             raise ValueError(f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{near}")
         if not any(_has(cell, {key: value}) for cell in cells):
             values = list(dict.fromkeys(_in_line(cell.choices[key]) for cell in cells if key in cell.choices))
@@ -208,7 +196,7 @@ def _choices_of(where: str, wanted: Mapping[str, Any], cells: Sequence[Cell]) ->
     raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
 
 
-def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
+def _has(cell: Cell, wanted: Mapping[str, object]) -> bool:
     return all(key in cell.choices and same(cell.choices[key], value) for key, value in wanted.items())
 
 
@@ -230,15 +218,15 @@ def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     return claim | {"against": against | {"cell": other}}
 
 
-def _shown(choices: Mapping[str, Any]) -> str:
+def _shown(choices: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={_in_line(value)}" for key, value in choices.items())
 
 
-def _in_line(value: Any) -> str:
+def _in_line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
     """Every metric that the plan names: where it does, the metric, and the choices of the cells that have it."""
     yield "metric.name", plan.metric["name"], {}
     for claim in plan.claims:
@@ -250,25 +238,23 @@ def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
-    """
-    Raises: ValueError for a metric that no run which it is asked of can report, and where a run's task says that other
-    values of the primary metric are better.
-    """
+    """Raises: ValueError for a metric that none of its runs can report, or whose other values the task calls better."""
     from attnlab.training import Task
 
     for where, metric, wanted in _metrics(plan):
-        configs = [composed[cell.name].resolved for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
-        tasks = [(load("task", config["task"]), config) for config in configs]
-        for task, config in tasks if where == "metric.name" else ():
-            said = {known.name: known.record() for known in task.metrics(config)} if issubclass(task, Task) else {}
-            better = known_better(metric, said) or plan.metric["better"]
+        runs = [composed[cell.name] for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
+        tasks = [(load("task", run.get("task")), run) for run in runs]
+        for task, run in tasks if where == "metric.name" else ():
+            known = task.metrics(run.resolved) if issubclass(task, Task) else ()
+            better = known_better(metric, {one.name: one.record() for one in known}) or plan.metric["better"]
             if better != plan.metric["better"]:
-                given = f"task={config['task']['_target_']} says so, got {plan.metric['better']}"
+                given = f"task={run.names['task']} says so, got {plan.metric['better']}"
                 raise ValueError(f"metric.better must be {better}, for {given}; write better: {better}")
-        if not tasks or any(not issubclass(task, Task) or task.reports(metric, config) for task, config in tasks):
+        if not tasks or any(not issubclass(task, Task) or task.reports(metric, run.resolved) for task, run in tasks):
             continue
-        names = list(
-            dict.fromkeys(name for task, config in tasks for known in task.metrics(config) for name in known.names())
+        reported = (one for task, run in tasks for one in task.metrics(run.resolved))
+        names = list(dict.fromkeys(name for one in reported for name in one.names()))
+        raise ValueError(
+            f"{where} must be one of what these runs report, got {metric}.{did_you_mean(metric, names)} They report "
+            f"{', '.join(names)}"
         )
-        near, known = did_you_mean(metric, names), ", ".join(names)
-        raise ValueError(f"{where} must be one of what these runs report, got {metric}.{near} They report {known}")

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -16,7 +15,8 @@ from rich.text import Text
 
 from attnlab.analysis import Comparison, Study, StudyReader, compare, parts_of_study, print_comparison
 from attnlab.studies.cluster import Job, known_jobs
-from attnlab.studies.monitor import OVER, duration, seconds_left
+from attnlab.studies.monitor import duration, seconds_left
+from attnlab.training.run_directory import ENDED
 
 # Between two runs of a sweep, and before its first one, no process owns a run for a while.
 PATIENCE_SECONDS = 30.0
@@ -32,12 +32,11 @@ def watch(
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
 ) -> Comparison | None:
-    """
-    Shows a study's comparison and the progress of its runs every so many seconds, until nothing runs, or Ctrl-C.
+    """Shows a study's comparison and the progress of its runs every so many seconds, until nothing runs, or Ctrl-C.
 
     On a terminal it is redrawn and the last one stays; elsewhere it is printed when it has changed. Returns the last.
     """
-    reader, quiet = StudyReader(folder), Quiet(folder, jobs, clock)
+    reader, busy = StudyReader(folder), clock()
     comparison: Comparison | None = None
     seen: Study | None = None
     before = ""
@@ -56,7 +55,10 @@ def watch(
                     console.file.write(("\n" if before else "") + lines + text)
                     console.file.flush()
                     before = text
-                if quiet.is_over(study):
+                if all(run.state in ENDED for run in study.runs.values()):
+                    break
+                busy = clock() if _is_busy(study, folder, jobs) else busy
+                if clock() - busy >= PATIENCE_SECONDS:
                     break
                 pause(max(every, REST * (clock() - began)))
     except KeyboardInterrupt:
@@ -66,28 +68,17 @@ def watch(
     return comparison
 
 
-class Quiet:
-    """Tells when there is nothing more to wait for: all planned runs are over, or none has had an owner for a while."""
-
-    def __init__(self, folder: Path, jobs: Callable[[Path], Mapping[str, Job]], clock: Callable[[], float]) -> None:
-        self.folder, self.jobs, self.clock = folder, jobs, clock
-        self.busy = clock()
-
-    def is_over(self, study: Study) -> bool:
-        """Whether nothing runs, is queued, or may be about to start."""
-        states = [run.state for run in study.runs.values()]
-        if all(state in OVER for state in states):
-            return True
-        if "running" in states or any(job.is_live for job in self.jobs(self.folder).values()):
-            self.busy = self.clock()
-        return self.clock() - self.busy >= PATIENCE_SECONDS
+def _is_busy(study: Study, folder: Path, jobs: Callable[[Path], Mapping[str, Job]]) -> bool:
+    """Whether a run has an owner, or will have one: Slurm has its job."""
+    is_running = any(run.state == "running" for run in study.runs.values())
+    return is_running or any(job.is_live for job in jobs(folder).values())
 
 
 def progress(study: Study) -> list[str]:
     """How many runs are in which state, how far each running one is, and an estimate of what is left."""
     states = {key: run.state for key, run in study.runs.items()}
     counts = Counter(states.values())
-    over = sum(counts[state] for state in OVER)
+    over = sum(counts[state] for state in ENDED)
     if over == len(states):
         return []
     left = seconds_left(states, {key: run.status for key, run in study.runs.items()})
@@ -97,8 +88,8 @@ def progress(study: Study) -> list[str]:
     running = [run for run in study.runs.values() if run.state == "running"]
     labels = {cell.name: study.label(cell) for cell in study.cells}
     for run in running[:MOST_RUNNING]:
-        step, most, left = (run.status.get(name) for name in ("step", "max_steps", "eta"))
-        rest = f", about {duration(left)} left" if isinstance(left, int | float) else ""
+        step, most, eta = (run.status.get(name) for name in ("step", "max_steps", "eta"))
+        rest = f", about {duration(eta)} left" if isinstance(eta, int | float) else ""
         lines.append(f"  {labels[run.cell]} seed={run.seed}: step {step or 0} of {most or '?'}{rest}")
     if len(running) > MOST_RUNNING:
         lines.append(f"  and {len(running) - MOST_RUNNING} more")
@@ -110,7 +101,12 @@ def rendered(comparison: Comparison, console: Console) -> str:
     data = io.BytesIO()
     file = io.TextIOWrapper(data, encoding=console.encoding, errors="replace", newline="\n", write_through=True)
     colours = console.color_system if console.is_terminal else None
-    look: dict[str, Any] = {"force_terminal": console.is_terminal, "color_system": colours}
-    alike = Console(file=file, width=console.width, **look)
+    is_terminal = console.is_terminal
+    alike = Console(
+        file=file,
+        width=console.width,
+        force_terminal=is_terminal,
+        color_system=colours,  # type: ignore[arg-type]
+    )
     print_comparison(comparison, alike)
     return data.getvalue().decode(console.encoding)

@@ -1,5 +1,4 @@
-"""
-Worker processes of a launch on this machine: each trains one run at a time, and dies alone.
+"""Worker processes of a launch on this machine: each trains one run at a time, and dies alone.
 
 A pool of joblib's is lost, with all that it trains, when the system kills one of its processes.
 """
@@ -35,10 +34,10 @@ class Job:
     """One run of a launch: what a worker calls to train it, or to say why it is given up; how often it was killed."""
 
     name: str
-    train: Callable[[], Any]
-    give_up: Callable[[str], Callable[[], Any]]
+    train: Callable[[], object]
+    give_up: Callable[[str], Callable[[], object]]
     kills: int = 0
-    result: Any = None
+    result: object = None
 
 
 class Killed(RuntimeError):
@@ -52,7 +51,7 @@ class Worker:
         self._pool: ProcessPoolExecutor | None = None
         self._told: int | None = None
 
-    def do(self, function: Callable[..., Any], *arguments: object) -> Any:
+    def do(self, function: Callable[..., object], *arguments: object) -> object:
         """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
         self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin)
         try:
@@ -81,7 +80,7 @@ class Worker:
 class Workers:
     """Trains the jobs of a launch; `failed` makes the result of one that returned none."""
 
-    def __init__(self, jobs: Sequence[Job], failed: Callable[[Exception], Any]) -> None:
+    def __init__(self, jobs: Sequence[Job], failed: Callable[[Exception], object]) -> None:
         self.jobs, self.failed = list(jobs), failed
         self._waiting = deque(self.jobs)
         self._workers: list[Worker] = []
@@ -89,8 +88,7 @@ class Workers:
         self._memory_kills = _memory_kills()
 
     def run(self, at_once: int) -> list[Any]:
-        """
-        Trains all jobs, so many at a time (-1: as many as there are cores), and returns what came of each.
+        """Trains all jobs, so many at a time (-1: as many as there are cores), and returns what came of each.
 
         A run whose process is killed is launched again after the others, RELAUNCHES times. What interrupts this is
         passed on to the workers, which save before they end; interrupted again, it ends them at once.
@@ -121,7 +119,6 @@ class Workers:
             raise
 
     def _work(self, worker: Worker) -> None:
-        """Does what waits until nothing does."""
         if hasattr(signal, "pthread_sigmask"):  # which a process inherits: Ctrl-C would break into its imports
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -176,18 +173,16 @@ def fail(reason: str, composed: Composed) -> None:
 
 
 def _begin() -> None:
-    """At the start of a worker."""
     # A terminal sends Ctrl-C to all processes, of which the first tells the others to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_ancestors()
     # loky makes its own way of starting processes the usual one, which ranks and loaders of data do not know.
-    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
+    multiprocessing.set_start_method(None, force=True)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
 
 
 def _memory_kills() -> int:
-    """How many processes this system has killed because memory ran out."""
     try:
         words = Path("/proc/vmstat").read_text().split()
         return int(words[words.index("oom_kill") + 1])

@@ -1,8 +1,7 @@
 """Tasks: a model, what it is trained to do, and the figures that say how well it does it."""
 
-from attnlab.tasks.causal_lm import CausalLanguageModelling
 from attnlab.tasks.classification import Classification, ImageClassification, SequenceClassification
-from attnlab.tasks.denoising import MaskedLanguageModelling, SpanCorruption
+from attnlab.tasks.language_modelling import CausalLanguageModelling, MaskedLanguageModelling, SpanCorruption
 from attnlab.tasks.pretrained import EncoderTask
 from attnlab.tasks.span_extraction import SpanExtraction
 from attnlab.tasks.token_classification import TokenClassification

@@ -22,7 +22,7 @@ from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.pretrained import EncoderTask, load_pretrained_vit, mask_for
 from attnlab.tasks.translation import mask_of
 from attnlab.training.loss import LossSums, cross_entropy_sums
-from attnlab.training.metrics import ACCURACY, MACRO_F1, NATS, SMOOTHED_NATS, Metric
+from attnlab.training.metrics import ACCURACY, LOSS, LOSS_SMOOTHED, MACRO_F1, Metric
 from attnlab.training.task import Batch, Task
 from attnlab.training.tracking import NUM_SAMPLES, Table, Thumbnail, thumbnail
 
@@ -36,16 +36,17 @@ class Classification(Task):
     """
 
     monitor = ACCURACY
-    headline = ("val/nats", "val/accuracy", "val/macro_f1", "test/accuracy", "test/macro_f1")
+    headline = ("val/loss", "val/accuracy", "val/macro_f1", "test/accuracy", "test/macro_f1")
+    validates_figures = True
 
     def __init__(self, model: nn.Module, label_smoothing: Rate = 0.0) -> None:
         super().__init__(model)
         self.label_smoothing = label_smoothing
-        self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+        self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        return [NATS, *([SMOOTHED_NATS] if config["task"].get("label_smoothing") else []), ACCURACY, MACRO_F1]
+        return [LOSS, *([LOSS_SMOOTHED] if config["task"].get("label_smoothing") else []), ACCURACY, MACRO_F1]
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
@@ -58,14 +59,11 @@ class Classification(Task):
     def loss_sums(self, batch: Batch) -> LossSums:
         logits_BC, labels_B = self.logits(batch), batch["labels"]
         if "targets" in batch:
-            smoothed, nats = shared_cross_entropy_sums(logits_BC, batch["targets"], self.label_smoothing)
+            smoothed, loss = shared_cross_entropy_sums(logits_BC, batch["targets"], self.label_smoothing)
         else:
-            smoothed, nats = cross_entropy_sums(logits_BC, labels_B, self.label_smoothing)
+            smoothed, loss = cross_entropy_sums(logits_BC, labels_B, self.label_smoothing)
         auxiliary = {"accuracy": (logits_BC.argmax(dim=1) == labels_B).sum()}
-        return LossSums(smoothed, len(labels_B), auxiliary | ({"nats": nats} if self.label_smoothing else {}))
-
-    def validate(self, data: Any) -> dict[str, float]:
-        return self.evaluate(data, "validation")
+        return LossSums(smoothed, len(labels_B), auxiliary | ({"loss": loss} if self.label_smoothing else {}))
 
     def figures(self, data: Any, split: str) -> dict[str, float]:
         loader, labels = data.evaluation_loader(split), data.labels(split)
@@ -143,9 +141,9 @@ class SequenceClassification(Classification, EncoderTask):
 def shared_cross_entropy_sums(logits_BC: Tensor, targets_BC: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """`cross_entropy_sums` where each class has a share of the target; the same where one class has it all."""
     logits_BC = logits_BC.float()
-    nats = F.cross_entropy(logits_BC, targets_BC, reduction="sum")
-    smoothed = F.cross_entropy(logits_BC, targets_BC, reduction="sum", label_smoothing=smoothing) if smoothing else nats
-    return smoothed, nats.detach()
+    loss = F.cross_entropy(logits_BC, targets_BC, reduction="sum")
+    smoothed = F.cross_entropy(logits_BC, targets_BC, reduction="sum", label_smoothing=smoothing) if smoothing else loss
+    return smoothed, loss.detach()
 
 
 def macro_f1(predicted: Sequence[int], labels: Sequence[int], num_classes: int) -> float:

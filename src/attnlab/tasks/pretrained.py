@@ -12,7 +12,7 @@ from attnlab.data.special_tokens import SpecialTokens
 from attnlab.models.base import Encoder
 from attnlab.models.heads import EncoderHead
 from attnlab.models.vit import ViT
-from attnlab.training.checkpoint_files import UnusableCheckpoint, read_checkpoint
+from attnlab.training.checkpoints import UnusableCheckpoint, read_checkpoint
 from attnlab.training.task import Task
 
 
@@ -20,7 +20,10 @@ class EncoderTask(Task):
     """A task whose model is an EncoderHead. pretrained: the directory of a run whose encoder this one starts from."""
 
     model_type: ClassVar[type] = Encoder
-    pretrained: str | None = None
+
+    def __init__(self, head: nn.Module, pretrained: str | None = None) -> None:
+        super().__init__(head)
+        self.pretrained = pretrained
 
     def initialise(self) -> list[str]:
         if self.pretrained is None:

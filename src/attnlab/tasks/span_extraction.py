@@ -29,7 +29,7 @@ from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.pretrained import EncoderTask, mask_for
 from attnlab.tasks.translation import mask_of
 from attnlab.training.loss import LossSums, cross_entropy_sums
-from attnlab.training.metrics import ACCURACY, EXACT_MATCH, F1, NATS, Metric
+from attnlab.training.metrics import ACCURACY, EXACT_MATCH, F1, LOSS, Metric
 from attnlab.training.task import Batch
 from attnlab.training.tracking import NUM_SAMPLES, Table
 
@@ -58,7 +58,8 @@ class SpanExtraction(EncoderTask):
     the answer is "" if "not here" is more probable in every window. dropout, token_dropout: see EncoderHead.
     """
 
-    headline = ("val/nats", "val/exact_match", "val/f1", "test/exact_match", "test/f1")
+    headline = ("val/loss", "val/exact_match", "val/f1", "test/exact_match", "test/f1")
+    validates_figures = True
     data_type: ClassVar[type] = SpanExtractionData
 
     def __init__(
@@ -70,19 +71,16 @@ class SpanExtraction(EncoderTask):
         dropout: Rate = 0.1,
         token_dropout: Rate = 0.0,
     ) -> None:
-        super().__init__(
-            SpanFinder(
-                model, dropout=dropout, token_dropout=token_dropout, mask=mask_for(token_dropout, special_tokens)
-            )
-        )
-        self.pretrained, self.max_answer = pretrained, max_answer
+        mask = mask_for(token_dropout, special_tokens)
+        super().__init__(SpanFinder(model, dropout=dropout, token_dropout=token_dropout, mask=mask), pretrained)
+        self.max_answer = max_answer
         segments = getattr(model, "segments", None)
         if segments is not None and segments.num_embeddings < 2:
             raise ValueError("model.num_segments=1: question and text are two; leave it out, or give 2, or 0 for none")
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        return [NATS, ACCURACY, EXACT_MATCH, replace(F1, words="F1 of answers (0 to 100)")]
+        return [LOSS, ACCURACY, EXACT_MATCH, replace(F1, words="F1 of answers (0 to 100)")]
 
     def loss_sums(self, batch: Batch) -> LossSums:
         start_BT, end_BT = self.logits(batch)
@@ -104,9 +102,6 @@ class SpanExtraction(EncoderTask):
         start_BT, end_BT = (logits_BT.float().log_softmax(dim=1) for logits_BT in self.logits(batch))
         return best_spans(start_BT, end_BT, batch["is_text"], self.max_answer)
 
-    def validate(self, data: SpanExtractionData) -> dict[str, float]:
-        return self.evaluate(data, "validation")
-
     def figures(self, data: SpanExtractionData, split: str) -> dict[str, float]:
         """As every task's; outputs/<split>.answers.json has the answers by the questions' ids."""
         loader, part = data.evaluation_loader(split), data.split(split)
@@ -120,10 +115,8 @@ class SpanExtraction(EncoderTask):
         found, asked = json.loads(self.outputs.get(f"{split}.answers.json", "{}")), data.split(split).texts
         wanted = {question.id: [text for text, _ in question.answers] or [""] for question in asked}
         wrong = [question for question in asked if found.get(question.id) not in wanted[question.id]] or asked
-        rows = [
-            (one.text, " | ".join(dict.fromkeys(wanted[one.id])), found.get(one.id, "")) for one in wrong[:NUM_SAMPLES]
-        ]
-        return Table(("question", "answers", "answered"), rows)
+        shown = [(one.text, " | ".join(dict.fromkeys(wanted[one.id])), found.get(one.id, "")) for one in wrong]
+        return Table(("question", "answers", "answered"), shown[:NUM_SAMPLES])
 
 
 def best_spans(start_BT: Tensor, end_BT: Tensor, is_text_BT: Tensor, longest: int) -> list[Found]:
@@ -177,8 +170,7 @@ def exact_match(answer: str, reference: str) -> float:
 
 
 def word_f1(answer: str, reference: str) -> float:
-    """The harmonic mean of the shares of the words of each that the other has; where one has no
-    word, 1 if neither has, else 0."""
+    """The harmonic mean of the shares of the words of each that the other has; where one has none, 1 if neither has."""
     given, wanted = compared(answer, reference)
     if not given or not wanted:
         return float(given == wanted)

@@ -21,7 +21,7 @@ from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.pretrained import EncoderTask, mask_for
 from attnlab.tasks.translation import mask_of
 from attnlab.training.loss import LossSums, cross_entropy_sums
-from attnlab.training.metrics import ACCURACY, F1, NATS, PRECISION, RECALL, Metric, prefix_of
+from attnlab.training.metrics import ACCURACY, F1, LOSS, PRECISION, RECALL, Metric, prefix_of
 from attnlab.training.task import Batch
 from attnlab.training.tracking import NUM_SAMPLES, Table
 
@@ -35,14 +35,15 @@ class TokenClassification(EncoderTask):
     entities.
 
     An entity is found where its first word, last word and type are right (conlleval; seqeval's default mode);
-    `test/f1@TYPE` is that of one type, and `cannot` names types that a split neither has nor is said to have.
+    `test/f1@TYPE` is that of one type, and `unavailable` names types that a split neither has nor is said to have.
     constrained: the most probable tags among those that IOB2 allows, instead of the most probable tag of each word.
     dropout, token_dropout: see EncoderHead. During training, figures of a sentence that is split are those of its
     pieces.
     """
 
     monitor = F1
-    headline = ("val/nats", "val/f1", "test/precision", "test/recall", "test/f1")
+    headline = ("val/loss", "val/f1", "test/precision", "test/recall", "test/f1")
+    validates_figures = True
     data_type: ClassVar[type] = TokenClassificationData
 
     def __init__(
@@ -55,30 +56,24 @@ class TokenClassification(EncoderTask):
         token_dropout: Rate = 0.0,
         constrained: bool = False,
     ) -> None:
-        super().__init__(
-            TokenClassifier(
-                model,
-                num_classes,
-                dropout=dropout,
-                token_dropout=token_dropout,
-                mask=mask_for(token_dropout, special_tokens),
-            )
-        )
-        self.pretrained, self.constrained = pretrained, constrained
+        mask = mask_for(token_dropout, special_tokens)
+        head = TokenClassifier(model, num_classes, dropout=dropout, token_dropout=token_dropout, mask=mask)
+        super().__init__(head, pretrained)
+        self.constrained = constrained
         self.labels = ["O", *(f"{prefix}-{kind}" for kind in range(num_classes // 2) for prefix in "BI")]  # by number
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        return [NATS, ACCURACY, PRECISION, RECALL, F1, F1.on("val", "test", at=["*"])]
+        return [LOSS, ACCURACY, PRECISION, RECALL, F1, F1.on("val", "test", at=["*"])]
 
     def loss_sums(self, batch: Batch) -> LossSums:
         first_BT = batch["labels"] != IGNORED
         logits_NC, labels_N = self._logits(batch, first_BT), batch["labels"][first_BT]
-        nats, _ = cross_entropy_sums(logits_NC, labels_N)
+        loss, _ = cross_entropy_sums(logits_NC, labels_N)
         auxiliary = {"accuracy": (logits_NC.argmax(dim=1) == labels_N).sum()}
         if not self.model.training:
             auxiliary |= self._entity_sums(logits_NC, labels_N, first_BT.sum(dim=1).tolist())
-        return LossSums(nats, len(labels_N), auxiliary)
+        return LossSums(loss, len(labels_N), auxiliary)
 
     def _logits(self, batch: Batch, first_BT: Tensor) -> Tensor:
         logits_NC: Tensor = self.model(batch["tokens"], first_BT, mask_of(batch["is_token"]))
@@ -87,26 +82,23 @@ class TokenClassification(EncoderTask):
     def _entity_sums(self, logits_NC: Tensor, labels_N: Tensor, words_B: list[int]) -> dict[str, Tensor]:
         """Entities found rightly, found and there, in the rows of a batch."""
         scores_NC = log_probabilities(logits_NC)
-        parts = (part.split(words_B) for part in (scores_NC, labels_N.cpu()))  # type: ignore[no-untyped-call]
+        parts = (part.split(words_B) for part in (scores_NC, labels_N.cpu()))
         rows = zip(*parts, strict=True)
         pairs = [([self.labels[i] for i in given], self.tags(scores.numpy(), self.labels)) for scores, given in rows]
         counts = count_entities([given for given, _ in pairs], [found for _, found in pairs])
         sums = torch.tensor([*counts.values(), (0, 0, 0)]).sum(dim=0).to(logits_NC.device)
         return dict(zip(ENTITY_SUMS, sums.unbind(), strict=True))
 
-    def predict(self, batch: Batch) -> list[np.ndarray]:
+    def predict(self, batch: Batch) -> list[list[np.ndarray]]:
         """Log-probabilities (words, C) of each row's words."""
         first_BT = batch["labels"] != IGNORED
         scores_NC, words_B = log_probabilities(self._logits(batch, first_BT)), first_BT.sum(dim=1).tolist()
-        return [scores.numpy() for scores in scores_NC.split(words_B)]  # type: ignore[no-untyped-call]
+        return [list(scores.numpy()) for scores in scores_NC.split(words_B)]
 
     def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         means = super().figures_of_sums({name: sums[name] for name in sums if name not in ENTITY_SUMS}, tokens)
         right, found, there = (int(sums[name]) for name in ENTITY_SUMS)
         return means | entity_scores([(right, found, there)])
-
-    def validate(self, data: TokenClassificationData) -> dict[str, float]:
-        return self.evaluate(data, "validation")
 
     def figures(self, data: TokenClassificationData, split: str) -> dict[str, float]:
         """As every task's; outputs/<split>.entities.conll has word, tag and predicted tag."""
@@ -120,14 +112,14 @@ class TokenClassification(EncoderTask):
     def entity_figures(
         self, tags: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Sequence[str], split: str
     ) -> dict[str, float]:
-        """Precision, recall and F1 of all entities, F1 of each type; `cannot` is filled with types that are nowhere."""
+        """Precision, recall and F1 of all entities, F1 of each type; types that are nowhere become `unavailable`."""
         counts = count_entities(tags, predicted)
         figures = entity_scores([counts.get(kind, (0, 0, 0)) for kind in types])
         for kind in types:
             if kind in counts:
                 figures[f"f1@{kind}"] = entity_scores([counts[kind]])["f1"]
             else:
-                self.cannot[f"{prefix_of(split)}/f1@{kind}"] = "the split has no such entity, and none was found"
+                self.unavailable[f"{prefix_of(split)}/f1@{kind}"] = "the split has no such entity, and none was found"
         return figures
 
     def samples(self, data: TokenClassificationData, split: str = "test") -> Table | None:
@@ -170,7 +162,7 @@ def entity_scores(counts: Sequence[Counts]) -> dict[str, float]:
 
 
 def log_probabilities(logits_NC: Tensor) -> Tensor:
-    """The same in fp32, in memory of the processor."""
+    """In fp32, on the CPU."""
     return logits_NC.detach().float().log_softmax(dim=1).cpu()
 
 

@@ -13,25 +13,13 @@ from torch import Tensor
 
 from attnlab.data.module import IGNORED
 from attnlab.data.special_tokens import SpecialTokens
-from attnlab.data.text_to_text import TextToTextData
-from attnlab.data.translation import TranslationData
+from attnlab.data.translation import TextToTextData, TranslationData
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
 from attnlab.models.base import Seq2Seq
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate, check_ranges
+from attnlab.training import metrics
 from attnlab.training.loss import LossSums, cross_entropy_sums
-from attnlab.training.metrics import (
-    BLEU,
-    CHRF,
-    EXACT,
-    NATS,
-    SMOOTHED_NATS,
-    Metric,
-    check_tokenizer,
-    corpus_scores,
-    prefix_of,
-    text_metrics,
-    tokenizer_for,
-)
+from attnlab.training.metrics import BLEU, CHRF, EXACT, LOSS, LOSS_SMOOTHED, Metric, corpus_scores, prefix_of
 from attnlab.training.task import Batch, Task
 from attnlab.training.tracking import NUM_SAMPLES, Table
 
@@ -44,14 +32,15 @@ BUCKETS = {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)
 class Translation(Task):
     """Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
 
-    At the end a split is translated by beam search (`beams`, `length_penalty`, `max_extra`: see BeamSearch) and scored
-    on its own text, detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of source tokens
-    (`test/bleu@6-10`), marks left out. bleu_tokenize: sacreBLEU's name of what cuts a text into BLEU's words; None:
-    what the target language asks for. `notes` says how each was computed, and `outputs` holds the translations and the
-    references that they were scored on.
+    At the end a split is translated by beam search (`num_beams`, `length_penalty`, `max_extra_length`: see BeamSearch)
+    and scored on its own text, detokenised, with sacreBLEU: BLEU and chrF over the corpus, and BLEU by the number of
+    source tokens (`test/bleu@6-10`), special tokens left out. bleu_tokenize: sacreBLEU's name of what cuts a text into
+    BLEU's words; None: what the target language asks for. `notes` says how each was computed, and `outputs` holds the
+    translations and the references that they were scored on.
     """
 
-    headline: ClassVar[Sequence[str]] = ("val/nats", "val/bleu", "test/bleu", "test/chrf")
+    headline: ClassVar[Sequence[str]] = ("val/loss", "val/bleu", "test/bleu", "test/chrf")
+    validates_figures = True
     data_type: ClassVar[type] = TranslationData
     model_type: ClassVar[type] = Seq2Seq
     model: Seq2Seq
@@ -61,30 +50,34 @@ class Translation(Task):
         model: Seq2Seq,
         special_tokens: SpecialTokens,
         label_smoothing: Rate = 0.1,
-        beams: PositiveInt = 4,
+        num_beams: PositiveInt = 4,
         length_penalty: NonNegativeFloat = 0.6,
-        max_extra: NonNegativeInt = 50,
+        max_extra_length: NonNegativeInt = 50,
         bleu_tokenize: str | None = None,
     ) -> None:
         super().__init__(model)
         self.special_tokens, self.label_smoothing = special_tokens, label_smoothing
-        self.search = BeamSearch(beams, length_penalty, max_extra)
+        self.search = BeamSearch(num_beams, length_penalty, max_extra_length)
         if bleu_tokenize is not None:
-            check_tokenizer(bleu_tokenize)
+            metrics.check_tokenizer(bleu_tokenize)
         self.bleu_tokenize = bleu_tokenize
-        self.loss_name = "smoothed_nats" if label_smoothing else "nats"
+        self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        smoothed = [SMOOTHED_NATS] if config["task"].get("label_smoothing") else []
-        return [NATS, *smoothed, BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))]
+        return [*cls.losses(config), BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))]
+
+    @staticmethod
+    def losses(config: Mapping[str, Any]) -> list[Metric]:
+        """The metrics of the loss itself."""
+        return [LOSS, LOSS_SMOOTHED] if config["task"].get("label_smoothing") else [LOSS]
 
     def loss_sums(self, batch: Batch) -> LossSums:
         logits_BTV, targets_BT = teacher_forced(self.model, batch)
-        smoothed, nats = cross_entropy_sums(
+        smoothed, loss = cross_entropy_sums(
             logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing, ignore=IGNORED
         )
-        return LossSums(smoothed, int(batch["is_target"].sum()), {"nats": nats} if self.label_smoothing else {})
+        return LossSums(smoothed, int(batch["is_target"].sum()), {"loss": loss} if self.label_smoothing else {})
 
     def targets(self, batch: Batch) -> Tensor:
         """The target tokens, END included."""
@@ -94,7 +87,7 @@ class Translation(Task):
         """Raises ValueError where a source or a target of the split is longer than the model's table of positions, and
         where BLEU of its language needs what is not installed."""
         for language in data.target_languages():
-            text_metrics(self.tokenizer_of(language))
+            metrics.text_metrics(self.tokenizer_of(language))
         limit, pairs = self.model.longest, data.split(split)
         for side, lengths_N in zip(("source", "target"), pairs.lengths.T, strict=True):
             row = int(lengths_N.argmax())
@@ -102,12 +95,9 @@ class Translation(Task):
                 text = getattr(pairs.texts, f"{side}s")[row]
                 raise ValueError(
                     f"the {side} of pair {pairs.places[row] + 1:,} of the {split} part takes {lengths_N[row]:,} "
-                    f"positions, a mark included, and the model's table has {limit:,}; set model.max_length="
+                    f"positions, a special token included, and the model's table has {limit:,}; set model.max_length="
                     f"{lengths_N[row]} or more, or leave the pair out: {shorten(text, EXCERPT, placeholder=' ...')}"
                 )
-
-    def validate(self, data: TranslationData) -> dict[str, float]:
-        return self.evaluate(data, "validation")
 
     def figures(self, data: TranslationData, split: str) -> dict[str, float]:
         loader, tokenize = data.evaluation_loader(split), self.tokenizer_of(*data.target_languages())
@@ -118,12 +108,12 @@ class Translation(Task):
         self.outputs[f"{split}.translations.txt"] = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
         self.outputs[f"{split}.references.txt"] = "".join(f"{reference}\n" for reference in references)
         by_length, empty = scores_by_length(hypotheses, references, data.source_lengths(split), tokenize)
-        self.cannot |= {f"{prefix_of(split)}/bleu@{name}": "no source has this many tokens" for name in empty}
+        self.unavailable |= {f"{prefix_of(split)}/bleu@{name}": "no source has this many tokens" for name in empty}
         return figures | scores | by_length
 
     def tokenizer_of(self, language: str) -> str:
         """sacreBLEU's name of what cuts texts of a target language into BLEU's words."""
-        return self.bleu_tokenize or tokenizer_for(language)
+        return self.bleu_tokenize or metrics.tokenizer_for(language)
 
     def samples(self, data: TranslationData, split: str = "test") -> Table | None:
         """The first sources with their references and translations, then the best and the worst of the others by the
@@ -139,7 +129,7 @@ class Translation(Task):
         rows = [(which, *texts[row], round(scores[row], 1)) for which, places in chosen.items() for row in places]
         return Table(("of", "source", "reference", "translation", "chrF"), rows)
 
-    def translations(self, loader: Any, search: BeamSearch | None = None) -> dict[int, list[Hypothesis]]:
+    def translations(self, loader: Iterable[Batch], search: BeamSearch | None = None) -> dict[int, list[Hypothesis]]:
         """The best hypotheses of every example of a loader, by its id."""
         return self.predictions(loader, lambda batch: self.translate_batch(batch, search))
 
@@ -169,14 +159,13 @@ class TextToText(Translation):
     mean.
     """
 
-    headline = ("val/nats", "val/exact", "test/exact")
+    headline = ("val/loss", "val/exact", "test/exact")
     data_type = TextToTextData
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        smoothed = [SMOOTHED_NATS] if config["task"].get("label_smoothing") else []
         tasks = list(config["data"].get("tasks") or "*")
-        return [NATS, *smoothed, EXACT, *(metric.on("val", "test", at=tasks) for metric in (EXACT, BLEU, CHRF))]
+        return [*cls.losses(config), EXACT, *(metric.on("val", "test", at=tasks) for metric in (EXACT, BLEU, CHRF))]
 
     def figures(self, data: Any, split: str) -> dict[str, float]:
         loader = data.evaluation_loader(split)
@@ -186,7 +175,7 @@ class TextToText(Translation):
         for name in data.source.tasks:
             rows = [i for i in hypotheses if tasks[i] == name]
             if not rows:
-                self.cannot[f"{prefix_of(split)}/exact@{name}"] = f"the task has no example in the {split} part"
+                self.unavailable[f"{prefix_of(split)}/exact@{name}"] = f"the task has no example in the {split} part"
                 continue
             outputs, wanted = [hypotheses[i] for i in rows], [references[i] for i in rows]
             exact.append(sum(map(str.__eq__, outputs, wanted)) / len(rows))
@@ -222,12 +211,10 @@ def scores_by_length(
 ) -> tuple[dict[str, float], list[str]]:
     """BLEU of the sentences in each bucket of source tokens, of which `lengths` counts each one's, and the buckets that
     have none."""
-    scores, empty = {}, []
+    scores = {}
     for name, (low, high) in BUCKETS.items():
         rows = [i for i, length in enumerate(lengths) if low <= length <= high]
         if rows:
             found, _ = corpus_scores([hypotheses[i] for i in rows], [references[i] for i in rows], tokenize)
             scores[f"bleu@{name}"] = found["bleu"]
-        else:
-            empty.append(name)
-    return scores, empty
+    return scores, [name for name in BUCKETS if f"bleu@{name}" not in scores]

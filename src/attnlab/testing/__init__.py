@@ -1,13 +1,321 @@
-"""The contract of every seam, for the project's own tests and for a part of one's own.
+"""The contract of every seam: what a part must do in every family that takes it, for the project's tests and for yours.
 
 ```python
-from attnlab.testing import contract
-
 for check in contract("position", MyEncoding):  # or partial(MyEncoding, strength=2.0)
     check()  # raises AssertionError where the property does not hold
 ```
+
+A family is a tiny model with weights that make a wrong mask or position show; each of its properties is one check.
+Legend: B batch, T length, S source length, V vocabulary, C channels, Y and X rows and columns of pixels.
 """
 
-from attnlab.testing.contract import SEAMS, Check, contract
+# ruff: noqa: N815 - shape suffixes on fields, too
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnlab.layers import PreNorm
+from attnlab.models import GPT, Bert, EncoderDecoder, ViT
 
 __all__ = ["SEAMS", "Check", "contract"]
+
+SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init")
+VOCABULARY, LENGTH, LONGEST = 13, 12, 16
+DIMS: dict[str, Any] = {"d_model": 16, "num_heads": 4, "num_layers": 2}
+TOLERANCE = 1e-5  # of sums in another order
+
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of one part in one family; calling it raises AssertionError, with what was found, where it fails.
+    unavailable: why the family does not take the part, where it does not; then there is nothing to call.
+    """
+
+    family: str
+    property: str
+    run: Callable[[], None]
+    unavailable: str | None = None
+
+    def __call__(self) -> None:
+        self.run()
+
+    def __str__(self) -> str:
+        return f"{self.family}: {self.property}"
+
+
+def contract(seam: str, part: Callable[..., Any]) -> Iterator[Check]:
+    """The checks of a part, a class or functools.partial of one, family by family. A family that refuses the part's
+    dims with a ValueError gives one check that is `unavailable`. Raises ValueError for a seam that is none.
+    """
+    if seam not in SEAMS:
+        raise ValueError(f"seam must be one of {', '.join(SEAMS)}, got {seam}")
+    chosen = {"residual": partial(PreNorm, norm=part)} if seam == "norm" else {seam: part}
+    for family in (kind(chosen) for kind in FAMILIES):
+        try:
+            family.build()
+        except ValueError as error:
+            yield Check(family.name, "", lambda: None, str(error))
+            continue
+        # The marked methods, a base's before those of the family itself.
+        for name in dict.fromkeys(name for kind in reversed(type(family).__mro__) for name in vars(kind)):
+            if hasattr(getattr(type(family), name), "is_property"):
+                words = name.replace("_", " ").replace("bf16 is", "bfloat16 is")
+                yield Check(family.name, words, getattr(family, name))
+
+
+def holds(method: Method) -> Method:
+    """Marks a method of a family as a property; its name is what a reader sees."""
+    method.__dict__["is_property"] = True
+    return method
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Tokens of the tiny vocabulary."""
+    return torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Family(ABC):
+    """A tiny model of one family with the part in it, run on the family's own inputs, the same each time."""
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[Tensor, ...]]
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.parts = parts
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A freshly initialised model."""
+
+    def logits(self, model: nn.Module) -> Tensor:
+        """(..., classes)."""
+        logits: Tensor = model(*self.inputs)
+        return logits
+
+    def fresh(self, seed: int = 0) -> nn.Module:
+        """A new model off its initial values, so that a scale that starts at zero (ReZero) hides nothing."""
+        torch.manual_seed(seed)
+        model = self.build()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        return model.eval()
+
+    @cached_property
+    def model(self) -> Any:
+        """One model for all properties that only read it."""
+        return self.fresh()
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """A cross-entropy that depends on every output."""
+        logits = self.logits(model).flatten(0, -2)
+        targets = torch.arange(len(logits)) % logits.shape[-1]
+        return F.cross_entropy(logits, targets)
+
+    @holds
+    def gradients_reach_every_parameter(self) -> None:
+        model = self.fresh().train()
+        self.loss(model).backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        unreached = [name for name, grad in gradients.items() if grad is None or not grad.abs().max() > 0]
+        assert not unreached, f"no gradient reaches {', '.join(unreached)}"
+        assert all(grad.isfinite().all() for grad in gradients.values() if grad is not None), "a gradient is not finite"
+
+    @holds
+    def bf16_is_finite_and_near_fp32(self) -> None:
+        expected, model = self.logits(self.model), self.fresh().bfloat16()
+        logits = self.logits(model)
+        assert logits.dtype == torch.bfloat16, f"the logits of a bfloat16 model are {logits.dtype}"
+        assert (logits.float() - expected).std() < 0.05 * expected.std(), "bfloat16 is far from fp32"
+        self.loss(model).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), "a gradient is not finite"
+
+    @holds
+    def a_state_dict_gives_the_same_model(self) -> None:
+        other = self.fresh(seed=9)
+        assert not torch.allclose(self.logits(other), self.logits(self.model), atol=1e-3), "weights change nothing"
+        other.load_state_dict(self.model.state_dict())
+        assert torch.equal(self.logits(other), self.logits(self.model)), "the state dict does not hold all of the state"
+
+    def check_causality(self, tokens_BT: Tensor, *before: Tensor) -> None:
+        """Of a target after what stands before it."""
+        changed_BT = tokens_BT.clone()
+        changed_BT[:, 7:] = (changed_BT[:, 7:] + 1) % VOCABULARY
+        first, second = self.model(*before, tokens_BT), self.model(*before, changed_BT)
+        assert_close(second[:, :7], first[:, :7])
+        assert not torch.allclose(second[:, 7:], first[:, 7:], atol=1e-3), "a changed token changes nothing"
+
+    def check_padding(self, tokens_BT: Tensor, *sides: str, targets: Tensor | None = None) -> None:
+        """Rows of several lengths, padded on a side, give what each gives alone."""
+        lengths = (tokens_BT.shape[1], 7, 1)
+        after = () if targets is None else (targets,)
+        for side in sides:
+            padded_BT, is_token_BT = pad(tokens_BT, lengths, side)
+            logits_BTV = self.model(padded_BT, *after, is_token_BT)
+            assert logits_BTV.isfinite().all(), f"logits are not finite with padding on the {side}"
+            for row, length in enumerate(lengths):
+                rows = slice(row, row + 1)
+                alone_1TV = self.model(tokens_BT[rows, :length], *(target_BT[rows] for target_BT in after))
+                kept = slice(None) if targets is not None else is_token_BT[row]
+                assert_close(logits_BTV[row][kept], alone_1TV[0])
+
+
+class InGPT(Family):
+    """Causal: cached decoding, and padding on either side."""
+
+    name = "gpt"
+    tokens_BT = draw(3, LENGTH)
+    inputs = (tokens_BT,)
+
+    def build(self) -> GPT:
+        return GPT(vocabulary_size=VOCABULARY, max_length=LONGEST, **DIMS, **self.parts)
+
+    @holds
+    def logits_have_the_shape_of_the_tokens(self) -> None:
+        assert self.logits(self.model).shape == (*self.tokens_BT.shape, VOCABULARY)
+
+    @holds
+    def later_tokens_do_not_change_earlier_logits(self) -> None:
+        self.check_causality(self.tokens_BT)
+
+    @holds
+    def cached_decoding_equals_full_decoding(self) -> None:
+        with torch.no_grad():
+            full = self.model(self.tokens_BT)
+            for steps in ([1] * LENGTH, [5, 1, 1, 5], [LENGTH]):  # one by one, in chunks, at once
+                cache = self.model.new_cache(LENGTH)
+                pieces = [self.model(tokens, cache=cache) for tokens in self.tokens_BT.split(steps, dim=1)]
+                assert_close(torch.cat(pieces, dim=1), full)
+
+    @holds
+    def padding_changes_nothing(self) -> None:
+        self.check_padding(self.tokens_BT, "left", "right")
+
+    @holds
+    def padded_rows_decode_with_a_cache_as_each_alone(self) -> None:
+        starts = (0, 3, 8)
+        is_token_BT = torch.arange(LENGTH) >= torch.tensor(starts)[:, None]  # padding on the left
+        cache, first = self.model.new_cache(LENGTH), LENGTH - 3
+        with torch.no_grad():
+            pieces = [self.model(self.tokens_BT[:, :first], is_token_BT=is_token_BT[:, :first], cache=cache)]
+            pieces += [self.model(self.tokens_BT[:, i : i + 1], cache=cache) for i in range(first, LENGTH)]
+            cached = torch.cat(pieces, dim=1)
+            for row, start in enumerate(starts):
+                assert_close(cached[row, start:], self.model(self.tokens_BT[row : row + 1, start:])[0])
+
+
+class InBert(Family):
+    """Bidirectional: every position sees every other, and padding on either side changes nothing."""
+
+    name = "bert"
+    tokens_BT = draw(3, LENGTH)
+    inputs = (tokens_BT,)
+
+    def build(self) -> Bert:
+        return Bert(vocabulary_size=VOCABULARY, max_length=LONGEST, dropout=0.0, **DIMS, **self.parts)
+
+    @holds
+    def every_token_changes_every_logit(self) -> None:
+        before = self.model(self.tokens_BT)
+        for position in (0, LENGTH - 1):
+            changed_BT = self.tokens_BT.clone()
+            changed_BT[:, position] = (changed_BT[:, position] + 1) % VOCABULARY
+            difference_BT = (self.model(changed_BT) - before).abs().amax(dim=-1)
+            assert (difference_BT > 1e-6).all(), f"some position does not see token {position}"
+
+    @holds
+    def padding_changes_nothing(self) -> None:
+        self.check_padding(self.tokens_BT, "left", "right")
+
+
+class InEncoderDecoder(Family):
+    """A causal decoder that attends to an encoder: a target decodes step by step as at once, whatever pads
+    its source.
+    """
+
+    name = "encoder_decoder"
+    source_BS, target_BT = draw(3, LENGTH - 3, seed=1), draw(3, LENGTH)
+    inputs = (source_BS, target_BT)
+
+    def build(self) -> EncoderDecoder:
+        return EncoderDecoder(vocabulary_size=VOCABULARY, max_length=LONGEST, dropout=0.0, **DIMS, **self.parts)
+
+    @holds
+    def later_target_tokens_do_not_change_earlier_logits(self) -> None:
+        self.check_causality(self.target_BT, self.source_BS)
+
+    @holds
+    def every_source_token_changes_the_logits(self) -> None:
+        before = self.model(self.source_BS, self.target_BT)
+        for position in (0, self.source_BS.shape[1] - 1):
+            changed_BS = self.source_BS.clone()
+            changed_BS[:, position] = (changed_BS[:, position] + 1) % VOCABULARY
+            after = self.model(changed_BS, self.target_BT)
+            assert not torch.allclose(after, before, atol=1e-4), f"no target sees source token {position}"
+
+    @holds
+    def padding_of_the_source_changes_nothing(self) -> None:
+        self.check_padding(self.source_BS, "right", targets=self.target_BT)
+
+    @holds
+    def decoding_step_by_step_equals_decoding_at_once(self) -> None:
+        with torch.no_grad():
+            state = self.model.start(self.source_BS, capacity=LENGTH)
+            steps = [self.model.step(tokens_B, state) for tokens_B in self.target_BT.unbind(dim=1)]
+            assert_close(torch.stack(steps, dim=1), self.model(self.source_BS, self.target_BT))
+
+
+class InViT(Family):
+    """Patches of an image: every patch counts, and an image of another size is taken."""
+
+    name = "vit"
+    images_BCYX = torch.rand(3, 1, 12, 16, generator=torch.Generator().manual_seed(0))
+
+    def build(self) -> ViT:
+        return ViT(num_classes=5, image_size=(12, 16), channels=1, patch_size=4, **DIMS, **self.parts)
+
+    def logits(self, model: nn.Module) -> Tensor:
+        logits_BL: Tensor = model(self.images_BCYX.to(next(model.parameters()).dtype))
+        return logits_BL
+
+    @holds
+    def every_patch_changes_the_logits(self) -> None:
+        before = self.logits(self.model)
+        for corner in (slice(0, 4), slice(-4, None)):
+            changed_BCYX = self.images_BCYX.clone()
+            changed_BCYX[:, :, corner, corner] += 1
+            assert not torch.allclose(self.model(changed_BCYX), before, atol=1e-4), "a patch changes nothing"
+
+    @holds
+    def an_image_of_another_size_is_taken(self) -> None:
+        assert torch.equal(self.logits(self.model.at_size((12, 16))), self.logits(self.model))
+        larger = self.model.at_size((16, 24))
+        logits_BL = larger(torch.rand(2, 1, 16, 24, generator=torch.Generator().manual_seed(1)))
+        assert logits_BL.isfinite().all(), "logits of a larger image are not finite"
+
+
+FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT)
+
+
+def pad(tokens_BT: Tensor, lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:
+    """The first tokens of each row, as many as its length says, in rows of LONGEST; and where they stand."""
+    padded_BT = torch.full((len(tokens_BT), LONGEST), 3)
+    is_token_BT = torch.zeros(padded_BT.shape, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        span = slice(LONGEST - length, LONGEST) if side == "left" else slice(0, length)
+        padded_BT[row, span], is_token_BT[row, span] = tokens_BT[row, :length], True
+    return padded_BT, is_token_BT

@@ -8,41 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOMES = {
-    "averaging": ("EMA", "Averaging", "LastCheckpoints"),
-    "callbacks": ("Progress", "StatusWriter"),
-    "checkpoint_files": ("DamagedCheckpoint", "UnusableCheckpoint", "read_checkpoint", "write_checkpoint"),
-    "checkpoints": ("Checkpoints", "find_resume", "load_weights", "save_weights"),
-    "diagnostics": ("Diagnostics",),
-    "early_stopping": ("Diverged", "DivergenceCheck", "Plateau", "Pruned", "Pruning", "first_not_finite"),
-    "loggers": ("JsonLines", "View", "build_loggers", "finishing"),
-    "loss": ("LossAccumulator", "LossSums", "cross_entropy_sums"),
-    "metrics": ("Metric",),
-    "optimizers": (
-        *("MuonWithAdamW", "Optimization", "adafactor", "adam", "adamw", "decay_groups", "lion", "muon"),
-        "schedule_free",
-    ),
-    "processes": ("Interrupted", "StopRequest", "Stopped"),
-    "ranks": ("Ranks",),
-    "run_directory": (
-        "CannotWrite",
-        "Held",
-        "RunDirectory",
-        "effective_state",
-        "read_json",
-        "write_json",
-        "write_text",
-    ),
-    "schedules": ("WSD", "Constant", "Cosine", "InverseSqrt", "Linear", "Noam", "Schedule"),
-    "sharding": ("FullySharded",),
-    "task": ("Task",),
-    "tracking": (
-        *("NUM_SAMPLES", "Picture", "RunName", "Table", "Tracking", "resolve_wandb_mode", "restricted_figures"),
-        "run_id",
-    ),
-    "trainer": ("Precision", "TrainerSettings", "apply_to_model", "build_trainer", "resolve"),
+_NAMES = {
+    "callbacks": "DivergenceCheck Progress Pruned Pruning StatusWriter",
+    "checkpoints": "Checkpoints DamagedCheckpoint UnusableCheckpoint find_resume load_weights read_checkpoint "
+    "save_weights write_checkpoint",
+    "diagnostics": "Diagnostics",
+    "loggers": "JsonLines View build_loggers finishing",
+    "loss": "Diverged LossAccumulator LossSums Plateau cross_entropy_sums first_not_finite",
+    "metrics": "Metric",
+    "optimizers": "EMA Averaging LastCheckpoints MuonWithAdamW Optimization adafactor adam adamw decay_groups lion "
+    "muon schedule_free",
+    "processes": "Interrupted StopRequest Stopped",
+    "ranks": "Ranks",
+    "run_directory": "CannotWrite Held RunDirectory effective_state read_json write_json write_text",
+    "schedules": "WSD Constant Cosine InverseSqrt Linear Noam Schedule",
+    "sharding": "FullySharded",
+    "task": "Task",
+    "tracking": "NUM_SAMPLES Picture RunName Table Tracking resolve_wandb_mode restricted_figures run_id",
+    "trainer": "Precision TrainerSettings apply_to_model build_trainer resolve",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOME)
 
 

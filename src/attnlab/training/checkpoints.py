@@ -1,13 +1,23 @@
 """Checkpoints of a run: the last ones to go on from, of which `last.ckpt` names the newest, what a run's final figures
-are of; `best.ckpt` of the best validation. And the states of the random generators, which are part of them."""
+are of; `best.ckpt` of the best validation. And the states of the random generators, which are part of them.
+
+A file is written whole or not at all, checked by a checksum that is part of it, and read without running code in it: it
+is torch's zip archive with a comment, which says SHA-256 of all bytes before the digest. It appears under its name by
+one rename, so no instant has a checkpoint without its checksum; `torch.load` and any reader of zip archives take it.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import io
 import os
+import pickle
+import pickletools
 import random
+import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,22 +27,137 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch import nn
 
-from attnlab.training.checkpoint_files import (
-    DamagedCheckpoint,
-    read_checkpoint,
-    refuse_other_configuration,
-    say_other_versions,
-    write_checkpoint,
-)
-from attnlab.training.early_stopping import any_rank
+import attnlab
+from attnlab.training.loss import any_rank
 from attnlab.training.processes import StopRequest
-from attnlab.training.run_directory import CHECKPOINTS, cannot_write
-from attnlab.training.task import Task
+from attnlab.training.run_directory import CHECKPOINTS, cannot_write, differences, open_to_read, write_bytes
+from attnlab.training.task import Task, as_task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 ALWAYS_KEPT = 2
 GB = 1e9
+# Of what a checkpoint holds under which names. Raise it when that changes: a file of another format is refused.
+FORMAT = 2
+MARK = b"attnlab sha256 "
+DIGEST = 64  # characters of SHA-256 in hexadecimal
+SHOWN = 20  # fields of a configuration that differ
+
+PathLike = str | os.PathLike[str]
+
+
+class UnusableCheckpoint(ValueError):
+    """A checkpoint that cannot be gone on from, with the reason and what to do."""
+
+
+class DamagedCheckpoint(UnusableCheckpoint):
+    """One that was cut short or altered after it was written; the one before may be whole."""
+
+
+def versions() -> dict[str, str]:
+    """What a checkpoint is written by."""
+    return {"attnlab": attnlab.__version__, "torch": str(torch.__version__)}
+
+
+def write_checkpoint(content: Mapping[str, object], path: PathLike) -> None:
+    """Replaces `path` atomically by `content` (tensors and primitives). Raises CannotWrite; the old file then stays."""
+    buffer = io.BytesIO()
+    torch.save({**content, "format": FORMAT, "versions": versions()}, buffer)
+    # The checksum is the archive's comment: its last two bytes are the length of one.
+    assert bytes(buffer.getbuffer()[-2:]) == b"\0\0", "torch's archive has a comment of its own"
+    buffer.seek(-2, os.SEEK_END)
+    buffer.write((len(MARK) + DIGEST).to_bytes(2, "little") + MARK)
+    buffer.write(hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
+    write_bytes(Path(path), buffer.getbuffer())
+
+
+def read_checkpoint(path: PathLike) -> dict[str, Any]:
+    """What `write_checkpoint` was given, with tensors on the CPU, and its `format` and `versions`.
+
+    Raises FileNotFoundError; DamagedCheckpoint; UnusableCheckpoint for a file of another format, or one with code in
+    it.
+    """
+    path = Path(path)
+    try:
+        mark, digest = _digests(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+    if mark and mark != digest:
+        raise DamagedCheckpoint(f"{path} is damaged: its content does not match its checksum")
+    content = _load(path)
+    found, by = content.get("format", 1), content.get("versions", {}).get("attnlab")
+    if found != FORMAT:
+        raise UnusableCheckpoint(
+            f"{path} is of checkpoint format {found}, this attnlab ({attnlab.__version__}) reads format {FORMAT}; use "
+            f"the attnlab that wrote it{f' ({by})' if by else ''}, or train again under another name (study.name=NAME)"
+        )
+    if not mark:
+        raise DamagedCheckpoint(f"{path} is damaged: its end, the checksum, was altered")
+    return content
+
+
+def _digests(path: Path) -> tuple[str, str]:
+    """The checksum that a file says (empty where it says none) and that of its content."""
+    with open_to_read(path, within=os.sep) as file:  # wherever a link leads: to a store of checkpoints, say
+        left = file.seek(0, os.SEEK_END) - DIGEST
+        file.seek(max(0, left - len(MARK)))
+        end = file.read()
+        if left < len(MARK) or not end.startswith(MARK):
+            return "", ""
+        file.seek(0)
+        digest = hashlib.sha256()
+        while left > 0:
+            chunk = file.read(min(1 << 20, left))
+            digest.update(chunk)
+            left -= len(chunk)
+    return end[len(MARK) :].decode("latin-1"), digest.hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    damaged = DamagedCheckpoint(f"{path} is damaged: it was cut short, or is no checkpoint at all")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles, which are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL:? (\S+)", str(error))
+        if named is None and not _is_pickle_with_code(path):
+            raise damaged from error
+        raise UnusableCheckpoint(
+            f"{path} is refused: it holds more than tensors and numbers{f' ({named[1]})' if named else ''}, and to "
+            "load that could run code. Nothing of it was run; take a checkpoint that attnlab wrote"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise damaged from error
+    return content if isinstance(content, dict) else {}
+
+
+def _is_pickle_with_code(path: Path) -> bool:
+    """Whether a file is a bare pickle that names functions or classes; it is read, not run."""
+    try:
+        with path.open("rb") as file:
+            names = {operation.name for operation, _, _ in pickletools.genops(file)}
+    except Exception:  # whatever stops the reading: it is no pickle
+        return False
+    return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST"})
+
+
+class CheckpointFiles(CheckpointIO):
+    """How Lightning writes and reads checkpoints, on the CPU and without running code whatever it asks for."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: PathLike, storage_options: object = None) -> None:
+        write_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self, path: PathLike, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: PathLike) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 class Checkpoints(Checkpoint):
@@ -46,10 +171,10 @@ class Checkpoints(Checkpoint):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: PathLike,
         every_seconds: float = 60.0,
         budget_gb: float = 0.0,
-        configuration: Mapping[str, Any] | None = None,
+        configuration: Mapping[str, object] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         self.folder, self.every_seconds, self.budget_gb = Path(folder), every_seconds, budget_gb
@@ -64,7 +189,9 @@ class Checkpoints(Checkpoint):
         """Takes those signals over, also from Lightning, which would stop between the micro-batches of a step."""
         self.stop.listen()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Saves when it is time or asked for, between optimizer steps; where a validation follows, that will save."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0:
             return
@@ -72,32 +199,34 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
             self._stop_if_asked(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, and `best` where this validation was the best so far."""
         if not trainer.validating or trainer.state.fn != "fit":
             return
-        if pl_module.best is not None and pl_module.best["step"] == trainer.global_step:
-            self._save_best(trainer, pl_module)
+        task = as_task(pl_module)
+        if task.best is not None and task.best["step"] == trainer.global_step:
+            self._save_best(trainer, task)
         self._save_last(trainer)
         self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the end."""
         if self._saved_step != trainer.global_step:
             self._save_last(trainer)
         self._stop_if_asked(trainer)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
         """Adds the configuration, and the states of the random generators, one a rank."""
-        states: list[Any] = [random_state()]
-        if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, random_state())
-        checkpoint["random"], checkpoint["configuration"] = states, self.configuration
+        checkpoint["random"] = as_task(pl_module).of_all_ranks(random_state())
+        checkpoint["configuration"] = self.configuration
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keeps the random states for the first step; `last` may be behind, where a kill came between the two."""
-        pl_module.before_next_step = partial(set_random_state, checkpoint["random"][trainer.global_rank])
+        state = checkpoint["random"][trainer.global_rank]
+        as_task(pl_module).before_next_step = partial(set_random_state, state)
         path = Path(str(trainer.ckpt_path))
         if trainer.is_global_zero and path.parent == self.folder and path.name != LAST:
             _point(self.folder / LAST, path)
@@ -116,7 +245,7 @@ class Checkpoints(Checkpoint):
 
     def _save_best(self, trainer: pl.Trainer, task: Task) -> None:
         weights = trainer.strategy.lightning_module_state_dict()  # of all ranks, where they share them out
-        checkpoint: dict[str, Any] = {"state_dict": weights, "configuration": self.configuration}
+        checkpoint: dict[str, object] = {"state_dict": weights, "configuration": self.configuration}
         task.on_save_checkpoint(checkpoint)
         checkpoint.pop("training_weights", None)
         if trainer.is_global_zero:
@@ -128,13 +257,12 @@ class Checkpoints(Checkpoint):
         for number in [number for number in numbered if number > step]:
             numbered.pop(number).unlink()
         best = self.folder / BEST
-        sizes = {number: path.stat().st_size for number, path in sorted(numbered.items())}
-        total = sum(sizes.values()) + (best.stat().st_size if best.is_file() else 0)
-        for number in list(sizes)[:-ALWAYS_KEPT]:
+        total = sum(path.stat().st_size for path in numbered.values()) + (best.stat().st_size if best.is_file() else 0)
+        for number in sorted(numbered)[:-ALWAYS_KEPT]:
             if total <= self.budget_gb * GB:
                 break
+            total -= numbered[number].stat().st_size
             numbered[number].unlink()
-            total -= sizes[number]
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
@@ -147,8 +275,7 @@ def _point(link: Path, path: Path) -> None:
     """Makes `link` stand for a checkpoint beside it, at one instant: by its name, or as a copy without links."""
     temporary = link.with_name(f".{link.name}.tmp")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
         try:
             os.symlink(path.name, temporary)
         except OSError:
@@ -159,9 +286,7 @@ def _point(link: Path, path: Path) -> None:
 
 
 def find_resume(
-    run: str | os.PathLike[str],
-    configuration: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    run: PathLike, configuration: Mapping[str, object] | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Path | None:
     """The newest whole checkpoint of the run in this directory, or None; `say` is told what was damaged, and of other
     versions.
@@ -169,8 +294,7 @@ def find_resume(
     Raises UnusableCheckpoint for one of another (flat) configuration or format, or with code in it.
     """
     folder = Path(run) / CHECKPOINTS
-    numbered = _numbered(folder)
-    candidates = [numbered[step] for step in sorted(numbered, reverse=True)]
+    candidates = [path for _, path in sorted(_numbered(folder).items(), reverse=True)]
     if not (folder / LAST).is_symlink():  # a copy, or a directory that was copied
         candidates.insert(0, folder / LAST)
     damaged = False
@@ -183,24 +307,29 @@ def find_resume(
             say(f"{error}; going back to the one before")
             damaged = True
             continue
-        if configuration is not None:
-            refuse_other_configuration(path, content, configuration)
-        say_other_versions(content, say)
+        if configuration is not None and (changes := differences(content.get("configuration", {}), configuration)):
+            shown = "\n  ".join(changes[:SHOWN])
+            raise UnusableCheckpoint(
+                f"{path} is of a run of another configuration (there -> now):\n  {shown}\n"
+                "Give this run another name (study.name=NAME), or move the checkpoints away."
+            )
+        others = [(name, old, versions().get(name)) for name, old in content["versions"].items()]
+        if other := [f"{name} {old}, now {now}" for name, old, now in others if now != old]:
+            say(f"the checkpoint was written by {'; '.join(other)}: from here on the last bits may differ")
         return path
     if damaged:
         say(f"{folder}: no checkpoint is whole; the run begins anew")
     return None
 
 
-def save_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> None:
+def save_weights(task: nn.Module, path: PathLike) -> None:
     """Writes the weights of a task that has trained nothing, as `load_weights` reads them. Raises CannotWrite."""
     counts = {"step": 0, "tokens": 0, "seconds": 0.0}
     write_checkpoint({"state_dict": task.state_dict(), "configuration": {}, "attnlab": counts}, path)
 
 
-def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens,
-    seconds, ...).
+def load_weights(task: nn.Module, path: PathLike) -> dict[str, Any]:
+    """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens, ...).
 
     Raises ValueError for a file that is no checkpoint of a run, or one of another model.
     """
@@ -218,10 +347,10 @@ def load_weights(task: torch.nn.Module, path: str | os.PathLike[str]) -> dict[st
     return dict(checkpoint["attnlab"])
 
 
-def _other_weights(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def _other_weights(own: Mapping[str, object], given: Mapping[str, object]) -> list[str]:
     """What tells the weights of a file from those that a model has."""
 
-    def said(value: Any) -> Any:
+    def said(value: object) -> object:
         return list(value.shape) if hasattr(value, "shape") else type(value).__name__
 
     found = []
@@ -249,7 +378,7 @@ def random_state() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "python": [version, list(numbers), gauss],
     }

@@ -5,23 +5,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from attnlab.layers.attention import Eager
+from attnlab.layers.attention import Attention, Eager
+from attnlab.layers.scope import Scope
 from attnlab.layers.stack import Layer, Stack
 from attnlab.training.loss import whole_norm
-from attnlab.training.task import Batch, Task
+from attnlab.training.task import Batch, Task, as_task
 
 REST = "rest"
 
 
 class Diagnostics(pl.Callback):
-    """Reports at the first step and at every multiple of `every`, under inside/<what>/<where>; <where> is layer=0, ...
-    (encoder/layer=0, ... where there are two stacks), or rest: the parameters of no layer.
+    """Reports at the first step and at every multiple of `every`, under diagnostics/<what>/<where>; <where> is layer=0,
+    ... (encoder/layer=0, ... where there are two stacks), or rest: the parameters of no layer.
 
     gradient_norm: of the gradient of the mean over the step's tokens, before it is clipped. update_norm: of the change
     of the weights in that step. stream_rms: the root mean square of the stream after a layer, and attention_entropy,
@@ -35,27 +36,32 @@ class Diagnostics(pl.Callback):
         self._before: dict[str, list[Tensor]] = {}
         self._gradient_norms: dict[str, Tensor] = {}
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
         """Keeps the norms of the gradients as they are accumulated, and the weights before the update."""
         if (step := trainer.global_step + 1) % self.every and step != 1:
             return
-        for where, parameters in by_depth(pl_module.model).items():
+        for where, parameters in by_depth(as_task(pl_module).model).items():
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if gradients:
                 self._gradient_norms[where] = whole_norm(gradients)
             self._before[where] = [parameter.detach().clone() for parameter in parameters]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
         """Reports, once the step is over."""
         if not self._before:
             return
-        values = {f"gradient_norm/{where}": norm * pl_module.sums.scale for where, norm in self._gradient_norms.items()}
-        for where, parameters in by_depth(pl_module.model).items():
+        task = as_task(pl_module)
+        values = {f"gradient_norm/{where}": norm * task.sums.scale for where, norm in self._gradient_norms.items()}
+        for where, parameters in by_depth(task.model).items():
             changes = [after.detach() - before for after, before in zip(parameters, self._before[where], strict=True)]
             values[f"update_norm/{where}"] = whole_norm(changes)
         self._before, self._gradient_norms = {}, {}
-        values |= look(pl_module, batch)
-        pl_module.report({f"inside/{name}": float(value) for name, value in values.items()}, trainer.global_step)
+        values |= look(task, batch)
+        task.report({f"diagnostics/{name}": float(value) for name, value in values.items()}, trainer.global_step)
 
 
 def stacks(model: nn.Module) -> dict[str, Stack]:
@@ -66,20 +72,17 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
         raise ValueError(
             f"trainer.diagnostics_every: {type(model).__name__} has no stack of layers to look into; accepted is null"
         )
-    if len(found) == 1:
-        return {"": next(iter(found.values()))}
-    return {f"{name.rsplit('.', 1)[-1]}/": stack for name, stack in found.items()}
+    return {f"{name.rsplit('.', 1)[-1]}/" if len(found) > 1 else "": stack for name, stack in found.items()}
 
 
 def by_depth(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trained parameters of every layer, and the rest; what layers share belongs to the first of them."""
     rest = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
-    found: dict[str, list[nn.Parameter]] = {}
+    found = {}
     for where, layer in _layers(model):
-        own = [rest.pop(id(parameter)) for parameter in layer.parameters() if id(parameter) in rest]
-        if own:
-            found[where] = own
-    return found | ({REST: list(rest.values())} if rest else {})
+        found[where] = [rest.pop(id(parameter)) for parameter in layer.parameters() if id(parameter) in rest]
+    found[REST] = list(rest.values())
+    return {where: parameters for where, parameters in found.items() if parameters}
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
@@ -92,25 +95,18 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
 def look(task: Task, batch: Batch) -> dict[str, Tensor]:
     """The scale of the stream after each layer, and the entropy of attention in it, on a batch; all ranks look."""
     found: dict[str, Tensor] = {}
-    # A compiled model would run past the hooks.
-    with task.evaluating(), torch.compiler.set_stance("force_eager"), _watched(task.model, found, batch):
-        task.loss_sums(batch)
-    return found
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, found: dict[str, Tensor], batch: Any) -> Iterator[None]:
-    """Inside, a forward pass of the model on a batch puts what `look` gives into `found`."""
-    is_target_BT = batch.get("is_target") if isinstance(batch, dict) else None  # no decoder is told of this padding
-    with contextlib.ExitStack() as undo:
-        for where, layer in _layers(model):
+    is_target_BT = batch.get("is_target")  # no decoder is told of this padding
+    with task.evaluating(), contextlib.ExitStack() as undo:
+        undo.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled model would run past the hooks
+        for where, layer in _layers(task.model):
             kept = {"attention_entropy": undo.enter_context(_keeping_weights(layer.attention))}
             if layer.cross_attention is not None:
                 kept["cross_attention_entropy"] = undo.enter_context(_keeping_weights(layer.cross_attention))
 
             def after(
-                layer: nn.Module, args: Any, output_BTD: Tensor, where: str = where, kept: dict[str, Eager] = kept
-            ) -> None:
+                layer: nn.Module, args: tuple[Tensor, Scope], output_BTD: Tensor,
+                where: str = where, kept: dict[str, Eager] = kept,
+            ) -> None:  # fmt: skip
                 is_real_BT = _real(args[1], output_BTD, is_target_BT)
                 found[f"stream_rms/{where}"] = output_BTD[is_real_BT].float().square().mean().sqrt()
                 for name, backend in kept.items():
@@ -118,11 +114,12 @@ def _watched(model: nn.Module, found: dict[str, Tensor], batch: Any) -> Iterator
                     backend.weights_BHTS = None
 
             undo.callback(layer.register_forward_hook(after).remove)
-        yield
+        task.loss_sums(batch)
+    return found
 
 
 @contextlib.contextmanager
-def _keeping_weights(attention: Any) -> Iterator[Eager]:
+def _keeping_weights(attention: Attention) -> Iterator[Eager]:
     """Inside, an attention computes with a backend that keeps its weights: the same one, where stacks share it."""
     given = attention.backend
     keeping = given if isinstance(given, Eager) and given.keep_weights else Eager(keep_weights=True)
@@ -133,7 +130,7 @@ def _keeping_weights(attention: Any) -> Iterator[Eager]:
         attention.backend = given
 
 
-def _real(scope: Any, x_BTD: Tensor, is_target_BT: Tensor | None) -> Tensor:
+def _real(scope: Scope, x_BTD: Tensor, is_target_BT: Tensor | None) -> Tensor:
     """True where a stream's position is no padding, (B, T); targets are the last positions of a causal stream."""
     is_real_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
     if scope.is_token_BS is not None:

@@ -29,14 +29,9 @@ Say = Callable[[str], None]
 class RunLogger(Logger):
     """A logger of one run, told apart by nothing, and told the configuration when it was made."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
+    name, version = "", ""
 
-    name = property(lambda self: self._name)
-    version = property(lambda self: "")
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         return None
 
 
@@ -48,22 +43,19 @@ class JsonLines(RunLogger):
     def __init__(self, path: str | os.PathLike[str], attempt: int = 1) -> None:
         self.path, self.attempt = Path(path), attempt
         self._file = AppendedLines(self.path)
-        super().__init__(self.path.name)
+        super().__init__()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Appends one line."""
         found = {name: float(value) for name, value in metrics.items() if name not in ("tokens", "seconds")}
         wrong = [name for name, value in found.items() if not math.isfinite(value)]
-        line: dict[str, Any] = {"step": step, "tokens": metrics.get("tokens"), "seconds": metrics.get("seconds")}
-        line |= {"attempt": self.attempt, "values": {**found, **dict.fromkeys(wrong)}}
-        self._file.append(json.dumps(line | ({"non_finite": wrong} if wrong else {})).encode() + b"\n")
+        line = {"step": step, "tokens": metrics.get("tokens"), "seconds": metrics.get("seconds")}
+        more = {"attempt": self.attempt, "values": {**found, **dict.fromkeys(wrong)}}
+        self._file.append(json.dumps(line | more | ({"non_finite": wrong} if wrong else {})).encode() + b"\n")
 
     def save(self) -> None:
-        """Makes what was appended survive a power cut."""
         self._file.save()
 
     def finalize(self, status: str) -> None:
-        """Saves and closes; a later line opens the file again."""
         self._file.close()
 
 
@@ -79,13 +71,12 @@ class View(RunLogger):
         flush: Callable[[], None] | None,
         say: Say,
     ) -> None:
-        super().__init__(name)
-        self._log, self._show, self._flush, self._say = log, show, flush or (lambda: None), say
+        super().__init__()
+        self.title, self._log, self._show, self._flush, self._say = name, log, show, flush or (lambda: None), say
         self.broken = False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Passes values on."""
-        self._try(lambda: self._log(metrics, step))
+        self._try(partial(self._log, metrics, step))
 
     def show(self, items: Mapping[str, Table | Picture], step: int) -> None:
         """Passes tables and pictures on, by their names."""
@@ -93,7 +84,6 @@ class View(RunLogger):
             self._try(partial(self._show, name, item, step))
 
     def finalize(self, status: str) -> None:
-        """Flushes."""
         self._try(self._flush)
 
     def _try(self, action: Callable[[], None]) -> None:
@@ -103,7 +93,7 @@ class View(RunLogger):
             action()
         except Exception as error:
             self.broken = True
-            self._say(f"{self._name}: {type(error).__name__}: {error}; this run goes on without it")
+            self._say(f"{self.title}: {type(error).__name__}: {error}; this run goes on without it")
 
 
 def build_loggers(
@@ -111,7 +101,7 @@ def build_loggers(
     directory: RunDirectory,
     name: RunName,
     runs_dir: str | os.PathLike[str],
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     say: Say = lambda line: print(line, file=sys.stderr),
 ) -> list[RunLogger]:
     """The run's loggers: the JSON lines first, then those views that could be opened; `say` is told of those that could
@@ -122,27 +112,8 @@ def build_loggers(
     if tracking.tensorboard:
         loggers += _tensorboard(directory, say)
     if tracking.wandb:
-        loggers += _wandb(tracking, name, Path(runs_dir), config or {}, say)
+        loggers += wandb_views(tracking, name, Path(runs_dir), config or {}, say)
     return loggers
-
-
-def log_evaluation(
-    tracking: Tracking,
-    name: RunName,
-    runs_dir: Path,
-    config: Mapping[str, Any],
-    figures: Mapping[str, float],
-    step: int,
-    say: Say,
-) -> None:
-    """Hands figures of a trained run to W&B, as a run of their own in the study's group. Never fails; `say` is told
-    why."""
-    try:
-        with finishing():
-            for view in _wandb(tracking, name, runs_dir, config, say):
-                view.log_metrics(dict(figures), step)
-    except Exception as error:
-        say(f"wandb: {type(error).__name__}: {_first_line(error)}; the figures are not logged")
 
 
 def _tensorboard(directory: RunDirectory, say: Say) -> list[View]:
@@ -166,7 +137,9 @@ def _tensorboard(directory: RunDirectory, say: Say) -> list[View]:
     return [View("tensorboard", log, show, writer.flush, say)]
 
 
-def _wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mapping[str, Any], say: Say) -> list[View]:
+def wandb_views(
+    tracking: Tracking, name: RunName, runs_dir: Path, config: Mapping[str, object], say: Say
+) -> list[View]:
     """W&B's view in the resolved mode, or offline, or none."""
 
     # W&B's own step is the optimizer's: what a requeued run repeats replaces itself there.
@@ -188,11 +161,11 @@ def _wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mapping[st
             _tell_wandb(lambda wandb: wandb.teardown(exit_code=1))
             _silent.add(attempt)
             instead = "this run goes on without it" if attempt == "offline" else "this run is logged offline"
-            say(f"wandb: {type(error).__name__}: {_first_line(error)}; {instead}")
+            say(f"wandb: {type(error).__name__}: {first_line(error)}; {instead}")
     return []
 
 
-def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mapping[str, Any], mode: str) -> Any:
+def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mapping[str, object], mode: str) -> Any:
     import wandb
 
     (runs_dir / "wandb").mkdir(parents=True, exist_ok=True)
@@ -212,14 +185,14 @@ def _open_wandb(tracking: Tracking, name: RunName, runs_dir: Path, config: Mappi
     )
 
 
-def _without_dots(node: Any) -> Any:
+def _without_dots(node: object) -> Any:
     """The same with / in place of the dots in keys, which W&B reads as nesting."""
     if isinstance(node, Mapping):
         return {str(key).replace(".", "/"): _without_dots(value) for key, value in node.items()}
     return [_without_dots(value) for value in node] if isinstance(node, list | tuple) else node
 
 
-def _as_wandb(item: Any) -> Any:
+def _as_wandb(item: object) -> object:
     """A table, a picture, or what stands in a table, as W&B shows it."""
     import wandb
     from PIL import Image
@@ -234,7 +207,8 @@ def _as_wandb(item: Any) -> Any:
     return item
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 

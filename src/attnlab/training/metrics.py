@@ -7,10 +7,14 @@ Lightning.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric as SacreBLEUMetric
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,14 @@ class Metric:
         """Its full names."""
         return [f"{split}/{self.name}{at and f'@{at}'}" for split in self.splits for at in self.at]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """What a run's record keeps of it, under its name."""
         return {"better": self.better, "words": self.words, "any_tokenizer": self.any_tokenizer}
 
 
-NATS = Metric("nats", "lower", "loss in nats per {unit}")
-SMOOTHED_NATS = Metric("smoothed_nats", "lower", "loss with label smoothing, in nats per {unit}")
-LOSS = Metric("loss", "lower")
+LOSS = Metric("loss", "lower", "loss in nats per {unit}")
+LOSS_SMOOTHED = Metric("loss_smoothed", "lower", "loss with label smoothing, in nats per {unit}")
 PERPLEXITY = Metric("perplexity", "lower", "perplexity per {unit}")
-TOKEN_PERPLEXITY = Metric("token_perplexity", "lower", "perplexity per token")
 WORD_PERPLEXITY = Metric("word_perplexity", "lower", "perplexity per word", any_tokenizer=True)
 BITS_PER_BYTE = Metric("bits_per_byte", "lower", any_tokenizer=True)
 ACCURACY = Metric("accuracy", "higher", "accuracy (0 to 1)", any_tokenizer=True)
@@ -64,17 +66,12 @@ EXACT = Metric("exact", "higher", "outputs equal to the reference (0 to 1)", any
 EXACT_MATCH = Metric("exact_match", "higher", "exact match (0 to 100)", any_tokenizer=True)
 BLEU = Metric("bleu", "higher", "BLEU (0 to 100)", any_tokenizer=True)
 CHRF = Metric("chrf", "higher", "chrF (0 to 100)", any_tokenizer=True)
-NEXT_SENTENCE_NATS = Metric("next_sentence_nats", "lower")
+MASKED_LM_LOSS = Metric("masked_lm_loss", "lower", "loss in nats per {unit}")
+NEXT_SENTENCE_LOSS = Metric("next_sentence_loss", "lower")
 NEXT_SENTENCE_ACCURACY = Metric("next_sentence_accuracy", "higher", any_tokenizer=True)
 SLIDING = "sliding_"  # before a metric of windows that overlap
 # What is known of a metric without a record: what several tasks report, and what runs of old may have.
-KNOWN = {
-    metric.name: metric
-    for metric in (
-        *(NATS, SMOOTHED_NATS, LOSS, PERPLEXITY, TOKEN_PERPLEXITY, WORD_PERPLEXITY, BITS_PER_BYTE, ACCURACY, PRECISION),
-        *(RECALL, F1, MACRO_F1, EXACT, EXACT_MATCH, BLEU, CHRF, NEXT_SENTENCE_NATS, NEXT_SENTENCE_ACCURACY),
-    )
-}
+KNOWN = {metric.name: metric for metric in list(vars().values()) if isinstance(metric, Metric)}
 
 
 def parts_of(metric: str) -> tuple[str, str, str]:
@@ -89,7 +86,12 @@ def prefix_of(split: str) -> str:
     return "val" if split == "validation" else split
 
 
-def known_metric(name: str, recorded: Mapping[str, Any] | None = None) -> Metric | None:
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that is no number."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def known_metric(name: str, recorded: Mapping[str, object] | None = None) -> Metric | None:
     """What runs have recorded of a metric, given by its full name, else what attnlab knows of it, or None."""
     measure = parts_of(name)[1]
     for one in (measure, measure.removeprefix(SLIDING)):
@@ -99,13 +101,13 @@ def known_metric(name: str, recorded: Mapping[str, Any] | None = None) -> Metric
     return KNOWN.get(measure.removeprefix(SLIDING))
 
 
-def known_better(name: str, recorded: Mapping[str, Any] | None = None) -> str | None:
+def known_better(name: str, recorded: Mapping[str, object] | None = None) -> str | None:
     """Which values of a metric are better, lower or higher; None of one that nobody has said."""
     found = known_metric(name, recorded)
     return found.better if found else None
 
 
-def better_of(name: str, recorded: Mapping[str, Any] | None = None) -> str:
+def better_of(name: str, recorded: Mapping[str, object] | None = None) -> str:
     """The same; of an unknown metric "lower"."""
     return known_better(name, recorded) or "lower"
 
@@ -145,7 +147,7 @@ def check_tokenizer(name: str) -> None:
         )
 
 
-def text_metrics(tokenize: str = DEFAULT) -> dict[str, Any]:
+def text_metrics(tokenize: str = DEFAULT) -> dict[str, SacreBLEUMetric]:
     """sacreBLEU's BLEU and chrF. Raises ValueError where what the tokenizer needs is not installed."""
     import sacrebleu
 

@@ -1,5 +1,5 @@
-"""Optimizers as functions of a model, and how one is used. Weight decay reaches tensors of rank two and more only, and
-a tied weight is counted once."""
+"""How a task is trained: optimizers as functions of a model, averages of its weights, and both with a schedule in use.
+Weight decay reaches tensors of rank two and more only, and a tied weight is counted once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.parts import Choices, build_part, unsharded
-from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, Rate, check_ranges
-from attnlab.training.averaging import Averaging
+from attnlab.parts import Choices, Part, build_part, unsharded
+from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, check_ranges
 from attnlab.training.schedules import Constant, Schedule
+from attnlab.training.sharding import placed_as
 
 Betas = tuple[Rate, Rate]
 
@@ -25,17 +25,16 @@ def decay_groups(model: nn.Module, weight_decay: float, skip: Sequence[Tensor] =
     """Two parameter groups without those in `skip`: tensors of rank >= 2, which decay, and the rest, which do not."""
     skipped = {id(parameter) for parameter in skip}
     trained = [p for p in model.parameters() if p.requires_grad and id(p) not in skipped]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    decaying, rest = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = ((decaying, weight_decay), (rest, 0.0))
+    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
 
 
-def _adam(kind: Any, model: nn.Module, groups: Any, lr: float, betas: Betas, eps: float) -> Optimizer:
+def _adam(
+    kind: type[torch.optim.Adam], model: nn.Module, groups: list[dict[str, Any]], lr: float, betas: Betas, eps: float
+) -> Optimizer:
     can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
-    optimizer: Optimizer = kind(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=can_fuse)
-    return optimizer
+    return kind(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=can_fuse)
 
 
 @check_ranges
@@ -77,10 +76,7 @@ def adafactor(
 
 @check_ranges
 def lion(
-    model: nn.Module,
-    lr: PositiveFloat = 1e-4,
-    betas: Betas = (0.9, 0.99),
-    weight_decay: NonNegativeFloat = 0.1,
+    model: nn.Module, lr: PositiveFloat = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: NonNegativeFloat = 0.1
 ) -> Optimizer:
     """Lion, the sign of an interpolated momentum (Chen et al. 2023); its rate is 3 to 10 times below AdamW's."""
     from lion_pytorch import Lion
@@ -122,8 +118,8 @@ def muon(
     if not matrices:
         wanted = "nn.Linear weights inside a stack of layers (an nn.ModuleList)"
         raise ValueError(f"muon needs hidden matrices: {wanted}; the model has none")
-    steps: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
-    inner = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", **steps)
+    make = partial(torch.optim.Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
+    inner = make(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     rest = decay_groups(model, weight_decay, skip=matrices)
     return MuonWithAdamW(inner, _adam(torch.optim.AdamW, model, rest, lr, betas, eps) if rest else None)
 
@@ -156,7 +152,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -164,6 +160,124 @@ class MuonWithAdamW(Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+# --- averages of the weights
+
+
+class AveragingState(TypedDict, total=False):
+    """What an average needs to go on: its tensors in the order of the model's parameters."""
+
+    average: list[Tensor]
+    steps: list[int]
+    kept: list[list[Tensor]]
+
+
+class Averaging(Part):
+    """No average, and the base class of the choices: the weights to evaluate are those that are trained."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after an optimizer step, counted from 0."""
+        return
+
+    def before_validation(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights at a validation, after `step` optimizer steps."""
+        return
+
+    def weights(self) -> list[Tensor] | None:
+        """The averaged weights in the order of the model's parameters; None where there are none."""
+        return None
+
+    def state_dict(self) -> AveragingState:
+        """What has to be kept to go on."""
+        return {}
+
+    def load_state_dict(self, state: AveragingState) -> None:
+        """Goes on from what `state_dict` gave."""
+        assert not state, "what averages nothing has nothing to go on with"
+
+
+@check_ranges
+class EMA(Averaging):
+    """An exponential moving average: average = decay average + (1 - decay) weights, after every step (Polyak & Juditsky
+    1992). warm_up: the decay is at most (1 + step) / (10 + step), so that the first weights do not linger (as in
+    TensorFlow's ExponentialMovingAverage)."""
+
+    def __init__(self, decay: Rate = 0.999, warm_up: bool = True) -> None:
+        self.decay, self.warm_up = decay, warm_up
+        self._average: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, step: int) -> None:
+        weights = [parameter.detach() for parameter in model.parameters()]
+        if self._average is None:
+            self._average = [weight.clone() for weight in weights]
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warm_up else self.decay
+        torch._foreach_lerp_(_on(self._average, weights), weights, 1 - decay)
+
+    def weights(self) -> list[Tensor] | None:
+        return self._average
+
+    def state_dict(self) -> AveragingState:
+        return {} if self._average is None else {"average": self._average}
+
+    def load_state_dict(self, state: AveragingState) -> None:
+        self._average = [tensor.clone() for tensor in state["average"]] if "average" in state else None
+
+
+@check_ranges
+class LastCheckpoints(Averaging):
+    """The mean of the weights at the last `count` validations (Vaswani et al. 2017, section 6.1)."""
+
+    def __init__(self, count: PositiveInt = 5) -> None:
+        self.count = count
+        self._kept: dict[int, list[Tensor]] = {}  # by step
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        """There have to be validations."""
+        yield from super().incompatible(choices)
+        every, steps = choices.get("trainer.val_check_interval") or 0, choices.get("trainer.max_steps") or 0
+        if not 0 < every <= steps:
+            yield (
+                f"averaging: {choices.name('averaging')} averages the weights at validations, and there are none "
+                f"(trainer.val_check_interval={every}, trainer.max_steps={steps}); set trainer.val_check_interval"
+            )
+
+    def before_validation(self, model: nn.Module, step: int) -> None:
+        weights = [parameter.detach() for parameter in model.parameters()]
+        for tensors in self._kept.values():
+            _on(tensors, weights)
+        if step not in self._kept:
+            self._kept[step] = [weight.clone() for weight in weights]
+        self._kept = {step: self._kept[step] for step in list(self._kept)[-self.count :]}
+
+    def weights(self) -> list[Tensor] | None:
+        # By the distances from the first, so that a weight that never moved keeps its bits.
+        of_each = zip(*self._kept.values(), strict=True)
+        return [a[0] + torch.stack([b - a[0] for b in a]).mean(dim=0) for a in of_each] or None
+
+    def state_dict(self) -> AveragingState:
+        return {"steps": list(self._kept), "kept": list(self._kept.values())}
+
+    def load_state_dict(self, state: AveragingState) -> None:
+        self._kept = {step: list(kept) for step, kept in zip(state["steps"], state["kept"], strict=True)}
+
+
+def _on(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """The tensors, moved in place of the list to where others are: a checkpoint is read whole, and on the CPU."""
+    tensors[:] = [placed_as(tensor, other) for tensor, other in zip(tensors, like, strict=True)]
+    return tensors
+
+
+@torch.no_grad()
+def _put(weights: list[Tensor], parameters: Sequence[Tensor]) -> None:
+    for parameter, weight in zip(parameters, weights, strict=True):
+        parameter.copy_(placed_as(weight, parameter))
+
+
+# --- in use
 
 
 @dataclass
@@ -196,14 +310,19 @@ class Optimization:
         """Inside, the model has the weights to evaluate; gives whether they differ from those that are trained."""
         with contextlib.ExitStack() as stack:
             differ = [stack.enter_context(evaluation_weights(optimizer)) for optimizer in optimizers]
-            yield stack.enter_context(self.averaging.applied(model)) or any(differ)
+            if (averaged := self.averaging.weights()) is not None:
+                parameters = list(model.parameters())
+                stack.callback(_put, [parameter.detach().clone() for parameter in parameters], parameters)
+                _put(averaged, parameters)
+            yield averaged is not None or any(differ)
 
     def leave_weights_to_evaluate(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Leaves the weights to evaluate in the model, once it is trained."""
         for optimizer in optimizers:
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
-        self.averaging.put_into(model)
+        if (averaged := self.averaging.weights()) is not None:
+            _put(averaged, list(model.parameters()))
 
 
 @contextlib.contextmanager
@@ -214,16 +333,15 @@ def evaluation_weights(optimizer: Optimizer) -> Iterator[bool]:
     if not groups:
         yield False
         return
-    trained = [(p, p.detach().clone()) for group in groups for p in group["params"]]
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    trained = [parameter.detach().clone() for parameter in parameters]
     optimizer.eval()  # type: ignore[attr-defined]
     try:
         yield True
     finally:
         for group in groups:
             group["train_mode"] = True
-        with torch.no_grad():
-            for parameter, value in trained:
-                parameter.copy_(value)
+        _put(trained, parameters)
 
 
 def _refuses_schedules(choices: Choices) -> Iterator[str]:
@@ -231,8 +349,8 @@ def _refuses_schedules(choices: Choices) -> Iterator[str]:
         yield "optimizer: schedule_free replaces the decay of the learning rate; use it with schedule=constant"
     if choices.parts.get("averaging") is not Averaging:
         yield (
-            "averaging: schedule_free averages the weights itself, and what is averaged twice is the average of neither; "
-            "leave averaging out"
+            "averaging: schedule_free averages the weights itself, and what is averaged twice is the average of "
+            "neither; leave averaging out"
         )
 
 

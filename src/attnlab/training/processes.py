@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE_SECONDS = 0.5  # one Ctrl-C comes twice: from the terminal, and passed on by whoever started this process
@@ -30,10 +30,23 @@ GRACE_SECONDS = 4.0  # to end the step and save; what is saved already stays val
 _watching: set[int] = set()  # the process's own number: a fork has the set, but not the thread
 
 
+class Process(TypedDict, total=False):
+    """A process as it names itself to others, in the environment or as an attempt at a run."""
+
+    host: str
+    boot: str
+    processes: str
+    pid: int
+    process_start: str | None
+    started: float
+    job: str | None
+    attempt: int
+
+
 @functools.cache
-def machine() -> dict[str, str]:
+def machine() -> Process:
     """This machine and its process table: process numbers mean something only where all of these agree."""
-    identity = {"host": socket.gethostname(), "boot": "", "processes": ""}
+    identity: Process = {"host": socket.gethostname(), "boot": "", "processes": ""}
     with contextlib.suppress(OSError):
         identity["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         identity["processes"] = os.readlink("/proc/self/ns/pid")
@@ -42,14 +55,12 @@ def machine() -> dict[str, str]:
 
 def process_start(pid: int) -> str | None:
     """When process `pid` of this machine started, in the system's own words; None where it has ended or is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZXx" else fields[19]
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
             return None
-    except ProcessLookupError:
-        return None
+        return None if fields[0] in "ZXx" else fields[19]
     answer = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, started = answer.stdout.strip().partition(" ")
     return None if not state or state.startswith("Z") else started.strip()
@@ -61,6 +72,11 @@ def slurm_job() -> str | None:
     return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
 
 
+def this_process() -> Process:
+    """What others can look for, to see whether this process still runs."""
+    return {**machine(), "pid": os.getpid(), "process_start": process_start(os.getpid()), "job": slurm_job()}
+
+
 class Interrupted(SystemExit):
     """A signal has ended what was under way; the exit status is the shell's for it."""
 
@@ -68,9 +84,8 @@ class Interrupted(SystemExit):
         super().__init__(128 + signum)
         self.signum = signum
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """So that a worker can hand it on."""
-        return type(self), (self.signum,)
+    def __reduce__(self) -> tuple[object, ...]:  # so that a worker can hand it on
+        return type(self), tuple(vars(self).values())
 
     def __str__(self) -> str:
         return "interrupted; the same command goes on from here"
@@ -82,9 +97,6 @@ class Stopped(Interrupted):
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(signum)
         self.step = step
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.signum, self.step)
 
     def __str__(self) -> str:
         name = signal.Signals(self.signum).name
@@ -99,11 +111,9 @@ def leave(signum: int, frame: object = None) -> None:
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
     """In it, SIGTERM and Ctrl-C raise Interrupted, unless somebody waits for them. Only a process's main thread can."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
-                before[signum] = signal.signal(signum, leave)
+    mine = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    free = [one for one in mine if signal.getsignal(one) in (signal.SIG_DFL, signal.default_int_handler)]
+    before = {signum: signal.signal(signum, leave) for signum in free}
     try:
         yield
     finally:
@@ -123,9 +133,12 @@ class StopRequest:
         self.signum: int | None = None
         self._say = say
         self._asked_at = 0.0
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, object] = {}
 
-    is_made = property(lambda self: self.signum is not None, doc="Whether somebody has asked.")
+    @property
+    def is_made(self) -> bool:
+        """Whether somebody has asked."""
+        return self.signum is not None
 
     def request(self, signum: int = signal.SIGTERM) -> None:
         """Asks to save at the end of the present optimizer step and to stop."""
@@ -164,8 +177,7 @@ class StopRequest:
 def descendants() -> Iterator[None]:
     """What is started in it ends soon after this process does, however it does: see `end_with_ancestors`."""
     before = os.environ.get(VARIABLE)
-    mine = {"pid": os.getpid(), "process_start": process_start(os.getpid()), "job": slurm_job()}
-    os.environ[VARIABLE] = json.dumps([*_named(), machine() | mine])
+    os.environ[VARIABLE] = json.dumps([*_named(), this_process()])
     try:
         yield
     finally:
@@ -182,7 +194,7 @@ def end_with_ancestors() -> None:
         threading.Thread(target=_watch, args=(above,), name="ancestors", daemon=True).start()
 
 
-def _watch(above: list[dict[str, Any]]) -> None:
+def _watch(above: list[Process]) -> None:
     while all(process_start(one["pid"]) == one["process_start"] for one in above):
         time.sleep(LOOK_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -192,13 +204,12 @@ def _watch(above: list[dict[str, Any]]) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _named() -> list[dict[str, Any]]:
-    try:
+def _named() -> list[Process]:
+    with contextlib.suppress(ValueError):
         return list(json.loads(os.environ.get(VARIABLE, "[]")))
-    except ValueError:
-        return []
+    return []
 
 
-def _is_near(one: dict[str, Any]) -> bool:
+def _is_near(one: Process) -> bool:
     """Whether a process is in this machine's table, and not one that left a job to Slurm, which outlives it."""
     return all(one.get(key) == value for key, value in {**machine(), "job": slurm_job()}.items())

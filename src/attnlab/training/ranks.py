@@ -9,67 +9,43 @@ import logging
 import os
 import signal
 import threading
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from attnlab.training.processes import Interrupted
-
-if TYPE_CHECKING:
-    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from attnlab.training.trainer import TrainerSettings, cluster_environment
 
 T = TypeVar("T")
 
 
-class Devices(Protocol):
-    """What the settings of a trainer say of its processes."""
-
-    @property
-    @abstractmethod
-    def devices(self) -> int:
-        """Processes on each node."""
-
-    @property
-    @abstractmethod
-    def num_nodes(self) -> int:
-        """Machines that train together."""
-
-    @property
-    @abstractmethod
-    def device_type(self) -> str:
-        """cpu, cuda or mps."""
-
-
 @dataclass(frozen=True)
 class Ranks:
-    """This process's rank among the `count` processes of a run; alone where there is one."""
+    """This process's rank among those of a run; alone where there is no group."""
 
     rank: int = 0
-    count: int = 1
     local_rank: int = 0
-    group: Any = None
+    group: dist.ProcessGroup | None = None
 
     def decide(self, decision: Callable[[], T]) -> T:
         """What `decision` gives on the first rank, on every rank. Raises what it raises, elsewhere RuntimeError."""
         if self.group is None:
             return decision()
-        told: list[Any] = [None]
+        told: list[tuple[T | None, str]] = [(None, "")]
         try:
             if self.rank == 0:
-                told = [("decided", decision())]
+                told = [(decision(), "")]
         except Exception as error:
-            told = [("failed", f"{type(error).__name__}: {error}")]
+            told = [(None, f"{type(error).__name__}: {error}")]
             raise
         finally:
             dist.broadcast_object_list(told, src=0, group=self.group)
-        how, value = told[0]
-        if how == "failed":
-            raise RuntimeError(f"the first rank failed: {value}")
-        decided: T = value
-        return decided
+        value, failure = told[0]
+        if failure:
+            raise RuntimeError(f"the first rank failed: {failure}")
+        return value  # type: ignore[return-value]
 
     def first_on_each_node(self, action: Callable[[], object]) -> None:
         """Does `action` on one rank of each node, then on the others, which find it done."""
@@ -81,25 +57,10 @@ class Ranks:
                 action()
 
 
-def cluster_environment(settings: Devices) -> ClusterEnvironment | None:
-    """How the ranks find each other; None leaves it to Lightning. Slurm's requeue is not Lightning's."""
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
-    if settings.devices * settings.num_nodes == 1:
-        return LightningEnvironment()
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    # One of several tasks of a step by srun; a batch script and a single task are alone.
-    is_one_of_several = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return SLURMEnvironment(auto_requeue=False) if is_one_of_several else None
-
-
-def are_missing(settings: Devices) -> bool:
+def are_missing(settings: TrainerSettings) -> bool:
     """Whether a run with these settings has several ranks, and nobody has started them. Raises ValueError where they
     are on several nodes."""
-    if settings.devices * settings.num_nodes == 1 or cluster_environment(settings) is not None:
+    if cluster_environment(settings) is not None:
         return False
     if settings.num_nodes > 1:
         raise ValueError(
@@ -109,13 +70,13 @@ def are_missing(settings: Devices) -> bool:
     return True
 
 
-def join(settings: Devices) -> Ranks:
+def join(settings: TrainerSettings) -> Ranks:
     """Meets the other ranks of this run and returns this one. Raises ValueError where another number was started."""
-    if settings.devices * settings.num_nodes == 1:
+    if settings.world_size == 1:
         return Ranks()
     environment = cluster_environment(settings)
     assert environment is not None, "the ranks of this run have not been started"
-    wanted, started = settings.devices * settings.num_nodes, environment.world_size()
+    wanted, started = settings.world_size, environment.world_size()
     if started != wanted:
         raise ValueError(
             f"{started} processes were started for trainer.devices={settings.devices} on "
@@ -127,17 +88,17 @@ def join(settings: Devices) -> Ranks:
         dist.init_process_group(backend, rank=environment.global_rank(), world_size=started)
     # Decisions are objects on the CPU, whatever the tensors are on.
     group = dist.new_group(backend="gloo")
-    return Ranks(environment.global_rank(), started, environment.local_rank(), group)
+    return Ranks(environment.global_rank(), environment.local_rank(), group)
 
 
-def start(settings: Devices, function: Callable[..., object], *arguments: object) -> None:
+def start(settings: TrainerSettings, function: Callable[..., object], *arguments: object) -> None:
     """Calls an importable function in `settings.devices` new processes of this machine, each a rank, and waits for
     them. They end together: where one fails, the others are stopped. Raises RuntimeError with the first one's error."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    passed_on = _signals()
+    before = {signum: signal.getsignal(signum) for signum in _signals()}
     for name in list(logging.root.manager.loggerDict):  # what they say, the run says in its own words
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -150,9 +111,8 @@ def start(settings: Devices, function: Callable[..., object], *arguments: object
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        signals_to_handle=",".join(signum.name for signum in passed_on),
+        signals_to_handle=",".join(signum.name for signum in before),
     )
-    before = {signum: signal.getsignal(signum) for signum in passed_on}
     try:
         elastic_launch(config, _recorded)(function, *arguments)
     except ChildFailedError as error:

@@ -13,6 +13,7 @@ import errno
 import io
 import json
 import math
+import mmap
 import os
 import secrets
 import stat
@@ -23,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from attnlab.training.processes import machine, process_start, slurm_job
+from attnlab.training.processes import Process, machine, process_start, this_process
 
 RUN, STATUS, METRICS, CHECKPOINTS, ATTEMPTS = "run.json", "status.json", "metrics.jsonl", "checkpoints", "attempts"
+FORMAT = 2  # of run.json; the first one, which did not say so, had other names of fields and metrics
 LOG = "log.txt"  # what a run says while it trains and, where it fails, the traceback
 OUTPUTS, SAMPLES, ATTENTION = "outputs", "samples.json", "attention.png"  # what a run leaves to look at
 SETTLED = ("finished", "diverged", "pruned")  # nothing is left to do, and nobody tries again
-OVER = (*SETTLED, "failed", "interrupted")
+ENDED = ("finished", "failed", "diverged", "pruned")
+OVER = (*ENDED, "interrupted")
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
 
@@ -47,7 +50,7 @@ class Held:
     """Why a run directory cannot be claimed: its state, and the attempt that owns it (host, pid, started, attempt)."""
 
     state: str
-    owner: dict[str, Any]
+    owner: Process
 
     def __str__(self) -> str:
         where = f"process {self.owner.get('pid')} on {self.owner.get('host')} (attempt {self.owner.get('attempt')})"
@@ -55,29 +58,24 @@ class Held:
         return f"owned by {job}{where}" if self.state == "running" else self.state
 
 
-def plain(data: Any) -> Any:
+def plain(data: object) -> object:
     """`data` as JSON has it: non-finite numbers become null, paths text, numbers of other libraries Python's own."""
-    if isinstance(data, dict):
-        return {str(key): plain(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple, set, frozenset)):
-        return [plain(value) for value in data]
-    if data is None or isinstance(data, (str, bool, int)):
-        return data
-    if hasattr(data, "item"):
-        return plain(data.item())
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
+    match data:
+        case dict():
+            return {str(key): plain(value) for key, value in data.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(value) for value in data]
+        case None | str() | bool() | int():
+            return data
+        case _ if hasattr(data, "item"):
+            return plain(data.item())
+        case float():
+            return data if math.isfinite(data) else None
     return str(data)
 
 
-def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Replaces `path` atomically; `durable` also survives a power cut. Raises CannotWrite; the old file then stays."""
-    write_bytes(path, text.encode(), durable)
-
-
 def write_bytes(path: Path, data: bytes | memoryview, durable: bool = True) -> None:
-    """As `write_text`, of bytes."""
-    path = Path(path)
+    """Replaces `path` atomically; `durable` also survives a power cut. Raises CannotWrite; the old file then stays."""
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +88,13 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = True) -> N
         raise
 
 
-def write_json(path: Path, data: Any, durable: bool = True) -> None:
-    """Writes `data` as JSON, atomically (see `write_text`); non-finite numbers become null."""
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """As `write_bytes`, of text."""
+    write_bytes(path, text.encode(), durable)
+
+
+def write_json(path: Path, data: object, durable: bool = True) -> None:
+    """As `write_bytes`, of data as JSON; non-finite numbers become null."""
     write_text(path, json.dumps(plain(data), indent=1, allow_nan=False) + "\n", durable)
 
 
@@ -125,19 +128,29 @@ def read_json(path: Path, default: Any = None) -> Any:
         return default
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """What differs between two flat configurations, a readable line each; a field that is null is as good as absent."""
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     return [f"{key}: {before.get(key, '(absent)')} -> {now.get(key, '(absent)')}" for key in changed]
 
 
+def other_format(record: Mapping[str, Any], directory: Path) -> str | None:
+    """What is to be said of a run that another version of attnlab wrote: its names of fields and metrics are others."""
+    found = record.get("format", 1)
+    if not isinstance(record.get("config"), Mapping) or found == FORMAT:
+        return None
+    version = f" ({record['attnlab']})" if isinstance(record.get("attnlab"), str) else ""
+    return (
+        f"{directory}: run.json must have format {FORMAT}, got {found}: another version of attnlab{version} wrote it, "
+        "which names fields and metrics differently; use that version, or move the old runs away and train again"
+    )
+
+
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
     """The error with its cause in words."""
     causes = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
-    causes |= {
-        errno.EROFS: "the disk is read-only",
-        **dict.fromkeys((errno.EACCES, errno.EPERM), "permission is denied"),
-    }
+    causes |= {errno.EROFS: "the disk is read-only", errno.EPERM: "permission is denied"}
+    causes[errno.EACCES] = causes[errno.EPERM]
     cause = causes.get(error.errno or 0, error.strerror or str(error))
     return CannotWrite(f"cannot write {path}: {cause}")
 
@@ -168,7 +181,7 @@ class AppendedLines:
         self._descriptor: int | None = None
 
     def append(self, line: bytes) -> None:
-        """Appends a line: all of it, or nothing where the disk fills up within it."""
+        """All of a line, or nothing where the disk fills up within it."""
         try:
             if self._descriptor is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,14 +216,9 @@ def cut_partial_line(path: Path) -> None:
     try:
         with open(path, "r+b") as file:
             size = end = file.seek(0, os.SEEK_END)
-            while end > 0:
-                start = max(0, end - 65536)
-                file.seek(start)
-                newline = file.read(end - start).rfind(b"\n")
-                if newline >= 0:
-                    end = start + newline + 1
-                    break
-                end = start
+            if size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    end = content.rfind(b"\n") + 1
             if end < size:
                 file.truncate(end)
     except FileNotFoundError:
@@ -226,7 +234,7 @@ class RunLog(io.TextIOBase):
         self.path = directory / LOG
 
     def say(self, text: str) -> None:
-        """Appends `text`, which may have several lines."""
+        """Appends a text, which may have several lines."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         lines = "".join(f"{stamp} {line}\n" for line in text.splitlines())
         with contextlib.suppress(OSError):
@@ -237,7 +245,6 @@ class RunLog(io.TextIOBase):
                 file.write(lines.encode("utf-8", "replace"))
 
     def write(self, text: str, /) -> int:
-        """`say`, as a stream of text has it."""
         self.say(text)
         return len(text)
 
@@ -255,7 +262,7 @@ def last_lines(directory: Path, lines: int, characters: int) -> str:
     return kept if len(kept.encode()) >= size - 1 or not kept else f"\u2026{kept}"
 
 
-def _create_exclusively(path: Path, data: dict[str, Any]) -> bool:
+def _create_exclusively(path: Path, data: Process) -> bool:
     """Creates `path` whole, or returns False where it is there already: of several racers exactly one is told True."""
     temporary, content = _temporary(path), json.dumps(data).encode() + b"\n"
     try:
@@ -290,9 +297,11 @@ class RunDirectory:
     status_json = property(lambda self: self.path / STATUS)
     metrics = property(lambda self: self.path / METRICS)
     checkpoints = property(lambda self: self.path / CHECKPOINTS)
-    owned = property(
-        lambda self: self.attempt is not None, doc="Whether this process claimed the run and so writes its files."
-    )
+
+    @property
+    def owned(self) -> bool:
+        """Whether this process claimed the run and so writes its files."""
+        return self.attempt is not None
 
     def claim(self, even_if_over: bool = False) -> int | Held:
         """Makes this process the run's owner and returns the attempt's number (from 1), or says who holds it.
@@ -303,13 +312,13 @@ class RunDirectory:
             number, owner = self._newest_attempt()
             state = self.state()
             if state == "running" or (state in SETTLED and not even_if_over):
-                return Held(state, owner | {"attempt": number})
-            mine = machine() | {"pid": os.getpid(), "process_start": process_start(os.getpid()), "started": time.time()}
-            mine["job"] = slurm_job()
-            if _create_exclusively(self._attempt(number + 1), mine):
+                return Held(state, {**owner, "attempt": number})
+            if _create_exclusively(self._attempt(number + 1), {**this_process(), "started": time.time()}):
                 self.attempt = number + 1
                 self._stop_beating = _beat(self._attempt(number + 1))
-                self._sweep_temporaries()
+                for folder in (self.path, self.checkpoints):  # in that of attempts a racer may be linking its own
+                    for left in folder.glob(".*.tmp"):
+                        _remove(left)
                 return number + 1
 
     def release(self) -> None:
@@ -338,14 +347,14 @@ class RunDirectory:
             return "interrupted" if status else "missing"
         return "running" if self._is_alive(owner) else "interrupted"
 
-    def owner(self) -> dict[str, Any]:
+    def owner(self) -> Process:
         """What the newest attempt says of its process (host, pid, started, job); nothing where there was none."""
         return self._newest_attempt()[1]
 
     def _attempt(self, number: int) -> Path:
         return self.path / ATTEMPTS / f"{number}.json"
 
-    def _newest_attempt(self) -> tuple[int, dict[str, Any]]:
+    def _newest_attempt(self) -> tuple[int, Process]:
         try:
             numbers = [int(name[:-5]) for name in os.listdir(self.path / ATTEMPTS) if name[:-5].isdigit()]
         except OSError:
@@ -353,7 +362,7 @@ class RunDirectory:
         newest = max(numbers, default=0)
         return newest, read_json(self._attempt(newest), {}) if newest else {}
 
-    def _is_alive(self, owner: dict[str, Any]) -> bool:
+    def _is_alive(self, owner: Process) -> bool:
         """By the process table where the owner is of this machine, otherwise by the age of the last heartbeat."""
         if owner and all(owner.get(key) == value for key, value in machine().items()):
             started = process_start(owner["pid"])
@@ -366,11 +375,6 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             beat = self._attempt(number).stat().st_mtime
         return max(beat, float(status.get("heartbeat") or 0)) if status.get("attempt") == number else beat
-
-    def _sweep_temporaries(self) -> None:
-        for folder in (self.path, self.checkpoints):  # in that of attempts a racer may be linking its own
-            for left in folder.glob(".*.tmp"):
-                _remove(left)
 
 
 def _beat(attempt: Path) -> Callable[[], None]:

@@ -32,7 +32,8 @@ class Schedule(Part):
         warmup, steps = choices.get("schedule.warmup_steps") or 0, choices.get("trainer.max_steps", 0)
         if warmup > steps > 0:
             yield (
-                f"schedule.warmup_steps: a warm-up of {warmup} steps is longer than the training of {steps} (trainer.max_steps)"
+                f"schedule.warmup_steps: a warm-up of {warmup} steps is longer than the training of {steps} "
+                "(trainer.max_steps)"
             )
 
     def __call__(self, step: int) -> float:
@@ -54,23 +55,23 @@ class Constant(Schedule):
 
 @check_ranges
 class Linear(Schedule):
-    """Falls linearly to `floor` times the rate."""
+    """Falls linearly to `min_lr_ratio` times the rate."""
 
     def __init__(
-        self, total_steps: PositiveInt, warmup_steps: NonNegativeInt | None = 0, floor: Probability = 0.0
+        self, total_steps: PositiveInt, warmup_steps: NonNegativeInt | None = 0, min_lr_ratio: Probability = 0.0
     ) -> None:
         super().__init__(total_steps, warmup_steps)
-        self.floor = floor
+        self.min_lr_ratio = min_lr_ratio
 
     def after(self, step: int) -> float:
-        return 1.0 - (1.0 - self.floor) * self.progress(step)
+        return 1.0 - (1.0 - self.min_lr_ratio) * self.progress(step)
 
 
 class Cosine(Linear):
-    """Falls along half a cosine to `floor` times the rate (Loshchilov & Hutter 2017, without restarts)."""
+    """Falls along half a cosine to `min_lr_ratio` times the rate (Loshchilov & Hutter 2017, without restarts)."""
 
     def after(self, step: int) -> float:
-        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * self.progress(step)))
+        return self.min_lr_ratio + (1.0 - self.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * self.progress(step)))
 
 
 class InverseSqrt(Schedule):
@@ -83,7 +84,7 @@ class InverseSqrt(Schedule):
 @check_ranges
 class WSD(Linear):
     """Warm-up, stable, decay: constant, then 1 - sqrt over the last `decay_steps` (a fifth of the training by default)
-    to `floor` times the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises
+    to `min_lr_ratio` times the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises
     ValueError where they do not fit."""
 
     def __init__(
@@ -91,9 +92,9 @@ class WSD(Linear):
         total_steps: PositiveInt,
         warmup_steps: NonNegativeInt | None = 0,
         decay_steps: NonNegativeInt | None = None,
-        floor: Probability = 0.0,
+        min_lr_ratio: Probability = 0.0,
     ) -> None:
-        super().__init__(total_steps, warmup_steps, floor)
+        super().__init__(total_steps, warmup_steps, min_lr_ratio)
         longest = total_steps - self.warmup_steps
         self.decay_steps = min(total_steps // 5, longest) if decay_steps is None else decay_steps
         if self.decay_steps > longest:
@@ -102,7 +103,7 @@ class WSD(Linear):
 
     def after(self, step: int) -> float:
         decayed = max(0, step + self.decay_steps - self.total_steps) / max(1, self.decay_steps)
-        return 1.0 - (1.0 - self.floor) * math.sqrt(min(1.0, decayed))
+        return 1.0 - (1.0 - self.min_lr_ratio) * math.sqrt(min(1.0, decayed))
 
 
 @check_ranges
@@ -128,8 +129,8 @@ class Noam(Schedule):
         yield from super().incompatible(choices)
         if "optimizer.lr" in choices.given:
             yield (
-                f"schedule: {choices.name('schedule')} sets the learning rate itself (schedule.factor * d_model^-0.5 * ...), so optimizer.lr would "
-                "have no effect; set schedule.factor, or choose schedule=inverse_sqrt"
+                f"schedule: {choices.name('schedule')} sets the learning rate itself (schedule.factor * d_model^-0.5 * "
+                "...), so optimizer.lr would have no effect; set schedule.factor, or choose schedule=inverse_sqrt"
             )
 
     def __call__(self, step: int) -> float:

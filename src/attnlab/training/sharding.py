@@ -7,7 +7,8 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -21,35 +22,30 @@ from torch.utils._pytree import tree_map
 
 from attnlab.layers.stack import Stack
 
+State = TypeVar("State")
+
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's strategy for fully_shard over `count` ranks, with checkpoints like every other strategy's."""
+    """Lightning's strategy for fully_shard over `count` ranks, with checkpoints like every other strategy's: all ranks
+    have to ask for a state, which is whole, and each takes its share of one."""
+
+    lightning_restore_optimizer = True
 
     def __init__(self, count: int) -> None:
         super().__init__(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """Yes: by `load_optimizer_state_dict`."""
-        return True
-
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """All weights, on every rank; all of them have to ask."""
         assert self.lightning_module is not None
-        state: dict[str, Any] = whole(self.lightning_module.state_dict())
-        return state
+        return whole(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, on every rank; all of them have to ask."""
-        state: dict[str, Any] = whole(ParallelStrategy.optimizer_state(self, optimizer))
-        return state
+        return whole(ParallelStrategy.optimizer_state(self, optimizer))
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """What the file holds: the task says what of it are the weights to train."""
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes this rank's share of whole weights."""
         # torch's set_model_state_dict cannot load modules that stand in a model twice, as T5's shared layers do.
         task = self.lightning_module
         assert task is not None
@@ -58,7 +54,6 @@ class FullySharded(ModelParallelStrategy):
         task.load_state_dict(shares, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Takes this rank's share of whole states."""
         ParallelStrategy.load_optimizer_state_dict(self, checkpoint)
         for optimizer in self.optimizers:
             for parameter, state in optimizer.state.items():
@@ -75,12 +70,11 @@ def shard(task: pl.LightningModule, mesh: DeviceMesh) -> None:
     for name, parameter in task.named_parameters():
         if parameter.ndim == 0:
             raise ValueError(
-                f"trainer.strategy=fsdp2 cannot share out {name}, a single number (residual=rezero, norm=dynamic_tanh"
+                f"trainer.strategy=fsdp2 cannot shard {name}, a single number (residual=rezero, norm=dynamic_tanh"
                 " have such); accepted are other choices, or trainer.strategy=ddp"
             )
-    for layer in own_layers(task):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(task, mesh=mesh)
+    for module in (*own_layers(task), task):
+        fully_shard(module, mesh=mesh)
     register_fsdp_forward_method(task, "loss_sums")
 
 
@@ -115,13 +109,14 @@ def gathered(task: nn.Module) -> Iterator[None]:
             module.reshard()
 
 
-def whole(state: Any) -> Any:
+def whole(state: State) -> State:
     """A state of tensors, numbers and containers with all tensors whole; all ranks have to ask."""
-    return tree_map(lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value, state)
+    gathered_state: State = tree_map(lambda v: v.full_tensor().cpu() if isinstance(v, DTensor) else v, state)
+    return gathered_state
 
 
 def placed_as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor on the device of another one of the same shape, shared out as that one is."""
+    """A whole tensor on the device of another one of the same shape, sharded as that one is."""
     if not isinstance(other, DTensor) or isinstance(tensor, DTensor):
         return tensor.to(other.device)
     mine = tensor.to(other.to_local().device)

@@ -1,7 +1,7 @@
 """What a task is: a model, its loss as sums over target tokens, and the figures that say how well it does.
 
-`Scored` evaluates sums, `Trained` trains on them, `Task` says what there is to be said of a task. No step waits for the
-device except where a line is logged; on a CPU every step is checked for a loss that is not finite.
+No step waits for the device except where a line is logged; on a CPU every step is checked for a loss that is not
+finite.
 """
 
 from __future__ import annotations
@@ -13,35 +13,137 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.training.early_stopping import NOTHING, Diverged, first_not_finite
-from attnlab.training.loss import LossAccumulator, LossSums
-from attnlab.training.metrics import NATS, Metric, prefix_of
+from attnlab.training.loss import NOTHING, OBJECTIVE, Diverged, LossAccumulator, LossSums, Number, first_not_finite
+from attnlab.training.metrics import LOSS, Metric, prefix_of
 from attnlab.training.optimizers import Optimization
 from attnlab.training.sharding import gathered, shard, whole
 from attnlab.training.tracking import Table
 
 Batch = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
-class Scored(pl.LightningModule):
-    """A model whose batches are scored by sums over their target tokens. loss_name: the loss's name in reports."""
+class Best(TypedDict):
+    """The best value so far of the metric that is watched, and the optimizer step of it."""
 
-    loss_name = "nats"
+    metric: str
+    value: float
+    step: int
+
+
+class Task(pl.LightningModule):
+    """A task says everything about itself; a subclass gives `loss_sums` and `metrics`.
+
+    A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and ranks, so
+    that splitting a batch changes nothing; `optimization` says how it is trained. On the class: `loss_name`, the loss's
+    name in reports; `monitor`, the metric of the validation part by which a run is watched and chosen; `headline`,
+    those that sum a run up; `data_type`, `model_type`, what the task works on. Attributes: `seconds` and `tokens` of
+    training over all attempts (and ranks); `latest` values reported; `best` of the metric that is watched;
+    `unavailable`, figures that a run cannot have, with the reason; `notes`, how figures were computed; `outputs`, texts
+    worth keeping beside them, by file name.
+    """
+
+    loss_name = "loss"
+    monitor: ClassVar[Metric] = LOSS
+    validates_figures: ClassVar[bool] = False  # at the end a validation reports what a whole split does
+    headline: ClassVar[Sequence[str]] = ("val/loss",)
+    data_type: ClassVar[type] = object
+    model_type: ClassVar[type] = nn.Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.optimization = Optimization()
+        self.latest: dict[str, float] = {}
+        self.best: Best | None = None
+        self.sums = LossAccumulator()
+        self.unavailable: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.outputs: dict[str, str] = {}
+        self.before_next_step: Callable[[], None] | None = None
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._batches: list[Batch] = []
+        self._validated: list[dict[str, Number]] = []
+        self._evaluated = contextlib.ExitStack()
+
+    @property
+    def tokens(self) -> int:
+        return int(self.sums.tokens)
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    # --- what a task says
 
     @abstractmethod
     def loss_sums(self, batch: Batch) -> LossSums:
         """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
+
+    @classmethod
+    @abstractmethod
+    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+        """The metrics of a finished run of this resolved configuration."""
+        return ()
+
+    @classmethod
+    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
+        """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
+        for owner in cls.__mro__[: cls.__mro__.index(Task)]:
+            if "metrics" in vars(owner):
+                names = [name for known in cls.metrics(config) for name in known.names()]
+                return any(fnmatch.fnmatchcase(metric, name) for name in names)
+            if vars(owner).keys() & {"loss_sums", "figures_of_sums", "validate", "figures", "evaluate"}:
+                return True
+        return True
+
+    def initialise(self) -> list[str]:
+        """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
+        return []
+
+    def check_split(self, data: Any, split: str) -> None:
+        """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
+        return
+
+    def cross_entropy(self, sums: LossSums) -> Tensor:
+        """The summed cross-entropy of a batch's targets alone: not smoothed, without other losses."""
+        return sums.auxiliary.get("loss", sums.loss)
+
+    def targets(self, batch: Batch) -> Tensor | None:
+        """The target tokens (N,) that a batch's loss is over; None in a task whose targets are no tokens."""
+        return None
+
+    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
+        """What is reported of a validation, from its sums by name and its number of tokens."""
+        return {name: value / max(1, tokens) for name, value in sums.items()}
+
+    def validate(self, data: Any) -> dict[str, float]:
+        """What a validation reports, of the weights as they are."""
+        if self.validates_figures:
+            return self.evaluate(data, "validation")
+        figures = self.figures_of_sums(*self.score_sums(data.val_dataloader()))
+        return {f"val/{name}": value for name, value in figures.items()}
+
+    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
+        """The figures of a split by metric name; `unavailable` is filled with what has none, and why."""
+        return {f"{prefix_of(split)}/{name}": value for name, value in self.figures(data, split).items()}
+
+    def figures(self, data: Any, split: str) -> dict[str, float]:
+        """What `evaluate` reports of a split, by the names of its metrics without the split's own."""
+        return self.figures_of_sums(*self.score_sums(data.evaluation_loader(split)))
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """Some of what the model gives for a split that was evaluated; None in a task whose outputs are no texts."""
+        return None
+
+    # --- evaluation
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -66,23 +168,20 @@ class Scored(pl.LightningModule):
         sums, tokens = self.score_sums(loader)
         return {name: value / max(1, tokens) for name, value in sums.items()}
 
-    def predictions(self, loader: Iterable[Batch], predict: Callable[[Batch], Sequence[Any]]) -> dict[int, Any]:
+    def predictions(self, loader: Iterable[Batch], predict: Callable[[Batch], Sequence[T]]) -> dict[int, T]:
         """What `predict` (a batch to one value an example) gives, by the batch's `ids`, over all ranks."""
-        found: dict[int, Any] = {}
+        found: dict[int, T] = {}
         with self.evaluating():
             for batch in loader:
                 found |= dict(zip(batch["ids"].tolist(), predict(self.on_device(batch)), strict=True))
-        if self._trainer is not None and self.trainer.world_size > 1:
-            of_ranks: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(of_ranks, found)
-            found = {example: value for part in of_ranks for example, value in part.items()}
-        return dict(sorted(found.items()))
+        everything = {example: value for part in self.of_all_ranks(found) for example, value in part.items()}
+        return dict(sorted(everything.items()))
 
     def on_device(self, batch: Batch) -> dict[str, Tensor]:
         """The batch with its tensors where the model is."""
         return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
-    def sum_up(self, parts: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
+    def sum_up(self, parts: list[dict[str, Number]]) -> tuple[dict[str, float], int]:
         """The sums over batches and ranks, in double precision, and the number of tokens."""
         columns = [torch.stack([torch.as_tensor(part[name]) for part in parts]) for name in parts[0]]
         sums = torch.stack([column.cpu().double().sum() for column in columns])
@@ -96,45 +195,23 @@ class Scored(pl.LightningModule):
         found: Tensor = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return found
 
-    def _named_sums(self, batch: Batch) -> dict[str, Any]:
-        loss, tokens, auxiliary = self.loss_sums(batch)
-        return {"tokens": tokens, self.loss_name: loss.detach()} | {n: v.detach() for n, v in auxiliary.items()}
+    def of_all_ranks(self, here: T) -> list[T]:
+        """What each rank has; all of them have to ask."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return [here]
+        found: list[T] = [here] * self.trainer.world_size
+        torch.distributed.all_gather_object(found, here)
+        return found
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def _named_sums(self, batch: Batch) -> dict[str, Number]:
+        loss, tokens, auxiliary = self.loss_sums(batch)
+        return {"tokens": tokens, self.loss_name: loss.detach(), **{n: v.detach() for n, v in auxiliary.items()}}
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
         """The precision that the training ran in; fp32 for a task without a trainer."""
         if self._trainer is None:
             return torch.autocast("cpu", enabled=False)
         return self.trainer.precision_plugin.forward_context()
-
-
-class Trained(Scored):
-    """Training on sums: a step's gradient is that of the summed loss over the number of tokens, over all its
-    micro-batches and ranks, so that splitting a batch changes nothing.
-
-    `optimization` says how. Attributes: `seconds` and `tokens` of training over all attempts (and ranks), `latest`
-    values reported, `best` (metric, value, step) of the metric that is watched.
-    """
-
-    monitor: ClassVar[Metric] = NATS
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.optimization = Optimization()
-        self.latest: dict[str, float] = {}
-        self.best: dict[str, Any] | None = None
-        self.sums = LossAccumulator()
-        self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._batches: list[Batch] = []
-        self._validated: list[dict[str, Any]] = []
-        self._evaluated = contextlib.ExitStack()
-        self.before_next_step: Callable[[], None] | None = None
-
-    tokens = property(lambda self: int(self.sums.tokens))
-    seconds = property(lambda self: self._seconds_before + time.perf_counter() - self._started)
-
-    @abstractmethod
-    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
-        """What is reported of a validation, from its sums by name and its number of tokens."""
 
     # --- one step
 
@@ -163,10 +240,7 @@ class Trained(Scored):
         return self.sums.accumulate(self.loss_sums(batch), alone)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """What goes between the backward pass and the update: sums over micro-batches and ranks, gradients of the mean
         over the tokens, the schedule's rate. Raises Diverged."""
@@ -186,7 +260,7 @@ class Trained(Scored):
             group["lr"] = rate
 
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], object] | None = None
     ) -> None:
         """The update, and a line in the logs every so many steps; the closure holds all that comes before."""
         optimizer.step(closure=optimizer_closure)
@@ -194,7 +268,7 @@ class Trained(Scored):
         self.optimization.averaging.after_step(self.model, step)
         if self.is_logged(step + 1):
             means = self.sums.take_means()
-            means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop("loss")} | means).items()}
+            means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop(OBJECTIVE)} | means).items()}
             rate, norm = self.optimization.rates(step)[0], float(self.sums.gradient_norm)
             self.report({**means, "train/lr": rate, "train/gradient_norm": norm}, step + 1)
 
@@ -202,11 +276,7 @@ class Trained(Scored):
         """What in the model is not finite first on any rank, in computing these micro-batches once more."""
         with gathered(self), self._autocast():
             here = first_not_finite(self.model, [partial(self._loss, batch) for batch in batches])
-        found = [here]
-        if self.trainer.world_size > 1:
-            found *= self.trainer.world_size
-            torch.distributed.all_gather_object(found, here)
-        return next((each for each in found if each != NOTHING), NOTHING)
+        return next((each for each in self.of_all_ranks(here) if each != NOTHING), NOTHING)
 
     def _loss(self, batch: Batch) -> Tensor:
         return self.loss_sums(batch).loss
@@ -230,7 +300,6 @@ class Trained(Scored):
                 logger.log_metrics(line, self.global_step if step is None else step)
 
     def on_fit_start(self) -> None:
-        """Starts the clock."""
         self._started = time.perf_counter()
 
     def on_fit_end(self) -> None:
@@ -245,7 +314,6 @@ class Trained(Scored):
         self._evaluated.enter_context(gathered(self))
 
     def validation_step(self, batch: Batch) -> None:
-        """Adds a batch to the sums."""
         self._validated.append(self._named_sums(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -288,69 +356,7 @@ class Trained(Scored):
         return self.trainer.optimizers
 
 
-class Task(Trained):
-    """A task says everything about itself; a subclass gives `loss_sums` and `metrics`.
-
-    `monitor` is the metric of the validation part by which a run is watched and chosen, `headline` names those that sum
-    a run up, `data_type` and `model_type` are what the task works on. Attributes: `cannot`: figures that a run cannot
-    have, with the reason, `notes`: how figures were computed, `outputs`: texts worth keeping beside them, by file name.
-    """
-
-    headline: ClassVar[Sequence[str]] = ("val/nats",)
-    data_type: ClassVar[type] = object
-    model_type: ClassVar[type] = nn.Module
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.cannot: dict[str, str] = {}
-        self.notes: dict[str, str] = {}
-        self.outputs: dict[str, str] = {}
-
-    @classmethod
-    @abstractmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        """The metrics of a finished run of this resolved configuration."""
-        return ()
-
-    @classmethod
-    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
-        """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
-        for owner in cls.__mro__[: cls.__mro__.index(Task)]:
-            if "metrics" in vars(owner):
-                names = [name for known in cls.metrics(config) for name in known.names()]
-                return any(fnmatch.fnmatchcase(metric, name) for name in names)
-            if vars(owner).keys() & {"loss_sums", "figures_of_sums", "validate", "figures", "evaluate"}:
-                return True
-        return True
-
-    def initialise(self) -> list[str]:
-        """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
-        return []
-
-    def check_split(self, data: Any, split: str) -> None:
-        """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
-        return
-
-    def targets(self, batch: Batch) -> Tensor | None:
-        """The target tokens (N,) that a batch's loss is over; None in a task whose targets are no tokens."""
-        return None
-
-    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
-        return {name: value / max(1, tokens) for name, value in sums.items()}
-
-    def validate(self, data: Any) -> dict[str, float]:
-        """What a validation reports, of the weights as they are."""
-        figures = self.figures_of_sums(*self.score_sums(data.val_dataloader()))
-        return {f"val/{name}": value for name, value in figures.items()}
-
-    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
-        """The figures of a split by metric name; `cannot` is filled with what has none, and why."""
-        return {f"{prefix_of(split)}/{name}": value for name, value in self.figures(data, split).items()}
-
-    def figures(self, data: Any, split: str) -> dict[str, float]:
-        """What `evaluate` reports of a split, by the names of its metrics without the split's own."""
-        return self.figures_of_sums(*self.score_sums(data.evaluation_loader(split)))
-
-    def samples(self, data: Any, split: str = "test") -> Table | None:
-        """Some of what the model gives for a split that was evaluated; None in a task whose outputs are no texts."""
-        return None
+def as_task(module: pl.LightningModule) -> Task:
+    """What Lightning hands to the callbacks of a run: its task."""
+    assert isinstance(module, Task)
+    return module

@@ -6,14 +6,15 @@ Legend: H rows, W columns, C channels, Y and X rows and columns of an image.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class RunName:
     study: str
     cell: str
     seed: int
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, object] = field(default_factory=dict)
     job_type: str = "train"
     part: str = ""
 
@@ -83,8 +84,7 @@ def _readable(text: str, whole: str, longest: int) -> str:
 
 def resolve_wandb_mode(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """W&B's mode and why: WANDB_MODE if set, else online only where a key is, else offline. Raises ValueError."""
-    asked = environ.get("WANDB_MODE", "").strip().lower()
-    if asked:
+    if asked := environ.get("WANDB_MODE", "").strip().lower():
         mode = {"dryrun": "offline", "run": "online"}.get(asked, asked)
         if mode not in MODES:
             raise ValueError(f"WANDB_MODE={asked}: accepted are {', '.join(MODES)}")
@@ -93,11 +93,9 @@ def resolve_wandb_mode(environ: Mapping[str, str] = os.environ) -> tuple[str, st
         return "online", "WANDB_API_KEY is set"
     netrc = Path(environ.get("NETRC") or Path(environ.get("HOME", "~")).expanduser() / ".netrc")
     host = re.sub(r"^https?://", "", environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).split("/")[0]
-    try:
+    with contextlib.suppress(OSError):
         if re.search(rf"machine\s+{re.escape(host)}\b", netrc.read_text()):
             return "online", "a key is stored in the netrc file"
-    except OSError:
-        pass
     return "offline", "no key was found"
 
 
@@ -131,7 +129,7 @@ class Table:
     """Rows of plain values and thumbnails under the names of their columns."""
 
     columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    rows: Sequence[tuple[object, ...]]
 
     def as_markdown(self) -> str:
         """The table in Markdown."""
@@ -155,16 +153,17 @@ class Picture:
 
 
 def restricted_figures(figures: Mapping[str, float]) -> dict[str, Table]:
-    """The figures that are of a part of a split (test/nats@4x, test/bleu@6-10), as one table a split.
+    """The figures that are of a part of a split (test/loss@4x, test/bleu@6-10), as one table a split.
 
     A row is a restriction (a length, a task), a column a measure; what a row lacks is None.
     """
+    by_split: dict[str, dict[tuple[str, str], float]] = {}
+    for (split, measure, restriction), value in ((parts_of(name), figures[name]) for name in figures if "@" in name):
+        by_split.setdefault(split, {})[restriction, measure] = value
     tables = {}
-    parts = {name: parts_of(name) for name in figures if "@" in name}
-    for split in dict.fromkeys(split for split, _, _ in parts.values()):
-        of_split = {(restriction, measure): figures[n] for n, (s, measure, restriction) in parts.items() if s == split}
-        measures = tuple(dict.fromkeys(measure for _, measure in of_split))
-        restrictions = dict.fromkeys(restriction for restriction, _ in of_split)
-        rows = [(restriction, *(of_split.get((restriction, m)) for m in measures)) for restriction in restrictions]
+    for split, found in by_split.items():
+        measures = tuple(dict.fromkeys(measure for _, measure in found))
+        restrictions = dict.fromkeys(restriction for restriction, _ in found)
+        rows = [(restriction, *(found.get((restriction, m)) for m in measures)) for restriction in restrictions]
         tables[f"{split}/by_part"] = Table(("part", *measures), rows)
     return tables

@@ -14,13 +14,21 @@ from attnlab.ranges import Interval, NonNegativeFloat, NonNegativeInt, PositiveF
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch.loggers.logger import Logger
     from torch import nn
 
-LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+MIXED: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "16": "16-mixed"}
 # A step's time in bf16 over fp32 on an AVX-512 BF16 core (GPT, 2 layers, batch 16, context 64): 1.45 at d_model 64,
 # 0.92 at 128, 0.66 at 256, 0.54 at 512. Below 256 conversions eat the gain.
 CPU_BF16_D_MODEL = 256
+# Lightning's banners, tips, and advice about choices that are made here on purpose.
+QUIET_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
+QUIET_WARNINGS = (
+    *(".*num_workers.*", ".*does not have many workers.*", ".*srun.*", ".*does not exist or is not.*"),
+    *(".*isinstance.treespec.*", ".*no `val_dataloader`.*", ".*smaller than the logging interval.*"),
+    ".*your dataloader is not resumable.*",  # the data module keeps the place
+)
 
 
 @check_ranges
@@ -28,20 +36,21 @@ CPU_BF16_D_MODEL = 256
 class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
-    `accumulate` micro-batches make a step; `clip_norm` None clips nothing; `validate_every` 0 never validates;
-    `checkpoint_budget_gb` bounds the disk that a run's checkpoints take (see Checkpoints); `plateau_share` None never
-    ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None never looks inside (see Diagnostics);
-    `threads` None leaves torch's number; `devices` of each of `num_nodes` nodes train together, each on batches of its
-    own: a step has as many more tokens. Each keeps the whole model (`strategy` ddp, or auto), or its share of the
-    weights, gradients and optimizer states (fsdp2). Raises ValueError for a number that makes no sense.
+    `accumulate_grad_batches` micro-batches make a step; `gradient_clip_val` None clips nothing; `val_check_interval` 0
+    never validates; `checkpoint_budget_gb` bounds the disk that a run's checkpoints take (see Checkpoints);
+    `plateau_share` None never ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None never looks
+    inside (see Diagnostics); `threads` None leaves torch's number; `devices` of each of `num_nodes` nodes train
+    together, each on batches of its own: a step has as many more tokens. Each keeps the whole model (`strategy` ddp, or
+    auto), or its share of the weights, gradients and optimizer states (fsdp2). Raises ValueError for a number that
+    makes no sense.
     """
 
     max_steps: PositiveInt = 1000
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    accumulate: PositiveInt = 1
-    clip_norm: PositiveFloat | None = 1.0
-    validate_every: NonNegativeInt = 100
-    log_every: PositiveInt = 10
+    accumulate_grad_batches: PositiveInt = 1
+    gradient_clip_val: PositiveFloat | None = 1.0
+    val_check_interval: NonNegativeInt = 100
+    log_every_n_steps: PositiveInt = 10
     checkpoint_every_seconds: NonNegativeFloat = 60.0
     checkpoint_budget_gb: NonNegativeFloat = 0.1
     plateau_share: Annotated[float, Interval(gt=0, le=1)] | None = 0.5
@@ -56,11 +65,16 @@ class TrainerSettings:
     deterministic: bool = True
 
     def __post_init__(self) -> None:
-        if self.strategy == "fsdp2" and self.devices * self.num_nodes == 1:
+        if self.strategy == "fsdp2" and self.world_size == 1:
             raise ValueError(
-                "trainer.strategy=fsdp2 shares a model out over devices, and trainer.devices=1: accepted are 2 devices "
+                "trainer.strategy=fsdp2 shards a model over devices, and trainer.devices=1: accepted are 2 devices "
                 "and more, or trainer.strategy=auto"
             )
+
+    @property
+    def world_size(self) -> int:
+        """Devices that train together."""
+        return self.devices * self.num_nodes
 
     @property
     def device_type(self) -> str:
@@ -74,9 +88,8 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class Precision:
-    """What is `used` ("32", "bf16" or "16"), Lightning's name for it, what was `asked`, and the `reason`."""
+    """What is `used` ("32", "bf16" or "16"), what was `asked`, and the `reason`."""
 
-    lightning: str
     used: str
     asked: str
     reason: str
@@ -85,15 +98,15 @@ class Precision:
 def resolve(precision: str, device_type: str, d_model: int) -> Precision:
     """The precision to train in. Raises ValueError for an unknown one, and for one that the device does not serve."""
     asked = str(precision)
-    if asked != "auto" and asked not in LIGHTNING:
-        raise ValueError(f"trainer.precision={asked}: accepted are auto, {', '.join(LIGHTNING)}")
+    if asked not in (accepted := ("auto", "32", *MIXED)):
+        raise ValueError(f"trainer.precision={asked}: accepted are {', '.join(accepted)}")
     if asked == "16" and device_type not in ("cuda", "cpu"):
         raise ValueError(
             f"trainer.precision=16: the loss cannot be scaled for fp16 on this device, {device_type}; accepted are "
             "auto, 32, bf16"
         )
     used, reason = _automatic(device_type, d_model) if asked == "auto" else (asked, "asked for")
-    return Precision(LIGHTNING[used], used, asked, reason)
+    return Precision(used, asked, reason)
 
 
 def _automatic(device_type: str, d_model: int) -> tuple[str, str]:
@@ -118,6 +131,21 @@ def cpu_has_bf16() -> bool:
 
     answers = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return any(answer() for answer in answers if answer is not None)
+
+
+def cluster_environment(settings: TrainerSettings) -> ClusterEnvironment | None:
+    """How the ranks find each other; None leaves it to Lightning. Slurm's requeue is not Lightning's."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    if settings.world_size == 1:
+        return LightningEnvironment()
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    # One of several tasks of a step by srun; a batch script and a single task are alone.
+    is_one_of_several = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return SLURMEnvironment(auto_requeue=False) if is_one_of_several else None
 
 
 def apply_to_model(settings: TrainerSettings, model: nn.Module) -> None:
@@ -149,60 +177,49 @@ def build_trainer(
     directory: str | os.PathLike[str] | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer for these settings; sets torch's threads and determinism for the process."""
-    _be_quiet()
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in QUIET_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     import lightning.pytorch as pl
     import torch
     from lightning.pytorch.callbacks import Checkpoint
     from lightning.pytorch.plugins import MixedPrecision
     from lightning.pytorch.plugins import Precision as FullPrecision
 
-    from attnlab.training.checkpoint_files import CheckpointFiles
-    from attnlab.training.ranks import cluster_environment
+    from attnlab.training.checkpoints import CheckpointFiles
     from attnlab.training.sharding import FullySharded
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    micro_batches, device = settings.max_steps * settings.accumulate, settings.device_type
+    parts, every, device = settings.accumulate_grad_batches, settings.val_check_interval, settings.device_type
+    environment = cluster_environment(settings)
     # As a plugin: a name is no more than a wish to Lightning, which computes in bf16 where a CPU is to use fp16.
-    full: bool = precision.used == "32"
-    arithmetic = FullPrecision() if full else MixedPrecision(precision.lightning, device)  # type: ignore[arg-type]
-    environment, count = cluster_environment(settings), settings.devices * settings.num_nodes
+    arithmetic = FullPrecision() if precision.used == "32" else MixedPrecision(MIXED[precision.used], device)
     return pl.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
         # A known number of batches: Lightning then fetches none ahead, and a checkpoint's train order is what was used.
-        limit_train_batches=micro_batches,
-        limit_val_batches=None if settings.validate_every else 0,
-        val_check_interval=settings.validate_every * settings.accumulate if settings.validate_every else micro_batches,
+        limit_train_batches=settings.max_steps * parts,
+        limit_val_batches=None if every else 0,
+        val_check_interval=(every or settings.max_steps) * parts,
         check_val_every_n_epoch=None,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip_norm,
+        accumulate_grad_batches=parts,
+        gradient_clip_val=settings.gradient_clip_val,
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=FullySharded(count) if settings.strategy == "fsdp2" else settings.strategy,
+        strategy=FullySharded(settings.world_size) if settings.strategy == "fsdp2" else settings.strategy,
         plugins=[CheckpointFiles(), arithmetic, *([environment] if environment is not None else [])],
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and device == "cuda" else None,
         logger=list(loggers),
         callbacks=list(callbacks),
         default_root_dir=None if directory is None else os.fspath(directory),
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=settings.log_every_n_steps,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         use_distributed_sampler=False,
     )
-
-
-def _be_quiet() -> None:
-    """Silences Lightning's banners, tips, and advice about choices that are made here on purpose."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        *(".*num_workers.*", ".*does not have many workers.*", ".*srun.*", ".*does not exist or is not.*"),
-        *(".*isinstance.treespec.*", ".*no `val_dataloader`.*", ".*smaller than the logging interval.*"),
-        ".*your dataloader is not resumable.*",  # the data module keeps the place
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnlab.analysis.scaling import Law
+from attnlab.training.run_directory import FORMAT
 
 LAW = Law(E=1.15, A=60.0, B=300.0, alpha=0.42, beta=0.42)
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)
@@ -40,7 +41,7 @@ def write_scaling_study(
     plan["cells"] = [
         {"name": n, "choices": c, "overrides": [], "skip": None} for n, c in zip(names, cells, strict=True)
     ]
-    plan["metric"] = {"name": "test/nats@1x", "better": "lower", "margin": 0.01}
+    plan["metric"] = {"name": "test/loss@1x", "better": "lower", "margin": 0.01}
     root.mkdir(parents=True)
     (root / "plan.json").write_text(json.dumps(plan))
     for (name, choices), seed in itertools.product(zip(names, cells, strict=True), range(seeds)):
@@ -51,12 +52,19 @@ def write_scaling_study(
             "seed": seed,
             "model": {"d_model": choices["model.d_model"], "num_layers": LAYERS},
             "trainer": {"max_steps": choices["trainer.max_steps"]},
-            "data": {"context": CONTEXT, "seed": seed},
+            "data": {"context_length": CONTEXT, "seed": seed},
             "optimizer": {"lr": 0.01},
         }
-        record = {"cell_name": name, "cell": choices, "seed": seed, "config": config, "flops_per_token": cost}
+        record = {
+            "format": FORMAT,
+            "cell_name": name,
+            "cell": choices,
+            "seed": seed,
+            "config": config,
+            "flops_per_token": cost,
+        }
         record |= {"parameters": {"total": total, "non_embedding": N}, "training": {"epochs": tokens / 3_725_079}}
-        final = {"test/nats@1x": loss, "val/nats": loss - 0.05}
+        final = {"test/loss@1x": loss, "val/loss": loss - 0.05}
         write(root / name / f"seed={seed}", record, {"state": "finished", "tokens": tokens, "final": final})
     return root
 

@@ -56,16 +56,16 @@ def test_without_noise_nothing_varies():
 
 @pytest.mark.slow
 def test_intervals_hold_the_planted_exponents_about_as_often_as_they_say_and_are_no_wider_than_that():
-    """Of 30 simulated studies; experiments/scaling/simulate.py does it with more, and with the published laws."""
+    """Of 16 simulated studies; experiments/scaling/simulate.py does it with more, and with the published laws."""
     truth = np.array([LAW.alpha, LAW.beta])
     found, ends = [], []
-    for seed in range(30):
+    for seed in range(16):
         points = study(0.007, seed)
         best = fit(points)
-        thetas = resample_cells(points, [str(i) for i in range(28)], best, 100, seed)
+        thetas = resample_cells(points, [str(i) for i in range(28)], best, 60, seed)
         found.append(best.theta[3:])
         ends.append([(interval.low, interval.high) for interval in map(interval_of, thetas.T[3:])])
     low, high = np.array(ends).transpose(2, 0, 1)
-    assert (((low <= truth) & (truth <= high)).sum(0) >= 25).all()  # fewer come about once in 300 where 95% are meant
+    assert (((low <= truth) & (truth <= high)).sum(0) >= 12).all()  # fewer come about once in 1,000 where 95% are meant
     needed = 2 * 1.96 * np.std(found, axis=0)
     assert np.median(high - low, axis=0) / needed == pytest.approx(1.0, abs=0.5)

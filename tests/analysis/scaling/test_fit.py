@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad, differential_evolution, least_squares
-from scipy.special import huber as scipy_huber
-from scipy.special import logsumexp
+from scipy.special import huber, logsumexp
 
 from attnlab.analysis.scaling import Law, Points, fit
-from attnlab.analysis.scaling.fit import CHOSEN, DELTA, GRID, Objective, follow, huber, refit
+from attnlab.analysis.scaling.fit import CHOSEN, DELTA, GRID, Objective, follow, refit
 
 LAWS = {
     "Hoffmann et al. 2022": Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),
@@ -33,18 +32,13 @@ def plain_objective(theta, points):
     """The formula, word for word, by scipy's functions."""
     a, b, e, alpha, beta = theta
     terms = [a - alpha * np.log(points.parameters), b - beta * np.log(points.tokens), np.full(len(points), e)]
-    return float(np.sum(scipy_huber(DELTA, np.log(points.losses) - logsumexp(terms, axis=0))))
+    return float(np.sum(huber(DELTA, np.log(points.losses) - logsumexp(terms, axis=0))))
 
 
 @pytest.fixture(scope="module")
 def noisy():
     points = grid(LAWS["Besiroglu et al. 2024"], noise=0.005)
     return points, fit(points)
-
-
-def test_huber_is_scipys():
-    residuals = np.array([-1.0, -1e-3, -4e-4, 0.0, 1e-4, 1e-3, 2e-3, 0.3])
-    np.testing.assert_allclose(huber(residuals), scipy_huber(DELTA, residuals), rtol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -98,11 +92,13 @@ def test_a_mean_of_losses_stops_early_and_a_sum_does_not():
     """Besiroglu et al. 2024, section 3.2: with L-BFGS-B's own tolerances a mean is too small to go on."""
     points = grid(LAWS["Hoffmann et al. 2022"])
     objective = Objective(points)
-    # A start whose first gradient is below L-BFGS-B's tolerance as a mean, though the law is nowhere near.
-    start = objective.to_centre(np.array([5.0, 5.0, 0.5, 0.5, 0.5]))
-    _, by_mean = follow(objective, start, share=1 / len(points))
-    _, by_sum = follow(objective, start, share=1.0)
-    _, as_shown = follow(objective, start)
+    # Starts far from the law; where L-BFGS-B stops from one of them depends on the processor's rounding, so all are taken.
+    starts = [(20.0, 20.0, 0.5, 1.0, 1.0), (0.0, 0.0, -1.0, 0.0, 0.0), (5.0, 5.0, 0.0, 0.5, 0.5)]
+
+    def reached(**share):
+        return sum(follow(objective, objective.to_centre(np.array(start)), **share)[1] for start in starts)
+
+    by_mean, by_sum, as_shown = reached(share=1 / len(points)), reached(share=1.0), reached()
     assert by_mean > 1e-8
     assert by_sum < 1e-2 * by_mean
     assert as_shown < 1e-2 * by_sum

@@ -7,7 +7,7 @@ import pytest
 
 from attnlab.analysis.scaling import Law
 from attnlab.analysis.scaling.fit import BOUNDS, NAMES, Points, fit, interval_of, resample_cells
-from attnlab.analysis.scaling.influence import hangs_on_few, hardly_determined, influential
+from attnlab.analysis.scaling.laws import hangs_on_few, hardly_determined, influential
 
 LAW = Law(E=1.7, A=400.0, B=2000.0, alpha=0.34, beta=0.37)
 

@@ -12,8 +12,7 @@ from tests.analysis.scaling.planted import LAW, STEPS, WIDTHS, change, counts, w
 
 from attnlab.analysis import load_study
 from attnlab.analysis.scaling import Law, print_scaling, scaling_of, to_csv, to_json
-from attnlab.analysis.scaling.influence import few_cells, hardly_determined
-from attnlab.analysis.scaling.laws import cost_of, counted_law, predict_held_out
+from attnlab.analysis.scaling.laws import cost_of, counted_law, few_cells, hardly_determined, predict_held_out
 from attnlab.analysis.scaling.runs import usable_runs
 from attnlab.report.figures.scaling import write_figures
 
@@ -35,7 +34,7 @@ def printed(scaling, width=100):
 
 
 def test_the_planted_law_lies_in_its_intervals(found):
-    assert found.metric == "test/nats@1x"
+    assert found.metric == "test/loss@1x"
     for name, interval in found.law.intervals.items():
         assert interval.low < getattr(LAW, name) < interval.high, name
     assert found.law.r_squared > 0.998
@@ -85,7 +84,7 @@ def test_the_cells_of_most_compute_are_predicted_without_them(study, found, tmp_
     other = write_scaling_study(tmp_path / "other")
     for seed in (0, 1):
         run = other / "model.d_model=128,trainer.max_steps=3600" / f"seed={seed}"
-        change(run, "status.json", final={"test/nats@1x": 9.0})
+        change(run, "status.json", final={"test/loss@1x": 9.0})
     wrong = predict_held_out(usable_runs(load_study(other), found.metric).runs, "non_embedding", 100, 0)[0]
     assert wrong.predicted == pytest.approx(found.law.predictions[0].predicted, rel=1e-9)
     assert not wrong.is_inside
@@ -104,7 +103,7 @@ def test_intervals_are_the_same_twice(found):
 def test_what_is_hardly_determined_is_said(tmp_path):
     """Where size is all but everything, the data's exponent cannot be found."""
     flat = write_scaling_study(tmp_path / "flat", seeds=1, law=Law(1.5, 60.0, 1.0, 0.42, 0.42), noise=0.01)
-    runs = usable_runs(load_study(flat), "test/nats@1x").runs
+    runs = usable_runs(load_study(flat), "test/loss@1x").runs
     law = counted_law(runs, "non_embedding", [1e12], 100, 0)
     notes = " ".join(hardly_determined(law.fit, law.intervals))
     assert "do not settle how fast more data help" in notes

@@ -9,7 +9,7 @@ from tests.analysis.scaling.planted import change, counts, write_scaling_study
 from attnlab.analysis import load_study
 from attnlab.analysis.scaling.runs import usable_runs
 
-METRIC = "test/nats@1x"
+METRIC = "test/loss@1x"
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_too_few_sizes_or_budgets_are_refused(tmp_path, widths, steps, said):
 
 
 def test_a_metric_that_no_run_has_is_refused_with_those_there_are(small):
-    with pytest.raises(ValueError, match=r"no finished run has test/nats@8x; they have: .*val/nats"):
-        usable(small, "test/nats@8x")
+    with pytest.raises(ValueError, match=r"no finished run has test/loss@8x; they have: .*val/loss"):
+        usable(small, "test/loss@8x")
 
 
 def test_what_is_better_when_higher_is_no_loss(small):
@@ -72,7 +72,7 @@ def test_diverged_failed_unfinished_and_not_a_number_are_left_out_and_counted(tm
     change(run(study, 24), "status.json", state="failed", error="out of memory")
     change(run(study, 32), "status.json", final={METRIC: None})
     shutil.rmtree(run(study, 48))
-    change(run(study, 64), "status.json", final={"val/nats": 2.0})
+    change(run(study, 64), "status.json", final={"val/loss": 2.0})
     found = usable(study)
     assert len(found.runs) == 23
     for word in ("diverged", "failed", "not a number", "are not finished", f"have no {METRIC}"):
@@ -81,8 +81,8 @@ def test_diverged_failed_unfinished_and_not_a_number_are_left_out_and_counted(tm
 
 
 def test_runs_on_other_data_are_refused(small):
-    change(run(small), "run.json", config__data__context=32)
-    with pytest.raises(ValueError, match=r"differ in data.context \(64, 32\)"):
+    change(run(small), "run.json", config__data__context_length=32)
+    with pytest.raises(ValueError, match=r"differ in data.context_length \(64, 32\)"):
         usable(small)
 
 

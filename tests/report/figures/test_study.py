@@ -52,7 +52,7 @@ def grid_figures(grid_comparison):
 
 def test_what_a_study_has_is_written_and_can_be_read(position, tmp_path):
     written = write_figures(position, tmp_path / "figures")
-    names = {"differences", "lengths", "lengths-test-sliding-nats", "curves"}
+    names = {"differences", "lengths", "lengths-test-sliding-loss", "curves"}
     assert {path.name for path in written} == {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
     for path in written:
         if path.suffix == ".png":
@@ -128,10 +128,10 @@ def test_curves_by_factor_are_means_of_seeds_over_the_cells(grid_comparison, gri
     study, figure = grid_comparison.study, grid_figures["curves-by-factor"]
     axes = next(axes for axes in figure.axes if axes.get_title() == "residual")
     names = [one.name for one in study.cells if one.choices["residual"] == "post_ln"]
-    last = study.curves.filter(study.curves["cell"].is_in(names)).drop_nulls("val/nats")
+    last = study.curves.filter(study.curves["cell"].is_in(names)).drop_nulls("val/loss")
     last = last.filter(last["step"] == last["step"].max())
     thick = next(line for line in axes.lines if line.get_label() == "post_ln")
-    assert thick.get_ydata()[-1] == pytest.approx(last["val/nats"].mean(), rel=1e-4)
+    assert thick.get_ydata()[-1] == pytest.approx(last["val/loss"].mean(), rel=1e-4)
     thin = [line for line in axes.lines if line.get_linewidth() < 1]
     assert len(thin) == 2 * len(study.seeds)
 
@@ -174,12 +174,12 @@ def odd(tmp_path_factory):
         baseline={"position": NAMES[0]},
         cells=[cell({"position": name}) for name in NAMES],
         seeds=[0, 1],
-        metric={"name": "val/nats", "better": "lower"},
+        metric={"name": "val/loss", "better": "lower"},
     )
     for index, name in enumerate(NAMES):
         for seed in (0, 1):
             curve = learning_curve(2 + 0.1 * index, seed)
-            write_run(root, {"position": name}, seed, {"val/nats": 2 + 0.1 * index + 0.01 * seed}, curve=curve)
+            write_run(root, {"position": name}, seed, {"val/loss": 2 + 0.1 * index + 0.01 * seed}, curve=curve)
     return compare(load_study(root))
 
 
@@ -198,7 +198,7 @@ def test_one_seed_has_dots_without_bars(tmp_path):
     (axes,) = figures["differences"].axes
     assert all("(one seed)" in text for text, _, _ in rows_of(axes))
     assert not [line for line in axes.lines if line.get_linewidth() == 2]
-    assert figures.keys() == {"differences", "lengths", "lengths-test-sliding-nats", "curves"}
+    assert figures.keys() == {"differences", "lengths", "lengths-test-sliding-loss", "curves"}
 
 
 def test_a_study_without_runs_leaves_no_folder(tmp_path):

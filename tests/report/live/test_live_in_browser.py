@@ -36,10 +36,10 @@ def running(tmp_path):
     """Three cells of two seeds: the first seeds have finished, and rotary's second is under way, with this process as its owner."""
     root = tmp_path / "running"
     choices = [{"position": name} for name in POSITIONS]
-    metric = {"name": "val/nats", "better": "lower", "margin": 0.02}
+    metric = {"name": "val/loss", "better": "lower", "margin": 0.02}
     write_plan(root, cells=[cell(c) for c in choices], seeds=[0, 1], metric=metric, baseline=choices[0], factors={"position": [*POSITIONS]})  # fmt: skip
     for name, level in POSITIONS.items():
-        write_run(root, {"position": name}, 0, {"val/nats": level}, curve=learning_curve(level, 0, steps=200))
+        write_run(root, {"position": name}, 0, {"val/loss": level}, curve=learning_curve(level, 0, steps=200))
     own = RunDirectory(write_run(root, {"position": "rotary"}, 1, {}, state="running"))
     own.claim()
     yield root, own
@@ -55,7 +55,7 @@ def train(own, lines):
 
 
 def finish(own, value):
-    status = {"state": "finished", "attempt": own.attempt, "step": 200, "max_steps": 200, "final": {"val/nats": value}}
+    status = {"state": "finished", "attempt": own.attempt, "step": 200, "max_steps": 200, "final": {"val/loss": value}}
     write_json(own.status_json, status, durable=False)
 
 
@@ -75,7 +75,7 @@ def test_it_follows_a_run_and_keeps_what_was_chosen(browser, running):
         assert page.evaluate("document.cookie") == ""
         says(page, "live, 3 of 6 runs finished, 1 running")
         page.wait_for_selector("html[data-ready] #curves .plot .main-svg")
-        heading = page.locator("[aria-label='All cells'] thead button", has_text="val/nats").first
+        heading = page.locator("[aria-label='All cells'] thead button", has_text="val/loss").first
         heading.click()
         heading.click()
         page.locator("select[data-key='curves/axis']").select_option("tokens")

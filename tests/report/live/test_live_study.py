@@ -13,10 +13,9 @@ from attnlab.analysis.comparison import compare
 from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import load_study
 from attnlab.report.live import live_study as following
-from attnlab.report.live.live_study import FollowedStudy, Kept, Shelf, Shown, Trouble
-from attnlab.report.live.pages import last_change, overview_of
+from attnlab.report.live.live_study import FollowedStudy, Kept, Shelf, Shown, Trouble, last_change, overview_of
 
-METRIC = {"name": "val/nats", "better": "lower", "margin": 0.02}
+METRIC = {"name": "val/loss", "better": "lower", "margin": 0.02}
 
 
 def followed_at_once(path):
@@ -31,7 +30,7 @@ def running(tmp_path):
     choices = [{"position": "none"}, {"position": "alibi"}]
     write_plan(root, cells=[cell(c) for c in choices], seeds=[0, 1], metric=METRIC, baseline=choices[0])
     for level, c in zip((2.5, 2.3), choices, strict=True):
-        write_run(root, c, 0, {"val/nats": level}, curve=learning_curve(level, 0, steps=100))
+        write_run(root, c, 0, {"val/loss": level}, curve=learning_curve(level, 0, steps=100))
     return root
 
 
@@ -50,7 +49,7 @@ def test_it_is_rendered_again_only_where_something_has_changed(running, rendered
     assert isinstance(first, Shown)
     assert followed.shown.get() is first
     assert len(rendered) == 1
-    write_run(running, {"position": "alibi"}, 1, {"val/nats": 2.31})
+    write_run(running, {"position": "alibi"}, 1, {"val/loss": 2.31})
     second = followed.shown.get()
     assert second.version != first.version
     assert "3 of 4 runs finished" in second.content
@@ -61,7 +60,7 @@ def test_new_lines_of_a_curve_are_a_change(running, rendered):
     followed = followed_at_once(running)
     first = followed.shown.get()
     path = running / "position=alibi" / "seed=0" / "metrics.jsonl"
-    line = {"step": 120, "tokens": 9, "seconds": 9, "values": {"train/nats": 2.2}}
+    line = {"step": 120, "tokens": 9, "seconds": 9, "values": {"train/loss": 2.2}}
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
     assert followed.shown.get().version != first.version
@@ -114,7 +113,7 @@ def test_the_shelf_has_what_is_there_now_and_remembers_what_was(running):
 def test_an_overview_counts_runs_and_says_what_the_page_says(running):
     overview = overview_of("key", load_study(running))
     assert overview.counts == {"finished": 2, "missing": 2}
-    assert overview.best == "One seed a cell: on val/nats no cell can be told from another."
+    assert overview.best == "One seed a cell: on val/loss no cell can be told from another."
     newest = running / "position=none" / "seed=0" / "metrics.jsonl"
     assert overview.changed >= newest.stat().st_mtime
     write_run(running, {"position": "alibi"}, 1, {}, state="diverged")

@@ -39,10 +39,10 @@ def serving(find, **more):
 
 def write_small(root, question="Which?"):
     choices = [{"position": "none"}, {"position": "alibi"}]
-    metric = {"name": "val/nats", "better": "lower", "margin": 0.02}
+    metric = {"name": "val/loss", "better": "lower", "margin": 0.02}
     write_plan(root, cells=[cell(c) for c in choices], seeds=[0], metric=metric, question=question)
     for level, c in zip((2.5, 2.3), choices, strict=True):
-        write_run(root, c, 0, {"val/nats": level})
+        write_run(root, c, 0, {"val/loss": level})
     return root
 
 
@@ -266,7 +266,7 @@ def test_the_page_leads_to_the_files_of_its_runs(server):
     assert ask(server, f"{folder}outputs/samples.json")[2] == "[]"
     status, headers, text = ask(server, f"{folder}status.json")
     assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
-    assert json.loads(text)["final"] == {"val/nats": 2.3}
+    assert json.loads(text)["final"] == {"val/loss": 2.3}
     assert headers["Content-Security-Policy"] == "default-src 'none'"
     assert ask(server, f"{folder}status.json", cookie=None)[0] == 403
 
@@ -288,7 +288,7 @@ def test_the_list_has_every_study_with_its_name_escaped(server):
     for part in (
         'href="/study/small/"',
         "2 of 2 runs finished",
-        "One seed a cell: on val/nats no cell can be told from another.",
+        "One seed a cell: on val/loss no cell can be told from another.",
         "2 studies",
     ):
         assert part in text

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import huber
 
 OPERATIONS = 6.0  # floating-point operations to train one parameter on one token (Kaplan et al. 2020, section 2.1)
 DELTA = 1e-3  # where Huber's loss turns from a square to a line, in log loss
@@ -33,7 +34,7 @@ NEAR, MOST_ENDS = 1.05, 3  # ends within this factor of the best objective may b
 STEPS = 1000  # at most; a law whose parameters the runs do not settle creeps along a flat valley
 # L-BFGS is shown the sum in units of DELTA^2: its tolerances are made for figures about 1, and a sum is 1e-4 here.
 SHOWN = DELTA**-2
-MIN_KEPT = (3, 2)  # sizes and budgets that a resample needs for a law to be fitted to it at all
+MIN_KEPT = (3, 2)  # sizes and budgets of a resample
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ class Law:
 
     @property
     def exponents(self) -> tuple[float, float]:
-        """(of N, of D): the compute-optimal N grows as C^(beta / (alpha + beta)), D as C^(alpha / (alpha + beta))."""
         total = self.alpha + self.beta
         return (self.beta / total, self.alpha / total) if total > 0 else (math.nan, math.nan)
 
@@ -120,6 +120,11 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.losses)
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether there are sizes and budgets enough for a law to be fitted to them at all."""
+        return len(np.unique(self.parameters)) >= MIN_KEPT[0] and len(np.unique(self.tokens)) >= MIN_KEPT[1]
 
     def weighted(self, weights: np.ndarray) -> Points:
         """The runs that `weights` does not leave out, counted as often as it says."""
@@ -174,7 +179,7 @@ class Objective:
         terms = np.stack(np.broadcast_arrays(a - alpha * self.log_N_R, b - beta * self.log_D_R, e))
         top = terms.max(0)
         residuals = self.log_L_R - (top + np.log(np.exp(terms - top).sum(0)))
-        return np.asarray((self.weights_R * huber(residuals)).sum(1))
+        return np.asarray((self.weights_R * huber(DELTA, residuals)).sum(1))
 
     def value_and_gradient(self, centred_P: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient (P,)."""
@@ -189,13 +194,7 @@ class Objective:
         slope = -self.weights_R * np.clip(residuals, -DELTA, DELTA)
         by_a, by_b, by_e = shares * slope
         gradient = np.array([by_a.sum(), by_b.sum(), by_e.sum(), -by_a @ self.log_N_R, -by_b @ self.log_D_R])
-        return float(self.weights_R @ huber(residuals)), gradient
-
-
-def huber(residuals: np.ndarray) -> np.ndarray:
-    """r^2 / 2 up to DELTA, DELTA (|r| - DELTA / 2) beyond."""
-    inside = np.minimum(np.abs(residuals), DELTA)
-    return np.asarray(inside * (np.abs(residuals) - 0.5 * inside))
+        return float(self.weights_R @ huber(DELTA, residuals)), gradient
 
 
 def fit(points: Points) -> Fit:
@@ -261,10 +260,9 @@ class Interval:
 
 
 def interval_of(values: np.ndarray) -> Interval:
-    """The middle 95% of values (K,); nan where more than one in 40 is no number (there is no optimum)."""
     known = values[np.isfinite(values)]
     if len(known) < 0.975 * len(values):
-        return Interval(float("nan"), float("nan"))
+        return Interval(math.nan, math.nan)
     low, high = np.quantile(known, [0.025, 0.975])
     return Interval(float(low), float(high))
 
@@ -282,7 +280,6 @@ def resample_cells(points: Points, cells: Sequence[str], best: Fit, resamples: i
     while len(thetas) < resamples:
         counts = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
         drawn = points.weighted(counts[index_R].astype(float))
-        sizes, budgets = len(np.unique(drawn.parameters)), len(np.unique(drawn.tokens))
-        if sizes >= MIN_KEPT[0] and budgets >= MIN_KEPT[1] and len(drawn) >= 5:
+        if drawn.has_enough and len(drawn) >= len(NAMES):
             thetas.append(refit(drawn, best.ends).theta)
     return np.stack(thetas)

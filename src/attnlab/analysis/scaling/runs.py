@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
-from typing import Any
+from typing import NamedTuple
 
-from attnlab.analysis.reader import Run, Study, is_number
+from attnlab.analysis.reader import Run, Study
 from attnlab.analysis.scaling.fit import OPERATIONS
+from attnlab.training.study_fields import ENDS, is_finite
 
 MIN_SIZES, MIN_BUDGETS = 5, 3
 COUNTS = ("non_embedding", "total")
@@ -17,12 +18,18 @@ SAME = 0.02  # tokens that differ by less than this share are one budget
 
 # A larger model, or more data, may go with these.
 SIZE = ("model.d_model", "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.d_ff", "*.num_heads")
-BUDGET = ("trainer.max_steps", "trainer.accumulate", "trainer.devices", "trainer.num_nodes", "data.batch_size")
+BUDGET = (
+    "trainer.max_steps",
+    "trainer.accumulate_grad_batches",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "data.batch_size",
+)
 TUNED = ("optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "schedule.*_steps", "init.*", "model.init.*")
 # These change no loss: names, places, seeds, how often one looks.
 IDENTITY = (
     *("seed", "*.seed", "cell", "study.*", "run_dir", "runs_dir", "progress", "logger.*", "data.cache"),
-    *("trainer.threads", "trainer.validate_every", "trainer.log_every", "task.log_every", "trainer.diagnostics_every"),
+    *("trainer.threads", "trainer.val_check_interval", "trainer.diagnostics_every", "*.log_every_n_steps"),
     *("trainer.checkpoint_*", "trainer.plateau_share", "trainer.precision", "trainer.device", "trainer.strategy"),
 )
 MEASURED = ("data", "tokenizer", "task", "augmentation")  # what these differ in, losses cannot be compared over
@@ -41,12 +48,10 @@ class Trained:
     epochs: float
 
     def six_ND(self, count: str) -> float:
-        """Training compute by the rule of thumb."""
         return OPERATIONS * self.parameters[count] * self.tokens
 
 
-@dataclass(frozen=True)
-class Usable:
+class Usable(NamedTuple):
     """The runs to fit, and sentences on what was left out or mixes with size and data."""
 
     runs: list[Trained]
@@ -61,7 +66,7 @@ def usable_runs(study: Study, metric: str) -> Usable:
     """
     if study.better(metric) == "higher":
         raise ValueError(
-            f"{metric}: of it more is better, and a law is one of losses; --metric takes another, as val/nats"
+            f"{metric}: of it more is better, and a law is one of losses; --metric takes another, as val/loss"
         )
     finished = [run for run in study.runs.values() if metric in run.final]
     if not finished:
@@ -84,7 +89,7 @@ def usable_runs(study: Study, metric: str) -> Usable:
 
 def _trained(run: Run, metric: str) -> Trained | None:
     """A run as the fit takes it, or None where it does not say its parameters, tokens or operations."""
-    parameters, training = run.record.get("parameters") or {}, run.record.get("training") or {}
+    parameters, training = run.section("parameters"), run.section("training")
     counts = {count: _positive(parameters.get(count)) for count in COUNTS}
     tokens, cost = _positive(run.status.get("tokens")), _positive(run.record.get("flops_per_token"))
     if not (all(counts.values()) and tokens and cost):
@@ -95,9 +100,8 @@ def _trained(run: Run, metric: str) -> Trained | None:
     )
 
 
-def _positive(value: Any) -> float:
-    """The number, or 0 where it is none above 0."""
-    return float(value) if is_number(value) and value > 0 else 0.0
+def _positive(value: object) -> float:
+    return float(value) if is_finite(value) and value > 0 else 0.0
 
 
 def distinct(values: Iterable[float]) -> list[float]:
@@ -180,30 +184,30 @@ def _some(values: Sequence[str]) -> str:
 
 def _left_out(study: Study, metric: str) -> list[str]:
     """A sentence for each kind of run that is no part of the fit."""
-    left_out: dict[str, Callable[[Run], bool]] = {
-        "diverged": lambda run: run.state == "diverged",
-        "failed": lambda run: run.state == "failed",
-        f"ended with {metric} not a number": lambda run: metric in run.non_finite,
-        "are not finished": lambda run: run.state not in ("finished", "diverged", "failed"),
-        f"have no {metric}": lambda run: (
-            run.state == "finished" and metric not in run.final and metric not in run.non_finite
-        ),
-    }
-    notes = []
-    for what, test in left_out.items():
-        runs = [f"{run.cell} seed={run.seed}" for run in study.runs.values() if test(run)]
-        if runs:
-            why = "; a law of the rest says nothing of how often that happens" if what == "diverged" else ""
-            notes.append(f"Left out, for they {what}: {_some(runs)} ({len(runs)} of {len(study.runs)} runs){why}.")
-    return notes
+    not_a_number, without = f"ended with {metric} not a number", f"have no {metric}"
+    left_out: dict[str, list[str]] = {
+        "diverged": [], "failed": [], not_a_number: [], "are not finished": [], without: []
+    }  # fmt: skip
+    for run in study.runs.values():
+        named = f"{run.cell} seed={run.seed}"
+        if metric in run.non_finite:
+            left_out[not_a_number].append(named)
+        elif run.state == "finished" and metric not in run.final:
+            left_out[without].append(named)
+        elif run.state != "finished":
+            left_out[run.state if run.state in ENDS else "are not finished"].append(named)
+    return [
+        f"Left out, for they {what}: {_some(runs)} ({len(runs)} of {len(study.runs)} runs)"
+        f"{'; a law of the rest says nothing of how often that happens' if what == 'diverged' else ''}."
+        for what, runs in left_out.items()
+        if runs
+    ]
 
 
 def _repeated(trained: Sequence[Trained]) -> list[str]:
-    repeated = [run for run in trained if run.epochs > 1.0]
-    if not repeated:
-        return []
-    most = max(run.epochs for run in repeated)
-    return [
-        f"{len(repeated)} runs saw their text more than once (up to {most:.1f} epochs); the law is one of fresh data, "
-        "of which repeated ones are worth less (Muennighoff et al. 2023)."
-    ]
+    repeated = [run.epochs for run in trained if run.epochs > 1.0]
+    said = (
+        f"{len(repeated)} runs saw their text more than once (up to {max(repeated, default=0.0):.1f} epochs); the law "
+        "is one of fresh data, of which repeated ones are worth less (Muennighoff et al. 2023)."
+    )
+    return [said] if repeated else []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
 
 from rich.console import Console
 
 from attnlab.analysis.formatting import quantity
 from attnlab.analysis.scaling.fit import Interval
 from attnlab.analysis.scaling.laws import Advice, CountedLaw, Scaling
-from attnlab.analysis.scaling.runs import Trained
 from attnlab.analysis.table import Table, plain
 from attnlab.training.run_directory import plain as as_json
 
@@ -40,8 +38,7 @@ def to_json(scaling: Scaling) -> str:
     return json.dumps(as_json(data), indent=2, allow_nan=False) + "\n"
 
 
-def _law(law: CountedLaw) -> dict[str, Any]:
-    predictions = [{**asdict(one), "error": one.error, "is_inside": one.is_inside} for one in law.predictions]
+def _law(law: CountedLaw) -> dict[str, object]:
     return {
         "parameters": asdict(law.law),
         "intervals": {name: [interval.low, interval.high] for name, interval in law.intervals.items()},
@@ -51,7 +48,7 @@ def _law(law: CountedLaw) -> dict[str, Any]:
         "resamples": len(law.thetas),
         "optimum_exponents": dict(zip(("parameters", "tokens"), law.law.exponents, strict=True)),
         "advice": [asdict(advice) for advice in law.advice],
-        "predictions": predictions,
+        "predictions": [{**asdict(one), "error": one.error, "is_inside": one.is_inside} for one in law.predictions],
     }
 
 
@@ -75,7 +72,6 @@ def rows(scaling: Scaling) -> list[dict[str, str | float]]:
 
 
 def to_csv(scaling: Scaling) -> str:
-    """`rows` as CSV."""
     entries = rows(scaling)
     return Table(list(entries[0]), [list(entry.values()) for entry in entries]).to_csv()
 
@@ -88,22 +84,21 @@ def print_scaling(scaling: Scaling, console: Console) -> None:
     console.print(f"[bold]{plain(scaling.study)}[/bold]  {plain(scaling.question)}", highlight=False)
     summary = f"{scaling.metric}: {len(runs)} runs of {cells} cells, {sizes} sizes, {budgets} budgets of data"
     console.print(summary, highlight=False, markup=False)
-    _show(console, _laws(scaling), [_quality(scaling)])
-    is_large = len({run.parameters[scaling.count] for run in runs}) > MOST_SIZES or budgets > MOST_BUDGETS
-    if is_large:
-        more = ["runs are summed up by ranges of size and data; --format csv lists every one"]
+    _show(console, _laws(scaling), _quality(scaling))
+    if len({run.parameters[scaling.count] for run in runs}) > MOST_SIZES or budgets > MOST_BUDGETS:
+        more = "runs are summed up by ranges of size and data; --format csv lists every one"
         _show(console, _summed_up(scaling), more)
     else:
-        _show(console, _runs(scaling), [])
-    _show(console, _advice(scaling), [*advice_sentences(scaling), *measured_sentences(scaling)])
+        _show(console, _runs(scaling))
+    _show(console, _advice(scaling), *advice_sentences(scaling), *measured_sentences(scaling))
     if law.predictions:
-        _show(console, _predictions(law), [prediction_sentence(law)])
+        _show(console, _predictions(law), prediction_sentence(law))
     console.print()
     for note in scaling.notes:
         console.print(f"[yellow]![/yellow] {plain(note)}", highlight=False)
 
 
-def _show(console: Console, table: Table, sentences: Iterable[str]) -> None:
+def _show(console: Console, table: Table, *sentences: str) -> None:
     console.print(f"\n{plain(table.title)}", highlight=False)
     console.print(table.to_rich(), highlight=False)
     for sentence in sentences:
@@ -130,7 +125,6 @@ def _span(interval: Interval, form: str = ".3g") -> str:
 
 
 def percent(share: float) -> str:
-    """A share in per cent, two digits."""
     return f"{100 * share:.2g}%" if math.isfinite(share) else "-"
 
 
@@ -158,26 +152,21 @@ def _runs(scaling: Scaling) -> Table:
         line = [quantity(size), f"{own[0].six_ND(count) / own[0].operations:.2f}"]
         for budget in budgets:
             losses = [run.loss for run in own if run.tokens == budget]
-            off = _off(scaling, (size, size), (budget, budget))
+            off = _off(scaling, (size, size), (budget, budget))[1]
             line.append(f"{sum(losses) / len(losses):.3f} {off}" if losses else "-")
         lines.append(line)
     headings = ["N", "6N/exact", *(f"D {quantity(budget)}" for budget in budgets)]
     return Table(headings, lines, f"measured {scaling.metric}, and measured less fitted in %")
 
 
-def _inside(scaling: Scaling, sizes: Range, budgets: Range) -> list[int]:
-    """The runs, by their positions, within a range of sizes and one of budgets."""
-
-    def is_inside(run: Trained) -> bool:
-        return sizes[0] <= run.parameters[scaling.count] <= sizes[1] and budgets[0] <= run.tokens <= budgets[1]
-
-    return [i for i, run in enumerate(scaling.runs) if is_inside(run)]
-
-
-def _off(scaling: Scaling, sizes: Range, budgets: Range) -> str:
-    """How far the law is off these runs in the mean, in per cent."""
-    here = [scaling.law.residuals[i] for i in _inside(scaling, sizes, budgets)]
-    return f"{100 * sum(here) / len(here):+5.1f}" if here else ""
+def _off(scaling: Scaling, sizes: Range, budgets: Range) -> tuple[int, str]:
+    """The runs within a range of sizes and one of budgets: how many, and how far the law is off them in the mean."""
+    here = [
+        residual
+        for run, residual in zip(scaling.runs, scaling.law.residuals, strict=True)
+        if sizes[0] <= run.parameters[scaling.count] <= sizes[1] and budgets[0] <= run.tokens <= budgets[1]
+    ]
+    return len(here), f"{100 * sum(here) / len(here):+5.1f}" if here else ""
 
 
 def _summed_up(scaling: Scaling) -> Table:
@@ -186,8 +175,8 @@ def _summed_up(scaling: Scaling) -> Table:
     budgets = _ranges([run.tokens for run in scaling.runs], MOST_BUDGETS)
 
     def shown(size: Range, budget: Range) -> str:
-        n = len(_inside(scaling, size, budget))
-        return f"{n} {_off(scaling, size, budget)}" if n else "-"
+        n, off = _off(scaling, size, budget)
+        return f"{n} {off}" if n else "-"
 
     lines = [[_ends(size), *(shown(size, budget) for budget in budgets)] for size in sizes]
     headings = ["N", *(f"D {_ends(budget)}" for budget in budgets)]
@@ -246,14 +235,12 @@ def advice_sentences(scaling: Scaling) -> list[str]:
 
 
 def _at_most_spent(scaling: Scaling) -> Advice:
-    """The advice for the most compute that is still within the runs, or the last."""
     spent = max(run.six_ND(scaling.count) for run in scaling.runs)
     within = [advice for advice in scaling.law.advice if advice.compute <= spent * (1 + 1e-9)]
     return max(within or scaling.law.advice, key=lambda advice: advice.compute)
 
 
 def measured_sentences(scaling: Scaling) -> list[str]:
-    """What the rule of thumb leaves out."""
     ratios = [run.six_ND(scaling.count) / run.operations for run in scaling.runs]
     return [
         f"6 N D is {100 * min(ratios):.0f} to {100 * max(ratios):.0f}% of the operations that these models take "
@@ -277,7 +264,6 @@ def _predictions(law: CountedLaw) -> Table:
 
 
 def prediction_sentence(law: CountedLaw) -> str:
-    """How the held-out prediction did."""
     inside = sum(one.is_inside for one in law.predictions)
     worst = 100 * max(law.predictions, key=lambda one: abs(one.error)).error
     return (

@@ -11,30 +11,20 @@ import numpy as np
 from attnlab.inspection.attended import Attended
 from attnlab.inspection.attention_maps import Head, LayerMap, rollout_of
 from attnlab.inspection.heads import Role, Scores, clearest, role_of
-from attnlab.report.figures.style import new_figure, paper_style, write_figure
+from attnlab.report.figures import style
+from attnlab.report.figures.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = "cividis"  # the same to who cannot tell red from green (Nunez et al. 2018, arXiv 1712.01662)
 MOST_LABELS = 80  # tokens along a side that are written out
-ENDINGS = ("png", "pdf")
 
 
 def write_figures(folder: Path, example: Attended, scores: Scores, head: Head | None = None) -> list[Path]:
-    """
-    Figures of an example, each as PNG and as PDF with vector text: all heads of every kind, one head of every kind with
-    its tokens, and of an image the rollout over it. Returns the files. head: the one shown; None: the one whose role is
-    clearest.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with paper_style():
-        for name, figure in _figures(example, scores, head):
-            for ending in ENDINGS:
-                written.append(folder / f"{name}.{ending}")
-                write_figure(figure, written[-1])
-    return written
+    """Writes figures of an example and returns the files: all heads of every kind, one head of every kind with its
+    tokens, and of an image the rollout over it. head: the one shown; None: the one whose role is clearest."""
+    return style.write_figures(_figures(example, scores, head), folder)
 
 
 def _figures(example: Attended, scores: Scores, head: Head | None) -> Iterator[tuple[str, Figure]]:
@@ -73,7 +63,6 @@ def _seen(one: LayerMap, head: int) -> np.ma.MaskedArray:
 
 
 def _one(example: Attended, head: Head, role: Role | None) -> Figure:
-    """One head with its tokens on both sides."""
     queries, keys = example.axes[head.kind]
     high, wide = (min(10.0, 0.16 * len(side) + 0.8) for side in (queries, keys))
     figure = new_figure(wide + 0.7, high)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from attnlab.analysis import formatting as wording
-from attnlab.analysis.comparison import CellSummary, Comparison
+from attnlab.analysis.cells import CellSummary
+from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.differences import Judged
 from attnlab.analysis.reader import Metric, same, short
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import MOODS, typographic
@@ -42,8 +44,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class Forest:
-    """
-    Rows from top to bottom on one axis: interval, single values and mean, with figures, verdict and note in words
+    """Rows from top to bottom on one axis: interval, single values and mean, with figures, verdict and note in words
     beside them.
 
     what: names the axis; name: the figure, for who cannot see it.
@@ -76,7 +77,6 @@ class Forest:
         return figure
 
     def svg(self) -> Markup:
-        """All rows, for the page."""
         decimals = wording.decimals_for(row.interval for row in self.rows)
         said = [f"{row.label}: {', '.join([*_words(row, decimals), row.note])}." for row in self.rows]
         with paper_style():
@@ -85,7 +85,6 @@ class Forest:
 
 def differences(comparison: Comparison) -> Forest | None:
     """The paired differences to the baseline, best mean first; None where nothing was compared."""
-    metric, baseline = comparison.metric, comparison.baseline
     rows = []
     for cell in comparison.measured:
         found = cell.difference
@@ -97,51 +96,49 @@ def differences(comparison: Comparison) -> Forest | None:
         elif found.n > 1:
             sign_flip = wording.p_text(found.p_sign_flip_adjusted)
             notes.append(f"p {wording.p_text(found.p_adjusted)}, sign flip {sign_flip}")
-        values = {f"seed {seed}": value for seed, value in found.values.items()}
-        note = _note(*notes, found.reason)
-        rows.append(ForestRow(cell.label, found.interval, values, found.verdict, note))
-    if metric is None or not rows:
-        return None
+        rows.append(_row(cell.label, found, found.verdict, _by_seed(found), *notes))
+    baseline = comparison.baseline
     to = baseline.label if baseline and len(baseline.label) < MOST_LETTERS else "the baseline"
-    what = f"difference to {to} in {wording.unit(metric.name, comparison.study)}"
-    return Forest(rows, metric, what, "Paired differences to the baseline")
+    return _forest(comparison, rows, f"difference to {to}", "Paired differences to the baseline")
 
 
 def effects(comparison: Comparison) -> Forest | None:
     """What each choice of each factor changes on average; the small dots are the settings of the other factors."""
-    metric = comparison.metric
-    if metric is None or not comparison.effects:
-        return None
     decimals = wording.decimals_for(effect.interval for effect in comparison.effects)
     rows = []
     for one in comparison.effects:
         low, high = (wording.number(value, decimals, sign=True) for _, value in one.ends)
-        note = _note(f"{low} to {high} over {len(one.by_setting)} settings", one.reason)
-        values = {str(setting): value for setting, value in one.by_setting.items()}
-        rows.append(ForestRow(one.label, one.interval, values, one.word, note))
-    what = f"change in {wording.unit(metric.name, comparison.study)}"
-    return Forest(rows, metric, what, "Average effects of the factors")
+        note = f"{low} to {high} over {len(one.by_setting)} settings"
+        rows.append(_row(one.label, one, one.word, one.by_setting, note))
+    return _forest(comparison, rows, "change", "Average effects of the factors")
 
 
 def interactions(comparison: Comparison) -> Forest | None:
     """What two choices change beyond the sum of what each changes alone, the largest first; small dots are seeds."""
-    metric = comparison.metric
-    if metric is None or not comparison.interactions:
-        return None
     rows = []
     for one in sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean)):
-        used, seeds = len(one.by_setting), len(one.values)
-        settings = f"{used} settings" if used == one.planned else f"{used} of {one.planned} settings"
-        notes = [f"{seeds} seed{'s' * (seeds != 1)}", settings if one.planned > 1 else ""]
-        note = _note(*notes, f"p {wording.p_text(one.p_adjusted)}", one.reason)
-        values = {f"seed {seed}": value for seed, value in one.values.items()}
-        rows.append(ForestRow(one.label.replace(" x ", " \u00d7 "), one.interval, values, one.verdict, note))
-    what = f"interaction in {wording.unit(metric.name, comparison.study)}"
-    return Forest(rows, metric, what, "Interactions of two factors")
+        used, seeds, planned = len(one.by_setting), len(one.values), one.contrast.planned
+        settings = f"{used} settings" if used == planned else f"{used} of {planned} settings"
+        notes = [f"{seeds} seed{'s' * (seeds != 1)}", settings if planned > 1 else ""]
+        label = one.label.replace(" x ", " \u00d7 ")
+        rows.append(_row(label, one, one.verdict, _by_seed(one), *notes, f"p {wording.p_text(one.p_adjusted)}"))
+    return _forest(comparison, rows, "interaction", "Interactions of two factors")
 
 
-def _note(*parts: str) -> str:
-    return " \u00b7 ".join(filter(None, parts))
+def _by_seed(judged: Judged) -> dict[str, float]:
+    return {f"seed {seed}": value for seed, value in judged.values.items()}
+
+
+def _row(label: str, judged: Judged, verdict: str, values: Mapping[str, float], *notes: str) -> ForestRow:
+    note = " \u00b7 ".join(filter(None, [*notes, judged.reason]))
+    return ForestRow(label, judged.interval, values, verdict, note)
+
+
+def _forest(comparison: Comparison, rows: Sequence[ForestRow], what: str, name: str) -> Forest | None:
+    metric = comparison.metric
+    if metric is None or not rows:
+        return None
+    return Forest(rows, metric, f"{what} in {wording.unit(metric.name, comparison.study)}", name)
 
 
 def limits_of(rows: Sequence[ForestRow], margin: float) -> tuple[float, float]:
@@ -230,7 +227,6 @@ class Grid:
 
     @property
     def behind(self) -> Sequence[CellSummary]:
-        """Those that are far behind the others."""
         split = self.comparison.clusters
         return split.worse if split else []
 
@@ -272,7 +268,6 @@ class Grid:
         return ", ".join([f"{cell.label}: {self._text(cell)}", *filter(None, [cell.reason])]).replace("\n", ", ")
 
     def svg(self) -> Markup:
-        """For the page."""
         said = [f"{self._said(cell)}." for row in self.found for cell in row if cell]
         with paper_style():
             return as_svg(self.figure(), self.name, " ".join(said))

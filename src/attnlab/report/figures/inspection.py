@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnlab.analysis.formatting import number
-from attnlab.inspection.position_curves import QUANTITIES, Curve
-from attnlab.inspection.receptive_fields import Field
+from attnlab.inspection.positions import QUANTITIES, Curve, Field
 from attnlab.report.figures.style import COLUMN, DASHES, PAGE, colour, line_look, luminance, new_figure
 
 if TYPE_CHECKING:
@@ -106,7 +105,6 @@ def embeddings_figure(embeddings_ND: np.ndarray, texts: Sequence[str]) -> Figure
 
 
 def _alike_figure(embeddings_ND: np.ndarray, names: Sequence[str]) -> Figure:
-    """The cosine of every pair of texts."""
     import seaborn
 
     count = len(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,13 @@ from attnlab.analysis.formatting import quantity
 from attnlab.analysis.scaling.fit import OPERATIONS, Law
 from attnlab.analysis.scaling.laws import Scaling, cost_of
 from attnlab.analysis.scaling.tables import COUNTED
-from attnlab.report.figures.style import PAGE, new_figure, paper_style, plain_log_ticks, write_figure
+from attnlab.report.figures import style
+from attnlab.report.figures.style import PAGE, new_figure, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "pdf")
 SHADES = "viridis"  # sizes and budgets have an order, so their colours do
 COMPUTES = 5  # curves of one compute each
 NEAR = 1.5  # runs whose compute is within this factor of a curve's are drawn on it
@@ -26,19 +26,15 @@ DOT = 3.5
 
 
 def write_figures(scaling: Scaling, folder: Path) -> list[Path]:
-    """Writes loss, isoflop and residuals as PNG and PDF into `folder`, which has to be there; returns the paths.
+    """Writes loss, isoflop and residuals and returns the files. Raises CannotWrite."""
+    return style.write_figures(_figures(scaling), folder)
 
-    Raises CannotWrite where the disk is full or may not be written to.
-    """
-    paths = []
-    with paper_style():
-        for name, draw in (("loss", draw_loss), ("isoflop", draw_isoflop), ("residuals", draw_residuals)):
-            figure = new_figure(PAGE, 2.9)
-            draw(scaling, figure)
-            for suffix in FORMATS:
-                paths.append(folder / f"{name}.{suffix}")
-                write_figure(figure, paths[-1])
-    return paths
+
+def _figures(scaling: Scaling) -> Iterator[tuple[str, Figure]]:
+    for name, draw in (("loss", draw_loss), ("isoflop", draw_isoflop), ("residuals", draw_residuals)):
+        figure = new_figure(PAGE, 2.9)
+        draw(scaling, figure)
+        yield name, figure
 
 
 def _shades(number: int) -> list[Any]:
@@ -48,7 +44,6 @@ def _shades(number: int) -> list[Any]:
 
 
 def _logarithmic(axes: Axes, label: str, values: np.ndarray) -> None:
-    """A logarithmic axis with a tick at each of `values` that has room for one."""
     kept: list[float] = []
     for value in np.unique(values):
         if not kept or value > 1.9 * kept[-1]:
@@ -81,7 +76,6 @@ def _family(axes: Axes, scaling: Scaling, across: np.ndarray, by: np.ndarray, na
 
 
 def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, by: np.ndarray, name: str) -> list[tuple[float, Any]]:
-    """A dot a run; the values of `by`, each with its colour."""
     values = np.unique(by)
     shades = list(zip(values, _shades(len(values)), strict=True))
     for value, shade in shades:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attnlab.analysis import formatting as wording
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
-from attnlab.report.figures import forest
-from attnlab.report.figures.style import COLUMN, PAGE, line_look, new_figure, paper_style, plain_log_ticks, write_figure
+from attnlab.report.figures import forest, style
+from attnlab.report.figures.style import COLUMN, PAGE, line_look, new_figure, plain_log_ticks
 from attnlab.report.page_data import MOST_COLOURS, CurveFamily, LengthFamily, Series, band, curve_data, length_data
 
 if TYPE_CHECKING:
@@ -22,26 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LINES = 16  # of the metric against length; more cannot be told apart
-ENDINGS = ("pdf", "png")
 HEIGHT = 2.4
 
 
 def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """
-    Writes what the study has of differences, effects, lengths, curves and curves_by_factor, and grid, as .pdf and .png;
-    returns the files.
-
-    The same comparison gives the same bytes. A study without figures leaves no folder. Raises CannotWrite.
-    """
-    folder, written = Path(folder), []
-    with paper_style():
-        for name, figure in study_figures(comparison):
-            folder.mkdir(parents=True, exist_ok=True)
-            for ending in ENDINGS:
-                path = folder / f"{name}.{ending}"
-                write_figure(figure, path)
-                written.append(path)
-    return written
+    """Writes what the study has of differences, effects, lengths, curves and curves-by-factor, and grid; returns the
+    files. The same comparison gives the same bytes. Raises CannotWrite."""
+    return style.write_figures(study_figures(comparison), Path(folder), ("pdf", "png"))
 
 
 def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
@@ -52,7 +39,7 @@ def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     cells = [cell.label for cell in comparison.cells if cell.cell.skip is None]
     for index, family in enumerate(length_data(comparison)):
         if len(cells) <= MOST_LINES and any(one["x"] for one in family["series"]):
-            yield "lengths" if index == 0 else f"lengths-{wording.slug(family['name'])}", length_figure(family, cells)
+            yield "lengths" if index == 0 else f"lengths-{slug(family['name'])}", length_figure(family, cells)
     curves = curve_data(comparison)
     if curves and len(cells) <= MOST_COLOURS:
         yield "curves", cell_curves(curves[0], cells)
@@ -63,11 +50,15 @@ def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
         yield "grid", grid.figure()
 
 
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def length_figure(family: LengthFamily, cells: Sequence[str]) -> Figure:
     """The metric at multiples of the training length: means, 95% intervals, a cross where a cell cannot go on."""
     figure = new_figure(COLUMN, HEIGHT)
     axes = figure.subplots()
-    multiples = sorted({k for one in family["series"] for k in (*one["x"], *one["cannot"])})
+    multiples = sorted({k for one in family["series"] for k in (*one["x"], *one["unavailable"])})
     for one in family["series"]:
         look = line_look(cells.index(one["cell"]))
         if not one["x"]:
@@ -75,7 +66,7 @@ def length_figure(family: LengthFamily, cells: Sequence[str]) -> Figure:
         mean, low, high = map(_numbers, (one["y"], one["low"], one["high"]))
         sizes: dict[str, Any] = {"linewidth": 1.2, "markersize": 3, "capsize": 1.5, "elinewidth": 0.8}
         axes.errorbar(one["x"], mean, np.abs([low - mean, high - mean]), label=one["cell"], **look, **sizes)
-        if one["cannot"]:
+        if one["unavailable"]:
             ends: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.5, "linestyle": "none"}
             axes.plot(one["x"][-1:], mean[-1:], color=look["color"], **ends)
     plain_log_ticks(axes, "x", multiples, [f"{k:g}\u00d7" for k in multiples])
@@ -99,10 +90,8 @@ def cell_curves(entry: CurveFamily, cells: Sequence[str]) -> Figure:
 
 
 def factor_curves(entry: CurveFamily, comparison: Comparison) -> Figure | None:
-    """
-    One panel a factor, one line a choice of it: a seed's thin line is its mean over all cells with that choice, the
-    thick one the mean of these, the band its 95% interval over seeds. None where fewer than two factors vary.
-    """
+    """One panel a factor, one line a choice of it: a seed's thin line is its mean over all cells with that choice, the
+    thick one the mean of these, the band its 95% interval over seeds. None where fewer than two factors vary."""
     names = [name for name in comparison.study.factors if name in comparison.study.varying]
     if len(names) < 2:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -54,8 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """
-    Writes a figure to `path`, by its ending; the same figure gives the same bytes, as no time is written.
+    """Writes a figure to `path`, by its ending; the same figure gives the same bytes, as no time is written.
 
     Raises CannotWrite where the disk is full or may not be written to.
     """
@@ -68,10 +67,27 @@ def write_figure(figure: Figure, path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def as_svg(figure: Figure, name: str, description: str) -> Markup:
+def write_figures(
+    figures: Iterable[tuple[str, Figure]], folder: Path, endings: Sequence[str] = ("png", "pdf")
+) -> list[Path]:
+    """Writes (name, figure) each as a PDF with vector text and as PNG, and returns the files; without figures there is
+    no folder. `figures` is read within `paper_style`.
+
+    Raises CannotWrite where the disk is full or may not be written to.
     """
-    A figure for the page: its text stays text in the page's font, its colours follow the theme, the same figure gives
-    the same bytes.
+    written = []
+    with paper_style():
+        for name, figure in figures:
+            folder.mkdir(parents=True, exist_ok=True)
+            for ending in endings:  # in this order: a layout may settle further each time it is drawn
+                written.append(folder / f"{name}.{ending}")
+                write_figure(figure, written[-1])
+    return written
+
+
+def as_svg(figure: Figure, name: str, description: str) -> Markup:
+    """A figure for the page: its text stays text in the page's font, its colours follow the theme, the same figure
+    gives the same bytes.
 
     name, description: for who cannot see it. What an artist's gid says after `SAYS` is shown under the pointer.
     """
@@ -95,7 +111,6 @@ def as_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def _adapt(element: ElementTree.Element) -> None:
-    """An element of matplotlib's as one of a page that holds other figures, too."""
     element.tag = element.tag.removeprefix(SVG)
     element.text, element.tail = (text if text and text.strip() else None for text in (element.text, element.tail))
     given, element.attrib = element.attrib, {}

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from attnlab.report.live.live_study import FollowedStudy, Kept, Shelf, Shown, Trouble, unexpected, version_of
-from attnlab.report.live.pages import (
+from attnlab.report.live.live_study import (
     LIVE_POLICY,
+    FollowedStudy,
+    Kept,
     Overview,
+    Shelf,
+    Shown,
+    Trouble,
     index_content,
     overview_of,
     run_content,
     trouble_content,
+    unexpected,
     with_scripts,
 )
 from attnlab.report.run_data import path_of
@@ -41,17 +46,7 @@ class Answer:
 
     @property
     def policy(self) -> str:
-        """What the answer may load and run in a browser."""
         return LIVE_POLICY if self.kind == HTML else "default-src 'none'"
-
-
-@dataclass(frozen=True)
-class Index:
-    """The list of studies as it is shown."""
-
-    content: str
-    version: str
-    since: float
 
 
 NOTHING = Answer(404, HTML, trouble_content("There is no such study or page here."))
@@ -64,7 +59,7 @@ class Answers:
     def __init__(self, shelf: Shelf, pause: float = 1.0) -> None:
         self._shelf = shelf
         self._every = max(0.2, 2 * pause)  # seconds between two questions of a page
-        self._index: Kept[Index] = Kept(self._list, pause)
+        self._index: Kept[Shown] = Kept(self._list, pause)
 
     def to(self, path: str) -> Answer:
         """The answer to a request for `path`, as it stands in the request."""
@@ -101,12 +96,10 @@ class Answers:
             200, HTML, with_scripts(content, version, self._every, charts) if part == "" else content, version=version
         )
 
-    def _list(self, before: Index | None) -> Index:
+    def _list(self, before: Shown | None) -> Shown:
         overviews = [_overview(key, followed) for key, followed in self._shelf.all().items()]
         overviews.sort(key=lambda overview: ("running" not in overview.counts, -overview.changed))
-        content = index_content(overviews)
-        version = version_of(content)
-        return before if before and before.version == version else Index(content, version, time.time())
+        return Shown.make(index_content(overviews), before)
 
 
 def _of_run(followed: FollowedStudy, path: str, name: str) -> Answer:
@@ -145,8 +138,8 @@ def _end_of(directory: Path, name: str) -> str | None:
 
 def state_of(shown: Shown) -> dict[str, object]:
     """What the line of a live page says: the version that is there, its age in seconds, and the runs."""
-    counts = Counter(run.state for run in shown.study.runs.values())
-    runs = {"runs": len(shown.study.runs), "finished": counts["finished"], "running": counts["running"]}
+    counts = Counter(run.state for run in shown.study.runs.values()) if shown.study else Counter[str]()
+    runs = {"runs": counts.total(), "finished": counts["finished"], "running": counts["running"]}
     return {"version": shown.version, "age": age(shown.since), **runs}
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from attnlab.report.live.live_study import Shelf
-from attnlab.report.live.pages import macro
+from attnlab.report.live.live_study import Shelf, macro
 from attnlab.report.live.routes import HTML, TEXT, Answer, Answers, place
 
 HOST = "127.0.0.1"
@@ -64,7 +63,6 @@ class Access:
         return is_equal(given, self.token)
 
     def is_in_cookies(self, cookies: Iterable[str]) -> bool:
-        """Whether one of a request's Cookie headers carries the token."""
         pairs = (pair.strip().partition("=") for header in cookies for pair in header.split(";"))
         return any(is_equal(value, self.token) for name, _, value in pairs if name == self.name)
 
@@ -137,7 +135,6 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        """Answers a request."""
         try:
             answer = self._answer()
         except Exception as error:
@@ -145,7 +142,6 @@ class Handler(BaseHTTPRequestHandler):
         self._send(answer)
 
     def do_HEAD(self) -> None:
-        """Answers with the headers alone."""
         self.do_GET()
 
     def _answer(self) -> Answer:
@@ -192,7 +188,6 @@ class Handler(BaseHTTPRequestHandler):
         self._send(Answer(405 if is_method else int(code), TEXT, words))
 
     def version_string(self) -> str:
-        """The server's name, without its versions."""
         return "attnlab"
 
     def log_message(self, *_: Any) -> None:

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from attnlab.inspection.position_curves import Encoding, curves_of, encodings_of
+from attnlab.inspection.positions import Encoding, curves_of, encodings_of
 from attnlab.layers import (
     ALiBi,
     AxialRotary,

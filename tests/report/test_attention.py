@@ -15,8 +15,8 @@ from attnlab.inspection.attended import Attended
 from attnlab.inspection.attention_maps import CROSS, SELF, patch_axis
 from attnlab.inspection.heads import Head, head_scores
 from attnlab.inspection.syntactic_agreement import TO_HEAD, Agreement
-from attnlab.report import attention_page
-from attnlab.report.attention_page import page_data, quantised, render, write_page
+from attnlab.report import attention
+from attnlab.report.attention import page_data, quantised, render, write_page
 
 
 def example(text="abcd", title="t"):
@@ -63,7 +63,7 @@ def test_every_text_is_escaped():
 
 
 def test_too_many_examples_are_left_out_and_too_many_tokens_are_cut_and_told(monkeypatch):
-    monkeypatch.setattr(attention_page, "MOST_WEIGHTS", 100)
+    monkeypatch.setattr(attention, "MOST_WEIGHTS", 100)
     found = [example("ab"), example("abcdef"), example("abc")]  # 16, 144 and 36 weights
     page = render("run", found, head_scores(found))
     assert "In the statistics alone: 2 more." in page

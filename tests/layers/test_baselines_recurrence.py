@@ -8,7 +8,7 @@ from tests.layers.cells import by_hand
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from attnlab.layers.recurrence import Recurrence, Step
+from attnlab.layers.baselines import Recurrence, Step
 
 CELLS = ["lstm", "gru"]
 

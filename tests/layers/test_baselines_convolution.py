@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attnlab.layers.convolution import ConvolutionStack, GatedConvolution
+from attnlab.layers.baselines import ConvolutionStack, GatedConvolution
 
 
 def assert_close(actual, expected):

@@ -31,7 +31,7 @@ LLAMA = {
     "feed_forward": "SwiGLU",
     "attention": "GroupedQuery",
     "attention.num_key_value_heads": 1,
-    "tied": False,
+    "tie_embeddings": False,
 }
 NEOX = {
     "model": "GPT",
@@ -123,16 +123,20 @@ def assert_same_logits(model, folder, kind):
     ("name", "asked", "zeros"),
     [
         ("gpt2", GPT2, 0),
-        ("gpt2", {**GPT2, "tied": False, "attention.scale": 1.0, "feed_forward": "SquaredReLU"}, 0),
+        ("gpt2", {**GPT2, "tie_embeddings": False, "attention.scale": 1.0, "feed_forward": "SquaredReLU"}, 0),
         ("gpt_neox", NEOX, 0),
         ("gpt_neox", {**NEOX, "attention.bias": False, "residual": "PreNorm", "position.fraction": 0.5}, 0),
         ("llama", LLAMA, 0),
-        ("llama", {**LLAMA, "feed_forward": "GEGLU", "tied": True, "attention.bias": True, "attention.d_head": 8}, 0),
+        (
+            "llama",
+            {**LLAMA, "feed_forward": "GEGLU", "tie_embeddings": True, "attention.bias": True, "attention.d_head": 8},
+            0,
+        ),
         ("llama", {**LLAMA, "position": "RotaryLlama3", "position.original_length": 8}, 0),
         ("starcoder2", STARCODER2, 0),
         (
             "starcoder2",
-            {**STARCODER2, "bias": True, "attention": "MultiQuery", "attention.window": 3, "tied": False},
+            {**STARCODER2, "bias": True, "attention": "MultiQuery", "attention.window": 3, "tie_embeddings": False},
             0,
         ),
         (
@@ -150,16 +154,20 @@ def assert_same_logits(model, folder, kind):
         ("bloom", BLOOM, 0),
         ("bert", BERT, 0),
         ("bert", {**BERT, "next_sentence": True}, 0),
-        ("roberta", {**BERT, "position.offset": 2, "num_segments": 1, "tied": False}, 0),
+        ("roberta", {**BERT, "position.offset": 2, "num_segments": 1, "tie_embeddings": False}, 0),
         ("vit", VIT, 0),
         ("vit", {**VIT, "feed_forward": "ReLU", "image_size": [8, 8], "d_ff": 20}, 0),
         ("t5", T5, 0),
-        ("t5", {**T5, "tied": True, "scale_logits": True, "feed_forward": "ReLU", "num_decoder_layers": 1}, 0),
-        ("t5", {**T5, "tied": True}, 0),
+        (
+            "t5",
+            {**T5, "tie_embeddings": True, "scale_logits": True, "feed_forward": "ReLU", "num_decoder_layers": 1},
+            0,
+        ),
+        ("t5", {**T5, "tie_embeddings": True}, 0),
         ("marian", MARIAN, 0),
-        ("marian", {**MARIAN, "tied": False, "num_decoder_layers": 1}, 0),
+        ("marian", {**MARIAN, "tie_embeddings": False, "num_decoder_layers": 1}, 0),
         ("bart", BART, 0),
-        ("bart", {**BART, "tied": False, "feed_forward": "GELU", "scale_embedding": True}, 0),
+        ("bart", {**BART, "tie_embeddings": False, "feed_forward": "GELU", "scale_embedding": True}, 0),
     ],
 )
 def test_transformers_loads_what_is_written_and_computes_the_same(name, asked, zeros, tmp_path):
@@ -277,7 +285,7 @@ PARTS = {
     "attention": ["MultiHead", "MultiQuery"],
     "feed_forward": ["ReLU", "SiLU", "GELU", "SquaredReLU", "GLU", "GEGLU", "SwiGLU", "ReGLU"],
     "bias": [True, False],
-    "tied": [True, False],
+    "tie_embeddings": [True, False],
     "embedding_norm": [True, False],
     "shared_norm": [True, False],
 }  # fmt: skip

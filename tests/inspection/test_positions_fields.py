@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from attnlab.inspection.receptive_fields import Field, fields_of
+from attnlab.inspection.positions import Field, fields_of
 from attnlab.layers import (
     ALiBi,
     DeepNorm,
@@ -63,12 +63,12 @@ def test_no_residual_and_no_gate_changes_what_is_reached(residual):
 
 @pytest.mark.parametrize("kernel", [1, 2, 4])
 def test_causal_kernels(kernel):
-    field = reached_by(ConvolutionalLanguageModel(20, 8, 3, kernel), 24)
+    field = reached_by(ConvolutionalLanguageModel(20, d_model=8, num_layers=3, kernel_size=kernel), 24)
     assert field.counted == [layers * (kernel - 1) + 1 for layers in (1, 2, 3)]
 
 
 def test_kernels_around_their_position():
-    assert reached_by(ConvolutionalEncoder(20, 64, 8, 3, 5), 32).counted == [5, 9, 13]
+    assert reached_by(ConvolutionalEncoder(20, 64, d_model=8, num_layers=3, kernel_size=5), 32).counted == [5, 9, 13]
 
 
 def test_both_stacks_of_an_encoder_decoder():
@@ -83,7 +83,7 @@ def test_by_default_the_whole_field_is_seen():
 
 
 def test_a_recurrence_has_no_stack_and_one_position_is_too_few():
-    assert fields_of(RecurrentLanguageModel(20, 8)) == []
+    assert fields_of(RecurrentLanguageModel(20, d_model=8)) == []
     with pytest.raises(ValueError, match="accepted are 2 or more"):
         fields_of(GPT(**SIZES, num_layers=1), 1)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnlab.layers.alignment import AdditiveAttention, ProductAttention, weigh
+from attnlab.layers.baselines import AdditiveAttention, ProductAttention, weigh
 
 
 def assert_close(actual, expected):
@@ -24,7 +24,7 @@ def test_additive_scores_are_bahdanaus():
     attention, queries, states = AdditiveAttention(3, 4, 5), torch.randn(2, 3, 3), torch.randn(2, 6, 4)
     w, u, v = attention.query.weight, attention.key.weight, attention.score.weight[0]
     expected = of_every_pair(lambda s, h: v @ torch.tanh(w @ s + u @ h), queries, states)
-    assert_close(attention.scores(queries, attention.keys(states)), expected)
+    assert_close(attention.scores(queries, attention.key(states)), expected)
 
 
 def test_product_scores_are_luongs():
@@ -32,8 +32,8 @@ def test_product_scores_are_luongs():
     queries, states = torch.randn(2, 3, 4), torch.randn(2, 6, 4)
     general, dot = ProductAttention(4, 4), ProductAttention(4, 4, "dot")
     expected = of_every_pair(lambda s, h: s @ general.key.weight @ h, queries, states)
-    assert_close(general.scores(queries, general.keys(states)), expected)
-    assert_close(dot.scores(queries, dot.keys(states)), of_every_pair(torch.dot, queries, states))
+    assert_close(general.scores(queries, general.key(states)), expected)
+    assert_close(dot.scores(queries, dot.key(states)), of_every_pair(torch.dot, queries, states))
     with pytest.raises(ValueError, match="score=concat: there is no such score; accepted: general, dot"):
         ProductAttention(4, 4, "concat")
 

@@ -1,51 +1,113 @@
-"""`attnlab positions` and `attnlab reach`: what models do with positions, as tables, CSV and figures."""
+"""`attnlab attention`, `positions` and `reach`: what heads attend to, and what models do with positions."""
 
 from __future__ import annotations
 
 import csv
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attnlab.cli.options import Command, add_checkpoint, add_config_dir
-from attnlab.config import UsageError
+from attnlab.cli import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
+from attnlab.config import UsageError, usage_errors
 from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
-    from attnlab.inspection.position_curves import Curve, Encoding
-    from attnlab.inspection.receptive_fields import Field
+    from matplotlib.figure import Figure
+
+    from attnlab.inspection.positions import Curve, Encoding, Field
     from attnlab.runs.trained import InspectedModel
 
 DEFAULT_LENGTH, DEFAULT_BEYOND = 128, 4
 HEAD = ("encoding", "quantity", "head", "distance", "mean", "least", "most", "bucket", "within_training")
+MODELS = (
+    option(
+        "words", "directories of runs, or settings such as position=rotary,alibi and attention.window=16", nargs="*"
+    ),
+    option("--to", "a folder for the figure (.pdf and .png) and its numbers (.csv)"),
+    *(CHECKPOINT, CONFIG_DIR),
+)
 
 
-def _options(parser: ArgumentParser) -> None:
-    words = "directories of runs, or settings such as position=rotary,alibi and attention.window=16"
-    parser.add_argument("words", nargs="*", help=words)
-    parser.add_argument("--to", help="a folder for the figure (.pdf and .png) and its numbers (.csv)")
-    add_checkpoint(parser)
-    add_config_dir(parser)
+@command(
+    "attention",
+    "show what the heads of a trained run attend to, and what each does",
+    *RUN,
+    *TEXTS,
+    repeatable("--target", "of a text to translate; by default the model's own translation"),
+    repeatable("--image", "a file, of a run on images"),
+    option("--dependencies", "sentences with dependency trees in CoNLL-U: which heads follow which relation"),
+    option(
+        "--ablate",
+        "mask each head and say what it does to the loss, on the run's validation data or on the texts given",
+        nargs="?",
+        const="validation",
+        choices=("validation", "text"),
+    ),
+    option("--batches", "of the validation data, for --ablate (256 examples at most)", type=int, default=4),
+    flag("--figures", "write figures for a paper, as PNG and PDF"),
+    option("--head", "the head that the figures show, LAYER.HEAD from 0 (default: the one whose role is clearest)"),
+    option("--to", "a folder for the page and the tables (default: attention in the run's directory)"),
+)
+def attention(arguments: Namespace) -> int:
+    """Prints which heads do what, and writes the page, the tables and perhaps figures. Raises: UsageError."""
+    _refuse(arguments)
+    from attnlab.report.attention import MOST_EXAMPLES, print_heads, print_syntax, write_page
+    from attnlab.runs.inspected import InspectedRun
+
+    directory = Path(arguments.run)
+    run = InspectedRun(directory, arguments.checkpoint)
+    if arguments.image:
+        found = run.look_at_images(arguments.image)
+    else:
+        lines, trees = (Path(given) if given else None for given in (arguments.input, arguments.dependencies))
+        found = run.look_at_texts(arguments.text, arguments.target, lines, trees, MOST_EXAMPLES)
+    found = run.with_effects(found, arguments.ablate, arguments.batches)
+    head = found.head(arguments.head)
+    folder = Path(arguments.to) if arguments.to else directory / "attention"
+    write_page(folder / "attention.html", run.name, found.examples, found.scores, found.effects, found.syntax)
+    found.write_tables(folder)
+    if arguments.figures:
+        from attnlab.report.figures.attention import write_figures  # draws, which costs start-up time
+
+        print(*write_figures(folder / "figures", found.examples[0], found.scores, head), sep="\n")
+    print_heads(found.scores, found.effects)
+    print_syntax(found.syntax)
+    print(folder / "attention.html")
+    return 0
 
 
-def _positions_options(positions: ArgumentParser) -> None:
-    length = "positions in training (default: those of the run or settings, such as data.context)"
-    positions.add_argument("--length", type=int, help=length)
-    positions.add_argument(
-        "--beyond", type=int, default=DEFAULT_BEYOND, help="how many times as far to look (default: 4)"
-    )
-    _options(positions)
+def _refuse(arguments: Namespace) -> None:
+    texts = bool(arguments.text or arguments.input or arguments.dependencies)
+    if arguments.image and texts:
+        raise UsageError(
+            "--image is for runs on images, --text, --input and --dependencies for runs on texts; give one kind"
+        )
+    if not arguments.image and not texts:
+        raise UsageError(
+            "give what the model is to look at: --text TEXT, --input FILE (one text a line) or --image FILE"
+        )
+    if not all(text.strip() for text in arguments.text):
+        raise UsageError("--text is empty; give one token or more to attend to")
+    if arguments.target and len(arguments.target) != len(arguments.text):
+        given = f"{len(arguments.target)} times --target and {len(arguments.text)} times --text"
+        raise UsageError(f"{given}; give a target for each text, or none")
+    if arguments.batches < 1:
+        raise UsageError(must_be("--batches", "at least 1", arguments.batches))
+    if arguments.head and not arguments.figures:
+        raise UsageError("--head says which head the figures show; add --figures")
 
 
-def _reach_options(reach: ArgumentParser) -> None:
-    reach.add_argument("--length", type=int, help="positions (default: somewhat more than what can be reached)")
-    _options(reach)
-
-
+@command(
+    "positions",
+    "show what position encodings do to scores by distance, beyond the training length, too",
+    option("--length", "positions in training (default: of the run or settings, as data.context_length)", type=int),
+    option("--beyond", "how many times as far to look (default: 4)", type=int, default=DEFAULT_BEYOND),
+    *MODELS,
+)
 def positions(arguments: Namespace) -> int:
     """Prints the tables, and writes positions.{csv,pdf,png} where a folder is given. Raises: UsageError."""
-    from attnlab.inspection.position_curves import curves_of
+    from attnlab.inspection.positions import curves_of
     from attnlab.runs.trained import models_of
 
     models = models_of(arguments.words, arguments.checkpoint, arguments.config_dir)
@@ -54,10 +116,8 @@ def positions(arguments: Namespace) -> int:
     for name, given, least in (("--length", trained, 2), ("--beyond", arguments.beyond, 1)):
         if given < least:
             raise UsageError(must_be(name, f"at least {least}", given))
-    try:
+    with usage_errors(after="; give a smaller --length or --beyond"):
         shown = [(name, one, curves_of(one, farthest)) for model in models for name, one in _encodings(model)]
-    except ValueError as error:
-        raise UsageError(f"{error}; give a smaller --length or --beyond") from error
     _refuse_nothing(shown, models, "there is no stack with a position encoding; give a Transformer, such as model=gpt")
     for name, encoding, curves in shown:
         print("\n".join(_lines(name, encoding, curves, trained)))
@@ -66,34 +126,31 @@ def positions(arguments: Namespace) -> int:
 
         named = [(name, curves) for name, _, curves in shown]
         rows = (row for name, curves in named for curve in curves for row in _rows(name, curve, trained))
-        drawn = any(curves for _, curves in named)
-        _write(
-            arguments.to,
-            "positions",
-            [HEAD, *rows],
-            (lambda: positions_figure(named, trained, farthest)) if drawn else None,
-        )
+        draw = (lambda: positions_figure(named, trained, farthest)) if any(curves for _, curves in named) else None
+        _write(arguments.to, "positions", [HEAD, *rows], draw)
     return 0
 
 
+@command(
+    "reach",
+    "count which positions can reach an output, layer by layer, through windows and kernels",
+    option("--length", "positions (default: somewhat more than what can be reached)", type=int),
+    *MODELS,
+)
 def reach(arguments: Namespace) -> int:
     """Prints a table a stack, and writes reach.{csv,pdf,png} where a folder is given. Raises: UsageError."""
-    from attnlab.inspection.receptive_fields import fields_of
+    from attnlab.inspection.positions import fields_of
     from attnlab.runs.trained import models_of
 
     models = models_of(arguments.words, arguments.checkpoint, arguments.config_dir)
-    try:
+    with usage_errors():
         found = [(model, fields_of(model.model, arguments.length)) for model in models]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     shown = [(_name(model, field, fields), field) for model, fields in found for field in fields]
-    _refuse_nothing(
-        shown, models, "there is no stack of attention or convolution; a recurrence is reached by all before"
-    )
+    nothing = "there is no stack of attention or convolution; a recurrence is reached by all before"
+    _refuse_nothing(shown, models, nothing)
     for name, field in shown:
-        print(
-            f"{name}: {field.kind}; positions that reach the output at position {field.at} of {len(field.reached[0])}"
-        )
+        where = f"position {field.at} of {len(field.reached[0])}"
+        print(f"{name}: {field.kind}; positions that reach the output at {where}")
         print("  layers  counted  formula")
         for layer, (counted, expected) in enumerate(zip(field.counted, field.expected, strict=True), start=1):
             print(f"  {layer:6}  {counted:7}  {expected:7}")
@@ -116,13 +173,11 @@ def _refuse_nothing(shown: Sequence[object], models: Sequence[InspectedModel], w
 
 
 def _name(model: InspectedModel, one: Encoding | Field, several: Sequence[object]) -> str:
-    """Only those of several stacks need the stack's name."""
     return f"{model.name}, {one.name.partition('.')[0]}" if len(several) > 1 else model.name
 
 
 def _encodings(model: InspectedModel) -> Iterator[tuple[str, Encoding]]:
-    """The encodings of a model by their names."""
-    from attnlab.inspection.position_curves import encodings_of
+    from attnlab.inspection.positions import encodings_of
 
     found = encodings_of(model.model)
     for encoding in found:
@@ -132,7 +187,7 @@ def _encodings(model: InspectedModel) -> Iterator[tuple[str, Encoding]]:
 
 def _lines(name: str, encoding: Encoding, curves: Sequence[Curve], trained: int) -> Iterator[str]:
     from attnlab.analysis.formatting import number
-    from attnlab.inspection.position_curves import QUANTITIES
+    from attnlab.inspection.positions import QUANTITIES
 
     yield f"{name}: {type(encoding.module).__name__}; * is beyond the {trained} positions of training"
     if not curves:
@@ -170,7 +225,7 @@ def _rows(name: str, curve: Curve, trained: int) -> Iterator[list[object]]:
         yield [name, curve.quantity, head, m, mean, low, high, bucket, abs(m) < trained]
 
 
-def _write(to: str, name: str, rows: Iterable[Sequence[object]], draw: Any) -> None:
+def _write(to: str, name: str, rows: Iterable[Sequence[object]], draw: Callable[[], Figure] | None) -> None:
     """NAME.csv and, where there is something to draw, NAME.pdf and NAME.png in a folder; says so."""
     from attnlab.report.figures.style import paper_style, write_figure
 
@@ -185,15 +240,3 @@ def _write(to: str, name: str, rows: Iterable[Sequence[object]], draw: Any) -> N
                 written.append(f"{name}.{ending}")
                 write_figure(figure, folder / written[-1])
     print(f"{folder}: {', '.join(written)}")
-
-
-COMMANDS = {
-    "positions": Command(
-        "show what position encodings do to scores by distance, beyond the training length, too",
-        _positions_options,
-        positions,
-    ),
-    "reach": Command(
-        "count which positions can reach an output, layer by layer, through windows and kernels", _reach_options, reach
-    ),
-}
