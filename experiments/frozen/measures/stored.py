@@ -79,7 +79,14 @@ def write_run(
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    run = {"study": root.name, "cell": dict(choices), "cell_name": named_by(choices), "seed": seed, "config": config}
+    run = {
+        "format": 2,
+        "study": root.name,
+        "cell": dict(choices),
+        "cell_name": named_by(choices),
+        "seed": seed,
+        "config": config,
+    }
     run |= {"parameters": {"total": parameters, "non_embedding": parameters - 5000}, "flops_per_token": 6 * parameters}
     run |= {
         "git": CODE,
