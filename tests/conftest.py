@@ -56,6 +56,11 @@ def forbid_writing(folder: Path) -> None:
         os.seteuid(NOBODY)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: some tests wait for a cluster, a browser or a clock."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the cluster first: they mostly wait, and at the end nothing would be left to do beside them."""
     items.sort(key=lambda item: "cluster" not in item.path.parts)
