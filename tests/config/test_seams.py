@@ -8,7 +8,7 @@ from tests.config.changes import changed
 from attnlab.config import UsageError
 from attnlab.config.check import check
 from attnlab.config.compose import ConfigSpace
-from attnlab.config.identity import find
+from attnlab.parts import find
 from attnlab.runs.build import dry_build
 
 MODULES = {

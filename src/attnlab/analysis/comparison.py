@@ -21,10 +21,11 @@ from attnlab.analysis.differences import ALPHA, Judged, Outcomes, judge
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import MULTIPLE, listing
-from attnlab.analysis.reader import Cell, Choice, Metric, Run, Study, choices_of, metric_of, same
+from attnlab.analysis.reader import Cell, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
 from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.warnings import caveats_of
+from attnlab.training.study_fields import same
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them

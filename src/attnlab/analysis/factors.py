@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 
 from attnlab.analysis.differences import DECIDED, Contrast, Judged, Outcomes, contrast_of, judge, together
-from attnlab.analysis.reader import Cell, Choice, same, short
+from attnlab.analysis.reader import Cell, Choice, short
 from attnlab.analysis.statistics import signed_sum
+from attnlab.training.study_fields import same
 
 Move = TypeVar("Move", bound=Hashable)
 

@@ -17,8 +17,9 @@ from attnlab.analysis.formatting import (
     spread_text,
     verdict,
 )
-from attnlab.analysis.reader import Choice, same, short
+from attnlab.analysis.reader import Choice, short
 from attnlab.analysis.table import Entry
+from attnlab.training.study_fields import same
 
 MOST_NAMES = 5
 CHANGES = {

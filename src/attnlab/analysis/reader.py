@@ -19,8 +19,7 @@ from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, flatten, is_unch
 from attnlab.training.metrics import Metric as KnownMetric
 from attnlab.training.metrics import better_of, known_metric
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
-from attnlab.training.study_fields import check_plan, is_finite
-from attnlab.training.study_fields import same as same
+from attnlab.training.study_fields import check_plan, is_finite, same
 
 DIGITS = 19  # a seed has fewer: it fits 64 bits
 NOTHING: Mapping[str, object] = {}

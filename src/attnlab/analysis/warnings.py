@@ -12,7 +12,8 @@ from attnlab.analysis.cells import Budget, CellSummary
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing, quantity
-from attnlab.analysis.reader import Metric, Run, Study, same
+from attnlab.analysis.reader import Metric, Run, Study
+from attnlab.training.study_fields import same
 
 MOST_NAMES = 3
 # Ratios of largest to smallest below which a difference in cost is not worth a warning, and what is counted.

@@ -17,7 +17,6 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from attnlab.config import UsageError
-from attnlab.parts import find as find
 from attnlab.training.run_directory import differences, other_format, read_json
 
 WRITTEN = "An override is written name=value, as in model.d_model=128."

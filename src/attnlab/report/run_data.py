@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from attnlab.analysis.comparison import IDENTITY, Comparison
 from attnlab.analysis.file_cache import flatten
-from attnlab.analysis.reader import Run, natural, same, short
+from attnlab.analysis.reader import Run, natural, short
 from attnlab.training.run_directory import ATTENTION, OUTPUTS, SAMPLES, last_lines, open_to_read, plain
-from attnlab.training.study_fields import is_finite
+from attnlab.training.study_fields import is_finite, same
 
 LINES, LINES_OF_LOST = 6, 40  # of a run's log
 CHARACTERS, CHARACTERS_OF_LOST = 800, 6000

@@ -14,10 +14,11 @@ from attnlab.analysis import formatting as wording
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import Judged
-from attnlab.analysis.reader import Metric, same, short
+from attnlab.analysis.reader import Metric, short
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import MOODS, typographic
 from attnlab.report.figures.style import PAGE, SAYS, as_svg, colour, heat, new_figure, paper_style
+from attnlab.training.study_fields import same
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
