@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -317,12 +318,11 @@ def test_a_study_that_appears_is_listed_and_one_that_vanishes_is_a_clear_page(tm
         assert "No study has run yet" in until(lambda: ask(server, "/")[2], lambda text: "late" not in text)
 
 
-def until(get, is_so, tries=200):
-    """What `get` gives, once it is so: a rendering rests for as long as it took."""
-    for _ in range(tries):
-        found = get()
-        if is_so(found):
-            break
+def until(get, is_so, seconds=60):
+    """What `get` gives, once it is so: a rendering rests for as long as it took, which is long where others work."""
+    ends = time.monotonic() + seconds
+    while not is_so(found := get()) and time.monotonic() < ends:
+        time.sleep(0.02)
     return found
 
 
