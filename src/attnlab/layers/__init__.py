@@ -24,6 +24,7 @@ from attnlab.layers.pointwise import (
     GatedFeedForward,
     LayerNorm,
     Norm,
+    QuickGELU,
     ReGLU,
     ReLU,
     RMSNorm,
@@ -46,14 +47,17 @@ from attnlab.layers.stack import (
     Sandwich,
     Stack,
     StackFields,
+    TowerFields,
+    tower_fields,
 )
 
 __all__ = [
     "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
     "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "Init",
-    "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory",
-    "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm",
-    "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
+    "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory", "MultiHead",
+    "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm",
+    "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
     "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small",
-    "SquaredReLU", "Stack", "StackFields", "SwiGLU", "Xavier", "build_mask", "build_scope", "choose_backend",
+    "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask", "build_scope",
+    "choose_backend", "tower_fields",
 ]  # fmt: skip

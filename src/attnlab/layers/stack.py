@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import ClassVar, TypedDict, Unpack
+from typing import ClassVar, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -229,6 +229,30 @@ class StackFields(TypedDict, total=False):
     residual: Callable[..., Residual]
     attention: Callable[..., Attention]
     feed_forward: Callable[..., FeedForward]
+
+
+class TowerFields(TypedDict, total=False):
+    """What differs in one stack of a model of several; what is None or absent is the model's own. See StackFields."""
+
+    d_model: PositiveInt | None
+    num_heads: PositiveInt | None
+    num_layers: PositiveInt | None
+    d_ff: PositiveInt | None
+    dropout: Rate | None
+    bias: bool | None
+    embedding_norm: bool | None
+    position: Callable[..., PositionEncoding] | None
+    residual: Callable[..., Residual] | None
+    attention: Callable[..., Attention] | None
+    feed_forward: Callable[..., FeedForward] | None
+
+
+def tower_fields(fields: StackFields, own: TowerFields | None) -> StackFields:
+    """The fields of one stack of a model: its own where it has some, else the model's. Raises TypeError for others."""
+    given = {name: value for name, value in (own or {}).items() if value is not None}
+    if unknown := sorted(given.keys() - StackFields.__annotations__.keys()):
+        raise TypeError(f"a tower has no field {unknown[0]!r}; accepted: {', '.join(StackFields.__annotations__)}")
+    return cast(StackFields, {**fields, **given})
 
 
 @check_ranges
