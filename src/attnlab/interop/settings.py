@@ -103,7 +103,7 @@ def _settled(target: str, node: Mapping[str, Any]) -> Settings:
     """The settings of a model's class and node."""
     cls = find(target)
     of_model = _fields("", cls, node)
-    towers: tuple[str, ...] = getattr(cls, "towers", ())
+    towers: Mapping[str, Sequence[str]] = getattr(cls, "towers", {})
     if not towers:
         return settle(of_model | {"model": _name(target)})
     own = {
@@ -158,7 +158,7 @@ def settle(settings: Settings) -> Settings:
 def _named(node: dict[str, Any]) -> dict[str, Any]:
     """A node in which parts that are told by their fields alone are the default ones."""
     cls = find(node["_target_"])
-    return _with_parts(node, _parameters(cls), getattr(cls, "towers", ()))
+    return _with_parts(node, _parameters(cls), tuple(getattr(cls, "towers", ())))
 
 
 def _with_parts(node: dict[str, Any], defaults: Mapping[str, object], towers: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Literal, Unpack
 
@@ -123,7 +123,10 @@ class CLIP(Model):
     image, text: those that differ in one. Raises ValueError where a part refuses a width.
     """
 
-    towers: ClassVar[tuple[str, ...]] = ("image", "text")
+    towers: ClassVar[Mapping[str, Sequence[str]]] = {
+        "image": ("image_size", "channels", "patch_size", "patch_bias", "pooling", "registers"),
+        "text": ("vocabulary_size", "max_length", "causal_text"),
+    }
     defaults: ClassVar[StackFields] = {
         **Stack.defaults,
         "d_model": 128,

@@ -7,7 +7,7 @@ the common space, L classes.
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
+from attnlab.data.image_text import CaptionedRows, ImageTextData
 from attnlab.models import CLIP
 from attnlab.parts import Choices, Part
 from attnlab.ranges import check_ranges, must_be
@@ -116,6 +117,7 @@ class Contrastive(Part, Task):
 
     headline = ("val/loss", "val/text_to_image_recall@10", "test/text_to_image_recall@*", "test/image_to_text_recall@*")
     validates_figures = True
+    data_type: ClassVar[type] = ImageTextData
     model_type: ClassVar[type] = CLIP
     model: CLIP
 
@@ -187,20 +189,19 @@ class Contrastive(Part, Task):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         return self._retrieval(data.split("validation"), self._in_order(kept))[0]
 
-    def figures(self, data: Any, split: str) -> dict[str, float]:
+    def figures(self, data: ImageTextData, split: str) -> dict[str, float]:
         part, prefix = data.split(split), prefix_of(split)
         with self.evaluating():
             pairs = self._in_order([self.kept_of(self.on_device(batch)) for batch in data.evaluation_loader(split)])
             found, lines = self._retrieval(part, pairs)
-            labels, classes = getattr(part, "labels", None), getattr(data, "classes", None)
-            if labels is not None and classes is not None:
-                found[ZERO_SHOT.name] = self._zero_shot(data, classes, np.asarray(labels), pairs)
+            if part.labels is not None and data.classes is not None:
+                found[ZERO_SHOT.name] = self._zero_shot(data, data.classes, part.labels, pairs)
         candidates = f"among {len(pairs.images_BE):,} candidates"
         self.notes |= {f"{prefix}/{name}": candidates for name in found if "recall" in name}
         self.outputs[f"{split}.retrieval.tsv"] = "".join(f"{line}\n" for line in lines)
         return found
 
-    def samples(self, data: Any, split: str = "test") -> Table | None:
+    def samples(self, data: ImageTextData, split: str = "test") -> Table | None:
         """The first texts, with how many wrong images stand before theirs, and the text of the first image."""
         lines = self.outputs.get(f"{split}.retrieval.tsv", "").split("\n")[:-1]
         rows = [line.split("\t", 2) for line in lines[:NUM_SAMPLES]]
@@ -218,14 +219,12 @@ class Contrastive(Part, Task):
         texts_NE = torch.cat([part.texts_BE for part in parts])[order_N]
         return Pairs.alone(images_NE.to(self.device), texts_NE.to(self.device))
 
-    def _retrieval(self, part: Any, pairs: Pairs) -> tuple[dict[str, float], list[str]]:
+    def _retrieval(self, part: CaptionedRows, pairs: Pairs) -> tuple[dict[str, float], list[str]]:
         """The figures of a split, and of each text how many wrong images stand before its own, itself, and the text of
         the first image.
         """
         captions, count = list(part.captions), len(pairs.images_BE)
-        groups = [
-            numbered(keys, self.device) for keys in (captions, getattr(part, "image_keys", None)) if keys is not None
-        ]
+        groups = [numbered(keys, self.device) for keys in (captions, part.image_of)]
         losses, firsts = [], []
         before: dict[str, list[Tensor]] = {TEXT_TO_IMAGE.name: [], IMAGE_TO_TEXT.name: []}
         for block in pairs.blocks():
@@ -243,7 +242,7 @@ class Contrastive(Part, Task):
         rows = zip(numbers, shown, firsts, strict=True)
         return figures, [f"{number}\t{text}\t{shown[first]}" for number, text, first in rows]
 
-    def _zero_shot(self, data: Any, classes: Sequence[str], labels_N: np.ndarray, pairs: Pairs) -> float:
+    def _zero_shot(self, data: ImageTextData, classes: Sequence[str], labels_N: np.ndarray, pairs: Pairs) -> float:
         sums_LE = torch.zeros(len(classes), pairs.texts_BE.shape[1], device=self.device)
         for template in self.templates:
             tokens_LT, is_token_LT = data.encode_texts([template.replace(PLACE, name) for name in classes])
@@ -252,7 +251,7 @@ class Contrastive(Part, Task):
         return float((predicted_N.cpu() == torch.from_numpy(labels_N)).double().mean())
 
 
-def numbered(keys: Sequence[object], device: torch.device) -> Tensor:
+def numbered(keys: Iterable[object], device: torch.device) -> Tensor:
     """A number for each, (N,), the same one for what is equal."""
     numbers: dict[object, int] = {}
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], device=device)
