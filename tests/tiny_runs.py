@@ -68,6 +68,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
              for i, line in enumerate(lines)]  # fmt: skip
     paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
     (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    (folder / "captioned").mkdir()
+    for number in range(160):  # a bright spot, and where it is
+        row, column = number % 4, number // 4 % 4
+        pixels = np.full((8, 8), number % 9, dtype=np.uint8)
+        pixels[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 200
+        Image.fromarray(pixels).save(folder / "captioned" / f"{number}.png")
+        (folder / "captioned" / f"{number}.txt").write_text(f"{WORDS[row]} {WORDS[4 + column]}\n")
     return folder
 
 
@@ -88,6 +95,12 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "conll": [f"data.path={library / 'tagged'}"],
         "squad_files": [f"data.path={library / 'questions.json'}"],
         "digits": [],
+        "image_text": [
+            f"data.path={library / 'captioned'}",
+            "data.source.image_size=8",
+            "data.source.channels=1",
+            "data.max_length=32",
+        ],
     }
 
     def find(space: ConfigSpace, composed: Composed) -> list[str]:

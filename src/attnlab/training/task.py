@@ -52,6 +52,7 @@ class Task(pl.LightningModule):
 
     loss_name = "loss"
     monitor: ClassVar[Metric] = LOSS
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its examples' own
     validates_figures: ClassVar[bool] = False  # at the end a validation reports what a whole split does
     headline: ClassVar[Sequence[str]] = ("val/loss",)
     data_type: ClassVar[type] = object
