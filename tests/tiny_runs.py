@@ -69,12 +69,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
     (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
     (folder / "captioned").mkdir()
-    for number in range(160):  # a bright spot, and where it is
-        row, column = number % 4, number // 4 % 4
-        pixels = np.full((8, 8), number % 9, dtype=np.uint8)
-        pixels[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 200
-        Image.fromarray(pixels).save(folder / "captioned" / f"{number}.png")
-        (folder / "captioned" / f"{number}.txt").write_text(f"{WORDS[row]} {WORDS[4 + column]}\n")
+    noise = np.random.default_rng(0)
+    for number in range(160):  # darker and brighter ones, of a word each
+        pixels = noise.integers(0, 60, (8, 8)) + 60 * (number % 4)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "captioned" / f"{number}.png")
+        (folder / "captioned" / f"{number}.txt").write_text(f"{WORDS[number % 4]}\n")
     return folder
 
 
