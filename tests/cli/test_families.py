@@ -54,9 +54,13 @@ def compose(space, own_data, family, *more):
 
 
 def pairs(space, family, alone):
-    """Every position with every residual; of what has the layers of T5 or CLIP, each with its own of the other."""
+    """Every position with every residual; of T5's other forms, whose layers are T5's, each with T5's own of the other.
+    SigLIP is CLIP with another end to it, and has its own position alone.
+    """
     positions, own = space.groups["position"], [alone.names[seam] for seam in ("position", "residual")]
-    if family.startswith("t5_") or family == "siglip":
+    if family == "siglip":
+        return [(own[0], residual) for residual in RESIDUALS]
+    if family.startswith("t5_"):
         return [*((position, own[1]) for position in positions), *((own[0], residual) for residual in RESIDUALS)]
     return itertools.product(positions, RESIDUALS)
 
