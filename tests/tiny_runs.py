@@ -68,6 +68,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
              for i, line in enumerate(lines)]  # fmt: skip
     paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
     (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    (folder / "captioned").mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(160):  # darker and brighter ones, of a word each
+        pixels = noise.integers(0, 60, (8, 8)) + 60 * (number % 4)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "captioned" / f"{number}.png")
+        (folder / "captioned" / f"{number}.txt").write_text(f"{WORDS[number % 4]}\n")
     return folder
 
 
@@ -88,6 +94,12 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "conll": [f"data.path={library / 'tagged'}"],
         "squad_files": [f"data.path={library / 'questions.json'}"],
         "digits": [],
+        "image_text": [
+            f"data.path={library / 'captioned'}",
+            "data.source.image_size=8",
+            "data.source.channels=1",
+            "data.max_length=32",
+        ],
     }
 
     def find(space: ConfigSpace, composed: Composed) -> list[str]:

@@ -21,19 +21,21 @@ from attnlab.interop.architecture import Architecture, CannotConvert, Rule, blan
 from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
 from attnlab.interop.files import read_config, read_tensors, write_model
+from attnlab.interop.image_text import IMAGE_TEXT
 from attnlab.interop.settings import Settings, build, completed
 from attnlab.interop.warm_start import own_tensors, under_own_names
 from attnlab.models.base import Encoder
 from attnlab.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
 
-ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS)}
+ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *IMAGE_TEXT)}
 LISTED = 12
 FAMILIES = {"bert": "Bert", "roberta": "Roberta"}
 # tanh(x / SMALL) * SMALL is x to its last bits for states of the size that a norm gives; a power of two costs no bit.
 SMALL = 2.0**14
 TOLERANCE = 1e-4  # relative to the largest logit, where that is above 1: fp32 in another order
 
-Given = tuple[Tensor, ...]  # tokens (1, T); source (1, S) and target (1, T); or images (B, C, Y, X)
+# Tokens (1, T); source (1, S) and target (1, T); images (B, C, Y, X); or images and tokens.
+Given = tuple[Tensor, ...]
 Found = TypeVar("Found")
 
 
@@ -80,7 +82,7 @@ def from_theirs(config: Mapping[str, object], tensors: Mapping[str, Tensor], ign
     theirs, ignored = _wanted(known, tensors, ignore)
     try:
         settings = completed(known.read_config(config, ignore) | known.settings_of_tensors(theirs, config))
-        depth = max(settings["num_layers"], settings.get("num_decoder_layers", 0))
+        depth = max(size for name, size in settings.items() if name.endswith(("num_layers", "num_decoder_layers")))
         if depth > len(theirs):  # before so many are built
             raise CannotConvert(f"config.json says {depth:,} layers, and the files hold {len(theirs):,} tensors")
         model = blank(settings)
@@ -237,7 +239,7 @@ def to_folder(
             f"the tensors are not those of a model of these settings, they lack or have besides: {some(odd)}"
         )
     settings = known.as_written(settings)
-    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
+    config = known.with_fields(known.write_config(settings) | {"torch_dtype": "float32"}, fields)
     model = blank(settings)
     rules, whole = known.of_model(model, settings), model.state_dict()
     zeros = {name: torch.zeros(whole[name].shape) for rule in rules for name in rule.ours if name not in given}
@@ -321,17 +323,25 @@ def _silence() -> Iterator[None]:
 
 
 def _gap(name: str, there: nn.Module, here: nn.Module, given: Given, head: Head | None) -> float:
-    target = {} if len(given) == 1 else {"decoder_input_ids": given[1]}
+    named = dict(zip(_names_of(given), given, strict=True))
     chosen = (torch.ones_like(given[0], dtype=torch.bool),) if isinstance(here, TokenClassifier) else ()
     with torch.no_grad():
-        found = _attempt(name, lambda: there(given[0], **target))
+        found = _attempt(name, lambda: there(**named))
         ours = here(*given, *chosen)
     if head is not None:
         theirs = head.logits(found)
     else:
-        theirs = found.logits if hasattr(found, "logits") else found.prediction_logits
+        names = ("logits", "prediction_logits", "logits_per_image")
+        theirs = next(getattr(found, each) for each in names if hasattr(found, each))
     pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs.reshape(ours.shape))]
     return max(float((a - b).abs().max() / max(1.0, float(a.abs().max()))) for a, b in pairs)
+
+
+def _names_of(given: Given) -> list[str]:
+    """What transformers calls each of the tensors."""
+    first = "pixel_values" if given[0].is_floating_point() else "input_ids"
+    second = "input_ids" if first == "pixel_values" else "decoder_input_ids"
+    return [first, second][: len(given)]
 
 
 def _attempt(what: str, action: Callable[[], Found]) -> Found:
