@@ -76,12 +76,22 @@ def test_an_image_of_several_captions_is_found_once(data):
     assert len({hit.pixels_CYX.tobytes() for hit in found.hits}) == count
 
 
-@pytest.mark.slow  # draws
-def test_a_file_is_written_where_it_is_asked_for(data, attnlab):
-    said = attnlab("search", "RUN", "row 0 column 0", "--top", "1", "--output", "sheet.pdf")
-    assert said.out.splitlines()[-1] == "sheet.pdf: the best 1 of 4 images (test)"
+@pytest.mark.slow  # trains
+def test_a_trained_run_is_searched(attnlab, here, library):
+    words = ["model=clip", "data=image_text", f"data.path={library / 'captioned'}", "data.source.image_size=16"]
+    words += ["data.batch_size=8", "tokenizer=byte", "model.d_model=16", "model.num_heads=2", "model.num_layers=1"]
+    words += ["trainer.max_steps=2", "schedule.warmup_steps=0", "trainer.threads=1", "progress=off", "run_dir=run"]
+    said = attnlab("train", *words)
+    assert said.status == 0, said.err
+    said = attnlab("search", "run", "a square in row 1", "--output", "sheet.pdf", "--top", "2")
+    assert said.status == 0, said.err
+    first, second, last = said.out.splitlines()
+    scores = [float(line.split()[1]) for line in (first, second)]
+    assert -1 <= scores[1] <= scores[0] <= 1
+    assert first.split(maxsplit=2)[2].startswith("a square in row")
+    assert last == "sheet.pdf: the best 2 of 6 images (test)"
     assert Path("sheet.pdf").read_bytes().startswith(b"%PDF")
-    assert not Path("RUN/outputs").exists()
+    assert not Path("run/outputs/search.png").exists()
 
 
 def test_a_long_phrase_is_cut_and_told(data, attnlab):
