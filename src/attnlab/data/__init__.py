@@ -3,7 +3,7 @@ Data in four steps, the same for every kind: **source -> encode -> order -> coll
 
 - **source** says where examples come from, which reader reads them, how they are split and checked, and gives them in
   parts: `read` gives train, validation and test. One class a data set (`texts`, `pairs`, `labelled`, `entities`,
-  `questions`, `images`), on the contracts in `source`; `readers` knows the traps of files.
+  `questions`, `images`, `captions`), on the contracts in `source`; `readers` knows the traps of files.
 - **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
   what takes long is kept in the `cache`.
 - **order** says which rows the next batch of this rank has: an endless training order with a position that can be
@@ -17,7 +17,7 @@ A data module does the last three, one for each shape of example, each on the ba
 | windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData (`denoising`) |
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
-| images | `module.ExampleData` | ImageData |
+| images | `image_data.PixelData` | ImageData, ImageTextData (`image_text`) |
 
 A new data set is a source, declared in a few lines, and a YAML file that names it and the data module of its shape.
 """
@@ -26,6 +26,7 @@ from importlib import import_module
 from typing import Any
 
 from attnlab.data.cache import DataError, cache_root
+from attnlab.data.captions import CaptionedSource, HubImageText, Icons, ImageText
 from attnlab.data.entities import WNUT17, CoNLL, HubEntities
 from attnlab.data.images import Digits, FashionMNIST, HubImages, ImageFolder, ImageSource, MNIST5k
 from attnlab.data.labelled import SST2, TSV, HubLabelled, LabelledSource, Newsgroups, ReutersR8
@@ -43,6 +44,7 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
     "DataModule": "module",
     "EvaluationWindows": "windows",
     "ImageData": "image_data",
+    "ImageTextData": "image_text",
     "MaskedTextData": "denoising",
     "Masking": "denoising",
     "SpanCorruptionData": "denoising",
@@ -54,12 +56,13 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
 }
 
 __all__ = [
-    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "Character", "CoNLL", "Corpus", "DataError",
-    "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImages", "HubLabelled", "HubPairs", "HubQuestions",
-    "HubText", "ImageFolder", "ImageSource", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups",
-    "PairSource", "ParallelText", "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles",
-    "SourceRow", "TextFiles", "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText",
-    "WithEndOfText", "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
+    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "CaptionedSource", "Character", "CoNLL",
+    "Corpus", "DataError", "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImageText", "HubImages",
+    "HubLabelled", "HubPairs", "HubQuestions", "HubText", "Icons", "ImageFolder", "ImageSource", "ImageText",
+    "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups", "PairSource", "ParallelText",
+    "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SourceRow", "TextFiles",
+    "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText", "WithEndOfText",
+    "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
 ]  # fmt: skip
 
 
