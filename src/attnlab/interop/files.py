@@ -5,6 +5,7 @@ files. No pickle is ever read.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,3 +304,54 @@ def _tokenizer(facts: Mapping[str, Any], path: str | Path) -> dict[str, object]:
     if template := facts.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     return {"tokenizer.json": rules, "tokenizer_config.json": settings, "special_tokens_map.json": special}
+
+
+# --- CTranslate2
+
+NUMBERS = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)  # by their place there
+
+
+class _Bytes:
+    """A file of small numbers and texts, read in order. Raises CannotConvert where it ends too early."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.at = path, 0
+        try:
+            self.data = np.fromfile(path, dtype=np.uint8)
+        except OSError as error:
+            raise CannotConvert(f"{path} cannot be read ({error.strerror or error})") from error
+
+    def take(self, count: int) -> np.ndarray:
+        if self.at + count > len(self.data):
+            raise CannotConvert(
+                f"{self.path} ({len(self.data):,} bytes) is truncated or damaged, or no file of CTranslate2; fetch it "
+                "again"
+            )
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width).tobytes(), "little")
+
+    def text(self) -> str:
+        return self.take(self.number(2)).tobytes().rstrip(b"\0").decode("utf-8", "replace")
+
+
+def read_ctranslate2(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What a model.bin of CTranslate2 (its format 6) says it is, and its tensors by their names there; one that repeats
+    another is left out. Raises CannotConvert for files that are damaged, or of another version.
+    """
+    file = _Bytes(path)
+    if (version := file.number(4)) != 6:
+        raise CannotConvert(f"{path} is of version {version} of CTranslate2's format, or no file of it; accepted: 6")
+    kind, _ = file.text(), file.number(4)
+    tensors: dict[str, Tensor] = {}
+    for _ in range(file.number(4)):
+        name = file.text()
+        shape = [file.number(4) for _ in range(file.number(1))]
+        place, size = file.number(1), file.number(4)
+        data = torch.from_numpy(file.take(size).copy())
+        if place >= len(NUMBERS) or math.prod(shape) * NUMBERS[place].itemsize != size:
+            raise CannotConvert(f"{path} is damaged: {name} of the shape {shape} has {size:,} bytes; fetch it again")
+        tensors[name] = data.view(NUMBERS[place]).view(shape)
+    return kind, tensors
