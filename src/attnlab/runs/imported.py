@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from attnlab import models
 from attnlab.config import UsageError
 from attnlab.config.check import check, is_folder_name
 from attnlab.config.compose import Composed, ConfigSpace, read_yaml, shipped
@@ -41,7 +42,7 @@ from attnlab.training.run_directory import Held, RunDirectory, write_text
 from attnlab.training.task import Task
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward")
-MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit"}
+MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit", "CLIP": "clip"}
 OF_THE_DATA = ("vocabulary_size", "source_vocabulary_size", "num_classes", "image_size", "channels", "next_sentence")
 
 
@@ -300,34 +301,72 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def overrides_of(settings: Settings, given: Sequence[str], space: ConfigSpace) -> list[str]:
-    """The overrides that give the configuration a model of these settings; `given` are further ones."""
+    """The overrides that give the configuration a model of these settings; `given` are further ones. Raises:
+    UsageError for norms that differ between its towers, which the configuration cannot say.
+    """
     plain = {key: value for key, value in settings.items() if key not in OF_THE_DATA}
-    if plain.get("attention.bias") == plain.get("feed_forward.bias"):
-        plain["bias"] = plain.pop("attention.bias", False)
-        del plain["feed_forward.bias"]
-    if plain.get("attention.d_head", 0) * settings["num_heads"] == settings["d_model"]:
-        del plain["attention.d_head"]
-    if settings["attention.num_key_value_heads"] in (1, settings["num_heads"]):
-        del plain["attention.num_key_value_heads"]
-    node = nested(plain)
     choices = [f"model={MODELS[settings['model']]}"]
-    parts: list[tuple[str, Mapping[str, object]]] = []
-    for seam in SEAMS:
-        part = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
-        if isinstance(part, Mapping):
-            choices.append(f"{seam}={_choice(seam, part, settings)}")
-            parts.append((seam, part))
-    of_all = [(f"{at}.{key}", value) for at, part in [*parts, ("model", node)] for key, value in part.items()]
-    fields = [(path, value) for path, value in of_all if not isinstance(value, Mapping) and "._" not in path]
+    if "logit_bias" in settings:
+        choices.append(f"task.loss={'sigmoid' if settings['logit_bias'] else 'softmax'}")
+    fields: list[tuple[str, object]] = []
+    for place, stack in _stacks(plain).items():
+        node = nested({"model": settings["model"], **stack})
+        for seam in SEAMS:
+            part = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
+            if isinstance(part, Mapping):
+                at = f"{place}.{seam}" if place != "model" else seam
+                choices.append(f"{seam}@{at}={_choice(seam, part)}" if at != seam else f"{seam}={_choice(seam, part)}")
+                fields += [(f"{at}.{key}", value) for key, value in part.items()]
+        fields += [(f"{place}.{key}", value) for key, value in node.items()]
+    fields = [(path, value) for path, value in fields if not isinstance(value, Mapping) and "._" not in path]
     known = dict(flatten(space.compose([*choices, *given]).raw))
     return [*choices, *(word for key, value in fields if (word := _word(key, value, known)))]
 
 
-def _choice(seam: str, part: Mapping[str, object], settings: Settings) -> str:
+def _stacks(plain: Settings) -> dict[str, Settings]:
+    """The settings of a model by the place of their fields: `model`, and of one with towers what differs in each."""
+    towers = getattr(models, plain["model"]).towers
+    if not towers:
+        return {"model": _as_said(plain)}
+    own = {
+        tower: _as_said({key.partition(".")[2]: value for key, value in plain.items() if key.startswith(f"{tower}.")})
+        for tower in towers
+    }
+    first, *others = own.values()
+    seams = {key: key.split(".")[0] for stack in own.values() for key in stack}
+    same = {seam for seam in seams.values() if all(_of(seam, first) == _of(seam, other) for other in others)}
+    if "residual" not in same and len({str(_of("residual.norm", stack)) for stack in own.values()}) > 1:
+        norms = " and ".join(f"{_of('residual.norm', stack)} in {tower}" for tower, stack in own.items())
+        raise UsageError(f"the norms of this model's towers differ, which a configuration cannot say: {norms}")
+    of_model = {key: value for key, value in plain.items() if key.split(".")[0] not in towers}
+    shared = {key: value for key, value in first.items() if seams[key] in same}
+    return {"model": of_model | shared} | {
+        f"model.{tower}": {key: value for key, value in stack.items() if seams[key] not in same}
+        for tower, stack in own.items()
+    }
+
+
+def _of(seam: str, stack: Settings) -> Settings:
+    return {key: value for key, value in stack.items() if key == seam or key.startswith(f"{seam}.")}
+
+
+def _as_said(stack: Settings) -> Settings:
+    """The settings of a stack as a configuration says them: the attention by its choice, no width that follows."""
+    stack = dict(stack)
+    if stack.get("attention.bias") == stack.get("feed_forward.bias"):
+        stack["bias"] = stack.pop("attention.bias", False)
+        del stack["feed_forward.bias"]
+    if stack.get("attention.d_head", 0) * stack["num_heads"] == stack["d_model"]:
+        del stack["attention.d_head"]
+    shared = stack["attention.num_key_value_heads"]
+    stack["attention"] = {stack["num_heads"]: "MultiHead", 1: "MultiQuery"}.get(shared, "GroupedQuery")
+    if shared in (1, stack["num_heads"]):
+        del stack["attention.num_key_value_heads"]
+    return stack
+
+
+def _choice(seam: str, part: Mapping[str, object]) -> str:
     """The file of the group whose class this is."""
-    if seam == "attention":
-        shared = settings["attention.num_key_value_heads"]
-        return {settings["num_heads"]: "multi_head", 1: "multi_query"}.get(shared, "grouped_query")
     for path in sorted((shipped("conf") / seam).glob("*.yaml")):
         if read_yaml(path).get("_target_") == part["_target_"]:
             return path.stem
