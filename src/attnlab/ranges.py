@@ -23,8 +23,8 @@ from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 
 __all__ = [
     "Annotated", "Ge", "Gt", "Interval", "Le", "Lt", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat",
-    "PositiveInt", "Probability", "Rate", "Seed", "check_ranges", "must_be", "outside", "ranges_of", "types_of",
-    "words",
+    "PositiveInt", "Probability", "Rate", "Seed", "check_ranges", "must_be", "outside", "ranges_of",
+    "table_types", "types_of", "words",
 ]  # fmt: skip
 
 PositiveInt = Annotated[int, Ge(1)]
@@ -94,10 +94,17 @@ def outside(name: str, annotation: object, value: object) -> str | None:
         for place, item in enumerate(value):
             if reason := outside(f"{name}[{place}]", _of_items(annotation, place), item):
                 return reason
-    elif typing.is_typeddict(annotation) and isinstance(value, dict):
-        hints = typing.get_type_hints(annotation, include_extras=True)
+    elif isinstance(value, dict) and (hints := table_types(annotation)):
         return next((reason for key, item in value.items() if (reason := outside(key, hints.get(key), item))), None)
     return None
+
+
+def table_types(annotation: object) -> dict[str, Any]:
+    """The annotations of the fields of a TypedDict, or of one that is an option; empty where there is none."""
+    for option in typing.get_args(annotation) or (annotation,):
+        if typing.is_typeddict(option):
+            return typing.get_type_hints(option, include_extras=True)
+    return {}
 
 
 def must_be(name: str, wanted: str, value: object) -> str:

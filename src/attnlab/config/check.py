@@ -17,7 +17,7 @@ from attnlab.config.compose import Composed
 from attnlab.config.identity import flatten, reason_of, record_in
 from attnlab.config.seams import broken_rules, load, misfits, seams
 from attnlab.parts import find, parameters_of
-from attnlab.ranges import Seed, must_be, outside, words
+from attnlab.ranges import Seed, must_be, outside, table_types, words
 from attnlab.training.study_fields import did_you_mean
 
 Finding = tuple[str, str]  # the field, and the message about it
@@ -170,6 +170,8 @@ def _check_value(path: str, value: object, expected: object) -> Iterator[Finding
         yield from _check_node(path, value, expected)
     elif not accepts(expected, value):
         yield path, must_be(path, describe(expected), value)
+    elif isinstance(value, dict) and (known := table_types(expected)):
+        yield from _check_fields(f"{path}.", value, known)
     elif isinstance(value, dict):
         yield from _check_node(path, value)
     elif reason := outside(path, expected, value):
@@ -193,7 +195,7 @@ def accepts(expected: object, value: object) -> bool:
         if not isinstance(value, list | tuple) or (is_fixed and len(inner) != len(value)):
             return False
         return not inner or all(accepts(inner[i if is_fixed else 0], item) for i, item in enumerate(value))
-    kinds, _ = KINDS.get(expected, A_PART)
+    kinds, _ = KINDS[dict] if typing.is_typeddict(expected) else KINDS.get(expected, A_PART)
     return isinstance(value, kinds) and (expected is bool or not isinstance(value, bool))
 
 
@@ -210,7 +212,7 @@ def describe(expected: object) -> str:
         inner, is_fixed = _items_of(expected)
         many = f"{len(inner)} values, each " if is_fixed else "a list of "
         return many + (describe(inner[0]) if inner else "values")
-    return KINDS.get(expected, A_PART)[1]
+    return (KINDS[dict] if typing.is_typeddict(expected) else KINDS.get(expected, A_PART))[1]
 
 
 def _items_of(expected: object) -> tuple[list[object], bool]:

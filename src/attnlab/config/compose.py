@@ -262,11 +262,11 @@ class ConfigSpace:
     def _unplaced(self, parsed: Sequence[Override]) -> str | None:
         """The message for the override that could not be placed: its nearest neighbour, what stands beside it."""
         groups = self.groups
-        chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line]
+        chosen = [o.input_line for o in parsed if o.key_or_group in groups and not o.package and o.input_line]
         raw = plain(hydra_compose(CONFIG_NAME, chosen), resolve=False)
         fields = [key for key, _ in flatten(raw)]
         for override in parsed:
-            key = override.key_or_group
+            key = override.package or override.key_or_group
             known = key in groups or any(field == key or field.startswith(f"{key}.") for field in fields)
             if known or override.is_add() or key.startswith("hydra"):
                 continue

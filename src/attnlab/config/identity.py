@@ -25,6 +25,8 @@ PLACES = ("path", "dir", "from", "pretrained", "cache")
 NO_REASON = re.compile(r"\^?$|(object_type|reference_type|full_key)\b|See https")  # what stands around what was wrong
 MOST_REASONS = 6  # lines
 NO_TEXT = ("null", "true", "false", "nan", "inf")  # words that mean something else
+# The part of one of a model's towers, named as a field of it: `model.image.position=alibi`.
+PART_OF_TOWER = re.compile(r"model\.\w+\.(position|residual|norm|attention|feed_forward)")
 
 
 def parse_word(override: str) -> Override:
@@ -54,7 +56,20 @@ def text_of(value: str) -> str:
 def key_and_value(override: str) -> tuple[str, str]:
     """The name that an override sets, without the signs that add or remove, and its value as it was written."""
     key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
+    return field_of(key), value
+
+
+def field_of(key: str) -> str:
+    """The field that the name of an override means, which may be a group's at a place of its own (`group@field`)."""
+    return key.lstrip("+~").rpartition("@")[2]
+
+
+def for_hydra(override: str) -> str:
+    """The choice of a tower's part by Hydra's name, `position@model.image.position=alibi`; others as they are."""
+    key, _, value = override.partition("=")
+    part, words = PART_OF_TOWER.fullmatch(key), value.removeprefix("choice(").removesuffix(")").split(",")
+    is_choice = part and all(word.strip().isidentifier() and word.lower() not in NO_TEXT for word in words)
+    return f"{part[1]}@{override}" if part and is_choice else override
 
 
 def key_and_text(override: str) -> tuple[str, str]:
@@ -108,7 +123,7 @@ def readable(overrides: Sequence[str], multirun: bool = False) -> list[str]:
     A value that is the path of something that exists stands for itself, whatever signs are in it, and so does one that
     Hydra's grammar cannot read. In a multirun a comma parts choices, unless the whole value is such a path.
     """
-    return [_readable(override, multirun) for override in overrides]
+    return [for_hydra(_readable(override, multirun)) for override in overrides]
 
 
 def _readable(override: str, multirun: bool) -> str:
@@ -252,7 +267,7 @@ def cell_name(overrides: Sequence[str]) -> str:
     pairs = sorted(word.removeprefix("++").split("=", 1) for word in _choices(overrides))
     if not pairs:
         return "default"
-    full = [key.lstrip("+~") for key, _ in pairs]
+    full = [field_of(key) for key, _ in pairs]
     last = [key.rsplit(".", 1)[-1] for key in full]
     keys = [short if last.count(short) == 1 else key for key, short in zip(full, last, strict=True)]
     shown = [(key, *_shown(value)) for key, (_, value) in zip(keys, pairs, strict=True)]

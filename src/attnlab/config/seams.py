@@ -10,7 +10,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from attnlab.training.study_fields import did_you_mean
 HOOKS = {"Module": ["forward"], "Optimizer": ["step"]}  # of torch's own bases, which have dozens of other methods
 # Of a model, and the last one of data, which may not have each of them.
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init", "augmentation")
+OF_A_TOWER = rf"^(?:model\.)?({'|'.join([*SEAMS[:5], 'd_model', 'num_heads', 'num_layers', 'd_ff'])})\b"
 
 
 @functools.cache
@@ -137,9 +138,36 @@ def _full_name(cls: type) -> str:
 
 def choices_of(composed: Composed) -> Choices:
     """A composed configuration as its parts see it. Raises: UsageError for a part that cannot be loaded."""
-    nodes = {group: node for group, node in composed.resolved.items() if isinstance(node, dict) and "_target_" in node}
-    parts = {group: load(group, node) for group, node in nodes.items()}
-    return Choices(composed.resolved, dict(map(key_and_value, composed.overrides)), composed.names, parts)
+    return Choices(
+        composed.resolved,
+        dict(map(key_and_value, composed.overrides)),
+        composed.names,
+        {group: load(group, node) for group, node in _nodes(composed.resolved).items()},
+    )
+
+
+def _nodes(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: node for name, node in fields.items() if isinstance(node, dict) and "_target_" in node}
+
+
+def towers_of(choices: Choices) -> dict[str, Choices]:
+    """What the parts of each tower of a model see: its stack's fields and parts in the place of the model's own."""
+    towers: Mapping[str, Sequence[str]] = getattr(choices.parts["model"], "towers", {})
+    found = {}
+    for tower in towers:
+        others = {field for other, fields in towers.items() if other != tower for field in (other, *fields)}
+        own = {name: value for name, value in (choices.get(f"model.{tower}") or {}).items() if value is not None}
+        model = {name: value for name, value in choices.get("model").items() if name not in others} | own
+        given = {key.replace(f"model.{tower}.", "model."): value for key, value in choices.given.items()}
+        given |= {seam: given[f"model.{seam}"] for seam in SEAMS if f"model.{seam}" in given}
+        named = {seam: choices.names.get(f"{seam}@model.{tower}.{seam}") for seam in _nodes(own)}
+        found[tower] = Choices(
+            {**choices.fields, **_nodes(own), "model": model},
+            given,
+            {**choices.names, **{seam: name for seam, name in named.items() if name}},
+            {**choices.parts, **{seam: load(f"model.{tower}.{seam}", node) for seam, node in _nodes(own).items()}},
+        )
+    return found
 
 
 def broken_rules(composed: Composed) -> list[str]:
@@ -149,11 +177,21 @@ def broken_rules(composed: Composed) -> list[str]:
     """
     choices = choices_of(composed)
     found = [*_other_kind(choices), *_without_effect(choices)]
+    towers = {tower: list(_said_by_parts(seen)) for tower, seen in towers_of(choices).items()}
+    if not towers:
+        return list(dict.fromkeys([*found, *_said_by_parts(choices)]))
+    for tower, reasons in towers.items():
+        for reason in reasons:  # of all towers it is the model's
+            is_of_all = all(reason in others for others in towers.values())
+            found.append(reason if is_of_all else re.sub(OF_A_TOWER, rf"model.{tower}.\1", reason))
+    return list(dict.fromkeys(found))
+
+
+def _said_by_parts(choices: Choices) -> Iterator[str]:
     for group, part in choices.parts.items():
         says = getattr(part, "incompatible", None)
         if says is not None and (group not in SEAMS or choices.takes(group)):
-            found += says(choices)
-    return list(dict.fromkeys(found))
+            yield from says(choices)
 
 
 def _other_kind(choices: Choices) -> Iterator[str]:

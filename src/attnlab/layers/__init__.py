@@ -46,6 +46,8 @@ from attnlab.layers.stack import (
     Sandwich,
     Stack,
     StackFields,
+    TowerFields,
+    tower_fields,
 )
 
 __all__ = [
@@ -55,5 +57,6 @@ __all__ = [
     "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm",
     "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
     "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small",
-    "SquaredReLU", "Stack", "StackFields", "SwiGLU", "Xavier", "build_mask", "build_scope", "choose_backend",
+    "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask", "build_scope",
+    "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import ClassVar, TypedDict, Unpack
+from typing import ClassVar, TypedDict, TypeVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from attnlab.parts import Choices, Part, build_part, parameters_of, unsharded, u
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, Rate, check_ranges
 
 Sublayer = Callable[[Tensor], Tensor]
+Described = TypeVar("Described", bound="StackFields")
 
 
 class ResidualFields(TypedDict, total=False):
@@ -229,6 +230,30 @@ class StackFields(TypedDict, total=False):
     residual: Callable[..., Residual]
     attention: Callable[..., Attention]
     feed_forward: Callable[..., FeedForward]
+
+
+class TowerFields(TypedDict, total=False):
+    """What differs in one of several stacks of a model, as in StackFields; None: as the model has it."""
+
+    d_model: PositiveInt | None
+    num_heads: PositiveInt | None
+    num_layers: PositiveInt | None
+    d_ff: PositiveInt | None
+    dropout: Rate | None
+    bias: bool | None
+    embedding_norm: bool | None
+    position: Callable[..., PositionEncoding] | None
+    residual: Callable[..., Residual] | None
+    attention: Callable[..., Attention] | None
+    feed_forward: Callable[..., FeedForward] | None
+
+
+def tower_fields(fields: Described, own: TowerFields | None) -> Described:
+    """The fields of a model with what differs in one of its stacks. Raises TypeError for a field that there is not."""
+    differing = {name: value for name, value in (own or {}).items() if value is not None}
+    if unknown := sorted(differing.keys() - TowerFields.__annotations__.keys()):
+        raise TypeError(f"a tower has no field {unknown[0]!r}; accepted: {', '.join(TowerFields.__annotations__)}")
+    return cast(Described, {**fields, **differing})
 
 
 @check_ranges

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Model(Part, nn.Module):
-    """A model whose weights are drawn at the end of its constructor, by `draw`. d_model: the width of its stream."""
+    """A model whose weights are drawn at the end of its constructor, by `draw`. d_model: the width of its stream.
+
+    towers: of a model with several stacks, the field of each (TowerFields), with the model's own fields that are of it
+    alone.
+    """
 
     d_model: int
+    towers: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(self) -> None:
         super().__init__()

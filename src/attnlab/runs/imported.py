@@ -18,7 +18,7 @@ import torch
 from attnlab.config import UsageError
 from attnlab.config.check import check, is_folder_name
 from attnlab.config.compose import Composed, ConfigSpace, read_yaml, shipped
-from attnlab.config.identity import as_value, flatten, key_and_text, literal, readable
+from attnlab.config.identity import as_value, flatten, key_and_text, key_and_value, literal, readable
 from attnlab.data import DataError, Tokenizer, cache, read_tokenizer
 from attnlab.data.cache import cache_root, checked_digest, kept
 from attnlab.interop import (
@@ -89,7 +89,7 @@ def import_model(
         raise UsageError(must_be("--name", "the name of one folder, without / and not starting with a dot", cell))
     given = readable(overrides)
     for word in given:
-        if word.lstrip("+~").partition("=")[0].split(".")[0] in ("model", *SEAMS):
+        if key_and_value(word)[0].split(".")[0] in ("model", *SEAMS):
             raise UsageError(
                 f"{word}: a model is imported as it was published; change it in training: attnlab train "
                 f"model.init_from=RUN {word}"

@@ -11,7 +11,7 @@ from attnlab.config import UsageError
 from attnlab.config.check import check, incompatible
 from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace
 from attnlab.config.engine import corners, for_each_job, launch, launcher_of, split_hydra, split_search
-from attnlab.config.identity import cell_name, inherit, readable, twins
+from attnlab.config.identity import cell_name, inherit, key_and_value, readable, twins
 from attnlab.config.seams import load
 from attnlab.parts import find
 from attnlab.studies.launch import Launcher, no_empty_folders, prepare_launcher
@@ -177,6 +177,6 @@ def _conclude(study: Path, overrides: Sequence[str], metric: str, better: str) -
         if values:
             best = (min if better == "lower" else max)(values, key=values.__getitem__)
             config = read_json(best / "run.json", {})["config"]
-            chosen = " ".join(f"{key}={find(config, key)}" for key in (word.partition("=")[0] for word in space))
+            chosen = " ".join(f"{key}={find(config, key)}" for key, _ in map(key_and_value, space))
             print(f"  best {metric} {values[best]:.4f} with {chosen} in {best}")
     return status

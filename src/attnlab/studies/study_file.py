@@ -18,6 +18,7 @@ from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace, read_yaml
 from attnlab.config.identity import (
     as_value,
     cell_name,
+    for_hydra,
     key_and_text,
     key_and_value,
     outside_identity,
@@ -151,7 +152,7 @@ def _cells(raw: Mapping[str, Any]) -> list[Cell]:
     cells = []
     for values in itertools.product(*factors.values()) if factors else ():
         choices = dict(zip(factors, values, strict=True))
-        overrides = [f"{key}={as_value(value)}" for key, value in choices.items()]
+        overrides = [for_hydra(f"{key}={as_value(value)}") for key, value in choices.items()]
         cells.append(Cell(cell_name(overrides), choices, overrides))
     for name, overrides in ((single["name"], single["overrides"]) for single in raw["cells"]):
         if not is_folder_name(name):
