@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from attnlab.generation import BeamSearch, Sampler, decode, generate
 from attnlab.interop import Imported, read_model, to_folder
 from attnlab.interop.architecture import to_ours
+from attnlab.tasks.contrastive import Pairs, sigmoid_sum, softmax_sum
 
 LONGEST, VOCABULARY, NEW, BEAM_NEW = 24, 101, 64, 30
 PAD, START, END = 1, 0, 2
@@ -71,6 +72,10 @@ NEOX_SIZES = {
     "max_position_embeddings": LONGEST + NEW,
 }
 LLAMA_SIZES = {**NEOX_SIZES, "num_attention_heads": 6, "num_key_value_heads": 3}
+TOWER_SIZES = {"num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 50}
+TEXT_SIZES = {**TOWER_SIZES, "vocab_size": VOCABULARY, "max_position_embeddings": LONGEST, "pad_token_id": 1}
+IMAGE_SIZES = {**TOWER_SIZES, "hidden_size": 36, "num_hidden_layers": 2, "image_size": 18, "patch_size": 6}
+LAST = VOCABULARY - 1  # every text ends in it, where it is pooled
 T5_SIZES = {"d_model": 30, "d_kv": 7, "d_ff": 50, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 3}
 
 
@@ -79,7 +84,7 @@ class Case:
     """One reference model: its class and configuration by the names in transformers, and of what kind it is."""
 
     name: str
-    kind: str  # decoder, encoder, seq2seq or image
+    kind: str  # decoder, encoder, seq2seq, image or image_text
     model: str
     config: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -190,7 +195,29 @@ CASES = (
         "ViTConfig",
         {**BERT_SIZES, "image_size": [18, 30], "patch_size": 6, "num_channels": 3, "num_labels": 7},
     ),
+    Case(
+        "CLIP",
+        "image_text",
+        "CLIPModel",
+        "CLIPConfig",
+        {
+            "text_config": {**TEXT_SIZES, "hidden_size": 30, "eos_token_id": LAST},
+            "vision_config": IMAGE_SIZES,
+            "projection_dim": 21,
+        },
+    ),
+    Case(
+        "SigLIP",
+        "image_text",
+        "SiglipModel",
+        "SiglipConfig",
+        {
+            "text_config": {**TEXT_SIZES, "hidden_size": 30, "projection_size": 36, "eos_token_id": LAST},
+            "vision_config": IMAGE_SIZES,
+        },
+    ),
 )
+NO_TEXT = ("image", "image_text")  # kinds whose configuration has no tokens of its own
 
 
 class Pair:
@@ -202,8 +229,8 @@ class Pair:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.case, self.folder = case, folder
-        marks = {"decoder": MARKS, "encoder": MARKS, "seq2seq": SEQ2SEQ_MARKS, "image": {}}[case.kind]
-        sizes = {} if case.kind == "image" else {"vocab_size": VOCABULARY}
+        marks = {"decoder": MARKS, "encoder": MARKS, "seq2seq": SEQ2SEQ_MARKS}.get(case.kind, {})
+        sizes = {} if case.kind in NO_TEXT else {"vocab_size": VOCABULARY}
         config = getattr(transformers, case.config)(**sizes, **marks, **case.fields)
         config._attn_implementation = "eager"
         self.reference: Any = getattr(transformers, case.model)(config)
@@ -229,7 +256,7 @@ def draw(model: torch.nn.Module, scale: float, sharpness: float) -> None:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name.endswith("final_logits_bias") or (tensor.ndim == 1 and name.endswith("bias")):
                 tensor.copy_(0.2 * torch.randn(tensor.shape, generator=random))
-            elif tensor.ndim == 1 and isinstance(tensor, torch.nn.Parameter):
+            elif tensor.ndim <= 1 and isinstance(tensor, torch.nn.Parameter):
                 tensor.copy_(1 + 0.2 * torch.randn(tensor.shape, generator=random))
             elif isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
                 width = tensor.shape[-1] if "relative_attention" not in name else 1
@@ -435,11 +462,41 @@ class Images(Compare):
         return F.cross_entropy(here, targets_N), F.cross_entropy(there, targets_N)
 
 
+class ImagesAndTexts(Compare):
+    """Scores of every image with every text. SigLIP reads padding as tokens: its rows are full."""
+
+    def given(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, and tokens whose last one is the end of the text."""
+        lengths = self.lengths if self.pair.model.text.stack.causal else [LONGEST] * 7
+        tokens_BT, is_token_BT = rows(lengths, left=False)
+        tokens_BT = tokens_BT.clamp(max=LAST - 1)  # a text is pooled at the first of its ends there
+        tokens_BT[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = LAST
+        size = (len(lengths), 3, *self.pair.model.image.image_size)
+        return torch.randn(size, generator=torch.Generator().manual_seed(6)), tokens_BT, is_token_BT
+
+    def logits(self, left: bool, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        model, reference = self.both(dtype)
+        images_BCYX, tokens_BT, is_token_BT = self.given()
+        there = reference(pixel_values=images_BCYX.to(dtype), input_ids=tokens_BT, attention_mask=is_token_BT.long())
+        return model(images_BCYX.to(dtype), tokens_BT, is_token_BT), there.logits_per_image
+
+    def loss(self) -> tuple[Tensor, Tensor]:
+        """Of the task, which is the reference's own."""
+        model, (images_BCYX, tokens_BT, is_token_BT) = self.pair.model, self.given()
+        images_BE, texts_BE = model.encode_images(images_BCYX), model.encode_texts(tokens_BT, is_token_BT)
+        sums = {"CLIPModel": softmax_sum, "SiglipModel": sigmoid_sum}[self.pair.case.model]
+        there = self.pair.reference(
+            pixel_values=images_BCYX, input_ids=tokens_BT, attention_mask=is_token_BT.long(), return_loss=True
+        )
+        return sums(model.scores, Pairs.alone(images_BE, texts_BE)) / len(images_BE), there.loss
+
+
 KINDS: dict[str, type[Compare]] = {
     "decoder": Decoder,
     "encoder": TextEncoder,
     "seq2seq": EncoderDecoder,
     "image": Images,
+    "image_text": ImagesAndTexts,
 }
 
 
@@ -479,7 +536,7 @@ def saved_names(reference: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 def round_trip(pair: Pair, compare: Compare) -> float:
     """Tensors that differ in a bit after import, export, import, and logits that differ where the reference loads the export."""
     folder = pair.folder / "exported"
-    marks = SEQ2SEQ_MARKS if pair.case.kind == "seq2seq" else {} if pair.case.kind == "image" else MARKS
+    marks = {"seq2seq": SEQ2SEQ_MARKS, "image": {}, "image_text": {"eos_token_id": LAST}}.get(pair.case.kind, MARKS)
     to_folder(folder, pair.imported.settings, pair.model.state_dict(), **marks)
     again = read_model(folder)
     first, second = pair.imported.tensors, again.tensors
@@ -499,7 +556,7 @@ def measure(case: Case) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
         with torch.no_grad():
             found["logits"] = gap(compare.logits(left=False))
-            found["left"] = None if case.kind == "image" else gap(compare.logits(left=True))
+            found["left"] = None if case.kind in NO_TEXT else gap(compare.logits(left=True))
             # Half the digits are lost wherever sums are large: bf16 is compared on weights of the size that models start with.
             small = KINDS[case.kind](Pair(case, Path(folder) / "small", SMALL))
             found["bf16"] = gap(small.logits(left=False, dtype=torch.bfloat16))

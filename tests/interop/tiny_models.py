@@ -44,6 +44,11 @@ VIT = {
     "patch_size": 4,
     "num_labels": 5,
 }
+TOWER = {"num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+TEXTS = {**TOWER, "hidden_size": 12, "max_position_embeddings": 16, "vocab_size": 37, "eos_token_id": 36}
+PICTURES = {**TOWER, "hidden_size": 18, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4}
+CLIP = {"text_config": TEXTS, "vision_config": PICTURES, "projection_dim": 10}
+SIGLIP = {"text_config": {**TEXTS, "projection_size": 18}, "vision_config": PICTURES}
 # The class and configuration of each architecture, by their names in transformers.
 MODELS = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {**GPT, "n_positions": 16}),
@@ -57,6 +62,8 @@ MODELS = {
     "bart": ("BartForConditionalGeneration", "BartConfig", BART),
     "marian": ("MarianMTModel", "MarianConfig", {**BART, "activation_function": "swish", "scale_embedding": True}),
     "vit": ("ViTForImageClassification", "ViTConfig", VIT),
+    "clip": ("CLIPModel", "CLIPConfig", CLIP),
+    "siglip": ("SiglipModel", "SiglipConfig", SIGLIP),
 }
 
 

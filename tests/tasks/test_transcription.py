@@ -151,9 +151,9 @@ def test_a_tiny_model_learns_to_hear(make):
         partial(Transcription, model=build_part(partial(Whisper, **sizes), **module.dims())), **module.dims()
     )
     optimizer, loader = torch.optim.AdamW(task.parameters(), 3e-3), iter(module.train_dataloader())
-    for _ in range(250):
+    for _ in range(130):
         loss, tokens, _ = task.loss_sums(next(loader))
         optimizer.zero_grad()
         (loss / tokens).backward()
         optimizer.step()
-    assert task.evaluate(module, "test")["test/wer"] < 0.1
+    assert task.evaluate(module, "test")["test/wer"] < 0.3

@@ -3,8 +3,8 @@ Data in four steps, the same for every kind: **source -> encode -> order -> coll
 
 - **source** says where examples come from, which reader reads them, how they are split and checked, and gives them in
   parts: `read` gives train, validation and test. One class a data set (`texts`, `pairs`, `labelled`, `entities`,
-  `questions`, `images`,
-  `speech`, `spoken_commands`), on the contracts in `source`; `readers` knows the traps of files, `audio` of sound.
+  `questions`, `images`, `captions`, `speech`, `spoken_commands`), on the contracts in `source`; `readers` knows the
+  traps of files, `audio` of sound.
 - **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
   what takes long is kept in the `cache`.
 - **order** says which rows the next batch of this rank has: an endless training order with a position that can be
@@ -18,7 +18,7 @@ A data module does the last three, one for each shape of example, each on the ba
 | windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData (`denoising`) |
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
-| images | `module.ExampleData` | ImageData |
+| images | `image_data.PixelData` | ImageData, ImageTextData (`image_text`) |
 | recordings, and rows of tokens | `module.ExampleData` | SpeechData |
 
 A new data set is a source, declared in a few lines, and a YAML file that names it and the data module of its shape.
@@ -28,6 +28,7 @@ from importlib import import_module
 from typing import Any
 
 from attnlab.data.cache import DataError, cache_root
+from attnlab.data.captions import CaptionedSource, HubImageText, Icons, ImageText
 from attnlab.data.entities import WNUT17, CoNLL, HubEntities
 from attnlab.data.images import Digits, FashionMNIST, HubImages, ImageFolder, ImageSource, MNIST5k
 from attnlab.data.labelled import SST2, TSV, HubLabelled, LabelledSource, Newsgroups, ReutersR8
@@ -47,6 +48,7 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
     "DataModule": "module",
     "EvaluationWindows": "windows",
     "ImageData": "image_data",
+    "ImageTextData": "image_text",
     "LogMel": "log_mel",
     "MaskedTextData": "denoising",
     "Masking": "denoising",
@@ -61,13 +63,13 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
 }
 
 __all__ = [
-    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "Character", "CoNLL", "Corpus", "DataError",
-    "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImages", "HubLabelled", "HubPairs", "HubQuestions",
-    "HubSpeech", "HubText", "ImageFolder", "ImageSource", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k",
-    "Newsgroups", "PairSource", "ParallelText", "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD",
-    "SQuADFiles", "SourceRow", "SpeechFiles", "SpeechSource", "SpokenCommands", "TextFiles", "TextSource", "TextTask",
-    "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources",
-    "prepare", "read_tokenizer", "write_tokenizer",
+    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "CaptionedSource", "Character", "CoNLL",
+    "Corpus", "DataError", "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImageText", "HubImages",
+    "HubLabelled", "HubPairs", "HubQuestions", "HubSpeech", "HubText", "Icons", "ImageFolder", "ImageSource",
+    "ImageText", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups", "PairSource", "ParallelText",
+    "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SourceRow", "SpeechFiles",
+    "SpeechSource", "SpokenCommands", "TextFiles", "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram",
+    "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
 ]  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -29,37 +30,58 @@ LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
 
 
 @dataclass(frozen=True)
-class Images(Examples):
-    """Pixels (N, C, Y, X) in uint8 and the class of each image."""
+class Pictures(Examples):
+    """Pixels (N, C, Y, X) in uint8; a subclass has what belongs to each image, as columns of texts."""
 
     pixels: np.ndarray
-    labels: list[str]
 
     @property
     def keys(self) -> list[str]:
         return [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in self.pixels]
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> Images:
-        return Images(self.pixels[np.asarray(rows, dtype=np.int64)], [self.labels[row] for row in rows])
+    def take(self, rows: Sequence[int] | np.ndarray) -> Self:
+        chosen: dict[str, Any] = {name: [column[row] for row in rows] for name, column in self.texts().items()}
+        return type(self)(self.pixels[np.asarray(rows, dtype=np.int64)], **chosen)
+
+    def texts(self) -> dict[str, list[str]]:
+        """The columns beside the pixels."""
+        return {name: column for name, column in self.columns().items() if name != "pixels"}
 
     def update(self, digest: hashlib._Hash, name: str) -> None:
-        digest.update("\n".join([name, str(self.pixels.shape), *self.labels]).encode())
+        texts = chain.from_iterable(self.texts().values())
+        digest.update("\n".join([name, str(self.pixels.shape), *texts]).encode())
         digest.update(self.pixels.tobytes())
 
 
-class ImageSource(ExampleSource[Images]):
-    """Images with a class each, in train, test and, where there is such a part, validation.
+P = TypeVar("P", bound=Pictures)
 
-    channels, image_size: of every image, None where only the files can tell.
+
+@dataclass(frozen=True)
+class Images(Pictures):
+    """Pixels (N, C, Y, X) in uint8 and the class of each image."""
+
+    labels: list[str]
+
+
+class PictureSource(ExampleSource[P]):
+    """Images with something beside each, in train, test and, where there is such a part, validation.
+
+    part_type: what a part is. channels, image_size: of every image, None where only the files can tell.
     """
 
-    kind, shelf = "images", "images"
+    part_type: type[P]
     channels: int | None = None
     image_size: int | None = None
 
     def version(self) -> str:
         """What tells the data of one that is fetched from others under its name."""
         raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
+
+
+class ImageSource(PictureSource[Images]):
+    """Images with a class each."""
+
+    kind, shelf, part_type = "images", "images", Images
 
 
 class MNIST5k(InWheel, ImageSource):
@@ -303,7 +325,12 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
 
 
 def decode(pictures: Sequence[Picture], labels: list[str], image_size: int | None, channels: int) -> Images:
-    """The pixels of images. Raises DataError for one that cannot be read, or is of another size than the first."""
+    """Images with their classes. Raises DataError as `decode_pixels` does."""
+    return Images(decode_pixels(pictures, image_size, channels), labels)
+
+
+def decode_pixels(pictures: Sequence[Picture], image_size: int | None, channels: int) -> np.ndarray:
+    """The pixels (N, C, Y, X). Raises DataError for one that cannot be read, or is of another size than the first."""
     if not pictures:
         raise DataError("there is no image; look at data.path")
     first_CYX = read_pixels(*pictures[0], image_size, channels)
@@ -317,7 +344,7 @@ def decode(pictures: Sequence[Picture], labels: list[str], image_size: int | Non
                 "data.source.image_size to scale all alike"
             )
         pixels_NCYX[row] = one_CYX
-    return Images(pixels_NCYX, labels)
+    return pixels_NCYX
 
 
 def read_pixels(what: str, opens: Callable[[], Image.Image], image_size: int | None, channels: int) -> np.ndarray:

@@ -6,8 +6,9 @@ Shapes: N examples, L rows an example has, B batch, T length.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 
@@ -17,6 +18,7 @@ import torch
 from attnlab.data.cache import DataError, prepared
 from attnlab.data.module import ExampleData, Split, WithVocabulary, padded, remarks_of
 from attnlab.data.order import Batch, TokenBatchOrder, typical
+from attnlab.data.source import Source
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
 from attnlab.parts import Choices
@@ -189,24 +191,40 @@ class RowData(TokenData[R]):
         return parts
 
     def _trained(self, parts: dict[str, Any]) -> Tokenizer:
-        def make(scratch: Path) -> None:
-            seen = parts.values() if self.untrained.sees_whole_text else [parts["train"]]
-            text = "\n".join(line for part in seen for line in self.lines(part))
-            self.untrained.train(text).save(scratch / "tokenizer.json")
+        lines = {name: partial(self.lines, part) for name, part in parts.items()}
+        return trained_tokenizer(self.untrained, lines, self.source, self.fingerprint, self.cache)
 
-        settings = [FORMAT, self.fingerprint, self.untrained.name, asdict(self.untrained)]
-        return prepared(
-            self.cache, self.source.shelf, self.name, settings, make, lambda at: Tokenizer.load(at / "tokenizer.json")
-        )
+
+def trained_tokenizer(
+    untrained: Tokenizer,
+    lines: Mapping[str, Callable[[], Iterable[str]]],
+    source: Source[Any],
+    fingerprint: str,
+    cache: str | None,
+) -> Tokenizer:
+    """A tokenizer trained on the lines of the training part, from the cache where it is there. lines: of each split."""
+
+    def make(scratch: Path) -> None:
+        seen = lines.values() if untrained.sees_whole_text else [lines["train"]]
+        text = "\n".join(line for of_part in seen for line in of_part())
+        untrained.train(text).save(scratch / "tokenizer.json")
+
+    settings = [FORMAT, fingerprint, untrained.name, asdict(untrained)]
+    return prepared(cache, source.shelf, source.name, settings, make, lambda at: Tokenizer.load(at / "tokenizer.json"))
 
 
 def collate_rows(part: Rows, rows_B: np.ndarray, filler: int, **more: np.ndarray) -> Batch:
     """Rows as one batch: tokens (B, T) filled on the right, is_token, ids (B,), and what else there is."""
-    rows = [part.rows[row] for row in rows_B]
+    batch = {"ids": rows_B.astype(np.int64), **more}
+    tokens = token_batch([part.rows[row] for row in rows_B], filler)
+    return tokens | {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def token_batch(rows: Sequence[np.ndarray], filler: int) -> Batch:
+    """Rows as tokens (B, T), filled on the right, and is_token (B, T)."""
     tokens_BT = padded(rows, filler)
     is_token_BT = np.arange(tokens_BT.shape[1]) < np.array([[len(row)] for row in rows])
-    batch = {"tokens": tokens_BT, "is_token": is_token_BT, "ids": rows_B.astype(np.int64), **more}
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
+    return {"tokens": torch.from_numpy(tokens_BT), "is_token": torch.from_numpy(is_token_BT)}
 
 
 def tokenizer_of_run(run: str) -> Tokenizer:

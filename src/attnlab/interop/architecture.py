@@ -36,7 +36,7 @@ NO_MATTER = re.compile(
     r"pretraining_tp|slow_but_exact|chunk_size_feed_forward|cross_attention_hidden_size|is_encoder_decoder"
 )
 # What a model may lack and an architecture always has: zeros in its place compute the same.
-ZEROS = ("attention.bias", "feed_forward.bias", "residual.norm.bias", "output_bias", "num_segments")
+ZEROS = ("attention.bias", "feed_forward.bias", "residual.norm.bias", "output_bias", "num_segments", "patch_bias")
 # Special tokens that a model says nothing of; those of published models would be taken otherwise.
 UNKNOWN_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
@@ -176,6 +176,7 @@ THIRDS = Form(lambda tensor, _: tensor.chunk(3, dim=0), lambda tensors, _: torch
 THIRDS_TRANSPOSED = Form(lambda tensor, _: tensor.t().chunk(3, dim=0), lambda tensors, _: torch.cat(list(tensors)).t())
 THIRDS_OF_HEADS = Form(_three_of_each_head, _by_head)
 IN_ONE = Form(lambda tensor, _: [tensor[0]], lambda tensors, _: tensors[0][None])
+A_ROW = Form(lambda tensor, _: [tensor[None]], lambda tensors, _: tensors[0][0])
 PIXELS = Form(lambda tensor, _: [tensor.flatten(1)], _pixels)  # those of a patch in one axis
 
 
@@ -266,7 +267,8 @@ class Architecture:
     classes: theirs with an output, of which the last is one with next-sentence prediction where there are two, and the
     first is written for all else. aliases, tidy: bring other spellings of a configuration into the one that `fields`
     knows; untidy: into the one that is written. prefix: of the tensors' names but the output's; where a file holds the
-    model without its output they lack it, and what begins as in `fresh`, here, is initialised anew.
+    model without its output they lack it, and what begins as in `fresh`, here, is initialised anew. tokens_in: the part
+    of a configuration that holds the numbers of special tokens; empty: it does itself.
     """
 
     name: str  # what config.json calls it (model_type)
@@ -284,6 +286,7 @@ class Architecture:
     old_names: Mapping[str, str] = field(default_factory=dict)  # endings of tensors' names in old files
     aliases: Mapping[str, str] = field(default_factory=dict)
     no_matter: str = ""  # fields (a regular expression) beside NO_MATTER
+    tokens_in: str = ""
     tidy: Callable[[Config], Config] = dict
     untidy: Callable[[Config], Config] = dict
 
@@ -313,12 +316,19 @@ class Architecture:
 
     def write_config(self, settings: Settings) -> Config:
         """The configuration of a model of these (completed) settings, as near as it can be; see `differences`."""
-        config: Config = {"architectures": [self.class_of(settings)], "model_type": self.name, **UNKNOWN_TOKENS}
+        tokens = {} if self.tokens_in else UNKNOWN_TOKENS
+        config: Config = {"architectures": [self.class_of(settings)], "model_type": self.name, **tokens}
         for entry in self.fields:
             config |= entry.write(settings)
         if self.output is not None and self.output.says is not None:
             config[self.output.says] = bool(settings.get("tie_embeddings", True))
         return self.untidy(config)
+
+    def with_fields(self, config: Config, fields: Mapping[str, object]) -> Config:
+        """The configuration with more fields, each where it belongs."""
+        own = {key: value for key, value in fields.items() if self.tokens_in and key.endswith("_token_id")}
+        inner = {self.tokens_in: config[self.tokens_in] | own} if own else {}
+        return config | {key: value for key, value in fields.items() if key not in own} | inner
 
     def class_of(self, settings: Settings) -> str:
         """The class there of a model of these settings."""
@@ -373,4 +383,6 @@ def blank(settings: Settings) -> nn.Module:
 
 
 def _with_zeros(settings: Settings, there: Settings) -> Settings:
-    return settings | {key: there[key] for key in ZEROS if key in settings and not settings[key] and there.get(key)}
+    of_towers = (key for key in settings if key.endswith(ZEROS) and key.partition(".")[2] in ZEROS)
+    keys = [*(key for key in ZEROS if key in settings), *of_towers]
+    return settings | {key: there[key] for key in keys if not settings[key] and there.get(key)}

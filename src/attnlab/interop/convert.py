@@ -21,12 +21,13 @@ from attnlab.interop.architecture import Architecture, CannotConvert, Rule, blan
 from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
 from attnlab.interop.files import read_config, read_tensors, write_model
+from attnlab.interop.image_text import IMAGE_TEXT
 from attnlab.interop.settings import Settings, build, completed
 from attnlab.interop.warm_start import own_tensors, under_own_names
 from attnlab.models.base import Encoder
 from attnlab.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
 
-ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS)}
+ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *IMAGE_TEXT)}
 LISTED = 12
 FAMILIES = {"bert": "Bert", "roberta": "Roberta"}
 # tanh(x / SMALL) * SMALL is x to its last bits for states of the size that a norm gives; a power of two costs no bit.
@@ -80,7 +81,7 @@ def from_theirs(config: Mapping[str, object], tensors: Mapping[str, Tensor], ign
     theirs, ignored = _wanted(known, tensors, ignore)
     try:
         settings = completed(known.read_config(config, ignore) | known.settings_of_tensors(theirs, config))
-        depth = max(settings["num_layers"], settings.get("num_decoder_layers", 0))
+        depth = max(size for name, size in settings.items() if name.endswith(("num_layers", "num_decoder_layers")))
         if depth > len(theirs):  # before so many are built
             raise CannotConvert(f"config.json says {depth:,} layers, and the files hold {len(theirs):,} tensors")
         model = blank(settings)
@@ -237,7 +238,7 @@ def to_folder(
             f"the tensors are not those of a model of these settings, they lack or have besides: {some(odd)}"
         )
     settings = known.as_written(settings)
-    config = known.write_config(settings) | {"torch_dtype": "float32"} | fields
+    config = known.with_fields(known.write_config(settings) | {"torch_dtype": "float32"}, fields)
     model = blank(settings)
     rules, whole = known.of_model(model, settings), model.state_dict()
     zeros = {name: torch.zeros(whole[name].shape) for rule in rules for name in rule.ours if name not in given}

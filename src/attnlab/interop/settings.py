@@ -1,14 +1,16 @@
 """What a model computes, as flat settings: two models with the same settings and weights are one function.
 
 Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of
-classes and the fields of their constructors, every default spelt out and every width settled. Fields that change only
-the training (dropout, initialisation) or only how fast something is computed (backend) are no settings.
+classes and the fields of their constructors, every default spelt out and every width settled. Those of a model of
+several stacks (its `towers`) stand under each: `{"model": "CLIP", "image.d_model": 64, "text.position": "ALiBi", ...}`.
+Fields that change only the training (dropout, initialisation) or only how fast something is computed (backend) are no
+settings.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,11 +20,12 @@ import attnlab.layers
 import attnlab.models
 from attnlab.layers.attention import head_width
 from attnlab.layers.pointwise import gated_width
+from attnlab.layers.stack import StackFields
 from attnlab.parts import parameters_of
 
 Settings = dict[str, Any]
 
-OUTSIDE = ("dropout", "backend", "init")
+OUTSIDE = ("dropout", "backend", "init", "initial_scale", "max_scale")
 # What a model tells its parts, so that it is no field of a part unless that binds it.
 TOLD = (
     "d_model",
@@ -38,17 +41,17 @@ TOLD = (
 TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))
 PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
 WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
+TEXTS = ("text", "decoder")  # the towers whose number of places max_length is
 
 
 def canonical(node: Mapping[str, Any], **widths: object) -> Settings:
     """The settings of a model's node in a configuration; widths: what data told it. KeyError: no _target_."""
-    cls = find(node["_target_"])
-    return settle(_fields("", cls, {**widths, **node}) | {"model": _name(node["_target_"])})
+    return _settled(node["_target_"], {**widths, **node})
 
 
 def completed(settings: Mapping[str, Any]) -> Settings:
     """The same settings with every default spelt out."""
-    return settle(_fields("", find(settings["model"]), nested(settings)) | {"model": settings["model"]})
+    return _settled(settings["model"], nested(settings))
 
 
 def build(settings: Mapping[str, Any]) -> nn.Module:
@@ -77,7 +80,8 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def different(here: Settings, there: Settings) -> list[str]:
     """What tells two completed settings apart, a line each, without fields that one of two different parts lacks."""
     nothing = "nothing"
-    keys = {*here, *there} - (set() if here.get("position") in WITH_TABLE else {"max_length"})
+    has_table = any(here.get(key) in WITH_TABLE for key in ("position", *(f"{tower}.position" for tower in TEXTS)))
+    keys = {*here, *there} - (set() if has_table else {"max_length"})
     other = {key for key in keys if here.get(key, nothing) != there.get(key, nothing)}
     return [
         f"{key}: {here.get(key, nothing)} here, {there.get(key, nothing)} there"
@@ -95,12 +99,39 @@ def find(target: str) -> Any:
     raise KeyError(f"{target} is none of attnlab's own models and layers")
 
 
+def _settled(target: str, node: Mapping[str, Any]) -> Settings:
+    """The settings of a model's class and node."""
+    cls = find(target)
+    of_model = _fields("", cls, node)
+    towers: Mapping[str, Sequence[str]] = getattr(cls, "towers", {})
+    if not towers:
+        return settle(of_model | {"model": _name(target)})
+    own = {
+        key: value
+        for key, value in of_model.items()
+        if key.split(".")[0] not in (*StackFields.__annotations__, *towers)
+    }
+    told = {"max_length": own.get("max_length")}
+    for tower in towers:
+        given = {name: value for name, value in (node.get(tower) or {}).items() if value is not None}
+        of_tower = _fields("", cls, {**node, **given})
+        stack = {key: value for key, value in of_tower.items() if key.split(".")[0] in StackFields.__annotations__}
+        settled = settle(stack | told)
+        own |= {f"{tower}.{key}": value for key, value in settled.items() if key not in told}
+    return settle(own | {"model": _name(target)})
+
+
 def settle(settings: Settings) -> Settings:
     """Settings with every width that depends on others worked out: two ways to ask for one function look the same."""
     s = dict(settings)
-    d_model, num_heads = s["d_model"], s.get("num_heads")
-    if num_heads is None:  # a model without seams
+    if isinstance(s.get("image_size"), int):
+        s["image_size"] = [s["image_size"]] * 2
+    if "embedding_size" in s:
+        s["embedding_size"] = s["embedding_size"] or s["image.d_model"]
+    num_heads = s.get("num_heads")
+    if num_heads is None:  # a model without seams, or whose stacks have them
         return s
+    d_model = s["d_model"]
     s["d_ff"] = s.pop("feed_forward.d_ff", None) or s.get("d_ff") or 4 * d_model
     if s.get("feed_forward.matched"):
         s["d_ff"], s["feed_forward.matched"] = gated_width(s["d_ff"], True), False
@@ -121,16 +152,20 @@ def settle(settings: Settings) -> Settings:
     s |= {key: s[key] or s.get(other) for key, other in same.items() if key in s}
     if s.get("next_sentence"):
         s["pooler"] = True
-    if isinstance(s.get("image_size"), int):
-        s["image_size"] = [s["image_size"]] * 2
     return s
 
 
 def _named(node: dict[str, Any]) -> dict[str, Any]:
     """A node in which parts that are told by their fields alone are the default ones."""
-    defaults = _parameters(find(node["_target_"]))
+    cls = find(node["_target_"])
+    return _with_parts(node, _parameters(cls), tuple(getattr(cls, "towers", ())))
+
+
+def _with_parts(node: dict[str, Any], defaults: Mapping[str, object], towers: Sequence[str] = ()) -> dict[str, Any]:
     for name, value in node.items():
-        if isinstance(value, dict):
+        if name in towers:
+            node[name] = _with_parts({key: own for key, own in value.items() if key != "_partial_"}, defaults)
+        elif isinstance(value, dict):
             node[name] = _named(value if "_target_" in value else _merged(_node_of(defaults.get(name)), value))
     return node
 
@@ -183,10 +218,11 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
     return settings
 
 
-def _part(node: Mapping[str, Any]) -> Callable[..., Any]:
+def _part(node: Mapping[str, Any]) -> Any:
+    """The partial that a node describes; of one without a class, such as what differs in a tower, its fields."""
     given = {
         key: _part(value) if isinstance(value, Mapping) else value
         for key, value in node.items()
         if key not in ("_target_", "_partial_")
     }
-    return partial(find(node["_target_"]), **given)
+    return partial(find(node["_target_"]), **given) if "_target_" in node else given

@@ -194,6 +194,13 @@ class SiLU(FeedForward):
         return F.silu(h_BTF)
 
 
+class QuickGELU(FeedForward):
+    """h sigmoid(1.702 h) (Hendrycks & Gimpel 2016, section 2; the published weights of CLIP)."""
+
+    def activate(self, h_BTF: Tensor) -> Tensor:
+        return h_BTF * torch.sigmoid(1.702 * h_BTF)
+
+
 class SquaredReLU(FeedForward):
     """max(0, h)^2 (So et al. 2021, Primer, arXiv 2109.08668)."""
 

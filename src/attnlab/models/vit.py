@@ -1,4 +1,4 @@
-"""A bidirectional encoder of image patches that classifies, on the seams.
+"""A bidirectional encoder of image patches, and the one that classifies, on the seams.
 
 Legend: B batch, C channels, Y and X rows and columns of pixels, P pixels along a patch, N patches, E tokens before
 them, T = E + N, D model width, L classes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Unpack
+from typing import ClassVar, Literal, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,79 @@ from attnlab.models.base import Model
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
 
 
+class PatchEncoder(nn.Module):
+    """Patches of an image, with tokens before them, through a bidirectional stack; images (B, C, Y, X).
+
+    image_size: pixels along each side, or rows and columns. num_before: learned tokens before the patches. patch_bias:
+    of the embedding of patches. A two-dimensional position gives the tokens before the patches no place; other
+    positions count them first. Raises ValueError for a patch that does not divide the image, and where a part refuses a
+    width.
+    """
+
+    def __init__(
+        self,
+        fields: StackFields,
+        image_size: PositiveInt | Sequence[PositiveInt],
+        channels: PositiveInt,
+        patch_size: PositiveInt,
+        num_before: NonNegativeInt,
+        patch_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        d_model = fields["d_model"]
+        self.channels, self.patch_size, self.d_model = channels, patch_size, d_model
+        self.image_size, self.grid = divide(image_size, patch_size)
+        self.trained_grid = self.grid
+        self.patches = nn.Linear(channels * patch_size**2, d_model, bias=patch_bias)
+        self.num_before = num_before
+        self.before = nn.Embedding(self.num_before, d_model) if self.num_before else None
+        num_tokens = self.num_before + self.grid[0] * self.grid[1]
+        self.stack = Stack(fields, causal=False, max_length=num_tokens, grid=self.grid)
+
+    def encode(self, images_BCYX: Tensor) -> Tensor:
+        """The states (B, T, D): of the class token, where there is one, the registers, then the patches, row by row.
+        Raises ValueError for images of another size.
+        """
+        if tuple(images_BCYX.shape[1:]) != (self.channels, *self.image_size):
+            raise ValueError(
+                f"images of {tuple(images_BCYX.shape[1:])} (channels, rows, columns) do not fit; accepted: "
+                f"{(self.channels, *self.image_size)}, or {type(self).__name__}.at_size for other rows and columns"
+            )
+        x_BTD = self.patches(cut_patches(images_BCYX, self.patch_size))
+        if self.before is not None:
+            x_BTD = torch.cat([self.before.weight.to(x_BTD.dtype).expand(len(x_BTD), -1, -1), x_BTD], dim=1)
+        positions_1T = self.stack.position.image_positions(
+            self.num_before, self.grid, self.trained_grid, images_BCYX.device
+        )
+        states_BTD: Tensor = self.stack(x_BTD, positions_1T)
+        return states_BTD
+
+    def get_extra_state(self) -> Tensor:
+        """The grid that was trained on belongs to the weights: positions are seen in it whatever the images' size."""
+        return torch.tensor(self.trained_grid)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        rows, columns = state.tolist()
+        self.trained_grid = (rows, columns)
+        self.stack.position.set_trained(self.trained_grid)
+
+    def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> Self:
+        """A copy that takes images of another size, its positions interpolated (section 3.2). Tables are interpolated
+        bicubically over the image; other encodings see each patch where it lies in the grid that was trained on. The
+        same size gives the same bits. Raises ValueError where the patch does not divide the size.
+        """
+        other = copy.deepcopy(self)
+        other.image_size, other.grid = divide(image_size, self.patch_size)
+        other.stack.position.resize(self.num_before, self.grid, other.grid)
+        return other
+
+
 @check_ranges
-class ViT(Model):
+class ViT(PatchEncoder, Model):
     """The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929); images (B, C, Y, X) to logits (B, L).
 
-    image_size: pixels along each side, or rows and columns. pooling: classify a class token's state, or the mean of the
-    patches' (section D.3 there). registers: tokens that nothing is read from (Darcet et al. 2024, arXiv 2309.16588).
-    fields: see StackFields. A two-dimensional position gives class and register tokens no place; other positions count
-    them first. Raises ValueError for a patch that does not divide the image, and where a part refuses a width.
+    pooling: classify a class token's state, or the mean of the patches' (section D.3 there). registers: tokens that
+    nothing is read from (Darcet et al. 2024, arXiv 2309.16588). fields: see StackFields; the others: PatchEncoder.
     """
 
     defaults: ClassVar[StackFields] = {
@@ -53,61 +118,16 @@ class ViT(Model):
         if pooling not in ("class", "mean"):
             raise ValueError(f"pooling={pooling}: there is no such pooling; accepted: class, mean")
         fields = self.described(self.defaults, fields)
-        d_model = fields["d_model"]
-        super().__init__()
-        self.channels, self.patch_size, self.pooling, self.d_model = channels, patch_size, pooling, d_model
-        self.image_size, self.grid = divide(image_size, patch_size)
-        self.trained_grid = self.grid
-        self.patches = nn.Linear(channels * patch_size**2, d_model)
-        self.num_before = registers + (pooling == "class")
-        self.before = nn.Embedding(self.num_before, d_model) if self.num_before else None
-        num_tokens = self.num_before + self.grid[0] * self.grid[1]
-        self.stack = Stack(fields, causal=False, max_length=num_tokens, grid=self.grid)
-        self.head = nn.Linear(d_model, num_classes)
+        super().__init__(fields, image_size, channels, patch_size, registers + (pooling == "class"))
+        self.pooling = pooling
+        self.head = nn.Linear(self.d_model, num_classes)
         self.draw(init)
-
-    def encode(self, images_BCYX: Tensor) -> Tensor:
-        """The states (B, T, D): of the class token, where there is one, the registers, then the patches, row by row.
-        Raises ValueError for images of another size.
-        """
-        if tuple(images_BCYX.shape[1:]) != (self.channels, *self.image_size):
-            raise ValueError(
-                f"images of {tuple(images_BCYX.shape[1:])} (channels, rows, columns) do not fit; accepted: "
-                f"{(self.channels, *self.image_size)}, or ViT.at_size for other rows and columns"
-            )
-        x_BTD = self.patches(cut_patches(images_BCYX, self.patch_size))
-        if self.before is not None:
-            x_BTD = torch.cat([self.before.weight.to(x_BTD.dtype).expand(len(x_BTD), -1, -1), x_BTD], dim=1)
-        positions_1T = self.stack.position.image_positions(
-            self.num_before, self.grid, self.trained_grid, images_BCYX.device
-        )
-        states_BTD: Tensor = self.stack(x_BTD, positions_1T)
-        return states_BTD
 
     def forward(self, images_BCYX: Tensor) -> Tensor:
         states_BTD = self.encode(images_BCYX)
         pooled_BD = states_BTD[:, 0] if self.pooling == "class" else states_BTD[:, self.num_before :].mean(dim=1)
         logits_BL: Tensor = self.head(pooled_BD)
         return logits_BL
-
-    def get_extra_state(self) -> Tensor:
-        """The grid that was trained on belongs to the weights: positions are seen in it whatever the images' size."""
-        return torch.tensor(self.trained_grid)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        rows, columns = state.tolist()
-        self.trained_grid = (rows, columns)
-        self.stack.position.set_trained(self.trained_grid)
-
-    def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> ViT:
-        """A copy that takes images of another size, its positions interpolated (section 3.2). Tables are interpolated
-        bicubically over the image; other encodings see each patch where it lies in the grid that was trained on. The
-        same size gives the same bits. Raises ValueError where the patch does not divide the size.
-        """
-        other = copy.deepcopy(self)
-        other.image_size, other.grid = divide(image_size, self.patch_size)
-        other.stack.position.resize(self.num_before, self.grid, other.grid)
-        return other
 
 
 def cut_patches(images_BCYX: Tensor, patch_size: int) -> Tensor:

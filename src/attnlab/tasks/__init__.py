@@ -1,6 +1,7 @@
 """Tasks: a model, what it is trained to do, and the figures that say how well it does it."""
 
 from attnlab.tasks.classification import Classification, ImageClassification, SequenceClassification
+from attnlab.tasks.contrastive import Contrastive
 from attnlab.tasks.language_modelling import CausalLanguageModelling, MaskedLanguageModelling, SpanCorruption
 from attnlab.tasks.pretrained import EncoderTask
 from attnlab.tasks.span_extraction import SpanExtraction
@@ -11,6 +12,7 @@ from attnlab.tasks.translation import TextToText, Translation
 __all__ = [
     "CausalLanguageModelling",
     "Classification",
+    "Contrastive",
     "EncoderTask",
     "ImageClassification",
     "MaskedLanguageModelling",

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.layers import PreNorm
-from attnlab.models import GPT, Bert, EncoderDecoder, ViT
+from attnlab.layers import PositionEncoding, PreNorm, TowerFields
+from attnlab.models import CLIP, GPT, Bert, EncoderDecoder, ViT
+from attnlab.parts import accepts
 
 __all__ = ["SEAMS", "Check", "contract"]
 
@@ -308,7 +309,55 @@ class InViT(Family):
         assert logits_BL.isfinite().all(), "logits of a larger image are not finite"
 
 
-FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT)
+class InCLIP(Family):
+    """Images and texts, a tower each; a part of images alone is in their tower. Padding of a text changes nothing."""
+
+    name = "clip"
+    images_BCYX = torch.randn(3, 1, 12, 16, generator=torch.Generator().manual_seed(0))
+    tokens_BT = draw(3, LENGTH)
+
+    def build(self) -> CLIP:
+        parts, of_images = dict(self.parts), TowerFields()
+        if accepts(self.parts.get("position", PositionEncoding), "grid"):
+            of_images["position"] = parts.pop("position")
+        parts |= DIMS | {"num_layers": 1, "image": of_images, "pooling": "attention", "registers": 1}
+        return CLIP(vocabulary_size=VOCABULARY, max_length=LONGEST, image_size=(12, 16), channels=1, **parts)
+
+    def logits(self, model: nn.Module) -> Tensor:
+        scores_BN: Tensor = model(self.images_BCYX.to(next(model.parameters()).dtype), self.tokens_BT)
+        return scores_BN
+
+    @holds
+    def every_patch_and_every_token_changes_the_scores(self) -> None:
+        before = self.logits(self.model)
+        for corner in (slice(0, 4), slice(-4, None)):
+            changed_BCYX = self.images_BCYX.clone()
+            changed_BCYX[:, :, corner, corner] += 1
+            after = self.model(changed_BCYX, self.tokens_BT)
+            assert not torch.allclose(after, before, atol=1e-4), "a patch changes nothing"
+        for position in (0, LENGTH - 1):
+            changed_BT = self.tokens_BT.clone()
+            changed_BT[:, position] = (changed_BT[:, position] + 1) % VOCABULARY
+            after = self.model(self.images_BCYX, changed_BT)
+            assert not torch.allclose(after, before, atol=1e-4), f"no text sees its token {position}"
+
+    @holds
+    def padding_of_a_text_changes_nothing(self) -> None:
+        lengths = (LENGTH, 7, 1)
+        padded_BT, is_token_BT = pad(self.tokens_BT, lengths, "right")
+        embedded_BE = self.model.encode_texts(padded_BT, is_token_BT)
+        for row, length in enumerate(lengths):
+            assert_close(embedded_BE[row], self.model.encode_texts(self.tokens_BT[row : row + 1, :length])[0])
+
+    @holds
+    def images_of_another_size_are_taken(self) -> None:
+        assert torch.equal(self.logits(self.model.at_size((12, 16))), self.logits(self.model))
+        larger = self.model.at_size((16, 24))
+        images_BCYX = torch.rand(2, 1, 16, 24, generator=torch.Generator().manual_seed(1))
+        assert larger.encode_images(images_BCYX).isfinite().all(), "embeddings of a larger image are not finite"
+
+
+FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT, InCLIP)
 
 
 def pad(tokens_BT: Tensor, lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ class Task(pl.LightningModule):
         self.before_next_step: Callable[[], None] | None = None
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._batches: list[Batch] = []
-        self._validated: list[dict[str, Number]] = []
+        self._validated: list[Any] = []
         self._evaluated = contextlib.ExitStack()
 
     @property
@@ -123,6 +123,14 @@ class Task(pl.LightningModule):
     def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
         """What is reported of a validation, from its sums by name and its number of tokens."""
         return {name: value / max(1, tokens) for name, value in sums.items()}
+
+    def kept_of(self, batch: Batch) -> Any:
+        """What a validation during the training keeps of a batch."""
+        return self._named_sums(batch)
+
+    def figures_of_kept(self, kept: list[Any]) -> dict[str, float]:
+        """What is reported of such a validation, from what was kept of this rank's batches; all ranks ask."""
+        return self.figures_of_sums(*self.sum_up(kept))
 
     def validate(self, data: Any) -> dict[str, float]:
         """What a validation reports, of the weights as they are."""
@@ -314,13 +322,13 @@ class Task(pl.LightningModule):
         self._evaluated.enter_context(gathered(self))
 
     def validation_step(self, batch: Batch) -> None:
-        self._validated.append(self._named_sums(batch))
+        self._validated.append(self.kept_of(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Turns back to the weights to train (a checkpoint may follow), reports, and keeps the best value."""
         self._evaluated.close()
         validated, self._validated = self._validated, []
-        figures = self.figures_of_sums(*self.sum_up(validated))
+        figures = self.figures_of_kept(validated)
         self.report({f"val/{name}": value for name, value in figures.items()})
         name, is_lower = f"val/{self.monitor.name}", self.monitor.better == "lower"
         value = self.latest.get(name, math.nan)
