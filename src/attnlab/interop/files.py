@@ -30,7 +30,7 @@ LARGEST_FILE = 5 * 10**9  # bytes of one file of weights that is written
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration in a folder. Raises CannotConvert."""
     path = folder / CONFIG
-    config = _read_json(path)
+    config = read_json(path)
     if "model_type" not in config:
         raise CannotConvert(f"{path} names no model_type, so it is not that of a model of Hugging Face transformers")
     return config
@@ -41,7 +41,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     index, paths = folder / INDEX, [folder / ONE]
     placed: dict[str, object] = {}
     if index.is_file() and not paths[0].is_file():  # one file goes first, as in transformers
-        found = _read_json(index).get("weight_map")
+        found = read_json(index).get("weight_map")
         if not isinstance(found, dict) or not found:
             raise CannotConvert(f"{index} has no weight_map, which says where each tensor lies; fetch it again")
         placed = found
@@ -90,7 +90,7 @@ def write_model(folder: Path, config: Mapping[str, object], tensors: Mapping[str
     _write_json(folder / CONFIG, config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -308,6 +308,7 @@ def _tokenizer(facts: Mapping[str, Any], path: str | Path) -> dict[str, object]:
 
 # --- CTranslate2
 
+VERSION = 6  # of the format
 NUMBERS = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)  # by their place there
 
 
@@ -342,8 +343,10 @@ def read_ctranslate2(path: Path) -> tuple[str, dict[str, Tensor]]:
     another is left out. Raises CannotConvert for files that are damaged, or of another version.
     """
     file = _Bytes(path)
-    if (version := file.number(4)) != 6:
-        raise CannotConvert(f"{path} is of version {version} of CTranslate2's format, or no file of it; accepted: 6")
+    if (version := file.number(4)) != VERSION:
+        raise CannotConvert(
+            f"{path} is of version {version} of CTranslate2's format, or no file of it; accepted: {VERSION}"
+        )
     kind, _ = file.text(), file.number(4)
     tensors: dict[str, Tensor] = {}
     for _ in range(file.number(4)):

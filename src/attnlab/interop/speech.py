@@ -5,11 +5,11 @@ Shapes: S states of the encoder, D model width.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from attnlab.interop.architecture import (
     to_ours,
 )
 from attnlab.interop.decoders import PLAIN_ACTIVATIONS, PRE_NORM
-from attnlab.interop.files import read_ctranslate2
+from attnlab.interop.files import VERSION, read_ctranslate2, read_json
 from attnlab.interop.settings import Settings
 from attnlab.layers.positions import geometric_frequencies, sinusoids
 
@@ -40,6 +40,7 @@ ATTENTIONS = {"encoder": {"self_attn": "attention"}}
 ATTENTIONS["decoder"] = {**ATTENTIONS["encoder"], "encoder_attn": "cross_attention"}
 SINUSOIDS: Settings = {"position": "Sinusoidal", "position.interleaved": False, "position.inclusive": True}
 POSITIONS: dict[str, Settings] = {"encoder": SINUSOIDS, "decoder": {"position": "Learned"}}
+END_OF_TEXT = "<|endoftext|>"
 HALF_PRECISION = 2e-3  # what a sinusoid may differ by that was rounded to 16 bits
 
 
@@ -164,29 +165,45 @@ SPEECH = (WHISPER,)
 
 @dataclass(frozen=True)
 class CTranslate2:
-    """A Whisper model of CTranslate2 in transformers' names, and the tokens that it never produces: anywhere, first."""
+    """A Whisper model's configuration and tensors, and its tokenizer's files by name, as Hugging Face has them."""
 
-    config: Config
+    config: dict[str, object]
     tensors: dict[str, Tensor]
-    suppressed: tuple[int, ...]
-    suppressed_first: tuple[int, ...]
+    files: dict[str, object]
+
+
+def is_ctranslate2(folder: Path) -> bool:
+    """Whether a folder holds a model of CTranslate2: the same file's name is that of a pickle elsewhere."""
+    path = folder / "model.bin"
+    return path.is_file() and path.open("rb").read(4) == VERSION.to_bytes(4, "little")
 
 
 def read_whisper(folder: Path) -> CTranslate2:
-    """Reads model.bin and config.json. Raises CannotConvert for other models, and damaged files."""
-    path = folder / "model.bin"
-    kind, found = read_ctranslate2(path)
+    """Reads model.bin, config.json and tokenizer.json. Raises CannotConvert for other models, and damaged files."""
+    kind, found = read_ctranslate2(folder / "model.bin")
     if kind != "WhisperSpec":
-        raise CannotConvert(f"{path} holds a {kind}; accepted: WhisperSpec, Whisper in CTranslate2's format")
+        raise CannotConvert(f"{folder / 'model.bin'} holds a {kind}; accepted: WhisperSpec, which is Whisper")
     try:
         config, tensors = _config(found), _tensors(found)
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        suppressed = [
-            tuple(int(token) for token in said.get(name, ())) for name in ("suppress_ids", "suppress_ids_begin")
-        ]
-    except (KeyError, IndexError, OSError, ValueError, TypeError, AttributeError) as error:
+        files = _files(read_json(folder / "config.json"), read_json(folder / "tokenizer.json"))
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, CannotConvert):
+            raise
         raise CannotConvert(f"{folder} is no whole model of Whisper ({error!r}); fetch it again") from error
-    return CTranslate2(config, tensors, suppressed[0], suppressed[1])
+    return CTranslate2(config, tensors, files)
+
+
+def _files(config: Mapping[str, Any], rules: Mapping[str, Any]) -> dict[str, object]:
+    """The tokenizer's rules, and what else is said of its tokens."""
+    ids = {token["content"]: token["id"] for token in rules["added_tokens"]}
+    generation = {
+        "suppress_tokens": list(config.get("suppress_ids", ())),
+        "begin_suppress_tokens": list(config.get("suppress_ids_begin", ())),
+        "decoder_start_token_id": ids["<|startoftranscript|>"],
+        "eos_token_id": ids[END_OF_TEXT],
+    }
+    special = {f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk")}
+    return {"tokenizer.json": rules, "generation_config.json": generation, "special_tokens_map.json": special}
 
 
 def _no_key_bias(bias: Tensor, _: Settings) -> Sequence[Tensor]:
