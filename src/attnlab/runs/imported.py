@@ -44,17 +44,11 @@ from attnlab.training.run_directory import Held, RunDirectory, write_text
 from attnlab.training.task import Task
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward")
-MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit", "CLIP": "clip"}
-MODELS |= {"Whisper": "whisper"}
+MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5"}
+MODELS |= {"ViT": "vit", "CLIP": "clip", "Whisper": "whisper"}
 OF_THE_DATA = (
-    "num_mels",
-    "num_frames",
-    "vocabulary_size",
-    "source_vocabulary_size",
-    "num_classes",
-    "image_size",
-    "channels",
-    "next_sentence",
+    *("vocabulary_size", "source_vocabulary_size", "num_classes", "image_size", "channels", "next_sentence"),
+    *("num_mels", "num_frames"),
 )
 
 
