@@ -162,7 +162,7 @@ def test_the_figures_of_a_split_compare_all_of_it(loss):
         for cut in (1, 5, 10):
             hits = (first[:, :cut] == torch.arange(len(rows))[:, None]).any(dim=1).double().mean()
             assert found[f"test/{name}_recall@{cut}"] == pytest.approx(float(hits))
-    assert task.notes["test/text_to_image_recall@1"] == f"among {len(rows)} candidates"
+    assert task.notes["test/text_to_image_recall@1"] == f"comparison with {len(rows)} candidates"
     table = task.samples(data)
     assert len(table.rows) == len(rows)
     assert [row[0] for row in table.rows] == part.captions

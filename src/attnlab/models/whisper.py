@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnlab.layers.attention import MultiHead
 from attnlab.layers.init import FanIn, Init
 from attnlab.layers.pointwise import GELU, Ends
-from attnlab.layers.positions import Learned, PositionEncoding, Sinusoidal
+from attnlab.layers.positions import Learned, Sinusoidal
 from attnlab.layers.scope import KeyValueCache, Memory
 from attnlab.layers.stack import PreNorm, Stack, TowerFields, tower_fields
 from attnlab.models.base import Seq2Seq
@@ -25,9 +25,6 @@ from attnlab.models.encoder_decoder import Decoding
 from attnlab.models.transformer import Transformer, TransformerFields
 from attnlab.parts import accepts
 from attnlab.ranges import PositiveInt, check_ranges
-
-# Of the published code: all sines, then all cosines, from 1 down to 1 / 10000 radians a state.
-SINUSOIDS = partial(Sinusoidal, interleaved=False, inclusive=True)
 
 
 class WhisperFields(TowerFields, total=False):
@@ -49,6 +46,11 @@ class Whisper(Ends, Seq2Seq):
     """
 
     towers: ClassVar[Mapping[str, Sequence[str]]] = {"encoder": ("num_frames",), "decoder": ("max_length",)}
+    # What each stack has where nothing else is said.
+    of_towers: ClassVar[Mapping[str, TowerFields]] = {
+        "encoder": {"position": partial(Sinusoidal, interleaved=False, inclusive=True)},
+        "decoder": {"position": Learned},
+    }
     defaults: ClassVar[WhisperFields] = {
         "d_model": 384,
         "num_heads": 6,
@@ -77,7 +79,10 @@ class Whisper(Ends, Seq2Seq):
         **fields: Unpack[WhisperFields],
     ) -> None:
         fields = self.described(self.defaults, fields)
-        of_encoder, of_decoder = stack_fields(fields, SINUSOIDS, encoder), stack_fields(fields, Learned, decoder)
+        of_encoder, of_decoder = (
+            self._fields_of("encoder", fields, encoder),
+            self._fields_of("decoder", fields, decoder),
+        )
         if of_encoder["d_model"] != of_decoder["d_model"]:
             raise ValueError(
                 f"encoder.d_model={of_encoder['d_model']} and decoder.d_model={of_decoder['d_model']}: the decoder "
@@ -127,16 +132,13 @@ class Whisper(Ends, Seq2Seq):
         x_B1D = self.decoder(self.embed(tokens_B[:, None]), cache=state.cache, memory=state.memory)
         return self.logits(x_B1D[:, 0])
 
+    def _fields_of(self, tower: str, fields: WhisperFields, own: TowerFields | None) -> TransformerFields:
+        """The fields of a stack: the model's own, over what it has by default, under what differs in it."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        return tower_fields(cast(TransformerFields, {**Transformer.defaults, **self.of_towers[tower], **given}), own)
+
     def _memory(self, source_BMF: Tensor, is_source_BF: Tensor | None, keep: bool = False) -> Memory:
         return Memory(self.encode(source_BMF, is_source_BF), halved(is_source_BF), keep)
-
-
-def stack_fields(
-    fields: WhisperFields, position: Callable[..., PositionEncoding], own: TowerFields | None
-) -> TransformerFields:
-    """The fields of one stack: the model's own, over a position that it has by default, under what differs in it."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    return tower_fields(cast(TransformerFields, {**Transformer.defaults, "position": position, **given}), own)
 
 
 class Stem(nn.Module):

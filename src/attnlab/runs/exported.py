@@ -31,6 +31,8 @@ TOKEN_FIELDS = {
     "decoder_start_token_id": "target_start",
 }
 PAIRS = ("EncoderDecoder", "T5")  # models of a source and a target
+WITH_IMAGES = "CLIP"  # the model of texts with images
+OLD_END = 2  # as eos_token_id this makes transformers' CLIP pool a text where its highest number stands
 TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of each at most
 
 
@@ -51,7 +53,12 @@ class Exported:
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after a text that the model reads, as the written tokenizer puts them."""
         own = not isinstance(self.tokenizer, PretrainedTokenizer)
-        return self.special_tokens.source if self.settings["model"] in PAIRS and own else self.special_tokens.text
+        return self.special_tokens.source if self.as_source and own else self.special_tokens.text
+
+    @property
+    def as_source(self) -> bool:
+        """Whether a text ends in a mark and starts with none, as the source of a sequence-to-sequence model does."""
+        return self.settings["model"] in PAIRS or self.settings["model"] == WITH_IMAGES
 
     def model(self) -> nn.Module:
         """The model as it is here."""
@@ -121,10 +128,19 @@ def _head(record: Record) -> Head | str:
 def _write(found: Exported, folder: Path, architecture: str | None) -> str:
     """Writes all files; says which architecture and class it is. Raises CannotConvert."""
     numbers = {} if found.tokenizer is None else _fields(found)
+    if (
+        found.settings["model"] == WITH_IMAGES
+        and found.settings["causal_text"]
+        and numbers.get("eos_token_id") == OLD_END
+    ):
+        raise CannotConvert(
+            f"a text of this run ends in the token {OLD_END}, which transformers' CLIP takes for the sign of old files "
+            "and does not look for; accepted: an imported tokenizer (data.tokenizer_from=RUN), or model=siglip"
+        )
     fields = numbers | _labels(found)
     known = to_folder(folder, found.settings, found.tensors, architecture, found.head, found.output, **fields)
     if found.tokenizer is not None:
-        frame: Any = "source" if found.settings["model"] in PAIRS else "text"
+        frame: Any = "source" if found.as_source else "text"
         write_tokenizer(found.tokenizer, folder, frame, found.settings.get("num_segments", 0) > 1)
     if numbers and found.settings["model"] != "Bert":
         _write_json(folder / "generation_config.json", numbers)
@@ -229,17 +245,24 @@ def _tried(found: Exported, folder: Path) -> str:
     if find_spec("transformers") is None:
         return 'not checked: transformers is not installed (pip install "attnlab[transformers]")'
     difference = compare(folder, found.model(), _given(found, folder), found.head)
-    what = "images" if "image_size" in found.settings else "texts"
+    has_images, has_texts = "image_size" in found.settings, "vocabulary_size" in found.settings
+    what = " and ".join(["images"] * has_images + ["texts"] * has_texts)
     return f"transformers loads it, and gives the same on {what} (logits differ by {difference:.0e} at most)"
 
 
 def _given(found: Exported, folder: Path) -> list[Given]:
     """What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises
     CannotConvert for other numbers."""
+    images: Given = ()
     if "image_size" in found.settings:
         shape = (2, found.settings["channels"], *found.settings["image_size"])
-        return [(torch.randn(shape, generator=torch.Generator().manual_seed(0)),)]
+        images = (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+        if "vocabulary_size" not in found.settings:
+            return [images]
     rows = list(_rows(found, folder))
+    if images:  # a row that was cut ends in the mark again, for there a text is seen
+        ends = [found.special_tokens.end] * (found.special_tokens.end is not None)
+        return [(*images, torch.cat([row_1T[:, : -len(ends) or None], torch.tensor([ends])], dim=1)) for row_1T in rows]
     if found.settings["model"] not in PAIRS:
         return [(row_1T,) for row_1T in rows]
     start = torch.tensor([[found.special_tokens.target_start or 0]])

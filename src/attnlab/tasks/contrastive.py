@@ -196,7 +196,7 @@ class Contrastive(Part, Task):
             found, lines = self._retrieval(part, pairs)
             if part.labels is not None and data.classes is not None:
                 found[ZERO_SHOT.name] = self._zero_shot(data, data.classes, part.labels, pairs)
-        candidates = f"among {len(pairs.images_BE):,} candidates"
+        candidates = f"comparison with {len(pairs.images_BE):,} candidates"
         self.notes |= {f"{prefix}/{name}": candidates for name in found if "recall" in name}
         self.outputs[f"{split}.retrieval.tsv"] = "".join(f"{line}\n" for line in lines)
         return found
