@@ -64,6 +64,16 @@ class LogMel:
         for row, clip_N in enumerate(clips):
             kept_N = torch.from_numpy(np.asarray(clip_N[: self.num_samples], dtype=np.float32))
             samples_BN[row, : len(kept_N)] = kept_N
+        return self._features(samples_BN)
+
+    def of_recording(self, samples_N: np.ndarray) -> Tensor:
+        """The features (M, F) of a recording of any length, followed by silence, as a whole: see `transcribe`."""
+        num_frames = -(-len(samples_N) // HOP)
+        samples_1N = torch.zeros(1, num_frames * HOP + self.num_samples)
+        samples_1N[0, : len(samples_N)] = torch.from_numpy(np.asarray(samples_N, dtype=np.float32))
+        return self._features(samples_1N)[0, :, :num_frames]
+
+    def _features(self, samples_BN: Tensor) -> Tensor:
         window = torch.hann_window(WIDTH)
         spectrum_BKF = torch.stft(samples_BN, WIDTH, HOP, window=window, return_complex=True)[..., :-1]
         power_BKF = torch.view_as_real(spectrum_BKF).square().sum(dim=-1)
