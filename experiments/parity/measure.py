@@ -7,7 +7,8 @@ logits    fp32, of rows of every length from 1 to 24 and of the longest (88, of 
           the left
 bf16      the same logits with both models in bf16, of weights 0.3 times as large
 loss      and gradients of every parameter, mapped by the same rules
-greedy    tokens of greedy decoding that differ, over 64 new tokens, from prompts of several lengths
+greedy    tokens of greedy decoding that differ, over 64 new tokens, from prompts of several lengths; of Whisper windows, with timestamps and
+          without
 beam      score and tokens of the best hypothesis of 4 beams (encoder-decoders)
 trip      import, export, import: tensors that differ in a bit, and logits of the reference loaded from the export
 """
@@ -27,9 +28,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnlab.generation import BeamSearch, Sampler, decode, generate
+from attnlab.generation import BeamSearch, Sampler, TranscriptionOptions, decode, generate, transcribe_windows
 from attnlab.interop import Imported, read_model, to_folder
 from attnlab.interop.architecture import to_ours
+from attnlab.models import WhisperTokens
 from attnlab.tasks.contrastive import Pairs, sigmoid_sum, softmax_sum
 
 LONGEST, VOCABULARY, NEW, BEAM_NEW = 24, 101, 64, 30
@@ -75,6 +77,8 @@ LLAMA_SIZES = {**NEOX_SIZES, "num_attention_heads": 6, "num_key_value_heads": 3}
 TOWER_SIZES = {"num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 50}
 TEXT_SIZES = {**TOWER_SIZES, "vocab_size": VOCABULARY, "max_position_embeddings": LONGEST, "pad_token_id": 1}
 IMAGE_SIZES = {**TOWER_SIZES, "hidden_size": 36, "num_hidden_layers": 2, "image_size": 18, "patch_size": 6}
+SPEECH_SIZES = {name: size for name, size in BART_SIZES.items() if name != "max_position_embeddings"}
+SPEECH_SIZES |= {"num_mel_bins": 7, "max_source_positions": 31, "max_target_positions": LONGEST + NEW}
 LAST = VOCABULARY - 1  # every text ends in it, where it is pooled
 T5_SIZES = {"d_model": 30, "d_kv": 7, "d_ff": 50, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 3}
 
@@ -84,7 +88,7 @@ class Case:
     """One reference model: its class and configuration by the names in transformers, and of what kind it is."""
 
     name: str
-    kind: str  # decoder, encoder, seq2seq, image or image_text
+    kind: str  # decoder, encoder, seq2seq, image, image_text or speech
     model: str
     config: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -216,7 +220,23 @@ CASES = (
             "vision_config": IMAGE_SIZES,
         },
     ),
+    Case("Whisper", "speech", "WhisperForConditionalGeneration", "WhisperConfig", SPEECH_SIZES),
 )
+# Of Whisper, behind its text and before its timestamps.
+SPEECH_MARKS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 60) | {"decoder_start_token_id": 61}
+HEARD = WhisperTokens(
+    *(61, 60, {"de": 62, "en": 63}),
+    translate=64,
+    transcribe=65,
+    previous=66,
+    no_speech=67,
+    no_timestamps=68,
+    first_timestamp=69,
+    multilingual=True,
+    suppressed=(7, *range(61, 69)),
+    suppressed_first=(5, 60),
+)
+MARKS_OF = {"decoder": MARKS, "encoder": MARKS, "seq2seq": SEQ2SEQ_MARKS, "speech": SPEECH_MARKS}
 NO_TEXT = ("image", "image_text")  # kinds whose configuration has no tokens of its own
 
 
@@ -229,7 +249,7 @@ class Pair:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.case, self.folder = case, folder
-        marks = {"decoder": MARKS, "encoder": MARKS, "seq2seq": SEQ2SEQ_MARKS}.get(case.kind, {})
+        marks = MARKS_OF.get(case.kind, {})
         sizes = {} if case.kind in NO_TEXT else {"vocab_size": VOCABULARY}
         config = getattr(transformers, case.config)(**sizes, **marks, **case.fields)
         config._attn_implementation = "eager"
@@ -491,12 +511,65 @@ class ImagesAndTexts(Compare):
         return sums(model.scores, Pairs.alone(images_BE, texts_BE)) / len(images_BE), there.loss
 
 
+class Speech(Compare):
+    """Whisper: features of sound, and targets padded on the right."""
+
+    def features(self, count: int, seed: int) -> Tensor:
+        """Of noise, whole windows."""
+        return torch.randn(count, 7, self.pair.model.num_frames, generator=torch.Generator().manual_seed(seed))
+
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """Tokens, none of which is the padding there, whose row has no gradient, and where they are real."""
+        target_BT, is_target_BT = rows(self.lengths, left=False)
+        return target_BT.where(target_BT != HEARD.end, 2), is_target_BT
+
+    def logits(self, left: bool, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        model, reference = self.both(dtype)
+        features_BMF = self.features(len(self.lengths), seed=6).to(dtype)
+        target_BT, is_target_BT = self.targets()
+        there_BTV = reference(input_features=features_BMF, decoder_input_ids=target_BT).logits
+        return model(features_BMF, target_BT)[is_target_BT], there_BTV[is_target_BT]
+
+    def loss(self) -> tuple[Tensor, Tensor]:
+        here, there = self.logits(left=False)
+        target_BT, is_target_BT = self.targets()
+        targets_N = target_BT.roll(-3, dims=1)[is_target_BT]
+        return F.cross_entropy(here, targets_N), F.cross_entropy(there, targets_N)
+
+    def greedy(self) -> int:
+        """Without timestamps and with them, the rules of which the reference reads from its configuration."""
+        told = {
+            "no_timestamps_token_id": HEARD.no_timestamps,
+            "prev_sot_token_id": HEARD.previous,
+            "is_multilingual": True,
+            "max_initial_timestamp_index": 10,
+            "suppress_tokens": list(HEARD.suppressed),
+            "begin_suppress_tokens": list(HEARD.suppressed_first),
+            "lang_to_id": {f"<|{code}|>": token for code, token in HEARD.languages.items()},
+            "task_to_id": {"translate": HEARD.translate, "transcribe": HEARD.transcribe},
+        }
+        for name, value in told.items():
+            setattr(self.pair.reference.generation_config, name, value)
+        features_BMF, differ = self.features(5, seed=7), 0
+        for timestamps in (False, True):
+            asked = TranscriptionOptions("de", timestamps=timestamps, max_new_tokens=NEW, latest_start=0.2)
+            found = transcribe_windows(self.pair.model, features_BMF, HEARD, asked)
+            there = self.pair.reference.generate(
+                features_BMF, return_timestamps=timestamps, language="de", task="transcribe", max_new_tokens=NEW,
+                do_sample=False, force_unique_generate_call=True,
+            )  # fmt: skip
+            kept = [[token for token in row if token < HEARD.end or token > 68] for row in there.tolist()]
+            differ += sum(one.tokens != row for one, row in zip(found, kept, strict=True))
+        return differ
+
+
 KINDS: dict[str, type[Compare]] = {
     "decoder": Decoder,
     "encoder": TextEncoder,
     "seq2seq": EncoderDecoder,
     "image": Images,
     "image_text": ImagesAndTexts,
+    "speech": Speech,
 }
 
 
@@ -536,8 +609,8 @@ def saved_names(reference: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 def round_trip(pair: Pair, compare: Compare) -> float:
     """Tensors that differ in a bit after import, export, import, and logits that differ where the reference loads the export."""
     folder = pair.folder / "exported"
-    marks = {"seq2seq": SEQ2SEQ_MARKS, "image": {}, "image_text": {"eos_token_id": LAST}}.get(pair.case.kind, MARKS)
-    to_folder(folder, pair.imported.settings, pair.model.state_dict(), **marks)
+    marks = MARKS_OF | {"image_text": {"eos_token_id": LAST}}
+    to_folder(folder, pair.imported.settings, pair.model.state_dict(), **marks.get(pair.case.kind, {}))
     again = read_model(folder)
     first, second = pair.imported.tensors, again.tensors
     assert again.settings == pair.imported.settings, "the settings changed"
@@ -556,7 +629,7 @@ def measure(case: Case) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
         with torch.no_grad():
             found["logits"] = gap(compare.logits(left=False))
-            found["left"] = None if case.kind in NO_TEXT else gap(compare.logits(left=True))
+            found["left"] = None if case.kind in (*NO_TEXT, "speech") else gap(compare.logits(left=True))
             # Half the digits are lost wherever sums are large: bf16 is compared on weights of the size that models start with.
             small = KINDS[case.kind](Pair(case, Path(folder) / "small", SMALL))
             found["bf16"] = gap(small.logits(left=False, dtype=torch.bfloat16))

@@ -53,7 +53,7 @@ BASES = {
     "data": ("attnlab.data.DataModule", "facts"),
     "data.source": ("attnlab.data.TextSource", "read"),
     "tokenizer": ("attnlab.data.Tokenizer", "decode, encode"),
-    "augmentation": ("attnlab.data.Augmentation", "mix"),
+    "augmentation": ("attnlab.data.Augmentation or attnlab.data.SpeechAugmentation", "mix"),
     "trainer": ("attnlab.training.TrainerSettings", ""),
     "logger": ("attnlab.training.Tracking", ""),
 }

@@ -22,7 +22,10 @@ def load():
 parity = load()
 CASES = [pytest.param(case, id=case.name) for case in parity.CASES]
 # Those that search take seconds.
-WHOLE = [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (case.kind == "seq2seq")) for case in parity.CASES]
+WHOLE = [
+    pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (case.kind in ("seq2seq", "speech")))
+    for case in parity.CASES
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +41,9 @@ def test_every_check_is_within_its_bound(case):
     found = parity.measure(case)
     assert parity.within(found) == [], found
     applies = {
-        "greedy": case.kind in ("decoder", "seq2seq"),
+        "greedy": case.kind in ("decoder", "seq2seq", "speech"),
         "beam": case.kind == "seq2seq",
-        "left": case.kind not in ("image", "image_text"),
+        "left": case.kind not in ("image", "image_text", "speech"),
     }
     for name in parity.BOUNDS:
         assert (found[name] is not None) == applies.get(name, True)

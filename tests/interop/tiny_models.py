@@ -49,6 +49,18 @@ TEXTS = {**TOWER, "hidden_size": 12, "max_position_embeddings": 16, "vocab_size"
 PICTURES = {**TOWER, "hidden_size": 18, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4}
 CLIP = {"text_config": TEXTS, "vision_config": PICTURES, "projection_dim": 10}
 SIGLIP = {"text_config": {**TEXTS, "projection_size": 18}, "vision_config": PICTURES}
+WHISPER = {
+    **{name: BART[name] for name in BART if name.startswith(("encoder", "decoder_l", "decoder_a", "decoder_f", "d_m"))},
+    "vocab_size": 37,
+    "num_mel_bins": 5,
+    "max_source_positions": 8,
+    "max_target_positions": 16,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "begin_suppress_tokens": None,
+}
 # The class and configuration of each architecture, by their names in transformers.
 MODELS = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {**GPT, "n_positions": 16}),
@@ -64,6 +76,7 @@ MODELS = {
     "vit": ("ViTForImageClassification", "ViTConfig", VIT),
     "clip": ("CLIPModel", "CLIPConfig", CLIP),
     "siglip": ("SiglipModel", "SiglipConfig", SIGLIP),
+    "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", WHISPER),
 }
 
 
@@ -77,7 +90,8 @@ def reference(model: str, config: str, fields: dict[str, Any], seed: int = 0) ->
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*made.named_parameters(), *made.named_buffers()]:
-            if isinstance(tensor, torch.nn.Parameter) or name == "final_logits_bias":
+            is_fixed = name.endswith("encoder.embed_positions.weight") and not tensor.requires_grad
+            if (isinstance(tensor, torch.nn.Parameter) and not is_fixed) or name == "final_logits_bias":
                 tensor.copy_(0.3 * torch.randn(tensor.shape, generator=random) + (tensor.ndim == 1) * 0.5)
     made.tie_weights()
     return made.eval()

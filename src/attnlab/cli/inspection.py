@@ -36,6 +36,7 @@ MODELS = (
     *TEXTS,
     repeatable("--target", "of a text to translate; by default the model's own translation"),
     repeatable("--image", "a file, of a run on images"),
+    repeatable("--audio", "a file, of a run on speech; --target says what is said in it"),
     option("--dependencies", "sentences with dependency trees in CoNLL-U: which heads follow which relation"),
     option(
         "--ablate",
@@ -59,6 +60,8 @@ def attention(arguments: Namespace) -> int:
     run = InspectedRun(directory, arguments.checkpoint)
     if arguments.image:
         found = run.look_at_images(arguments.image)
+    elif arguments.audio:
+        found = run.look_at_recordings(arguments.audio, arguments.target)
     else:
         lines, trees = (Path(given) if given else None for given in (arguments.input, arguments.dependencies))
         found = run.look_at_texts(arguments.text, arguments.target, lines, trees, MOST_EXAMPLES)
@@ -79,19 +82,23 @@ def attention(arguments: Namespace) -> int:
 
 def _refuse(arguments: Namespace) -> None:
     texts = bool(arguments.text or arguments.input or arguments.dependencies)
-    if arguments.image and texts:
+    kinds = [bool(arguments.image), bool(arguments.audio), texts]
+    if sum(kinds) > 1:
         raise UsageError(
-            "--image is for runs on images, --text, --input and --dependencies for runs on texts; give one kind"
+            "--image is for runs on images, --audio for runs on speech, --text, --input and --dependencies for runs on "
+            "texts; give one kind"
         )
-    if not arguments.image and not texts:
+    if not any(kinds):
         raise UsageError(
-            "give what the model is to look at: --text TEXT, --input FILE (one text a line) or --image FILE"
+            "give what the model is to look at: --text TEXT, --input FILE (one text a line), --image FILE or --audio "
+            "FILE"
         )
     if not all(text.strip() for text in arguments.text):
         raise UsageError("--text is empty; give one token or more to attend to")
-    if arguments.target and len(arguments.target) != len(arguments.text):
-        given = f"{len(arguments.target)} times --target and {len(arguments.text)} times --text"
-        raise UsageError(f"{given}; give a target for each text, or none")
+    named, others = ("--audio", arguments.audio) if arguments.audio else ("--text", arguments.text)
+    if arguments.target and len(arguments.target) != len(others):
+        given = f"{len(arguments.target)} times --target and {len(others)} times {named}"
+        raise UsageError(f"{given}; give a target for each {'recording' if arguments.audio else 'text'}, or none")
     if arguments.batches < 1:
         raise UsageError(must_be("--batches", "at least 1", arguments.batches))
     if arguments.head and not arguments.figures:

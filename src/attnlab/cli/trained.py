@@ -1,4 +1,5 @@
-"""`attnlab evaluate`, `generate`, `translate`, `embed`, `search`, `import` and `export`: what a trained run can do.
+"""`attnlab evaluate`, `generate`, `translate`, `transcribe`, `embed`, `search`, `import` and `export`: what a trained run
+can do.
 
 Legend: N texts, D width.
 """
@@ -165,6 +166,35 @@ def translate(arguments: Namespace) -> int:
             before = [str(number)] if arguments.num_best > 1 else []
             before += [f"{hypothesis.score:.4f}", f"{hypothesis.log_probability:.4f}"] if arguments.scores else []
             print(*before, text, sep="\t")
+    return 0
+
+
+@command(
+    "transcribe",
+    "write down what is said in recordings, with a trained run",
+    *RUN,
+    option("files", "audio files (.wav, .flac, ...) of any length", nargs="+"),
+    flag("--timestamps", "a line a segment, with the seconds that it lasts, as in [0.00 -> 3.20]"),
+    option("--language", "the code of the spoken language, of a multilingual model (default: what it hears)"),
+    flag("--translate", "into English, by a multilingual model"),
+)
+def transcribe(arguments: Namespace) -> int:
+    """Prints what is said in each file: a line, after its name where they are several, or a line a segment."""
+    from attnlab.generation.transcription import TranscriptionOptions
+    from attnlab.runs.transcribed import Transcriber
+
+    run = Transcriber(Path(arguments.run), arguments.checkpoint)
+    options = TranscriptionOptions(arguments.language, arguments.translate)
+    for file in arguments.files:
+        found = run.hear_file(Path(file), options)
+        if not arguments.timestamps:
+            before = [file] if len(arguments.files) > 1 else []
+            print(*before, " ".join(one.text for one in found if one.text), sep="\t")
+            continue
+        if len(arguments.files) > 1:
+            print(f"{file}:")
+        for one in found:
+            print(f"[{one.start:.2f} -> {one.end:.2f}] {one.text}")
     return 0
 
 

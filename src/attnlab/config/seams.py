@@ -52,7 +52,7 @@ def seams() -> dict[str, object]:
         "averaging": training.Averaging,
         "data": data.DataModule,
         "tokenizer": data.Tokenizer,
-        "augmentation": data.Augmentation,
+        "augmentation": data.Augmentation | data.SpeechAugmentation,
         "trainer": training.TrainerSettings,
         "logger": training.Tracking,
     }

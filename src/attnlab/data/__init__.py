@@ -3,7 +3,8 @@ Data in four steps, the same for every kind: **source -> encode -> order -> coll
 
 - **source** says where examples come from, which reader reads them, how they are split and checked, and gives them in
   parts: `read` gives train, validation and test. One class a data set (`texts`, `pairs`, `labelled`, `entities`,
-  `questions`, `images`, `captions`), on the contracts in `source`; `readers` and `tables` know the traps of files.
+  `questions`, `images`, `captions`, `speech`, `spoken_commands`), on the contracts in `source`; `readers` and `tables`
+  know the traps of files, `audio` of sound.
 - **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
   what takes long is kept in the `cache`.
 - **order** says which rows the next batch of this rank has: an endless training order with a position that can be
@@ -18,6 +19,7 @@ A data module does the last three, one for each shape of example, each on the ba
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
 | images | `image_data.PixelData` | ImageData, ImageTextData (`image_text`) |
+| recordings, and rows of tokens | `module.ExampleData` | SpeechData |
 
 A new data set is a source, declared in a few lines, and a YAML file that names it and the data module of its shape.
 """
@@ -34,6 +36,8 @@ from attnlab.data.pairs import HomeAssistant, HubPairs, Multi30k, PairSource, Pa
 from attnlab.data.pretrained_tokenizers import MarianTokenizer, PretrainedTokenizer
 from attnlab.data.questions import HubQuestions, QuestionSource, SQuAD, SQuADFiles
 from attnlab.data.source import SourceRow, TextSource, describe_sources
+from attnlab.data.speech import HubSpeech, SpeechFiles, SpeechSource
+from attnlab.data.spoken_commands import SpokenCommands
 from attnlab.data.texts import KJV, Corpus, HubText, TextFiles, TinyShakespeare, UnlabelledText, prepare
 from attnlab.data.tokenizer_files import read_tokenizer, write_tokenizer
 from attnlab.data.tokenizers import BPE, TOKENIZERS, Byte, Character, Tokenizer, Unigram, WithEndOfText
@@ -45,10 +49,13 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
     "EvaluationWindows": "windows",
     "ImageData": "image_data",
     "ImageTextData": "image_text",
+    "LogMel": "log_mel",
     "MaskedTextData": "denoising",
     "Masking": "denoising",
     "SpanCorruptionData": "denoising",
     "SpanExtractionData": "span_extraction",
+    "SpeechAugmentation": "log_mel",
+    "SpeechData": "speech_data",
     "TextData": "windows",
     "TextToTextData": "translation",
     "TokenClassificationData": "classification",
@@ -58,11 +65,11 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
 __all__ = [
     *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "CaptionedSource", "Character", "CoNLL",
     "Corpus", "DataError", "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImageText", "HubImages",
-    "HubLabelled", "HubPairs", "HubQuestions", "HubText", "Icons", "ImageFolder", "ImageSource", "ImageText",
-    "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups", "PairSource", "ParallelText",
-    "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SourceRow", "TextFiles",
-    "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText", "WithEndOfText",
-    "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
+    "HubLabelled", "HubPairs", "HubQuestions", "HubSpeech", "HubText", "Icons", "ImageFolder", "ImageSource",
+    "ImageText", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups", "PairSource", "ParallelText",
+    "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SourceRow", "SpeechFiles",
+    "SpeechSource", "SpokenCommands", "TextFiles", "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram",
+    "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
 ]  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def decode(
     end: int = 2,
     never: Sequence[int] = (0, 1),
     use_cache: bool = True,
+    max_length: int | None = None,
 ) -> list[list[Hypothesis]]:
     """The `num_best` hypotheses of each sentence, the best first.
 
@@ -77,14 +78,15 @@ def decode(
     until none can still score better than the last of the `num_best` (greedy: at the first end). At the greatest
     length, which is the source's plus `max_extra_length`, less where the model's positions end before it, every
     hypothesis has to end, at the price of `end`. Equal scores go to the earlier beam and the smaller token. `never`:
-    tokens that are not produced; their probability is lost. use_cache=False computes every prefix anew. Raises
-    ValueError for tokens outside the vocabulary, and for scores that are NaN or inf.
+    tokens that are not produced; their probability is lost. use_cache=False computes every prefix anew. max_length: of
+    a target, its start included, where it has nothing to do with the source's, as in speech. Raises ValueError for
+    tokens outside the vocabulary, and for scores that are NaN or inf.
     """
     search = search or BeamSearch()
     _check_marks(model.vocabulary_size, start, end, never)
     if not len(source_BS):
         return []
-    limits_N = _limits(source_BS, is_source_BS, search, model.longest)
+    limits_N = _limits(source_BS, is_source_BS, search, model.longest, max_length)
     with evaluating(model):
         maker: Any = model if use_cache else _Recomputing(model)
         state = maker.start(source_BS, is_source_BS, capacity=int(limits_N.max()) + 1)
@@ -196,7 +198,7 @@ class _Recomputing:
 
     def start(self, source_BS: Tensor, is_source_BS: Tensor | None, capacity: int) -> _Prefixes:
         """The sources, and no prefix yet."""
-        return _Prefixes(source_BS, is_source_BS, source_BS.new_empty(len(source_BS), 0))
+        return _Prefixes(source_BS, is_source_BS, source_BS.new_empty(len(source_BS), 0, dtype=torch.long))
 
     def step(self, tokens_B: Tensor, state: _Prefixes) -> Tensor:
         """Appends a token to each prefix and gives the logits (B, V) of the next."""
@@ -240,13 +242,16 @@ def _rows(tokens_NKT: Tensor, chosen_NC: Tensor) -> Tensor:
     return tokens_NKT.gather(1, chosen_NC[:, :, None].expand(-1, -1, tokens_NKT.shape[2]))
 
 
-def _limits(source_BS: Tensor, is_source_BS: Tensor | None, search: BeamSearch, longest: int | None) -> Tensor:
+def _limits(
+    source_BS: Tensor, is_source_BS: Tensor | None, search: BeamSearch, longest: int | None, max_length: int | None
+) -> Tensor:
     """How many tokens the target of each sentence may have, before its end mark."""
-    if is_source_BS is None:
-        lengths_N = torch.full((len(source_BS),), source_BS.shape[1], device=source_BS.device)
+    if max_length is not None:
+        limits_N = torch.full((len(source_BS),), max_length - 1, device=source_BS.device)
+    elif is_source_BS is None:
+        limits_N = torch.full((len(source_BS),), source_BS.shape[1] + search.max_extra_length, device=source_BS.device)
     else:
-        lengths_N = is_source_BS.sum(dim=1)
-    limits_N = lengths_N + search.max_extra_length
+        limits_N = is_source_BS.sum(dim=1) + search.max_extra_length
     return limits_N if longest is None else limits_N.clamp(max=longest - 1)
 
 

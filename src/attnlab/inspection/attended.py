@@ -1,8 +1,8 @@
-"""What a trained model makes of what is given to it: its attention in a text, a pair of texts or an image, and vectors
-of texts.
+"""What a trained model makes of what is given to it: its attention in a text, a pair of texts, an image or a recording,
+and vectors of texts.
 
 Legend: N tokens or texts, T target length, S source length, H heads, D model width; of images C channels, Y and X rows
-and columns of pixels.
+and columns of pixels; of recordings M mel bins, F frames.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
@@ -19,6 +19,7 @@ from attnlab.data.special_tokens import NUM_SPECIAL_TOKENS, SpecialTokens, add_s
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.generation.beam import BeamSearch, decode
+from attnlab.generation.transcription import TranscriptionOptions, transcribe_windows
 from attnlab.inspection import attention_maps
 from attnlab.inspection.attention_maps import (
     CROSS,
@@ -36,6 +37,8 @@ from attnlab.models import CLIP
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, evaluating
 from attnlab.models.heads import EncoderHead, pool
 from attnlab.models.vit import ViT
+from attnlab.models.whisper import Whisper
+from attnlab.models.whisper_tokens import WhisperTokens
 
 MOST_WEIGHTS = 1 << 27  # of one example: half a GiB
 BATCH = 32  # texts that are embedded at once
@@ -45,7 +48,7 @@ BATCH = 32  # texts that are embedded at once
 class Attended:
     """An example with its maps, rollouts among them, and the tokens along both sides (queries, keys) by kind.
     targets_T: the token that each query of the decoder, or of a causal model, predicts, -1 where nothing is known.
-    pixels_YXC: of an image, uint8. text: what the keys' characters belong to.
+    pixels_YXC: of an image, uint8. features_MF: of a recording. text: what the keys' characters belong to.
     """
 
     title: str
@@ -55,6 +58,7 @@ class Attended:
     tokens: tuple[Tensor, ...] = ()
     targets_T: Tensor | None = None
     pixels_YXC: np.ndarray | None = None
+    features_MF: np.ndarray | None = None
 
     def of_kind(self, kind: str) -> list[LayerMap]:
         """The maps of a kind, lowest layer first."""
@@ -176,6 +180,30 @@ def read_image(
     axes[POOLING] = (Axis(["[probe]"], np.array([-1]), np.ones(1, dtype=bool), np.full((1, 2), -1)), patches)
     pixels_YXC = np.ascontiguousarray(np.broadcast_to(pixels_CYX, (3, *pixels_CYX.shape[1:])).transpose(1, 2, 0))
     return Attended(title, maps, axes, pixels_YXC=pixels_YXC, tokens=(images_1CYX,))
+
+
+def read_recording(
+    model: Whisper, vocabulary: Vocabulary, tokens: WhisperTokens, features_MF: Tensor, said: str | None, title: str
+) -> Attended:
+    """The maps of a window of features and of what is `said` in it, by default what the model hears; its states are
+    every other frame of 0.01 s. Raises ValueError for a target that is too long.
+    """
+    options = TranscriptionOptions("en" if tokens.multilingual else None, timestamps=False)
+    before, features_1MF = tokens.prompt(options.language, timestamps=False), features_MF[None]
+    if said is None:
+        found = transcribe_windows(model, features_1MF, tokens, options)[0].tokens
+        said = " ".join(vocabulary.decode(found).split())
+        targets = attention_maps.output_axis(vocabulary, found, before)
+    else:
+        targets = text_axis(said, *vocabulary.locate(said), vocabulary.special_tokens, before)
+    _check("target", said, targets, model.longest)
+    target_1T = _row(targets)
+    frames = attention_maps.frame_axis((features_MF.shape[1] + 1) // 2, 0.02)
+    maps = _maps(model, len(targets), len(frames), lambda: model(features_1MF, target_1T))
+    axes = {**_same(ENCODER, frames), **_same(DECODER, targets), CROSS: (targets, frames)}
+    targets_T = torch.cat([target_1T[0, 1:], torch.tensor([tokens.end])])
+    inputs = (features_1MF, target_1T)
+    return Attended(f"{title}: {said}", maps, axes, tokens=inputs, targets_T=targets_T, features_MF=features_MF.numpy())
 
 
 @torch.inference_mode()

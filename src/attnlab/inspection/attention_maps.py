@@ -276,6 +276,13 @@ def patch_axis(grid: tuple[int, int], before: int, has_class: bool) -> Axis:
     return Axis(first + patches, np.arange(count), np.arange(count) < before, places, grid, before)
 
 
+def frame_axis(count: int, seconds: float) -> Axis:
+    """The states of a recording by the seconds at which each begins; seconds: from one to the next."""
+    places_N2 = np.full((count, 2), -1, dtype=np.int64)
+    labels = [f"{place * seconds:.2f}" for place in range(count)]
+    return Axis(labels, np.arange(count), np.zeros(count, dtype=bool), places_N2)
+
+
 def visible(piece: str) -> str:
     """A piece of text as a label: blanks, line ends and what has no picture of its own are made visible."""
     shown = "".join(

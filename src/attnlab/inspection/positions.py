@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attnlab.layers.attention import Attention
 from attnlab.layers.baselines import ConvolutionStack, GatedConvolution
-from attnlab.layers.positions import PositionEncoding, RelativeBias, Sinusoidal, geometric_frequencies
+from attnlab.layers.positions import PositionEncoding, RelativeBias, Sinusoidal
 from attnlab.layers.positions_2d import InGrid
 from attnlab.layers.rotary import Rotary
 from attnlab.layers.stack import Layer, Stack
@@ -66,12 +66,9 @@ class Encoding:
     def slow_pairs(self, length: int) -> tuple[int, int] | None:
         """How many of its pairs do not turn once within `length`, and of how many; None where nothing turns."""
         device = torch.device("cpu")
-        if isinstance(self.module, Rotary):
-            frequencies_P = self.module.frequencies(device)
-        elif isinstance(self.module, Sinusoidal):
-            frequencies_P = geometric_frequencies(self.module.d_model, self.module.base, device)
-        else:
+        if not isinstance(self.module, Rotary | Sinusoidal):
             return None
+        frequencies_P = self.module.frequencies(device)
         return int((2 * math.pi / frequencies_P > length).sum()), len(frequencies_P)
 
 

@@ -15,10 +15,32 @@ from attnlab.interop.convert import (
 )
 from attnlab.interop.files import GGUF, read_gguf
 from attnlab.interop.settings import Settings, build, canonical, completed, different, nested
+from attnlab.interop.speech import CTranslate2, is_ctranslate2, read_whisper
 from attnlab.interop.warm_start import Start, start_from
 
 __all__ = [
-    "ARCHITECTURES", "GGUF", "HEADS", "CannotConvert", "Head", "Imported", "Settings", "Start", "architecture_for",
-    "build", "canonical", "compare", "completed", "different", "from_theirs", "nested", "read_gguf", "read_model",
-    "start_from", "to_folder", "tokenizer_there",
+    "ARCHITECTURES",
+    "GGUF",
+    "HEADS",
+    "CTranslate2",
+    "CannotConvert",
+    "Head",
+    "Imported",
+    "Settings",
+    "Start",
+    "architecture_for",
+    "build",
+    "canonical",
+    "compare",
+    "completed",
+    "different",
+    "from_theirs",
+    "is_ctranslate2",
+    "nested",
+    "read_gguf",
+    "read_model",
+    "read_whisper",
+    "start_from",
+    "to_folder",
+    "tokenizer_there",
 ]  # fmt: skip

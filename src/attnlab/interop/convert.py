@@ -23,11 +23,12 @@ from attnlab.interop.encoders import ENCODERS
 from attnlab.interop.files import read_config, read_tensors, write_model
 from attnlab.interop.image_text import IMAGE_TEXT
 from attnlab.interop.settings import Settings, build, completed
+from attnlab.interop.speech import SPEECH
 from attnlab.interop.warm_start import own_tensors, under_own_names
 from attnlab.models.base import Encoder
 from attnlab.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
 
-ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *IMAGE_TEXT)}
+ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *IMAGE_TEXT, *SPEECH)}
 LISTED = 12
 FAMILIES = {"bert": "Bert", "roberta": "Roberta"}
 # tanh(x / SMALL) * SMALL is x to its last bits for states of the size that a norm gives; a power of two costs no bit.

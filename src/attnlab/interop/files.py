@@ -5,6 +5,7 @@ files. No pickle is ever read.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ LARGEST_FILE = 5 * 10**9  # bytes of one file of weights that is written
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration in a folder. Raises CannotConvert."""
     path = folder / CONFIG
-    config = _read_json(path)
+    config = read_json(path)
     if "model_type" not in config:
         raise CannotConvert(f"{path} names no model_type, so it is not that of a model of Hugging Face transformers")
     return config
@@ -40,7 +41,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     index, paths = folder / INDEX, [folder / ONE]
     placed: dict[str, object] = {}
     if index.is_file() and not paths[0].is_file():  # one file goes first, as in transformers
-        found = _read_json(index).get("weight_map")
+        found = read_json(index).get("weight_map")
         if not isinstance(found, dict) or not found:
             raise CannotConvert(f"{index} has no weight_map, which says where each tensor lies; fetch it again")
         placed = found
@@ -89,7 +90,7 @@ def write_model(folder: Path, config: Mapping[str, object], tensors: Mapping[str
     _write_json(folder / CONFIG, config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -303,3 +304,57 @@ def _tokenizer(facts: Mapping[str, Any], path: str | Path) -> dict[str, object]:
     if template := facts.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     return {"tokenizer.json": rules, "tokenizer_config.json": settings, "special_tokens_map.json": special}
+
+
+# --- CTranslate2
+
+VERSION = 6  # of the format
+NUMBERS = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)  # by their place there
+
+
+class _Bytes:
+    """A file of small numbers and texts, read in order. Raises CannotConvert where it ends too early."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.at = path, 0
+        try:
+            self.data = np.fromfile(path, dtype=np.uint8)
+        except OSError as error:
+            raise CannotConvert(f"{path} cannot be read ({error.strerror or error})") from error
+
+    def take(self, count: int) -> np.ndarray:
+        if self.at + count > len(self.data):
+            raise CannotConvert(
+                f"{self.path} ({len(self.data):,} bytes) is truncated or damaged, or no file of CTranslate2; fetch it "
+                "again"
+            )
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width).tobytes(), "little")
+
+    def text(self) -> str:
+        return self.take(self.number(2)).tobytes().rstrip(b"\0").decode("utf-8", "replace")
+
+
+def read_ctranslate2(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What a model.bin of CTranslate2 (its format 6) says it is, and its tensors by their names there; one that repeats
+    another is left out. Raises CannotConvert for files that are damaged, or of another version.
+    """
+    file = _Bytes(path)
+    if (version := file.number(4)) != VERSION:
+        raise CannotConvert(
+            f"{path} is of version {version} of CTranslate2's format, or no file of it; accepted: {VERSION}"
+        )
+    kind, _ = file.text(), file.number(4)
+    tensors: dict[str, Tensor] = {}
+    for _ in range(file.number(4)):
+        name = file.text()
+        shape = [file.number(4) for _ in range(file.number(1))]
+        place, size = file.number(1), file.number(4)
+        data = torch.from_numpy(file.take(size).copy())
+        if place >= len(NUMBERS) or math.prod(shape) * NUMBERS[place].itemsize != size:
+            raise CannotConvert(f"{path} is damaged: {name} of the shape {shape} has {size:,} bytes; fetch it again")
+        tensors[name] = data.view(NUMBERS[place]).view(shape)
+    return kind, tensors

@@ -82,17 +82,29 @@ class PositionEncoding(Part, nn.Module):
 @check_ranges
 class Sinusoidal(PositionEncoding):
     """Sines on even and cosines on odd dimensions, added to the embeddings (Vaswani et al. 2017, sec. 3.5).
-    interleaved: as in the paper; else all sines, then all cosines, as in its code and Marian's models.
+    interleaved: as in the paper; else all sines, then all cosines, as in its code and Marian's models. inclusive: the
+    longest wavelength is 2 pi base itself, as in its code and Whisper's; else the next one would be.
     """
 
-    def __init__(self, d_model: PositiveInt, base: Annotated[float, Gt(1)] = 10000.0, interleaved: bool = True) -> None:
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        base: Annotated[float, Gt(1)] = 10000.0,
+        interleaved: bool = True,
+        inclusive: bool = False,
+    ) -> None:
         super().__init__()
         if d_model % 2:
             raise ValueError(f"sinusoidal positions pair dimensions: d_model must be even, got {d_model}")
-        self.d_model, self.base, self.interleaved = d_model, base, interleaved
+        self.d_model, self.base, self.interleaved, self.inclusive = d_model, base, interleaved, inclusive
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Radians a position of each pair, (P), fp32."""
+        return geometric_frequencies(self.d_model, self.base, device, self.inclusive)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        return x_BTD + sinusoids(positions_BT, self.d_model, self.base, self.interleaved).to(x_BTD.dtype)
+        frequencies_P = self.frequencies(positions_BT.device)
+        return x_BTD + sinusoids(positions_BT, frequencies_P, self.interleaved).to(x_BTD.dtype)
 
 
 @check_ranges
@@ -231,13 +243,16 @@ def bucket_starts(num_buckets: int, max_distance: int) -> list[int]:
     return [*range(1, exact), *starts]
 
 
-def geometric_frequencies(width: int, base: float, device: torch.device) -> Tensor:
-    """base ** (-2 i / width) for each of width / 2 pairs, fp32."""
+def geometric_frequencies(width: int, base: float, device: torch.device, inclusive: bool = False) -> Tensor:
+    """base ** (-2 i / width) for each of width / 2 pairs, fp32; inclusive: from 1 down to 1 / base."""
+    if inclusive:  # to the bit as in Whisper's code
+        pairs_P = torch.arange(width // 2, device=device)
+        return torch.exp(-math.log(base) / max(1, width // 2 - 1) * pairs_P)
     return base ** -(torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
 
 
-def sinusoids(positions_BT: Tensor, width: int, base: float, interleaved: bool = True) -> Tensor:
-    """sin and cos of position * frequency on even and odd dimensions, or on two halves, (B or 1, T, width), fp32."""
-    angles_BTP = positions_BT[..., None].float() * geometric_frequencies(width, base, positions_BT.device)
+def sinusoids(positions_BT: Tensor, frequencies_P: Tensor, interleaved: bool = True) -> Tensor:
+    """sin and cos of position * frequency on even and odd dimensions, or on two halves, (B or 1, T, 2 P), fp32."""
+    angles_BTP = positions_BT[..., None].float() * frequencies_P
     both = [angles_BTP.sin(), angles_BTP.cos()]
     return torch.stack(both, dim=-1).flatten(-2) if interleaved else torch.cat(both, dim=-1)

@@ -75,7 +75,8 @@ class Sinusoidal2D(InGrid):
         self.set_grid(grid)
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        halves = [sinusoids(axis_BT, self.d_model // 2, self.base) for axis_BT in self.coordinates(positions_BT)]
+        frequencies_P = geometric_frequencies(self.d_model // 2, self.base, positions_BT.device)
+        halves = [sinusoids(axis_BT, frequencies_P) for axis_BT in self.coordinates(positions_BT)]
         return x_BTD + torch.cat(halves, dim=-1).mul_(is_placed(positions_BT)).to(x_BTD.dtype)
 
 

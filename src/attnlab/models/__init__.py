@@ -7,9 +7,11 @@ from attnlab.models.encoder_decoder import T5, EncoderDecoder, T5LanguageModel
 from attnlab.models.recurrent import RecurrentEncoder, RecurrentLanguageModel, RecurrentSeq2Seq
 from attnlab.models.transformer import GPT, Bert
 from attnlab.models.vit import ViT
+from attnlab.models.whisper import Whisper
+from attnlab.models.whisper_tokens import WhisperTokens
 
 __all__ = [
     "CLIP", "GPT", "T5", "Bert", "ConvolutionalEncoder", "ConvolutionalLanguageModel", "ConvolutionalSeq2Seq",
     "Encoder", "EncoderDecoder", "LanguageModel", "RecurrentEncoder", "RecurrentLanguageModel", "RecurrentSeq2Seq",
-    "Seq2Seq", "Size", "T5LanguageModel", "ViT", "measure_size",
+    "Seq2Seq", "Size", "T5LanguageModel", "ViT", "Whisper", "WhisperTokens", "measure_size",
 ]  # fmt: skip

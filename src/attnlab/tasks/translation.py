@@ -4,6 +4,7 @@ length, V vocabulary."""
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -28,8 +29,37 @@ NUM_OF_EACH, MOST_SCORED = 8, 2000  # translations of a table of samples; senten
 BUCKETS = {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)}  # source tokens, both included
 
 
+class TeacherForced(Task):
+    """A target text token by token, each given those before it. A subclass gives `teacher_forced` and `metrics`."""
+
+    model_type: ClassVar[type] = Seq2Seq
+
+    def __init__(self, model: Seq2Seq, special_tokens: SpecialTokens, label_smoothing: float) -> None:
+        super().__init__(model)
+        self.special_tokens, self.label_smoothing = special_tokens, label_smoothing
+        self.loss_name = "loss_smoothed" if label_smoothing else "loss"
+
+    @staticmethod
+    def losses(config: Mapping[str, Any]) -> list[Metric]:
+        """The metrics of the loss itself."""
+        return [LOSS, LOSS_SMOOTHED] if config["task"].get("label_smoothing") else [LOSS]
+
+    @abstractmethod
+    def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits (B, T, V) of a batch, each given the targets before it, and the targets (B, T), IGNORED at
+        padding."""
+
+    def loss_sums(self, batch: Batch) -> LossSums:
+        logits_BTV, targets_BT = self.teacher_forced(batch)
+        smoothed, loss = cross_entropy_sums(
+            logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing, ignore=IGNORED
+        )
+        count = int((targets_BT != IGNORED).sum())
+        return LossSums(smoothed, count, {"loss": loss} if self.label_smoothing else {})
+
+
 @check_ranges
-class Translation(Task):
+class Translation(TeacherForced):
     """Teacher forcing with label smoothing; nats a target token, the end included, always without smoothing beside it.
 
     At the end a split is translated by beam search (`num_beams`, `length_penalty`, `max_extra_length`: see BeamSearch)
@@ -42,7 +72,6 @@ class Translation(Task):
     headline: ClassVar[Sequence[str]] = ("val/loss", "val/bleu", "test/bleu", "test/chrf")
     validates_figures = True
     data_type: ClassVar[type] = TranslationData
-    model_type: ClassVar[type] = Seq2Seq
     model: Seq2Seq
 
     def __init__(
@@ -55,29 +84,18 @@ class Translation(Task):
         max_extra_length: NonNegativeInt = 50,
         bleu_tokenize: str | None = None,
     ) -> None:
-        super().__init__(model)
-        self.special_tokens, self.label_smoothing = special_tokens, label_smoothing
+        super().__init__(model, special_tokens, label_smoothing)
         self.search = BeamSearch(num_beams, length_penalty, max_extra_length)
         if bleu_tokenize is not None:
             metrics.check_tokenizer(bleu_tokenize)
         self.bleu_tokenize = bleu_tokenize
-        self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
         return [*cls.losses(config), BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))]
 
-    @staticmethod
-    def losses(config: Mapping[str, Any]) -> list[Metric]:
-        """The metrics of the loss itself."""
-        return [LOSS, LOSS_SMOOTHED] if config["task"].get("label_smoothing") else [LOSS]
-
-    def loss_sums(self, batch: Batch) -> LossSums:
-        logits_BTV, targets_BT = teacher_forced(self.model, batch)
-        smoothed, loss = cross_entropy_sums(
-            logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing, ignore=IGNORED
-        )
-        return LossSums(smoothed, int(batch["is_target"].sum()), {"loss": loss} if self.label_smoothing else {})
+    def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return teacher_forced(self.model, batch)
 
     def targets(self, batch: Batch) -> Tensor:
         """The target tokens, END included."""

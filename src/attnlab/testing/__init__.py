@@ -6,7 +6,8 @@ for check in contract("position", MyEncoding):  # or partial(MyEncoding, strengt
 ```
 
 A family is a tiny model with weights that make a wrong mask or position show; each of its properties is one check.
-Legend: B batch, T length, S source length, V vocabulary, C channels, Y and X rows and columns of pixels.
+Legend: B batch, T length, S source length, V vocabulary, C channels, Y and X rows and columns of pixels, M mel
+bins, F frames.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.layers import PositionEncoding, PreNorm, TowerFields
-from attnlab.models import CLIP, GPT, Bert, EncoderDecoder, ViT
+from attnlab.models import CLIP, GPT, Bert, EncoderDecoder, ViT, Whisper
 from attnlab.parts import accepts
 
 __all__ = ["SEAMS", "Check", "contract"]
@@ -357,7 +358,51 @@ class InCLIP(Family):
         assert larger.encode_images(images_BCYX).isfinite().all(), "embeddings of a larger image are not finite"
 
 
-FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT, InCLIP)
+class InWhisper(Family):
+    """Features of speech, and a causal decoder that attends to them: every frame counts but those that are padding."""
+
+    name = "whisper"
+    features_BMF = torch.randn(3, 5, 2 * LENGTH, generator=torch.Generator().manual_seed(0))
+    target_BT = draw(3, LENGTH)
+
+    def build(self) -> Whisper:
+        sizes = DIMS | {"num_layers": 1, "num_mels": 5, "num_frames": 2 * LENGTH, "max_length": LENGTH}
+        return Whisper(vocabulary_size=VOCABULARY, **sizes, **self.parts)
+
+    def logits(self, model: nn.Module) -> Tensor:
+        logits_BTV: Tensor = model(self.features_BMF.to(next(model.parameters()).dtype), self.target_BT)
+        return logits_BTV
+
+    @holds
+    def later_target_tokens_do_not_change_earlier_logits(self) -> None:
+        self.check_causality(self.target_BT, self.features_BMF)
+
+    @holds
+    def every_frame_changes_the_logits(self) -> None:
+        before = self.logits(self.model)
+        for frame in (0, 2 * LENGTH - 1):
+            changed_BMF = self.features_BMF.clone()
+            changed_BMF[:, :, frame] += 1
+            assert not torch.allclose(self.model(changed_BMF, self.target_BT), before, atol=1e-4), "a frame is unheard"
+
+    @holds
+    def padding_of_the_features_changes_nothing(self) -> None:
+        lengths = (2 * LENGTH, 7, 1)
+        is_frame_BF = torch.arange(2 * LENGTH) < torch.tensor(lengths)[:, None]
+        logits_BTV = self.model(self.features_BMF, self.target_BT, is_frame_BF)
+        for row, length in enumerate(lengths):
+            rows = slice(row, row + 1)
+            assert_close(logits_BTV[rows], self.model(self.features_BMF[rows, :, :length], self.target_BT[rows]))
+
+    @holds
+    def decoding_step_by_step_equals_decoding_at_once(self) -> None:
+        with torch.no_grad():
+            state = self.model.start(self.features_BMF, capacity=LENGTH)
+            steps = [self.model.step(tokens_B, state) for tokens_B in self.target_BT.unbind(dim=1)]
+            assert_close(torch.stack(steps, dim=1), self.logits(self.model))
+
+
+FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT, InCLIP, InWhisper)
 
 
 def pad(tokens_BT: Tensor, lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:

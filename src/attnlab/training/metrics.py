@@ -66,6 +66,8 @@ EXACT = Metric("exact", "higher", "outputs equal to the reference (0 to 1)", any
 EXACT_MATCH = Metric("exact_match", "higher", "exact match (0 to 100)", any_tokenizer=True)
 BLEU = Metric("bleu", "higher", "BLEU (0 to 100)", any_tokenizer=True)
 CHRF = Metric("chrf", "higher", "chrF (0 to 100)", any_tokenizer=True)
+WER = Metric("wer", "lower", "word error rate (0 to 1, or more)", any_tokenizer=True)
+CER = Metric("cer", "lower", "character error rate (0 to 1, or more)", any_tokenizer=True)
 MASKED_LM_LOSS = Metric("masked_lm_loss", "lower", "loss in nats per {unit}")
 NEXT_SENTENCE_LOSS = Metric("next_sentence_loss", "lower")
 NEXT_SENTENCE_ACCURACY = Metric("next_sentence_accuracy", "higher", any_tokenizer=True)

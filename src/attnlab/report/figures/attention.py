@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnlab.inspection.attended import Attended
-from attnlab.inspection.attention_maps import Head, LayerMap, rollout_of
+from attnlab.inspection.attention_maps import CROSS, Head, LayerMap, rollout_of
 from attnlab.inspection.heads import Role, Scores, clearest, role_of
 from attnlab.report.figures import style
 from attnlab.report.figures.style import new_figure
@@ -23,7 +23,8 @@ MOST_LABELS = 80  # tokens along a side that are written out
 
 def write_figures(folder: Path, example: Attended, scores: Scores, head: Head | None = None) -> list[Path]:
     """Writes figures of an example and returns the files: all heads of every kind, one head of every kind with its
-    tokens, and of an image the rollout over it. head: the one shown; None: the one whose role is clearest."""
+    tokens, of an image the rollout over it, of a recording what is read of its spectrogram for each token. head: the
+    one shown; None: the one whose role is clearest."""
     return style.write_figures(_figures(example, scores, head), folder)
 
 
@@ -40,6 +41,8 @@ def _figures(example: Attended, scores: Scores, head: Head | None) -> Iterator[t
         yield f"{name}_{shown.layer}.{shown.head}", _one(example, shown, roles.get(shown))
     if example.pixels_YXC is not None:
         yield "rollout_over_image", _over_image(example, example.pixels_YXC)
+    if example.features_MF is not None:
+        yield "cross_over_spectrogram", _over_spectrogram(example, example.features_MF, head)
 
 
 def _overview(layers: Sequence[LayerMap], roles: Mapping[Head, Role | None]) -> Figure:
@@ -102,4 +105,28 @@ def _over_image(example: Attended, pixels_YXC: np.ndarray) -> Figure:
         axes.set(xticks=[], yticks=[])
         axes.set_title(title)
     figure.colorbar(drawn, ax=[left, right], shrink=0.8, label="share of what is read")
+    return figure
+
+
+def _over_spectrogram(example: Attended, features_MF: np.ndarray, head: Head | None) -> Figure:
+    """The spectrogram, and below it, on the same seconds, what is read for each token: by the head that is asked for,
+    or by the heads of the last layer on average."""
+    layers = example.of_kind(CROSS)
+    if head is not None and head.kind == CROSS:
+        what, read_TS = f"layer {head.layer}, head {head.head}", layers[head.layer].weights_HTS[head.head]
+    else:
+        what, read_TS = f"layer {layers[-1].layer}, mean of all heads", layers[-1].weights_HTS.mean(dim=0)
+    queries, _ = example.axes[CROSS]
+    seconds = features_MF.shape[1] / 100
+    figure = new_figure(6.0, 1.6 + min(6.0, 0.16 * len(queries) + 0.6))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.4, max(1.0, 0.16 * len(queries))])
+    above.imshow(features_MF, cmap=COLOURS, aspect="auto", origin="lower", extent=(0, seconds, 0, len(features_MF)))
+    above.set(ylabel="mel bin", title=example.title)
+    edges = (0, seconds, len(queries) - 0.5, -0.5)
+    drawn = below.imshow(read_TS.numpy(), cmap=COLOURS, vmin=0, aspect="auto", interpolation="nearest", extent=edges)
+    below.set(xlabel="seconds", ylabel="token")
+    if len(queries) <= MOST_LABELS:
+        below.yaxis.set_ticks(range(len(queries)), queries.labels)
+        below.tick_params(axis="y", length=0, labelsize=6)
+    figure.colorbar(drawn, ax=[above, below], shrink=0.7, label=f"cross-attention weight ({what})")
     return figure

@@ -1,0 +1,140 @@
+"""What runs hear: recordings longer than a window in pieces, a published vocabulary by its timestamps, bad input in one message."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.speech_files import tones, write_folder, write_recording
+
+from attnlab.cli.main import main
+from attnlab.config import UsageError
+from attnlab.data import BPE, Character, PretrainedTokenizer
+from attnlab.data.audio import RATE
+from attnlab.data.special_tokens import END, START
+from attnlab.data.vocabulary import Vocabulary
+from attnlab.generation.transcription import TranscriptionOptions, transcribe
+from attnlab.models import Whisper
+from attnlab.runs import transcribed
+from attnlab.runs.transcribed import Transcriber, pieces, whisper_tokens
+
+LETTERS = Character().train("one two three four five ")
+
+
+def published():
+    """A tokenizer with Whisper's special tokens behind those of text."""
+    from tokenizers import AddedToken, Tokenizer
+
+    library = Tokenizer.from_str(BPE(256).train("one two three").rules)
+    texts = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|nospeech|>"]
+    texts += ["<|notimestamps|>", *(f"<|{number / 50:.2f}|>" for number in range(31))]
+    library.add_special_tokens([AddedToken(text, special=True) for text in texts])
+    told = {"suppress_tokens": [3, 4], "begin_suppress_tokens": [5]}
+    special = {"eos_token": "<|endoftext|>", "bos_token": "<|startoftranscript|>"}
+    return PretrainedTokenizer(library.get_vocab_size(), library.to_str(), special, generation=told)
+
+
+@pytest.fixture
+def hearing(monkeypatch):
+    """Makes what hears with a tokenizer and a random model of windows of 0.6 s."""
+
+    def build(tokenizer, model=None):
+        torch.manual_seed(0)
+        size = Vocabulary(tokenizer).size
+        model = model or Whisper(size, 20, 60, 16, d_model=16, num_heads=2, num_layers=1)
+        monkeypatch.setattr(transcribed, "load_model", lambda directory, checkpoint: (model, tokenizer))
+        return Transcriber("run")
+
+    return build
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60_000), st.integers(4000, 20_000))
+def test_pieces_follow_each_other_and_fit_into_the_window(count, window):
+    samples = np.random.default_rng(count).standard_normal(count)
+    found = pieces(samples, window)
+    assert [start for start, _ in found] == [0, *(end for _, end in found[:-1])]
+    assert found[-1][1] == count
+    assert all(0 < end - start <= window for start, end in found)
+    assert all(end - start >= window // 2 for start, end in found[:-1])
+
+
+def test_a_long_recording_is_cut_between_words(hearing):
+    words = ["one", "two", "three", "four", "five", "one"]
+    samples = np.concatenate([np.concatenate([tones(word), np.zeros(RATE // 5)]) for word in words])
+    found = hearing(LETTERS).hear(samples)
+    assert (found[0].start, found[-1].end) == (0.0, len(samples) / RATE)
+    each = 0.36  # a word and the silence behind it
+    for one in found[:-1]:
+        assert 0.16 <= one.end % each <= each  # within a silence
+
+
+def test_what_is_heard_in_pieces_is_what_is_heard_in_each_alone(hearing):
+    run, samples = hearing(LETTERS), tones("one two three four five one two three")
+    together = run.hear(samples)
+    assert len(together) > 1
+    for one in together:
+        alone = run.hear(samples[round(one.start * RATE) : round(one.end * RATE)])
+        assert [found.text for found in alone] == [one.text]
+
+
+def test_own_tokens_are_a_start_and_an_end(hearing):
+    tokens = hearing(LETTERS).tokens
+    assert (tokens.start, tokens.end, tokens.first_timestamp) == (START, END, None)
+    assert tokens.prompt(timestamps=False) == [START]
+
+
+def test_a_published_vocabulary_is_decoded_by_its_rules(hearing):
+    tokenizer = published()
+    run, samples = hearing(tokenizer), tones("one two three four five one two")
+    tokens = run.tokens
+    assert tokens == whisper_tokens(tokenizer, tokenizer.vocabulary_size)
+    assert (tokens.suppressed, tokens.suppressed_first) == ((3, 4), (5,))
+    assert tokens.first_timestamp == tokenizer._library.token_to_id("<|0.00|>")
+    found = run.hear(samples)
+    expected = transcribe(run.model, run.log_mel.of_recording(samples), tokens, TranscriptionOptions())
+    assert [(one.start, one.end) for one in found] == [(one.start, one.end) for one in expected]
+    assert all("<|" not in one.text for one in found)
+
+
+def test_what_hears_nothing_is_refused(hearing):
+    with pytest.raises(UsageError, match=r"a run of Linear hears nothing; give one of task=transcription"):
+        hearing(LETTERS, torch.nn.Linear(1, 1))
+    run = hearing(LETTERS)
+    with pytest.raises(ValueError, match=r"this model knows one language"):
+        run.hear(tones("one"), TranscriptionOptions(language="de"))
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_evaluated_and_transcribes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "speech", {"train": 12, "validation": 3, "test": 4})
+    words = ["model=whisper", "data=speech", f"data.path={folder}", "data.seconds=0.6", "data.num_mels=20"]
+    words += ["data.batch_size=4", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=3"]
+    assert main(["train", *words, "progress=off", "trainer.threads=1", f"run_dir={tmp_path / 'run'}"]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["data"]["recordings"] == {"train": 12, "validation": 3, "test": 4}
+    file = write_recording(tmp_path / "a.wav", "one two three four five one", rate=8000)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    (tmp_path / "text.wav").write_text("no sound")
+    capsys.readouterr()
+    transcribe_with = partial(lambda *given: main(["transcribe", str(tmp_path / "run"), *given]))
+    assert transcribe_with(str(file), "--timestamps") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1
+    assert lines[0].startswith("[0.00 -> 0.")
+    assert transcribe_with(str(file), str(file)) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [str(file)] * 2
+    for name, message in {
+        "none.wav": "has no sound",
+        "text.wav": "cannot be read as audio",
+        "x.wav": "does not exist",
+    }.items():
+        assert transcribe_with(str(tmp_path / name)) in (1, 2)
+        assert message in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert {"test/wer", "test/cer", "test/loss"} <= json.loads(capsys.readouterr().out).keys()
