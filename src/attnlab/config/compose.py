@@ -101,12 +101,11 @@ def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
 
 
-def _at_hand(config: DictConfig) -> DictConfig:
-    """As `HydraConfig.set_config`, without its copy of Hydra's own part: nobody changes it here."""
+def _hydras_own(config: DictConfig) -> Any:
+    """As `HydraConfig.set_config` has Hydra's own part at hand, without its copy of it: nobody changes it here."""
     OmegaConf.set_readonly(config.hydra, True)
     part = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
     part.hydra._set_parent(config)
-    HydraConfig.instance().cfg = part
     return part
 
 
@@ -140,8 +139,8 @@ class ConfigSpace:
     def __init__(self, config_dirs: Sequence[str] = ()) -> None:
         self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
         self._composed: dict[tuple[str, ...], Composed] = {}
-        # With Hydra's own part, and that alone as Hydra has it at hand.
-        self._last: tuple[tuple[str, ...], DictConfig, DictConfig] | None = None
+        # With Hydra's own part, and that alone.
+        self._last: tuple[tuple[str, ...], DictConfig, Any] | None = None
         self._is_new = True
 
     def __enter__(self) -> ConfigSpace:
@@ -192,7 +191,8 @@ class ConfigSpace:
                 )
             self._check_group(override)
         config = self._composed_by_hydra(parsed, words)
-        self._last = words, config, _at_hand(config)
+        self._last = words, config, _hydras_own(config)
+        HydraConfig.instance().cfg = self._last[2]
         try:
             raw = plain(config, resolve=False)
             del raw["hydra"]
@@ -217,8 +217,8 @@ class ConfigSpace:
         if self._last is None or self._last[0] != words:
             self._composed[words] = self._compose(words)
         assert self._last is not None
-        _, config, HydraConfig.instance().cfg = self._last
-        return config
+        HydraConfig.instance().cfg = self._last[2]
+        return self._last[1]
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
         """The jobs of a multirun: every combination of its comma-separated choices. Raises: UsageError."""
