@@ -35,7 +35,7 @@ check: $(INSTALLED)  ## format, lint, types, fast tests
 	@$(BIN)/ruff format --check src tests experiments
 	@$(BIN)/ruff check src tests experiments
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n auto -m "not slow"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 parity: $(INSTALLED)  ## differences to Hugging Face transformers, of every architecture and of published weights
 	@$(BIN)/python experiments/parity/measure.py

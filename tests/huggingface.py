@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXT = [
@@ -183,6 +184,12 @@ def _models() -> dict[str, Callable[[dict[str, int]], Any]]:
 
 
 MODELS = ("gpt2", "llama", "bert", "t5", "bart", "vit")
+QUICK = ("gpt2", "bart", "vit")  # a model of each shape
+
+
+def slowly(*kinds: str) -> list[Any]:
+    """Kinds of MODELS as a parametrization: those that QUICK stands for among the fast tests are slow ones."""
+    return [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
 
 
 def save_model(kind: str, folder: Path, template: str | None = None, spread: float = 0.3) -> Path:

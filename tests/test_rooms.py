@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import attnlab
@@ -33,6 +34,7 @@ def modules() -> dict[str, Path]:
     return {".".join(parts).removesuffix("__init__").rstrip("."): path for path, parts in found.items()}
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Every name that a module imports, wherever it does so: at its top, in a function, for a type checker alone."""
     names = set()

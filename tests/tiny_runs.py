@@ -5,7 +5,7 @@ import os
 import random
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from PIL import Image
 from attnlab.cli.main import main
 from attnlab.config.compose import Composed, ConfigSpace
 from tests.huggingface import save_model
+from tests.once import made_once
 
 WORDS = [
     "the",
@@ -161,7 +162,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
     @cache
     def folder(kind: str) -> Path:
-        return save_model(kind, tmp_path_factory.mktemp("published") / kind)
+        return made_once(tmp_path_factory, f"published-{kind}", lambda place: save_model(kind, place / kind)) / kind
 
     return folder
 
@@ -191,14 +192,16 @@ def imported(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Path]:
     """The run that `attnlab import` made of a published model; tests that change it take a copy."""
-    root = tmp_path_factory.mktemp("imported")
+
+    def make(kind: str, place: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ATTNLAB_CACHE", str(library / "cache"))
+            assert main(["import", str(published(kind)), *small_data[kind], f"runs_dir={place}"]) == 0
 
     @cache
     def run(kind: str) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("ATTNLAB_CACHE", str(library / "cache"))
-            assert main(["import", str(published(kind)), *small_data[kind], f"runs_dir={root}"]) == 0
-        return root / "imported" / kind / "seed=0"
+        place = made_once(tmp_path_factory, f"imported-{kind}", partial(make, kind))
+        return place / "imported" / kind / "seed=0"
 
     return run
 

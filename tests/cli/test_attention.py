@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.huggingface import MODELS
+from tests.huggingface import MODELS, slowly
 
 from attnlab.inspection.ablation import TaskLosses
 from attnlab.inspection.attended import Reader, read_image
@@ -46,7 +46,7 @@ def their_maps(kind, folder, tokens):
     return {ENCODER: out.encoder_attentions, DECODER: out.decoder_attentions, CROSS: out.cross_attentions}
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", slowly(*MODELS))
 def test_maps_are_those_of_transformers(kind, imported, published):
     model, tokenizer = load_model(imported(kind), "last")
     if kind == "vit":
@@ -63,7 +63,7 @@ def test_maps_are_those_of_transformers(kind, imported, published):
             assert one.weights_HTS.shape[1:] == (len(queries), len(keys))
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bert", "t5", "bart"])
+@pytest.mark.parametrize("kind", slowly("gpt2", "bert", "t5", "bart"))
 def test_tokens_are_those_of_transformers_and_their_labels_spell_the_text(kind, imported, published):
     from transformers import AutoTokenizer
 
@@ -139,7 +139,7 @@ def test_the_effect_on_texts_is_that_on_their_nats(imported, attnlab, here):
     assert masked["examples"] == 2
 
 
-@pytest.mark.parametrize("kind", ["bart", "bert", "vit"])
+@pytest.mark.parametrize("kind", slowly("bart", "bert", "vit"))
 def test_losses_of_single_examples_are_parts_of_the_runs_own(kind, imported, here):
     parts, task = load_run(imported(kind), "last")
     batches = list(parts.data.val_dataloader())

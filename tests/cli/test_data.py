@@ -16,19 +16,20 @@ def test_every_source_stands_with_the_choices_that_read_it(attnlab, monkeypatch,
     said = attnlab("data", "list")
     assert said.status == 0
     words = said.out.replace(",", " ").replace("data=", " ").split()
+    choices = choices_of_sources()
     for row in describe_sources():
         assert row.name in words
-        assert set(choices_of_sources()[row.class_name]) <= set(words)
+        assert set(choices[row.class_name]) <= set(words)
     assert "prepared" in said.out
     assert len(max(said.out.splitlines(), key=len)) <= int(columns)
 
 
 def test_every_choice_of_data_reads_a_source_that_is_listed():
     choices = {path.stem for path in (shipped("conf") / "data").glob("*.yaml")}
-    rows = {row.class_name for row in describe_sources()}
-    assert choices == {name for source in rows for name in choices_of_sources().get(source, [])}
-    assert choices_of_sources()["KJV"] == ["kjv", "kjv_masked", "kjv_spans"]
-    assert choices_of_sources()["HubPairs"] == ["wmt14"]
+    rows, readers = {row.class_name for row in describe_sources()}, choices_of_sources()
+    assert choices == {name for source in rows for name in readers.get(source, [])}
+    assert readers["KJV"] == ["kjv", "kjv_masked", "kjv_spans"]
+    assert readers["HubPairs"] == ["wmt14"]
 
 
 def test_listing_loads_neither_torch_nor_a_tokenizer(here):

@@ -142,7 +142,7 @@ def test_a_wide_beam_finds_what_an_exhaustive_search_finds(name, seed, alpha, nu
         assert [h.log_probability for h in found[row]] == pytest.approx([log_p for _, log_p, _ in expected], abs=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     name=st.sampled_from(sorted(MODELS)),
     seed=st.integers(0, 999),
@@ -158,7 +158,7 @@ def test_stopping_early_loses_nothing(name, seed, beams, alpha):
     assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-10)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     name=st.sampled_from(sorted(MODELS)),
     seed=st.integers(0, 999),

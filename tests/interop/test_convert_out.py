@@ -310,7 +310,7 @@ def gpts(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(gpts(), st.integers(0, 9))
 def test_a_gpt_of_any_parts_is_either_written_and_the_same_or_refused(tmp_path_factory, asked, seed):
     folder, found = tmp_path_factory.mktemp("any"), completed(asked)

@@ -34,7 +34,7 @@ def test_a_file_that_was_cut_short_is_named(kept, saved, tmp_path):
     assert said.endswith("; fetch it again")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_damaged_header_never_ends_in_anything_but_a_message(saved, tmp_path_factory, data):
     folder = copied(saved("gpt2"), tmp_path_factory.mktemp("damaged") / "x")
@@ -462,7 +462,7 @@ def whole(tmp_path_factory):
     return Made().write(tmp_path_factory.mktemp("whole") / "x.gguf").read_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_damage_never_ends_in_anything_but_a_message(whole, tmp_path_factory, data):
     path, content = tmp_path_factory.mktemp("damaged") / "x.gguf", bytearray(whole)

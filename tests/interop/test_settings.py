@@ -56,7 +56,7 @@ def shapes(model):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(models())
 def test_spelling_the_defaults_out_changes_nothing(asked):
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def test_spelling_the_defaults_out_changes_nothing(asked):
     assert completed(completed(asked)) == completed(asked)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(models())
 def test_a_node_of_settings_has_these_settings(asked):
     node = nested(asked)

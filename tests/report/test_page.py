@@ -56,6 +56,11 @@ def page(position):
     return render(position)
 
 
+@pytest.fixture(scope="module")
+def grid_page(grid_comparison):
+    return render(grid_comparison)
+
+
 def test_nothing_is_loaded_from_anywhere(page):
     parsed = outline(page)
     for name, attributes in parsed.elements:
@@ -156,8 +161,8 @@ def test_names_are_escaped_everywhere(tmp_path):
     assert any(evil in text for text in parsed.text)
 
 
-def test_the_grid_shows_all_cells(grid_comparison):
-    page = own(render(grid_comparison))
+def test_the_grid_shows_all_cells(grid_comparison, grid_page):
+    page = own(grid_page)
     grid = page[page.index('aria-label="The grid"') :].partition("</svg>")[0]
     assert grid.count("color-mix(in srgb, var(--heat)") == 16
     assert ">1 of 3 lost<" in grid
@@ -170,8 +175,8 @@ def test_the_grid_shows_all_cells(grid_comparison):
     assert re.search(rf"<title>{worst.label}: [^<]+</title><path [^>]*var\(--heat\) 58%", grid)
 
 
-def test_lost_runs_are_listed_with_their_reason(grid_comparison):
-    text = " ".join(outline(render(grid_comparison)).text)
+def test_lost_runs_are_listed_with_their_reason(grid_page):
+    text = " ".join(outline(grid_page).text)
     assert "loss is not finite at step 120" in text
 
 
@@ -217,8 +222,8 @@ def figures_of(page: str) -> list[str]:
     return re.findall(r"<svg .*?</svg>", own(page), re.S)
 
 
-def test_figures_are_named_follow_the_theme_and_are_the_same_each_time(grid_comparison, position):
-    first, second = (figures_of(render(grid_comparison)) for _ in range(2))
+def test_figures_are_named_follow_the_theme_and_are_the_same_each_time(grid_comparison, grid_page, page, position):
+    first, second = figures_of(grid_page), figures_of(render(grid_comparison))
     assert first == second
     names = [
         "The grid",
@@ -230,7 +235,7 @@ def test_figures_are_named_follow_the_theme_and_are_the_same_each_time(grid_comp
         assert f'role="img" aria-label="{name}"' in figure
         assert f"<title>{name}</title><desc>" in figure
         assert not re.search(r"#[0-9a-f]{6}|url\(|<style|<metadata|xmlns|font-family", figure)
-    (forest,) = figures_of(render(position))
+    (forest,) = figures_of(page)
     assert "alibi: \u22120.631 (" in forest.partition("<desc>")[2].partition("</desc>")[0]
     assert forest.count("<title>seed ") == sum(
         len(one.difference.values) for one in position.measured if one.difference

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.huggingface import slowly
 
 from attnlab.data.special_tokens import add_special_tokens
 from attnlab.data.vocabulary import Vocabulary
@@ -115,7 +116,7 @@ def test_a_run_of_ours_says_the_same_in_transformers(name, train, attnlab, here)
     torch.testing.assert_close(found.detach(), expected.detach(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama", "bart", "vit"])
+@pytest.mark.parametrize("kind", slowly("llama", "bart", "vit"))
 def test_what_was_imported_goes_back_as_it_came(kind, imported, published, attnlab, here):
     from safetensors.torch import load_file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.huggingface import MODELS, save
+from tests.huggingface import MODELS, save, slowly
 from tests.processes import program
 
 from attnlab.cli.main import main
@@ -48,7 +48,7 @@ def own_logits_of(model, batch):
     return model(batch["tokens"] if "tokens" in batch else batch["inputs"])
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", slowly(*MODELS))
 def test_the_run_computes_what_the_model_did_and_evaluates_where_it_is_moved_to(
     kind, published, imported, attnlab, here
 ):
@@ -66,7 +66,7 @@ def test_the_run_computes_what_the_model_did_and_evaluates_where_it_is_moved_to(
     )
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", slowly("gpt2", "llama"))
 def test_it_continues_texts_as_transformers_does(kind, published, imported, attnlab):
     from transformers import AutoTokenizer
 
@@ -81,7 +81,7 @@ def test_it_continues_texts_as_transformers_does(kind, published, imported, attn
     assert said.out == "\n\n".join(expected) + "\n"
 
 
-@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize("kind", slowly("t5", "bart"))
 def test_it_translates_lines_as_transformers_does(kind, published, imported, attnlab, here):
     from transformers import AutoTokenizer
 

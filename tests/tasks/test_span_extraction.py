@@ -20,7 +20,7 @@ from attnlab.tasks.span_extraction import Found, answer_scores, answers_of, best
 from attnlab.training import write_checkpoint
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(length=st.integers(2, 9), longest=st.integers(1, 9), seed=st.integers(0, 10_000))
 def test_the_best_span_is_that_of_a_search_by_hand(length, longest, seed):
     torch.manual_seed(seed)
@@ -252,7 +252,7 @@ WORDS = st.lists(st.sampled_from(["the", "A", "Tower", "tower.", "of", "Paris,",
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(WORDS, st.lists(WORDS.filter(normalised), min_size=1, max_size=3)), min_size=1, max_size=4)
 )

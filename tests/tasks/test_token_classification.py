@@ -28,7 +28,7 @@ def corpora(draw):
     return [[draw(st.lists(st.sampled_from(NAMES), min_size=n, max_size=n)) for n in lengths] for _ in range(2)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(both=corpora())
 def test_figures_are_those_of_seqeval(both):
     tags, predicted = both
@@ -71,7 +71,7 @@ def conlleval(tags, predicted):
     return tuple(counts)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(both=corpora())
 def test_figures_are_those_of_conlleval(both):
     tags, predicted = both
@@ -100,7 +100,7 @@ def test_figures_by_hand():
     assert entity_scores([(0, 0, 0)]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(length=st.integers(1, 4), seed=st.integers(0, 10_000))
 def test_the_best_allowed_tags_are_those_of_an_exhaustive_search(length, seed):
     scores = np.random.default_rng(seed).normal(size=(length, len(NAMES)))

@@ -39,7 +39,7 @@ def test_other_readers_take_it_as_it_is(whole):
 
 
 anywhere = st.floats(0, 1, exclude_max=True)
-quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick

@@ -250,7 +250,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(values)
 def test_anything_plain_is_strict_json(value):
     def refuse(name: str) -> None:

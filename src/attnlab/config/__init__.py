@@ -2,7 +2,8 @@
 
 overrides: words as Hydra's grammar reads them -> compose: one configuration of all groups -> check: its fields, types
 and ranges against the classes that it names -> seams: whether each class is of its group's base, what cannot be
-combined -> engine: parts built of it, or jobs handed to launchers. identity: which run it is.
+combined -> engine: parts built of it, or jobs handed to launchers. identity: which run it is. loader: Hydra's own, with
+a memory.
 """
 
 import contextlib

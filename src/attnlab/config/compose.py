@@ -21,7 +21,6 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 import attnlab
 from attnlab.config import UsageError
 from attnlab.config.identity import WRITTEN, cell_name, flatten, own_choices, reason_of
+from attnlab.config.loader import Loader, parse
 from attnlab.parts import find
 from attnlab.ranges import must_be
 from attnlab.training.study_fields import did_you_mean
@@ -101,6 +101,14 @@ def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
 
 
+def _hydras_own(config: DictConfig) -> Any:
+    """As `HydraConfig.set_config` has Hydra's own part at hand, without its copy of it: nobody changes it here."""
+    OmegaConf.set_readonly(config.hydra, True)
+    part = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
+    part.hydra._set_parent(config)
+    return part
+
+
 def shipped(folder: str) -> Path:
     """`conf` or `experiments`: inside the installed wheel, or at the top of the checkout."""
     package = Path(attnlab.__file__).parent
@@ -131,7 +139,8 @@ class ConfigSpace:
     def __init__(self, config_dirs: Sequence[str] = ()) -> None:
         self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
         self._composed: dict[tuple[str, ...], Composed] = {}
-        self._last: tuple[tuple[str, ...], DictConfig] | None = None  # with Hydra's own part
+        # With Hydra's own part, and that alone.
+        self._last: tuple[tuple[str, ...], DictConfig, Any] | None = None
         self._is_new = True
 
     def __enter__(self) -> ConfigSpace:
@@ -144,7 +153,7 @@ class ConfigSpace:
         path = create_config_search_path(str(shipped("conf").resolve()))
         for folder in reversed(self.config_dirs):
             path.prepend(OWN, f"file://{folder}")
-        Hydra.create_main_hydra2(task_name="attnlab", config_search_path=path)
+        GlobalHydra.instance().initialize(Hydra(task_name="attnlab", config_loader=Loader(path)))
         for file, name in self._replaced() if self._is_new else ():
             print(f"attnlab: {file} takes the place of attnlab's own {name}", file=sys.stderr)
         self._is_new = False
@@ -182,8 +191,8 @@ class ConfigSpace:
                 )
             self._check_group(override)
         config = self._composed_by_hydra(parsed, words)
-        HydraConfig.instance().set_config(config)
-        self._last = words, config
+        self._last = words, config, _hydras_own(config)
+        HydraConfig.instance().cfg = self._last[2]
         try:
             raw = plain(config, resolve=False)
             del raw["hydra"]
@@ -208,7 +217,7 @@ class ConfigSpace:
         if self._last is None or self._last[0] != words:
             self._composed[words] = self._compose(words)
         assert self._last is not None
-        HydraConfig.instance().set_config(self._last[1])
+        HydraConfig.instance().cfg = self._last[2]
         return self._last[1]
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
@@ -225,7 +234,7 @@ class ConfigSpace:
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         try:
-            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+            parsed = parse(overrides, self._loader)
         except HydraException as error:
             raise UsageError(f"{reason_of(error)} {WRITTEN}") from error
         for override in parsed:

@@ -13,7 +13,6 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
 from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.errors import HydraException, InstantiationException
@@ -26,6 +25,7 @@ from attnlab.config import UsageError
 from attnlab.config.check import constructor_types
 from attnlab.config.compose import CONFIG_NAME, Composed, ConfigSpace, plain
 from attnlab.config.identity import as_it_stands
+from attnlab.config.loader import parse, parse_one
 from attnlab.config.seams import load
 from attnlab.ranges import outside
 from attnlab.training.processes import descendants
@@ -87,7 +87,8 @@ def _run_one(function: Function, overrides: Sequence[str], space: ConfigSpace) -
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
-    composed = replace(composed, overrides=list(config.hydra.overrides.task))
+    own = list(config.hydra.overrides.task)
+    composed = composed if own == composed.overrides else replace(composed, overrides=own)
     done = run_job(lambda _: function(composed), config, "hydra.run.dir", None, context)
     callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
     if done.status == JobStatus.FAILED:
@@ -145,13 +146,12 @@ def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:
 
 def _as_sweep(override: str) -> str:
     key, _, value = override.partition("=")
-    parser = OverridesParser.create()
-    given = parser.parse_override(override)
+    given = parse_one(override)
     if not value or given.is_sweep_override():
         return override
     with contextlib.suppress(HydraException):
-        (job,) = parser.parse_override(f"{key}=choice({value})").sweep_string_iterator()
-        read = parser.parse_override(f"{key}={job}").value()
+        (job,) = parse_one(f"{key}=choice({value})").sweep_string_iterator()
+        read = parse_one(f"{key}={job}").value()
         if read == given.value() and type(read) is type(given.value()):
             return f"{key}=choice({value})"
     return f"++{override}"  # a sweep loses the quotes of its choices: added by force, a field may be there or not
@@ -159,7 +159,7 @@ def _as_sweep(override: str) -> str:
 
 def split_search(overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:
     """The overrides of each cell of a search (a,b makes cells), and its interval(..), range(..) and choice(..)."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = parse(overrides)
     searched = [override.input_line for override in parsed if _is_searched(override)]
     jobs = BasicSweeper.split_arguments([override for override in parsed if not _is_searched(override)], None)[0]
     return [list(job) for job in jobs], [line for line in searched if line]
@@ -174,7 +174,7 @@ def _is_searched(override: Override) -> bool:
 
 def corners(overrides: Sequence[str]) -> list[str]:
     """The same overrides with the two ends of each interval in its place: what is checked before a search begins."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = parse(overrides)
     return [
         f"{override.get_key_element()}={value.start},{value.end}"
         if isinstance(value := override.value(), IntervalSweep)

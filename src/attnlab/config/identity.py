@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from attnlab.config import UsageError
+from attnlab.config.loader import parse_one
 from attnlab.training.run_directory import differences, other_format, read_json
 
 WRITTEN = "An override is written name=value, as in model.d_model=128."
@@ -32,14 +32,14 @@ PART_OF_TOWER = re.compile(r"model\.\w+\.(position|residual|norm|attention|feed_
 def parse_word(override: str) -> Override:
     """One override as Hydra's grammar reads it. Raises: UsageError for what it cannot read."""
     try:
-        return OverridesParser.create().parse_override(override)
+        return parse_one(override)
     except HydraException as error:
         raise UsageError(f"{reason_of(error)} {WRITTEN}") from error
 
 
 def value_of(text: str) -> object:
     """The value that a text means. Raises: HydraException where it means none."""
-    return OverridesParser.create().parse_override(f"key={text}").value()
+    return parse_one(f"key={text}").value()
 
 
 def text_of(value: str) -> str:

@@ -43,6 +43,7 @@ def test_the_picture_is_dark_for_nothing_and_white_for_what_is_hidden(written):
         assert (np.abs(pixels - np.array(colour)).max(axis=1) <= 3).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_an_asked_head_and_an_image(tmp_path):
     axis = patch_axis((2, 2), 0, has_class=False)
     maps = with_rollouts([map_of([np.full((4, 4), 0.25)] * 2)])

@@ -124,6 +124,7 @@ def test_length_curves_are_those_of_the_comparison(position, position_figures):
     assert [label.get_text() for label in axes.get_xticklabels()] == [f"{k}\u00d7" for k in (1, 2, 4, 8)]
 
 
+@pytest.mark.slow
 def test_curves_by_factor_are_means_of_seeds_over_the_cells(grid_comparison, grid_figures):
     study, figure = grid_comparison.study, grid_figures["curves-by-factor"]
     axes = next(axes for axes in figure.axes if axes.get_title() == "residual")

@@ -307,7 +307,8 @@ def test_a_study_that_appears_is_listed_and_one_that_vanishes_is_a_clear_page(tm
     with serving(find) as server:
         assert "No study has run yet" in ask(server, "/")[2]
         write_small(tmp_path / "late")
-        assert 'href="/study/late/"' in until(lambda: ask(server, "/")[2], lambda text: "late" in text)
+        link = 'href="/study/late/"'
+        assert link in until(lambda: ask(server, "/")[2], lambda text: link in text)
         assert ask(server, "/study/late/")[0] == 200
         shutil.rmtree(tmp_path / "late")
         gone = "The study late is not there any more."
@@ -315,7 +316,7 @@ def test_a_study_that_appears_is_listed_and_one_that_vanishes_is_a_clear_page(tm
         assert (status, gone in text, "Traceback" in text) == (404, True, False)
         state = until(lambda: ask(server, "/study/late/state"), lambda answer: "trouble" in answer[2])
         assert (state[0], json.loads(state[2])) == (200, {"trouble": gone})
-        assert "No study has run yet" in until(lambda: ask(server, "/")[2], lambda text: "late" not in text)
+        assert "No study has run yet" in until(lambda: ask(server, "/")[2], lambda text: link not in text)
 
 
 def until(get, is_so, seconds=60):

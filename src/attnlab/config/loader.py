@@ -1,0 +1,195 @@
+"""Hydra's parser and loader, which do once what they would do for every run anew: a word is parsed once, and what the
+choices of parts come to is composed once, for the fields that each run sets in it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+MOST_KEPT = 64  # configurations, of some hundred KB each
+MOST_WORDS = 4096
+
+Key = tuple[object, ...]
+
+
+class Seen(NamedTuple):
+    """A file of a choice as it was once; written: in ns, None for what is no file. size: in bytes."""
+
+    provider: str
+    place: str
+    name: str
+    written: int | None
+    size: int
+
+
+class Kept(NamedTuple):
+    """A configuration with no field set, and the files that it was read from as they were then."""
+
+    config: DictConfig
+    files: dict[str, Seen | None]
+
+
+KEPT: OrderedDict[Key, Kept] = OrderedDict()
+READ: dict[Seen, ConfigResult | None] = {}
+
+
+@lru_cache(MOST_WORDS)
+def _parsed(word: str) -> Override:
+    return OverridesParser.create().parse_override(word)
+
+
+def parse_one(word: str) -> Override:
+    """As `OverridesParser.parse_override`, each word once a process. Raises: HydraException."""
+    return copy.copy(_parsed(word))
+
+
+def parse(words: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """As `OverridesParser.parse_overrides`, each word once a process. Raises: HydraException, with where it stands."""
+    try:
+        parsed = [parse_one(word) for word in words]
+    except HydraException:
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+    for override in parsed:
+        override.config_loader = loader
+    return parsed
+
+
+class Files(ConfigRepository):
+    """Hydra's repository of choices, which reads no file again that is as it was."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """A choice by its name, to change at will."""
+        seen = self.seen(config_path)
+        if seen is None or seen.written is None:
+            return super().load_config(config_path)
+        if seen not in READ:
+            READ[seen] = super().load_config(config_path)
+        return copy.deepcopy(READ[seen])
+
+    def seen(self, name: str) -> Seen | None:
+        """The file of a choice as it is now; None where there is none."""
+        source = self._find_object_source(name, ObjectType.CONFIG)
+        if source is None:
+            return None
+        place, file = source.full_path(), source._normalize_file_name(name)
+        if source.scheme() != "file":
+            return Seen(source.provider, place, file, None, 0)
+        status = Path(source.path.removeprefix("file://"), file).stat()
+        return Seen(source.provider, place, file, status.st_mtime_ns, status.st_size)
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, of which a run costs a fraction where another had the same choices before."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository: Files = Files(config_search_path)
+        self._read: CachingConfigRepository | None = None
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        parsed, self._read = parse(overrides), CachingConfigRepository(self.repository)
+        self._process_config_searchpath(config_name, parsed, self._read)
+        return parsed, self._read
+
+    def _load_configuration_impl(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        how = (run_mode, from_shell, validate_sweep_overrides)
+        parsed = parse(overrides)
+        if validate_sweep_overrides:
+            self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+        config = self._with_fields(config_name, parsed, *how)
+        return config or super()._load_configuration_impl(config_name, overrides, *how)
+
+    def _with_fields(
+        self, config_name: str | None, parsed: Sequence[Override], run_mode: RunMode, from_shell: bool, validate: bool
+    ) -> DictConfig | None:
+        """What the choices come to, with the fields of the other words; None where Hydra's own way may tell more."""
+        fields, choices = list[Override](), list[str]()
+        for override in parsed:
+            if self._is_field(override):
+                fields.append(override)
+            else:
+                choices.append(str(override.input_line))
+        try:
+            kept = self._of_choices(config_name, choices, run_mode, from_shell, validate)
+        except Exception:
+            return None
+        if kept.hydra.searchpath:  # groups that this repository does not know
+            return None
+        config = copy.deepcopy(kept)
+        try:
+            self._apply_overrides_to_config(fields, config)
+        except HydraException:
+            if any(override.is_hydra_override() for override in fields):  # of fields that are filled in later
+                return None
+            raise
+        _describe(config, parsed)
+        return config
+
+    def _is_field(self, override: Override) -> bool:
+        """Whether an override changes nothing but values in what the choices come to."""
+        if override.is_sweep_override() or override.get_key_element().lstrip("+~") == "hydra.searchpath":
+            return False
+        return isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
+
+    def _of_choices(
+        self, config_name: str | None, choices: list[str], run_mode: RunMode, from_shell: bool, validate: bool
+    ) -> DictConfig:
+        places = tuple((one.provider, one.path) for one in self.config_search_path.get_path())
+        key = (places, config_name, run_mode, from_shell, validate, *choices)
+        kept = KEPT.pop(key, None)
+        if kept is None or any(self.repository.seen(name) != seen for name, seen in kept.files.items()):
+            config = super()._load_configuration_impl(config_name, choices, run_mode, from_shell, validate)
+            assert self._read is not None
+            kept = Kept(config, {name: self.repository.seen(name) for name in map(_name, self._read.cache)})
+            self._read = None  # a loader is sent to other processes
+        KEPT[key] = kept
+        while len(KEPT) > MOST_KEPT:
+            KEPT.popitem(last=False)
+        return kept.config
+
+
+def _name(key: str) -> str:
+    """The name of a file of choices, of Hydra's key for what it keeps of it."""
+    return key.removeprefix("config_path=")
+
+
+def _describe(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """What Hydra's own part says of the words, the place and the environment of this run."""
+    hydra = config.hydra
+    hydra.overrides.hydra, hydra.overrides.task = [], []
+    for override in overrides:
+        part = hydra.overrides.hydra if override.is_hydra_override() else hydra.overrides.task
+        part.append(override.input_line)
+    with open_dict(hydra):
+        for name in hydra.job.env_copy:
+            hydra.job.env_set[name] = os.environ[name]
+    hydra.runtime.cwd = os.getcwd()
+    named = hydra.job.config.override_dirname
+    own = [override for override in overrides if not override.is_hydra_override()]
+    hydra.job.override_dirname = get_overrides_dirname(own, named.exclude_keys, named.item_sep, named.kv_sep)

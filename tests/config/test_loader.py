@@ -1,0 +1,93 @@
+"""The loader gives what Hydra's own gives, from files as they are now."""
+
+import os
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from attnlab.config import loader
+from attnlab.config.compose import CONFIG_NAME, ConfigSpace
+
+WORDS = [
+    [],
+    ["seed=3", "optimizer.lr=1e-2", "trainer.max_steps=7"],
+    ["position=alibi", "data=text", "data.path=x", "+feed_forward.dropout=0.1", "model.d_model=32"],
+    ["position=alibi", "data=text", "data.path='a, b'", "~schedule.warmup_steps"],
+    ["hydra/launcher=basic", "hydra.job.env_copy=[HOME]", "hydra.job.name=x"],
+    ["optimizer={lr: 3}", "+a={b: [1, {c: null}]}", "++seed=4"],
+    ["seed=1,2", "position=none,alibi", "data=text", "hydra.sweep.dir=x"],
+    ["position=nowhere"],
+    ["model.nothing=1"],
+    ["~optimizer"],
+    ["position"],
+]
+
+
+def outcome(load, words, mode):
+    """What it comes to with its interpolations and what may be changed in it, or every word of the error."""
+    try:
+        config = load.load_configuration(CONFIG_NAME, list(words), mode)
+    except Exception as error:
+        return type(error), str(error), str(error.__cause__)
+    flags = [(node._get_flag("struct"), node._get_flag("readonly")) for node in (config, config.hydra, config.model)]
+    return OmegaConf.to_container(config, resolve=False), flags
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_it_gives_what_hydra_gives(words):
+    with ConfigSpace() as space:
+        ours, hydras = space._loader, ConfigLoaderImpl(space._loader.config_search_path)
+        mode = RunMode.MULTIRUN if "seed=1,2" in words else RunMode.RUN
+        assert outcome(ours, words, mode) == outcome(ours, words, mode) == outcome(hydras, words, mode)
+
+
+def test_what_is_done_to_a_configuration_changes_no_later_one():
+    with ConfigSpace() as space:
+        before, changed = (space._loader.load_configuration(CONFIG_NAME, ["seed=1"], RunMode.RUN) for _ in range(2))
+        OmegaConf.set_struct(changed, False)
+        changed.model.clear()
+        changed.hydra.overrides.task.append("x=1")
+        assert space._loader.load_configuration(CONFIG_NAME, ["seed=1"], RunMode.RUN) == before
+
+
+def test_a_file_that_was_changed_or_added_since_is_seen(tmp_path):
+    (tmp_path / "position").mkdir()
+    (own := tmp_path / "position" / "mine.yaml").write_text("_target_: a.B\nx: 1\n")
+    with ConfigSpace([str(tmp_path)]) as space:
+
+        def target(*words):
+            return space._loader.load_configuration(CONFIG_NAME, list(words), RunMode.RUN).model.position
+
+        assert target("position=mine").x == 1
+        theirs = target("position=alibi")
+        own.write_text("_target_: a.B\nx: 2\n")
+        os.utime(own, ns=(1, 1))
+        assert target("position=mine").x == 2
+        (tmp_path / "position" / "alibi.yaml").write_text("_target_: a.C\n")
+        assert target("position=alibi")._target_ == "a.C"
+        (tmp_path / "position" / "alibi.yaml").unlink()
+        assert target("position=alibi") == theirs
+        own.unlink()
+        with pytest.raises(Exception, match="mine"):
+            target("position=mine")
+
+
+def test_what_is_kept_has_an_end(monkeypatch):
+    monkeypatch.setattr(loader, "MOST_KEPT", 2)
+    with ConfigSpace() as space:
+        for name in ("none", "alibi", "rotary"):
+            space._loader.load_configuration(CONFIG_NAME, [f"position={name}"], RunMode.RUN)
+    assert len(loader.KEPT) == 2
+
+
+def test_a_word_is_parsed_once_and_none_shares_what_another_was_told(monkeypatch):
+    parsed = []
+    whole = loader.OverridesParser.parse_rule
+    monkeypatch.setattr(loader.OverridesParser, "parse_rule", lambda *given: parsed.append(1) or whole(*given))
+    first, second = (loader.parse(["a.b=[1,2]"])[0] for _ in range(2))
+    assert len(parsed) <= 1
+    first.key_or_group, first.value()[0] = "other", 5
+    assert (second.key_or_group, second.value()) == ("a.b", [1, 2])
+    assert loader.parse_one("a.b=[1,2]").value() == [1, 2]
