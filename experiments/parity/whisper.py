@@ -18,11 +18,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from attnlab.runs.transcribed import Transcriber
 from published import imported
 
 from attnlab.generation import TranscriptionOptions
 from attnlab.runs.imported import locate
+from attnlab.runs.transcribed import Transcriber
 from attnlab.tasks.transcription import error_rates, normalised
 
 SOURCE = "wheel:whisper-tiny-en"

@@ -1,5 +1,4 @@
-"""`attnlab evaluate`, `generate`, `translate`, `transcribe`, `embed`, `search`, `import` and `export`: what a trained run
-can do.
+"""`attnlab evaluate`, `generate`, `translate`, `transcribe`, `embed`, `search`, `import`, `export`: what a run can do.
 
 Legend: N texts, D width.
 """
