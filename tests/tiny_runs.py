@@ -68,13 +68,25 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
              for i, line in enumerate(lines)]  # fmt: skip
     paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
     (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-    (folder / "captioned").mkdir()
+    (folder / "shaded").mkdir()
     noise = np.random.default_rng(0)
     for number in range(160):  # darker and brighter ones, of a word each
         pixels = noise.integers(0, 60, (8, 8)) + 60 * (number % 4)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / "captioned" / f"{number}.png")
-        (folder / "captioned" / f"{number}.txt").write_text(f"{WORDS[number % 4]}\n")
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "shaded" / f"{number}.png")
+        (folder / "shaded" / f"{number}.txt").write_text(f"{WORDS[number % 4]}\n")
+    write_captioned(folder / "captioned")
     return folder
+
+
+def write_captioned(folder: Path) -> None:
+    """60 images of 16 pixels a side, each with a bright square and beside it in words where that is."""
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for number, (row, column) in enumerate(noise.integers(0, 4, (60, 2)).tolist()):
+        pixels = noise.integers(0, 60, (16, 16, 3), dtype=np.uint8)
+        pixels[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += np.uint8(180)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a square in row {row} of column {column}\n")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +107,7 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "squad_files": [f"data.path={library / 'questions.json'}"],
         "digits": [],
         "image_text": [
-            f"data.path={library / 'captioned'}",
+            f"data.path={library / 'shaded'}",
             "data.source.image_size=8",
             "data.source.channels=1",
             "data.max_length=32",

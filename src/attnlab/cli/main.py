@@ -18,7 +18,7 @@ FILES = {
     "study": ("status", "cancel", "sync"),
     "compare": ("compare", "report", "scaling"),
     "serve": ("serve",),
-    "trained": ("evaluate", "generate", "translate", "embed", "import", "export"),
+    "trained": ("evaluate", "generate", "translate", "embed", "search", "import", "export"),
     "inspection": ("attention", "positions", "reach"),
     "parts": ("contract", "data"),
 }

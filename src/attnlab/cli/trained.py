@@ -1,4 +1,4 @@
-"""`attnlab evaluate`, `generate`, `translate`, `embed`, `import` and `export`: what a trained run can do.
+"""`attnlab evaluate`, `generate`, `translate`, `embed`, `search`, `import` and `export`: what a trained run can do.
 
 Legend: N texts, D width.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli import CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
+from attnlab.cli import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
 from attnlab.config import UsageError
 from attnlab.ranges import must_be
 
@@ -187,10 +187,7 @@ def embed(arguments: Namespace) -> int:
     from attnlab.models.heads import EncoderHead
     from attnlab.runs.trained import load_model
 
-    picture = Path(arguments.picture) if arguments.picture else None
-    if picture and (picture.suffix not in (".pdf", ".png") or not picture.parent.is_dir()):
-        wanted = "a file that ends in .pdf or .png, in a folder that is there"
-        raise UsageError(must_be("--picture", wanted, str(picture)))
+    picture = _picture("--picture", arguments.picture)
     texts = [*arguments.text, *(read_lines(Path(arguments.input)) if arguments.input else [])]
     if not texts or not all(text.strip() for text in texts):
         raise UsageError("give one text or more that are not empty, with --text TEXT or --input FILE (one a line)")
@@ -219,6 +216,45 @@ def embed(arguments: Namespace) -> int:
     for row, text in enumerate(texts if not (arguments.to or picture) else ()):
         alike = " ".join(f"{value:6.3f}" for value in (embeddings_ND @ embeddings_ND[row]).tolist())
         print(f"{row + 1:3} {alike}  {text[:SHOWN]}")
+    return 0
+
+
+def _picture(option: str, given: str | None) -> Path | None:
+    """The file of a picture to write, if one is asked for. Raises: UsageError."""
+    if given and (not given.endswith((".pdf", ".png")) or not Path(given).parent.is_dir()):
+        raise UsageError(must_be(option, "a file that ends in .pdf or .png, in a folder that is there", given))
+    return Path(given) if given else None
+
+
+@command(
+    "search",
+    "find the images that are closest to a phrase, with a trained run on images and texts",
+    option("run", "a run's directory"),
+    option("phrase", "what to look for"),
+    CHECKPOINT,
+    option("--split", "whose images are searched: validation, test, or another that the data have", default="test"),
+    option("--top", "how many images are shown", type=int, default=10),
+    option("--output", "a .png or .pdf file (default: outputs/search.png in the run's directory)"),
+)
+def search(arguments: Namespace) -> int:
+    """Prints the best images' captions with their cosines, and writes a picture of the images. Raises: UsageError."""
+    output = _picture("--output", arguments.output)
+    from attnlab.report.figures.inspection import found_figure
+    from attnlab.report.figures.style import paper_style, write_figure
+    from attnlab.runs.searched import search as found_by
+    from attnlab.training.run_directory import OUTPUTS
+
+    found = found_by(Path(arguments.run), arguments.checkpoint, arguments.phrase, arguments.split, arguments.top)
+    if found.is_cut:
+        print("the phrase is cut at the most tokens of a caption (data.max_length)", file=sys.stderr)
+    output = output or Path(arguments.run) / OUTPUTS / "search.png"
+    output.parent.mkdir(exist_ok=True)
+    with paper_style():
+        shown = [(hit.pixels_CYX, hit.caption, hit.score) for hit in found.hits]
+        write_figure(found_figure(arguments.phrase, shown), output)
+    for place, hit in enumerate(found.hits, start=1):
+        print(f"{place:3} {hit.score:6.3f}  {hit.caption[:SHOWN]}")
+    print(f"{output}: the best {len(found.hits)} of {found.candidates:,} images ({arguments.split})")
     return 0
 
 

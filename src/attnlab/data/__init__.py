@@ -3,7 +3,7 @@ Data in four steps, the same for every kind: **source -> encode -> order -> coll
 
 - **source** says where examples come from, which reader reads them, how they are split and checked, and gives them in
   parts: `read` gives train, validation and test. One class a data set (`texts`, `pairs`, `labelled`, `entities`,
-  `questions`, `images`, `captions`), on the contracts in `source`; `readers` knows the traps of files.
+  `questions`, `images`, `captions`), on the contracts in `source`; `readers` and `tables` know the traps of files.
 - **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
   what takes long is kept in the `cache`.
 - **order** says which rows the next batch of this rank has: an endless training order with a position that can be

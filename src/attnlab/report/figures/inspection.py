@@ -1,12 +1,14 @@
-"""Receptive fields, position encodings and embeddings as figures, all to be drawn within `paper_style`.
+"""Receptive fields, position encodings, embeddings and images that were found as figures, all to be drawn within
+`paper_style`.
 
-Legend: N texts, D width.
+Legend: N texts, D width; of images C channels, Y and X rows and columns of pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import fill, shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +27,8 @@ MOST_KEYED = 8  # heads with a name in the key
 MOST_ROWS = 30  # texts of a heat map
 MOST_FIGURES = 15  # texts of a heat map with figures in it
 MOST_LABELS = 60  # texts of a map with words on it
-LETTERS = 24
+LETTERS, ELLIPSIS = 24, "\u2026"
+ACROSS = 5  # images of a row
 SAME_CONTRAST = 0.179  # the luminance on which black and white are read as well as each other
 
 
@@ -99,7 +102,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], trained: int, farthest: int) -> 
 
 def embeddings_figure(embeddings_ND: np.ndarray, texts: Sequence[str]) -> Figure:
     """The heat map of cosines for up to 30 texts, else the map. Rows have length 1."""
-    cut = [text if len(text) <= LETTERS else f"{text[:LETTERS]}\u2026" for text in texts]
+    cut = [text if len(text) <= LETTERS else f"{text[:LETTERS]}{ELLIPSIS}" for text in texts]
     names = [f"{place} {text}" for place, text in enumerate(cut, start=1)]
     return _alike_figure(embeddings_ND, names) if len(texts) <= MOST_ROWS else _map_figure(embeddings_ND, names)
 
@@ -151,6 +154,24 @@ def _map_figure(embeddings_ND: np.ndarray, names: Sequence[str]) -> Figure:
         axes.annotate(label, (x, y), (2, 2), textcoords="offset points", fontsize=5.5 if few else 4)
     shares = [f"{100 * share:.0f}% of the variance" for share in kept.explained_variance_ratio_]
     axes.set(xlabel=f"first direction ({shares[0]})", ylabel=f"second direction ({shares[1]})")
+    return figure
+
+
+def found_figure(phrase: str, found: Sequence[tuple[np.ndarray, str, float]]) -> Figure:
+    """(pixels (C, Y, X) in uint8, caption, score) of each image that was found for a phrase, row by row, best first."""
+    down = math.ceil(len(found) / ACROSS)
+    height = 0.6 + down * PAGE / ACROSS * 1.15
+    figure = new_figure(PAGE, height)
+    figure.set_layout_engine("none")  # one that fits them in would take seconds where many images stand
+    edges = {"left": 0.02, "right": 0.98, "bottom": 0.05 / height, "top": 1 - 0.7 / height}
+    grid = figure.add_gridspec(down, ACROSS, hspace=0.5, wspace=0.35, **edges)
+    for place, (pixels_CYX, caption, score) in enumerate(found):
+        axes = figure.add_subplot(grid[place // ACROSS, place % ACROSS])
+        axes.set_axis_off()
+        shown = pixels_CYX[0] if len(pixels_CYX) == 1 else np.moveaxis(pixels_CYX[:3], 0, -1)
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(f"{fill(shorten(caption, 2 * LETTERS, placeholder=ELLIPSIS), LETTERS)}\n{score:.3f}", fontsize=6)
+    figure.suptitle(shorten(phrase, 4 * LETTERS, placeholder=ELLIPSIS), fontsize=8)
     return figure
 
 
