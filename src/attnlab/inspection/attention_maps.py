@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import NamedTuple
@@ -135,7 +135,7 @@ def _recording(model: nn.Module, row: int, calls: list[tuple[str, Tensor, Tensor
     try:
         for module, names in attentions.items():
             module.backend = telling(cycle(names))
-        with watched(tell_of_alignment):
+        with watched(tell_of_alignment) if isinstance(model, Seq2Seq) else nullcontext():
             yield
         calls.extend(_aligned(model, alignments))
     finally:
