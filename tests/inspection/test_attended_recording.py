@@ -39,9 +39,9 @@ def test_the_maps_are_those_of_the_forward_pass_on_what_is_said(heard):
         if (one.kind, one.layer) in maps:
             torch.testing.assert_close(one.weights_HTS, maps[one.kind, one.layer])
     queries, keys = found.axes[CROSS]
-    assert queries.labels == ["[start]", *"one\u2423two"]
+    assert queries.labels == ["[start]", "\u2423", *"one\u2423two"]  # a text stands behind a blank
     assert (keys.labels[0], keys.labels[-1], len(keys)) == ("0.00", "0.58", 30)
-    assert found.of_kind(CROSS)[0].weights_HTS.shape == (2, 8, 30)
+    assert found.of_kind(CROSS)[0].weights_HTS.shape == (2, 9, 30)
     assert {ENCODER, DECODER, CROSS} <= set(found.kinds)
     assert found.title == "a.wav: one two"
 
@@ -55,7 +55,7 @@ def test_without_a_target_it_is_what_the_model_hears(heard):
 
 def test_a_target_over_the_table_is_refused(heard):
     with pytest.raises(
-        ValueError, match=r"the target takes 18 positions, marks included, and the model's table has 16"
+        ValueError, match=r"the target takes 20 positions, marks included, and the model's table has 16"
     ):
         heard("one two three four")
 
