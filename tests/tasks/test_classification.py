@@ -129,7 +129,9 @@ def test_the_loss_of_a_model_that_knows_nothing_is_the_logarithm_of_the_number_o
     assert task.evaluate(module)["test/loss"] == pytest.approx(math.log(4), rel=1e-6)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(mixup=0.2)])
+@pytest.mark.parametrize(
+    "augmentation", [Augmentation(), pytest.param(Augmentation(mixup=0.2), marks=pytest.mark.slow)]
+)
 def test_a_tiny_model_learns(augmentation):
     module = data_of(augmentation=augmentation)
     task = task_of(module)

@@ -183,7 +183,10 @@ def test_figures_are_means_over_the_target_tokens(spans):
     assert set(task.evaluate(spans, "validation")) == {"val/loss", "val/accuracy"}
 
 
-@pytest.mark.parametrize("make", [partial(T5, share_layers=True), partial(T5LanguageModel, prefix=True)])
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(partial(T5, share_layers=True), marks=pytest.mark.slow), partial(T5LanguageModel, prefix=True)],
+)
 def test_a_t5_learns_what_the_spans_were(spans, make):
     torch.manual_seed(0)
     model = make(**spans.dims(), d_model=32, num_heads=2, num_layers=1, dropout=0.0)

@@ -237,6 +237,7 @@ def test_lines_keep_their_places_and_empty_ones_stay(make):
         assert [[text for text, _ in best] for best in task.translate(module, nothing)] == [[""]] * len(nothing)
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_its_pairs_by_heart(make):
     module = make(batch_tokens=2000)
     task = task_of(module, label_smoothing=0.1, num_beams=2)
