@@ -9,6 +9,7 @@ import attnlab
 def test_the_public_names_are_these():
     assert sorted(attnlab.__all__) == [
         "Bert",
+        "CLIP",
         "Comparison",
         "EncoderDecoder",
         "GPT",

@@ -68,6 +68,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
              for i, line in enumerate(lines)]  # fmt: skip
     paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
     (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    (folder / "shaded").mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(160):  # darker and brighter ones, of a word each
+        pixels = noise.integers(0, 60, (8, 8)) + 60 * (number % 4)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "shaded" / f"{number}.png")
+        (folder / "shaded" / f"{number}.txt").write_text(f"{WORDS[number % 4]}\n")
     write_captioned(folder / "captioned")
     return folder
 
@@ -99,8 +105,13 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "tsv": [f"data.path={library / 'labelled'}"],
         "conll": [f"data.path={library / 'tagged'}"],
         "squad_files": [f"data.path={library / 'questions.json'}"],
-        "image_text": [f"data.path={library / 'captioned'}", "data.source.image_size=16"],
         "digits": [],
+        "image_text": [
+            f"data.path={library / 'shaded'}",
+            "data.source.image_size=8",
+            "data.source.channels=1",
+            "data.max_length=32",
+        ],
     }
 
     def find(space: ConfigSpace, composed: Composed) -> list[str]:

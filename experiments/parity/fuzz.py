@@ -1,4 +1,4 @@
-"""Random settings of every architecture, out to transformers and in from it: the same logits, or refused.
+"""Random settings of every architecture of one input, out to transformers and in from it: the same logits, or refused.
 
 python experiments/parity/fuzz.py [--draws 3000] [--first 0] [--threads 1]
 
@@ -239,7 +239,7 @@ ROTARY_FIELDS = ("partial_rotary_factor", "rope_theta")  # taken by every config
 NEAR = 0.6  # of the changes are to a field here that some architecture carries over, be it only a sibling of the one at hand
 CARRIED = {
     name
-    for known in ARCHITECTURES.values()
+    for known in map(ARCHITECTURES.__getitem__, BASES)
     for entry in known.fields
     for name in ([entry.ours] if isinstance(entry, Same) else {n for w in entry.words.values() for n in w} if isinstance(entry, OneOf) else [])
 }  # fmt: skip
@@ -260,7 +260,7 @@ class Outcome:
 def outcome(number: int, folder: Path) -> Outcome:
     """What becomes of the draw of this number; `folder` is new."""
     draw = random.Random(number)
-    name = draw.choice(list(ARCHITECTURES))
+    name = draw.choice(list(BASES))
     return _exported(number, name, draw, folder) if number % 2 == 0 else _imported(number, name, draw, folder)
 
 
@@ -449,7 +449,7 @@ def main() -> int:
     print(
         f"{'architecture':14}{'way':8}" + "".join(f"{kind:>9}" for kind in (SAME, REFUSED, VOID, WRONG)) + "  largest"
     )
-    for name in ARCHITECTURES:
+    for name in BASES:
         for way in ("export", "import"):
             row = "".join(f"{counts[name, way, kind]:9,}" for kind in (SAME, REFUSED, VOID, WRONG))
             print(f"{name:14}{way:8}{row}  {largest.get((name, way), 0.0):.1e}")

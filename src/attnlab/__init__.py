@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnlab.analysis import compare as compare
     from attnlab.analysis import load_study as load_study
     from attnlab.layers import PositionEncoding as PositionEncoding
+    from attnlab.models import CLIP as CLIP
     from attnlab.models import GPT as GPT
     from attnlab.models import T5 as T5
     from attnlab.models import Bert as Bert
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "analysis": ("Comparison", "Study", "compare", "load_study"),
     "layers": ("PositionEncoding",),
-    "models": ("GPT", "T5", "Bert", "EncoderDecoder", "ViT"),
+    "models": ("CLIP", "GPT", "T5", "Bert", "EncoderDecoder", "ViT"),
     "report.page": ("write_report",),
     "runs.trained": ("load_model",),
     "testing": ("contract",),

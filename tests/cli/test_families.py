@@ -19,6 +19,7 @@ FAMILIES = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml
 RESIDUALS = ("pre_ln", "post_ln")
 STEPS = 20
 IN_A_GRID = {"sinusoidal_2d", "learned_2d", "axial_rotary"}
+WITH_IMAGES = {"clip", "siglip"}
 OF_SEQUENCES = {"gpt", "bert", "encoder_decoder", "t5", "t5_shared", "t5_decoder", "t5_prefix"}
 SMALL = {
     "model": {"d_model": 16, "num_heads": 2, "num_layers": 1, "d_ff": 32, "dropout": 0.0, "patch_size": 2},
@@ -53,8 +54,12 @@ def compose(space, own_data, family, *more):
 
 
 def pairs(space, family, alone):
-    """Every position with every residual; of T5's other forms, whose layers are T5's, each with T5's own of the other."""
+    """Every position with every residual; of T5's other forms, whose layers are T5's, each with T5's own of the other.
+    SigLIP is CLIP with another end to it, and has its own position alone.
+    """
     positions, own = space.groups["position"], [alone.names[seam] for seam in ("position", "residual")]
+    if family == "siglip":
+        return [(own[0], residual) for residual in RESIDUALS]
     if family.startswith("t5_"):
         return [*((position, own[1]) for position in positions), *((own[0], residual) for residual in RESIDUALS)]
     return itertools.product(positions, RESIDUALS)
@@ -67,7 +72,9 @@ def allowed(space, own_data, family):
         return {("none of its own",) * 2: alone}
     found = {}
     for position, residual in pairs(space, family, alone):
-        composed = compose(space, own_data, family, f"position={position}", f"residual={residual}")
+        # Where a position of patches makes no sense for texts, it is that of the images alone.
+        place = "@model.image.position" if family in WITH_IMAGES and position in IN_A_GRID else ""
+        composed = compose(space, own_data, family, f"position{place}={position}", f"residual={residual}")
         if not list(broken_rules(composed)):
             found.setdefault(json.dumps(composed.resolved["model"]), ((position, residual), composed))
     return dict(found.values())
@@ -162,7 +169,7 @@ def test_a_family_learns_and_decodes_with_every_position_and_residual(space, own
     choices = allowed(space, own_data, family)
     if family in OF_SEQUENCES and not family.startswith("t5_"):
         assert set(choices) == set(itertools.product(set(space.groups["position"]) - IN_A_GRID, RESIDUALS))
-    if family == "vit":
+    if family in ("vit", "clip"):
         assert set(choices) == set(itertools.product(space.groups["position"], RESIDUALS))
     assert choices
     assert_all_learn(choices)
@@ -186,6 +193,7 @@ TASKS = {
     "image_classification": ["model=vit", "data=digits"],
     "sequence_classification": [*CLASSIFIER, "task=sequence_classification", "data=tsv", "data.path=x"],
     "token_classification": ["model=bert", "task=token_classification", "data=conll", "data.path=x"],
+    "contrastive": ["model=clip"],
     "span_extraction": ["model=bert", "task=span_extraction", "data=squad_files", "data.path=x"],
     "text_to_text": [
         "model=t5",

@@ -278,3 +278,31 @@ def test_layers_that_are_to_be_shared_take_the_encoders():
     assert "decoder.layers.0.cross_attention.query.weight" in start.kept
     again, twin = made({**t5, "share_layers": True}, 3)
     assert start_from(twin, again, model.state_dict(), own).left == []
+
+
+CLIP = {"model": "CLIP", "vocabulary_size": 17, "max_length": 8, "image_size": 8, "channels": 1, "image.d_model": 16}
+CLIP |= {
+    f"{tower}.{size}": number for tower in ("image", "text") for size, number in (("num_heads", 2), ("num_layers", 1))
+}
+
+
+def test_the_parts_of_each_tower_change_by_themselves():
+    there, here = completed(CLIP), completed(CLIP | {"text.position": "ALiBi", "image.attention": "MultiQuery"})
+    given, model = build(there).state_dict(), build(here)
+    started = start_from(model, here, given, there)
+    assert started.left == ["text.stack.position.table.weight"]
+    assert {*started.converted} == {
+        f"image.stack.layers.0.attention.{name}.{kind}" for name in ("key", "value") for kind in ("weight", "bias")
+    }
+    assert started.fresh == {}
+    kept = "image.stack.position.table.weight"
+    assert kept in started.kept
+    assert model.state_dict()[kept].equal(given[kept])
+
+
+def test_heads_of_a_tower_that_are_cut_elsewhere_are_refused():
+    there, here = completed(CLIP), completed(CLIP | {"text.num_heads": 4})
+    with pytest.raises(
+        CannotConvert, match=r"text\.attention\.d_head: 64 there, 32 here; text\.num_heads: 2 there, 4|text"
+    ):
+        start_from(build(here), here, build(there).state_dict(), there)

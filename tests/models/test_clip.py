@@ -149,6 +149,14 @@ def test_images_of_another_size_are_taken_by_a_copy():
         model.encode_images(torch.randn(1, 2, 16, 12))
 
 
+def test_compiling_compiles_both_towers():
+    model, called = build(), []
+    model.compile(backend=lambda graph, _: called.append(graph) or graph.forward)
+    model.encode_images(images())
+    model.encode_texts(texts(4)[0])
+    assert len(called) >= 2
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -92,11 +92,11 @@ def misfits(path: str, node: Mapping[str, object], target: Callable[..., object]
     made = target if inspect.isclass(target) else typing.get_type_hints(target).get("return")
     if not bases or not inspect.isclass(made) or made is type(None):
         return
-    named = " or ".join(_full_name(base) for base in bases)
     if not issubclass(made, tuple(bases)):
-        yield f"{must_be(path, f'derived from {named}', node['_target_'])}{_to_give(bases[0])}"
+        yield f"{must_be(path, f'derived from {_named(bases)}', node['_target_'])}{_to_give(bases[0])}"
     elif made is target and (missing := sorted(_left_open(made))):
-        yield f"{path}: {node['_target_']} lacks {', '.join(missing)}, which {named} leaves to what is derived from it"
+        lacks = f"{path}: {node['_target_']} lacks {', '.join(missing)}"
+        yield f"{lacks}, which {_named(bases)} leaves to what is derived from it"
     elif completed is not None and completed != bool(node.get("_partial_")):
         needs, why = ("needs", "the rest later") if completed else ("must not have", "nothing more")
         yield f"{path}: the YAML of {node['_target_']} {needs} the line `_partial_: true`, for it is told {why}"
@@ -127,6 +127,10 @@ def _to_give(base: type) -> str:
         return f"; it has to give {', '.join(hooks)}"
     public = [name for name, value in vars(base).items() if inspect.isfunction(value) and not name.startswith("_")]
     return f"; it may give {', '.join(public)}" if public else ""
+
+
+def _named(classes: Sequence[type]) -> str:
+    return " or ".join(map(_full_name, classes))
 
 
 def _full_name(cls: type) -> str:

@@ -132,12 +132,12 @@ def _masking(
 
 class TaskLosses:
     """The loss of each example of a task's batches, by the task's own `loss_sums` on each row of a batch alone, without
-    label smoothing. most: examples, spread evenly over all; None: all. count: how many there are. Raises ValueError for
-    batches that cannot be cut into rows.
+    label smoothing; of a task that compares the examples of a batch, by that of whole batches. most: examples, spread
+    evenly over all; None: all. count: how many there are. Raises ValueError for batches that cannot be cut into rows.
     """
 
     def __init__(self, task: Task, batches: Sequence[Mapping[str, Tensor]], most: int | None = None) -> None:
-        rows = [row for batch in batches for row in _rows(batch)]
+        rows = [row for batch in batches for row in (_rows(batch) if task.separable else [dict(batch)])]
         if most is not None and len(rows) > most:
             rows = [rows[i * len(rows) // most] for i in range(most)]
         self.task, self.rows, self.count = task, rows, len(rows)

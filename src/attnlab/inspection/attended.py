@@ -20,7 +20,19 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.generation.beam import BeamSearch, decode
 from attnlab.inspection import attention_maps
-from attnlab.inspection.attention_maps import CROSS, DECODER, ENCODER, SELF, Axis, LayerMap, text_axis
+from attnlab.inspection.attention_maps import (
+    CROSS,
+    DECODER,
+    ENCODER,
+    OF_IMAGE,
+    OF_TEXT,
+    POOLING,
+    SELF,
+    Axis,
+    LayerMap,
+    text_axis,
+)
+from attnlab.models import CLIP
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, evaluating
 from attnlab.models.heads import EncoderHead, pool
 from attnlab.models.vit import ViT
@@ -88,6 +100,14 @@ class Reader:
             return _single(
                 encoder, encoder.encode, text, text_axis(text, *vocabulary.locate(text), special, *special.text)
             )
+        if isinstance(model, CLIP):
+            vocabulary = _vocabulary(self.tokenizer, model.vocabulary_size)
+            special, tower = vocabulary.special_tokens, model.text
+            axis = text_axis(text, *vocabulary.locate(text), special, *special.source)
+            _check("text", text, axis, tower.longest)
+            tokens_1T = _row(axis)
+            maps = _maps(model, len(axis), len(axis), lambda: tower(tokens_1T))
+            return Attended(text, maps, _same(OF_TEXT, axis), text, (tokens_1T,))
         raise ValueError(f"{type(model).__name__} reads no text")
 
     def _pair(self, model: Seq2Seq, text: str, target: str | None) -> Attended:
@@ -141,14 +161,21 @@ def _check(what: str, text: str, axis: Axis, longest: int | None) -> None:
         )
 
 
-def read_image(model: ViT, pixels_CYX: np.ndarray, mean_C: np.ndarray, deviation_C: np.ndarray, title: str) -> Attended:
+def read_image(
+    model: ViT | CLIP, pixels_CYX: np.ndarray, mean_C: np.ndarray, deviation_C: np.ndarray, title: str
+) -> Attended:
     """The maps of an image (bytes), normalised by each channel's moments. Raises ValueError for another size."""
     scaled_CYX = (pixels_CYX / 255 - mean_C[:, None, None]) / deviation_C[:, None, None]
     images_1CYX = torch.from_numpy(scaled_CYX).float()[None]
-    axis = attention_maps.patch_axis(model.grid, model.num_before, model.pooling == "class")
-    maps = _maps(model, len(axis), len(axis), lambda: model(images_1CYX))
+    tower = model.image if isinstance(model, CLIP) else model
+    axis = attention_maps.patch_axis(tower.grid, tower.num_before, tower.pooling == "class")
+    maps = _maps(model, len(axis), len(axis), lambda: tower(images_1CYX))
+    axes = _same(OF_IMAGE if isinstance(model, CLIP) else SELF, axis)
+    # What pools an image is one query that is none of its patches, and sees these alone.
+    patches = replace(attention_maps.patch_axis(tower.grid, 0, False), grid=None)
+    axes[POOLING] = (Axis(["[probe]"], np.array([-1]), np.ones(1, dtype=bool), np.full((1, 2), -1)), patches)
     pixels_YXC = np.ascontiguousarray(np.broadcast_to(pixels_CYX, (3, *pixels_CYX.shape[1:])).transpose(1, 2, 0))
-    return Attended(title, maps, _same(SELF, axis), pixels_YXC=pixels_YXC, tokens=(images_1CYX,))
+    return Attended(title, maps, axes, pixels_YXC=pixels_YXC, tokens=(images_1CYX,))
 
 
 @torch.inference_mode()

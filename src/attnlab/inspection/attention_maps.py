@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from attnlab.training.tracking import Picture
 
 SIDE, GAP = 64, 2  # pixels of a head's map, and between two
 SELF, ENCODER, DECODER, CROSS = "self", "encoder self", "decoder self", "cross"
+OF_IMAGE, OF_TEXT, POOLING = "image self", "text self", "image pooling"  # of a model with a tower for each
 SHOWN = str.maketrans({" ": "\u2423", "\n": "\u23ce", "\t": "\u21e5"})  # blank, line end and tabulator, made visible
 
 
@@ -50,7 +51,7 @@ class LayerMap:
     """The attention weights (H, T, S) of one layer on one example, in fp32, and who may attend to whom, (T, S)."""
 
     name: str  # of the attention in the model
-    kind: str  # self, encoder self, decoder self or cross
+    kind: str  # one of those above
     layer: int  # its place among those of its kind, from 0
     weights_HTS: Tensor
     allowed_TS: Tensor
@@ -89,7 +90,9 @@ def kind_of(model: nn.Module, name: str) -> str:
         return CROSS
     if isinstance(model, Seq2Seq):
         return {"encoder": ENCODER, "decoder": DECODER}.get(name.split(".")[0], SELF)
-    return SELF
+    if re.search(r"\bpool\.attention$", name):
+        return POOLING
+    return {"image": OF_IMAGE, "text": OF_TEXT}.get(name.split(".")[0], SELF)
 
 
 def attention_names(model: nn.Module) -> dict[Attention, list[str]]:
@@ -132,7 +135,7 @@ def _recording(model: nn.Module, row: int, calls: list[tuple[str, Tensor, Tensor
     try:
         for module, names in attentions.items():
             module.backend = telling(cycle(names))
-        with watched(tell_of_alignment):
+        with watched(tell_of_alignment) if isinstance(model, Seq2Seq) else nullcontext():
             yield
         calls.extend(_aligned(model, alignments))
     finally:

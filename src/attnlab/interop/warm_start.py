@@ -56,24 +56,26 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     # Of layers that two stacks share, those of the first.
     first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     own = {name: tensor for name, tensor in state.items() if name in first}
-    changed = {seam for seam in PLACES if _of(seam, here) != _of(seam, there)}
     start, taken = Start(), {}
     refused: list[str] = []
     for name, tensor in own.items():
-        source = given.get(name)
-        if source is not None and seam_of(name) == "position" and not _same_table(here, there):
+        source, tower = given.get(name), _tower_of(name, here)
+        here_of, there_of = _of_stack(tower, here), _of_stack(tower, there)
+        seam = seam_of(name)
+        is_changed = seam is not None and _of(seam, here_of) != _of(seam, there_of)
+        if source is not None and seam == "position" and not _same_table(here_of, there_of):
             start.fresh[name] = "its rows stand for other positions"
         elif source is not None and source.shape == tensor.shape:
             start.kept.append(name)
             taken[name] = source
-        elif (made := _converted(name, tensor, given, here, there)) is not None and made[0].shape == tensor.shape:
+        elif (made := _converted(name, tensor, given, here_of, there_of)) and made[0].shape == tensor.shape:
             taken[name], start.converted[name] = made
-        elif source is None or seam_of(name) in changed or _is_of_the_task(name, here):
+        elif source is None or is_changed or _is_of_the_task(name, here):
             start.fresh[name] = "" if source is None else f"{tuple(source.shape)} there, {tuple(tensor.shape)} here"
         else:
             refused.append(f"{name}: {tuple(source.shape)} there, {tuple(tensor.shape)} here")
     # Tensors of one shape may be cut into heads elsewhere.
-    sizes = ("num_heads", "attention.d_head")
+    sizes = [size for size in dict.fromkeys([*here, *there]) if size.endswith(("num_heads", "attention.d_head"))]
     refused += [
         f"{size}: {there.get(size)} there, {here.get(size)} here" for size in sizes if here.get(size) != there.get(size)
     ]
@@ -92,6 +94,20 @@ def start_from(model: nn.Module, here: Settings, given: Mapping[str, Tensor], th
     same = {name for name in left & {*state} if given[name].equal(state[name].to(given[name].device))}
     start.left = sorted(left - same)
     return start
+
+
+def _tower_of(name: str, settings: Settings) -> str:
+    """The tower that a tensor belongs to, by its name; empty where the model has none."""
+    first = name.partition(".")[0]
+    return first if f"{first}.d_model" in settings else ""
+
+
+def _of_stack(tower: str, settings: Settings) -> Settings:
+    """The settings of a model's stack: its tower's, with what kind of input it has, or all of them."""
+    if not tower:
+        return settings
+    own = {key.removeprefix(f"{tower}."): value for key, value in settings.items() if key.startswith(f"{tower}.")}
+    return own | ({"image_size": settings["image_size"]} if tower == "image" else {})
 
 
 def seam_of(name: str) -> str | None:
@@ -140,7 +156,7 @@ def _converted(
         return (table, "the embedding") if is_output and there.get("tie_embeddings") and table is not None else None
     if ".attention." in name or ".cross_attention." in name:
         return _regrouped(name, tensor, source, here, there)
-    of_text = here["position"] == "Learned" and "image_size" not in here
+    of_text = here.get("position") == "Learned" and "image_size" not in here
     if of_text and seam_of(name) == "position" and len(source) > len(tensor):
         return source[: len(tensor)], f"the first {len(tensor)} of {len(source)} rows"
     return None

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -208,6 +208,11 @@ class CLIP(Model):
         """Holds the learned scale to at most `max_scale`."""
         if self.max_scale is not None:
             self.log_scale.clamp_(max=math.log(self.max_scale))
+
+    def compile(self, *given: Any, **named: Any) -> None:
+        """Compiles the towers: what trains the model calls them, not `forward`."""
+        for tower in (self.image, self.text):
+            tower.compile(*given, **named)
 
     def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> CLIP:
         """A copy that takes images of another size; see PatchEncoder."""

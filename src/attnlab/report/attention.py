@@ -20,7 +20,7 @@ from attnlab import __version__
 from attnlab.analysis.table import Column, Content, Table
 from attnlab.inspection.ablation import Effect
 from attnlab.inspection.attended import Attended
-from attnlab.inspection.attention_maps import Head, visible
+from attnlab.inspection.attention_maps import POOLING, Head, visible
 from attnlab.inspection.heads import RULE, Role, Score, Scores, clearest, role_of
 from attnlab.inspection.syntactic_agreement import Agreement
 from attnlab.report.document import POLICY, document, json_script, part, resource, script
@@ -217,7 +217,7 @@ def _kind(example: Attended, kind: str, share: float) -> KindData:
     queries, keys = example.axes[kind]
     weights_LHTS = np.stack([one.weights_HTS.numpy() for one in example.of_kind(kind)])
     labels, offset = list(queries.labels), queries.before
-    if queries.grid is not None and "[class]" not in labels:
+    if queries.grid is not None and "[class]" not in labels and POOLING not in example.kinds:
         # Nothing stands for the whole image but the mean of the patches, which is what the model classifies.
         mean_LH1S = weights_LHTS[:, :, queries.before :].mean(axis=2, keepdims=True)
         weights_LHTS = np.concatenate([mean_LH1S, weights_LHTS], axis=2)

@@ -128,7 +128,7 @@ def start(model: nn.Module, node: Mapping[str, Any], widths: Mapping[str, object
     Raises: UsageError where the two do not fit.
     """
     from attnlab.interop import CannotConvert, build, canonical, different, start_from
-    from attnlab.models import ViT
+    from attnlab.models import CLIP, ViT
     from attnlab.tasks.pretrained import weights_file
 
     run = str(node["init_from"])
@@ -145,13 +145,15 @@ def start(model: nn.Module, node: Mapping[str, Any], widths: Mapping[str, object
         read = read_tensors(path).items()
         given = {name: tensor if name.endswith(STATE) else tensor.to(device) for name, tensor in read}
         told: list[str] = []
-        if isinstance(model, ViT) and there["model"] == "ViT" and there["patch_size"] == model.patch_size:
+        same = all(here.get(name) == there.get(name) for name in ("model", "patch_size"))
+        if isinstance(model, ViT | CLIP) and same:
             with torch.device(device):
                 other = build(there)
-            assert isinstance(other, ViT)
+            assert isinstance(other, ViT | CLIP)
             other.load_state_dict(given)
-            given = other.at_size(model.image_size).state_dict()  # Dosovitskiy et al. 2021, section 3.2
-            told = [] if other.grid == model.grid else [f"positions {other.grid} -> {model.grid}"]
+            given = other.at_size(here["image_size"]).state_dict()  # Dosovitskiy et al. 2021, section 3.2
+            before, now = (m.image.grid if isinstance(m, CLIP) else m.grid for m in (other, model))
+            told = [] if before == now else [f"positions {before} -> {now}"]
         begun = start_from(model, here, given, there)
     except KeyError as error:
         raise UsageError(f"{INIT_FROM}={run}: {error.args[0]}, so nothing is known of what it computes") from error

@@ -14,7 +14,7 @@ from PIL import Image
 
 from attnlab.config import UsageError
 from attnlab.data import Tokenizer
-from attnlab.data.image_data import ImageData
+from attnlab.data.image_data import PixelData
 from attnlab.data.images import read_pixels
 from attnlab.data.readers import read_lines
 from attnlab.generation.beam import BeamSearch
@@ -23,7 +23,7 @@ from attnlab.inspection.attended import Attended, Reader, read_image
 from attnlab.inspection.attention_maps import Head
 from attnlab.inspection.heads import Scores, head_scores, heads_csv, heads_json, merged, repeat_scores
 from attnlab.inspection.syntactic_agreement import Agreement, Sentence, agreement, read_sentences, syntax_csv
-from attnlab.models import LanguageModel, Seq2Seq
+from attnlab.models import CLIP, LanguageModel, Seq2Seq
 from attnlab.models.vit import ViT
 from attnlab.runs.record import read_record
 from attnlab.runs.trained import load_model, load_run
@@ -94,15 +94,16 @@ class InspectedRun:
 
     def look_at_images(self, names: Sequence[str]) -> Found:
         """The heads on image files, scaled and cut as in training."""
-        if not isinstance(self.model, ViT):
+        if not isinstance(self.model, ViT | CLIP):
             raise UsageError(f"{self.directory}: {self.kind} looks at no image; give it --text TEXT")
+        tower = self.model.image if isinstance(self.model, CLIP) else self.model
         with self._refusing():
             mean_C, deviation_C = self._moments()
-            rows, columns = self.model.image_size
+            rows, columns = tower.image_size
             found = []
             for name in names:
                 open_image = partial(Image.open, name)
-                pixels_CYX = read_pixels(name, open_image, rows if rows == columns else None, self.model.channels)
+                pixels_CYX = read_pixels(name, open_image, rows if rows == columns else None, tower.channels)
                 if pixels_CYX.shape[1:] != (rows, columns):
                     size = "{} x {}".format(*pixels_CYX.shape[1:])
                     raise UsageError(f"--image {name} has {size} pixels (rows x columns); accepted: {rows} x {columns}")
@@ -154,7 +155,7 @@ class InspectedRun:
         if "mean" in facts and "deviation" in facts:
             return np.array(facts["mean"]), np.array(facts["deviation"])
         data = load_run(self.directory, self.checkpoint)[0].data
-        assert isinstance(data, ImageData)
+        assert isinstance(data, PixelData)
         return data.mean_C, data.deviation_C
 
 

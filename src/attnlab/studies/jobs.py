@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attnlab.config import UsageError
 from attnlab.config.check import check, incompatible
@@ -14,11 +19,66 @@ from attnlab.config.engine import corners, for_each_job, launch, launcher_of, sp
 from attnlab.config.identity import cell_name, inherit, key_and_value, readable, twins
 from attnlab.config.seams import load
 from attnlab.parts import find
-from attnlab.studies.launch import Launcher, no_empty_folders, prepare_launcher
 from attnlab.training.metrics import better_of
-from attnlab.training.run_directory import effective_state, read_json
+from attnlab.training.run_directory import ATTEMPTS, effective_state, read_json
 
 SWEEPER = "hydra/sweeper=search"
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The settings of a launcher, whether it trains on this machine, and the threads of each job if it says so."""
+
+    words: list[str]
+    is_here: bool = True
+    threads: int | None = None
+
+
+def prepare_launcher(
+    space: ConfigSpace, run: Sequence[str], words: Sequence[str], trainers: Iterable[Mapping[str, Any]]
+) -> Launcher:
+    """The launcher that `words` choose, for runs such as `run` with these trainers. Raises: UsageError."""
+    slurm, settings = launcher_of(space, [*run, *words])
+    if slurm is None:
+        return Launcher(list(words))
+    _refuse_incompatible(slurm, trainers)
+    return Launcher([*words, *settings], is_here=False, threads=slurm["cpus_per_task"])
+
+
+def _refuse_incompatible(launcher: Mapping[str, object], trainers: Iterable[Mapping[str, Any]]) -> None:
+    """What Slurm would only say when the jobs have waited for their turn, by the fields of both. Raises: UsageError."""
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            "this launcher hands runs to Slurm, but this machine has no sbatch to submit them with; give the same "
+            "command on a login node of the cluster, or choose hydra/launcher=joblib to train here"
+        )
+    shapes = {(int(trainer["num_nodes"]), int(trainer["devices"])) for trainer in trainers}
+    if len(shapes) > 1:
+        shown = ", ".join(f"{nodes} nodes with {devices} devices" for nodes, devices in sorted(shapes))
+        raise UsageError(
+            "the jobs of one array have one shape, but these runs differ in trainer.num_nodes or trainer.devices: "
+            f"{shown}; sweep them one after the other"
+        )
+    for shape in shapes:
+        for field, key, value in zip(("nodes", "tasks_per_node"), ("num_nodes", "devices"), shape, strict=True):
+            if launcher[field] != value:
+                raise UsageError(
+                    f"hydra.launcher.{field}={launcher[field]} does not fit trainer.{key}={value}: Slurm starts one "
+                    f"task a device. Leave hydra.launcher.{field} out, and it follows trainer.{key}"
+                )
+
+
+@contextlib.contextmanager
+def no_empty_folders(paths: Iterable[Path]) -> Iterator[None]:
+    """Of the folders on the way to the runs in `paths` that were not there before, those that stay empty go again."""
+    within = {folder for path in paths for folder in (path / ATTEMPTS, path, *path.parents)}
+    absent = [folder for folder in within if not os.path.exists(folder)]
+    try:
+        yield
+    finally:
+        for folder in sorted(absent, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan_only: bool) -> int:

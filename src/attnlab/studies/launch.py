@@ -6,31 +6,29 @@ launched again. The launchers are Hydra's: `attnlab.config.engine`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from attnlab.config import UsageError
 from attnlab.config.check import check
 from attnlab.config.compose import Composed, ConfigSpace
-from attnlab.config.engine import launch, launcher_of
+from attnlab.config.engine import launch
 from attnlab.config.identity import literal, run_path
 from attnlab.runs.record import code_version, refuse_other_source
 from attnlab.studies import cluster
 from attnlab.studies.cluster import Job, NoAnswer
+from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
 from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.plan import Key, Plan, find_study, runs_of
 from attnlab.studies.study_file import load_plan, refuse_changed_cells
 from attnlab.training.processes import Interrupted, leaving
-from attnlab.training.run_directory import ATTEMPTS, SETTLED, RunDirectory, effective_state, read_json, write_json
+from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
 
 LAUNCHES = 3  # on a cluster, of what its jobs left without a word
 NOT_OVER = ("missing", "interrupted", "lost")
@@ -40,62 +38,6 @@ class JobsFailed(RuntimeError):
     """Some runs of a sweep failed; the others went on."""
 
     # It is not beside the sweeper that raises it: Hydra loads plugins anew, and what they define is another class then.
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """The settings of a launcher, whether it trains on this machine, and the threads of each job if it says so."""
-
-    words: list[str]
-    is_here: bool = True
-    threads: int | None = None
-
-
-def prepare_launcher(
-    space: ConfigSpace, run: Sequence[str], words: Sequence[str], trainers: Iterable[Mapping[str, Any]]
-) -> Launcher:
-    """The launcher that `words` choose, for runs such as `run` with these trainers. Raises: UsageError."""
-    slurm, settings = launcher_of(space, [*run, *words])
-    if slurm is None:
-        return Launcher(list(words))
-    _refuse_incompatible(slurm, trainers)
-    return Launcher([*words, *settings], is_here=False, threads=slurm["cpus_per_task"])
-
-
-def _refuse_incompatible(launcher: Mapping[str, object], trainers: Iterable[Mapping[str, Any]]) -> None:
-    """What Slurm would only say when the jobs have waited for their turn, by the fields of both. Raises: UsageError."""
-    if shutil.which("sbatch") is None:
-        raise UsageError(
-            "this launcher hands runs to Slurm, but this machine has no sbatch to submit them with; give the same "
-            "command on a login node of the cluster, or choose hydra/launcher=joblib to train here"
-        )
-    shapes = {(int(trainer["num_nodes"]), int(trainer["devices"])) for trainer in trainers}
-    if len(shapes) > 1:
-        shown = ", ".join(f"{nodes} nodes with {devices} devices" for nodes, devices in sorted(shapes))
-        raise UsageError(
-            "the jobs of one array have one shape, but these runs differ in trainer.num_nodes or trainer.devices: "
-            f"{shown}; sweep them one after the other"
-        )
-    for shape in shapes:
-        for field, key, value in zip(("nodes", "tasks_per_node"), ("num_nodes", "devices"), shape, strict=True):
-            if launcher[field] != value:
-                raise UsageError(
-                    f"hydra.launcher.{field}={launcher[field]} does not fit trainer.{key}={value}: Slurm starts one "
-                    f"task a device. Leave hydra.launcher.{field} out, and it follows trainer.{key}"
-                )
-
-
-@contextlib.contextmanager
-def no_empty_folders(paths: Iterable[Path]) -> Iterator[None]:
-    """Of the folders on the way to the runs in `paths` that were not there before, those that stay empty go again."""
-    within = {folder for path in paths for folder in (path / ATTEMPTS, path, *path.parents)}
-    absent = [folder for folder in within if not os.path.exists(folder)]
-    try:
-        yield
-    finally:
-        for folder in sorted(absent, key=lambda folder: len(folder.parts), reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ class Contrastive(Part, Task):
     """
 
     headline = ("val/loss", "val/text_to_image_recall@10", "test/text_to_image_recall@*", "test/image_to_text_recall@*")
+    separable = False
     validates_figures = True
     data_type: ClassVar[type] = ImageTextData
     model_type: ClassVar[type] = CLIP

@@ -72,7 +72,10 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
         raise ValueError(
             f"trainer.diagnostics_every: {type(model).__name__} has no stack of layers to look into; accepted is null"
         )
-    return {f"{name.rsplit('.', 1)[-1]}/" if len(found) > 1 else "": stack for name, stack in found.items()}
+    return {
+        f"{name.removesuffix('.stack').rsplit('.', 1)[-1]}/" if len(found) > 1 else "": stack
+        for name, stack in found.items()
+    }
 
 
 def by_depth(model: nn.Module) -> dict[str, list[nn.Parameter]]:

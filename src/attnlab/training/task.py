@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 from attnlab.training.loss import NOTHING, OBJECTIVE, Diverged, LossAccumulator, LossSums, Number, first_not_finite
 from attnlab.training.metrics import LOSS, Metric, prefix_of
 from attnlab.training.optimizers import Optimization
-from attnlab.training.sharding import gathered, shard, whole
 from attnlab.training.tracking import Table
 
 Batch = Mapping[str, Tensor]
@@ -52,6 +51,7 @@ class Task(pl.LightningModule):
 
     loss_name = "loss"
     monitor: ClassVar[Metric] = LOSS
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its examples' own
     validates_figures: ClassVar[bool] = False  # at the end a validation reports what a whole split does
     headline: ClassVar[Sequence[str]] = ("val/loss",)
     data_type: ClassVar[type] = object
@@ -162,7 +162,7 @@ class Task(pl.LightningModule):
             self.to(self.trainer.strategy.root_device)
         was_training = self.model.training
         self.model.eval()  # a training leaves dropout on
-        with gathered(self), torch.inference_mode(), self._autocast():
+        with self._gathered(), torch.inference_mode(), self._autocast():
             yield
         self.model.train(was_training)
 
@@ -215,6 +215,22 @@ class Task(pl.LightningModule):
         loss, tokens, auxiliary = self.loss_sums(batch)
         return {"tokens": tokens, self.loss_name: loss.detach(), **{n: v.detach() for n, v in auxiliary.items()}}
 
+    def _gathered(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, every rank has all weights, where each keeps a share of them."""
+        if self.device_mesh is None:
+            return contextlib.nullcontext()
+        from attnlab.training.sharding import gathered
+
+        return gathered(self)
+
+    def _whole(self, state: T) -> T:
+        """A state with all tensors whole, where each rank keeps a share of them; all ranks have to ask."""
+        if self.device_mesh is None:
+            return state
+        from attnlab.training.sharding import whole
+
+        return whole(state)
+
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         """The precision that the training ran in; fp32 for a task without a trainer."""
         if self._trainer is None:
@@ -226,6 +242,8 @@ class Task(pl.LightningModule):
     def configure_model(self) -> None:
         """Shards the model where the strategy is to; Lightning asks before it makes the optimizer."""
         if self.device_mesh is not None:
+            from attnlab.training.sharding import shard
+
             shard(self, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Optimizer:
@@ -282,7 +300,7 @@ class Task(pl.LightningModule):
 
     def first_not_finite(self, batches: Sequence[Batch]) -> str:
         """What in the model is not finite first on any rank, in computing these micro-batches once more."""
-        with gathered(self), self._autocast():
+        with self._gathered(), self._autocast():
             here = first_not_finite(self.model, [partial(self._loss, batch) for batch in batches])
         return next((each for each in self.of_all_ranks(here) if each != NOTHING), NOTHING)
 
@@ -319,7 +337,7 @@ class Task(pl.LightningModule):
         """Turns to the weights to evaluate."""
         self.optimization.averaging.before_validation(self.model, self.global_step)
         self._evaluated.enter_context(self.optimization.weights_to_evaluate(self.model, self._optimizers()))
-        self._evaluated.enter_context(gathered(self))
+        self._evaluated.enter_context(self._gathered())
 
     def validation_step(self, batch: Batch) -> None:
         self._validated.append(self.kept_of(batch))
@@ -343,11 +361,13 @@ class Task(pl.LightningModule):
         counts = {"step": self.global_step, "tokens": self.tokens, "seconds": self.seconds}
         window = self.sums.window_sums()
         checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
-        checkpoint["averaging"] = whole(self.optimization.averaging.state_dict())
+        checkpoint["averaging"] = self._whole(self.optimization.averaging.state_dict())
         trained = checkpoint["state_dict"]
         with self.optimization.weights_to_evaluate(self.model, self._optimizers()) as differ:
             if differ:
-                checkpoint["state_dict"] = {name: value.clone() for name, value in whole(self.state_dict()).items()}
+                checkpoint["state_dict"] = {
+                    name: value.clone() for name, value in self._whole(self.state_dict()).items()
+                }
         if differ:
             # The names still stand for the parameters themselves, which hold the trained weights again.
             checkpoint["training_weights"] = trained
