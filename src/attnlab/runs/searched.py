@@ -20,6 +20,7 @@ from attnlab.ranges import must_be
 from attnlab.runs.trained import load_run
 
 BATCH = 256  # images that are embedded at once
+MOST = 200  # images that a picture can show
 
 
 @runtime_checkable
@@ -55,8 +56,8 @@ def search(directory: Path, checkpoint: str, phrase: str, split: str, top: int) 
     """The `top` images of a split for a phrase, each once. Raises: UsageError for a run that cannot be searched."""
     if not phrase.strip():
         raise UsageError("the phrase is empty; say what to look for, such as 'a lock with a plus'")
-    if top < 1:
-        raise UsageError(must_be("--top", "at least 1", top))
+    if not 1 <= top <= MOST:
+        raise UsageError(must_be("--top", f"from 1 to {MOST}", top))
     parts, task = load_run(directory, checkpoint)
     data, model = parts.data, task.model
     if not isinstance(data, ImageTextData) or not isinstance(model, EmbedsBoth):
