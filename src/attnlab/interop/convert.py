@@ -340,7 +340,8 @@ def _gap(name: str, there: nn.Module, here: nn.Module, given: Given, head: Head 
 
 def _names_of(given: Given) -> list[str]:
     """What transformers calls each of the tensors."""
-    first = "pixel_values" if given[0].is_floating_point() else "input_ids"
+    sound_or_image = "input_features" if given[0].ndim == 3 else "pixel_values"
+    first = sound_or_image if given[0].is_floating_point() else "input_ids"
     second = "input_ids" if first == "pixel_values" else "decoder_input_ids"
     return [first, second][: len(given)]
 

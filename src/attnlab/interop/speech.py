@@ -243,9 +243,12 @@ def _layers(side: str) -> list[Rule]:
     fused = [
         Rule(f"{theirs}self_attention/linear_0/weight", tuple(f"{name}.weight" for name in of_self), THIRDS),
         Rule(f"{theirs}self_attention/linear_0/bias", (f"{of_self[0]}.bias", f"{of_self[2]}.bias"), QUERY_AND_VALUE),
-        Rule(f"{theirs}attention/linear_1/weight", tuple(f"{name}.weight" for name in of_cross), HALVES),
-        Rule(f"{theirs}attention/linear_1/bias", (f"{of_cross[1]}.bias",), VALUE_ALONE),
     ]
+    if side == "decoder":
+        fused += [
+            Rule(f"{theirs}attention/linear_1/weight", tuple(f"{name}.weight" for name in of_cross), HALVES),
+            Rule(f"{theirs}attention/linear_1/bias", (f"{of_cross[1]}.bias",), VALUE_ALONE),
+        ]
     return [
         *_renamed(norms | {"ffn/layer_norm": "final_layer_norm"}, theirs, ours, NORM, side),
         *_renamed(linear, theirs, ours, KINDS, side),

@@ -32,6 +32,7 @@ TOKEN_FIELDS = {
 }
 PAIRS = ("EncoderDecoder", "T5")  # models of a source and a target
 WITH_IMAGES = "CLIP"  # the model of texts with images
+OF_SPEECH = "Whisper"
 OLD_END = 2  # as eos_token_id this makes transformers' CLIP pool a text where its highest number stands
 TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of each at most
 
@@ -183,7 +184,7 @@ def _fields(found: Exported) -> dict[str, object]:
     numbers: dict[str, object] = {field: getattr(found.special_tokens, name) for field, name in TOKEN_FIELDS.items()}
     if len(found.special_tokens.ends) > 1:
         numbers["eos_token_id"] = list(found.special_tokens.ends)
-    if found.settings["model"] not in PAIRS:
+    if found.settings["model"] not in (*PAIRS, OF_SPEECH):
         del numbers["decoder_start_token_id"]
     else:
         numbers["forced_eos_token_id"] = None
@@ -246,12 +247,14 @@ def _tried(found: Exported, folder: Path) -> str:
         return 'not checked: transformers is not installed (pip install "attnlab[transformers]")'
     difference = compare(folder, found.model(), _given(found, folder), found.head)
     has_images, has_texts = "image_size" in found.settings, "vocabulary_size" in found.settings
-    what = " and ".join(["images"] * has_images + ["texts"] * has_texts)
+    what = " and ".join(
+        ["images"] * has_images + ["speech"] * (found.settings["model"] == OF_SPEECH) + ["texts"] * has_texts
+    )
     return f"transformers loads it, and gives the same on {what} (logits differ by {difference:.0e} at most)"
 
 
 def _given(found: Exported, folder: Path) -> list[Given]:
-    """What the model is tried on: images of noise, or texts as the written tokenizer encodes them. Raises
+    """What the model is tried on: images or sounds of noise, texts as the written tokenizer encodes them. Raises
     CannotConvert for other numbers."""
     images: Given = ()
     if "image_size" in found.settings:
@@ -263,6 +266,10 @@ def _given(found: Exported, folder: Path) -> list[Given]:
     if images:  # a row that was cut ends in the mark again, for there a text is seen
         ends = [found.special_tokens.end] * (found.special_tokens.end is not None)
         return [(*images, torch.cat([row_1T[:, : -len(ends) or None], torch.tensor([ends])], dim=1)) for row_1T in rows]
+    if found.settings["model"] == OF_SPEECH:
+        shape = (1, found.settings["num_mels"], found.settings["num_frames"])
+        features_1MF = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return [(features_1MF, row_1T) for row_1T in rows]
     if found.settings["model"] not in PAIRS:
         return [(row_1T,) for row_1T in rows]
     start = torch.tensor([[found.special_tokens.target_start or 0]])
