@@ -93,10 +93,10 @@ def test_a_table_that_cannot_be_meant_is_one_message(tmp_path, row, message):
 
 def test_what_is_no_speech_is_one_message(tmp_path):
     (tmp_path / "t.jsonl").write_text("[1]\n")
-    with pytest.raises(DataError, match=r"line 1 of .* is no JSON object"):
+    with pytest.raises(DataError, match=r"line 1 of .* is no object of JSON"):
         SpeechFiles(tmp_path / "t.jsonl").read()
     (tmp_path / "t.doc").write_text("")
-    with pytest.raises(DataError, match=r"is no table that is known by its ending; accepted: \.csv"):
+    with pytest.raises(DataError, match=r"is no table that its ending tells; accepted: \.csv"):
         SpeechFiles(tmp_path / "t.doc").read()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no recording; accepted: a folder of recordings"):

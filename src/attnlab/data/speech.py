@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,10 @@ from attnlab.data.audio import ACCEPTED, EXTENSIONS, Clip
 from attnlab.data.cache import DataError
 from attnlab.data.readers import HubTable, is_missing, read_text, refuse_half_characters, text_of
 from attnlab.data.source import SPLITS, VALIDATION_SHARE, Examples, ExampleSource, check_split, divide, existing
+from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Probability, check_ranges
 
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
-TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None}
 FORM = (
     "a folder of recordings, each with its transcript in a .txt file of the same name beside it, with or without "
     "folders train, validation and test; or a table (.csv, .tsv, .jsonl) with columns audio and transcript"
@@ -110,7 +107,9 @@ class SpeechFiles(SpeechSource):
 
     def _table(self) -> tuple[Speech, dict[str, Speech] | None]:
         """All rows, and by split where the table says it."""
-        rows = list(rows_of(self.path))
+        if self.path.suffix.lower() not in TABLES:
+            raise DataError(f"data.path={self.path} is no table that its ending tells; accepted: {', '.join(TABLES)}")
+        rows = list(records(self.path, {}))
         columns = list(dict.fromkeys(name for _, row in rows for name in row))
         audio = self._column("audio", self.audio, AUDIO, columns)
         transcript = self._column("transcript", self.transcript, TRANSCRIPT, columns)
@@ -211,28 +210,3 @@ def _part_of(value: object, place: str) -> str:
     if str(value).strip().lower() not in PARTS:
         raise DataError(f"{place} is in the split {value!r}; accepted: {', '.join(PARTS)}")
     return PARTS[str(value).strip().lower()]
-
-
-def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table by the names of its columns, each with what messages call it. Raises DataError."""
-    if path.suffix.lower() not in TABLES:
-        raise DataError(f"data.path={path} is no table that is known by its ending; accepted: {', '.join(TABLES)}")
-    text, delimiter = read_text(path).removeprefix("\ufeff"), TABLES[path.suffix.lower()]
-    if delimiter is not None:
-        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-        for row in reader:
-            yield f"line {reader.line_num:,} of {path}", {str(name).strip(): value for name, value in row.items()}
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number:,} of {path}", _json_object(line, f"line {number:,} of {path}")
-
-
-def _json_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place} is no JSON ({error}); accepted: an object a line") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{place} is no JSON object; accepted: an object a line, with audio and transcript")
-    return found
