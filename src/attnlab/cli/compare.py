@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli import STUDY, command, flag, option, repeatable
+from attnlab.cli.main import STUDY, command, flag, option, repeatable
 from attnlab.config import UsageError, usage_errors
 from attnlab.ranges import must_be
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
+from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
 from attnlab.config import UsageError, usage_errors
 from attnlab.ranges import must_be
 

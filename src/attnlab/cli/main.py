@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any, NamedTuple
 
 import attnlab
-from attnlab.cli import COMMANDS
 from attnlab.config import UsageError
 
 # The commands of each file. Only that of the one that is called is imported, and what it needs by its call alone.
@@ -25,10 +26,60 @@ FILES = {
 FILE_OF = {name: file for file, names in FILES.items() for name in names}
 GOING_ON = ("train", "sweep", "retry")
 
+Option = Callable[[ArgumentParser], object]
+Call = Callable[[Namespace], int]
 
-def parser(only: str | None = None) -> argparse.ArgumentParser:
+
+class Command(NamedTuple):
+    """What a command does in one line, its options, and what runs it and gives the exit status."""
+
+    what: str
+    options: tuple[Option, ...]
+    call: Call
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(name: str, what: str, *options: Option) -> Callable[[Call], Call]:
+    """Makes a function the command of this name."""
+
+    def register(call: Call) -> Call:
+        COMMANDS[name] = Command(what, options, call)
+        return call
+
+    return register
+
+
+def option(names: str, what: str | None = None, **fields: Any) -> Option:
+    """A word (`run`) or an option (`--to`), as argparse takes it; several names of one have blanks between them."""
+    return lambda parser: parser.add_argument(*names.split(), help=what, **fields)
+
+
+def flag(name: str, what: str) -> Option:
+    """An option without a value."""
+    return option(name, what, action="store_true")
+
+
+def repeatable(name: str, what: str, **fields: Any) -> Option:
+    """An option whose values make a list."""
+    return option(name, f"{what} (repeatable)", action="append", default=[], **fields)
+
+
+SETTINGS = option(
+    "overrides", "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500", nargs="*"
+)
+OF_STUDY = option("overrides", "runs_dir=DIR, study.name=NAME", nargs="*")
+STUDY = (option("study", "a study's name, or its directory of runs"), OF_STUDY)  # one that has run
+CHECKPOINT = option("--checkpoint", choices=("best", "last"), default="last")
+RUN = (option("run", "a run's directory"), CHECKPOINT)
+CONFIG_DIR = repeatable("--config-dir", "a folder of your own config groups, whose files come before attnlab's")
+TEXTS = (repeatable("--text", "a text"), option("--input", "a text file, one text a line"))
+
+
+def parser(only: str | None = None) -> ArgumentParser:
     """Of all commands, or of one."""
-    whole = argparse.ArgumentParser(
+    whole = ArgumentParser(
         prog="attnlab", description="Which part of a Transformer earns its place, on my data, at my size?"
     )
     whole.add_argument("--version", action="version", version=f"attnlab {attnlab.__version__}")
@@ -64,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(arguments.call(arguments)) if arguments.traceback else _guarded(arguments)
 
 
-def _guarded(arguments: argparse.Namespace) -> int:
+def _guarded(arguments: Namespace) -> int:
     try:
         return int(arguments.call(arguments))
     except (Exception, KeyboardInterrupt, SystemExit) as error:

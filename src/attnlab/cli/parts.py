@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from attnlab.cli import CONFIG_DIR, SETTINGS, command, option
+from attnlab.cli.main import CONFIG_DIR, SETTINGS, command, option
 from attnlab.config import UsageError
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from attnlab.cli import command, flag, option
+from attnlab.cli.main import command, flag, option
 from attnlab.config import UsageError, usage_errors
 from attnlab.ranges import must_be
 

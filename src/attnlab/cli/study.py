@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from attnlab.cli import OF_STUDY, STUDY, command, flag, option
+from attnlab.cli.main import OF_STUDY, STUDY, command, flag, option
 from attnlab.config import UsageError
 
 # W&B would try a server that does not answer for a quarter of an hour.

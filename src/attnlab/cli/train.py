@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli import CONFIG_DIR, SETTINGS, command, flag, option
+from attnlab.cli.main import CONFIG_DIR, SETTINGS, command, flag, option
 
 if TYPE_CHECKING:
     from attnlab.studies.plan import Plan

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
+from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
 from attnlab.config import UsageError
 from attnlab.ranges import must_be
 
