@@ -18,6 +18,7 @@ from attnlab.cli.main import main
 from attnlab.config.compose import Composed, ConfigSpace
 from tests.huggingface import save_model
 from tests.once import made_once
+from tests.speech_files import write_folder
 
 WORDS = [
     "the",
@@ -76,6 +77,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / "shaded" / f"{number}.png")
         (folder / "shaded" / f"{number}.txt").write_text(f"{WORDS[number % 4]}\n")
     write_captioned(folder / "captioned")
+    write_folder(folder / "spoken", {"train": 40, "validation": 8, "test": 8})
     return folder
 
 
@@ -113,6 +115,7 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
             "data.source.channels=1",
             "data.max_length=32",
         ],
+        "speech": [f"data.path={library / 'spoken'}", "data.seconds=0.6", "data.max_length=24"],
     }
 
     def find(space: ConfigSpace, composed: Composed) -> list[str]:

@@ -197,7 +197,7 @@ def test_an_image_and_a_default_folder(imported, attnlab, here, images):
 
 
 REFUSED = {
-    "no text": ("gpt2", [], "give what the model is to look at: --text TEXT, --input FILE (one text a line) or --image FILE"),
+    "no text": ("gpt2", [], "give what the model is to look at: --text TEXT, --input FILE (one text a line), --image FILE or --audio FILE"),
     "a blank text": ("gpt2", ["--text", " "], "--text is empty"),
     "nothing in it": ("t5", ["--input", "empty.txt"], "--input empty.txt holds no text"),
     "too long": ("gpt2", ["--text", "fox " * 100], "the text takes 201 positions, marks included, and the model's table has 64; shorten it by 137 tokens"),

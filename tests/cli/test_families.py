@@ -11,7 +11,7 @@ from attnlab.config.compose import ConfigSpace, shipped
 from attnlab.config.seams import broken_rules
 from attnlab.layers import Attention
 from attnlab.layers.pointwise import Dropout
-from attnlab.models import LanguageModel
+from attnlab.models import LanguageModel, Whisper
 from attnlab.models.base import Seq2Seq
 from attnlab.runs.build import build
 
@@ -48,7 +48,8 @@ def compose(space, own_data, family, *more):
     words = [f"model={family}"]
     words += [*own_data(space, space.compose(words)), "tokenizer=character"]
     there = space.compose(words).resolved
-    words += ["augmentation=none"] if "augmentation" in there["data"] else []
+    nothing = "speech_none" if family == "whisper" else "none"
+    words += [f"augmentation={nothing}"] if "augmentation" in there["data"] else []
     words += [f"{g}.{f}={value}" for g, fields in SMALL.items() for f, value in fields.items() if f in there[g]]
     return space.compose([*words, *more])
 
@@ -110,6 +111,8 @@ def assert_decodes_as_it_was_trained(model):
             steps, expected = [model(token, cache=cache)[:, 0] for token in target.split(1, dim=1)], model(target)
         else:
             source = torch.randint(5, model.vocabulary_size, (3, 6), generator=draw)
+            if isinstance(model, Whisper):  # which hears features
+                source = torch.randn(3, model.num_mels, 6, generator=draw)
             is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
             state = model.start(source, is_source, capacity=7)
             steps, expected = [model.step(token, state) for token in target.unbind(1)], model(source, target, is_source)

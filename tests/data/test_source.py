@@ -14,7 +14,7 @@ from attnlab.data.source import completed, declared, divide
 def test_every_source_is_listed_under_its_name():
     listed = list(declared())
     assert all(getattr(attnlab.data, source.__name__) is source for source in listed)
-    assert len(listed) == len(set(listed)) == len({source.name for source in listed}) == 27
+    assert len(listed) == len(set(listed)) == len({source.name for source in listed}) == 30
     assert Mixture not in listed
     rows = {row.name: row for row in describe_sources()}
     assert {source.name: source.__name__ for source in listed} == {n: row.class_name for n, row in rows.items()}

@@ -113,8 +113,9 @@ def _settled(target: str, node: Mapping[str, Any]) -> Settings:
     }
     told = {"max_length": own.get("max_length")}
     for tower in towers:
-        given = {name: value for name, value in {**node, **(node.get(tower) or {})}.items() if value is not None}
-        of_tower = _fields("", cls, {**getattr(cls, "of_towers", {}).get(tower, {}), **given})
+        levels = (getattr(cls, "of_towers", {}).get(tower, {}), node, node.get(tower) or {})
+        given = {name: value for level in levels for name, value in level.items() if value is not None}
+        of_tower = _fields("", cls, given)
         stack = {key: value for key, value in of_tower.items() if key.split(".")[0] in StackFields.__annotations__}
         settled = settle(stack | told)
         own |= {f"{tower}.{key}": value for key, value in settled.items() if key not in told}
