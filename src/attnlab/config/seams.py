@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -36,7 +38,9 @@ def seams() -> dict[str, object]:
     from torch import nn
     from torch.optim import Optimizer
 
-    from attnlab import data, layers, training
+    import attnlab.data as data
+    import attnlab.layers as layers
+    import attnlab.training as training
 
     return {
         "position": Callable[..., layers.PositionEncoding],
@@ -63,6 +67,8 @@ def load(path: str, node: Mapping[str, object]) -> Any:
     name = node["_target_"]
     if not isinstance(name, str):
         raise UsageError(must_be(f"{path}._target_", "the path of a class, as in attnlab.layers.Rotary", name))
+    with contextlib.suppress(Exception):  # which is said below; a package is not asked for a module that is there
+        importlib.import_module(name.rpartition(".")[0])
     try:
         found = _locate(name)  # what Hydra's get_object is, which prints the error beside raising it
     except Exception as error:
