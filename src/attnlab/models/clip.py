@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.layers.init import GPT2Init, Init
-from attnlab.layers.positions import Learned
 from attnlab.layers.scope import Memory
 from attnlab.layers.stack import Stack, StackFields, TowerFields, norm_of, tower_fields
 from attnlab.models.base import Model
-from attnlab.models.vit import PatchEncoder
+from attnlab.models.vit import PatchEncoder, ViT
 from attnlab.parts import Choices, build_part, parameters_of, unsharded, unwrapped
 from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges, must_be
 
@@ -127,14 +126,7 @@ class CLIP(Model):
         "image": ("image_size", "channels", "patch_size", "patch_bias", "pooling", "registers"),
         "text": ("vocabulary_size", "max_length", "causal_text"),
     }
-    defaults: ClassVar[StackFields] = {
-        **Stack.defaults,
-        "d_model": 128,
-        "num_heads": 4,
-        "num_layers": 4,
-        "bias": True,
-        "position": Learned,
-    }
+    defaults: ClassVar[StackFields] = ViT.defaults
 
     def __init__(
         self,
