@@ -1,13 +1,13 @@
 """Batches of images: each once an epoch, the same for any number of ranks, resumable, normalised by the training part."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.loading import place, take
 
 from attnlab.data import Augmentation, DataError, Digits, ImageData
 from attnlab.data.images import Images, ImageSource
@@ -39,16 +39,6 @@ def data(**fields):
     module = ImageData(**{"source": Stripes(), "batch_size": 8, **fields})
     module.setup()
     return module
-
-
-def place(module, rank=0, world_size=1, accumulate=1):
-    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulate)
-    return module
-
-
-def take(module, count):
-    loader = iter(module.train_dataloader())
-    return [next(loader) for _ in range(count)]
 
 
 def assert_same(batch, other):

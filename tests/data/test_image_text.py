@@ -1,12 +1,11 @@
 """Batches of images with texts: what is in them, each pair once an epoch, resumable, over ranks, cut and counted."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.loading import place, take
 
 from attnlab.data import BPE, Augmentation, Character, DataError, ImageTextData
 from attnlab.data.captions import Captioned, CaptionedSource, completed
@@ -41,16 +40,6 @@ def data(**fields):
     module = ImageTextData(**{"source": Dots(), "tokenizer": Character(), "batch_size": 8, "max_length": 24, **fields})
     module.setup()
     return module
-
-
-def place(module, rank=0, world_size=1, accumulate=1):
-    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulate)
-    return module
-
-
-def take(module, count):
-    loader = iter(module.train_dataloader())
-    return [next(loader) for _ in range(count)]
 
 
 def test_a_batch_is_the_images_and_their_captions_up_to_the_end():

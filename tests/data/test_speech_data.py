@@ -3,11 +3,11 @@ is counted."""
 
 import wave
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tests.data.loading import place, take
 from tests.speech_files import sentence, tones, write_folder, write_recording
 
 from attnlab.data import Character, DataError, LogMel, SpeechAugmentation, SpeechData, SpeechFiles
@@ -27,16 +27,6 @@ def data(folder, **fields):
     module = SpeechData(SpeechFiles, Character(), **given | fields)
     module.setup()
     return module
-
-
-def place(module, rank=0, world_size=1, accumulate=1):
-    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulate)
-    return module
-
-
-def take(module, count):
-    loader = iter(module.train_dataloader())
-    return [next(loader) for _ in range(count)]
 
 
 def assert_same(batch, other):

@@ -6,14 +6,15 @@ Shapes: B clips, N samples, M mel bins, F frames, T target length.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 
-from attnlab.data.audio import from_int16, to_int16
+from attnlab.data.audio import RATE, from_int16, to_int16
 from attnlab.data.cache import prepared
 from attnlab.data.log_mel import HOP, LogMel, SpeechAugmentation
 from attnlab.data.module import IGNORED, ExampleData, Split, WithVocabulary, padded, remarks_of
@@ -21,6 +22,7 @@ from attnlab.data.order import Batch, ShuffledOrder
 from attnlab.data.source import SPLITS, Given
 from attnlab.data.special_tokens import num_special_tokens
 from attnlab.data.speech import Speech, SpeechSource
+from attnlab.data.token_data import trained_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.translation import TokenRows
 from attnlab.data.vocabulary import Vocabulary
@@ -171,7 +173,7 @@ class SpeechData(ExampleData[SpeechRows], WithVocabulary):
         return super().facts() | {"vocabulary_size": self.vocabulary.size, "speakers": speakers}
 
     def particulars(self) -> str:
-        hours = {name: part.recordings.samples.lengths_R.sum() / 16_000 / 3600 for name, part in self.splits().items()}
+        hours = {name: part.recordings.samples.lengths_R.sum() / RATE / 3600 for name, part in self.splits().items()}
         told = ", ".join(f"{name} {value:.2f}" for name, value in hours.items())
         return f"; hours {told}; windows of {self.log_mel.seconds:g} s; vocabulary {self.vocabulary.size:,}"
 
@@ -216,21 +218,17 @@ class SpeechData(ExampleData[SpeechRows], WithVocabulary):
     def make_splits(self) -> dict[str, SpeechRows]:
         parts, self.fingerprint = read_speech(self.source, self.cache)
         self.remarks = remarks_of(parts)
-        self.vocabulary = Vocabulary(self._trained(parts))
+        # As they will be encoded, each behind a blank.
+        lines = {name: partial(_behind_blanks, part) for name, part in parts.items()}
+        self.vocabulary = Vocabulary(
+            trained_tokenizer(self.untrained, lines, self.source, self.fingerprint, self.cache)
+        )
         limits = self.vocabulary, self.log_mel.num_samples, self.max_length
         return {split: encode_speech(parts[split], *limits, drop=split == "train") for split in SPLITS}
 
-    def _trained(self, parts: dict[str, Recordings]) -> Tokenizer:
-        def make(scratch: Path) -> None:
-            seen = parts.values() if self.untrained.sees_whole_text else [parts["train"]]
-            text = "\n".join(f" {line}" for part in seen for line in part.transcripts)  # as it will be encoded
-            self.untrained.train(text).save(scratch / "tokenizer.json")
 
-        def read(folder: Path) -> Tokenizer:
-            return Tokenizer.load(folder / "tokenizer.json")
-
-        settings = [FORMAT, self.fingerprint, self.untrained.name, asdict(self.untrained)]
-        return prepared(self.cache, self.source.shelf, f"{self.name}-tokenizer", settings, make, read)
+def _behind_blanks(part: Recordings) -> list[str]:
+    return [f" {line}" for line in part.transcripts]
 
 
 def read_speech(source: SpeechSource, cache: str | Path | None = None) -> tuple[dict[str, Recordings], str]:
