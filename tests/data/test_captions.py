@@ -67,22 +67,30 @@ def test_base_words_are_those_that_variants_share():
 
 
 @settings(max_examples=40, deadline=None)
-@given(groups=st.lists(st.integers(0, 30), min_size=5, max_size=120), count=st.integers(0, 40), seed=st.integers(0, 9))
-def test_groups_are_held_out_whole_whatever_the_order(groups, count, seed):
+@given(
+    groups=st.lists(st.integers(0, 30), min_size=5, max_size=120),
+    count=st.integers(0, 40),
+    largest=st.sampled_from([None, 1, 3, 50]),
+    seed=st.integers(0, 9),
+)
+def test_groups_are_held_out_whole_whatever_the_order(groups, count, largest, seed):
     groups = [f"group {number}" for number in groups]
     whole = Captioned(np.arange(len(groups), dtype=np.uint8).reshape(-1, 1, 1, 1), groups, [""] * len(groups))
     order = np.random.default_rng(seed).permutation(len(groups)).tolist()
     counts = {"test": count, "validation": count}
-    parts = hold_out(whole, groups, counts)
-    again = hold_out(whole.take(order), [groups[row] for row in order], counts)
+    parts = hold_out(whole, groups, counts, largest)
+    again = hold_out(whole.take(order), [groups[row] for row in order], counts, largest)
     members = {name: set(part.captions) for name, part in parts.items()}
     assert members == {name: set(part.captions) for name, part in again.items()}
     assert sum(map(len, members.values())) == len(set(groups))
     assert sum(map(len, parts.values())) == len(groups)
     for name in counts:
         assert len(parts[name]) <= count
-        smallest = min((groups.count(group) for group in members["train"]), default=999)
-        assert len(parts[name]) + smallest > count or not members["train"]
+        sizes = [groups.count(group) for group in members[name]]
+        assert largest is None or max(sizes, default=0) <= largest
+        left = [groups.count(group) for group in members["train"]]
+        smallest = min((size for size in left if largest is None or size <= largest), default=999)
+        assert len(parts[name]) + smallest > count
 
 
 # --- of your own

@@ -57,9 +57,9 @@ class Icons(InWheel, CaptionedSource):
     """Material Design icons, white on black, with their names in words.
 
     All icons of a base word, the first of a name (cards is card), stand in one part, and its class is that word; a
-    tenth, at most 500, are to validate and to test on. Left out are those that the font has no glyph for, and a picture
-    that has another name already. image_size: pixels of the square of 24 units that icons are drawn in. `path` is a
-    copy of the wheel.
+    tenth, at most 500, are to validate and to test on, at most a twentieth of these of one word. Left out are those
+    that the font has no glyph for, and a picture that has another name already. image_size: pixels of the square of 24
+    units that icons are drawn in. `path` is a copy of the wheel.
     """
 
     name = "icons"
@@ -71,13 +71,14 @@ class Icons(InWheel, CaptionedSource):
     fonts: ClassVar[str] = "qtawesome/fonts/materialdesignicons6-webfont"
     edition: ClassVar[str] = "6.9.96"
     held_out: ClassVar[int] = 500
+    edition_of_parts: ClassVar[int] = 2  # another with each change of what is held out
 
     def __init__(self, path: str | Path | None = None, image_size: Annotated[int, Ge(8)] = 32) -> None:
         super().__init__(path)
         self.image_size: int = image_size
 
     def version(self) -> str:
-        return f"{self.wheel.sha256} {self.image_size}"
+        return f"{self.wheel.sha256} {self.image_size} {self.edition_of_parts}"
 
     def read(self, cache: str | Path | None = None) -> dict[str, Captioned]:
         content = self.wheel.read(f"{self.fonts}-charmap-{self.edition}.json", cache, self.path)
@@ -95,7 +96,7 @@ class Icons(InWheel, CaptionedSource):
         remarks = tuple(f"names {why}, left out: {count:,}" for why, count in left_out.items() if count)
         whole = Captioned(pixels_NCYX, [name.replace("-", " ") for name in names], words, remarks=remarks)
         count = min(self.held_out, len(names) // 10)
-        return hold_out(whole, words, {"test": count, "validation": count})
+        return hold_out(whole, words, {"test": count, "validation": count}, largest=max(1, count // 20))
 
 
 def drawn_glyphs(font: bytes, texts: Mapping[str, str], image_size: int) -> dict[str, np.ndarray]:
@@ -132,16 +133,20 @@ def base_words(names: Sequence[str]) -> list[str]:
     return [singular(word) for word in words]
 
 
-def hold_out(whole: Captioned, groups: Sequence[str], counts: Mapping[str, int]) -> dict[str, Captioned]:
+def hold_out(
+    whole: Captioned, groups: Sequence[str], counts: Mapping[str, int], largest: int | None = None
+) -> dict[str, Captioned]:
     """Parts of so many pairs, or as many as whole groups allow, in the order of the groups' sha256; the rest is to
-    train on. The training part keeps what was dropped and remarked.
+    train on, and so are groups of more pairs than `largest`, which would be most of a part. The training part keeps
+    what was dropped and remarked.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
     rows: dict[str, list[int]] = {name: [] for name in (*counts, "train")}
     for group in sorted(members, key=lambda group: hashlib.sha256(group.encode()).digest()):
-        fits = (name for name, count in counts.items() if len(rows[name]) + len(members[group]) <= count)
+        size = len(members[group])
+        fits = (name for name, count in counts.items() if size <= min(largest or count, count - len(rows[name])))
         rows[next(fits, "train")] += members[group]
     parts = {name: whole.take(sorted(its)) for name, its in rows.items()}
     return parts | {"train": replace(parts["train"], dropped=whole.dropped, remarks=whole.remarks)}
