@@ -70,6 +70,7 @@ def test_every_cell_of_a_study_makes_sense_and_the_first_takes_a_step(attnlab, o
         words = [word for word in words if not word.startswith(elsewhere)]
         words += own_data(space, composed)
     small = {
+        "model": {"d_model": 96, "num_layers": 1, "d_ff": 64},
         "trainer": {"max_steps": 1, "val_check_interval": 1, "threads": 1},
         "task": {"evaluation_tokens": 256, "num_beams": 1, "max_extra_length": 2},
         "data": {"max_validation_tokens": 256, "batch_tokens": 500, "batch_size": 4},
