@@ -189,7 +189,7 @@ def completed(parts: Mapping[str, E], remark: str | None = None) -> dict[str, E]
 Given: TypeAlias = Callable[..., T] | T  # a source, or a class or partial of one that is completed with what it lacks
 
 
-def opened(source: Given[T], path: str | None, **told: object) -> T:
+def opened(source: Given[T], path: str | None = None, **told: object) -> T:
     """A source itself, or a class or partial of one told its path. Raises DataError where it cannot do without."""
     if isinstance(source, Source) or not callable(source):
         return source
