@@ -73,10 +73,6 @@ class PictureSource(ExampleSource[P]):
     channels: int | None = None
     image_size: int | None = None
 
-    def version(self) -> str:
-        """What tells the data of one that is fetched from others under its name."""
-        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
-
 
 class ImageSource(PictureSource[Images]):
     """Images with a class each."""

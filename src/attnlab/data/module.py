@@ -320,6 +320,10 @@ class TextedData(ExampleData[S], WithVocabulary):
     def longest_row(cls, choices: Choices) -> tuple[int, str]:
         return choices.get("data.max_length") or 0, "data.max_length"
 
+    @property
+    def train_tokens(self) -> int:
+        return int(self.split("train").terms.sum())
+
     def prepare(self) -> None:
         self.split("train")
 

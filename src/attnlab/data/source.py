@@ -135,6 +135,10 @@ E = TypeVar("E", bound=Examples)
 class ExampleSource(Source[dict[str, E]], Generic[E]):
     """Examples in splits: `read` gives train, validation and test, and any others that it has of its own."""
 
+    def version(self) -> str:
+        """What tells the data of one that is fetched from others under its name."""
+        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
+
     def fingerprint(self, parts: Mapping[str, E]) -> str:
         digest = hashlib.sha256()
         for name, part in sorted(parts.items()):

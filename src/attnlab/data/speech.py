@@ -53,10 +53,6 @@ class SpeechSource(ExampleSource[Speech]):
 
     kind, shelf = "speech", "speech"
 
-    def version(self) -> str:
-        """What tells the data of one that is fetched from others under its name."""
-        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
-
 
 @check_ranges
 class SpeechFiles(SpeechSource):

@@ -150,10 +150,6 @@ class SpeechData(TextedData[SpeechRows]):
         return super().dims_of(vocabulary) | {"max_length": self.max_length} | window
 
     @property
-    def train_tokens(self) -> int:
-        return int(self.split("train").terms.sum())
-
-    @property
     def tokens_per_batch(self) -> int:
         return max(1, self.batch_size * self.train_tokens // len(self.split("train")))
 

@@ -201,10 +201,6 @@ class TranslationData(TokenData[EncodedPairs]):
         found = super().tokenizers()
         return found if self.joint_vocabulary else found | {"source_tokenizer.json": self.source_vocabulary.tokenizer}
 
-    @property
-    def train_tokens(self) -> int:
-        return int(self.split("train").terms.sum())
-
     def facts(self) -> dict[str, object]:
         facts, size = super().facts(), self.source_vocabulary.size
         return facts | {"language_pair": self.source.language_pair, "source_vocabulary_size": size}
