@@ -153,6 +153,13 @@ def test_a_set_of_the_hub(tmp_path, own_cache, tags):
     assert parts["test"] == Tagged([["in", "New", "York"]], [["O", "B-loc", "I-loc"]])
 
 
+def test_without_a_split_to_validate_on_a_part_of_the_training_serves(tmp_path, own_cache):
+    rows = [{"tokens": [word], "ner_tags": [0]} for word in map(str, range(50))]
+    parts = HubEntities(hub_set(tmp_path / "set", train=rows), validation=None).read(own_cache)
+    assert 0 < len(parts["validation"]) < 15
+    assert sorted(parts["train"].words + parts["validation"].words) == sorted([str(word)] for word in range(50))
+
+
 @pytest.mark.parametrize("number", [-1, 5, None])
 def test_a_number_without_a_name_is_refused_with_its_row(tmp_path, own_cache, number):
     rows = [{"tokens": ["a"], "ner_tags": [0]}, {"tokens": ["b", "c"], "ner_tags": [1, number]}]

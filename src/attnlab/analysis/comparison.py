@@ -105,11 +105,9 @@ class Comparison:
         return differing_settings(self.study)
 
     def with_resampled_sentences(self, resamples: int = RESAMPLES) -> Comparison:
-        """The comparison with `sentences` computed: a few seconds for every run, most of them for chrF.
-
-        Raises:
-            ValueError: the study has no baseline to hold translations against, or no run with translations, or the
-                tokenizer that its BLEU was computed with cannot be loaded.
+        """The comparison with `sentences` computed: a few seconds for every run, most of them for chrF. Raises
+        ValueError where the study has no baseline to hold translations against, or no run with translations, or the
+        tokenizer that its BLEU was computed with cannot be loaded.
         """
         return replace(self, sentences=resample_sentences(self.study, resamples))
 

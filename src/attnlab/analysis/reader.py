@@ -217,11 +217,8 @@ class StudyReader:
 
     def read(self) -> Study:
         """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count
-        as missing.
-
-        Raises:
-            ValueError: the path holds neither a plan nor a run, its plan something that is none, or its runs are of
-            another version of attnlab.
+        as missing. Raises ValueError where the path holds neither a plan nor a run, where its plan is none, or its runs
+        are of another version of attnlab.
         """
         with self._lock:
             self._files.next_round()

@@ -92,10 +92,8 @@ def _texts(run: Run, split: str) -> _Texts:
 
 
 def resample_sentences(study: Study, resamples: int = RESAMPLES) -> SentenceResult:
-    """Every cell's translations against the baseline's of the same seed; a few seconds a run.
-
-    Raises:
-        ValueError: see `Comparison.with_resampled_sentences`.
+    """Every cell's translations against the baseline's of the same seed; a few seconds a run. Raises ValueError: see
+    `Comparison.with_resampled_sentences`.
     """
     metric, baseline = study.metric, study.baseline_cell
     if metric is None or baseline is None:

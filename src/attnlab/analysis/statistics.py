@@ -9,6 +9,7 @@ S seeds.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -136,7 +137,7 @@ def sign_p_rows(values_RS: np.ndarray, missing_R: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum(1.0, 2 * bdtr(against, n + missing_R, 0.5)))
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 9999, seed: int = 0) -> Interval:
+def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 9999) -> Interval:
     """The mean with a seeded bootstrap interval (BCa, Efron 1987), without bounds where nothing varies.
 
     It is too narrow below BOOTSTRAP_HOLDS values: at 95% it covers the mean of 4 normal values in about 80% of cases,
@@ -148,7 +149,7 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: 
     plain = paired_interval(array.tolist(), level)
     if not plain.is_bounded:
         return plain
-    result = bootstrap((array,), np.mean, confidence_level=level, method="BCa", n_resamples=resamples, rng=seed)
+    result = bootstrap((array,), np.mean, confidence_level=level, method="BCa", n_resamples=resamples, rng=0)
     low, high = map(float, result.confidence_interval)
     return replace(plain, low=low, high=high)
 
@@ -279,11 +280,11 @@ def power_of_t(effect: float, n: int, alpha: float = 0.05) -> float:
     return float(1 - below + beyond)
 
 
-def smallest_visible_effect(n: int, alpha: float = 0.05, power: float = POWER) -> float:
-    """The effect that n differences see with chance `power`; nan with fewer than two."""
+def smallest_visible_effect(n: int, alpha: float = 0.05) -> float:
+    """The effect that n differences see with chance POWER; nan with fewer than two."""
     if n < 2:
         return math.nan
-    return float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - alpha / 2))) / math.sqrt(n)
+    return float(nctdtrinc(n - 1, 1 - POWER, stdtrit(n - 1, 1 - alpha / 2))) / math.sqrt(n)
 
 
 def seeds_to_see(effect: float, alpha: float = 0.05, power: float = POWER) -> float:
@@ -313,13 +314,6 @@ def _power_within(effect: float, margin: float, n: int, alpha: float) -> float:
 
 
 def _fewest(enough: Callable[[int], bool]) -> float:
-    """The smallest n from 2 on that is enough, by doubling and bisection: more seeds are never worse."""
-    low, high = 1, 2
-    while not enough(high):
-        if high == MOST_SEEDS:
-            return math.inf
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return float(high)
+    """The smallest n from 2 on that is enough: more seeds are never worse."""
+    fewest = 2 + bisect_left(range(2, MOST_SEEDS + 1), True, key=enough)
+    return float(fewest) if fewest <= MOST_SEEDS else math.inf

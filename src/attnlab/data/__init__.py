@@ -19,7 +19,7 @@ A data module does the last three, one for each shape of example, each on the ba
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
 | images | `image_data.PixelData` | ImageData, ImageTextData (`image_text`) |
-| recordings, and rows of tokens | `module.ExampleData` | SpeechData |
+| recordings, and rows of tokens | `module.TextedData` | SpeechData |
 
 A new data set is a source, declared in a few lines, and a YAML file that names it and the data module of its shape.
 """

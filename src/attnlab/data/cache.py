@@ -130,27 +130,24 @@ def digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def _explained(what: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        variable = "with the environment variable ATTNLAB_CACHE"
+        raise DataError(f"cannot {what}: {error.strerror or error}; {remedy} {variable}") from error
+
+
+def writing_to(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turns a full, read-only or forbidden disk into a DataError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot write to {path}: {error.strerror or error}; the cache has to be a writable folder with free "
-            "space: free some, or name another one with the environment variable ATTNLAB_CACHE"
-        ) from error
+    room = "the cache has to be a writable folder with free space: free some, or name another one"
+    return _explained(f"write to {path}", room)
 
 
-@contextlib.contextmanager
-def reading_from(path: Path) -> Iterator[None]:
+def reading_from(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turns what keeps `path` from being read (no right, too many open files) into a DataError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}; nothing says that it is damaged, so it is left as it is: "
-            "mend the reason, or name another cache with the environment variable ATTNLAB_CACHE"
-        ) from error
+    left = "nothing says that it is damaged, so it is left as it is: mend the reason, or name another cache"
+    return _explained(f"read {path}", left)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Unpack
 
 import numpy as np
 from PIL import Image
@@ -23,10 +23,11 @@ from attnlab.data.images import (
     PictureSource,
     checked_channels,
     decode_pixels,
+    hub_image,
     is_image,
 )
-from attnlab.data.readers import HubTable, class_of, is_missing, read_text, refuse_half_characters, text_of
-from attnlab.data.source import SPLITS, VALIDATION_SHARE, InWheel, existing
+from attnlab.data.readers import HubSet, class_of, is_missing, read_text, refuse_half_characters, text_of
+from attnlab.data.source import SPLITS, VALIDATION_SHARE, InHub, InWheel, existing
 from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Ge, PositiveInt, check_ranges
 
@@ -234,52 +235,39 @@ class ImageText(CaptionedSource):
 
 
 @check_ranges
-class HubImageText(CaptionedSource):
-    """Images with texts of a data set of the hub, or of a local folder in its format; a caption may be a list of them.
-
-    validation, test: the splits to validate and to test on; None: a tenth of the training part.
-    """
+class HubImageText(InHub, CaptionedSource):
+    """Images with texts of a data set of the hub; a caption may be a list of them."""
 
     name = "hub_image_text"
     what = 'images with texts of the hub: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = licence = "its own"
 
     def __init__(
         self,
         path: str,
-        name: str | None = None,
         image: str = "image",
         caption: str = "caption",
         label: str | None = None,
-        validation: str | None = None,
         test: str | None = "test",
-        revision: str | None = None,
         image_size: PositiveInt | None = None,
         channels: PositiveInt = 3,
+        **fields: Unpack[HubSet],
     ) -> None:
-        self.table, self.columns = HubTable(path, name, revision), Columns(image, caption, label)
-        self.splits = {"train": "train", "validation": validation, "test": test}
-        self.image_size = image_size
+        super().__init__(path, test, **fields)
+        self.columns, self.image_size = Columns(image, caption, label), image_size
         self.channels: int = checked_channels(channels)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Captioned]:
-        return completed({name: self._part(split, cache) for name, split in self.splits.items() if split is not None})
+        return completed({name: self._part(split, cache) for name, split in self.splits.items()})
 
     def _part(self, split: str, cache: str | Path | None) -> Captioned:
         table = self.table.rows(split, cache, **self.columns.names())
         label = self.columns.label
         names = getattr(table.features[label], "names", None) if label else None
         captions, labels = table[self.columns.caption], table[label] if label else [""] * len(table)
-
-        def picture(row: int) -> Image.Image:
-            image: Image.Image = table[row][self.columns.image]
-            return image
-
         rows = []
         for number, (caption, its) in enumerate(zip(captions, labels, strict=True)):
-            place = self.table.place(split, number + 1)
-            known = class_of(its, names, place) if label else ""
-            rows.append(Row(place, partial(picture, number), texts_in(caption, place), known))
+            place, opens = self.table.place(split, number + 1), partial(hub_image, table, number, self.columns.image)
+            rows.append(Row(place, opens, texts_in(caption, place), class_of(its, names, place) if label else ""))
         return captioned(rows, f"{self.table.path} ({split})", self.image_size, self.channels)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Unpack
 
 from attnlab.data.cache import DataError
-from attnlab.data.readers import HubTable, class_of, is_missing, read_lines, text_of
-from attnlab.data.source import Examples, ExampleSource, existing
+from attnlab.data.readers import HubSet, class_of, is_missing, read_lines, text_of
+from attnlab.data.source import Examples, ExampleSource, InHub, completed, existing
 from attnlab.ranges import Interval, check_ranges
 
 PREFIXES, UNTYPED = "BIES", "entity"
@@ -192,28 +192,21 @@ class CoNLL(TaggedSource):
         return word, typed(tag)
 
 
-class HubEntities(TaggedSource):
-    """Columns of a data set of the hub, or of a folder in its format: words, and tags or the numbers of named tags."""
+class HubEntities(InHub, TaggedSource):
+    """Columns of a data set of the hub: words, and tags or the numbers of named tags."""
 
     name = "hub_entities"
     what = 'named entities of the hub, such as CoNLL-2003: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = licence = "its own"
+    defaults: ClassVar[HubSet] = {"validation": "validation"}
 
     def __init__(
-        self,
-        path: str,
-        name: str | None = None,
-        tokens: str = "tokens",
-        tags: str = "ner_tags",
-        validation: str = "validation",
-        test: str = "test",
-        revision: str | None = None,
+        self, path: str, tokens: str = "tokens", tags: str = "ner_tags", test: str = "test", **fields: Unpack[HubSet]
     ) -> None:
-        self.table, self.tokens, self.tags = HubTable(path, name, revision), tokens, tags
-        self.splits = {"train": "train", "validation": validation, "test": test}
+        super().__init__(path, test, **self.defaults | fields)
+        self.tokens, self.tags = tokens, tags
 
     def read(self, cache: str | Path | None = None) -> dict[str, Tagged]:
-        return {name: tagged(list(self._rows(split, cache))) for name, split in self.splits.items()}
+        return completed({name: tagged(list(self._rows(split, cache))) for name, split in self.splits.items()})
 
     def _rows(self, split: str, cache: str | Path | None) -> Iterator[Sentence]:
         rows = self.table.rows(split, cache, tokens=self.tokens, tags=self.tags)

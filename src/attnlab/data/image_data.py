@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from attnlab.data.augment import Augmentation
 from attnlab.data.cache import DataError, prepared
 from attnlab.data.classification import classes_of
 from attnlab.data.images import Images, ImageSource, Pictures, PictureSource, cut_off
-from attnlab.data.module import PLACEHOLDER_CLASSES, ExampleData, Split, remarks_of
+from attnlab.data.module import PLACEHOLDER_CLASSES, ExampleData, ExampleFields, Split, remarks_of
 from attnlab.data.order import Batch, ShuffledOrder
 from attnlab.data.source import SPLITS, VALIDATION_SHARE, Given
-from attnlab.ranges import Interval, PositiveInt, Seed, check_ranges
+from attnlab.ranges import Interval, PositiveInt, check_ranges
 
 FORMAT = 2
 EVALUATED_AT_ONCE = 256
@@ -56,15 +56,9 @@ class PixelData(ExampleData[S]):
     source: PictureSource[Any]
 
     def __init__(
-        self,
-        source: Any,
-        augmentation: Augmentation | None,
-        batch_size: int,
-        path: str | None,
-        seed: int,
-        cache: str | None,
+        self, source: Any, augmentation: Augmentation | None, batch_size: int, **fields: Unpack[ExampleFields]
     ) -> None:
-        super().__init__(source, path, seed, cache)
+        super().__init__(source, **fields)
         self.augmentation, self.batch_size = augmentation or Augmentation(), batch_size
 
     @property
@@ -156,11 +150,9 @@ class ImageData(PixelData[ImageRows]):
         augmentation: Augmentation | None = None,
         batch_size: PositiveInt = 128,
         validation_share: Annotated[float, Interval(ge=0, le=0.5)] = 0.1,
-        path: str | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        **fields: Unpack[ExampleFields],
     ) -> None:
-        super().__init__(source, augmentation, batch_size, path, seed, cache)
+        super().__init__(source, augmentation, batch_size, **fields)
         self.validation_share = validation_share
 
     def labels(self, name: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import numpy as np
 import torch
@@ -15,15 +15,14 @@ from attnlab.data.augment import Augmentation
 from attnlab.data.cache import DataError
 from attnlab.data.captions import Captioned, CaptionedSource
 from attnlab.data.image_data import PixelData, PixelRows
-from attnlab.data.module import WithVocabulary
+from attnlab.data.module import ExampleFields, TextedData
 from attnlab.data.order import Batch
 from attnlab.data.source import SPLITS, Given
 from attnlab.data.special_tokens import add_special_tokens, num_special_tokens
 from attnlab.data.token_data import token_batch, trained_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.parts import Choices
-from attnlab.ranges import Ge, PositiveInt, Seed, check_ranges
+from attnlab.ranges import Ge, PositiveInt, check_ranges
 
 
 class CaptionedRows(PixelRows):
@@ -44,7 +43,7 @@ class CaptionedRows(PixelRows):
 
 
 @check_ranges
-class ImageTextData(PixelData[CaptionedRows], WithVocabulary):
+class ImageTextData(PixelData[CaptionedRows], TextedData[CaptionedRows]):
     """Images with a text each, which ends in the vocabulary's token for the end of a text.
 
     source: a CaptionedSource, or a class or partial of one that is completed with `path`. tokenizer: trained on the
@@ -65,11 +64,9 @@ class ImageTextData(PixelData[CaptionedRows], WithVocabulary):
         augmentation: Augmentation | None = None,
         batch_size: PositiveInt = 128,
         max_length: Annotated[int, Ge(3)] = 77,
-        path: str | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        **fields: Unpack[ExampleFields],
     ) -> None:
-        super().__init__(source, augmentation, batch_size, path, seed, cache)
+        super().__init__(source, augmentation, batch_size, **fields)
         self.untrained, self.max_length = tokenizer, max_length
         if self.augmentation.mixes:
             raise DataError(
@@ -77,19 +74,9 @@ class ImageTextData(PixelData[CaptionedRows], WithVocabulary):
                 "of two images; set both to 0, or take another augmentation"
             )
 
-    @classmethod
-    def longest_row(cls, choices: Choices) -> tuple[int, str]:
-        return choices.get("data.max_length") or 0, "data.max_length"
-
-    def prepare(self) -> None:
-        self.split("train")
-
     def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
-        texts = {"vocabulary_size": vocabulary.size, "special_tokens": vocabulary.special_tokens}
-        return self.image_dims(known=self._splits is not None) | texts | {"max_length": self.max_length}
-
-    def facts(self) -> dict[str, object]:
-        return super().facts() | {"vocabulary_size": self.vocabulary.size}
+        images = self.image_dims(known=self._splits is not None)
+        return images | super().dims_of(vocabulary) | {"max_length": self.max_length}
 
     def particulars(self) -> str:
         classes = "" if self.classes is None else f"; {len(self.classes):,} classes"

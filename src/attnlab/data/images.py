@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, Unpack
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from attnlab.data.cache import DataError, Wheel
-from attnlab.data.readers import HubTable, class_of, plain_or_gzip, refuse_half_characters
-from attnlab.data.source import Examples, ExampleSource, InWheel, existing
+from attnlab.data.readers import HubRows, HubSet, class_of, plain_or_gzip, refuse_half_characters
+from attnlab.data.source import Examples, ExampleSource, InHub, InWheel, existing
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -72,10 +72,6 @@ class PictureSource(ExampleSource[P]):
     part_type: type[P]
     channels: int | None = None
     image_size: int | None = None
-
-    def version(self) -> str:
-        """What tells the data of one that is fetched from others under its name."""
-        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
 
 
 class ImageSource(PictureSource[Images]):
@@ -244,45 +240,42 @@ class ImageFolder(ImageSource):
 
 
 @check_ranges
-class HubImages(ImageSource):
+class HubImages(InHub, ImageSource):
     """Images of a data set of the hub, or of a local folder in its format; a class may be a number that it names."""
 
     name = "hub_images"
     what = 'images of the hub: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = licence = "its own"
 
     def __init__(
         self,
         path: str,
-        name: str | None = None,
         image: str = "image",
         label: str = "label",
-        validation: str | None = None,
         test: str = "test",
-        revision: str | None = None,
         image_size: PositiveInt | None = None,
         channels: PositiveInt = 3,
+        **fields: Unpack[HubSet],
     ) -> None:
-        self.table, self.image, self.label = HubTable(path, name, revision), image, label
-        self.splits = {"train": "train", "validation": validation, "test": test}
-        self.image_size = image_size
+        super().__init__(path, test, **fields)
+        self.image, self.label, self.image_size = image, label, image_size
         self.channels: int = checked_channels(channels)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
-        return {name: self._part(split, cache) for name, split in self.splits.items() if split is not None}
+        return {name: self._part(split, cache) for name, split in self.splits.items()}
 
     def _part(self, split: str, cache: str | Path | None) -> Images:
         rows = self.table.rows(split, cache, image=self.image, label=self.label)
         names = getattr(rows.features[self.label], "names", None)
         places = [self.table.place(split, number) for number in range(1, len(rows) + 1)]
         labels = [class_of(label, names, place) for label, place in zip(rows[self.label], places, strict=True)]
-
-        def picture(row: int) -> Image.Image:
-            image: Image.Image = rows[row][self.image]
-            return image
-
-        pictures = [(place, partial(picture, row)) for row, place in enumerate(places)]
+        pictures = [(place, partial(hub_image, rows, row, self.image)) for row, place in enumerate(places)]
         return decode(pictures, labels, self.image_size, self.channels)
+
+
+def hub_image(rows: HubRows, row: int, column: str) -> Image.Image:
+    """The image in a column of a row, which the library decodes."""
+    image: Image.Image = rows[row][column]
+    return image
 
 
 def cut_off(whole: Images, name: str, share: float, least: int = 2) -> dict[str, Images]:

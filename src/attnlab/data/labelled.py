@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from attnlab.data.cache import DataError, Wheel
 from attnlab.data.readers import (
     FORM,
     Columns,
     HubRows,
-    HubTable,
+    HubSet,
     Table,
     class_of,
     columns_of,
@@ -22,7 +22,7 @@ from attnlab.data.readers import (
     looked_at,
     text_of,
 )
-from attnlab.data.source import Examples, ExampleSource, InWheel, completed, existing
+from attnlab.data.source import Examples, ExampleSource, InHub, InWheel, completed, existing
 
 HIDDEN = ("", "-1", "?", "none", "null", "nan", "unlabeled", "unlabelled")
 
@@ -161,40 +161,31 @@ class TSV(LabelledSource):
         return labelled(rows, table.num_lines - header)
 
 
-class HubLabelled(LabelledSource):
-    """Columns of a data set of the hub, or of a local folder in its format; a class may be a number that it names."""
+class HubLabelled(InHub, LabelledSource):
+    """Columns of a data set of the hub; a class may be a number that it names."""
 
     name = "hub_classification"
     what = 'labelled texts of the hub: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = licence = "its own"
+    defaults: ClassVar[HubSet] = {"validation": "validation"}
 
     def __init__(
-        self,
-        path: str,
-        name: str | None = None,
-        text: str = "text",
-        label: str = "label",
-        validation: str | None = "validation",
-        test: str = "test",
-        revision: str | None = None,
+        self, path: str, text: str = "text", label: str = "label", test: str = "test", **fields: Unpack[HubSet]
     ) -> None:
-        self.table = HubTable(path, name, revision)
-        self.text, self.label, self.validation, self.test = text, label, validation, test
+        super().__init__(path, test, **self.defaults | fields)
+        self.text, self.label = text, label
 
     def read(self, cache: str | Path | None = None) -> dict[str, Labelled]:
-        splits = {"train": "train", "test": self.test}
-        if self.validation is not None:
-            splits["validation"] = self.validation
-        rows = {name: self.table.rows(split, cache, text=self.text, label=self.label) for name, split in splits.items()}
+        columns, splits = {"text": self.text, "label": self.label}, self.splits
+        rows = {name: self.table.rows(split, cache, **columns) for name, split in splits.items()}
         parts = {"train": self._part("train", rows.pop("train"))}
         if are_hidden(rows["test"][self.label], parts["train"].labels):
-            if self.validation is None:
+            if "validation" not in splits:
                 raise DataError(
-                    f"{self.table.path} has no classes in its split {self.test}; set data.source.test to one with"
+                    f"{self.table.path} has no classes in its split {splits['test']}; set data.source.test to one with"
                 )
             del rows["test"]
         parts |= {name: self._part(splits[name], its) for name, its in rows.items()}
-        return completed(parts, tested_on(f"{self.test} has no classes", str(self.validation)))
+        return completed(parts, tested_on(f"{splits['test']} has no classes", splits.get("validation", "")))
 
     def _part(self, split: str, rows: HubRows) -> Labelled:
         names = getattr(rows.features[self.label], "names", None)

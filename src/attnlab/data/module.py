@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 import lightning
 import numpy as np
@@ -19,6 +19,7 @@ from attnlab.data.tokenizer_files import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
 from attnlab.parts import Choices, Part
+from attnlab.ranges import Seed
 
 IGNORED = -100  # as a target: of a position that is no term of the loss
 PLACEHOLDER_CLASSES = 2
@@ -201,20 +202,27 @@ class Split(ABC):
 S = TypeVar("S", bound=Split)
 
 
+class ExampleFields(TypedDict, total=False):
+    """What every data module of examples takes; see ExampleData."""
+
+    path: str | None
+    seed: Seed
+    cache: str | None
+
+
 class ExampleData(DataModule, Generic[S]):
     """The examples of a source in splits.
 
-    source: an ExampleSource, or a class or partial of one that is completed with `path` and what else is `told`.
-    examples: what they are called. A subclass gives `make_splits`, `collate`, `order` and `evaluation_budget`. Raises
-    DataError.
+    source: an ExampleSource, or a class or partial of one that is completed with `path`. examples: what they are
+    called. A subclass gives `make_splits`, `collate`, `order` and `evaluation_budget`. Raises DataError.
     """
 
     examples: ClassVar[str]
     fingerprint: str
 
-    def __init__(self, source: Any, path: str | None, seed: int, cache: str | None, **told: object) -> None:
+    def __init__(self, source: Any, path: str | None = None, seed: Seed = 0, cache: str | None = None) -> None:
         super().__init__()
-        self.source = opened(source, path, **told)
+        self.source = opened(source, path)
         self.name, self.seed, self.cache = self.source.name, seed, cache
         self.remarks: list[str] = []
         self._splits: dict[str, S] | None = None
@@ -303,6 +311,27 @@ class ExampleData(DataModule, Generic[S]):
     def particulars(self) -> str:
         """What else there is to say about the data, after how many examples there are."""
         return ""
+
+
+class TextedData(ExampleData[S], WithVocabulary):
+    """Examples with texts, whose rows of tokens have at most data.max_length."""
+
+    @classmethod
+    def longest_row(cls, choices: Choices) -> tuple[int, str]:
+        return choices.get("data.max_length") or 0, "data.max_length"
+
+    @property
+    def train_tokens(self) -> int:
+        return int(self.split("train").terms.sum())
+
+    def prepare(self) -> None:
+        self.split("train")
+
+    def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
+        return {"vocabulary_size": vocabulary.size, "special_tokens": vocabulary.special_tokens}
+
+    def facts(self) -> dict[str, object]:
+        return super().facts() | {"vocabulary_size": self.vocabulary.size}
 
 
 def remarks_of(parts: Mapping[str, object]) -> list[str]:

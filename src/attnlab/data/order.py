@@ -172,17 +172,21 @@ class TokenBatchOrder(Order[list[np.ndarray]]):
         self.number, self.step = int(state["epoch"]), int(state["step"])
 
 
-class TrainingLoader:
-    """The batches that `collate` makes of what an order draws."""
-
-    def __init__(self, order: Order[object], collate: Callable[..., Batch]) -> None:
-        self.order, self.collate = order, collate
+class Endless:
+    """A loader without an end, whose `__next__` gives a batch."""
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __iter__(self) -> Self:
         return self
+
+
+class TrainingLoader(Endless):
+    """The batches that `collate` makes of what an order draws."""
+
+    def __init__(self, order: Order[object], collate: Callable[..., Batch]) -> None:
+        self.order, self.collate = order, collate
 
     def __next__(self) -> Batch:
         return self.collate(*self.order.draw())
@@ -263,7 +267,7 @@ def check_budget(lengths_NL: np.ndarray, batch_tokens: int) -> None:
         )
 
 
-class ReplayedLoader:
+class ReplayedLoader(Endless):
     """The batches of `loader` epoch after epoch; a saved position is an epoch and how many of its batches were given.
 
     What the loader draws from the generators of torch (CPU), NumPy and Python, it draws for each batch from numbers of
@@ -280,12 +284,6 @@ class ReplayedLoader:
         self._generators = {id(one): (one, one.initial_seed()) for one in _generators(loader)}
         self._epoch, self._given, self._mark = 0, 0, 0
         self._batches: Iterator[object] | None = None
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> object:
         if self._batches is None:

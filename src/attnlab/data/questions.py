@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from attnlab.data.cache import DataError
-from attnlab.data.readers import HubTable, read_lines, refuse_half_characters, text_of, truth_of, whole_number_of
-from attnlab.data.source import SPLITS, Examples, ExampleSource, check_split, completed, divide, existing
+from attnlab.data.readers import HubSet, read_lines, refuse_half_characters, text_of, truth_of, whole_number_of
+from attnlab.data.source import SPLITS, Examples, ExampleSource, InHub, check_split, completed, divide, existing
 from attnlab.ranges import Probability, check_ranges
 
 FORMAT = '{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}'
@@ -98,27 +98,17 @@ class SQuADFiles(QuestionSource):
         return found[0] if found else None
 
 
-class HubQuestions(QuestionSource):
-    """A data set of the hub with SQuAD's columns id, question, context and answers, or a local folder in its format."""
+class HubQuestions(InHub, QuestionSource):
+    """A data set of the hub with SQuAD's columns id, question, context and answers."""
 
     name = "hub_questions"
     what = 'questions of the hub in SQuAD\'s columns: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = licence = "its own"
 
-    def __init__(
-        self,
-        path: str,
-        name: str | None = None,
-        validation: str | None = None,
-        test: str = "validation",
-        revision: str | None = None,
-    ) -> None:
-        self.table = HubTable(path, name, revision)
-        self.splits = {"train": "train", "validation": validation, "test": test}
+    def __init__(self, path: str, test: str = "validation", **fields: Unpack[HubSet]) -> None:
+        super().__init__(path, test, **fields)
 
     def read(self, cache: str | Path | None = None) -> dict[str, Questions]:
-        """Its splits; without one to validate on, a tenth of the training texts serves."""
-        return completed({name: self._part(split, cache) for name, split in self.splits.items() if split is not None})
+        return completed({name: self._part(split, cache) for name, split in self.splits.items()})
 
     def _part(self, split: str, cache: str | Path | None) -> Questions:
         rows, where = self.table.rows(split, cache), f"{self.table.path} ({split})"

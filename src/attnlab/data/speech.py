@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from attnlab.data.audio import ACCEPTED, EXTENSIONS, Clip
 from attnlab.data.cache import DataError
-from attnlab.data.readers import HubTable, is_missing, read_text, refuse_half_characters, text_of
-from attnlab.data.source import SPLITS, VALIDATION_SHARE, Examples, ExampleSource, check_split, divide, existing
+from attnlab.data.readers import HubSet, is_missing, read_text, refuse_half_characters, text_of
+from attnlab.data.source import SPLITS, VALIDATION_SHARE, Examples, ExampleSource, InHub, check_split, divide, existing
 from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Probability, check_ranges
 
@@ -52,10 +52,6 @@ class SpeechSource(ExampleSource[Speech]):
     """Recordings with transcripts, in train, validation and test."""
 
     kind, shelf = "speech", "speech"
-
-    def version(self) -> str:
-        """What tells the data of one that is fetched from others under its name."""
-        raise NotImplementedError(f"{type(self).__name__} is fetched and gives no version")
 
 
 @check_ranges
@@ -138,30 +134,26 @@ class SpeechFiles(SpeechSource):
         return found
 
 
-@check_ranges
-class HubSpeech(SpeechSource):
-    """Speech of a data set of the hub, or of a local folder in its format. validation, test: the names of its splits;
-    None: a share of the training part."""
+class HubSpeech(InHub, SpeechSource):
+    """Speech of a data set of the hub."""
 
     name = "hub_speech"
     what = 'speech of the hub: data.path=NAME (needs pip install "attnlab[hub]")'
-    size = licence = "its own"
+    defaults: ClassVar[HubSet] = {"validation": "validation"}
 
     def __init__(
         self,
         path: str,
-        name: str | None = None,
         audio: str = "audio",
         transcript: str = "text",
-        validation: str | None = "validation",
         test: str | None = "test",
-        revision: str | None = None,
+        **fields: Unpack[HubSet],
     ) -> None:
-        self.table, self.audio, self.transcript = HubTable(path, name, revision), audio, transcript
-        self.splits = {"train": "train", "validation": validation, "test": test}
+        super().__init__(path, test, **self.defaults | fields)
+        self.audio, self.transcript = audio, transcript
 
     def read(self, cache: str | Path | None = None) -> dict[str, Speech]:
-        return with_all_parts({name: self._part(split, cache) for name, split in self.splits.items() if split})
+        return with_all_parts({name: self._part(split, cache) for name, split in self.splits.items()})
 
     def _part(self, split: str, cache: str | Path | None) -> Speech:
         rows: Any = self.table.rows(split, cache, audio=self.audio, transcript=self.transcript)

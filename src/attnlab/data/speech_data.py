@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch
 from attnlab.data.audio import RATE, from_int16, to_int16
 from attnlab.data.cache import prepared
 from attnlab.data.log_mel import HOP, LogMel, SpeechAugmentation
-from attnlab.data.module import IGNORED, ExampleData, Split, WithVocabulary, padded, remarks_of
+from attnlab.data.module import IGNORED, ExampleFields, Split, TextedData, padded, remarks_of
 from attnlab.data.order import Batch, ShuffledOrder
 from attnlab.data.source import SPLITS, Given
 from attnlab.data.special_tokens import num_special_tokens
@@ -26,8 +26,7 @@ from attnlab.data.token_data import trained_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.translation import TokenRows
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.parts import Choices
-from attnlab.ranges import Ge, PositiveFloat, PositiveInt, Seed, check_ranges
+from attnlab.ranges import Ge, PositiveFloat, PositiveInt, check_ranges
 
 FORMAT = 1
 EVALUATED_AT_ONCE = 64
@@ -119,7 +118,7 @@ def encode_speech(
 
 
 @check_ranges
-class SpeechData(ExampleData[SpeechRows], WithVocabulary):
+class SpeechData(TextedData[SpeechRows]):
     """Recordings with their transcripts: log-mel windows of one length (`num_mels`, `seconds`: see LogMel).
 
     source: a SpeechSource, or a class or partial of one that is completed with `path`. tokenizer: trained on the
@@ -140,29 +139,15 @@ class SpeechData(ExampleData[SpeechRows], WithVocabulary):
         seconds: PositiveFloat = 30.0,
         max_length: Annotated[int, Ge(3)] = 64,
         batch_size: PositiveInt = 32,
-        path: str | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        **fields: Unpack[ExampleFields],
     ) -> None:
-        super().__init__(source, path, seed, cache)
+        super().__init__(source, **fields)
         self.untrained, self.augmentation = tokenizer, augmentation or SpeechAugmentation()
         self.log_mel, self.max_length, self.batch_size = LogMel(num_mels, seconds), max_length, batch_size
 
-    @classmethod
-    def longest_row(cls, choices: Choices) -> tuple[int, str]:
-        return choices.get("data.max_length") or 0, "data.max_length"
-
-    def prepare(self) -> None:
-        self.split("train")
-
     def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
         window = {"num_mels": self.log_mel.num_mels, "num_frames": self.log_mel.num_frames}
-        special = vocabulary.special_tokens
-        return {"vocabulary_size": vocabulary.size, "special_tokens": special, "max_length": self.max_length, **window}
-
-    @property
-    def train_tokens(self) -> int:
-        return int(self.split("train").terms.sum())
+        return super().dims_of(vocabulary) | {"max_length": self.max_length} | window
 
     @property
     def tokens_per_batch(self) -> int:
@@ -170,7 +155,7 @@ class SpeechData(ExampleData[SpeechRows], WithVocabulary):
 
     def facts(self) -> dict[str, object]:
         speakers = {name: len(set(part.recordings.speakers)) for name, part in self.splits().items()}
-        return super().facts() | {"vocabulary_size": self.vocabulary.size, "speakers": speakers}
+        return super().facts() | {"speakers": speakers}
 
     def particulars(self) -> str:
         hours = {name: part.recordings.samples.lengths_R.sum() / RATE / 3600 for name, part in self.splits().items()}

@@ -10,26 +10,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, TypeVar, Unpack
 
 import numpy as np
 import torch
 
 from attnlab.data.cache import DataError, prepared
-from attnlab.data.module import ExampleData, Split, WithVocabulary, padded, remarks_of
+from attnlab.data.module import ExampleFields, Split, TextedData, padded, remarks_of
 from attnlab.data.order import Batch, TokenBatchOrder, typical
 from attnlab.data.source import Source
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
-from attnlab.parts import Choices
-from attnlab.ranges import Ge, Seed, check_ranges
+from attnlab.ranges import Ge, check_ranges
 
 FORMAT = 1
 
 S = TypeVar("S", bound=Split)
 
 
-class TokenData(ExampleData[S], WithVocabulary):
+class TokenData(TextedData[S]):
     """Examples in batches of similar length within `batch_tokens`, on average over the batches of a step.
 
     tokenizer: as configured. max_length: the most tokens of a row, with its special tokens. A subclass gives
@@ -37,33 +36,15 @@ class TokenData(ExampleData[S], WithVocabulary):
     """
 
     def __init__(
-        self,
-        source: Any,
-        tokenizer: Tokenizer,
-        max_length: int,
-        batch_tokens: int,
-        path: str | None,
-        seed: int,
-        cache: str | None,
-        **told: object,
+        self, source: Any, tokenizer: Tokenizer, max_length: int, batch_tokens: int, **fields: Unpack[ExampleFields]
     ) -> None:
-        super().__init__(source, path, seed, cache, **told)
+        super().__init__(source, **fields)
         self.untrained, self.max_length, self.batch_tokens = tokenizer, max_length, batch_tokens
-
-    @classmethod
-    def longest_row(cls, choices: Choices) -> tuple[int, str]:
-        return choices.get("data.max_length") or 0, "data.max_length"
 
     @property
     def budget(self) -> int:
         """The most positions of a batch, padding included."""
         return self.batch_tokens
-
-    def prepare(self) -> None:
-        self.split("train")
-
-    def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
-        return {"vocabulary_size": vocabulary.size, "special_tokens": vocabulary.special_tokens}
 
     @property
     def tokens_per_batch(self) -> int:
@@ -71,9 +52,6 @@ class TokenData(ExampleData[S], WithVocabulary):
 
     def tokens_per_step(self, parts: int) -> int:
         return max(1, self.train_tokens // len(self.order(parts).epoch(0)))
-
-    def facts(self) -> dict[str, object]:
-        return super().facts() | {"vocabulary_size": self.vocabulary.size}
 
     def order(self, parts: int, rank: int = 0, world_size: int = 1) -> TokenBatchOrder:
         return TokenBatchOrder(self.split("train").lengths, self.budget, self.seed, parts, rank, world_size)
@@ -109,15 +87,12 @@ class Rows(Split):
 R = TypeVar("R", bound=Rows)
 
 
-class RowFields(TypedDict, total=False):
+class RowFields(ExampleFields, total=False):
     """What every data module of rows takes; see RowData."""
 
     tokenizer_from: str | None
     max_length: Annotated[int, Ge(3)]
     batch_tokens: Annotated[int, Ge(3)]
-    path: str | None
-    seed: Seed
-    cache: str | None
 
 
 @check_ranges
@@ -135,11 +110,9 @@ class RowData(TokenData[R]):
         tokenizer_from: str | None = None,
         max_length: Annotated[int, Ge(3)] = 128,
         batch_tokens: Annotated[int, Ge(3)] = 4096,
-        path: str | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        **fields: Unpack[ExampleFields],
     ) -> None:
-        super().__init__(source, tokenizer, max_length, batch_tokens, path, seed, cache)
+        super().__init__(source, tokenizer, max_length, batch_tokens, **fields)
         self.tokenizer_from = tokenizer_from
 
     @abstractmethod

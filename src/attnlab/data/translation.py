@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import numpy as np
 import torch
 
 from attnlab.data.cache import cache_root, kept, key_of
-from attnlab.data.module import Split, padded, remarks_of
+from attnlab.data.module import ExampleFields, Split, padded, remarks_of
 from attnlab.data.order import Batch, EvaluationLoader, batches_by_length, check_budget
 from attnlab.data.pairs import Mixture, Pairs, PairSource, TextTask
+from attnlab.data.source import Given, opened
 from attnlab.data.special_tokens import add_special_tokens, num_special_tokens
 from attnlab.data.token_data import TokenData
 from attnlab.data.tokenizers import Tokenizer, smallest_type
@@ -173,11 +174,11 @@ class TranslationData(TokenData[EncodedPairs]):
         batch_tokens: Annotated[int, Ge(2)] = 4096,
         max_length: Annotated[int, Ge(2)] = 128,
         on_overlong: Literal["drop", "truncate"] = "drop",
-        path: str | None = None,
-        seed: Seed = 0,
-        cache: str | None = None,
+        **fields: Unpack[ExampleFields],
     ) -> None:
-        super().__init__(source, tokenizer, max_length, batch_tokens, path, seed, cache, language_pair=language_pair)
+        given: Given[PairSource] = source
+        paired = partial(opened, given, language_pair=language_pair)
+        super().__init__(paired, tokenizer, max_length, batch_tokens, **fields)
         self.joint_vocabulary, self.on_overlong = joint_vocabulary, on_overlong
         for name in ("end", "target_start"):
             placeholder_vocabulary(tokenizer).special_tokens.require(name)
@@ -199,10 +200,6 @@ class TranslationData(TokenData[EncodedPairs]):
     def tokenizers(self) -> dict[str, Tokenizer]:
         found = super().tokenizers()
         return found if self.joint_vocabulary else found | {"source_tokenizer.json": self.source_vocabulary.tokenizer}
-
-    @property
-    def train_tokens(self) -> int:
-        return int(self.split("train").terms.sum())
 
     def facts(self) -> dict[str, object]:
         facts, size = super().facts(), self.source_vocabulary.size

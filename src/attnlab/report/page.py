@@ -46,8 +46,7 @@ word = partial(part, "page.html", "word")
 def write_report(source: Study | Comparison, path: str | Path) -> Path:
     """Writes the page of a study to `path` (a file; a folder gets index.html), atomically, and returns the file.
 
-    Raises:
-        CannotWrite: the disk is full or read-only, or permission is missing.
+    Raises CannotWrite where the disk is full or read-only, or permission is missing.
     """
     comparison = compare(parts_of_study(source)[0]) if isinstance(source, Study) else source
     path = Path(path)

@@ -6,6 +6,7 @@ Legend: N images, B images of a batch, C channels, Y and X rows and columns of p
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -27,11 +28,8 @@ MOST = 200  # images that a picture can show
 class EmbedsBoth(Protocol):
     """A model whose embeddings of images and of texts, each of length 1, are compared by their products."""
 
-    def encode_images(self, images_BCYX: Tensor) -> Tensor:
-        """Embeddings (B, E)."""
-
-    def encode_texts(self, tokens_BT: Tensor, is_token_BT: Tensor) -> Tensor:
-        """Embeddings (B, E)."""
+    encode_images: Callable[[Tensor], Tensor]  # (B, C, Y, X) to (B, E)
+    encode_texts: Callable[[Tensor, Tensor], Tensor]  # tokens (B, T) and where they are (B, T) to (B, E)
 
 
 @dataclass(frozen=True)

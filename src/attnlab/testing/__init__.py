@@ -33,6 +33,8 @@ SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init")
 VOCABULARY, LENGTH, LONGEST = 13, 12, 16
 DIMS: dict[str, Any] = {"d_model": 16, "num_heads": 4, "num_layers": 2}
 TOLERANCE = 1e-5  # of sums in another order
+ENDS = (0,), (-1,)  # of a text
+CORNERS = [(slice(None), corner, corner) for corner in (slice(0, 4), slice(-4, None))]  # of an image: a patch each
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
@@ -90,6 +92,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def changed(rows: Tensor, *place: int | slice) -> Tensor:
+    """The rows with other tokens, pixels or features at a place."""
+    rows = rows.clone()
+    rows[:, *place] += 1
+    return rows if rows.is_floating_point() else rows % VOCABULARY
+
+
 class Family(ABC):
     """A tiny model of one family with the part in it, run on the family's own inputs, the same each time."""
 
@@ -105,7 +114,8 @@ class Family(ABC):
 
     def logits(self, model: nn.Module) -> Tensor:
         """(..., classes)."""
-        logits: Tensor = model(*self.inputs)
+        dtype = next(model.parameters()).dtype
+        logits: Tensor = model(*(each.to(dtype) if each.is_floating_point() else each for each in self.inputs))
         return logits
 
     def fresh(self, seed: int = 0) -> nn.Module:
@@ -155,11 +165,17 @@ class Family(ABC):
 
     def check_causality(self, tokens_BT: Tensor, *before: Tensor) -> None:
         """Of a target after what stands before it."""
-        changed_BT = tokens_BT.clone()
-        changed_BT[:, 7:] = (changed_BT[:, 7:] + 1) % VOCABULARY
-        first, second = self.model(*before, tokens_BT), self.model(*before, changed_BT)
+        first, second = (self.model(*before, x_BT) for x_BT in (tokens_BT, changed(tokens_BT, slice(7, None))))
         assert_close(second[:, :7], first[:, :7])
         assert not torch.allclose(second[:, 7:], first[:, 7:], atol=1e-3), "a changed token changes nothing"
+
+    def check_seen(self, number: int, what: str, *places: tuple[int | slice, ...]) -> None:
+        """What an input has at these places changes what comes out."""
+        before = self.logits(self.model)
+        for place in places:
+            inputs = list(self.inputs)
+            inputs[number] = changed(inputs[number], *place)
+            assert not torch.allclose(self.model(*inputs), before, atol=1e-4), f"{what} changes nothing: {place}"
 
     def check_padding(self, tokens_BT: Tensor, *sides: str, targets: Tensor | None = None) -> None:
         """Rows of several lengths, padded on a side, give what each gives alone."""
@@ -234,9 +250,7 @@ class InBert(Family):
     def every_token_changes_every_logit(self) -> None:
         before = self.model(self.tokens_BT)
         for position in (0, LENGTH - 1):
-            changed_BT = self.tokens_BT.clone()
-            changed_BT[:, position] = (changed_BT[:, position] + 1) % VOCABULARY
-            difference_BT = (self.model(changed_BT) - before).abs().amax(dim=-1)
+            difference_BT = (self.model(changed(self.tokens_BT, position)) - before).abs().amax(dim=-1)
             assert (difference_BT > 1e-6).all(), f"some position does not see token {position}"
 
     @holds
@@ -244,7 +258,24 @@ class InBert(Family):
         self.check_padding(self.tokens_BT, "left", "right")
 
 
-class InEncoderDecoder(Family):
+class WithMemory(Family):
+    """A causal decoder that attends to what is read of a source; the inputs are both."""
+
+    @holds
+    def later_target_tokens_do_not_change_earlier_logits(self) -> None:
+        source, target_BT = self.inputs
+        self.check_causality(target_BT, source)
+
+    @holds
+    def decoding_step_by_step_equals_decoding_at_once(self) -> None:
+        source, target_BT = self.inputs
+        with torch.no_grad():
+            state = self.model.start(source, capacity=LENGTH)
+            steps = [self.model.step(tokens_B, state) for tokens_B in target_BT.unbind(dim=1)]
+            assert_close(torch.stack(steps, dim=1), self.model(source, target_BT))
+
+
+class InEncoderDecoder(WithMemory):
     """A causal decoder that attends to an encoder: a target decodes step by step as at once, whatever pads
     its source.
     """
@@ -257,28 +288,12 @@ class InEncoderDecoder(Family):
         return EncoderDecoder(vocabulary_size=VOCABULARY, max_length=LONGEST, dropout=0.0, **DIMS, **self.parts)
 
     @holds
-    def later_target_tokens_do_not_change_earlier_logits(self) -> None:
-        self.check_causality(self.target_BT, self.source_BS)
-
-    @holds
     def every_source_token_changes_the_logits(self) -> None:
-        before = self.model(self.source_BS, self.target_BT)
-        for position in (0, self.source_BS.shape[1] - 1):
-            changed_BS = self.source_BS.clone()
-            changed_BS[:, position] = (changed_BS[:, position] + 1) % VOCABULARY
-            after = self.model(changed_BS, self.target_BT)
-            assert not torch.allclose(after, before, atol=1e-4), f"no target sees source token {position}"
+        self.check_seen(0, "a source token", *ENDS)
 
     @holds
     def padding_of_the_source_changes_nothing(self) -> None:
         self.check_padding(self.source_BS, "right", targets=self.target_BT)
-
-    @holds
-    def decoding_step_by_step_equals_decoding_at_once(self) -> None:
-        with torch.no_grad():
-            state = self.model.start(self.source_BS, capacity=LENGTH)
-            steps = [self.model.step(tokens_B, state) for tokens_B in self.target_BT.unbind(dim=1)]
-            assert_close(torch.stack(steps, dim=1), self.model(self.source_BS, self.target_BT))
 
 
 class InViT(Family):
@@ -286,21 +301,14 @@ class InViT(Family):
 
     name = "vit"
     images_BCYX = torch.rand(3, 1, 12, 16, generator=torch.Generator().manual_seed(0))
+    inputs = (images_BCYX,)
 
     def build(self) -> ViT:
         return ViT(num_classes=5, image_size=(12, 16), channels=1, patch_size=4, **DIMS, **self.parts)
 
-    def logits(self, model: nn.Module) -> Tensor:
-        logits_BL: Tensor = model(self.images_BCYX.to(next(model.parameters()).dtype))
-        return logits_BL
-
     @holds
     def every_patch_changes_the_logits(self) -> None:
-        before = self.logits(self.model)
-        for corner in (slice(0, 4), slice(-4, None)):
-            changed_BCYX = self.images_BCYX.clone()
-            changed_BCYX[:, :, corner, corner] += 1
-            assert not torch.allclose(self.model(changed_BCYX), before, atol=1e-4), "a patch changes nothing"
+        self.check_seen(0, "a patch", *CORNERS)
 
     @holds
     def an_image_of_another_size_is_taken(self) -> None:
@@ -316,6 +324,7 @@ class InCLIP(Family):
     name = "clip"
     images_BCYX = torch.randn(3, 1, 12, 16, generator=torch.Generator().manual_seed(0))
     tokens_BT = draw(3, LENGTH)
+    inputs = (images_BCYX, tokens_BT)
 
     def build(self) -> CLIP:
         parts, of_images = dict(self.parts), TowerFields()
@@ -324,23 +333,10 @@ class InCLIP(Family):
         parts |= DIMS | {"num_layers": 1, "image": of_images, "pooling": "attention", "registers": 1}
         return CLIP(vocabulary_size=VOCABULARY, max_length=LONGEST, image_size=(12, 16), channels=1, **parts)
 
-    def logits(self, model: nn.Module) -> Tensor:
-        scores_BN: Tensor = model(self.images_BCYX.to(next(model.parameters()).dtype), self.tokens_BT)
-        return scores_BN
-
     @holds
     def every_patch_and_every_token_changes_the_scores(self) -> None:
-        before = self.logits(self.model)
-        for corner in (slice(0, 4), slice(-4, None)):
-            changed_BCYX = self.images_BCYX.clone()
-            changed_BCYX[:, :, corner, corner] += 1
-            after = self.model(changed_BCYX, self.tokens_BT)
-            assert not torch.allclose(after, before, atol=1e-4), "a patch changes nothing"
-        for position in (0, LENGTH - 1):
-            changed_BT = self.tokens_BT.clone()
-            changed_BT[:, position] = (changed_BT[:, position] + 1) % VOCABULARY
-            after = self.model(self.images_BCYX, changed_BT)
-            assert not torch.allclose(after, before, atol=1e-4), f"no text sees its token {position}"
+        self.check_seen(0, "a patch", *CORNERS)
+        self.check_seen(1, "a token", *ENDS)
 
     @holds
     def padding_of_a_text_changes_nothing(self) -> None:
@@ -358,32 +354,21 @@ class InCLIP(Family):
         assert larger.encode_images(images_BCYX).isfinite().all(), "embeddings of a larger image are not finite"
 
 
-class InWhisper(Family):
+class InWhisper(WithMemory):
     """Features of speech, and a causal decoder that attends to them: every frame counts but those that are padding."""
 
     name = "whisper"
     features_BMF = torch.randn(3, 5, 2 * LENGTH, generator=torch.Generator().manual_seed(0))
     target_BT = draw(3, LENGTH)
+    inputs = (features_BMF, target_BT)
 
     def build(self) -> Whisper:
         sizes = DIMS | {"num_layers": 1, "num_mels": 5, "num_frames": 2 * LENGTH, "max_length": LENGTH}
         return Whisper(vocabulary_size=VOCABULARY, **sizes, **self.parts)
 
-    def logits(self, model: nn.Module) -> Tensor:
-        logits_BTV: Tensor = model(self.features_BMF.to(next(model.parameters()).dtype), self.target_BT)
-        return logits_BTV
-
-    @holds
-    def later_target_tokens_do_not_change_earlier_logits(self) -> None:
-        self.check_causality(self.target_BT, self.features_BMF)
-
     @holds
     def every_frame_changes_the_logits(self) -> None:
-        before = self.logits(self.model)
-        for frame in (0, 2 * LENGTH - 1):
-            changed_BMF = self.features_BMF.clone()
-            changed_BMF[:, :, frame] += 1
-            assert not torch.allclose(self.model(changed_BMF, self.target_BT), before, atol=1e-4), "a frame is unheard"
+        self.check_seen(0, "a frame", (slice(None), 0), (slice(None), -1))
 
     @holds
     def padding_of_the_features_changes_nothing(self) -> None:
@@ -393,13 +378,6 @@ class InWhisper(Family):
         for row, length in enumerate(lengths):
             rows = slice(row, row + 1)
             assert_close(logits_BTV[rows], self.model(self.features_BMF[rows, :, :length], self.target_BT[rows]))
-
-    @holds
-    def decoding_step_by_step_equals_decoding_at_once(self) -> None:
-        with torch.no_grad():
-            state = self.model.start(self.features_BMF, capacity=LENGTH)
-            steps = [self.model.step(tokens_B, state) for tokens_B in self.target_BT.unbind(dim=1)]
-            assert_close(torch.stack(steps, dim=1), self.logits(self.model))
 
 
 FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT, InCLIP, InWhisper)

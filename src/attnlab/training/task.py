@@ -37,80 +37,18 @@ class Best(TypedDict):
     step: int
 
 
-class Task(pl.LightningModule):
-    """A task says everything about itself; a subclass gives `loss_sums` and `metrics`.
-
-    A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and ranks, so
-    that splitting a batch changes nothing; `optimization` says how it is trained. On the class: `loss_name`, the loss's
-    name in reports; `monitor`, the metric of the validation part by which a run is watched and chosen; `headline`,
-    those that sum a run up; `data_type`, `model_type`, what the task works on. Attributes: `seconds` and `tokens` of
-    training over all attempts (and ranks); `latest` values reported; `best` of the metric that is watched;
-    `unavailable`, figures that a run cannot have, with the reason; `notes`, how figures were computed; `outputs`, texts
-    worth keeping beside them, by file name.
-    """
+class Evaluation(pl.LightningModule):
+    """What a model gives for a split, over all ranks. `loss_name`: the loss's name in reports."""
 
     loss_name = "loss"
-    monitor: ClassVar[Metric] = LOSS
-    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its examples' own
-    validates_figures: ClassVar[bool] = False  # at the end a validation reports what a whole split does
-    headline: ClassVar[Sequence[str]] = ("val/loss",)
-    data_type: ClassVar[type] = object
-    model_type: ClassVar[type] = nn.Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.optimization = Optimization()
-        self.latest: dict[str, float] = {}
-        self.best: Best | None = None
-        self.sums = LossAccumulator()
-        self.unavailable: dict[str, str] = {}
-        self.notes: dict[str, str] = {}
-        self.outputs: dict[str, str] = {}
-        self.before_next_step: Callable[[], None] | None = None
-        self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._batches: list[Batch] = []
-        self._validated: list[Any] = []
-        self._evaluated = contextlib.ExitStack()
-
-    @property
-    def tokens(self) -> int:
-        return int(self.sums.tokens)
-
-    @property
-    def seconds(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._started
-
-    # --- what a task says
 
     @abstractmethod
     def loss_sums(self, batch: Batch) -> LossSums:
         """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
-
-    @classmethod
-    @abstractmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
-        """The metrics of a finished run of this resolved configuration."""
-        return ()
-
-    @classmethod
-    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
-        """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
-        for owner in cls.__mro__[: cls.__mro__.index(Task)]:
-            if "metrics" in vars(owner):
-                names = [name for known in cls.metrics(config) for name in known.names()]
-                return any(fnmatch.fnmatchcase(metric, name) for name in names)
-            if vars(owner).keys() & {"loss_sums", "figures_of_sums", "validate", "figures", "evaluate"}:
-                return True
-        return True
-
-    def initialise(self) -> list[str]:
-        """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
-        return []
-
-    def check_split(self, data: Any, split: str) -> None:
-        """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
-        return
 
     def cross_entropy(self, sums: LossSums) -> Tensor:
         """The summed cross-entropy of a batch's targets alone: not smoothed, without other losses."""
@@ -120,43 +58,9 @@ class Task(pl.LightningModule):
         """The target tokens (N,) that a batch's loss is over; None in a task whose targets are no tokens."""
         return None
 
-    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
-        """What is reported of a validation, from its sums by name and its number of tokens."""
-        return {name: value / max(1, tokens) for name, value in sums.items()}
-
-    def kept_of(self, batch: Batch) -> Any:
-        """What a validation during the training keeps of a batch."""
-        return self._named_sums(batch)
-
-    def figures_of_kept(self, kept: list[Any]) -> dict[str, float]:
-        """What is reported of such a validation, from what was kept of this rank's batches; all ranks ask."""
-        return self.figures_of_sums(*self.sum_up(kept))
-
-    def validate(self, data: Any) -> dict[str, float]:
-        """What a validation reports, of the weights as they are."""
-        if self.validates_figures:
-            return self.evaluate(data, "validation")
-        figures = self.figures_of_sums(*self.score_sums(data.val_dataloader()))
-        return {f"val/{name}": value for name, value in figures.items()}
-
-    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
-        """The figures of a split by metric name; `unavailable` is filled with what has none, and why."""
-        return {f"{prefix_of(split)}/{name}": value for name, value in self.figures(data, split).items()}
-
-    def figures(self, data: Any, split: str) -> dict[str, float]:
-        """What `evaluate` reports of a split, by the names of its metrics without the split's own."""
-        return self.figures_of_sums(*self.score_sums(data.evaluation_loader(split)))
-
-    def samples(self, data: Any, split: str = "test") -> Table | None:
-        """Some of what the model gives for a split that was evaluated; None in a task whose outputs are no texts."""
-        return None
-
-    # --- evaluation
-
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode, without gradients, in the precision and on the device of
-        training."""
+        """Inside, the model evaluates: without gradients, in the precision and on the device of training."""
         if self._trainer is not None:
             # Lightning leaves a model that it has trained on the CPU, where a GPU's autocast does nothing.
             self.to(self.trainer.strategy.root_device)
@@ -236,6 +140,107 @@ class Task(pl.LightningModule):
         if self._trainer is None:
             return torch.autocast("cpu", enabled=False)
         return self.trainer.precision_plugin.forward_context()
+
+
+class Task(Evaluation):
+    """A task says everything about itself; a subclass gives `loss_sums` and `metrics`.
+
+    A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and ranks, so
+    that splitting a batch changes nothing; `optimization` says how it is trained. On the class: `monitor`, the metric
+    of the validation part by which a run is watched and chosen; `headline`, those that sum a run up; `data_type`,
+    `model_type`, what the task works on. Attributes: `seconds` and `tokens` of
+    training over all attempts (and ranks); `latest` values reported; `best` of the metric that is watched;
+    `unavailable`, figures that a run cannot have, with the reason; `notes`, how figures were computed; `outputs`, texts
+    worth keeping beside them, by file name.
+    """
+
+    monitor: ClassVar[Metric] = LOSS
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its examples' own
+    validates_figures: ClassVar[bool] = False  # at the end a validation reports what a whole split does
+    headline: ClassVar[Sequence[str]] = ("val/loss",)
+    data_type: ClassVar[type] = object
+    model_type: ClassVar[type] = nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.optimization = Optimization()
+        self.latest: dict[str, float] = {}
+        self.best: Best | None = None
+        self.sums = LossAccumulator()
+        self.unavailable: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.outputs: dict[str, str] = {}
+        self.before_next_step: Callable[[], None] | None = None
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._batches: list[Batch] = []
+        self._validated: list[Any] = []
+        self._evaluated = contextlib.ExitStack()
+
+    @property
+    def tokens(self) -> int:
+        return int(self.sums.tokens)
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    # --- what a task says
+
+    @classmethod
+    @abstractmethod
+    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+        """The metrics of a finished run of this resolved configuration."""
+        return ()
+
+    @classmethod
+    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
+        """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
+        for owner in cls.__mro__[: cls.__mro__.index(Task)]:
+            if "metrics" in vars(owner):
+                names = [name for known in cls.metrics(config) for name in known.names()]
+                return any(fnmatch.fnmatchcase(metric, name) for name in names)
+            if vars(owner).keys() & {"loss_sums", "figures_of_sums", "validate", "figures", "evaluate"}:
+                return True
+        return True
+
+    def initialise(self) -> list[str]:
+        """Called once before a training from scratch: takes in weights from elsewhere, and says in lines which."""
+        return []
+
+    def check_split(self, data: Any, split: str) -> None:
+        """Asked of every split before its first use. Raises ValueError for an example that the model cannot serve."""
+        return
+
+    def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
+        """What is reported of a validation, from its sums by name and its number of tokens."""
+        return {name: value / max(1, tokens) for name, value in sums.items()}
+
+    def kept_of(self, batch: Batch) -> Any:
+        """What a validation during the training keeps of a batch."""
+        return self._named_sums(batch)
+
+    def figures_of_kept(self, kept: list[Any]) -> dict[str, float]:
+        """What is reported of such a validation, from what was kept of this rank's batches; all ranks ask."""
+        return self.figures_of_sums(*self.sum_up(kept))
+
+    def validate(self, data: Any) -> dict[str, float]:
+        """What a validation reports, of the weights as they are."""
+        if self.validates_figures:
+            return self.evaluate(data, "validation")
+        figures = self.figures_of_sums(*self.score_sums(data.val_dataloader()))
+        return {f"val/{name}": value for name, value in figures.items()}
+
+    def evaluate(self, data: Any, split: str = "test") -> dict[str, float]:
+        """The figures of a split by metric name; `unavailable` is filled with what has none, and why."""
+        return {f"{prefix_of(split)}/{name}": value for name, value in self.figures(data, split).items()}
+
+    def figures(self, data: Any, split: str) -> dict[str, float]:
+        """What `evaluate` reports of a split, by the names of its metrics without the split's own."""
+        return self.figures_of_sums(*self.score_sums(data.evaluation_loader(split)))
+
+    def samples(self, data: Any, split: str = "test") -> Table | None:
+        """Some of what the model gives for a split that was evaluated; None in a task whose outputs are no texts."""
+        return None
 
     # --- one step
 

@@ -59,10 +59,8 @@ class Usable(NamedTuple):
 
 
 def usable_runs(study: Study, metric: str) -> Usable:
-    """The runs of a study that a law of `metric` can be fitted to.
-
-    Raises:
-        ValueError: the metric is no loss or no run has it, the data differ, or there are too few sizes or budgets.
+    """The runs of a study that a law of `metric` can be fitted to. Raises ValueError where the metric is no loss or no
+    run has it, the data differ, or there are too few sizes or budgets.
     """
     if study.better(metric) == "higher":
         raise ValueError(

@@ -81,10 +81,7 @@ class Server(ThreadingHTTPServer):
     """Serves the studies that `find` names ({name: directory}) until it is shut down.
 
     port: 0 takes the first that is free, from 8790 on. token: random at every start. pause: seconds between two
-    readings at least.
-
-    Raises:
-        ValueError: the port is in use or may not be taken.
+    readings at least. Raises ValueError where the port is in use or may not be taken.
     """
 
     daemon_threads = True
