@@ -129,6 +129,12 @@ def test_a_run_is_trained_evaluated_and_transcribes(tmp_path, capsys, monkeypatc
     assert lines[0].startswith("[0.00 -> 0.")
     assert transcribe_with(str(file), str(file)) == 0
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [str(file)] * 2
+    for words, message in {
+        "0,warm": "--temperatures must be numbers with commas between them, such as 0,0.2, got '0,warm'",
+        "-1": "temperatures",
+    }.items():
+        assert transcribe_with(str(file), f"--temperatures={words}") in (1, 2)
+        assert message in capsys.readouterr().err
     for name, message in {
         "none.wav": "has no sound",
         "text.wav": "cannot be read as audio",

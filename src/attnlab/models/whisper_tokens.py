@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MULTILINGUAL = 51865  # rows of a vocabulary from which on a published model is multilingual, as in the published code
@@ -98,6 +98,12 @@ class WhisperTokens:
         elif self.no_timestamps is not None:
             prompt.append(self.no_timestamps)
         return prompt
+
+    def before(self, text: Sequence[int], most: int) -> list[int]:
+        """What a prompt tells of the text before it, its last `most` tokens; nothing where there is none, or no token
+        for it.
+        """
+        return [] if self.previous is None or not text else [self.previous, *text[-most:]]
 
     def _language(self, code: str | None) -> int:
         if code is None or code not in self.languages:

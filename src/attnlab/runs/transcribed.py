@@ -37,7 +37,8 @@ class Transcriber:
     """A run that hears. Raises UsageError where it is none.
 
     A published vocabulary has timestamps: a window starts where the last segment of the one before ended. One of our
-    own has none: a recording that is longer than a window is cut where it is quietest in the second half of each.
+    own has none: a recording that is longer than a window is cut where it is quietest in the second half of each, and
+    each piece is decoded once and greedily.
     """
 
     def __init__(self, directory: Path, checkpoint: str = "last") -> None:
@@ -61,7 +62,8 @@ class Transcriber:
         options = options or TranscriptionOptions()
         if self.tokens.first_timestamp is None:
             return list(self._pieces(samples_N, replace(options, timestamps=False)))
-        found = transcribe(self.model, self.log_mel.of_recording(samples_N), self.tokens, options)
+        features_MF = self.log_mel.of_recording(samples_N)
+        found = transcribe(self.model, features_MF, self.tokens, options, self._text)
         return [Spoken(segment.start, segment.end, self._text(segment.tokens)) for segment in found]
 
     def _pieces(self, samples_N: np.ndarray, options: TranscriptionOptions) -> Iterator[Spoken]:
