@@ -9,18 +9,23 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.huggingface import save_whisper
 from tests.speech_files import tones, write_folder, write_recording
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from attnlab.cli.main import main
 from attnlab.config import UsageError
 from attnlab.data import BPE, Character, PretrainedTokenizer
 from attnlab.data.audio import RATE
 from attnlab.data.special_tokens import END, START
+from attnlab.data.speech_data import whisper_tokens
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.generation.transcription import TranscriptionOptions, transcribe
 from attnlab.models import Whisper
 from attnlab.runs import transcribed
-from attnlab.runs.transcribed import Transcriber, pieces, whisper_tokens
+from attnlab.runs.trained import load_run
+from attnlab.runs.transcribed import Transcriber, pieces
 
 LETTERS = Character().train("one two three four five ")
 
@@ -144,3 +149,67 @@ def test_a_run_is_trained_evaluated_and_transcribes(tmp_path, capsys, monkeypatc
         assert message in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert {"test/wer", "test/cer", "test/loss"} <= json.loads(capsys.readouterr().out).keys()
+
+
+# --- published models on data of one's own
+
+SMALL = ("data.seconds=1", "data.num_mels=20", "data.batch_size=4", "data.max_length=40")
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """The folder of a tiny multilingual Whisper of transformers, and one of recordings."""
+    monkeypatch.setenv("ATTNLAB_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "speech", {"train": 8, "validation": 3, "test": 4})
+    return save_whisper(tmp_path / "published"), folder
+
+
+def imported(there, *more):
+    published, folder = there
+    words = ["data=speech", f"data.path={folder}", *SMALL, *more]
+    run = published.parent / "run"
+    assert main(["import", str(published), *words, f"run_dir={run}"]) == 0
+    return run
+
+
+def test_a_published_model_learns_and_is_evaluated_behind_its_own_prompt(there, capsys):
+    """Labels of transformers' tokenizer, and the loss of its model on them."""
+    parts, task = load_run(imported(there, "data.language=de"), "last")
+    (batch,) = parts.data.evaluation_loader("test")
+    model = WhisperForConditionalGeneration.from_pretrained(there[0]).eval()
+    tokenizer = WhisperTokenizer.from_pretrained(there[0], language="de", task="transcribe")
+    said = [parts.data.references("test")[row] for row in batch["ids"].tolist()]
+    labels = [tokenizer(text).input_ids[1:] for text in said]  # a collator takes the start off
+    padded = torch.tensor([row + [-100] * (max(map(len, labels)) - len(row)) for row in labels])
+    assert torch.equal(batch["targets"], padded)
+    start, end = model.config.decoder_start_token_id, model.config.pad_token_id
+    assert torch.equal(batch["tokens_in"], shift_tokens_right(padded, end, start))
+    assert tokenizer.convert_ids_to_tokens(batch["tokens_in"][0, :4].tolist()) == [
+        *("<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>")
+    ]
+    extract = WhisperFeatureExtractor.from_pretrained(there[0])
+    part = parts.data.split("test")
+    clips = [part.clip(row) for row in batch["ids"].tolist()]
+    features = extract(clips, sampling_rate=RATE, return_tensors="pt").input_features
+    torch.testing.assert_close(batch["features"], features, rtol=0, atol=1e-4)
+    with torch.no_grad():
+        _, tokens, beside = task.loss_sums(batch)
+        expected = model(features, labels=padded).loss
+        heard = task.transcribe_features(batch["features"])
+        found = model.generate(
+            features, language="de", task="transcribe", begin_suppress_tokens=None, max_new_tokens=36
+        )
+    assert float(beside["loss"] / tokens) == pytest.approx(float(expected), rel=1e-4)
+    assert heard == [[token for token in row if token != end] for row in found.tolist()]
+
+
+def test_a_multilingual_model_is_told_which_language_is_spoken(there, capsys):
+    published, folder = there
+    for more, message in {
+        (): "data.language=None: there is no such language; accepted: en, zh, de",
+        ("data.language=fr",): "data.language=fr: there is no such language; accepted: en, zh, de",
+        ("data.language=de", "data.max_length=4"): "data.max_length must be at least 5",
+    }.items():
+        words = ["data=speech", f"data.path={folder}", *SMALL, *more]
+        assert main(["import", str(published), *words, f"run_dir={published.parent / 'run'}"]) in (1, 2)
+        assert message in capsys.readouterr().err

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MULTILINGUAL = 51865  # rows of a vocabulary from which on a published model is multilingual, as in the published code
+START_OF_TRANSCRIPT = "<|startoftranscript|>"
 # Fields of WhisperTokens and the texts of the tokens, of which a tokenizer has the first that it knows.
 TEXTS = {
     "start": ("startoftranscript",),
@@ -49,9 +50,11 @@ class WhisperTokens:
         vocabulary_size: int,
         suppressed: tuple[int, ...] = (),
         suppressed_first: tuple[int, ...] = (),
+        multilingual: bool | None = None,
     ) -> WhisperTokens:
-        """Those of a published tokenizer by their texts (`<|en|>`); vocabulary_size: the rows of the model. Raises
-        ValueError where one is missing without which nothing is decoded.
+        """Those of a published tokenizer by their texts (`<|en|>`); vocabulary_size: the rows of the model, which tell
+        whether it is multilingual where nobody says it. Raises ValueError where one is missing without which nothing is
+        decoded.
         """
         found = {text[2:-2]: token for text, token in ids.items() if text.startswith("<|") and text.endswith("|>")}
         named = {name: next((found[text] for text in texts if text in found), None) for name, texts in TEXTS.items()}
@@ -69,7 +72,7 @@ class WhisperTokens:
             languages,
             **named,
             first_timestamp=None if silent is None else found.get("0.00", silent + 1),
-            multilingual=vocabulary_size >= MULTILINGUAL,
+            multilingual=vocabulary_size >= MULTILINGUAL if multilingual is None else multilingual,
             suppressed=suppressed,
             suppressed_first=suppressed_first,
             others=tuple(token for text, token in found.items() if token not in known and not text[:1].isdigit()),
