@@ -227,6 +227,7 @@ def save_whisper(folder: Path, languages: Sequence[str] = ("en", "zh", "de"), se
     tokenizer.add_special_tokens({"additional_special_tokens": marks})
     times = [f"<|{number / 50:.2f}|>" for number in range(50 * seconds + 1)]
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in times])
+    tokenizer.set_prefix_tokens()  # it was made before its marks were there
     tokenizer.save_pretrained(folder)
     hf.WhisperFeatureExtractor(feature_size=20, chunk_length=seconds).save_pretrained(folder)
     numbers = {text: tokenizer.convert_tokens_to_ids(text) for text in ("<|endoftext|>", *marks)}

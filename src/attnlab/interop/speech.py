@@ -154,7 +154,7 @@ WHISPER = Architecture(
     prefix="model.",
     output=Output("proj_out.weight", "model.decoder.embed_tokens.weight"),
     no_matter="num_hidden_layers|use_weighted_layer_sum|classifier_proj_size|apply_spec_augment|mask_(time|feature)_.*|"
-    "median_filter_width|forced_decoder_ids|alignment_heads",
+    "median_filter_width|forced_decoder_ids|alignment_heads|is_multilingual",
     tidy=tidy_whisper,
     untidy=untidy_whisper,
 )

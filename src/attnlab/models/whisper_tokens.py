@@ -102,6 +102,18 @@ class WhisperTokens:
             prompt.append(self.no_timestamps)
         return prompt
 
+    def generation(self) -> dict[str, object]:
+        """What transformers' own generation of Whisper reads of them."""
+        tasks = {name: getattr(self, name) for name in ("transcribe", "translate")}
+        return {
+            "is_multilingual": self.multilingual,
+            "lang_to_id": {f"<|{code}|>": token for code, token in self.languages.items()},
+            "task_to_id": {name: token for name, token in tasks.items() if token is not None},
+            "no_timestamps_token_id": self.no_timestamps,
+            "prev_sot_token_id": self.previous,
+            "max_initial_timestamp_index": 50,  # a second
+        }
+
     def before(self, text: Sequence[int], most: int) -> list[int]:
         """What a prompt tells of the text before it, its last `most` tokens; nothing where there is none, or no token
         for it.
