@@ -1,12 +1,12 @@
 """Small tokenizers and models in the manner of published ones, in Hugging Face's files as transformers writes them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXT = [
     "The quick brown fox, naïve as ever, jumps over the lazy dog's 12 bones.",
@@ -211,6 +211,51 @@ def save_model(kind: str, folder: Path, template: str | None = None, spread: flo
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * spread)
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_whisper(folder: Path, languages: Sequence[str] = ("en", "zh", "de"), seconds: int = 1) -> Path:
+    """A tiny multilingual Whisper with its tokenizer and feature extractor, for windows of a few seconds."""
+    import torch
+    import transformers as hf
+
+    learned = json.loads(_byte_level(["<|endoftext|>"]).to_str())["model"]
+    tokenizer = hf.WhisperTokenizer(learned["vocab"], [tuple(pair) for pair in learned["merges"]])
+    words = ("startoftranscript", *languages, "translate", "transcribe", "startoflm", "startofprev", "nospeech")
+    marks = [f"<|{word}|>" for word in (*words, "notimestamps")]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    times = [f"<|{number / 50:.2f}|>" for number in range(50 * seconds + 1)]
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in times])
+    tokenizer.set_prefix_tokens()  # it was made before its marks were there
+    tokenizer.save_pretrained(folder)
+    hf.WhisperFeatureExtractor(feature_size=20, chunk_length=seconds).save_pretrained(folder)
+    numbers = {text: tokenizer.convert_tokens_to_ids(text) for text in ("<|endoftext|>", *marks)}
+    end, start = numbers["<|endoftext|>"], numbers["<|startoftranscript|>"]
+    sizes = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in
+             (("layers", 1), ("attention_heads", 2), ("ffn_dim", 24))}  # fmt: skip
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), end)
+    torch.manual_seed(0)
+    model = hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(
+            vocab_size=len(tokenizer), num_mel_bins=20, d_model=16, max_source_positions=50 * seconds,
+            max_target_positions=64, decoder_start_token_id=start, **sizes, **ends,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "encoder.embed_positions" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    told = {
+        "is_multilingual": True,
+        "lang_to_id": {f"<|{code}|>": numbers[f"<|{code}|>"] for code in languages},
+        "task_to_id": {task: numbers[f"<|{task}|>"] for task in ("transcribe", "translate")},
+        "no_timestamps_token_id": numbers["<|notimestamps|>"],
+        "prev_sot_token_id": numbers["<|startofprev|>"],
+        "suppress_tokens": [3, *(number for text, number in numbers.items() if text != "<|endoftext|>")],
+        "begin_suppress_tokens": [5, end],
+    }
+    model.generation_config = hf.GenerationConfig(**told, **ends, decoder_start_token_id=start)
     model.save_pretrained(folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""Random settings of every architecture of one input, out to transformers and in from it: the same logits, or refused.
+"""Random settings of every architecture of one input and of Whisper, out to transformers and in from it: the same logits, or refused.
 
 python experiments/parity/fuzz.py [--draws 3000] [--first 0] [--threads 1]
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -73,7 +74,9 @@ BASES: dict[str, dict[str, Any]] = {
         "output_bias": True,
         "feed_forward": "SiLU",
     },
+    "whisper": {"model": "Whisper", "num_mels": 5, "num_frames": 16},
 }
+TOWERS = r"^(?:encoder|decoder)\."  # under which settings of Whisper stand
 PLAIN, GATED = ("ReLU", "SiLU", "GELU", "SquaredReLU"), ("GLU", "GEGLU", "SwiGLU", "ReGLU")
 OF_TEXT = ("PositionEncoding", "Sinusoidal", "Learned", "Rotary", "RotaryLinear", "RotaryNTK", "RotaryYaRN", "RotaryLlama3", "ALiBi", "RelativeBias")  # fmt: skip
 OF_IMAGES = ("PositionEncoding", "Learned", "Learned2D", "Sinusoidal2D", "AxialRotary")
@@ -122,6 +125,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "beta": (None, 0.5),
     "attention.bias": (None, True, False),
     "feed_forward.bias": (None, True, False),
+    "num_mels": (3, 5),
+    "num_frames": (8, 15, 16),
 }
 
 # --- models there
@@ -158,6 +163,12 @@ THEIRS: dict[str, dict[str, Any]] = {
     "t5": {**TEXT, "d_model": 24, "d_kv": 6, "d_ff": 20, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 1},
     "bart": BART,
     "marian": {**BART, "activation_function": "swish", "scale_embedding": True},
+    "whisper": {
+        **{key: value for key, value in BART.items() if "position" not in key},
+        "num_mel_bins": 5,
+        "max_source_positions": 8,
+        "max_target_positions": 16,
+    },
 }
 ROPES = (
     None,
@@ -233,6 +244,12 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "patch_size": (2, 4),
     "num_labels": (2, 5),
     "pretraining_tp": (1, 2),
+    "encoder_layers": (1, 3),
+    "num_mel_bins": (3, 5),
+    "max_source_positions": (4, 8),
+    "max_target_positions": (12, 16),
+    "use_weighted_layer_sum": BOTH,
+    "apply_spec_augment": BOTH,
 }
 
 ROTARY_FIELDS = ("partial_rotary_factor", "rope_theta")  # taken by every configuration with rotary positions
@@ -330,21 +347,26 @@ def _settings(name: str, draw: random.Random) -> dict[str, Any]:
         carried = [key for key in known if key in CARRIED]
         key = draw.choice(carried if draw.random() < NEAR else known)
         value = draw.choice(_values(key, fields))
-        if key in PARTS or key == "position":
-            asked = {old: kept for old, kept in asked.items() if not old.startswith(f"{key}.") or old in PARTS}
+        if _local(key) in (*PARTS, "position"):
+            asked = {old: kept for old, kept in asked.items() if not old.startswith(f"{key}.") or _local(old) in PARTS}
         asked[key] = value
     return asked
 
 
 def _values(key: str, fields: dict[str, Any]) -> tuple[Any, ...]:
     """What a field can be drawn from."""
-    if key == "position":
+    if _local(key) == "position":
         return OF_IMAGES if fields["model"] == "ViT" else OF_TEXT
     for known in (PARTS, VALUES):
-        for name in (key, key.rpartition(".")[2]):
+        for name in (_local(key), key.rpartition(".")[2]):
             if name in known:
                 return known[name]
     return BOTH if isinstance(fields.get(key), bool) else ()
+
+
+def _local(key: str) -> str:
+    """A field by its name within its stack."""
+    return re.sub(TOWERS, "", key)
 
 
 def _drawn(model: nn.Module, seed: int) -> Any:
@@ -352,7 +374,7 @@ def _drawn(model: nn.Module, seed: int) -> Any:
     random_numbers = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if isinstance(tensor, nn.Parameter) or name == "final_logits_bias":
+            if tensor.requires_grad or name == "final_logits_bias":
                 gain = 0.7 * (tensor.ndim == 1)
                 tensor.copy_(0.25 * torch.randn(tensor.shape, generator=random_numbers) + gain)
     return model.eval()
@@ -377,12 +399,15 @@ def _sizes(config: Any) -> dict[str, Any]:
         "max_length": 12,
         "image_size": [side, side] if isinstance(side, int) else list(side),
         "channels": getattr(config, "num_channels", 3),
+        "num_mels": getattr(config, "num_mel_bins", 0),
+        "num_frames": 2 * getattr(config, "max_source_positions", 0),
     }
 
 
 def _inputs(model: str, sizes: dict[str, Any], seed: int) -> Iterator[tuple[Tensor, ...]]:
     """
-    What the models are compared on: two images, or rows of one token, of some, and of as many as there are positions.
+    What the models are compared on: two images, or rows of one token, of some, and of as many as there are positions;
+    of Whisper with a window of features before each.
     """
     random_numbers = torch.Generator().manual_seed(seed + 1)
     if model == "ViT":
@@ -393,11 +418,15 @@ def _inputs(model: str, sizes: dict[str, Any], seed: int) -> Iterator[tuple[Tens
         source, target = (
             torch.randint(RESERVED, sizes["vocabulary_size"], shape, generator=random_numbers) for _ in range(2)
         )
-        yield (source, target[:, : max(1, length - 2)]) if model in ("EncoderDecoder", "T5") else (source,)
+        if model == "Whisper":
+            yield torch.randn(2, sizes["num_mels"], sizes["num_frames"], generator=random_numbers), target
+        else:
+            yield (source, target[:, : max(1, length - 2)]) if model in ("EncoderDecoder", "T5") else (source,)
 
 
 def _theirs(there: Any, model: str, given: tuple[Tensor, ...]) -> Tensor:
-    found = there(input_ids=given[0], decoder_input_ids=given[1]) if len(given) > 1 else there(given[0])
+    first = "input_features" if model == "Whisper" else "input_ids"
+    found = there(**{first: given[0]}, decoder_input_ids=given[1]) if len(given) > 1 else there(given[0])
     logits: Tensor = found.prediction_logits if hasattr(found, "prediction_logits") else found.logits
     return logits
 

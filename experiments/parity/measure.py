@@ -8,7 +8,7 @@ logits    fp32, of rows of every length from 1 to 24 and of the longest (88, of 
 bf16      the same logits with both models in bf16, of weights 0.3 times as large
 loss      and gradients of every parameter, mapped by the same rules
 greedy    tokens of greedy decoding that differ, over 64 new tokens, from prompts of several lengths; of Whisper windows, with timestamps and
-          without
+          without, and recordings of several windows
 beam      score and tokens of the best hypothesis of 4 beams (encoder-decoders)
 trip      import, export, import: tensors that differ in a bit, and logits of the reference loaded from the export
 """
@@ -28,7 +28,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnlab.generation import BeamSearch, Sampler, TranscriptionOptions, decode, generate, transcribe_windows
+from attnlab.generation import (
+    BeamSearch,
+    Sampler,
+    TranscriptionOptions,
+    decode,
+    generate,
+    transcribe,
+    transcribe_windows,
+)
 from attnlab.interop import Imported, read_model, to_folder
 from attnlab.interop.architecture import to_ours
 from attnlab.models import WhisperTokens
@@ -550,7 +558,7 @@ class Speech(Compare):
         }
         for name, value in told.items():
             setattr(self.pair.reference.generation_config, name, value)
-        features_BMF, differ = self.features(5, seed=7), 0
+        features_BMF, differ = self.features(5, seed=7), self.recordings()
         for timestamps in (False, True):
             asked = TranscriptionOptions("de", timestamps=timestamps, max_new_tokens=NEW, latest_start=0.2)
             found = transcribe_windows(self.pair.model, features_BMF, HEARD, asked)
@@ -560,6 +568,25 @@ class Speech(Compare):
             )  # fmt: skip
             kept = [[token for token in row if token < HEARD.end or token > 68] for row in there.tolist()]
             differ += sum(one.tokens != row for one, row in zip(found, kept, strict=True))
+        return differ
+
+    def recordings(self) -> int:
+        """How many of two recordings of three windows are heard otherwise: words, and times in hundredths of a second."""
+        differ, most = 0, LONGEST
+        for told in (False, True):  # the text before each window
+            features_1MF = self.features(3, seed=8).transpose(0, 1).flatten(1)[None, :, :-10]
+            asked = TranscriptionOptions(
+                "de", max_new_tokens=most, latest_start=0.2, no_speech_threshold=None, temperatures=(0.0,), after_previous=told
+            )  # fmt: skip
+            here = transcribe(self.pair.model, features_1MF[0], HEARD, asked)
+            there = self.pair.reference.generate(
+                features_1MF, return_timestamps=True, return_segments=True, language="de", task="transcribe",
+                max_new_tokens=most, do_sample=False, condition_on_prev_tokens=told,
+            )["segments"][0]  # fmt: skip
+            parts = ([part[name] for name in ("start", "end", "tokens")] for part in there)
+            kept = [(*times, [token for token in row.tolist() if token < HEARD.end]) for *times, row in parts]
+            heard = [(round(100 * float(a)), round(100 * float(b)), tokens) for a, b, tokens in kept if tokens]
+            differ += heard != [(round(100 * one.start), round(100 * one.end), one.tokens) for one in here]
         return differ
 
 

@@ -47,7 +47,7 @@ def here(paths: list[Path]) -> list[str]:
     """What attnlab hears."""
     with tempfile.TemporaryDirectory() as folder:
         transcriber = Transcriber(imported(SOURCE, Path(folder)))
-        options = TranscriptionOptions(language="en")
+        options = TranscriptionOptions(language="en", temperatures=(0.0,), after_previous=False)
         return [" ".join(part.text for part in transcriber.hear_file(path, options)) for path in paths]
 
 

@@ -6,13 +6,13 @@ from tests.speech_files import tones
 
 from attnlab.data import Character, LogMel
 from attnlab.data.special_tokens import START
+from attnlab.data.speech_data import whisper_tokens
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.inspection.attended import read_recording
 from attnlab.inspection.attention_maps import CROSS, DECODER, ENCODER, layer_maps
 from attnlab.inspection.heads import head_scores
 from attnlab.models import Whisper
 from attnlab.report.figures.attention import write_figures
-from attnlab.runs.transcribed import whisper_tokens
 
 
 @pytest.fixture

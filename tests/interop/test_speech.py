@@ -76,7 +76,8 @@ def test_a_model_of_ctranslate2_computes_what_transformers_does(theirs, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"decoder/alibi": torch.tensor(1, dtype=torch.int8)}, "pre_norm=1 and alibi=0"),
+        ({"decoder/alibi": torch.tensor(1, dtype=torch.int8)}, "alibi=1, scale_embeddings=0 is not read; accepted"),
+        ({"decoder/scale_embeddings": torch.tensor(1, dtype=torch.int8)}, "scale_embeddings=1 is not read; accepted"),
         ({"decoder/activation": torch.tensor(9, dtype=torch.int8)}, "no whole model of Whisper"),
         ({"encoder/layer_0/self_attention/linear_0/bias": torch.ones(36)}, "keys have a bias"),
         ({"encoder/position_encodings/encodings": torch.ones(8, 12)}, "another table than Whisper's fixed sinusoids"),

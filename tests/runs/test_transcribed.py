@@ -9,18 +9,29 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.huggingface import save_whisper
 from tests.speech_files import tones, write_folder, write_recording
+from transformers import (
+    AutoTokenizer,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+    pipeline,
+)
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from attnlab.cli.main import main
 from attnlab.config import UsageError
-from attnlab.data import BPE, Character, PretrainedTokenizer
+from attnlab.data import BPE, Character, LogMel, PretrainedTokenizer
 from attnlab.data.audio import RATE
 from attnlab.data.special_tokens import END, START
+from attnlab.data.speech_data import whisper_tokens
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.generation.transcription import TranscriptionOptions, transcribe
 from attnlab.models import Whisper
 from attnlab.runs import transcribed
-from attnlab.runs.transcribed import Transcriber, pieces, whisper_tokens
+from attnlab.runs.trained import load_run
+from attnlab.runs.transcribed import Transcriber, pieces
 
 LETTERS = Character().train("one two three four five ")
 
@@ -129,6 +140,12 @@ def test_a_run_is_trained_evaluated_and_transcribes(tmp_path, capsys, monkeypatc
     assert lines[0].startswith("[0.00 -> 0.")
     assert transcribe_with(str(file), str(file)) == 0
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [str(file)] * 2
+    for words, message in {
+        "0,warm": "--temperatures must be numbers with commas between them, such as 0,0.2, got '0,warm'",
+        "-1": "temperatures",
+    }.items():
+        assert transcribe_with(str(file), f"--temperatures={words}") in (1, 2)
+        assert message in capsys.readouterr().err
     for name, message in {
         "none.wav": "has no sound",
         "text.wav": "cannot be read as audio",
@@ -138,3 +155,125 @@ def test_a_run_is_trained_evaluated_and_transcribes(tmp_path, capsys, monkeypatc
         assert message in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert {"test/wer", "test/cer", "test/loss"} <= json.loads(capsys.readouterr().out).keys()
+
+
+# --- published models on data of one's own
+
+SMALL = ("data.seconds=1", "data.num_mels=20", "data.batch_size=4", "data.max_length=40")
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """The folder of a tiny multilingual Whisper of transformers, and one of recordings."""
+    monkeypatch.setenv("ATTNLAB_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "speech", {"train": 8, "validation": 3, "test": 4})
+    return save_whisper(tmp_path / "published"), folder
+
+
+def imported(there, *more):
+    published, folder = there
+    words = ["data=speech", f"data.path={folder}", *SMALL, *more]
+    run = published.parent / "run"
+    assert main(["import", str(published), *words, f"run_dir={run}"]) == 0
+    return run
+
+
+def test_a_published_model_learns_and_is_evaluated_behind_its_own_prompt(there, capsys):
+    """Labels of transformers' tokenizer, and the loss of its model on them."""
+    parts, task = load_run(imported(there, "data.language=de"), "last")
+    (batch,) = parts.data.evaluation_loader("test")
+    model = WhisperForConditionalGeneration.from_pretrained(there[0]).eval()
+    tokenizer = WhisperTokenizer.from_pretrained(there[0], language="de", task="transcribe")
+    said = [parts.data.references("test")[row] for row in batch["ids"].tolist()]
+    labels = [tokenizer(text).input_ids[1:] for text in said]  # a collator takes the start off
+    padded = torch.tensor([row + [-100] * (max(map(len, labels)) - len(row)) for row in labels])
+    assert torch.equal(batch["targets"], padded)
+    start, end = model.config.decoder_start_token_id, model.config.pad_token_id
+    assert torch.equal(batch["tokens_in"], shift_tokens_right(padded, end, start))
+    assert tokenizer.convert_ids_to_tokens(batch["tokens_in"][0, :4].tolist()) == [
+        *("<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>")
+    ]
+    extract = WhisperFeatureExtractor.from_pretrained(there[0])
+    part = parts.data.split("test")
+    clips = [part.clip(row) for row in batch["ids"].tolist()]
+    features = extract(clips, sampling_rate=RATE, return_tensors="pt").input_features
+    torch.testing.assert_close(batch["features"], features, rtol=0, atol=1e-4)
+    with torch.no_grad():
+        _, tokens, beside = task.loss_sums(batch)
+        expected = model(features, labels=padded).loss
+        heard = task.transcribe_features(batch["features"])
+        found = model.generate(
+            features, language="de", task="transcribe", begin_suppress_tokens=None, max_new_tokens=36
+        )
+    assert float(beside["loss"] / tokens) == pytest.approx(float(expected), rel=1e-4)
+    assert heard == [[token for token in row if token != end] for row in found.tolist()]
+
+
+def test_a_multilingual_model_is_told_which_language_is_spoken(there, capsys):
+    published, folder = there
+    for more, message in {
+        (): "data.language=None: there is no such language; accepted: en, zh, de",
+        ("data.language=fr",): "data.language=fr: there is no such language; accepted: en, zh, de",
+        ("data.language=de", "data.max_length=4"): "data.max_length must be at least 5",
+    }.items():
+        words = ["data=speech", f"data.path={folder}", *SMALL, *more]
+        assert main(["import", str(published), *words, f"run_dir={published.parent / 'run'}"]) in (1, 2)
+        assert message in capsys.readouterr().err
+
+
+def exported(run, capsys):
+    """The folder of a run's export, and what was said."""
+    assert main(["export", str(run), "--to", str(run.parent / "out")]) == 0
+    return run.parent / "out", capsys.readouterr()
+
+
+def test_a_published_model_is_exported_whole(there, capsys):
+    """transformers' pipeline loads the folder and hears what it hears with the published one."""
+    out, said = exported(imported(there, "data.language=de"), capsys)
+    assert "note: " not in said.err
+    first, second = (pipeline("automatic-speech-recognition", model=str(folder)) for folder in (there[0], out))
+    samples = tones("one two three four five")
+    asked = {"language": "de", "num_beams": 1, "max_new_tokens": 20}
+    assert first(samples, generate_kwargs=asked) == second(samples, generate_kwargs=asked)
+    with_times = [each(samples, return_timestamps=True, generate_kwargs=asked) for each in (first, second)]
+    assert with_times[0] == with_times[1]
+    assert type(second.tokenizer).__name__ == "WhisperTokenizer"
+    features = second.feature_extractor([samples], sampling_rate=RATE, return_tensors="pt").input_features
+    torch.testing.assert_close(LogMel(20, 1.0)([samples]), features, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "tokenizer"), [(1, "bpe"), (0.6, "byte")])
+def test_a_trained_run_hears_the_same_after_export_and_import(seconds, tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "speech", {"train": 12, "validation": 3, "test": 4})
+    data = ["data=speech", f"data.path={folder}", f"data.seconds={seconds}", "data.num_mels=20", "data.max_length=24"]
+    words = ["model=whisper", *data, f"tokenizer={tokenizer}", "model.d_model=16", "model.num_heads=2"]
+    words += [
+        "model.num_layers=1",
+        "trainer.max_steps=60",
+        "data.batch_size=4",
+        "optimizer.lr=0.005",
+        "schedule=constant",
+    ]
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main(["train", *words, "progress=off", "trainer.threads=1", f"run_dir={run}"]) == 0
+    out, said = exported(run, capsys)
+    assert "speech pipeline decodes by the special tokens of a published Whisper" in said.err
+    assert ("no preprocessor_config.json; train with" in said.err) == (seconds == 0.6)
+    assert main(["import", str(out), *data, f"run_dir={again}"]) == 0
+    first, second = (Transcriber(place).hear(tones("one two three four five one two")) for place in (run, again))
+    assert first == second
+    assert any(one.text for one in first)
+    capsys.readouterr()
+    figures = []
+    for place in (run, again):
+        assert main(["evaluate", str(place)]) == 0
+        figures.append(json.loads(capsys.readouterr().out))
+    assert figures[0]["test/loss"] == pytest.approx(figures[1]["test/loss"], rel=1e-5)
+    assert figures[0]["test/wer"] == figures[1]["test/wer"]
+    if seconds == 1:
+        features = WhisperFeatureExtractor.from_pretrained(out)(tones("one"), sampling_rate=RATE, return_tensors="pt")
+        model, written = WhisperForConditionalGeneration.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+        heard = written.decode(model.generate(**features, num_beams=1)[0], skip_special_tokens=True)
+        assert heard.split() == " ".join(one.text for one in Transcriber(run).hear(tones("one"))).split()

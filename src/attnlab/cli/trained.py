@@ -176,14 +176,27 @@ def translate(arguments: Namespace) -> int:
     flag("--timestamps", "a line a segment, with the seconds that it lasts, as in [0.00 -> 3.20]"),
     option("--language", "the code of the spoken language, of a multilingual model (default: what it hears)"),
     flag("--translate", "into English, by a multilingual model"),
+    option(
+        "--temperatures", "at which an imported model tries a window till it is sure", default="0,0.2,0.4,0.6,0.8,1"
+    ),
+    flag("--each-alone", "an imported model hears each window without being told the text before it"),
+    option("--seed", "of what is drawn at a temperature above 0", type=int, default=0),
 )
 def transcribe(arguments: Namespace) -> int:
-    """Prints what is said in each file: a line, after its name where they are several, or a line a segment."""
+    """Prints what is said in each file: a line, after its name where they are several, or a line a segment. Raises:
+    UsageError.
+    """
     from attnlab.generation.transcription import TranscriptionOptions
     from attnlab.runs.transcribed import Transcriber
 
+    options = TranscriptionOptions(
+        arguments.language,
+        arguments.translate,
+        temperatures=_numbers("--temperatures", arguments.temperatures),
+        after_previous=not arguments.each_alone,
+        seed=arguments.seed,
+    )
     run = Transcriber(Path(arguments.run), arguments.checkpoint)
-    options = TranscriptionOptions(arguments.language, arguments.translate)
     for file in arguments.files:
         found = run.hear_file(Path(file), options)
         if not arguments.timestamps:
@@ -195,6 +208,14 @@ def transcribe(arguments: Namespace) -> int:
         for one in found:
             print(f"[{one.start:.2f} -> {one.end:.2f}] {one.text}")
     return 0
+
+
+def _numbers(option: str, given: str) -> list[float]:
+    """Numbers with commas between them. Raises: UsageError."""
+    try:
+        return [float(word) for word in given.split(",")]
+    except ValueError as error:
+        raise UsageError(must_be(option, "numbers with commas between them, such as 0,0.2", given)) from error
 
 
 @command(

@@ -99,7 +99,8 @@ def misfits(path: str, node: Mapping[str, object], target: Callable[..., object]
     if not bases or not inspect.isclass(made) or made is type(None):
         return
     if not issubclass(made, tuple(bases)):
-        yield f"{must_be(path, f'derived from {_named(bases)}', node['_target_'])}{_to_give(bases[0])}"
+        wrong = must_be(path, f"derived from {_named(bases)}", node["_target_"])
+        yield f"{wrong}{_to_give(bases[0])}{_to_choose(path.rpartition('.')[2], bases)}"
     elif made is target and (missing := sorted(_left_open(made))):
         lacks = f"{path}: {node['_target_']} lacks {', '.join(missing)}"
         yield f"{lacks}, which {_named(bases)} leaves to what is derived from it"
@@ -133,6 +134,12 @@ def _to_give(base: type) -> str:
         return f"; it has to give {', '.join(hooks)}"
     public = [name for name, value in vars(base).items() if inspect.isfunction(value) and not name.startswith("_")]
     return f"; it may give {', '.join(public)}" if public else ""
+
+
+def _to_choose(group: str, bases: Sequence[type]) -> str:
+    """Attnlab's choices that are derived from one of the bases."""
+    known = [name for base in bases for name in _choices_for(group, base)] if group in seams() else []
+    return f"; accepted: {', '.join(f'{group}={name}' for name in known)}, or one of your own" if known else ""
 
 
 def _named(classes: Sequence[type]) -> str:

@@ -126,15 +126,16 @@ class PretrainedTokenizer(Published):
         )
         before, after = self._around("text")
         with_end = after if end is None or after[-1:] == (end,) else (*after, end)
+        target_start = start if self.decoder_start is None else self.decoder_start
         # Where a decoder's input starts with what stands before every text, that is no part of the target.
-        before_target = before[1:] if self.decoder_start is None and before[:1] == (start,) else before
+        before_target = before[1:] if before[:1] == (target_start,) else before
         return SpecialTokens(
             pad=numbers.get("pad_token"),
             start=start,
             end=end,
             mask=numbers.get("mask_token"),
             separator=numbers.get("sep_token"),
-            target_start=start if self.decoder_start is None else self.decoder_start,
+            target_start=target_start,
             ends=tuple(dict.fromkeys([*(() if end is None else (end,)), *self.also_ends])),
             sentinels=self._sentinels(),
             text=(before, after),

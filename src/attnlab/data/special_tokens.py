@@ -27,10 +27,10 @@ Tokens = tuple[int, ...]
 class SpecialTokens:
     """Numbers of the tokens that are no text; None where a vocabulary has none.
 
-    target_start: where a decoder's input starts. ends: all tokens that end a generated text, `end` among them.
-    sentinels: T5's <extra_id_i>, by i. text: what stands before and after a text; pair: before, between and after two
-    of them, `between` empty where nothing tells them apart; source, target: before and after those of a
-    sequence-to-sequence model, where a target's last one is `end`.
+    target_start: where a decoder's input starts. ends: all tokens that end a generated text, `end` among them. never:
+    further ones that no generated text has. sentinels: T5's <extra_id_i>, by i. text: what stands before and after a
+    text; pair: before, between and after two of them, `between` empty where nothing tells them apart; source, target:
+    before and after those of a sequence-to-sequence model, where a target's last one is `end`.
     """
 
     pad: int | None = None
@@ -40,6 +40,7 @@ class SpecialTokens:
     separator: int | None = None
     target_start: int | None = None
     ends: Tokens = ()
+    never: Tokens = ()
     sentinels: Tokens = ()
     text: tuple[Tokens, Tokens] = ((), ())
     pair: tuple[Tokens, Tokens, Tokens] = ((), (), ())
@@ -66,7 +67,7 @@ class SpecialTokens:
     def suppressed(self) -> Tokens:
         """Those that no target has."""
         in_targets = {self.end, *self.target[0], *self.target[1]}
-        found = (self.pad, self.start, self.mask, self.separator)
+        found = (self.pad, self.start, self.mask, self.separator, *self.never)
         return tuple(dict.fromkeys(number for number in found if number is not None and number not in in_targets))
 
 

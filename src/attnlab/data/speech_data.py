@@ -6,7 +6,7 @@ Shapes: B clips, N samples, M mel bins, F frames, T target length.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Unpack
@@ -15,18 +15,20 @@ import numpy as np
 import torch
 
 from attnlab.data.audio import RATE, from_int16, to_int16
-from attnlab.data.cache import prepared
+from attnlab.data.cache import DataError, prepared
 from attnlab.data.log_mel import HOP, LogMel, SpeechAugmentation
 from attnlab.data.module import IGNORED, ExampleFields, Split, TextedData, padded, remarks_of
 from attnlab.data.order import Batch, ShuffledOrder
+from attnlab.data.pretrained_tokenizers import PretrainedTokenizer
 from attnlab.data.source import SPLITS, Given
-from attnlab.data.special_tokens import num_special_tokens
+from attnlab.data.special_tokens import SpecialTokens, num_special_tokens
 from attnlab.data.speech import Speech, SpeechSource
 from attnlab.data.token_data import trained_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.translation import TokenRows
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.ranges import Ge, PositiveFloat, PositiveInt, check_ranges
+from attnlab.models.whisper_tokens import START_OF_TRANSCRIPT, WhisperTokens
+from attnlab.ranges import Ge, PositiveFloat, PositiveInt, check_ranges, must_be
 
 FORMAT = 1
 EVALUATED_AT_ONCE = 64
@@ -90,15 +92,41 @@ class SpeechRows(Split):
         return from_int16(self.recordings.samples[self.kept[row]])
 
 
+def whisper_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> WhisperTokens:
+    """A tokenizer's special tokens as Whisper's decoding knows them; one that is not Whisper's has a start and an end
+    alone.
+    """
+    if (found := published_tokens(tokenizer, vocabulary_size)) is not None:
+        return found
+    special = Vocabulary(tokenizer).special_tokens
+    return WhisperTokens(special.require("target_start"), special.require("end"), suppressed=special.suppressed)
+
+
+def published_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> WhisperTokens | None:
+    """Those of a published Whisper's tokenizer; None: it is another one."""
+    if not isinstance(tokenizer, PretrainedTokenizer):
+        return None
+    ids = {str(token["content"]): int(token["id"]) for token in json.loads(tokenizer.rules)["added_tokens"]}
+    if START_OF_TRANSCRIPT not in ids:
+        return None
+    never, never_first = (
+        tuple(map(int, found)) if isinstance(found := tokenizer.generation.get(name), list) else ()
+        for name in ("suppress_tokens", "begin_suppress_tokens")
+    )
+    is_said = tokenizer.generation.get("is_multilingual")
+    multilingual = is_said if isinstance(is_said, bool) else None
+    return WhisperTokens.named(ids, vocabulary_size, never, never_first, multilingual)
+
+
 def encode_speech(
-    recordings: Recordings, vocabulary: Vocabulary, window: int, max_length: int, drop: bool
+    recordings: Recordings, vocabulary: Vocabulary, special: SpecialTokens, window: int, max_length: int, drop: bool
 ) -> SpeechRows:
-    """A part with its transcripts as tokens. Recordings without a sample are left out.
+    """A part with its transcripts as tokens between those that `special` has around a target. Recordings without a
+    sample are left out.
 
     One that is longer than `window` samples, or whose transcript is longer than `max_length` tokens, is left out where
     `drop`, else cut.
     """
-    special = vocabulary.special_tokens
     before, after = (np.array(tokens, dtype=np.int64) for tokens in special.target)
     room = max_length - num_special_tokens(special.target)
     way = "left out" if drop else "cut"
@@ -122,10 +150,12 @@ class SpeechData(TextedData[SpeechRows]):
     """Recordings with their transcripts: log-mel windows of one length (`num_mels`, `seconds`: see LogMel).
 
     source: a SpeechSource, or a class or partial of one that is completed with `path`. tokenizer: trained on the
-    transcripts of the training part. augmentation: of training recordings. batch_size: recordings of a batch, on each
-    rank. max_length: the most tokens of a decoder's input, its start included. A training recording that is longer than
-    the window, or whose transcript is longer, is left out; to evaluate on, it is cut, and scored against the whole
-    transcript. seed draws the training order and the augmentation. Raises DataError.
+    transcripts of the training part. language: the code of what is said; with the tokenizer of a published Whisper, a
+    target begins with what that model is told before a text without timestamps: language and task where it is
+    multilingual. augmentation: of training recordings. batch_size: recordings of a batch, on each rank. max_length: the
+    most tokens of a decoder's input, its start included. A training recording that is longer than the window, or whose
+    transcript is longer, is left out; to evaluate on, it is cut, and scored against the whole transcript. seed draws
+    the training order and the augmentation. Raises DataError.
     """
 
     examples = "recordings"
@@ -139,15 +169,35 @@ class SpeechData(TextedData[SpeechRows]):
         seconds: PositiveFloat = 30.0,
         max_length: Annotated[int, Ge(3)] = 64,
         batch_size: PositiveInt = 32,
+        language: str | None = None,
         **fields: Unpack[ExampleFields],
     ) -> None:
         super().__init__(source, **fields)
         self.untrained, self.augmentation = tokenizer, augmentation or SpeechAugmentation()
         self.log_mel, self.max_length, self.batch_size = LogMel(num_mels, seconds), max_length, batch_size
+        self.language = language
 
     def dims_of(self, vocabulary: Vocabulary) -> dict[str, object]:
         window = {"num_mels": self.log_mel.num_mels, "num_frames": self.log_mel.num_frames}
-        return super().dims_of(vocabulary) | {"max_length": self.max_length} | window
+        told = {"special_tokens": self.special_tokens_of(vocabulary), "max_length": self.max_length}
+        return super().dims_of(vocabulary) | told | window
+
+    def special_tokens_of(self, vocabulary: Vocabulary) -> SpecialTokens:
+        """Those of a vocabulary with what stands around a target here. Raises DataError for a language that a published
+        model does not know, and where no text fits between them.
+        """
+        special, tokens = vocabulary.special_tokens, published_tokens(vocabulary.tokenizer, vocabulary.size)
+        if tokens is not None:
+            try:
+                start, *before = tokens.prompt(self.language, timestamps=False)
+            except ValueError as error:
+                raise DataError(f"data.{error}") from error
+            target = (tuple(before), (tokens.end,))
+            special = replace(special, target_start=start, target=target, never=tokens.suppressed)
+        if (least := num_special_tokens(special.target) + 1) > self.max_length:
+            what = f"at least {least}, for what stands around a text and a token of it"
+            raise DataError(must_be("data.max_length", what, self.max_length))
+        return special
 
     @property
     def tokens_per_batch(self) -> int:
@@ -184,7 +234,7 @@ class SpeechData(TextedData[SpeechRows]):
 
         Augmented in training.
         """
-        special = self.vocabulary.special_tokens
+        special = self.special_tokens
         clips = [part.clip(row) for row in rows_B]
         if drawn_B is None:
             features_BMF = self.log_mel(clips)
@@ -208,7 +258,8 @@ class SpeechData(TextedData[SpeechRows]):
         self.vocabulary = Vocabulary(
             trained_tokenizer(self.untrained, lines, self.source, self.fingerprint, self.cache)
         )
-        limits = self.vocabulary, self.log_mel.num_samples, self.max_length
+        self.special_tokens = self.special_tokens_of(self.vocabulary)
+        limits = self.vocabulary, self.special_tokens, self.log_mel.num_samples, self.max_length
         return {split: encode_speech(parts[split], *limits, drop=split == "train") for split in SPLITS}
 
 

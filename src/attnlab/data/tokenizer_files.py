@@ -23,7 +23,10 @@ Fields = dict[str, Any]  # what a JSON file holds
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MARIAN = ("source.spm", "target.spm", "vocab.json")
-GENERATION = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
+GENERATION = (
+    *("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids"),
+    *("suppress_tokens", "begin_suppress_tokens", "is_multilingual"),
+)
 BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 ROBERTA = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
 ALBERT = {**BERT, "bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "pad": "<pad>"}
@@ -242,6 +245,7 @@ def write_tokenizer(
     folder: str | Path,
     frame: Literal["text", "source"] = "text",
     segments: bool = False,
+    tokenizer_class: str = "PreTrainedTokenizerFast",
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and any chat_template.jinja.
 
@@ -249,7 +253,7 @@ def write_tokenizer(
     around it. A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its special tokens, and
     puts those around a text that an encoder (text) or a sequence-to-sequence model (source) sees. Where a text spells
     one, there stands that one: `<mask>` in a text hides a token. A pretrained one is written as it was read. segments:
-    whether the model is told which of two texts a token is of.
+    whether the model is told which of two texts a token is of. tokenizer_class: what transformers loads it as.
     """
     own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
     folder = Path(folder)
@@ -271,7 +275,7 @@ def write_tokenizer(
         if isinstance(own, WithEndOfText):
             special = dict.fromkeys(("bos_token", "eos_token"), own.spelling)
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": tokenizer_class,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": splits,
         "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],

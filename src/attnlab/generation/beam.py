@@ -71,6 +71,7 @@ def decode(
     never: Sequence[int] = (0, 1),
     use_cache: bool = True,
     max_length: int | None = None,
+    prefix: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
     """The `num_best` hypotheses of each sentence, the best first.
 
@@ -79,19 +80,23 @@ def decode(
     length, which is the source's plus `max_extra_length`, less where the model's positions end before it, every
     hypothesis has to end, at the price of `end`. Equal scores go to the earlier beam and the smaller token. `never`:
     tokens that are not produced; their probability is lost. use_cache=False computes every prefix anew. max_length: of
-    a target, its start included, where it has nothing to do with the source's, as in speech. Raises ValueError for
-    tokens outside the vocabulary, and for scores that are NaN or inf.
+    a target, its start included, where it has nothing to do with the source's, as in speech. prefix: what every target
+    has behind its start, which hypotheses leave out. Raises ValueError for tokens outside the vocabulary, and for
+    scores that are NaN or inf.
     """
     search = search or BeamSearch()
     _check_marks(model.vocabulary_size, start, end, never)
     if not len(source_BS):
         return []
     limits_N = _limits(source_BS, is_source_BS, search, model.longest, max_length)
+    told = [start, *prefix]
     with evaluating(model):
         maker: Any = model if use_cache else _Recomputing(model)
         state = maker.start(source_BS, is_source_BS, capacity=int(limits_N.max()) + 1)
-        beams = _Beams(search, limits_N, end, never)
-        tokens_R = torch.full((len(source_BS),), start, device=source_BS.device)
+        beams = _Beams(search, limits_N - len(prefix), end, never)
+        for token in told[:-1]:
+            maker.step(torch.full((len(source_BS),), token, device=source_BS.device), state)
+        tokens_R = torch.full((len(source_BS),), told[-1], device=source_BS.device)
         while len(tokens_R):
             tokens_R, rows_R = beams.extend(maker.step(tokens_R, state))
             if len(tokens_R) and rows_R is not None:

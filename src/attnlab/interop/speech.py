@@ -109,7 +109,6 @@ FIELDS: tuple[Field, ...] = (
             }
         )
     ),
-    *required(False, scale_embedding="scale_embedding"),
     OneOf(
         "activation_function",
         {word: _of_both(**settings) for word, settings in PLAIN_ACTIVATIONS.items()},
@@ -138,6 +137,7 @@ WHISPER = Architecture(
     model="Whisper",
     classes=("WhisperForConditionalGeneration",),
     fixed={
+        "scale_embedding": False,
         **_of_both(**PRE_NORM, embedding_norm=False, **{"residual.norm.eps": 1e-5}),
         **{f"{side}.{name}": value for side, found in POSITIONS.items() for name, value in found.items()},
     },
@@ -153,8 +153,9 @@ WHISPER = Architecture(
     ),
     prefix="model.",
     output=Output("proj_out.weight", "model.decoder.embed_tokens.weight"),
-    no_matter="num_hidden_layers|use_weighted_layer_sum|classifier_proj_size|apply_spec_augment|mask_(time|feature)_.*|"
-    "median_filter_width|forced_decoder_ids|alignment_heads",
+    # scale_embedding is read there, and nothing is multiplied by it.
+    no_matter="scale_embedding|num_hidden_layers|use_weighted_layer_sum|classifier_proj_size|apply_spec_augment|mask_(time|feature)_.*|"
+    "median_filter_width|forced_decoder_ids|alignment_heads|is_multilingual",
     tidy=tidy_whisper,
     untidy=untidy_whisper,
 )
@@ -279,9 +280,10 @@ def _tensors(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _config(found: Mapping[str, Tensor]) -> Config:
     """transformers' configuration, by the shapes of tensors and the numbers beside them. KeyError: one is missing."""
     rows, d_model = found["decoder/embeddings/weight"].shape
-    flags = {name: int(found[name]) for name in ("decoder/pre_norm", "decoder/alibi", "decoder/scale_embeddings")}
-    if (flags["decoder/pre_norm"], flags["decoder/alibi"]) != (1, 0):
-        raise CannotConvert(f"a decoder with {flags} is not read; accepted: pre_norm=1 and alibi=0")
+    flags = {name: int(found[f"decoder/{name}"]) for name in ("pre_norm", "alibi", "scale_embeddings")}
+    if flags != {"pre_norm": 1, "alibi": 0, "scale_embeddings": 0}:
+        told = ", ".join(f"{name}={value}" for name, value in flags.items())
+        raise CannotConvert(f"a decoder with {told} is not read; accepted: pre_norm=1, alibi=0, scale_embeddings=0")
     config: Config = {
         "model_type": WHISPER.name,
         "architectures": list(WHISPER.classes),
@@ -291,7 +293,6 @@ def _config(found: Mapping[str, Tensor]) -> Config:
         "max_source_positions": found["encoder/position_encodings/encodings"].shape[0],
         "max_target_positions": found["decoder/position_encodings/encodings"].shape[0],
         "activation_function": ACTIVATIONS[int(found["decoder/activation"])],
-        "scale_embedding": bool(flags["decoder/scale_embeddings"]),
         "tie_word_embeddings": "decoder/projection/weight" not in found,
     }
     for side in SIDES:

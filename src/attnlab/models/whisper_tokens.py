@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MULTILINGUAL = 51865  # rows of a vocabulary from which on a published model is multilingual, as in the published code
+START_OF_TRANSCRIPT = "<|startoftranscript|>"
 # Fields of WhisperTokens and the texts of the tokens, of which a tokenizer has the first that it knows.
 TEXTS = {
     "start": ("startoftranscript",),
@@ -49,9 +50,11 @@ class WhisperTokens:
         vocabulary_size: int,
         suppressed: tuple[int, ...] = (),
         suppressed_first: tuple[int, ...] = (),
+        multilingual: bool | None = None,
     ) -> WhisperTokens:
-        """Those of a published tokenizer by their texts (`<|en|>`); vocabulary_size: the rows of the model. Raises
-        ValueError where one is missing without which nothing is decoded.
+        """Those of a published tokenizer by their texts (`<|en|>`); vocabulary_size: the rows of the model, which tell
+        whether it is multilingual where nobody says it. Raises ValueError where one is missing without which nothing is
+        decoded.
         """
         found = {text[2:-2]: token for text, token in ids.items() if text.startswith("<|") and text.endswith("|>")}
         named = {name: next((found[text] for text in texts if text in found), None) for name, texts in TEXTS.items()}
@@ -69,7 +72,7 @@ class WhisperTokens:
             languages,
             **named,
             first_timestamp=None if silent is None else found.get("0.00", silent + 1),
-            multilingual=vocabulary_size >= MULTILINGUAL,
+            multilingual=vocabulary_size >= MULTILINGUAL if multilingual is None else multilingual,
             suppressed=suppressed,
             suppressed_first=suppressed_first,
             others=tuple(token for text, token in found.items() if token not in known and not text[:1].isdigit()),
@@ -98,6 +101,24 @@ class WhisperTokens:
         elif self.no_timestamps is not None:
             prompt.append(self.no_timestamps)
         return prompt
+
+    def generation(self) -> dict[str, object]:
+        """What transformers' own generation of Whisper reads of them."""
+        tasks = {name: getattr(self, name) for name in ("transcribe", "translate")}
+        return {
+            "is_multilingual": self.multilingual,
+            "lang_to_id": {f"<|{code}|>": token for code, token in self.languages.items()},
+            "task_to_id": {name: token for name, token in tasks.items() if token is not None},
+            "no_timestamps_token_id": self.no_timestamps,
+            "prev_sot_token_id": self.previous,
+            "max_initial_timestamp_index": 50,  # a second
+        }
+
+    def before(self, text: Sequence[int], most: int) -> list[int]:
+        """What a prompt tells of the text before it, its last `most` tokens; nothing where there is none, or no token
+        for it.
+        """
+        return [] if self.previous is None or not text else [self.previous, *text[-most:]]
 
     def _language(self, code: str | None) -> int:
         if code is None or code not in self.languages:

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from attnlab.config import UsageError
 from attnlab.data import MarianTokenizer, PretrainedTokenizer, Tokenizer, write_tokenizer
+from attnlab.data.audio import RATE
+from attnlab.data.log_mel import FRAMES_A_SECOND, HOP, WIDTH
 from attnlab.data.special_tokens import SpecialTokens, add_special_tokens
+from attnlab.data.speech_data import published_tokens
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.interop import HEADS, CannotConvert, Head, Settings, build, compare, to_folder, tokenizer_there
 from attnlab.interop.convert import Given
-from attnlab.models import Encoder
+from attnlab.models import Encoder, WhisperTokens
 from attnlab.runs.record import Record, checkpoint_of, read_record, read_tensors, settings_of
 
 TOKEN_FIELDS = {
@@ -60,6 +63,13 @@ class Exported:
     def as_source(self) -> bool:
         """Whether a text ends in a mark and starts with none, as the source of a sequence-to-sequence model does."""
         return self.settings["model"] in PAIRS or self.settings["model"] == WITH_IMAGES
+
+    @property
+    def whisper_tokens(self) -> WhisperTokens | None:
+        """What a published tokenizer of a Whisper knows beside text."""
+        if self.settings["model"] != OF_SPEECH or not isinstance(self.tokenizer, PretrainedTokenizer):
+            return None
+        return published_tokens(self.tokenizer, self.settings["vocabulary_size"])
 
     def model(self) -> nn.Module:
         """The model as it is here."""
@@ -140,13 +150,15 @@ def _write(found: Exported, folder: Path, architecture: str | None) -> str:
         )
     fields = numbers | _labels(found)
     known = to_folder(folder, found.settings, found.tensors, architecture, found.head, found.output, **fields)
+    tokens = found.whisper_tokens
     if found.tokenizer is not None:
         frame: Any = "source" if found.as_source else "text"
-        write_tokenizer(found.tokenizer, folder, frame, found.settings.get("num_segments", 0) > 1)
+        loaded_as = "PreTrainedTokenizerFast" if tokens is None else "WhisperTokenizer"
+        write_tokenizer(found.tokenizer, folder, frame, found.settings.get("num_segments", 0) > 1, loaded_as)
     if numbers and found.settings["model"] != "Bert":
-        _write_json(folder / "generation_config.json", numbers)
-    if (pixels := _preprocessor(found)) is not None:
-        _write_json(folder / "preprocessor_config.json", pixels)
+        _write_json(folder / "generation_config.json", numbers if tokens is None else numbers | tokens.generation())
+    if (read := _preprocessor(found)) is not None:
+        _write_json(folder / "preprocessor_config.json", read)
     written = found.head.class_of(known.name) if found.head else known.class_of(found.settings)
     return f"{known.name} ({written})"
 
@@ -206,7 +218,14 @@ def _labels(found: Exported) -> dict[str, object]:
 
 
 def _preprocessor(found: Exported) -> dict[str, object] | None:
-    """What becomes of an image before the model sees it; None for texts, and where the run does not say."""
+    """What becomes of an image or of sound before the model sees it; None for texts, and where the run does not say or
+    there is no form for it.
+    """
+    if found.settings["model"] == OF_SPEECH:
+        seconds, rest = divmod(found.settings["num_frames"], FRAMES_A_SECOND)
+        known = {"feature_size": found.settings["num_mels"], "chunk_length": seconds, "sampling_rate": RATE}
+        fixed = {"n_fft": WIDTH, "hop_length": HOP, "padding_value": 0.0, "return_attention_mask": False}
+        return None if rest else {"feature_extractor_type": "WhisperFeatureExtractor", **known, **fixed}
     facts = found.record.get("data", {})
     if "image_size" not in found.settings or not {"mean", "deviation"} <= facts.keys():
         return None
@@ -235,6 +254,17 @@ def _notes(found: Exported) -> Iterator[str]:
         yield (
             "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: give them to it "
             "as pixel values"
+        )
+    if found.settings["model"] == OF_SPEECH and _preprocessor(found) is None:
+        seconds = found.settings["num_frames"] / FRAMES_A_SECOND
+        yield (
+            f"note: windows have {seconds:g} seconds, and transformers' feature extractor knows whole ones alone, so "
+            "there is no preprocessor_config.json; train with data.seconds of a whole number"
+        )
+    if found.settings["model"] == OF_SPEECH and found.whisper_tokens is None:
+        yield (
+            "note: transformers' speech pipeline decodes by the special tokens of a published Whisper, which this "
+            "tokenizer has not: give what model.generate gives to tokenizer.decode"
         )
     if "image_size" in found.settings and _preprocessor(found) is None:
         yield "note: the run does not say what pixels were normalised by, so there is no preprocessor_config.json"

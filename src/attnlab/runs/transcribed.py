@@ -5,7 +5,6 @@ Shapes: N samples, M mel bins, F frames.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from attnlab.config import UsageError
-from attnlab.data import PretrainedTokenizer, Tokenizer
 from attnlab.data.audio import RATE, quietest, read_audio
 from attnlab.data.log_mel import FRAMES_A_SECOND, LogMel
+from attnlab.data.speech_data import whisper_tokens
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.generation.transcription import TranscriptionOptions, transcribe, transcribe_windows
-from attnlab.models import Whisper, WhisperTokens
+from attnlab.models import Whisper
 from attnlab.runs.trained import load_model
 
 AT_ONCE = 16  # windows
@@ -37,7 +36,8 @@ class Transcriber:
     """A run that hears. Raises UsageError where it is none.
 
     A published vocabulary has timestamps: a window starts where the last segment of the one before ended. One of our
-    own has none: a recording that is longer than a window is cut where it is quietest in the second half of each.
+    own has none: a recording that is longer than a window is cut where it is quietest in the second half of each, and
+    each piece is decoded once and greedily.
     """
 
     def __init__(self, directory: Path, checkpoint: str = "last") -> None:
@@ -61,7 +61,8 @@ class Transcriber:
         options = options or TranscriptionOptions()
         if self.tokens.first_timestamp is None:
             return list(self._pieces(samples_N, replace(options, timestamps=False)))
-        found = transcribe(self.model, self.log_mel.of_recording(samples_N), self.tokens, options)
+        features_MF = self.log_mel.of_recording(samples_N)
+        found = transcribe(self.model, features_MF, self.tokens, options, self._text)
         return [Spoken(segment.start, segment.end, self._text(segment.tokens)) for segment in found]
 
     def _pieces(self, samples_N: np.ndarray, options: TranscriptionOptions) -> Iterator[Spoken]:
@@ -83,17 +84,3 @@ def pieces(samples_N: np.ndarray, window: int) -> list[tuple[int, int]]:
     while len(samples_N) - ends[-1] > window:
         ends.append(quietest(samples_N, ends[-1] + window // 2, ends[-1] + window))
     return list(zip(ends, [*ends[1:], len(samples_N)], strict=True))
-
-
-def whisper_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> WhisperTokens:
-    """A tokenizer's special tokens as Whisper's decoding knows them; one of our own has a start and an end alone."""
-    if isinstance(tokenizer, PretrainedTokenizer):
-        ids = {str(token["content"]): int(token["id"]) for token in json.loads(tokenizer.rules)["added_tokens"]}
-        suppressed, suppressed_first = (
-            tuple(int(token) for token in found) if isinstance(found := tokenizer.generation.get(name), list) else ()
-            for name in ("suppress_tokens", "begin_suppress_tokens")
-        )
-        return WhisperTokens.named(ids, vocabulary_size, suppressed, suppressed_first)
-    special = Vocabulary(tokenizer).special_tokens
-    start, end = special.require("target_start"), special.require("end")
-    return WhisperTokens(start, end, suppressed=special.suppressed)

@@ -27,8 +27,8 @@ NO_WORD = re.compile(r"[^\w']|_")
 
 @check_ranges
 class Transcription(TeacherForced):
-    """Teacher forcing with label smoothing; nats a token of the transcript, the end included, always without smoothing
-    beside it.
+    """Teacher forcing with label smoothing; nats a token of the transcript, the end and what a published model is told
+    included, always without smoothing beside it.
 
     At the end a split is transcribed (`num_beams`: 1 is greedy) and scored against the whole transcripts: the word and
     the character error rate over all its recordings, insertions, deletions and substitutions a word or character of the
@@ -79,8 +79,8 @@ class Transcription(TeacherForced):
     def transcribe_features(self, features_BMF: Tensor) -> list[list[int]]:
         """The tokens of what is heard in each window of features, without its start and its end."""
         start, end = self.special_tokens.require("target_start"), self.special_tokens.require("end")
-        never, longest = self.special_tokens.suppressed, self.max_length
-        found = decode(self.model, features_BMF, None, self.search, start, end, never, max_length=longest)
+        marks, prefix = (start, end, self.special_tokens.suppressed), self.special_tokens.target[0]
+        found = decode(self.model, features_BMF, None, self.search, *marks, max_length=self.max_length, prefix=prefix)
         return [hypotheses[0].tokens for hypotheses in found]
 
     def samples(self, data: SpeechData, split: str = "test") -> Table | None:
