@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import wave
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
+from PIL import Image
 
 # What a process would import itself, which takes longer than its training.
 import attnlab.cli.train
@@ -78,14 +80,39 @@ FAMILIES: dict[str, tuple[str, list[str]]] = {
             f"optimizer=schedule_free schedule=constant {OFTEN}",
         ],
     ),
+    "images_texts": (  # augmented images
+        "model.num_layers=1 data=image_text data.path=images data.source.image_size=8 data.batch_size=8 "
+        "data.max_length=32 augmentation=photos tokenizer=character",
+        [
+            f"model=clip optimizer=adamw schedule=cosine averaging=ema {OFTEN}",
+            f"model=siglip optimizer=lion schedule=linear averaging=last_checkpoints {ALWAYS}",
+        ],
+    ),
+    "speech": (  # masked spectrograms
+        "model=whisper model.num_layers=1 data=speech data.path=speech data.seconds=0.3 data.num_mels=20 data.batch_size=8 "
+        "data.max_length=24 tokenizer=character",
+        [
+            f"optimizer=adamw schedule=cosine averaging=ema trainer.accumulate_grad_batches=2 {OFTEN}",
+            f"optimizer=adafactor schedule=inverse_sqrt schedule.warmup_steps=10 averaging=last_checkpoints {ALWAYS}",
+        ],
+    ),
 }
 
 
 def write_data(folder: Path, draw: random.Random) -> None:
-    """A text and sentence pairs of unequal length."""
+    """A text, sentence pairs of unequal length, and images and recordings of noise with a word or two each."""
     lines = [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(800)]
     (folder / "text.txt").write_text("\n".join(lines))
     (folder / "pairs.tsv").write_text("".join(f"{line}\t{' '.join(line.split()[::-1])}\n" for line in lines[:200]))
+    for name in ("images", "speech"):
+        (folder / name).mkdir()
+    for number in range(80):
+        for name in ("images", "speech"):
+            (folder / name / f"{number}.txt").write_text(" ".join(lines[number].split()[:2]))
+        Image.frombytes("RGB", (8, 8), draw.randbytes(192)).save(folder / "images" / f"{number}.png")
+        with wave.open(str(folder / "speech" / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(draw.randbytes(2 * draw.randint(1600, 4800)))
 
 
 def start(words: list[str], directory: Path) -> Any:
@@ -236,9 +263,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for base, _ in FAMILIES.values():
+    for base, variants in FAMILIES.values():
         with ConfigSpace([]) as space:  # Hydra's plugins, and the classes that the configurations name
-            check(space.compose(base.split()))
+            check(space.compose(f"{base} {variants[0]}".split()))
     trials, kills, runs, equal = (
         Trials(random.Random(arguments.seed), arguments.kills),
         Counter[str](),

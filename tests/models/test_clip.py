@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from attnlab.layers import ALiBi, AxialRotary, Learned, MultiHead, PositionEncoding, PostNorm, Rotary
-from attnlab.models import CLIP
+from attnlab.models import CLIP, measure_size
 
 SMALL = {"vocabulary_size": 17, "max_length": 9, "image_size": (8, 12), "channels": 2}
 SMALL |= {"d_model": 16, "num_heads": 4, "num_layers": 1}
@@ -102,6 +102,17 @@ def test_each_tower_has_its_own_sizes_and_parts():
     assert isinstance(model.image.stack.layers[0].attention, MultiHead)
     assert model.encode_images(images()).shape == (3, 10)
     assert model.encode_texts(texts(4, 5)[0]).shape == (2, 10)
+
+
+def test_the_operations_of_pooling_by_attention_are_counted():
+    def operations(pooling):
+        model, (tokens, _) = build(pooling=pooling), texts(9, 9)
+        return measure_size(model, lambda: len(model(images(2), tokens))).flops_per_token
+
+    width, hidden, patches = 16, 64, 6
+    query_and_output, keys_and_values = 2 * width**2, 2 * patches * width**2
+    once = query_and_output + keys_and_values + 2 * patches * width + 2 * width * hidden
+    assert operations("attention") - operations("mean") == 3 * 2 * once
 
 
 def test_scales_start_as_published_and_are_held_to_a_most():

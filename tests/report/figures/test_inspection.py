@@ -1,10 +1,10 @@
-"""Pictures of embeddings: the cosines of few texts, the main directions of many, whatever the texts say."""
+"""Pictures of embeddings and of images that were found: the cosines of few texts, the main directions of many, whatever the texts say."""
 
 import matplotlib
 import numpy as np
 import pytest
 
-from attnlab.report.figures.inspection import embeddings_figure
+from attnlab.report.figures.inspection import embeddings_figure, found_figure
 from attnlab.report.figures.style import paper_style
 
 
@@ -43,3 +43,20 @@ def test_many_texts_show_their_main_directions(count, last):
     share = 100 * values[0] ** 2 / (values**2).sum()
     assert axes.get_xlabel() == f"first direction ({share:.0f}% of the variance)"
     assert axes.texts[-1].get_text() == last
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (3, 3), (5, 5), (12, 5)])
+def test_found_images_fill_the_width_of_their_picture(count, columns):
+    pixels = np.zeros((1, 8, 8), np.uint8)
+    with paper_style():
+        figure = found_figure("what is looked for " * 9, [(pixels, "some caption of an image " * 4, 0.5)] * count)
+        figure.canvas.draw()
+    places = [axes.get_window_extent() for axes in figure.axes]
+    assert len(places) == count
+    assert len({round(place.x0) for place in places}) == columns
+    left, right = min(place.x0 for place in places), max(place.x1 for place in places)
+    assert left == pytest.approx(figure.bbox.width - right, abs=1)
+    assert left < places[0].width / 4
+    title, *captions = (text.get_window_extent() for text in (figure._suptitle, *(axes.title for axes in figure.axes)))
+    assert all(figure.bbox.x0 <= word.x0 and word.x1 <= figure.bbox.x1 for word in (title, *captions))
+    assert not any(title.overlaps(word) for word in captions)

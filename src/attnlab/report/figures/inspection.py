@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from textwrap import fill, shorten
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,19 +159,21 @@ def _map_figure(embeddings_ND: np.ndarray, names: Sequence[str]) -> Figure:
 
 def found_figure(phrase: str, found: Sequence[tuple[np.ndarray, str, float]]) -> Figure:
     """(pixels (C, Y, X) in uint8, caption, score) of each image that was found for a phrase, row by row, best first."""
-    down = math.ceil(len(found) / ACROSS)
+    across = min(ACROSS, len(found))
+    down = math.ceil(len(found) / across)
     height = 0.6 + down * PAGE / ACROSS * 1.15
-    figure = new_figure(PAGE, height)
+    figure = new_figure(PAGE * across / ACROSS, height)
     figure.set_layout_engine("none")  # one that fits them in would take seconds where many images stand
     edges = {"left": 0.02, "right": 0.98, "bottom": 0.05 / height, "top": 1 - 0.7 / height}
-    grid = figure.add_gridspec(down, ACROSS, hspace=0.5, wspace=0.35, **edges)
+    grid = figure.add_gridspec(down, across, hspace=0.5, wspace=0.35, **edges)
     for place, (pixels_CYX, caption, score) in enumerate(found):
-        axes = figure.add_subplot(grid[place // ACROSS, place % ACROSS])
+        axes = figure.add_subplot(grid[place // across, place % across])
         axes.set_axis_off()
         shown = pixels_CYX[0] if len(pixels_CYX) == 1 else np.moveaxis(pixels_CYX[:3], 0, -1)
         axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(f"{fill(shorten(caption, 2 * LETTERS, placeholder=ELLIPSIS), LETTERS)}\n{score:.3f}", fontsize=6)
-    figure.suptitle(shorten(phrase, 4 * LETTERS, placeholder=ELLIPSIS), fontsize=8)
+        axes.set_title(f"{fill(caption, LETTERS, max_lines=2, placeholder=ELLIPSIS)}\n{score:.3f}", fontsize=6)
+    line = LETTERS * across * 3 // 4  # larger letters than the captions'
+    figure.suptitle(fill(phrase, line, max_lines=2, placeholder=ELLIPSIS), fontsize=8)
     return figure
 
 
