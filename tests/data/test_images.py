@@ -309,7 +309,7 @@ def test_images_are_turned_as_their_camera_was(tmp_path, orientation):
         ("training", "testing"),
         ("Train", "test", "validation"),
         ("test", "valid"),
-        ("train", "test", "dev"),
+        ("train", "test", "valid"),
         ("train", "TEST"),
         ("fold1", "fold2"),
     ],
@@ -317,7 +317,7 @@ def test_images_are_turned_as_their_camera_was(tmp_path, orientation):
 def test_parts_under_other_names_are_not_taken_for_classes(tmp_path, names):
     for name in names:
         fill(tmp_path / name, 3)
-    unclear = [name for name in names if "train" not in names or name in ("dev", "TEST")]
+    unclear = [name for name in names if "train" not in names or name in ("valid", "TEST")]
     with pytest.raises(
         DataError,
         match=rf"data.path=.* no classes, but like parts of a data set: {', '.join(sorted(unclear))}; accepted: train, test",

@@ -79,10 +79,11 @@ def test_a_model_comes_back_with_the_same_bits(name, folder, pairs, attnlab):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_it_scores_as_transformers_does(folder, pairs, attnlab):
+@pytest.mark.parametrize("image", [{"hidden_act": "gelu"}, {"layer_norm_eps": 0.3}])  # what differs in one tower
+def test_it_scores_as_transformers_does(image, folder, pairs, attnlab):
     import transformers
 
-    path = folder("clip", {"hidden_act": "gelu"})  # one activation in each tower
+    path = folder("clip", image)
     said = attnlab("import", str(path), *pairs)
     assert said.status == 0, said.err
     parts, task = load_run(Path("runs/imported/clip/seed=0"), "last")
@@ -95,19 +96,39 @@ def test_it_scores_as_transformers_does(folder, pairs, attnlab):
     torch.testing.assert_close(here, there.logits_per_image, atol=1e-5, rtol=1e-5)
 
 
-def test_norms_that_differ_between_towers_are_refused(folder, pairs, attnlab):
-    said = attnlab("import", str(folder("clip", {"layer_norm_eps": 1e-3})), *pairs)
-    assert said.status == 2
-    assert "the norms of this model's towers differ, which a configuration cannot say" in said.err
+@pytest.fixture
+def own(pairs, attnlab):
+    """Trains a small CLIP, with a tokenizer."""
+
+    def train(*words):
+        given = ["model=clip", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", *words, *pairs]
+        given += ["trainer.max_steps=1", "trainer.val_check_interval=1", "data.batch_size=4", "run_dir=own"]
+        given += ["progress=off", "schedule.warmup_steps=0", "model.image.embedding_norm=true"]
+        said = attnlab("train", *given)
+        assert said.status == 0, said.err
+
+    return train
 
 
-def test_an_end_that_transformers_does_not_look_for_is_refused(pairs, attnlab):
-    words = ["model=clip", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "tokenizer=character"]
-    words += [*pairs, "trainer.max_steps=1", "trainer.val_check_interval=1", "data.batch_size=4"]
-    said = attnlab(
-        "train", *words, "run_dir=own", "progress=off", "schedule.warmup_steps=0", "model.image.embedding_norm=true"
-    )
+@pytest.mark.parametrize("tokenizer", ["character", "bpe"])
+def test_a_text_is_seen_at_its_end_in_transformers_too(tokenizer, own, attnlab):
+    from transformers import AutoTokenizer, CLIPModel
+
+    own(f"tokenizer={tokenizer}", *["tokenizer.vocabulary_size=280"] * (tokenizer == "bpe"))
+    said = attnlab("export", "own", "--to", "out")
     assert said.status == 0, said.err
+    assert "note: <s> and </s> have exchanged their numbers" in said.err
+    parts, task = load_run(Path("own"), "last")
+    given = AutoTokenizer.from_pretrained("out")(list(WORDS), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        there = CLIPModel.from_pretrained("out").get_text_features(given["input_ids"], given["attention_mask"])
+        there = getattr(there, "pooler_output", there)
+        here = task.model.encode_texts(*parts.data.encode_texts(WORDS))
+    torch.testing.assert_close(here, torch.nn.functional.normalize(there, dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_an_end_that_transformers_does_not_look_for_is_refused(own, published, attnlab):
+    own("tokenizer=pretrained", f"tokenizer.path={published('bart')}")
     said = attnlab("export", "own", "--to", "out")
     assert said.status == 2
     assert "ends in the token 2, which transformers' CLIP takes for the sign of old files" in said.err

@@ -18,7 +18,6 @@ from attnlab.data.cache import DataError, Wheel
 from attnlab.data.images import (
     EXTENSIONS,
     LIKE_PARTS,
-    PARTS,
     Pictures,
     PictureSource,
     checked_channels,
@@ -27,7 +26,7 @@ from attnlab.data.images import (
     is_image,
 )
 from attnlab.data.readers import HubSet, class_of, is_missing, read_text, refuse_half_characters, text_of
-from attnlab.data.source import SPLITS, VALIDATION_SHARE, InHub, InWheel, existing
+from attnlab.data.source import PARTS, SPLITS, VALIDATION_SHARE, InHub, InWheel, existing
 from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Ge, PositiveInt, check_ranges
 
@@ -197,8 +196,8 @@ class ImageText(CaptionedSource):
 
     A table is .csv, .tsv or .jsonl (where a caption may be a list of them), the paths of its images relative to its
     folder. image, caption, label: its columns; an image in several rows has several texts. A folder may hold train,
-    test and, where there is one, validation (or val), each such a folder or table; what is missing is a tenth of the
-    training part. image_size, channels: as in ImageFolder. Raises DataError.
+    test and, where there is one, validation (or val, dev), each such a folder or table; what is missing is a tenth of
+    the training part. image_size, channels: as in ImageFolder. Raises DataError.
     """
 
     name = "image_text"

@@ -20,13 +20,12 @@ from PIL import Image, ImageOps
 
 from attnlab.data.cache import DataError, Wheel
 from attnlab.data.readers import HubRows, HubSet, class_of, plain_or_gzip, refuse_half_characters
-from attnlab.data.source import Examples, ExampleSource, InHub, InWheel, existing
+from attnlab.data.source import PARTS, Examples, ExampleSource, InHub, InWheel, existing
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB"}
-PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
-LIKE_PARTS = {*PARTS, "training", "testing", "valid", "dev"}
+LIKE_PARTS = {*PARTS, "training", "testing", "valid"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ Picture = tuple[str, Callable[[], Image.Image]]  # what messages call an image, 
 
 @check_ranges
 class ImageFolder(ImageSource):
-    """Files in a folder for each class, below folders train, test and, where there is one, validation (or val); or
+    """Files in a folder for each class, below folders train, test and, where there is one, validation (or val, dev); or
     classes alone, of which a tenth of each, at least one image, is to test on. Where there is no test, validation is
     the test part.
 

@@ -19,6 +19,7 @@ from attnlab.data.readers import HubTable
 from attnlab.ranges import must_be
 
 SPLITS = ("train", "validation", "test")
+PARTS = {**{name: name for name in SPLITS}, "val": "validation", "dev": "validation"}  # what folders call them
 VALIDATION_SHARE = 0.1  # of a training part, where a data set has nothing of its own to validate on
 T = TypeVar("T")
 

@@ -11,11 +11,20 @@ from typing import Any, ClassVar, Unpack
 from attnlab.data.audio import ACCEPTED, EXTENSIONS, Clip
 from attnlab.data.cache import DataError
 from attnlab.data.readers import HubSet, is_missing, read_text, refuse_half_characters, text_of
-from attnlab.data.source import SPLITS, VALIDATION_SHARE, Examples, ExampleSource, InHub, check_split, divide, existing
+from attnlab.data.source import (
+    PARTS,
+    SPLITS,
+    VALIDATION_SHARE,
+    Examples,
+    ExampleSource,
+    InHub,
+    check_split,
+    divide,
+    existing,
+)
 from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Probability, check_ranges
 
-PARTS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 FORM = (
     "a folder of recordings, each with its transcript in a .txt file of the same name beside it, with or without "
     "folders train, validation and test; or a table (.csv, .tsv, .jsonl) with columns audio and transcript"

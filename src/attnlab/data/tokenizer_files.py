@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -246,6 +246,7 @@ def write_tokenizer(
     frame: Literal["text", "source"] = "text",
     segments: bool = False,
     tokenizer_class: str = "PreTrainedTokenizerFast",
+    names: Sequence[str] = LEADING,
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and any chat_template.jinja.
 
@@ -253,7 +254,8 @@ def write_tokenizer(
     around it. A vocabulary encodes as `encode_text` does (an empty text to nothing), behind its special tokens, and
     puts those around a text that an encoder (text) or a sequence-to-sequence model (source) sees. Where a text spells
     one, there stands that one: `<mask>` in a text hides a token. A pretrained one is written as it was read. segments:
-    whether the model is told which of two texts a token is of. tokenizer_class: what transformers loads it as.
+    whether the model is told which of two texts a token is of. tokenizer_class: what transformers loads it as. names:
+    of a vocabulary's special tokens, by number.
     """
     own = tokenizer.tokenizer if isinstance(tokenizer, Vocabulary) else tokenizer
     folder = Path(folder)
@@ -270,7 +272,7 @@ def write_tokenizer(
     else:
         tokens: list[str] = []
         if isinstance(tokenizer, Vocabulary):
-            tokens = [*LEADING, *(f"<extra_id_{i}>" for i in range(tokenizer.num_sentinels))]
+            tokens = [*names, *(f"<extra_id_{i}>" for i in range(tokenizer.num_sentinels))]
         rules, special = _rules(own, tokens, frame), dict(SPECIAL) if tokens else {}
         if isinstance(own, WithEndOfText):
             special = dict.fromkeys(("bos_token", "eos_token"), own.spelling)

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from attnlab.config import UsageError
 from attnlab.data import MarianTokenizer, PretrainedTokenizer, Tokenizer, write_tokenizer
 from attnlab.data.audio import RATE
 from attnlab.data.log_mel import FRAMES_A_SECOND, HOP, WIDTH
-from attnlab.data.special_tokens import SpecialTokens, add_special_tokens
+from attnlab.data.special_tokens import END, START, SpecialTokens, add_special_tokens
 from attnlab.data.speech_data import published_tokens
+from attnlab.data.tokenizer_files import LEADING
 from attnlab.data.vocabulary import Vocabulary
 from attnlab.interop import HEADS, CannotConvert, Head, Settings, build, compare, to_folder, tokenizer_there
 from attnlab.interop.convert import Given
@@ -37,6 +38,7 @@ PAIRS = ("EncoderDecoder", "T5")  # models of a source and a target
 WITH_IMAGES = "CLIP"  # the model of texts with images
 OF_SPEECH = "Whisper"
 OLD_END = 2  # as eos_token_id this makes transformers' CLIP pool a text where its highest number stands
+EXCHANGED = ("<pad>", "</s>", "<s>", "<mask>", "<sep>")  # special tokens, where a text's end may not be that
 TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of each at most
 
 
@@ -52,6 +54,13 @@ class Exported:
     head: Head | None
     tokenizer: Tokenizer | Vocabulary | None
     special_tokens: SpecialTokens
+    names: tuple[str, ...] = LEADING  # of a vocabulary's special tokens
+
+    @property
+    def has_old_end(self) -> bool:
+        """Whether transformers' CLIP would see a text elsewhere than at its end."""
+        is_causal = self.settings["model"] == WITH_IMAGES and self.settings["causal_text"]
+        return bool(is_causal and self.special_tokens.end == OLD_END)
 
     @property
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -115,7 +124,19 @@ def _read(directory: Path, checkpoint: str) -> tuple[Exported, list[str]]:
     if isinstance(head, str):
         head, left = None, [f"left out: {', '.join(output)} ({head})"]
     pair = (output["output.weight"], output["output.bias"]) if head else None
-    return Exported(record, settings, tensors, pair, head, tokenizer, special_tokens), left
+    found = Exported(record, settings, tensors, pair, head, tokenizer, special_tokens)
+    return _exchanged(found) if found.has_old_end and isinstance(tokenizer, Vocabulary) else found, left
+
+
+def _exchanged(found: Exported) -> Exported:
+    """The same model of images and texts with the numbers of the start, which none of its texts has, and the end
+    exchanged."""
+    numbers = torch.arange(found.settings["vocabulary_size"])
+    numbers[START], numbers[END] = END, START
+    tensors = found.tensors | {"text.embedding.weight": found.tensors["text.embedding.weight"][numbers]}
+    frame: Any = ((), (START,))
+    other = replace(found.special_tokens, start=END, end=START, ends=(START,), source=frame)
+    return replace(found, tensors=tensors, special_tokens=other, names=EXCHANGED)
 
 
 def _apart(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -139,14 +160,10 @@ def _head(record: Record) -> Head | str:
 def _write(found: Exported, folder: Path, architecture: str | None) -> str:
     """Writes all files; says which architecture and class it is. Raises CannotConvert."""
     numbers = {} if found.tokenizer is None else _fields(found)
-    if (
-        found.settings["model"] == WITH_IMAGES
-        and found.settings["causal_text"]
-        and numbers.get("eos_token_id") == OLD_END
-    ):
+    if found.has_old_end:
         raise CannotConvert(
             f"a text of this run ends in the token {OLD_END}, which transformers' CLIP takes for the sign of old files "
-            "and does not look for; accepted: an imported tokenizer (data.tokenizer_from=RUN), or model=siglip"
+            "and does not look for; accepted: another tokenizer, such as attnlab's own (tokenizer=bpe), or model=siglip"
         )
     fields = numbers | _labels(found)
     known = to_folder(folder, found.settings, found.tensors, architecture, found.head, found.output, **fields)
@@ -154,7 +171,8 @@ def _write(found: Exported, folder: Path, architecture: str | None) -> str:
     if found.tokenizer is not None:
         frame: Any = "source" if found.as_source else "text"
         loaded_as = "PreTrainedTokenizerFast" if tokens is None else "WhisperTokenizer"
-        write_tokenizer(found.tokenizer, folder, frame, found.settings.get("num_segments", 0) > 1, loaded_as)
+        segments = found.settings.get("num_segments", 0) > 1
+        write_tokenizer(found.tokenizer, folder, frame, segments, loaded_as, found.names)
     if numbers and found.settings["model"] != "Bert":
         _write_json(folder / "generation_config.json", numbers if tokens is None else numbers | tokens.generation())
     if (read := _preprocessor(found)) is not None:
@@ -250,6 +268,8 @@ def _notes(found: Exported) -> Iterator[str]:
             "note: the tokenizer has no end-of-text token, and clients such as lm-evaluation-harness need one, as does "
             "generation that is to stop by itself; train with data.end_of_text=true"
         )
+    if found.names != LEADING:
+        yield "note: <s> and </s> have exchanged their numbers, for transformers' CLIP looks for no end of the number 2"
     if found.settings.get("channels") == 1:
         yield (
             "note: transformers' image pipeline makes every image RGB, and this model reads grey ones: give them to it "

@@ -312,9 +312,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def overrides_of(settings: Settings, given: Sequence[str], space: ConfigSpace) -> list[str]:
-    """The overrides that give the configuration a model of these settings; `given` are further ones. Raises:
-    UsageError for norms that differ between its towers, which the configuration cannot say.
-    """
+    """The overrides that give the configuration a model of these settings; `given` are further ones."""
     plain = {key: value for key, value in settings.items() if key not in OF_THE_DATA}
     choices = [f"model={MODELS[settings['model']]}"]
     if "logit_bias" in settings:
@@ -322,8 +320,11 @@ def overrides_of(settings: Settings, given: Sequence[str], space: ConfigSpace) -
     fields: list[tuple[str, object]] = []
     for place, stack in _stacks(plain).items():
         node = nested({"model": settings["model"], **stack})
+        norm = node.get("residual", {}).get("norm")
+        if norm and place != "model":  # a tower has no choice of a norm: it is said whole
+            choices.append(f"{place}.residual.norm={as_value(norm)}")
         for seam in SEAMS:
-            part = node.get("residual", {}).get("norm") if seam == "norm" else node.get(seam)
+            part = node.get(seam) if seam != "norm" else norm if place == "model" else None
             if isinstance(part, Mapping):
                 at = f"{place}.{seam}" if place != "model" else seam
                 choices.append(f"{seam}@{at}={_choice(seam, part)}" if at != seam else f"{seam}={_choice(seam, part)}")
@@ -346,9 +347,6 @@ def _stacks(plain: Settings) -> dict[str, Settings]:
     first, *others = own.values()
     seams = {key: key.split(".")[0] for stack in own.values() for key in stack}
     same = {seam for seam in seams.values() if all(_of(seam, first) == _of(seam, other) for other in others)}
-    if "residual" not in same and len({str(_of("residual.norm", stack)) for stack in own.values()}) > 1:
-        norms = " and ".join(f"{_of('residual.norm', stack)} in {tower}" for tower, stack in own.items())
-        raise UsageError(f"the norms of this model's towers differ, which a configuration cannot say: {norms}")
     of_model = {key: value for key, value in plain.items() if key.split(".")[0] not in towers}
     shared = {key: value for key, value in first.items() if seams[key] in same}
     return {"model": of_model | shared} | {
