@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.huggingface import CHATML, KINDS, TEXT, chat, save, save_marian
 
-from attnlab.data import DataError, Tokenizer, read_tokenizer, write_tokenizer
+from attnlab.data import Character, DataError, Tokenizer, read_tokenizer, write_tokenizer
 from attnlab.data.pretrained_tokenizers import render
 from attnlab.data.special_tokens import add_special_tokens
 from attnlab.data.vocabulary import Vocabulary
@@ -341,3 +341,15 @@ def test_a_template_says_what_it_does_not_take():
 def test_a_template_cannot_reach_python(attack):
     with pytest.raises(DataError, match="does not take these messages"):
         render(attack, [ASKED], {})
+
+
+@pytest.mark.parametrize("alphabet", ["xy z", "eht of"])
+def test_what_it_has_no_token_for_is_named_and_nothing_else_needs_it(tmp_path, alphabet):
+    """As a vocabulary of characters alone, without one for the unknown: none of its letters need be the usual ones."""
+    write_tokenizer(Vocabulary(Character(alphabet)), tmp_path, "source")
+    read = read_tokenizer(str(tmp_path))
+    marks = Vocabulary(Character(alphabet)).special_tokens
+    assert read.special_tokens.source == marks.source
+    assert read.decode(read.encode(alphabet)).strip() == alphabet
+    with pytest.raises(DataError, match=r"cannot encode 'q' .*accepted: texts of what it has tokens for"):
+        read.encode("q")

@@ -9,10 +9,12 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -81,12 +83,21 @@ class PretrainedTokenizer(Published):
     @cached_property
     def word_lead(self) -> str:
         """A blank, unless a word is the same at the start of a text and within it."""
-        first, second, both = (self.encode(text).tolist() for text in ("the", "of", "the of"))
+        try:
+            first, second, both = (self.encode(text).tolist() for text in ("the", "of", "the of"))
+        except DataError:
+            return " "
         return "" if first + second == both else " "
 
     def encode(self, text: str) -> np.ndarray:
-        """No special token is put around it."""
-        (encoding,) = self._library.encode_batch_fast([text], add_special_tokens=False)
+        """No special token is put around it. Raises DataError for a text with something that it has no token for."""
+        try:
+            (encoding,) = self._library.encode_batch_fast([text], add_special_tokens=False)
+        except Exception as error:  # the library has no type of its own
+            raise DataError(
+                f"the tokenizer cannot encode {shorten(text, 80, placeholder=' ...')!r} ({error}); accepted: texts of "
+                "what it has tokens for, as it has none for what is unknown"
+            ) from error
         return np.array(encoding.ids, dtype=smallest_type(self.vocabulary_size))
 
     def decode(self, tokens: ArrayLike) -> str:
@@ -147,8 +158,7 @@ class PretrainedTokenizer(Published):
     def _around(self, *texts: str) -> tuple[Tokens, ...]:
         """What the tokenizer itself puts before, between and after so many texts."""
         found: list[Tokens] = [()] * (len(texts) + 1)
-        probe = next((word for word in PROBES if len(self.encode(word))), None)
-        if probe is not None:
+        if (probe := self._probe()) is not None:
             encoding, place = self._library.encode(probe, probe if len(texts) > 1 else None), 0
             for number, sequence in zip(encoding.ids, encoding.sequence_ids, strict=True):
                 if sequence is None:
@@ -156,6 +166,14 @@ class PretrainedTokenizer(Published):
                 else:
                     place = sequence + 1
         return tuple(found)
+
+    def _probe(self) -> str | None:
+        """A text that it has tokens for; None: there is none."""
+        for word in (*PROBES, *self._library.get_vocab(with_added_tokens=False)):
+            with suppress(DataError):
+                if len(self.encode(word)):
+                    return word
+        return None
 
     def _sentinels(self) -> Tokens:
         """The numbers of <extra_id_0>, <extra_id_1> and so on, as far as they follow each other."""
