@@ -228,7 +228,7 @@ def test_mistakes_in_folders_are_one_message(tmp_path):
         ImageText(tmp_path / "half").read()
     fill(tmp_path / "twice" / "val", 3)
     fill(tmp_path / "twice" / "validation", 3)
-    with pytest.raises(DataError, match=r"twice holds val, which may be a part"):
+    with pytest.raises(DataError, match=r"twice holds val and validation, and both are the validation part .*: rename"):
         ImageText(tmp_path / "twice").read()
     fill(tmp_path / "torn", 3)
     (tmp_path / "torn" / "1.png").write_bytes(b"no image")

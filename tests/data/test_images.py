@@ -388,6 +388,10 @@ def test_mistakes_in_folders(tmp_path):
     fill(tmp_path / "half" / "train")
     with pytest.raises(DataError, match="holds train and no folder test; give both"):
         ImageFolder(tmp_path / "half").read()
+    for name in ("train", "val", "validation"):
+        fill(tmp_path / "twice" / name)
+    with pytest.raises(DataError, match=r"twice holds val and validation, and both are the validation part .*: rename"):
+        ImageFolder(tmp_path / "twice").read()
     fill(tmp_path / "byte")
     (tmp_path / "byte" / "dog").rename(tmp_path / "byte" / os.fsdecode(b"caf\xe9"))
     with pytest.raises(

@@ -52,6 +52,12 @@ def test_recordings_without_a_transcript_are_left_out_and_counted(tmp_path):
     assert train.remarks == ("recordings without a .txt file in train, left out: 1",)
 
 
+def test_two_folders_for_one_part_are_refused(tmp_path):
+    write_folder(tmp_path, {"train": 2, "dev": 1, "val": 1})
+    with pytest.raises(DataError, match=r"holds dev and val, and both are the validation part .*: rename the other"):
+        SpeechFiles(tmp_path).read()
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.jsonl"])
 def test_a_table_with_speakers_keeps_each_in_one_split(tmp_path, name):
     rows = []

@@ -26,7 +26,7 @@ from attnlab.data.images import (
     is_image,
 )
 from attnlab.data.readers import HubSet, class_of, is_missing, read_text, refuse_half_characters, text_of
-from attnlab.data.source import PARTS, SPLITS, VALIDATION_SHARE, InHub, InWheel, existing
+from attnlab.data.source import SPLITS, VALIDATION_SHARE, InHub, InWheel, existing, parts_among
 from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Ge, PositiveInt, check_ranges
 
@@ -290,12 +290,11 @@ def places_of_parts(folder: Path) -> dict[str, Path]:
     DataError for what looks like a part and has another name: its images would be taken for more of the others.
     """
     named = [child for child in sorted(folder.iterdir()) if child.is_dir() or child.suffix.lower() in TABLES]
-    found = {PARTS[child.stem]: child for child in named if child.stem in PARTS}
-    unclear = [child.name for child in named if child.stem.lower() in LIKE_PARTS and child.stem not in PARTS]
-    twice = [child.name for child in named if child.stem in PARTS and found[PARTS[child.stem]] != child]
-    if unclear or twice:
+    found = parts_among(named, folder)
+    unclear = [one.name for one in named if one.stem.lower() in LIKE_PARTS and one not in found.values()]
+    if unclear:
         raise DataError(
-            f"data.path={folder} holds {', '.join(unclear + twice)}, which may be a part of a data set; accepted: one "
+            f"data.path={folder} holds {', '.join(unclear)}, which may be a part of a data set; accepted: one "
             "folder or table each of the names train, test and, where there is one, validation: rename it"
         )
     return found

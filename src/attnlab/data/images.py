@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from attnlab.data.cache import DataError, Wheel
 from attnlab.data.readers import HubRows, HubSet, class_of, plain_or_gzip, refuse_half_characters
-from attnlab.data.source import PARTS, Examples, ExampleSource, InHub, InWheel, existing
+from attnlab.data.source import PARTS, Examples, ExampleSource, InHub, InWheel, existing, parts_among
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -190,7 +190,7 @@ class ImageFolder(ImageSource):
     def read(self, cache: str | Path | None = None) -> dict[str, Images]:
         folders = subfolders(self.path)
         self._check_names(folders)
-        found = {PARTS[folder.name]: folder for folder in folders if folder.name in PARTS}
+        found = parts_among(folders, self.path)
         if not found:
             return cut_off(self._part(self.path), "test", 0.1, least=3)
         if "train" not in found or len(found) == 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -212,6 +212,19 @@ def existing(path: str | Path, accepted: str, field: str = "data.path") -> Path:
     if not path.exists():
         raise DataError(f"{field}={path} does not exist (looked in {Path.cwd()}); accepted: {accepted}")
     return path
+
+
+def parts_among(children: Iterable[Path], where: Path) -> dict[str, Path]:
+    """The folders or tables that are named as parts of a data set, by part. Raises DataError where two are the same."""
+    found: dict[str, Path] = {}
+    for child in children:
+        part = PARTS.get(child.name if child.is_dir() else child.stem)
+        if part is not None and (other := found.setdefault(part, child)) != child:
+            raise DataError(
+                f"data.path={where} holds {other.name} and {child.name}, and both are the {part} part of a data set; "
+                "accepted: one of them: rename the other, or take it out"
+            )
+    return found
 
 
 @dataclass(frozen=True)

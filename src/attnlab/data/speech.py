@@ -21,6 +21,7 @@ from attnlab.data.source import (
     check_split,
     divide,
     existing,
+    parts_among,
 )
 from attnlab.data.tables import TABLES, records
 from attnlab.ranges import Probability, check_ranges
@@ -92,7 +93,7 @@ class SpeechFiles(SpeechSource):
         if self.path.is_file():
             whole, parts = self._table()
             return divide(whole, shares) if parts is None else with_all_parts(parts)
-        folders = {PARTS[child.name]: child for child in sorted(self.path.iterdir()) if child.name in PARTS}
+        folders = parts_among((child for child in sorted(self.path.iterdir()) if child.is_dir()), self.path)
         if "train" in folders:
             return with_all_parts({split: self._folder(folder) for split, folder in folders.items()})
         return divide(self._folder(self.path), shares)
