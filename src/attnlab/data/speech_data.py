@@ -27,8 +27,8 @@ from attnlab.data.token_data import trained_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.translation import TokenRows
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.models.whisper_tokens import START_OF_TRANSCRIPT, WhisperTokens
 from attnlab.ranges import Ge, PositiveFloat, PositiveInt, check_ranges, must_be
+from attnlab.whisper_tokens import START_OF_TRANSCRIPT, WhisperTokens
 
 FORMAT = 1
 EVALUATED_AT_ONCE = 64

@@ -18,8 +18,8 @@ from attnlab.generation.sampling import NO_NUMBERS, Sampler
 from attnlab.models.base import evaluating
 from attnlab.models.encoder_decoder import Decoding
 from attnlab.models.whisper import Whisper
-from attnlab.models.whisper_tokens import WhisperTokens
 from attnlab.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Seed, check_ranges, must_be
+from attnlab.whisper_tokens import WhisperTokens
 
 FRAMES_A_SECOND, FRAMES_A_TIMESTAMP = 100, 2
 NOTHING = float("-inf")

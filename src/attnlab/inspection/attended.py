@@ -38,7 +38,7 @@ from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, evaluating
 from attnlab.models.heads import EncoderHead, pool
 from attnlab.models.vit import ViT
 from attnlab.models.whisper import Whisper
-from attnlab.models.whisper_tokens import WhisperTokens
+from attnlab.whisper_tokens import WhisperTokens
 
 MOST_WEIGHTS = 1 << 27  # of one example: half a GiB
 BATCH = 32  # texts that are embedded at once

@@ -8,7 +8,7 @@ from attnlab.models.recurrent import RecurrentEncoder, RecurrentLanguageModel, R
 from attnlab.models.transformer import GPT, Bert
 from attnlab.models.vit import ViT
 from attnlab.models.whisper import Whisper
-from attnlab.models.whisper_tokens import WhisperTokens
+from attnlab.whisper_tokens import WhisperTokens
 
 __all__ = [
     "CLIP", "GPT", "T5", "Bert", "ConvolutionalEncoder", "ConvolutionalLanguageModel", "ConvolutionalSeq2Seq",
