@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Self
@@ -169,7 +170,8 @@ class PretrainedTokenizer(Published):
 
     def _probe(self) -> str | None:
         """A text that it has tokens for; None: there is none."""
-        for word in (*PROBES, *self._library.get_vocab(with_added_tokens=False)):
+        own = map(self._library.id_to_token, range(self._library.get_vocab_size(with_added_tokens=False)))
+        for word in chain(PROBES, filter(None, own)):
             with suppress(DataError):
                 if len(self.encode(word)):
                     return word

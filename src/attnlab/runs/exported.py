@@ -38,7 +38,6 @@ PAIRS = ("EncoderDecoder", "T5")  # models of a source and a target
 WITH_IMAGES = "CLIP"  # the model of texts with images
 OF_SPEECH = "Whisper"
 OLD_END = 2  # as eos_token_id this makes transformers' CLIP pool a text where its highest number stands
-EXCHANGED = ("<pad>", "</s>", "<s>", "<mask>", "<sep>")  # special tokens, where a text's end may not be that
 TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of each at most
 
 
@@ -136,7 +135,8 @@ def _exchanged(found: Exported) -> Exported:
     tensors = found.tensors | {"text.embedding.weight": found.tensors["text.embedding.weight"][numbers]}
     frame: Any = ((), (START,))
     other = replace(found.special_tokens, start=END, end=START, ends=(START,), source=frame)
-    return replace(found, tensors=tensors, special_tokens=other, names=EXCHANGED)
+    names = tuple(LEADING[number] for number in numbers[: len(LEADING)].tolist())
+    return replace(found, tensors=tensors, special_tokens=other, names=names)
 
 
 def _apart(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
