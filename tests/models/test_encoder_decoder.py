@@ -208,6 +208,26 @@ def test_selected_rows_go_on_as_if_they_had_been_alone():
     assert_close(again, model(source, target, is_source)[rows, 3])
 
 
+@pytest.mark.parametrize("sources", [[0, 1, 2], [0, 2]])
+def test_the_beams_of_a_source_share_its_memory_and_go_on_as_if_they_had_been_alone(sources):
+    model = build()
+    source, target = draw(3, 6), draw(3, 5, seed=1)
+    is_source = torch.arange(6)[None] < torch.tensor([[6], [3], [1]])
+    rows, again = (torch.tensor(sources).repeat_interleave(2), torch.tensor([1, 0, *range(2, 2 * len(sources))]))
+    with torch.no_grad():
+        state = model.start(source, is_source, capacity=5)
+        model.step(target[:, 0], state)
+        state.select(rows, torch.tensor(sources))
+        assert len(state.memory.states_BSD) == len(sources)
+        others = target[rows] + torch.arange(2).repeat(len(sources))[:, None]  # beams that differ
+        others[:, 0] = target[rows, 0]
+        model.step(others[:, 1], state)
+        state.select(again, torch.arange(len(sources)))
+        found = model.step(others[again, 2], state)
+    alone = model(source[rows], others[again][:, :3], is_source[rows])[:, -1]
+    assert_close(found, alone)
+
+
 def test_deepnorm_beside_a_decoder_has_the_papers_constants():
     model = build(residual=DeepNorm, num_layers=3, num_decoder_layers=2)
     encoder, decoder = model.encoder.layers[0].residual, model.decoder.layers[0].residual

@@ -98,9 +98,9 @@ def decode(
             maker.step(torch.full((len(source_BS),), token, device=source_BS.device), state)
         tokens_R = torch.full((len(source_BS),), told[-1], device=source_BS.device)
         while len(tokens_R):
-            tokens_R, rows_R = beams.extend(maker.step(tokens_R, state))
+            tokens_R, rows_R, sentences_N = beams.extend(maker.step(tokens_R, state))
             if len(tokens_R) and rows_R is not None:
-                state.select(rows_R)
+                state.select(rows_R, sentences_N)
     return beams.found
 
 
@@ -120,8 +120,10 @@ class _Beams:
         self.finished_NMT = self.tokens_NKT.repeat(1, search.num_best, 1)
         self.found: list[list[Hypothesis]] = [[] for _ in range(count)]
 
-    def extend(self, logits_RV: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One more token: those of the rows that go on, and which row each continues; None: the same as before."""
+    def extend(self, logits_RV: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """One more token: those of the rows that go on, which row each continues (None: the same as before), and which
+        of the sentences go on.
+        """
         beams = self.search.num_beams
         sums_NC, parents_NC, tokens_NC = self._candidates(logits_RV)
         ends_NC = tokens_NC == self.end
@@ -137,12 +139,13 @@ class _Beams:
         before = len(logits_RV) // len(next_NK)
         rows_NK = torch.arange(len(next_NK), device=next_NK.device)[:, None] * before + parents_NK
         going_N = ~self._done()
-        if not going_N.all():
+        sentences_N = going_N.nonzero()[:, 0]
+        if len(sentences_N) < len(going_N):
             self._leave(going_N)
-            rows_NK, next_NK = rows_NK[going_N], next_NK[going_N]
+            rows_NK, next_NK = rows_NK[sentences_N], next_NK[sentences_N]
         rows_R = rows_NK.flatten()
         same = len(rows_R) == len(logits_RV) and bool((rows_R == torch.arange(len(rows_R), device=rows_R.device)).all())
-        return next_NK.flatten(), None if same else rows_R
+        return next_NK.flatten(), None if same else rows_R, sentences_N
 
     def _candidates(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best continuations of each sentence: summed log-probabilities, beams, tokens, (N, C) each. Twice as many
@@ -239,6 +242,14 @@ def top(values_NX: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _sorted(values_NX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` greatest of each row and their places, the greatest first, of equal ones the first."""
+    if count < values_NX.shape[1]:
+        # A tenth of the time of sorting; which ones it takes is settled where the next one is not as great as the last.
+        best_NC, places_NC = values_NX.topk(count + 1, dim=1)
+        if not (best_NC[:, count - 1] == best_NC[:, count]).any():
+            places_NC = places_NC[:, :count].sort(dim=1).values
+            best_NC, order_NC = values_NX.gather(1, places_NC).sort(dim=1, descending=True, stable=True)
+            return best_NC, places_NC.gather(1, order_NC)
     values_NX, places_NX = values_NX.sort(dim=1, descending=True, stable=True)
     return values_NX[:, :count], places_NX[:, :count]
 

@@ -183,9 +183,9 @@ class Fused:
 
 
 class Math:
-    """Matrix products in the model's type and a softmax in fp32; serves everything, and memory grows with T x S. On a
-    CPU it trains short sequences several times as fast as torch's fused kernel, and drops weights, which that does not.
-    keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
+    """Matrix products in the model's type and a softmax in fp32 or fp64; serves everything; memory grows with T x S.
+    On a CPU it trains short sequences several times as fast as torch's fused kernel, and drops weights, which that does
+    not. keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
     """
 
     def __init__(self, keep_weights: bool = False) -> None:
@@ -195,11 +195,12 @@ class Math:
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
         groups = q_BHTK.shape[1] // k_BGSK.shape[1]
         k_BHSK, v_BHSK = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BGSK, v_BGSK))
-        scores_BHTS = (q_BHTK @ k_BHSK.transpose(-2, -1)).float()
+        scores_BHTS = q_BHTK @ k_BHSK.transpose(-2, -1)
+        scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
         scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
         if scores.soft_cap is not None:
             scores_BHTS = scores.soft_cap * torch.tanh(scores_BHTS / scores.soft_cap)
-        additive_BHTS = mask.additive(torch.float32)
+        additive_BHTS = mask.additive(scores_BHTS.dtype)
         if additive_BHTS is not None:
             scores_BHTS = scores_BHTS + additive_BHTS
         weights_BHTS = mask.zero_fully_masked(scores_BHTS.softmax(dim=-1))

@@ -203,10 +203,10 @@ class RotaryLlama3(Rotary):
 
 def apply_rotary(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) -> Tensor:
     """Rotates the leading R dimensions of each head: x cos + partner(x) sin, with the sine's sign in its table.
-    Computed in fp32, returned in x's type.
+    Computed in fp32 (fp64 where x is), returned in x's type.
     """
     width = cos_B1TR.shape[-1]
-    x_BHTR, kept = x_BHTK[..., :width].float(), x_BHTK[..., width:]
+    x_BHTR, kept = x_BHTK[..., :width].to(torch.promote_types(x_BHTK.dtype, torch.float32)), x_BHTK[..., width:]
     if interleaved:
         partner_BHTR = x_BHTR.reshape(*x_BHTR.shape[:-1], width // 2, 2).flip(-1).flatten(-2)
     else:

@@ -197,19 +197,22 @@ def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCa
 class DecodingState:
     """A batch in the middle of decoding: tensors (B, ...), states, collections of them, and plain values."""
 
-    def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order: finished ones go, beams move. rows: indices or a bool mask."""
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Keeps these rows of the batch, in this order: finished ones go, beams move. rows: indices or a bool mask.
+        sources: indices, in their order, of the sources that stay, each of an equal number of rows that follow one
+        another; what is of a source alone may then be kept once for all of its rows.
+        """
         for name, value in vars(self).items():
-            setattr(self, name, _rows(value, rows))
+            setattr(self, name, _rows(value, rows, sources))
 
 
-def _rows(value: object, rows: Tensor) -> object:
+def _rows(value: object, rows: Tensor, sources: Tensor | None) -> object:
     if isinstance(value, Tensor):
         return value[rows]
     if isinstance(value, list | tuple):
-        return type(value)(_rows(item, rows) for item in value)
+        return type(value)(_rows(item, rows, sources) for item in value)
     if isinstance(value, DecodingState):
-        value.select(rows)
+        value.select(rows, sources)
     return value
 
 
@@ -272,15 +275,28 @@ class KeyValueCache(DecodingState):
             return self.is_token_BS.sum(dim=1, keepdim=True)
         return torch.full((1, 1), self.length, device=self.positions_BS.device)
 
-    def select(self, rows: Tensor) -> None:
-        self._layers = [
-            None if buffers is None else (self._kept(buffers[0], rows), self._kept(buffers[1], rows))
-            for buffers in self._layers
-        ]
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        moved_R = self._moved(rows)
+        for index, buffers in enumerate(self._layers):
+            if buffers is not None and moved_R is not None:
+                for buffer_BGCK in buffers:
+                    filled_BGSK = buffer_BGCK[:, :, : self.length]
+                    filled_BGSK[moved_R] = filled_BGSK[rows[moved_R]]
+            elif buffers is not None:
+                self._layers[index] = (self._kept(buffers[0], rows), self._kept(buffers[1], rows))
         for name in ("_positions_BS", "is_token_BS"):
             value = getattr(self, name)
             if value is not None and value.shape[0] > 1:
                 setattr(self, name, value[rows])
+
+    def _batch_size(self) -> int:
+        return next((len(buffers[0]) for buffers in self._layers if buffers is not None), 0)
+
+    def _moved(self, rows: Tensor) -> Tensor | None:
+        """Which rows change in a batch that stays as large; None where it does not, or a GPU would have to wait."""
+        if rows.dtype == torch.bool or rows.device.type != "cpu" or len(rows) != self._batch_size():
+            return None
+        return (rows != torch.arange(len(rows))).nonzero()[:, 0]
 
     def _kept(self, buffer_BGCK: Tensor, rows: Tensor) -> Tensor:
         # Only what is filled is copied: a search reorders its beams at every step.
@@ -302,6 +318,9 @@ class Projection(Protocol):
     def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
+    def __call__(self, x_BTD: Tensor, scope: Scope, *, memory: Memory) -> Tensor: ...
+
+    @abstractmethod
     def __hash__(self) -> int: ...
 
 
@@ -320,10 +339,19 @@ class Memory(DecodingState):
         if not self.keep:
             return attention.keys_and_values(self.states_BSD)
         if attention not in self._kept:
-            self._kept[attention] = attention.keys_and_values(self.states_BSD)
+            # Heads before lengths in memory as in shape: every step would copy them to that order.
+            k_BGSK, v_BGSK = attention.keys_and_values(self.states_BSD)
+            self._kept[attention] = (k_BGSK.contiguous(), v_BGSK.contiguous())
         return self._kept[attention]
 
-    def scope(self, x_BTD: Tensor) -> Scope:
+    def attend(self, attention: Projection, x_BTD: Tensor) -> Tensor:
+        """What `attention` makes of a stream. Rows in equal groups, one for each of the memory's (the beams of a
+        sentence), attend side by side as if they were one row: no position acts here.
+        """
+        grouped_BTD = x_BTD.reshape(len(self.states_BSD), -1, x_BTD.shape[2])
+        return attention(grouped_BTD, self._scope(grouped_BTD), memory=self).view(x_BTD.shape)
+
+    def _scope(self, x_BTD: Tensor) -> Scope:
         """Every query sees every real state; positions mean nothing between two sequences, so none act here."""
         length = x_BTD.shape[1]
         if length not in self._scopes:
@@ -332,9 +360,12 @@ class Memory(DecodingState):
             self._scopes[length] = Scope(queries_1T, keys_1S, causal=False, is_token_BS=self.is_token_BS)
         return self._scopes[length]
 
-    def select(self, rows: Tensor) -> None:
-        super().select(rows)
-        self._kept = {attention: (k[rows], v[rows]) for attention, (k, v) in self._kept.items()}
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        if sources is not None and len(sources) == len(self.states_BSD):
+            return  # all stay, and their order never changes
+        kept = rows if sources is None else sources
+        super().select(kept)
+        self._kept = {attention: (k[kept], v[kept]) for attention, (k, v) in self._kept.items()}
         self._scopes = {}
 
     def fresh(self) -> Memory:

@@ -206,7 +206,7 @@ class Layer(nn.Module):
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
-            sublayers.insert(1, lambda h_BTD: cross(h_BTD, memory.scope(h_BTD), memory=memory))
+            sublayers.insert(1, lambda h_BTD: memory.attend(cross, h_BTD))
         out_BTD: Tensor = self.residual(x_BTD, *sublayers)
         return out_BTD
 

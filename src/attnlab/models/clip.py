@@ -45,10 +45,9 @@ class AttentionPool(nn.Module):
         self.feed_forward = build_part(fields["feed_forward"], **dims)
 
     def forward(self, states_BTD: Tensor) -> Tensor:
-        memory = Memory(states_BTD)
         # Copies: torch's counter of operations takes no view of a parameter.
         probe_B1D = self.probe.weight.to(states_BTD.dtype).repeat(len(states_BTD), 1, 1)
-        x_B1D = self.attention(probe_B1D, memory.scope(probe_B1D), memory=memory)
+        x_B1D = Memory(states_BTD).attend(self.attention, probe_B1D)
         pooled_B1D: Tensor = x_B1D + self.feed_forward(self.norm(x_B1D))
         return pooled_B1D[:, 0]
 
