@@ -54,6 +54,18 @@ def test_multi_head_is_torchs_multihead_attention(bias, causal, padded):
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("part", [MultiHead, GroupedQuery])
+def test_one_product_for_queries_keys_and_values_is_three(monkeypatch, part, bias):
+    torch.manual_seed(0)
+    attention, found = part(D, H, bias=bias, qk_norm=True), []
+    for joined in (False, True):  # as on a GPU in training
+        monkeypatch.setattr("attnlab.layers.attention._joins", lambda _, joined=joined: joined)
+        out_BTD = attend(attention, example(), position=Rotary(D // H))
+        found.append((out_BTD, *torch.autograd.grad(out_BTD.square().sum(), attention.parameters())))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("shared", "part"), [(1, MultiQuery), (2, GroupedQuery)])
 def test_shared_heads_are_multi_head_with_repeated_weights(shared, part):
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from attnlab.training.loss import cross_entropy_sums
+from attnlab.training.loss import _in_one_pass, cross_entropy_sums
 
 
 @settings(max_examples=40, deadline=None)
@@ -29,6 +29,11 @@ def test_agrees_with_torch(tokens, classes, smoothing, ignored, seed):
     torch.testing.assert_close(smoothed, expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(nats, F.cross_entropy(logits, targets, reduction="sum"), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(made, gradient, rtol=1e-5, atol=1e-6)
+    again, plain = _in_one_pass(logits, targets, smoothing, -100)  # as on a GPU
+    (made,) = torch.autograd.grad(again * 0.7, logits)
+    torch.testing.assert_close((again, plain), (smoothed, nats), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(made, gradient, rtol=1e-5, atol=1e-6)
+    assert not plain.requires_grad
 
 
 def test_the_gradient_is_that_of_finite_differences():

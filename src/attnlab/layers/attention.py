@@ -1,11 +1,12 @@
 """Attention, within a sequence or from one to another, and the backends that compute softmax(scores) V.
 
-Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width, I = H K.
+Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width, I = H K,
+J = G K.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import ClassVar, NamedTuple, cast
 
@@ -83,10 +84,14 @@ class Attention(Part, nn.Module):
         """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
         With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
         """
-        q_BHTK = self._heads(self.query(x_BTD), self.num_heads)
+        if memory is None:
+            q_BTI, *kv_BTJ = self._projected(x_BTD)
+            k_BGSK, v_BGSK = self._key_and_value_heads(*kv_BTJ)
+        else:
+            q_BTI, (k_BGSK, v_BGSK) = self.query(x_BTD), memory.keys_and_values(self)
+        q_BHTK = self._heads(q_BTI, self.num_heads)
         if self.query_norm is not None:
             q_BHTK = self.query_norm(q_BHTK)
-        k_BGSK, v_BGSK = self.keys_and_values(x_BTD) if memory is None else memory.keys_and_values(self)
         if scope.rotate is not None:
             q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
         if cache is not None:
@@ -102,12 +107,27 @@ class Attention(Part, nn.Module):
 
     def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys, not rotated yet, and values, (B, G, S, K) each."""
-        k_BGSK = self._heads(self.key(x_BSD), self.num_key_value_heads)
-        v_BGSK = self._heads(self.value(x_BSD), self.num_key_value_heads)
+        return self._key_and_value_heads(self.key(x_BSD), self.value(x_BSD))
+
+    def _key_and_value_heads(self, k_BSJ: Tensor, v_BSJ: Tensor) -> tuple[Tensor, Tensor]:
+        k_BGSK, v_BGSK = (self._heads(x_BSJ, self.num_key_value_heads) for x_BSJ in (k_BSJ, v_BSJ))
         return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSK
 
+    def _projected(self, x_BTD: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values of all heads. In training off the CPU by one matrix product, as a GPU waits longer
+        for three; the weights stay apart for all who know them by name. A CPU takes as long for three as for one.
+        """
+        parts = (self.query, self.key, self.value)
+        if not _joins(x_BTD):
+            return [part(x_BTD) for part in parts]
+        weights: list[Tensor] = [part.weight for part in parts]
+        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+        projected_BTX = F.linear(x_BTD, torch.cat(weights), torch.cat(biases) if biases else None)
+        return torch.split(projected_BTX, [part.out_features for part in parts], dim=-1)
+
     def _heads(self, x_BTI: Tensor, num_heads: int) -> Tensor:
-        return x_BTI.view(*x_BTI.shape[:2], num_heads, self.d_head).transpose(1, 2)
+        heads_BHTK: Tensor = x_BTI.unflatten(2, (num_heads, self.d_head)).transpose(1, 2)
+        return heads_BHTK
 
     @classmethod
     def key_value_heads(cls, num_heads: int, asked: int | None) -> int:
@@ -123,6 +143,11 @@ class Attention(Part, nn.Module):
                 f"num_key_value_heads={shared} does not divide num_heads={num_heads}; accepted: {divisors(num_heads)}"
             )
         return shared
+
+
+def _joins(x_BTD: Tensor) -> bool:
+    """Whether queries, keys and values of this stream are one matrix product."""
+    return x_BTD.device.type != "cpu" and torch.is_grad_enabled()
 
 
 class MultiHead(Attention):
@@ -254,9 +279,9 @@ def choose_backend(
     check_backend(backend, soft_cap, dropout)
     if backend != "auto":
         return BACKENDS[backend]
-    if device_type == "cuda":
-        return BACKENDS["fused" if soft_cap is None else "math" if dropout else "flex"]
-    return BACKENDS["math" if soft_cap is not None or dropout > 0 or length <= SHORT else "fused"]
+    if soft_cap is not None:
+        return BACKENDS["flex" if device_type == "cuda" and not dropout else "math"]
+    return BACKENDS["math" if device_type == "cpu" and (dropout > 0 or length <= SHORT) else "fused"]
 
 
 def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:

@@ -74,8 +74,8 @@ class PositionEncoding(Part, nn.Module):
             )
 
     def check_all(self, positions_BT: Tensor) -> None:
-        """The same for these, where reading a value does not stall a GPU; there `build_scope` has checked."""
-        if not positions_BT.is_cuda and not torch.compiler.is_compiling():
+        """The same for these on a CPU; elsewhere reading a value would make the host wait, and `build_scope` checks."""
+        if positions_BT.device.type == "cpu" and not torch.compiler.is_compiling():
             self.check(int(positions_BT.max()))
 
 

@@ -6,6 +6,7 @@ at each forward pass: no buffer to be cast.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, ClassVar, TypedDict, Unpack
 
@@ -72,7 +73,8 @@ class Rotary(PositionEncoding):
 
     def rotation(self, positions_BT: Tensor) -> Callable[[Tensor], Tensor]:
         """`rotate` with cosines and sines computed once."""
-        with torch.autocast(positions_BT.device.type, enabled=False):
+        kind = positions_BT.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             angles_BTP = self.angles(positions_BT)
             cos_B1TP = (angles_BTP.cos() * self.magnitude())[:, None]
             sin_B1TP = (angles_BTP.sin() * self.magnitude())[:, None]

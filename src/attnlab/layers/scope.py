@@ -168,7 +168,7 @@ def build_scope(
     Without `positions_BT`, positions count on from what is cached, and padding (is_token_BT False) is not counted.
     Raises ValueError past the cache's capacity or past the last position that the encoding can serve.
     """
-    contiguous = positions_BT is None and is_token_BT is None
+    counted, contiguous = positions_BT is None, positions_BT is None and is_token_BT is None
     if positions_BT is None:
         positions_BT = _next_positions(x_BTD, is_token_BT, cache)
     key_positions_BS, is_token_BS = positions_BT, is_token_BT
@@ -176,8 +176,11 @@ def build_scope(
         cache.extend(positions_BT, is_token_BT, contiguous)
         key_positions_BS, is_token_BS, contiguous = cache.positions_BS, cache.is_token_BS, cache.contiguous
     if position.longest is not None:
-        # Reading a value stalls a GPU, so the usual case is decided by the shape alone.
-        position.check(key_positions_BS.shape[1] - 1 if contiguous else int(positions_BT.max()))
+        # Reading a value stalls a GPU, so the usual cases are decided by the shape alone: none counts past the length.
+        length = key_positions_BS.shape[1]
+        position.check(
+            length - 1 if contiguous or (counted and length <= position.longest) else int(positions_BT.max())
+        )
     bias_BHTS, rotate = position.bias(positions_BT, key_positions_BS), position.rotation(positions_BT)
     return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias_BHTS, rotate, prefix_B1)
 

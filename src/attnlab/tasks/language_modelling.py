@@ -22,7 +22,7 @@ from attnlab.generation.sampling import Sampler, generate
 from attnlab.models import Bert
 from attnlab.models.base import LanguageModel, Seq2Seq
 from attnlab.ranges import PositiveInt, check_ranges, must_be
-from attnlab.tasks.translation import teacher_forced
+from attnlab.tasks.translation import counted, teacher_forced
 from attnlab.training import metrics
 from attnlab.training.loss import LossSums, cross_entropy_sums
 from attnlab.training.metrics import ACCURACY, LOSS, PERPLEXITY, SLIDING, Metric, perplexity, prefix_of
@@ -179,16 +179,22 @@ class MaskedLanguageModelling(Task):
         of_pairs = (metrics.MASKED_LM_LOSS, metrics.NEXT_SENTENCE_LOSS, metrics.NEXT_SENTENCE_ACCURACY)
         return [LOSS, ACCURACY, PERPLEXITY, *(of_pairs if config["data"].get("next_sentence") else ())]
 
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        """With the places of the masked tokens among all of the batch's, (N)."""
+        return batch if "places" in batch else {**batch, "places": batch["chosen"].flatten().nonzero()[:, 0]}
+
     def loss_sums(self, batch: Batch) -> LossSums:
-        chosen_BT, targets_BT = batch["chosen"], batch["targets"]
+        batch = self.prepare(batch)
+        chosen_BT, places_N = batch["chosen"], batch["places"]
         states_BTD = self.model.encode(batch["tokens"], segments_BT=batch.get("segments"))
         if self.masked_only:
-            logits, targets = self.model.predict(states_BTD, chosen_BT), targets_BT[chosen_BT]
+            logits = self.model.predict(states_BTD.flatten(0, 1).index_select(0, places_N))
+            targets = batch["targets"].flatten().index_select(0, places_N)
         else:
             logits = self.model.predict(states_BTD).flatten(0, 1)
-            targets = targets_BT.masked_fill(~chosen_BT, IGNORED).flatten()
+            targets = batch["targets"].masked_fill(~chosen_BT, IGNORED).flatten()
         loss, masked_lm = cross_entropy_sums(logits, targets, ignore=IGNORED)
-        tokens = int(chosen_BT.sum())
+        tokens = len(places_N)
         auxiliary = {"accuracy": (logits.argmax(dim=-1) == targets).sum()}
         if self.next_sentence:
             # Each pair as often as it has masked tokens, so that splitting a batch changes no sum. Where all have as
@@ -243,11 +249,15 @@ class SpanCorruption(Task):
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
         return [LOSS, ACCURACY]
 
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        return counted(batch)
+
     def loss_sums(self, batch: Batch) -> LossSums:
+        batch = self.prepare(batch)
         logits_BTV, targets_BT = teacher_forced(self.model, batch)
         right_BT = logits_BTV.detach().argmax(dim=-1) == targets_BT  # never where a target does not count
         loss, _ = cross_entropy_sums(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore=IGNORED)
-        return LossSums(loss, int(batch["is_target"].sum()), {"accuracy": right_BT.sum()})
+        return LossSums(loss, int(batch["num_targets"]), {"accuracy": right_BT.sum()})
 
     def targets(self, batch: Batch) -> Tensor:
         return batch["target_out"][batch["is_target"]]

@@ -49,13 +49,16 @@ class TeacherForced(Task):
         """The logits (B, T, V) of a batch, each given the targets before it, and the targets (B, T), IGNORED at
         padding."""
 
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        return counted(batch)
+
     def loss_sums(self, batch: Batch) -> LossSums:
+        batch = self.prepare(batch)
         logits_BTV, targets_BT = self.teacher_forced(batch)
         smoothed, loss = cross_entropy_sums(
             logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing, ignore=IGNORED
         )
-        count = int((targets_BT != IGNORED).sum())
-        return LossSums(smoothed, count, {"loss": loss} if self.label_smoothing else {})
+        return LossSums(smoothed, int(batch["num_targets"]), {"loss": loss} if self.label_smoothing else {})
 
 
 @check_ranges
@@ -216,6 +219,14 @@ class TextToText(Translation):
 def mask_of(is_token_BS: Tensor) -> Tensor | None:
     """The mask, or None where nothing is padding: a model then needs none. Not looked at on a GPU, which would wait."""
     return None if is_token_BS.device.type == "cpu" and bool(is_token_BS.all()) else is_token_BS
+
+
+def counted(batch: Batch) -> Mapping[str, Any]:
+    """The batch with the number of its target tokens."""
+    if "num_targets" in batch:
+        return batch
+    is_target_BT = batch["is_target"] if "is_target" in batch else batch["targets"] != IGNORED
+    return {**batch, "num_targets": int(is_target_BT.sum())}
 
 
 def teacher_forced(model: Seq2Seq, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import pad
+from torch.nn.functional import nll_loss, pad
 
-ROWS = 128  # taken at once, so that what is made of their logits stays in the processor's cache
+ROWS = 128  # taken at once on a CPU, so that what is made of their logits stays in the processor's cache
+AT_ONCE = 2**28  # logits taken at once on a GPU: 1 GiB in fp32
 # What a loss is divided by before the backward pass where the number of a step's tokens is not known yet: fp16
 # gradients stay in range, and a power of two is taken out again exactly.
 UNKNOWN_TOKENS = 1024.0
@@ -59,8 +60,19 @@ def cross_entropy_sums(
     Targets that are `ignore` do not count. Smoothing spreads that share of a target's probability evenly over the whole
     vocabulary, the target too. Only the first sum has a gradient. Computed in fp32 whatever the type of the logits.
     """
+    if logits_NV.device.type != "cpu" and logits_NV.numel() <= AT_ONCE:
+        return _in_one_pass(logits_NV, targets_N, smoothing, ignore)
     smoothed, plain = _CrossEntropySums.apply(logits_NV, targets_N, smoothing, ignore)  # type: ignore[no-untyped-call]
     return smoothed, plain
+
+
+def _in_one_pass(logits_NV: Tensor, targets_N: Tensor, smoothing: float, ignore: int) -> tuple[Tensor, Tensor]:
+    log_p_NV = logits_NV.log_softmax(dim=1, dtype=torch.float32)
+    plain = nll_loss(log_p_NV, targets_N, reduction="sum", ignore_index=ignore)
+    if not smoothing:
+        return plain, plain.detach()
+    everywhere = log_p_NV.mean(dim=1).masked_fill(targets_N == ignore, 0.0).sum()
+    return (1 - smoothing) * plain - smoothing * everywhere, plain.detach()
 
 
 class _CrossEntropySums(torch.autograd.Function):
@@ -71,8 +83,10 @@ class _CrossEntropySums(torch.autograd.Function):
         gradient_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[0] else None
         smoothed = logits_NV.new_zeros((), dtype=torch.float64)
         plain = smoothed.clone()
-        for start in range(0, len(targets_N), ROWS):
-            rows = slice(start, start + ROWS)
+        on_cpu = logits_NV.device.type == "cpu"
+        size = ROWS if on_cpu else max(1, AT_ONCE // logits_NV.shape[1])
+        for start in range(0, len(targets_N), size):
+            rows = slice(start, start + size)
             log_p_RV, counted_R = logits_NV[rows].log_softmax(dim=1, dtype=torch.float32), targets_N[rows] != ignore
             target_R1 = targets_N[rows].where(counted_R, 0)[:, None]
             nats_R = -log_p_RV.gather(1, target_R1)[:, 0].where(counted_R, 0.0)
@@ -83,7 +97,7 @@ class _CrossEntropySums(torch.autograd.Function):
             if gradient_NV is not None:
                 gradient_RV = log_p_RV.exp_().sub_(smoothing / log_p_RV.shape[1])
                 gradient_RV.scatter_add_(1, target_R1, torch.full_like(nats_R, smoothing - 1)[:, None])
-                if not counted_R.all():
+                if not on_cpu or not counted_R.all():  # a GPU multiplies sooner than the host has looked
                     gradient_RV.mul_(counted_R[:, None])
                 gradient_NV[rows] = gradient_RV
         ctx.gradient_NV = gradient_NV

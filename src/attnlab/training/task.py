@@ -50,6 +50,15 @@ class Evaluation(pl.LightningModule):
     def loss_sums(self, batch: Batch) -> LossSums:
         """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
 
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        """The batch with what its loss has to know on the host: counts, and the places of chosen positions. Asked for
+        before a batch goes to the device, where a step would have to wait for them; once is enough.
+        """
+        return batch
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Mapping[str, Any]:
+        return self.prepare(batch)
+
     def cross_entropy(self, sums: LossSums) -> Tensor:
         """The summed cross-entropy of a batch's targets alone: not smoothed, without other losses."""
         return sums.auxiliary.get("loss", sums.loss)
@@ -90,8 +99,9 @@ class Evaluation(pl.LightningModule):
         return dict(sorted(everything.items()))
 
     def on_device(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch with its tensors where the model is."""
-        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        """The batch, prepared, with its tensors where the model is."""
+        prepared = self.prepare(batch)
+        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in prepared.items()}
 
     def sum_up(self, parts: list[dict[str, Number]]) -> tuple[dict[str, float], int]:
         """The sums over batches and ranks, in double precision, and the number of tokens."""

@@ -28,6 +28,7 @@ QUIET_WARNINGS = (
     *(".*num_workers.*", ".*does not have many workers.*", ".*srun.*", ".*does not exist or is not.*"),
     *(".*isinstance.treespec.*", ".*no `val_dataloader`.*", ".*smaller than the logging interval.*"),
     ".*your dataloader is not resumable.*",  # the data module keeps the place
+    ".*overridden `on_before_batch_transfer`.*",  # a task knows what its loss needs, a data module does not
 )
 
 
