@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATA := $(VENV)/.data
 
-.PHONY: help setup demo test check parity clean
+.PHONY: help setup demo test check parity speed clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +40,11 @@ check: $(INSTALLED)  ## format, lint, types, fast tests
 parity: $(INSTALLED)  ## differences to Hugging Face transformers, of every architecture and of published weights
 	@$(BIN)/python experiments/parity/measure.py
 	@$(BIN)/python experiments/parity/published.py
+
+speed: $(INSTALLED)  ## training steps, memory, decoding and start-up beside those of other libraries, in turn
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[peers]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt --no-deps vit-pytorch
+	@$(BIN)/python experiments/speed/measure.py
 
 clean:  ## remove the virtual environment and caches (never runs/)
 	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

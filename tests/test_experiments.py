@@ -17,4 +17,4 @@ def test_a_script_can_be_loaded(path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, module)  # its dataclasses look themselves up there
     monkeypatch.syspath_prepend(path.parent)  # scripts of one folder may use one another
     spec.loader.exec_module(module)
-    assert callable(module.main)
+    assert callable(getattr(module, "main", None)) or "__main__" not in path.read_text()

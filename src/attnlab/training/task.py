@@ -51,9 +51,7 @@ class Evaluation(pl.LightningModule):
         """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
 
     def prepare(self, batch: Batch) -> Mapping[str, Any]:
-        """The batch with what its loss has to know on the host: counts, and the places of chosen positions. Asked for
-        before a batch goes to the device, where a step would have to wait for them; once is enough.
-        """
+        """The batch with what its loss has to know on the host, lest a step wait for the device: counts, places."""
         return batch
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Mapping[str, Any]:
@@ -100,8 +98,7 @@ class Evaluation(pl.LightningModule):
 
     def on_device(self, batch: Batch) -> dict[str, Tensor]:
         """The batch, prepared, with its tensors where the model is."""
-        prepared = self.prepare(batch)
-        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in prepared.items()}
+        return {key: x.to(self.device) if isinstance(x, Tensor) else x for key, x in self.prepare(batch).items()}
 
     def sum_up(self, parts: list[dict[str, Number]]) -> tuple[dict[str, float], int]:
         """The sums over batches and ranks, in double precision, and the number of tokens."""
@@ -147,9 +144,8 @@ class Evaluation(pl.LightningModule):
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         """The precision that the training ran in; fp32 for a task without a trainer."""
-        if self._trainer is None:
-            return torch.autocast("cpu", enabled=False)
-        return self.trainer.precision_plugin.forward_context()
+        alone = self._trainer is None
+        return torch.autocast("cpu", enabled=False) if alone else self.trainer.precision_plugin.forward_context()
 
 
 class Task(Evaluation):
@@ -158,10 +154,9 @@ class Task(Evaluation):
     A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and ranks, so
     that splitting a batch changes nothing; `optimization` says how it is trained. On the class: `monitor`, the metric
     of the validation part by which a run is watched and chosen; `headline`, those that sum a run up; `data_type`,
-    `model_type`, what the task works on. Attributes: `seconds` and `tokens` of
-    training over all attempts (and ranks); `latest` values reported; `best` of the metric that is watched;
-    `unavailable`, figures that a run cannot have, with the reason; `notes`, how figures were computed; `outputs`, texts
-    worth keeping beside them, by file name.
+    `model_type`, what the task works on. Attributes: `seconds` and `tokens` of training over all attempts (and ranks);
+    `latest` values reported; `best` of the metric that is watched; `unavailable`, figures that a run cannot have, with
+    the reason; `notes`, how figures were computed; `outputs`, texts worth keeping beside them, by file name.
     """
 
     monitor: ClassVar[Metric] = LOSS
@@ -270,9 +265,9 @@ class Task(Evaluation):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Does what a restart has left to do just before its first step, when nothing else draws random numbers."""
-        if self.before_next_step is not None:
-            self.before_next_step()
-            self.before_next_step = None
+        before, self.before_next_step = self.before_next_step, None
+        if before is not None:
+            before()
 
     def training_step(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch, as Lightning differentiates it."""
