@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tests.processes import command, wait_for
 
+from attnlab.studies.slots import Slots
 from attnlab.studies.workers import FIRST_TO_GO, RELAUNCHES, Job, Worker, Workers, fail
 from attnlab.training.processes import VARIABLE, Interrupted, Stopped, leaving
 from attnlab.training.run_directory import effective_state, read_json, write_json
@@ -85,7 +86,7 @@ def run(jobs: dict, at_once: int):
         )
         for folder, behave in jobs.items()
     ]
-    return Workers(made, _failed).run(at_once)
+    return Workers(made, _failed, Slots([0] * len(made), at_once)).run()
 
 
 @pytest.mark.slow

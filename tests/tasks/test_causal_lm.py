@@ -112,6 +112,39 @@ def test_windows_are_scored_as_one_by_one_by_hand(data, multiple):
         assert figures[f"test/{kind}loss@{multiple}x"] == pytest.approx(nats / 64, rel=1e-5)
 
 
+@pytest.mark.parametrize(("context", "multiples"), [(8, (1, 2, 4)), (7, (1, 2)), (8, (1, 3, 5))])
+def test_both_kinds_of_windows_share_what_they_compute_and_give_the_same_sums(data, context, multiples):
+    """Of even lengths each token goes through the model twice, half of the time as a lead-in; of odd ones thrice."""
+    module, inputs = data(context_length=context), []
+    model = gpt(module).eval()
+    figures = task_of(model, evaluation_lengths=multiples, evaluation_tokens=160).evaluate(module)
+    longest = max(multiples) * context
+    scored = max(longest, 160 // longest * longest)
+    for multiple in multiples:
+        windows = partial(module.evaluation_loader, "test", multiple * context, max_tokens=160, longest=longest)
+        for kind, loader in (("", windows()), ("sliding_", windows(sliding=True))):
+            with torch.no_grad():
+                logits = [model(batch["tokens"])[batch["scored"]].double() for batch in loader]
+            targets = torch.cat([batch["targets"][batch["scored"]] for batch in loader])
+            assert len(targets) == scored
+            nats = float(F.cross_entropy(torch.cat(logits), targets))
+            assert figures[f"test/{kind}loss@{multiple}x"] == pytest.approx(nats, rel=1e-6)
+    model.register_forward_pre_hook(lambda _, given: inputs.append(given[0].numel()))
+    task_of(model, evaluation_lengths=multiples, evaluation_tokens=160).evaluate(module)
+    lengths = [multiple * context for multiple in multiples]
+    assert sum(inputs) == sum(
+        length
+        * (2 * math.ceil(scored / length) if length % 2 == 0 else sum(len(w) for w in starts(module, length, longest)))
+        for length in lengths
+    )
+
+
+def starts(module, length, longest):
+    """Where the windows of both kinds begin."""
+    windows = partial(module.evaluation_loader, "test", length, max_tokens=160, longest=longest)
+    return [windows().start, windows(sliding=True).start]
+
+
 def test_bits_a_byte_compare_tokenizers(data):
     """A uniform model over bytes needs 8 bits a byte, whatever the letters of the text are."""
     module = data(Byte())

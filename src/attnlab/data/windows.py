@@ -82,7 +82,9 @@ class EvaluationWindows:
     text and into `max_tokens`, a multiple of `longest` and at least that. A window scores its last `stride` targets:
     stride = length (the default) makes windows that do not overlap; a smaller one slides, so that each target has at
     least length - stride tokens before it. Batches are {"tokens": (B, T), "targets": (B, T), "scored": (B, T) bool}.
-    Raises DataError where the text is too short.
+    shared: every other window that slides by half its length is one of those that do not overlap. These then also say
+    in "late" (B, T) bool which of their targets it scores, and with half the length as stride only the other windows
+    are left. Raises DataError where the text is too short.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class EvaluationWindows:
         batch_size: int = 32,
         rank: int = 0,
         world_size: int = 1,
+        shared: bool = False,
     ) -> None:
         longest, stride = longest or length, stride or length
         if not 1 <= stride <= length <= longest:
@@ -111,9 +114,10 @@ class EvaluationWindows:
         self.first_target = lead + 1  # where the scored targets begin in tokens_N
         self.batch_size = batch_size
         # Window i scores the targets from lower[i] up to, not including, upper[i]; target j is the token after input j.
-        lower = np.arange(lead, lead + self.num_targets, stride)[rank::world_size]
+        lower = np.arange(lead, lead + self.num_targets, length if shared else stride)[rank::world_size]
         upper = np.minimum(lower + stride, lead + self.num_targets)
         self.lower, self.upper, self.start = lower, upper, np.maximum(upper - length, 0)
+        self.late_from = lower + length // 2 if shared and stride == length else None
 
     def __len__(self) -> int:
         return -(-len(self.start) // self.batch_size)
@@ -123,7 +127,10 @@ class EvaluationWindows:
             now = slice(i, i + self.batch_size)
             place_BT = self.start[now, None] + np.arange(self.windows.length)
             scored_BT = (place_BT >= self.lower[now, None]) & (place_BT < self.upper[now, None])
-            yield {**self.windows.batch(self.start[now]), "scored": torch.from_numpy(scored_BT)}
+            batch = {**self.windows.batch(self.start[now]), "scored": torch.from_numpy(scored_BT)}
+            if self.late_from is not None:
+                batch["late"] = torch.from_numpy(scored_BT & (place_BT >= self.late_from[now, None]))
+            yield batch
 
 
 class WindowFields(TypedDict, total=False):
@@ -298,11 +305,13 @@ class TextData(WindowData):
         sliding: bool = False,
         max_tokens: int | None = None,
         longest: int | None = None,
+        shared: bool = False,
     ) -> EvaluationWindows:
         """Windows of `length` (None: the context); equal `longest` and `max_tokens` score the same target tokens.
 
         longest: by default 8 times the context, or the largest of 4, 2, 1 times that the part can hold. Sliding windows
-        move by half their length. Raises DataError where the part is too short.
+        move by half their length. shared: as `EvaluationWindows`, for an even length. Raises DataError where the part
+        is too short.
         """
         length = length or self.context_length
         stride = max(1, length // 2) if sliding else length
@@ -312,4 +321,5 @@ class TextData(WindowData):
             fitting = [k * self.context_length for k in MULTIPLES if k * self.context_length < num_tokens]
             longest = max(length, fitting[0] if fitting else self.context_length)
         tokens = self.tokens(split, longest)
-        return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *self.rank_and_world_size())
+        where = self.rank_and_world_size()
+        return EvaluationWindows(tokens, length, longest, stride, max_tokens, rows, *where, shared)

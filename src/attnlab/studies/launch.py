@@ -6,7 +6,6 @@ launched again. The launchers are Hydra's: `attnlab.config.engine`.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -73,17 +72,10 @@ class Relaunch:
                 RunDirectory(runs_of(self.plan, self.runs_dir)[key]).give_up(reason)
 
     def _here(self, chosen: Sequence[str]) -> None:
-        pending = self._pending(chosen)
-        if not pending:  # another sweep of this study runs what is left
+        if not self._pending(chosen):  # another sweep of this study runs what is left
             return
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        parallel = min(cores, pending)
-        words = ["progress=off", f"trainer.threads={max(1, cores // parallel)}"]
-        given = self.launcher.words
-        if "hydra/launcher=joblib" in given and not any("hydra.launcher.n_jobs=" in word for word in given):
-            words.append(f"hydra.launcher.n_jobs={parallel}")
         with Monitor(self.plan, self.runs_dir, self.console):
-            self._launch([*words, *given], chosen)
+            self._launch(["progress=off", *self.launcher.words], chosen)
 
     def _on_cluster(self, chosen: Sequence[str]) -> dict[Key, Job]:
         """Submits what Slurm has no job of, and waits for all jobs; returns those that ended without a word."""

@@ -1,4 +1,4 @@
-"""Worker processes of a launch on this machine: each trains one run at a time, and dies alone.
+"""Worker processes of a launch on this machine: each trains one run at a time, on GPUs of its own, and dies alone.
 
 A pool of joblib's is lost, with all that it trains, when the system kills one of its processes.
 """
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joblib import cpu_count
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from attnlab.config.compose import Composed
+from attnlab.studies.slots import VISIBLE, Slots
 from attnlab.training.processes import end_with_ancestors
 from attnlab.training.run_directory import RunDirectory
 
@@ -31,11 +32,15 @@ FIRST_TO_GO = "900"  # of 1000: when memory runs out, the system ends this proce
 
 @dataclass
 class Job:
-    """One run of a launch: what a worker calls to train it, or to say why it is given up; how often it was killed."""
+    """One run of a launch: what a worker calls to train it, or to say why it is given up; how often it was killed.
+
+    gpus: how many it takes.
+    """
 
     name: str
     train: Callable[[], object]
     give_up: Callable[[str], Callable[[], object]]
+    gpus: int = 0
     kills: int = 0
     result: object = None
 
@@ -45,15 +50,18 @@ class Killed(RuntimeError):
 
 
 class Worker:
-    """A process that does one thing after another; after it was killed, a new one does the next."""
+    """A process that does one thing after another; after it was killed, a new one does the next, on the same `gpus`."""
 
     def __init__(self) -> None:
+        self.gpus: tuple[str, ...] = ()
         self._pool: ProcessPoolExecutor | None = None
         self._told: int | None = None
 
     def do(self, function: Callable[..., object], *arguments: object) -> object:
         """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
-        self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin)
+        # Before anything is imported there; ranks and loaders of data inherit it.
+        sees = {VISIBLE: ",".join(self.gpus)} if self.gpus else {}
+        self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin, env=sees)
         try:
             doing = self._pool.submit(function, *arguments)
             if self._told is not None:  # meanwhile, when there was no process yet
@@ -78,24 +86,24 @@ class Worker:
 
 
 class Workers:
-    """Trains the jobs of a launch; `failed` makes the result of one that returned none."""
+    """Trains the jobs of a launch in its slots; `failed` makes the result of one that returned none."""
 
-    def __init__(self, jobs: Sequence[Job], failed: Callable[[Exception], object]) -> None:
-        self.jobs, self.failed = list(jobs), failed
+    def __init__(self, jobs: Sequence[Job], failed: Callable[[Exception], object], slots: Slots) -> None:
+        self.jobs, self.failed, self.slots = list(jobs), failed, slots
         self._waiting = deque(self.jobs)
+        self._changed = threading.Condition()  # what waits, and what is free
         self._workers: list[Worker] = []
         self._is_stopping = False
         self._memory_kills = _memory_kills()
 
-    def run(self, at_once: int) -> list[Any]:
-        """Trains all jobs, so many at a time (-1: as many as there are cores), and returns what came of each.
+    def run(self) -> list[Any]:
+        """Trains all jobs and returns what came of each.
 
         A run whose process is killed is launched again after the others, RELAUNCHES times. What interrupts this is
         passed on to the workers, which save before they end; interrupted again, it ends them at once.
         """
-        size = min(len(self.jobs), at_once if at_once > 0 else max(1, cpu_count() + 1 + at_once))
-        self._workers = [Worker() for _ in range(size)]
-        with ThreadPoolExecutor(size) as threads:
+        self._workers = [Worker() for _ in range(self.slots.at_once)]
+        with ThreadPoolExecutor(len(self._workers)) as threads:
             working = [threads.submit(self._work, worker) for worker in self._workers]
             try:
                 _wait(working)
@@ -107,8 +115,10 @@ class Workers:
         return [job.result for job in self.jobs if job.result is not None]
 
     def _stop(self, working: Sequence[Future[None]]) -> None:
-        self._is_stopping = True
-        _say("stopping when the runs under way have saved; Ctrl-C again stops at once")
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        say("stopping when the runs under way have saved; Ctrl-C again stops at once")
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         try:
@@ -122,12 +132,39 @@ class Workers:
         if hasattr(signal, "pthread_sigmask"):  # which a process inherits: Ctrl-C would break into its imports
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            while self._waiting and not self._is_stopping:
-                self._train(self._waiting.popleft(), worker)
-        except IndexError:  # another worker took the last one
-            pass
+            while job := self._next(worker):
+                self._train(job, worker)
         finally:
-            worker.end(at_once=self._is_stopping)
+            self._leave(worker)
+
+    def _next(self, worker: Worker) -> Job | None:
+        """The job whose turn it is, when a worker has the GPUs for it; None when nothing is left to begin.
+
+        A worker keeps its GPUs, and its process, from one job to the next that takes as many.
+        """
+        with self._changed:
+            if not self._is_left() or self._waiting[0].gpus == len(worker.gpus):
+                return self._waiting.popleft() if self._is_left() else None
+        self._leave(worker)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_left() or self.slots.has(self._waiting[0].gpus))
+            if not self._is_left():
+                return None
+            job = self._waiting.popleft()
+            worker.gpus = self.slots.take(job.gpus)
+            self._changed.notify_all()  # it is another's turn
+            return job
+
+    def _is_left(self) -> bool:
+        return bool(self._waiting) and not self._is_stopping
+
+    def _leave(self, worker: Worker) -> None:
+        """Ends a worker's process, and only then leaves its GPUs to others."""
+        worker.end(at_once=self._is_stopping)
+        with self._changed:
+            self.slots.give_back(worker.gpus)
+            worker.gpus = ()
+            self._changed.notify_all()
 
     def _train(self, job: Job, worker: Worker) -> None:
         try:
@@ -142,8 +179,10 @@ class Workers:
         job.kills += 1
         why = self._why(error)
         if job.kills <= RELAUNCHES:
-            _say(f"{job.name}: {why}; it is launched again after the others")
-            self._waiting.append(job)
+            say(f"{job.name}: {why}; it is launched again after the others")
+            with self._changed:
+                self._waiting.append(job)
+                self._changed.notify_all()
             return
         need = "it may need smaller batches, or fewer runs at a time (hydra.launcher.n_jobs)"
         reason = f"{why}, {job.kills} times; {need}"
@@ -190,5 +229,6 @@ def _memory_kills() -> int:
         return 0
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Says a line of a launch."""
     print(f"attnlab: {line}", file=sys.stderr, flush=True)

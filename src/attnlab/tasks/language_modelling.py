@@ -6,8 +6,9 @@ Shapes: B batch, T length, N masked tokens, D model width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -74,12 +75,16 @@ class CausalLanguageModelling(Task):
         return [*(m.on("val") for m in FIGURES), *(m.on("test", at=at) for m in (*FIGURES, *sliding))]
 
     def loss_sums(self, batch: Batch) -> LossSums:
-        """As every task's; targets that are not `scored` do not count."""
+        """As every task's; targets that are not `scored` do not count, and `late` ones have a sum of their own, too."""
         flat, targets = self.model(batch["tokens"]).flatten(0, 1).float(), batch["targets"].flatten()
-        scored_BT = batch.get("scored")
+        scored_BT, late_BT = batch.get("scored"), batch.get("late")
         if scored_BT is not None:
             flat, targets = flat[scored_BT.flatten()], targets[scored_BT.flatten()]
-        return LossSums(F.cross_entropy(flat, targets, reduction="sum"), targets.numel())
+        auxiliary = {}
+        if scored_BT is not None and late_BT is not None:
+            late = late_BT[scored_BT]
+            auxiliary["late_loss"] = F.cross_entropy(flat[late], targets[late], reduction="sum")
+        return LossSums(F.cross_entropy(flat, targets, reduction="sum"), targets.numel(), auxiliary)
 
     def targets(self, batch: Batch) -> Tensor:
         return batch["targets"].flatten()
@@ -101,11 +106,33 @@ class CausalLanguageModelling(Task):
 
     def figures(self, data: TextData, split: str) -> dict[str, float]:
         """The figures at every evaluation length; a part of no tokens has none at all."""
-        found: dict[str, float] = {}
-        for (kind, multiple), loader in self._loaders(data, split).items():
-            figures = self._scored(data, split, loader)
-            found |= {f"{kind}{name}@{multiple}x": value for name, value in figures.items()}
+        num_tokens, found = data.corpus.part(split).num_tokens, dict[str, float]()
+        lengths = {k: k * data.context_length for k in self.evaluation_lengths}
+        # Also where the model itself cannot serve it: all models are to score the same tokens.
+        longest = max((length for length in lengths.values() if 2 * length < num_tokens), default=0)
+        for multiple, length in lengths.items():
+            if reason := self._why_not(split, num_tokens, length):
+                self.unavailable |= {f"{prefix_of(split)}/{kind}loss@{multiple}x": reason for kind in self.kinds}
+                continue
+            loader = partial(data.evaluation_loader, split, length, max_tokens=self.evaluation_tokens, longest=longest)
+            if len(self.kinds) == 1 or length % 2:
+                of_kinds = {kind: self._scored(data, split, loader(sliding=bool(kind))) for kind in self.kinds}
+            else:
+                of_kinds = self._both_ways(data, split, loader)
+            for kind, figures in of_kinds.items():
+                found |= {f"{kind}{name}@{multiple}x": value for name, value in figures.items()}
         return found
+
+    def _both_ways(
+        self, data: TextData, split: str, loader: Callable[..., EvaluationWindows]
+    ) -> dict[str, dict[str, float]]:
+        """The figures by windows that do not overlap, and by sliding ones, of which every other is one of these."""
+        apart = loader(shared=True)
+        sums, tokens = self.score_sums(apart)
+        between, _ = self.score_sums(loader(sliding=True, shared=True))
+        size = _text_size(data, split, apart)
+        losses = {"": sums["loss"], SLIDING: sums["late_loss"] + between["loss"]}
+        return {kind: _figures(loss, tokens, *size) for kind, loss in losses.items()}
 
     def samples(self, data: TextData, split: str = "test") -> Table | None:
         """Texts of a split, cut off in the middle, and how the model goes on from there, within the training length; at
@@ -121,24 +148,14 @@ class CausalLanguageModelling(Task):
         texts = [tuple(map(data.tokenizer.decode, row)) for row in zip(prompts, cut, rows, strict=True)]
         return Table(("text", "goes on", "model goes on"), texts)
 
-    def _loaders(self, data: TextData, split: str) -> dict[tuple[str, int], EvaluationWindows]:
-        """One loader for each kind and length that can be served; all score the same tokens."""
-        num_tokens = data.corpus.part(split).num_tokens
-        lengths = {k: k * data.context_length for k in self.evaluation_lengths}
-        fitting = [length for length in lengths.values() if 2 * length < num_tokens]
-        loaders = {}
-        for (k, length), kind in ((each, kind) for each in lengths.items() for kind in self.kinds):
-            longest = getattr(self.model, "longest", None)
-            if longest is not None and length > longest:
-                reason = f"the learned table ends at {longest} positions"
-            elif length not in fitting:
-                reason = f"the {split} part has {num_tokens:,} tokens, too few for a lead-in and a window of {length:,}"
-            else:
-                scored, longest_window = self.evaluation_tokens, max(fitting)
-                loaders[kind, k] = data.evaluation_loader(split, length, bool(kind), scored, longest_window)
-                continue
-            self.unavailable[f"{prefix_of(split)}/{kind}loss@{k}x"] = reason
-        return loaders
+    def _why_not(self, split: str, num_tokens: int, length: int) -> str | None:
+        """Why the model, or a part of so many tokens, cannot serve windows of a length."""
+        longest = getattr(self.model, "longest", None)
+        if longest is not None and length > longest:
+            return f"the learned table ends at {longest} positions"
+        if 2 * length >= num_tokens:
+            return f"the {split} part has {num_tokens:,} tokens, too few for a lead-in and a window of {length:,}"
+        return None
 
 
 def _text_size(data: TextData, split: str, loader: EvaluationWindows) -> tuple[int, int]:
