@@ -76,9 +76,8 @@ class Relaunch:
         pending = self._pending(chosen)
         if not pending:  # another sweep of this study runs what is left
             return
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        parallel = min(cores, pending)
-        words = ["progress=off", f"trainer.threads={max(1, cores // parallel)}"]
+        parallel, threads = at_once(pending)
+        words = ["progress=off", f"trainer.threads={threads}"]
         given = self.launcher.words
         if "hydra/launcher=joblib" in given and not any("hydra.launcher.n_jobs=" in word for word in given):
             words.append(f"hydra.launcher.n_jobs={parallel}")
@@ -177,12 +176,14 @@ class Sweep:
             raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
         if status := self._run_needed(plan, path, runs_dir, before):
             return status
+        written = runs_dir / plan.study / "plan.json"
+        if launcher is not None:
+            prepare_data([one.resolved for one in composed])
+        plan = self._settled(plan, written, composed, len(pending), launcher)
         if self.plan_only:
             for cell, seed in plan.jobs():
                 say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
             return 0
-        prepare_data([one.resolved for one in composed])
-        written = runs_dir / plan.study / "plan.json"
         with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), leaving():
             _write_plan(plan, written)
             if pending and launcher:
@@ -204,6 +205,27 @@ class Sweep:
                 return status
         return 0
 
+    def _settled(
+        self, plan: Plan, written: Path, composed: Sequence[Composed], pending: int, launcher: Launcher | None
+    ) -> Plan:
+        """The plan with how its runs compute where that is auto: as plan.json has it, else by a measurement here."""
+        from attnlab.runs.settled import in_lines, settle_all
+
+        before, runs = read_json(written, {}), list(runs_of(plan, written.parent.parent).values())
+        same = all(before.get(part) == asdict(plan)[part] for part in ("shared", "cells"))
+        lines: Sequence[str] = ()
+        if before.get("automatic") and (same or any((run / "run.json").is_file() for run in runs)):
+            plan = replace(plan, automatic=before["automatic"])
+            lines = [f"{line}, as {written} has it" for line in in_lines(plan.automatic)]
+        elif launcher is not None:
+            threads = at_once(max(1, pending))[1] if launcher.is_here else None
+            baseline = next((cell.name for cell in plan.cells if cell.choices == plan.baseline), None)
+            automatic, lines = settle_all(composed, threads, runs, baseline, launcher.is_here)
+            plan = replace(plan, automatic=automatic)
+        for line in lines if launcher and pending else ():
+            say(self.console, line)
+        return plan
+
     def _announce(self, plan: Plan, pending: int, runs_dir: Path) -> None:
         total = sum(1 for _ in plan.jobs())
         size = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}"
@@ -211,6 +233,13 @@ class Sweep:
         lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
         for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
             say(self.console, line)
+
+
+def at_once(pending: int) -> tuple[int, int]:
+    """How many of so many runs train on this machine at once, and in how many threads each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parallel = min(cores, pending)
+    return parallel, max(1, cores // parallel)
 
 
 def launcher_for(
