@@ -86,7 +86,7 @@ def one_training(arguments: argparse.Namespace, data: TextData, folder: Path) ->
     checkpoints = TimedCheckpoints(directory.checkpoints, every, settings.checkpoint_budget_gb)
     check = DivergenceCheck(settings.plateau_share, settings.max_steps)
     callbacks = [clock, StatusWriter(directory), check, checkpoints]
-    precision = resolve("32", "cpu", arguments.d_model)
+    precision = resolve("32", "cpu")
     build_trainer(settings, precision, [JsonLines(directory.metrics)], callbacks, folder).fit(task, datamodule=data)
     directory.release()
     size = (directory.checkpoints / "last.ckpt").stat().st_size / 1e6

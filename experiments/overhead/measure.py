@@ -98,7 +98,7 @@ def attnlab_seconds(
     clock = Clock()
     check = DivergenceCheck(settings.plateau_share, settings.max_steps)
     callbacks = [StatusWriter(directory), check, *looks, Checkpoints(directory.checkpoints), clock]
-    precision = resolve("32", "cpu", arguments.d_model)
+    precision = resolve("32", "cpu")
     trainer = build_trainer(settings, precision, [JsonLines(directory.metrics)], callbacks, folder)
     trainer.fit(task, datamodule=data)
     directory.release()

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from attnlab.models.base import measure_size
+from attnlab.training.automatic import cpu_has_bf16
 from attnlab.training.task import Task
-from attnlab.training.trainer import cpu_has_bf16
 from training import CASES, Batch, Case, Step, step_of
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}

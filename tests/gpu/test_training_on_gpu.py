@@ -42,7 +42,7 @@ def test_half_precision_trains_to_nearly_the_same_loss(texts, on_cpu, kind, prec
 
 
 def test_auto_takes_bf16_here():
-    assert resolve("auto", "cuda", 64).used == "bf16"
+    assert resolve("auto", "cuda").used == "bf16"
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16", "16"])

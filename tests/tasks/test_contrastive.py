@@ -80,7 +80,7 @@ def fit(folder, halves=1, loss="softmax", resume=None, checkpoints=None, validat
     )
     gradients = Gradients()
     watchers = [gradients, *([] if checkpoints is None else [Checkpoints(checkpoints, 3600.0)])]
-    trainer = build_trainer(chosen, resolve(chosen.precision, chosen.device_type, 16), (), watchers, folder)
+    trainer = build_trainer(chosen, resolve(chosen.precision, chosen.device_type), (), watchers, folder)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     watched = {name: value for name, value in task.latest.items() if name.split("/")[0] in ("train", "val")}
     found = {"watched": watched, "final": task.evaluate(data), "weights": task.model.state_dict()}

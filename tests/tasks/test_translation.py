@@ -318,7 +318,7 @@ class Evaluate(pl.Callback):
         (folder / f"{devices}-{trainer.global_rank}.json").write_text(json.dumps(said))
 
 settings = TrainerSettings(max_steps=2, val_check_interval=2, device="cpu", precision="32", devices=devices, strategy="ddp_fork" if devices > 1 else "auto")
-trainer = build_trainer(settings, resolve("32", "cpu", 16), callbacks=[Evaluate()], directory=folder)
+trainer = build_trainer(settings, resolve("32", "cpu"), callbacks=[Evaluate()], directory=folder)
 trainer.fit(task, datamodule=data)
 """
 

@@ -143,7 +143,7 @@ def train(
         spoil(task, poison)
     losses = Losses()
     watchers = [losses, *callbacks, *([] if checkpoints is None else [Checkpoints(checkpoints, 3600.0)])]
-    trainer = build_trainer(chosen, resolve(chosen.precision, chosen.device_type, 16), loggers, watchers, folder)
+    trainer = build_trainer(chosen, resolve(chosen.precision, chosen.device_type), loggers, watchers, folder)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     validated = {name: value for name, value in task.latest.items() if name.startswith("val/")}
     final = task.evaluate(data, "test")

@@ -167,7 +167,7 @@ def fit(path: Path, tracking: Tracking) -> tuple[list[str], list[dict]]:
     name = RunName("study", "cell", 0, {"position": "alibi"})
     loggers = build_loggers(tracking, directory, name, path, {"model": {"d_model": 16}}, say=said.append)
     trainer = build_trainer(
-        TrainerSettings(max_steps=4, device="cpu", val_check_interval=2), resolve("32", "cpu", 16), loggers
+        TrainerSettings(max_steps=4, device="cpu", val_check_interval=2), resolve("32", "cpu"), loggers
     )
     trainer.fit(make_task(), datamodule=TinyData())
     directory.release()

@@ -12,7 +12,7 @@ import torch
 import yaml
 from tiny_run import TinyModel, make_task, same_bits, train, weights
 
-from attnlab.training import TrainerSettings, apply_to_model, build_trainer, resolve, trainer
+from attnlab.training import TrainerSettings, apply_to_model, build_trainer, resolve
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -87,7 +87,7 @@ def test_steps_validations_and_the_end_are_counted_in_optimizer_steps(tmp_path, 
 
 def test_threads_are_those_asked_for():
     settings = TrainerSettings(threads=2, device="cpu")
-    build_trainer(settings, resolve("32", "cpu", 16))
+    build_trainer(settings, resolve("32", "cpu"))
     assert torch.get_num_threads() == 2
 
 
@@ -118,41 +118,6 @@ def test_one_device_has_nothing_to_share_out():
         TrainerSettings(strategy="fsdp2")
 
 
-@pytest.mark.parametrize("asked", ["32", "bf16"])
-def test_what_is_asked_for_is_used(asked):
-    found = resolve(asked, "cpu", 64)
-    assert (found.used, found.reason) == (asked, "asked for")
-
-
-def test_numbers_are_taken_for_their_names():
-    assert resolve(32, "cpu", 64).used == "32"  # YAML reads 32 as a number
-
-
-def test_sixteen_needs_a_device_whose_loss_can_be_scaled():
-    for device in ("cuda", "cpu"):
-        assert resolve("16", device, 64).used == "16"
-    with pytest.raises(ValueError, match=r"trainer.precision=16: .* on this device, mps; accepted are auto, 32, bf16"):
-        resolve("16", "mps", 64)
-
-
-def test_an_unknown_one_is_refused_with_the_accepted():
-    with pytest.raises(ValueError, match=r"trainer.precision=fp8: accepted are auto, 32, bf16, 16"):
-        resolve("fp8", "cpu", 64)
-
-
-@pytest.mark.parametrize(
-    ("hardware", "d_model", "used", "reason"),
-    [(False, 4096, "32", "no bf16"), (True, 255, "32", "from d_model=256"), (True, 256, "bf16", "wide enough")],
-)
-def test_a_cpu_takes_bf16_only_where_it_is_faster(monkeypatch, hardware, d_model, used, reason):
-    monkeypatch.setattr(trainer, "cpu_has_bf16", lambda: hardware)
-    found = resolve("auto", "cpu", d_model)
-    assert (found.used, found.asked) == (used, "auto")
-    assert reason in found.reason
-
-
-@pytest.mark.parametrize(("hardware", "used"), [(True, "bf16"), (False, "32")])
-def test_a_gpu_takes_bf16_where_it_computes_in_it(monkeypatch, hardware, used):
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: hardware)
-    assert resolve("auto", "cuda", 64).used == used
-    assert resolve("auto", "mps", 64).used == "32"
+def test_what_is_to_be_measured_first_is_not_compiled_by_chance():
+    with pytest.raises(ValueError, match=r"trainer.compile=auto is settled by timings .* accepted here: true, false"):
+        apply_to_model(TrainerSettings(compile="auto"), TinyModel())

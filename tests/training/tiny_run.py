@@ -165,7 +165,7 @@ def train(
         *callbacks,
     ]
     loggers = [JsonLines(directory.metrics, directory.attempt or 0)]
-    trainer = build_trainer(chosen, resolve(chosen.precision, "cpu", 16), loggers, watchers, path)
+    trainer = build_trainer(chosen, resolve(chosen.precision, "cpu"), loggers, watchers, path)
     torch.manual_seed(
         5 if resume is None else 99
     )  # what a new process happens to hold is of no consequence to a resumed run

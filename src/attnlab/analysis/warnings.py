@@ -114,7 +114,7 @@ def _of_provenance(study: Study) -> list[str]:
 
 def _provenance(run: Run, versions: dict[str, str]) -> dict[str, set[str]]:
     """What a run should have in common with the others, by its kind: the code and versions of all its attempts,
-    precision and device.
+    precision, compilation and device.
 
     versions: {digest of attnlab's source: the version that had it first}, kept from run to run.
     """
@@ -135,6 +135,9 @@ def _provenance(run: Run, versions: dict[str, str]) -> dict[str, set[str]]:
             found.setdefault(f"the source of {module}", set()).add(str(digest)[:8])
     if precision.get("used"):
         found["precision"] = {str(precision["used"])}
+    compilation = run.section("compile")
+    if "used" in compilation:
+        found["compilation"] = {"compiled" if compilation["used"] else "eager"}
     if device.get("name") or device.get("type"):
         found["device"] = {str(device.get("name") or device.get("type"))}
     return found

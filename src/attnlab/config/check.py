@@ -28,6 +28,7 @@ BESIDE: dict[str, dict[str, object]] = {"model": {"init_from": str | None}}  # f
 OF_A_RUN: dict[str, object] = {"seed": Seed, "cell": str, "runs_dir": str, "run_dir": str, "mixed_code": bool}
 OF_A_RUN |= {"progress": Literal["auto", "plain", "off"]}
 OF_A_STUDY: dict[str, object] = {"name": str, "search": str | None}
+OF_A_STUDY |= {"precision": Literal["32", "bf16"] | None, "compile": bool | None}
 # What an annotation takes as YAML gives it, and its name in messages.
 KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),

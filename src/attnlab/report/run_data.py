@@ -26,8 +26,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MOST_AXES, MOST_VALUES = 8, 40  # of an axis of words
 FEW_NUMBERS = 12  # so many are drawn as words are
 PROGRESS = ("step", "tokens", "seconds", "attempt", "host")
-FACTS = ["attnlab", "git", "versions", "sources", "repositories", "machine", "device", "precision", "parameters"]
-FACTS += ["flops_per_token", "training", "data"]
+FACTS = ["attnlab", "git", "versions", "sources", "repositories", "machine", "device", "precision"]
+FACTS += ["compile", "parameters", "flops_per_token", "training", "data"]
 
 
 class RunEntry(TypedDict):

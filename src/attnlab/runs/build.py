@@ -23,11 +23,12 @@ from attnlab.parts import build_part
 from attnlab.ranges import must_be
 from attnlab.runs.record import plain_widths, read_record, read_tensors, settings_of
 from attnlab.training import ranks
+from attnlab.training.automatic import resolve
 from attnlab.training.optimizers import Averaging, Optimization
 from attnlab.training.schedules import Schedule
 from attnlab.training.task import Task
 from attnlab.training.tracking import Tracking
-from attnlab.training.trainer import TrainerSettings, resolve
+from attnlab.training.trainer import TrainerSettings
 
 GROUPS = ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
 STATE = "_extra_state"  # what a model keeps beside its tensors: where they are, it is a number
@@ -104,7 +105,7 @@ def refuse_for_this_machine(resolved: Mapping[str, Any]) -> None:
         raise UsageError(must_be("trainer.devices", wanted, settings.devices))
     try:
         ranks.are_missing(settings)
-        resolve(settings.precision, kind, int(resolved["model"].get("d_model", 0)))
+        resolve(settings.precision, kind)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from attnlab.config.identity import INIT_FROM, identity, refuse_drift
 from attnlab.models import measure_size
 from attnlab.runs.build import Parts, build, refuse_other_tokenizer, start
 from attnlab.runs.record import make_record, plain_widths, refuse_other_source, trials_of, write_record
+from attnlab.runs.settled import settle_run
 from attnlab.runs.views import examples_of
 from attnlab.training import ranks
 from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, in_words
@@ -45,7 +47,7 @@ from attnlab.training.run_directory import (
 )
 from attnlab.training.task import Task
 from attnlab.training.tracking import RunName
-from attnlab.training.trainer import apply_to_model, build_trainer, resolve
+from attnlab.training.trainer import apply_to_model, build_trainer
 
 LOOK_AGAIN_SECONDS = 3.0
 LOGGED_SECONDS = 60.0  # a line of progress in the run's log
@@ -111,7 +113,7 @@ def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: 
             _say(composed, f"{directory.path}: {number}; left to it")
         return {"state": number.state}
     try:
-        return TrainingRun(composed, parts, directory).go()
+        return TrainingRun(composed, parts, directory, together).go()
     finally:
         directory.release()
 
@@ -132,13 +134,11 @@ def _claim(directory: RunDirectory) -> int | Held:
 class TrainingRun:
     """One attempt at a run: by the process that owns its directory, or by one that trains with it."""
 
-    def __init__(self, composed: Composed, parts: Parts, directory: RunDirectory) -> None:
-        self.composed, self.parts, self.directory = composed, parts, directory
+    def __init__(self, composed: Composed, parts: Parts, directory: RunDirectory, together: Ranks) -> None:
+        self.composed, self.parts, self.directory, self.together = composed, parts, directory, together
         self.data, self.settings = parts.data, parts.trainer
         self.status = StatusWriter(directory)
         self.log = RunLog(directory.path)
-        d_model = int(composed.get("model.d_model") or 0)
-        self.precision = resolve(self.settings.precision, self.settings.device_type, d_model)
 
     def go(self) -> dict[str, object]:
         """Trains, evaluates, and returns the last status. Raises: what the training raised, once the status says so."""
@@ -170,7 +170,11 @@ class TrainingRun:
         task = self._task()
         for split in ("train", "validation", "test"):  # now, and not when the training is over
             task.check_split(self.data, split)
-        record = make_record(self.composed, self.directory, self._facts(task))
+        batch = self.data.example_batch()
+        arithmetic = self.together.decide(lambda: settle_run(self.composed, self.parts, batch))
+        facts = self._facts(task, batch) | arithmetic.record()
+        apply_to_model(replace(self.settings, compile=arithmetic.compilation.used), task.model)
+        record = make_record(self.composed, self.directory, facts)
         if self.directory.owned:
             write_record(self.directory, self.composed, record)
             for name, tokenizer in self.data.tokenizers().items():
@@ -180,7 +184,7 @@ class TrainingRun:
         loggers = build_loggers(
             self.parts.tracking, self.directory, name, self.composed.runs_dir, record, say=self._warn
         )
-        trainer = build_trainer(self.settings, self.precision, loggers, self._callbacks(), self.directory.path)
+        trainer = build_trainer(self.settings, arithmetic.precision, loggers, self._callbacks(), self.directory.path)
         resume = training.find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
         if resume is not None:
             self._say(f"going on from {resume}")
@@ -200,9 +204,7 @@ class TrainingRun:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        task = self.parts.build_task(self.data.dims())
-        apply_to_model(self.settings, task.model)
-        return task
+        return self.parts.build_task(self.data.dims())
 
     def _callbacks(self) -> list[pl.Callback]:
         settings, unit = self.settings, self.data.unit
@@ -251,9 +253,9 @@ class TrainingRun:
         for name, reason in task.unavailable.items():
             self._say(f"{name} unavailable: {reason}")
 
-    def _facts(self, task: Task) -> dict[str, Any]:
-        """What run.json says beyond the configuration: sizes, precision, device, the plan in steps and tokens."""
-        settings, data, batch = self.settings, self.data, self.data.example_batch()
+    def _facts(self, task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What run.json says beyond the configuration: sizes, device, the plan in steps and tokens."""
+        settings, data = self.settings, self.data
         # It touches nothing that training draws.
         size = measure_size(task.model, lambda: int(task.loss_sums(batch).tokens))
         tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
@@ -261,7 +263,6 @@ class TrainingRun:
         epochs = tokens / max(1, data.train_tokens)
         name = torch.cuda.get_device_name() if kind == "cuda" else kind
         return {
-            "precision": {"asked": self.precision.asked, "used": self.precision.used, "reason": self.precision.reason},
             "device": {"type": kind, "name": name, "threads": settings.threads or torch.get_num_threads()},
             "widths": plain_widths(data.dims()),
             "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
@@ -287,7 +288,9 @@ class TrainingRun:
                     self._say(f"tokenizer.vocabulary_size={asked}: {got}, which the tokenizer has now")
         self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s = {plan['epochs']:.2f} epochs")
         threads = f"{device['name']}, {device['threads']} threads"
-        self._say(f"precision {self.precision.used} ({self.precision.reason}); {threads}")
+        self._say(f"precision {record['precision']['used']} ({record['precision']['reason']}); {threads}")
+        if record["compile"]["asked"] == "auto":
+            self._say(f"compile {str(record['compile']['used']).lower()} ({record['compile']['reason']})")
 
     def _say(self, line: str) -> None:
         if self.composed.progress == "off":

@@ -19,6 +19,7 @@ from attnlab.config.engine import corners, for_each_job, launch, launcher_of, sp
 from attnlab.config.identity import cell_name, inherit, key_and_value, readable, twins
 from attnlab.config.seams import load
 from attnlab.parts import find
+from attnlab.studies.plan import in_words
 from attnlab.training.metrics import better_of
 from attnlab.training.run_directory import ATTEMPTS, effective_state, read_json
 
@@ -121,6 +122,7 @@ def _train(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed:
     words = [*own, *launcher.words, *_ready(pending, launcher)]
     with no_empty_folders([one.run_dir for one in pending]):
         prepare_data([one.resolved for one in pending])
+        words += _settled(pending, composed, launcher) if many else []
         try:
             launch(run, for_each_job(words, space) if many else words, space, multirun=many)
         except Exception as error:  # Hydra raises the first job's when all have run; each run's own status says more
@@ -144,6 +146,18 @@ def _ready(composed: Sequence[Composed], launcher: Launcher) -> list[str]:
         if launcher.is_here:
             refuse_for_this_machine(one.resolved)
     return tracking
+
+
+def _settled(pending: Sequence[Composed], jobs: Sequence[Composed], launcher: Launcher) -> list[str]:
+    """How all jobs compute where that is auto, as settings, said; none where they run on a cluster."""
+    from attnlab.runs.settled import settle_all
+
+    if not launcher.is_here:
+        return []
+    automatic, lines = settle_all(pending, None, [one.run_dir for one in jobs])
+    for line in lines:
+        print(line, file=sys.stderr)
+    return in_words(automatic)
 
 
 def _refuse_twins(jobs: Sequence[Sequence[str]], composed: Sequence[Composed], searching: bool) -> None:
@@ -189,6 +203,7 @@ def _search(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed
     metric, better = _metric_of_search(composed[0], launcher.words)
     tracking = _ready(composed, launcher)
     prepare_data([one.resolved for one in composed])
+    tracking = [*tracking, *_settled(composed, (), launcher)]
     chosen = [f"hydra.sweeper.metric={metric}", f"hydra.sweeper.better={better}"]
     launch(run, [*for_each_job(own, space), *launcher.words, *tracking, *chosen], space, multirun=True)
     return _conclude(composed[0].runs_dir / composed[0].study, own, metric, better)

@@ -25,6 +25,7 @@ from attnlab.studies.cluster import Job, NoAnswer
 from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
 from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.plan import Key, Plan, find_study, runs_of
+from attnlab.studies.slots import Slots, gpus_of
 from attnlab.studies.study_file import load_plan, refuse_changed_cells
 from attnlab.training.processes import Interrupted, leaving
 from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
@@ -169,12 +170,14 @@ class Sweep:
             raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
         if status := self._run_needed(plan, path, runs_dir, before):
             return status
+        written = runs_dir / plan.study / "plan.json"
+        if launcher is not None:
+            prepare_data([one.resolved for one in composed])
+        plan = self._settled(plan, written, composed, len(pending), launcher)
         if self.plan_only:
             for cell, seed in plan.jobs():
                 say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
             return 0
-        prepare_data([one.resolved for one in composed])
-        written = runs_dir / plan.study / "plan.json"
         with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), leaving():
             _write_plan(plan, written)
             if pending and launcher:
@@ -195,6 +198,28 @@ class Sweep:
             if status := self.run(needed, own, (path, *before)):
                 return status
         return 0
+
+    def _settled(
+        self, plan: Plan, written: Path, composed: Sequence[Composed], pending: int, launcher: Launcher | None
+    ) -> Plan:
+        """The plan with how its runs compute where that is auto: as plan.json has it, else by a measurement here."""
+        from attnlab.runs.settled import in_lines, settle_all
+
+        before, runs = read_json(written, {}), list(runs_of(plan, written.parent.parent).values())
+        same = all(before.get(part) == asdict(plan)[part] for part in ("shared", "cells"))
+        lines: Sequence[str] = ()
+        if before.get("automatic") and (same or any((run / "run.json").is_file() for run in runs)):
+            plan = replace(plan, automatic=before["automatic"])
+            lines = [f"{line}, as {written} has it" for line in in_lines(plan.automatic)]
+        elif launcher is not None:
+            gpus = [gpus_of(one.resolved["trainer"]) for one in composed] * pending
+            threads = Slots(gpus[:pending]).threads if pending and launcher.is_here else None
+            baseline = next((cell.name for cell in plan.cells if cell.choices == plan.baseline), None)
+            automatic, lines = settle_all(composed, threads, runs, baseline, launcher.is_here)
+            plan = replace(plan, automatic=automatic)
+        for line in lines if launcher and pending else ():
+            say(self.console, line)
+        return plan
 
     def _announce(self, plan: Plan, pending: int, runs_dir: Path) -> None:
         total = sum(1 for _ in plan.jobs())

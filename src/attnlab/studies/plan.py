@@ -28,7 +28,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run, and what the comparison will ask of it; this is plan.json."""
+    """What a sweep will run, and what the comparison will ask of it; this is plan.json.
+
+    automatic: how every run computes where trainer.precision or trainer.compile is auto, by field: used, asked, the
+    reason, and what was measured.
+    """
 
     study: str
     question: str
@@ -41,6 +45,7 @@ class Plan:
     shared: list[str] = field(default_factory=list)
     code: dict[str, object] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
+    automatic: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""
@@ -52,7 +57,13 @@ class Plan:
     def overrides(self, cell: Cell, seed: int | None = None) -> list[str]:
         """The overrides of one run, by default of the first seed: `attnlab train` with them gives the same run."""
         named = [f"study.name={literal(self.study)}", f"cell={literal(cell.name)}"]
+        named += in_words(self.automatic)
         return inherit([*self.shared, *cell.overrides, *named, f"seed={self.seeds[0] if seed is None else seed}"])
+
+
+def in_words(automatic: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """How every run computes where that is auto, as settings of a run."""
+    return [f"study.{field}={str(one['used']).lower()}" for field, one in automatic.items()]
 
 
 def runs_of(plan: Plan, runs_dir: Path) -> dict[Key, Path]:

@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "automatic": "Compilation Precision Steps Timings Way resolve",
     "callbacks": "DivergenceCheck Progress Pruned Pruning StatusWriter",
     "checkpoints": "Checkpoints DamagedCheckpoint UnusableCheckpoint find_resume load_weights read_checkpoint "
     "save_weights write_checkpoint",
@@ -25,7 +26,7 @@ _NAMES = {
     "sharding": "FullySharded",
     "task": "Task",
     "tracking": "NUM_SAMPLES Picture RunName Table Tracking resolve_wandb_mode restricted_figures run_id",
-    "trainer": "Precision TrainerSettings apply_to_model build_trainer resolve",
+    "trainer": "TrainerSettings apply_to_model build_trainer",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOME)

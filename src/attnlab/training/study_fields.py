@@ -16,6 +16,7 @@ METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
 CELL_FIELDS = ("name", "overrides")
 BOUNDS = ("within", "below", "above", "between", "unavailable", "state")
+AUTOMATIC = ("precision", "compile")  # fields of the trainer that may be auto, settled for all runs of a plan
 CLAIM_FIELDS = ("says", "cell", "metric", "against", "source", "strength", *BOUNDS)
 ENDS = tuple(state for state in ENDED if state != "pruned")  # that a claim may speak of
 STRENGTHS = ("must", "should")
@@ -64,6 +65,9 @@ def check_plan(plan: Mapping[str, object]) -> None:
     from the metric where it is left out. Raises: ValueError that names the field."""
     for key in ("factors", "baseline"):
         _mapping(plan, key)
+    for key, one in _mapping(plan, "automatic").items():
+        if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
+            raise _refused(f"automatic.{key}", f"one of {', '.join(AUTOMATIC)}, with used, asked and reason", one)
     for key in ("claims", "shared"):
         _list(plan, key)
     for seed in _list(plan, "seeds"):

@@ -1,5 +1,4 @@
-"""The Lightning trainer of a run, without what costs time or lines and serves no run here; and the number format that
-it computes in: asked for, or chosen by a rule that is the same for every cell of a sweep on one device."""
+"""The Lightning trainer of a run, without what costs time or lines and serves no run here."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnlab.ranges import Interval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
+from attnlab.training.automatic import Precision, arithmetic
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
     from torch import nn
 
-MIXED: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "16": "16-mixed"}
-# A step's time in bf16 over fp32 on an AVX-512 BF16 core (GPT, 2 layers, batch 16, context 64): 1.45 at d_model 64,
-# 0.92 at 128, 0.66 at 256, 0.54 at 512. Below 256 conversions eat the gain.
-CPU_BF16_D_MODEL = 256
 # Lightning's banners, tips, and advice about choices that are made here on purpose.
 QUIET_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
 QUIET_WARNINGS = (
@@ -37,6 +33,7 @@ QUIET_WARNINGS = (
 class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
+    `precision` and `compile` auto are settled by timings of the run's own step (see `automatic`);
     `accumulate_grad_batches` micro-batches make a step; `gradient_clip_val` None clips nothing; `val_check_interval` 0
     never validates; `checkpoint_budget_gb` bounds the disk that a run's checkpoints take (see Checkpoints);
     `plateau_share` None never ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None never looks
@@ -56,7 +53,7 @@ class TrainerSettings:
     checkpoint_budget_gb: NonNegativeFloat = 0.1
     plateau_share: Annotated[float, Interval(gt=0, le=1)] | None = 0.5
     diagnostics_every: PositiveInt | None = None
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
     checkpoint_activations: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt = 1
@@ -85,53 +82,6 @@ class TrainerSettings:
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What is `used` ("32", "bf16" or "16"), what was `asked`, and the `reason`."""
-
-    used: str
-    asked: str
-    reason: str
-
-
-def resolve(precision: str, device_type: str, d_model: int) -> Precision:
-    """The precision to train in. Raises ValueError for an unknown one, and for one that the device does not serve."""
-    asked = str(precision)
-    if asked not in (accepted := ("auto", "32", *MIXED)):
-        raise ValueError(f"trainer.precision={asked}: accepted are {', '.join(accepted)}")
-    if asked == "16" and device_type not in ("cuda", "cpu"):
-        raise ValueError(
-            f"trainer.precision=16: the loss cannot be scaled for fp16 on this device, {device_type}; accepted are "
-            "auto, 32, bf16"
-        )
-    used, reason = _automatic(device_type, d_model) if asked == "auto" else (asked, "asked for")
-    return Precision(used, asked, reason)
-
-
-def _automatic(device_type: str, d_model: int) -> tuple[str, str]:
-    import torch
-
-    if device_type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "this GPU computes in bf16"
-        return "32", "this GPU does not compute in bf16, and fp16 can overflow"
-    if device_type != "cpu":
-        return "32", f"bf16 is not relied on with {device_type}"
-    if not cpu_has_bf16():
-        return "32", "this CPU has no bf16 instructions"
-    if d_model < CPU_BF16_D_MODEL:
-        return "32", f"on a CPU bf16 is faster from d_model={CPU_BF16_D_MODEL} on, this model has {d_model}"
-    return "bf16", f"this CPU has bf16 instructions and d_model={d_model} is wide enough to gain from them"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AMX or AVX-512 BF16)."""
-    import torch
-
-    answers = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(answer() for answer in answers if answer is not None)
 
 
 def cluster_environment(settings: TrainerSettings) -> ClusterEnvironment | None:
@@ -166,6 +116,10 @@ def apply_to_model(settings: TrainerSettings, model: nn.Module) -> None:
             )
         for module in switched:
             module.checkpoint_activations = True  # type: ignore[assignment]
+    if settings.compile == "auto":
+        raise ValueError(
+            "trainer.compile=auto is settled by timings before a model is changed; accepted here: true, false"
+        )
     if settings.compile:
         model.compile()
 
@@ -185,8 +139,6 @@ def build_trainer(
     import lightning.pytorch as pl
     import torch
     from lightning.pytorch.callbacks import Checkpoint
-    from lightning.pytorch.plugins import MixedPrecision
-    from lightning.pytorch.plugins import Precision as FullPrecision
 
     from attnlab.training.checkpoints import CheckpointFiles
     from attnlab.training.sharding import FullySharded
@@ -195,8 +147,6 @@ def build_trainer(
         torch.set_num_threads(settings.threads)
     parts, every, device = settings.accumulate_grad_batches, settings.val_check_interval, settings.device_type
     environment = cluster_environment(settings)
-    # As a plugin: a name is no more than a wish to Lightning, which computes in bf16 where a CPU is to use fp16.
-    arithmetic = FullPrecision() if precision.used == "32" else MixedPrecision(MIXED[precision.used], device)
     return pl.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
@@ -211,7 +161,11 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=FullySharded(settings.world_size) if settings.strategy == "fsdp2" else settings.strategy,
-        plugins=[CheckpointFiles(), arithmetic, *([environment] if environment is not None else [])],
+        plugins=[
+            CheckpointFiles(),
+            arithmetic(precision.used, device),
+            *([environment] if environment is not None else []),
+        ],
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and device == "cuda" else None,
         logger=list(loggers),
