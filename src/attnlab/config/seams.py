@@ -123,6 +123,7 @@ def _bases(expected: object) -> tuple[list[type], bool | None]:
     return [], None
 
 
+@functools.cache
 def _left_open(cls: type) -> set[str]:
     """The names that a class leaves to those derived from it; torch's and Lightning's classes do not enforce them."""
     return {name for name in dir(cls) if getattr(inspect.getattr_static(cls, name), "__isabstractmethod__", False)}
