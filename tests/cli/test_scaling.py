@@ -45,7 +45,7 @@ def test_mistakes_end_in_one_sentence(attnlab, here):
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_refused(attnlab, here):
-    write_scaling_study(here / "runs" / "planted", seeds=1)
+    write_scaling_study(here / "runs" / "planted", (16, 24, 32, 48, 64), (450, 900, 1800), seeds=1)
     (here / "file").write_text("")
     said = attnlab("scaling", "planted", "--resamples", "100", "--to", "file/figures")
     assert said.status == 2

@@ -91,3 +91,16 @@ def test_a_word_is_parsed_once_and_none_shares_what_another_was_told(monkeypatch
     first.key_or_group, first.value()[0] = "other", 5
     assert (second.key_or_group, second.value()) == ("a.b", [1, 2])
     assert loader.parse_one("a.b=[1,2]").value() == [1, 2]
+
+
+def test_a_list_of_defaults_may_name_a_choice_by_that_of_another_group(tmp_path):
+    """`${...}` in it is filled in from the choices, which are worked out for such lists alone."""
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "mine.yaml").write_text("defaults:\n- /init: of_${model}\n- _self_\nb: 2\n")
+    (tmp_path / "init" / "of_gpt.yaml").write_text("a: 1\n")
+    with ConfigSpace([str(tmp_path)]) as space:
+        words = ["init=mine"]
+        hydras = ConfigLoaderImpl(space._loader.config_search_path)
+        found = outcome(space._loader, words, RunMode.RUN)
+        assert found == outcome(hydras, words, RunMode.RUN)
+        assert found[0]["init"] == {"init": {"a": 1}, "b": 2}

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import pytest
 import sacrebleu
 import torch
 from PIL import Image
+from tests.processes import program
+from wandb.util import get_core_path
 
 from attnlab.config import UsageError
 from attnlab.runs.views import MOST_POSITIONS, Examples, examples_of, first_example, settle_mode
@@ -173,10 +174,19 @@ for name in ("one", "two"):
 
 @cache
 def inspect(folder: Path, *words: str) -> str:
-    wandb = Path(sys.executable).with_name("wandb")
-    return subprocess.run(
-        [wandb, "leet", "inspect", "--json", *words, folder], capture_output=True, check=True
-    ).stdout.decode()
+    """What `wandb leet inspect` says of a file, by the program that the command starts after its own imports."""
+    (file,) = folder.glob("*.wandb")
+    words = (
+        get_core_path(),
+        "leet",
+        "inspect",
+        "--no-observability",
+        "--json",
+        *words,
+        f"--run-file={file.absolute()}",
+        str(folder.parent),
+    )
+    return subprocess.run(words, capture_output=True, check=True).stdout.decode()
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -185,19 +195,19 @@ def steps_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attnlab, here, tiny):
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"HOME": str(here)}
-    words = [sys.executable, "-c", PROGRAM, *tiny, "logger=wandb"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environ, timeout=280)
-    assert done.returncode == 0, done.stderr
+def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attnlab, here, tiny, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(here))
+    done = program(PROGRAM, *tiny, "logger=wandb")
+    assert done.wait(280) == 0, done.said
+    said = done.said
     assert (
-        done.stderr.count("W&B: offline, as no key was found; its files stand in runs/wandb; `attnlab sync` sends them")
-        == 3
+        said.count("W&B: offline, as no key was found; its files stand in runs/wandb; `attnlab sync` sends them") == 3
     )
-    assert done.stderr.count("; this run is logged offline") == done.stderr.count("wandb: CommError") == 1
-    assert "goes on without it" not in done.stderr
-
-    assert done.stderr.count("W&B: offline, as the training was; its files stand in runs/wandb; `attnlab sync`") == 2
+    assert said.count("; this run is logged offline") == said.count("wandb: CommError") == 1
+    assert "goes on without it" not in said
+    assert said.count("W&B: offline, as the training was; its files stand in runs/wandb; `attnlab sync`") == 2
     folders: dict[str, list[Path]] = {}
     for path in sorted(Path("runs/wandb").glob("offline-run-*")):
         name = path.name.split("-", 3)[3]
@@ -235,8 +245,7 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         told, step = found["config"], read_checkpoint(run / f"checkpoints/{part[-4:]}.ckpt".replace("test", "last"))
         assert found["step"] == step["attnlab"]["step"]
         assert (told["cell_name"], told["seed"], told["split"]) == (cell, 0, part.removesuffix("-best"))
-    answers = done.stdout[done.stdout.index("{") :]
-    figures = json.loads(answers[: answers.index("}") + 1])
+    figures = json.loads(re.search(r"^\{.*?\}", done.said, re.MULTILINE | re.DOTALL)[0])
     logged = json.loads(inspect(folders["two-none-s0-evaluate-test"][0], "--summary"))["summary"]
     assert {name: logged[name] for name in figures} == pytest.approx(figures)
     before, after = map(steps_of, folders["requeued-one-s0"])

@@ -8,8 +8,9 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config import UsageError
@@ -41,6 +42,8 @@ KINDS: dict[object, tuple[tuple[type, ...], str]] = {
 }
 A_PART = (dict,), "a part with a _target_ of its own"  # a class, a partial, a callable: checked as a node of its own
 FOLDER_NAME = "the name of one folder, without / and not starting with a dot"
+# A command checks its jobs, and each job itself once more, for it may be one of Hydra's own.
+CHECKED: WeakKeyDictionary[Composed, list[str]] = WeakKeyDictionary()
 UNIONS, LISTS = (typing.Union, types.UnionType), (tuple, list, collections.abc.Sequence)
 
 
@@ -56,9 +59,11 @@ def check(composed: Composed) -> None:
 
 
 def incompatible(composed: Composed) -> list[str]:
-    """Why a run's parts cannot be combined, one reason a line. Raises: UsageError as `check_fields`."""
-    check_fields(composed)
-    return broken_rules(composed)
+    """Why a run's parts cannot be combined, one reason a line, found once. Raises: UsageError as `check_fields`."""
+    if composed not in CHECKED:
+        check_fields(composed)
+        CHECKED[composed] = broken_rules(composed)
+    return CHECKED[composed]
 
 
 def _other_encoder(composed: Composed) -> list[str]:
@@ -77,10 +82,8 @@ def _other_encoder(composed: Composed) -> list[str]:
 
 def check_fields(composed: Composed) -> None:
     """Checks that every field is there, known and of the right type. Raises: UsageError, one finding a line."""
-    missing = sorted(OmegaConf.missing_keys(composed.config))
-    shortest = [m for m in missing if not any(m != other and m.endswith(other) for other in missing)]
-    if shortest:
-        raise UsageError("\n".join(f"{key} is required: add {key}=..." for key in shortest))
+    if missing := sorted(key for key, value in flatten(composed.raw) if value == MISSING):
+        raise UsageError("\n".join(f"{key} is required: add {key}=..." for key in missing))
     try:
         resolved = composed.resolved
     except OmegaConfBaseException as error:

@@ -47,7 +47,7 @@ OmegaConf.register_new_resolver(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Composed:
     """One run's configuration as plain data, and the overrides that made it.
 

@@ -11,20 +11,19 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.instantiate._instantiate2 import _call_target, _resolve_target
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
 from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import HydraContext, RunMode
-from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config import UsageError
 from attnlab.config.check import constructor_types
 from attnlab.config.compose import CONFIG_NAME, Composed, ConfigSpace, plain
-from attnlab.config.identity import as_it_stands
 from attnlab.config.loader import parse, parse_one
 from attnlab.config.seams import load
 from attnlab.ranges import outside
@@ -32,17 +31,36 @@ from attnlab.training.processes import descendants
 from attnlab.training.run_directory import CannotWrite, cannot_write
 
 Function = Callable[[Composed], object]
+OF_HYDRA = (
+    "_target_",
+    "_partial_",
+    "_recursive_",
+    "_convert_",
+)  # fields that say how a part is made, and are not its own
 
 
 def instantiate(node: Mapping[str, object], path: str) -> Any:
     """What a resolved node at a path names, built. Raises: UsageError with the constructor's own message."""
     try:
-        # Hydra resolves twice, and a path may have ${ in it. Lists become Python's: no class has to know OmegaConf's.
-        return hydra_instantiate(as_it_stands(as_it_stands(node)), _convert_="all")
+        return _built(node, path)
     except InstantiationException as error:
         # Hydra wraps what a constructor raised; its own words are the ones that help.
         said = str(error.__cause__ or error)
         raise UsageError(said if said.startswith((f"{path}.", f"{path}=")) else f"{path}: {said}") from error
+
+
+def _built(node: object, path: str) -> Any:
+    """As `hydra.utils.instantiate` has it with `_convert_: all`, of plain data, which it would copy four times."""
+    if isinstance(node, list):
+        return [_built(item, f"{path}[{place}]") for place, item in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    given = {key: value for key, value in node.items() if key not in OF_HYDRA}
+    if node.get("_recursive_", True):
+        given = {key: _built(value, f"{path}.{key}") for key, value in given.items()}
+    if "_target_" not in node:
+        return given
+    return _call_target(_resolve_target(node["_target_"], path), node.get("_partial_", False), (), given, path)
 
 
 class Task:

@@ -96,11 +96,6 @@ def as_value(value: object) -> str:
     return Override._get_value_element_as_str(_each_leaf(value, _in_quotes), True)  # type: ignore[arg-type]
 
 
-def as_it_stands(config: object) -> object:
-    """A resolved configuration, as `OmegaConf.create` takes it without reading interpolations into its texts."""
-    return _each_leaf(config, lambda leaf: _without_interpolation(leaf) if isinstance(leaf, str) else leaf)
-
-
 def _each_leaf(node: object, change: Callable[[object], object]) -> object:
     if isinstance(node, Mapping):
         return {key: _each_leaf(value, change) for key, value in node.items()}

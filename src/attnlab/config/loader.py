@@ -12,10 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from hydra._internal import defaults_list as defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.defaults_list import Overrides
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import InputDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -49,6 +52,18 @@ class Kept(NamedTuple):
 
 KEPT: OrderedDict[Key, Kept] = OrderedDict()
 READ: dict[Seen, bytes] = {}  # pickled: read so ten times as fast as copied
+
+
+_choices_by_name = defaults._create_interpolation_map
+
+
+def _choices_where_named(overrides: Overrides, defaults_list: list[InputDefault], self_added: bool) -> DictConfig:
+    """What `${...}` in a list of defaults means: a third of Hydra's time went into it, where the list has none."""
+    is_named = any("${" in str(vars(one)) for one in defaults_list)
+    return _choices_by_name(overrides, defaults_list, self_added) if is_named else DictConfig({})
+
+
+defaults._create_interpolation_map = _choices_where_named
 
 
 @lru_cache(MOST_WORDS)

@@ -101,7 +101,7 @@ def misfits(path: str, node: Mapping[str, object], target: Callable[..., object]
     if not issubclass(made, tuple(bases)):
         wrong = must_be(path, f"derived from {_named(bases)}", node["_target_"])
         yield f"{wrong}{_to_give(bases[0])}{_to_choose(path.rpartition('.')[2], bases)}"
-    elif made is target and (missing := sorted(_left_open(made))):
+    elif made is target and (missing := sorted(_left_open(made))):  # type: ignore[arg-type]
         lacks = f"{path}: {node['_target_']} lacks {', '.join(missing)}"
         yield f"{lacks}, which {_named(bases)} leaves to what is derived from it"
     elif completed is not None and completed != bool(node.get("_partial_")):
@@ -123,6 +123,7 @@ def _bases(expected: object) -> tuple[list[type], bool | None]:
     return [], None
 
 
+@functools.cache
 def _left_open(cls: type) -> set[str]:
     """The names that a class leaves to those derived from it; torch's and Lightning's classes do not enforce them."""
     return {name for name in dir(cls) if getattr(inspect.getattr_static(cls, name), "__isabstractmethod__", False)}
