@@ -85,6 +85,12 @@ def test_steps_validations_and_the_end_are_counted_in_optimizer_steps(tmp_path, 
     assert task.trainer.global_step == steps
 
 
+def test_fp32_products_are_as_exact_as_asked_for_and_as_they_were_without_being_asked():
+    for asked, used in (({"float32_matmul_precision": "high"}, "high"), ({}, "highest")):
+        build_trainer(TrainerSettings(device="cpu", **asked), resolve("32", "cpu"))
+        assert torch.get_float32_matmul_precision() == used
+
+
 def test_threads_are_those_asked_for():
     settings = TrainerSettings(threads=2, device="cpu")
     build_trainer(settings, resolve("32", "cpu"))

@@ -226,6 +226,7 @@ def measured(
     def time_once() -> Timings:
         if not timings:
             kind, clip = settings.device_type, settings.gradient_clip_val
+            torch.set_float32_matmul_precision(settings.float32_matmul_precision)
             timings.append(Steps(task, batch, kind, threads, clip, settings.max_steps).timed(ways, budget))
         return timings[0]
 
@@ -251,6 +252,7 @@ def _shape(resolved: Mapping[str, Any], parts: Parts) -> Iterator[object]:
         fields = flatten(resolved[group])
         yield {key: value for key, value in fields if not set(key.split(".")) & set(NO_SHAPE)}
     yield resolved["optimizer"].get("_target_")
-    yield [parts.trainer.checkpoint_activations, parts.trainer.gradient_clip_val is None]
+    settings = parts.trainer
+    yield [settings.checkpoint_activations, settings.gradient_clip_val is None, settings.float32_matmul_precision]
     yield plain_widths(parts.data.dims())
     yield own_sources(resolved)

@@ -34,6 +34,7 @@ class TrainerSettings:
     """How long and on what a run trains. Steps are optimizer steps.
 
     `precision` and `compile` auto are settled by timings of the run's own step (see `automatic`);
+    `float32_matmul_precision` is torch's (high: TF32 on a GPU);
     `accumulate_grad_batches` micro-batches make a step; `gradient_clip_val` None clips nothing; `val_check_interval` 0
     never validates; `checkpoint_budget_gb` bounds the disk that a run's checkpoints take (see Checkpoints);
     `plateau_share` None never ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None never looks
@@ -45,6 +46,7 @@ class TrainerSettings:
 
     max_steps: PositiveInt = 1000
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
     accumulate_grad_batches: PositiveInt = 1
     gradient_clip_val: PositiveFloat | None = 1.0
     val_check_interval: NonNegativeInt = 100
@@ -131,7 +133,7 @@ def build_trainer(
     callbacks: Sequence[pl.Callback] = (),
     directory: str | os.PathLike[str] | None = None,
 ) -> pl.Trainer:
-    """Lightning's Trainer for these settings; sets torch's threads and determinism for the process."""
+    """Lightning's Trainer for these settings; sets torch's threads, determinism and products for the process."""
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET_WARNINGS:
@@ -145,6 +147,7 @@ def build_trainer(
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision(settings.float32_matmul_precision)
     parts, every, device = settings.accumulate_grad_batches, settings.val_check_interval, settings.device_type
     environment = cluster_environment(settings)
     return pl.Trainer(
