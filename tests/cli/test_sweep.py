@@ -16,6 +16,7 @@ from tests.processes import command, wait_for
 
 import attnlab as attnlab_package
 from attnlab.analysis import load_study
+from attnlab.studies import launch
 from attnlab.training.run_directory import effective_state, read_json
 
 HERE = "hydra/launcher=basic"  # runs train in this process, one after the other
@@ -261,6 +262,22 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_complete(attnlab, study, 
     assert attnlab("sweep", "mine", HERE, "study.name=quiet").status == 0
     for run, values in final.items():  # and the kills changed no number
         assert values == read_json(Path("runs/quiet", *run.parts[-2:]) / "status.json")["final"]
+
+
+@pytest.mark.slow
+def test_workers_get_ready_at_once_unless_the_last_plan_is_over(attnlab, study, monkeypatch):
+    ready = []
+    monkeypatch.setattr(launch, "get_ready", lambda: ready.append(1))
+    study("mine", seeds=1)
+    assert attnlab("sweep", "mine", HERE).status == 0
+    assert attnlab("sweep", "mine").status == 0
+    assert ready == []
+    for more, times in (["--cfg"], 0), ([HERE], 0), ([], 1):
+        assert attnlab("sweep", "mine", "study.name=new", "model.d_ff=x", *more).status == 2
+        assert len(ready) == times
+    shutil.rmtree("runs/mine/position=none")
+    assert attnlab("sweep", "mine", "model.d_ff=x").status == 2
+    assert len(ready) == 2
 
 
 @pytest.mark.slow

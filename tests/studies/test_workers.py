@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,11 +14,10 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
-from joblib.externals.loky.process_executor import BrokenProcessPool
 from tests.processes import command, wait_for
 
 from attnlab.studies.slots import Slots
-from attnlab.studies.workers import FIRST_TO_GO, RELAUNCHES, Job, Worker, Workers, fail
+from attnlab.studies.workers import FIRST_TO_GO, LOADED, RELAUNCHES, Job, Killed, Worker, Workers, fail
 from attnlab.training.processes import VARIABLE, Interrupted, Stopped, leaving
 from attnlab.training.run_directory import effective_state, read_json, write_json
 from hydra_plugins.attnlab_joblib_launcher import _failed
@@ -142,9 +142,25 @@ def test_what_is_begun_while_it_is_stopped_stops_too(tmp_path):
     """The signal finds no process yet."""
     worker = Worker()
     worker.signal(signal.SIGTERM)
-    with pytest.raises((BrokenProcessPool, Interrupted)):
+    with pytest.raises((Killed, Interrupted)):
         worker.do(waits, tmp_path)
     worker.end(at_once=True)
+
+
+@pytest.mark.slow
+def test_the_server_that_workers_are_forked_from_asks_nothing_of_a_gpu():
+    """A driver that was asked before a fork serves no process after it, and has seen all GPUs."""
+    code = (
+        "import importlib, sys, torch\n"
+        "def refuse(*_): raise AssertionError('a GPU was asked for')\n"
+        "for name in ('_cuda_getDeviceCount', '_cuda_init', '_cuda_getCurrentRawStream'):\n"  # as of a torch with CUDA
+        "    setattr(torch._C, name, refuse)\n"
+        "for name in ('is_available', 'device_count', 'init', '_lazy_init'):\n"
+        "    setattr(torch.cuda, name, refuse)\n"
+        "for module in sys.argv[1:]: importlib.import_module(module)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *LOADED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def left_of(mark: str) -> list[str]:

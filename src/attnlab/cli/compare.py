@@ -7,9 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli.main import STUDY, command, flag, option, repeatable
+from attnlab.cli.main import STUDY, command, flag, option, refused, repeatable
 from attnlab.config import UsageError, usage_errors
-from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +96,7 @@ def _refuse_mixtures(arguments: Namespace) -> None:
     if arguments.every is not None and not arguments.watch:
         raise UsageError("--every is the pause between two looks of --watch; give both, or neither")
     if arguments.every is not None and not 0 < arguments.every < float("inf"):
-        raise UsageError(must_be("--every", "a number of seconds above 0", arguments.every))
+        raise refused("--every", "a number of seconds above 0", arguments.every)
 
 
 def compare_study(folder: Path, console: Console, resampled: bool = False, part: int | None = None) -> None:
@@ -132,7 +131,7 @@ def part_of(study: Study, number: int | None) -> Study:
         kinds = f"{study.name} holds runs of {len(parts)} kinds"
         raise UsageError(f"{kinds}: choose one with --part 1 to {len(parts)}. Part 1: {parts[0].apart[0]}")
     if not 1 <= (number or 1) <= len(parts):
-        raise UsageError(must_be("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number))
+        raise refused("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number)
     return parts[(number or 1) - 1]
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
+from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, refused, repeatable
 from attnlab.config import UsageError, usage_errors
-from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +99,7 @@ def _refuse(arguments: Namespace) -> None:
         given = f"{len(arguments.target)} times --target and {len(others)} times {named}"
         raise UsageError(f"{given}; give a target for each {'recording' if arguments.audio else 'text'}, or none")
     if arguments.batches < 1:
-        raise UsageError(must_be("--batches", "at least 1", arguments.batches))
+        raise refused("--batches", "at least 1", arguments.batches)
     if arguments.head and not arguments.figures:
         raise UsageError("--head says which head the figures show; add --figures")
 
@@ -122,7 +121,7 @@ def positions(arguments: Namespace) -> int:
     farthest = trained * arguments.beyond
     for name, given, least in (("--length", trained, 2), ("--beyond", arguments.beyond, 1)):
         if given < least:
-            raise UsageError(must_be(name, f"at least {least}", given))
+            raise refused(name, f"at least {least}", given)
     with usage_errors(after="; give a smaller --length or --beyond"):
         shown = [(name, one, curves_of(one, farthest)) for model in models for name, one in _encodings(model)]
     _refuse_nothing(shown, models, "there is no stack with a position encoding; give a Transformer, such as model=gpt")

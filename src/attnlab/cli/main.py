@@ -77,6 +77,13 @@ CONFIG_DIR = repeatable("--config-dir", "a folder of your own config groups, who
 TEXTS = (repeatable("--text", "a text"), option("--input", "a text file, one text a line"))
 
 
+def refused(name: str, wanted: str, value: object) -> UsageError:
+    """The mistake in an option, in the form of all others."""
+    from attnlab.ranges import must_be
+
+    return UsageError(must_be(name, wanted, value))
+
+
 def parser(only: str | None = None) -> ArgumentParser:
     """Of all commands, or of one."""
     whole = ArgumentParser(

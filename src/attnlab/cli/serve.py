@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import signal
-import socket
 import sys
 import threading
-import webbrowser
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from attnlab.cli.main import command, flag, option
+from attnlab.cli.main import command, flag, option, refused
 from attnlab.config import UsageError, usage_errors
-from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
     from attnlab.report.live.server import Server
@@ -34,12 +29,14 @@ def serve(arguments: Namespace) -> int:
 
     Raises: UsageError for a study that has not run, or a port that cannot be taken.
     """
+    from urllib.parse import quote
+
     from attnlab.config.identity import key_and_text
     from attnlab.report.live.server import Server
     from attnlab.studies.plan import runs_dir_of, study_folder
 
     if not 0 <= arguments.port <= 65535:
-        raise UsageError(must_be("--port", "from 1 to 65535, or 0 for the first that is free", arguments.port))
+        raise refused("--port", "from 1 to 65535, or 0 for the first that is free", arguments.port)
     names, overrides = split_words(arguments.overrides)
     runs_dir = runs_dir_of(overrides)
     names = names or [key_and_text(word)[1] for word in overrides if word.startswith("study.name=")]
@@ -51,6 +48,8 @@ def serve(arguments: Namespace) -> int:
     path = f"/study/{quote(next(iter(chosen)), safe='')}/" if len(chosen) == 1 else "/"
     print(invitation(server.address(path), server.port), flush=True)
     if arguments.open:
+        import webbrowser
+
         threading.Thread(target=webbrowser.open, args=(server.address(path, once=True),), daemon=True).start()
     return _until_stopped(server)
 
@@ -85,6 +84,9 @@ def named(folders: list[Path]) -> dict[str, Path]:
 
 def invitation(address: str, port: int) -> str:
     """Where to look, also from another machine, and how to end it."""
+    import getpass
+    import socket
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
@@ -127,6 +126,8 @@ def _unsent(folder: Path) -> list[tuple[Path, str]]:
 
 def _send(paths: list[Path]) -> None:
     """Raises: UsageError without a key, and with W&B's own words."""
+    import subprocess
+
     from attnlab.training.tracking import resolve_wandb_mode
 
     environ = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}

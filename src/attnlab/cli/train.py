@@ -13,7 +13,6 @@ from attnlab.cli.main import CONFIG_DIR, SETTINGS, command, flag, option
 if TYPE_CHECKING:
     from attnlab.studies.plan import Plan
 
-JOBLIB = "hydra/launcher=joblib"  # where no launcher is named
 DETACH = flag("--detach", "submit to Slurm and return at once")
 CFG = flag("--cfg", "print what would be run, and run nothing")
 
@@ -101,6 +100,8 @@ def _names_launcher(words: Sequence[str]) -> bool:
 
 def _with_launcher(words: Sequence[str]) -> list[str]:
     """Hydra's settings with the launcher that sweeps have unless another is named."""
+    from attnlab.studies.launch import JOBLIB
+
     return [*words] if _names_launcher(words) else [JOBLIB, *words]
 
 

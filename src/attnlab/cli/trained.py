@@ -8,13 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, repeatable
+from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, refused, repeatable
 from attnlab.config import UsageError
-from attnlab.ranges import must_be
 
 if TYPE_CHECKING:
     from attnlab.data import Tokenizer
@@ -140,6 +138,8 @@ def continuation(tokenizer: Tokenizer, prompt: list[int], row: list[int]) -> str
 )
 def translate(arguments: Namespace) -> int:
     """Prints a translation of each line, an empty line for an empty one; of several, each after its line's number."""
+    from dataclasses import replace
+
     from attnlab.data import TranslationData
     from attnlab.data.readers import lines_of, read_lines
     from attnlab.runs.trained import load_run
@@ -215,7 +215,7 @@ def _numbers(option: str, given: str) -> list[float]:
     try:
         return [float(word) for word in given.split(",")]
     except ValueError as error:
-        raise UsageError(must_be(option, "numbers with commas between them, such as 0,0.2", given)) from error
+        raise refused(option, "numbers with commas between them, such as 0,0.2", given) from error
 
 
 @command(
@@ -272,7 +272,7 @@ def embed(arguments: Namespace) -> int:
 def _picture(option: str, given: str | None) -> Path | None:
     """The file of a picture to write, if one is asked for. Raises: UsageError."""
     if given and (not given.endswith((".pdf", ".png")) or not Path(given).parent.is_dir()):
-        raise UsageError(must_be(option, "a file that ends in .pdf or .png, in a folder that is there", given))
+        raise refused(option, "a file that ends in .pdf or .png, in a folder that is there", given)
     return Path(given) if given else None
 
 

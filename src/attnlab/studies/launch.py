@@ -6,6 +6,7 @@ launched again. The launchers are Hydra's: `attnlab.config.engine`.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +19,20 @@ from attnlab.config import UsageError
 from attnlab.config.check import check
 from attnlab.config.compose import Composed, ConfigSpace
 from attnlab.config.engine import launch
-from attnlab.config.identity import literal, run_path
+from attnlab.config.identity import key_and_text, literal, run_path
 from attnlab.runs.record import code_version, refuse_other_source
 from attnlab.studies import cluster
 from attnlab.studies.cluster import Job, NoAnswer
 from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
 from attnlab.studies.monitor import Monitor, say
-from attnlab.studies.plan import Key, Plan, find_study, runs_of
+from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
 from attnlab.studies.study_file import load_plan, refuse_changed_cells
+from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
 from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
 
+JOBLIB = "hydra/launcher=joblib"  # where no launcher is named
 LAUNCHES = 3  # on a cluster, of what its jobs left without a word
 NOT_OVER = ("missing", "interrupted", "lost")
 
@@ -158,6 +161,8 @@ class Sweep:
         """Sweeps a study; `before` are those that need it. Returns the exit status. Raises: UsageError."""
         from attnlab.runs.build import prepare_data
 
+        if JOBLIB in self.hydra_own and not self.plan_only and not _seems_over(path, own):
+            get_ready()
         with ConfigSpace(self.config_dirs) as space:
             plan = load_plan(path, own, space)
             runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
@@ -228,6 +233,16 @@ class Sweep:
         lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
         for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
             say(self.console, line)
+
+
+def _seems_over(path: Path, own: Sequence[str]) -> bool:
+    """Whether all runs of a study's last plan are over, by a glance that loads no part."""
+    given = dict(map(key_and_text, own))
+    folder = Path(given.get("runs_dir", "runs"), given.get("study.name", path.parent.name))
+    with contextlib.suppress(UsageError):
+        runs = runs_of(read_plan(folder / "plan.json"), folder.parent).values()
+        return all(effective_state(run) in SETTLED for run in runs)
+    return False
 
 
 def launcher_for(

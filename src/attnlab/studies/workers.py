@@ -1,6 +1,6 @@
 """Worker processes of a launch on this machine: each trains one run at a time, on GPUs of its own, and dies alone.
 
-A pool of joblib's is lost, with all that it trains, when the system kills one of its processes.
+A pool is lost, with all that it trains, when the system kills one of its processes.
 """
 
 from __future__ import annotations
@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+import cloudpickle
 
 from attnlab.config.compose import Composed
 from attnlab.studies.slots import VISIBLE, Slots
@@ -27,6 +32,8 @@ from attnlab.training.run_directory import RunDirectory
 
 RELAUNCHES = 2  # of a run whose process was killed
 LOOK_SECONDS = 0.5
+SERVER = multiprocessing.get_context("forkserver")
+LOADED = ["attnlab.runs.run", "attnlab.tasks", "attnlab.data", "attnlab.studies.workers", "attnlab.studies.server"]
 FIRST_TO_GO = "900"  # of 1000: when memory runs out, the system ends this process and not another
 
 
@@ -46,43 +53,65 @@ class Job:
 
 
 class Killed(RuntimeError):
-    """A run's process was killed again and again."""
+    """A process was killed; a run's, again and again."""
 
 
 class Worker:
-    """A process that does one thing after another; after it was killed, a new one does the next, on the same `gpus`."""
+    """A process that does one thing after another; after it was killed, a new one does the next, on the same `gpus`.
+
+    It begins where its imports are done: forked from a server that has loaded what trains, and touched no device.
+    """
 
     def __init__(self) -> None:
         self.gpus: tuple[str, ...] = ()
-        self._pool: ProcessPoolExecutor | None = None
+        self._process: BaseProcess | None = None
         self._told: int | None = None
 
     def do(self, function: Callable[..., object], *arguments: object) -> object:
-        """What `function` returns there. Raises what it raises, and BrokenProcessPool where the process is killed."""
-        # Before anything is imported there; ranks and loaders of data inherit it.
-        sees = {VISIBLE: ",".join(self.gpus)} if self.gpus else {}
-        self._pool = self._pool or ProcessPoolExecutor(1, initializer=_begin, env=sees)
+        """What `function` returns there. Raises what it raises, and Killed where the process is killed."""
+        process = self._process = self._process or self._start()
+        with contextlib.suppress(OSError):  # it was killed when it had nothing to do
+            self._connection.send_bytes(cloudpickle.dumps((function, arguments)))
+        if self._told is not None:  # meanwhile, when there was no process yet
+            self.signal(self._told)
+        wait_for([self._connection, process.sentinel])
         try:
-            doing = self._pool.submit(function, *arguments)
-            if self._told is not None:  # meanwhile, when there was no process yet
-                self.signal(self._told)
-            return doing.result()
-        except BrokenProcessPool:
+            if not self._connection.poll():  # what it has started may hold the other end
+                raise EOFError
+            has_returned, answer = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            process.join()
             self.end()
-            raise
+            raise Killed(_signal_of(process.exitcode)) from None
+        if not has_returned:
+            raise answer
+        return answer
+
+    def _start(self) -> BaseProcess:
+        # Before anything asks for a device there; ranks and loaders of data inherit it.
+        sees = {VISIBLE: ",".join(self.gpus)} if self.gpus else {}
+        get_ready()
+        self._connection, theirs = SERVER.Pipe()
+        process = SERVER.Process(target=_serve, args=(theirs, {**os.environ, **sees}))
+        process.start()
+        theirs.close()
+        return process
 
     def signal(self, signum: int) -> None:
         """Sends the process a signal, now or as soon as there is one."""
         self._told = signum
-        for pid in list(self._pool._processes or ()) if self._pool else ():
+        if self._process is not None and self._process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
+                os.kill(self._process.pid, signum)
 
     def end(self, at_once: bool = False) -> None:
         """Ends the process, which has nothing left to do: in good order, which takes a while, or at once."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(kill_workers=at_once)
+        process, self._process = self._process, None
+        if process is not None:
+            if at_once:
+                process.kill()
+            self._connection.close()
+            process.join()
 
 
 class Workers:
@@ -129,11 +158,10 @@ class Workers:
             raise
 
     def _work(self, worker: Worker) -> None:
-        if hasattr(signal, "pthread_sigmask"):  # which a process inherits: Ctrl-C would break into its imports
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            while job := self._next(worker):
-                self._train(job, worker)
+            with _no_ctrl_c():
+                while job := self._next(worker):
+                    self._train(job, worker)
         finally:
             self._leave(worker)
 
@@ -169,7 +197,7 @@ class Workers:
     def _train(self, job: Job, worker: Worker) -> None:
         try:
             job.result = worker.do(job.train)
-        except BrokenProcessPool as error:
+        except Killed as error:
             if not self._is_stopping:
                 self._relaunch(job, worker, error)
         except SystemExit as error:  # it was told to stop, and saved: by this process, or it alone
@@ -188,15 +216,14 @@ class Workers:
         reason = f"{why}, {job.kills} times; {need}"
         try:
             job.result = worker.do(job.give_up(reason))
-        except BrokenProcessPool:  # not even this: the run's directory calls it interrupted
+        except Killed:  # not even this: the run's directory calls it interrupted
             job.result = self.failed(Killed(reason))
 
     def _why(self, error: Exception) -> str:
         before, self._memory_kills = self._memory_kills, _memory_kills()
         if self._memory_kills > before:
             return "the machine ran out of memory and its process was killed"
-        codes = str(error).rpartition("{")[2].partition("}")[0]
-        return f"its process was killed ({codes or 'no exit code'}), as it is when memory runs out"
+        return f"its process was killed ({error}), as it is when memory runs out"
 
 
 def _wait(working: Sequence[Future[None]]) -> None:
@@ -211,14 +238,55 @@ def fail(reason: str, composed: Composed) -> None:
     raise Killed(reason)
 
 
-def _begin() -> None:
+def get_ready() -> None:
+    """Has the processes' imports begin, beside what this one does meanwhile."""
+    # Elsewhere there are libraries that do not outlast a fork: there each process imports for itself.
+    SERVER.set_forkserver_preload(LOADED if sys.platform == "linux" else [])
+    with _no_ctrl_c():
+        forkserver.ensure_running()
+
+
+def _serve(connection: Connection, environ: Mapping[str, str]) -> None:
+    """Does in a worker's process what it is sent, until nothing more can come."""
     # A terminal sends Ctrl-C to all processes, of which the first tells the others to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environ)
     end_with_ancestors()
-    # loky makes its own way of starting processes the usual one, which ranks and loaders of data do not know.
-    multiprocessing.set_start_method(None, force=True)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    with contextlib.suppress(EOFError):
+        while sent := connection.recv_bytes():
+            connection.send_bytes(_answer(sent))
+
+
+def _answer(sent: bytes) -> bytes:
+    """Whether a call returned, and what it returned or raised."""
+    try:
+        function, arguments = pickle.loads(sent)
+        return bytes(cloudpickle.dumps((True, function(*arguments))))
+    except BaseException as error:
+        try:
+            return bytes(cloudpickle.dumps((False, error)))
+        except Exception:  # of one's own, with something in it that stays in its process
+            return bytes(cloudpickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"))))
+
+
+def _signal_of(status: int | None) -> str:
+    with contextlib.suppress(ValueError, TypeError):
+        return signal.Signals(-status).name  # type: ignore[operator]
+    return f"exit status {status}"
+
+
+@contextlib.contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """What is started in it never has Ctrl-C: it would break into its imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _memory_kills() -> int:
