@@ -113,7 +113,11 @@ def test_a_run_prints_nothing_of_lightnings(tmp_path):
     srun.chmod(0o755)
     arguments = [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), str(Path(__file__).parent)]
     done = subprocess.run(
-        arguments, capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        arguments,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
     )
     assert (done.stdout, done.stderr) == ("", "")
     assert not (tmp_path / "lightning_logs").exists()

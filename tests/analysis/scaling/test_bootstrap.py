@@ -56,12 +56,12 @@ def test_without_noise_nothing_varies():
 
 @pytest.mark.slow
 def test_intervals_hold_the_planted_exponents_about_as_often_as_they_say_and_are_no_wider_than_that():
-    """Of 16 simulated studies; experiments/scaling/simulate.py does it with more, and with the published laws."""
+    """Of 16 simulated studies, fitted from the truth, which all other starts lead to (test_fit); experiments/scaling/simulate.py does it with more, and with the published laws."""
     truth = np.array([LAW.alpha, LAW.beta])
     found, ends = [], []
     for seed in range(16):
         points = study(0.007, seed)
-        best = fit(points)
+        best = refit(points, (np.array([*np.log([LAW.A, LAW.B, LAW.E]), *truth]),))
         thetas = resample_cells(points, [str(i) for i in range(28)], best, 60, seed)
         found.append(best.theta[3:])
         ends.append([(interval.low, interval.high) for interval in map(interval_of, thetas.T[3:])])

@@ -191,10 +191,13 @@ class Objective:
         total = shares.sum(0)
         shares /= total
         residuals = self.log_L_R - (top + np.log(total))
-        slope = -self.weights_R * np.clip(residuals, -DELTA, DELTA)
-        by_a, by_b, by_e = shares * slope
-        gradient = np.array([by_a.sum(), by_b.sum(), by_e.sum(), -by_a @ self.log_N_R, -by_b @ self.log_D_R])
-        return float(self.weights_R @ huber(DELTA, residuals)), gradient
+        clipped = np.minimum(np.maximum(residuals, -DELTA), DELTA)
+        shares *= -self.weights_R * clipped
+        gradient = np.empty(5)
+        shares.sum(1, out=gradient[:3])
+        gradient[3], gradient[4] = -shares[0] @ self.log_N_R, -shares[1] @ self.log_D_R
+        # Huber's loss is r^2 / 2 within DELTA and DELTA (|r| - DELTA / 2) outside: c (r - c / 2) with r clipped to c.
+        return float(self.weights_R @ (clipped * (residuals - 0.5 * clipped))), gradient
 
 
 def fit(points: Points) -> Fit:
