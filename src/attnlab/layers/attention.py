@@ -92,9 +92,9 @@ class Attention(Part, nn.Module):
         if cache is not None:
             k_BGSK, v_BGSK = cache(k_BGSK, v_BGSK)
         scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)
-        length = max(q_BHTK.shape[2], k_BGSK.shape[2])
-        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, scores.dropout, length)
-        out_BTI = attend(q_BHTK, k_BGSK, v_BGSK, scope.mask(self.window), scores).transpose(1, 2).flatten(2)
+        mask = scope.mask(self.window)
+        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, scores.dropout, mask)
+        out_BTI = attend(q_BHTK, k_BGSK, v_BGSK, mask, scores).transpose(1, 2).flatten(2)
         if self.gate is not None:
             out_BTI = out_BTI * self.gate(x_BTD).sigmoid()
         projected_BTD: Tensor = self.output(out_BTI)
@@ -184,7 +184,7 @@ class Fused:
 
 class Math:
     """Matrix products in the model's type and a softmax in fp32; serves everything, and memory grows with T x S. On a
-    CPU it trains short sequences several times as fast as torch's fused kernel, and drops weights, which that does not.
+    CPU it drops weights faster than torch, whose fused kernel there does not.
     keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
     """
 
@@ -236,17 +236,33 @@ class Flex:
         return mask.zero_fully_masked(out_BHTK)
 
 
+class InBlocks:
+    """Another backend, which sees a sequence with a narrow window in blocks (see `Blocks`): T x window scores in the
+    place of T x S."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        if (blocks := mask.blocks) is None:
+            return self.backend(q_BHTK, k_BGSK, v_BGSK, mask, scores)
+        batch, _, length, _ = q_BHTK.shape
+        of_blocks = mask.once(("blocks", batch), lambda: blocks.make_mask(blocks, batch))
+        parts = blocks.queries(q_BHTK), blocks.keys(k_BGSK), blocks.keys(v_BGSK)
+        return blocks.joined(self.backend(*parts, of_blocks, scores), batch, length)
+
+
 ACCEPTED = "auto, fused, math, eager, flex"
-SHORT = 128  # up to this length matrix products are quicker than the fused kernel on a CPU
 BACKENDS: dict[str, Backend] = {"fused": Fused(), "math": Math(), "eager": Eager(), "flex": Flex()}
+IN_BLOCKS: dict[str, Backend] = {name: InBlocks(BACKENDS[name]) for name in ("fused", "math")}
 
 
 def choose_backend(
-    backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0, length: int = SHORT + 1
+    backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0, mask: Mask | None = None
 ) -> Backend:
-    """The backend of this name, or the Backend object itself. length: of the longer of queries and keys. auto is fused;
-    with a soft cap flex on CUDA (without dropout) and math elsewhere; on a CPU math also for short sequences and with
-    dropout. Raises ValueError with the reason for what cannot be served.
+    """The backend of this name, or the Backend object itself. auto is fused; with a soft cap flex on CUDA (without
+    dropout) and math elsewhere; on a CPU math also with dropout, and in blocks where a window is narrow
+    (experiments/speed has the figures). Raises ValueError with the reason for what cannot be served.
     """
     if not isinstance(backend, str):
         return backend
@@ -255,7 +271,8 @@ def choose_backend(
         return BACKENDS[backend]
     if device_type == "cuda":
         return BACKENDS["fused" if soft_cap is None else "math" if dropout else "flex"]
-    return BACKENDS["math" if soft_cap is not None or dropout > 0 or length <= SHORT else "fused"]
+    whole = "math" if soft_cap is not None or dropout > 0 else "fused"
+    return (IN_BLOCKS if mask is not None and mask.blocks is not None else BACKENDS)[whole]
 
 
 def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:

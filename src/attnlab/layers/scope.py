@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     from attnlab.layers.positions import PositionEncoding
 
 T = TypeVar("T")
+# Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
+# in a block, where the blocks that a query sees are at most half of the sequence.
+LEAST_LENGTH, SMALLEST_BLOCK = 512, 32
 Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # a layer's new keys and values to all that it has
 
 
@@ -53,7 +57,8 @@ def build_mask(
 class Mask:
     """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all
     layers. build: makes `allowed`; None: everyone sees everyone. is_causal: the causal flag of torch's
-    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S).
+    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S). blocks: the
+    same mask with the sequence cut into blocks; None: it has no narrow window, or cannot be cut.
     """
 
     build: Callable[[], Tensor] | None
@@ -61,6 +66,7 @@ class Mask:
     has_padding: bool = False
     is_causal: bool = False
     bias_BHTS: Tensor | None = None
+    blocks: Blocks | None = None
     _made: dict[object, object] = field(default_factory=dict, repr=False)
 
     @property
@@ -111,6 +117,50 @@ class Mask:
 
 
 @dataclass
+class Blocks:
+    """A sequence in N blocks of `size` queries, each of which sees the keys of its own block, of the one before and,
+    where it may see what comes after, of the one after: 2 or 3 times `size` keys, M of them, in the place of all S.
+
+    size is at least the window, so that nothing that a token may attend to is left out; what is padding itself, and
+    attends to anything, counts for nothing. make_mask: that of the blocks of so many rows, (B N, 1, size, M).
+    """
+
+    size: int
+    sees_after: bool
+    make_mask: Callable[[Blocks, int], Mask]
+
+    @property
+    def num_keys(self) -> int:
+        """M."""
+        return (3 if self.sees_after else 2) * self.size
+
+    def queries(self, x_BGTX: Tensor) -> Tensor:
+        """(B, G, T, X) as (B N, G, size, X), filled up with zeros."""
+        x_BGNTX: Tensor = pad(x_BGTX, (0, 0, 0, -x_BGTX.shape[2] % self.size)).unflatten(2, (-1, self.size))
+        return x_BGNTX.transpose(1, 2).flatten(0, 1)
+
+    def keys(self, x_BGSX: Tensor) -> Tensor:
+        """(B, G, S, X) as (B N, G, M, X), filled up on both sides."""
+        after = -x_BGSX.shape[2] % self.size + (self.size if self.sees_after else 0)
+        x_BGSX = pad(x_BGSX, (0, 0, self.size, after))
+        x_BGNXM = x_BGSX.unfold(2, self.num_keys, self.size)
+        return x_BGNXM.permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+    def joined(self, x_BHTX: Tensor, batch: int, length: int) -> Tensor:
+        """Blocks of queries (B N, H, size, X) as (B, H, T, X)."""
+        x_BNHTX: Tensor = x_BHTX.unflatten(0, (batch, -1))
+        return x_BNHTX.transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+    def bias(self, bias_BHTS: Tensor) -> Tensor:
+        """A bias (B or 1, H, T, S) as (B N or N, H, size, M)."""
+        before, after = self.size, -bias_BHTS.shape[3] % self.size + (self.size if self.sees_after else 0)
+        rows_BHTS = pad(bias_BHTS, (before, after, 0, -bias_BHTS.shape[2] % self.size))
+        starts = range(0, rows_BHTS.shape[2], self.size)
+        cut = [rows_BHTS[:, :, start : start + self.size, start : start + self.num_keys] for start in starts]
+        return torch.stack(cut, dim=1).flatten(0, 1)
+
+
+@dataclass
 class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
@@ -152,7 +202,43 @@ class Scope:
             has_padding=self.is_token_BS is not None,
             is_causal=self.causal and plain and inside and num_queries == num_keys,
             bias_BHTS=self.bias_BHTS,
+            blocks=self._blocks(window) if window is not None and not inside else None,
         )
+
+    def _blocks(self, window: int) -> Blocks | None:
+        """How the sequence is cut into blocks where a window is narrow; None where it cannot be."""
+        sees_after = not self.causal or self.prefix_B1 is not None
+        blocks = Blocks(max(window, SMALLEST_BLOCK), sees_after, partial(self._mask_of_blocks, window))
+        positions_BT = self.query_positions_BT
+        pays = positions_BT.device.type == "cpu" and positions_BT.shape[1] >= max(LEAST_LENGTH, 2 * blocks.num_keys)
+        if not pays or positions_BT is not self.key_positions_BS:
+            return None
+        return blocks if self.contiguous or self._is_unbroken() else None
+
+    def _is_unbroken(self) -> bool:
+        """Whether the real tokens of each row stand side by side at positions that count on."""
+        steps_BT = self.query_positions_BT.diff(dim=1)
+        if self.is_token_BS is None:
+            return bool((steps_BT == 1).all())
+        pairs_BT = self.is_token_BS[:, 1:] & self.is_token_BS[:, :-1]
+        runs_B = self.is_token_BS[:, 0].int() + (self.is_token_BS[:, 1:] & ~self.is_token_BS[:, :-1]).sum(dim=1)
+        return bool((runs_B <= 1).all() and ((steps_BT == 1) | ~pairs_BT).all())
+
+    def _mask_of_blocks(self, window: int, blocks: Blocks, batch: int) -> Mask:
+        positions_BGTX = self.query_positions_BT[:, None, :, None].expand(batch, -1, -1, -1)
+        is_token_BS = self.query_positions_BT.new_ones(1, 1).bool() if self.is_token_BS is None else self.is_token_BS
+        is_token_BGTX = is_token_BS[:, None, :, None].expand(positions_BGTX.shape)
+        queries_BT, keys_BS, is_token_BS = (
+            x_BGTX[:, 0, :, 0]
+            for x_BGTX in (blocks.queries(positions_BGTX), blocks.keys(positions_BGTX), blocks.keys(is_token_BGTX))
+        )
+        count, bias_BHTS = len(queries_BT) // batch, self.bias_BHTS
+        prefix_B1 = None if self.prefix_B1 is None else self.prefix_B1.expand(batch, 1).repeat_interleave(count, 0)
+        if bias_BHTS is not None:
+            bias_BHTS = blocks.bias(bias_BHTS)
+            bias_BHTS = bias_BHTS.repeat(len(queries_BT) // len(bias_BHTS), 1, 1, 1)
+        who = (queries_BT, keys_BS, self.causal, window, is_token_BS, prefix_B1)
+        return Mask(partial(build_mask, *who), window, has_padding=True, bias_BHTS=bias_BHTS)
 
 
 def build_scope(
