@@ -247,9 +247,8 @@ class InBlocks:
         if (blocks := mask.blocks) is None:
             return self.backend(q_BHTK, k_BGSK, v_BGSK, mask, scores)
         batch, _, length, _ = q_BHTK.shape
-        of_blocks = mask.once(("blocks", batch), lambda: blocks.make_mask(blocks, batch))
         parts = blocks.queries(q_BHTK), blocks.keys(k_BGSK), blocks.keys(v_BGSK)
-        return blocks.joined(self.backend(*parts, of_blocks, scores), batch, length)
+        return blocks.joined(self.backend(*parts, mask.in_blocks(batch), scores), batch, length)
 
 
 ACCEPTED = "auto, fused, math, eager, flex"

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from attnlab.layers.blocks import Blocks, is_unbroken
 
 if TYPE_CHECKING:
     from attnlab.layers.positions import PositionEncoding
 
 T = TypeVar("T")
-# Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
-# in a block, where the blocks that a query sees are at most half of the sequence.
-LEAST_LENGTH, SMALLEST_BLOCK = 512, 32
 Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # a layer's new keys and values to all that it has
 
 
@@ -57,8 +55,8 @@ def build_mask(
 class Mask:
     """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all
     layers. build: makes `allowed`; None: everyone sees everyone. is_causal: the causal flag of torch's
-    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S). blocks: the
-    same mask with the sequence cut into blocks; None: it has no narrow window, or cannot be cut.
+    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S). blocks: how
+    the sequence is cut where the window is narrow; None: it is not.
     """
 
     build: Callable[[], Tensor] | None
@@ -67,6 +65,7 @@ class Mask:
     is_causal: bool = False
     bias_BHTS: Tensor | None = None
     blocks: Blocks | None = None
+    build_in_blocks: Callable[[int], Mask] | None = None
     _made: dict[object, object] = field(default_factory=dict, repr=False)
 
     @property
@@ -104,6 +103,11 @@ class Mask:
 
         return self.once(dtype, make)
 
+    def in_blocks(self, batch: int) -> Mask:
+        """The same for `blocks` of so many rows: of (B N, 1, size, M)."""
+        assert self.build_in_blocks is not None
+        return self.once(("blocks", batch), partial(self.build_in_blocks, batch))
+
     def zero_fully_masked(self, x_BHTX: Tensor) -> Tensor:
         """Zeroes the rows of queries that have nothing to attend to, which `attendable` let see all keys."""
         fully_masked_BHT1 = self.fully_masked_BHT1
@@ -114,50 +118,6 @@ class Mask:
         if key not in self._made:
             self._made[key] = make()
         return cast(T, self._made[key])
-
-
-@dataclass
-class Blocks:
-    """A sequence in N blocks of `size` queries, each of which sees the keys of its own block, of the one before and,
-    where it may see what comes after, of the one after: 2 or 3 times `size` keys, M of them, in the place of all S.
-
-    size is at least the window, so that nothing that a token may attend to is left out; what is padding itself, and
-    attends to anything, counts for nothing. make_mask: that of the blocks of so many rows, (B N, 1, size, M).
-    """
-
-    size: int
-    sees_after: bool
-    make_mask: Callable[[Blocks, int], Mask]
-
-    @property
-    def num_keys(self) -> int:
-        """M."""
-        return (3 if self.sees_after else 2) * self.size
-
-    def queries(self, x_BGTX: Tensor) -> Tensor:
-        """(B, G, T, X) as (B N, G, size, X), filled up with zeros."""
-        x_BGNTX: Tensor = pad(x_BGTX, (0, 0, 0, -x_BGTX.shape[2] % self.size)).unflatten(2, (-1, self.size))
-        return x_BGNTX.transpose(1, 2).flatten(0, 1)
-
-    def keys(self, x_BGSX: Tensor) -> Tensor:
-        """(B, G, S, X) as (B N, G, M, X), filled up on both sides."""
-        after = -x_BGSX.shape[2] % self.size + (self.size if self.sees_after else 0)
-        x_BGSX = pad(x_BGSX, (0, 0, self.size, after))
-        x_BGNXM = x_BGSX.unfold(2, self.num_keys, self.size)
-        return x_BGNXM.permute(0, 2, 1, 4, 3).flatten(0, 1)
-
-    def joined(self, x_BHTX: Tensor, batch: int, length: int) -> Tensor:
-        """Blocks of queries (B N, H, size, X) as (B, H, T, X)."""
-        x_BNHTX: Tensor = x_BHTX.unflatten(0, (batch, -1))
-        return x_BNHTX.transpose(1, 2).flatten(2, 3)[:, :, :length]
-
-    def bias(self, bias_BHTS: Tensor) -> Tensor:
-        """A bias (B or 1, H, T, S) as (B N or N, H, size, M)."""
-        before, after = self.size, -bias_BHTS.shape[3] % self.size + (self.size if self.sees_after else 0)
-        rows_BHTS = pad(bias_BHTS, (before, after, 0, -bias_BHTS.shape[2] % self.size))
-        starts = range(0, rows_BHTS.shape[2], self.size)
-        cut = [rows_BHTS[:, :, start : start + self.size, start : start + self.num_keys] for start in starts]
-        return torch.stack(cut, dim=1).flatten(0, 1)
 
 
 @dataclass
@@ -196,33 +156,23 @@ class Scope:
         sees_all = self.is_token_BS is None and inside and alone
         plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
         who = (self.query_positions_BT, self.key_positions_BS, self.causal, window, self.is_token_BS, self.prefix_B1)
+        blocks = None if window is None or inside else self._blocks(window)
         return Mask(
             None if sees_all else partial(build_mask, *who),
             window,
             has_padding=self.is_token_BS is not None,
             is_causal=self.causal and plain and inside and num_queries == num_keys,
             bias_BHTS=self.bias_BHTS,
-            blocks=self._blocks(window) if window is not None and not inside else None,
+            blocks=blocks,
+            build_in_blocks=None if blocks is None or window is None else partial(self._mask_of_blocks, window, blocks),
         )
 
     def _blocks(self, window: int) -> Blocks | None:
-        """How the sequence is cut into blocks where a window is narrow; None where it cannot be."""
-        sees_after = not self.causal or self.prefix_B1 is not None
-        blocks = Blocks(max(window, SMALLEST_BLOCK), sees_after, partial(self._mask_of_blocks, window))
         positions_BT = self.query_positions_BT
-        pays = positions_BT.device.type == "cpu" and positions_BT.shape[1] >= max(LEAST_LENGTH, 2 * blocks.num_keys)
-        if not pays or positions_BT is not self.key_positions_BS:
+        blocks = Blocks.of(window, not self.causal or self.prefix_B1 is not None, positions_BT)
+        if blocks is None or positions_BT is not self.key_positions_BS:
             return None
-        return blocks if self.contiguous or self._is_unbroken() else None
-
-    def _is_unbroken(self) -> bool:
-        """Whether the real tokens of each row stand side by side at positions that count on."""
-        steps_BT = self.query_positions_BT.diff(dim=1)
-        if self.is_token_BS is None:
-            return bool((steps_BT == 1).all())
-        pairs_BT = self.is_token_BS[:, 1:] & self.is_token_BS[:, :-1]
-        runs_B = self.is_token_BS[:, 0].int() + (self.is_token_BS[:, 1:] & ~self.is_token_BS[:, :-1]).sum(dim=1)
-        return bool((runs_B <= 1).all() and ((steps_BT == 1) | ~pairs_BT).all())
+        return blocks if self.contiguous or is_unbroken(positions_BT, self.is_token_BS) else None
 
     def _mask_of_blocks(self, window: int, blocks: Blocks, batch: int) -> Mask:
         positions_BGTX = self.query_positions_BT[:, None, :, None].expand(batch, -1, -1, -1)
