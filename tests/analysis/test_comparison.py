@@ -248,6 +248,16 @@ def test_runs_of_other_code_within_a_cell_and_in_the_middle_of_a_run_are_said(tm
     )
 
 
+def test_runs_that_compute_in_other_ways_are_said(tmp_path):
+    root = write_plan(tmp_path / "s", cells=[cell({"norm": n}) for n in NORMS[:2]], seeds=[0], metric={"name": "m"})
+    for name, used, compiled in ((NORMS[0], "32", False), (NORMS[1], "bf16", True)):
+        ways = {"precision": {"used": used, "asked": "auto"}, "compile": {"used": compiled, "asked": "auto"}}
+        write_run(root, {"norm": name}, 0, {"m": 1.0}, **ways)
+    caveats = compare(load_study(root)).caveats
+    assert "Runs differ in precision: 32, bf16." in caveats
+    assert "Runs differ in compilation: compiled, eager." in caveats
+
+
 def test_settings_show_only_what_differs_between_cells(grid_comparison):
     assert set(grid_comparison.settings) == {"residual", "model.num_layers", "optimizer.lr", "schedule.warmup_steps"}
     assert "seed" not in grid_comparison.settings

@@ -85,6 +85,8 @@ def test_no_margin_means_that_every_difference_counts(small):
         ("factors", ["norm"], "factors must be a table"),
         ("claims", "none", "claims must be a list"),
         ("cells", [{"choices": {}}], "cells[0] must be a table with a name"),
+        ("automatic", {"precision": "bf16"}, "automatic.precision must be one of precision, compile, with used, asked"),
+        ("automatic", "bf16", "automatic must be a table"),
     ],
 )
 def test_what_a_plan_cannot_mean_is_refused_and_turned_into_no_default(small, field, value, words):

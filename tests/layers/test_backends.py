@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attnlab import layers
-from attnlab.layers import Eager, Flex, Fused, Math, Scope, Scores, build_scope, choose_backend
+from attnlab.layers import Eager, Flex, Fused, InBlocks, Math, Scope, Scores, build_scope, choose_backend
 from attnlab.parts import build_part
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -221,23 +221,129 @@ def test_dropout_drops_weights_and_keeps_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("name", "soft_cap", "device_type", "dropout", "length", "expected"),
+    ("name", "soft_cap", "device_type", "dropout", "expected"),
     [
-        ("auto", None, "cpu", 0.0, 512, Fused),
-        ("auto", None, "cpu", 0.0, 64, Math),
-        ("auto", None, "cpu", 0.1, 512, Math),
-        ("auto", None, "cuda", 0.1, 64, Fused),
-        ("auto", 30.0, "cpu", 0.0, 512, Math),
-        ("auto", 30.0, "cuda", 0.0, 64, Flex),
-        ("auto", 30.0, "cuda", 0.1, 64, Math),
-        ("eager", 30.0, "cuda", 0.1, 64, Eager),
-        ("math", None, "cuda", 0.0, 512, Math),
-        ("flex", None, "cuda", 0.0, 64, Flex),
-        ("fused", None, "cpu", 0.0, 64, Fused),
+        ("auto", None, "cpu", 0.0, Fused),
+        ("auto", None, "cpu", 0.1, Math),
+        ("auto", None, "cuda", 0.1, Fused),
+        ("auto", 30.0, "cpu", 0.0, Math),
+        ("auto", 30.0, "cuda", 0.0, Flex),
+        ("auto", 30.0, "cuda", 0.1, Math),
+        ("eager", 30.0, "cuda", 0.1, Eager),
+        ("math", None, "cuda", 0.0, Math),
+        ("flex", None, "cuda", 0.0, Flex),
+        ("fused", None, "cpu", 0.0, Fused),
     ],
 )
-def test_backends_by_name(name, soft_cap, device_type, dropout, length, expected):
-    assert type(choose_backend(name, soft_cap, device_type, dropout, length)) is expected
+def test_backends_by_name(name, soft_cap, device_type, dropout, expected):
+    assert type(choose_backend(name, soft_cap, device_type, dropout)) is expected
+
+
+@pytest.mark.parametrize(("device_type", "expected"), [("cpu", Math), ("cuda", Fused)])
+def test_one_query_is_two_small_products_on_a_cpu(device_type, expected):
+    assert type(choose_backend("auto", None, device_type, num_queries=1)) is expected
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "causal", "expected"),
+    [
+        (512, 128, True, InBlocks),
+        (512, 129, True, Fused),  # a query would see more than half of the keys
+        (512, 85, False, InBlocks),
+        (512, 86, False, Fused),
+        (511, 4, True, Fused),
+        (512, 512, True, Fused),
+        (512, None, True, Fused),
+    ],
+)
+def test_a_narrow_window_in_a_long_sequence_is_computed_in_blocks(length, window, causal, expected):
+    scope = build_scope(torch.zeros(1, length, 1), layers.PositionEncoding(), causal)
+    assert type(choose_backend("auto", None, "cpu", 0.0, scope.mask(window))) is expected
+    assert type(choose_backend("math", None, "cpu", 0.0, scope.mask(window))) is Math
+    with_dropout = choose_backend("auto", None, "cpu", 0.1, scope.mask(window))
+    assert type(with_dropout) is (InBlocks if expected is InBlocks else Math)
+    assert not isinstance(with_dropout, InBlocks) or type(with_dropout.backend) is Math
+
+
+def in_blocks(monkeypatch):
+    """Blocks as small as a window, in sequences of any length."""
+    monkeypatch.setattr(layers.blocks, "LEAST_LENGTH", 1)
+    monkeypatch.setattr(layers.blocks, "SMALLEST_BLOCK", 1)
+
+
+LONG = 19
+ROWS = {
+    None: None,
+    "left": torch.arange(LONG) >= torch.tensor([[7], [0]]),
+    "right": torch.arange(LONG) < torch.tensor([[LONG], [6]]),
+    "both": (torch.arange(LONG) >= torch.tensor([[2], [5]])) & (torch.arange(LONG) < torch.tensor([[17], [18]])),
+}
+
+
+@pytest.mark.parametrize("position_name", ["PositionEncoding", "ALiBi", "RelativeBias", "Rotary"])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_blocks_are_eager_forward_and_backward(monkeypatch, causal, rows, position_name):
+    in_blocks(monkeypatch)
+    torch.manual_seed(1)
+    position = build_part(getattr(layers, position_name), causal=causal, **{**WIDTHS, "max_length": LONG})
+    if hasattr(position, "table"):
+        torch.nn.init.normal_(position.table.weight)
+    is_token_BT = ROWS[rows]
+    for window, shared in ((1, H), (2, 1), (3, 2)):
+        q, k, v = (torch.randn(B, heads, LONG, K, requires_grad=True) for heads in (H, shared, shared))
+        weights_BHTK = torch.randn(B, H, LONG, K)
+        if is_token_BT is not None:  # what padding attends to counts for nothing
+            weights_BHTK = weights_BHTK * is_token_BT[:, None, :, None]
+        found = []
+        for backend in (Eager(), InBlocks(Math()), InBlocks(Fused())):
+            scope = build_scope(torch.zeros(B, LONG, H * K), position, causal, is_token_BT=is_token_BT)
+            assert scope.mask(window).blocks.size == window
+            rotated = (q, k) if scope.rotate is None else (scope.rotate(q), scope.rotate(k))
+            weighted_BHTK = backend(*rotated, v, scope.mask(window), Scores()) * weights_BHTK
+            found.append((weighted_BHTK, *torch.autograd.grad(weighted_BHTK.sum(), (q, k, v, *position.parameters()))))
+        for other in found[1:]:
+            for made, expected in zip(other, found[0], strict=True):
+                torch.testing.assert_close(
+                    made, expected, atol=1e-5 if position_name == "RelativeBias" else 2e-6, rtol=1e-5
+                )
+
+
+def test_blocks_see_a_prefix_and_cap_scores(monkeypatch):
+    in_blocks(monkeypatch)
+    who = {"causal": True, "prefix_B1": torch.tensor([[4], [9]])}
+    scope = build_scope(torch.zeros(B, LONG, 1), layers.PositionEncoding(), **who)
+    q, k, v = (torch.randn(B, H, LONG, K) for _ in range(3))
+    made = InBlocks(Math())(q, k, v, scope.mask(3), Scores(soft_cap=1.5))
+    expected = Eager()(q, k, v, scope.mask(3), Scores(soft_cap=1.5))
+    torch.testing.assert_close(made, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"is_token_BT": torch.arange(LONG) % 5 > 0},  # tokens on both sides of padding are nearer than their places
+        {"positions_BT": torch.arange(LONG)[None] // 2},
+        {"positions_BT": torch.arange(LONG)[None] % 8},
+    ],
+)
+def test_a_sequence_whose_places_are_not_its_positions_is_not_cut(monkeypatch, who):
+    in_blocks(monkeypatch)
+    who = {name: value.expand(B, LONG) for name, value in who.items()}
+    assert build_scope(torch.zeros(B, LONG, 1), layers.PositionEncoding(), True, **who).mask(2).blocks is None
+    shifted = {"positions_BT": 3 + torch.arange(LONG)[None]}
+    assert build_scope(torch.zeros(B, LONG, 1), layers.PositionEncoding(), True, **shifted).mask(2).blocks is not None
+
+
+def test_a_layer_with_a_narrow_window_gives_the_same_in_blocks():
+    torch.manual_seed(0)
+    layer = layers.MultiHead(16, 2, window=33)
+    x_BTD = torch.randn(2, 515, 16)
+    scope = build_scope(x_BTD, layers.PositionEncoding(), True)
+    assert scope.mask(33).blocks is not None
+    made_BTD = layer(x_BTD, scope)
+    layer.backend = "eager"
+    torch.testing.assert_close(made_BTD, layer(x_BTD, scope), atol=2e-6, rtol=1e-5)
 
 
 def test_what_cannot_be_served_is_refused_with_the_reason():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnlab.layers import LayerNorm, Learned, PreNorm, RelativeBias
+from attnlab.layers import LayerNorm, Learned, MultiHead, PreNorm, RelativeBias
 from attnlab.models import (
     GPT,
     T5,
@@ -202,3 +202,15 @@ def test_a_measured_model_is_left_as_it_was():
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_a_window_hides_counts_however_it_is_computed():
+    tokens = torch.zeros(1, 512, dtype=torch.long)
+
+    def flops(**fields):
+        model = GPT(10, 512, d_model=16, num_heads=2, num_layers=1, attention=partial(MultiHead, **fields))
+        found = measure_size(model, lambda: model(tokens).shape[1]).flops_per_token
+        assert model.stack.layers[0].attention.backend == "auto"
+        return found
+
+    assert flops(window=32) == flops() == flops(window=32, soft_cap=30.0)

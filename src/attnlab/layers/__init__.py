@@ -7,6 +7,7 @@ from attnlab.layers.attention import (
     Flex,
     Fused,
     GroupedQuery,
+    InBlocks,
     Math,
     MultiHead,
     MultiQuery,
@@ -53,8 +54,8 @@ from attnlab.layers.stack import (
 
 __all__ = [
     "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
-    "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "Init",
-    "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory", "MultiHead",
+    "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
+    "Init", "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory", "MultiHead",
     "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm",
     "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
     "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small",

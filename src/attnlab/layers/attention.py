@@ -97,9 +97,10 @@ class Attention(Part, nn.Module):
         if cache is not None:
             k_BGSK, v_BGSK = cache(k_BGSK, v_BGSK)
         scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)
-        length = max(q_BHTK.shape[2], k_BGSK.shape[2])
-        attend = choose_backend(self.backend, self.soft_cap, x_BTD.device.type, scores.dropout, length)
-        out_BTI = attend(q_BHTK, k_BGSK, v_BGSK, scope.mask(self.window), scores).transpose(1, 2).flatten(2)
+        mask = scope.mask(self.window)
+        of_scores = (self.soft_cap, x_BTD.device.type, scores.dropout)
+        attend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1])
+        out_BTI = attend(q_BHTK, k_BGSK, v_BGSK, mask, scores).transpose(1, 2).flatten(2)
         if self.gate is not None:
             out_BTI = out_BTI * self.gate(x_BTD).sigmoid()
         projected_BTD: Tensor = self.output(out_BTI)
@@ -208,9 +209,9 @@ class Fused:
 
 
 class Math:
-    """Matrix products in the model's type and a softmax in fp32 or fp64; serves everything; memory grows with T x S.
-    On a CPU it trains short sequences several times as fast as torch's fused kernel, and drops weights, which that does
-    not. keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
+    """Matrix products in the model's type and a softmax in fp32 or fp64; serves everything; memory grows with T x S. On
+    a CPU it drops weights faster than torch, whose fused kernel there does not, and is quicker for one query.
+    keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
     """
 
     def __init__(self, keep_weights: bool = False) -> None:
@@ -262,26 +263,48 @@ class Flex:
         return mask.zero_fully_masked(out_BHTK)
 
 
+class InBlocks:
+    """Another backend, which sees a sequence with a narrow window in blocks (see `Blocks`): T x window scores in the
+    place of T x S."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+        if (blocks := mask.blocks) is None:
+            return self.backend(q_BHTK, k_BGSK, v_BGSK, mask, scores)
+        batch, _, length, _ = q_BHTK.shape
+        parts = blocks.queries(q_BHTK), blocks.keys(k_BGSK), blocks.keys(v_BGSK)
+        return blocks.joined(self.backend(*parts, mask.in_blocks(batch), scores), batch, length)
+
+
 ACCEPTED = "auto, fused, math, eager, flex"
-SHORT = 128  # up to this length matrix products are quicker than the fused kernel on a CPU
 BACKENDS: dict[str, Backend] = {"fused": Fused(), "math": Math(), "eager": Eager(), "flex": Flex()}
+IN_BLOCKS: dict[str, Backend] = {name: InBlocks(BACKENDS[name]) for name in ("fused", "math")}
 
 
 def choose_backend(
-    backend: str | Backend, soft_cap: float | None, device_type: str, dropout: float = 0.0, length: int = SHORT + 1
+    backend: str | Backend,
+    soft_cap: float | None,
+    device_type: str,
+    dropout: float = 0.0,
+    mask: Mask | None = None,
+    num_queries: int = 2,
 ) -> Backend:
-    """The backend of this name, or the Backend object itself. length: of the longer of queries and keys. auto is fused;
-    with a soft cap flex on CUDA (without dropout) and math elsewhere; on a CPU math also for short sequences and with
-    dropout. Raises ValueError with the reason for what cannot be served.
+    """The backend of this name, or the Backend object itself. auto is fused; with a soft cap flex on CUDA (without
+    dropout) and math elsewhere; on a CPU math also with dropout and for one query, and in blocks where a window is
+    narrow (experiments/speed has the figures). Raises ValueError with the reason for what cannot be served.
     """
     if not isinstance(backend, str):
         return backend
     check_backend(backend, soft_cap, dropout)
     if backend != "auto":
         return BACKENDS[backend]
-    if soft_cap is not None:
-        return BACKENDS["flex" if device_type == "cuda" and not dropout else "math"]
-    return BACKENDS["math" if device_type == "cpu" and (dropout > 0 or length <= SHORT) else "fused"]
+    on_cpu = device_type == "cpu"
+    if soft_cap is not None and device_type == "cuda" and not dropout:
+        return BACKENDS["flex"]
+    whole = "math" if soft_cap is not None or (on_cpu and (dropout > 0 or num_queries == 1)) else "fused"
+    return (IN_BLOCKS if on_cpu and mask is not None and mask.blocks is not None else BACKENDS)[whole]
 
 
 def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from attnlab.layers.blocks import Blocks, is_unbroken
+
 if TYPE_CHECKING:
     from attnlab.layers.positions import PositionEncoding
 
@@ -53,7 +55,8 @@ def build_mask(
 class Mask:
     """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all
     layers. build: makes `allowed`; None: everyone sees everyone. is_causal: the causal flag of torch's
-    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S).
+    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S). blocks: how
+    the sequence is cut where the window is narrow; None: it is not.
     """
 
     build: Callable[[], Tensor] | None
@@ -61,6 +64,8 @@ class Mask:
     has_padding: bool = False
     is_causal: bool = False
     bias_BHTS: Tensor | None = None
+    blocks: Blocks | None = None
+    build_in_blocks: Callable[[int], Mask] | None = None
     _made: dict[object, object] = field(default_factory=dict, repr=False)
 
     @property
@@ -97,6 +102,11 @@ class Mask:
             return added_BHTS.masked_fill(~attendable_BHTS, float("-inf"))
 
         return self.once(dtype, make)
+
+    def in_blocks(self, batch: int) -> Mask:
+        """The same for `blocks` of so many rows: of (B N, 1, size, M)."""
+        assert self.build_in_blocks is not None
+        return self.once(("blocks", batch), partial(self.build_in_blocks, batch))
 
     def zero_fully_masked(self, x_BHTX: Tensor) -> Tensor:
         """Zeroes the rows of queries that have nothing to attend to, which `attendable` let see all keys."""
@@ -146,13 +156,39 @@ class Scope:
         sees_all = self.is_token_BS is None and inside and alone
         plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
         who = (self.query_positions_BT, self.key_positions_BS, self.causal, window, self.is_token_BS, self.prefix_B1)
+        blocks = None if window is None or inside else self._blocks(window)
         return Mask(
             None if sees_all else partial(build_mask, *who),
             window,
             has_padding=self.is_token_BS is not None,
             is_causal=self.causal and plain and inside and num_queries == num_keys,
             bias_BHTS=self.bias_BHTS,
+            blocks=blocks,
+            build_in_blocks=None if blocks is None or window is None else partial(self._mask_of_blocks, window, blocks),
         )
+
+    def _blocks(self, window: int) -> Blocks | None:
+        positions_BT = self.query_positions_BT
+        blocks = Blocks.of(window, not self.causal or self.prefix_B1 is not None, positions_BT)
+        if blocks is None or positions_BT is not self.key_positions_BS:
+            return None
+        return blocks if self.contiguous or is_unbroken(positions_BT, self.is_token_BS) else None
+
+    def _mask_of_blocks(self, window: int, blocks: Blocks, batch: int) -> Mask:
+        positions_BGTX = self.query_positions_BT[:, None, :, None].expand(batch, -1, -1, -1)
+        is_token_BS = self.query_positions_BT.new_ones(1, 1).bool() if self.is_token_BS is None else self.is_token_BS
+        is_token_BGTX = is_token_BS[:, None, :, None].expand(positions_BGTX.shape)
+        queries_BT, keys_BS, is_token_BS = (
+            x_BGTX[:, 0, :, 0]
+            for x_BGTX in (blocks.queries(positions_BGTX), blocks.keys(positions_BGTX), blocks.keys(is_token_BGTX))
+        )
+        count, bias_BHTS = len(queries_BT) // batch, self.bias_BHTS
+        prefix_B1 = None if self.prefix_B1 is None else self.prefix_B1.expand(batch, 1).repeat_interleave(count, 0)
+        if bias_BHTS is not None:
+            bias_BHTS = blocks.bias(bias_BHTS)
+            bias_BHTS = bias_BHTS.repeat(len(queries_BT) // len(bias_BHTS), 1, 1, 1)
+        who = (queries_BT, keys_BS, self.causal, window, is_token_BS, prefix_B1)
+        return Mask(partial(build_mask, *who), window, has_padding=True, bias_BHTS=bias_BHTS)
 
 
 def build_scope(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
+from attnlab.layers.attention import Attention
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.pointwise import Ends
 from attnlab.layers.scope import DecodingState
@@ -191,9 +192,23 @@ def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
         for parameter in module.parameters()
     }
     embedding = sum(parameter.numel() for parameter in tables)
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_missing()) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_missing())
+    with evaluating(model), _all_scores(model), torch.no_grad(), counter:
         tokens = forward()
     return Size(total, embedding, total - embedding, 3 * counter.get_total_flops() // max(1, tokens))
+
+
+@contextmanager
+def _all_scores(model: nn.Module) -> Iterator[None]:
+    """Inside, attention computes what a window hides, too, so that what is counted is the same on every device."""
+    chosen = [m for m in model.modules() if isinstance(m, Attention) and m.backend == "auto"]
+    for attention in chosen:
+        attention.backend = "fused" if attention.soft_cap is None else "math"
+    try:
+        yield
+    finally:
+        for attention in chosen:
+            attention.backend = "auto"
 
 
 def _is_table(name: str, module: nn.Module, model: nn.Module) -> bool:
