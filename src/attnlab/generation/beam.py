@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attnlab.generation.sampling import NO_NUMBERS
-from attnlab.layers.scope import DecodingState
+from attnlab.layers.cache import DecodingState
 from attnlab.models.base import Seq2Seq, evaluating
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges, must_be
 

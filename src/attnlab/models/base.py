@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from attnlab.layers.attention import Attention
+from attnlab.layers.cache import DecodingState
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.pointwise import Ends
-from attnlab.layers.scope import DecodingState
 from attnlab.parts import Choices, Part, build_part
 from attnlab.ranges import PositiveInt, check_ranges
 

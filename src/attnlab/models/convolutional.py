@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.baselines import HALF, ConvolutionStack, weigh
+from attnlab.layers.cache import DecodingState
 from attnlab.layers.init import FanIn, Init
 from attnlab.layers.pointwise import Dropout
 from attnlab.layers.positions import Learned
-from attnlab.layers.scope import DecodingState
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, Tables, TextModel
 from attnlab.parts import Choices, short_table
 from attnlab.ranges import PositiveInt, Rate, check_ranges

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.baselines import AdditiveAttention, Cell, ProductAttention, Recurrence, Score, State, Step, weigh
+from attnlab.layers.cache import DecodingState
 from attnlab.layers.init import Init, Xavier
 from attnlab.layers.pointwise import Dropout
-from attnlab.layers.scope import DecodingState
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, Tables, TextModel
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, Rate, check_ranges

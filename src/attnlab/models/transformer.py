@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import GPT2Init, Init, Normal002, Xavier
 from attnlab.layers.pointwise import Ends
 from attnlab.layers.positions import Learned, Sinusoidal
-from attnlab.layers.scope import KeyValueCache
 from attnlab.layers.stack import PostNorm, Stack, StackFields, norm_of
 from attnlab.models.base import Encoder, LanguageModel, TextModel
 from attnlab.parts import build_part
