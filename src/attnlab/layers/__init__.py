@@ -14,7 +14,7 @@ from attnlab.layers.attention import (
     Scores,
     choose_backend,
 )
-from attnlab.layers.cache import KeyValueCache, Memory
+from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.pointwise import (
     GEGLU,
@@ -37,7 +37,7 @@ from attnlab.layers.pointwise import (
 from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
 from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
-from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
+from attnlab.layers.scope import Mask, Memory, Scope, build_mask, build_scope
 from attnlab.layers.stack import (
     DeepNorm,
     Layer,

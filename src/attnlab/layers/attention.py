@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from attnlab.layers.cache import Append, Memory
+from attnlab.layers.cache import Append
 from attnlab.layers.pointwise import dropout as drop
-from attnlab.layers.scope import Mask, Scope
+from attnlab.layers.scope import Mask, Memory, Scope
 from attnlab.parts import Choices, Part
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 

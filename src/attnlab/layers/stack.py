@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.layers.attention import Attention, MultiHead
-from attnlab.layers.cache import Append, KeyValueCache, Memory
+from attnlab.layers.cache import Append, KeyValueCache
 from attnlab.layers.pointwise import GELU, FeedForward, LayerNorm, Norm, maybe_dropout
 from attnlab.layers.positions import PositionEncoding
-from attnlab.layers.scope import Scope, build_scope
+from attnlab.layers.scope import Memory, Scope, build_scope
 from attnlab.parts import Choices, Part, build_part, parameters_of, unsharded, unwrapped, value_of
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, Rate, check_ranges
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.layers.cache import Memory
 from attnlab.layers.init import GPT2Init, Init
+from attnlab.layers.scope import Memory
 from attnlab.layers.stack import Stack, StackFields, TowerFields, norm_of, tower_fields
 from attnlab.models.base import Model
 from attnlab.models.vit import PatchEncoder, ViT

@@ -12,9 +12,10 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.cache import DecodingState, KeyValueCache, Memory
+from attnlab.layers.cache import DecodingState, KeyValueCache
 from attnlab.layers.pointwise import GEGLU, ReLU, RMSNorm
 from attnlab.layers.positions import RelativeBias, Sinusoidal
+from attnlab.layers.scope import Memory
 from attnlab.layers.stack import Layer, PostNorm, PreNorm, Stack
 from attnlab.models.base import Seq2Seq, source_table
 from attnlab.models.transformer import Transformer, TransformerFields

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.layers.attention import MultiHead
-from attnlab.layers.cache import KeyValueCache, Memory
+from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import FanIn, Init
 from attnlab.layers.pointwise import GELU, Ends
 from attnlab.layers.positions import Learned, Sinusoidal
+from attnlab.layers.scope import Memory
 from attnlab.layers.stack import PreNorm, Stack, TowerFields, tower_fields
 from attnlab.models.base import Seq2Seq
 from attnlab.models.encoder_decoder import Decoding
