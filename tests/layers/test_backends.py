@@ -267,8 +267,8 @@ def test_a_narrow_window_in_a_long_sequence_is_computed_in_blocks(length, window
 
 def in_blocks(monkeypatch):
     """Blocks as small as a window, in sequences of any length."""
-    monkeypatch.setattr(layers.blocks, "LEAST_LENGTH", 1)
-    monkeypatch.setattr(layers.blocks, "SMALLEST_BLOCK", 1)
+    monkeypatch.setattr(layers.scope, "LEAST_LENGTH", 1)
+    monkeypatch.setattr(layers.scope, "SMALLEST_BLOCK", 1)
 
 
 LONG = 19
