@@ -1,4 +1,5 @@
-"""Decoding that is compared: the same weights in attnlab, transformers and CTranslate2, the same number of tokens.
+"""Decoding that is compared: the same weights in attnlab, transformers and CTranslate2, the same number of tokens. With
+beams some targets differ: attnlab counts the price of the end at the greatest length, the others do not.
 
 Legend: B batch, S source length.
 """
@@ -43,7 +44,7 @@ def marian(sizes: Mapping[str, int]) -> torch.nn.Module:
                 torch.nn.init.xavier_normal_(module.weight)
         model.model.shared.weight.normal_(std=sizes["d_model"] ** -0.5)[model.config.pad_token_id] = 0
         model.model.decoder.layers[-1].final_layer_norm.weight.fill_(4)
-        model.final_logits_bias[0, END] = -1e4
+        model.final_logits_bias[0, END] = -50
     return model
 
 
