@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attnlab.layers import Backend, Fused, InBlocks, Math, PositionEncoding, Scope, Scores, build_scope
-from attnlab.layers import blocks as rule
+from attnlab.layers import scope as rule
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
 SHAPES = ((4, 16), (4, 64), (12, 64))  # heads, width of each
