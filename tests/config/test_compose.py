@@ -17,8 +17,14 @@ from attnlab.training.run_directory import read_json
 
 
 @pytest.fixture(scope="module")
-def space():
-    with ConfigSpace() as opened:
+def composed_before():
+    return ConfigSpace()
+
+
+@pytest.fixture
+def space(composed_before):
+    # Opened anew for each test: another of this file may have opened one of its own, which takes its place.
+    with composed_before as opened:
         yield opened
 
 
