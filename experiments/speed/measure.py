@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,11 +28,12 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from attnlab.models.base import measure_size
-from attnlab.training.automatic import cpu_has_bf16
+from attnlab.training.automatic import cpu_has_bf16, machine_of
 from attnlab.training.task import Task
 from training import CASES, Batch, Case, Step, step_of
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+PRODUCT = "matrix product"
 SEARCHES = {"greedy": 1, "beam": 4}
 
 
@@ -75,7 +75,7 @@ def _wait(device: str) -> None:
 
 
 def training(case: Case, arguments: argparse.Namespace) -> list[Timed]:
-    """Every side of a case in every mode, timed."""
+    """Every side of a case in every mode, and bare matrix products of its shapes, timed."""
     sizes = {**case.sizes, **{name: value for name, value in arguments.set.items() if name in case.sizes}}
     torch.manual_seed(0)
     batch = {name: tensor.to(arguments.device) for name, tensor in case.batch(sizes).items()}
@@ -96,7 +96,8 @@ def training(case: Case, arguments: argparse.Namespace) -> list[Timed]:
             one = Timed(side, mode, lambda step=step: step(batch), case.units(batch), flops)  # type: ignore[misc]
             one.peak_bytes = peak_bytes(step, batch)
             found.append(one)
-    in_turn([*found, *matrix_products(case, sizes, arguments)], arguments.rounds, arguments.steps, arguments.device)
+    found += matrix_products(sizes, arguments)
+    in_turn(found, arguments.rounds, arguments.steps, arguments.device)
     return found
 
 
@@ -115,8 +116,8 @@ def _flops(module: torch.nn.Module, task: Task, batch: Batch) -> int:
     return measure_size(module, forward).flops_per_token
 
 
-def matrix_products(case: Case, sizes: Mapping[str, int], arguments: argparse.Namespace) -> list[Timed]:
-    """A feed-forward's product of this case, bare; its rate is kept on the case's arguments for the utilisation."""
+def matrix_products(sizes: Mapping[str, int], arguments: argparse.Namespace) -> list[Timed]:
+    """A feed-forward's product, bare, in each number format."""
     width, rows = sizes["d_model"], 2048
     found = []
     for name in {mode.split()[0] for mode in modes(arguments)}:
@@ -125,8 +126,7 @@ def matrix_products(case: Case, sizes: Mapping[str, int], arguments: argparse.Na
             torch.randn(*shape, device=arguments.device, dtype=dtype) for shape in ((rows, width), (4 * width, width))
         )
         call = lambda x=x, w=w: F.linear(x, w)  # noqa: E731
-        found.append(Timed("matrix product", name, call, 2 * rows * width * 4 * width))
-    arguments.products[case.name] = found
+        found.append(Timed(PRODUCT, name, call, 2 * rows * width * 4 * width))
     return found
 
 
@@ -180,9 +180,10 @@ def startup(arguments: argparse.Namespace) -> list[Timed]:
     return found
 
 
-def table(name: str, unit: str, timed: list[Timed], products: Mapping[str, float]) -> list[str]:
+def table(name: str, unit: str, timed: list[Timed]) -> list[str]:
     """Lines of Markdown: each side's best mode, and the ratio to the fastest peer."""
-    best = {one.side: one for one in sorted(timed, key=lambda one: one.rate)}
+    products = {one.mode: one.rate for one in timed if one.side == PRODUCT}
+    best = {one.side: one for one in sorted(timed, key=lambda one: one.rate) if one.side != PRODUCT}
     peers = [one.rate for side, one in best.items() if side != "attnlab"]
     lines = [
         f"| {name} | mode | {unit} a second | spread | peak MB | of the matrix rate |",
@@ -198,16 +199,10 @@ def table(name: str, unit: str, timed: list[Timed], products: Mapping[str, float
     return lines
 
 
-def machine() -> str:
+def machine(device: str) -> str:
     """What the figures are of."""
-    cpu = next((line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu}{gpu}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    names = dict.fromkeys(machine_of(kind)[0] for kind in ("cpu", device))
+    return f"{', '.join(names)}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def main() -> None:
@@ -223,9 +218,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     arguments.set = {name: int(number) for name, number in (word.split("=") for word in arguments.set)}
-    arguments.products = {}
     torch.set_num_threads(arguments.threads)
-    print(f"{machine()}\n", flush=True)
+    print(f"{machine(arguments.device)}\n", flush=True)
     everything: dict[str, list[Timed]] = {}
     for name in arguments.only:
         unit = CASES[name].unit if name in CASES else "starts" if name == "startup" else "tokens"
@@ -233,16 +227,15 @@ def main() -> None:
             timed = training(CASES[name], arguments)
         else:
             timed = startup(arguments) if name == "startup" else searches(name, arguments)
-        rates = {one.mode: one.rate for one in arguments.products.get(name, [])}
-        everything[name] = [*timed, *arguments.products.get(name, [])]
-        print("\n".join([*table(name, unit, timed, rates), ""]), flush=True)
+        everything[name] = timed
+        print("\n".join([*table(name, unit, timed), ""]), flush=True)
     if arguments.json is not None:
         kept = ("side", "mode", "count", "flops", "peak_bytes", "seconds")
         figures = {
             name: [{key: getattr(one, key) for key in kept} for one in timed] for name, timed in everything.items()
         }
         arguments.json.write_text(
-            json.dumps({"machine": machine(), "sizes": arguments.set, "figures": figures}, indent=1)
+            json.dumps({"machine": machine(arguments.device), "sizes": arguments.set, "figures": figures}, indent=1)
         )
 
 
