@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from attnlab.config import shipped
 from attnlab.config.check import check
-from attnlab.config.compose import ConfigSpace, shipped
+from attnlab.config.compose import ConfigSpace
 from attnlab.runs.build import dry_build
 from attnlab.studies.plan import available_studies
 from attnlab.studies.study_file import load_plan

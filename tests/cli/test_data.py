@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from attnlab.cli.parts import choices_of_sources
-from attnlab.config.compose import shipped
+from attnlab.config import shipped
 from attnlab.data import describe_sources
 
 

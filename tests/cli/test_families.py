@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
+from attnlab.config import shipped
 from attnlab.config.check import check
-from attnlab.config.compose import ConfigSpace, shipped
+from attnlab.config.compose import ConfigSpace
 from attnlab.config.seams import broken_rules
 from attnlab.layers import Attention
 from attnlab.layers.pointwise import Dropout

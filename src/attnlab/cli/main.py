@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import attnlab
-from attnlab.config import UsageError
+from attnlab.config import UsageError, shipped
 
 # The commands of each file. Only that of the one that is called is imported, and what it needs by its call alone.
 FILES = {
@@ -21,7 +21,7 @@ FILES = {
     "serve": ("serve",),
     "trained": ("evaluate", "generate", "translate", "transcribe", "embed", "search", "import", "export"),
     "inspection": ("attention", "positions", "reach"),
-    "parts": ("contract", "data"),
+    "parts": ("choices", "contract", "data"),
 }
 FILE_OF = {name: file for file, names in FILES.items() for name in names}
 GOING_ON = ("train", "sweep", "retry")
@@ -66,9 +66,15 @@ def repeatable(name: str, what: str, **fields: Any) -> Option:
     return option(name, f"{what} (repeatable)", action="append", default=[], **fields)
 
 
-SETTINGS = option(
-    "overrides", "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500", nargs="*"
-)
+def settings(parser: ArgumentParser) -> None:
+    """The words that are settings, with the groups that there are."""
+    groups = ", ".join(
+        sorted(path.name for path in shipped("conf").iterdir() if path.is_dir() and path.name != "hydra")
+    )
+    examples = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
+    parser.add_argument("overrides", nargs="*", help=f"{examples}; groups: {groups} (`attnlab choices` lists them all)")
+
+
 OF_STUDY = option("overrides", "runs_dir=DIR, study.name=NAME", nargs="*")
 STUDY = (option("study", "a study's name, or its directory of runs"), OF_STUDY)  # one that has run
 CHECKPOINT = option("--checkpoint", choices=("best", "last"), default="last")

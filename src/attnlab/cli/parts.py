@@ -1,11 +1,81 @@
-"""`attnlab contract` and `attnlab data`: whether a part does what its seam asks, and which data sets there are."""
+"""`attnlab choices`, `contract` and `data`: what there is to choose, whether a part does what its seam asks, and which
+data sets there are."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from attnlab.cli.main import CONFIG_DIR, SETTINGS, command, option
-from attnlab.config import UsageError
+from attnlab.cli.main import CONFIG_DIR, command, option, settings
+from attnlab.config import UsageError, shipped
+
+if TYPE_CHECKING:
+    from attnlab.config.choices import Field
+    from attnlab.config.compose import ConfigSpace
+
+
+@command(
+    "choices",
+    "list what there is to choose: groups, the choices of one, the fields of a choice",
+    option("choice", "a group, as position, or one of its choices, as position/rotary", nargs="?"),
+    CONFIG_DIR,
+)
+def choices(arguments: Namespace) -> int:
+    """Prints a table of groups, of choices, or of fields with their types and defaults. Raises: UsageError."""
+    from attnlab.config.choices import check_choice, find_choice
+    from attnlab.config.compose import ConfigSpace
+
+    group, _, name = (arguments.choice or "").replace("=", "/").partition("/")
+    with ConfigSpace(arguments.config_dir) as space:
+        if not group:
+            _print_groups(space)
+            return 0
+        check_choice(space, group)
+        if not name and len(space.groups[group]) > 1:
+            _print_choices(space, group)
+            return 0
+        found = find_choice(space, group, name or space.groups[group][0])
+    print(f"{found.group}={found.name}: {found.about}\n{found.target}\n")
+    _print_fields(found.fields)
+    return 0
+
+
+def _print_groups(space: ConfigSpace) -> None:
+    from attnlab.config.choices import defaults, of_a_run
+
+    default = defaults(space)
+    rows = [(group, default.get(group, ""), ", ".join(names)) for group, names in space.groups.items()]
+    _print_table(("group", "default", "choices"), rows)
+    print("\nFields of a run that are of no group:\n")
+    _print_fields(of_a_run(space))
+    print("\n`attnlab choices GROUP` says what each is, `attnlab choices GROUP/NAME` has its fields.")
+
+
+def _print_choices(space: ConfigSpace, group: str) -> None:
+    from attnlab.config.choices import about, defaults
+
+    default = defaults(space).get(group)
+    rows = [(name + " (default)" * (name == default), about(space, group, name)) for name in space.groups[group]]
+    _print_table((group, "what it is"), rows)
+    print(f"\n`{group}=NAME` chooses one, `attnlab choices {group}/NAME` has its fields.")
+
+
+def _print_fields(fields: Iterable[Field]) -> None:
+    _print_table(("field", "type", "default", "what it is"), fields)
+
+
+def _print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
 
 
 @command(
@@ -60,7 +130,7 @@ def _actions(parser: ArgumentParser) -> None:
     actions.add_parser("list", help="the data sets that attnlab knows")
     prepare = actions.add_parser("prepare", help="fetch and tokenise a data set")
     prepare.add_argument("name")
-    SETTINGS(prepare)
+    settings(prepare)
 
 
 @command("data", "list the data sets, or prepare one", _actions)
@@ -94,7 +164,7 @@ def _list() -> int:
 
 def choices_of_sources() -> dict[str, list[str]]:
     """The choices of the group data that read each source, by its class."""
-    from attnlab.config.compose import read_yaml, shipped
+    from attnlab.config.compose import read_yaml
     from attnlab.config.identity import targets_of
 
     found: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnlab.cli.main import CONFIG_DIR, SETTINGS, command, flag, option
+from attnlab.cli.main import CONFIG_DIR, command, flag, option, settings
 
 if TYPE_CHECKING:
     from attnlab.studies.plan import Plan
@@ -21,7 +21,7 @@ CFG = flag("--cfg", "print what would be run, and run nothing")
     "train",
     "train one run, or with -m a multirun: every combination of choices",
     flag("-m --multirun", "every combination of comma-separated choices"),
-    *(CONFIG_DIR, CFG, SETTINGS),
+    *(CONFIG_DIR, CFG, settings),
 )
 def train(arguments: Namespace) -> int:
     """Trains; see `attnlab.studies.jobs`. Raises: UsageError before anything is built or read."""
@@ -34,7 +34,7 @@ def train(arguments: Namespace) -> int:
     "sweep",
     "run the missing cells of a study, then compare them",
     option("study", "a study's name, folder or study.yaml"),
-    *(DETACH, CONFIG_DIR, CFG, SETTINGS),
+    *(DETACH, CONFIG_DIR, CFG, settings),
 )
 def sweep(arguments: Namespace) -> int:
     """Runs the missing runs of a study, after those of the studies that it needs, and prints the comparison.

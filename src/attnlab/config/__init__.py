@@ -8,10 +8,20 @@ a memory.
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+
+import attnlab
 
 
 class UsageError(Exception):
     """Something that a user can mend: the message says what must hold, what was given and what to do."""
+
+
+def shipped(folder: str) -> Path:
+    """`conf` or `experiments`: inside the installed wheel, or at the top of the checkout."""
+    package = Path(attnlab.__file__).parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parents[1] / folder
 
 
 @contextlib.contextmanager

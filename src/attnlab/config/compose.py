@@ -27,8 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-import attnlab
-from attnlab.config import UsageError
+from attnlab.config import UsageError, shipped
 from attnlab.config.identity import WRITTEN, cell_name, flatten, own_choices, reason_of
 from attnlab.config.loader import Loader, parse
 from attnlab.parts import find
@@ -107,13 +106,6 @@ def _hydras_own(config: DictConfig) -> Any:
     part = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
     part.hydra._set_parent(config)
     return part
-
-
-def shipped(folder: str) -> Path:
-    """`conf` or `experiments`: inside the installed wheel, or at the top of the checkout."""
-    package = Path(attnlab.__file__).parent
-    inside = package / folder
-    return inside if inside.is_dir() else package.parents[1] / folder
 
 
 def read_yaml(path: Path) -> Any:
@@ -250,6 +242,11 @@ class ConfigSpace:
     def groups(self) -> dict[str, list[str]]:
         """Every configuration group of attnlab with its choices."""
         return {name: self._options(name) for name in self._options("", ObjectType.GROUP) if name != "hydra"}
+
+    def file_of(self, name: str) -> Path:
+        """The file of a choice, as `position/rotary`: that of the user's own folders where they have one."""
+        source = next(source for source in self._loader.get_sources() if source.is_config(name))
+        return Path(source.path.removeprefix("file://"), f"{name}.yaml")
 
     def _options(self, group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
         """What a group holds, by its sources: Hydra's own list reads the whole of conf/train.yaml anew each time."""

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 from hydra._internal.utils import _locate
 
-from attnlab.config import UsageError
-from attnlab.config.compose import Composed, shipped
+from attnlab.config import UsageError, shipped
+from attnlab.config.compose import Composed
 from attnlab.config.identity import key_and_value
 from attnlab.parts import Choices
 from attnlab.ranges import must_be

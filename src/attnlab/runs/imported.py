@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from attnlab import models
-from attnlab.config import UsageError
+from attnlab.config import UsageError, shipped
 from attnlab.config.check import check, is_folder_name
-from attnlab.config.compose import Composed, ConfigSpace, read_yaml, shipped
+from attnlab.config.compose import Composed, ConfigSpace, read_yaml
 from attnlab.config.identity import as_value, flatten, key_and_text, key_and_value, literal, readable
 from attnlab.data import DataError, Tokenizer, cache, read_tokenizer
 from attnlab.data.cache import cache_root, checked_digest, kept

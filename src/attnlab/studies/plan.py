@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnlab.config import UsageError
-from attnlab.config.compose import shipped
+from attnlab.config import UsageError, shipped
 from attnlab.config.identity import inherit, key_and_text, literal, run_path
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import check_plan, did_you_mean

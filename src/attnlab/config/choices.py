@@ -1,0 +1,145 @@
+"""What there is to choose: the groups, their choices, and the fields of each, with type, default and comment."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import MISSING
+
+from attnlab.config import UsageError
+from attnlab.config.check import A_PART, BESIDE, OF_A_RUN, constructor_types, describe
+from attnlab.config.compose import CONFIG_NAME, ConfigSpace
+from attnlab.config.seams import load
+from attnlab.ranges import must_be, table_types
+from attnlab.training.study_fields import did_you_mean
+
+Comments = dict[str, str]  # by the dotted name of a field
+GLOBAL = "@package _global_"  # Hydra's word for a file whose fields are named in full
+SAME_AS = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,(.*))?\}")
+
+
+class Field(NamedTuple):
+    """A field as it is typed (`position.base`), its type and default in words, and what the file says of it."""
+
+    name: str
+    kind: str
+    default: str
+    about: str
+
+
+class Choice(NamedTuple):
+    """A choice of a group: its class, what the file says of it, and its fields."""
+
+    group: str
+    name: str
+    target: str
+    about: str
+    fields: list[Field]
+
+
+def find_choice(space: ConfigSpace, group: str, name: str) -> Choice:
+    """One choice, whole. Raises: UsageError for one that there is not, or whose class cannot be loaded."""
+    check_choice(space, group, name)
+    about, comments = _said(space, group, name)
+    comments = _said(space, "", CONFIG_NAME)[1] | comments
+    node = space.compose([f"{group}={name}"]).raw[group]
+    fields = [Field(key, kind, shown(default), comments.get(key, "")) for key, kind, default in _fields(group, node)]
+    return Choice(group, name, str(node.get("_target_", "")), about, fields)
+
+
+def defaults(space: ConfigSpace) -> dict[str, str]:
+    """The choice of each group where none is named."""
+    names = space.compose([]).names
+    return {group: names[group] for group in space.groups if group in names}
+
+
+def of_a_run(space: ConfigSpace) -> list[Field]:
+    """The fields of a run that are of no group."""
+    _, comments = _said(space, "", CONFIG_NAME)
+    raw = space.compose([]).raw
+    return [Field(key, describe(OF_A_RUN[key]), shown(raw[key]), comments.get(key, "")) for key in OF_A_RUN]
+
+
+def about(space: ConfigSpace, group: str, name: str) -> str:
+    """What the file of a choice says of it."""
+    return _said(space, group, name)[0]
+
+
+def check_choice(space: ConfigSpace, group: str, name: str | None = None) -> None:
+    """Raises: UsageError where there is no such group, or no such choice of it, with what there is."""
+    for what, given, known in (("a group", group, [*space.groups]), (group, name, space.groups.get(group, []))):
+        if given is not None and given not in known:
+            raise UsageError(must_be(what, f"one of {', '.join(known)}", given) + "." + did_you_mean(given, known))
+
+
+def shown(value: object) -> str:
+    """A value as it is typed; `required` where it has to be given."""
+    if value == MISSING:
+        return "required"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str) and (same := SAME_AS.fullmatch(value)):
+        field, otherwise = same.groups()
+        return f"that of {field}" + (f", else {otherwise}" if otherwise else "")
+    return f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else str(value)
+
+
+def _fields(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
+    """The fields of a node and below it, with their types in words and their values."""
+    known = constructor_types(load(path, node)) if "_target_" in node else {}
+    known |= BESIDE.get(path, {})
+    for key, value in node.items():
+        if not str(key).startswith("_"):
+            yield from _field(f"{path}.{key}", known.get(key), value)
+
+
+def _field(path: str, expected: object, value: object) -> Iterator[tuple[str, str, object]]:
+    if not isinstance(value, dict):
+        yield path, "" if expected is None else describe(expected).replace(A_PART[1], "a part"), value
+        return
+    if "_target_" in value:
+        yield path, "a part", value["_target_"]
+    if types := table_types(expected):
+        for key, inner in value.items():
+            yield from _field(f"{path}.{key}", types.get(key), inner)
+    else:
+        yield from _fields(path, value)
+
+
+def _said(space: ConfigSpace, group: str, name: str) -> tuple[str, Comments]:
+    """The comment at the head of a choice's file, and those beside its fields; of the files that it is built on, too,
+    where it says nothing itself."""
+    text = space.file_of(f"{group}/{name}" if group else name).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    head = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    is_global = GLOBAL in head
+    node = yaml.compose(text, yaml.SafeLoader)
+    comments: Comments = {}
+    for base in _built_on(yaml.safe_load(text) or {}):
+        comments |= _said(space, group, base)[1]
+    if isinstance(node, yaml.MappingNode):
+        comments |= _comments(node, lines, "" if is_global or not group else f"{group}.")
+    return " ".join(line for line in head if line != GLOBAL), comments
+
+
+def _built_on(content: Mapping[str, Any]) -> list[str]:
+    """The choices of the same group in a file's defaults."""
+    words = [word for word in content.get("defaults") or [] if isinstance(word, str)]
+    return [word.partition("@")[0] for word in words if word != "_self_" and "/" not in word]
+
+
+def _comments(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
+    """What stands behind each field of a file, by its dotted name."""
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        is_block = isinstance(value, yaml.CollectionNode) and not value.flow_style
+        mark = key.end_mark if is_block else value.end_mark
+        rest = lines[mark.line][mark.column :].lstrip(": ") if mark.line < len(lines) else ""
+        if rest.startswith("#"):
+            yield name, rest.lstrip("# ")
+        if isinstance(value, yaml.MappingNode):
+            yield from _comments(value, lines, f"{name}.")
