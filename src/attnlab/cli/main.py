@@ -22,6 +22,7 @@ FILES = {
     "trained": ("evaluate", "generate", "translate", "transcribe", "embed", "search", "import", "export"),
     "inspection": ("attention", "positions", "reach"),
     "parts": ("choices", "contract", "data"),
+    "completion": ("completion",),
 }
 FILE_OF = {name: file for file, names in FILES.items() for name in names}
 GOING_ON = ("train", "sweep", "retry")
@@ -114,6 +115,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
     0; 1 when a run failed; 2 for a mistake in the words; 128 plus the number of the signal that interrupted it.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, behind TAB
+        import_module(f"attnlab.cli.{FILE_OF['completion']}").complete(parser())
     words = list(sys.argv[1:] if words is None else words)
     named = next((word for word in words if not word.startswith("-")), None)
     whole = parser(named if named in FILE_OF else None)
