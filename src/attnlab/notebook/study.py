@@ -25,7 +25,7 @@ from attnlab.report import page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH, LONGEST = 100, 2000  # characters of a line, and of all that stands for a comparison
+WIDTH, LONGEST = 110, 2000  # characters of a line, and of all that stands for a comparison
 MOST_NAMES = 40  # that a message lists
 OF_OWN_METRIC = ("lengths", "curves")  # figures that have metrics beside the one that is compared
 
@@ -194,10 +194,10 @@ def _baseline(study: analysis.Study, given: str | Mapping[str, Choice]) -> dict[
         found = [cell for cell in found if len(cell.choices) == len(given)] or found
     if len(found) != 1:
         fits = f" ({len(found)} cells fit it)" if found else ""
-        there = listing(list(labels.values()), MOST_NAMES) or "none"
+        there = "; ".join(labels.values()) or "none"
         raise ValueError(
-            f"baseline must be one cell of the study {study.name}, got {given!r}{fits}; there are {there}; "
-            "give a label, or choices such as {'position': 'none'}"
+            f"baseline must be one cell of the study {study.name}, got {given!r}{fits}; give a label or "
+            f"all choices, of: {there}"
         )
     return dict(found[0].choices)
 
