@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attnlab.models import Bert as Bert
     from attnlab.models import EncoderDecoder as EncoderDecoder
     from attnlab.models import ViT as ViT
+    from attnlab.notebook.run import load_run as load_run
     from attnlab.notebook.study import Comparison as Comparison
     from attnlab.notebook.study import Study as Study
     from attnlab.notebook.study import compare as compare
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "layers": ("PositionEncoding",),
     "models": ("CLIP", "GPT", "T5", "Bert", "EncoderDecoder", "ViT"),
+    "notebook.run": ("load_run",),
     "notebook.study": ("Comparison", "Study", "compare", "load_study", "write_report"),
     "runs.trained": ("load_model",),
     "testing": ("contract",),
