@@ -42,7 +42,7 @@ class Attention:
 
     @property
     def heads(self) -> pl.DataFrame:
-        """A row a head: kind, layer, head, the role that it plays, if any, and a column a statistic, those of heads.csv."""
+        """A row a head: kind, layer, head, its role, if any, and a column a statistic, those of heads.csv."""
         names = dict.fromkeys(name for scores in self.found.scores.values() for name in scores)
         rows = [
             {

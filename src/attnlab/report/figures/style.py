@@ -50,12 +50,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 @cache
 def _figure_class() -> type[Figure]:
-    """Matplotlib's figure, written in the paper's style wherever that is done, and shown by a notebook as what a cell
-    ends with: notebooks find other figures through pyplot alone."""
+    """Made at its first use, as matplotlib takes long to load."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     class PaperFigure(Figure):
+        """Matplotlib's figure, written in the paper's style wherever that is done, and shown by a notebook as what a
+        cell ends with: notebooks find other figures through pyplot alone."""
+
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
             FigureCanvasAgg(self)
