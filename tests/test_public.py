@@ -21,6 +21,7 @@ def test_the_public_names_are_these():
         "compare",
         "contract",
         "load_model",
+        "load_run",
         "load_study",
         "write_report",
     ]

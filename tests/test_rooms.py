@@ -11,7 +11,7 @@ import attnlab
 PACKAGE = Path(attnlab.__file__).parent
 # From the top: a room imports from those below its line alone, and none from another on its own line.
 ORDER = (
-    ("cli",),
+    ("cli", "notebook"),
     ("report",),
     ("studies",),
     ("runs",),

@@ -7,10 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnlab.analysis import Comparison as Comparison
-    from attnlab.analysis import Study as Study
-    from attnlab.analysis import compare as compare
-    from attnlab.analysis import load_study as load_study
     from attnlab.layers import PositionEncoding as PositionEncoding
     from attnlab.models import CLIP as CLIP
     from attnlab.models import GPT as GPT
@@ -18,17 +14,22 @@ if TYPE_CHECKING:
     from attnlab.models import Bert as Bert
     from attnlab.models import EncoderDecoder as EncoderDecoder
     from attnlab.models import ViT as ViT
-    from attnlab.report.page import write_report as write_report
+    from attnlab.notebook.run import load_run as load_run
+    from attnlab.notebook.study import Comparison as Comparison
+    from attnlab.notebook.study import Study as Study
+    from attnlab.notebook.study import compare as compare
+    from attnlab.notebook.study import load_study as load_study
+    from attnlab.notebook.study import write_report as write_report
     from attnlab.runs.trained import load_model as load_model
     from attnlab.testing import contract as contract
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "analysis": ("Comparison", "Study", "compare", "load_study"),
     "layers": ("PositionEncoding",),
     "models": ("CLIP", "GPT", "T5", "Bert", "EncoderDecoder", "ViT"),
-    "report.page": ("write_report",),
+    "notebook.run": ("load_run",),
+    "notebook.study": ("Comparison", "Study", "compare", "load_study", "write_report"),
     "runs.trained": ("load_model",),
     "testing": ("contract",),
 }

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tests.huggingface import CHATML, KINDS, save
 
-from attnlab.cli.trained import continuation
 from attnlab.data import Tokenizer, read_tokenizer
+from attnlab.runs.texts import continuation
 from attnlab.runs.trained import load_run
 from attnlab.training.run_directory import read_json
 

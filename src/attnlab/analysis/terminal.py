@@ -44,7 +44,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (_print_cells, _print_lengths, _print_sentences, _print_claims):
+    for part in (print_cells, _print_lengths, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -118,7 +118,8 @@ def _interval_columns(
     ]
 
 
-def _print_cells(comparison: Comparison, console: Console) -> None:
+def print_cells(comparison: Comparison, console: Console) -> None:
+    """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one."""
     metric = comparison.metric
     if metric is None or not comparison.cells:
         return

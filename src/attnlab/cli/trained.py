@@ -9,15 +9,10 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attnlab.cli.main import CHECKPOINT, CONFIG_DIR, RUN, TEXTS, command, flag, option, refused, repeatable
 from attnlab.config import UsageError
 
-if TYPE_CHECKING:
-    from attnlab.data import Tokenizer
-
-NAMED = 10  # lines whose numbers are told
 SHOWN = 60  # characters of a text
 
 
@@ -66,59 +61,22 @@ def evaluate(arguments: Namespace) -> int:
 )
 def generate(arguments: Namespace) -> int:
     """Prints each prompt with its continuation, or the answer to it alone."""
-    import torch
-
-    from attnlab.data.readers import refuse_half_characters
-    from attnlab.data.special_tokens import SpecialTokens
     from attnlab.generation import Sampler
-    from attnlab.generation import generate as continued
-    from attnlab.models import LanguageModel, Seq2Seq
+    from attnlab.runs.texts import Writer
     from attnlab.runs.trained import load_model
 
-    model, tokenizer = load_model(Path(arguments.run), arguments.checkpoint)
-    if not isinstance(model, LanguageModel) or tokenizer is None:
-        instead = "translate" if isinstance(model, Seq2Seq) else "evaluate"
-        raise UsageError(f"{arguments.run}: {type(model).__name__} continues no text; attnlab {instead} may be meant")
+    run = Path(arguments.run)
+    writer = Writer.of(run, *load_model(run, arguments.checkpoint))
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
-    if not all(arguments.prompt):
-        raise UsageError("--prompt is empty; give at least one character to go on from")
-    for prompt in arguments.prompt:
-        refuse_half_characters(prompt, "--prompt")
     if arguments.system is not None and not arguments.chat:
         raise UsageError("--system tells a model how to answer messages; add --chat")
-    special = tokenizer.special_tokens or SpecialTokens()
+    how = arguments.max_new_tokens, sampler, arguments.seed, "--prompt"
     if arguments.chat:
-        prompts = [_conversation(arguments, tokenizer, prompt) for prompt in arguments.prompt]
+        texts = writer.answer(arguments.prompt, arguments.system, *how)
     else:
-        prompts = [[*special.text[0], *tokenizer.encode(prompt).tolist()] for prompt in arguments.prompt]
-    with torch.inference_mode():
-        rows = continued(model, prompts, arguments.max_new_tokens, sampler, seed=arguments.seed, ends=special.ends)
-    rows = [row[:-1] if row and row[-1] in special.ends else row for row in rows]
-    texts = zip(arguments.prompt, prompts, rows, strict=True)
-    answers = map(tokenizer.decode, rows)
-    continued_texts = (text + continuation(tokenizer, prompt, row) for text, prompt, row in texts)
-    print("\n\n".join(answers if arguments.chat else continued_texts))
+        texts = writer.go_on(arguments.prompt, *how)
+    print("\n\n".join(texts))
     return 0
-
-
-def _conversation(arguments: Namespace, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The tokens of a conversation of one message, and perhaps of how to answer it."""
-    from attnlab.data import PretrainedTokenizer
-
-    if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.chat_template is None:
-        otherwise = "leave --chat out, or take a run of a published model that answers messages"
-        raise UsageError(
-            f"{arguments.run}: --chat needs a tokenizer with a chat template, and this run's has none; {otherwise}"
-        )
-    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
-    text = tokenizer.render_chat([*system, {"role": "user", "content": prompt}])
-    return [int(token) for token in tokenizer.encode(text)]
-
-
-def continuation(tokenizer: Tokenizer, prompt: list[int], row: list[int]) -> str:
-    """The text of new tokens after a prompt's: by themselves, some tokenizers leave out the blank before them."""
-    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *row])
-    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(row)
 
 
 @command(
@@ -138,29 +96,18 @@ def continuation(tokenizer: Tokenizer, prompt: list[int], row: list[int]) -> str
 )
 def translate(arguments: Namespace) -> int:
     """Prints a translation of each line, an empty line for an empty one; of several, each after its line's number."""
-    from dataclasses import replace
-
-    from attnlab.data import TranslationData
     from attnlab.data.readers import lines_of, read_lines
-    from attnlab.runs.trained import load_run
-    from attnlab.tasks import Translation
+    from attnlab.runs.texts import Translator
 
-    parts, task = load_run(Path(arguments.run), arguments.checkpoint)
-    if not isinstance(task, Translation) or not isinstance(parts.data, TranslationData):
-        kind = type(task).__name__
-        raise UsageError(f"{arguments.run}: a run of {kind} translates nothing; give one of task=translation")
-    beams = max(task.search.num_beams, arguments.num_best) if arguments.num_beams is None else arguments.num_beams
-    alpha = task.search.length_penalty if arguments.length_penalty is None else arguments.length_penalty
-    search = replace(task.search, num_beams=beams, length_penalty=alpha, num_best=arguments.num_best)
+    run = Translator(Path(arguments.run), arguments.checkpoint)
+    search = run.search(arguments.num_beams, arguments.length_penalty, arguments.num_best)
     if arguments.input:
         lines = read_lines(Path(arguments.input))
     else:  # bytes, so that every machine reads UTF-8 whatever its language settings
         lines = lines_of(sys.stdin.buffer.read(), "standard input")
-    if cut := parts.data.texts_cut(lines):
-        numbers = ", ".join(str(place + 1) for place in cut[:NAMED]) + (", ..." if len(cut) > NAMED else "")
-        limit = parts.data.max_length
-        print(f"{len(cut)} of {len(lines)} lines cut at {limit} tokens (data.max_length): {numbers}", file=sys.stderr)
-    for number, found in enumerate(task.translate(parts.data, lines, search), start=1):
+    if cut := run.cut(lines):
+        print(cut, file=sys.stderr)
+    for number, found in enumerate(run.task.translate(run.data, lines, search), start=1):
         for text, hypothesis in found:
             before = [str(number)] if arguments.num_best > 1 else []
             before += [f"{hypothesis.score:.4f}", f"{hypothesis.log_probability:.4f}"] if arguments.scores else []

@@ -194,10 +194,8 @@ def cells(c: Comparison, data: PageData) -> Mapping[str, object] | None:
     """Every cell with every final metric, and the primary one by seed, each value a link to its run's directory."""
     if not c.cells:
         return None
-    names, by_seed = c.study.metrics, None
-    family = [name for name in names if c.metric and name.partition("@")[0] == c.metric.name.partition("@")[0]]
-    main = names if len(names) <= MOST_COLUMNS else (family if len(family) > 1 else names)[:MOST_COLUMNS]
-    others = [name for name in names if name not in main]
+    main, by_seed = _main_metrics(c), None
+    others = [name for name in c.study.metrics if name not in main]
     if c.metric:
         decimals = decimals_for(cell.interval for cell in c.cells)
         links = {(run["cell"], run["seed"]): run.get("href", "") for run in data["runs"]}
@@ -210,11 +208,23 @@ def cells(c: Comparison, data: PageData) -> Mapping[str, object] | None:
         seeds = [Column(f"seed {seed}", partial(of_seed, seed)) for seed in c.study.seeds]
         by_seed = Table.of([Column[CellSummary]("cell", lambda cell: cell.label), *seeds], c.cells, "By seed")
     return {
-        "main": _means(c, main, "All cells"),
+        "main": table_of_cells(c),
         "others": _means(c, others, "Other metrics") if others else None,
         "num_others": len(others),
         "by_seed": by_seed,
     }
+
+
+def table_of_cells(c: Comparison) -> Table:
+    """Every cell with its seeds, its place, and the metrics that matter most: all, or up to six of the primary one's
+    family."""
+    return _means(c, _main_metrics(c), "All cells")
+
+
+def _main_metrics(c: Comparison) -> list[str]:
+    names = c.study.metrics
+    family = [name for name in names if c.metric and name.partition("@")[0] == c.metric.name.partition("@")[0]]
+    return names if len(names) <= MOST_COLUMNS else (family if len(family) > 1 else names)[:MOST_COLUMNS]
 
 
 def _means(c: Comparison, names: Sequence[str], title: str) -> Table:

@@ -27,7 +27,7 @@ from attnlab.inspection.syntactic_agreement import Agreement, Sentence, agreemen
 from attnlab.models import CLIP, LanguageModel, Seq2Seq
 from attnlab.models.vit import ViT
 from attnlab.runs.record import read_record
-from attnlab.runs.trained import load_model, load_run
+from attnlab.runs.trained import load_run, load_task
 from attnlab.runs.transcribed import Transcriber
 from attnlab.training.run_directory import write_json, write_text
 
@@ -72,7 +72,8 @@ class InspectedRun:
         self.directory, self.checkpoint = directory, checkpoint
         self.record = read_record(directory)
         self.name = str(self.record.get("name", directory.name))
-        self.model, self.tokenizer = load_model(directory, checkpoint)
+        self.task, self.tokenizer = load_task(directory, checkpoint)
+        self.model = self.task.model
         self.kind = type(self.model).__name__
 
     def look_at_texts(

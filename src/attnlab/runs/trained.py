@@ -45,11 +45,17 @@ def load_run(directory: Path, checkpoint: str) -> tuple[Parts, Task]:
 
 def load_model(directory: Path, checkpoint: str) -> tuple[torch.nn.Module, Tokenizer | None]:
     """A run's trained model and its tokenizer, if any; the data are not needed. Raises: UsageError."""
+    task, tokenizer = load_task(directory, checkpoint)
+    return task.model, tokenizer
+
+
+def load_task(directory: Path, checkpoint: str) -> tuple[Task, Tokenizer | None]:
+    """A run's trained task and its tokenizer, if any; the data are not needed. Raises: UsageError."""
     record, path = read_record(directory), checkpoint_of(directory, checkpoint)
     parts = _parts(record, directory)
     task = _load(parts.build_task({**parts.data.placeholder_dims(), **record.get("widths", {})}), path)
     tokenizer = directory / "tokenizer.json"
-    return task.model, Tokenizer.load(tokenizer) if tokenizer.is_file() else None
+    return task, Tokenizer.load(tokenizer) if tokenizer.is_file() else None
 
 
 def _parts(record: Record, directory: Path) -> Parts:

@@ -33,16 +33,24 @@ def _figures(example: Attended, scores: Scores, head: Head | None) -> Iterator[t
     for kind in example.kinds:
         name, layers = kind.replace(" ", "_"), example.of_kind(kind)
         yield f"{name}_overview", _overview(layers, roles)
-        if head is not None and head.kind == kind:
-            shown = head
-        else:  # of rollouts that of all layers
-            last = layers[-1].layer if kind.endswith("rollout") else 0
-            shown = clearest(scores, kind) or Head(kind, last, 0)
+        shown = head if head is not None and head.kind == kind else _clearest(example, kind, scores)
         yield f"{name}_{shown.layer}.{shown.head}", _one(example, shown, roles.get(shown))
     if example.pixels_YXC is not None:
         yield "rollout_over_image", _over_image(example, example.pixels_YXC)
     if example.features_MF is not None:
         yield "cross_over_spectrogram", _over_spectrogram(example, example.features_MF, head)
+
+
+def head_figure(example: Attended, scores: Scores, head: Head | None = None) -> Figure:
+    """One head with its tokens, to be drawn within `paper_style`; None: of the first kind the one of clearest role."""
+    shown = head or _clearest(example, example.kinds[0], scores)
+    return _one(example, shown, role_of(scores[shown]) if shown in scores else None)
+
+
+def _clearest(example: Attended, kind: str, scores: Scores) -> Head:
+    """The head of a kind whose role is clearest, else the first; of rollouts that of all layers."""
+    last = example.of_kind(kind)[-1].layer if kind.endswith("rollout") else 0
+    return clearest(scores, kind) or Head(kind, last, 0)
 
 
 def _overview(layers: Sequence[LayerMap], roles: Mapping[Head, Role | None]) -> Figure:

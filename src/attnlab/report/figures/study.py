@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
 from attnlab.report.figures import forest, style
+from attnlab.report.figures.interactions import interactions_figure
 from attnlab.report.figures.style import COLUMN, PAGE, line_look, new_figure, plain_log_ticks
 from attnlab.report.page_data import MOST_COLOURS, CurveFamily, LengthFamily, Series, band, curve_data, length_data
 
@@ -21,41 +23,115 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 MOST_LINES = 16  # of the metric against length; more cannot be told apart
 HEIGHT = 2.4
 
 
 def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Writes what the study has of differences, effects, lengths, curves and curves-by-factor, and grid; returns the
-    files. The same comparison gives the same bytes. Raises CannotWrite."""
+    """Writes what the study has of differences, effects, interactions, lengths, curves and curves-by-factor, and grid;
+    returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
     return style.write_figures(study_figures(comparison), Path(folder), ("pdf", "png"))
 
 
 def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     """(name, figure) of all that the study has, to be drawn within `paper_style`."""
-    for name, drawn in (("differences", forest.differences(comparison)), ("effects", forest.effects(comparison))):
-        if drawn:
-            yield name, drawn.figure(forest.MOST_ROWS)
-    cells = [cell.label for cell in comparison.cells if cell.cell.skip is None]
+    for name in ("differences", "effects", "interactions"):
+        if figure := KINDS[name].figure(comparison, None):
+            yield name, figure
+    cells = _cells(comparison)
     for index, family in enumerate(length_data(comparison)):
-        if len(cells) <= MOST_LINES and any(one["x"] for one in family["series"]):
-            yield "lengths" if index == 0 else f"lengths-{slug(family['name'])}", length_figure(family, cells)
+        if figure := length_figure(family, cells):
+            yield "lengths" if index == 0 else f"lengths-{slug(family['name'])}", figure
     curves = curve_data(comparison)
     if curves and len(cells) <= MOST_COLOURS:
         yield "curves", cell_curves(curves[0], cells)
     by_factor = factor_curves(curves[0], comparison) if curves else None
     if by_factor is not None:
         yield "curves-by-factor", by_factor
-    if grid := forest.Grid.of(comparison):
-        yield "grid", grid.figure()
+    if figure := KINDS["grid"].figure(comparison, None):
+        yield "grid", figure
+
+
+class Kind(NamedTuple):
+    """A figure by comparison and metric, None where the study has nothing for it; `needs` is what it lacks then."""
+
+    figure: Callable[[Comparison, str | None], Figure | None]
+    needs: str
+
+
+def draw(comparison: Comparison, kind: str, metric: str | None = None) -> Figure:
+    """One of the figures of `KINDS`, drawn. metric: of "lengths" and "curves", which have others than the one that is
+    compared. Raises ValueError for another kind or metric, and where the study has nothing to draw."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    with style.paper_style():
+        figure = KINDS[kind].figure(comparison, metric)
+        if figure is None:
+            raise ValueError(f"the study {comparison.study.name} has nothing to plot of {kind}: {KINDS[kind].needs}")
+        figure.canvas.draw()  # some of it is made when it is first drawn, and belongs to this style, too
+    return figure
+
+
+def _forest(of: Callable[[Comparison], forest.Forest | None], comparison: Comparison, _: str | None) -> Figure | None:
+    drawn = of(comparison)
+    return drawn.figure(forest.MOST_ROWS) if drawn else None
+
+
+def _interactions(comparison: Comparison, _: str | None) -> Figure | None:
+    return interactions_figure(comparison)
+
+
+def _grid(comparison: Comparison, _: str | None) -> Figure | None:
+    grid = forest.Grid.of(comparison)
+    return grid.figure() if grid else None
+
+
+def _lengths(comparison: Comparison, metric: str | None) -> Figure | None:
+    families = {family["name"]: family for family in length_data(comparison)}
+    found = _chosen(families, metric and metric.partition("@")[0])
+    return length_figure(found, _cells(comparison)) if found else None
+
+
+def _curves(comparison: Comparison, metric: str | None) -> Figure | None:
+    cells, found = _cells(comparison), _chosen({one["name"]: one for one in curve_data(comparison)}, metric)
+    if found is None:
+        return None
+    return cell_curves(found, cells) if len(cells) <= MOST_COLOURS else factor_curves(found, comparison)
+
+
+def _chosen(families: Mapping[str, T], name: str | None) -> T | None:
+    """The family of this name, or the first, if there are any. Raises ValueError for a name that none has."""
+    if name is None or not families:
+        return next(iter(families.values()), None)
+    if name not in families:
+        raise ValueError(f"metric must be one of {', '.join(families)}, got {name!r}")
+    return families[name]
+
+
+KINDS = {
+    "differences": Kind(partial(_forest, forest.differences), "it takes a baseline and another cell, both with values"),
+    "effects": Kind(partial(_forest, forest.effects), "it takes two factors that vary; differences has each cell"),
+    "interactions": Kind(_interactions, "it takes two factors that vary, and a seed with all pairs of their choices"),
+    "lengths": Kind(_lengths, f"it takes a metric at multiples of the training length, and at most {MOST_LINES} cells"),
+    "curves": Kind(_curves, f"it takes a metric that was logged, and {MOST_COLOURS} cells or two factors that vary"),
+    "grid": Kind(_grid, "it takes two to four factors that vary, and values"),
+}
+
+
+def _cells(comparison: Comparison) -> list[str]:
+    return [cell.label for cell in comparison.cells if cell.cell.skip is None]
 
 
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def length_figure(family: LengthFamily, cells: Sequence[str]) -> Figure:
-    """The metric at multiples of the training length: means, 95% intervals, a cross where a cell cannot go on."""
+def length_figure(family: LengthFamily, cells: Sequence[str]) -> Figure | None:
+    """The metric at multiples of the training length: means, 95% intervals, a cross where a cell cannot go on. None
+    where there are no values, or more cells than can be told apart."""
+    if len(cells) > MOST_LINES or not any(one["x"] for one in family["series"]):
+        return None
     figure = new_figure(COLUMN, HEIGHT)
     axes = figure.subplots()
     multiples = sorted({k for one in family["series"] for k in (*one["x"], *one["unavailable"])})

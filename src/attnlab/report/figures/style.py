@@ -44,13 +44,34 @@ def paper_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, of matplotlib's own classes: pyplot would keep it and ask for a screen."""
+    """A figure of this size in inches, without pyplot, which would keep it and ask for a screen."""
+    return _figure_class()(figsize=(width, height), layout="constrained")
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    """Made at its first use, as matplotlib takes long to load."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    class PaperFigure(Figure):
+        """Matplotlib's figure, written in the paper's style wherever that is done, and shown by a notebook as what a
+        cell ends with: notebooks find other figures through pyplot alone."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            FigureCanvasAgg(self)
+
+        def savefig(self, *given: Any, **named: Any) -> None:
+            with paper_style():
+                super().savefig(*given, **named)
+
+        def _repr_png_(self) -> bytes:
+            memory = io.BytesIO()
+            self.savefig(memory, format="png")
+            return memory.getvalue()
+
+    return PaperFigure
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Two factors at once: the metric at every pair of their choices, a line a choice. Parallel lines: no interaction."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnlab.analysis import formatting as wording
+from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.reader import Choice, Study, short
+from attnlab.analysis.statistics import Interval, mean_interval
+from attnlab.analysis.table import typographic
+from attnlab.report.figures.style import PAGE, line_look, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_PANELS = 6
+HEIGHT = 2.2
+SPREAD = 0.3  # of the points at one choice, where the distance to the next choice is 1
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The metric at each pair of choices of two factors, over the `settings` of the others that have all of the pairs.
+
+    `points` has the mean of each pair, with its 95% interval over seeds; of `planned` settings the study asks for.
+    """
+
+    across: str
+    lines: str
+    points: dict[tuple[Choice, Choice], Interval]
+    settings: int
+    planned: int
+
+
+def interactions_figure(comparison: Comparison) -> Figure | None:
+    """A panel for each two factors, those that depend on one another most first, up to six; to be drawn within
+    `paper_style`. None where fewer than two factors vary, or no seed has all cells of a panel."""
+    study = comparison.study
+    factors = [name for name in study.factors if name in study.varying]
+    largest = {
+        one.factors: abs(one.interval.mean)
+        for one in sorted(comparison.interactions, key=lambda one: abs(one.interval.mean))
+    }
+    pairs = sorted(itertools.combinations(factors, 2), key=lambda pair: -largest.get(pair, 0.0))
+    found = [one for pair in pairs if (one := crossing(study, *pair))][:MOST_PANELS]
+    if comparison.metric is None or not found:
+        return None
+    columns = min(3, len(found))
+    rows = math.ceil(len(found) / columns)
+    figure = new_figure(PAGE * columns / 3 if columns > 1 else PAGE / 2, HEIGHT * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, one in zip(grid.flat, found, strict=False):
+        _draw(axes, study, one)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(typographic(wording.unit(comparison.metric.name, study)))
+    for axes in list(grid.flat)[len(found) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def crossing(study: Study, across: str, lines: str) -> Crossing | None:
+    """The study's metric at the choices of two factors, one value a seed: its mean over the same settings of all other
+    factors at every pair of choices. None where no seed has a value in all cells of a setting."""
+    pairs = list(itertools.product(study.factors[across], study.factors[lines]))
+    settings: dict[Hashable, dict[tuple[Choice, Choice], dict[int, float]]] = {}
+    asked = set()
+    for pair in pairs:
+        for cell in study.matching({across: pair[0], lines: pair[1]}):
+            if cell.skip is None and study.metric is not None:
+                asked.add(pair)
+                rest = frozenset(
+                    (name, str(value)) for name, value in cell.choices.items() if name not in (across, lines)
+                )
+                settings.setdefault(rest, {})[pair] = study.values(cell.name, study.metric.name)
+    whole = [of for of in settings.values() if of.keys() == asked and all(of.values())]
+    seeds = set.intersection(*(set(by_seed) for of in whole for by_seed in of.values())) if whole else set()
+    if not seeds:
+        return None
+    points = {
+        pair: mean_interval([float(np.mean([of[pair][seed] for of in whole])) for seed in sorted(seeds)])
+        for pair in pairs
+        if pair in asked
+    }
+    return Crossing(across, lines, points, len(whole), len(settings))
+
+
+def _draw(axes: Axes, study: Study, one: Crossing) -> None:
+    across, lines = study.factors[one.across], study.factors[one.lines]
+    sizes: dict[str, Any] = {"linewidth": 1.2, "markersize": 3, "capsize": 1.5, "elinewidth": 0.8}
+    for index, choice in enumerate(lines):
+        known = [(place, one.points[at, choice]) for place, at in enumerate(across) if (at, choice) in one.points]
+        if not known:
+            continue
+        aside = SPREAD * ((index + 0.5) / len(lines) - 0.5)
+        mean = np.array([interval.mean for _, interval in known])
+        half = [interval.high - interval.mean if interval.is_bounded else math.nan for _, interval in known]
+        axes.errorbar([place + aside for place, _ in known], mean, half, label=str(choice), **line_look(index), **sizes)
+    axes.set_xticks(range(len(across)), _names(across))
+    axes.set_xlim(-0.5, len(across) - 0.5)
+    cut = "" if one.settings == one.planned else f"\n{one.settings} of {one.planned} settings"
+    axes.set_xlabel(short(one.across) + cut)
+    axes.legend(title=short(one.lines), handlelength=2.2)
+
+
+def _names(choices: Sequence[Choice]) -> list[str]:
+    return [str(choice) for choice in choices]
