@@ -18,6 +18,7 @@ from tests.stored_studies import cell, write_grid_study, write_plan, write_posit
 
 import attnlab
 from attnlab.analysis import print_comparison
+from attnlab.analysis.tables import runs_to_text
 from attnlab.analysis.terminal import print_cells
 
 
@@ -71,6 +72,15 @@ def test_a_comparison_is_the_terminal_s_table(study):
     assert set(shown) <= set(printed)
     assert shown[0].startswith("test/loss@8x, lower is better")
     assert {line.split()[0] for line in shown[2:8]} == set(study.factors["position"])
+
+
+def test_in_a_notebook_rich_shows_nothing_by_itself(study, monkeypatch, capsys):
+    outside = repr(study.compare())
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Console().is_jupyter
+    assert repr(study.compare()) == outside
+    assert runs_to_text(study.compare()).count("finished") == 24
+    assert capsys.readouterr().out == ""
 
 
 def test_a_long_one_is_cut_and_counted():

@@ -41,7 +41,9 @@ class Comparison(analysis.Comparison):
     def __repr__(self) -> str:
         """The terminal's table of cells, at most 2,000 characters of it."""
         out = io.StringIO()
-        print_cells(self, Console(file=out, width=WIDTH, color_system=None, force_terminal=False))
+        # rich itself would show the lines in a notebook, one by one.
+        plain = Console(file=out, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
+        print_cells(self, plain)
         lines = [line.rstrip() for line in out.getvalue().strip().split("\n")]
         if not self.measured:
             lines = headline(self)
