@@ -130,6 +130,19 @@ def test_names_that_would_be_markup_are_escaped(tmp_path):
     assert "script" not in found.tags
 
 
+def test_what_was_set_apart_is_said_first(tmp_path):
+    for name, unit, value in (("text", "token", 2.0), ("image", "image", 0.1)):
+        for seed in range(2 + (unit == "token")):
+            data = {"unit": unit, "fingerprint": name}
+            write_run(tmp_path / "train", {"data": name}, seed, {"val/loss": value + 0.1 * seed}, data=data)
+    comparison = attnlab.load_study(tmp_path / "train").compare()
+    assert [one.label for one in comparison.measured] == ["data=text"]
+    assert repr(comparison).startswith("! Compared here are runs of ")
+    assert "<li>Compared here are runs of " in comparison._repr_html_()
+    other = attnlab.load_study(tmp_path / "train").compare(baseline="data=image")
+    assert [one.label for one in other.measured] == ["data=image"]
+
+
 def test_another_baseline_turns_the_difference_round(study):
     before = {one.label: one.difference for one in study.compare().cells}
     for given in ("alibi", "position=alibi", {"position": "alibi"}):
