@@ -18,6 +18,7 @@ from tests.stored_studies import cell, write_grid_study, write_plan, write_posit
 
 import attnlab
 from attnlab.analysis import print_comparison
+from attnlab.analysis.tables import runs_to_text
 from attnlab.analysis.terminal import print_cells
 
 
@@ -73,6 +74,15 @@ def test_a_comparison_is_the_terminal_s_table(study):
     assert {line.split()[0] for line in shown[2:8]} == set(study.factors["position"])
 
 
+def test_in_a_notebook_rich_shows_nothing_by_itself(study, monkeypatch, capsys):
+    outside = repr(study.compare())
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Console().is_jupyter
+    assert repr(study.compare()) == outside
+    assert runs_to_text(study.compare()).count("finished") == 24
+    assert capsys.readouterr().out == ""
+
+
 def test_a_long_one_is_cut_and_counted():
     values = crossed(lambda f, g, seed: f + 0.1 * g + 0.01 * seed**2 * f, {"f": range(10), "g": range(9)}, range(3))
     comparison = attnlab.Study(study_of(values, ("f", "g"))).compare()
@@ -118,6 +128,19 @@ def test_names_that_would_be_markup_are_escaped(tmp_path):
     found = Rows(shown)
     assert [row[0].removesuffix(" baseline") for row in found.rows[1:]] == names
     assert "script" not in found.tags
+
+
+def test_what_was_set_apart_is_said_first(tmp_path):
+    for name, unit, value in (("text", "token", 2.0), ("image", "image", 0.1)):
+        for seed in range(2 + (unit == "token")):
+            data = {"unit": unit, "fingerprint": name}
+            write_run(tmp_path / "train", {"data": name}, seed, {"val/loss": value + 0.1 * seed}, data=data)
+    comparison = attnlab.load_study(tmp_path / "train").compare()
+    assert [one.label for one in comparison.measured] == ["data=text"]
+    assert repr(comparison).startswith("! Compared here are runs of ")
+    assert "<li>Compared here are runs of " in comparison._repr_html_()
+    other = attnlab.load_study(tmp_path / "train").compare(baseline="data=image")
+    assert [one.label for one in other.measured] == ["data=image"]
 
 
 def test_another_baseline_turns_the_difference_round(study):

@@ -155,7 +155,9 @@ class Table:
     def to_text(self) -> str:
         """Aligned columns however long the lines become, without title, notes and colours."""
         out = io.StringIO()
-        Console(file=out, width=UNLIMITED, color_system=None).print(self.to_rich(), highlight=False)
+        Console(file=out, width=UNLIMITED, color_system=None, force_jupyter=False).print(
+            self.to_rich(), highlight=False
+        )
         return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
     def to_csv(self, digits: int | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from attnlab.analysis.frames import curves_frame, runs_frame
 from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import Cell, Choice, Metric
 from attnlab.analysis.table import typographic
-from attnlab.analysis.terminal import print_cells
+from attnlab.analysis.terminal import bullet, print_cells
 from attnlab.report import page
 
 if TYPE_CHECKING:
@@ -39,21 +39,29 @@ class Comparison(analysis.Comparison):
         return cls(**{field.name: getattr(found, field.name) for field in fields(found)})
 
     def __repr__(self) -> str:
-        """The terminal's table of cells, at most 2,000 characters of it."""
+        """What was set apart, and the terminal's table of cells; at most 2,000 characters of it."""
         out = io.StringIO()
-        print_cells(self, Console(file=out, width=WIDTH, color_system=None, force_terminal=False))
+        # rich itself would show the lines in a notebook, one by one.
+        plain = Console(file=out, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
+        for sentence in self.study.apart:
+            bullet(plain, sentence, "! ")
+        print_cells(self, plain)
         lines = [line.rstrip() for line in out.getvalue().strip().split("\n")]
         if not self.measured:
-            lines = headline(self)
+            lines = [*self.study.apart, *headline(self)]
         return _cut(lines, f"{self.study.name}: see attnlab.write_report(comparison, PATH) for all")
 
     def _repr_html_(self) -> str:
-        """What came out in words, and the page's table of cells."""
+        """What came out in words, the page's table of cells, and what to know before trusting it."""
         study, metric = self.study, self.metric
         what = f"{metric.name}: {describe(metric.name, study)}; {metric.better} is better" if metric else ""
-        said = Markup("").join(Markup("<li>{}</li>").format(typographic(sentence)) for sentence in headline(self))
-        head = Markup("<p><b>{}</b> {}</p><ul>{}</ul>").format(study.name, what, said)
-        return str(Markup('<div class="attnlab">{}{}</div>').format(head, page.table_of_cells(self)))
+        head = Markup("<p><b>{}</b> {}</p>{}").format(study.name, what, _list(headline(self)))
+        return str(head + page.table_of_cells(self).to_html() + _list(self.caveats))
+
+
+def _list(sentences: Sequence[str]) -> Markup:
+    items = Markup("").join(Markup("<li>{}</li>").format(typographic(sentence)) for sentence in sentences)
+    return Markup("<ul>{}</ul>").format(items) if sentences else items
 
 
 def _cut(lines: list[str], more: str) -> str:

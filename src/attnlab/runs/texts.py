@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from attnlab import generation
 from attnlab.config import UsageError
-from attnlab.data import PretrainedTokenizer, Tokenizer, TranslationData
 from attnlab.data.readers import refuse_half_characters
 from attnlab.data.special_tokens import SpecialTokens
 from attnlab.generation import BeamSearch, Sampler
 from attnlab.models import LanguageModel, Seq2Seq
 from attnlab.runs.trained import load_run
-from attnlab.tasks import Translation
+
+if TYPE_CHECKING:
+    from attnlab.data import Tokenizer
 
 NAMED = 10  # lines whose numbers are told
 
@@ -74,6 +76,8 @@ class Writer:
 
     def _conversation(self, message: str, system: str | None) -> list[int]:
         """The tokens of a conversation of one message, and perhaps of how to answer it."""
+        from attnlab.data import PretrainedTokenizer  # few runs have one
+
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.chat_template is None:
             otherwise = "leave --chat out, or take a run of a published model that answers messages"
@@ -95,6 +99,9 @@ class Translator:
     """A run that translates, with its data, by which texts are cut into tokens. Raises UsageError where it is none."""
 
     def __init__(self, directory: Path, checkpoint: str) -> None:
+        from attnlab.data import TranslationData
+        from attnlab.tasks import Translation  # what only goes on from texts does not wait for it
+
         parts, task = load_run(directory, checkpoint)
         if not isinstance(task, Translation) or not isinstance(parts.data, TranslationData):
             kind = type(task).__name__

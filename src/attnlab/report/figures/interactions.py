@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +103,8 @@ def _draw(axes: Axes, study: Study, one: Crossing) -> None:
         mean = np.array([interval.mean for _, interval in known])
         half = [interval.high - interval.mean if interval.is_bounded else math.nan for _, interval in known]
         axes.errorbar([place + aside for place, _ in known], mean, half, label=str(choice), **line_look(index), **sizes)
-    axes.set_xticks(range(len(across)), _names(across))
+    axes.set_xticks(range(len(across)), list(map(str, across)))
     axes.set_xlim(-0.5, len(across) - 0.5)
     cut = "" if one.settings == one.planned else f"\n{one.settings} of {one.planned} settings"
     axes.set_xlabel(short(one.across) + cut)
     axes.legend(title=short(one.lines), handlelength=2.2)
-
-
-def _names(choices: Sequence[Choice]) -> list[str]:
-    return [str(choice) for choice in choices]
