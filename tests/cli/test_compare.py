@@ -45,6 +45,7 @@ def test_it_is_watched_until_it_is_over(attnlab, study):
     [
         (["--watch", "--format", "csv"], "--watch follows the table of cells"),
         (["--watch", "--runs"], "--watch follows the table of cells"),
+        (["--watch", "--baseline", "rotary"], "--watch follows the table of cells"),
         (["--runs", "--format", "tex"], "not tex"),
         (["--every", "3"], "give both, or neither"),
         (["--watch", "--every", "0"], "--every must be a number of seconds above 0, got 0.0"),
@@ -56,6 +57,80 @@ def test_mixtures_are_refused(attnlab, study, words, message):
     assert said.status == 2
     assert message in said.err
     assert said.out == ""
+
+
+# --- another metric, another baseline
+
+
+def rows_of(attnlab, *words):
+    said = attnlab("compare", *words, "--format", "csv")
+    assert said.status == 0, said.err
+    return {row["cell"]: row for row in csv.DictReader(io.StringIO(said.out))}
+
+
+@pytest.mark.parametrize("baseline", ["rotary", "position=rotary"])
+def test_a_study_is_compared_on_what_is_asked_for(attnlab, study, baseline):
+    own = rows_of(attnlab, "position_length")
+    asked = rows_of(attnlab, "position_length", "--metric", "test/loss@1x", "--baseline", baseline)
+    assert {row["metric"] for row in asked.values()} == {"test/loss@1x"}
+    assert [cell for cell, row in asked.items() if row["verdict"] == "baseline"] == ["position=rotary"]
+    alibi, rotary = (float(asked[f"position={name}"]["mean"]) for name in ("alibi", "rotary"))
+    assert float(asked["position=alibi"]["difference"]) == pytest.approx(alibi - rotary, abs=1e-6)
+    assert {row["metric"] for row in own.values()} == {"test/loss@8x"}
+
+
+@pytest.fixture
+def multirun(here):
+    """Runs of `attnlab train -m`, which no plan has asked for."""
+    root = here / "runs" / "mine"
+    for heads in (2, 4):
+        for position, loss in (("alibi", 2.0), ("rotary", 1.5)):
+            choices = {"position": position, "model.num_heads": heads}
+            for seed in range(3):
+                final = {"val/loss": loss + 0.1 * heads + 0.01 * seed, "test/loss@1x": 3 - loss + 0.01 * seed}
+                write_run(root, choices, seed, final)
+    return root
+
+
+def test_a_multirun_is_compared_with_its_first_cell_and_says_so(attnlab, multirun):
+    said = attnlab("compare", "mine")
+    assert said.status == 0, said.err
+    assert "val/loss, lower is better" in said.out
+    assert "No baseline is named: alibi, num_heads 2, the first cell, stands for it" in " ".join(said.out.split())
+    assert "names no baseline" not in said.out
+
+
+def test_a_multirun_is_compared_with_the_cell_that_is_named(attnlab, multirun):
+    words = ("--baseline", "position=rotary model.num_heads=4", "--metric", "test/loss@1x")
+    rows = rows_of(attnlab, "mine", *words)
+    first, *others = rows.values()
+    baseline = next(row for row in rows.values() if row["verdict"] == "baseline")
+    assert (baseline["metric"], float(baseline["mean"])) == ("test/loss@1x", pytest.approx(1.51))
+    assert {float(row["difference"]) for row in (first, *others) if row["difference"]} == {-0.5, 0.0}
+    assert "No baseline is named" not in attnlab("compare", "mine", *words).out
+
+
+def test_the_report_takes_the_same_words(attnlab, multirun):
+    said = attnlab("report", "mine", "--no-figures", "--baseline", "rotary, num_heads 2")
+    assert said.status == 0, said.err
+    assert "No baseline is named" not in (multirun / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "test/bleu"], "--metric must be a final metric of the study mine, got 'test/bleu'; there are "),
+        (
+            ["--baseline", "position=alibbi"],
+            "--baseline must be one cell of the study mine, got 'position=alibbi'; give",
+        ),
+        (["--baseline", "position=alibi"], "got 'position=alibi' (2 cells fit it); give a label or all choices, of: "),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(attnlab, multirun, words, message):
+    said = attnlab("compare", "mine", *words)
+    assert (said.status, said.out) == (2, "")
+    assert message in said.err
 
 
 # --- resampled sentences

@@ -24,7 +24,7 @@ Where runs are missing the interval is the sign test's, of the median, with each
 what has not ended is missing.
 """
 
-from attnlab.analysis.comparison import Comparison, compare, parts_of_study
+from attnlab.analysis.comparison import Comparison, asked, compare, parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
 from attnlab.analysis.terminal import print_comparison
@@ -33,6 +33,7 @@ __all__ = [
     "Comparison",
     "Study",
     "StudyReader",
+    "asked",
     "compare",
     "load_study",
     "parts_of_study",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from attnlab.training.study_fields import same
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
+MOST_NAMES = 40  # that a message lists
 FEWEST_CELLS = 6  # that may fall into clusters
 
 
@@ -276,7 +278,8 @@ def parts_of_study(study: Study) -> list[Study]:
     if len(sizes) < 2:
         return [study]
     of_cells = {cell: kinds[cell, seed] for cell, seed in sorted(kinds, reverse=True)}
-    of_baseline = of_cells.get(study.baseline_cell.name) if study.baseline_cell else None
+    named = study.baseline_cell if study.baseline_named else None
+    of_baseline = of_cells.get(named.name) if named else None
     most = sorted(sizes, key=lambda kind: (kind != of_baseline, -sizes[kind]))
     belongs = {key: kinds.get(key, of_cells.get(key[0], most[0])) for key in study.runs}
     skipped = {cell.name: of_cells.get(cell.name, most[0]) for cell in study.cells}
@@ -288,6 +291,49 @@ def parts_of_study(study: Study) -> list[Study]:
             f"tokenizer or unit cannot be compared with theirs. Set apart are runs of {listing(others)}."
         )
     return parts
+
+
+def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> list[Study]:
+    """`parts_of_study` with another metric or baseline than the study's own; parts without that metric are left out.
+
+    metric: a final metric; the study's own alone has its margin. baseline: a cell by its label or name, or by its
+    choices, in words (`position=rotary model.d_model=64`) or as a mapping. Raises ValueError for a metric or a cell
+    that the study does not have.
+    """
+    if baseline is not None:
+        study = replace(study, baseline=_the_cell(study, baseline), baseline_named=True)
+    parts = parts_of_study(study)
+    if metric is None:
+        return parts
+    if metric not in study.metrics:
+        there = listing(study.metrics, MOST_NAMES) or "none, because no run has finished"
+        raise ValueError(f"metric must be a final metric of the study {study.name}, got {metric!r}; there are {there}")
+    having = [part for part in parts if metric in part.metrics]
+    return [replace(part, metric=_other_metric(part, metric)) for part in having]
+
+
+def _other_metric(study: Study, name: str) -> Metric:
+    return study.metric if study.metric and study.metric.name == name else Metric(name, study.better(name))
+
+
+def _the_cell(study: Study, given: str | Mapping[str, Choice]) -> dict[str, Choice]:
+    """The choices of the one cell that is meant. Raises ValueError where there is none, or several."""
+    cells = [cell for cell in study.cells if cell.skip is None and cell.choices]
+    labels = {cell.name: study.label(cell) for cell in cells}
+    found = [cell for cell in cells if given in (cell.name, labels[cell.name])]
+    words = re.split(r"[\s,]+", given) if isinstance(given, str) else ()
+    choices = dict(word.split("=", 1) for word in words if "=" in word) if isinstance(given, str) else given
+    if not found and choices:
+        found = [cell for cell in study.matching(choices) if cell in cells]
+        found = [cell for cell in found if len(cell.choices) == len(choices)] or found
+    if len(found) != 1:
+        fits = f" ({len(found)} cells fit it)" if found else ""
+        there = "; ".join(labels.values()) or "none"
+        raise ValueError(
+            f"baseline must be one cell of the study {study.name}, got {given!r}{fits}; give a label or "
+            f"all choices, of: {there}"
+        )
+    return dict(found[0].choices)
 
 
 def _compares_across(study: Study) -> bool:
@@ -327,6 +373,8 @@ def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], ski
         part.seeds = sorted({run.seed for run in runs.values() if run.record})
         part.runs = {key: run for key, run in runs.items() if run.seed in part.seeds}
         part.metric = metric_of(None, list(part.runs.values()))
+        first = next((cell.choices for cell in part.cells if cell.choices), {})
+        part.baseline = study.baseline if part.baseline_cell else dict(first)
     part.claims = [claim for claim in study.claims if all(map(part.matching, _cells_of(claim)))]
     return part
 

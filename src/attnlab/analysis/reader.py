@@ -99,7 +99,7 @@ class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
 
     `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which
-    runs cannot be compared with these (see `comparison.parts_of_study`).
+    runs cannot be compared with these (see `comparison.parts_of_study`); baseline_named: somebody chose the baseline.
     """
 
     path: Path
@@ -116,6 +116,7 @@ class Study:
     runs: dict[tuple[str, int], Run]
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
+    baseline_named: bool = True
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -321,14 +322,14 @@ def _study(
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells if is_planned else []:  # without a plan nobody has asked for what is not there
         for seed in seeds if cell.skip is None else []:
-            missing = Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing")
-            runs.setdefault((cell.name, seed), missing)
+            runs.setdefault((cell.name, seed), Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing"))
     return Study(
         path=path,
         name=str(plan.get("study") or path.name),
         question=str(plan.get("question") or ""),
         factors={name: [*map(_choice, _list(choices))] for name, choices in mapping(plan.get("factors")).items()},
         baseline=choices_of(plan.get("baseline")),
+        baseline_named=is_planned,
         cells=cells,
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
@@ -347,7 +348,8 @@ def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
         if run.record.get("plan"):
             return run.section("plan")
     cells = {run.cell: {"name": run.cell, "choices": run.section("cell")} for run in runs}
-    return {"study": name, "cells": list(cells.values()), "seeds": sorted({run.seed for run in runs})} if runs else {}
+    first, seeds = next((run.section("cell") for run in runs if run.record.get("cell")), {}), {run.seed for run in runs}
+    return {"study": name, "cells": [*cells.values()], "seeds": sorted(seeds), "baseline": first} if runs else {}
 
 
 def _cell(entry: Mapping[str, object]) -> Cell:
@@ -374,9 +376,8 @@ def metric_of(entry: object, runs: Collection[Run]) -> Metric | None:
     said, given = _metrics_of(runs), mapping(entry)
     if entry is not None:
         name, margin = str(given["name"]), given.get("margin")
-        return Metric(
-            name, str(given.get("better") or better_of(name, said)), float(margin) if is_finite(margin) else 0.0
-        )
+        better = str(given.get("better") or better_of(name, said))
+        return Metric(name, better, float(margin) if is_finite(margin) else 0.0)
     names = sorted({str(mapping(run.status.get("best")).get("metric") or "") for run in runs} - {""})
     return Metric(names[0], better_of(names[0], said)) if names else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ COMPARED = (
         "--bootstrap-sentences",
         "translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; seconds a run",
     ),
+    option("--metric", "compare on this final metric, as test/loss@1x (default: the study's)"),
+    option("--baseline", "compare with this cell, by its name or choices, as position=rotary (default: the study's)"),
     option("--part", "of a study whose runs cannot all be compared: the part of this number", type=int),
 )
 
@@ -51,12 +54,13 @@ def compare(arguments: Namespace) -> int:
         if (seen := watch(folder, console, every)) is not None:
             _write_page(seen, folder, console)
     elif arguments.format == "table" and not arguments.runs:
-        compare_study(folder, Console(), arguments.bootstrap_sentences, arguments.part)
+        how = (arguments.bootstrap_sentences, arguments.part, arguments.metric, arguments.baseline)
+        compare_study(folder, Console(), *how)
     else:
         forms = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
         if arguments.runs:
             forms = {"csv": runs_to_csv, "table": runs_to_text}
-        part = part_of(load_study(folder), arguments.part)
+        part = part_of(_asked(load_study(folder), arguments.metric, arguments.baseline), arguments.part)
         sys.stdout.write(forms[arguments.format](compared(part, arguments.bootstrap_sentences)))
     return 0
 
@@ -79,7 +83,8 @@ def report(arguments: Namespace) -> int:
     to = Path(arguments.to) if arguments.to else folder / _page_name(arguments.part or 1)
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}")
-    comparison = compared(part_of(load_study(folder), arguments.part), arguments.bootstrap_sentences)
+    parts = _asked(load_study(folder), arguments.metric, arguments.baseline)
+    comparison = compared(part_of(parts, arguments.part), arguments.bootstrap_sentences)
     path = write_report(comparison, to)
     print(path, *write_tables(comparison, path.parent), sep="\n")
     if not arguments.no_figures and (written := write_figures(comparison, path.parent / "figures")):
@@ -88,8 +93,9 @@ def report(arguments: Namespace) -> int:
 
 
 def _refuse_mixtures(arguments: Namespace) -> None:
-    if arguments.watch and (arguments.runs or arguments.bootstrap_sentences or arguments.format != "table"):
-        rest = "--runs, --format and --bootstrap-sentences"
+    others = (arguments.runs, arguments.bootstrap_sentences, arguments.metric, arguments.baseline)
+    if arguments.watch and (any(others) or arguments.format != "table"):
+        rest = "--runs, --format, --metric, --baseline and --bootstrap-sentences"
         raise UsageError(f"--watch follows the table of cells; give {rest} without it")
     if arguments.runs and arguments.format not in ("table", "csv"):
         raise UsageError(f"--runs lists runs as a table or with --format csv, not {arguments.format}")
@@ -99,18 +105,31 @@ def _refuse_mixtures(arguments: Namespace) -> None:
         raise refused("--every", "a number of seconds above 0", arguments.every)
 
 
-def compare_study(folder: Path, console: Console, resampled: bool = False, part: int | None = None) -> None:
+def compare_study(
+    folder: Path,
+    console: Console,
+    resampled: bool = False,
+    part: int | None = None,
+    metric: str | None = None,
+    baseline: str | None = None,
+) -> None:
     """Prints the comparison of each part of a study whose runs can be compared, and writes its page if it can be."""
-    from attnlab.analysis import load_study, parts_of_study, print_comparison
+    from attnlab.analysis import load_study, print_comparison
 
-    study = load_study(folder)
-    parts = parts_of_study(study) if part is None else [part_of(study, part)]
-    for number, one in enumerate(parts, start=part or 1):
-        if len(parts) > 1:
+    parts = _asked(load_study(folder), metric, baseline)
+    for number, one in enumerate(parts if part is None else [part_of(parts, part)], start=part or 1):
+        if len(parts) > 1 and part is None:
             console.rule(f"part {number} of {len(parts)}")
         comparison = compared(one, resampled)
         print_comparison(comparison, console)
         _write_page(comparison, folder, console, _page_name(number))
+
+
+def _asked(study: Study, metric: str | None, baseline: str | None) -> list[Study]:
+    from attnlab.analysis import asked
+
+    with usage_errors("--"):
+        return asked(study, metric, baseline)
 
 
 def compared(study: Study, resampled: bool) -> Comparison:
@@ -122,16 +141,13 @@ def compared(study: Study, resampled: bool) -> Comparison:
         return comparison.with_resampled_sentences() if resampled else comparison
 
 
-def part_of(study: Study, number: int | None) -> Study:
+def part_of(parts: Sequence[Study], number: int | None) -> Study:
     """The part that was asked for, or the only one. Raises: UsageError where there are several, or no such one."""
-    from attnlab.analysis import parts_of_study
-
-    parts = parts_of_study(study)
     if number is None and len(parts) > 1:
-        kinds = f"{study.name} holds runs of {len(parts)} kinds"
+        kinds = f"{parts[0].name} holds runs of {len(parts)} kinds"
         raise UsageError(f"{kinds}: choose one with --part 1 to {len(parts)}. Part 1: {parts[0].apart[0]}")
     if not 1 <= (number or 1) <= len(parts):
-        raise refused("--part", f"from 1 to {len(parts)}, the parts of {study.name}", number)
+        raise refused("--part", f"from 1 to {len(parts)}, the parts of {parts[0].name}", number)
     return parts[(number or 1) - 1]
 
 

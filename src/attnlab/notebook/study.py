@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from rich.console import Console
 
 from attnlab import analysis
-from attnlab.analysis.formatting import describe, listing
+from attnlab.analysis.formatting import describe
 from attnlab.analysis.frames import curves_frame, runs_frame
 from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import Cell, Choice, Metric
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, LONGEST = 110, 2000  # characters of a line, and of all that stands for a comparison
-MOST_NAMES = 40  # that a message lists
 OF_OWN_METRIC = ("lengths", "curves")  # figures that have metrics beside the one that is compared
 
 
@@ -152,12 +151,7 @@ class Study:
         metric: a final metric, by default the study's own, which alone has its margin. baseline: a cell by its label or
         name, or by its choices. Raises ValueError for a metric or a cell that the study does not have.
         """
-        study = self.as_read
-        if metric is not None:
-            study = replace(study, metric=_metric(study, metric))
-        if baseline is not None:
-            study = replace(study, baseline=_baseline(study, baseline))
-        return Comparison.of(analysis.compare(analysis.parts_of_study(study)[0]))
+        return Comparison.of(analysis.compare(analysis.asked(self.as_read, metric, baseline)[0]))
 
     def plot(self, kind: str, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> Figure:
         """A figure in the style of a paper; `savefig` writes it in that style.
@@ -180,34 +174,6 @@ class Study:
 
 def _name(metric: Metric | None) -> str:
     return metric.name if metric else "none"
-
-
-def _metric(study: analysis.Study, name: str) -> Metric:
-    if study.metric and study.metric.name == name:
-        return study.metric
-    if name not in study.metrics:
-        there = listing(study.metrics, MOST_NAMES) or "none, because no run has finished"
-        raise ValueError(f"metric must be a final metric of the study {study.name}, got {name!r}; there are {there}")
-    return Metric(name, study.better(name))
-
-
-def _baseline(study: analysis.Study, given: str | Mapping[str, Choice]) -> dict[str, Choice]:
-    """The choices of the one cell that is meant. Raises ValueError where there is none, or several."""
-    cells = [cell for cell in study.cells if cell.skip is None and cell.choices]
-    labels = {cell.name: study.label(cell) for cell in cells}
-    if isinstance(given, str):
-        found = [cell for cell in cells if given in (cell.name, labels[cell.name])]
-    else:
-        found = [cell for cell in study.matching(given) if cell in cells]
-        found = [cell for cell in found if len(cell.choices) == len(given)] or found
-    if len(found) != 1:
-        fits = f" ({len(found)} cells fit it)" if found else ""
-        there = "; ".join(labels.values()) or "none"
-        raise ValueError(
-            f"baseline must be one cell of the study {study.name}, got {given!r}{fits}; give a label or "
-            f"all choices, of: {there}"
-        )
-    return dict(found[0].choices)
 
 
 def load_study(path: str | Path) -> Study:
