@@ -157,8 +157,9 @@ def compare_rows(tokens: int, rounds: int) -> None:
             both = (InRows(backend), backend)
             found.append(layer.compared(*both, rounds) + "".join(f"{layer.peak(one):6.0f}" for one in both))
         print(f"{position:>13} {mask:>15} {dropout:>7} " + " ".join(found), flush=True)
-    flagged = [Layer(1, length, 4, 64, layers=SHARING).peak(Fused()) for length in IN_ROWS]
-    print("the causal flag alone, MB of one sequence: " + " ".join(f"{peak:.0f}" for peak in flagged))
+    for mask in ("causal", "padding"):
+        peaks = [Layer(1, length, 4, 64, mask, layers=SHARING).peak(Fused()) for length in IN_ROWS]
+        print(f"no position, {mask}, all at once, MB of one sequence: " + " ".join(f"{peak:.0f}" for peak in peaks))
 
 
 COMPARISONS = {"windows": compare_windows, "backends": compare_backends, "rows": compare_rows}

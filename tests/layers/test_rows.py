@@ -31,6 +31,13 @@ def short_rows(monkeypatch):
     monkeypatch.setattr(layers.scope, "ROWS", 4)
 
 
+@pytest.fixture
+def from_256(monkeypatch):
+    """Rows of 64 queries, in causal sequences from 256 and in others from 512 on."""
+    monkeypatch.setattr(layers.scope, "ROWS", 64)
+    monkeypatch.setattr(layers.backends, "LEAST_CAUSAL", 256)
+
+
 def encoding(name, causal, dtype=torch.float64):
     torch.manual_seed(1)
     position = build_part(getattr(layers, name), causal=causal, **WIDTHS).to(dtype)
@@ -173,12 +180,12 @@ def largest(stack, length, **who):
     return kept, made.elements
 
 
+@pytest.mark.usefixtures("from_256")
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("name", ["PositionEncoding", "Rotary", "ALiBi", "RelativeBias"])
-def test_memory_grows_with_the_length_alone(monkeypatch, name, causal, padded, dropout):
-    monkeypatch.setattr(layers.scope, "ROWS", 64)
+def test_memory_grows_with_the_length_alone(name, causal, padded, dropout):
     fields = {"d_model": 8, "num_heads": 2, "num_layers": 1, "dropout": dropout, "position": getattr(layers, name)}
     stack = Stack(fields, causal)
     found = []
@@ -212,6 +219,7 @@ def test_a_mask_goes_with_its_forward_pass(name):
         gc.enable()
 
 
+@pytest.mark.usefixtures("from_256")
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["ALiBi", "RelativeBias"])
 def test_recomputed_layers_have_the_same_gradients(name, dropout):
@@ -229,6 +237,7 @@ def test_recomputed_layers_have_the_same_gradients(name, dropout):
         torch.testing.assert_close(kept, recomputed, atol=0, rtol=0)
 
 
+@pytest.mark.usefixtures("from_256")
 @pytest.mark.parametrize("name", ["ALiBi", "RelativeBias"])
 def test_autocast_reaches_the_rows(name):
     stack = Stack({"d_model": 16, "num_heads": 2, "num_layers": 1, "position": getattr(layers, name)}, True)
@@ -246,17 +255,18 @@ def test_autocast_reaches_the_rows(name):
 @pytest.mark.parametrize(
     ("name", "causal", "length", "window", "dropout", "padded", "expected"),
     [
-        ("ALiBi", True, 512, None, 0.0, False, InRows),
-        ("ALiBi", False, 512, None, 0.1, True, InRows),
-        ("ALiBi", True, 511, None, 0.0, False, Fused),
-        ("ALiBi", True, 511, None, 0.1, False, Math),
-        ("ALiBi", True, 512, 64, 0.0, False, InBlocks),
-        ("RelativeBias", False, 512, None, 0.0, False, InRows),
+        ("ALiBi", True, 1024, None, 0.0, False, InRows),
+        ("ALiBi", False, 2048, None, 0.1, True, InRows),
+        ("ALiBi", False, 2047, None, 0.0, False, Fused),
+        ("ALiBi", True, 1023, None, 0.0, False, Fused),
+        ("ALiBi", True, 1023, None, 0.1, False, Math),
+        ("ALiBi", True, 1024, 64, 0.0, False, InBlocks),
+        ("RelativeBias", False, 2048, None, 0.0, False, InRows),
         ("PositionEncoding", True, 4096, None, 0.0, False, Fused),  # the causal flag says it all
         ("PositionEncoding", False, 4096, None, 0.0, True, Fused),  # one row of a mask for all queries
-        ("PositionEncoding", True, 512, None, 0.0, True, InRows),
-        ("PositionEncoding", True, 512, 400, 0.0, False, InRows),
-        ("Rotary", True, 512, None, 0.1, False, InRows),
+        ("PositionEncoding", True, 1024, None, 0.0, True, InRows),
+        ("PositionEncoding", True, 1024, 800, 0.0, False, InRows),
+        ("Rotary", True, 1024, None, 0.1, False, InRows),
     ],
 )
 def test_rows_are_taken_where_something_of_all_scores_would_be_made(

@@ -124,9 +124,10 @@ class DataModule(Part, lightning.LightningDataModule):
 
     def _ready_for_device(self) -> Callable[[Batch], Batch] | None:
         """What makes a batch ready for the GPU that trains: counts and places known, in pinned memory; None: no GPU."""
-        if self.trainer is None or (device := self.trainer.strategy.root_device).type != "cuda":
+        strategy = getattr(self.trainer, "strategy", None)  # what stands in for a trainer may know of ranks alone
+        if self.trainer is None or strategy is None or strategy.root_device.type != "cuda":
             return None
-        task = self.trainer.lightning_module
+        task, device = self.trainer.lightning_module, strategy.root_device
         return lambda batch: pinned(task.on_before_batch_transfer(batch, 0), device)
 
     def _close(self) -> None:

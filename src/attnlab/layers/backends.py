@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.layers.pointwise import dropout as drop
-from attnlab.layers.scope import LEAST_ROWS, Mask
+from attnlab.layers.scope import LEAST_CAUSAL, Mask
 
 # What F.scaled_dot_product_attention calls on a CPU, forward and backward.
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -243,7 +243,8 @@ def choose_backend(
         return BACKENDS[whole]
     if mask.blocks is not None:
         return IN_BLOCKS[whole]
-    return (IN_ROWS if num_queries >= LEAST_ROWS and (mask.by_query or whole == "math") else BACKENDS)[whole]
+    is_long = num_queries >= (LEAST_CAUSAL if mask.scope.causal else 2 * LEAST_CAUSAL)
+    return (IN_ROWS if is_long and (mask.by_query or whole == "math") else BACKENDS)[whole]
 
 
 def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:

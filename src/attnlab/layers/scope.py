@@ -27,8 +27,8 @@ T = TypeVar("T")
 # Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
 # in a block, where the blocks that a query sees are at most half of the sequence.
 LEAST_LENGTH, SMALLEST_BLOCK = 512, 32
-# Where all scores at once would be, queries go in rows of so many, from this many on.
-ROWS, LEAST_ROWS = 256, 512
+# Of a long sequence so many queries go at once, from this length on where causal, from twice of it on where not.
+ROWS, LEAST_CAUSAL = 256, 1024
 
 
 def build_mask(
