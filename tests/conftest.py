@@ -55,7 +55,7 @@ def read_only_folder() -> Iterator[Path]:
 @pytest.fixture
 def dropout_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training, dropout multiplies by 1 + rate: what a model gives shows every place that has it, exactly."""
-    for place in ("attnlab.layers.pointwise.dropout", "attnlab.layers.attention.drop"):
+    for place in ("attnlab.layers.pointwise.dropout", "attnlab.layers.backends.drop"):
         monkeypatch.setattr(place, lambda x, rate: x * (1 + rate))
 
 

@@ -1,6 +1,7 @@
-"""Times attention's backends on a CPU against each other, forward and backward, over lengths, heads, masks and dropout; and a sliding window as a mask against one in blocks.
+"""Times attention's backends on a CPU against each other, forward and backward, over lengths, heads, masks and dropout; a sliding window as a mask against one in
+blocks; and queries in rows against all scores at once, with the memory of both.
 
-python experiments/speed/backends.py [--tokens 2048] [--rounds 3] [--threads 1]
+python experiments/speed/backends.py [--only backends windows rows] [--tokens 2048] [--rounds 3] [--threads 1]
 
 Legend: B batch, T length, H heads, K head width.
 """
@@ -15,19 +16,33 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from attnlab.layers import Backend, Fused, InBlocks, Math, PositionEncoding, Scope, Scores, build_scope
+from attnlab.layers import (
+    ALiBi,
+    Backend,
+    Fused,
+    InBlocks,
+    InRows,
+    Math,
+    PositionEncoding,
+    RelativeBias,
+    Scope,
+    Scores,
+    build_scope,
+)
 from attnlab.layers import scope as rule
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
 SHAPES = ((4, 16), (4, 64), (12, 64))  # heads, width of each
 WINDOWS, LONG = (8, 32, 64, 128, 256), (256, 512, 1024, 2048)
+IN_ROWS, SHARING = (256, 512, 1024, 2048, 4096), 2  # layers that share a mask
 LEAST_SECONDS = 0.05  # of a timing, in as many calls as that takes
 
 
 @dataclass
 class Layer:
-    """A layer's attention, forward and backward, its mask made anew each time. mask: causal, all, or padding (a quarter of the rows have half of the length)."""
+    """Layers' attention, forward and backward, their mask made anew each time. mask: causal, all, or padding (a quarter of the rows have half of the length), also of causal."""
 
     batch: int
     length: int
@@ -36,9 +51,15 @@ class Layer:
     mask: str = "causal"
     dropout: float = 0.0
     window: int | None = None
+    position: str = "none"
+    layers: int = 1
 
     def __post_init__(self) -> None:
         self.qkv = [self._heads() for _ in range(3)]
+        self.causal = "causal" in self.mask
+        made = {"none": PositionEncoding, "alibi": lambda: ALiBi(self.heads)}
+        made["relative_bias"] = lambda: RelativeBias(self.heads, self.causal)
+        self.encoding = made[self.position]()
 
     def _heads(self) -> Tensor:
         """(B, H, T, K) as a layer has it: a view of (B, T, H K)."""
@@ -49,14 +70,27 @@ class Layer:
         """Who sees whom."""
         is_token_BT = torch.ones(self.batch, self.length, dtype=torch.bool)
         is_token_BT[: self.batch // 4 + 1, self.length // 2 :] = False
-        padding = is_token_BT if self.mask == "padding" else None
+        padding = is_token_BT if "padding" in self.mask else None
         x_BTD = torch.zeros(self.batch, self.length, 1)
-        return build_scope(x_BTD, PositionEncoding(), self.mask == "causal", is_token_BT=padding)
+        return build_scope(x_BTD, self.encoding, self.causal, is_token_BT=padding)
 
     def step(self, backend: Backend) -> None:
         """Forward and backward."""
-        out_BHTK = backend(*self.qkv, self.scope().mask(self.window), Scores(dropout=self.dropout))
-        torch.autograd.grad(out_BHTK.sum(), self.qkv)
+        mask, scores = self.scope().mask(self.window), Scores(dropout=self.dropout)
+        outs = [backend(*self.qkv, mask, scores) for _ in range(self.layers)]
+        torch.autograd.grad(sum(out_BHTK.sum() for out_BHTK in outs), [*self.qkv, *self.encoding.parameters()])
+
+    def peak(self, backend: Backend) -> float:
+        """The most MB that a step holds at one instant, by torch's profiler."""
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            self.step(backend)
+        results = seen.profiler.kineto_results if seen.profiler is not None else None
+        assert results is not None, "torch was built without its profiler"
+        held = most = 0
+        for change in sorted(results.events(), key=lambda event: event.start_ns()):
+            held += change.nbytes() if change.name() == "[memory]" else 0
+            most = max(most, held)
+        return most / 1e6
 
     def compared(self, first: Backend, second: Backend, rounds: int) -> str:
         """Median processor milliseconds of both, in turn, and their ratio."""
@@ -109,17 +143,40 @@ def compare_windows(tokens: int, rounds: int) -> None:
             print(f"{window:>6} {mask:>8} {dropout:>7} " + " ".join(found), flush=True)
 
 
+def compare_rows(tokens: int, rounds: int) -> None:
+    """Prints queries in rows and all at once over lengths: processor time, and the most memory of a step."""
+    print(f"queries in rows and all at once, ms, rows / all, MB and MB; {SHARING} layers of 4 heads of 64")
+    print(f"{'position':>13} {'mask':>15} {'dropout':>7} " + " ".join(f"{f'T={length}':>35}" for length in IN_ROWS))
+    kinds = [(name, mask, 0.0) for name in ("alibi", "relative_bias") for mask in ("causal", "all")]
+    for position, mask, dropout in (*kinds, ("none", "causal, padding", 0.0), ("none", "causal", 0.1)):
+        backend: Backend = Math() if dropout else Fused()
+        found = []
+        for length in IN_ROWS:
+            size = (max(1, tokens // length), length, 4, 64)
+            layer = Layer(*size, mask, dropout, position=position, layers=SHARING)
+            both = (InRows(backend), backend)
+            found.append(layer.compared(*both, rounds) + "".join(f"{layer.peak(one):6.0f}" for one in both))
+        print(f"{position:>13} {mask:>15} {dropout:>7} " + " ".join(found), flush=True)
+    for mask in ("causal", "padding"):
+        peaks = [Layer(1, length, 4, 64, mask, layers=SHARING).peak(Fused()) for length in IN_ROWS]
+        print(f"no position, {mask}, all at once, MB of one sequence: " + " ".join(f"{peak:.0f}" for peak in peaks))
+
+
+COMPARISONS = {"windows": compare_windows, "backends": compare_backends, "rows": compare_rows}
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(COMPARISONS), default=list(COMPARISONS))
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    compare_windows(arguments.tokens, arguments.rounds)
-    compare_backends(arguments.tokens, arguments.rounds)
+    for name in arguments.only:
+        COMPARISONS[name](arguments.tokens, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,9 @@ def test_nothing_to_attend_to_gives_exact_zeros(backend, position_name, dtype):
     q, k, v = (x.detach().to(dtype) for x in tensors())
     positions = torch.arange(T)[None]
     is_token_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7], dtype=torch.bool)
-    bias = build_part(getattr(layers, position_name), **WIDTHS).bias(positions, positions)
+    bias = build_part(getattr(layers, position_name), **WIDTHS).bias_if_any
     with torch.no_grad():
-        out_BHTK = backend(q, k, v, Scope(positions, positions, True, is_token_BS, bias_BHTS=bias).mask(), Scores())
+        out_BHTK = backend(q, k, v, Scope(positions, positions, True, is_token_BS, bias=bias).mask(), Scores())
     assert out_BHTK.isfinite().all()
     assert (out_BHTK != 0).any(dim=(1, 3)).tolist() == is_token_BS.tolist()
 
@@ -171,8 +171,8 @@ def test_nothing_to_attend_to_gives_exact_zeros(backend, position_name, dtype):
 def test_nothing_to_attend_to_gives_zero_gradients(backend, position_name):
     is_token_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7], dtype=torch.bool)
     positions = torch.arange(T)[None]
-    bias = build_part(getattr(layers, position_name), **WIDTHS).bias(positions, positions)
-    scope = Scope(positions, positions, True, is_token_BS, bias_BHTS=bias)
+    bias = build_part(getattr(layers, position_name), **WIDTHS).bias_if_any
+    scope = Scope(positions, positions, True, is_token_BS, bias=bias)
     out_BHTK, (q_gradient, k_gradient, v_gradient) = run(backend, scope, None)
     assert out_BHTK[0, :, :3].count_nonzero() == 0
     assert out_BHTK[0, :, 3:].count_nonzero() == out_BHTK[0, :, 3:].numel()

@@ -31,12 +31,9 @@ def test_tags_of_chosen_tokens_are_those_of_each_text_alone(lengths, seed):
     model = TokenClassifier(encoder(), num_outputs=5).eval()
     tokens, is_token = padded(lengths, seed)
     chosen = is_token & (torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.6)
-    found = model(tokens, chosen, is_token)
+    found = model(tokens, chosen.flatten().nonzero()[:, 0], is_token)
     assert found.shape == (int(chosen.sum()), 5)
-    alone = [
-        model(tokens[row : row + 1, :n], torch.ones(1, n, dtype=torch.bool))[chosen[row, :n]]
-        for row, n in enumerate(lengths)
-    ]
+    alone = [model(tokens[row : row + 1, :n], torch.arange(n))[chosen[row, :n]] for row, n in enumerate(lengths)]
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
@@ -64,8 +61,7 @@ def test_segments_reach_the_encoder():
 @pytest.mark.parametrize("kind", [SequenceClassifier, TokenClassifier])
 def test_hidden_tokens_act_in_training_alone(kind):
     model, tokens = kind(encoder(), 3, dropout=0.0, token_dropout=0.9, mask=3), draw(4, 8)
-    first = torch.ones_like(tokens, dtype=torch.bool)
-    given = (tokens, first) if kind is TokenClassifier else (tokens,)
+    given = (tokens, torch.arange(tokens.numel())) if kind is TokenClassifier else (tokens,)
     torch.manual_seed(1)
     trained = model(*given)
     torch.manual_seed(1)

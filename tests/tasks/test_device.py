@@ -2,6 +2,7 @@
 wait, and GPT's are hardly more than those of the plainest code. The meta device stands for it: a value that is read raises there."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,19 +10,26 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnlab.data.module import IGNORED
 from attnlab.data.special_tokens import SpecialTokens
 from attnlab.layers import ALiBi, Learned, RelativeBias, Rotary, Sinusoidal
-from attnlab.models import GPT, T5, Bert, EncoderDecoder, ViT
+from attnlab.models import CLIP, GPT, T5, Bert, EncoderDecoder, ViT, Whisper
 from attnlab.tasks import (
     CausalLanguageModelling,
+    Contrastive,
     ImageClassification,
     MaskedLanguageModelling,
+    SequenceClassification,
     SpanCorruption,
+    SpanExtraction,
+    TokenClassification,
+    Transcription,
     Translation,
 )
 from attnlab.training.loss import LossAccumulator
 
 V, T, B = 50, 12, 4
+SPECIAL = SpecialTokens(mask=3)
 SIZES = {"d_model": 32, "num_heads": 4, "num_layers": 2}
 
 
@@ -50,9 +58,45 @@ def images():
     return {"images": torch.randn(B, 1, 8, 8), "labels": torch.randint(10, (B,))}
 
 
+def texts():
+    lengths = torch.tensor([[T], [T - 3], [T - 1], [2]])
+    return {"tokens": tokens(B, T), "is_token": torch.arange(T)[None] < lengths}
+
+
+def labelled():
+    return texts() | {"labels": torch.randint(3, (B,))}
+
+
+def tagged():
+    begins = texts()["is_token"] & (torch.rand(B, T) < 0.6)
+    return texts() | {"labels": torch.randint(5, (B, T)).masked_fill(~begins, IGNORED)}
+
+
+def questions():
+    given = texts()
+    segments = (torch.arange(T)[None] > 1).long().expand(B, T)
+    answers = torch.tensor([[3, 4], [0, 0], [2, 2], [0, 0]])
+    return given | {"segments": segments, "is_text": given["is_token"] & (segments > 0), "answers": answers}
+
+
+def captioned():
+    return texts() | {"images": torch.randn(B, 1, 8, 8)}
+
+
+def spoken():
+    targets = tokens(B, T)
+    targets[1, -3:] = IGNORED
+    return {"features": torch.randn(B, 8, 24), "tokens_in": tokens(B, T), "targets": targets}
+
+
 def translation(**fields):
     model = EncoderDecoder(V, max_length=T, **SIZES, dropout=0.1, **fields)
     return Translation(model, SpecialTokens(), label_smoothing=0.1)
+
+
+def clip(loss):
+    model = CLIP(V, image_size=8, patch_size=4, channels=1, max_length=T, logit_bias=loss == "sigmoid", **SIZES)
+    return Contrastive(model, loss)
 
 
 CASES = {
@@ -65,6 +109,16 @@ CASES = {
     "encoder-decoder": (lambda: translation(position=Sinusoidal), pairs),
     "encoder-decoder, learned": (lambda: translation(position=Learned), pairs),
     "t5": (lambda: SpanCorruption(T5(V, max_length=T, **SIZES)), pairs),
+    "sequence classification": (lambda: SequenceClassification(Bert(V, T, **SIZES), 3, SPECIAL), labelled),
+    "sequence classification by the first token": (
+        lambda: SequenceClassification(Bert(V, T, **SIZES), 3, SPECIAL, pooling="first", token_dropout=0.1),
+        labelled,
+    ),
+    "token classification": (lambda: TokenClassification(Bert(V, T, **SIZES), 5, SPECIAL), tagged),
+    "span extraction": (lambda: SpanExtraction(Bert(V, T, num_segments=2, **SIZES), SPECIAL), questions),
+    "clip": (lambda: clip("softmax"), captioned),
+    "clip, sigmoid": (lambda: clip("sigmoid"), captioned),
+    "whisper": (lambda: Transcription(Whisper(V, 8, 24, T, **SIZES), SPECIAL, T), spoken),
     "vit": (lambda: ImageClassification(ViT(10, 8, 1, patch_size=4, **SIZES)), images),
 }
 
@@ -97,7 +151,8 @@ def step(task, batch, sums):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_training_step_reads_a_value_back(name):
+def test_no_training_step_reads_a_value_back(monkeypatch, name):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which the meta device has none of
     build, batch = CASES[name]
     task, given = on_meta(build(), batch())
     sums = LossAccumulator()

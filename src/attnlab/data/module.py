@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 import lightning
 import numpy as np
 
+from attnlab.data.ahead import BatchesAhead, pinned
 from attnlab.data.cache import DataError
 from attnlab.data.order import Batch, EvaluationLoader, Order, ReplayedLoader, TrainingLoader, batches_by_length
 from attnlab.data.source import SPLITS, opened
@@ -38,7 +39,7 @@ class DataModule(Part, lightning.LightningDataModule):
     unit: str = "token"
     order_seed: int = 0  # of loaders that keep no position
     frame: Literal["text", "source"] | None = "text"
-    _order: Order[object] | None = None
+    _loader: TrainingLoader | BatchesAhead | None = None
     _order_state: dict[str, int] | None = None
 
     @classmethod
@@ -112,15 +113,35 @@ class DataModule(Part, lightning.LightningDataModule):
     def rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def in_order(self, order: Order[object], collate: Callable[..., Batch]) -> TrainingLoader:
-        """The endless batches of an order, from where `load_state_dict` set it."""
-        self._order = order
+    def in_order(self, order: Order[object], collate: Callable[..., Batch]) -> TrainingLoader | BatchesAhead:
+        """The endless batches of an order, from where `load_state_dict` set it; made ahead where a GPU trains."""
         if self._order_state is not None:
             order.load_state_dict(self._order_state)
-        return TrainingLoader(order, collate)
+        self._close()
+        loader, ready = TrainingLoader(order, collate), self._ready_for_device()
+        self._loader = loader if ready is None else BatchesAhead(loader, ready)
+        return self._loader
+
+    def _ready_for_device(self) -> Callable[[Batch], Batch] | None:
+        """What makes a batch ready for the GPU that trains: counts and places known, in pinned memory; None: no GPU."""
+        strategy = getattr(self.trainer, "strategy", None)  # what stands in for a trainer may know of ranks alone
+        if self.trainer is None or strategy is None or strategy.root_device.type != "cuda":
+            return None
+        task, device = self.trainer.lightning_module, strategy.root_device
+        return lambda batch: pinned(task.on_before_batch_transfer(batch, 0), device)
+
+    def _close(self) -> None:
+        if isinstance(self._loader, BatchesAhead):
+            self._loader.close()
+
+    def teardown(self, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self._close()
 
     def state_dict(self) -> dict[str, int]:
-        return {} if self._order is None else self._order.state_dict()
+        return {} if self._loader is None else self._loader.position()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Makes the next training loader go on from a saved position."""
@@ -276,7 +297,7 @@ class ExampleData(DataModule, Generic[S]):
         for name in SPLITS:
             self.split(name)
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> TrainingLoader | BatchesAhead:
         rank, world_size = self.rank_and_world_size()
         micro_batches = self.trainer.accumulate_grad_batches if self.trainer else 1
         order = self.order(world_size * micro_batches, rank, world_size)

@@ -191,6 +191,10 @@ class TrainingLoader(Endless):
     def __next__(self) -> Batch:
         return self.collate(*self.order.draw())
 
+    def position(self) -> dict[str, int]:
+        """The order's position after the batch given out last."""
+        return self.order.state_dict()
+
 
 class EvaluationLoader:
     """One rank's batches that `collate` makes of examples, each given once over all ranks."""

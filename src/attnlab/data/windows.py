@@ -13,6 +13,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 import torch
 
+from attnlab.data.ahead import BatchesAhead
 from attnlab.data.cache import DataError
 from attnlab.data.module import WithVocabulary
 from attnlab.data.order import Batch, EvaluationLoader, ShuffledOrder, TrainingLoader
@@ -223,7 +224,7 @@ class WindowData(WithVocabulary):
         where = (rank, world_size, self.has_fixed_windows)
         return WindowOrder(num_tokens, self.context_length, self.batch_size, self.seed, *where)
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> TrainingLoader | BatchesAhead:
         order = self.order(*self.rank_and_world_size())
         return self.in_order(order, partial(self.collate, self.corpus.train.tokens))
 

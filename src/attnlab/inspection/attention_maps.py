@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from attnlab.data.special_tokens import PURPOSES, SpecialTokens
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.layers.attention import Attention, Backend, Eager, Scores
+from attnlab.layers.attention import Attention
+from attnlab.layers.backends import Backend, Eager, Scores
 from attnlab.layers.baselines import watched
 from attnlab.layers.scope import Mask
 from attnlab.models.base import Seq2Seq
@@ -120,7 +121,7 @@ def _recording(model: nn.Module, row: int, calls: list[tuple[str, Tensor, Tensor
             weights_HTS, allowed_BHTS = eager.weights_BHTS[row], mask.allowed_BHTS
             allowed_TS = torch.ones_like(weights_HTS[0], dtype=torch.bool)
             if allowed_BHTS is not None:
-                allowed_TS = allowed_BHTS[min(row, len(allowed_BHTS) - 1), 0]
+                allowed_TS = allowed_BHTS[min(row, len(allowed_BHTS) - 1), 0].expand_as(weights_HTS[0])
             calls.append((next(names), weights_HTS, allowed_TS))
             eager.weights_BHTS = None
             return out_BHTK

@@ -325,7 +325,7 @@ def _silence() -> Iterator[None]:
 
 def _gap(name: str, there: nn.Module, here: nn.Module, given: Given, head: Head | None) -> float:
     named = dict(zip(_names_of(given), given, strict=True))
-    chosen = (torch.ones_like(given[0], dtype=torch.bool),) if isinstance(here, TokenClassifier) else ()
+    chosen = (torch.arange(given[0].numel()),) if isinstance(here, TokenClassifier) else ()
     with torch.no_grad():
         found = _attempt(name, lambda: there(**named))
         ours = here(*given, *chosen)

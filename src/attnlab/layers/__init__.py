@@ -1,16 +1,14 @@
 """The parts of Transformers: every choice of every seam is one class here."""
 
-from attnlab.layers.attention import (
-    Attention,
+from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery
+from attnlab.layers.backends import (
     Backend,
     Eager,
     Flex,
     Fused,
-    GroupedQuery,
     InBlocks,
+    InRows,
     Math,
-    MultiHead,
-    MultiQuery,
     Scores,
     choose_backend,
 )
@@ -56,9 +54,9 @@ from attnlab.layers.stack import (
 __all__ = [
     "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
     "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
-    "Init", "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory", "MultiHead",
-    "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm",
-    "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
+    "InRows", "Init", "KeyValueCache", "Layer", "LayerNorm", "Learned", "Learned2D", "Mask", "Math", "Memory",
+    "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU",
+    "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
     "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small",
     "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask", "build_scope",
     "choose_backend", "tower_fields",

@@ -1,4 +1,4 @@
-"""Attention, within a sequence or from one to another, and the backends that compute softmax(scores) V.
+"""Attention, within a sequence or from one to another.
 
 Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width, I = H K,
 J = G K.
@@ -6,18 +6,16 @@ J = G K.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import ClassVar, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from attnlab.layers.backends import Backend, Scores, check_backend, choose_backend
 from attnlab.layers.cache import Append
-from attnlab.layers.pointwise import dropout as drop
-from attnlab.layers.scope import Mask, Memory, Scope
+from attnlab.layers.scope import Memory, Scope
 from attnlab.parts import Choices, Part
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
@@ -180,174 +178,3 @@ def head_width(d_model: PositiveInt, num_heads: PositiveInt, d_head: int | None 
 
 def divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
-
-
-class Scores(NamedTuple):
-    """How scores are made. scale: None: K ** -0.5. dropout: probability of dropping a weight, 0 outside training."""
-
-    scale: float | None = None
-    soft_cap: float | None = None
-    dropout: float = 0.0
-
-
-# (q_BHTK, k_BGSK, v_BGSK, mask, scores) to (B, H, T, K). A query with nothing to attend to gives exact zeros.
-Backend = Callable[[Tensor, Tensor, Tensor, Mask, Scores], Tensor]
-
-
-class Fused:
-    """torch's scaled_dot_product_attention, with the causal flag or nothing instead of a mask where it can."""
-
-    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        check_backend("fused", scores.soft_cap, scores.dropout)
-        mask_BHTS = None
-        if not mask.is_causal:
-            mask_BHTS = mask.attendable_BHTS if mask.bias_BHTS is None else mask.additive(q_BHTK.dtype)
-        qkv, grouped = (q_BHTK, k_BGSK, v_BGSK), q_BHTK.shape[1] != k_BGSK.shape[1]
-        out_BHTK = F.scaled_dot_product_attention(
-            *qkv, mask_BHTS, scores.dropout, mask.is_causal, scale=scores.scale, enable_gqa=grouped
-        )
-        return mask.zero_fully_masked(out_BHTK)
-
-
-class Math:
-    """Matrix products in the model's type and a softmax in fp32 or fp64; serves everything; memory grows with T x S. On
-    a CPU it drops weights faster than torch, whose fused kernel there does not, and is quicker for one query.
-    keep_weights: keeps the attention weights (B, H, T, S) of the last call, before dropout, in `weights_BHTS`.
-    """
-
-    def __init__(self, keep_weights: bool = False) -> None:
-        self.keep_weights = keep_weights
-        self.weights_BHTS: Tensor | None = None
-
-    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        groups = q_BHTK.shape[1] // k_BGSK.shape[1]
-        k_BHSK, v_BHSK = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BGSK, v_BGSK))
-        scores_BHTS = q_BHTK @ k_BHSK.transpose(-2, -1)
-        scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
-        scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
-        if scores.soft_cap is not None:
-            scores_BHTS = scores.soft_cap * torch.tanh(scores_BHTS / scores.soft_cap)
-        additive_BHTS = mask.additive(scores_BHTS.dtype)
-        if additive_BHTS is not None:
-            scores_BHTS = scores_BHTS + additive_BHTS
-        weights_BHTS = mask.zero_fully_masked(scores_BHTS.softmax(dim=-1))
-        if self.keep_weights:
-            self.weights_BHTS = weights_BHTS.detach()
-        return drop(weights_BHTS.to(v_BHSK.dtype), scores.dropout) @ v_BHSK
-
-
-class Eager(Math):
-    """The same in fp32 whatever the model's type: the oracle of the other backends."""
-
-    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        with torch.autocast(q_BHTK.device.type, enabled=False):
-            out_BHTK = super().__call__(q_BHTK.float(), k_BGSK.float(), v_BGSK.float(), mask, scores)
-        return out_BHTK.to(q_BHTK.dtype)
-
-
-class Flex:
-    """torch's flex_attention: soft cap, bias and mask in one kernel, compiled on CUDA; elsewhere forward only."""
-
-    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        check_backend("flex", scores.soft_cap, scores.dropout)
-        compiled = q_BHTK.is_cuda
-        if not compiled and q_BHTK.requires_grad:
-            raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
-        attend = _compiled_flex() if compiled else cast(Callable[..., Tensor], flex_attention)
-        out_BHTK = attend(
-            *(q_BHTK, k_BGSK, v_BGSK),
-            score_mod=_score_mod(mask.bias_BHTS, scores.soft_cap),
-            block_mask=mask.once("flex", lambda: _block_mask(mask.attendable_BHTS)),
-            scale=scores.scale,
-            enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
-        )
-        return mask.zero_fully_masked(out_BHTK)
-
-
-class InBlocks:
-    """Another backend, which sees a sequence with a narrow window in blocks (see `Blocks`): T x window scores in the
-    place of T x S."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-
-    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        if (blocks := mask.blocks) is None:
-            return self.backend(q_BHTK, k_BGSK, v_BGSK, mask, scores)
-        batch, _, length, _ = q_BHTK.shape
-        parts = blocks.queries(q_BHTK), blocks.keys(k_BGSK), blocks.keys(v_BGSK)
-        return blocks.joined(self.backend(*parts, mask.in_blocks(batch), scores), batch, length)
-
-
-ACCEPTED = "auto, fused, math, eager, flex"
-BACKENDS: dict[str, Backend] = {"fused": Fused(), "math": Math(), "eager": Eager(), "flex": Flex()}
-IN_BLOCKS: dict[str, Backend] = {name: InBlocks(BACKENDS[name]) for name in ("fused", "math")}
-
-
-def choose_backend(
-    backend: str | Backend,
-    soft_cap: float | None,
-    device_type: str,
-    dropout: float = 0.0,
-    mask: Mask | None = None,
-    num_queries: int = 2,
-) -> Backend:
-    """The backend of this name, or the Backend object itself. auto is fused; with a soft cap flex on CUDA (without
-    dropout) and math elsewhere; on a CPU math also with dropout and for one query, and in blocks where a window is
-    narrow (experiments/speed has the figures). Raises ValueError with the reason for what cannot be served.
-    """
-    if not isinstance(backend, str):
-        return backend
-    check_backend(backend, soft_cap, dropout)
-    if backend != "auto":
-        return BACKENDS[backend]
-    on_cpu = device_type == "cpu"
-    if soft_cap is not None and device_type == "cuda" and not dropout:
-        return BACKENDS["flex"]
-    whole = "math" if soft_cap is not None or (on_cpu and (dropout > 0 or num_queries == 1)) else "fused"
-    return (IN_BLOCKS if on_cpu and mask is not None and mask.blocks is not None else BACKENDS)[whole]
-
-
-def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:
-    if name != "auto" and name not in BACKENDS:
-        raise ValueError(f"backend={name!r} is unknown; accepted: {ACCEPTED}")
-    if name == "fused" and soft_cap is not None:
-        raise ValueError(
-            f"backend=fused cannot cap scores (soft_cap={soft_cap}); "
-            "accepted: backend auto, math, eager or flex, or soft_cap=null"
-        )
-    if name == "flex" and dropout > 0:
-        raise ValueError(
-            f"backend=flex cannot drop attention weights (dropout={dropout}); "
-            "accepted: dropout=0, or backend auto, math or eager"
-        )
-
-
-def _score_mod(bias_BHTS: Tensor | None, soft_cap: float | None) -> Callable[..., Tensor] | None:
-    if bias_BHTS is None and soft_cap is None:
-        return None
-
-    def score_mod(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        if soft_cap is not None:
-            score = soft_cap * torch.tanh(score / soft_cap)
-        if bias_BHTS is not None:
-            score = score + bias_BHTS[b if bias_BHTS.shape[0] > 1 else 0, h, t, s]
-        return score
-
-    return score_mod
-
-
-def _block_mask(attendable_BHTS: Tensor | None) -> BlockMask | None:
-    if attendable_BHTS is None:
-        return None
-    rows, _, num_queries, num_keys = attendable_BHTS.shape
-
-    def mask_mod(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return attendable_BHTS[b if rows > 1 else 0, 0, t, s]
-
-    return create_block_mask(mask_mod, rows if rows > 1 else None, None, num_queries, num_keys, attendable_BHTS.device)
-
-
-@cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from attnlab.parts import Choices, Part, short_table
 from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
+Bias = Callable[[Tensor, Tensor], Tensor | None]  # positions (B or 1, T) and (B or 1, S) to (B or 1, H, T, S)
+
 
 class PositionEncoding(Part, nn.Module):
     """No position encoding (NoPE; Haviv et al. 2022, arXiv 2203.16634), and the base class of all others. longest: how
@@ -38,6 +40,11 @@ class PositionEncoding(Part, nn.Module):
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
         """A term (B or 1, H, T, S) to add to the scores, or None."""
         return None
+
+    @property
+    def bias_if_any(self) -> Bias | None:
+        """`bias`; None where the class has none."""
+        return None if type(self).bias is PositionEncoding.bias else self.bias
 
     def rotation(self, positions_BT: Tensor) -> Callable[[Tensor], Tensor] | None:
         """`rotate` at these positions, prepared once for all layers; None where the class does not rotate."""

@@ -21,12 +21,14 @@ from torch.nn.functional import pad
 from attnlab.layers.cache import DecodingState, KeyValueCache
 
 if TYPE_CHECKING:
-    from attnlab.layers.positions import PositionEncoding
+    from attnlab.layers.positions import Bias, PositionEncoding
 
 T = TypeVar("T")
 # Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
 # in a block, where the blocks that a query sees are at most half of the sequence.
 LEAST_LENGTH, SMALLEST_BLOCK = 512, 32
+# Of a long sequence so many queries go at once, from this length on where causal, from twice of it on where not.
+ROWS, LEAST_CAUSAL = 256, 1024
 
 
 def build_mask(
@@ -37,12 +39,15 @@ def build_mask(
     is_token_BS: Tensor | None = None,
     prefix_B1: Tensor | None = None,
 ) -> Tensor:
-    """The one mask builder: a bool tensor (B or 1, 1, T, S) from absolute positions.
+    """The one mask builder: a bool tensor (B or 1, 1, T, S) from absolute positions; (B or 1, 1, 1, S) where all
+    queries see the same.
 
     causal: no key after its query. window: the query itself and the window-1 keys before it, on both sides where not
     causal. is_token_BS: False hides a key (padding). prefix_B1: how many first positions every query sees although they
     come after it (Raffel et al. 2020, section 3.2.1).
     """
+    if is_token_BS is not None and not causal and window is None:
+        return is_token_BS[:, None, None, :]
     distance_BTS = query_positions_BT[:, :, None] - key_positions_BS[:, None, :]
     allowed_BTS = distance_BTS >= 0 if causal else torch.ones_like(distance_BTS, dtype=torch.bool)
     if prefix_B1 is not None:
@@ -56,32 +61,48 @@ def build_mask(
 
 @dataclass
 class Mask:
-    """Who may attend to whom within a window, in the forms that kernels take; each is made on demand, once for all
-    layers. build: makes `allowed`; None: everyone sees everyone. is_causal: the causal flag of torch's
-    scaled_dot_product_attention says it all, mask and bias. bias_BHTS: on the scores, (B or 1, H, T, S). blocks: how
-    the sequence is cut where the window is narrow; None: it is not.
+    """Who of a scope may attend to whom within a window, in the forms that kernels take; each is made on demand, once
+    for all layers. is_causal: the causal flag of torch's scaled_dot_product_attention says it all, mask and bias.
+    by_query: mask or bias are of T x S elements.
     """
 
-    build: Callable[[], Tensor] | None
+    scope: Scope
     window: int | None = None
-    has_padding: bool = False
-    is_causal: bool = False
-    bias_BHTS: Tensor | None = None
-    blocks: Blocks | None = None
-    build_in_blocks: Callable[[int], Mask] | None = None
-    _made: dict[object, object] = field(default_factory=dict, repr=False)
+    is_causal: bool = field(init=False)
+    by_query: bool = field(init=False)
+    _made: dict[object, object] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        scope = self.scope
+        num_queries, num_keys = scope.query_positions_BT.shape[1], scope.key_positions_BS.shape[1]
+        self._inside = self.window is None or (scope.contiguous and self.window >= num_keys)  # the window hides nothing
+        alone = not scope.causal or (scope.contiguous and num_queries == 1)
+        self._alike = self._inside and alone  # all queries see the same
+        plain = scope.contiguous and scope.prefix_B1 is None and scope.bias is None
+        self.is_causal = scope.causal and plain and self._inside and num_queries == num_keys
+        self.by_query = scope.bias is not None or not (self.is_causal or self._alike)
 
     @property
     def allowed_BHTS(self) -> Tensor | None:
-        """True where a query may attend to a key: (B or 1, 1, T, S); None when everyone sees everyone."""
-        return None if self.build is None else self.once("allowed", self.build)
+        """True where a query may attend to a key: (B or 1, 1, T or 1, S); None when everyone sees everyone."""
+        who, window = self.scope, self.window
+        if self._alike and who.is_token_BS is None:
+            return None
+        positions, tokens = (who.query_positions_BT, who.key_positions_BS), who.is_token_BS
+        return self.once("allowed", lambda: build_mask(*positions, who.causal, window, tokens, who.prefix_B1))
+
+    @property
+    def bias_BHTS(self) -> Tensor | None:
+        """On the scores, (B or 1, H, T, S)."""
+        positions, bias = (self.scope.query_positions_BT, self.scope.key_positions_BS), self.scope.bias
+        return None if bias is None else self.once("bias", lambda: bias(*positions))
 
     @property
     def fully_masked_BHT1(self) -> Tensor | None:
-        """True for queries that have nothing to attend to, (B or 1, 1, T, 1); None when there can be none. In
+        """True for queries that have nothing to attend to, (B or 1, 1, T or 1, 1); None when there can be none. In
         self-attention a query sees at least itself unless it is padding.
         """
-        allowed_BHTS = self.allowed_BHTS if self.has_padding else None
+        allowed_BHTS = self.allowed_BHTS if self.scope.is_token_BS is not None else None
         if allowed_BHTS is None:
             return None
         return self.once("fully_masked", lambda: ~allowed_BHTS.any(dim=-1, keepdim=True))
@@ -95,7 +116,7 @@ class Mask:
         return self.once("attendable", lambda: allowed_BHTS | fully_masked_BHT1)
 
     def additive(self, dtype: torch.dtype) -> Tensor | None:
-        """The bias, with -inf where `attendable` is False, (B or 1, H or 1, T, S); None when there is neither."""
+        """The bias, with -inf where `attendable` is False, (B or 1, H or 1, T or 1, S); None: there is neither."""
         attendable_BHTS, bias_BHTS = self.attendable_BHTS, self.bias_BHTS
         if attendable_BHTS is None:
             return None if bias_BHTS is None else self.once(dtype, lambda: bias_BHTS.to(dtype))
@@ -106,10 +127,21 @@ class Mask:
 
         return self.once(dtype, make)
 
+    @property
+    def blocks(self) -> Blocks | None:
+        """How the sequence is cut where the window is narrow; None: it is not."""
+        window = self.window
+        return None if window is None or self._inside else self.once("cut", lambda: self.scope.blocks(window))
+
     def in_blocks(self, batch: int) -> Mask:
         """The same for `blocks` of so many rows: of (B N, 1, size, M)."""
-        assert self.build_in_blocks is not None
-        return self.once(("blocks", batch), partial(self.build_in_blocks, batch))
+        blocks = self.blocks
+        assert blocks is not None
+        return self.once(("blocks", batch), lambda: self.scope.in_blocks(blocks, batch).mask(self.window))
+
+    def part(self, queries: slice, keys: slice) -> Mask:
+        """The same for some queries and keys, new at each call."""
+        return self.scope.part(queries, keys).mask(self.window)
 
     def zero_fully_masked(self, x_BHTX: Tensor) -> Tensor:
         """Zeroes the rows of queries that have nothing to attend to, which `attendable` let see all keys."""
@@ -128,8 +160,7 @@ class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
-    nothing at all replaces the mask. bias_BHTS: (B or 1, H, T, S) or None. rotate: callable on (B, H or G, T, K) or
-    None. The others: see `build_mask`.
+    nothing at all replaces the mask. rotate: callable on (B, H or G, T, K) or None. The others: see `build_mask`.
     """
 
     query_positions_BT: Tensor
@@ -137,7 +168,7 @@ class Scope:
     causal: bool
     is_token_BS: Tensor | None = None
     contiguous: bool = False
-    bias_BHTS: Tensor | None = None
+    bias: Bias | None = None
     rotate: Callable[[Tensor], Tensor] | None = None
     prefix_B1: Tensor | None = None
     _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
@@ -145,39 +176,40 @@ class Scope:
     def mask(self, window: int | None = None) -> Mask:
         """The mask of a sliding window (None: of all keys)."""
         if window not in self._masks:
-            self._masks[window] = self._new_mask(window)
+            # Not of this scope itself: in a circle large masks would stay until Python looks for circles.
+            self._masks[window] = Mask(self.fresh(), window)
         return self._masks[window]
 
     def fresh(self) -> Scope:
         """The same scope, which makes its masks anew."""
         return replace(self, _masks={})
 
-    def _new_mask(self, window: int | None) -> Mask:
+    def part(self, queries: slice, keys: slice) -> Scope:
+        """The same for some queries and keys; nothing rotates there."""
+        is_token_BS = None if self.is_token_BS is None else self.is_token_BS[:, keys]
+        places = self.query_positions_BT[:, queries], self.key_positions_BS[:, keys]
+        return Scope(*places, self.causal, is_token_BS, bias=self.bias, prefix_B1=self.prefix_B1)
+
+    def rows(self, window: int | None) -> list[tuple[slice, slice]]:
+        """Queries that follow one another, and the keys outside of which they see none."""
         num_queries, num_keys = self.query_positions_BT.shape[1], self.key_positions_BS.shape[1]
-        inside = window is None or (self.contiguous and window >= num_keys)  # the window hides nothing
-        alone = not self.causal or (self.contiguous and num_queries == 1)
-        sees_all = self.is_token_BS is None and inside and alone
-        plain = self.contiguous and self.prefix_B1 is None and self.bias_BHTS is None
-        who = (self.query_positions_BT, self.key_positions_BS, self.causal, window, self.is_token_BS, self.prefix_B1)
-        blocks = None if window is None or inside else self._blocks(window)
-        return Mask(
-            None if sees_all else partial(build_mask, *who),
-            window,
-            has_padding=self.is_token_BS is not None,
-            is_causal=self.causal and plain and inside and num_queries == num_keys,
-            bias_BHTS=self.bias_BHTS,
-            blocks=blocks,
-            build_in_blocks=None if blocks is None or window is None else partial(self._mask_of_blocks, window, blocks),
-        )
+        in_order, found = self._in_order(), []
+        for start in range(0, num_queries, ROWS):
+            stop, first, last = min(start + ROWS, num_queries), 0, num_keys
+            if in_order and window is not None:
+                first, last = max(0, start - window + 1), min(stop + window - 1, num_keys)
+            if in_order and not self._sees_after:
+                last = stop
+            found.append((slice(start, stop), slice(first, last)))
+        return found
 
-    def _blocks(self, window: int) -> Blocks | None:
-        positions_BT = self.query_positions_BT
-        blocks = Blocks.of(window, not self.causal or self.prefix_B1 is not None, positions_BT)
-        if blocks is None or positions_BT is not self.key_positions_BS:
-            return None
-        return blocks if self.contiguous or is_unbroken(positions_BT, self.is_token_BS) else None
+    def blocks(self, window: int) -> Blocks | None:
+        """How the sequence is cut for a window; None where it cannot be, or that would not pay."""
+        blocks = Blocks.of(window, self._sees_after, self.query_positions_BT)
+        return None if blocks is None or not self._in_order() else blocks
 
-    def _mask_of_blocks(self, window: int, blocks: Blocks, batch: int) -> Mask:
+    def in_blocks(self, blocks: Blocks, batch: int) -> Scope:
+        """The same for blocks of so many rows."""
         positions_BGTX = self.query_positions_BT[:, None, :, None].expand(batch, -1, -1, -1)
         is_token_BS = self.query_positions_BT.new_ones(1, 1).bool() if self.is_token_BS is None else self.is_token_BS
         is_token_BGTX = is_token_BS[:, None, :, None].expand(positions_BGTX.shape)
@@ -185,13 +217,26 @@ class Scope:
             x_BGTX[:, 0, :, 0]
             for x_BGTX in (blocks.queries(positions_BGTX), blocks.keys(positions_BGTX), blocks.keys(is_token_BGTX))
         )
-        count, bias_BHTS = len(queries_BT) // batch, self.bias_BHTS
+        count, bias = len(queries_BT) // batch, self.bias
         prefix_B1 = None if self.prefix_B1 is None else self.prefix_B1.expand(batch, 1).repeat_interleave(count, 0)
-        if bias_BHTS is not None:
-            bias_BHTS = blocks.bias(bias_BHTS)
-            bias_BHTS = bias_BHTS.repeat(len(queries_BT) // len(bias_BHTS), 1, 1, 1)
-        who = (queries_BT, keys_BS, self.causal, window, is_token_BS, prefix_B1)
-        return Mask(partial(build_mask, *who), window, has_padding=True, bias_BHTS=bias_BHTS)
+        if bias is not None and len(self.query_positions_BT) == 1:
+            bias = partial(_repeated, bias, count)
+        return Scope(queries_BT, keys_BS, self.causal, is_token_BS, bias=bias, prefix_B1=prefix_B1)
+
+    @property
+    def _sees_after(self) -> bool:
+        return not self.causal or self.prefix_B1 is not None
+
+    def _in_order(self) -> bool:
+        """Whether the queries are the keys, at places that count on as their positions do."""
+        are_keys = self.query_positions_BT is self.key_positions_BS
+        return are_keys and (self.contiguous or is_unbroken(self.query_positions_BT, self.is_token_BS))
+
+
+def _repeated(bias: Bias, count: int, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
+    """A bias of positions that come again after `count` rows."""
+    bias_BHTS = bias(query_positions_BT[:count], key_positions_BS[:count])
+    return None if bias_BHTS is None else bias_BHTS.repeat(len(query_positions_BT) // count, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -234,14 +279,6 @@ class Blocks:
         x_BNHTX: Tensor = x_BHTX.unflatten(0, (batch, -1))
         return x_BNHTX.transpose(1, 2).flatten(2, 3)[:, :, :length]
 
-    def bias(self, bias_BHTS: Tensor) -> Tensor:
-        """A bias (B or 1, H, T, S) as (B N or N, H, size, M)."""
-        filled = (self.size, self._after(bias_BHTS.shape[3]), 0, -bias_BHTS.shape[2] % self.size)
-        rows_BHTS = pad(bias_BHTS, filled)
-        starts = range(0, rows_BHTS.shape[2], self.size)
-        cut = [rows_BHTS[:, :, start : start + self.size, start : start + self.num_keys] for start in starts]
-        return torch.stack(cut, dim=1).flatten(0, 1)
-
     def _after(self, length: int) -> int:
         return -length % self.size + (self.size if self.sees_after else 0)
 
@@ -282,8 +319,8 @@ def build_scope(
         position.check(
             length - 1 if contiguous or (counted and length <= position.longest) else int(positions_BT.max())
         )
-    bias_BHTS, rotate = position.bias(positions_BT, key_positions_BS), position.rotation(positions_BT)
-    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias_BHTS, rotate, prefix_B1)
+    bias, rotate = position.bias_if_any, position.rotation(positions_BT)
+    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias, rotate, prefix_B1)
 
 
 def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCache | None) -> Tensor:

@@ -81,10 +81,10 @@ def pool(states_BTD: Tensor, is_token_BT: Tensor | None, pooling: str) -> Tensor
 class TokenClassifier(EncoderHead):
     """One class a token (Devlin et al. 2019, section 5.3); tokens (B, T) to logits (N, C) of chosen positions."""
 
-    def forward(self, tokens_BT: Tensor, select_BT: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
-        """Logits (N, C) where select_BT is True; is_token_BT is False at padding."""
-        states_BTD = self.encode(tokens_BT, is_token_BT)
-        logits_NC: Tensor = self.output(self.dropout(states_BTD[select_BT]))
+    def forward(self, tokens_BT: Tensor, places_N: Tensor, is_token_BT: Tensor | None = None) -> Tensor:
+        """Logits (N, C) at these of the B T places, counted row by row; is_token_BT is False at padding."""
+        chosen_ND = self.encode(tokens_BT, is_token_BT).flatten(0, 1).index_select(0, places_N)
+        logits_NC: Tensor = self.output(self.dropout(chosen_ND))
         return logits_NC
 
 

@@ -66,17 +66,21 @@ class TokenClassification(EncoderTask):
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
         return [LOSS, ACCURACY, PRECISION, RECALL, F1, F1.on("val", "test", at=["*"])]
 
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        """With the places of the words' first tokens among all of the batch's, (N)."""
+        return batch if "places" in batch else {**batch, "places": begins_word(batch).flatten().nonzero()[:, 0]}
+
     def loss_sums(self, batch: Batch) -> LossSums:
-        first_BT = batch["labels"] != IGNORED
-        logits_NC, labels_N = self._logits(batch, first_BT), batch["labels"][first_BT]
+        batch = self.prepare(batch)
+        logits_NC, labels_N = self._logits(batch), batch["labels"].flatten().index_select(0, batch["places"])
         loss, _ = cross_entropy_sums(logits_NC, labels_N)
         auxiliary = {"accuracy": (logits_NC.argmax(dim=1) == labels_N).sum()}
         if not self.model.training:
-            auxiliary |= self._entity_sums(logits_NC, labels_N, first_BT.sum(dim=1).tolist())
+            auxiliary |= self._entity_sums(logits_NC, labels_N, begins_word(batch).sum(dim=1).tolist())
         return LossSums(loss, len(labels_N), auxiliary)
 
-    def _logits(self, batch: Batch, first_BT: Tensor) -> Tensor:
-        logits_NC: Tensor = self.model(batch["tokens"], first_BT, mask_of(batch["is_token"]))
+    def _logits(self, batch: Batch) -> Tensor:
+        logits_NC: Tensor = self.model(batch["tokens"], batch["places"], mask_of(batch["is_token"]))
         return logits_NC
 
     def _entity_sums(self, logits_NC: Tensor, labels_N: Tensor, words_B: list[int]) -> dict[str, Tensor]:
@@ -91,8 +95,8 @@ class TokenClassification(EncoderTask):
 
     def predict(self, batch: Batch) -> list[list[np.ndarray]]:
         """Log-probabilities (words, C) of each row's words."""
-        first_BT = batch["labels"] != IGNORED
-        scores_NC, words_B = log_probabilities(self._logits(batch, first_BT)), first_BT.sum(dim=1).tolist()
+        batch = self.prepare(batch)
+        scores_NC, words_B = log_probabilities(self._logits(batch)), begins_word(batch).sum(dim=1).tolist()
         return [list(scores.numpy()) for scores in scores_NC.split(words_B)]
 
     def figures_of_sums(self, sums: Mapping[str, float], tokens: int) -> dict[str, float]:
@@ -138,6 +142,11 @@ class TokenClassification(EncoderTask):
         """The tags of a sentence from the log-probabilities of its words."""
         chosen = best_allowed(scores_NC, labels) if self.constrained else scores_NC.argmax(axis=1)
         return [labels[number] for number in chosen]
+
+
+def begins_word(batch: Batch) -> Tensor:
+    """Where a word has its first token and so its tag, (B, T)."""
+    return batch["labels"] != IGNORED
 
 
 Counts = tuple[int, int, int]  # entities found rightly, found, there

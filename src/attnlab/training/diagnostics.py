@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.layers.attention import Attention, Eager
+from attnlab.layers.attention import Attention
+from attnlab.layers.backends import Eager
 from attnlab.layers.scope import Scope
 from attnlab.layers.stack import Layer, Stack
 from attnlab.training.loss import whole_norm
