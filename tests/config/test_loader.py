@@ -16,6 +16,7 @@ WORDS = [
     ["position=alibi", "data=text", "data.path=x", "+feed_forward.dropout=0.1", "model.d_model=32"],
     ["position=alibi", "data=text", "data.path='a, b'", "~schedule.warmup_steps"],
     ["hydra/launcher=basic", "hydra.job.env_copy=[HOME]", "hydra.job.name=x"],
+    ["hydra/launcher=slurm", "hydra/sweeper=search", "hydra/job_logging=none"],
     ["optimizer={lr: 3}", "+a={b: [1, {c: null}]}", "++seed=4"],
     ["seed=1,2", "position=none,alibi", "data=text", "hydra.sweep.dir=x"],
     ["position=nowhere"],
@@ -72,6 +73,27 @@ def test_a_file_that_was_changed_or_added_since_is_seen(tmp_path):
         own.unlink()
         with pytest.raises(Exception, match="mine"):
             target("position=mine")
+
+
+def test_hydras_own_part_is_merged_once_and_a_file_may_set_fields_of_it(tmp_path, monkeypatch):
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "mine.yaml").write_text("# @package _global_\nhydra: {job: {name: mine, env_set: {A: 1}}}\n")
+    with ConfigSpace([str(tmp_path)]) as space:
+        hydras = ConfigLoaderImpl(space._loader.config_search_path)
+        space.compose([])
+        merged = []
+        whole = ConfigLoaderImpl._compose_config_from_defaults_list
+        monkeypatch.setattr(
+            ConfigLoaderImpl,
+            "_compose_config_from_defaults_list",
+            lambda self, defaults, repo: merged.extend(defaults) or whole(self, defaults, repo),
+        )
+        for words in (["init=mine"], ["init=xavier", "norm=rms_norm"]):
+            found = outcome(space._loader, words, RunMode.RUN)
+            assert merged
+            assert not [one for one in merged if (one.package or "").startswith("hydra")]
+            assert found == outcome(hydras, words, RunMode.RUN)
+            merged.clear()
 
 
 def test_what_is_kept_has_an_end(monkeypatch):
