@@ -1,5 +1,6 @@
 """What tests of every room may use."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -70,6 +71,21 @@ def forbid_writing(folder: Path) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than there are cores: some tests wait for a cluster, a browser or a clock."""
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage leaves alone what the tests have imported, some 600,000 objects, and comes more rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.accelerator.is_available():
+        for device in (
+            torch.cuda,
+            torch.xpu,
+            torch.mtia,
+        ):  # for which torch would keep each seed, and who set it, line by line
+            device.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
