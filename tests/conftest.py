@@ -1,6 +1,7 @@
 """What tests of every room may use."""
 
 import gc
+import itertools
 import os
 import sys
 import tempfile
@@ -33,9 +34,9 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Modules that a test wrote and imported are gone with it: another test may have some of the same names."""
-    before, written = set(sys.modules), str(tmp_path_factory.getbasetemp())
+    last, written = next(reversed(sys.modules)), str(tmp_path_factory.getbasetemp())
     yield
-    for name in sys.modules.keys() - before:
+    for name in list(itertools.takewhile(lambda name: name != last, reversed(sys.modules))):  # those imported since
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]
 
@@ -80,12 +81,9 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 20, 50)
     torch = sys.modules.get("torch")
     if torch is not None and not torch.accelerator.is_available():
-        for device in (
-            torch.cuda,
-            torch.xpu,
-            torch.mtia,
-        ):  # for which torch would keep each seed, and who set it, line by line
-            device.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
+        # Without a device torch keeps each seed for it, and line by line who set it.
+        for absent in (torch.cuda, torch.xpu, torch.mtia):
+            absent.manual_seed_all = lambda seed: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

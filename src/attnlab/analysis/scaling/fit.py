@@ -245,12 +245,16 @@ def follow(
     """Where L-BFGS-B ends from a start, and the objective there; it sees `share` times the objective."""
     from scipy.optimize import minimize
 
-    def seen(theta: np.ndarray) -> tuple[float, np.ndarray]:
+    gradient = np.empty_like(start_P)
+
+    def seen(theta: np.ndarray) -> float:
+        nonlocal gradient
         value, gradient = objective.value_and_gradient(theta)
-        return share * value, share * gradient
+        return share * value
 
     options = {"maxiter": STEPS, **options}
-    end = minimize(seen, start_P, jac=True, method="L-BFGS-B", bounds=BOUNDS, options=options)
+    # It asks for the gradient where it has just asked for the value; with jac=True scipy compares the places each time.
+    end = minimize(seen, start_P, jac=lambda _: share * gradient, method="L-BFGS-B", bounds=BOUNDS, options=options)
     return end.x, float(end.fun) / share
 
 
