@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+    trainers = sys.modules.get("lightning.pytorch.trainer.connectors.callback_connector")
+    if trainers is not None:  # each would look for callbacks in all packages that are installed
+        trainers._load_external_callbacks = cache(trainers._load_external_callbacks)
     torch = sys.modules.get("torch")
     if torch is not None and not torch.accelerator.is_available():
         # Without a device torch keeps each seed for it, and line by line who set it.
