@@ -5,7 +5,8 @@ import os
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, grammar_parser
+from omegaconf.errors import GrammarParseError
 
 from attnlab.config import loader
 from attnlab.config.compose import CONFIG_NAME, ConfigSpace
@@ -126,3 +127,18 @@ def test_a_list_of_defaults_may_name_a_choice_by_that_of_another_group(tmp_path)
         found = outcome(space._loader, words, RunMode.RUN)
         assert found == outcome(hydras, words, RunMode.RUN)
         assert found[0]["init"] == {"init": {"a": 1}, "b": 2}
+
+
+def test_an_interpolation_is_parsed_once_and_filled_in_anew(monkeypatch):
+    parsed = []
+    whole = grammar_parser.OmegaConfGrammarParser.configValue
+    monkeypatch.setattr(
+        grammar_parser.OmegaConfGrammarParser, "configValue", lambda self: parsed.append(1) or whole(self)
+    )
+    for number in (1, 2):
+        monkeypatch.setenv("ATTNLAB_NUMBER", str(number))
+        config = OmegaConf.create({"a": {"b": number}, "c": "${a.b} of ${oc.env:ATTNLAB_NUMBER}"})
+        assert config.c == f"{number} of {number}"
+    assert len(parsed) <= 1
+    with pytest.raises(GrammarParseError):
+        OmegaConf.create({"c": "${a.b"}).c  # noqa: B018

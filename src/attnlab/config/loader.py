@@ -26,7 +26,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, flag_override, open_dict
+from omegaconf import DictConfig, flag_override, grammar_parser, open_dict
+from omegaconf import _utils as omegaconf_utils
+from omegaconf import base as omegaconf_base
 from omegaconf.errors import OmegaConfBaseException
 
 MOST_KEPT = 512  # configurations, of some tens of KB each
@@ -67,6 +69,10 @@ def _choices_where_named(overrides: Overrides, defaults_list: list[InputDefault]
 
 
 defaults._create_interpolation_map = _choices_where_named
+# What `${...}` in a value means is read from a tree that nothing changes: each is parsed once a process.
+_parsed_value = lru_cache(MOST_WORDS)(grammar_parser.parse)
+for module in (omegaconf_base, omegaconf_utils):
+    module.parse = _parsed_value  # type: ignore[attr-defined]
 
 
 @lru_cache(MOST_WORDS)
