@@ -13,9 +13,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import huber
+from threadpoolctl import ThreadpoolController
 
 OPERATIONS = 6.0  # floating-point operations to train one parameter on one token (Kaplan et al. 2020, section 2.1)
 DELTA = 1e-3  # where Huber's loss turns from a square to a line, in log loss
@@ -228,7 +230,8 @@ def _promising(objective: Objective, starts_SP: np.ndarray) -> np.ndarray:
 
 
 def _best(objective: Objective, starts_SP: np.ndarray) -> Fit:
-    ends = sorted((follow(objective, start) for start in starts_SP), key=lambda end: end[1])
+    with _threads_of_blas().limit(limits=1, user_api="blas"):
+        ends = sorted((follow(objective, start) for start in starts_SP), key=lambda end: end[1])
     theta, value = ends[0]
     distinct = [theta]
     for other, reached in ends[1:]:
@@ -237,6 +240,14 @@ def _best(objective: Objective, starts_SP: np.ndarray) -> Fit:
             distinct.append(other)
     back = [objective.from_centre(one) for one in distinct]
     return Fit(Law.of(back[0]), back[0], value, tuple(back))
+
+
+@cache
+def _threads_of_blas() -> ThreadpoolController:
+    """L-BFGS hands matrices of a few numbers to BLAS, whose threads take ten times as long for them as one does."""
+    import scipy.optimize  # noqa: F401  loads the BLAS that it uses
+
+    return ThreadpoolController()
 
 
 def follow(
