@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATA := $(VENV)/.data
+# Where it is set, each process compiles all of attnlab anew, and each of the tests' processes all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test check parity speed clean
 .DEFAULT_GOAL := help

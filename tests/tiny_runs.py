@@ -118,9 +118,13 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "speech": [f"data.path={library / 'spoken'}", "data.seconds=0.6", "data.max_length=24"],
     }
 
+    targets: dict[str, str] = {}
+
     def find(space: ConfigSpace, composed: Composed) -> list[str]:
         for choice in choices.keys() & set(space.groups["data"]):
-            if space.compose([f"data={choice}"]).config.data._target_ == composed.config.data._target_:
+            if choice not in targets:
+                targets[choice] = space.compose([f"data={choice}"]).config.data._target_
+            if targets[choice] == composed.config.data._target_:
                 return [f"data={choice}", *choices[choice]]
         raise LookupError(f"give tests/tiny_runs.py small data of the kind {composed.config.data._target_}")
 

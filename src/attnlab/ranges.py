@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 __all__ = [
     "Annotated", "Ge", "Gt", "Interval", "Le", "Lt", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat",
@@ -121,9 +121,9 @@ def ranges_of(annotation: object) -> Iterator[list[Any]]:
     """The bounds of each number that an annotation names and declares a range of."""
     if typing.get_origin(annotation) is Annotated:
         kind, *metadata = typing.get_args(annotation)
-        ours = [m for m in metadata if isinstance(m, GroupedMetadata | Gt | Ge | Lt | Le)]
+        ours = [m for m in metadata if isinstance(m, Gt | Ge | Lt | Le | Interval)]
         if kind in (int, float) and ours:
-            yield [bound for m in ours for bound in (m if isinstance(m, GroupedMetadata) else [m])]
+            yield [bound for m in ours for bound in (m if isinstance(m, Interval) else [m])]
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for option in typing.get_args(annotation):
             yield from ranges_of(option)

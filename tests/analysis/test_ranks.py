@@ -98,19 +98,18 @@ def test_with_a_baseline_the_ranks_say_what_the_differences_say(seed):
 def test_differences_and_ranks_together_are_seldom_false(equal):
     """Of six cells `equal` are the same as the baseline or, where that is one of the others, as one another; the others far from all."""
     rng = np.random.default_rng(equal)
-    false = 0
-    studies = 1500
+    false, studies, size = 0, 1500, 5
+    quantile = stats.t.ppf(1 - 0.05 / size / 2, 3)
     for _ in range(studies):
         shift = [0.0] * equal + [50.0 * (i + 1) for i in range(6 - equal)]
         order = rng.permutation(6)
         rows = {i: {s: shift[i] + rng.standard_normal() for s in range(4)} for i in order}
         names = list(rows)
         base = names[0]
-        size = 5
         verdicts = {}
         for name in names[1:]:
             d = np.array([rows[name][s] - rows[base][s] for s in range(4)])
-            half = stats.t.ppf(1 - 0.05 / size / 2, 3) * d.std(ddof=1) / 2
+            half = quantile * d.std(ddof=1) / 2
             verdicts[name] = "better" if d.mean() + half < 0 else "worse" if d.mean() - half > 0 else "undecided"
         found = ranks(rows, baseline=base, verdicts=verdicts, size=size)
         same = [i for i in rows if i < equal]

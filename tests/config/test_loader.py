@@ -5,7 +5,8 @@ import os
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, grammar_parser
+from omegaconf.errors import GrammarParseError
 
 from attnlab.config import loader
 from attnlab.config.compose import CONFIG_NAME, ConfigSpace
@@ -16,6 +17,7 @@ WORDS = [
     ["position=alibi", "data=text", "data.path=x", "+feed_forward.dropout=0.1", "model.d_model=32"],
     ["position=alibi", "data=text", "data.path='a, b'", "~schedule.warmup_steps"],
     ["hydra/launcher=basic", "hydra.job.env_copy=[HOME]", "hydra.job.name=x"],
+    ["hydra/launcher=slurm", "hydra/sweeper=search", "hydra/job_logging=none"],
     ["optimizer={lr: 3}", "+a={b: [1, {c: null}]}", "++seed=4"],
     ["seed=1,2", "position=none,alibi", "data=text", "hydra.sweep.dir=x"],
     ["position=nowhere"],
@@ -74,6 +76,27 @@ def test_a_file_that_was_changed_or_added_since_is_seen(tmp_path):
             target("position=mine")
 
 
+def test_hydras_own_part_is_merged_once_and_a_file_may_set_fields_of_it(tmp_path, monkeypatch):
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "mine.yaml").write_text("# @package _global_\nhydra: {job: {name: mine, env_set: {A: 1}}}\n")
+    with ConfigSpace([str(tmp_path)]) as space:
+        hydras = ConfigLoaderImpl(space._loader.config_search_path)
+        space.compose([])
+        merged = []
+        whole = ConfigLoaderImpl._compose_config_from_defaults_list
+        monkeypatch.setattr(
+            ConfigLoaderImpl,
+            "_compose_config_from_defaults_list",
+            lambda self, defaults, repo: merged.extend(defaults) or whole(self, defaults, repo),
+        )
+        for words in (["init=mine"], ["init=xavier", "norm=rms_norm"]):
+            found = outcome(space._loader, words, RunMode.RUN)
+            assert merged
+            assert not [one for one in merged if (one.package or "").startswith("hydra")]
+            assert found == outcome(hydras, words, RunMode.RUN)
+            merged.clear()
+
+
 def test_what_is_kept_has_an_end(monkeypatch):
     monkeypatch.setattr(loader, "MOST_KEPT", 2)
     with ConfigSpace() as space:
@@ -104,3 +127,18 @@ def test_a_list_of_defaults_may_name_a_choice_by_that_of_another_group(tmp_path)
         found = outcome(space._loader, words, RunMode.RUN)
         assert found == outcome(hydras, words, RunMode.RUN)
         assert found[0]["init"] == {"init": {"a": 1}, "b": 2}
+
+
+def test_an_interpolation_is_parsed_once_and_filled_in_anew(monkeypatch):
+    parsed = []
+    whole = grammar_parser.OmegaConfGrammarParser.configValue
+    monkeypatch.setattr(
+        grammar_parser.OmegaConfGrammarParser, "configValue", lambda self: parsed.append(1) or whole(self)
+    )
+    for number in (1, 2):
+        monkeypatch.setenv("ATTNLAB_NUMBER", str(number))
+        config = OmegaConf.create({"a": {"b": number}, "c": "${a.b} of ${oc.env:ATTNLAB_NUMBER}"})
+        assert config.c == f"{number} of {number}"
+    assert len(parsed) <= 1
+    with pytest.raises(GrammarParseError):
+        OmegaConf.create({"c": "${a.b"}).c  # noqa: B018

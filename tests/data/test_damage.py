@@ -200,4 +200,4 @@ def test_damaged_data_are_made_anew_and_said(kind, modules, own_cache, caplog):
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_states_of_each_kind(kind, modules, own_cache, caplog):
     caplog.set_level(logging.WARNING)
-    check_damaged_states(modules[kind], own_cache, caplog, 50, seed=100 + KINDS.index(kind))
+    check_damaged_states(modules[kind], own_cache, caplog, 25, seed=100 + KINDS.index(kind))

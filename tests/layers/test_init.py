@@ -154,7 +154,8 @@ def test_what_a_gate_halves_starts_twice_as_large_by_the_fan_in():
     assert std(layer.windows.weight) == pytest.approx(math.sqrt(4 / (3 * D)), rel=0.03)
 
 
-def test_an_init_works_without_memory():
+def test_an_init_without_memory_draws_nothing(monkeypatch):
+    monkeypatch.setattr(GPT2Init, "fill", None)
     with torch.device("meta"):
-        model = GPT(V, 64, residual=partial(PreNorm), position=Rotary)
+        model = GPT(V, 64, residual=partial(PreNorm), position=Rotary, init=GPT2Init)
     assert all(p.is_meta for p in model.parameters())

@@ -189,20 +189,21 @@ def scaling(arguments: Namespace) -> int:
     from attnlab.studies.plan import study_folder
 
     study = load_study(study_folder(arguments.study, arguments.overrides))
+    folder = Path(arguments.to) if arguments.to else None
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--to {folder}: {error.strerror}; give a folder that is there or can be made") from error
     with usage_errors():
         found = scaling_of(study, arguments.metric, arguments.count, arguments.compute, arguments.resamples)
     if arguments.format == "table":
         print_scaling(found, Console())
     else:
         sys.stdout.write({"json": to_json, "csv": to_csv}[arguments.format](found))
-    if arguments.to:
+    if folder is not None:
         from attnlab.report.figures.scaling import write_figures  # draws, which costs start-up time
 
-        folder = Path(arguments.to)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--to {folder}: {error.strerror}; give a folder that is there or can be made") from error
         written = [path.name for path in write_figures(found, folder)]
         for name, text in (("scaling.json", to_json(found)), ("runs.csv", to_csv(found))):
             (folder / name).write_text(text)

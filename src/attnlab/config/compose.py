@@ -130,6 +130,7 @@ class ConfigSpace:
 
     def __init__(self, config_dirs: Sequence[str] = ()) -> None:
         self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
+        self.group_names: list[str] = []
         self._composed: dict[tuple[str, ...], Composed] = {}
         # With Hydra's own part, and that alone.
         self._last: tuple[tuple[str, ...], DictConfig, Any] | None = None
@@ -146,6 +147,7 @@ class ConfigSpace:
         for folder in reversed(self.config_dirs):
             path.prepend(OWN, f"file://{folder}")
         GlobalHydra.instance().initialize(Hydra(task_name="attnlab", config_loader=Loader(path)))
+        self.group_names = [name for name in self._options("", ObjectType.GROUP) if name != "hydra"]
         for file, name in self._replaced() if self._is_new else ():
             print(f"attnlab: {file} takes the place of attnlab's own {name}", file=sys.stderr)
         self._is_new = False
@@ -241,7 +243,7 @@ class ConfigSpace:
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every configuration group of attnlab with its choices."""
-        return {name: self._options(name) for name in self._options("", ObjectType.GROUP) if name != "hydra"}
+        return {name: self._options(name) for name in self.group_names}
 
     def file_of(self, name: str) -> Path:
         """The file of a choice, as `position/rotary`: that of the user's own folders where they have one."""
@@ -254,13 +256,13 @@ class ConfigSpace:
         return sorted({name for source in sources for name in source.list(group, kind)})
 
     def _check_group(self, override: Override) -> None:
-        key, value, groups = override.key_or_group, override.value(), self.groups
-        if key in groups and not override.is_add() and (override.is_delete() or not isinstance(value, str)):
+        key, value = override.key_or_group, override.value()
+        known = self._options(key) if key in self.group_names or key.startswith("hydra/") else None
+        if key in self.group_names and not override.is_add() and (override.is_delete() or not isinstance(value, str)):
             raise UsageError(
-                f"{override.input_line}: {key} takes exactly one of {', '.join(groups[key])}; "
+                f"{override.input_line}: {key} takes exactly one of {', '.join(known or ())}; "
                 f"write {key}=NAME, and its fields as {key}.FIELD=VALUE"
             )
-        known = self._options(key) if key.startswith("hydra/") else groups.get(key)
         if known is not None and isinstance(value, str) and value not in known:
             near = did_you_mean(value, known)
             raise UsageError(must_be(key, f"one of {', '.join(known)}", value) + ("." + near if near else ""))

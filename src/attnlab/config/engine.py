@@ -158,7 +158,7 @@ def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:
     Hydra puts what is no sweep into a configuration without the choices that are swept, in which a field of a swept
     part, or of the task and data that a swept model brings, may not be there.
     """
-    parts = tuple(f"{group}." for group in space.groups)
+    parts = tuple(f"{group}." for group in space.group_names)
     return [_as_sweep(override) if override.startswith(parts) else override for override in overrides]
 
 

@@ -9,23 +9,27 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal import defaults_list as defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import Overrides
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.default_element import InputDefault
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, flag_override, grammar_parser, open_dict
+from omegaconf import _utils as omegaconf_utils
+from omegaconf import base as omegaconf_base
+from omegaconf.errors import OmegaConfBaseException
 
 MOST_KEPT = 512  # configurations, of some tens of KB each
 MOST_WORDS = 4096
@@ -34,7 +38,7 @@ Key = tuple[object, ...]
 
 
 class Seen(NamedTuple):
-    """A file of a choice as it was once; written: in ns, None for what is no file. size: in bytes."""
+    """A file of a choice as it was once; written: in ns, None for what is no file on its own. size: in bytes."""
 
     provider: str
     place: str
@@ -51,6 +55,7 @@ class Kept(NamedTuple):
 
 
 KEPT: OrderedDict[Key, Kept] = OrderedDict()
+HYDRAS: dict[Key, bytes] = {}
 READ: dict[Seen, bytes] = {}  # pickled: read so ten times as fast as copied
 
 
@@ -64,6 +69,10 @@ def _choices_where_named(overrides: Overrides, defaults_list: list[InputDefault]
 
 
 defaults._create_interpolation_map = _choices_where_named
+# What `${...}` in a value means is read from a tree that nothing changes: each is parsed once a process.
+_parsed_value = lru_cache(MOST_WORDS)(grammar_parser.parse)
+for module in (omegaconf_base, omegaconf_utils):
+    module.parse = _parsed_value  # type: ignore[attr-defined]
 
 
 @lru_cache(MOST_WORDS)
@@ -93,12 +102,16 @@ class Files(ConfigRepository):
     def load_config(self, config_path: str) -> ConfigResult | None:
         """A choice by its name, to change at will."""
         seen = self.seen(config_path)
-        if seen is None or seen.written is None:
+        if seen is None or seen.place.startswith("structured://"):  # what a program may register anew
             return super().load_config(config_path)
         if seen not in READ:
             READ[seen] = pickle.dumps(super().load_config(config_path))
         found: ConfigResult | None = pickle.loads(READ[seen])
         return found
+
+    def __deepcopy__(self, memo: object) -> Files:
+        """Its sources are replaced as a whole and never changed, so that a copy of each is not needed."""
+        return copy.copy(self)
 
     def seen(self, name: str) -> Seen | None:
         """The file of a choice as it is now; None where there is none."""
@@ -165,6 +178,20 @@ class Loader(ConfigLoaderImpl):
                 return None
             raise
         _describe(config, parsed)
+        return config
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        """Hydra's own part stands first and is the larger one: it is merged once for all runs that have the same."""
+        hydras = list(takewhile(lambda one: (one.package or "").split(".")[0] == "hydra", defaults))
+        key = tuple((one.package, self.repository.seen(one.config_path or "")) for one in hydras)
+        try:
+            if key not in HYDRAS:
+                HYDRAS[key] = pickle.dumps(super()._compose_config_from_defaults_list(hydras, repo))
+            config: DictConfig = pickle.loads(HYDRAS[key])
+            with flag_override(config, "no_deepcopy_set_nodes", True):
+                config.merge_with(super()._compose_config_from_defaults_list(defaults[len(hydras) :], repo))
+        except (HydraException, OmegaConfBaseException):  # in the words for the file that it is about
+            return super()._compose_config_from_defaults_list(defaults, repo)
         return config
 
     def _is_field(self, override: Override) -> bool:

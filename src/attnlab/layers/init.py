@@ -52,6 +52,8 @@ class Init(Part):
         """Draws every weight of `model` in place; without a seed, one is drawn from torch's global generator."""
         seed = draw_seed() if seed is None else seed
         for weight in weights_of(model):
+            if weight.tensor.is_meta:  # has no values
+                continue
             # On the CPU and then copied, so that every device starts from the same values.
             drawn = torch.empty(weight.tensor.shape, device="cpu")
             self.fill(drawn, self.std(weight) * weight.gain, _generator(seed, weight.name))

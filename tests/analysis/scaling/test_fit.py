@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad, differential_evolution, least_squares
 from scipy.special import huber, logsumexp
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from attnlab.analysis.scaling import Law, Points, fit
 from attnlab.analysis.scaling.fit import CHOSEN, DELTA, GRID, Objective, follow, refit
@@ -39,6 +40,21 @@ def plain_objective(theta, points):
 def noisy():
     points = grid(LAWS["Besiroglu et al. 2024"], noise=0.005)
     return points, fit(points)
+
+
+def test_one_thread_of_blas_fits_and_the_others_are_given_back(monkeypatch):
+    import scipy.optimize  # noqa: F401  loads its own
+
+    seen, whole = set(), Objective.value_and_gradient
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    monkeypatch.setattr(Objective, "value_and_gradient", lambda *given: seen.update(threads()) or whole(*given))
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        refit(grid(LAWS["Besiroglu et al. 2024"], sizes=3, budgets=2), (theta_of(LAWS["Hoffmann et al. 2022"]),))
+        assert (before, seen, threads()) == ({2}, {1}, {2})
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,9 +13,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import huber
+from threadpoolctl import ThreadpoolController
 
 OPERATIONS = 6.0  # floating-point operations to train one parameter on one token (Kaplan et al. 2020, section 2.1)
 DELTA = 1e-3  # where Huber's loss turns from a square to a line, in log loss
@@ -228,7 +230,8 @@ def _promising(objective: Objective, starts_SP: np.ndarray) -> np.ndarray:
 
 
 def _best(objective: Objective, starts_SP: np.ndarray) -> Fit:
-    ends = sorted((follow(objective, start) for start in starts_SP), key=lambda end: end[1])
+    with _threads_of_blas().limit(limits=1, user_api="blas"):
+        ends = sorted((follow(objective, start) for start in starts_SP), key=lambda end: end[1])
     theta, value = ends[0]
     distinct = [theta]
     for other, reached in ends[1:]:
@@ -239,18 +242,30 @@ def _best(objective: Objective, starts_SP: np.ndarray) -> Fit:
     return Fit(Law.of(back[0]), back[0], value, tuple(back))
 
 
+@cache
+def _threads_of_blas() -> ThreadpoolController:
+    """L-BFGS hands matrices of a few numbers to BLAS, whose threads take ten times as long for them as one does."""
+    import scipy.optimize  # noqa: F401  loads the BLAS that it uses
+
+    return ThreadpoolController()
+
+
 def follow(
     objective: Objective, start_P: np.ndarray, share: float = SHOWN, **options: float
 ) -> tuple[np.ndarray, float]:
     """Where L-BFGS-B ends from a start, and the objective there; it sees `share` times the objective."""
     from scipy.optimize import minimize
 
-    def seen(theta: np.ndarray) -> tuple[float, np.ndarray]:
+    gradient = np.empty_like(start_P)
+
+    def seen(theta: np.ndarray) -> float:
+        nonlocal gradient
         value, gradient = objective.value_and_gradient(theta)
-        return share * value, share * gradient
+        return share * value
 
     options = {"maxiter": STEPS, **options}
-    end = minimize(seen, start_P, jac=True, method="L-BFGS-B", bounds=BOUNDS, options=options)
+    # It asks for the gradient where it has just asked for the value; with jac=True scipy compares the places each time.
+    end = minimize(seen, start_P, jac=lambda _: share * gradient, method="L-BFGS-B", bounds=BOUNDS, options=options)
     return end.x, float(end.fun) / share
 
 

@@ -100,9 +100,10 @@ def write_figures(
     with paper_style():
         for name, figure in figures:
             folder.mkdir(parents=True, exist_ok=True)
-            for ending in endings:  # in this order: a layout may settle further each time it is drawn
+            for ending in endings:
                 written.append(folder / f"{name}.{ending}")
                 write_figure(figure, written[-1])
+                figure.set_layout_engine("none")  # one for both: it settles further each time
     return written
 
 
