@@ -1,6 +1,8 @@
 """One run: begun, stopped, gone on with, finished; on disks that take nothing more."""
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from tests.conftest import forbid_writing
 from tests.processes import command, ranks_from_server
 
-from attnlab.training import Checkpoints, read_checkpoint
+from attnlab.training import Checkpoints, Task, read_checkpoint
 from attnlab.training.run_directory import effective_state, read_json
 
 
@@ -36,6 +38,28 @@ def test_a_command_composes_once(attnlab, here, tiny, monkeypatch):
     )
     assert attnlab("train", *tiny, "run_dir=run").status == 0
     assert len(composed) == 1
+
+
+def test_a_run_ends_with_where_it_is_and_a_command_that_uses_it(attnlab, here, tiny):
+    said = attnlab("train", *tiny, "run_dir=a run", "progress=plain")
+    *_, where, then = said.err.splitlines()
+    assert re.fullmatch(r"finished in 'a run', after \d+ s of training", where)
+    assert then == "next: attnlab generate 'a run' --prompt \"TEXT\""
+    words = shlex.split(then.removeprefix("next: attnlab ").replace("TEXT", "the fox"))
+    done = attnlab(*words, "--max-new-tokens", "2")
+    assert (done.status, done.out.startswith("the fox")) == (0, True)
+
+
+def test_every_task_names_a_command_for_its_runs():
+    from attnlab import tasks
+    from attnlab.cli.main import FILE_OF, parser
+
+    found = [getattr(tasks, name) for name in tasks.__all__]
+    used = {one.use for one in found if isinstance(one, type) and issubclass(one, Task)}
+    assert len(used) > 3
+    for words in map(shlex.split, used):
+        assert parser(words[0]).parse_args(words).run == "RUN"
+        assert words[0] in FILE_OF
 
 
 def test_a_finished_run_is_left_as_it_is(attnlab, here, left, tiny):

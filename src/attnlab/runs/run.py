@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import random
+import shlex
 import sys
 import time
 import traceback
@@ -28,7 +29,7 @@ from attnlab.runs.record import make_record, plain_widths, refuse_other_source, 
 from attnlab.runs.settled import settle_run
 from attnlab.runs.views import examples_of
 from attnlab.training import ranks
-from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, in_words
+from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, duration, in_words
 from attnlab.training.checkpoints import Checkpoints, draw_apart
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
@@ -252,6 +253,9 @@ class TrainingRun:
                 self._say(f"{name} {value:.4f}")
         for name, reason in task.unavailable.items():
             self._say(f"{name} unavailable: {reason}")
+        run = shlex.quote(str(self.directory.path))
+        self._say(f"finished in {run}, after {duration(task.seconds)} of training")
+        self._say(f"next: attnlab {task.use.replace('RUN', run)}")
 
     def _facts(self, task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, device, the plan in steps and tokens."""

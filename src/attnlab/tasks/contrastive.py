@@ -115,6 +115,7 @@ class Contrastive(Part, Task):
     whose embeddings stands for the class (Radford et al. 2021, section 3.1.4).
     """
 
+    use = 'search RUN "PHRASE"'
     headline = ("val/loss", "val/text_to_image_recall@10", "test/text_to_image_recall@*", "test/image_to_text_recall@*")
     separable = False
     validates_figures = True

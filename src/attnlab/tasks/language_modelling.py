@@ -48,6 +48,7 @@ class CausalLanguageModelling(Task):
     """
 
     headline = ("val/*", "test/loss@*", "test/sliding_loss@*")
+    use = 'generate RUN --prompt "TEXT"'
     data_type: ClassVar[type] = TextData
     model_type: ClassVar[type] = LanguageModel
     model: LanguageModel

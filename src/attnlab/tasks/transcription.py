@@ -37,6 +37,7 @@ class Transcription(TeacherForced):
     """
 
     headline = ("val/loss", "val/wer", "test/wer", "test/cer")
+    use = "transcribe RUN FILE"
     validates_figures = True
     data_type: ClassVar[type] = SpeechData
     model_type: ClassVar[type] = Whisper

@@ -73,6 +73,7 @@ class Translation(TeacherForced):
     """
 
     headline: ClassVar[Sequence[str]] = ("val/loss", "val/bleu", "test/bleu", "test/chrf")
+    use = "translate RUN --input FILE"
     validates_figures = True
     data_type: ClassVar[type] = TranslationData
     model: Seq2Seq

@@ -153,16 +153,17 @@ class Task(Evaluation):
 
     A step's gradient is that of the summed loss over the number of tokens, over all its micro-batches and ranks, so
     that splitting a batch changes nothing; `optimization` says how it is trained. On the class: `monitor`, the metric
-    of the validation part by which a run is watched and chosen; `headline`, those that sum a run up; `data_type`,
-    `model_type`, what the task works on. Attributes: `seconds` and `tokens` of training over all attempts (and ranks);
-    `latest` values reported; `best` of the metric that is watched; `unavailable`, figures that a run cannot have, with
-    the reason; `notes`, how figures were computed; `outputs`, texts worth keeping beside them, by file name.
+    of the validation part by which a run is watched and chosen; `headline`, those that sum a run up; `use`, the command
+    for a trained run; `data_type`, `model_type`, what it works on. Attributes: `seconds` and `tokens` of training over
+    all attempts (and ranks); `latest` values reported; `best` of the metric that is watched; `unavailable`, figures
+    that a run cannot have, and why; `notes`, how figures were computed; `outputs`, texts worth keeping, by file name.
     """
 
     monitor: ClassVar[Metric] = LOSS
     separable: ClassVar[bool] = True  # the loss of a batch is the sum of its examples' own
     validates_figures: ClassVar[bool] = False  # at the end a validation reports what a whole split does
     headline: ClassVar[Sequence[str]] = ("val/loss",)
+    use: ClassVar[str] = "evaluate RUN"
     data_type: ClassVar[type] = object
     model_type: ClassVar[type] = nn.Module
 
@@ -375,9 +376,8 @@ class Task(Evaluation):
         trained = checkpoint["state_dict"]
         with self.optimization.weights_to_evaluate(self.model, self._optimizers()) as differ:
             if differ:
-                checkpoint["state_dict"] = {
-                    name: value.clone() for name, value in self._whole(self.state_dict()).items()
-                }
+                whole = self._whole(self.state_dict())
+                checkpoint["state_dict"] = {name: value.clone() for name, value in whole.items()}
         if differ:
             # The names still stand for the parameters themselves, which hold the trained weights again.
             checkpoint["training_weights"] = trained
