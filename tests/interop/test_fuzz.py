@@ -11,7 +11,7 @@ from experiments.parity import fuzz
 
 from attnlab.interop import ARCHITECTURES
 
-DRAWS = 132
+DRAWS = 72
 
 
 @pytest.fixture(autouse=True)

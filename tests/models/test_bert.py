@@ -48,7 +48,7 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     position=st.sampled_from(POSITIONS),
     residual=st.sampled_from(RESIDUALS),

@@ -117,7 +117,7 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     position=st.sampled_from(POSITIONS),
     residual=st.sampled_from(RESIDUALS),
@@ -132,7 +132,7 @@ def test_no_token_sees_what_follows(position, residual, place, seed):
     assert not torch.allclose(model(changed)[:, place:], model(tokens)[:, place:], atol=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     position=st.sampled_from(POSITIONS),
     residual=st.sampled_from(RESIDUALS),

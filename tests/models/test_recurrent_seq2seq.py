@@ -132,7 +132,7 @@ def test_bahdanaus_attention_is_the_papers(cell, num_layers, rate):
     assert_close(model(source, target)[0], torch.stack(expected))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     cell=st.sampled_from(CELLS),

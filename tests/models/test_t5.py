@@ -158,7 +158,7 @@ def test_the_scaled_embedding_is_t5s():
     assert_close(model._output(states), states @ x_BTD[0].T / 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(sorted(ARCHITECTURES)),
     position=st.sampled_from(POSITIONS),

@@ -193,7 +193,7 @@ def test_class_and_register_tokens_have_no_place_and_patches_keep_theirs(positio
                 assert torch.equal(halves[0][1], halves[1][1]) == column
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     position=st.sampled_from(POSITIONS),
     residual=st.sampled_from(RESIDUALS),
