@@ -59,21 +59,15 @@ def build_mask(
     return allowed_BTS[:, None]
 
 
-@dataclass
 class Mask:
     """Who of a scope may attend to whom within a window, in the forms that kernels take; each is made on demand, once
     for all layers. is_causal: the causal flag of torch's scaled_dot_product_attention says it all, mask and bias.
-    by_query: mask or bias are of T x S elements.
+    by_query: mask or bias are of T x S elements. No dataclass, which fully sharded training would copy field by field.
     """
 
-    scope: Scope
-    window: int | None = None
-    is_causal: bool = field(init=False)
-    by_query: bool = field(init=False)
-    _made: dict[object, object] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        scope = self.scope
+    def __init__(self, scope: Scope, window: int | None = None) -> None:
+        self.scope, self.window = scope, window
+        self._made: dict[object, object] = {}
         num_queries, num_keys = scope.query_positions_BT.shape[1], scope.key_positions_BS.shape[1]
         self._inside = self.window is None or (scope.contiguous and self.window >= num_keys)  # the window hides nothing
         alone = not scope.causal or (scope.contiguous and num_queries == 1)
