@@ -1,6 +1,6 @@
-"""How fast attnlab is beside its peers on this machine: training steps, their memory, decoding and start-up, in turn in one process.
+"""How fast attnlab is beside its peers on this machine: training steps, their memory, decoding, start-up and sweeps, in turn in one process.
 
-python experiments/speed/measure.py [--only gpt bert vit encoder_decoder greedy beam startup] [--rounds 7] [--steps 3] [--threads 2]
+python experiments/speed/measure.py [--only gpt bert vit encoder_decoder greedy beam startup sweep] [--rounds 7] [--steps 3] [--threads 2]
                                     [--device cpu] [--no-compile] [--set d_model=512] [--json FILE]
 
 Peers that are not installed are left out and named: pip install 'attnlab[peers]'; pip install --no-deps vit-pytorch (it needs
@@ -15,13 +15,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import running
 import torch
 from decoding import SIZES, decoders
 from torch.nn import functional as F
@@ -163,21 +163,27 @@ def searches(name: str, arguments: argparse.Namespace) -> list[Timed]:
     return found
 
 
-def startup(arguments: argparse.Namespace) -> list[Timed]:
-    """Processes from their start to their end."""
-    attnlab = str(Path(sys.executable).with_name("attnlab"))
-    commands = {
-        "import torch, lightning": [sys.executable, "-c", "import torch, lightning"],
-        "import attnlab": [sys.executable, "-c", "import attnlab"],
-        "attnlab --help": [attnlab, "--help"],
-    }
+def startup(arguments: argparse.Namespace) -> list[str]:
+    """Lines of Markdown: processes and first steps, in seconds and beside the imports that nothing can do without."""
+    found = {name: statistics.median(seconds) for name, seconds in running.starts(arguments.rounds).items()}
+    imports = found["import torch, lightning"]
+    rows = [f"| {name} | {seconds:.2f} | {seconds / imports:.2f} |" for name, seconds in found.items()]
+    return ["| start-up | seconds | over `import torch, lightning` |", "|---|---|---|", *rows]
 
-    def call(command: list[str]) -> Callable[[], object]:
-        return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    found = [Timed(name, "process", call(command), 1) for name, command in commands.items()]
-    in_turn(found, arguments.rounds, 1, "cpu")
-    return found
+def sweep(arguments: argparse.Namespace) -> list[str]:
+    """Lines of Markdown: the clock of a sweep beside the training of its runs over the cores."""
+    found, cores = running.sweep(48, 100 * arguments.steps), len(os.sched_getaffinity(0))
+    over = found["clock"] / (found["training"] / cores)
+    row = f"| {found['runs']:.0f} | {found['clock']:.1f} | {found['training']:.1f} | {cores} | {over:.2f} |"
+    return [
+        "| runs of a sweep | clock | training in all | cores | clock over training / cores |",
+        "|---|---|---|---|---|",
+        row,
+    ]
+
+
+WHOLE: dict[str, Callable[[argparse.Namespace], list[str]]] = {"startup": startup, "sweep": sweep}
 
 
 def table(name: str, unit: str, timed: list[Timed]) -> list[str]:
@@ -207,7 +213,7 @@ def machine(device: str) -> str:
 
 def main() -> None:
     """Prints a table for each kind of work; with --json also every figure to a file."""
-    known = [*CASES, *SEARCHES, "startup"]
+    known = [*CASES, *SEARCHES, *WHOLE]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=known, default=known)
     for name, default in {"rounds": 7, "steps": 3, "threads": 2}.items():
@@ -222,11 +228,11 @@ def main() -> None:
     print(f"{machine(arguments.device)}\n", flush=True)
     everything: dict[str, list[Timed]] = {}
     for name in arguments.only:
-        unit = CASES[name].unit if name in CASES else "starts" if name == "startup" else "tokens"
-        if name in CASES:
-            timed = training(CASES[name], arguments)
-        else:
-            timed = startup(arguments) if name == "startup" else searches(name, arguments)
+        if name in WHOLE:
+            print("\n".join([*WHOLE[name](arguments), ""]), flush=True)
+            continue
+        unit = CASES[name].unit if name in CASES else "tokens"
+        timed = training(CASES[name], arguments) if name in CASES else searches(name, arguments)
         everything[name] = timed
         print("\n".join([*table(name, unit, timed), ""]), flush=True)
     if arguments.json is not None:
