@@ -14,14 +14,12 @@ B, T, H, K = 2, 37, 4, 16  # a length that no block of a kernel divides
 WIDTHS = {"d_model": H * K, "num_heads": H, "d_head": K, "max_length": 64, "grid": (4, 10)}
 POSITIONS = ["PositionEncoding", "Rotary", "RotaryYaRN", "ALiBi", "RelativeBias", "AxialRotary"]
 LEFT_BT = torch.arange(T) >= torch.tensor([[9], [0]])
-SEGMENTS_BT = torch.stack([torch.arange(T) // 10, torch.arange(T) // 17])
 MASKS = {
     "causal": {"causal": True},
     "bidirectional": {"causal": False},
     "causal_window": {"causal": True, "window": 5},
     "left_padding": {"causal": True, "is_token_BT": LEFT_BT},
     "bidirectional_padding": {"causal": False, "is_token_BT": LEFT_BT.flip(1)},
-    "packed": {"causal": True, "segments_BT": SEGMENTS_BT},
     "prefix": {"causal": True, "prefix_B1": torch.tensor([[3], [20]])},
 }
 
