@@ -95,6 +95,12 @@ def test_a_path_that_is_no_run(attnlab, trained, here):
     assert f"below it are {trained}" in attnlab("evaluate", str(trained.parent)).err
 
 
+def test_a_run_of_a_near_name_is_offered(attnlab, trained):
+    for mistyped in (trained.with_name("ruin"), trained.parent.with_name(f"{trained.parent.name}x") / trained.name):
+        said = attnlab("evaluate", str(mistyped)).err
+        assert said.endswith(f"looks like runs/STUDY/CELL/seed=0. Did you mean {trained}?\n")
+
+
 def test_a_run_whose_files_are_damaged(attnlab, copy):
     (copy / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     said = attnlab("evaluate", str(copy))

@@ -36,6 +36,7 @@ from attnlab.training.run_directory import (
     write_json,
     write_text,
 )
+from attnlab.training.study_fields import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,8 +115,16 @@ def read_record(directory: Path) -> Record:
     if (directory / "run.json").is_file():
         raise UsageError(f"{directory}: its run.json cannot be read; restore it, or remove the run and train again")
     near = sorted(str(p.parent) for p in directory.glob("**/run.json"))[:3]
-    hint = f"; below it are {', '.join(near)}" if near else "; a run's directory looks like runs/STUDY/CELL/seed=0"
+    hint = f"; below it are {', '.join(near)}" if near else "; a run's directory looks like runs/STUDY/CELL/seed=0."
+    hint += did_you_mean(str(directory), _near(directory))
     raise UsageError(f"{directory}: there is no run (no run.json){hint}")
+
+
+def _near(directory: Path) -> list[str]:
+    """The runs where a directory that is not there would be: below the first folder on the way to it that is."""
+    there = next((folder for folder in directory.parents if folder.is_dir()), directory)
+    below = range(1, len(directory.parts) - len(there.parts) + 1)
+    return [str(path.parent) for depth in below for path in there.glob("/".join(["*"] * depth + ["run.json"]))]
 
 
 def checkpoint_of(directory: Path, name: str) -> Path:
