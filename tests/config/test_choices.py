@@ -95,6 +95,15 @@ def test_a_choice_of_ones_own_is_told_like_the_others(tmp_path):
     ]
 
 
+def test_a_file_of_ones_own_that_is_no_yaml_is_named(attnlab, tmp_path):
+    (tmp_path / "position").mkdir()
+    (tmp_path / "position/mine.yaml").write_text("base: [1\n")
+    for choice in ("position", "position/mine"):
+        said = attnlab("choices", choice, "--config-dir", str(tmp_path))
+        assert (said.status, said.out) == (2, "")
+        assert said.err.startswith(f"attnlab: {tmp_path}/position/mine.yaml: cannot be read as YAML: line 2, column 1")
+
+
 @pytest.mark.parametrize(
     ("group", "name", "said"),
     [

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from attnlab.config import UsageError
 from attnlab.config.check import A_PART, BESIDE, OF_A_RUN, constructor_types, describe
-from attnlab.config.compose import CONFIG_NAME, ConfigSpace
+from attnlab.config.compose import CONFIG_NAME, ConfigSpace, read_yaml
 from attnlab.config.seams import load
 from attnlab.ranges import must_be, table_types
 from attnlab.training.study_fields import did_you_mean
@@ -112,14 +112,16 @@ def _field(path: str, expected: object, value: object) -> Iterator[tuple[str, st
 
 def _said(space: ConfigSpace, group: str, name: str) -> tuple[str, Comments]:
     """The comment at the head of a choice's file, and those beside its fields; of the files that it is built on, too,
-    where it says nothing itself."""
-    text = space.file_of(f"{group}/{name}" if group else name).read_text(encoding="utf-8")
+    where it says nothing itself. Raises: UsageError for one that is no YAML."""
+    path = space.file_of(f"{group}/{name}" if group else name)
+    content = read_yaml(path) or {}
+    text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     head = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
     is_global = GLOBAL in head
     node = yaml.compose(text, yaml.SafeLoader)
     comments: Comments = {}
-    for base in _built_on(yaml.safe_load(text) or {}):
+    for base in _built_on(content):
         comments |= _said(space, group, base)[1]
     if isinstance(node, yaml.MappingNode):
         comments |= _comments(node, lines, "" if is_global or not group else f"{group}.")
