@@ -29,7 +29,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override, grammar_parser, open_dict
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
-from omegaconf.errors import OmegaConfBaseException
 
 MOST_KEPT = 512  # configurations, of some tens of KB each
 MOST_WORDS = 4096
@@ -190,7 +189,7 @@ class Loader(ConfigLoaderImpl):
             config: DictConfig = pickle.loads(HYDRAS[key])
             with flag_override(config, "no_deepcopy_set_nodes", True):
                 config.merge_with(super()._compose_config_from_defaults_list(defaults[len(hydras) :], repo))
-        except (HydraException, OmegaConfBaseException):  # in the words for the file that it is about
+        except Exception:  # Hydra's own way says of which file; and what a plugin registers may be no class to pickle
             return super()._compose_config_from_defaults_list(defaults, repo)
         return config
 
