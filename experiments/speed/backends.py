@@ -13,10 +13,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from memory import most_bytes
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from attnlab.layers import (
     ALiBi,
@@ -79,18 +80,6 @@ class Layer:
         mask, scores = self.scope().mask(self.window), Scores(dropout=self.dropout)
         outs = [backend(*self.qkv, mask, scores) for _ in range(self.layers)]
         torch.autograd.grad(sum(out_BHTK.sum() for out_BHTK in outs), [*self.qkv, *self.encoding.parameters()])
-
-    def peak(self, backend: Backend) -> float:
-        """The most MB that a step holds at one instant, by torch's profiler."""
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            self.step(backend)
-        results = seen.profiler.kineto_results if seen.profiler is not None else None
-        assert results is not None, "torch was built without its profiler"
-        held = most = 0
-        for change in sorted(results.events(), key=lambda event: event.start_ns()):
-            held += change.nbytes() if change.name() == "[memory]" else 0
-            most = max(most, held)
-        return most / 1e6
 
     def compared(self, first: Backend, second: Backend, rounds: int) -> str:
         """Median processor milliseconds of both, in turn, and their ratio."""
@@ -155,10 +144,14 @@ def compare_rows(tokens: int, rounds: int) -> None:
             size = (max(1, tokens // length), length, 4, 64)
             layer = Layer(*size, mask, dropout, position=position, layers=SHARING)
             both = (InRows(backend), backend)
-            found.append(layer.compared(*both, rounds) + "".join(f"{layer.peak(one):6.0f}" for one in both))
+            found.append(
+                layer.compared(*both, rounds)
+                + "".join(f"{most_bytes(partial(layer.step, one)) / 1e6:6.0f}" for one in both)
+            )
         print(f"{position:>13} {mask:>15} {dropout:>7} " + " ".join(found), flush=True)
     for mask in ("causal", "padding"):
-        peaks = [Layer(1, length, 4, 64, mask, layers=SHARING).peak(Fused()) for length in IN_ROWS]
+        alone = [Layer(1, length, 4, 64, mask, layers=SHARING) for length in IN_ROWS]
+        peaks = [most_bytes(partial(layer.step, Fused())) / 1e6 for layer in alone]
         print(f"no position, {mask}, all at once, MB of one sequence: " + " ".join(f"{peak:.0f}" for peak in peaks))
 
 

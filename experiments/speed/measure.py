@@ -24,8 +24,8 @@ from pathlib import Path
 import running
 import torch
 from decoding import SIZES, decoders
+from memory import most_bytes
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from attnlab.models.base import measure_size
 from attnlab.training.automatic import cpu_has_bf16, machine_of
@@ -35,6 +35,7 @@ from training import CASES, Batch, Case, Step, step_of
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 PRODUCT = "matrix product"
 SEARCHES = {"greedy": 1, "beam": 4}
+WHOLE = ("startup", "sweep")  # processes
 
 
 @dataclass
@@ -138,15 +139,7 @@ def peak_bytes(step: Step, batch: Batch) -> int:
         before = torch.cuda.memory_allocated()
         step(batch)
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        step(batch)
-    results = seen.profiler.kineto_results if seen.profiler is not None else None
-    assert results is not None, "torch was built without its profiler"
-    held = most = 0
-    for change in sorted((e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += change.nbytes()
-        most = max(most, held)
-    return most
+    return most_bytes(lambda: step(batch))
 
 
 def searches(name: str, arguments: argparse.Namespace) -> list[Timed]:
@@ -163,17 +156,17 @@ def searches(name: str, arguments: argparse.Namespace) -> list[Timed]:
     return found
 
 
-def startup(arguments: argparse.Namespace) -> list[str]:
+def startup(found: Mapping[str, list[float]]) -> list[str]:
     """Lines of Markdown: processes and first steps, in seconds and beside the imports that nothing can do without."""
-    found = {name: statistics.median(seconds) for name, seconds in running.starts(arguments.rounds).items()}
-    imports = found["import torch, lightning"]
-    rows = [f"| {name} | {seconds:.2f} | {seconds / imports:.2f} |" for name, seconds in found.items()]
+    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    imports = medians["import torch, lightning"]
+    rows = [f"| {name} | {seconds:.2f} | {seconds / imports:.2f} |" for name, seconds in medians.items()]
     return ["| start-up | seconds | over `import torch, lightning` |", "|---|---|---|", *rows]
 
 
-def sweep(arguments: argparse.Namespace) -> list[str]:
+def sweep(found: Mapping[str, float]) -> list[str]:
     """Lines of Markdown: the clock of a sweep beside the training of its runs over the cores."""
-    found, cores = running.sweep(48, 100 * arguments.steps), len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
     over = found["clock"] / (found["training"] / cores)
     row = f"| {found['runs']:.0f} | {found['clock']:.1f} | {found['training']:.1f} | {cores} | {over:.2f} |"
     return [
@@ -183,7 +176,13 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
-WHOLE: dict[str, Callable[[argparse.Namespace], list[str]]] = {"startup": startup, "sweep": sweep}
+def whole(name: str, arguments: argparse.Namespace) -> tuple[object, list[str]]:
+    """What was measured of whole processes, and its table."""
+    if name == "startup":
+        starts = running.starts(arguments.rounds)
+        return starts, startup(starts)
+    swept = running.sweep(48, 100 * arguments.steps)
+    return swept, sweep(swept)
 
 
 def table(name: str, unit: str, timed: list[Timed]) -> list[str]:
@@ -226,20 +225,18 @@ def main() -> None:
     arguments.set = {name: int(number) for name, number in (word.split("=") for word in arguments.set)}
     torch.set_num_threads(arguments.threads)
     print(f"{machine(arguments.device)}\n", flush=True)
-    everything: dict[str, list[Timed]] = {}
+    figures: dict[str, object] = {}
+    kept = ("side", "mode", "count", "flops", "peak_bytes", "seconds")
     for name in arguments.only:
         if name in WHOLE:
-            print("\n".join([*WHOLE[name](arguments), ""]), flush=True)
-            continue
-        unit = CASES[name].unit if name in CASES else "tokens"
-        timed = training(CASES[name], arguments) if name in CASES else searches(name, arguments)
-        everything[name] = timed
-        print("\n".join([*table(name, unit, timed), ""]), flush=True)
+            figures[name], lines = whole(name, arguments)
+        else:
+            unit = CASES[name].unit if name in CASES else "tokens"
+            timed = training(CASES[name], arguments) if name in CASES else searches(name, arguments)
+            figures[name] = [{key: getattr(one, key) for key in kept} for one in timed]
+            lines = table(name, unit, timed)
+        print("\n".join([*lines, ""]), flush=True)
     if arguments.json is not None:
-        kept = ("side", "mode", "count", "flops", "peak_bytes", "seconds")
-        figures = {
-            name: [{key: getattr(one, key) for key in kept} for one in timed] for name, timed in everything.items()
-        }
         arguments.json.write_text(
             json.dumps({"machine": machine(arguments.device), "sizes": arguments.set, "figures": figures}, indent=1)
         )

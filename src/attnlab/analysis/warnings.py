@@ -30,11 +30,12 @@ def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[s
         caveats += power_sentence(cells, study.metric)
     if study.metric is None:
         caveats.append("The study names no primary metric, so nothing is compared.")
-    elif study.baseline_cell is None and len(cells) > 1:
-        caveats.append("The study names no baseline, so there are no differences to one.")
-    elif not study.baseline_named and len(cells) > 1:
-        taken = f"{study.label(study.baseline_cell)}, the first cell, stands for it" if study.baseline_cell else ""
-        caveats.append(f"No baseline is named: {taken}; `--baseline CELL` takes another.")
+    elif len(cells) > 1:
+        if study.baseline_cell is None:
+            caveats.append("The study names no baseline, so there are no differences to one.")
+        elif not study.baseline_named:
+            taken = f"{study.label(study.baseline_cell)}, the first cell, stands for it"
+            caveats.append(f"No baseline is named: {taken}; `--baseline CELL` takes another.")
     if study.metric is not None:
         caveats += _of_pairing(cells, unmatched)
     return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attnlab.cli.main import command, option
+from attnlab.cli.main import command, groups_in, option
 from attnlab.config import shipped
 
 SHELLS = ("bash", "zsh", "fish")
@@ -55,7 +55,7 @@ def _settings(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     if equals:  # of several choices the last one is at the cursor
         before, comma, _last = begun.rpartition(",")
         return [f"{key}={before}{comma}{name}" for name in _names(folders, key)]
-    groups = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"})
+    groups = groups_in(*folders)
     group = key.partition(".")[0]
     if "." not in key or group not in groups:
         return [f"{name}=" for name in [*groups, *_fields(_read(folders, "train"))]]
@@ -67,7 +67,7 @@ def _settings(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
 def _choices(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     """Groups, and behind a slash their choices."""
     folders, (group, slash, _rest) = _folders(parsed_args), prefix.partition("/")
-    names = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"})
+    names = groups_in(*folders)
     return [f"{group}/{name}" for name in _names(folders, group)] if slash else names
 
 

@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import attnlab
@@ -67,11 +68,14 @@ def repeatable(name: str, what: str, **fields: Any) -> Option:
     return option(name, f"{what} (repeatable)", action="append", default=[], **fields)
 
 
+def groups_in(*folders: Path) -> list[str]:
+    """The groups of folders of configurations, of which nothing is read."""
+    return sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"})
+
+
 def settings(parser: ArgumentParser) -> None:
     """The words that are settings, with the groups that there are."""
-    groups = ", ".join(
-        sorted(path.name for path in shipped("conf").iterdir() if path.is_dir() and path.name != "hydra")
-    )
+    groups = ", ".join(groups_in(shipped("conf")))
     examples = "settings as name=value, e.g. position=alibi model.d_model=128 trainer.max_steps=500"
     parser.add_argument("overrides", nargs="*", help=f"{examples}; groups: {groups} (`attnlab choices` lists them all)")
 
