@@ -7,7 +7,7 @@ DATA := $(VENV)/.data
 # Where it is set, each process compiles all of attnlab anew, and each of the tests' processes all tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check parity speed clean
+.PHONY: help setup demo test check docs parity speed clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,6 +38,10 @@ check: $(INSTALLED)  ## format, lint, types, fast tests
 	@$(BIN)/ruff check src tests experiments
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+docs: $(INSTALLED)  ## the documentation, in dist/site; a broken link or a public name without docstring fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "dist/site/index.html"
 
 parity: $(INSTALLED)  ## differences to Hugging Face transformers, of every architecture and of published weights
 	@$(BIN)/python experiments/parity/measure.py

@@ -51,6 +51,7 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def to_csv(comparison: Comparison) -> str:
+    """The table of cells with every figure at full precision, as CSV."""
     study, metric = comparison.study, comparison.metric.name if comparison.metric else ""
 
     def count_of(state: str) -> Callable[[CellSummary], int]:
