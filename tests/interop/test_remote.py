@@ -99,7 +99,7 @@ def rows(*lengths):
     return padded, mask, texts
 
 
-def near(found, expected):
+def assert_near(found, expected):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_language_models_go_on_from_texts_as_they_do_here(family, positions, the
         written = found.generate(tokens_BT, attention_mask=mask_BT, max_new_tokens=6, do_sample=False)[:, 7:]
         assert written.tolist() == generate(here, [text.tolist() for text in texts], 6, Sampler(0))
         for row, text in enumerate(texts):
-            near(logits_BTV[row, -len(text) :], here(text[None])[0])
+            assert_near(logits_BTV[row, -len(text) :], here(text[None])[0])
             for token in written[row]:
                 assert token == here(text[None])[0, -1].argmax()
                 text = torch.cat([text, token[None]])
@@ -138,7 +138,7 @@ def test_models_of_pairs_write_targets_as_they_do_here(family, positions, there)
         here, found, _ = there(family, position=position)
         logits_BTV = found(source_BS, attention_mask=mask_BS, decoder_input_ids=target_BT).logits
         for text, target_T, logits_TV in zip(texts, target_BT, logits_BTV, strict=True):
-            near(logits_TV, here(text[None], target_T[None])[0])
+            assert_near(logits_TV, here(text[None], target_T[None])[0])
         how = {"attention_mask": mask_BS, "max_new_tokens": 6, "do_sample": False}
         # With beams, sources are encoded once; anew, once a row.
         for beams, best in ((1, 1), (3, 2)) if position in (None, "alibi") else ((1, 1),):
@@ -161,7 +161,7 @@ def test_hidden_tokens_are_restored_as_here(there):
         here, found, _ = there("Bert", position=position)
         logits_BTV = found(tokens_BT, attention_mask=mask_BT, token_type_ids=torch.ones_like(tokens_BT)).logits
         for row, text in enumerate(texts):
-            near(logits_BTV[row, -len(text) :], here(text[None], None, torch.ones_like(text[None]))[0])
+            assert_near(logits_BTV[row, -len(text) :], here(text[None], None, torch.ones_like(text[None]))[0])
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -172,13 +172,13 @@ def test_outputs_of_tasks_on_an_encoder_say_the_same(head, there):
     written = found(tokens_BT, attention_mask=mask_BT)
     for row, text in enumerate(texts):
         if head == "sequence":
-            near(written.logits[row], here(text[None])[0])
+            assert_near(written.logits[row], here(text[None])[0])
         elif head == "token":
-            near(written.logits[row, -len(text) :], here(text[None], torch.arange(len(text))))
+            assert_near(written.logits[row, -len(text) :], here(text[None], torch.arange(len(text))))
         else:
             start_1T, end_1T = here(text[None])
-            near(written.start_logits[row, -len(text) :], start_1T[0])
-            near(written.end_logits[row, -len(text) :], end_1T[0])
+            assert_near(written.start_logits[row, -len(text) :], start_1T[0])
+            assert_near(written.end_logits[row, -len(text) :], end_1T[0])
 
 
 @torch.no_grad()
@@ -188,8 +188,8 @@ def test_images_are_told_apart_as_here_in_colours_too(there):
     mixed_BYX = 0.299 * colours_B3YX[:, 0] + 0.587 * colours_B3YX[:, 1] + 0.114 * colours_B3YX[:, 2]
     for position in positions_of("ViT"):
         here, found, _ = there("ViT", position=position)
-        near(found(grey_BYX[:, None]).logits, here(grey_BYX[:, None]))
-        near(found(colours_B3YX).logits, here(mixed_BYX[:, None]))
+        assert_near(found(grey_BYX[:, None]).logits, here(grey_BYX[:, None]))
+        assert_near(found(colours_B3YX).logits, here(mixed_BYX[:, None]))
 
 
 @torch.no_grad()
@@ -197,7 +197,7 @@ def test_images_and_texts_are_compared_as_here(there):
     here, found, _ = there("CLIP", position="rotary")
     images, texts = torch.randn(2, 1, 8, 12), torch.tensor([[3, 4, 5, 0], [6, 7, 8, 9]])
     written = found(texts, images, attention_mask=(texts != 0).long())
-    near(written.logits_per_image, torch.cat([here(images, texts[:1, :3]), here(images, texts[1:])], dim=1))
+    assert_near(written.logits_per_image, torch.cat([here(images, texts[:1, :3]), here(images, texts[1:])], dim=1))
     assert written.logits_per_text.equal(written.logits_per_image.t())
 
 
@@ -205,7 +205,7 @@ def test_images_and_texts_are_compared_as_here(there):
 def test_speech_is_written_down_as_here(there):
     here, found, _ = there("Whisper", position="alibi")
     features, target = torch.randn(2, 5, 12), torch.tensor([[1, 3, 4], [1, 5, 6]])
-    near(found(input_features=features, decoder_input_ids=target).logits, here(features, target))
+    assert_near(found(input_features=features, decoder_input_ids=target).logits, here(features, target))
     written = found.generate(input_features=features, max_new_tokens=5, do_sample=False)
     target = target[:, :1]
     for _ in range(5):
@@ -222,7 +222,7 @@ def test_positions_are_seen_in_the_grid_that_was_trained_on(there, tmp_path):
     write_folder(tmp_path / "larger", larger, described(larger, node, widths), {})
     found = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "larger", trust_remote_code=True)
     images = torch.randn(1, 1, 16, 24)
-    near(found.eval()(images).logits, larger(images))
+    assert_near(found.eval()(images).logits, larger(images))
     assert json.loads((tmp_path / "larger/config.json").read_text())["attnlab"]["states"] == {"": [2, 3]}
 
 

@@ -327,11 +327,11 @@ def _gap(name: str, there: nn.Module, here: nn.Module, given: Given) -> float:
         found = _attempt(name, lambda: there(**named))
         ours = here(*given, *chosen)
     if isinstance(ours, tuple):
-        theirs = found.start_logits, found.end_logits
+        pairs = list(zip(ours, (found.start_logits, found.end_logits), strict=True))
     else:
         names = ("logits", "prediction_logits", "logits_per_image")
         theirs = next(getattr(found, each) for each in names if hasattr(found, each))
-    pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs.reshape(ours.shape))]
+        pairs = [(ours, theirs.reshape(ours.shape))]
     return max(float((a - b).abs().max() / max(1.0, float(a.abs().max()))) for a, b in pairs)
 
 

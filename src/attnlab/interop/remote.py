@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,18 +120,17 @@ class AttnlabModel(PreTrainedModel):
 
     config_class = AttnlabConfig
     base_model_prefix = ""
-    # What a model keeps beside its tensors stands in the configuration.
-    _keys_to_ignore_on_load_missing: ClassVar[list[str]] = ["_extra_state"]
 
     def __init__(self, config: AttnlabConfig) -> None:
         super().__init__(config)
         # On no meta device, where from_pretrained builds: what parts compute of numbers has to be there.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self.model: Any = build(config.attnlab)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
+        self._keys_to_ignore_on_load_missing = ["_extra_state"]  # it stands in the configuration
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Drawn when the model was built."""
+        return  # they were drawn when the model was built
 
 
 def is_real(attention_mask: Tensor | None) -> Tensor | None:
@@ -146,7 +145,9 @@ class Generating(AttnlabModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *given: Any) -> None:
+    def _prepare_cache_for_generation(  # type: ignore[override]  # what stands between differs from version to version
+        self, generation_config: Any, model_kwargs: dict[str, Any], *given: Any
+    ) -> None:
         if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
             model_kwargs[CACHE] = DecodingCache(int(given[-1]), copies)
@@ -180,7 +181,7 @@ class AttnlabForCausalLM(Generating):
         own.length += length
         return CausalLMOutput(logits=self.model(input_ids, is_token_BT, own.state))
 
-    def prepare_inputs_for_generation(  # type: ignore[override]  # this version's further arguments are not needed
+    def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         cache = self._cache_of(kwargs.get(CACHE))
@@ -247,7 +248,7 @@ class AttnlabForSeq2SeqLM(Generating):
             state.select(rows.repeat_interleave(cache.copies))
         return state
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, encoder_outputs: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         cache = self._cache_of(kwargs.get(CACHE))

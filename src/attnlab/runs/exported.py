@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,11 +34,17 @@ TEXTS, LONGEST = 4, 48  # that an export is tried on, and how many tokens of eac
 SOURCES, TARGETS = "source_tokenizer.json", "tokenizer.json"
 
 
-def export_run(directory: Path, checkpoint: str, target: Path, architecture: str | None) -> tuple[list[str], list[str]]:
+def export_run(
+    directory: Path,
+    checkpoint: str,
+    target: Path,
+    architecture: str | None,
+    card: Callable[[Exported], str] | None = None,
+) -> tuple[list[str], list[str]]:
     """Writes config.json, safetensors and the tokenizer's files; says what was written, and what clients may miss.
 
     target: a folder that is new or empty. architecture: None: the one that computes the same, else code that imports
-    attnlab. Raises: UsageError.
+    attnlab. card: what README.md says of it. Raises: UsageError.
     """
     found = _read(directory, checkpoint)
     left: list[str] = []
@@ -51,6 +57,8 @@ def export_run(directory: Path, checkpoint: str, target: Path, architecture: str
             tried = _tried(found, folder)
         except CannotConvert as error:
             raise UsageError(f"{directory}: {error}") from error
+        if card is not None:
+            (folder / "README.md").write_text(card(found), encoding="utf-8")
         if target.is_dir():
             target.rmdir()
         shutil.move(folder, target)
