@@ -193,7 +193,7 @@ def test_texts_are_classified(pooling, exported, pipeline, attnlab, library):
     said = exported(*ENCODER, *task)
     if pooling == "mean":
         assert said.out.startswith("out: attnlab (AttnlabForSequenceClassification)")
-        assert "trust_remote_code=True, where attnlab is installed (it reads the mean of the states" in said.err
+        assert "trust_remote_code=True, where Python finds attnlab (it reads the mean of the states" in said.err
         said = attnlab("export", "run", "--to", "known", "--as", "bert")
         assert said.out.startswith("known: bert (BertForMaskedLM)")
         assert "left out: output.weight, output.bias (it reads the mean of the states" in said.err

@@ -53,9 +53,8 @@ def quiet():
 
 
 @pytest.fixture
-def there(tmp_path, monkeypatch):
+def there(tmp_path):
     """Writes a model that was built without training, and loads it as a stranger would; gives both."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
 
     def load(family, head=None, position=None, **fields):
         own, widths = (STACKS | BASELINES)[family]
@@ -226,8 +225,8 @@ def test_positions_are_seen_in_the_grid_that_was_trained_on(there, tmp_path):
     assert json.loads((tmp_path / "larger/config.json").read_text())["attnlab"]["states"] == {"": [2, 3]}
 
 
-def test_a_folder_holds_plain_data_and_the_same_few_lines(there, tmp_path):
-    _, found, folder = there("GPT", position="alibi")
+def test_a_folder_holds_plain_data_and_the_same_few_lines(there):
+    _, _, folder = there("GPT", position="alibi")
     _, _, other = there("ViT")
     names = {"config.json", "model.safetensors", "modeling_attnlab.py"}
     assert {path.name for path in folder.iterdir()} == names
@@ -236,9 +235,21 @@ def test_a_folder_holds_plain_data_and_the_same_few_lines(there, tmp_path):
     assert code.count("import") == LINES.count("import")
     config = json.loads((folder / "config.json").read_text())["attnlab"]
     assert config["model"]["position"] == {"_target_": "attnlab.layers.ALiBi", "_partial_": True}
-    found.save_pretrained(tmp_path / "again")
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=True)
-    assert again(torch.tensor([[3, 4]])).logits.equal(found(torch.tensor([[3, 4]])).logits)
+
+
+def test_what_was_loaded_can_be_saved_and_loaded_again(there, tmp_path):
+    """With layers that encoder and decoder share, and with a state that is no weight."""
+    for family, given, fields in (
+        ("T5", {"input_ids": torch.tensor([[3, 4]]), "decoder_input_ids": torch.tensor([[1]])}, {"share_layers": True}),
+        ("ViT", {"pixel_values": torch.randn(1, 1, 8, 12)}, {}),
+    ):
+        here, found, _ = there(family, **fields)
+        found.save_pretrained(tmp_path / "again")
+        auto = getattr(transformers, f"AutoModelFor{kind_of(here)[0]}")
+        again, told = auto.from_pretrained(tmp_path / "again", trust_remote_code=True, output_loading_info=True)
+        assert not any(told.values())
+        assert again.num_parameters() == sum(parameter.numel() for parameter in here.parameters())
+        assert again.eval()(**given).logits.equal(found(**given).logits)
 
 
 def test_nothing_but_parts_of_models_is_built(tmp_path, monkeypatch):

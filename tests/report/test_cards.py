@@ -31,6 +31,7 @@ def exported(tmp_path):
     def read(position, seed=0):
         directory = study / f"position={position}" / f"seed={seed}"
         record = {**read_record(directory), "config": CONFIG, "name": f"positions-{position}"}
+        record["sources"] = {"my_parts": "0123456789abcdef"}
         settings = {
             "model": "GPT",
             "vocabulary_size": 9,
@@ -76,10 +77,7 @@ def test_a_card_shows_the_configuration_and_how_to_load_and_make_it(exported):
     found = exported("rotary", 1)
     text = card("best", _study_of(found.directory), found)
     size = sum(parameter.numel() for parameter in found.model.parameters())
-    assert (
-        f"GPT, {size:,} parameters, seed 1, trained on `TextFiles`. Its choices in the study: `position=rotary`."
-        in text
-    )
+    assert f"GPT, {size:,} parameters, seed 1, trained on `TextFiles`. Its choices: `position=rotary`." in text
     shown = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert shown == {
         "model": {"class": "models.GPT", "d_model": 8, "position": "layers.ALiBi"},
@@ -88,6 +86,7 @@ def test_a_card_shows_the_configuration_and_how_to_load_and_make_it(exported):
         "trainer": {"max_steps": 800},
     }
     assert 'AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)' in text
+    assert "Where Python finds attnlab, my_parts: `modeling_attnlab.py` imports attnlab" in text
     assert "```bash\nattnlab train position=rotary seed=1\n```" in text
     assert "commit `0123456789abcdef`; the checkpoint `best`." in text
 

@@ -48,7 +48,8 @@ class AttnlabConfig(PretrainedConfig):
 
     def __init__(self, attnlab: Mapping[str, Any] | None = None, **fields: Any) -> None:
         self.attnlab = dict(attnlab or {})
-        super().__init__(**fields)
+        # Asks whether any tensors are shared, as those of layers are; that the output is the embedding's is the node's.
+        super().__init__(**{**fields, "tie_word_embeddings": True})
 
 
 def build(described: Mapping[str, Any]) -> nn.Module:
@@ -126,6 +127,10 @@ class AttnlabModel(PreTrainedModel):
         # On no meta device, where from_pretrained builds: what parts compute of numbers has to be there.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self.model: Any = build(config.attnlab)
+        first: dict[int, str] = {}
+        named = self.named_parameters(remove_duplicate=False)
+        shared = {name: first.setdefault(id(parameter), name) for name, parameter in named}
+        self._tied_weights_keys = {name: other for name, other in shared.items() if name != other}
         self.post_init()  # type: ignore[no-untyped-call]
         self._keys_to_ignore_on_load_missing = ["_extra_state"]  # it stands in the configuration
 

@@ -120,7 +120,7 @@ def _what_it_is(found: Exported, comparison: Comparison | None, run: Run | None)
     yield "## What it is"
     yield (
         f"{type(found.model).__name__}, {size:,} parameters, seed {found.record['seed']}, trained on `{_data(found)}`"
-        + (f". Its choices in the study: {choices}" if choices else "")
+        + (f". Its choices: {choices}" if choices else "")
         + "."
     )
     config = found.record["config"]
@@ -176,7 +176,7 @@ def _loading(found: Exported) -> Iterator[str]:
     name = f"AutoModelFor{kind_of(found.model)[0]}"
     trust = "" if found.known else ", trust_remote_code=True"
     if not found.known:
-        yield "With attnlab installed: `modeling_attnlab.py` imports it, and holds nothing else."
+        yield f"Where Python finds {found.packages}: `modeling_attnlab.py` imports attnlab, and holds nothing else."
     beside = {"AutoTokenizer": found.tokenizer is not None, "AutoImageProcessor": "image_size" in found.settings}
     kinds = [kind for kind, there in beside.items() if there]
     lines = [f"from transformers import {', '.join([name, *kinds])}", ""]

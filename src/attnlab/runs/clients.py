@@ -80,6 +80,11 @@ class Exported:
         return self.is_pair or isinstance(self.model, CLIP)
 
     @property
+    def packages(self) -> str:
+        """What has to be installed where its code of its own is loaded: attnlab, and modules of the user's own."""
+        return ", ".join(["attnlab", *self.record.get("sources", {})])
+
+    @property
     def whisper_tokens(self) -> WhisperTokens | None:
         """What a published tokenizer of a Whisper knows beside text."""
         if not isinstance(self.model, Whisper) or not isinstance(self.tokenizer, PretrainedTokenizer):

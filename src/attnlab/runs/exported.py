@@ -100,7 +100,8 @@ def _decided(found: Exported, architecture: str | None) -> tuple[Exported, list[
         return as_known, []
     reason, *differences = why.split("\n")
     why = " ".join([reason, "; ".join(differences)]).strip()
-    return found, [f"note: it is loaded with trust_remote_code=True, where attnlab is installed ({why})"]
+    how = f"it is loaded with trust_remote_code=True, where Python finds {found.packages}"
+    return found, [f"note: {how} ({why})"]
 
 
 def _as_architecture(found: Exported, name: str | None) -> tuple[Exported, str]:
