@@ -288,7 +288,7 @@ def import_model(arguments: Namespace) -> int:
 )
 def export(arguments: Namespace) -> int:
     """Writes each folder, tried before it is called one. Raises: UsageError."""
-    from attnlab.report.cards import export_study, export_with_card
+    from attnlab.studies.cards import export_study, export_with_card
     from attnlab.studies.plan import has_runs
 
     directory, target = Path(arguments.run), Path(arguments.to)

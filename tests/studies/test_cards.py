@@ -10,9 +10,9 @@ from tests.stored_studies import write_position_study
 from attnlab.analysis import compare, load_study, to_csv
 from attnlab.data.special_tokens import SpecialTokens
 from attnlab.interop import build
-from attnlab.report.cards import _study_of, card
 from attnlab.runs.clients import Exported
 from attnlab.runs.record import read_record
+from attnlab.studies.cards import _study_of, card
 
 CONFIG = {
     "model": {"_target_": "attnlab.models.GPT", "_partial_": True, "d_model": 8, "d_ff": None,
