@@ -199,11 +199,10 @@ class Source(nn.Module):
 
     main_input_name = "input_ids"
 
-    def forward(self, source: Tensor | None = None, **given: Tensor | None) -> BaseModelOutput:
-        found = next(
-            value for name in ("input_ids", "input_features") if (value := given.get(name, source)) is not None
-        )
-        return BaseModelOutput(last_hidden_state=found)
+    def forward(
+        self, input_ids: Tensor | None = None, input_features: Tensor | None = None, **_: object
+    ) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=input_features if input_ids is None else input_ids)
 
 
 class AttnlabForSeq2SeqLM(Generating):
