@@ -16,6 +16,8 @@ import pytest
 # one another. Read by torch and numpy when they are loaded; tests that are about threads set their own number.
 for threads in ("OMP", "OPENBLAS", "MKL", "RAYON"):
     os.environ.setdefault(f"{threads}_NUM_THREADS", "1")
+# Where transformers puts the code of folders that bring some: each process of tests has a place of its own.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf-modules-")
 # Imported below the threads, which torch reads when it is loaded.
 from tests.stored_studies import grid_comparison, position  # noqa: E402, F401
 from tests.tiny_runs import attnlab, here, images, imported, left, library, own_data, published, small_data, study, tiny  # noqa: E402, F401

@@ -31,7 +31,7 @@ def exported(attnlab, monkeypatch):
         assert said.status == 0, said.err
         said = attnlab("export", "run", "--to", "out")
         assert said.status == 0, said.err
-        assert "transformers loads it, and gives the same on" in said.out
+        assert "gives the same on" in said.out
         return said
 
     return run
@@ -43,7 +43,8 @@ def pipeline():
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    return lambda task, **more: transformers.pipeline(task, model="out", device="cpu", **more)
+    own = {"trust_remote_code": True}  # asked of no folder that is an architecture of transformers
+    return lambda task, **more: transformers.pipeline(task, model="out", device="cpu", **own, **more)
 
 
 # --- language models
@@ -65,7 +66,9 @@ def documents(folder: Path) -> list[str]:
     return [f"data.path={folder}", f"data.split=[{shares[0]},{shares[1] - shares[0]},{1 - shares[1]}]"]
 
 
-def test_the_evaluation_harness_gives_the_bits_a_byte_of_evaluate(exported, attnlab, here, tmp_path):
+@pytest.mark.parametrize("arm", ["rotary", "relative_bias"])
+def test_the_evaluation_harness_gives_the_bits_a_byte_of_evaluate(arm, exported, pipeline, attnlab, here, tmp_path):
+    """Of an architecture of transformers, and of what none of them computes; that one also goes on from texts."""
     pytest.importorskip("lm_eval")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -81,8 +84,11 @@ def test_the_evaluation_harness_gives_the_bits_a_byte_of_evaluate(exported, attn
         *SUBWORDS,
         "task.evaluation_lengths=[1]",
         "task.sliding=false",
+        f"position={arm}",
     ]
-    assert exported(*run).err == ""
+    said = exported(*run)
+    is_known = arm == "rotary"
+    assert said.err == "" if is_known else said.err.startswith("note: it is loaded with trust_remote_code=True")
     _, tokenizer = load_model(Path("run"), "last")
     scored = (folder / "3.txt").read_text()
     whole = len(tokenizer.encode(scored)) // CONTEXT * CONTEXT
@@ -97,13 +103,20 @@ def test_the_evaluation_harness_gives_the_bits_a_byte_of_evaluate(exported, attn
         "doc_to_target": "page",
         "metric_list": [{"metric": "bits_per_byte"}],
     }
-    model = HFLM(pretrained="out", device="cpu", batch_size=4)
+    model = HFLM(pretrained="out", device="cpu", batch_size=4, trust_remote_code=not is_known)
     assert (model.prefix_token_id, model.max_length) == (tokenizer.end, CONTEXT)
     tasks = TaskManager(include_defaults=False)
     results = simple_evaluate(model=model, tasks=[task], task_manager=tasks, bootstrap_iters=0)["results"]
     found = results["pages"]["bits_per_byte,none"]
     expected = json.loads(attnlab("evaluate", "run").out)["test/bits_per_byte@1x"]
     assert found == pytest.approx(expected, rel=1e-5)
+    if not is_known:
+        prompts = ["the quick", "a dog and a"]  # of two lengths in one batch
+        client = pipeline("text-generation", max_new_tokens=5, do_sample=False, batch_size=2)
+        client.tokenizer.pad_token = client.tokenizer.eos_token
+        given = ("generate", "run", "--temperature", "0", "--max-new-tokens", "5")
+        ours = attnlab(*given, "--prompt", prompts[0], "--prompt", prompts[1]).out.rstrip("\n").split("\n\n")
+        assert [one[0]["generated_text"] for one in client(prompts)] == ours
 
 
 def test_text_is_generated_until_its_end(exported, pipeline, library):
@@ -140,9 +153,11 @@ def test_a_run_without_an_end_says_what_its_clients_will_miss(exported, here, li
 # --- encoders
 
 
-def test_masks_are_filled_and_texts_embedded(exported, pipeline, library):
-    """By the defaults of BERT, whose tables have no segments."""
-    exported("model=bert", "data=text_masked", f"data.path={library}/text.txt", *WINDOWS, *SUBWORDS)
+@pytest.mark.parametrize("arm", ["learned", "alibi"])
+def test_masks_are_filled_and_texts_embedded(arm, exported, pipeline, library):
+    """By the defaults of BERT, whose tables have no segments, and by what is no architecture of transformers."""
+    position = f"position={arm}"
+    exported("model=bert", "data=text_masked", f"data.path={library}/text.txt", *WINDOWS, *SUBWORDS, position)
     model, tokenizer = load_model(Path("run"), "last")
     vocabulary = Vocabulary(tokenizer)
     tokens = [
@@ -158,6 +173,8 @@ def test_masks_are_filled_and_texts_embedded(exported, pipeline, library):
     assert [entry["token"] for entry in found] == scores_V.topk(3).indices.tolist()
     assert [entry["score"] for entry in found] == pytest.approx(scores_V.topk(3).values.tolist(), rel=1e-4)
 
+    if arm == "alibi":
+        return
     sentence_transformers = pytest.importorskip("sentence_transformers")
     client = sentence_transformers.SentenceTransformer("out", device="cpu")
     texts = ["the quick fox", "a dog"]
@@ -169,10 +186,18 @@ def test_masks_are_filled_and_texts_embedded(exported, pipeline, library):
 ENCODER = ["model=bert", "data.batch_tokens=400", *SUBWORDS]
 
 
-def test_texts_are_classified(exported, pipeline, library):
-    exported(
-        *ENCODER, "task=sequence_classification", "task.pooling=first", "data=tsv", f"data.path={library}/labelled"
-    )
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_texts_are_classified(pooling, exported, pipeline, attnlab, library):
+    """transformers itself reads the first token's state: the mean goes out with code that imports attnlab."""
+    task = ("task=sequence_classification", f"task.pooling={pooling}", "data=tsv", f"data.path={library}/labelled")
+    said = exported(*ENCODER, *task)
+    if pooling == "mean":
+        assert said.out.startswith("out: attnlab (AttnlabForSequenceClassification)")
+        assert "trust_remote_code=True, where Python finds attnlab (it reads the mean of the states" in said.err
+        said = attnlab("export", "run", "--to", "known", "--as", "bert")
+        assert said.out.startswith("known: bert (BertForMaskedLM)")
+        assert "left out: output.weight, output.bias (it reads the mean of the states" in said.err
+        assert "task.pooling=first" in said.err
     model, tokenizer = load_model(Path("run"), "last")
     vocabulary, client = Vocabulary(tokenizer), pipeline("text-classification", top_k=None)
     texts = ["the quick fox", "a dog and old trees"]  # of two lengths in one batch
@@ -184,15 +209,9 @@ def test_texts_are_classified(exported, pipeline, library):
         )
 
 
-def test_the_mean_of_states_is_not_what_transformers_classifies_by(exported, library):
-    said = exported(*ENCODER, "task=sequence_classification", "data=tsv", f"data.path={library}/labelled")
-    assert said.out.startswith("out: bert (BertForMaskedLM)")
-    assert "left out: output.weight, output.bias (it reads the mean of the states" in said.err
-    assert "task.pooling=first" in said.err
-
-
-def test_entities_are_found(exported, pipeline, library):
-    exported(*ENCODER, "task=token_classification", "data=conll", f"data.path={library}/tagged")
+@pytest.mark.parametrize("arm", ["learned", "rotary"])
+def test_entities_are_found(arm, exported, pipeline, library):
+    exported(*ENCODER, "task=token_classification", "data=conll", f"data.path={library}/tagged", f"position={arm}")
     model, tokenizer = load_model(Path("run"), "last")
     vocabulary, text = Vocabulary(tokenizer), "the quick fox sleeps"
     row = torch.from_numpy(add_special_tokens(vocabulary.special_tokens.text, vocabulary.encode_text(text)))[None]
@@ -273,4 +292,23 @@ def test_images_are_classified(exported, pipeline, images):
     found = pipeline("image-classification")(str(path))
     assert {one["label"]: one["score"] for one in found} == pytest.approx(
         dict(zip(facts["classes"], scores, strict=True)), rel=1e-4
+    )
+
+
+def test_grey_images_are_classified_by_a_default(exported, pipeline):
+    """transformers' pipeline makes them RGB, and the model grey again."""
+    from sklearn.datasets import load_digits
+
+    exported("model=vit", "data=digits")
+    model, _ = load_model(Path("run"), "last")
+    facts = json.loads(Path("run/run.json").read_text())["data"]
+    pixels_YX = load_digits().images[5] / 16 * 255
+    Image.fromarray(pixels_YX.round().astype(np.uint8)).save("digit.png")
+    grey_YX = np.asarray(Image.open("digit.png")) / 255
+    given_YX = torch.from_numpy((grey_YX - facts["mean"][0]) / facts["deviation"][0]).float()
+    scores = model(given_YX[None, None])[0].softmax(dim=0).tolist()
+    found = pipeline("image-classification", top_k=10)("digit.png")
+    labels = facts.get("classes") or [f"LABEL_{number}" for number in range(10)]
+    assert {one["label"]: one["score"] for one in found} == pytest.approx(
+        dict(zip(labels, scores, strict=True)), rel=1e-4
     )

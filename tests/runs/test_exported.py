@@ -166,11 +166,11 @@ def test_an_export_that_cannot_be_tried_says_so(train, attnlab, here, monkeypatc
     assert "not checked: transformers is not installed" in said.out
 
 
-def test_what_no_architecture_computes_is_refused_with_what_differs(train, attnlab, here):
+def test_an_architecture_that_computes_something_else_is_refused_with_what_differs(train, attnlab, here):
     train("gpt", "residual=sandwich", *BPE)
-    said = attnlab("export", "run", "--to", "out")
+    said = attnlab("export", "run", "--to", "out", "--as", "gpt2")
     assert said.status == 2
-    assert "no architecture of Hugging Face transformers computes what this model does" in said.err
+    assert "gpt2, which was asked for, computes something else" in said.err
     assert "residual: Sandwich here, " in said.err
     said = attnlab("export", "run", "--to", "out", "--as", "mamba")
     assert "--as mamba: there is no such architecture; accepted: gpt2" in said.err
@@ -186,15 +186,24 @@ def test_a_model_of_grey_images_says_what_its_clients_will_miss(train, attnlab, 
     assert len(read_json(Path("out/config.json"))["id2label"]) == 10
 
 
-def test_two_tokenizers_are_refused(train, attnlab, here):
-    train("encoder_decoder", "data.joint_vocabulary=false", "model.share_embeddings=false", *BPE)
-    said = attnlab("export", "run", "--to", "out")
+def test_two_tokenizers_go_out_with_code_of_their_own(train, attnlab, here):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    train("encoder_decoder", "data.joint_vocabulary=false", "model.share_embeddings=false", "optimizer.lr=1e-5", *BPE)
+    said = attnlab("export", "run", "--to", "out", "--as", "marian")
     assert said.status == 2
+    assert "source and target have a tokenizer each, and no architecture that is written has two" in said.err
+    said = attnlab("export", "run", "--to", "out")
+    assert said.status == 0, said.err
+    assert "out: attnlab (AttnlabForSeq2SeqLM)" in said.out
+    Path("lines.txt").write_text("the quick fox\n")
+    ours = attnlab("translate", "run", "--input", "lines.txt", "--num-beams", "1").out.rstrip("\n")
+    model = AutoModelForSeq2SeqLM.from_pretrained("out", trust_remote_code=True)
+    given = AutoTokenizer.from_pretrained("out", trust_remote_code=True)("the quick fox", return_tensors="pt")
+    (row,) = model.generate(**given, do_sample=False, max_new_tokens=given["input_ids"].shape[1] + 2).tolist()
     assert (
-        "source and target have a tokenizer each, and no architecture that is written has two; train with data.joint_vocabulary=true"
-        in said.err
+        AutoTokenizer.from_pretrained("out/target").decode(row, skip_special_tokens=True).strip() == ours.strip() != ""
     )
-    assert not Path("out").exists()
 
 
 def test_nothing_that_is_there_is_written_over(imported, attnlab, here):

@@ -127,9 +127,24 @@ def test_a_text_is_seen_at_its_end_in_transformers_too(tokenizer, own, attnlab):
     torch.testing.assert_close(here, torch.nn.functional.normalize(there, dim=1), atol=1e-5, rtol=1e-5)
 
 
-def test_an_end_that_transformers_does_not_look_for_is_refused(own, published, attnlab):
+def test_an_end_that_transformers_does_not_look_for_goes_out_with_code_of_its_own(own, published, attnlab):
+    from transformers import pipeline
+
     own("tokenizer=pretrained", f"tokenizer.path={published('bart')}")
-    said = attnlab("export", "own", "--to", "out")
+    said = attnlab("export", "own", "--to", "out", "--as", "clip")
     assert said.status == 2
     assert "ends in the token 2, which transformers' CLIP takes for the sign of old files" in said.err
     assert not Path("out").exists()
+    said = attnlab("export", "own", "--to", "out")
+    assert said.out.startswith("out: attnlab (AttnlabForZeroShotImageClassification)")
+    parts, task = load_run(Path("own"), "last")
+    pixels_YX3 = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    facts = read_json(Path("own/run.json"))["data"]
+    image_3YX = ((pixels_YX3 / 255 - facts["mean"]) / facts["deviation"]).transpose(2, 0, 1)
+    with torch.no_grad():
+        texts = parts.data.encode_texts(WORDS)
+        scores = task.model(torch.from_numpy(image_3YX).float()[None], *texts)[0].softmax(dim=0).tolist()
+    client = pipeline("zero-shot-image-classification", model="out", trust_remote_code=True)
+    found = client(Image.fromarray(pixels_YX3), candidate_labels=list(WORDS), hypothesis_template="{}")
+    expected = dict(zip(WORDS, scores, strict=True))
+    assert {one["label"]: one["score"] for one in found} == pytest.approx(expected, rel=1e-4)

@@ -280,19 +280,23 @@ def import_model(arguments: Namespace) -> int:
 
 @command(
     "export",
-    "export a run's model as a folder that Hugging Face transformers loads",
-    *RUN,
-    option("--to", "the folder to write", required=True),
+    "export a run, or all runs of a study, as folders that Hugging Face transformers loads",
+    option("run", "a run's directory; a study's name, or its directory of runs"),
+    CHECKPOINT,
+    option("--to", "the folder to write; of a study, that of all its runs", required=True),
     option("--as", "gpt2, llama, bert, ... (default: the one that computes the same)", dest="architecture"),
 )
 def export(arguments: Namespace) -> int:
-    """Writes the folder, tried before it is called one. Raises: UsageError."""
-    from attnlab.runs.exported import export_run
+    """Writes each folder, tried before it is called one. Raises: UsageError."""
+    from attnlab.studies.cards import export_study, export_with_card
+    from attnlab.studies.plan import has_runs
 
     directory, target = Path(arguments.run), Path(arguments.to)
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise UsageError(f"--to {target}: there is something already; give a folder that is new or empty")
-    return _say(*export_run(directory, arguments.checkpoint, target, arguments.architecture))
+    study = next((folder for folder in (directory, Path("runs") / directory) if has_runs(folder)), None)
+    how = arguments.checkpoint, target, arguments.architecture
+    return _say(*(export_with_card(directory, *how) if study is None else export_study(study, *how)))
 
 
 def _say(told: list[str], notes: list[str]) -> int:

@@ -1,4 +1,7 @@
-"""Weights in from and out to other libraries: Hugging Face transformers' architectures, both ways."""
+"""Weights in from and out to other libraries: Hugging Face transformers' architectures, both ways.
+
+`remote_code` writes what none of them computes, and `remote`, which needs transformers, is what such a folder imports.
+"""
 
 from attnlab.interop.architecture import CannotConvert
 from attnlab.interop.convert import (

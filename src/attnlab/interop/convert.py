@@ -25,8 +25,7 @@ from attnlab.interop.image_text import IMAGE_TEXT
 from attnlab.interop.settings import Settings, build, completed
 from attnlab.interop.speech import SPEECH
 from attnlab.interop.warm_start import own_tensors, under_own_names
-from attnlab.models.base import Encoder
-from attnlab.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
+from attnlab.models.heads import TokenClassifier
 
 ARCHITECTURES: dict[str, Architecture] = {known.name: known for known in (*DECODERS, *ENCODERS, *IMAGE_TEXT, *SPEECH)}
 LISTED = 12
@@ -170,15 +169,12 @@ def _check_kinds(expected: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -
 
 @dataclass(frozen=True)
 class Head:
-    """An output on an encoder, both ways. ending: of the class's name there. build: the model here of an encoder and a
-    number of outputs. write: the tensors there of the output's weight (C, D) and bias (C), by the architecture's name.
-    logits: those of the model there, as the model here gives them.
+    """An output on an encoder. ending: of the class's name there. write: the tensors there of the output's weight
+    (C, D) and bias (C), by the architecture's name.
     """
 
     ending: str
-    build: Callable[[Encoder, int], nn.Module]
     write: Callable[[str, Tensor, Tensor], Mapping[str, Tensor]]
-    logits: Callable[[Any], Any] = lambda found: found.logits
 
     def class_of(self, architecture: str) -> str:
         """The name of the class there."""
@@ -200,19 +196,15 @@ def _of_the_first_token(architecture: str, weight_CD: Tensor, bias_C: Tensor) ->
 HEADS = {
     "SequenceClassification": Head(
         "ForSequenceClassification",
-        lambda encoder, num_outputs: SequenceClassifier(encoder, num_outputs, "first"),
         _of_the_first_token,
     ),
     "TokenClassification": Head(
         "ForTokenClassification",
-        TokenClassifier,
         lambda _, weight_CD, bias_C: {"classifier.weight": weight_CD, "classifier.bias": bias_C},
     ),
     "SpanExtraction": Head(
         "ForQuestionAnswering",
-        lambda encoder, _: SpanFinder(encoder),
         lambda _, weight_CD, bias_C: {"qa_outputs.weight": weight_CD, "qa_outputs.bias": bias_C},
-        lambda found: (found.start_logits, found.end_logits),
     ),
 }
 
@@ -284,20 +276,25 @@ def tokenizer_there(folder: Path) -> Any:
     """The tokenizer of a folder, as transformers loads it. Raises CannotConvert where it does not."""
     from transformers import AutoTokenizer
 
-    return _attempt("its tokenizer", lambda: AutoTokenizer.from_pretrained(folder))
+    # Where the folder has code of its own, the library asks for leave to read its configuration.
+    return _attempt("its tokenizer", lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=True))
 
 
-def compare(folder: Path, model: nn.Module, given: Sequence[Given], head: Head | None = None) -> float:
+def compare(folder: Path, model: nn.Module, given: Sequence[Given]) -> float:
     """The largest difference of logits between a folder, loaded by transformers, and the model that was written there.
     Relative to the largest logit where that is above 1. Raises CannotConvert where transformers fails on it, or the
     logits are others.
     """
     import transformers
 
-    name = read_config(folder)["architectures"][0]
+    config = read_config(folder)
+    # A folder with code of its own is loaded by the class that finds it.
+    own = [name for name in config.get("auto_map", {}) if name != "AutoConfig"]
+    (name,) = own or config["architectures"][:1]
+    more = {"trust_remote_code": True} if own else {}
     with _silence():
-        there = _attempt(name, lambda: getattr(transformers, name).from_pretrained(folder))
-        gaps = [_gap(name, there.eval(), model.eval(), tensors, head) for tensors in given]
+        there = _attempt(name, lambda: getattr(transformers, name).from_pretrained(folder, **more))
+        gaps = [_gap(name, there.eval(), model.eval(), tensors) for tensors in given]
     if not max(gaps) <= TOLERANCE:  # nan, too
         raise CannotConvert(
             f"transformers.{name} gives other logits than the model here, by {max(gaps):.1e}: nothing was written. "
@@ -323,18 +320,18 @@ def _silence() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _gap(name: str, there: nn.Module, here: nn.Module, given: Given, head: Head | None) -> float:
+def _gap(name: str, there: nn.Module, here: nn.Module, given: Given) -> float:
     named = dict(zip(_names_of(given), given, strict=True))
     chosen = (torch.arange(given[0].numel()),) if isinstance(here, TokenClassifier) else ()
     with torch.no_grad():
         found = _attempt(name, lambda: there(**named))
         ours = here(*given, *chosen)
-    if head is not None:
-        theirs = head.logits(found)
+    if isinstance(ours, tuple):
+        pairs = list(zip(ours, (found.start_logits, found.end_logits), strict=True))
     else:
         names = ("logits", "prediction_logits", "logits_per_image")
         theirs = next(getattr(found, each) for each in names if hasattr(found, each))
-    pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs.reshape(ours.shape))]
+        pairs = [(ours, theirs.reshape(ours.shape))]
     return max(float((a - b).abs().max() / max(1.0, float(a.abs().max()))) for a, b in pairs)
 
 

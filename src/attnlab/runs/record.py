@@ -70,6 +70,9 @@ class Record(TypedDict):
     widths: NotRequired[dict[str, int | list[int]]]
     data: NotRequired[dict[str, Any]]
     sources: NotRequired[dict[str, str]]
+    overrides: NotRequired[list[str]]
+    command: NotRequired[str]
+    git: NotRequired[Code]
     imported: NotRequired[dict[str, object]]
 
 
