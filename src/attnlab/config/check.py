@@ -138,7 +138,7 @@ def _check_node(path: str, node: Mapping[str, object], expected: object = Any) -
     if "_target_" not in node:
         for key, value in node.items():
             if isinstance(value, dict):
-                yield from _check_node(f"{path}.{key}", value)
+                yield from _check_node(f"{path}.{key}", value, expected)
         return
     try:
         target = load(path, node)

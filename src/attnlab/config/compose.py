@@ -285,7 +285,7 @@ class ConfigSpace:
             if known or override.is_add() or key.startswith("hydra"):
                 continue
             group, *named = key.split(".")[:2]
-            if group in LISTS and named and named[0] in groups[group]:
+            if group in LISTS and named and named[0] in groups[group] and named[0] not in raw.get(group, {}):
                 return f"{key}: {named[0]} is not among the {group} of this run; add {group}=[{named[0]}]"
             path = key.split(".")[:-1]
             while path and not isinstance(find(raw, ".".join(path)), Mapping):

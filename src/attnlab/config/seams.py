@@ -35,6 +35,7 @@ OF_A_TOWER = rf"^(?:model\.)?({'|'.join([*SEAMS[:5], 'd_model', 'num_heads', 'nu
 @functools.cache
 def seams() -> dict[str, object]:
     """What each group's part is: an object of a base, or with Callable what makes one once it is told dims."""
+    from lightning.pytorch import Callback
     from torch import nn
     from torch.optim import Optimizer
 
@@ -59,6 +60,7 @@ def seams() -> dict[str, object]:
         "augmentation": data.Augmentation | data.SpeechAugmentation,
         "trainer": training.TrainerSettings,
         "logger": training.Tracking,
+        "callbacks": Callback,
     }
 
 
@@ -194,7 +196,7 @@ def broken_rules(composed: Composed) -> list[str]:
     Those of each part stand on its class (`incompatible`); here is what belongs to no part.
     """
     choices = choices_of(composed)
-    found = [*_other_kind(choices), *_without_effect(choices)]
+    found = [*_other_kind(choices), *_without_effect(choices), *_of_callbacks(choices)]
     towers = {tower: list(_said_by_parts(seen)) for tower, seen in towers_of(choices).items()}
     if not towers:
         return list(dict.fromkeys([*found, *_said_by_parts(choices)]))
@@ -228,6 +230,25 @@ def _other_kind(choices: Choices) -> Iterator[str]:
                 f"task: task={choices.name('task')} needs {wanted} ({', '.join(_choices_for(group, needed))}), "
                 f"got {group}={choices.name(group)}; {or_else}"
             )
+
+
+def _of_callbacks(choices: Choices) -> Iterator[str]:
+    """What a callback does that attnlab does itself, or waits for that no validation reports."""
+    from attnlab.training.lightning_options import refused_callback
+
+    for name, node in (choices.get("callbacks") or {}).items():
+        kind, path = load(f"callbacks.{name}", node), f"callbacks.{name}"
+        if reason := refused_callback(kind):
+            yield f"{path}: {node['_target_']} {reason}"
+        yield from getattr(kind, "incompatible", lambda choices: ())(choices)
+        task, monitor = choices.parts["task"], node.get("monitor")
+        if not isinstance(monitor, str) or not hasattr(task, "reports") or monitor.startswith("train/"):
+            continue
+        if not (monitor.startswith("val/") and task.reports(monitor, choices.fields)):
+            known = [full for metric in task.metrics(choices.fields) for full in metric.names()]
+            validated = [full for full in known if full.startswith("val/")]
+            near = did_you_mean(monitor, validated)
+            yield must_be(f"{path}.monitor", f"a metric of the validations ({', '.join(validated)})", monitor) + near
 
 
 @functools.cache

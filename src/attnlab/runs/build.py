@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 from attnlab.config import UsageError
@@ -46,6 +47,7 @@ class Parts:
     averaging: Averaging
     trainer: TrainerSettings
     tracking: Tracking
+    callbacks: Sequence[Callback] = ()
 
     def build_task(self, widths: dict[str, Any]) -> Task:
         """The task around a new model, on torch's current default device; `widths` are the data's."""
@@ -58,7 +60,9 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     """Every part that a resolved configuration names; reads no data. Raises: UsageError in the constructor's words."""
     # Where it starts is of the run: the model itself knows nothing of it.
     model = {name: value for name, value in resolved["model"].items() if name != "init_from"}
-    return Parts(*(instantiate(model if group == "model" else resolved[group], group) for group in GROUPS))
+    parts = [instantiate(model if group == "model" else resolved[group], group) for group in GROUPS]
+    chosen = resolved.get("callbacks") or {}
+    return Parts(*parts, [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()])
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from attnlab.runs.views import examples_of
 from attnlab.training import ranks
 from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, duration, in_words
 from attnlab.training.checkpoints import Checkpoints, draw_apart
+from attnlab.training.lightning_options import why_stopped
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
 from attnlab.training.processes import Interrupted, StopRequest, descendants, end_with_ancestors, leaving, slurm_job
@@ -198,6 +199,9 @@ class TrainingRun:
             draw_apart(self.composed.seed, trainer.global_rank)
         trainer.fit(task, datamodule=self.data, ckpt_path=resume, weights_only=True)
         self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
+        if trainer.global_step < trainer.max_steps:
+            self.status.status["stopped"] = why = why_stopped(trainer)
+            self._say(f"stopped at step {trainer.global_step} of {trainer.max_steps}: {why}")
         self._evaluate(task, loggers)
 
     def _task(self) -> Task:
@@ -212,6 +216,7 @@ class TrainingRun:
         callbacks: list[pl.Callback] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]
         if settings.diagnostics_every is not None:
             callbacks.append(training.Diagnostics(settings.diagnostics_every))
+        callbacks += self.parts.callbacks
         every, budget = settings.checkpoint_every_seconds, settings.checkpoint_budget_gb
         stop, same = StopRequest(self._say), identity(self.composed.resolved)
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.

@@ -140,7 +140,7 @@ def build_trainer(
         warnings.filterwarnings("ignore", message)
     import lightning.pytorch as pl
     import torch
-    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.callbacks import Checkpoint, ModelSummary
 
     from attnlab.training.checkpoints import CheckpointFiles
     from attnlab.training.sharding import FullySharded
@@ -177,7 +177,7 @@ def build_trainer(
         log_every_n_steps=settings.log_every_n_steps,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         use_distributed_sampler=False,
     )
