@@ -1,8 +1,13 @@
 """Lightning's own callbacks beside attnlab's: they see what is reported, end a training, and are gone on with exactly."""
 
+import inspect
 import math
+import re
+from typing import get_type_hints
 
+import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
@@ -13,8 +18,9 @@ from lightning.pytorch.callbacks import (
 from test_checkpoints import Stop, curve, stop_after
 from tiny_run import make_task, same_bits, train, weights
 
-from attnlab.training import find_resume
-from attnlab.training.lightning_options import refused_callback, why_stopped
+from attnlab.training import LastCheckpoints, TrainerSettings, find_resume
+from attnlab.training.lightning_options import GIVEN_HERE, refused_callback, why_stopped
+from attnlab.training.trainer import Passed
 
 
 def watching(patience: int) -> EarlyStopping:
@@ -88,3 +94,47 @@ def test_a_timer_ends_a_training_with_a_validation(tmp_path):
 def test_what_attnlab_does_itself_is_refused(kind, said):
     assert said in refused_callback(type("Own", (kind,), {}))
     assert refused_callback(EarlyStopping) is None
+
+
+# --- arguments of the Trainer
+
+
+def test_every_argument_of_the_trainer_is_passed_or_has_a_field_of_attnlabs_own():
+    """A new version of Lightning has to be decided about; a field that is named has to be there."""
+    arguments = inspect.signature(pl.Trainer).parameters.keys()
+    passed = get_type_hints(Passed).keys()
+    assert sorted([*passed, *GIVEN_HERE]) == sorted(arguments)
+    named = {name for reason in GIVEN_HERE.values() for name in re.findall(r"trainer\.(\w+)", reason)}
+    assert named - {"lightning"} <= inspect.signature(TrainerSettings).parameters.keys()
+
+
+def test_what_is_passed_acts(tmp_path):
+    seen = []
+
+    class Look(pl.Callback):
+        def on_validation_batch_end(self, trainer, *rest):
+            seen.append((trainer.global_step, trainer.sanity_checking, torch.is_anomaly_enabled()))
+
+    lightning = {"limit_val_batches": 1, "num_sanity_val_steps": 2, "detect_anomaly": True}
+    train(tmp_path / "passed", passed := make_task(), callbacks=(Look(),), lightning=lightning)
+    assert seen == [(0, True, False), *((step, False, True) for step in (5, 10, 15, 20))]
+    train(tmp_path / "plain", plain := make_task())
+    assert same_bits(weights(passed), weights(plain))  # what only looks changes no weight
+    lines = curve(tmp_path / "passed"), curve(tmp_path / "plain")
+    assert lines[0].keys() == lines[1].keys()  # a check before the training leaves no line
+    assert passed.best["value"] != plain.best["value"]
+
+
+def test_no_stop_comes_before_the_least_number_of_steps(tmp_path):
+    train(tmp_path, task := make_task(), callbacks=(watching(1),), max_steps=40, lightning={"min_steps": 17})
+    assert 17 <= task.global_step < 40
+
+
+def test_a_sanity_check_is_nothing_that_weights_are_averaged_of(tmp_path):
+    found = []
+    for name, lightning in (("plain", {}), ("checked", {"num_sanity_val_steps": 1})):
+        task = make_task()
+        task.optimization.averaging = LastCheckpoints(9)
+        train(tmp_path / name, task, lightning=lightning)
+        found.append(weights(task))
+    assert same_bits(*found)

@@ -161,7 +161,17 @@ def _check_fields(
             yield from _check_value(field, value, known[key])
         else:
             near = did_you_mean(key, [*known, *beside])
-            yield field, f"{field}: there is no such field.{near} Accepted: {', '.join(known)}."
+            yield field, _instead(field) or f"{field}: there is no such field.{near} Accepted: {', '.join(known)}."
+
+
+def _instead(field: str) -> str | None:
+    """What stands for an argument of Lightning's Trainer that attnlab gives itself."""
+    if not field.startswith("trainer.lightning."):
+        return None
+    from attnlab.training.lightning_options import GIVEN_HERE
+
+    reason = GIVEN_HERE.get(field.rpartition(".")[2])
+    return reason and f"{field}: {reason}"
 
 
 def constructor_types(target: Callable[..., object]) -> dict[str, object]:

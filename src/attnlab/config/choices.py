@@ -20,6 +20,7 @@ from attnlab.training.study_fields import did_you_mean
 
 Comments = dict[str, str]  # by the dotted name of a field
 GLOBAL = "@package _global_"  # Hydra's word for a file whose fields are named in full
+UNLESS_EPOCHS = re.compile(r"\$\{attnlab_steps:(\d+),.*")
 SAME_AS = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,(.*))?\}")
 
 
@@ -89,6 +90,8 @@ def shown(value: object) -> str:
         return "required"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
+    if isinstance(value, str) and (steps := UNLESS_EPOCHS.fullmatch(value)):
+        return steps[1]
     if isinstance(value, str) and (same := SAME_AS.fullmatch(value)):
         field, otherwise = same.groups()
         return f"that of {field}" + (f", else {otherwise}" if otherwise else "")
@@ -105,7 +108,7 @@ def _fields(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str, obje
 
 
 def _field(path: str, expected: object, value: object) -> Iterator[tuple[str, str, object]]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         yield path, "" if expected is None else describe(expected).replace(A_PART[1], "a part"), value
         return
     if "_target_" in value:

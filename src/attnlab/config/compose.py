@@ -44,6 +44,10 @@ DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a fo
 OmegaConf.register_new_resolver(
     "attnlab_cell", lambda: cell_name(own_choices(HydraConfig.get().overrides.task)), replace=True, use_cache=False
 )
+# So many steps where nothing is said of steps or epochs.
+OmegaConf.register_new_resolver(
+    "attnlab_steps", lambda steps, epochs: steps if epochs is None else None, replace=True, use_cache=False
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -201,8 +201,9 @@ def outside_identity(key: str) -> bool:
 
 
 def identity(resolved: Mapping[str, object]) -> dict[str, object]:
-    """The part of a resolved configuration that decides the numbers, as flat `a.b.c` keys."""
-    return {key: value for key, value in flatten(resolved) if key == "seed" or not outside_identity(key)}
+    """The part of a resolved configuration that decides the numbers, as flat `a.b.c` keys; an empty table does not."""
+    decides = (pair for pair in flatten(resolved) if pair[0] == "seed" or not outside_identity(pair[0]))
+    return {key: value for key, value in decides if value != {}}
 
 
 def twins(named: Iterable[tuple[str, Mapping[str, object]]]) -> tuple[str, str] | None:

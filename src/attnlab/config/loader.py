@@ -26,7 +26,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, flag_override, grammar_parser, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override, grammar_parser, open_dict
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
 
@@ -199,7 +199,8 @@ class Loader(ConfigLoaderImpl):
             with flag_override(config, "no_deepcopy_set_nodes", True):
                 config.merge_with(super()._compose_config_from_defaults_list(defaults[len(hydras) :], repo))
         except Exception:  # Hydra's own way says of which file; and what a plugin registers may be no class to pickle
-            return super()._compose_config_from_defaults_list(defaults, repo)
+            config = super()._compose_config_from_defaults_list(defaults, repo)
+        _open_tables(config)
         return config
 
     def _is_field(self, override: Override) -> bool:
@@ -226,6 +227,15 @@ class Loader(ConfigLoaderImpl):
             KEPT.popitem(last=False)
         found: DictConfig = pickle.loads(kept.config)
         return found
+
+
+def _open_tables(node: DictConfig) -> None:
+    """Lets fields be set that are not there yet: in tables that are empty, or say `_open_: true`."""
+    for key, child in node._content.items():  # type: ignore[union-attr]
+        if isinstance(child, DictConfig) and isinstance(child._content, dict) and key != "hydra":
+            if not child._content or "_open_" in child._content:
+                OmegaConf.set_struct(child, False)
+            _open_tables(child)
 
 
 def _name(key: str) -> str:

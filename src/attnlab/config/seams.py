@@ -29,6 +29,7 @@ from attnlab.training.study_fields import did_you_mean
 HOOKS = {"Module": ["forward"], "Optimizer": ["step"]}  # of torch's own bases, which have dozens of other methods
 # Of a model, and the last one of data, which may not have each of them.
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init", "augmentation")
+PACE = ("val_check_interval", "max_steps")  # of the trainer
 OF_A_TOWER = rf"^(?:model\.)?({'|'.join([*SEAMS[:5], 'd_model', 'num_heads', 'num_layers', 'd_ff'])})\b"
 
 
@@ -234,21 +235,32 @@ def _other_kind(choices: Choices) -> Iterator[str]:
 
 def _of_callbacks(choices: Choices) -> Iterator[str]:
     """What a callback does that attnlab does itself, or waits for that no validation reports."""
-    from attnlab.training.lightning_options import refused_callback
-
     for name, node in (choices.get("callbacks") or {}).items():
+        from attnlab.training.lightning_options import refused_callback
+
         kind, path = load(f"callbacks.{name}", node), f"callbacks.{name}"
         if reason := refused_callback(kind):
             yield f"{path}: {node['_target_']} {reason}"
         yield from getattr(kind, "incompatible", lambda choices: ())(choices)
-        task, monitor = choices.parts["task"], node.get("monitor")
-        if not isinstance(monitor, str) or not hasattr(task, "reports") or monitor.startswith("train/"):
-            continue
-        if not (monitor.startswith("val/") and task.reports(monitor, choices.fields)):
-            known = [full for metric in task.metrics(choices.fields) for full in metric.names()]
-            validated = [full for full in known if full.startswith("val/")]
-            near = did_you_mean(monitor, validated)
-            yield must_be(f"{path}.monitor", f"a metric of the validations ({', '.join(validated)})", monitor) + near
+        if isinstance(monitor := node.get("monitor"), str) and not monitor.startswith("train/"):
+            yield from _without_metric(path, monitor, choices)
+
+
+def _without_metric(path: str, monitor: str, choices: Choices) -> Iterator[str]:
+    """Why a callback would wait in vain for what it monitors."""
+    task, every, steps = choices.parts["task"], *(choices.get(f"trainer.{name}") or 0 for name in PACE)
+    if not hasattr(task, "reports"):
+        return
+    if not (monitor.startswith("val/") and task.reports(monitor, choices.fields)):
+        known = [full for metric in task.metrics(choices.fields) for full in metric.names()]
+        validated = [full for full in known if full.startswith("val/")]
+        near = did_you_mean(monitor, validated)
+        yield must_be(f"{path}.monitor", f"a metric of the validations ({', '.join(validated)})", monitor) + near
+    elif not 0 < every <= (steps or every):
+        yield (
+            f"{path}: {monitor} is of validations, and there are none (trainer.val_check_interval={every}, "
+            f"trainer.max_steps={steps}); set trainer.val_check_interval"
+        )
 
 
 @functools.cache

@@ -32,6 +32,7 @@ from attnlab.training.tracking import Tracking
 from attnlab.training.trainer import TrainerSettings
 
 GROUPS = ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
+UNKNOWN_STEPS = 1 << 40  # of epochs, before data are read: any warm-up is shorter
 STATE = "_extra_state"  # what a model keeps beside its tensors: where they are, it is a number
 
 
@@ -82,9 +83,8 @@ def dry_build(resolved: Mapping[str, Any]) -> None:
         if run is not None:
             start(task.model, node, widths)
         optimizer = parts.optimizer(task.model)
-        schedule = build_part(
-            parts.schedule, total_steps=parts.trainer.max_steps, d_model=int(node.get("d_model", 1)), lr=1.0
-        )
+        steps = parts.trainer.max_steps or UNKNOWN_STEPS
+        schedule = build_part(parts.schedule, total_steps=steps, d_model=int(node.get("d_model", 1)), lr=1.0)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(must_be("optimizer", "a function that gives a torch.optim.Optimizer", type(optimizer)))
         first = schedule(0) if callable(schedule) else type(schedule)

@@ -31,7 +31,6 @@ from attnlab.runs.views import examples_of
 from attnlab.training import ranks
 from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, duration, in_words
 from attnlab.training.checkpoints import Checkpoints, draw_apart
-from attnlab.training.lightning_options import why_stopped
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
 from attnlab.training.processes import Interrupted, StopRequest, descendants, end_with_ancestors, leaving, slurm_job
@@ -109,6 +108,7 @@ def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: 
     together.first_on_each_node(parts.data.prepare_data)
     parts.data.setup()
     parts.data.order_seed = composed.seed
+    parts = replace(parts, trainer=parts.trainer.in_steps(parts.data.steps_in))
     number = together.decide(lambda: _claim(directory))
     if isinstance(number, Held):
         if together.rank == 0:
@@ -200,6 +200,8 @@ class TrainingRun:
         trainer.fit(task, datamodule=self.data, ckpt_path=resume, weights_only=True)
         self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
         if trainer.global_step < trainer.max_steps:
+            from attnlab.training.lightning_options import why_stopped
+
             self.status.status["stopped"] = why = why_stopped(trainer)
             self._say(f"stopped at step {trainer.global_step} of {trainer.max_steps}: {why}")
         self._evaluate(task, loggers)
@@ -213,7 +215,7 @@ class TrainingRun:
 
     def _callbacks(self) -> list[pl.Callback]:
         settings, unit = self.settings, self.data.unit
-        callbacks: list[pl.Callback] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]
+        callbacks: list[pl.Callback] = [self.status, DivergenceCheck(settings.plateau_share, settings.steps)]
         if settings.diagnostics_every is not None:
             callbacks.append(training.Diagnostics(settings.diagnostics_every))
         callbacks += self.parts.callbacks
@@ -268,7 +270,7 @@ class TrainingRun:
         # It touches nothing that training draws.
         size = measure_size(task.model, lambda: int(task.loss_sums(batch).tokens))
         tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
-        tokens, kind = tokens_per_step * settings.max_steps, settings.device_type
+        tokens, kind = tokens_per_step * settings.steps, settings.device_type
         epochs = tokens / max(1, data.train_tokens)
         name = torch.cuda.get_device_name() if kind == "cuda" else kind
         return {
@@ -278,7 +280,7 @@ class TrainingRun:
             "flops_per_token": size.flops_per_token,
             "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
-            "training": dict(zip(PLAN, (settings.max_steps, tokens_per_step, tokens, epochs), strict=True)),
+            "training": dict(zip(PLAN, (settings.steps, tokens_per_step, tokens, epochs), strict=True)),
         }
 
     def _announce(self, record: Mapping[str, Any]) -> None:

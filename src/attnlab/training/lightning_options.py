@@ -22,6 +22,49 @@ DONE_HERE = {
     "LearningRateFinder": "searches before each training; `attnlab lr-range` does so once",
 }
 
+ENDLESS = "batches come from an order without end"
+EVALUATES = "evaluations are attnlab's own, of whole splits"
+# Arguments of Lightning's Trainer that attnlab gives itself: what to do in their place.
+GIVEN_HERE = {
+    "accelerator": "set trainer.device",
+    "accumulate_grad_batches": "set trainer.accumulate_grad_batches",
+    "barebones": "it would leave out checkpoints and loggers, of which a run is made; choose logger=jsonl",
+    "callbacks": "choose them as callbacks=[NAME,NAME]",
+    "check_val_every_n_epoch": f"set trainer.val_check_interval, in steps: {ENDLESS}",
+    "default_root_dir": "set runs_dir",
+    "deterministic": "set trainer.deterministic",
+    "devices": "set trainer.devices",
+    "enable_autolog_hparams": "run.json and every logger have the whole configuration already",
+    "enable_checkpointing": "every run saves checkpoints; set trainer.checkpoint_every_seconds and "
+    "trainer.checkpoint_budget_gb",
+    "enable_model_summary": "choose callbacks=[rich_model_summary]",
+    "enable_progress_bar": "set progress",
+    "fast_dev_run": "choose debug=fast",
+    "gradient_clip_algorithm": "gradients are clipped by their norm, of the mean over a step's tokens; set "
+    "trainer.gradient_clip_val",
+    "gradient_clip_val": "set trainer.gradient_clip_val",
+    "inference_mode": f"validations need no gradients, and {EVALUATES}",
+    "limit_predict_batches": EVALUATES,
+    "limit_test_batches": EVALUATES,
+    "limit_train_batches": f"set trainer.max_steps: {ENDLESS}",
+    "log_every_n_steps": "set trainer.log_every_n_steps",
+    "logger": "choose logger=NAME",
+    "max_epochs": "set trainer.max_epochs",
+    "max_steps": "set trainer.max_steps",
+    "max_time": "choose callbacks=[timer] and set callbacks.timer.duration",
+    "min_epochs": f"set trainer.lightning.min_steps: {ENDLESS}",
+    "model_registry": "it is of Lightning's hosted service; `attnlab export` writes a model",
+    "num_nodes": "set trainer.num_nodes",
+    "overfit_batches": "choose debug=overfit",
+    "plugins": "they are how attnlab writes checkpoints, computes in trainer.precision and finds its ranks",
+    "precision": "set trainer.precision",
+    "profiler": "choose debug=profile",
+    "reload_dataloaders_every_n_epochs": ENDLESS,
+    "strategy": "set trainer.strategy",
+    "use_distributed_sampler": "the order deals batches out to ranks itself",
+    "val_check_interval": "set trainer.val_check_interval, in steps",
+}
+
 
 def refused_callback(kind: object) -> str | None:
     """Why a run cannot have a callback of this class, and what to do; None where it can."""

@@ -329,14 +329,12 @@ class Task(Evaluation):
     # --- what is reported
 
     def report(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Hands values to every logger at an optimizer step (by default the present one), with tokens and seconds, and
-        to callbacks."""
+        """Hands values of an optimizer step (by default the present one) to callbacks, and with tokens to loggers."""
         self.latest.update(values)
         self.trainer.callback_metrics.update({name: torch.tensor(x, dtype=torch.double) for name, x in values.items()})
-        if self.trainer.is_global_zero:
-            line = {**values, "tokens": self.tokens, "seconds": self.seconds}
-            for logger in self.trainer.loggers:
-                logger.log_metrics(line, self.global_step if step is None else step)
+        line = {**values, "tokens": self.tokens, "seconds": self.seconds}
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            logger.log_metrics(line, self.global_step if step is None else step)
 
     def on_fit_start(self) -> None:
         self._started = time.perf_counter()
@@ -348,7 +346,8 @@ class Task(Evaluation):
 
     def on_validation_start(self) -> None:
         """Turns to the weights to evaluate."""
-        self.optimization.averaging.before_validation(self.model, self.global_step)
+        if not self.trainer.sanity_checking:
+            self.optimization.averaging.before_validation(self.model, self.global_step)
         self._evaluated.enter_context(self.optimization.weights_to_evaluate(self.model, self.trainer.optimizers))
         self._evaluated.enter_context(self._gathered())
 
@@ -359,6 +358,8 @@ class Task(Evaluation):
         """Turns back to the weights to train (a checkpoint may follow), reports, and keeps the best value."""
         self._evaluated.close()
         validated, self._validated = self._validated, []
+        if self.trainer.sanity_checking:  # it is to find mistakes early, and leaves no trace
+            return
         figures = self.figures_of_kept(validated)
         self.report({f"val/{name}": value for name, value in figures.items()})
         name, is_lower = f"val/{self.monitor.name}", self.monitor.better == "lower"
