@@ -149,6 +149,11 @@ def _check_node(path: str, node: Mapping[str, object], expected: object = Any) -
         yield from ((path, reason) for reason in wrong)
         return
     known = constructor_types(target) | BESIDE.get(path, {})
+    try:  # what a function takes beside its own arguments, where a field of the node tells
+        known = getattr(target, "open_fields", lambda node: {})(node) | known
+    except ValueError as error:
+        yield path, str(error)
+        return
     yield from _check_fields(f"{path}.", {k: v for k, v in node.items() if not k.startswith("_")}, known)
 
 

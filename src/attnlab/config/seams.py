@@ -248,7 +248,8 @@ def _of_callbacks(choices: Choices) -> Iterator[str]:
 
 def _without_metric(path: str, monitor: str, choices: Choices) -> Iterator[str]:
     """Why a callback would wait in vain for what it monitors."""
-    task, every, steps = choices.parts["task"], *(choices.get(f"trainer.{name}") or 0 for name in PACE)
+    task: Any = choices.parts["task"]
+    every, steps = (choices.get(f"trainer.{name}") or 0 for name in PACE)
     if not hasattr(task, "reports"):
         return
     if not (monitor.startswith("val/") and task.reports(monitor, choices.fields)):

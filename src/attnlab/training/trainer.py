@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from attnlab.ranges import (
     Ge,
@@ -192,6 +192,8 @@ def build_trainer(
     torch.set_float32_matmul_precision(settings.float32_matmul_precision)
     parts, every, device = settings.accumulate_grad_batches, settings.val_check_interval, settings.device_type
     environment = cluster_environment(settings)
+    passed: dict[str, Any] = {"num_sanity_val_steps": 0, **settings.lightning}
+    passed |= {} if every else {"limit_val_batches": 0}
     return pl.Trainer(
         max_steps=settings.steps,
         min_epochs=0,
@@ -221,5 +223,5 @@ def build_trainer(
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         use_distributed_sampler=False,
-        **{"num_sanity_val_steps": 0, **settings.lightning, **({} if every else {"limit_val_batches": 0})},
+        **passed,
     )

@@ -1,4 +1,4 @@
-"""A callback of one's own is its class and its YAML: composed with Lightning's, called, checked, and part of what a run is."""
+"""What of Lightning and of other libraries a run names: callbacks, one's own too, optimizers, arguments of the Trainer."""
 
 import json
 
@@ -71,3 +71,38 @@ def test_a_mistake_is_one_line_before_anything_is_trained(attnlab, here, words, 
     assert REFUSED[given] in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("optimizer=torch", "optimizer.name is required"),
+        ("optimizer=torch optimizer.name=SGD optimizer.momntum=0.9", "Did you mean momentum? Accepted: "),
+        (
+            "optimizer=torch optimizer.name=SGD optimizer.momentum=high",
+            "optimizer.momentum must be a number, got 'high'",
+        ),
+        ("optimizer=torch optimizer.name=LBFGS", "optimizer.name: LBFGS evaluates the loss several times a step"),
+        ("optimizer=adamw optimizer.momentum=0.9", "optimizer.momentum: there is no such field"),
+        ("trainer.lightning.max_steps=3", "trainer.lightning.max_steps: set trainer.max_steps"),
+        ("trainer.lightning.detect_anomly=true", "Did you mean detect_anomaly?"),
+        ("trainer.lightning.limit_val_batches=1.5", "a share of them from 0 to 1, got 1.5"),
+        ("callbacks=[early_stopping] trainer.val_check_interval=0", "is of validations, and there are none"),
+    ],
+)
+def test_a_field_that_is_open_is_still_checked(attnlab, here, tiny, given, said):
+    answered = attnlab("train", *tiny, *given.split())
+    assert (answered.status, len(answered.err.strip().splitlines())) == (2, 1)
+    assert said in answered.err
+    assert not (here / "runs").exists()
+
+
+def test_a_run_has_an_optimizer_by_name_for_so_many_epochs(attnlab, here, tiny):
+    words = ["optimizer=torch", "optimizer.name=SGD", "optimizer.momentum=0.9", "data.batch_size=256"]
+    said = attnlab("train", *tiny, *words, "trainer.max_epochs=2", "trainer.max_steps=null", "schedule=constant")
+    assert said.status == 0
+    [path] = (here / "runs/train").glob("*/seed=0/run.json")
+    record = json.loads(path.read_text())
+    windows = (record["data"]["train_tokens"] - 16) // 16
+    assert record["training"]["steps"] == -(-2 * windows // 256)
+    assert json.loads(path.with_name("status.json").read_text())["step"] == record["training"]["steps"]
