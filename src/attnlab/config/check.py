@@ -28,6 +28,7 @@ BESIDE: dict[str, dict[str, object]] = {"model": {"init_from": str | None}}  # f
 # The fields of a run that are no part of a model, a data set or a trainer.
 OF_A_RUN: dict[str, object] = {"seed": Seed, "cell": str, "runs_dir": str, "run_dir": str, "mixed_code": bool}
 OF_A_RUN |= {"progress": Literal["auto", "plain", "off"]}
+OF_DEBUG: dict[str, object] = {"debug": Literal["fast", "overfit", "profile"]}  # there where a preset is chosen
 OF_A_STUDY: dict[str, object] = {"name": str, "search": str | None}
 OF_A_STUDY |= {"precision": Literal["32", "bf16"] | None, "compile": bool | None}
 # What an annotation takes as YAML gives it, and its name in messages.
@@ -109,7 +110,10 @@ def _is_taken_over(node: DictConfig, path: str) -> bool:
 def _check_top(resolved: Mapping[str, object]) -> Iterator[Finding]:
     yield from _check_fields("study.", find(resolved, "study"), OF_A_STUDY)
     own = {key: value for key, value in resolved.items() if not isinstance(value, dict)}
-    yield from _check_fields("", own, OF_A_RUN, beside=[key for key in resolved if key not in own])
+    yield from _check_fields("", own, OF_A_RUN | OF_DEBUG, beside=[key for key in resolved if key not in own])
+    if resolved.get("debug") and (name := find(resolved, "study.name")) != "debug":
+        why = "its runs are to find mistakes, and are compared with no others; leave study.name out"
+        yield "study.name", f"{must_be('study.name', 'debug', name)}, beside debug={resolved['debug']}: {why}"
 
 
 def _check_places(resolved: Mapping[str, object]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import random
 import shlex
+import shutil
 import sys
 import time
 import traceback
@@ -29,7 +30,16 @@ from attnlab.runs.record import make_record, plain_widths, refuse_other_source, 
 from attnlab.runs.settled import settle_run
 from attnlab.runs.views import examples_of
 from attnlab.training import ranks
-from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, duration, in_words
+from attnlab.training.callbacks import (
+    Debugging,
+    DivergenceCheck,
+    Progress,
+    Pruned,
+    Pruning,
+    StatusWriter,
+    duration,
+    in_words,
+)
 from attnlab.training.checkpoints import Checkpoints, draw_apart
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
@@ -88,7 +98,14 @@ def _as_rank(composed: Composed, path: list[str]) -> None:
 
 
 def is_over(composed: Composed) -> bool:
-    """Whether nothing is left to do. Raises: UsageError where another configuration or other own code ran there."""
+    """Whether nothing is left to do. Raises: UsageError where another configuration or other own code ran there.
+
+    What a debug preset ran before is removed: it is to run each time.
+    """
+    if composed.get("debug") is not None:
+        if effective_state(composed.run_dir) != "running":
+            shutil.rmtree(composed.run_dir, ignore_errors=True)
+        return False
     refuse_drift(composed.run_dir, composed.resolved)
     refuse_other_source(composed)
     return effective_state(composed.run_dir) in SETTLED
@@ -131,6 +148,15 @@ def _claim(directory: RunDirectory) -> int | Held:
         time.sleep(LOOK_AGAIN_SECONDS)
         number = directory.claim()
     return number
+
+
+def debugging_of(preset: str | None) -> Debugging:
+    """What a debug preset adds to a run; nothing where none is chosen."""
+    if preset is None:
+        return Debugging()
+    from attnlab.training.debugging import PRESETS
+
+    return PRESETS[preset]()
 
 
 class TrainingRun:
@@ -186,7 +212,16 @@ class TrainingRun:
         loggers = build_loggers(
             self.parts.tracking, self.directory, name, self.composed.runs_dir, record, say=self._warn
         )
-        trainer = build_trainer(self.settings, arithmetic.precision, loggers, self._callbacks(), self.directory.path)
+        debugging, callbacks = debugging_of(self.composed.get("debug")), self._callbacks()
+        trainer = build_trainer(
+            self.settings,
+            arithmetic.precision,
+            loggers,
+            [*callbacks, *debugging.callbacks],
+            self.directory.path,
+            debugging.profiler(self.directory.path),
+        )
+        debugging.before(self.data)
         resume = training.find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
         if resume is not None:
             self._say(f"going on from {resume}")
@@ -204,7 +239,9 @@ class TrainingRun:
 
             self.status.status["stopped"] = why = why_stopped(trainer)
             self._say(f"stopped at step {trainer.global_step} of {trainer.max_steps}: {why}")
-        self._evaluate(task, loggers)
+        self._evaluate(task, loggers, debugging)
+        for line in debugging.lines(self.directory.path):
+            self._warn(line)
 
     def _task(self) -> Task:
         seed = self.composed.seed
@@ -239,8 +276,8 @@ class TrainingRun:
             if path != self.directory.path and effective_state(path) == "finished":
                 yield path / METRICS
 
-    def _evaluate(self, task: Task, loggers: Sequence[Logger]) -> None:
-        final = task.validate(self.data) | task.evaluate(self.data, "test")
+    def _evaluate(self, task: Task, loggers: Sequence[Logger], debugging: Debugging) -> None:
+        final = debugging.evaluate(task, self.data)
         if final:
             task.report(final)
         with_maps, examples = self.parts.tracking.attention_maps, examples_of(task, self.data, self._log)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch.loggers.logger import Logger
+    from lightning.pytorch.profilers import Profiler
     from torch import nn
 
 # Lightning's banners, tips, and advice about choices that are made here on purpose.
@@ -174,6 +175,7 @@ def build_trainer(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
     directory: str | os.PathLike[str] | None = None,
+    profiler: Profiler | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer for these settings; sets torch's threads, determinism and products for the process."""
     for name in QUIET_LOGGERS:
@@ -223,5 +225,6 @@ def build_trainer(
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         use_distributed_sampler=False,
+        profiler=profiler,
         **passed,
     )
