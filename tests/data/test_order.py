@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
 from attnlab.data import DataError, DataModule
-from attnlab.data.order import EvaluationLoader, ReplayedLoader, TokenBatchOrder, batches_by_length, typical
+from attnlab.data.order import (
+    EvaluationLoader,
+    ReplayedLoader,
+    ShuffledOrder,
+    TokenBatchOrder,
+    batches_by_length,
+    typical,
+)
 
 LENGTHS = st.integers(1, 2).flatmap(
     lambda width: st.lists(st.lists(st.integers(1, 12), min_size=width, max_size=width), min_size=4, max_size=60)
@@ -339,3 +346,35 @@ def test_what_is_no_one_loader_is_refused(given):
     data.given = given
     with pytest.raises(DataError, match=r"Mine\.train_dataloader must give one loader, got"):
         data.train_dataloader()
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=LENGTHS, budget=st.integers(24, 90), parts=st.integers(1, 4), seed=st.integers(0, 9))
+def test_every_epoch_of_a_token_budget_has_as_many_steps(lengths, budget, parts, seed):
+    order = TokenBatchOrder(np.array(lengths), budget, seed, parts)
+    assert len({len(order.epoch(number)) for number in range(6)}) == 1
+
+
+@pytest.mark.parametrize(("accumulated", "ranks"), [(1, 1), (3, 1), (2, 2)])
+def test_so_many_steps_are_the_epochs_of_a_shuffled_order_and_one_fewer_are_not(accumulated, ranks):
+    data = Mine()
+    order = ShuffledOrder(23, 4, seed=1, world_size=ranks)
+    data.given = data.in_order(order, lambda *drawn: {})
+    steps = data.steps_in(3, accumulated, ranks)
+    drawn = [np.concatenate([order.draw()[0] for _ in range(accumulated)]) for _ in range(steps)]
+    assert (steps - 1) * accumulated * ranks * 4 < 3 * 23 <= order.seen
+    if ranks == 1:
+        assert np.bincount(np.concatenate(drawn)).min() >= 3
+        assert np.bincount(np.concatenate(drawn[:-1]), minlength=23).min() < 3
+
+
+def test_epochs_of_a_loader_are_its_length_where_it_has_one():
+    data = Mine()
+    data.given = LOADERS["shuffle"]()
+    assert data.steps_in(3, 2) == -(-3 * len(data.given) // 2)
+    for loader, ranks, why in ((Batches(), 1, "has no length"), (LOADERS["shuffle"](), 2, "deals out to ranks itself")):
+        data.given = loader
+        with pytest.raises(
+            DataError, match=rf"trainer\.max_epochs: Mine has no known epoch.*{why}; set trainer.max_steps"
+        ):
+            data.steps_in(3, 1, ranks)

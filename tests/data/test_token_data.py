@@ -110,3 +110,13 @@ def test_what_cannot_be_used():
             LineData(Lines(), Character(), **{name: 2})
     with pytest.raises(DataError, match="lines has no lines in a split 'dev'; accepted: train, validation, test"):
         LineData(Lines(), Character()).split("dev")
+
+
+@pytest.mark.parametrize(("accumulated", "ranks"), [(1, 1), (2, 1), (1, 2)])
+def test_so_many_steps_are_so_many_epochs(accumulated, ranks):
+    data = on_ranks(ranks, 0, accumulated)
+    data.setup()
+    order = data.order(accumulated * ranks, 0, ranks)
+    for _ in range(data.steps_in(2, accumulated, ranks) * accumulated):
+        order.draw()
+    assert order.state_dict() == {"epoch": 2, "step": 0}

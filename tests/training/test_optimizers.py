@@ -16,7 +16,9 @@ from attnlab.training import adam, adamw, decay_groups, lion, muon, schedule_fre
 from attnlab.training.optimizers import evaluation_weights, hidden_matrices
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
-CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
+CHOICES = sorted(
+    path.stem for path in CONF.glob("*.yaml") if "name: ???" not in path.read_text()
+)  # the rest is by name
 
 
 def from_yaml(name: str, model: nn.Module) -> torch.optim.Optimizer:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from tiny_run import TinyModel, make_task, same_bits, train, weights
 
+from attnlab.config import compose  # noqa: F401 - the resolvers of conf
 from attnlab.training import TrainerSettings, apply_to_model, build_trainer, resolve
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -20,6 +22,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_the_yaml_says_the_defaults_of_the_class():
     fields = yaml.safe_load((CONF / "trainer" / "default.yaml").read_text())
     assert fields.pop("_target_") == "attnlab.training.TrainerSettings"
+    fields = OmegaConf.to_container(OmegaConf.create({"trainer": fields}), resolve=True)["trainer"]
     assert TrainerSettings(**fields) == TrainerSettings()
     assert set(fields) == set(TrainerSettings.__dataclass_fields__)
 
@@ -28,6 +31,7 @@ def test_the_yaml_says_the_defaults_of_the_class():
     ("field", "value", "accepted"),
     [
         ("max_steps", 0, "at least 1"),
+        ("max_epochs", 0, "at least 1"),
         ("accumulate_grad_batches", 0, "at least 1"),
         ("val_check_interval", -1, "at least 0"),
         ("gradient_clip_val", 0.0, "above 0"),
@@ -40,6 +44,20 @@ def test_the_yaml_says_the_defaults_of_the_class():
 def test_a_number_that_makes_no_sense_is_refused(field, value, accepted):
     with pytest.raises(ValueError, match=f"{field} must be {accepted}, got {value}"):
         TrainerSettings(**{field: value})
+
+
+@pytest.mark.parametrize(("steps", "epochs", "ends"), [(9, None, 9), (None, 3, 12), (9, 3, 9), (20, 3, 12)])
+def test_steps_and_epochs_end_a_training_at_the_first_of_them(steps, epochs, ends):
+    settings = TrainerSettings(max_steps=steps, max_epochs=epochs, accumulate_grad_batches=5, devices=2)
+    asked = []
+    settled = settings.in_steps(lambda *asks: asked.append(asks) or 4 * asks[0])
+    assert settled.steps == ends
+    assert asked == ([] if epochs is None else [(epochs, 5, 2)])
+
+
+def test_one_of_steps_and_epochs_has_to_be_said():
+    with pytest.raises(ValueError, match=r"max_steps must be at least 1 where trainer\.max_epochs is null, got null"):
+        TrainerSettings(max_steps=None)
 
 
 def test_activation_checkpointing_needs_a_stack():

@@ -104,5 +104,5 @@ def flatten(tree: object, prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in mapping(tree).items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat

@@ -28,6 +28,7 @@ BESIDE: dict[str, dict[str, object]] = {"model": {"init_from": str | None}}  # f
 # The fields of a run that are no part of a model, a data set or a trainer.
 OF_A_RUN: dict[str, object] = {"seed": Seed, "cell": str, "runs_dir": str, "run_dir": str, "mixed_code": bool}
 OF_A_RUN |= {"progress": Literal["auto", "plain", "off"]}
+OF_DEBUG: dict[str, object] = {"debug": Literal["fast", "overfit", "profile"]}  # there where a preset is chosen
 OF_A_STUDY: dict[str, object] = {"name": str, "search": str | None}
 OF_A_STUDY |= {"precision": Literal["32", "bf16"] | None, "compile": bool | None}
 # What an annotation takes as YAML gives it, and its name in messages.
@@ -109,7 +110,10 @@ def _is_taken_over(node: DictConfig, path: str) -> bool:
 def _check_top(resolved: Mapping[str, object]) -> Iterator[Finding]:
     yield from _check_fields("study.", find(resolved, "study"), OF_A_STUDY)
     own = {key: value for key, value in resolved.items() if not isinstance(value, dict)}
-    yield from _check_fields("", own, OF_A_RUN, beside=[key for key in resolved if key not in own])
+    yield from _check_fields("", own, OF_A_RUN | OF_DEBUG, beside=[key for key in resolved if key not in own])
+    if resolved.get("debug") and (name := find(resolved, "study.name")) != "debug":
+        why = "its runs are to find mistakes, and are compared with no others; leave study.name out"
+        yield "study.name", f"{must_be('study.name', 'debug', name)}, beside debug={resolved['debug']}: {why}"
 
 
 def _check_places(resolved: Mapping[str, object]) -> Iterator[Finding]:
@@ -138,7 +142,7 @@ def _check_node(path: str, node: Mapping[str, object], expected: object = Any) -
     if "_target_" not in node:
         for key, value in node.items():
             if isinstance(value, dict):
-                yield from _check_node(f"{path}.{key}", value)
+                yield from _check_node(f"{path}.{key}", value, expected)
         return
     try:
         target = load(path, node)
@@ -149,6 +153,11 @@ def _check_node(path: str, node: Mapping[str, object], expected: object = Any) -
         yield from ((path, reason) for reason in wrong)
         return
     known = constructor_types(target) | BESIDE.get(path, {})
+    try:  # what a function takes beside its own arguments, where a field of the node tells
+        known = getattr(target, "open_fields", lambda node: {})(node) | known
+    except ValueError as error:
+        yield path, str(error)
+        return
     yield from _check_fields(f"{path}.", {k: v for k, v in node.items() if not k.startswith("_")}, known)
 
 
@@ -161,7 +170,17 @@ def _check_fields(
             yield from _check_value(field, value, known[key])
         else:
             near = did_you_mean(key, [*known, *beside])
-            yield field, f"{field}: there is no such field.{near} Accepted: {', '.join(known)}."
+            yield field, _instead(field) or f"{field}: there is no such field.{near} Accepted: {', '.join(known)}."
+
+
+def _instead(field: str) -> str | None:
+    """What stands for an argument of Lightning's Trainer that attnlab gives itself."""
+    if not field.startswith("trainer.lightning."):
+        return None
+    from attnlab.training.lightning_options import GIVEN_HERE
+
+    reason = GIVEN_HERE.get(field.rpartition(".")[2])
+    return reason and f"{field}: {reason}"
 
 
 def constructor_types(target: Callable[..., object]) -> dict[str, object]:

@@ -36,6 +36,7 @@ OF_HYDRA = (
     "_partial_",
     "_recursive_",
     "_convert_",
+    "_open_",
 )  # fields that say how a part is made, and are not its own
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from attnlab.config import UsageError
+from attnlab.config import LISTS, UsageError
 from attnlab.config.loader import parse_one
 from attnlab.training.run_directory import differences, other_format, read_json
 
@@ -201,8 +201,9 @@ def outside_identity(key: str) -> bool:
 
 
 def identity(resolved: Mapping[str, object]) -> dict[str, object]:
-    """The part of a resolved configuration that decides the numbers, as flat `a.b.c` keys."""
-    return {key: value for key, value in flatten(resolved) if key == "seed" or not outside_identity(key)}
+    """The part of a resolved configuration that decides the numbers, as flat `a.b.c` keys; an empty table does not."""
+    decides = (pair for pair in flatten(resolved) if pair[0] == "seed" or not outside_identity(pair[0]))
+    return {key: value for key, value in decides if value != {}}
 
 
 def twins(named: Iterable[tuple[str, Mapping[str, object]]]) -> tuple[str, str] | None:
@@ -259,7 +260,7 @@ def cell_name(overrides: Sequence[str]) -> str:
     It is a folder's name: the same for the same choices, another for others. `key=value,...` where that is short and
     has no sign of its own meaning, else as near to it as can be, with a digest.
     """
-    pairs = sorted(word.removeprefix("++").split("=", 1) for word in _choices(overrides))
+    pairs = sorted(map(_as_named, _choices(overrides)))
     if not pairs:
         return "default"
     full = [field_of(key) for key, _ in pairs]
@@ -272,6 +273,13 @@ def cell_name(overrides: Sequence[str]) -> str:
         return whole
     start = safe.encode()[:100].decode(errors="ignore")
     return f"{start}-{hashlib.sha256(whole.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def _as_named(word: str) -> list[str]:
+    """An override's field and value; of a group that takes several choices `a+b`, or `none`."""
+    key, value = word.removeprefix("++").split("=", 1)
+    names = "+".join(name.strip() for name in value.strip("[]").split(","))
+    return [key, names or "none"] if key in LISTS else [key, value]
 
 
 def _shown(value: str) -> tuple[str, str]:

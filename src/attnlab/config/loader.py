@@ -26,9 +26,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, flag_override, grammar_parser, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override, grammar_parser, open_dict
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
+
+from attnlab.config import LISTS
 
 MOST_KEPT = 512  # configurations, of some tens of KB each
 MOST_WORDS = 4096
@@ -102,10 +104,17 @@ class Files(ConfigRepository):
         """A choice by its name, to change at will."""
         seen = self.seen(config_path)
         if seen is None or seen.place.startswith("structured://"):  # what a program may register anew
-            return super().load_config(config_path)
+            return self._load(config_path)
         if seen not in READ:
-            READ[seen] = pickle.dumps(super().load_config(config_path))
+            READ[seen] = pickle.dumps(self._load(config_path))
         found: ConfigResult | None = pickle.loads(READ[seen])
+        return found
+
+    def _load(self, config_path: str) -> ConfigResult | None:
+        found: ConfigResult | None = super().load_config(config_path)
+        group, _, name = config_path.rpartition("/")
+        if found is not None and group in LISTS and not found.header.get("package"):
+            found.header["package"] = f"{group}.{name}"
         return found
 
     def __deepcopy__(self, memo: object) -> Files:
@@ -190,7 +199,8 @@ class Loader(ConfigLoaderImpl):
             with flag_override(config, "no_deepcopy_set_nodes", True):
                 config.merge_with(super()._compose_config_from_defaults_list(defaults[len(hydras) :], repo))
         except Exception:  # Hydra's own way says of which file; and what a plugin registers may be no class to pickle
-            return super()._compose_config_from_defaults_list(defaults, repo)
+            config = super()._compose_config_from_defaults_list(defaults, repo)
+        _open_tables(config)
         return config
 
     def _is_field(self, override: Override) -> bool:
@@ -217,6 +227,15 @@ class Loader(ConfigLoaderImpl):
             KEPT.popitem(last=False)
         found: DictConfig = pickle.loads(kept.config)
         return found
+
+
+def _open_tables(node: DictConfig) -> None:
+    """Lets fields be set that are not there yet: in tables that are empty, or say `_open_: true`."""
+    for key, child in node._content.items():  # type: ignore[union-attr]
+        if isinstance(child, DictConfig) and isinstance(child._content, dict) and key != "hydra":
+            if not child._content or "_open_" in child._content:
+                OmegaConf.set_struct(child, False)
+            _open_tables(child)
 
 
 def _name(key: str) -> str:

@@ -29,12 +29,14 @@ from attnlab.training.study_fields import did_you_mean
 HOOKS = {"Module": ["forward"], "Optimizer": ["step"]}  # of torch's own bases, which have dozens of other methods
 # Of a model, and the last one of data, which may not have each of them.
 SEAMS = ("position", "residual", "norm", "attention", "feed_forward", "init", "augmentation")
+PACE = ("val_check_interval", "max_steps")  # of the trainer
 OF_A_TOWER = rf"^(?:model\.)?({'|'.join([*SEAMS[:5], 'd_model', 'num_heads', 'num_layers', 'd_ff'])})\b"
 
 
 @functools.cache
 def seams() -> dict[str, object]:
     """What each group's part is: an object of a base, or with Callable what makes one once it is told dims."""
+    from lightning.pytorch import Callback
     from torch import nn
     from torch.optim import Optimizer
 
@@ -59,6 +61,7 @@ def seams() -> dict[str, object]:
         "augmentation": data.Augmentation | data.SpeechAugmentation,
         "trainer": training.TrainerSettings,
         "logger": training.Tracking,
+        "callbacks": Callback,
     }
 
 
@@ -194,7 +197,7 @@ def broken_rules(composed: Composed) -> list[str]:
     Those of each part stand on its class (`incompatible`); here is what belongs to no part.
     """
     choices = choices_of(composed)
-    found = [*_other_kind(choices), *_without_effect(choices)]
+    found = [*_other_kind(choices), *_without_effect(choices), *_of_callbacks(choices)]
     towers = {tower: list(_said_by_parts(seen)) for tower, seen in towers_of(choices).items()}
     if not towers:
         return list(dict.fromkeys([*found, *_said_by_parts(choices)]))
@@ -228,6 +231,37 @@ def _other_kind(choices: Choices) -> Iterator[str]:
                 f"task: task={choices.name('task')} needs {wanted} ({', '.join(_choices_for(group, needed))}), "
                 f"got {group}={choices.name(group)}; {or_else}"
             )
+
+
+def _of_callbacks(choices: Choices) -> Iterator[str]:
+    """What a callback does that attnlab does itself, or waits for that no validation reports."""
+    for name, node in (choices.get("callbacks") or {}).items():
+        from attnlab.training.lightning_options import refused_callback
+
+        kind, path = load(f"callbacks.{name}", node), f"callbacks.{name}"
+        if reason := refused_callback(kind):
+            yield f"{path}: {node['_target_']} {reason}"
+        yield from getattr(kind, "incompatible", lambda choices: ())(choices)
+        if isinstance(monitor := node.get("monitor"), str) and not monitor.startswith("train/"):
+            yield from _without_metric(path, monitor, choices)
+
+
+def _without_metric(path: str, monitor: str, choices: Choices) -> Iterator[str]:
+    """Why a callback would wait in vain for what it monitors."""
+    task: Any = choices.parts["task"]
+    every, steps = (choices.get(f"trainer.{name}") or 0 for name in PACE)
+    if not hasattr(task, "reports"):
+        return
+    if not (monitor.startswith("val/") and task.reports(monitor, choices.fields)):
+        known = [full for metric in task.metrics(choices.fields) for full in metric.names()]
+        validated = [full for full in known if full.startswith("val/")]
+        near = did_you_mean(monitor, validated)
+        yield must_be(f"{path}.monitor", f"a metric of the validations ({', '.join(validated)})", monitor) + near
+    elif not 0 < every <= (steps or every):
+        yield (
+            f"{path}: {monitor} is of validations, and there are none (trainer.val_check_interval={every}, "
+            f"trainer.max_steps={steps}); set trainer.val_check_interval"
+        )
 
 
 @functools.cache

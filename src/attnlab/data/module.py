@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
@@ -14,7 +15,16 @@ import numpy as np
 
 from attnlab.data.ahead import BatchesAhead, pinned
 from attnlab.data.cache import DataError
-from attnlab.data.order import Batch, EvaluationLoader, Order, ReplayedLoader, TrainingLoader, batches_by_length
+from attnlab.data.order import (
+    ENDLESS,
+    Batch,
+    EvaluationLoader,
+    Order,
+    ReplayedLoader,
+    ShuffledOrder,
+    TrainingLoader,
+    batches_by_length,
+)
 from attnlab.data.source import SPLITS, opened
 from attnlab.data.tokenizer_files import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
@@ -85,6 +95,22 @@ class DataModule(Part, lightning.LightningDataModule):
     def tokens_per_step(self, parts: int) -> int:
         """How many terms of the loss a step of so many batches (ranks times accumulated ones) has, on average."""
         return parts * self.tokens_per_batch
+
+    def steps_in(self, epochs: int, accumulated: int = 1, ranks: int = 1) -> int:
+        """The steps, of so many batches on each of so many ranks, in which each example is seen `epochs` times. Raises
+        DataError where it is not known how many batches an epoch has."""
+        loader = self.train_dataloader()
+        order = loader.order if isinstance(loader, TrainingLoader) else None
+        if isinstance(order, ShuffledOrder):
+            return math.ceil(epochs * order.count / (order.batch_size * accumulated * ranks))
+        inner = loader.loader if isinstance(loader, ReplayedLoader) else loader
+        batches = len(inner) if isinstance(inner, Sized) else ENDLESS
+        if batches >= ENDLESS or ranks > 1:
+            why = "its training loader has no length" if ranks == 1 else "its loader deals out to ranks itself"
+            raise DataError(
+                f"trainer.max_epochs: {type(self).__name__} has no known epoch: {why}; set trainer.max_steps"
+            )
+        return math.ceil(epochs * batches / accumulated)
 
     def tokenizers(self) -> dict[str, Tokenizer]:
         """The trained tokenizers, by the names of the files that a run keeps them in."""

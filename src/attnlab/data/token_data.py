@@ -56,6 +56,10 @@ class TokenData(TextedData[S]):
     def order(self, parts: int, rank: int = 0, world_size: int = 1) -> TokenBatchOrder:
         return TokenBatchOrder(self.split("train").lengths, self.budget, self.seed, parts, rank, world_size)
 
+    def steps_in(self, epochs: int, accumulated: int = 1, ranks: int = 1) -> int:
+        # In length every epoch has the same row of examples, and that alone decides its steps.
+        return epochs * len(self.order(accumulated * ranks).epoch(0))
+
     def example_batch(self) -> Batch:
         """A batch that is typical in its positions a term: what a term costs goes with them, and the first has any."""
         part = self.split("train")

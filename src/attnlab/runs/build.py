@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 from attnlab.config import UsageError
@@ -31,6 +32,7 @@ from attnlab.training.tracking import Tracking
 from attnlab.training.trainer import TrainerSettings
 
 GROUPS = ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
+UNKNOWN_STEPS = 1 << 40  # of epochs, before data are read: any warm-up is shorter
 STATE = "_extra_state"  # what a model keeps beside its tensors: where they are, it is a number
 
 
@@ -46,6 +48,7 @@ class Parts:
     averaging: Averaging
     trainer: TrainerSettings
     tracking: Tracking
+    callbacks: Sequence[Callback] = ()
 
     def build_task(self, widths: dict[str, Any]) -> Task:
         """The task around a new model, on torch's current default device; `widths` are the data's."""
@@ -58,7 +61,9 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     """Every part that a resolved configuration names; reads no data. Raises: UsageError in the constructor's words."""
     # Where it starts is of the run: the model itself knows nothing of it.
     model = {name: value for name, value in resolved["model"].items() if name != "init_from"}
-    return Parts(*(instantiate(model if group == "model" else resolved[group], group) for group in GROUPS))
+    parts = [instantiate(model if group == "model" else resolved[group], group) for group in GROUPS]
+    chosen = resolved.get("callbacks") or {}
+    return Parts(*parts, [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()])
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:
@@ -78,9 +83,8 @@ def dry_build(resolved: Mapping[str, Any]) -> None:
         if run is not None:
             start(task.model, node, widths)
         optimizer = parts.optimizer(task.model)
-        schedule = build_part(
-            parts.schedule, total_steps=parts.trainer.max_steps, d_model=int(node.get("d_model", 1)), lr=1.0
-        )
+        steps = parts.trainer.max_steps or UNKNOWN_STEPS
+        schedule = build_part(parts.schedule, total_steps=steps, d_model=int(node.get("d_model", 1)), lr=1.0)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(must_be("optimizer", "a function that gives a torch.optim.Optimizer", type(optimizer)))
         first = schedule(0) if callable(schedule) else type(schedule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import random
 import shlex
+import shutil
 import sys
 import time
 import traceback
@@ -29,7 +30,16 @@ from attnlab.runs.record import make_record, plain_widths, refuse_other_source, 
 from attnlab.runs.settled import settle_run
 from attnlab.runs.views import examples_of
 from attnlab.training import ranks
-from attnlab.training.callbacks import DivergenceCheck, Progress, Pruned, Pruning, StatusWriter, duration, in_words
+from attnlab.training.callbacks import (
+    Debugging,
+    DivergenceCheck,
+    Progress,
+    Pruned,
+    Pruning,
+    StatusWriter,
+    duration,
+    in_words,
+)
 from attnlab.training.checkpoints import Checkpoints, draw_apart
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
@@ -88,7 +98,14 @@ def _as_rank(composed: Composed, path: list[str]) -> None:
 
 
 def is_over(composed: Composed) -> bool:
-    """Whether nothing is left to do. Raises: UsageError where another configuration or other own code ran there."""
+    """Whether nothing is left to do. Raises: UsageError where another configuration or other own code ran there.
+
+    What a debug preset ran before is removed: it is to run each time.
+    """
+    if composed.get("debug") is not None:
+        if effective_state(composed.run_dir) != "running":
+            shutil.rmtree(composed.run_dir, ignore_errors=True)
+        return False
     refuse_drift(composed.run_dir, composed.resolved)
     refuse_other_source(composed)
     return effective_state(composed.run_dir) in SETTLED
@@ -108,6 +125,7 @@ def _train(composed: Composed, parts: Parts, directory: RunDirectory, together: 
     together.first_on_each_node(parts.data.prepare_data)
     parts.data.setup()
     parts.data.order_seed = composed.seed
+    parts = replace(parts, trainer=parts.trainer.in_steps(parts.data.steps_in))
     number = together.decide(lambda: _claim(directory))
     if isinstance(number, Held):
         if together.rank == 0:
@@ -130,6 +148,15 @@ def _claim(directory: RunDirectory) -> int | Held:
         time.sleep(LOOK_AGAIN_SECONDS)
         number = directory.claim()
     return number
+
+
+def debugging_of(preset: str | None) -> Debugging:
+    """What a debug preset adds to a run; nothing where none is chosen."""
+    if preset is None:
+        return Debugging()
+    from attnlab.training.debugging import PRESETS
+
+    return PRESETS[preset]()
 
 
 class TrainingRun:
@@ -185,7 +212,16 @@ class TrainingRun:
         loggers = build_loggers(
             self.parts.tracking, self.directory, name, self.composed.runs_dir, record, say=self._warn
         )
-        trainer = build_trainer(self.settings, arithmetic.precision, loggers, self._callbacks(), self.directory.path)
+        debugging, callbacks = debugging_of(self.composed.get("debug")), self._callbacks()
+        trainer = build_trainer(
+            self.settings,
+            arithmetic.precision,
+            loggers,
+            [*callbacks, *debugging.callbacks],
+            self.directory.path,
+            debugging.profiler(self.directory.path),
+        )
+        debugging.before(self.data)
         resume = training.find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
         if resume is not None:
             self._say(f"going on from {resume}")
@@ -198,7 +234,14 @@ class TrainingRun:
             draw_apart(self.composed.seed, trainer.global_rank)
         trainer.fit(task, datamodule=self.data, ckpt_path=resume, weights_only=True)
         self.status.note(trainer, task)  # a run that was stopped after its last step has trained nothing now
-        self._evaluate(task, loggers)
+        if trainer.global_step < trainer.max_steps:
+            from attnlab.training.lightning_options import why_stopped
+
+            self.status.status["stopped"] = why = why_stopped(trainer)
+            self._say(f"stopped at step {trainer.global_step} of {trainer.max_steps}: {why}")
+        self._evaluate(task, loggers, debugging)
+        for line in debugging.lines(self.directory.path):
+            self._warn(line)
 
     def _task(self) -> Task:
         seed = self.composed.seed
@@ -209,9 +252,10 @@ class TrainingRun:
 
     def _callbacks(self) -> list[pl.Callback]:
         settings, unit = self.settings, self.data.unit
-        callbacks: list[pl.Callback] = [self.status, DivergenceCheck(settings.plateau_share, settings.max_steps)]
+        callbacks: list[pl.Callback] = [self.status, DivergenceCheck(settings.plateau_share, settings.steps)]
         if settings.diagnostics_every is not None:
             callbacks.append(training.Diagnostics(settings.diagnostics_every))
+        callbacks += self.parts.callbacks
         every, budget = settings.checkpoint_every_seconds, settings.checkpoint_budget_gb
         stop, same = StopRequest(self._say), identity(self.composed.resolved)
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.
@@ -232,8 +276,8 @@ class TrainingRun:
             if path != self.directory.path and effective_state(path) == "finished":
                 yield path / METRICS
 
-    def _evaluate(self, task: Task, loggers: Sequence[Logger]) -> None:
-        final = task.validate(self.data) | task.evaluate(self.data, "test")
+    def _evaluate(self, task: Task, loggers: Sequence[Logger], debugging: Debugging) -> None:
+        final = debugging.evaluate(task, self.data)
         if final:
             task.report(final)
         with_maps, examples = self.parts.tracking.attention_maps, examples_of(task, self.data, self._log)
@@ -263,7 +307,7 @@ class TrainingRun:
         # It touches nothing that training draws.
         size = measure_size(task.model, lambda: int(task.loss_sums(batch).tokens))
         tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
-        tokens, kind = tokens_per_step * settings.max_steps, settings.device_type
+        tokens, kind = tokens_per_step * settings.steps, settings.device_type
         epochs = tokens / max(1, data.train_tokens)
         name = torch.cuda.get_device_name() if kind == "cuda" else kind
         return {
@@ -273,7 +317,7 @@ class TrainingRun:
             "flops_per_token": size.flops_per_token,
             "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
-            "training": dict(zip(PLAN, (settings.max_steps, tokens_per_step, tokens, epochs), strict=True)),
+            "training": dict(zip(PLAN, (settings.steps, tokens_per_step, tokens, epochs), strict=True)),
         }
 
     def _announce(self, record: Mapping[str, Any]) -> None:

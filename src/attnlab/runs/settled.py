@@ -81,7 +81,7 @@ def settle(settings: TrainerSettings, measure: Measure, before: Automatic | None
         precision = resolve(settings.precision, settings.device_type, measure, settings.compile is True)
     if settings.compile == "auto" and "compile" in before:
         return Arithmetic(precision, Compilation(**before["compile"]))
-    steps = settings.max_steps * settings.accumulate_grad_batches
+    steps = settings.steps * settings.accumulate_grad_batches
     return Arithmetic(precision, resolve_compilation(settings.compile, precision.used, steps, measure))
 
 
@@ -170,7 +170,9 @@ def settle_all(
         return before, [f"{field}: auto, settled by the first run that begins, for all" for field in left]
     first = next((one for one in asking if one.cell == baseline), asking[0])
     chosen = [first, *(one for one in _spread(asking, MOST_MEASURED) if one is not first)][:MOST_MEASURED]
-    automatic = settle(trainers[id(first)], partial(_measured_sum, chosen, threads), before).automatic()
+    settings = trainers[id(first)]
+    settings = settings if settings.max_epochs is None else _with_data(first).trainer
+    automatic = settle(settings, partial(_measured_sum, chosen, threads), before).automatic()
     return automatic, [f"{line}, in all runs" for line in in_lines(automatic)]
 
 
@@ -194,12 +196,17 @@ def _measured_sum(configs: Sequence[Composed], threads: int | None, ways: Sequen
     return sum_of([_measured_alone(one, threads, ways, BUDGET_SECONDS / len(configs)) for one in configs])
 
 
-def _measured_alone(composed: Composed, threads: int | None, ways: Sequence[Way], budget: float) -> Timings:
+def _with_data(composed: Composed) -> Parts:
     parts = build(composed.resolved)
-    parts = replace(parts, trainer=replace(parts.trainer, threads=parts.trainer.threads or threads))
     parts.data.prepare_data()
     parts.data.setup()
     parts.data.order_seed = composed.seed
+    return replace(parts, trainer=parts.trainer.in_steps(parts.data.steps_in))
+
+
+def _measured_alone(composed: Composed, threads: int | None, ways: Sequence[Way], budget: float) -> Timings:
+    parts = _with_data(composed)
+    parts = replace(parts, trainer=replace(parts.trainer, threads=parts.trainer.threads or threads))
     return measured(composed.resolved, parts, parts.data.example_batch(), ways, budget)
 
 
@@ -227,7 +234,7 @@ def measured(
         if not timings:
             kind, clip = settings.device_type, settings.gradient_clip_val
             torch.set_float32_matmul_precision(settings.float32_matmul_precision)
-            timings.append(Steps(task, batch, kind, threads, clip, settings.max_steps).timed(ways, budget))
+            timings.append(Steps(task, batch, kind, threads, clip, settings.steps).timed(ways, budget))
         return timings[0]
 
     by = [FORMAT, attnlab.__version__, torch.__version__, threads, list(map(str, ways))]

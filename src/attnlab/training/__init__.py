@@ -17,6 +17,7 @@ _NAMES = {
     "loggers": "JsonLines View build_loggers finishing",
     "loss": "Diverged LossAccumulator LossSums Plateau cross_entropy_sums first_not_finite",
     "metrics": "Metric",
+    "named_optimizers": "pytorch_optimizer torch_optimizer",
     "optimizers": "EMA Averaging LastCheckpoints MuonWithAdamW Optimization adafactor adam adamw decay_groups lion "
     "muon schedule_free",
     "processes": "Interrupted StopRequest Stopped",

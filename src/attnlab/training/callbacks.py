@@ -12,10 +12,10 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import lightning.pytorch as pl
 import torch
@@ -26,6 +26,7 @@ from attnlab.training.run_directory import RunDirectory, open_to_read, write_jso
 from attnlab.training.task import Batch, Task, as_task
 
 if TYPE_CHECKING:
+    from lightning.pytorch.profilers import Profiler
     from optuna.pruners import BasePruner
 
 # As fairseq's --min-loss-scale: 30 halvings of torch's first scale without a step between that counts.
@@ -254,6 +255,27 @@ class DivergenceCheck(pl.Callback):
         plateau.add(task.cross_entropy(task.sums.last), targets_N)
         if is_step and (reason := plateau.close(trainer.global_step, partial(any_rank, trainer))):
             raise Diverged(trainer.global_step, reason)
+
+
+class Debugging:
+    """What a debug preset adds to a run, and the base of the presets (see `debugging`): nothing."""
+
+    callbacks: Sequence[pl.Callback] = ()
+
+    def profiler(self, folder: Path) -> Profiler | None:
+        """What times the training, and writes into a run's folder."""
+        return None
+
+    def before(self, data: Any) -> None:
+        """Changes the data before the training."""
+
+    def evaluate(self, task: Task, data: Any) -> dict[str, float]:
+        """The final figures, of the validation and the test part."""
+        return task.validate(data) | task.evaluate(data, "test")
+
+    def lines(self, folder: Path) -> list[str]:
+        """What is to be said at the end."""
+        return []
 
 
 class Pruned(Exception):

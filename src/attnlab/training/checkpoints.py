@@ -217,14 +217,17 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
     ) -> None:
-        """Adds the configuration, and the states of the random generators, one a rank."""
+        """Adds the configuration, the states of the random generators, one a rank, and whether a callback ended it."""
         checkpoint["random"] = as_task(pl_module).of_all_ranks(random_state())
+        if trainer.should_stop:
+            checkpoint["stopped"] = True
         checkpoint["configuration"] = self.configuration
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keeps the random states for the first step; `last` may be behind, where a kill came between the two."""
+        trainer.should_stop = checkpoint.get("stopped", False)  # else it would train on to the next validation
         state = checkpoint["random"][trainer.global_rank]
         as_task(pl_module).before_next_step = partial(set_random_state, state)
         path = Path(str(trainer.ckpt_path))

@@ -239,7 +239,7 @@ class LastCheckpoints(Averaging):
         """There have to be validations."""
         yield from super().incompatible(choices)
         every, steps = choices.get("trainer.val_check_interval") or 0, choices.get("trainer.max_steps") or 0
-        if not 0 < every <= steps:
+        if not 0 < every <= (steps or every):
             yield (
                 f"averaging: {choices.name('averaging')} averages the weights at validations, and there are none "
                 f"(trainer.val_check_interval={every}, trainer.max_steps={steps}); set trainer.val_check_interval"

@@ -29,7 +29,7 @@ class Schedule(Part):
     def incompatible(cls, choices: Choices) -> Iterator[str]:
         """The warm-up has to end within the training."""
         yield from super().incompatible(choices)
-        warmup, steps = choices.get("schedule.warmup_steps") or 0, choices.get("trainer.max_steps", 0)
+        warmup, steps = (choices.get(name) or 0 for name in ("schedule.warmup_steps", "trainer.max_steps"))
         if warmup > steps > 0:
             yield (
                 f"schedule.warmup_steps: a warm-up of {warmup} steps is longer than the training of {steps} "

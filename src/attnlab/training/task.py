@@ -329,12 +329,12 @@ class Task(Evaluation):
     # --- what is reported
 
     def report(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Hands values to every logger at an optimizer step (by default the present one), with tokens and seconds."""
+        """Hands values of an optimizer step (by default the present one) to callbacks, and with tokens to loggers."""
         self.latest.update(values)
-        if self.trainer.is_global_zero:
-            line = {**values, "tokens": self.tokens, "seconds": self.seconds}
-            for logger in self.trainer.loggers:
-                logger.log_metrics(line, self.global_step if step is None else step)
+        self.trainer.callback_metrics.update({name: torch.tensor(x, dtype=torch.double) for name, x in values.items()})
+        line = {**values, "tokens": self.tokens, "seconds": self.seconds}
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            logger.log_metrics(line, self.global_step if step is None else step)
 
     def on_fit_start(self) -> None:
         self._started = time.perf_counter()
@@ -342,12 +342,13 @@ class Task(Evaluation):
     def on_fit_end(self) -> None:
         """Stops the clock, so that `seconds` is of the training alone, and leaves the weights to evaluate."""
         self._seconds_before, self._started = self.seconds, time.perf_counter()
-        self.optimization.leave_weights_to_evaluate(self.model, self._optimizers())
+        self.optimization.leave_weights_to_evaluate(self.model, self.trainer.optimizers)
 
     def on_validation_start(self) -> None:
         """Turns to the weights to evaluate."""
-        self.optimization.averaging.before_validation(self.model, self.global_step)
-        self._evaluated.enter_context(self.optimization.weights_to_evaluate(self.model, self._optimizers()))
+        if not self.trainer.sanity_checking:
+            self.optimization.averaging.before_validation(self.model, self.global_step)
+        self._evaluated.enter_context(self.optimization.weights_to_evaluate(self.model, self.trainer.optimizers))
         self._evaluated.enter_context(self._gathered())
 
     def validation_step(self, batch: Batch) -> None:
@@ -357,6 +358,8 @@ class Task(Evaluation):
         """Turns back to the weights to train (a checkpoint may follow), reports, and keeps the best value."""
         self._evaluated.close()
         validated, self._validated = self._validated, []
+        if self.trainer.sanity_checking:  # it is to find mistakes early, and leaves no trace
+            return
         figures = self.figures_of_kept(validated)
         self.report({f"val/{name}": value for name, value in figures.items()})
         name, is_lower = f"val/{self.monitor.name}", self.monitor.better == "lower"
@@ -374,7 +377,7 @@ class Task(Evaluation):
         checkpoint["attnlab"] = counts | {"window": window, "best": self.best, "latest": dict(self.latest)}
         checkpoint["averaging"] = self._whole(self.optimization.averaging.state_dict())
         trained = checkpoint["state_dict"]
-        with self.optimization.weights_to_evaluate(self.model, self._optimizers()) as differ:
+        with self.optimization.weights_to_evaluate(self.model, self.trainer.optimizers) as differ:
             if differ:
                 whole = self._whole(self.state_dict())
                 checkpoint["state_dict"] = {name: value.clone() for name, value in whole.items()}
@@ -389,9 +392,6 @@ class Task(Evaluation):
         self._seconds_before, self.best, self.latest = counts["seconds"], counts["best"], dict(counts["latest"])
         self.optimization.averaging.load_state_dict(checkpoint["averaging"])
         checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
-
-    def _optimizers(self) -> list[Optimizer]:
-        return self.trainer.optimizers
 
 
 def as_task(module: pl.LightningModule) -> Task:

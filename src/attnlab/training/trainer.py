@@ -5,17 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-from attnlab.ranges import Interval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
+from attnlab.ranges import (
+    Ge,
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_ranges,
+    must_be,
+)
 from attnlab.training.automatic import Precision, arithmetic
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch.loggers.logger import Logger
+    from lightning.pytorch.profilers import Profiler
     from torch import nn
 
 # Lightning's banners, tips, and advice about choices that are made here on purpose.
@@ -28,10 +38,22 @@ QUIET_WARNINGS = (
 )
 
 
+class Passed(TypedDict, total=False):
+    """Arguments of Lightning's Trainer as they are; `limit_val_batches` is of the validations during the training."""
+
+    benchmark: bool | None
+    detect_anomaly: bool
+    limit_val_batches: NonNegativeInt | float
+    min_steps: NonNegativeInt
+    num_sanity_val_steps: Annotated[int, Ge(-1)]
+    sync_batchnorm: bool
+
+
 @check_ranges
 @dataclass
 class TrainerSettings:
-    """How long and on what a run trains. Steps are optimizer steps.
+    """How long and on what a run trains. Steps are optimizer steps; of `max_steps` and `max_epochs` the first that is
+    reached ends it, and one may be None (see `in_steps`).
 
     `precision` and `compile` auto are settled by timings of the run's own step (see `automatic`);
     `float32_matmul_precision` is torch's (high: TF32 on a GPU);
@@ -40,11 +62,12 @@ class TrainerSettings:
     `plateau_share` None never ends a run on a plateau (see DivergenceCheck); `diagnostics_every` None never looks
     inside (see Diagnostics); `threads` None leaves torch's number; `devices` of each of `num_nodes` nodes train
     together, each on batches of its own: a step has as many more tokens. Each keeps the whole model (`strategy` ddp, or
-    auto), or its share of the weights, gradients and optimizer states (fsdp2). Raises ValueError for a number that
-    makes no sense.
+    auto), or its share of the weights, gradients and optimizer states (fsdp2). `lightning` goes to Lightning's Trainer
+    as it is. Raises ValueError for a number that makes no sense.
     """
 
-    max_steps: PositiveInt = 1000
+    max_steps: PositiveInt | None = 1000
+    max_epochs: PositiveInt | None = None
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
     accumulate_grad_batches: PositiveInt = 1
@@ -63,13 +86,33 @@ class TrainerSettings:
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     deterministic: bool = True
+    lightning: Passed = field(default_factory=Passed)
 
     def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_epochs is None:
+            raise ValueError(must_be("trainer.max_steps", "at least 1 where trainer.max_epochs is null", None))
+        limit = self.lightning.get("limit_val_batches", 0)
+        if isinstance(limit, float) and not 0 <= limit <= 1:
+            wanted = "a number of batches, or a share of them from 0 to 1"
+            raise ValueError(must_be("trainer.lightning.limit_val_batches", wanted, limit))
         if self.strategy == "fsdp2" and self.world_size == 1:
             raise ValueError(
                 "trainer.strategy=fsdp2 shards a model over devices, and trainer.devices=1: accepted are 2 devices "
                 "and more, or trainer.strategy=auto"
             )
+
+    def in_steps(self, steps_in: Callable[[int, int, int], int]) -> TrainerSettings:
+        """The same with epochs as steps; `steps_in` is the data's (epochs, batches of a step on each rank, ranks)."""
+        if self.max_epochs is None:
+            return self
+        steps = steps_in(self.max_epochs, self.accumulate_grad_batches, self.world_size)
+        return replace(self, max_steps=min(steps, self.max_steps or steps))
+
+    @property
+    def steps(self) -> int:
+        """How many steps the training has, once epochs are steps."""
+        assert self.max_steps is not None, "the data have not said how many steps an epoch has"
+        return self.max_steps
 
     @property
     def world_size(self) -> int:
@@ -132,6 +175,7 @@ def build_trainer(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
     directory: str | os.PathLike[str] | None = None,
+    profiler: Profiler | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer for these settings; sets torch's threads, determinism and products for the process."""
     for name in QUIET_LOGGERS:
@@ -140,7 +184,7 @@ def build_trainer(
         warnings.filterwarnings("ignore", message)
     import lightning.pytorch as pl
     import torch
-    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.callbacks import Checkpoint, ModelSummary
 
     from attnlab.training.checkpoints import CheckpointFiles
     from attnlab.training.sharding import FullySharded
@@ -150,13 +194,15 @@ def build_trainer(
     torch.set_float32_matmul_precision(settings.float32_matmul_precision)
     parts, every, device = settings.accumulate_grad_batches, settings.val_check_interval, settings.device_type
     environment = cluster_environment(settings)
+    passed: dict[str, Any] = {"num_sanity_val_steps": 0, **settings.lightning}
+    passed |= {} if every else {"limit_val_batches": 0}
     return pl.Trainer(
-        max_steps=settings.max_steps,
+        max_steps=settings.steps,
+        min_epochs=0,
         max_epochs=-1,
         # A known number of batches: Lightning then fetches none ahead, and a checkpoint's train order is what was used.
-        limit_train_batches=settings.max_steps * parts,
-        limit_val_batches=None if every else 0,
-        val_check_interval=(every or settings.max_steps) * parts,
+        limit_train_batches=settings.steps * parts,
+        val_check_interval=(every or settings.steps) * parts,
         check_val_every_n_epoch=None,
         accumulate_grad_batches=parts,
         gradient_clip_val=settings.gradient_clip_val,
@@ -175,9 +221,10 @@ def build_trainer(
         callbacks=list(callbacks),
         default_root_dir=None if directory is None else os.fspath(directory),
         log_every_n_steps=settings.log_every_n_steps,
-        num_sanity_val_steps=0,
         enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         use_distributed_sampler=False,
+        profiler=profiler,
+        **passed,
     )

@@ -20,6 +20,7 @@ SAME = 0.02  # tokens that differ by less than this share are one budget
 SIZE = ("model.d_model", "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.d_ff", "*.num_heads")
 BUDGET = (
     "trainer.max_steps",
+    "trainer.max_epochs",
     "trainer.accumulate_grad_batches",
     "trainer.devices",
     "trainer.num_nodes",
