@@ -7,7 +7,8 @@ a memory.
 """
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attnlab
@@ -22,6 +23,33 @@ def shipped(folder: str) -> Path:
     package = Path(attnlab.__file__).parent
     inside = package / folder
     return inside if inside.is_dir() else package.parents[1] / folder
+
+
+def absolute(folder: str, beside: Path | None = None) -> str:
+    """A folder of the user's own groups by its whole path (relative to `beside`, by default to where one stands).
+
+    `file://...` and `pkg://...` are Hydra's words for those that come after attnlab's own.
+    """
+    scheme, _, path = folder.rpartition("://")
+    whole = path if scheme == "pkg" else str(((beside or Path.cwd()) / Path(path).expanduser()).resolve())
+    return f"{scheme}://{whole}" if scheme else whole
+
+
+def gone(config_dirs: Iterable[str]) -> list[str]:
+    """Which of these folders are not there."""
+    return [str(folder) for folder in _on_disk(config_dirs) if not folder.is_dir()]
+
+
+def find_parts(config_dirs: Iterable[str]) -> None:
+    """Has Python find modules in these folders and beside them, wherever one stands; after all others."""
+    for folder in _on_disk(config_dirs):
+        for place in (str(folder), str(folder.parent)):
+            if folder.is_dir() and place not in sys.path:
+                sys.path.append(place)
+
+
+def _on_disk(config_dirs: Iterable[str]) -> list[Path]:
+    return [Path(folder.removeprefix("file://")) for folder in config_dirs if not folder.startswith("pkg://")]
 
 
 @contextlib.contextmanager
