@@ -16,6 +16,9 @@ LINES = {
     "attnlab train position=rot": ["rotary", "rotary_linear", "rotary_llama3", "rotary_ntk", "rotary_yarn"],
     "attnlab train position=rotary,ali": ["rotary,alibi"],
     "attnlab train trainer.max": ["trainer.max_steps="],
+    "attnlab train callbacks=[early": ["\\[early_stopping"],
+    "attnlab train callbacks=[mine,early": ["\\[mine,early_stopping"],
+    "attnlab train callbacks=[early_stopping] callbacks.early_stopping.pat": ["callbacks.early_stopping.patience="],
     "attnlab train position.fac": [],  # of the default, which has no such field
     "attnlab train position=rotary_yarn position.fac": ["position.factor="],
     "attnlab train data=kjv_masked data.masking.mask": ["data.masking.mask_share="],

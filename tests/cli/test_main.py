@@ -50,6 +50,12 @@ def test_a_text_that_cannot_be_trained_on(attnlab, here, left, tiny, content, wo
         ("model.d_modl=3", "Did you mean model.d_model?"),
         ("+foo=1", "foo: there is no such field"),
         ("~position", "position takes exactly one of"),
+        ("~callbacks", "callbacks takes any number of"),
+        ("callbacks=[early_stoping]", "Did you mean early_stopping?"),
+        (
+            "callbacks.early_stopping.patience=2",
+            "is not among the callbacks of this run; add callbacks=[early_stopping]",
+        ),
         ("model=null", "model takes exactly one of"),
         ("=3", "the name is missing"),
         ("model.d_model", "name=value"),

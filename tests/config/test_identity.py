@@ -4,7 +4,7 @@ import pytest
 
 from attnlab.config import UsageError
 from attnlab.config.compose import ConfigSpace
-from attnlab.config.identity import recorded_choices, refuse_drift, run_path
+from attnlab.config.identity import cell_name, recorded_choices, refuse_drift, run_path
 from attnlab.training.run_directory import FORMAT, write_json
 
 
@@ -27,3 +27,17 @@ def test_only_what_decides_the_numbers_makes_another_run(tmp_path):
     with pytest.raises(UsageError, match=r"seed: 0 -> 1") as refused:
         refuse_drift(tmp_path, other)
     assert "model.d_model: 128 -> 64" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("callbacks=[early_stopping]", "callbacks=early_stopping"),
+        ("callbacks=early_stopping", "callbacks=early_stopping"),
+        ("callbacks=[early_stopping, timer]", "callbacks=early_stopping+timer"),
+        ("callbacks=[]", "callbacks=none"),
+    ],
+)
+def test_a_list_of_choices_is_named_by_them(word, name):
+    assert cell_name([word]) == name
+    assert cell_name(["callbacks.early_stopping.patience=5", word]) == f"{name},patience=5"

@@ -142,3 +142,22 @@ def test_an_interpolation_is_parsed_once_and_filled_in_anew(monkeypatch):
     assert len(parsed) <= 1
     with pytest.raises(GrammarParseError):
         OmegaConf.create({"c": "${a.b"}).c  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "words", [["callbacks=[mine,other]"], ["callbacks=[other,mine]", "callbacks.mine.x=5"], ["callbacks=mine"]]
+)
+def test_choices_of_a_list_stand_as_where_hydra_is_told_their_place(tmp_path, words):
+    """A file without a word about its place, beside Hydra's own way with one that has `@package`."""
+    for folder, header in (("plain", ""), ("placed", "# @package callbacks.{}\n")):
+        (tmp_path / folder / "callbacks").mkdir(parents=True)
+        for name in ("mine", "other"):
+            text = header.format(name) + f"_target_: a.{name}\nx: 1\n"
+            (tmp_path / folder / "callbacks" / f"{name}.yaml").write_text(text)
+    found = []
+    for folder, kind in (("plain", None), ("placed", ConfigLoaderImpl)):
+        with ConfigSpace([str(tmp_path / folder)]) as space:
+            loads = space._loader if kind is None else kind(space._loader.config_search_path)
+            found.append(OmegaConf.to_container(loads.load_configuration(CONFIG_NAME, words, RunMode.RUN).callbacks))
+    assert found[0] == found[1]
+    assert list(found[0]) == words[0].partition("=")[2].strip("[]").split(",")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attnlab.cli.main import command, groups_in, option
-from attnlab.config import shipped
+from attnlab.config import LISTS, shipped
 
 SHELLS = ("bash", "zsh", "fish")
 Completer = Callable[..., list[str]]
@@ -53,15 +53,19 @@ def _settings(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     folders = _folders(parsed_args)
     key, equals, begun = prefix.partition("=")
     if equals:  # of several choices the last one is at the cursor
-        before, comma, _last = begun.rpartition(",")
-        return [f"{key}={before}{comma}{name}" for name in _names(folders, key)]
+        before = begun[: 1 + max(begun.rfind(","), begun.rfind("["))]
+        return [f"{key}={before}{name}" for name in _names(folders, key)]
     groups = groups_in(*folders)
     group = key.partition(".")[0]
     if "." not in key or group not in groups:
         return [f"{name}=" for name in [*groups, *_fields(_read(folders, "train"))]]
     given = dict(word.split("=", 1) for word in _words(parsed_args) if "=" in word)
     chosen = given.get(group) or _default(folders, group)
-    return [f"{group}.{field}=" for field in _fields(_read(folders, f"{group}/{chosen}"))]
+    many = [name for name in chosen.strip("[]").split(",") if name]
+    places = {name: f"{group}.{name}" if group in LISTS else group for name in many}
+    return [
+        f"{place}.{field}=" for name, place in places.items() for field in _fields(_read(folders, f"{group}/{name}"))
+    ]
 
 
 def _choices(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import attnlab
 
+# Groups of which a run has any number of choices, `callbacks=[a,b]`: each stands under its own name in its group.
+LISTS = ("callbacks",)
+
 
 class UsageError(Exception):
     """Something that a user can mend: the message says what must hold, what was given and what to do."""

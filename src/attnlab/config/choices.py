@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import MISSING
 
-from attnlab.config import UsageError
+from attnlab.config import LISTS, UsageError
 from attnlab.config.check import A_PART, BESIDE, OF_A_RUN, constructor_types, describe
 from attnlab.config.compose import CONFIG_NAME, ConfigSpace, read_yaml
 from attnlab.config.seams import load
+from attnlab.parts import find
 from attnlab.ranges import must_be, table_types
 from attnlab.training.study_fields import did_you_mean
 
@@ -46,15 +47,21 @@ def find_choice(space: ConfigSpace, group: str, name: str) -> Choice:
     check_choice(space, group, name)
     about, comments = _said(space, group, name)
     comments = _said(space, "", CONFIG_NAME)[1] | comments
-    node = space.compose([f"{group}={name}"]).raw[group]
-    fields = [Field(key, kind, shown(default), comments.get(key, "")) for key, kind, default in _fields(group, node)]
+    place = _place(group, name)
+    node = find(space.compose([f"{group}={name}"]).raw, place)
+    fields = [Field(key, kind, shown(default), comments.get(key, "")) for key, kind, default in _fields(place, node)]
     return Choice(group, name, str(node.get("_target_", "")), about, fields)
 
 
 def defaults(space: ConfigSpace) -> dict[str, str]:
     """The choice of each group where none is named."""
-    names = space.compose([]).names
+    names = dict.fromkeys(LISTS, "[]") | space.compose([]).names
     return {group: names[group] for group in space.groups if group in names}
+
+
+def _place(group: str, name: str) -> str:
+    """Where the fields of a choice stand in a run's configuration."""
+    return f"{group}.{name}" if group in LISTS else group
 
 
 def of_a_run(space: ConfigSpace) -> list[Field]:
@@ -124,7 +131,7 @@ def _said(space: ConfigSpace, group: str, name: str) -> tuple[str, Comments]:
     for base in _built_on(content):
         comments |= _said(space, group, base)[1]
     if isinstance(node, yaml.MappingNode):
-        comments |= _comments(node, lines, "" if is_global or not group else f"{group}.")
+        comments |= _comments(node, lines, "" if is_global or not group else f"{_place(group, name)}.")
     return " ".join(line for line in head if line != GLOBAL), comments
 
 

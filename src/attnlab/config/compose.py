@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import UsageError, absolute, find_parts, gone, shipped
+from attnlab.config import LISTS, UsageError, absolute, find_parts, gone, shipped
 from attnlab.config.identity import WRITTEN, cell_name, flatten, own_choices, reason_of
 from attnlab.config.loader import Loader, parse
 from attnlab.parts import find
@@ -287,14 +287,20 @@ class ConfigSpace:
     def _check_group(self, override: Override) -> None:
         key, value = override.key_or_group, override.value()
         known = self._options(key) if key in self.group_names or key.startswith("hydra/") else None
-        if key in self.group_names and not override.is_add() and (override.is_delete() or not isinstance(value, str)):
+        is_list = key in LISTS
+        names = value if is_list and isinstance(value, list) else [value]
+        is_named = all(isinstance(name, str) for name in names) and not override.is_delete()
+        if key in self.group_names and not override.is_add() and not is_named:
+            many, written = ("any number", "[NAME,NAME]") if is_list else ("exactly one", "NAME")
+            field = f"{key}.NAME.FIELD" if is_list else f"{key}.FIELD"
             raise UsageError(
-                f"{override.input_line}: {key} takes exactly one of {', '.join(known or ())}; "
-                f"write {key}=NAME, and its fields as {key}.FIELD=VALUE"
+                f"{override.input_line}: {key} takes {many} of {', '.join(known or ())}; "
+                f"write {key}={written}, and its fields as {field}=VALUE"
             )
-        if known is not None and isinstance(value, str) and value not in known:
-            near = did_you_mean(value, known)
-            raise UsageError(must_be(key, f"one of {', '.join(known)}", value) + ("." + near if near else ""))
+        for name in names if known is not None else ():
+            if isinstance(name, str) and name not in known:
+                near = did_you_mean(name, known)
+                raise UsageError(must_be(key, f"one of {', '.join(known)}", name) + ("." + near if near else ""))
 
     def _unplaced(self, parsed: Sequence[Override]) -> str | None:
         """The message for the override that could not be placed: its nearest neighbour, what stands beside it."""
@@ -307,6 +313,9 @@ class ConfigSpace:
             known = key in groups or any(field == key or field.startswith(f"{key}.") for field in fields)
             if known or override.is_add() or key.startswith("hydra"):
                 continue
+            group, *named = key.split(".")[:2]
+            if group in LISTS and named and named[0] in groups[group]:
+                return f"{key}: {named[0]} is not among the {group} of this run; add {group}=[{named[0]}]"
             path = key.split(".")[:-1]
             while path and not isinstance(find(raw, ".".join(path)), Mapping):
                 path.pop()

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from attnlab.config import UsageError
+from attnlab.config import LISTS, UsageError
 from attnlab.config.loader import parse_one
 from attnlab.training.run_directory import differences, other_format, read_json
 
@@ -259,7 +259,7 @@ def cell_name(overrides: Sequence[str]) -> str:
     It is a folder's name: the same for the same choices, another for others. `key=value,...` where that is short and
     has no sign of its own meaning, else as near to it as can be, with a digest.
     """
-    pairs = sorted(word.removeprefix("++").split("=", 1) for word in _choices(overrides))
+    pairs = sorted(map(_as_named, _choices(overrides)))
     if not pairs:
         return "default"
     full = [field_of(key) for key, _ in pairs]
@@ -272,6 +272,13 @@ def cell_name(overrides: Sequence[str]) -> str:
         return whole
     start = safe.encode()[:100].decode(errors="ignore")
     return f"{start}-{hashlib.sha256(whole.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def _as_named(word: str) -> list[str]:
+    """An override's field and value; of a group that takes several choices `a+b`, or `none`."""
+    key, value = word.removeprefix("++").split("=", 1)
+    names = "+".join(name.strip() for name in value.strip("[]").split(","))
+    return [key, names or "none"] if key in LISTS else [key, value]
 
 
 def _shown(value: str) -> tuple[str, str]:

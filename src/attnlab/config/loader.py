@@ -30,6 +30,8 @@ from omegaconf import DictConfig, flag_override, grammar_parser, open_dict
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
 
+from attnlab.config import LISTS
+
 MOST_KEPT = 512  # configurations, of some tens of KB each
 MOST_WORDS = 4096
 
@@ -102,10 +104,17 @@ class Files(ConfigRepository):
         """A choice by its name, to change at will."""
         seen = self.seen(config_path)
         if seen is None or seen.place.startswith("structured://"):  # what a program may register anew
-            return super().load_config(config_path)
+            return self._load(config_path)
         if seen not in READ:
-            READ[seen] = pickle.dumps(super().load_config(config_path))
+            READ[seen] = pickle.dumps(self._load(config_path))
         found: ConfigResult | None = pickle.loads(READ[seen])
+        return found
+
+    def _load(self, config_path: str) -> ConfigResult | None:
+        found: ConfigResult | None = super().load_config(config_path)
+        group, _, name = config_path.rpartition("/")
+        if found is not None and group in LISTS and not found.header.get("package"):
+            found.header["package"] = f"{group}.{name}"
         return found
 
     def __deepcopy__(self, memo: object) -> Files:
