@@ -66,7 +66,7 @@ def test_a_search_path_of_hydras_comes_after_attnlabs_own(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(UsageError, match=r"hydra\.searchpath must be a list of folders, as in .*, got 'mine'"):
         split_hydra(["hydra.searchpath=mine"])
-    with pytest.raises(UsageError, match="/nowhere: there is no such folder$"), ConfigSpace(["file:///nowhere"]):
+    with pytest.raises(UsageError, match=r"/nowhere: there is no such folder$"), ConfigSpace(["file:///nowhere"]):
         pass
 
 
@@ -87,7 +87,13 @@ def test_a_search_path_in_a_main_file_of_ones_own_is_hydras_too(tmp_path, capsys
 def test_a_study_and_its_runs_remember_the_folders(attnlab, study, tmp_path):
     team = write_part(tmp_path / "team", "remembered_part")
     write_part(tmp_path / "experiments" / "mine" / "own", "study_part", "Other", "other")
-    study("mine", seeds=1, factors={"position": ["mine", "other"]}, baseline={"position": "mine"}, config_dirs=["own/conf"])
+    study(
+        "mine",
+        seeds=1,
+        factors={"position": ["mine", "other"]},
+        baseline={"position": "mine"},
+        config_dirs=["own/conf"],
+    )
     words = ("sweep", str(tmp_path / "experiments" / "mine"), "hydra/launcher=basic")
     assert attnlab(*words, "--config-dir", "team/conf").status == 0
     folders = [str(team), str(tmp_path / "experiments" / "mine" / "own" / "conf")]
@@ -122,10 +128,15 @@ def test_a_study_and_its_runs_remember_the_folders(attnlab, study, tmp_path):
     gone = re.escape(str(team))
     for refused in (attnlab(*words), attnlab("retry", "mine")):
         assert refused.status == 2
-        assert re.search(rf"--config-dir {gone}: there is no such folder, which .*plan\.json names; put it back, or give its new place by --config-dir$", refused.err)
+        assert re.search(
+            rf"--config-dir {gone}: there is no such folder, which .*plan\.json names; put it back, or give its new place by --config-dir$",
+            refused.err,
+        )
     assert f"--config-dir {team} is gone" in attnlab("status", "mine").out.replace("\n", "")
     said = attnlab("evaluate", str(run))
     assert said.status == 2
-    assert re.search(rf"remembered_part.* was trained with --config-dir {gone}, which is gone: put it back, or", said.err)
+    assert re.search(
+        rf"remembered_part.* was trained with --config-dir {gone}, which is gone: put it back, or", said.err
+    )
     said = attnlab(*words, "--config-dir", "moved/conf", "--cfg")
     assert (said.status, "2 of 2 runs are done" in said.out) == (0, True), said.err

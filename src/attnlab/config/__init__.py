@@ -8,13 +8,15 @@ a memory.
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import attnlab
 
 # Groups of which a run has any number of choices, `callbacks=[a,b]`: each stands under its own name in its group.
-LISTS = ("callbacks",)
+LISTS = ("callbacks", "logger")
+# The class of what all choices of such a group come to: a choice of it, or without a class, sets fields of the group.
+WHOLE = {"logger": "attnlab.training.Tracking"}
 
 
 class UsageError(Exception):
@@ -53,6 +55,12 @@ def find_parts(config_dirs: Iterable[str]) -> None:
 
 def _on_disk(config_dirs: Iterable[str]) -> list[Path]:
     return [Path(folder.removeprefix("file://")) for folder in config_dirs if not folder.startswith("pkg://")]
+
+
+def place_of(group: str, name: str, content: Mapping[str, object]) -> str:
+    """Where the fields of a choice stand in a run's configuration."""
+    is_whole = group not in LISTS or (group in WHOLE and content.get("_target_", WHOLE[group]) == WHOLE[group])
+    return group if is_whole else f"{group}.{name}"
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ OF_A_TOWER = rf"^(?:model\.)?({'|'.join([*SEAMS[:5], 'd_model', 'num_heads', 'nu
 @functools.cache
 def seams() -> dict[str, object]:
     """What each group's part is: an object of a base, or with Callable what makes one once it is told dims."""
+    from lightning.pytorch.loggers import Logger
     from torch import nn
     from torch.optim import Optimizer
 
@@ -59,6 +60,7 @@ def seams() -> dict[str, object]:
         "augmentation": data.Augmentation | data.SpeechAugmentation,
         "trainer": training.TrainerSettings,
         "logger": training.Tracking,
+        "logger.*": Logger,
     }
 
 

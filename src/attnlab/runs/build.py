@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from attnlab.config import UsageError
+from attnlab.config.check import is_part
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM
 from attnlab.data import DataModule, Tokenizer
@@ -58,7 +59,14 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     """Every part that a resolved configuration names; reads no data. Raises: UsageError in the constructor's words."""
     # Where it starts is of the run: the model itself knows nothing of it.
     model = {name: value for name, value in resolved["model"].items() if name != "init_from"}
-    return Parts(*(instantiate(model if group == "model" else resolved[group], group) for group in GROUPS))
+    # Lightning's loggers open files and servers when they are made, so the run itself makes them.
+    others = {name: value for name, value in resolved["logger"].items() if is_part(value)}
+    own = {name: value for name, value in resolved["logger"].items() if name not in others}
+    nodes = {**resolved, "model": model, "logger": own}
+    parts = Parts(*(instantiate(nodes[group], group) for group in GROUPS))
+    for name, node in others.items():
+        parts.tracking.others[name] = instantiate({**node, "_partial_": True}, f"logger.{name}")
+    return parts
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:

@@ -86,6 +86,8 @@ def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str,
     return {
         "format": FORMAT,
         "study": composed.study,
+        "question": study.get("question", ""),
+        "choices": {group: name for group, name in composed.names.items() if group.isidentifier()},
         "cell": planned.get(composed.cell) or recorded_choices(composed.overrides),
         "cell_name": composed.cell,
         "seed": composed.seed,
