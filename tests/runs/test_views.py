@@ -90,9 +90,14 @@ def test_views_go_together_and_a_strangers_is_one_of_them(attnlab, here, tiny):
     for logger, message in (
         ("[own,tensorbord]", "Did you mean tensorboard?"),
         ("wandb", "logger.own.version: own is not among the logger of this run; add logger=[own]"),
+        (
+            "[own,wandb] logger.wandb.project=x",
+            "logger.wandb.project: there is no such field. Did you mean logger.project?",
+        ),
+        ("[own] logger.own.nam=x", "logger.own.nam: there is no such field. Did you mean logger.own.name?"),
         ("[own,broken]", "logger.broken must be derived from lightning.pytorch.loggers.Logger"),
     ):
-        said = attnlab("train", *words, f"logger={logger}", "logger.own.version=1")
+        said = attnlab("train", *words, *f"logger={logger}".split(), "logger.own.version=1")
         assert (said.status, message in said.err) == (2, True), said.err
 
 

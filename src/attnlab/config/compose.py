@@ -142,10 +142,9 @@ class ConfigSpace:
     def __init__(self, config_dirs: Sequence[str] = (), told: str = "") -> None:
         given, self._told = list(map(absolute, config_dirs)), told
         self._own = [folder for folder in given if "://" not in folder]  # before attnlab's own groups; others after
-        found = (
-            [] if len(self._own) < len(given) else self._named_by_main()
-        )  # the command line's, else, as Hydra has it
-        self.config_dirs = list(dict.fromkeys([*given, *found]))
+        # A search path of the command line takes the place of that of the main file, as Hydra has it.
+        is_given = len(self._own) < len(given)
+        self.config_dirs = list(dict.fromkeys([*given, *([] if is_given else self._named_by_main())]))
         self.group_names: list[str] = []
         self._composed: dict[tuple[str, ...], Composed] = {}
         # With Hydra's own part, and that alone.
@@ -156,7 +155,8 @@ class ConfigSpace:
         GlobalHydra.instance().clear()
         if missing := gone(self.config_dirs):
             by = f", which {self._told} names; put it back, or give its new place by {OWN}" if self._told else ""
-            raise UsageError(f"{OWN} {missing[0]}: there is no such folder{by}")
+            where = OWN if missing[0] in self._own else SEARCHPATH
+            raise UsageError(f"{where} {missing[0]}: there is no such folder{by}")
         find_parts(self.config_dirs)
         version.setbase("1.3")
         # What hydra.initialize_config_dir does, with the user's own folders first: what Hydra finds first, it takes.
@@ -314,7 +314,7 @@ class ConfigSpace:
             if known or override.is_add() or key.startswith("hydra"):
                 continue
             group, *named = key.split(".")[:2]
-            if group in LISTS and named and named[0] in groups[group]:
+            if group in LISTS and named and named[0] in groups[group] and named[0] not in raw.get(group, {}):
                 return f"{key}: {named[0]} is not among the {group} of this run; add {group}=[{named[0]}]"
             path = key.split(".")[:-1]
             while path and not isinstance(find(raw, ".".join(path)), Mapping):

@@ -89,7 +89,8 @@ def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan
     """
     own, hydra_own, places = split_hydra(inherit(readable(overrides, many)))
     searching = many and _is_search(hydra_own)
-    with ConfigSpace([*config_dirs, *places] or folders_of_start(own), INIT_FROM) as space:
+    given = [*config_dirs, *places]
+    with ConfigSpace(given or folders_of_start(own), "" if given else INIT_FROM) as space:
         jobs = space.expand(corners(own) if searching else own) if many else [own]
         if len(jobs) > MANY_JOBS:
             print(f"checking {len(jobs):,} jobs", file=sys.stderr)

@@ -73,15 +73,17 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
 
 
 def config_dirs_of(path: Path, overrides: Sequence[str], given: Sequence[str]) -> tuple[list[str], str]:
-    """The folders of own groups that a study has, and who names them: `given` ones, else those of its last plan, and
-    those of its study.yaml, by which they are relative to it. Raises: UsageError as `load_plan`."""
+    """The folders of a study's own groups, and who names them where none is `given`: its last plan, and its study.yaml,
+    which has them relative to itself. Raises: UsageError as `load_plan`."""
     with usage_errors(f"{path}: "):
         raw = _read(path)
     own = dict(key_and_text(word) for word in [*raw["shared"], *overrides] if "=" in word)
     written = Path(own.get("runs_dir", "runs"), own.get("study.name", path.parent.name), "plan.json")
     named = [absolute(folder, path.parent) for folder in raw["config_dirs"]]
-    before = [] if given else (read_json(written) or {}).get("config_dirs", [])
-    return [*given, *named, *before], " or ".join(map(str, [*[path] * bool(named), *[written] * bool(before)]))
+    if given:
+        return [*given, *named], ""
+    before = (read_json(written) or {}).get("config_dirs", [])
+    return [*before, *named], " or ".join(map(str, [*[path] * bool(named), *[written] * bool(before)]))
 
 
 def refuse_changed_cells(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:
