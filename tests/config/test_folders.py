@@ -13,7 +13,9 @@ import yaml
 from attnlab.config import UsageError, absolute, find_parts, gone
 from attnlab.config.compose import ConfigSpace
 from attnlab.config.engine import split_hydra
-from attnlab.training.run_directory import read_json, write_json
+from attnlab.config.identity import folders_of_start
+from attnlab.studies.study_file import config_dirs_of
+from attnlab.training.run_directory import FORMAT, read_json, write_json
 
 PART = """
 from attnlab.layers import ALiBi
@@ -81,6 +83,18 @@ def test_a_search_path_in_a_main_file_of_ones_own_is_hydras_too(tmp_path, capsys
         assert composed.resolved["position"]["_target_"] == "of_main_file.Mine"
         assert composed.config_dirs == [str(own), f"file://{conf}"]
     assert "train.yaml takes the place of attnlab's own train.yaml" in capsys.readouterr().err
+
+
+def test_who_names_folders_is_the_command_line_else_what_was_there_before(study, tmp_path):
+    path = study("mine", config_dirs=["own"]) / "study.yaml"
+    named, elsewhere = str(path.parent / "own"), Path("elsewhere/mine/plan.json")
+    assert config_dirs_of(path, [], []) == ([named], str(path))
+    assert config_dirs_of(path, [], ["/given"]) == (["/given", named], "")
+    write_json(elsewhere, {"config_dirs": ["/before", named]})
+    assert config_dirs_of(path, ["runs_dir=elsewhere"], []) == (["/before", named, named], f"{path} or {elsewhere}")
+    write_json(tmp_path / "run" / "run.json", {"format": FORMAT, "config_dirs": ["/of_start"]})
+    assert folders_of_start([f"model.init_from={tmp_path / 'run'}"]) == ["/of_start"]
+    assert folders_of_start(["model.d_model=8"]) == []
 
 
 @pytest.mark.slow
