@@ -167,6 +167,8 @@ def test_the_commands_of_a_page_are_run(attnlab, world, small, library, images, 
             shutil.copytree(imported("gpt2").parents[1], "runs/imported")
         if " my_question" in command and " sweep " not in command and not Path("runs/my_question").exists():
             run("sweep", "my_question")
-        program, *words = shlex.split(re.sub(r"max_steps=\d+", "max_steps=2", re.sub(r"d_model=\d+", "d_model=16", command)))
+        program, *words = shlex.split(
+            re.sub(r"max_steps=\d+", "max_steps=2", re.sub(r"d_model=\d+", "d_model=16", command))
+        )
         assert program == "attnlab"
         run(*words, *(["hydra.sweeper.n_trials=1"] if "hydra/sweeper=search" in words else []))

@@ -43,14 +43,9 @@ class StudySweeper(_Launching):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra hands to every sweeper, and keeps how the launch was asked for."""
-        from attnlab.config.compose import OWN
-
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         given = [str(word) for word in config.hydra.overrides.hydra]
-        self.how = {
-            "launcher": [w for w in given if w.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))],
-            "config_dirs": [one.path for one in config.hydra.runtime.config_sources if one.provider == OWN],
-        }
+        self.how = {"launcher": [w for w in given if w.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]}
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """

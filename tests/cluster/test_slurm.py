@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,13 +60,13 @@ def longer(tiny: list[str]) -> list[str]:
 
 @pytest.fixture
 def parts(slurm, monkeypatch):
-    """The choices position=slow and position=broken."""
-    (slurm / "odd_parts.py").write_text(PARTS)
-    (slurm / "conf" / "position").mkdir(parents=True)
+    """The choices position=slow and position=broken, which nodes find by their folder alone."""
+    (slurm / "team" / "conf" / "position").mkdir(parents=True)
+    (slurm / "team" / "odd_parts.py").write_text(PARTS)
     for name in ("Slow", "Broken"):
-        choice = slurm / "conf" / "position" / f"{name.lower()}.yaml"
+        choice = slurm / "team" / "conf" / "position" / f"{name.lower()}.yaml"
         choice.write_text(f"_target_: odd_parts.{name}\n_partial_: true\n")
-    monkeypatch.syspath_prepend(str(slurm))
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def parameters(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.timeout(900)  # on two idle cores it takes a tenth of that
 def test_a_sweep_in_which_everything_happens_ends_as_one_in_which_nothing_does(attnlab, five, slurm, monkeypatch):
-    words = ["five", "--config-dir", "conf"]
+    words = ["five", "--config-dir", "team/conf"]
     (slurm / "gate").touch()
     with monkeypatch.context() as slowly:
         slowly.setenv("STEP_SECONDS", "0.1")
@@ -152,7 +153,7 @@ def test_what_an_urgent_job_preempts_saves_and_goes_on_exactly_when_it_has_ended
     cells = [{"name": f"lr={lr}", "overrides": ["position=slow", f"optimizer.lr={lr}"]} for lr in (0.001, 0.002)]
     names = [cell["name"] for cell in cells]
     study("taken", shared=longer(tiny), factors={}, cells=cells, baseline={"cell": names[0]}, seeds=1)
-    words, held, urgent = ["taken", "--config-dir", "conf"], slurm / "gate", slurm / "urgent"
+    words, held, urgent = ["taken", "--config-dir", "team/conf"], slurm / "gate", slurm / "urgent"
     held.touch()
     urgent.touch()
     with monkeypatch.context() as slowly:

@@ -422,11 +422,6 @@ def test_a_file_of_ones_own_that_cannot_be_read(own, text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_search_path_of_hydras_is_given_as_a_folder_of_ones_own(attnlab):
-    said = attnlab("train", "hydra.searchpath=[file://x]")
-    assert (said.status, "--config-dir FOLDER" in said.err) == (2, True)
-
-
 def test_jobs_that_are_one_run_are_refused(attnlab):
     said = attnlab("train", "-m", "optimizer.lr=1e-3,0.001", "--cfg")
     assert said.status == 2

@@ -70,6 +70,37 @@ def test_what_cannot_be_shown_is_told_and_harms_nothing(tmp_path):
     assert told[-1].startswith("cannot write ")
 
 
+def test_views_go_together_and_a_strangers_is_one_of_them(attnlab, here, tiny):
+    (here / "conf" / "logger").mkdir(parents=True)
+    own = "_target_: lightning.pytorch.loggers.CSVLogger\nsave_dir: ${run_dir}\nname: mine\nversion: only\n"
+    (here / "conf" / "logger" / "own.yaml").write_text(own)
+    (here / "conf" / "logger" / "team.yaml").write_text("defaults: [tensorboard]\ntags: [team]\n")
+    words = ["--config-dir", "conf", *tiny, "trainer.max_steps=2", "task.evaluation_lengths=[1]", "run_dir=run"]
+    said = attnlab("train", *words, "logger=[team,csv,own]", "logger.own.version=changed")
+    assert (said.status, said.err) == (0, "")
+    kept = read_json(Path("run/run.json"))["config"]["logger"]
+    assert (kept["tensorboard"], kept["tags"], kept["own"]["version"]) == (True, ["team"], "changed")
+    assert list(Path("run/tensorboard").glob("events.*"))
+    tables = [Path("run", folder, "metrics.csv").read_text() for folder in ("csv/version_0", "mine/changed")]
+    assert tables[0] == tables[1]
+    assert "test/loss@1x" in tables[0]
+    said = attnlab("train", *words, "logger=own", "progress=plain")  # how it is watched makes no other run
+    assert "nothing to do" in said.err
+    (here / "conf" / "logger" / "broken.yaml").write_text("_target_: attnlab.layers.Rotary\n")
+    for logger, message in (
+        ("[own,tensorbord]", "Did you mean tensorboard?"),
+        ("wandb", "logger.own.version: own is not among the logger of this run; add logger=[own]"),
+        (
+            "[own,wandb] logger.wandb.project=x",
+            "logger.wandb.project: there is no such field. Did you mean logger.project?",
+        ),
+        ("[own] logger.own.nam=x", "logger.own.nam: there is no such field. Did you mean logger.own.name?"),
+        ("[own,broken]", "logger.broken must be derived from lightning.pytorch.loggers.Logger"),
+    ):
+        said = attnlab("train", *words, *f"logger={logger}".split(), "logger.own.version=1")
+        assert (said.status, message in said.err) == (2, True), said.err
+
+
 def config(**logger):
     return {"runs_dir": "runs", "logger": {"wandb": True, "mode": "auto"} | logger}
 
@@ -189,9 +220,21 @@ def inspect(folder: Path, *words: str) -> str:
     return subprocess.run(words, capture_output=True, check=True).stdout.decode()
 
 
-def steps_of(folder: Path) -> list[int]:
+def records_of(folder: Path, kind: str) -> list[dict]:
     records = [json.loads(line) for line in inspect(folder).splitlines()]
-    return [record["history"]["item"]["_step"] for record in records if record["type"] == "history"]
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+def header_of(folder: Path) -> dict:
+    return records_of(folder, "run")[0]
+
+
+def history_of(folder: Path) -> list[dict]:
+    return [record["item"] for record in records_of(folder, "history")]
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [item["_step"] for item in history_of(folder)]
 
 
 @pytest.mark.slow
@@ -222,10 +265,20 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         record, final = read_json(run / "run.json"), read_json(run / "status.json")["final"]
         told = found["config"]
         assert (found["project"], found["exit_code"], found["step"]) == ("attnlab", 0, 10)
-        assert (told["cell_name"], told["seed"], told["cell"]["position"]) == (cell, 0, cell)
+        short = {"cell": cell, "cell_name": cell, "seed": 0, "position": cell, "norm": "layer_norm"}
+        assert {name: told[name] for name in short} == short
         for key in ("config", "parameters", "git", "versions", "study"):
             assert told[key] == record[key], key
-        assert {name: found["summary"][name] for name in final} == pytest.approx(final)
+        curves = {name: values for name, values in found["summary"].items() if name.startswith("val/")}
+        best = read_json(run / "status.json")["best"]["value"]
+        assert curves["val/loss"] == {"min": pytest.approx(best), "last": pytest.approx(final["val/loss"])}
+        best_and_last = {name: values for name, values in curves.items() if isinstance(values, dict)}
+        told_last = found["summary"] | {name: values["last"] for name, values in best_and_last.items()}
+        assert {name: told_last[name] for name in final} == pytest.approx(final)
+        told_once = {name for name in final if name.startswith("test/")}
+        assert told_once
+        assert not told_once & {key for item in history_of(folder) for key in item}
+        assert found["summary"]["flops"] == record["flops_per_token"] * found["summary"]["tokens"]
         assert found["summary"]["attention"]["width"] == 2 * 66 - 2
         shown = {
             path.name.split("_10_")[0]: json.loads(path.read_text())
@@ -233,17 +286,18 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
         }
         assert shown["by_part"]["data"][1][:2] == ["2x", pytest.approx(final["test/loss@2x"])]
         assert shown["samples"]["columns"] == ["text", "goes on", "model goes on"]
-        header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
-        assert '"run_group":"two"' in header
-        assert '"job_type":"train"' in header
+        header = header_of(folder)
+        assert (header["run_group"], header["job_type"], header["tags"]) == (cell, "train", ["two", "train"])
+        axes = {one["name"]: one["options"] for one in records_of(folder, "metric")}
+        assert all(axes[name]["hidden"] for name in ("tokens", "seconds", "flops"))
     for cell, part in evaluated.items():
         (folder,) = folders[f"two-{cell}-s0-evaluate-{part}"]
         found, run = json.loads(inspect(folder, "--summary")), Path("runs/two", cell, "seed=0")
-        header = next(line for line in inspect(folder).splitlines() if '"type":"run"' in line)
-        assert '"run_group":"two"' in header
-        assert '"job_type":"evaluate"' in header
+        header = header_of(folder)
+        assert (header["run_group"], header["job_type"]) == (cell, "evaluate")
         told, step = found["config"], read_checkpoint(run / f"checkpoints/{part[-4:]}.ckpt".replace("test", "last"))
-        assert found["step"] == step["attnlab"]["step"]
+        assert told["step"] == step["attnlab"]["step"]
+        assert history_of(folder) == []
         assert (told["cell_name"], told["seed"], told["split"]) == (cell, 0, part.removesuffix("-best"))
     figures = json.loads(re.search(r"^\{.*?\}", done.said, re.MULTILINE | re.DOTALL)[0])
     logged = json.loads(inspect(folders["two-none-s0-evaluate-test"][0], "--summary"))["summary"]

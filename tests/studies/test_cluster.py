@@ -66,15 +66,15 @@ def test_a_slurm_that_does_not_answer_has_not_lost_anything(command):
 
 
 def test_a_run_that_was_submitted_twice_is_in_the_hands_of_the_job_that_lives(command, tmp_path):
-    note_submission(tmp_path, {"7_0": "a/seed=0", "7_1": "b/seed=0"}, launcher=["hydra/launcher=slurm"], config_dirs=[])
-    note_submission(tmp_path, {"8": "a/seed=0"}, launcher=[], config_dirs=[])
+    note_submission(tmp_path, {"7_0": "a/seed=0", "7_1": "b/seed=0"}, launcher=["hydra/launcher=slurm"])
+    note_submission(tmp_path, {"8": "a/seed=0"}, launcher=[])
     assert [one["job"] for one in submissions(tmp_path)] == ["7", "8"]
     command("squeue", "7_0|RUNNING|n1|None\n7_1|FAILED||None\n8|COMPLETED||None")
     assert jobs_of(tmp_path) == {"a/seed=0": Job("7_0", "RUNNING", "n1"), "b/seed=0": Job("7_1", "FAILED", "None")}
 
 
 def test_a_machine_without_slurm_knows_of_no_jobs(tmp_path, monkeypatch):
-    note_submission(tmp_path, {"7": "a/seed=0"}, launcher=[], config_dirs=[])
+    note_submission(tmp_path, {"7": "a/seed=0"}, launcher=[])
     monkeypatch.setenv("PATH", "")
     assert jobs_of(tmp_path) == {}
 
@@ -93,7 +93,7 @@ def on_another_node(study, attnlab, monkeypatch):
     plan = {"study": "mine", "question": "Which?", "factors": {}, "baseline": {}, "seeds": [0], "metric": {"name": "m"}}
     cell = {"name": "position=none", "choices": {}, "overrides": ["position=none"], "skip": None}
     Path("runs/mine/plan.json").write_text(json.dumps(plan | {"cells": [cell]}))
-    note_submission(Path("runs/mine"), {"7": "position=none/seed=0"}, launcher=["hydra/launcher=slurm"], config_dirs=[])
+    note_submission(Path("runs/mine"), {"7": "position=none/seed=0"}, launcher=["hydra/launcher=slurm"])
     return run
 
 

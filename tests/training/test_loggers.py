@@ -1,19 +1,22 @@
 """metrics.jsonl holds whole lines only, whatever a killed writer left."""
 
+import csv
 import errno
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import loggers
 from tiny_run import make_task
 
 from attnlab.training import CannotWrite, RunDirectory, TrainerSettings, build_trainer, resolve
-from attnlab.training.loggers import JsonLines, View, build_loggers
+from attnlab.training.loggers import JsonLines, View, _WandB, build_loggers
 from attnlab.training.run_directory import cut_partial_line
 from attnlab.training.tracking import LONGEST_ID, RunName, Tracking, evaluation_part, resolve_wandb_mode, run_id
 
@@ -99,12 +102,14 @@ def test_a_disk_that_fills_up_within_a_line_takes_nothing_of_it(tmp_path, monkey
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 
 
-def test_every_choice_of_the_group_is_a_tracking():
+def test_every_choice_of_the_group_is_a_tracking_or_a_logger_of_lightnings():
     found = {}
     for path in CONF.glob("*.yaml"):
         fields = yaml.safe_load(path.read_text())
-        assert fields.pop("_target_") == "attnlab.training.Tracking"
-        found[path.stem] = Tracking(**fields)
+        if (target := fields.pop("_target_")) == "attnlab.training.Tracking":
+            found[path.stem] = Tracking(**fields)
+        else:
+            assert issubclass(getattr(loggers, target.rpartition(".")[2]), loggers.Logger)
     assert found == {"jsonl": Tracking(), "wandb": Tracking(wandb=True), "tensorboard": Tracking(tensorboard=True)}
 
 
@@ -159,37 +164,175 @@ def test_a_sink_tells_its_first_error_and_is_silent_then():
     assert seen == [1]
 
 
-def fit(path: Path, tracking: Tracking) -> tuple[list[str], list[dict]]:
+def fit(path: Path, tracking: Tracking, max_steps: int = 4) -> tuple[list[str], list[dict]]:
     from tiny_run import TinyData
 
     directory, said = RunDirectory(path / "study" / "cell" / "seed=0"), []
     directory.claim()
-    name = RunName("study", "cell", 0, {"position": "alibi"})
-    loggers = build_loggers(tracking, directory, name, path, {"model": {"d_model": 16}}, say=said.append)
+    name = RunName("study", "cell", 0, {"position": "alibi", "optimizer.lr": "1e-3", "model.num_layers": 2})
+    views = build_loggers(tracking, directory, name, path, {"config": {"model": {"d_model": 16}}}, say=said.append)
     trainer = build_trainer(
-        TrainerSettings(max_steps=4, device="cpu", val_check_interval=2), resolve("32", "cpu"), loggers
+        TrainerSettings(max_steps=max_steps, device="cpu", val_check_interval=2), resolve("32", "cpu"), views
     )
-    trainer.fit(make_task(), datamodule=TinyData())
+    task = make_task()
+    trainer.fit(task, datamodule=TinyData())
+    task.report({"test/loss": 1.5, "test/loss@2x": 2.5})
+    for view in views:
+        view.finalize("success")
     directory.release()
     return said, [json.loads(line) for line in directory.metrics.read_text().splitlines()]
 
 
-def test_tensorboard_writes_into_the_run_directory(tmp_path):
+def other(target: str, **fields: object) -> Tracking:
+    """As a run is told of a logger of Lightning's."""
+    tracking = Tracking()
+    tracking.others["mine"] = partial(getattr(loggers, target), **fields)
+    return tracking
+
+
+def test_tensorboard_writes_into_the_run_directory_and_shows_choices_beside_figures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
     said, lines = fit(tmp_path, Tracking(tensorboard=True))
     assert said == []
-    assert len(lines) == 3
-    assert list((tmp_path / "study" / "cell" / "seed=0" / "tensorboard").glob("events.*"))
+    assert len(lines) == 4
+    folder = tmp_path / "study" / "cell" / "seed=0" / "tensorboard"
+    assert [path.name.split(".")[0] for path in folder.iterdir()] == ["events"]  # no run of its own for what was chosen
+    events = EventAccumulator(str(folder)).Reload()
+    content = events.PluginTagToContent("hparams")
+    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+    chosen = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+    assert chosen == {"position": "alibi", "lr": 1e-3, "num_layers": 2, "seed": 0}
+    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    assert {info.name.tag for info in experiment.metric_infos} == {"test/loss", "test/loss@2x"}
+    assert events.Scalars("test/loss@2x")[0].value == 2.5
+    assert metadata.SESSION_END_INFO_TAG in content
+
+
+def test_a_logger_of_lightnings_has_every_value_and_what_was_chosen(tmp_path):
+    said, lines = fit(tmp_path, other("CSVLogger", save_dir=tmp_path, name="csv"))
+    assert said == []
+    rows = list(csv.DictReader((tmp_path / "csv" / "version_0" / "metrics.csv").open()))
+    told = [{name: float(value) for name, value in row.items() if value and name != "step"} for row in rows]
+    expected = [{**line["values"], "tokens": line["tokens"], "seconds": line["seconds"]} for line in lines]
+    assert sorted(map(sorted, told)) == sorted(map(sorted, expected))
+    assert sum(row.get("test/loss@2x", 0) for row in told) == 2.5
+    chosen = yaml.safe_load((tmp_path / "csv" / "version_0" / "hparams.yaml").read_text())
+    assert chosen == {"position": "alibi", "lr": 1e-3, "num_layers": 2, "seed": 0, "config": {"model": {"d_model": 16}}}
+
+
+@pytest.mark.slow
+def test_mlflow_has_a_run_with_its_figures_which_goes_on_after_a_stop(tmp_path):
+    """Read back by MLflow's own client from its own store."""
+    from mlflow.tracking import MlflowClient
+
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking = other("MLFlowLogger", tracking_uri=address, experiment_name="study", run_name="cell seed 0")
+    assert fit(tmp_path, tracking)[0] == []
+    client = MlflowClient(address)
+    ids = [client.get_experiment_by_name("study").experiment_id]
+    (run,) = client.search_runs(ids)
+    assert (run.info.run_name, run.info.status) == ("cell seed 0", "FINISHED")
+    chosen = {"position": "alibi", "lr": "0.001", "num_layers": "2", "seed": "0", "config/model/d_model": "16"}
+    assert run.data.params == chosen
+    assert (run.data.metrics["test/loss"], run.data.metrics["test/loss_at_2x"]) == (1.5, 2.5)
+    steps = [one.step for one in client.get_metric_history(run.info.run_id, "val/loss")]
+    assert steps == [2, 4]
+    said, lines = fit(tmp_path, tracking, max_steps=6)
+    assert said == []
+    (again,) = client.search_runs(ids)
+    assert again.info.run_id == run.info.run_id
+    assert again.data.metrics["val/loss"] == next(
+        line["values"]["val/loss"] for line in lines[::-1] if "val/loss" in line["values"]
+    )
+
+
+@pytest.mark.parametrize("method", ["__init__", "log_hyperparams", "log_metrics", "finalize"])
+def test_a_logger_that_raises_is_told_once_and_harms_nothing(tmp_path, monkeypatch, method):
+    def refuse(*_, **__):
+        raise ConnectionError("no route\nmore lines")
+
+    monkeypatch.setattr(loggers.CSVLogger, method, refuse)
+    said, lines = fit(tmp_path, other("CSVLogger", save_dir=tmp_path))
+    assert len(lines) == 4
+    (line,) = said
+    assert line.startswith("mine: ConnectionError: no route")
+    assert line.endswith("; this run goes on without it")
+
+
+def test_a_runs_factors_are_short_and_numbers_are_numbers():
+    choices = {
+        "position": "alibi",
+        "optimizer.lr": "1e-3",
+        "model.num_layers": "2",
+        "model.tied": "true",
+        "a.x": 1,
+        "b.x": "no",
+    }
+    name = RunName.of(
+        {
+            "study": "s",
+            "cell": choices,
+            "cell_name": "c",
+            "seed": 3,
+            "choices": {"norm": "rms_norm", "position": "rotary"},
+        }
+    )
+    factors = {
+        "norm": "rms_norm",
+        "position": "alibi",
+        "lr": 1e-3,
+        "num_layers": 2,
+        "tied": True,
+        "a.x": 1,
+        "b.x": "no",
+    }
+    assert name.factors() == factors
+    assert [type(value) for value in name.factors().values()] == list(map(type, factors.values()))
+
+
+class Run:
+    """Stands for a run of W&B."""
+
+    def __init__(self):
+        self.defined, self.logged, self.summary = {}, [], {}
+
+    def define_metric(self, name, hidden=False, summary=None):
+        self.defined[name] = (hidden, summary)
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+
+def test_wandb_gets_axes_best_values_by_direction_and_final_figures_alone():
+    run = Run()
+    recorded = {"mine": {"better": "higher", "words": ""}}
+    view = _WandB(run, {"metrics": recorded, "flops_per_token": 10}, is_over=False)
+    for step in (1, 2):
+        view.log(
+            {"val/loss": 1.0, "val/mine@4x": 0.5, "val/unknown": 1.0, "lr": 0.1, "tokens": 32 * step, "seconds": 1.0},
+            step,
+        )
+    view.log({"test/loss@2x": 1.5, "tokens": 64, "seconds": 2.0}, 2)
+    axes = dict.fromkeys(("tokens", "seconds", "flops"), (True, None))
+    assert run.defined == axes | {"val/loss": (False, "min,last"), "val/mine@4x": (False, "max,last")}
+    assert [(step, values["flops"]) for step, values in run.logged] == [(1, 320), (2, 640)]
+    assert run.summary == {"test/loss@2x": 1.5}
+    over = _WandB(Run(), {}, is_over=True)
+    over.log({"val/loss": 1.0}, 9)
+    assert (over.run.summary, over.run.logged) == ({"val/loss": 1.0}, [])
 
 
 def test_without_tensorboard_installed_a_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     said, lines = fit(tmp_path, Tracking(tensorboard=True))
     assert said == ["tensorboard is not installed (pip install 'attnlab[tensorboard]'); this run is logged without it"]
-    assert len(lines) == 3
+    assert len(lines) == 4
 
 
 def test_wandb_that_raises_whatever_it_is_asked_leaves_the_run_alone(tmp_path, monkeypatch):
-    from attnlab.training import loggers
+    from attnlab.training import loggers as ours
 
     asked = []
 
@@ -197,15 +340,15 @@ def test_wandb_that_raises_whatever_it_is_asked_leaves_the_run_alone(tmp_path, m
         asked.append(mode)
         raise ConnectionError("no route\nmore lines")
 
-    monkeypatch.setattr(loggers, "_open_wandb", refuse)
-    monkeypatch.setattr(loggers, "_silent", set())
+    monkeypatch.setattr(ours, "_open_wandb", refuse)
+    monkeypatch.setattr(ours, "_silent", set())
     said, lines = fit(tmp_path, Tracking(wandb=True, mode="online"))
     assert asked == ["online", "offline"]
     assert said == [
         "wandb: ConnectionError: no route; this run is logged offline",
         "wandb: ConnectionError: no route; this run goes on without it",
     ]
-    assert len(lines) == 3
+    assert len(lines) == 4
     fit(tmp_path / "next", Tracking(wandb=True, mode="online"))
     assert asked == ["online", "offline", "offline"]  # the next run of the process does not wait for the server again
     assert fit(tmp_path / "disabled", Tracking(wandb=True, mode="disabled"))[0] == []

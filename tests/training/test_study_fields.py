@@ -10,6 +10,7 @@ NAN, INF = float("nan"), float("inf")
 STUDY = {
     "question": "Which?",
     "needs": ["before"],
+    "config_dirs": ["my_conf"],
     "shared": ["model=gpt", "model.d_model=64"],
     "factors": {"position": ["none", "alibi"], "optimizer.lr": [0.001, 0.003]},
     "cells": [{"name": "alone", "overrides": ["model=recurrent_lm"]}],
@@ -36,6 +37,8 @@ MISTAKES = [
     (("needs", 0), 3, "needs[0] must be text"),
     (("needs", 0), "", "needs[0] must be text"),
     (("needs", 0), ["a"], "needs[0] must be text"),
+    (("config_dirs",), "my_conf", "config_dirs must be a list"),
+    (("config_dirs", 0), 3, "config_dirs[0] must be text"),
     (("shared",), "model=gpt", "shared must be a list"),
     (("shared",), {"model": "gpt"}, "shared must be a list"),
     (("shared",), 0, "shared must be a list"),

@@ -28,7 +28,7 @@ from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.study_fields import same
 
-IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra")
+IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra", "logger")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
 MOST_NAMES = 40  # that a message lists
 FEWEST_CELLS = 6  # that may fall into clusters

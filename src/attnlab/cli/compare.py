@@ -92,6 +92,41 @@ def report(arguments: Namespace) -> int:
     return 0
 
 
+@command(
+    "wandb-report",
+    "write a study's comparison as a report at W&B, beside the runs that W&B has of it",
+    *STUDY,
+    option("--project", "where the runs are (default: as they were logged)"),
+    option("--entity", "a person or team (default: as they were logged, else that of the key)"),
+    option("--part", "of a study whose runs cannot all be compared: the part of this number", type=int),
+)
+def wandb_report(arguments: Namespace) -> int:
+    """Sends a new report, and prints its address. Raises: UsageError without a key, and in W&B's words."""
+    from attnlab.analysis import load_study, parts_of_study
+    from attnlab.report.wandb_report import build_report
+    from attnlab.studies.plan import study_folder
+    from attnlab.training.tracking import resolve_wandb_mode
+
+    folder = study_folder(arguments.study, arguments.overrides)
+    comparison = compared(part_of(parts_of_study(load_study(folder)), arguments.part), False)
+    mode, why = resolve_wandb_mode()
+    if mode != "online":
+        raise UsageError(
+            f"W&B takes a report online alone, and its mode is {mode}, as {why}: `wandb login` stores a key, or set "
+            "WANDB_API_KEY; `attnlab sync` sends runs that are offline"
+        )
+    try:
+        report = build_report(comparison, arguments.project, arguments.entity)
+        report.save()
+    except ImportError as error:
+        raise UsageError("a report needs the library wandb-workspaces: pip install 'attnlab[wandb-report]'") from error
+    except Exception as error:  # W&B's, and those of its library
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"W&B did not take the report: {said}") from error
+    print(report.url)
+    return 0
+
+
 def _refuse_mixtures(arguments: Namespace) -> None:
     others = (arguments.runs, arguments.bootstrap_sentences, arguments.metric, arguments.baseline)
     if arguments.watch and (any(others) or arguments.format != "table"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attnlab.cli.main import command, groups_in, option
-from attnlab.config import LISTS, shipped
+from attnlab.config import place_of, shipped
 
 SHELLS = ("bash", "zsh", "fish")
 Completer = Callable[..., list[str]]
@@ -61,11 +61,8 @@ def _settings(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
         return [f"{name}=" for name in [*groups, *_fields(_read(folders, "train"))]]
     given = dict(word.split("=", 1) for word in _words(parsed_args) if "=" in word)
     chosen = given.get(group) or _default(folders, group)
-    many = [name for name in chosen.strip("[]").split(",") if name]
-    places = {name: f"{group}.{name}" if group in LISTS else group for name in many}
-    return [
-        f"{place}.{field}=" for name, place in places.items() for field in _fields(_read(folders, f"{group}/{name}"))
-    ]
+    many = {name: _read(folders, f"{group}/{name}") for name in chosen.strip("[]").split(",") if name}
+    return [f"{place_of(group, name, fields)}.{field}=" for name, fields in many.items() for field in _fields(fields)]
 
 
 def _choices(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:

@@ -18,7 +18,7 @@ from attnlab.config import UsageError, shipped
 FILES = {
     "train": ("train", "sweep", "retry"),
     "study": ("status", "cancel", "sync"),
-    "compare": ("compare", "report", "scaling"),
+    "compare": ("compare", "report", "wandb-report", "scaling"),
     "serve": ("serve",),
     "trained": ("evaluate", "generate", "translate", "transcribe", "embed", "search", "import", "export"),
     "inspection": ("attention", "positions", "reach"),

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attnlab.cli.main import OF_STUDY, STUDY, command, flag, option
-from attnlab.config import UsageError
+from attnlab.config import UsageError, gone
 
 # W&B would try a server that does not answer for a quarter of an hour.
 PATIENCE = {"WANDB_X_GRAPHQL_RETRY_MAX": "3"}
@@ -39,6 +39,8 @@ def status(arguments: Namespace) -> int:
     for (cell, seed), said in snapshot.status.items():
         if said.get("error"):
             say(console, f"{cell} seed={seed}: {said['error']}")
+    for missing in gone(plan.config_dirs):
+        say(console, f"--config-dir {missing} is gone: what trains these runs needs it, or its new place")
     if snapshot.count("lost"):
         say(console, f"lost runs have no job any more; `attnlab retry {plan.study}` runs them again")
     if silence:

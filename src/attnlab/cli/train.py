@@ -48,8 +48,8 @@ def sweep(arguments: Namespace) -> int:
     from attnlab.studies.launch import Sweep
     from attnlab.studies.plan import find_study
 
-    own, hydra_own = split_hydra(readable(arguments.overrides))
-    how = (_with_launcher(hydra_own), arguments.config_dir, arguments.cfg, arguments.detach)
+    own, hydra_own, places = split_hydra(readable(arguments.overrides))
+    how = (_with_launcher(hydra_own), [*arguments.config_dir, *places], arguments.cfg, arguments.detach)
     return Sweep(*how, Console(), _conclude).run(find_study(arguments.study), own)
 
 
@@ -77,13 +77,15 @@ def retry(arguments: Namespace) -> int:
     from attnlab.studies.plan import read_plan, study_folder
     from attnlab.training.processes import leaving
 
-    own, given = split_hydra(readable(arguments.overrides))
+    own, given, places = split_hydra(readable(arguments.overrides))
     folder = study_folder(arguments.study, own)
     plan, submitted = read_plan(folder / "plan.json"), submissions(folder)
     last = submitted[-1] if submitted else {}
     if not _names_launcher(given):
         given = [*last.get("launcher", []), *given]
-    with ConfigSpace(arguments.config_dir or last.get("config_dirs", [])) as space:
+    folders, told = [*arguments.config_dir, *places], str(folder / "plan.json")
+    remembered = plan.config_dirs or last.get("config_dirs", [])
+    with ConfigSpace(folders or remembered, "" if folders else told) as space:
         cells = [space.compose(plan.overrides(cell)) for cell in plan.cells if cell.skip is None]
         for one in cells:
             refuse_other_source(one)

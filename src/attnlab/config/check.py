@@ -7,13 +7,13 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 from weakref import WeakKeyDictionary
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import UsageError
+from attnlab.config import WHOLE, UsageError
 from attnlab.config.compose import Composed
 from attnlab.config.identity import flatten, reason_of, record_in
 from attnlab.config.seams import broken_rules, load, misfits, seams
@@ -158,7 +158,14 @@ def _check_node(path: str, node: Mapping[str, object], expected: object = Any) -
     except ValueError as error:
         yield path, str(error)
         return
+    if path in WHOLE:
+        known |= dict.fromkeys((key for key in node if is_part(node[key])), seams()[f"{path}.*"])
     yield from _check_fields(f"{path}.", {k: v for k, v in node.items() if not k.startswith("_")}, known)
+
+
+def is_part(node: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a field's value is a part, with a class of its own."""
+    return isinstance(node, dict) and "_target_" in node
 
 
 def _check_fields(
@@ -189,7 +196,7 @@ def constructor_types(target: Callable[..., object]) -> dict[str, object]:
 
 
 def _check_value(path: str, value: object, expected: object) -> Iterator[Finding]:
-    if isinstance(value, dict) and "_target_" in value:
+    if is_part(value):
         yield from _check_node(path, value, expected)
     elif not accepts(expected, value):
         yield path, must_be(path, describe(expected), value)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import MISSING
 
-from attnlab.config import LISTS, UsageError
+from attnlab.config import LISTS, UsageError, place_of
 from attnlab.config.check import A_PART, BESIDE, OF_A_RUN, constructor_types, describe
 from attnlab.config.compose import CONFIG_NAME, ConfigSpace, read_yaml
 from attnlab.config.seams import load
@@ -48,7 +48,7 @@ def find_choice(space: ConfigSpace, group: str, name: str) -> Choice:
     check_choice(space, group, name)
     about, comments = _said(space, group, name)
     comments = _said(space, "", CONFIG_NAME)[1] | comments
-    place = _place(group, name)
+    place = place_of(group, name, read_yaml(space.file_of(f"{group}/{name}")) or {})
     node = find(space.compose([f"{group}={name}"]).raw, place)
     fields = [Field(key, kind, shown(default), comments.get(key, "")) for key, kind, default in _fields(place, node)]
     return Choice(group, name, str(node.get("_target_", "")), about, fields)
@@ -58,11 +58,6 @@ def defaults(space: ConfigSpace) -> dict[str, str]:
     """The choice of each group where none is named."""
     names = dict.fromkeys(LISTS, "[]") | space.compose([]).names
     return {group: names[group] for group in space.groups if group in names}
-
-
-def _place(group: str, name: str) -> str:
-    """Where the fields of a choice stand in a run's configuration."""
-    return f"{group}.{name}" if group in LISTS else group
 
 
 def of_a_run(space: ConfigSpace) -> list[Field]:
@@ -134,7 +129,7 @@ def _said(space: ConfigSpace, group: str, name: str) -> tuple[str, Comments]:
     for base in _built_on(content):
         comments |= _said(space, group, base)[1]
     if isinstance(node, yaml.MappingNode):
-        comments |= _comments(node, lines, "" if is_global or not group else f"{_place(group, name)}.")
+        comments |= _comments(node, lines, "" if is_global or not group else f"{place_of(group, name, content)}.")
     return " ".join(line for line in head if line != GLOBAL), comments
 
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import LISTS, UsageError, shipped
+from attnlab.config import LISTS, UsageError, absolute, find_parts, gone, shipped
 from attnlab.config.identity import WRITTEN, cell_name, flatten, own_choices, reason_of
 from attnlab.config.loader import Loader, parse
 from attnlab.parts import find
@@ -35,7 +35,7 @@ from attnlab.ranges import must_be
 from attnlab.training.study_fields import did_you_mean
 
 CONFIG_NAME = "train"
-OWN = "--config-dir"  # of whom Hydra has the user's own folders
+OWN, SEARCHPATH = "--config-dir", "hydra.searchpath"  # of whom Hydra has the user's own folders
 # Of a multirun; and from when on its check is announced, for it takes a fifth of a second each.
 MOST_JOBS, MANY_JOBS = 10_000, 50
 DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a folder of configurations
@@ -55,7 +55,7 @@ class Composed:
     """One run's configuration as plain data, and the overrides that made it.
 
     raw: nested, with its interpolations as they are written. names: each group's choice, as it is typed. sweeper:
-    Hydra's, for a trial of a search that has begun.
+    Hydra's, for a trial of a search that has begun. config_dirs: the user's own folders.
     """
 
     raw: dict[str, Any]
@@ -64,6 +64,7 @@ class Composed:
     names: dict[str, str] = field(default_factory=dict)
     is_multirun: bool = False
     sweeper: dict[str, Any] = field(default_factory=dict)
+    config_dirs: list[str] = field(default_factory=list)
 
     config = cached_property(lambda self: OmegaConf.create({**self.raw, "cell": self.cell}))  # for this room alone
     seed = cached_property(lambda self: int(self.config.seed))
@@ -129,11 +130,25 @@ def _yaml_reason(error: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason
 
 
-class ConfigSpace:
-    """The configuration groups of attnlab (and of the user's own folders), open for any number of compositions."""
+def search_path(value: object) -> list[str]:
+    """The folders that a value of hydra.searchpath names, in Hydra's words. Raises: UsageError."""
+    if not isinstance(value, list) or not all(isinstance(place, str) for place in value):
+        raise UsageError(must_be(SEARCHPATH, "a list of folders, as in [file:///my/conf,pkg://my_package.conf]", value))
+    return [absolute(place if "://" in place else f"file://{place}") for place in value]
 
-    def __init__(self, config_dirs: Sequence[str] = ()) -> None:
-        self.config_dirs = [str(Path(d).resolve()) for d in config_dirs]
+
+class ConfigSpace:
+    """The configuration groups of attnlab (and of the user's own folders), open for any number of compositions.
+
+    config_dirs: as `attnlab.config.absolute` has them. told: who named them, where it was not the command line.
+    """
+
+    def __init__(self, config_dirs: Sequence[str] = (), told: str = "") -> None:
+        given, self._told = list(map(absolute, config_dirs)), told
+        self._own = [folder for folder in given if "://" not in folder]  # before attnlab's own groups; others after
+        # A search path of the command line takes the place of that of the main file, as Hydra has it.
+        is_given = len(self._own) < len(given)
+        self.config_dirs = list(dict.fromkeys([*given, *([] if is_given else self._named_by_main())]))
         self.group_names: list[str] = []
         self._composed: dict[tuple[str, ...], Composed] = {}
         # With Hydra's own part, and that alone.
@@ -142,14 +157,21 @@ class ConfigSpace:
 
     def __enter__(self) -> ConfigSpace:
         GlobalHydra.instance().clear()
-        for folder in self.config_dirs:
-            if not Path(folder).is_dir():
-                raise UsageError(f"{OWN} {folder}: there is no such folder")
+        if missing := gone(self.config_dirs):
+            by = f", which {self._told} names; put it back, or give its new place by {OWN}" if self._told else ""
+            where = OWN if missing[0] in self._own else SEARCHPATH
+            raise UsageError(f"{where} {missing[0]}: there is no such folder{by}")
+        find_parts(self.config_dirs)
         version.setbase("1.3")
         # What hydra.initialize_config_dir does, with the user's own folders first: what Hydra finds first, it takes.
         path = create_config_search_path(str(shipped("conf").resolve()))
-        for folder in reversed(self.config_dirs):
+        for folder in reversed(self._own):
             path.prepend(OWN, f"file://{folder}")
+        schema = path.get_path().pop()
+        for folder in self.config_dirs:
+            if folder not in self._own:
+                path.append(SEARCHPATH, folder)
+        path.append(schema.provider, schema.path)
         GlobalHydra.instance().initialize(Hydra(task_name="attnlab", config_loader=Loader(path)))
         self.group_names = [name for name in self._options("", ObjectType.GROUP) if name != "hydra"]
         for file, name in self._replaced() if self._is_new else ():
@@ -160,11 +182,17 @@ class ConfigSpace:
     def __exit__(self, *_: object) -> None:
         GlobalHydra.instance().clear()
 
+    def _named_by_main(self) -> list[str]:
+        """hydra.searchpath of a train.yaml of the user's own."""
+        mains = (Path(folder, f"{CONFIG_NAME}.yaml") for folder in self._own)
+        content = next((read_yaml(main) for main in mains if main.is_file()), None)
+        return search_path(find(content, SEARCHPATH) or [])
+
     def _replaced(self) -> list[tuple[Path, str]]:
         sources = self._loader.get_sources()
         files = [
             (place, file, file.relative_to(folder).as_posix())
-            for place, folder in enumerate(self.config_dirs)
+            for place, folder in enumerate(self._own)
             for file in sorted(file for depth in DEPTHS for file in Path(folder).glob(depth))
         ]
         return [(f, name) for place, f, name in files if any(s.is_config(name) for s in sources[place + 1 :])]
@@ -194,7 +222,8 @@ class ConfigSpace:
         try:
             raw = plain(config, resolve=False)
             del raw["hydra"]
-            return Composed(raw, list(words), config.cell, plain(config.hydra.runtime.choices))
+            names = plain(config.hydra.runtime.choices)
+            return Composed(raw, list(words), config.cell, names, config_dirs=self.config_dirs)
         except OmegaConfBaseException as error:
             raise UsageError(reason_of(error)) from error
 
@@ -272,8 +301,8 @@ class ConfigSpace:
                 f"{override.input_line}: {key} takes {many} of {', '.join(known or ())}; "
                 f"write {key}={written}, and its fields as {field}=VALUE"
             )
-        for name in names if known is not None else ():
-            if isinstance(name, str) and name not in known:
+        for name in names:
+            if known is not None and isinstance(name, str) and name not in known:
                 near = did_you_mean(name, known)
                 raise UsageError(must_be(key, f"one of {', '.join(known)}", name) + ("." + near if near else ""))
 

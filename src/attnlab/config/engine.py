@@ -21,9 +21,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import UsageError
+from attnlab.config import UsageError, find_parts
 from attnlab.config.check import constructor_types
-from attnlab.config.compose import CONFIG_NAME, Composed, ConfigSpace, plain
+from attnlab.config.compose import CONFIG_NAME, SEARCHPATH, Composed, ConfigSpace, plain, search_path
 from attnlab.config.loader import parse, parse_one
 from attnlab.config.seams import load
 from attnlab.ranges import outside
@@ -65,12 +65,16 @@ def _built(node: object, path: str) -> Any:
 
 
 class Task:
-    """What Hydra calls for each job: `function`, a module's, gets the job's configuration as plain data."""
+    """What Hydra calls for each job, wherever it runs: `function`, a module's, gets its configuration as plain data.
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
+    config_dirs: the user's own folders, in which parts are found.
+    """
+
+    def __init__(self, function: Function, config_dirs: Sequence[str] = ()) -> None:
+        self.function, self.config_dirs = function, list(config_dirs)
 
     def __call__(self, config: DictConfig) -> object:
+        find_parts(self.config_dirs)
         hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
         composed = Composed(
             raw=plain(config, resolve=False),
@@ -79,6 +83,7 @@ class Task:
             names=plain(hydra.runtime.choices),
             is_multirun=hydra.mode == RunMode.MULTIRUN,
             sweeper=plain(hydra.sweeper) if config.study.search is not None else {},
+            config_dirs=self.config_dirs,
         )
         with contextlib.suppress(OmegaConfBaseException):  # a check says it in words
             assert composed.resolved  # here, where resolvers of Hydra's own can answer
@@ -92,7 +97,7 @@ def launch(function: Function, overrides: Sequence[str], space: ConfigSpace, mul
         engine = GlobalHydra.instance().hydra
         assert engine is not None
         if multirun:
-            engine.multirun(CONFIG_NAME, Task(function), [*overrides, "hydra.mode=MULTIRUN"])
+            engine.multirun(CONFIG_NAME, Task(function, space.config_dirs), [*overrides, "hydra.mode=MULTIRUN"])
         else:
             _run_one(function, overrides, space)
 
@@ -145,12 +150,12 @@ def launcher_of(space: ConfigSpace, overrides: Sequence[str]) -> tuple[dict[str,
     return fields, [f"hydra.launcher.{key}={fields[key]}" for key, value in raw.items() if "${trainer." in str(value)]
 
 
-def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(settings of the run, settings of Hydra). Raises: UsageError for a search path: --config-dir is it."""
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """(settings of the run, settings of Hydra, folders of hydra.searchpath). Raises: UsageError for no such folders."""
     hydra_own = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
-    if paths := [o for o in hydra_own if o.lstrip("+~").startswith("hydra.searchpath")]:
-        raise UsageError(f"{paths[0]}: a folder of your own is given as --config-dir FOLDER, and its files come first")
-    return [o for o in overrides if o not in hydra_own], hydra_own
+    paths = [o for o in hydra_own if o.lstrip("+~").startswith(SEARCHPATH)]
+    places = [place for o in paths for place in search_path(parse_one(o).value())]
+    return [o for o in overrides if o not in hydra_own], [o for o in hydra_own if o not in paths], places
 
 
 def for_each_job(overrides: Sequence[str], space: ConfigSpace) -> list[str]:

@@ -303,6 +303,13 @@ def inherit(overrides: Sequence[str]) -> list[str]:
     return [*(o for key, o in theirs if key not in keys and key.split(".")[0] not in groups), *overrides]
 
 
+def folders_of_start(overrides: Sequence[str]) -> list[str]:
+    """The folders in which the choices and parts of the run in `model.init_from` are found. Raises: UsageError."""
+    run = _start_of(overrides)
+    folders: list[str] = record_in(Path(run).expanduser()).get("config_dirs", []) if run else []
+    return folders
+
+
 def own_choices(overrides: Sequence[str]) -> list[str]:
     """The overrides without what `model.init_from` brought, that run by its cell's name. Raises: UsageError."""
     run = _start_of(overrides)

@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, grammar_parser, open
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
 
-from attnlab.config import LISTS
+from attnlab.config import LISTS, place_of
 
 MOST_KEPT = 512  # configurations, of some tens of KB each
 MOST_WORDS = 4096
@@ -114,7 +114,8 @@ class Files(ConfigRepository):
         found: ConfigResult | None = super().load_config(config_path)
         group, _, name = config_path.rpartition("/")
         if found is not None and group in LISTS and not found.header.get("package"):
-            found.header["package"] = f"{group}.{name}"
+            place = place_of(group, name, found.config)  # type: ignore[arg-type]  # a table
+            found.header["package"] = None if place == group else place
         return found
 
     def __deepcopy__(self, memo: object) -> Files:

@@ -37,6 +37,7 @@ OF_A_TOWER = rf"^(?:model\.)?({'|'.join([*SEAMS[:5], 'd_model', 'num_heads', 'nu
 def seams() -> dict[str, object]:
     """What each group's part is: an object of a base, or with Callable what makes one once it is told dims."""
     from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
     from torch import nn
     from torch.optim import Optimizer
 
@@ -62,6 +63,7 @@ def seams() -> dict[str, object]:
         "trainer": training.TrainerSettings,
         "logger": training.Tracking,
         "callbacks": Callback,
+        "logger.*": Logger,
     }
 
 

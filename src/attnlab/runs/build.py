@@ -17,6 +17,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from attnlab.config import UsageError
+from attnlab.config.check import is_part
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM
 from attnlab.data import DataModule, Tokenizer
@@ -61,9 +62,16 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     """Every part that a resolved configuration names; reads no data. Raises: UsageError in the constructor's words."""
     # Where it starts is of the run: the model itself knows nothing of it.
     model = {name: value for name, value in resolved["model"].items() if name != "init_from"}
-    parts = [instantiate(model if group == "model" else resolved[group], group) for group in GROUPS]
+    # Lightning's loggers open files and servers when they are made, so the run itself makes them.
+    others = {name: value for name, value in resolved["logger"].items() if is_part(value)}
+    own = {name: value for name, value in resolved["logger"].items() if name not in others}
+    nodes = {**resolved, "model": model, "logger": own}
     chosen = resolved.get("callbacks") or {}
-    return Parts(*parts, [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()])
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
+    parts = Parts(*(instantiate(nodes[group], group) for group in GROUPS), callbacks=callbacks)
+    for name, node in others.items():
+        parts.tracking.others[name] = instantiate({**node, "_partial_": True}, f"logger.{name}")
+    return parts
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:

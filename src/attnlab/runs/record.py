@@ -68,6 +68,7 @@ class Record(TypedDict):
     name: NotRequired[str]
     config: dict[str, Any]
     widths: NotRequired[dict[str, int | list[int]]]
+    config_dirs: NotRequired[list[str]]
     data: NotRequired[dict[str, Any]]
     sources: NotRequired[dict[str, str]]
     overrides: NotRequired[list[str]]
@@ -84,16 +85,20 @@ def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str,
     by: dict[str, object] = {"git": code, "versions": library_versions(composed.resolved)}
     by |= {"sources": sources, "repositories": own_repositories(sources)}
     before = (read_json(directory.run_json) or {}).get("attempts", [])
+    folders = [word for folder in composed.config_dirs for word in ("--config-dir", folder)]
     return {
         "format": FORMAT,
         "study": composed.study,
+        "question": study.get("question", ""),
+        "choices": {group: name for group, name in composed.names.items() if group.isidentifier()},
         "cell": planned.get(composed.cell) or recorded_choices(composed.overrides),
         "cell_name": composed.cell,
         "seed": composed.seed,
         "name": run_name(composed.study, composed.cell, composed.seed),
         "config": composed.resolved,
         "overrides": composed.overrides,
-        "command": "attnlab train " + shlex.join(composed.overrides),
+        "command": "attnlab train " + shlex.join([*folders, *composed.overrides]),
+        "config_dirs": composed.config_dirs,
         "attnlab": code["version"],
         **by,
         "attempts": [*before, {"attempt": directory.attempt, **by}],

@@ -208,10 +208,8 @@ class TrainingRun:
             for name, tokenizer in self.data.tokenizers().items():
                 write_text(self.directory.path / name, tokenizer.as_json())
         self._announce(record)
-        name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"])
-        loggers = build_loggers(
-            self.parts.tracking, self.directory, name, self.composed.runs_dir, record, say=self._warn
-        )
+        name, runs_dir = RunName.of(record), self.composed.runs_dir
+        loggers = build_loggers(self.parts.tracking, self.directory, name, runs_dir, record, say=self._warn)
         debugging, callbacks = debugging_of(self.composed.get("debug")), self._callbacks()
         trainer = build_trainer(
             self.settings,

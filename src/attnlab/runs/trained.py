@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from attnlab.config import UsageError
+from attnlab.config import UsageError, find_parts, gone
 from attnlab.config.check import check
-from attnlab.config.compose import Composed, ConfigSpace
+from attnlab.config.compose import OWN, Composed, ConfigSpace
 from attnlab.config.identity import key_and_value, readable
 from attnlab.data import Tokenizer
 from attnlab.runs.build import Parts, build
@@ -59,7 +59,17 @@ def load_task(directory: Path, checkpoint: str) -> tuple[Task, Tokenizer | None]
 
 
 def _parts(record: Record, directory: Path) -> Parts:
-    parts = build(with_own_tokenizer(record["config"], directory))
+    config_dirs = record.get("config_dirs", [])
+    find_parts(config_dirs)
+    try:
+        parts = build(with_own_tokenizer(record["config"], directory))
+    except UsageError as error:
+        if missing := gone(config_dirs):
+            back = "put it back, or give the command where its parts stand"
+            raise UsageError(
+                f"{error} {directory} was trained with {OWN} {missing[0]}, which is gone: {back}"
+            ) from error
+        raise
     if changes := source_changes(record, record["config"]):
         print(
             f"attnlab: {directory} was trained with another source of your own parts ({', '.join(changes)}): what "

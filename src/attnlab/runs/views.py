@@ -141,10 +141,9 @@ def show_evaluation(
         if mode == "auto" or "WANDB_MODE" in os.environ:
             mode, why = resolve_wandb_mode()
         _say_mode(mode, why, f"{runs_dir}/wandb")
-        part = evaluation_part(split, checkpoint)
-        name = RunName(record["study"], record["cell_name"], record["seed"], record["cell"], "evaluate", part)
+        name = RunName.of(record, "evaluate", evaluation_part(split, checkpoint))
         step = int(read_checkpoint(checkpoint_of(directory, checkpoint))["attnlab"]["step"])
-        about = {**record, "split": split, "checkpoint": checkpoint}
+        about = {**record, "split": split, "checkpoint": checkpoint, "step": step}
         with finishing():
             for view in wandb_views(replace(tracking, mode=mode), name, runs_dir, about, _say):
                 view.log_metrics(dict(figures), step)

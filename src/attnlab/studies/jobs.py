@@ -16,7 +16,7 @@ from attnlab.config import UsageError
 from attnlab.config.check import check, incompatible
 from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace
 from attnlab.config.engine import corners, for_each_job, launch, launcher_of, split_hydra, split_search
-from attnlab.config.identity import cell_name, inherit, key_and_value, readable, twins
+from attnlab.config.identity import INIT_FROM, cell_name, folders_of_start, inherit, key_and_value, readable, twins
 from attnlab.config.seams import load
 from attnlab.parts import find
 from attnlab.studies.plan import in_words
@@ -87,9 +87,10 @@ def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan
 
     plan_only: prints what would be run, and runs nothing. Raises: UsageError before anything is built or read.
     """
-    own, hydra_own = split_hydra(inherit(readable(overrides, many)))
+    own, hydra_own, places = split_hydra(inherit(readable(overrides, many)))
     searching = many and _is_search(hydra_own)
-    with ConfigSpace(config_dirs) as space:
+    given = [*config_dirs, *places]
+    with ConfigSpace(given or folders_of_start(own), "" if given else INIT_FROM) as space:
         jobs = space.expand(corners(own) if searching else own) if many else [own]
         if len(jobs) > MANY_JOBS:
             print(f"checking {len(jobs):,} jobs", file=sys.stderr)

@@ -27,7 +27,7 @@ from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
 from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
-from attnlab.studies.study_file import load_plan, refuse_changed_cells
+from attnlab.studies.study_file import config_dirs_of, load_plan, refuse_changed_cells
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
 from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
@@ -163,7 +163,7 @@ class Sweep:
 
         if JOBLIB in self.hydra_own and not self.plan_only and not _seems_over(path, own):
             get_ready()
-        with ConfigSpace(self.config_dirs) as space:
+        with ConfigSpace(*config_dirs_of(path, own, self.config_dirs)) as space:
             plan = load_plan(path, own, space)
             runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
             refuse_changed_cells(plan, runs_dir, space)

@@ -30,7 +30,7 @@ class Plan:
     """What a sweep will run, and what the comparison will ask of it; this is plan.json.
 
     automatic: how every run computes where trainer.precision or trainer.compile is auto, by field: used, asked, the
-    reason, and what was measured.
+    reason, and what was measured. config_dirs: the user's own folders, in which its choices and parts are found.
     """
 
     study: str
@@ -45,6 +45,7 @@ class Plan:
     code: dict[str, object] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
     automatic: dict[str, dict[str, Any]] = field(default_factory=dict)
+    config_dirs: list[str] = field(default_factory=list)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnlab.config import UsageError, usage_errors
+from attnlab.config import UsageError, absolute, usage_errors
 from attnlab.config.check import FOLDER_NAME, incompatible, is_folder_name
 from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace, read_yaml
 from attnlab.config.identity import (
@@ -31,6 +31,7 @@ from attnlab.config.seams import load
 from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
 from attnlab.training.metrics import known_better
+from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
 
 MOST_CELLS = 1000
@@ -64,10 +65,25 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         claims=claims,
         shared=readable([*raw["shared"], *(o for o in overrides if not o.startswith("study."))]),
         needs=raw["needs"],
+        config_dirs=space.config_dirs,
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
     return _with_reasons(plan, path, space)
+
+
+def config_dirs_of(path: Path, overrides: Sequence[str], given: Sequence[str]) -> tuple[list[str], str]:
+    """The folders of a study's own groups, and who names them where none is `given`: its last plan, and its study.yaml,
+    which has them relative to itself. Raises: UsageError as `load_plan`."""
+    with usage_errors(f"{path}: "):
+        raw = _read(path)
+    own = dict(key_and_text(word) for word in [*raw["shared"], *overrides] if "=" in word)
+    written = Path(own.get("runs_dir", "runs"), own.get("study.name", path.parent.name), "plan.json")
+    named = [absolute(folder, path.parent) for folder in raw["config_dirs"]]
+    if given:
+        return [*given, *named], ""
+    before = (read_json(written) or {}).get("config_dirs", [])
+    return [*before, *named], " or ".join(map(str, [*[path] * bool(named), *[written] * bool(before)]))
 
 
 def refuse_changed_cells(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:

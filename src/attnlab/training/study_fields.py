@@ -11,7 +11,7 @@ from typing import Any, TypedDict, TypeGuard
 from attnlab.training.metrics import better_of, known_better
 from attnlab.training.run_directory import ENDED
 
-FIELDS = ("question", "needs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
+FIELDS = ("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
 CELL_FIELDS = ("name", "overrides")
@@ -50,6 +50,7 @@ def checked_study(raw: object) -> dict[str, Any]:
     return {
         "question": question,
         "needs": [_text(f"needs[{at}]", name) for at, name in enumerate(_list(study, "needs"))],
+        "config_dirs": [_text(f"config_dirs[{at}]", name) for at, name in enumerate(_list(study, "config_dirs"))],
         "shared": _overrides("shared", _list(study, "shared")),
         "factors": factors,
         "cells": [_single_cell(at, cell) for at, cell in enumerate(_list(study, "cells"))],
@@ -68,7 +69,7 @@ def check_plan(plan: Mapping[str, object]) -> None:
     for key, one in _mapping(plan, "automatic").items():
         if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
             raise _refused(f"automatic.{key}", f"one of {', '.join(AUTOMATIC)}, with used, asked and reason", one)
-    for key in ("claims", "shared"):
+    for key in ("claims", "shared", "config_dirs"):
         _list(plan, key)
     for seed in _list(plan, "seeds"):
         if not _is_whole(seed):

@@ -11,16 +11,17 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from attnlab.training.metrics import parts_of
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
     from PIL import Image
 
 MODES = ("online", "offline", "disabled", "shared")
@@ -34,7 +35,8 @@ NUM_SAMPLES = 32  # rows of a table of samples
 class Tracking:
     """Which views a run has. `project`, `entity`, `tags` and `mode` are W&B's; auto is resolved once a command.
 
-    attention_maps: the views show what the heads attend to on one batch. Raises ValueError for an unknown mode.
+    attention_maps: the views show what the heads attend to on one batch. others: what makes a logger of Lightning, by
+    its name. Raises ValueError for an unknown mode.
     """
 
     wandb: bool = False
@@ -44,6 +46,7 @@ class Tracking:
     tags: list[str] = field(default_factory=list)
     mode: str = "auto"
     attention_maps: bool = False
+    others: dict[str, Callable[..., Logger]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", *MODES):
@@ -52,7 +55,8 @@ class Tracking:
 
 @dataclass(frozen=True)
 class RunName:
-    """A run's identity: its study, its cell's name and choices, and its seed; `part`: what was done with it later."""
+    """A run's identity: its study, its cell's name, its choices by field and its seed; what the study asks; `part`:
+    what was done with it later."""
 
     study: str
     cell: str
@@ -60,6 +64,31 @@ class RunName:
     choices: Mapping[str, object] = field(default_factory=dict)
     job_type: str = "train"
     part: str = ""
+    question: str = ""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], job_type: str = "train", part: str = "") -> RunName:
+        """That of a run's run.json."""
+        choices = {**record.get("choices", {}), **record["cell"]}
+        question = record.get("question", "")
+        return cls(record["study"], record["cell_name"], record["seed"], choices, job_type, part, question)
+
+    def factors(self) -> dict[str, object]:
+        """The choices by the last word of their fields, as far as that tells them apart; numbers are numbers."""
+        last = [key.rpartition(".")[2] for key in self.choices]
+        short = [one if last.count(one) == 1 else key for key, one in zip(self.choices, last, strict=True)]
+        return dict(zip(short, map(_as_number, self.choices.values()), strict=True))
+
+
+def _as_number(value: object) -> object:
+    """A text that is a number or a truth value, as that; others as they are."""
+    if not isinstance(value, str):
+        return value
+    with contextlib.suppress(ValueError):
+        return int(value)
+    with contextlib.suppress(ValueError):
+        return float(value)
+    return {"true": True, "false": False}.get(value.lower(), value)
 
 
 def run_id(study: str, cell: str, seed: int) -> str:
