@@ -272,8 +272,8 @@ class ConfigSpace:
                 f"{override.input_line}: {key} takes {many} of {', '.join(known or ())}; "
                 f"write {key}={written}, and its fields as {field}=VALUE"
             )
-        for name in names if known is not None else ():
-            if isinstance(name, str) and name not in known:
+        for name in names:
+            if known is not None and isinstance(name, str) and name not in known:
                 near = did_you_mean(name, known)
                 raise UsageError(must_be(key, f"one of {', '.join(known)}", name) + ("." + near if near else ""))
 

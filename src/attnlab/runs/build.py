@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     model = {name: value for name, value in resolved["model"].items() if name != "init_from"}
     parts = [instantiate(model if group == "model" else resolved[group], group) for group in GROUPS]
     chosen = resolved.get("callbacks") or {}
-    return Parts(*parts, [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()])
+    return replace(Parts(*parts), callbacks=[instantiate(node, f"callbacks.{name}") for name, node in chosen.items()])
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:
