@@ -15,7 +15,7 @@ LINES = {
     "attnlab train mixed": ["mixed_code="],
     "attnlab train position=rot": ["rotary", "rotary_linear", "rotary_llama3", "rotary_ntk", "rotary_yarn"],
     "attnlab train position=rotary,ali": ["rotary,alibi"],
-    "attnlab train trainer.max": ["trainer.max_steps="],
+    "attnlab train trainer.max": ["trainer.max_epochs=", "trainer.max_steps="],
     "attnlab train callbacks=[early": ["\\[early_stopping"],
     "attnlab train callbacks=[mine,early": ["\\[mine,early_stopping"],
     "attnlab train callbacks=[early_stopping] callbacks.early_stopping.pat": ["callbacks.early_stopping.patience="],

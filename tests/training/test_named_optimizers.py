@@ -82,7 +82,7 @@ def test_fields_are_those_that_yaml_can_write():
     assert "params" not in fields
 
 
-def resumed(tmp_path, optimizer):
+def check_resumed(tmp_path, optimizer):
     straight, second = (make_task(optimizer) for _ in range(2))
     train(tmp_path / "straight", straight)
     with pytest.raises(Stop):
@@ -93,13 +93,13 @@ def resumed(tmp_path, optimizer):
 
 
 def test_a_run_with_one_of_torch_is_gone_on_with_to_the_bit(tmp_path):
-    resumed(tmp_path, partial(torch_optimizer, name="SGD", momentum=0.9))
+    check_resumed(tmp_path, partial(torch_optimizer, name="SGD", momentum=0.9))
 
 
 @pytest.mark.parametrize("name", ["SOAP", "Adan", "Shampoo"])
 def test_so_is_one_of_the_library(tmp_path, name):
     pytest.importorskip("pytorch_optimizer")
-    resumed(tmp_path, partial(pytorch_optimizer, name=name))
+    check_resumed(tmp_path, partial(pytorch_optimizer, name=name))
 
 
 @pytest.mark.parametrize(

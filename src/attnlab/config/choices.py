@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -13,6 +14,7 @@ from omegaconf import MISSING
 from attnlab.config import LISTS, UsageError, place_of
 from attnlab.config.check import A_PART, BESIDE, OF_A_RUN, constructor_types, describe
 from attnlab.config.compose import CONFIG_NAME, ConfigSpace, read_yaml
+from attnlab.config.identity import flatten
 from attnlab.config.seams import load
 from attnlab.parts import find
 from attnlab.ranges import must_be, table_types
@@ -50,14 +52,20 @@ def find_choice(space: ConfigSpace, group: str, name: str) -> Choice:
     comments = _said(space, "", CONFIG_NAME)[1] | comments
     place = place_of(group, name, read_yaml(space.file_of(f"{group}/{name}")) or {})
     node = find(space.compose([f"{group}={name}"]).raw, place)
-    fields = [Field(key, kind, shown(default), comments.get(key, "")) for key, kind, default in _fields(place, node)]
-    return Choice(group, name, str(node.get("_target_", "")), about, fields)
+    found = _fields(place, node) if isinstance(node, dict) else _set_by(space.file_of(f"{group}/{name}"))
+    fields = [Field(key, kind, shown(default), comments.get(key, "")) for key, kind, default in found]
+    return Choice(group, name, str(find(node, "_target_", "")), about, fields)
 
 
 def defaults(space: ConfigSpace) -> dict[str, str]:
     """The choice of each group where none is named."""
     names = dict.fromkeys(LISTS, "[]") | space.compose([]).names
     return {group: names[group] for group in space.groups if group in names}
+
+
+def _set_by(file: Path) -> Iterator[tuple[str, str, object]]:
+    """What a file sets that is no part, but changes others."""
+    yield from ((key, "set by it", value) for key, value in flatten(read_yaml(file) or {}) if key)
 
 
 def of_a_run(space: ConfigSpace) -> list[Field]:

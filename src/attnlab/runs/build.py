@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     nodes = {**resolved, "model": model, "logger": own}
     chosen = resolved.get("callbacks") or {}
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    parts = Parts(*(instantiate(nodes[group], group) for group in GROUPS), callbacks=callbacks)
+    parts = replace(Parts(*(instantiate(nodes[group], group) for group in GROUPS)), callbacks=callbacks)
     for name, node in others.items():
         parts.tracking.others[name] = instantiate({**node, "_partial_": True}, f"logger.{name}")
     return parts

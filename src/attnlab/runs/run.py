@@ -154,7 +154,7 @@ def debugging_of(preset: str | None) -> Debugging:
     """What a debug preset adds to a run; nothing where none is chosen."""
     if preset is None:
         return Debugging()
-    from attnlab.training.debugging import PRESETS
+    from attnlab.runs.debugging import PRESETS
 
     return PRESETS[preset]()
 
@@ -235,7 +235,7 @@ class TrainingRun:
         if trainer.global_step < trainer.max_steps:
             from attnlab.training.lightning_options import why_stopped
 
-            self.status.status["stopped"] = why = why_stopped(trainer)
+            self.status.status["stopped"] = why = why_stopped(self.parts.callbacks)
             self._say(f"stopped at step {trainer.global_step} of {trainer.max_steps}: {why}")
         self._evaluate(task, loggers, debugging)
         for line in debugging.lines(self.directory.path):

@@ -258,7 +258,7 @@ class DivergenceCheck(pl.Callback):
 
 
 class Debugging:
-    """What a debug preset adds to a run, and the base of the presets (see `debugging`): nothing."""
+    """What a debug preset adds to a run, and the base of the presets (see `attnlab.runs.debugging`): nothing."""
 
     callbacks: Sequence[pl.Callback] = ()
 
@@ -268,6 +268,7 @@ class Debugging:
 
     def before(self, data: Any) -> None:
         """Changes the data before the training."""
+        return
 
     def evaluate(self, task: Task, data: Any) -> dict[str, float]:
         """The final figures, of the validation and the test part."""

@@ -4,10 +4,7 @@ their place."""
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
+from collections.abc import Iterable
 
 # Lightning's callbacks that would take over what attnlab does itself, by the names of their classes.
 DONE_HERE = {
@@ -72,13 +69,13 @@ def refused_callback(kind: object) -> str | None:
     return next((DONE_HERE[base.__name__] for base in bases if base.__name__ in DONE_HERE), None)
 
 
-def why_stopped(trainer: pl.Trainer) -> str:
+def why_stopped(callbacks: Iterable[object]) -> str:
     """Why a training ended before its last step, as its callbacks say it."""
-    said = (getattr(callback, "stopping_reason_message", None) for callback in trainer.callbacks)
+    from lightning.pytorch.callbacks import Timer
+
+    found = list(callbacks)
+    said = [getattr(one, "stopping_reason_message", None) for one in found]
     stopped = [reason.removesuffix(" Signaling Trainer to stop.").rstrip(".") for reason in said if reason]
-    timers = [
-        f"the time limit of callbacks.timer was reached after {one.time_elapsed():.0f} s"
-        for one in trainer.callbacks
-        if type(one).__name__ == "Timer"
-    ]
-    return "; ".join(stopped or timers) or "a callback ended it"
+    timers = [one for one in found if isinstance(one, Timer) and (one.time_remaining() or 0) <= 0]
+    stopped += [f"the time limit of a timer was reached after {one.time_elapsed():.0f} s" for one in timers]
+    return "; ".join(stopped) or "a callback ended it"

@@ -25,7 +25,7 @@ class Fast(Debugging):
         found: dict[str, float] = {}
         for split, loader in (("validation", data.val_dataloader()), ("test", data.evaluation_loader("test"))):
             with task.evaluating():
-                kept = [task.kept_of(task.on_device(batch)) for batch in islice(loader, 1)]  # type: ignore[arg-type]
+                kept = [task.kept_of(task.on_device(batch)) for batch in islice(loader, 1)]
             found |= {f"{prefix_of(split)}/{name}": value for name, value in task.figures_of_kept(kept).items()}
         return found
 
