@@ -182,12 +182,13 @@ def test_a_study_that_is_deleted_meanwhile_ends_in_one_message(study):
 
 def test_progress_estimates_what_is_left(study, monkeypatch):
     owned = running(study, "rotary", 1, 200, eta=95.2, started=1000)
-    monkeypatch.setattr("attnlab.studies.monitor.time.time", lambda: 1050.0)
+    monkeypatch.setattr("attnlab.studies.remaining.time.time", lambda: 1050.0)
     lines = progress(load_study(study))
     owned.release()
-    # 200 of 800 steps took 50 s, so that a run takes 200 s; 4 wait and 3/4 of one are left.
+    # A run of alibi took 21.5 s; 200 of 800 steps of rotary took as long, so that one takes 86 s, and one of none as long
+    # as both on average: 64.5 s are left of the one that trains, then 21.5, 86 and twice 53.75 s by one worker.
     assert lines == [
-        "1 of 6 runs over, 1 running, 4 waiting, about 15 min 50 s left",
+        "1 of 6 runs over, 1 running, 4 waiting, about 4 min 40 s left",
         "  rotary seed=1: step 200 of 800, about 1 min 35 s left",
     ]
     finish(study)

@@ -17,6 +17,7 @@ from rich.text import Text
 from attnlab.config.identity import run_path
 from attnlab.studies.cluster import Job, states
 from attnlab.studies.plan import Key, Plan, runs_of
+from attnlab.studies.remaining import read_costs, seconds_left
 from attnlab.training.metrics import parts_of
 from attnlab.training.run_directory import ENDED, read_json
 
@@ -56,6 +57,7 @@ class Snapshot:
         self.plan = plan
         self.state = states(plan, runs_dir, jobs)
         self.job = {key: job for key in self.state if (job := jobs.get(run_path(*key)))}
+        self.costs = read_costs(runs_dir / plan.study)
         runs = runs_of(plan, runs_dir).items()
         self.status: dict[Key, dict[str, Any]] = {key: read_json(run / "status.json") or {} for key, run in runs}
 
@@ -80,25 +82,14 @@ class Snapshot:
         best = next((n for n in (wanted, "val/loss", "train/loss") if isinstance(latest.get(n), int | float)), None)
         return f"({best} {latest[best]:.3f})" if best else ""
 
+    def seconds_left(self) -> float | None:
+        """See `attnlab.studies.remaining.seconds_left`."""
+        return seconds_left(self.state, self.status, self.costs)
+
     def left(self) -> str:
         """About how long until all is over, as the end of a sentence; nothing at first."""
-        seconds = seconds_left(self.state, self.status)
+        seconds = self.seconds_left()
         return f"about {duration(seconds)} left" if seconds else ""
-
-
-def seconds_left(states: Mapping[Key, str], statuses: Mapping[Key, Mapping[str, Any]]) -> float | None:
-    """Seconds until all runs are over, by the mean time of finished and the share of running ones; None at first."""
-    spent = [s["ended"] - s["started"] for s in statuses.values() if s.get("ended") and s.get("started")]
-    running = [s for k, s in statuses.items() if states[k] == "running" and s.get("max_steps")]
-    shares = [s.get("step", 0) / s["max_steps"] for s in running]
-    if not spent:
-        started = [s for s, share in zip(running, shares, strict=True) if share > 0.05 and s.get("started")]
-        spent = [(time.time() - s["started"]) * s["max_steps"] / s["step"] for s in started]
-    if not spent:
-        return None
-    waiting = sum(state in ("missing", "interrupted", "queued", "lost") for state in states.values())
-    left = waiting + sum(1 - share for share in shares)
-    return float(left * (sum(spent) / len(spent)) / max(1, len(running)))
 
 
 class Monitor:

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from attnlab.analysis import Comparison, Study, StudyReader, compare, parts_of_study, print_comparison
 from attnlab.studies.cluster import Job, known_jobs
-from attnlab.studies.monitor import duration, seconds_left
+from attnlab.studies.monitor import duration
+from attnlab.studies.remaining import read_costs, seconds_left
 from attnlab.training.run_directory import ENDED
 
 # Between two runs of a sweep, and before its first one, no process owns a run for a while.
@@ -81,7 +82,7 @@ def progress(study: Study) -> list[str]:
     over = sum(counts[state] for state in ENDED)
     if over == len(states):
         return []
-    left = seconds_left(states, {key: run.status for key, run in study.runs.items()})
+    left = seconds_left(states, {key: run.status for key, run in study.runs.items()}, read_costs(study.path))
     waiting = len(states) - over - counts["running"]
     words = [f"{over} of {len(states)} runs over", f"{counts['running']} running", f"{waiting} waiting"]
     lines = [", ".join(words) + (f", about {duration(left)} left" if left and counts["running"] else "")]
