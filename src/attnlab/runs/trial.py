@@ -150,10 +150,9 @@ class Part:
         )
 
     def _first(self, loader: Iterable[Batch], rest: list[Batch]) -> Iterator[Batch]:
-        batches, begun, count = iter(loader), self.clock(), 0
-        for batch in batches:
+        batches, begun = iter(loader), self.clock()
+        for count, batch in enumerate(batches, 1):
             yield batch
-            count += 1
             if (spent := self.clock() - begun) > self.seconds:
                 rest += batches
                 self.more += spent * len(rest) / count - (self.clock() - begun - spent)

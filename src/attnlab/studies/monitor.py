@@ -50,6 +50,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """Seconds that are estimated as 40 s, 25 min or 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Snapshot:
     """The states and statuses of all runs of a plan at one moment, by their directories and the cluster's `jobs`."""
 
@@ -100,7 +107,7 @@ class Monitor:
     ) -> None:
         self.plan, self.runs_dir, self.console, self.jobs = plan, runs_dir, console, jobs
         self.started = time.time()
-        self._stop = threading.Event()
+        self._stop, self._has_told = threading.Event(), False
         self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
 
     def __enter__(self) -> Monitor:
@@ -119,11 +126,24 @@ class Monitor:
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4, transient=True) as live:
                 while not self._stop.wait(EVERY_SECONDS):
-                    live.update(self._table(self._look()))
+                    snapshot = self._look()
+                    self._tell_time(snapshot)
+                    live.update(self._table(snapshot))
             return
         while not self._stop.wait(EVERY_SECONDS):
-            self._report_changes(self._look())
+            snapshot = self._look()
+            self._tell_time(snapshot)
+            self._report_changes(snapshot)
         self._report_changes(self._look())
+
+    def _tell_time(self, snapshot: Snapshot) -> None:
+        """Says once, before a run has ended, how long all of it takes."""
+        left = None if self._has_told else snapshot.seconds_left()
+        if left is not None:
+            self._has_told = True
+            if snapshot.count(*ENDED) == Counter(self._seen.values())["finished"]:
+                whole = time.time() - self.started + left
+                say(self.console, f"about {roughly(whole)} in all, by the pace of the first steps")
 
     def _report_changes(self, snapshot: Snapshot) -> None:
         for (cell, seed), state in snapshot.state.items():
