@@ -111,7 +111,9 @@ def test_a_run_that_diverges_says_so_and_is_no_success(attnlab, here, tiny, prog
     own = ["optimizer.lr=1e12", "schedule=constant", "trainer.gradient_clip_val=null", f"progress={progress}"]
     said = attnlab("train", *tiny, *own, "run_dir=run")
     assert said.status == 1
-    assert re.search(r"^run: diverged: the loss was not finite at step \d+; not finite first: the output of ", said.err, re.MULTILINE), said.err
+    assert re.search(
+        r"^run: diverged: the loss was not finite at step \d+; not finite first: the output of ", said.err, re.MULTILINE
+    ), said.err
     assert "Traceback" not in said.err
     assert effective_state("run") == "diverged"
 

@@ -24,11 +24,11 @@ from attnlab.training.run_directory import read_json
 SIZE = Size(1000, 5000, "token", 100, 4, 1e6, 6e6, "a", None)
 
 
-def preflight(tmp_path, sizes, seeds=2, workers=2, is_here=True):
+def preflight(tmp_path, sizes, seeds=2, workers=2, takes=None):
     cells = [Cell(name, {"cell": name}, []) for name in sizes]
     plan = Plan("s", "Which?", {"cell": list(sizes)}, {"cell": "a"}, cells, list(range(seeds)), {"name": "test/loss"})
     pending = [(cell.name, seed) for cell, seed in plan.jobs()]
-    return Preflight(plan, tmp_path, pending, sizes, Slots([0] * len(pending), workers), is_here)
+    return Preflight(plan, tmp_path, pending, sizes, Slots([0] * len(pending), workers), takes)
 
 
 def test_one_line_says_runs_parameters_tokens_disk_and_time(tmp_path):
@@ -40,10 +40,8 @@ def test_one_line_says_runs_parameters_tokens_disk_and_time(tmp_path):
     begun = replace(ahead, pending=ahead.pending[3:])
     assert begun.line({}) == "4 runs (3 done), 250k parameters, 2M images, about 0.2 GB"
     assert begun.time({"b": 40.0}) == "about 40 s on this machine with 2 workers"
-    away = preflight(tmp_path, {"a": SIZE}, seeds=3, is_here=False)
-    assert re.match(
-        r"about \d+(\.\d+)? core-hours at this machine's speed \(how fast the nodes are", away.time({"a": 7200.0})
-    )
+    away = preflight(tmp_path, {"a": SIZE}, seeds=3, takes=(4, "core"))
+    assert away.time({"a": 1800.0}).startswith("about 6 core-hours at this machine's speed (how fast the nodes are")
     assert [in_gb(size) for size in (3e5, 2e7, 4.2e8, 3e10)] == ["1 MB", "20 MB", "0.4 GB", "30.0 GB"]
     assert [roughly(seconds) for seconds in (0.2, 40, 1500, 12600)] == ["1 s", "40 s", "25 min", "3.5 h"]
 
@@ -100,7 +98,7 @@ def test_what_the_estimate_of_what_is_left_rests_on_is_left_in_the_folder(tmp_pa
     preflight(tmp_path, {"a": SIZE}).write_costs()
     assert read_costs(tmp_path / "s").cells == {"a": 6e6}
     assert read_costs(tmp_path / "s").workers == 2
-    preflight(tmp_path, {"a": SIZE}, is_here=False).write_costs()
+    preflight(tmp_path, {"a": SIZE}, takes=(1, "GPU")).write_costs()
     assert read_costs(tmp_path / "s").workers is None
 
 

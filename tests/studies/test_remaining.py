@@ -63,7 +63,7 @@ def test_the_estimate_is_within_30_percent_after_a_tenth_and_never_jumps(workers
     # Of the last runs alone, a few seconds more or less are much of what is left.
     assert max(abs(left - truth) / max(truth, end / 3) for left, truth in late) < 0.3
     for offset in (0, 1):  # of the whole sweep, and of what is left
-        told = [left + offset * now for now, left, truth, _ in seen if left is not None and truth > end / 10]
+        told = [left + offset * at for at, left, truth, _ in seen if left is not None and truth > end / 10]
         assert max(max(a / b, b / a) for a, b in itertools.pairwise(told)) < 2
 
 

@@ -24,7 +24,7 @@ from attnlab.training.run_directory import RunDirectory
 from attnlab.training.task import Batch, Task
 from attnlab.training.tracking import Tracking
 
-STEP_SECONDS, PART_SECONDS = 2.0, 1.0  # of steps that are timed, and of each part of an evaluation
+STEP_SECONDS, PART_SECONDS = 1.5, 0.5  # of steps that are timed, and of each part of an evaluation
 CLOCK = time.perf_counter
 T = TypeVar("T")
 

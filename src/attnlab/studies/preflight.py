@@ -90,14 +90,14 @@ def _size(resolved: Mapping[str, Any], data: DataModule) -> Size:
 @dataclass(frozen=True)
 class Preflight:
     """What the runs of a plan will take that are still to run. pending: those, in order; sizes: of their cells; slots:
-    how many train at once here, `is_here`: and whether they do."""
+    how many train at once here; takes: of what a run takes how many, where that is all that is known (on a cluster)."""
 
     plan: Plan
     runs_dir: Path
     pending: Sequence[Key]
     sizes: Mapping[str, Size]
     slots: Slots
-    is_here: bool = True
+    takes: tuple[int, str] | None = None
 
     def line(self, seconds: Mapping[str, float]) -> str:
         """Runs, parameters, tokens and disk in one line; with the time where that of a run of each cell is given."""
@@ -112,17 +112,18 @@ class Preflight:
     def time(self, seconds: Mapping[str, float]) -> str:
         """How long all of it takes, by the seconds of a run of each cell."""
         runs = [seconds[cell] for cell, _ in self.pending]
-        if not self.is_here:
+        if self.takes is not None:
+            number, unit = self.takes
             return (
-                f"about {quantity(sum(runs) * self.slots.threads / 3600)} core-hours at this machine's speed (how fast "
-                "the nodes are and how many train at once is not known here)"
+                f"about {quantity(sum(runs) * number / 3600)} {unit}-hours at this machine's speed (how fast the nodes "
+                "are and how many runs train at once is not known here)"
             )
         workers = f"{self.slots.at_once} worker{'s' if self.slots.at_once > 1 else ''}"
         return f"about {roughly(makespan(runs, self.slots.at_once))} on this machine with {workers}"
 
     def write_costs(self) -> None:
         """Leaves in the study's folder what the estimate of what is left rests on."""
-        workers = self.slots.at_once if self.is_here else None
+        workers = None if self.takes else self.slots.at_once
         cells = {cell: size.operations for cell, size in self.sizes.items()}
         write_json(self.runs_dir / self.plan.study / FILE, {"workers": workers, "cells": cells}, durable=False)
 
@@ -217,9 +218,13 @@ def preflight_of(
     runs = [key for key in runs_of(plan, runs_dir) if key in set(pending)]
     node = space.with_hydra([*plan.overrides(plan.cells[0]), *launcher.words]).hydra.launcher
     kind, gpus = str(node._target_).rpartition(".")[2], [takes[cell] for cell, _ in runs]
-    n_jobs, a_device = (node.n_jobs, node.runs_per_device) if kind == "JoblibLauncher" else (-1, 1)
-    slots = Slots(gpus, 1 if kind == "BasicLauncher" else n_jobs, a_device)
-    return Preflight(plan, runs_dir, runs, sizes, slots, kind in ("JoblibLauncher", "BasicLauncher"))
+    n_jobs, a_device = (node.n_jobs, node.runs_per_device) if kind == "JoblibLauncher" else (1, 1)
+    slots = Slots(gpus, n_jobs, a_device)
+    if kind in ("JoblibLauncher", "BasicLauncher"):
+        return Preflight(plan, runs_dir, runs, sizes, slots)
+    slots.threads = min(slots.threads, launcher.threads or slots.threads)
+    takes = (max(gpus), "GPU") if any(gpus) else (slots.threads, "core")
+    return Preflight(plan, runs_dir, runs, sizes, slots, takes)
 
 
 def try_out(space: ConfigSpace, plan: Plan) -> Measure:
