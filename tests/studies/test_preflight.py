@@ -13,7 +13,7 @@ from tests.stored_studies import write_run
 
 from attnlab.config.compose import ConfigSpace
 from attnlab.runs.build import prepare_data
-from attnlab.runs.trial import Cost, Part
+from attnlab.runs.trial import Cost
 from attnlab.studies.monitor import roughly
 from attnlab.studies.plan import Cell, Plan
 from attnlab.studies.preflight import Preflight, Size, in_gb, sizes_of
@@ -100,42 +100,6 @@ def test_what_the_estimate_of_what_is_left_rests_on_is_left_in_the_folder(tmp_pa
     assert read_costs(tmp_path / "s").workers == 2
     preflight(tmp_path, {"a": SIZE}, takes=(1, "GPU")).write_costs()
     assert read_costs(tmp_path / "s").workers is None
-
-
-class Examples:
-    """A task that takes ten seconds of a clock of its own for each batch of an evaluation."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def _each(self, loader):
-        for batch in loader:
-            self.now += 10
-            yield batch
-
-    def score_sums(self, loader):
-        return {"loss": float(sum(map(len, self._each(loader))))}, 1
-
-    def predictions(self, loader, predict):
-        return {i: predict(batch) for batch in self._each(loader) for i in batch["ids"].tolist()}
-
-
-class Ids(list):
-    tolist = list.copy
-
-
-def test_of_a_long_evaluation_the_first_part_stands_for_all():
-    task = Examples()
-    part = Part(task, 25.0, lambda: task.now)
-    assert task.score_sums([[0]] * 12) == ({"loss": 3.0}, 1)
-    assert part.more == 90
-    batches = [{"ids": Ids([3 * n, 3 * n + 1])} for n in range(6)]
-    assert task.predictions(batches, lambda batch: "x") == dict.fromkeys((0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16), "x")
-    assert part.restore() == 90 + 30
-    assert task.score_sums([[0]] * 12) == ({"loss": 12.0}, 1)
-    part = Part(task, 1000.0, lambda: task.now)
-    assert task.score_sums([[0]] * 12) == ({"loss": 12.0}, 1)
-    assert part.restore() == 0
 
 
 @pytest.mark.parametrize("more", [[], ["trainer.accumulate_grad_batches=3", "position=learned", "averaging=ema"]])

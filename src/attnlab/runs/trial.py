@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
 from attnlab.config.compose import Composed
-from attnlab.runs.build import build
+from attnlab.runs.build import Parts, build
 from attnlab.runs.run import TrainingRun
 from attnlab.training.ranks import Ranks
 from attnlab.training.run_directory import RunDirectory
@@ -54,21 +54,12 @@ def measure(composed: Composed, step_seconds: float = STEP_SECONDS, part_seconds
         # Each rank computes as much as one alone; what they say to one another is not measured.
         raw["trainer"] = {**raw["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
         begun, alone = CLOCK(), replace(composed, raw=raw)
-        parts = replace(build(alone.resolved), tracking=Tracking())
-        validates = bool(parts.trainer.val_check_interval)  # which is timed by itself
-        parts = replace(parts, trainer=replace(parts.trainer, val_check_interval=0))
+        parts, directory = replace(build(alone.resolved), tracking=Tracking()), RunDirectory(alone.run_dir)
         parts.data.prepare_data()
         parts.data.setup()
         parts.data.order_seed = alone.seed
-        directory = RunDirectory(alone.run_dir)
         directory.claim()
-        trial = Trial(alone, parts, directory, Ranks())
-        trial.begun, trial.validates, trial.part_seconds, trial.pace = (
-            begun,
-            validates,
-            part_seconds,
-            Pace(step_seconds),
-        )
+        trial = Trial(alone, parts, directory, begun, step_seconds, part_seconds)
         try:
             trial.go()
         finally:
@@ -83,7 +74,7 @@ class Pace(pl.Callback):
         self.seconds, self.first, self.last, self.steps = seconds, 0.0, 0.0, 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if trainer.global_step == self.steps and self.first:  # within the micro-batches of a step
+        if trainer.global_step == self.steps:  # within the micro-batches of a step
             return
         self.last, self.steps = CLOCK(), trainer.global_step
         self.first = self.first or self.last
@@ -93,8 +84,20 @@ class Pace(pl.Callback):
 class Trial(TrainingRun):
     """An attempt at a run that ends early."""
 
-    begun, validates, part_seconds, pace = 0.0, True, PART_SECONDS, Pace(STEP_SECONDS)
-    validation = end = 0.0
+    def __init__(
+        self,
+        composed: Composed,
+        parts: Parts,
+        directory: RunDirectory,
+        begun: float,
+        step_seconds: float,
+        part_seconds: float,
+    ) -> None:
+        self.validates = bool(parts.trainer.val_check_interval)  # which is timed by itself
+        trainer = replace(parts.trainer, val_check_interval=0)
+        super().__init__(composed, replace(parts, trainer=trainer), directory, Ranks())
+        self.begun, self.pace, self.part_seconds = begun, Pace(step_seconds), part_seconds
+        self.validation = self.end = 0.0
 
     def cost(self) -> Cost:
         """What was measured, once it is over."""
@@ -127,8 +130,8 @@ class Part:
     What is not evaluated counts as long as what is, a batch for a batch.
     """
 
-    def __init__(self, task: Task, seconds: float, clock: Callable[[], float] = CLOCK) -> None:
-        self.task, self.seconds, self.clock, self.more = task, seconds, clock, 0.0
+    def __init__(self, task: Task, seconds: float) -> None:
+        self.task, self.seconds, self.more = task, seconds, 0.0
         self._score_sums, self._predictions = task.score_sums, task.predictions
         task.score_sums, task.predictions = self.score_sums, self.predictions  # type: ignore[method-assign]
 
@@ -150,9 +153,9 @@ class Part:
         )
 
     def _first(self, loader: Iterable[Batch], rest: list[Batch]) -> Iterator[Batch]:
-        batches, begun = iter(loader), self.clock()
+        batches, begun = iter(loader), CLOCK()
         for count, batch in enumerate(batches, 1):
             yield batch
-            if (spent := self.clock() - begun) > self.seconds:
+            if (spent := CLOCK() - begun) > self.seconds:
                 rest += batches
-                self.more += spent * len(rest) / count - (self.clock() - begun - spent)
+                self.more += spent * len(rest) / count - (CLOCK() - begun - spent)
