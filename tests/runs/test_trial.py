@@ -74,7 +74,7 @@ def test_a_run_whose_every_batch_takes_a_second(here, tiny, monkeypatch, parts):
     assert cost.step == parts
     assert cost.start == 1  # the batch on which operations are counted
     assert cost.validation == len(data.val_dataloader())
-    whole = measure(composed, step_seconds=0.0, part_seconds=1e9)
+    whole = measure(composed, step_seconds=1.0, part_seconds=1e9)
     assert (whole.start, whole.validation, whole.end) == (cost.start, cost.validation, cost.end)
     assert cost.end >= 4
     assert cost.of(10, 2) == cost.start + 10 * cost.step + 2 * cost.validation + cost.end

@@ -214,10 +214,10 @@ def preflight_of(
     launcher: Launcher,
 ) -> Preflight:
     """The preflight of the runs that a sweep will launch by this launcher."""
-    takes = {one.cell: gpus_of(one.resolved["trainer"]) for one in composed}
+    gpus_each = {one.cell: gpus_of(one.resolved["trainer"]) for one in composed}
     runs = [key for key in runs_of(plan, runs_dir) if key in set(pending)]
     node = space.with_hydra([*plan.overrides(plan.cells[0]), *launcher.words]).hydra.launcher
-    kind, gpus = str(node._target_).rpartition(".")[2], [takes[cell] for cell, _ in runs]
+    kind, gpus = str(node._target_).rpartition(".")[2], [gpus_each[cell] for cell, _ in runs]
     n_jobs, a_device = (node.n_jobs, node.runs_per_device) if kind == "JoblibLauncher" else (1, 1)
     slots = Slots(gpus, n_jobs, a_device)
     if kind in ("JoblibLauncher", "BasicLauncher"):

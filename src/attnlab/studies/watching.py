@@ -123,8 +123,12 @@ def frame(comparison: Comparison, lines: Sequence[str], console: Console) -> lis
     if len(shown) <= room:
         return shown
     study = comparison.study
-    sentences = headline(comparison, with_reasons=False)
-    said = _lines(console, lambda to: [bullet(to, sentence) for sentence in sentences])
+
+    def conclude(to: Console) -> None:
+        for sentence in headline(comparison, with_reasons=False):
+            bullet(to, sentence)
+
+    said = _lines(console, conclude)
     table = _lines(console, lambda to: print_cells(comparison, to))
     top = [*lines[:1], f"{study.name}: {len(study.cells)} cells x {len(study.seeds)} seeds"]
     said = _cut(said, max(room // 3, room - len(top) - len(table)), console)
