@@ -197,7 +197,7 @@ class Preflight:
             Column[str]("parameters", lambda cell: f"{self.sizes[cell].parameters:,}"),
             Column[str](f"{_units(self.sizes)} a run", lambda cell: f"{self.sizes[cell].tokens:,}"),
             Column[str]("steps", lambda cell: f"{self.sizes[cell].steps:,}"),
-            Column[str]("a step", lambda cell: f"{1000 * costs[cell].step:.3g} ms" if cell in costs else ""),
+            Column[str]("a step", lambda cell: _short(costs[cell].step) if cell in costs else ""),
             Column[str]("a run", lambda cell: time(cell, 1)),
             Column[str]("all runs", lambda cell: time(cell, runs[cell])),
         ]
@@ -268,6 +268,10 @@ def _seconds_here(run: Path, threads: int) -> float | None:
     if not is_alike or status.get("attempt") != 1 or effective_state(run) not in MEASURED:
         return None
     return float(status["ended"] - status["started"])
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _range(values: Iterable[int]) -> str:
