@@ -25,6 +25,7 @@ from attnlab.training.task import Batch, Task
 from attnlab.training.tracking import Tracking
 
 STEP_SECONDS, PART_SECONDS = 1.5, 0.5  # of steps that are timed, and of each part of an evaluation
+LEAST_STEPS = 3  # after the first one
 CLOCK = time.perf_counter
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def measure(composed: Composed, step_seconds: float = STEP_SECONDS, part_seconds
 
 
 class Pace(pl.Callback):
-    """Times optimizer steps after the first one, for so many seconds, and ends the training."""
+    """Times optimizer steps after the first one, for so many seconds (0: none), and ends the training."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.first, self.last, self.steps = seconds, 0.0, 0.0, 0
@@ -78,7 +79,8 @@ class Pace(pl.Callback):
             return
         self.last, self.steps = CLOCK(), trainer.global_step
         self.first = self.first or self.last
-        trainer.should_stop = self.last - self.first >= self.seconds
+        are_enough = self.steps > LEAST_STEPS or not self.seconds
+        trainer.should_stop = are_enough and self.last - self.first >= self.seconds
 
 
 class Trial(TrainingRun):
