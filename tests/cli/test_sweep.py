@@ -83,6 +83,19 @@ def test_what_a_study_needs_is_run_first_with_the_same_seeds(attnlab, fine_tunin
     assert again.out.count("2 of 2 runs are done") == 2
 
 
+def test_what_a_study_takes_that_starts_from_another_is_told_when_that_is_over(attnlab, fine_tuning, monkeypatch):
+    def measure(composed, slots):
+        return ["not tried"] * len(composed)
+
+    monkeypatch.setattr("attnlab.studies.preflight.try_out", lambda space, plan: measure)
+    said = attnlab("sweep", "classes", HERE, "study.seeds=1", "--dry-run")
+    assert said.status == 0, said.err
+    assert "1 runs (0 done)" in said.out
+    assert "how long bert takes is not known: not tried" in said.out
+    assert said.out.endswith("what classes takes can be told when words, which it starts from, is over\n")
+    assert not Path("runs").exists()
+
+
 def test_a_mistake_is_found_before_what_is_needed_is_run(attnlab, fine_tuning):
     said = attnlab("sweep", "classes", HERE, "model.num_heads=3")
     assert said.status == 2

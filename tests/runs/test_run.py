@@ -106,11 +106,14 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(attnlab, here, tiny, mon
     assert final("parts") == final("whole")
 
 
-def test_a_run_that_diverges_says_so_and_is_no_success(attnlab, here, tiny):
-    said = attnlab(
-        "train", *tiny, "optimizer.lr=1e12", "schedule=constant", "trainer.gradient_clip_val=null", "run_dir=run"
-    )
+@pytest.mark.parametrize("progress", ["off", "plain", "auto"])
+def test_a_run_that_diverges_says_so_and_is_no_success(attnlab, here, tiny, progress):
+    own = ["optimizer.lr=1e12", "schedule=constant", "trainer.gradient_clip_val=null", f"progress={progress}"]
+    said = attnlab("train", *tiny, *own, "run_dir=run")
     assert said.status == 1
+    assert re.search(
+        r"^run: diverged: the loss was not finite at step \d+; not finite first: the output of ", said.err, re.MULTILINE
+    ), said.err
     assert "Traceback" not in said.err
     assert effective_state("run") == "diverged"
 

@@ -74,6 +74,16 @@ def test_a_cell_that_makes_no_sense_carries_the_reason(study, space):
             "position is one of none, alibi, got x",
         ),
         ({"claims": [{"says": "x", "metrik": "m", "below": 0}]}, "Did you mean metric?"),
+        ({"metric": {"name": "test/loss@2x", "better": "lower", "marginn": 0.1}}, "Did you mean margin?"),
+        ({"cells": [{"name": "a", "override": []}]}, "Did you mean overrides?"),
+        ({"claims": [{"says": "x", "below": 0, "against": {"metricc": "m"}}]}, "Did you mean metric?"),
+        (
+            {"factors": {"position": ["none", "alibi"], "model.d_ff": [16, 32]}},
+            "baseline must be one cell, and position=none is 2 of them (d_ff=16,position=none; d_ff=32,position=none); "
+            "name model.d_ff, too",
+        ),
+        ({"on_end": 3}, "on_end must be text, got 3"),
+        ({"on_end": "say 'x"}, "on_end must be a command in words, got"),
         ({"shared": ["seed=7"]}, "shared must not set seed"),
         ({"shared": ["+seed=7"]}, "shared must not set seed"),
         ({"shared": ["study.name=other"]}, "shared must not set study.name"),
@@ -138,6 +148,15 @@ def test_a_study_with_a_mistake(study, space, fields, words):
         load_plan(path, [], space)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_baseline_is_the_one_cell_that_it_can_mean(study, space, tiny):
+    """Of the cells that it names all but one may be such as cannot be run."""
+    shared = [word for word in tiny if not word.startswith("model.num_heads")]
+    factors = {"model": ["recurrent_lm", "gpt"], "position": ["none", "alibi"]}
+    folder = study("mixed", shared=shared, factors=factors)
+    plan = load_plan(folder / "study.yaml", [], space)
+    assert plan.baseline == {"model": "gpt", "position": "none"}
 
 
 @pytest.mark.parametrize(

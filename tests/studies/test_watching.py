@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 from rich.console import Console
 from tests.stored_studies import cell, learning_curve, write_plan, write_run
 
-from attnlab.analysis import load_study
+from attnlab.analysis import compare, load_study
+from attnlab.analysis.headline import headline
+from attnlab.config import UsageError
 from attnlab.studies import watching
 from attnlab.studies.cluster import Job
-from attnlab.studies.watching import PATIENCE_SECONDS, progress, watch
+from attnlab.studies.watching import PATIENCE_SECONDS, awaited, frame, progress, watch
 from attnlab.training.run_directory import RunDirectory
 
 NAMES = ["alibi", "rotary", "none"]
@@ -182,16 +185,71 @@ def test_a_study_that_is_deleted_meanwhile_ends_in_one_message(study):
 
 def test_progress_estimates_what_is_left(study, monkeypatch):
     owned = running(study, "rotary", 1, 200, eta=95.2, started=1000)
-    monkeypatch.setattr("attnlab.studies.monitor.time.time", lambda: 1050.0)
+    monkeypatch.setattr("attnlab.studies.remaining.time.time", lambda: 1050.0)
     lines = progress(load_study(study))
     owned.release()
-    # 200 of 800 steps took 50 s, so that a run takes 200 s; 4 wait and 3/4 of one are left.
+    # A run of alibi took 21.5 s; 200 of 800 steps of rotary took as long, so that one takes 86 s, and one of none as long
+    # as both on average: 64.5 s are left of the one that trains, then 21.5, 86 and twice 53.75 s by one worker.
     assert lines == [
-        "1 of 6 runs over, 1 running, 4 waiting, about 15 min 50 s left",
+        "1 of 6 runs over, 1 running, 4 waiting, about 4 min 40 s left",
         "  rotary seed=1: step 200 of 800, about 1 min 35 s left",
     ]
     finish(study)
     assert progress(load_study(study)) == []
+
+
+@pytest.mark.parametrize("height", [24, 40, 200])
+def test_24_cells_fit_a_terminal_and_the_conclusion_is_in_view(tmp_path, height):
+    names = [f"encoding{i:02}" for i in range(24)]
+    cells = [cell({"position": name}) for name in names]
+    metric = {"name": "test/loss", "better": "lower", "margin": 0.01}
+    root = write_plan(
+        tmp_path / "s",
+        question="Which of these many position encodings does a model need, and is it worth what it costs, on my own data?",
+        cells=cells,
+        factors={"position": names},
+        seeds=[0, 1, 2, 3],
+        metric=metric,
+        baseline={"position": names[0]},
+    )
+    for number, name in enumerate(names):
+        for seed in range(3):
+            value = 2.0 + 0.1 * number + 0.001 * (7 * number * seed % 5)
+            write_run(root, {"position": name}, seed, {"test/loss": value}, curve=learning_curve(value, seed))
+    owned = [running(root, name, 3, 100) for name in names[:4]]
+    study = load_study(root)
+    console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True)
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in frame(compare(study), progress(study), console)]
+    for each in owned:
+        each.release()
+    assert len(lines) < height
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].startswith("72 of 96 runs over, 4 running, 20 waiting")
+    conclusion = headline(compare(study), with_reasons=False)[0]
+    assert " ".join(conclusion.split()[:6]) in " ".join(" ".join(lines).split())
+    assert any(line.startswith("encoding00 ") for line in lines)
+    assert any("encoding23 " in line for line in lines) == (height > 24)
+    assert ("`attnlab compare` shows all of it" in " ".join(lines)) == (height != 200)
+
+
+def test_a_study_that_has_not_begun_is_waited_for(study, attnlab, monkeypatch):
+    begun, out, pauses = iter([False, False, True]), io.StringIO(), []
+
+    def find():
+        if not next(begun):
+            raise UsageError("s: no such study has run in runs")
+        return study
+
+    console = Console(file=out, width=90)
+    assert awaited(find, console, 2.0, pauses.append) == study
+    assert pauses == [2.0, 2.0]
+    assert out.getvalue() == "waiting for runs to watch, until Ctrl-C: s: no such study has run in runs\n"
+    monkeypatch.setattr(awaited, "__defaults__", (lambda seconds: interrupt(),))
+    said = attnlab("compare", "nothing-yet", "--watch")
+    assert (said.status, said.err) == (0, "")
+    assert "nothing-yet: no such study has run in runs; there are none yet" in " ".join(said.out.split())
+    assert attnlab("compare", "nothing-yet").status == 2
+    assert attnlab("compare", "nothing-yet", "--watch", "model.d_model=3").status == 2
 
 
 def test_of_many_running_runs_the_first_are_named(study):

@@ -46,14 +46,12 @@ def compare(arguments: Namespace) -> int:
     from attnlab.analysis import load_study, to_csv, to_latex, to_markdown
     from attnlab.analysis.tables import runs_to_csv, runs_to_text
     from attnlab.studies.plan import study_folder
-    from attnlab.studies.watching import watch
 
-    folder = study_folder(arguments.study, arguments.overrides)
     if arguments.watch:
-        console, every = Console(), EVERY_SECONDS if arguments.every is None else arguments.every
-        if (seen := watch(folder, console, every)) is not None:
-            _write_page(seen, folder, console)
-    elif arguments.format == "table" and not arguments.runs:
+        _watch(arguments, Console())
+        return 0
+    folder = study_folder(arguments.study, arguments.overrides)
+    if arguments.format == "table" and not arguments.runs:
         how = (arguments.bootstrap_sentences, arguments.part, arguments.metric, arguments.baseline)
         compare_study(folder, Console(), *how)
     else:
@@ -125,6 +123,21 @@ def wandb_report(arguments: Namespace) -> int:
         raise UsageError(f"W&B did not take the report: {said}") from error
     print(report.url)
     return 0
+
+
+def _watch(arguments: Namespace, console: Console) -> None:
+    """Follows a study from when it has runs. Raises: UsageError for settings that have no meaning here."""
+    from attnlab.studies.plan import runs_dir_of, study_folder
+    from attnlab.studies.watching import awaited, watch
+
+    every = EVERY_SECONDS if arguments.every is None else arguments.every
+    runs_dir_of(arguments.overrides)
+    try:
+        folder = awaited(lambda: study_folder(arguments.study, arguments.overrides), console, every)
+    except KeyboardInterrupt:
+        return
+    if (seen := watch(folder, console, every)) is not None:
+        _write_page(seen, folder, console)
 
 
 def _refuse_mixtures(arguments: Namespace) -> None:

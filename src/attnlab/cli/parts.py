@@ -183,5 +183,5 @@ def _prepare(name: str, overrides: list[str]) -> int:
     with ConfigSpace() as space:
         composed = space.compose([f"data={quoted(name)}", *readable(overrides)])
         check_fields(composed)  # the model and task of the defaults say nothing about these data
-    print("\n".join(prepare_data([composed.resolved])))
+    print(*(module.describe() for module in prepare_data([composed.resolved]).values()), sep="\n")
     return 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attnlab.studies.plan import Plan
 
 DETACH = flag("--detach", "submit to Slurm and return at once")
+DRY_RUN = flag("--dry-run", "say what it would take (runs, tokens, disk, time by a few steps), and train nothing")
 CFG = flag("--cfg", "print what would be run, and run nothing")
 
 
@@ -34,7 +35,7 @@ def train(arguments: Namespace) -> int:
     "sweep",
     "run the missing cells of a study, then compare them",
     option("study", "a study's name, folder or study.yaml"),
-    *(DETACH, CONFIG_DIR, CFG, settings),
+    *(DETACH, CONFIG_DIR, CFG, DRY_RUN, settings),
 )
 def sweep(arguments: Namespace) -> int:
     """Runs the missing runs of a study, after those of the studies that it needs, and prints the comparison.
@@ -46,11 +47,13 @@ def sweep(arguments: Namespace) -> int:
     from attnlab.config.engine import split_hydra
     from attnlab.config.identity import readable
     from attnlab.studies.launch import Sweep
+    from attnlab.studies.on_end import split_on_end
     from attnlab.studies.plan import find_study
 
-    own, hydra_own, places = split_hydra(readable(arguments.overrides))
+    on_end, words = split_on_end(arguments.overrides)
+    own, hydra_own, places = split_hydra(readable(words))
     how = (_with_launcher(hydra_own), [*arguments.config_dir, *places], arguments.cfg, arguments.detach)
-    return Sweep(*how, Console(), _conclude).run(find_study(arguments.study), own)
+    return Sweep(*how, Console(), _conclude, arguments.dry_run, on_end).run(find_study(arguments.study), own)
 
 
 @command(

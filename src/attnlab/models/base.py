@@ -184,18 +184,22 @@ class Size:
 
 def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
     """The size of a model; `forward` computes a loss with it and returns of how many tokens. Draws no random number."""
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total, embedding = count_parameters(model)
+    counter = FlopCounterMode(display=False, custom_mapping=_missing())
+    with evaluating(model), _all_scores(model), torch.no_grad(), counter:
+        tokens = forward()
+    return Size(total, embedding, total - embedding, 3 * counter.get_total_flops() // max(1, tokens))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All parameters of a model, with or without memory, and how many of them are of embeddings (see `Size`)."""
     tables = {
         parameter
         for name, module in model.named_modules()
         if _is_table(name, module, model)
         for parameter in module.parameters()
     }
-    embedding = sum(parameter.numel() for parameter in tables)
-    counter = FlopCounterMode(display=False, custom_mapping=_missing())
-    with evaluating(model), _all_scores(model), torch.no_grad(), counter:
-        tokens = forward()
-    return Size(total, embedding, total - embedding, 3 * counter.get_total_flops() // max(1, tokens))
+    return sum(parameter.numel() for parameter in model.parameters()), sum(table.numel() for table in tables)
 
 
 @contextmanager

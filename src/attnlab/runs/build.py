@@ -122,16 +122,21 @@ def refuse_for_this_machine(resolved: Mapping[str, Any]) -> None:
         raise UsageError(str(error)) from error
 
 
-def prepare_data(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Prepares the data of resolved configurations, the same ones once; returns a line about each."""
+def prepare_data(configs: Iterable[Mapping[str, Any]]) -> dict[str, DataModule]:
+    """Prepares the data of resolved configurations, the same ones once; returns the modules by `data_key`."""
     seen: dict[str, DataModule] = {}
     for resolved in configs:
-        key = json.dumps(resolved["data"], sort_keys=True, default=str)
+        key = data_key(resolved)
         if key not in seen:
             seen[key] = instantiate(resolved["data"], "data")
             seen[key].prepare_data()
             seen[key].setup()
-    return [module.describe() for module in seen.values()]
+    return seen
+
+
+def data_key(resolved: Mapping[str, Any]) -> str:
+    """What tells the data of one resolved configuration from those of another."""
+    return json.dumps(resolved["data"], sort_keys=True, default=str)
 
 
 def start(model: nn.Module, node: Mapping[str, Any], widths: Mapping[str, object]) -> list[str]:

@@ -238,7 +238,7 @@ def measured(
         return timings[0]
 
     by = [FORMAT, attnlab.__version__, torch.__version__, threads, list(map(str, ways))]
-    folder = cache_root(find(resolved, "data.cache")) / SHELF / key_of([*by, *_shape(resolved, parts)])
+    folder = cache_root(find(resolved, "data.cache")) / SHELF / key_of([*by, *shape_of(resolved, parts)])
     try:
         found = kept(folder, lambda scratch: (scratch / FILE).write_text(json.dumps(time_once())), _read)
     except DataError:  # a cache that takes nothing costs no more than measuring again
@@ -251,8 +251,8 @@ def _read(folder: Path) -> Timings:
     return timings
 
 
-def _shape(resolved: Mapping[str, Any], parts: Parts) -> Iterator[object]:
-    """What decides the time of a step: the machine, and of a configuration what shapes the step."""
+def shape_of(resolved: Mapping[str, Any], parts: Parts) -> Iterator[object]:
+    """What decides the time of a step: the machine, and of a configuration, whose data are set up, what shapes it."""
     name, facts = machine_of(parts.trainer.device_type)
     yield {"machine": name, **facts}
     for group in ("model", "task", "data"):

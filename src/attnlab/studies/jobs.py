@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan
 
     plan_only: prints what would be run, and runs nothing. Raises: UsageError before anything is built or read.
     """
+    on_end = None
+    if any(word.startswith("study.on_end=") for word in overrides):
+        from attnlab.studies.on_end import of_multirun
+
+        on_end, overrides = of_multirun(overrides, many)
     own, hydra_own, places = split_hydra(inherit(readable(overrides, many)))
     searching = many and _is_search(hydra_own)
     given = [*config_dirs, *places]
@@ -108,7 +114,12 @@ def train(overrides: Sequence[str], config_dirs: Sequence[str], many: bool, plan
                 "a launcher takes the jobs of a multirun: add -m, as in `attnlab train -m ... hydra/launcher=slurm`"
             )
         launcher = prepare_launcher(space, jobs[0], hydra_own, [one.resolved["trainer"] for one in composed])
-    return (_search if searching else _train)(own, launcher, space, composed, many)
+    call = partial(_search if searching else _train, own, launcher, space, composed, many)
+    if on_end is None:
+        return call()
+    from attnlab.studies.on_end import then
+
+    return then(on_end, composed[0].runs_dir / composed[0].study, call)
 
 
 def _train(own: Sequence[str], launcher: Launcher, space: ConfigSpace, composed: Sequence[Composed], many: bool) -> int:

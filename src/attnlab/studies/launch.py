@@ -11,7 +11,9 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -25,12 +27,16 @@ from attnlab.studies import cluster
 from attnlab.studies.cluster import Job, NoAnswer
 from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
 from attnlab.studies.monitor import Monitor, say
+from attnlab.studies.on_end import then
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
-from attnlab.studies.study_file import config_dirs_of, load_plan, refuse_changed_cells
+from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
 from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
+
+if TYPE_CHECKING:
+    from attnlab.studies.preflight import Preflight
 
 JOBLIB = "hydra/launcher=joblib"  # where no launcher is named
 LAUNCHES = 3  # on a cluster, of what its jobs left without a word
@@ -133,7 +139,7 @@ class Relaunch:
             "hydra/sweeper=study",
             f"hydra.sweeper.plan={literal(str(self.folder / 'plan.json'))}",
             f"hydra.sweeper.states=[{','.join(chosen)}]",
-            f"runs_dir={literal(str(self.runs_dir))}",
+            _in(self.runs_dir),
             f"study.name={literal(self.plan.study)}",
         ]
         try:
@@ -143,11 +149,32 @@ class Relaunch:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A study whose cells were checked: the folder below which it runs, the studies that need it, the configurations of
+    its cells that still have runs to do, those runs, and the launcher (None: nothing will be launched)."""
+
+    plan: Plan
+    path: Path
+    runs_dir: Path
+    before: tuple[Path, ...]
+    composed: Sequence[Composed]
+    pending: set[Key]
+    space: ConfigSpace
+    launcher: Launcher | None
+
+    @property
+    def written(self) -> Path:
+        """The file of its plan."""
+        return self.runs_dir / self.plan.study / "plan.json"
+
+
+@dataclass(frozen=True)
 class Sweep:
     """What the sweep of a study and those of the studies that it needs have in common.
 
     plan_only: print what would be run, and run nothing. detach: submit, and do not wait. conclude: compares a plan's
-    runs in its folder, and gives the exit status.
+    runs in its folder, and gives the exit status. dry_run: say what it would take, and train nothing. on_end: the
+    command to run at the end, in the place of the study's own.
     """
 
     hydra_own: list[str]
@@ -156,11 +183,11 @@ class Sweep:
     detach: bool
     console: Console
     conclude: Callable[[Plan, Path], int]
+    dry_run: bool = False
+    on_end: str | None = None
 
     def run(self, path: Path, own: Sequence[str], before: tuple[Path, ...] = ()) -> int:
         """Sweeps a study; `before` are those that need it. Returns the exit status. Raises: UsageError."""
-        from attnlab.runs.build import prepare_data
-
         if JOBLIB in self.hydra_own and not self.plan_only and not _seems_over(path, own):
             get_ready()
         with ConfigSpace(*config_dirs_of(path, own, self.config_dirs)) as space:
@@ -173,49 +200,89 @@ class Sweep:
         self._announce(plan, len(pending), runs_dir)
         if not any(plan.jobs()):
             raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
-        if status := self._run_needed(plan, path, runs_dir, before):
+        study = Checked(plan, path, runs_dir, before, composed, pending, space, launcher)
+        if self.plan_only or self.dry_run:
+            return self._print_runs(study) if self.plan_only else self._say_ahead(study)
+        is_told = pending and not before and not self.detach
+        command = (self.on_end or on_end_of(path)) if is_told else None
+        return then(command, study.written.parent, partial(self._run, study))
+
+    def _print_runs(self, study: Checked) -> int:
+        if status := self._run_needed(study):
             return status
-        written = runs_dir / plan.study / "plan.json"
-        if launcher is not None:
-            prepare_data([one.resolved for one in composed])
-        plan = self._settled(plan, written, composed, len(pending), launcher)
-        if self.plan_only:
-            for cell, seed in plan.jobs():
-                say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
-            return 0
-        with no_empty_folders([written.parent, *runs_of(plan, runs_dir).values()]), leaving():
-            _write_plan(plan, written)
-            if pending and launcher:
+        plan = self._settled(study)
+        for cell, seed in plan.jobs():
+            say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
+        return 0
+
+    def _run(self, study: Checked) -> int:
+        """Runs what is needed, then what is pending, and compares."""
+        if status := self._run_needed(study):
+            return status
+        runs_dir, space, launcher = study.runs_dir, study.space, study.launcher
+        plan, ahead = self._prepared(study)
+        with no_empty_folders([study.written.parent, *runs_of(plan, runs_dir).values()]), leaving():
+            _write_plan(plan, study.written)
+            if ahead is not None and launcher is not None:
+                say(self.console, ahead.line(ahead.recorded()))
+                ahead.write_costs()
                 Relaunch(plan, runs_dir, launcher, space, self.console, self.detach).run([*NOT_OVER, "failed"])
-        if self.detach and before and pending:
+        if self.detach and study.before and study.pending:
             raise UsageError(
                 f"{plan.study} has to be over first, and its runs are submitted; the same command submits the "
                 "rest when they are over"
             )
-        return 0 if self.detach else self.conclude(plan, written.parent)
+        return 0 if self.detach else self.conclude(plan, study.written.parent)
 
-    def _run_needed(self, plan: Plan, path: Path, runs_dir: Path, before: tuple[Path, ...]) -> int:
-        for name in plan.needs:
-            needed = find_study(name, beside=path)
-            if needed in (path, *before):
-                raise UsageError(f"{path}: needs {name}, which in turn needs this study")
-            own = [f"study.seeds={plan.seeds}".replace(" ", ""), f"runs_dir={literal(str(runs_dir))}"]
-            if status := self.run(needed, own, (path, *before)):
+    def _say_ahead(self, study: Checked) -> int:
+        """What the runs that are left will take, by cells; of a study that needs others, once those are over."""
+        status, needs, within = self._run_needed(study), study.plan.needs, [_in(study.runs_dir)]
+        if needed := [name for name in needs if not _seems_over(find_study(name, beside=study.path), within)]:
+            which = " and ".join(needed)
+            say(self.console, f"what {study.plan.study} takes can be told when {which}, which it starts from, is over")
+            return status
+        _, ahead = self._prepared(study)
+        if ahead is not None:
+            with study.space, leaving():
+                ahead.say_all(study.composed, study.space, self.console)
+        return status
+
+    def _prepared(self, study: Checked) -> tuple[Plan, Preflight | None]:
+        """The plan as its runs compute, their data prepared, and what those that are left will take, if any are."""
+        from attnlab.runs.build import prepare_data
+        from attnlab.studies.preflight import preflight_of, sizes_of
+
+        data = prepare_data([one.resolved for one in study.composed])
+        plan = self._settled(study)
+        if not study.pending or study.launcher is None:
+            return plan, None
+        sizes = sizes_of(study.composed, data)
+        with study.space:
+            return plan, preflight_of(
+                plan, study.runs_dir, study.pending, sizes, study.composed, study.space, study.launcher
+            )
+
+    def _run_needed(self, study: Checked) -> int:
+        for name in study.plan.needs:
+            needed = find_study(name, beside=study.path)
+            if needed in (study.path, *study.before):
+                raise UsageError(f"{study.path}: needs {name}, which in turn needs this study")
+            own = [f"study.seeds={study.plan.seeds}".replace(" ", ""), _in(study.runs_dir)]
+            if status := self.run(needed, own, (study.path, *study.before)):
                 return status
         return 0
 
-    def _settled(
-        self, plan: Plan, written: Path, composed: Sequence[Composed], pending: int, launcher: Launcher | None
-    ) -> Plan:
+    def _settled(self, study: Checked) -> Plan:
         """The plan with how its runs compute where that is auto: as plan.json has it, else by a measurement here."""
         from attnlab.runs.settled import in_lines, settle_all
 
-        before, runs = read_json(written, {}), list(runs_of(plan, written.parent.parent).values())
+        plan, composed, launcher, pending = study.plan, study.composed, study.launcher, len(study.pending)
+        before, runs = read_json(study.written, {}), list(runs_of(plan, study.runs_dir).values())
         same = all(before.get(part) == asdict(plan)[part] for part in ("shared", "cells"))
         lines: Sequence[str] = ()
         if before.get("automatic") and (same or any((run / "run.json").is_file() for run in runs)):
             plan = replace(plan, automatic=before["automatic"])
-            lines = [f"{line}, as {written} has it" for line in in_lines(plan.automatic)]
+            lines = [f"{line}, as {study.written} has it" for line in in_lines(plan.automatic)]
         elif launcher is not None:
             gpus = [gpus_of(one.resolved["trainer"]) for one in composed] * pending
             threads = Slots(gpus[:pending]).threads if pending and launcher.is_here else None
@@ -233,6 +300,10 @@ class Sweep:
         lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
         for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
             say(self.console, line)
+
+
+def _in(runs_dir: Path) -> str:
+    return f"runs_dir={literal(str(runs_dir))}"
 
 
 def _seems_over(path: Path, own: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ from rich.text import Text
 from attnlab.config.identity import run_path
 from attnlab.studies.cluster import Job, states
 from attnlab.studies.plan import Key, Plan, runs_of
+from attnlab.studies.remaining import read_costs, seconds_left
 from attnlab.training.metrics import parts_of
 from attnlab.training.run_directory import ENDED, read_json
 
@@ -49,6 +50,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """Seconds that are estimated as 40 s, 25 min or 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Snapshot:
     """The states and statuses of all runs of a plan at one moment, by their directories and the cluster's `jobs`."""
 
@@ -56,6 +64,7 @@ class Snapshot:
         self.plan = plan
         self.state = states(plan, runs_dir, jobs)
         self.job = {key: job for key in self.state if (job := jobs.get(run_path(*key)))}
+        self.costs = read_costs(runs_dir / plan.study)
         runs = runs_of(plan, runs_dir).items()
         self.status: dict[Key, dict[str, Any]] = {key: read_json(run / "status.json") or {} for key, run in runs}
 
@@ -80,25 +89,14 @@ class Snapshot:
         best = next((n for n in (wanted, "val/loss", "train/loss") if isinstance(latest.get(n), int | float)), None)
         return f"({best} {latest[best]:.3f})" if best else ""
 
+    def seconds_left(self) -> float | None:
+        """See `attnlab.studies.remaining.seconds_left`."""
+        return seconds_left(self.state, self.status, self.costs)
+
     def left(self) -> str:
         """About how long until all is over, as the end of a sentence; nothing at first."""
-        seconds = seconds_left(self.state, self.status)
+        seconds = self.seconds_left()
         return f"about {duration(seconds)} left" if seconds else ""
-
-
-def seconds_left(states: Mapping[Key, str], statuses: Mapping[Key, Mapping[str, Any]]) -> float | None:
-    """Seconds until all runs are over, by the mean time of finished and the share of running ones; None at first."""
-    spent = [s["ended"] - s["started"] for s in statuses.values() if s.get("ended") and s.get("started")]
-    running = [s for k, s in statuses.items() if states[k] == "running" and s.get("max_steps")]
-    shares = [s.get("step", 0) / s["max_steps"] for s in running]
-    if not spent:
-        started = [s for s, share in zip(running, shares, strict=True) if share > 0.05 and s.get("started")]
-        spent = [(time.time() - s["started"]) * s["max_steps"] / s["step"] for s in started]
-    if not spent:
-        return None
-    waiting = sum(state in ("missing", "interrupted", "queued", "lost") for state in states.values())
-    left = waiting + sum(1 - share for share in shares)
-    return float(left * (sum(spent) / len(spent)) / max(1, len(running)))
 
 
 class Monitor:
@@ -109,7 +107,7 @@ class Monitor:
     ) -> None:
         self.plan, self.runs_dir, self.console, self.jobs = plan, runs_dir, console, jobs
         self.started = time.time()
-        self._stop = threading.Event()
+        self._stop, self._has_told = threading.Event(), False
         self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
 
     def __enter__(self) -> Monitor:
@@ -128,11 +126,24 @@ class Monitor:
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4, transient=True) as live:
                 while not self._stop.wait(EVERY_SECONDS):
-                    live.update(self._table(self._look()))
+                    snapshot = self._look()
+                    self._tell_time(snapshot)
+                    live.update(self._table(snapshot))
             return
         while not self._stop.wait(EVERY_SECONDS):
-            self._report_changes(self._look())
+            snapshot = self._look()
+            self._tell_time(snapshot)
+            self._report_changes(snapshot)
         self._report_changes(self._look())
+
+    def _tell_time(self, snapshot: Snapshot) -> None:
+        """Says once, before a run has ended, how long all of it takes."""
+        left = None if self._has_told else snapshot.seconds_left()
+        if left is not None:
+            self._has_told = True
+            if snapshot.count(*ENDED) == Counter(self._seen.values())["finished"]:
+                whole = time.time() - self.started + left
+                say(self.console, f"about {roughly(whole)} in all, by the pace of the first steps")
 
     def _report_changes(self, snapshot: Snapshot) -> None:
         for (cell, seed), state in snapshot.state.items():

@@ -35,7 +35,8 @@ from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
 
 MOST_CELLS = 1000
-OF_A_STUDY = ["study.name", "study.seeds"]  # what the command line sets of a study
+MOST_NAMED = 6  # cells in a message
+OF_A_STUDY = ["study.name", "study.seeds", "study.on_end"]  # what the command line sets of a study
 
 
 def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
@@ -84,6 +85,13 @@ def config_dirs_of(path: Path, overrides: Sequence[str], given: Sequence[str]) -
         return [*given, *named], ""
     before = (read_json(written) or {}).get("config_dirs", [])
     return [*before, *named], " or ".join(map(str, [*[path] * bool(named), *[written] * bool(before)]))
+
+
+def on_end_of(path: Path) -> str | None:
+    """The command that a study runs at its end, which is no part of its plan. Raises: UsageError."""
+    with usage_errors(f"{path}: "):
+        command: str | None = _read(path)["on_end"]
+    return command
 
 
 def refuse_changed_cells(plan: Plan, runs_dir: Path, space: ConfigSpace) -> None:
@@ -141,7 +149,7 @@ def _refuse_overrides(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
         key, _ = key_and_value(override)
         if key.startswith("study.") and key not in OF_A_STUDY:
             near = did_you_mean(key, OF_A_STUDY)
-            raise UsageError(f"{override}: of a study, study.name and study.seeds can be set here.{near}")
+            raise UsageError(f"{override}: of a study, study.name, study.seeds and study.on_end can be set here.{near}")
         if key == "seed":
             raise UsageError(f"{override}: a study's seeds are set together, as in study.seeds=4 or study.seeds=[0,1]")
         if key in ("run_dir", "cell"):
@@ -190,7 +198,7 @@ def _with_reasons(plan: Plan, path: Path, space: ConfigSpace) -> Plan:
         if alike := twins((cell.name, composed[cell.name].resolved) for cell in cells if cell.skip is None):
             both = " and ".join(alike)
             raise ValueError(f"{both} must be different cells, and are one configuration; leave one out")
-        plan = replace(plan, cells=cells)
+        plan = replace(plan, cells=cells, baseline=_one_of(plan.baseline, cells))
         _refuse_unreported(plan, composed)
     return plan
 
@@ -211,6 +219,20 @@ def _choices_of(where: str, wanted: Mapping[str, object], cells: Sequence[Cell])
                 f"{where} must be one of the cells: {key} is one of {', '.join(values)}, got {given}.{near}"
             )
     raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
+
+
+def _one_of(baseline: Mapping[str, object], cells: Sequence[Cell]) -> Mapping[str, object]:
+    """The choices of the baseline's cell. Raises: ValueError where several that can be run have those it names: which
+    one is meant is not for the first to say."""
+    named = [cell for cell in cells if _has(cell, baseline)]
+    found = [cell for cell in named if cell.skip is None]
+    if len(found) > 1:
+        left = " and ".join(key for key in found[0].choices if key not in baseline)
+        shown = "; ".join(cell.name for cell in found[:MOST_NAMED]) + ("; ..." if len(found) > MOST_NAMED else "")
+        raise ValueError(
+            f"baseline must be one cell, and {_shown(baseline)} is {len(found)} of them ({shown}); name {left}, too"
+        )
+    return found[0].choices if found and len(named) > 1 else baseline
 
 
 def _has(cell: Cell, wanted: Mapping[str, object]) -> bool:

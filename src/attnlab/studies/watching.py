@@ -6,7 +6,7 @@ import contextlib
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,12 @@ from rich.live import Live
 from rich.text import Text
 
 from attnlab.analysis import Comparison, Study, StudyReader, compare, parts_of_study, print_comparison
+from attnlab.analysis.headline import headline
+from attnlab.analysis.terminal import bullet, print_cells
+from attnlab.config import UsageError
 from attnlab.studies.cluster import Job, known_jobs
-from attnlab.studies.monitor import duration, seconds_left
+from attnlab.studies.monitor import duration, say
+from attnlab.studies.remaining import read_costs, seconds_left
 from attnlab.training.run_directory import ENDED
 
 # Between two runs of a sweep, and before its first one, no process owns a run for a while.
@@ -48,11 +52,11 @@ def watch(
                 study = reader.read()
                 if comparison is None or study is not seen:
                     comparison, seen = compare(parts_of_study(study)[0]), study
-                lines, text = "".join(f"{line}\n" for line in progress(study)), rendered(comparison, console)
-                if live is not None:  # in place, at the terminal's present width
-                    live.update(Text(lines + "\n" if lines else "") + Text.from_ansi(text), refresh=True)
-                elif text != before:  # in a pipe or a file: one block whenever the comparison has changed
-                    console.file.write(("\n" if before else "") + lines + text)
+                lines = progress(study)
+                if live is not None:  # in place, at the terminal's present size
+                    live.update(Text.from_ansi("\n".join(frame(comparison, lines, console))), refresh=True)
+                elif (text := rendered(comparison, console)) != before:  # one block whenever the comparison has changed
+                    console.file.write(("\n" if before else "") + "".join(f"{line}\n" for line in lines) + text)
                     console.file.flush()
                     before = text
                 if all(run.state in ENDED for run in study.runs.values()):
@@ -81,7 +85,7 @@ def progress(study: Study) -> list[str]:
     over = sum(counts[state] for state in ENDED)
     if over == len(states):
         return []
-    left = seconds_left(states, {key: run.status for key, run in study.runs.items()})
+    left = seconds_left(states, {key: run.status for key, run in study.runs.items()}, read_costs(study.path))
     waiting = len(states) - over - counts["running"]
     words = [f"{over} of {len(states)} runs over", f"{counts['running']} running", f"{waiting} waiting"]
     lines = [", ".join(words) + (f", about {duration(left)} left" if left and counts["running"] else "")]
@@ -96,8 +100,66 @@ def progress(study: Study) -> list[str]:
     return lines
 
 
+def awaited(
+    find: Callable[[], Path], console: Console, every: float, pause: Callable[[float], None] = time.sleep
+) -> Path:
+    """The folder that `find` gives, once it does; says what is waited for. Raises: KeyboardInterrupt by Ctrl-C."""
+    said = ""
+    while True:
+        try:
+            return find()
+        except UsageError as error:
+            if not said:
+                say(console, said := f"waiting for runs to watch, until Ctrl-C: {error}")
+        pause(every)
+
+
+def frame(comparison: Comparison, lines: Sequence[str], console: Console) -> list[str]:
+    """What a terminal shows at one look: progress and the whole comparison where it has the rows, else the progress, as
+    many of the best cells as fit, and the conclusion."""
+    whole = rendered(comparison, console).splitlines()
+    room = console.height - 1  # the cursor's own line
+    shown = [*lines, *([""] if lines else []), *whole]
+    if len(shown) <= room:
+        return shown
+    study = comparison.study
+
+    def conclude(to: Console) -> None:
+        for sentence in headline(comparison, with_reasons=False):
+            bullet(to, sentence)
+
+    said = _lines(console, conclude)
+    table = _lines(console, lambda to: print_cells(comparison, to))
+    top = [*lines[:1], f"{study.name}: {len(study.cells)} cells x {len(study.seeds)} seeds"]
+    said = _cut(said, max(room // 3, room - len(top) - len(table)), console)
+    running = _cut(lines[1:], max(0, min(MOST_RUNNING // 3, room - len(top) - len(said) - len(table))), console)
+    left = room - len(top) - len(running) - len(said) - 1
+    return [line[: console.width] if "\x1b" not in line else line for line in (*top, *running)] + [
+        *_cut(table, left, console),
+        "",
+        *said,
+    ]
+
+
+def _cut(lines: Sequence[str], most: int, console: Console) -> list[str]:
+    """At most so many lines; the last of them says that there are more."""
+    if len(lines) <= most:
+        return [*lines]
+    more = f"... {len(lines) - max(0, most - 1)} more lines; `attnlab compare` shows all of it"
+    return [*lines[: most - 1], more[: console.width]] if most > 0 else []
+
+
 def rendered(comparison: Comparison, console: Console) -> str:
     """What `print_comparison` prints on `console`."""
+    return _printed(console, lambda to: print_comparison(comparison, to))
+
+
+def _lines(console: Console, show: Callable[[Console], object]) -> list[str]:
+    return _printed(console, show).strip("\n").splitlines()
+
+
+def _printed(console: Console, show: Callable[[Console], object]) -> str:
+    """What is printed on a console like this one."""
     data = io.BytesIO()
     file = io.TextIOWrapper(data, encoding=console.encoding, errors="replace", newline="\n", write_through=True)
     colours = console.color_system if console.is_terminal else None
@@ -108,5 +170,5 @@ def rendered(comparison: Comparison, console: Console) -> str:
         force_terminal=is_terminal,
         color_system=colours,  # type: ignore[arg-type]
     )
-    print_comparison(comparison, alike)
+    show(alike)
     return data.getvalue().decode(console.encoding)

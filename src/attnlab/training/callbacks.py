@@ -188,6 +188,10 @@ class Progress(Watcher):
             self.note(trainer, as_task(pl_module))
             self.stream.write("\n")
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self.live and trainer.is_global_zero:  # what is said of it begins a line of its own
+            self.stream.write("\n")
+
     def line(self, trainer: pl.Trainer, task: Task) -> str:
         """Step, losses, pace and what is left, in one line."""
         elapsed = time.monotonic() - self._from[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any, TypedDict, TypeGuard
@@ -11,7 +12,10 @@ from typing import Any, TypedDict, TypeGuard
 from attnlab.training.metrics import better_of, known_better
 from attnlab.training.run_directory import ENDED
 
-FIELDS = ("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims")
+FIELDS = (
+    *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
+    "on_end",
+)
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
 CELL_FIELDS = ("name", "overrides")
@@ -58,6 +62,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "seeds": checked_seeds(study.get("seeds", 4)),
         "metric": checked_metric(study.get("metric")),
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
+        "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
     }
 
 
@@ -95,6 +100,16 @@ def checked_seeds(given: object) -> list[int]:
             f"numbers from 0, below 2^32, got {_given(given)}"
         )
     return seeds
+
+
+def checked_command(raw: object) -> str:
+    """A command in words that a shell could split. Raises: ValueError."""
+    command = _text("on_end", raw)
+    try:
+        shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"on_end must be a command in words, got {_given(raw)}: {error}") from error
+    return command
 
 
 def checked_metric(raw: object) -> PrimaryMetric:

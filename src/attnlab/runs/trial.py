@@ -1,0 +1,165 @@
+"""A trial of a run: what it will take, by its own first seconds in a folder that is removed afterwards.
+
+It is the run itself (its model, data, optimizer, loggers of files, checkpoints), stopped after a few seconds of steps
+and, where they take longer, a few seconds of each evaluation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+
+from attnlab.config.compose import Composed
+from attnlab.runs.build import Parts, build
+from attnlab.runs.run import TrainingRun
+from attnlab.training.debugging import Debugging
+from attnlab.training.ranks import Ranks
+from attnlab.training.run_directory import RunDirectory
+from attnlab.training.task import Batch, Task
+from attnlab.training.tracking import Tracking
+
+STEP_SECONDS, PART_SECONDS = 1.5, 0.5  # of steps that are timed, and of each part of an evaluation
+LEAST_STEPS = 3  # after the first one
+CLOCK = time.perf_counter
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a run's parts: what comes before its first step, a step, a validation with its checkpoints, and what
+    comes after the last step, the evaluation of the test part and all that the run writes included."""
+
+    start: float
+    step: float
+    validation: float
+    end: float
+
+    def of(self, steps: int, validations: int) -> float:
+        """Seconds of a run of so many steps with so many validations."""
+        return self.start + steps * self.step + validations * self.validation + self.end
+
+
+def measure(composed: Composed, step_seconds: float = STEP_SECONDS, part_seconds: float = PART_SECONDS) -> Cost:
+    """What a run takes beside all that this machine does meanwhile; leaves nothing. Raises what the run raises.
+
+    Of steps it takes `step_seconds`, of each part of an evaluation `part_seconds`, and at least one.
+    """
+    with TemporaryDirectory(prefix="attnlab-") as folder:
+        raw = {**composed.raw, "run_dir": str(Path(folder, "study", "cell", "seed=0")), "progress": "off"}
+        # Each rank computes as much as one alone; what they say to one another is not measured.
+        raw["trainer"] = {**raw["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
+        begun, alone = CLOCK(), replace(composed, raw=raw)
+        parts, directory = replace(build(alone.resolved), tracking=Tracking()), RunDirectory(alone.run_dir)
+        parts.data.prepare_data()
+        parts.data.setup()
+        parts.data.order_seed = alone.seed
+        parts = replace(parts, trainer=parts.trainer.in_steps(parts.data.steps_in))
+        directory.claim()
+        trial = Trial(alone, parts, directory, begun, step_seconds, part_seconds)
+        try:
+            trial.go()
+        finally:
+            directory.release()
+        return trial.cost()
+
+
+class Pace(pl.Callback):
+    """Times optimizer steps after the first one, for so many seconds (0: none), and ends the training."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.first, self.last, self.steps = seconds, 0.0, 0.0, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == self.steps:  # within the micro-batches of a step
+            return
+        self.last, self.steps = CLOCK(), trainer.global_step
+        self.first = self.first or self.last
+        are_enough = self.steps > LEAST_STEPS or not self.seconds
+        trainer.should_stop = are_enough and self.last - self.first >= self.seconds
+
+
+class Trial(TrainingRun):
+    """An attempt at a run that ends early."""
+
+    def __init__(
+        self,
+        composed: Composed,
+        parts: Parts,
+        directory: RunDirectory,
+        begun: float,
+        step_seconds: float,
+        part_seconds: float,
+    ) -> None:
+        self.validates = bool(parts.trainer.val_check_interval)  # which is timed by itself
+        trainer = replace(parts.trainer, val_check_interval=0)
+        super().__init__(composed, replace(parts, trainer=trainer), directory, Ranks())
+        self.begun, self.pace, self.part_seconds = begun, Pace(step_seconds), part_seconds
+        self.validation = self.end = 0.0
+
+    def cost(self) -> Cost:
+        """What was measured, once it is over."""
+        pace = self.pace
+        step = (pace.last - pace.first) / max(1, pace.steps - 1)
+        return Cost(max(0.0, pace.first - self.begun - step), step, self.validation, self.end)
+
+    def _callbacks(self) -> list[pl.Callback]:
+        return [*super()._callbacks(), self.pace]
+
+    def _evaluate(self, task: Task, loggers: Sequence[Logger], debugging: Debugging) -> None:
+        self.end = CLOCK() - self.pace.last  # the last checkpoint
+        if self.validates:
+            part, begun = Part(task, self.part_seconds), CLOCK()
+            task.score_sums(self.data.val_dataloader())
+            for name in ("best", "last"):
+                task.trainer.save_checkpoint(self.directory.checkpoints / f"{name}-trial.ckpt")
+            self.validation = CLOCK() - begun + part.restore()
+        part, begun = Part(task, self.part_seconds), CLOCK()
+        super()._evaluate(task, loggers, debugging)
+        self.end += CLOCK() - begun + part.restore()
+
+    def _warn(self, line: str) -> None:
+        self._log(line)
+
+
+class Part:
+    """While it is in place a task evaluates no more than the first seconds' batches of a loader.
+
+    What is not evaluated counts as long as what is, a batch for a batch.
+    """
+
+    def __init__(self, task: Task, seconds: float) -> None:
+        self.task, self.seconds, self.more = task, seconds, 0.0
+        self._score_sums, self._predictions = task.score_sums, task.predictions
+        task.score_sums, task.predictions = self.score_sums, self.predictions  # type: ignore[method-assign]
+
+    def restore(self) -> float:
+        """Takes it away; returns the seconds that what was left out would have taken."""
+        del self.task.score_sums, self.task.predictions
+        return self.more
+
+    def score_sums(self, loader: Iterable[Batch]) -> tuple[dict[str, float], int]:
+        return self._score_sums(self._first(loader, []))
+
+    def predictions(self, loader: Iterable[Batch], predict: Callable[[Batch], Sequence[T]]) -> dict[int, T]:
+        """The examples that were left out have the prediction of another."""
+        rest: list[Batch] = []
+        found = self._predictions(self._first(loader, rest), predict)
+        filler = next(iter(found.values()))
+        return dict(
+            sorted((dict.fromkeys((i for batch in rest for i in batch["ids"].tolist()), filler) | found).items())
+        )
+
+    def _first(self, loader: Iterable[Batch], rest: list[Batch]) -> Iterator[Batch]:
+        batches, begun = iter(loader), CLOCK()
+        for count, batch in enumerate(batches, 1):
+            yield batch
+            if (spent := CLOCK() - begun) > self.seconds:
+                rest += batches
+                self.more += spent * len(rest) / count - (CLOCK() - begun - spent)
