@@ -17,9 +17,10 @@ from attnlab.analysis import formatting as wording
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.formatting import listing
 from attnlab.analysis.reader import load_study
+from attnlab.analysis.sparklines import sparklines
 from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
-from attnlab.analysis.terminal import print_comparison, sparklines
+from attnlab.analysis.terminal import print_comparison
 
 
 def printed(comparison, width=160) -> str:

@@ -40,6 +40,8 @@ MOODS = {
 UNLIMITED = 10_000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEXT, LETTER, GAP = 345.0, 4.25, 6.0  # points: the text of an article across, a letter at 8 points, between columns
+LONG = 16  # letters of a word that may be broken anywhere
 LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
 ENTRY = """
 {%- macro shown(entry) -%}
@@ -176,16 +178,38 @@ class Table:
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join([table, *map(_plain_markdown, self.notes)]) + "\n"
 
+    @property
+    def fits_article(self) -> bool:
+        """Whether `to_latex` is about no wider than the text of an article, without breaking its first column."""
+        return self._room >= self._letters[0] * LETTER
+
+    @property
+    def _letters(self) -> list[int]:
+        texts = [[" ".join(map(str, _each(content))) for content in row] for row in self.rows]
+        return [max(map(len, column)) for column in zip(self.headings, *texts, strict=True)]
+
+    @property
+    def _room(self) -> float:
+        """What an article's text leaves for the first column, in points."""
+        return TEXT - sum(letters * LETTER + GAP for letters in self._letters[1:])
+
     def to_latex(self) -> str:
-        """A booktabs tabular; the notes as comments below."""
+        """A booktabs tabular in footnotes' size, no wider than the text of an article while what the first column needs
+        can be broken; the notes as comments below."""
         rows = [[latex(" ".join(map(str, _each(content)))) for content in row] for row in self.rows]
+        sides = self._sides
+        if not self.fits_article:
+            sides = f"p{{{max(self._room, 4 * GAP):.0f}pt}}{sides[1:]}"
+            texts = (" ".join(map(str, _each(row[0]))) for row in self.rows)
+            rows = [[rf"\raggedright {_breakable(text)}", *row[1:]] for text, row in zip(texts, rows, strict=True)]
         lines = [
-            rf"\begin{{tabular}}{{{self._sides}}}",
+            rf"{{\footnotesize\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}%",
+            rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
             r"\toprule",
             _latex_row(map(latex, self.headings)),
             r"\midrule",
         ]
-        lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"]
+        lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}}"]
         return "".join(f"{line}\n" for line in [*lines, *(f"% {' '.join(note.split())}" for note in self.notes)])
 
     def to_html(self, kind: str = "", of: str = "") -> Markup:
@@ -219,6 +243,15 @@ def latex(text: str) -> str:
     escaped = "".join(LATEX.get(character, character) for character in text.replace("\n", " "))
     escaped = re.sub(r" ?\+-(?=\d)", r"~$\\pm$", escaped)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
+
+
+def _breakable(text: str) -> str:
+    """For a narrow column: words end after signs, too, and long ones wherever they must."""
+    words = [re.sub(r"(?<=[_./=,])(?=\w)", "\0", word) for word in text.split(" ")]
+    pieces = [piece for word in words for piece in (*word.split("\0"), " ")][:-1]
+    pieces = ["\0".join(piece) if len(piece) > LONG else piece for piece in pieces]
+    joined = "\0".join(pieces).replace("\0 \0", " ")
+    return r"\allowbreak{}".join(map(latex, joined.split("\0")))
 
 
 def html(contents: Contents) -> Markup:
