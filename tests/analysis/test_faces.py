@@ -146,7 +146,7 @@ def test_latex_is_escaped_and_complete(position):
     assert r"relative\_bias" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 7
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {10}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {3}
     assert "$-$0.6" in text
 
 

@@ -144,7 +144,7 @@ def test_cells_are_filtered_by_words_and_choices_and_unfold_to_their_runs(grid):
     page = grid.page
     page.locator("#cells input").fill("PRE 3e-3")
     page.locator("select[data-key='filter/cells/num_layers']").select_option("12")
-    assert names(page, "All cells") == [f"pre_ln, num_layers 12, lr 3e-3, warmup_steps {k}" for k in (0, 200)]
+    assert names(page, "All cells") == [f"pre_ln · num_layers 12 · lr 3e-3 · warmup_steps {k}" for k in (0, 200)]
     assert page.locator("#cells [role=status]").inner_text() == "2 of 16 shown"
     page.locator("#cells tr:not([hidden]) button.unfold").first.click()
     page.locator("#cells .unfolded summary").first.click()
@@ -195,7 +195,7 @@ def test_everything_is_done_by_keys_alone(grid):
 
 def test_two_runs_side_by_side_show_what_differs_and_nothing_else(grid):
     page = grid.page
-    labels = {k: f"pre_ln, num_layers {k}, lr 1e-3, warmup_steps 0, seed 2" for k in (6, 12)}
+    labels = {k: f"pre_ln · num_layers {k} · lr 1e-3 · warmup_steps 0 · seed 2" for k in (6, 12)}
     for place, layers in (("first", 6), ("second", 12)):
         page.locator(f"select[data-key='pair/{place}']").select_option(label=labels[layers])
     rows = page.locator("#pair tbody tr:not(.group)").all()

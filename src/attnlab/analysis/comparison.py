@@ -22,7 +22,7 @@ from attnlab.analysis.differences import ALPHA, Judged, Outcomes, judge
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import MULTIPLE, listing
-from attnlab.analysis.reader import Cell, Choice, Metric, Run, Study, choices_of, metric_of
+from attnlab.analysis.reader import JOINT, Cell, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
 from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.warnings import caveats_of
@@ -320,8 +320,8 @@ def _the_cell(study: Study, given: str | Mapping[str, Choice]) -> dict[str, Choi
     """The choices of the one cell that is meant. Raises ValueError where there is none, or several."""
     cells = [cell for cell in study.cells if cell.skip is None and cell.choices]
     labels = {cell.name: study.label(cell) for cell in cells}
-    found = [cell for cell in cells if given in (cell.name, labels[cell.name])]
-    words = re.split(r"[\s,]+", given) if isinstance(given, str) else ()
+    words = re.split(rf"[\s,{JOINT}]+", given) if isinstance(given, str) else []  # a comma does for the dot of a label
+    found = [cell for cell in cells if given == cell.name or words == re.split(rf"[\s,{JOINT}]+", labels[cell.name])]
     choices = dict(word.split("=", 1) for word in words if "=" in word) if isinstance(given, str) else given
     if not found and choices:
         found = [cell for cell in study.matching(choices) if cell in cells]

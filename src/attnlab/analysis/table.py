@@ -39,10 +39,23 @@ MOODS = {
 }
 UNLIMITED = 10_000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "*": "{*}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 TEXT, LETTER, GAP = 345.0, 4.25, 6.0  # points: the text of an article across, a letter at 8 points, between columns
-LONG = 16  # letters of a word that may be broken anywhere
-LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
+NARROWEST, LONG = 50.0, 16  # points of a column that is broken; letters of a word that may be broken anywhere
+LATEX |= {
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+RAGGED = r"\raggedright\let\\\tabularnewline "  # \raggedright takes \\ for the end of its own lines
 ENTRY = """
 {%- macro shown(entry) -%}
 {%- if entry.is_code %}<code>{{ entry.text }}</code>
@@ -180,31 +193,30 @@ class Table:
 
     @property
     def fits_article(self) -> bool:
-        """Whether `to_latex` is about no wider than the text of an article, without breaking its first column."""
-        return self._room >= self._letters[0] * LETTER
+        """Whether `to_latex` is about no wider than the text of an article, without breaking a column."""
+        return sum(self._points) - GAP <= TEXT
 
     @property
-    def _letters(self) -> list[int]:
-        texts = [[" ".join(map(str, _each(content))) for content in row] for row in self.rows]
-        return [max(map(len, column)) for column in zip(self.headings, *texts, strict=True)]
-
-    @property
-    def _room(self) -> float:
-        """What an article's text leaves for the first column, in points."""
-        return TEXT - sum(letters * LETTER + GAP for letters in self._letters[1:])
+    def _points(self) -> list[float]:
+        """About how wide each column is in LaTeX, with the gap beside it."""
+        texts = [[" ".join(map(str, _each(content))).replace("+-", "\u00b1") for content in row] for row in self.rows]
+        columns = zip(self.headings, *texts, strict=True)
+        return [max(map(len, column)) * LETTER + GAP for column in columns]
 
     def to_latex(self) -> str:
-        """A booktabs tabular in footnotes' size, no wider than the text of an article while what the first column needs
-        can be broken; the notes as comments below."""
+        """A booktabs tabular in footnotes' size, no wider than the text of an article where its widest column of words
+        can be broken so far; the notes as comments below."""
         rows = [[latex(" ".join(map(str, _each(content)))) for content in row] for row in self.rows]
-        sides = self._sides
-        if not self.fits_article:
-            sides = f"p{{{max(self._room, 4 * GAP):.0f}pt}}{sides[1:]}"
-            texts = (" ".join(map(str, _each(row[0]))) for row in self.rows)
-            rows = [[rf"\raggedright {_breakable(text)}", *row[1:]] for text, row in zip(texts, rows, strict=True)]
+        sides, points = [*self._sides], self._points
+        words = [column for column, side in enumerate(sides) if side == "l"]
+        if words and not self.fits_article:
+            at = max(words, key=lambda column: points[column])
+            sides[at] = f"p{{{max(TEXT + points[at] - sum(points) + GAP, NARROWEST):.0f}pt}}"
+            for row, shown in zip(self.rows, rows, strict=True):
+                shown[at] = RAGGED + _breakable(" ".join(map(str, _each(row[at]))))
         lines = [
             rf"{{\footnotesize\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}%",
-            rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
+            rf"\begin{{tabular}}{{@{{}}{''.join(sides)}@{{}}}}",
             r"\toprule",
             _latex_row(map(latex, self.headings)),
             r"\midrule",

@@ -265,9 +265,7 @@ def interactions_table(comparison: Comparison, detail: int = 2, most: int | None
     decimals = decimals_for(one.interval for one in comparison.interactions)
     columns: list[Column[Interaction]] = [
         Column("interaction", lambda one: one.label, "l"),
-        *interval_columns(
-            "beyond the sum" if detail else "beyond", lambda one: one.interval, decimals, True, detail > 0
-        ),
+        _change("beyond the sum", decimals, detail > 0),
         *([Column("settings", lambda one: f"{len(one.by_setting)}/{one.contrast.planned}")] if detail > 1 else []),
         *_tested(verdict),
     ]

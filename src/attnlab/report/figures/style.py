@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from attnlab.analysis.reader import JOINT
 from attnlab.report.document import resource
 from attnlab.training.run_directory import cannot_write
 
@@ -195,7 +196,8 @@ def line_look(index: int) -> dict[str, Any]:
 
 def broken(label: str, letters: int = MOST_LETTERS, most_lines: int = 2) -> str:
     """A label in lines of so many letters, that leaves room for the figure; what does not fit is left out."""
-    lines = textwrap.wrap(label, letters)
+    whole = [part.replace(" ", "\0") for part in label.split(JOINT)]  # a choice is not parted from its factor
+    lines = [line.replace("\0", " ") for line in textwrap.wrap(f"\0{JOINT[1:]}".join(whole), letters)]
     if len(lines) > most_lines:
         lines[most_lines - 1] = f"{lines[most_lines - 1][: letters - 1]}\u2026"
     return "\n".join(lines[:most_lines])
