@@ -95,6 +95,11 @@ class Comparison:
         return sorted(found, key=lambda cell: (cell.n_failed > 0, sign * cell.interval.mean if cell.interval else 0.0))
 
     @property
+    def best_first(self) -> list[CellSummary]:
+        """All cells for a table: those with a value as `measured` has them, then the others."""
+        return [*self.measured, *(cell for cell in self.cells if cell.interval is None)]
+
+    @property
     def states(self) -> dict[str, int]:
         return dict(Counter(run.state for run in self.study.runs.values()))
 

@@ -21,8 +21,7 @@ from attnlab.training.metrics import better_of, known_metric
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
 
-DIGITS = 19  # a seed has fewer: it fits 64 bits
-JOINT = " \u00b7 "  # between the choices of a label
+DIGITS, JOINT = 19, " \u00b7 "  # of a seed that no longer fits 64 bits; between the choices of a label
 NOTHING: Mapping[str, object] = {}
 Choice = str | int | float | bool | None  # of a factor
 

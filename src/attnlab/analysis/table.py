@@ -73,12 +73,14 @@ ENTRY = """
 TABLE = """
 <div class="scroll" tabindex="0" role="region" aria-label="{{ table.title }}">
 <table class="{{ ("figures " ~ kind) | trim }}"{% if of %} data-of="{{ of }}"{% endif %}>
-<thead><tr>{% for text in table.headings %}<th scope="col">{{ text }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for text in table.headings %}
+{%- set is_left = sides[loop.index0] == "l" and not loop.first %}<th scope="col"{{ left if is_left }}>{{ text }}</th>
+{%- endfor %}</tr></thead>
 <tbody>
 {%- for row in table.rows %}
 <tr{% if table.keys %} data-row="{{ table.keys[loop.index0] }}"{% endif %}>
 {%- for content in row %}{% if loop.first %}<th scope="row">{{ html(content) }}</th>
-{%- else %}<td>{{ html(content) }}</td>{% endif %}{% endfor %}</tr>
+{%- else %}<td{{ left if sides[loop.index0] == "l" }}>{{ html(content) }}</td>{% endif %}{% endfor %}</tr>
 {%- endfor %}
 </tbody></table></div>
 {%- for note in table.notes %}
@@ -227,7 +229,7 @@ class Table:
     def to_html(self, kind: str = "", of: str = "") -> Markup:
         """Scrolls sideways by itself where it is too wide. kind: more classes ("sortable", "text"); of: what the page's
         scripts take its rows for."""
-        return Markup(_template(TABLE).render(table=self, kind=kind, of=of))
+        return Markup(_template(TABLE).render(table=self, sides=self._sides, kind=kind, of=of))
 
     def __html__(self) -> str:
         return self.to_html().__html__()
@@ -321,5 +323,5 @@ def _template(source: str) -> Template:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True)
-    environment.globals |= {"moods": MOODS, "typographic": typographic, "html": html}
+    environment.globals |= {"left": Markup(' class="left"'), "moods": MOODS, "typographic": typographic, "html": html}
     return environment.from_string(source.lstrip("\n"))

@@ -164,8 +164,7 @@ def _compact(comparison: Comparison, as_columns: bool) -> Table:
     columns = [*names, Column("mean", mean), Column("difference", difference), Column("p", p_of)]
     if any(cell.n_failed for cell in comparison.cells):
         columns.append(Column("lost", lambda row: f"{row.n_failed}/{sum(row.states.values())}" if row.n_failed else ""))
-    rest = [cell for cell in comparison.cells if cell.interval is None]
-    return Table.of(columns, [*comparison.measured, *rest], "Cells", [*_caption(comparison), *comparison.caveats])
+    return Table.of(columns, comparison.best_first, "Cells", [*_caption(comparison), *comparison.caveats])
 
 
 def _caption(comparison: Comparison) -> list[str]:
@@ -331,8 +330,7 @@ def _to_be_read(comparison: Comparison) -> Table:
         compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted)),
         Column("verdict", judged, "l"),
     ]
-    rest = [cell for cell in comparison.cells if cell.interval is None]
-    return Table.of(columns, [*comparison.measured, *rest], "Cells", comparison.caveats)
+    return Table.of(columns, comparison.best_first, "Cells", comparison.caveats)
 
 
 def runs_to_csv(comparison: Comparison) -> str:

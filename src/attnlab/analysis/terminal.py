@@ -85,7 +85,7 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     metric = comparison.metric
     if metric is None or not comparison.cells:
         return
-    rows = [*comparison.measured, *(cell for cell in comparison.cells if cell.interval is None)]
+    rows = comparison.best_first
     sizes = {len(cell.values) for cell in comparison.measured}
     planned = len(comparison.study.seeds)
     equal = "" if len(sizes) != 1 else f", n = {planned}" if sizes == {planned} else f", n = {sizes.pop()} of {planned}"

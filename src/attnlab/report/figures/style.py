@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both
 LETTER, LINE, HANDLE = 0.062, 0.15, 0.45  # inches of a letter, of a line of text, of what a legend shows beside a name
 MOST_LETTERS = 38  # of a label
+REM = 63 / (72 * PAGE)  # of the page for a point of a figure, of which one over both columns fills it
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)), (0, (7, 1, 1, 1)))
 MARKERS = "osD^vP*X"
 TOKEN = re.compile(r"--([\w-]+):\s*(#[0-9a-fA-F]{6})")
@@ -131,6 +132,7 @@ def as_svg(figure: Figure, name: str, description: str) -> Markup:
         _adapt(parent)
     wide, high = root.attrib["viewBox"].split()[2:]
     root.attrib = {"viewBox": f"0 0 {wide} {high}", "class": "figure", "role": "img", "aria-label": name}
+    root.attrib["style"] = f"max-width: {float(wide) * REM:.4g}rem"  # letters are of one size in all figures
     title, said = ElementTree.Element("title"), ElementTree.Element("desc")
     title.text, said.text = name, NO_XML.sub("\ufffd", description)
     root[:0] = [title, said]
@@ -196,7 +198,8 @@ def line_look(index: int) -> dict[str, Any]:
 
 def broken(label: str, letters: int = MOST_LETTERS, most_lines: int = 2) -> str:
     """A label in lines of so many letters, that leaves room for the figure; what does not fit is left out."""
-    whole = [part.replace(" ", "\0") for part in label.split(JOINT)]  # a choice is not parted from its factor
+    parts = label.split(JOINT)  # none of them is broken while there are several
+    whole = [part.replace(" ", "\0") if len(parts) > 1 else part for part in parts]
     lines = [line.replace("\0", " ") for line in textwrap.wrap(f"\0{JOINT[1:]}".join(whole), letters)]
     if len(lines) > most_lines:
         lines[most_lines - 1] = f"{lines[most_lines - 1][: letters - 1]}\u2026"
