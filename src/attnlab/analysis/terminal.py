@@ -86,9 +86,9 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     if metric is None or not comparison.cells:
         return
     rows = comparison.best_first
-    sizes = {len(cell.values) for cell in comparison.measured}
-    planned = len(comparison.study.seeds)
-    equal = "" if len(sizes) != 1 else f", n = {planned}" if sizes == {planned} else f", n = {sizes.pop()} of {planned}"
+    sizes = {(len(cell.values), sum(cell.states.values())) for cell in comparison.measured}
+    n, asked = sizes.pop() if len(sizes) == 1 else (0, 0)
+    equal = f", n = {n}" + (f" of {asked}" if n < asked else "") if n else ""
     title(console, f"{metric.name}, {metric.better} is better: mean and 95% interval{equal}")
     names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell, "\n")
     verdict = Column("", _verdict, "l")
@@ -133,11 +133,13 @@ def _means(comparison: Comparison, is_whole: bool) -> list[Column[CellSummary]]:
     columns: list[Column[CellSummary]] = interval_columns("mean", lambda row: row.interval, decimals, False, is_whole)
     if len({row.rank_interval for row in comparison.measured}) > 1:
         columns.append(Column("place", lambda row: formatting.rank_text(row.rank_interval) if row.interval else ""))
-    n = len(comparison.study.seeds)
+
+    def n(row: CellSummary) -> str:
+        found, asked = len(row.values), sum(row.states.values())
+        return f"{found}" if found == asked else f"{found}/{asked}"
+
     if len({len(row.values) for row in comparison.measured}) > 1:
-        columns.append(
-            Column("n", lambda row: f"{len(row.values)}" if len(row.values) == n else f"{len(row.values)}/{n}")
-        )
+        columns.append(Column("n", n))
     return columns
 
 
