@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
 from attnlab.analysis.claims import Claim, check_claims
@@ -279,7 +280,8 @@ def parts_of_study(study: Study) -> list[Study]:
     """
     across = _compares_across(study)
     found = {key: _kind(run) for key, run in study.runs.items()}
-    kinds = {key: replace(kind, **dict.fromkeys(across)) for key, kind in found.items() if kind is not None}
+    nothing: dict[str, Any] = dict.fromkeys(across)
+    kinds = {key: replace(kind, **nothing) for key, kind in found.items() if kind is not None}
     sizes = Counter(kinds.values())
     if len(sizes) < 2:
         return [study]

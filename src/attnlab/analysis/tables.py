@@ -262,10 +262,14 @@ def interactions_table(comparison: Comparison, detail: int = 2, most: int | None
     if not comparison.interactions:
         return None
     decimals = decimals_for(one.interval for one in comparison.interactions)
+
+    def settings(one: Interaction) -> str:
+        return f"{len(one.by_setting)}/{one.contrast.planned}"
+
     columns: list[Column[Interaction]] = [
         Column("interaction", lambda one: one.label, "l"),
         _change("beyond the sum", decimals, detail > 0),
-        *([Column("settings", lambda one: f"{len(one.by_setting)}/{one.contrast.planned}")] if detail > 1 else []),
+        *([Column("settings", settings)] if detail > 1 else []),
         *_tested(verdict),
     ]
     largest = sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean))[:most]
@@ -317,8 +321,9 @@ def _to_be_read(comparison: Comparison) -> Table:
             return "baseline" if row.is_baseline else "-"
         return interval_text(row.difference.interval, apart, sign=True)
 
+    names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell)
     columns = [
-        *name_columns(comparison, lambda row: row.cell),
+        *names,
         Column(f"{metric.name if metric else 'value'} (95% interval)", value),
         Column("n", lambda row: len(row.values)),
         Column("place", lambda row: rank_text(row.rank_interval)),

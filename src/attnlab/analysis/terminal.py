@@ -231,7 +231,10 @@ def _print_factors(comparison: Comparison, console: Console) -> None:
     """Average effects and the largest interactions, where several factors vary."""
     smaller = len(comparison.interactions) - MOST_INTERACTIONS
     largest = partial(interactions_table, most=MOST_INTERACTIONS)
-    kinds = {"Average effects of the factors": effects_table, "Interactions of two factors": largest}
+    kinds: dict[str, Callable[[Comparison, int], Table | None]] = {
+        "Average effects of the factors": effects_table,
+        "Interactions of two factors": largest,
+    }
     for words, of in kinds.items():
         shapes = [table for detail in (2, 1, 0) if (table := of(comparison, detail))]
         if not shapes or comparison.metric is None:

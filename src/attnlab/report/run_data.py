@@ -147,7 +147,7 @@ def _data(run: Run) -> str:
     source = str(mapping(config.get("source")).get("_target_") or config.get("_target_") or "")
     name, size = (chosen or [source.rpartition(".")[2]])[-1], data.get("train_tokens")
     unit = data.get("unit") or "token"
-    return f"{name} ({quantity(float(size))} training {unit}s)" if name and is_finite(size) else name  # type: ignore[arg-type]
+    return f"{name} ({quantity(float(size))} training {unit}s)" if name and is_finite(size) else name
 
 
 def describe(run: Run) -> dict[str, object]:

@@ -247,7 +247,7 @@ def name_ticks(axes: Axes, names: Sequence[str], room: float) -> float:
     axes.set_xticks(range(len(names)), shown, rotation=angle, ha="right", rotation_mode="anchor")
     if angle == 90:
         for label in axes.get_xticklabels():
-            label.set_va("center")
+            label.set_verticalalignment("center")
     return longest * math.sin(math.radians(angle))
 
 
