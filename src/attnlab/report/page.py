@@ -247,7 +247,8 @@ def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
         total, finished = sum(cell.states.values()), cell.states.get("finished", 0)
         return str(total) if finished == total else f"{finished} of {total}"
 
-    first, *others = name_columns(c, lambda cell: cell.cell)
+    names_of: list[Column[CellSummary]] = name_columns(c, lambda cell: cell.cell)
+    first, *others = names_of
 
     def named(cell: CellSummary) -> Contents:
         return [str(first.of(cell)), Entry("baseline", mood="soft")] if cell.is_baseline else first.of(cell)
