@@ -284,6 +284,26 @@ def write_grid_study(root: Path, seeds: int = 3) -> Path:
     return root
 
 
+def write_crossed_study(root: Path, factors: Mapping[str, Sequence[Any]], seeds: int = 3) -> Path:
+    """Every pair of choices, each a little worse than the one before, at 1, 2 and 8 times the training length."""
+    cells = [dict(zip(factors, choices, strict=True)) for choices in itertools.product(*factors.values())]
+    write_plan(
+        root,
+        question="Which of the choices earns its place?",
+        factors={name: list(choices) for name, choices in factors.items()},
+        baseline=cells[0],
+        cells=[cell(choices) for choices in cells],
+        seeds=list(range(seeds)),
+        metric={"name": "test/loss@8x", "better": "lower", "margin": 0.02},
+    )
+    for (index, choices), seed in itertools.product(enumerate(cells), range(seeds)):
+        level = 2.2 + 0.3 * index / len(cells)
+        noise = 0.02 * np.random.default_rng((index, seed)).standard_normal(3)
+        final = {f"test/loss@{k}x": level + 0.05 * np.log2(k) + own for k, own in zip((1, 2, 8), noise, strict=True)}
+        write_run(root, choices, seed, final, curve=learning_curve(level, seed, every=40))
+    return root
+
+
 @pytest.fixture(scope="session")
 def position(tmp_path_factory) -> Comparison:
     """The comparison of the synthetic study of position encodings."""

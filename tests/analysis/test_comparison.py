@@ -171,8 +171,8 @@ def test_cells_that_plateau_are_named_with_what_they_share(grid_comparison):
         "3 of 16 cells are far behind on val/loss, at 3.33 against 2.31 to 2.41 of the others: all 3 have post_ln and warmup_steps 0."
     )
     assert second == (
-        "With post_ln and warmup_steps 0, behind: num_layers 6, lr 3e-3; num_layers 12, lr 1e-3; num_layers 12, lr 3e-3. "
-        "Not behind: num_layers 6, lr 1e-3. No run lies between."
+        "With post_ln and warmup_steps 0, behind: num_layers 6 · lr 3e-3; num_layers 12 · lr 1e-3; num_layers 12 · lr 3e-3. "
+        "Not behind: num_layers 6 · lr 1e-3. No run lies between."
     )
 
 

@@ -1,9 +1,12 @@
 """What cannot be compared is not compared: runs of another task, data set, tokenizer or unit stand in parts of their own."""
 
+import io
+
 import pytest
+from rich.console import Console
 from tests.stored_studies import cell, write_plan, write_run
 
-from attnlab.analysis import compare, load_study, parts_of_study
+from attnlab.analysis import asked, compare, load_study, parts_of_study, print_comparison
 
 
 def settings(task="CausalLanguageModelling", source="KJV", tokenizer="Character"):
@@ -91,3 +94,38 @@ def test_where_the_tokenizer_is_a_factor_losses_a_token_are_compared_within_each
 def test_where_the_tokenizer_is_a_factor_bits_a_byte_are_compared_across(tmp_path):
     study = planned(tmp_path, "test/bits_per_byte")
     assert parts_of_study(study) == [study]
+
+
+def test_a_baseline_of_one_kind_is_not_silently_replaced_in_another(mixed):
+    first, second, third = asked(mixed, baseline="position=alibi")
+    assert compare(first).baseline.label == "alibi"
+    assert not [caveat for caveat in compare(first).caveats if "No baseline" in caveat]
+    write(mixed.path, {"model": "vit", "norm": "rms"}, 0.2, IMAGES, task="ImageClassification", source="MNIST5k")
+    _, second, third = asked(load_study(mixed.path), baseline="position=alibi")
+    assert any(
+        "No baseline is named among these: model=vit, the first cell" in caveat for caveat in compare(second).caveats
+    )
+    assert [third.label(cell) for cell in third.cells] == ["bpe"]  # one cell is named by what sets it apart
+
+
+def test_bits_a_byte_that_are_asked_for_are_compared_across_tokenizers_of_one_text_without_a_plan(tmp_path):
+    metric, choices = "test/bits_per_byte", [{"tokenizer": "character"}, {"tokenizer": "bpe"}]
+    for each, kind in zip(choices, ("Character", "BPE"), strict=True):
+        write(tmp_path / "s", each, 2.0, metric=metric, tokenizer=kind)
+        write(tmp_path / "s", each, 2.0, metric="test/loss", tokenizer=kind, seeds=(5,))
+    study = load_study(tmp_path / "s")
+    (together,) = asked(study, metric)
+    assert len(together.cells) == 2
+    assert len(asked(study, "test/loss")) == 2
+    write(tmp_path / "s", {"data": "other"}, 2.0, {**TEXT, "fingerprint": "other"}, metric=metric)
+    assert len(asked(load_study(tmp_path / "s"), metric)) == 2
+
+
+def test_seeds_that_nobody_asked_for_are_not_missing(tmp_path):
+    write(tmp_path / "s", {"position": "rotary"}, 2.0, seeds=(1, 2))
+    write(tmp_path / "s", {"position": "alibi"}, 2.1, seeds=(1,))
+    comparison = compare(load_study(tmp_path / "s"))
+    assert comparison.states == {"finished": 3}
+    out = io.StringIO()
+    print_comparison(comparison, Console(file=out, width=110))
+    assert not [word for word in ("missing", "1/2", "of 2 seeds", "Not finished") if word in out.getvalue()]

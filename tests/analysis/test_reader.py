@@ -231,7 +231,7 @@ def test_labels_say_what_differs(tmp_path):
         {"norm": "layer_norm", "model.num_layers": 12, "data": "kjv"},
     ]
     study = load_study(write_plan(tmp_path / "s", cells=[cell(c) for c in choices], seeds=[0]))
-    assert [study.label(c) for c in study.cells] == ["rms_norm, num_layers 6", "layer_norm, num_layers 12"]
+    assert [study.label(c) for c in study.cells] == ["rms_norm \u00b7 num_layers 6", "layer_norm \u00b7 num_layers 12"]
     assert study.varying == ["norm", "model.num_layers"]
 
 

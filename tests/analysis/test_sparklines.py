@@ -6,7 +6,7 @@ import pytest
 from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.analysis.reader import load_study
-from attnlab.analysis.terminal import BLOCKS, PLAIN, characters_in, curve_name, sparklines
+from attnlab.analysis.sparklines import BLOCKS, PLAIN, characters_in, curve_name, sparklines
 from attnlab.training.metrics import better_of
 
 

@@ -82,10 +82,11 @@ def test_markdown_has_equal_rows_and_its_notes_below():
 
 
 def test_latex_is_a_whole_tabular():
-    lines = TABLE.to_latex().splitlines()
-    assert lines[0] == r"\begin{tabular}{lrl}"
-    assert r"a|b\_$<$c$>$ & 0.333~$\pm$0.010 & better by $-$2 \\" in lines
-    assert lines[-2:] == [r"\end{tabular}", "% fewer than 3 & more"]
+    size, *lines = TABLE.to_latex().splitlines()
+    assert size == r"{\footnotesize\setlength{\tabcolsep}{3pt}%"
+    assert lines[0] == r"\begin{tabular}{@{}lrl@{}}"
+    assert r"a\textbar{}b\_$<$c$>$ & 0.333~$\pm$0.010 & better by $-$2 \\" in lines
+    assert lines[-2:] == [r"\end{tabular}}", "% fewer than 3 & more"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_each_form_is_printed(attnlab, study):
     assert "alibi is best" in attnlab("compare", "position_length").out
     assert len(list(csv.DictReader(io.StringIO(attnlab("compare", "position_length", "--format", "csv").out)))) == 6
     assert attnlab("compare", "position_length", "--format", "md").out.startswith("| cell |")
-    assert attnlab("compare", "position_length", "--format", "tex").out.startswith(r"\begin{tabular}")
+    assert attnlab("compare", "position_length", "--format", "tex").out.startswith(r"{\footnotesize")
 
 
 def test_the_runs_behind_it_are_listed(attnlab, study):
@@ -96,7 +96,7 @@ def test_a_multirun_is_compared_with_its_first_cell_and_says_so(attnlab, multiru
     said = attnlab("compare", "mine")
     assert said.status == 0, said.err
     assert "val/loss, lower is better" in said.out
-    assert "No baseline is named: alibi, num_heads 2, the first cell, stands for it" in " ".join(said.out.split())
+    assert "No baseline is named: alibi \u00b7 num_heads 2, the first cell, stands for it" in " ".join(said.out.split())
     assert "names no baseline" not in said.out
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
 from attnlab.analysis.claims import Claim, check_claims
@@ -22,7 +23,7 @@ from attnlab.analysis.differences import ALPHA, Judged, Outcomes, judge
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import MULTIPLE, listing
-from attnlab.analysis.reader import Cell, Choice, Metric, Run, Study, choices_of, metric_of
+from attnlab.analysis.reader import JOINT, Cell, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
 from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.warnings import caveats_of
@@ -93,6 +94,11 @@ class Comparison:
         sign = -1 if self.metric and self.metric.better == "higher" else 1
         found = [cell for cell in self.cells if cell.interval is not None]
         return sorted(found, key=lambda cell: (cell.n_failed > 0, sign * cell.interval.mean if cell.interval else 0.0))
+
+    @property
+    def best_first(self) -> list[CellSummary]:
+        """All cells for a table: those with a value as `measured` has them, then the others."""
+        return [*self.measured, *(cell for cell in self.cells if cell.interval is None)]
 
     @property
     def states(self) -> dict[str, int]:
@@ -256,7 +262,7 @@ def _is_copy(key: str, settings: Mapping[str, dict[str, object]]) -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a run's figures are of. data and tokenizer are None where the metric compares across them."""
+    """What a run's figures are of. unit, data and tokenizer are None where the metric compares across them."""
 
     task: str
     unit: str | None
@@ -273,7 +279,9 @@ def parts_of_study(study: Study) -> list[Study]:
     of their cells.
     """
     across = _compares_across(study)
-    kinds = {key: kind for key, run in study.runs.items() if (kind := _kind(run, across)) is not None}
+    found = {key: _kind(run) for key, run in study.runs.items()}
+    nothing: dict[str, Any] = dict.fromkeys(across)
+    kinds = {key: replace(kind, **nothing) for key, kind in found.items() if kind is not None}
     sizes = Counter(kinds.values())
     if len(sizes) < 2:
         return [study]
@@ -302,26 +310,22 @@ def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, 
     """
     if baseline is not None:
         study = replace(study, baseline=_the_cell(study, baseline), baseline_named=True)
-    parts = parts_of_study(study)
     if metric is None:
-        return parts
+        return parts_of_study(study)
     if metric not in study.metrics:
         there = listing(study.metrics, MOST_NAMES) or "none, because no run has finished"
         raise ValueError(f"metric must be a final metric of the study {study.name}, got {metric!r}; there are {there}")
-    having = [part for part in parts if metric in part.metrics]
-    return [replace(part, metric=_other_metric(part, metric)) for part in having]
-
-
-def _other_metric(study: Study, name: str) -> Metric:
-    return study.metric if study.metric and study.metric.name == name else Metric(name, study.better(name))
+    own = study.metric if study.metric and study.metric.name == metric else Metric(metric, study.better(metric))
+    parts = parts_of_study(replace(study, metric=own))
+    return [replace(part, metric=own) for part in parts if metric in part.metrics]
 
 
 def _the_cell(study: Study, given: str | Mapping[str, Choice]) -> dict[str, Choice]:
     """The choices of the one cell that is meant. Raises ValueError where there is none, or several."""
     cells = [cell for cell in study.cells if cell.skip is None and cell.choices]
     labels = {cell.name: study.label(cell) for cell in cells}
-    found = [cell for cell in cells if given in (cell.name, labels[cell.name])]
-    words = re.split(r"[\s,]+", given) if isinstance(given, str) else ()
+    words = re.split(rf"[\s,{JOINT}]+", given) if isinstance(given, str) else []  # a comma does for the dot of a label
+    found = [cell for cell in cells if given == cell.name or words == re.split(rf"[\s,{JOINT}]+", labels[cell.name])]
     choices = dict(word.split("=", 1) for word in words if "=" in word) if isinstance(given, str) else given
     if not found and choices:
         found = [cell for cell in study.matching(choices) if cell in cells]
@@ -336,18 +340,21 @@ def _the_cell(study: Study, given: str | Mapping[str, Choice]) -> dict[str, Choi
     return dict(found[0].choices)
 
 
-def _compares_across(study: Study) -> bool:
-    """Whether data or tokenizer vary on purpose, and the metric compares across them."""
+def _compares_across(study: Study) -> tuple[str, ...]:
+    """The fields of a kind in which runs may differ, because they vary on purpose and the metric compares across them:
+    without a plan tokenizers of one text alone."""
     varies = any(name.split(".")[0] in ON_PURPOSE for name in study.varying)
     known = study.known_metric(study.metric.name) if study.metric else None
-    return _is_planned(study) and varies and known is not None and known.any_tokenizer
+    if not varies or known is None or not known.any_tokenizer:
+        return ()
+    return ("unit", "data", "tokenizer") if _is_planned(study) else ("tokenizer",)
 
 
 def _is_planned(study: Study) -> bool:
     return (study.path / "plan.json").is_file()
 
 
-def _kind(run: Run, across: bool) -> Kind | None:
+def _kind(run: Run) -> Kind | None:
     config, data = run.section("config"), run.section("data")
     if not config or "fingerprint" not in data:
         return None
@@ -357,8 +364,6 @@ def _kind(run: Run, across: bool) -> Kind | None:
     tokenizer = _target(config.get("tokenizer")) if "vocabulary_size" in data else ""
     size = f" of {data['vocabulary_size']}" if tokenizer else ""
     words = f"{task} on {source}{f' with {tokenizer}{size}' if tokenizer else ''}"
-    if across:
-        return Kind(task, None, None, None, task)
     cut = [config.get("tokenizer"), data_config.get("tokenizer_from"), data_config.get("joint_vocabulary")]
     known = json.dumps(cut, sort_keys=True, default=str) if tokenizer else None
     return Kind(task, str(data.get("unit") or "token"), str(data["fingerprint"]), known, words)
@@ -374,7 +379,10 @@ def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], ski
         part.runs = {key: run for key, run in runs.items() if run.seed in part.seeds}
         part.metric = metric_of(None, list(part.runs.values()))
         first = next((cell.choices for cell in part.cells if cell.choices), {})
-        part.baseline = study.baseline if part.baseline_cell else dict(first)
+        if not (study.baseline and part.matching(study.baseline)):  # it stands in another part
+            part.baseline, part.baseline_named = dict(first), False
+    if len(cells) == 1:  # is named by what sets it apart from the other parts
+        part.varying = study.varying
     part.claims = [claim for claim in study.claims if all(map(part.matching, _cells_of(claim)))]
     return part
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from attnlab.analysis.differences import DECIDED, Contrast, Judged, Outcomes, contrast_of, judge, together
-from attnlab.analysis.reader import Cell, Choice, short
+from attnlab.analysis.reader import JOINT, Cell, Choice, short
 from attnlab.analysis.statistics import signed_sum
 from attnlab.training.study_fields import same
 
@@ -164,7 +164,7 @@ class Factorial:
 
     def _setting(self, cell: Cell, moves: Mapping[str, Choice]) -> str:
         rest = (name for name in self.study.varying if name in cell.choices and name not in moves)
-        return ", ".join(self.study.choice_label(name, cell.choices[name]) for name in rest)
+        return JOINT.join(self.study.choice_label(name, cell.choices[name]) for name in rest)
 
 
 def _key(choices: Mapping[str, Choice]) -> frozenset[tuple[str, str | float]]:

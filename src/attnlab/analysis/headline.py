@@ -17,7 +17,7 @@ from attnlab.analysis.formatting import (
     spread_text,
     verdict,
 )
-from attnlab.analysis.reader import Choice, short
+from attnlab.analysis.reader import JOINT, Choice, short
 from attnlab.analysis.table import Entry
 from attnlab.training.study_fields import same
 
@@ -213,7 +213,7 @@ def _rest(comparison: Comparison, clusters: Clusters, cells: Sequence[CellSummar
     """What tells `cells` apart beside the choices that they share, in the plan's order."""
     names = [name for name in comparison.study.varying if name not in clusters.common]
     return [
-        ", ".join(_choices(comparison, {name: cell.cell.choices[name] for name in names if name in cell.cell.choices}))
+        JOINT.join(_choices(comparison, {name: cell.cell.choices[name] for name in names if name in cell.cell.choices}))
         for cell in sorted(cells, key=comparison.cells.index)
     ]
 

@@ -21,7 +21,7 @@ from attnlab.training.metrics import better_of, known_metric
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
 
-DIGITS = 19  # a seed has fewer: it fits 64 bits
+DIGITS, JOINT = 19, " \u00b7 "  # of a seed that no longer fits 64 bits; between the choices of a label
 NOTHING: Mapping[str, object] = {}
 Choice = str | int | float | bool | None  # of a factor
 
@@ -175,7 +175,7 @@ class Study:
             return cell.name
         if len(varying) == 1:
             return str(cell.choices[varying[0]])
-        return ", ".join(self.choice_label(name, cell.choices[name]) for name in varying if name in cell.choices)
+        return JOINT.join(self.choice_label(name, cell.choices[name]) for name in varying if name in cell.choices)
 
     def choice_label(self, name: str, choice: Choice) -> str:
         """A choice among others: a word stands for itself, a number or a switch needs its factor's name."""

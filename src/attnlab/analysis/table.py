@@ -39,8 +39,23 @@ MOODS = {
 }
 UNLIMITED = 10_000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {"<": "$<$", ">": "$>$", **{character: f"\\{character}" for character in "&%$#_{}"}}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "*": "{*}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+TEXT, LETTER, GAP = 345.0, 4.25, 6.0  # points: the text of an article across, a letter at 8 points, between columns
+NARROWEST, LONG = 50.0, 16  # points of a column that is broken; letters of a word that may be broken anywhere
+LATEX |= {
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+RAGGED = r"\raggedright\let\\\tabularnewline "  # \raggedright takes \\ for the end of its own lines
 ENTRY = """
 {%- macro shown(entry) -%}
 {%- if entry.is_code %}<code>{{ entry.text }}</code>
@@ -58,12 +73,14 @@ ENTRY = """
 TABLE = """
 <div class="scroll" tabindex="0" role="region" aria-label="{{ table.title }}">
 <table class="{{ ("figures " ~ kind) | trim }}"{% if of %} data-of="{{ of }}"{% endif %}>
-<thead><tr>{% for text in table.headings %}<th scope="col">{{ text }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for text in table.headings %}
+{%- set is_left = sides[loop.index0] == "l" and not loop.first %}<th scope="col"{{ left if is_left }}>{{ text }}</th>
+{%- endfor %}</tr></thead>
 <tbody>
 {%- for row in table.rows %}
 <tr{% if table.keys %} data-row="{{ table.keys[loop.index0] }}"{% endif %}>
 {%- for content in row %}{% if loop.first %}<th scope="row">{{ html(content) }}</th>
-{%- else %}<td>{{ html(content) }}</td>{% endif %}{% endfor %}</tr>
+{%- else %}<td{{ left if sides[loop.index0] == "l" }}>{{ html(content) }}</td>{% endif %}{% endfor %}</tr>
 {%- endfor %}
 </tbody></table></div>
 {%- for note in table.notes %}
@@ -176,22 +193,43 @@ class Table:
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join([table, *map(_plain_markdown, self.notes)]) + "\n"
 
+    @property
+    def fits_article(self) -> bool:
+        """Whether `to_latex` is about no wider than the text of an article, without breaking a column."""
+        return sum(self._points) - GAP <= TEXT
+
+    @property
+    def _points(self) -> list[float]:
+        """About how wide each column is in LaTeX, with the gap beside it."""
+        texts = [[" ".join(map(str, _each(content))).replace("+-", "\u00b1") for content in row] for row in self.rows]
+        columns = zip(self.headings, *texts, strict=True)
+        return [max(map(len, column)) * LETTER + GAP for column in columns]
+
     def to_latex(self) -> str:
-        """A booktabs tabular; the notes as comments below."""
+        """A booktabs tabular in footnotes' size, no wider than the text of an article where its widest column of words
+        can be broken so far; the notes as comments below."""
         rows = [[latex(" ".join(map(str, _each(content)))) for content in row] for row in self.rows]
+        sides, points = [*self._sides], self._points
+        words = [column for column, side in enumerate(sides) if side == "l"]
+        if words and not self.fits_article:
+            at = max(words, key=lambda column: points[column])
+            sides[at] = f"p{{{max(TEXT + points[at] - sum(points) + GAP, NARROWEST):.0f}pt}}"
+            for row, shown in zip(self.rows, rows, strict=True):
+                shown[at] = RAGGED + _breakable(" ".join(map(str, _each(row[at]))))
         lines = [
-            rf"\begin{{tabular}}{{{self._sides}}}",
+            rf"{{\footnotesize\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}%",
+            rf"\begin{{tabular}}{{@{{}}{''.join(sides)}@{{}}}}",
             r"\toprule",
             _latex_row(map(latex, self.headings)),
             r"\midrule",
         ]
-        lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"]
+        lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}}"]
         return "".join(f"{line}\n" for line in [*lines, *(f"% {' '.join(note.split())}" for note in self.notes)])
 
     def to_html(self, kind: str = "", of: str = "") -> Markup:
         """Scrolls sideways by itself where it is too wide. kind: more classes ("sortable", "text"); of: what the page's
         scripts take its rows for."""
-        return Markup(_template(TABLE).render(table=self, kind=kind, of=of))
+        return Markup(_template(TABLE).render(table=self, sides=self._sides, kind=kind, of=of))
 
     def __html__(self) -> str:
         return self.to_html().__html__()
@@ -219,6 +257,15 @@ def latex(text: str) -> str:
     escaped = "".join(LATEX.get(character, character) for character in text.replace("\n", " "))
     escaped = re.sub(r" ?\+-(?=\d)", r"~$\\pm$", escaped)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
+
+
+def _breakable(text: str) -> str:
+    """For a narrow column: words end after signs, too, and long ones wherever they must."""
+    words = [re.sub(r"(?<=[_./=,])(?=\w)", "\0", word) for word in text.split(" ")]
+    pieces = [piece for word in words for piece in (*word.split("\0"), " ")][:-1]
+    pieces = ["\0".join(piece) if len(piece) > LONG else piece for piece in pieces]
+    joined = "\0".join(pieces).replace("\0 \0", " ")
+    return r"\allowbreak{}".join(map(latex, joined.split("\0")))
 
 
 def html(contents: Contents) -> Markup:
@@ -276,5 +323,5 @@ def _template(source: str) -> Template:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True)
-    environment.globals |= {"moods": MOODS, "typographic": typographic, "html": html}
+    environment.globals |= {"left": Markup(' class="left"'), "moods": MOODS, "typographic": typographic, "html": html}
     return environment.from_string(source.lstrip("\n"))

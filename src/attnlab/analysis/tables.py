@@ -1,25 +1,31 @@
-"""A study's tables: cells with all their figures, exact or to be read, and runs with their directories."""
+"""A study's tables: cells with all their figures, exact or to be read; effects and interactions; runs with their
+directories."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import Difference
+from attnlab.analysis.factors import Effect, Interaction, JudgedAverage
 from attnlab.analysis.formatting import (
     decimals_for,
+    describe,
     failures_text,
     interval_text,
     number,
     p_text,
     rank_text,
+    spread_text,
     verdict,
     wins_text,
 )
-from attnlab.analysis.reader import Run, natural
-from attnlab.analysis.table import Column, Contents, Table
+from attnlab.analysis.reader import Cell, Run, natural, short
+from attnlab.analysis.statistics import Interval
+from attnlab.analysis.table import Column, Contents, Entry, Table
 from attnlab.training.run_directory import write_text
 
 DIGITS = 10  # of the figures of cells
@@ -39,12 +45,17 @@ DIFFERENCE = {
 }
 BUDGET = ("steps", "tokens", "seconds", "parameters", "flops")
 COUNTS = ("step", "max_steps", "tokens", "seconds")
+JUDGED = ("interval.mean", "interval.low", "interval.high", "interval.level", "p_adjusted", "n", "contrast.planned")
+T = TypeVar("T")
 
 
 def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes table.csv, table.md and table.tex, each atomically, and returns the files. Raises CannotWrite."""
-    texts = {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}
-    files = {folder / f"table.{suffix}": text for suffix, text in texts.items()}
+    """Writes table.csv, table.md and table.tex, effects and interactions as CSV and LaTeX where there are some, each
+    atomically; returns the files. Raises CannotWrite."""
+    texts = {"table.csv": to_csv(comparison), "table.md": to_markdown(comparison), "table.tex": to_latex(comparison)}
+    for name, table in _of_factors(comparison, 0).items():
+        texts |= {f"{name}.csv": factors_to_csv(comparison, name), f"{name}.tex": table.to_latex()}
+    files = {folder / name: text for name, text in texts.items()}
     for path, text in files.items():
         write_text(path, text, durable=False)
     return list(files)
@@ -121,13 +132,172 @@ def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The table of cells in GitHub's Markdown, with its caveats below."""
-    return _to_be_read(comparison).to_markdown()
+    """The table of cells in GitHub's Markdown, with its caveats below, then effects and interactions."""
+    further = [f"{table.title}\n\n{table.to_markdown()}" for table in _of_factors(comparison).values()]
+    return "\n".join([_to_be_read(comparison).to_markdown(), *further])
 
 
 def to_latex(comparison: Comparison) -> str:
-    """The table of cells as a booktabs tabular, its caveats as comments."""
-    return _to_be_read(comparison).to_latex()
+    """The table of cells as a booktabs tabular as wide as an article's text at the most: mean, difference and p; what
+    they are, and the caveats, as comments."""
+    tables = (_compact(comparison, as_columns) for as_columns in (True, False))
+    return next((table for table in tables if table.fits_article), _compact(comparison, False)).to_latex()
+
+
+def _compact(comparison: Comparison, as_columns: bool) -> Table:
+    """as_columns: a column a factor, else one with the cells' labels."""
+    decimals = decimals_for(cell.interval for cell in comparison.measured)
+    apart = decimals_for(cell.difference.interval for cell in comparison.measured if cell.difference)
+
+    def mean(row: CellSummary) -> str:
+        return _short_interval(row.interval, decimals) if row.interval else row.outcome
+
+    def difference(row: CellSummary) -> str:
+        if row.difference is None:
+            return "baseline" if row.is_baseline else ""
+        return _short_interval(row.difference.interval, apart, sign=True)
+
+    def p_of(row: CellSummary) -> str:
+        return p_text(row.difference.p_adjusted).replace("< 0.", "<.") if row.difference else ""
+
+    label = Column[CellSummary]("cell", lambda row: row.label, "l")
+    names = name_columns(comparison, lambda row: row.cell) if as_columns else [label]
+    columns = [*names, Column("mean", mean), Column("difference", difference), Column("p", p_of)]
+    if any(cell.n_failed for cell in comparison.cells):
+        columns.append(Column("lost", lambda row: f"{row.n_failed}/{sum(row.states.values())}" if row.n_failed else ""))
+    return Table.of(columns, comparison.best_first, "Cells", [*_caption(comparison), *comparison.caveats])
+
+
+def _caption(comparison: Comparison) -> list[str]:
+    """What the figures of the compact table are."""
+    metric = comparison.metric
+    if metric is None:
+        return []
+    seeds = " or ".join(map(str, sorted({len(cell.values) for cell in comparison.measured}))) or "0"
+    what = f"{metric.name} ({describe(metric.name, comparison.study)}), {metric.better} is better"
+    said = [f"{what}: mean over n = {seeds} seeds and half-width of its 95% interval."]
+    found = [cell.difference for cell in comparison.measured if cell.difference]
+    if comparison.baseline and found:
+        said.append(
+            f"difference: to {comparison.baseline.label}, paired by seed; its interval and p are adjusted (Bonferroni) "
+            f"for {found[0].tests} comparison{'s' * (found[0].tests > 1)}."
+        )
+    return said
+
+
+def _short_interval(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
+    halves = interval.high - interval.mean, interval.mean - interval.low
+    is_even = not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves)
+    return (spread_text if is_even else interval_text)(interval, decimals, sign)
+
+
+def name_columns(comparison: Comparison, cell_of: Callable[[T], Cell], end: str = "_") -> list[Column[T]]:
+    """One narrow column a factor where several vary, else one with the cell's label. end: in place of _ in headings."""
+    study = comparison.study
+    factors = study.varying
+    if len(factors) < 2 or any(name not in cell.choices for name in factors for cell in study.cells):
+        return [Column("cell", lambda item: study.label(cell_of(item)), "l")]
+
+    def column(name: str) -> Column[T]:
+        heading = short(name) if [short(other) for other in factors].count(short(name)) == 1 else name
+        return Column(heading.replace("_", end), lambda item: str(cell_of(item).choices[name]), "l")
+
+    return [column(name) for name in factors]
+
+
+def interval_columns(
+    heading: str, interval: Callable[[T], Interval | None], decimals: int, sign: bool, is_whole: bool
+) -> list[Column[T]]:
+    """An interval as one column with both ends, or as two narrow ones: the mean and the half-width."""
+
+    def column(heading: str, of: Callable[[Interval], str]) -> Column[T]:
+        return Column(heading, lambda item: of(found) if (found := interval(item)) else "")
+
+    if is_whole:
+        heading = f"{heading} (95% interval)" if heading == "mean" else f"{heading} (interval)"
+        return [column(heading, lambda found: interval_text(found, decimals, sign))]
+    return [
+        column(heading, lambda found: number(found.mean, decimals, sign)),
+        column("+-", lambda found: number(found.high - found.mean, decimals) if found.is_bounded else ""),
+    ]
+
+
+def _of_factors(comparison: Comparison, detail: int = 2) -> dict[str, Table]:
+    found = {"effects": effects_table(comparison, detail), "interactions": interactions_table(comparison, detail)}
+    return {name: table for name, table in found.items() if table}
+
+
+def effects_table(comparison: Comparison, detail: int = 2) -> Table | None:
+    """What each choice of each factor changes on average; None where fewer than two factors vary. detail: 2 is all, 1
+    leaves out the single settings, 0 has short intervals, too."""
+    if not comparison.effects:
+        return None
+    decimals = decimals_for(effect.interval for effect in comparison.effects)
+
+    def settings(effect: Effect) -> str:
+        low, high = (number(value, decimals, sign=True) for _, value in effect.ends)
+        return f"{low} to {high}"
+
+    def judged(effect: Effect) -> Contents:
+        return Entry("depends", mood="depends") if effect.depends else verdict(effect)
+
+    columns: list[Column[Effect]] = [
+        Column("factor", lambda effect: short(effect.factor), "l"),
+        Column("change", lambda effect: f"{effect.reference} to {effect.choice}", "l"),
+        _change("effect", decimals, detail > 0),
+        *([Column("single settings", settings)] if detail > 1 else []),
+        *_tested(judged),
+    ]
+    note = (
+        "effect: mean over the settings of the other factors, paired by seed; p: adjusted for all effects (Bonferroni)."
+    )
+    said = [note, "depends: an interaction with another factor is sure."]
+    notes = said if any(effect.depends for effect in comparison.effects) else said[:1]
+    return Table.of(columns, comparison.effects, "Average effects", notes)
+
+
+def interactions_table(comparison: Comparison, detail: int = 2, most: int | None = None) -> Table | None:
+    """What two choices change beyond the sum of what each changes alone, the largest `most` first; None without any.
+    detail: as that of `effects_table`."""
+    if not comparison.interactions:
+        return None
+    decimals = decimals_for(one.interval for one in comparison.interactions)
+
+    def settings(one: Interaction) -> str:
+        return f"{len(one.by_setting)}/{one.contrast.planned}"
+
+    columns: list[Column[Interaction]] = [
+        Column("interaction", lambda one: one.label, "l"),
+        _change("beyond the sum", decimals, detail > 0),
+        *([Column("settings", settings)] if detail > 1 else []),
+        *_tested(verdict),
+    ]
+    largest = sorted(comparison.interactions, key=lambda one: -abs(one.interval.mean))[:most]
+    note = "beyond the sum: what both choices change together, minus what each changes alone, paired by seed."
+    return Table.of(columns, largest, "Interactions", [note])
+
+
+def _change(heading: str, decimals: int, is_whole: bool) -> Column[Any]:
+    said = interval_text if is_whole else _short_interval
+    return Column(f"{heading} (interval)" if is_whole else heading, lambda one: said(one.interval, decimals, sign=True))
+
+
+def _tested(judged: Callable[[Any], Contents]) -> list[Column[Any]]:
+    p: Column[JudgedAverage] = Column("p", lambda one: p_text(one.p_adjusted))
+    return [p, Column("", judged, "l")]
+
+
+def factors_to_csv(comparison: Comparison, name: str) -> str:
+    """The "effects" or "interactions" with all their figures."""
+    judged = [Column(path.rpartition(".")[2], _field(path)) for path in JUDGED] + [Column("verdict", _field("verdict"))]
+    if name == "effects":
+        paths = ("factor", "reference", "choice")
+        columns = [*(Column(path, _field(path)) for path in paths), *judged, Column("depends", _field("depends"))]
+        return Table.of(columns, comparison.effects).to_csv(DIGITS)
+    pairs = [(f"{path}_{k + 1}", f"{path}s", k) for k in (0, 1) for path in ("factor", "choice")]
+    columns = [*(Column(heading, _field(path, k)) for heading, path, k in pairs), *judged]
+    return Table.of(columns, comparison.interactions).to_csv(DIGITS)
 
 
 def _to_be_read(comparison: Comparison) -> Table:
@@ -152,8 +322,9 @@ def _to_be_read(comparison: Comparison) -> Table:
             return "baseline" if row.is_baseline else "-"
         return interval_text(row.difference.interval, apart, sign=True)
 
+    names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell)
     columns = [
-        Column[CellSummary]("cell", lambda row: row.label, "l"),
+        *names,
         Column(f"{metric.name if metric else 'value'} (95% interval)", value),
         Column("n", lambda row: len(row.values)),
         Column("place", lambda row: rank_text(row.rank_interval)),
@@ -165,8 +336,7 @@ def _to_be_read(comparison: Comparison) -> Table:
         compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted)),
         Column("verdict", judged, "l"),
     ]
-    rest = [cell for cell in comparison.cells if cell.interval is None]
-    return Table.of(columns, [*comparison.measured, *rest], "Cells", comparison.caveats)
+    return Table.of(columns, comparison.best_first, "Cells", comparison.caveats)
 
 
 def runs_to_csv(comparison: Comparison) -> str:

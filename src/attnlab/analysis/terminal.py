@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import numpy as np
-import polars as pl
 from rich.console import Console
 
 from attnlab.analysis import formatting
@@ -18,20 +15,16 @@ from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison, LengthCurve, multiples_of
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.headline import headline, length_verdict, reasons
-from attnlab.analysis.reader import Cell, Run, Study, short
+from attnlab.analysis.reader import Run
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
-from attnlab.analysis.statistics import Interval
+from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
-from attnlab.training.metrics import parts_of
+from attnlab.analysis.tables import effects_table, interactions_table, interval_columns, name_columns
 
 MOST_PROBLEMS = 12
-WIDTH = 10
-BLOCKS = "▁▂▃▄▅▆▇█"
-PLAIN = ".:-=+*%#"
-EARLY = 0.25  # the first quarter falls so far that nothing else could be told apart on its scale
+MOST_INTERACTIONS = 8
 CURVE = "curve"
 FIGURES = re.compile(r"[+-]?\d[\d.]* (\+-[\d.]+|\([+-]?[\d.]+ to [+-]?[\d.]+\))")
-T = TypeVar("T")
 Shape = Sequence[tuple[Table, int]]  # tables that belong together, each with the blanks between its columns
 
 
@@ -44,7 +37,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (print_cells, _print_lengths, _print_sentences, _print_claims):
+    for part in (print_cells, _print_lengths, _print_factors, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -87,48 +80,17 @@ def print_first_that_fits(shapes: Sequence[Shape], console: Console) -> Sequence
     return [table for table, _ in chosen]
 
 
-def _names(comparison: Comparison, cell_of: Callable[[T], Cell]) -> list[Column[T]]:
-    """One narrow column a factor where several vary, else one with the cell's label."""
-    study = comparison.study
-    factors = study.varying
-    if len(factors) < 2 or any(name not in cell.choices for name in factors for cell in study.cells):
-        return [Column("cell", lambda item: study.label(cell_of(item)), "l")]
-
-    def column(name: str) -> Column[T]:
-        heading = short(name) if [short(other) for other in factors].count(short(name)) == 1 else name
-        return Column(heading.replace("_", "\n"), lambda item: str(cell_of(item).choices[name]), "l")
-
-    return [column(name) for name in factors]
-
-
-def _interval_columns(
-    heading: str, interval: Callable[[T], Interval | None], decimals: int, sign: bool, is_whole: bool
-) -> list[Column[T]]:
-    """An interval as one column with both ends, or as two narrow ones: the mean and the half-width."""
-
-    def column(heading: str, of: Callable[[Interval], str]) -> Column[T]:
-        return Column(heading, lambda item: of(found) if (found := interval(item)) else "")
-
-    if is_whole:
-        heading = f"{heading} (95% interval)" if heading == "mean" else f"{heading} (interval)"
-        return [column(heading, lambda found: formatting.interval_text(found, decimals, sign))]
-    return [
-        column(heading, lambda found: formatting.number(found.mean, decimals, sign)),
-        column("+-", lambda found: formatting.number(found.high - found.mean, decimals) if found.is_bounded else ""),
-    ]
-
-
 def print_cells(comparison: Comparison, console: Console) -> None:
     """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one."""
     metric = comparison.metric
     if metric is None or not comparison.cells:
         return
-    rows = [*comparison.measured, *(cell for cell in comparison.cells if cell.interval is None)]
-    sizes = {len(cell.values) for cell in comparison.measured}
-    planned = len(comparison.study.seeds)
-    equal = "" if len(sizes) != 1 else f", n = {planned}" if sizes == {planned} else f", n = {sizes.pop()} of {planned}"
+    rows = comparison.best_first
+    sizes = {(len(cell.values), sum(cell.states.values())) for cell in comparison.measured}
+    n, asked = sizes.pop() if len(sizes) == 1 else (0, 0)
+    equal = f", n = {n}" + (f" of {asked}" if n < asked else "") if n else ""
     title(console, f"{metric.name}, {metric.better} is better: mean and 95% interval{equal}")
-    names: list[Column[CellSummary]] = _names(comparison, lambda row: row.cell)
+    names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell, "\n")
     verdict = Column("", _verdict, "l")
     # Not in a pipe: its reader wants plain figures, and the curves of a large study take seconds to read.
     lines = sparklines(comparison.study) if console.is_terminal else None
@@ -168,14 +130,16 @@ def _scale(lines: Sparklines) -> str:
 def _means(comparison: Comparison, is_whole: bool) -> list[Column[CellSummary]]:
     """Mean and interval; rank and n where they are not the same everywhere."""
     decimals = formatting.decimals_for(cell.interval for cell in comparison.measured)
-    columns: list[Column[CellSummary]] = _interval_columns("mean", lambda row: row.interval, decimals, False, is_whole)
+    columns: list[Column[CellSummary]] = interval_columns("mean", lambda row: row.interval, decimals, False, is_whole)
     if len({row.rank_interval for row in comparison.measured}) > 1:
         columns.append(Column("place", lambda row: formatting.rank_text(row.rank_interval) if row.interval else ""))
-    n = len(comparison.study.seeds)
+
+    def n(row: CellSummary) -> str:
+        found, asked = len(row.values), sum(row.states.values())
+        return f"{found}" if found == asked else f"{found}/{asked}"
+
     if len({len(row.values) for row in comparison.measured}) > 1:
-        columns.append(
-            Column("n", lambda row: f"{len(row.values)}" if len(row.values) == n else f"{len(row.values)}/{n}")
-        )
+        columns.append(Column("n", n))
     return columns
 
 
@@ -189,7 +153,7 @@ def _differences(comparison: Comparison, is_whole: bool) -> list[Column[CellSumm
         return Column(heading, lambda row: of(row.difference) if row.difference else "")
 
     decimals = formatting.decimals_for(difference.interval for difference in found)
-    columns: list[Column[CellSummary]] = _interval_columns(
+    columns: list[Column[CellSummary]] = interval_columns(
         "diff", lambda row: row.difference.interval if row.difference else None, decimals, True, is_whole
     )
     columns.append(column("wins", lambda difference: f"{difference.wins:g}/{difference.contrast.asked}"))
@@ -243,7 +207,7 @@ def _print_lengths(comparison: Comparison, console: Console) -> None:
         return
     title(console, f"{curves[0].prefix} at multiples of the training length")
     cells = {comparison.study.label(cell): cell for cell in comparison.study.cells}
-    names: list[Column[LengthCurve]] = _names(comparison, lambda curve: cells[curve.label])
+    names: list[Column[LengthCurve]] = name_columns(comparison, lambda curve: cells[curve.label], "\n")
     decimals = formatting.decimals_for(point for curve in curves for point in curve.points.values())
 
     def point_of(multiple: float) -> Callable[[LengthCurve], str]:
@@ -256,11 +220,30 @@ def _print_lengths(comparison: Comparison, console: Console) -> None:
     points = [Column(f"{k:g}x", point_of(k)) for k in multiples_of(curves)]
     shapes: list[Shape] = []
     for is_whole, gap in ((True, 2), (False, 2), (False, 1)):
-        change: list[Column[LengthCurve]] = _interval_columns(
+        change: list[Column[LengthCurve]] = interval_columns(
             "change", lambda curve: curve.change.interval if curve.change else None, decimals, True, is_whole
         )
         shapes.append([(Table.of([*names, *points, *change, Column("", length_verdict, "l")], curves), gap)])
     print_first_that_fits(shapes, console)
+
+
+def _print_factors(comparison: Comparison, console: Console) -> None:
+    """Average effects and the largest interactions, where several factors vary."""
+    smaller = len(comparison.interactions) - MOST_INTERACTIONS
+    largest = partial(interactions_table, most=MOST_INTERACTIONS)
+    kinds: dict[str, Callable[[Comparison, int], Table | None]] = {
+        "Average effects of the factors": effects_table,
+        "Interactions of two factors": largest,
+    }
+    for words, of in kinds.items():
+        shapes = [table for detail in (2, 1, 0) if (table := of(comparison, detail))]
+        if not shapes or comparison.metric is None:
+            continue
+        title(console, f"{words} on {comparison.metric.name}, with simultaneous 95% intervals")
+        print_first_that_fits([[(table, gap)] for gap in (2, 1) for table in shapes], console)
+        more = [f"{smaller} smaller ones: on the page and in interactions.csv."] * (of is largest and smaller > 0)
+        for sentence in [*more, *shapes[0].notes]:
+            note(console, sentence)
 
 
 def _print_sentences(comparison: Comparison, console: Console) -> None:
@@ -310,82 +293,3 @@ def _print_problems(problems: Sequence[Run], console: Console) -> None:
         bullet(console, line, "  ")
     if len(lines) > MOST_PROBLEMS:
         console.print(f"  and {len(lines) - MOST_PROBLEMS} more")
-
-
-# --- learning curves as one line of characters each
-
-
-@dataclass(frozen=True)
-class Sparklines:
-    """`levels`: the heights of each cell's curve from 0 (`low`) to 7 (`high`), None where it has no value."""
-
-    metric: str
-    steps: tuple[float, float]
-    low: float
-    high: float
-    levels: Mapping[str, list[int | None]]
-
-    def text(self, cell: str, encoding: str) -> str:
-        """A cell's curve, in blocks where `encoding` has them; empty for a cell without one."""
-        characters = characters_in(encoding)
-        return "".join(" " if level is None else characters[level] for level in self.levels.get(cell, []))
-
-
-def characters_in(encoding: str) -> str:
-    """Eight characters of rising height that `encoding` can write."""
-    try:
-        BLOCKS.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return PLAIN
-    return BLOCKS
-
-
-def sparklines(study: Study, width: int = WIDTH) -> Sparklines | None:
-    """The validation curves of the primary measure, or of the loss where there are none; None where a study has
-    neither.
-
-    Each is the mean over the cell's finished seeds (over all while none is), where all of these have a value. The scale
-    reaches from the lowest value of any cell to the highest after the first quarter of the training; what is above it
-    is drawn as its top.
-    """
-    name = curve_name(study)
-    if name is None:
-        return None
-    means = _mean_curves(study, name)
-    first, last = (
-        float(bound) for bound in (min(x[0] for x, _ in means.values()), max(x[-1] for x, _ in means.values()))
-    )
-    grid = np.linspace(first, last, width)
-    drawn = {cell: np.interp(grid, x, y, left=np.nan, right=np.nan) for cell, (x, y) in means.items()}
-    late = np.concatenate([y[x >= first + EARLY * (last - first)] for x, y in means.values()])
-    every = np.concatenate([y for _, y in means.values()])
-    low, high = float(every.min()), float((late if late.size else every).max())
-    return Sparklines(name, (first, last), low, high, {cell: _levels(y, low, high) for cell, y in drawn.items()})
-
-
-def curve_name(study: Study) -> str | None:
-    """The validation curve of the primary measure, else of the loss, else the training loss, else None."""
-    own = [f"val/{parts_of(study.metric.name)[1].removeprefix('sliding_')}"] if study.metric else []
-    return next((name for name in (*own, "val/loss", "train/loss") if name in study.curves.columns), None)
-
-
-def _mean_curves(study: Study, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    finished = {(run.cell, run.seed) for run in study.runs.values() if run.state == "finished"}
-    some = {cell for cell, _ in finished}
-    rows = study.curves.select("cell", "seed", "step", value=pl.col(name)).drop_nulls("value")
-    pairs = rows.select("cell", "seed").unique().rows()
-    wanted = [pair for pair in pairs if pair in finished or pair[0] not in some]
-    schema = {"cell": pl.String, "seed": pl.Int64}
-    rows = rows.join(pl.DataFrame(wanted, schema=schema, orient="row"), on=["cell", "seed"])
-    by_step = rows.group_by("cell", "step").agg(pl.col("value").mean(), n=pl.len())
-    whole = by_step.filter(pl.col("n") == pl.col("n").max().over("cell")).sort("cell", "step")
-    return {
-        str(cell): (of_cell["step"].to_numpy(), of_cell["value"].to_numpy())
-        for (cell,), of_cell in whole.group_by(["cell"], maintain_order=True)
-    }
-
-
-def _levels(values: np.ndarray, low: float, high: float) -> list[int | None]:
-    share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)
-    top = len(BLOCKS) - 1
-    return [None if np.isnan(value) else int(np.clip(round(value * top), 0, top)) for value in share.tolist()]

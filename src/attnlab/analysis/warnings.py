@@ -35,7 +35,8 @@ def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[s
             caveats.append("The study names no baseline, so there are no differences to one.")
         elif not study.baseline_named:
             taken = f"{study.label(study.baseline_cell)}, the first cell, stands for it"
-            caveats.append(f"No baseline is named: {taken}; `--baseline CELL` takes another.")
+            among = " among these" * bool(study.apart)
+            caveats.append(f"No baseline is named{among}: {taken}; `--baseline CELL` takes another.")
     if study.metric is not None:
         caveats += _of_pairing(cells, unmatched)
     return caveats + budget_warnings(study, {cell.cell.name: cell.budget for cell in cells})

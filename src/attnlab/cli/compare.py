@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -164,6 +165,8 @@ def compare_study(
     """Prints the comparison of each part of a study whose runs can be compared, and writes its page if it can be."""
     from attnlab.analysis import load_study, print_comparison
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the dot of a label, an accent in a name
+        sys.stdout.reconfigure(errors="replace")
     parts = _asked(load_study(folder), metric, baseline)
     for number, one in enumerate(parts if part is None else [part_of(parts, part)], start=part or 1):
         if len(parts) > 1 and part is None:

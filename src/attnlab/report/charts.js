@@ -120,7 +120,7 @@
   }
 
   const words = (axis) => ({ step: "optimizer steps", tokens: `training ${data.term}s`, seconds: "seconds", flops: "training FLOPs" })[axis];
-  const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(", ");
+  const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(" \u00b7 ");
 
   function drawCurves(chart, state) {
     const entry = data.curves.find((curve) => curve.name === state.metric);

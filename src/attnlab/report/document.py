@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from attnlab.analysis.table import typographic
+from attnlab.analysis.tables import effects_table, interactions_table
 
 # Style, scripts and pictures stand in the document itself.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
@@ -56,4 +57,5 @@ def _templates() -> Environment:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     templates.filters["typographic"] = typographic
+    templates.globals |= {"effects_table": effects_table, "interactions_table": interactions_table}
     return templates

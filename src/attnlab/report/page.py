@@ -22,17 +22,18 @@ from attnlab.analysis import formatting as wording
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison, LengthCurve, compare, multiples_of, parts_of_study
 from attnlab.analysis.differences import Difference
-from attnlab.analysis.formatting import MULTIPLE, decimals_for, listing, number, p_text, quantity
+from attnlab.analysis.formatting import decimals_for, listing, number, p_text, quantity
 from attnlab.analysis.headline import headline, length_verdict
 from attnlab.analysis.reader import Study
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS, mean_interval
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
+from attnlab.analysis.tables import name_columns
 from attnlab.analysis.warnings import power_sentence, time_note
 from attnlab.report.document import document, json_script, part, resource, script
 from attnlab.report.figures import forest
 from attnlab.report.page_data import PageData, page_data
-from attnlab.report.run_data import RunEntry
+from attnlab.report.run_data import RunEntry, is_plumbing, origin
 from attnlab.training.run_directory import write_text
 
 SCRIPTS = ("page.js", "charts.js", "runs.js", "tables.js", "pair.js", "parallel.js", "samples.js")
@@ -86,6 +87,7 @@ def _header(comparison: Comparison) -> Markup:
     study, metric, states = comparison.study, comparison.metric, comparison.states
     others = "".join(f", {n} {state}" for state, n in sorted(states.items()) if state != "finished")
     facts = [
+        *origin(study),
         _count(len(study.cells), "cell"),
         _count(len(study.seeds), "seed"),
         f"{states.get('finished', 0)} of {_count(len(study.runs), 'run')} finished{others}",
@@ -118,11 +120,11 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
     found: dict[str, tuple[str, object]] = {
         "short": ("Summary", headline(c)),
         "trust": ("Caveats", c.caveats),
-        "lengths": ("Beyond the training length", lengths(c)),
         "grid": ("The grid", forest.Grid.of(c)),
         "factors": ("Main effects", forest.effects(c)),
         "interactions": ("Interactions", interactions(c)),
         "differences": (f"Difference to {to}", forest.differences(c)),
+        "lengths": ("Beyond the training length", lengths(c)),
         "claims": ("Claims made beforehand", [Entry(claim.verdict, mood=claim.verdict) for claim in c.claims]),
         "curves": ("Learning curves", data["curves"]),
         "cells": ("All cells", cells(c, data)),
@@ -139,9 +141,7 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
         "reading": ("How to read this", BOOTSTRAP_HOLDS),
     }
     order = list(found)
-    if c.metric is None or not MULTIPLE.fullmatch(c.metric.name):  # it is not about length
-        order.insert(order.index("differences"), order.pop(order.index("lengths")))
-    # The first picture stands before what to know before trusting it.
+    # The answer, a picture of the primary metric, stands before what to know before trusting it.
     first = next((key for key in order[2:7] if found[key][1]), "lengths")
     order.insert(1, order.pop(order.index(first)))
     shown = ((key, *found[key]) for key in order if found[key][1])
@@ -206,7 +206,7 @@ def cells(c: Comparison, data: PageData) -> Mapping[str, object] | None:
             return Entry(text, value, link=links.get((cell.label, seed), ""))
 
         seeds = [Column(f"seed {seed}", partial(of_seed, seed)) for seed in c.study.seeds]
-        by_seed = Table.of([Column[CellSummary]("cell", lambda cell: cell.label), *seeds], c.cells, "By seed")
+        by_seed = Table.of([Column[CellSummary]("cell", lambda cell: cell.label), *seeds], c.best_first, "By seed")
     return {
         "main": table_of_cells(c),
         "others": _means(c, others, "Other metrics") if others else None,
@@ -243,25 +243,28 @@ def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
         note = f"\u00b1{interval.high - interval.mean:.{decimals}f}" if interval.is_bounded else ""
         return Entry(number(interval.mean, decimals), interval.mean, note=note)
 
-    def label(cell: CellSummary) -> Contents:
-        return [cell.label, Entry("baseline", mood="soft")] if cell.is_baseline else cell.label
-
     def seeds(cell: CellSummary) -> str:
         total, finished = sum(cell.states.values()), cell.states.get("finished", 0)
         return str(total) if finished == total else f"{finished} of {total}"
 
-    columns = [Column("cell", label), Column("seeds", seeds)]
+    names_of: list[Column[CellSummary]] = name_columns(c, lambda cell: cell.cell)
+    first, *others = names_of
+
+    def named(cell: CellSummary) -> Contents:
+        return [str(first.of(cell)), Entry("baseline", mood="soft")] if cell.is_baseline else first.of(cell)
+
+    columns = [Column(first.heading, named, "l"), *others, Column("seeds", seeds)]
     if any(cell.rank_interval for cell in c.cells):
         columns.append(Column("place", lambda cell: wording.rank_text(cell.rank_interval).replace("-", "\u2013")))
     for name in names:
         decimals = decimals_for(intervals[cell.label, name] for cell in c.cells)
         columns.append(Column(name, partial(mean, name, decimals)))
-    return replace(Table.of(columns, c.cells, title), keys=[cell.label for cell in c.cells])
+    return replace(Table.of(columns, c.best_first, title), keys=[cell.label for cell in c.best_first])
 
 
 def evidence(c: Comparison) -> Mapping[str, object] | None:
     """One row a comparison with every figure that speaks for or against it."""
-    compared = [cell for cell in c.cells if cell.difference or cell.failures]
+    compared = [cell for cell in c.best_first if cell.difference or cell.failures]
     if c.metric is None or not compared:
         return None
     decimals = decimals_for(cell.difference.interval for cell in compared if cell.difference)
@@ -319,12 +322,13 @@ def cost(c: Comparison) -> Mapping[str, object] | None:
         Column("seconds a run", lambda cell: number(cell.budget.seconds, 1)),
     ]
     note = time_note({cell.cell.name: cell.budget for cell in c.cells})
-    return {"table": Table.of(columns, c.cells, "What each cell cost"), "note": note}
+    return {"table": Table.of(columns, c.best_first, "What each cell cost"), "note": note}
 
 
 def settings(c: Comparison) -> Mapping[str, Table | None] | None:
     """The configuration keys that differ between cells, beside those that all share by the study's word."""
-    if not c.settings:
+    known = {key: values for key, values in c.settings.items() if not (is_plumbing(key) or key in c.study.varying)}
+    if not known:
         return {"table": None} if c.study.shared else None
     labels = [cell.label for cell in c.cells if cell.states]
 
@@ -332,10 +336,8 @@ def settings(c: Comparison) -> Mapping[str, Table | None] | None:
         found = values.get(label)
         return Entry("-" if found is None else str(found), is_code=True)
 
-    rows: list[list[Contents]] = [
-        [label, *(value(label, values) for values in c.settings.values())] for label in labels
-    ]
-    table = Table(["cell", *c.settings], rows, "Settings that differ")
+    rows: list[list[Contents]] = [[label, *(value(label, values) for values in known.values())] for label in labels]
+    table = Table(["cell", *known], rows, "Settings that differ")
     # Few cells: a column each, so that long names of settings stand in rows.
     return {"table": table.transposed() if len(labels) <= MOST_COLUMNS + 2 else table}
 

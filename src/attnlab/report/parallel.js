@@ -2,7 +2,9 @@
 // Parallel coordinates: one line a run through its choices to its value. Words on an axis are buttons that choose the runs that go through them.
 (() => {
   const { make, chosen, keep, tone, escaped } = attnlab;
-  const HEIGHT = 300, SIDE = 110, APART = 150, LETTERS = 18, FADED = 0.07, SHOWN = 0.7;
+  const HEIGHT = 300, WORD = 18, SIDE = 150, APART = 160, LETTERS = 18, FADED = 0.07, SHOWN = 0.7;
+
+  const short = (text, most = LETTERS) => (text.length > most ? `${text.slice(0, most - 1)}\u2026` : text);
 
   // Where a value stands on an axis, 0 (below) to 1 (above); words stand apart, and runs of one word side by side.
   function scale(axis, isLower) {
@@ -30,8 +32,8 @@
       const side = i === axes.length - 1 ? "left" : i === 0 ? "right" : "center", font = { color: tone("--text"), size: 12 };
       const plain = { x: i, showarrow: false, xanchor: side, xshift: { left: 8, right: -8, center: 0 }[side], font, bgcolor: axis.values ? tone("--page") : undefined };
       const ends = axis.values ? [] : [...new Set([Math.min(...Object.values(axis.of)), Math.max(...Object.values(axis.of))])];
-      const words = (axis.values ?? []).map((word, k) => ({ ...plain, y: scales[i](k, 0.5), text: escaped(word.length > LETTERS ? `${word.slice(0, LETTERS - 1)}\u2026` : word), axis, word }));
-      const title = { ...plain, y: 1.03, yanchor: "bottom", xanchor: side === "center" ? side : { left: "right", right: "left" }[side], xshift: { left: SIDE - 10, right: 10 - SIDE, center: 0 }[side], text: escaped(axis.name), font: { ...font, weight: 600 } };
+      const words = (axis.values ?? []).map((word, k) => ({ ...plain, y: scales[i](k, 0.5), text: escaped(short(word)), axis, word }));
+      const title = { ...plain, y: 1.03, yanchor: "bottom", xanchor: side === "center" ? side : { left: "right", right: "left" }[side], xshift: { left: SIDE - 10, right: 10 - SIDE, center: 0 }[side], text: escaped(short(axis.name, LETTERS + 3)), font: { ...font, weight: 600 } };
       return [title, ...words, ...ends.map((end) => ({ ...plain, y: scales[i](end), text: attnlab.runs.figure(end) }))];
     });
   }
@@ -45,13 +47,16 @@
       return { x: axes.map((_, i) => i), y, mode: "lines", line: { color: shade(y.at(-1)), width: 1.5 }, opacity: SHOWN, hovertemplate: `${text}<extra></extra>` };
     });
     const lines = axes.map((_, i) => ({ type: "line", x0: i, x1: i, y0: -0.02, y1: 1.02, layer: "below", line: { color: tone("--line"), width: 1 } }));
+    const width = 2 * SIDE + APART * (axes.length - 1), height = Math.max(HEIGHT, WORD * Math.max(...axes.map((axis) => axis.values?.length ?? 0)));
     const hidden = { visible: false, fixedrange: true }, clear = "rgba(0,0,0,0)";
     const shape = {
-      paper_bgcolor: clear, plot_bgcolor: clear, showlegend: false, hovermode: "closest", dragmode: false, height: HEIGHT, margin: { l: SIDE, r: SIDE, t: 30, b: 8 },
+      paper_bgcolor: clear, plot_bgcolor: clear, showlegend: false, hovermode: "closest", dragmode: false, width, height, margin: { l: SIDE, r: SIDE, t: 30, b: 8 },
       font: { family: getComputedStyle(document.body).fontFamily }, xaxis: { ...hidden, range: [0, axes.length - 1] }, yaxis: { ...hidden, range: [-0.04, 1.04] }, shapes: lines,
       annotations: written.map(({ axis, word, ...annotation }) => annotation), hoverlabel: { bgcolor: tone("--surface"), bordercolor: tone("--line"), font: { color: tone("--text") } },
     };
-    plot.style.minWidth = `${2 * SIDE + APART * (axes.length - 1)}px`;
+    // Of one scale whatever the page's width: what does not fit is scrolled to.
+    plot.style.width = `${width}px`;
+    plot.style.height = `${height}px`;
     attnlab.forget((other) => other === plot);
     attnlab.plot(plot, `${runs.length} runs through ${axes.map((axis) => axis.name).join(", ")}`, traces, shape, "group");
 

@@ -7,13 +7,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NotRequired, TypedDict
 from urllib.parse import quote
 
 from attnlab.analysis.comparison import IDENTITY, Comparison
-from attnlab.analysis.file_cache import flatten
-from attnlab.analysis.reader import Run, natural, short
+from attnlab.analysis.file_cache import flatten, mapping
+from attnlab.analysis.formatting import listing, quantity
+from attnlab.analysis.reader import Run, Study, natural, short
 from attnlab.training.run_directory import ATTENTION, OUTPUTS, SAMPLES, last_lines, open_to_read, plain
 from attnlab.training.study_fields import is_finite, same
 
@@ -25,6 +27,7 @@ MOST_OF_TEXT, LARGEST_FILE = 2_000, 4_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_AXES, MOST_VALUES = 8, 40  # of an axis of words
 FEW_NUMBERS = 12  # so many are drawn as words are
+PLUMBING = ("_target_", "_partial_", "_convert_", "_recursive_")
 PROGRESS = ("step", "tokens", "seconds", "attempt", "host")
 FACTS = ["attnlab", "git", "versions", "sources", "repositories", "machine", "device", "precision"]
 FACTS += ["compile", "parameters", "flops_per_token", "training", "data"]
@@ -110,9 +113,51 @@ def run_entries(comparison: Comparison, root: str | None = None) -> tuple[dict[s
     return shared, entries
 
 
+def is_plumbing(key: str) -> bool:
+    """Whether a key of a configuration says to Hydra how a part is made, which its choice says to people."""
+    return key.rpartition(".")[2] in PLUMBING
+
+
+def _repeats_seed(key: str, run: Run) -> bool:
+    return "." in key and short(key) == "seed" and run.config[key] == run.seed
+
+
+def origin(study: Study) -> list[str]:
+    """When the last run ended, on what they ran, and on which data; of each what is known."""
+    runs = [run for run in study.runs.values() if run.record]
+    ends = [float(run.status["ended"]) for run in runs if is_finite(run.status.get("ended"))]  # type: ignore[arg-type]
+    date = [f"{datetime.fromtimestamp(max(ends), UTC):%d %B %Y}".lstrip("0")] if ends else []
+    parts = (dict.fromkeys(filter(None, map(of, runs))) for of in (_hardware, _data))
+    return date + [listing([*found], 3) for found in parts if found]
+
+
+def _hardware(run: Run) -> str:
+    device, machine = run.section("device"), run.section("machine")
+    name, cores = str(device.get("name") or device.get("type") or ""), machine.get("cores")
+    if name != "cpu":
+        return name
+    return f"{machine.get('processor') or ''} CPU".strip() + (f" with {cores} cores" if cores else "")
+
+
+def _data(run: Run) -> str:
+    """ "kjv (3.73M training tokens)": the choice of data, else the class of its source."""
+    data, config = run.section("data"), mapping(run.section("config").get("data"))
+    given = run.record.get("overrides")
+    chosen = [str(one)[5:] for one in given if str(one).startswith("data=")] if isinstance(given, list) else []
+    source = str(mapping(config.get("source")).get("_target_") or config.get("_target_") or "")
+    name, size = (chosen or [source.rpartition(".")[2]])[-1], data.get("train_tokens")
+    unit = data.get("unit") or "token"
+    return f"{name} ({quantity(float(size))} training {unit}s)" if name and is_finite(size) else name
+
+
 def describe(run: Run) -> dict[str, object]:
-    """Everything that a run's files say of it, flat: its settings, without where it stands, and its facts."""
-    settings = {key: value for key, value in run.config.items() if key == "seed" or key.split(".")[0] not in IDENTITY}
+    """Everything that a run's files say of it, flat: its choices and settings, without where it stands and what repeats
+    another, and its facts."""
+    settings = run.section("cell") | {
+        key: value
+        for key, value in run.config.items()
+        if key == "seed" or not (key.split(".")[0] in IDENTITY or is_plumbing(key) or _repeats_seed(key, run))
+    }
     facts = flatten({name: run.record[name] for name in FACTS if name in run.record})
     facts |= {name: run.status[name] for name in PROGRESS if run.status.get(name) is not None}
     named = {f"settings/{key}": value for key, value in settings.items()} | {f"facts/{k}": v for k, v in facts.items()}
@@ -225,10 +270,16 @@ def _searched(comparison: Comparison) -> list[str]:
     """The settings in which runs of one cell differ, as a search leaves them; seeds and copies of others are none."""
     found: dict[str, None] = {}
     for cell in comparison.study.cells:
-        configs = [run.config for run in comparison.study.runs_of(cell.name) if run.record]
+        runs = [run for run in comparison.study.runs_of(cell.name) if run.record]
+        configs = [run.config for run in runs]
         for key in sorted({key for config in configs for key in config}):
             values = [config.get(key) for config in configs]
-            if key.split(".")[0] not in IDENTITY and any(not same(value, values[0]) for value in values):
+            repeats = all(key in run.config and _repeats_seed(key, run) for run in runs)
+            if (
+                not repeats
+                and key.split(".")[0] not in IDENTITY
+                and any(not same(value, values[0]) for value in values)
+            ):
                 found[key] = None
     return [key for key in found if not any(key.endswith(f".{other}") for other in found)]
 

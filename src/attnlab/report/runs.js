@@ -2,7 +2,7 @@
 // What a run's entry in the data says, in full and as markup.
 attnlab.runs = (() => {
   const { make } = attnlab;
-  const nameOf = (run) => `${run.cell}, seed ${run.seed}`;
+  const nameOf = (run) => `${run.cell} \u00b7 seed ${run.seed}`;
   const figure = (value) => (value === null || value === undefined ? "-" : String(Number(value.toPrecision(5))).replace("-", "\u2212"));
 
   // Settings and facts: what is shared, with the run's own put over it.

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from attnlab.config.compose import Composed
 from attnlab.runs.build import Parts, build
 from attnlab.runs.run import TrainingRun
-from attnlab.training.debugging import Debugging
+from attnlab.training.callbacks import Debugging
 from attnlab.training.ranks import Ranks
 from attnlab.training.run_directory import RunDirectory
 from attnlab.training.task import Batch, Task

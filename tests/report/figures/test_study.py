@@ -127,7 +127,7 @@ def test_length_curves_are_those_of_the_comparison(position, position_figures):
 @pytest.mark.slow
 def test_curves_by_factor_are_means_of_seeds_over_the_cells(grid_comparison, grid_figures):
     study, figure = grid_comparison.study, grid_figures["curves-by-factor"]
-    axes = next(axes for axes in figure.axes if axes.get_title() == "residual")
+    axes = next(axes for axes in figure.axes if axes.get_legend().get_title().get_text() == "residual")
     names = [one.name for one in study.cells if one.choices["residual"] == "post_ln"]
     last = study.curves.filter(study.curves["cell"].is_in(names)).drop_nulls("val/loss")
     last = last.filter(last["step"] == last["step"].max())
@@ -216,7 +216,7 @@ def test_many_cells_are_cut_and_counted(grid_comparison, monkeypatch):
 
 
 def test_more_lines_than_can_be_told_apart_are_left_out(position, monkeypatch):
-    monkeypatch.setattr("attnlab.report.figures.study.MOST_LINES", 5)
+    monkeypatch.setattr("attnlab.report.figures.study.MOST_PANELS", 5)
     monkeypatch.setattr("attnlab.report.figures.study.MOST_COLOURS", 5)
     with paper_style():
         assert [name for name, _ in study_figures(position)] == ["differences"]

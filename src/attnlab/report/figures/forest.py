@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,19 @@ from attnlab.analysis.differences import Judged
 from attnlab.analysis.reader import Metric, short
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import MOODS, typographic
-from attnlab.report.figures.style import PAGE, SAYS, as_svg, colour, heat, new_figure, paper_style
+from attnlab.report.figures.style import (
+    LETTER,
+    LINE,
+    PAGE,
+    SAYS,
+    as_svg,
+    broken,
+    colour,
+    heat,
+    new_figure,
+    paper_style,
+    widest,
+)
 from attnlab.training.study_fields import same
 
 if TYPE_CHECKING:
@@ -27,8 +38,6 @@ if TYPE_CHECKING:
 MOST_ROWS = 40  # of a forest in a paper; the page has all
 ROW, REST = 0.31, 0.62  # inches of a row, and of the axis below
 WIDE, HIGH = 0.95, 0.36  # inches of a cell of the grid at the most, and its height
-LETTER = 0.062  # inches of one in the names of rows and columns
-LINE = 38  # letters of a label at the most
 MOST_LETTERS = 24  # of a baseline in the name of an axis
 
 
@@ -68,7 +77,7 @@ class Forest:
         axes.axvline(0, color=colour("soft"), linewidth=0.7)
         for place, row in enumerate(shown):
             _draw_row(axes, place, row, (low, high), decimals)
-        axes.set_yticks(range(len(shown)), [_broken(row.label) for row in shown])
+        axes.set_yticks(range(len(shown)), [broken(row.label) for row in shown])
         axes.set(ylim=(len(shown) - 0.4, -0.6), xlim=(low, high))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -207,24 +216,40 @@ class Grid:
         return cls(comparison, factors, down, across, found)
 
     def figure(self) -> Figure:
-        """The mean of every cell with its interval's half-width, to be drawn within `paper_style`."""
-        metric, half = self.comparison.metric, len(self.factors) - len(self.across[0])
-        assert metric is not None
-        rows = ["\n".join(_names(self.factors[:half], choices)) for choices in self.down]
-        columns = ["\n".join(_names(self.factors[half:], choices)) for choices in self.across]
-        wide = min(max(WIDE, *(LETTER * _longest(name) for name in columns)), 2 * WIDE)
-        side = LETTER * max(map(_longest, rows))
-        figure = new_figure(min(PAGE, side + 0.3 + wide * len(columns)), 0.75 + HIGH * len(rows))
+        """The mean of every cell with its interval's half-width, to be drawn within `paper_style`. Turned,
+        or with broken names, where it would be wider than a page."""
+        shapes = [(grid, *grid._names(end)) for end in (" ", "\n") for grid in (self, self._turned)]
+        grid, rows, columns = next((shape for shape in shapes if _width_of(*shape[1:]) <= PAGE), shapes[-1])
+        width = min(PAGE, _width_of(rows, columns))
+        figure = new_figure(width, 0.75 + HIGH * len(rows) + LINE * max(name.count("\n") for name in columns))
         axes = figure.subplots()
         for y, x in itertools.product(range(len(rows)), range(len(columns))):
-            self._draw(axes, x, y)
+            grid._draw(axes, x, y)
         axes.set_xticks([k + 0.5 for k in range(len(columns))], columns)
         axes.set_yticks([k + 0.5 for k in range(len(rows))], rows)
         axes.set(xlim=(-0.02, len(columns) + 0.02), ylim=(len(rows) + 0.02, -0.02))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_xlabel(f"{metric.name}: mean and half-width of its 95% interval; more colour is worse")
+        said = f"{self.metric}: mean and half-width of its 95% interval; more colour is worse"
+        axes.set_xlabel(broken(said, int((width - _side_of(rows)) / LETTER), 5))
         return figure
+
+    @property
+    def metric(self) -> str:
+        return self.comparison.metric.name if self.comparison.metric else ""
+
+    @property
+    def _turned(self) -> Grid:
+        half = len(self.factors) - len(self.across[0])
+        factors = [*self.factors[half:], *self.factors[:half]]
+        return Grid(self.comparison, factors, self.across, self.down, list(zip(*self.found, strict=True)))
+
+    def _names(self, between: str) -> tuple[list[str], list[str]]:
+        """Of rows and columns; what stands between a factor and its choice."""
+        half = len(self.factors) - len(self.across[0])
+        sides = ((self.factors[:half], self.down), (self.factors[half:], self.across))
+        rows, columns = (["\n".join(_names(factors, one, between)) for one in side] for factors, side in sides)
+        return rows, columns
 
     @property
     def behind(self) -> Sequence[CellSummary]:
@@ -274,17 +299,17 @@ class Grid:
             return as_svg(self.figure(), self.name, " ".join(said))
 
 
-def _names(factors: Sequence[str], choices: Sequence[Any]) -> list[str]:
-    return [_broken(f"{short(name)} {choice}", 1) for name, choice in zip(factors, choices, strict=True)]
+def _names(factors: Sequence[str], choices: Sequence[Any], between: str) -> list[str]:
+    named = zip(factors, choices, strict=True)
+    return [broken(f"{short(name)} {choice}", most_lines=1).replace(" ", between) for name, choice in named]
 
 
-def _broken(label: str, most_lines: int = 2) -> str:
-    """A label that leaves room for the figure, in lines; what does not fit stands in the description."""
-    return textwrap.fill(label, LINE, max_lines=most_lines, placeholder="\u2026")
+def _side_of(rows: Sequence[str]) -> float:
+    return max(map(widest, rows)) + 0.3
 
 
-def _longest(lines: str) -> int:
-    return max(map(len, lines.split("\n")))
+def _width_of(rows: Sequence[str], columns: Sequence[str]) -> float:
+    return _side_of(rows) + len(columns) * max(WIDE, *map(widest, columns))
 
 
 def _find(cells: Sequence[CellSummary], factors: Sequence[str], choices: Sequence[Any]) -> CellSummary | None:

@@ -15,14 +15,15 @@ from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import Choice, Study, short
 from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.table import typographic
-from attnlab.report.figures.style import PAGE, line_look, new_figure
+from attnlab.report.figures.style import PAGE, legend_above, line_look, name_ticks, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_PANELS = 6
-HEIGHT = 2.2
+MOST_PANELS = MOST_LINES = 6
+HEIGHT, WIDTH = 2.0, 2.3  # inches of a panel
+TICK = 0.14  # inches of a choice at the least
 SPREAD = 0.3  # of the points at one choice, where the distance to the next choice is 1
 
 
@@ -50,15 +51,19 @@ def interactions_figure(comparison: Comparison) -> Figure | None:
         for one in sorted(comparison.interactions, key=lambda one: abs(one.interval.mean))
     }
     pairs = sorted(itertools.combinations(factors, 2), key=lambda pair: -largest.get(pair, 0.0))
+    # More lines than can be told apart are places, and the other factor is the lines.
+    pairs = [(b, a) if len(study.factors[b]) > max(MOST_LINES, len(study.factors[a])) else (a, b) for a, b in pairs]
     found = [one for pair in pairs if (one := crossing(study, *pair))][:MOST_PANELS]
     if comparison.metric is None or not found:
         return None
-    columns = min(3, len(found))
+    room = max(WIDTH, 0.5 + TICK * max(len(study.factors[one.across]) for one in found))
+    columns = max(1, min(3, len(found), int(PAGE / room)))
     rows = math.ceil(len(found) / columns)
-    figure = new_figure(PAGE * columns / 3 if columns > 1 else PAGE / 2, HEIGHT * rows)
+    width = PAGE * columns / 3 if columns > 1 else max(PAGE / 2, min(PAGE, room))
+    figure = new_figure(width, HEIGHT)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes, one in zip(grid.flat, found, strict=False):
-        _draw(axes, study, one)
+    above = [_draw(axes, study, one, width / columns - 0.5) for axes, one in zip(grid.flat, found, strict=False)]
+    figure.set_size_inches(width, (HEIGHT + max(above)) * rows)
     for axes in grid[:, 0]:
         axes.set_ylabel(typographic(wording.unit(comparison.metric.name, study)))
     for axes in list(grid.flat)[len(found) :]:
@@ -92,7 +97,8 @@ def crossing(study: Study, across: str, lines: str) -> Crossing | None:
     return Crossing(across, lines, points, len(whole), len(settings))
 
 
-def _draw(axes: Axes, study: Study, one: Crossing) -> None:
+def _draw(axes: Axes, study: Study, one: Crossing, room: float) -> float:
+    """Draws a panel of so many inches across; returns the height of its legend and slanted names."""
     across, lines = study.factors[one.across], study.factors[one.lines]
     sizes: dict[str, Any] = {"linewidth": 1.2, "markersize": 3, "capsize": 1.5, "elinewidth": 0.8}
     for index, choice in enumerate(lines):
@@ -103,8 +109,8 @@ def _draw(axes: Axes, study: Study, one: Crossing) -> None:
         mean = np.array([interval.mean for _, interval in known])
         half = [interval.high - interval.mean if interval.is_bounded else math.nan for _, interval in known]
         axes.errorbar([place + aside for place, _ in known], mean, half, label=str(choice), **line_look(index), **sizes)
-    axes.set_xticks(range(len(across)), list(map(str, across)))
+    below = name_ticks(axes, list(map(str, across)), room)
     axes.set_xlim(-0.5, len(across) - 0.5)
     cut = "" if one.settings == one.planned else f"\n{one.settings} of {one.planned} settings"
     axes.set_xlabel(short(one.across) + cut)
-    axes.legend(title=short(one.lines), handlelength=2.2)
+    return below + legend_above(axes, short(one.lines), room)

@@ -16,16 +16,39 @@ from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
 from attnlab.report.figures import forest, style
 from attnlab.report.figures.interactions import interactions_figure
-from attnlab.report.figures.style import COLUMN, PAGE, line_look, new_figure, plain_log_ticks
-from attnlab.report.page_data import MOST_COLOURS, CurveFamily, LengthFamily, Series, band, curve_data, length_data
+from attnlab.report.figures.style import (
+    COLUMN,
+    LINE,
+    PAGE,
+    broken,
+    colour,
+    legend_above,
+    legend_below,
+    line_look,
+    new_figure,
+    plain_log_ticks,
+)
+from attnlab.report.page_data import (
+    MOST_COLOURS,
+    CurveFamily,
+    LengthFamily,
+    LengthSeries,
+    Series,
+    band,
+    curve_data,
+    length_data,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
-MOST_LINES = 16  # of the metric against length; more cannot be told apart
+MOST_PANELS = 24  # one a cell, where there are more cells than colours
+ACROSS, PANEL = 4, 1.15  # panels of a row, inches of one's height
 HEIGHT = 2.4
+STEPS = "optimizer steps"
+BEHIND: dict[str, Any] = {"color": colour("line"), "linewidth": 0.8, "zorder": 1}
 
 
 def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
@@ -44,7 +67,7 @@ def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
         if figure := length_figure(family, cells):
             yield "lengths" if index == 0 else f"lengths-{slug(family['name'])}", figure
     curves = curve_data(comparison)
-    if curves and len(cells) <= MOST_COLOURS:
+    if curves and len(cells) <= MOST_PANELS:
         yield "curves", cell_curves(curves[0], cells)
     by_factor = factor_curves(curves[0], comparison) if curves else None
     if by_factor is not None:
@@ -97,7 +120,7 @@ def _curves(comparison: Comparison, metric: str | None) -> Figure | None:
     cells, found = _cells(comparison), _chosen({one["name"]: one for one in curve_data(comparison)}, metric)
     if found is None:
         return None
-    return cell_curves(found, cells) if len(cells) <= MOST_COLOURS else factor_curves(found, comparison)
+    return cell_curves(found, cells) if len(cells) <= MOST_PANELS else factor_curves(found, comparison)
 
 
 def _chosen(families: Mapping[str, T], name: str | None) -> T | None:
@@ -113,8 +136,10 @@ KINDS = {
     "differences": Kind(partial(_forest, forest.differences), "it takes a baseline and another cell, both with values"),
     "effects": Kind(partial(_forest, forest.effects), "it takes two factors that vary; differences has each cell"),
     "interactions": Kind(_interactions, "it takes two factors that vary, and a seed with all pairs of their choices"),
-    "lengths": Kind(_lengths, f"it takes a metric at multiples of the training length, and at most {MOST_LINES} cells"),
-    "curves": Kind(_curves, f"it takes a metric that was logged, and {MOST_COLOURS} cells or two factors that vary"),
+    "lengths": Kind(
+        _lengths, f"it takes a metric at multiples of the training length, and at most {MOST_PANELS} cells"
+    ),
+    "curves": Kind(_curves, f"it takes a metric that was logged, and {MOST_PANELS} cells or two factors that vary"),
     "grid": Kind(_grid, "it takes two to four factors that vary, and values"),
 }
 
@@ -129,40 +154,88 @@ def slug(text: str) -> str:
 
 def length_figure(family: LengthFamily, cells: Sequence[str]) -> Figure | None:
     """The metric at multiples of the training length: means, 95% intervals, a cross where a cell cannot go on. None
-    where there are no values, or more cells than can be told apart."""
-    if len(cells) > MOST_LINES or not any(one["x"] for one in family["series"]):
+    where there are no values, or more cells than there is room for."""
+    if len(cells) > MOST_PANELS or not any(one["x"] for one in family["series"]):
         return None
-    figure = new_figure(COLUMN, HEIGHT)
-    axes = figure.subplots()
     multiples = sorted({k for one in family["series"] for k in (*one["x"], *one["unavailable"])})
-    for one in family["series"]:
-        look = line_look(cells.index(one["cell"]))
+
+    def draw(axes: Axes, one: LengthSeries, look: Mapping[str, Any]) -> None:
         if not one["x"]:
-            continue
+            return
         mean, low, high = map(_numbers, (one["y"], one["low"], one["high"]))
         sizes: dict[str, Any] = {"linewidth": 1.2, "markersize": 3, "capsize": 1.5, "elinewidth": 0.8}
         axes.errorbar(one["x"], mean, np.abs([low - mean, high - mean]), label=one["cell"], **look, **sizes)
         if one["unavailable"]:
             ends: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.5, "linestyle": "none"}
             axes.plot(one["x"][-1:], mean[-1:], color=look["color"], **ends)
-    plain_log_ticks(axes, "x", multiples, [f"{k:g}\u00d7" for k in multiples])
-    axes.set(xlabel="multiple of the training length", ylabel=typographic(family["unit"]))
-    _legend(figure, axes)
-    return figure
+
+    def others(axes: Axes, one: LengthSeries) -> None:
+        axes.plot(one["x"], _numbers(one["y"]), **BEHIND)
+
+    def finish(axes: Axes) -> None:
+        plain_log_ticks(axes, "x", multiples, [f"{k:g}\u00d7" for k in multiples])
+
+    return _by_cell(family["series"], cells, draw, others, finish, ("multiple of the training length", family["unit"]))
 
 
 def cell_curves(entry: CurveFamily, cells: Sequence[str]) -> Figure:
-    """A metric along training, a colour a cell: seeds thin, their mean thick, its 95% interval as a band."""
-    figure = new_figure(COLUMN, HEIGHT)
-    axes = figure.subplots()
-    for one in entry["series"]:
-        means = tuple(map(_numbers, (one["mean"], one["low"], one["high"])))
+    """A metric along training, a colour or a panel a cell: seeds thin, their mean thick, its 95% interval as a band."""
+
+    def draw(axes: Axes, one: Series, look: Mapping[str, Any]) -> None:
         seeds = list(map(_numbers, one["seeds"].values()))
-        _draw(axes, one["cell"], _numbers(one["step"]), seeds, means, line_look(cells.index(one["cell"])))
-    _finish(axes, entry, [values for one in entry["series"] for values in one["seeds"].values()])
-    axes.set_ylabel(typographic(entry["unit"]))
-    _legend(figure, axes)
+        _draw(axes, one["cell"], _numbers(one["step"]), seeds, _band_of(one), look)
+
+    def others(axes: Axes, one: Series) -> None:
+        axes.plot(_numbers(one["step"]), _numbers(one["mean"]), **BEHIND)
+
+    values = [values for one in entry["series"] for values in one["seeds"].values()]
+    limits = _limits(entry["better"], values, list(map(_band_of, entry["series"])))
+
+    def finish(axes: Axes) -> None:
+        axes.set_ylim(limits)
+
+    return _by_cell(entry["series"], cells, draw, others, finish, (STEPS, entry["unit"]))
+
+
+def _by_cell(
+    series: Sequence[Any],
+    cells: Sequence[str],
+    draw: Callable[[Axes, Any, Mapping[str, Any]], None],
+    draw_behind: Callable[[Axes, Any], None],
+    finish: Callable[[Axes], None],
+    names: tuple[str, str],
+) -> Figure:
+    """All cells in one picture, a colour each, while there are colours; else a panel each, the other cells behind it.
+
+    names: of the two axes.
+    """
+    if len(cells) <= MOST_COLOURS:
+        figure = new_figure(COLUMN, HEIGHT)
+        axes = figure.subplots()
+        for one in series:
+            draw(axes, one, line_look(cells.index(one["cell"])))
+        finish(axes)
+        axes.set(xlabel=names[0], ylabel=typographic(names[1]))
+        legend_below(figure, axes)
+        return figure
+    down = math.ceil(len(series) / ACROSS)
+    figure = new_figure(PAGE, PANEL * down + 2 * LINE)
+    grid = list(figure.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True).flat)
+    for axes, one in zip(grid, series, strict=False):
+        for other in series:
+            draw_behind(axes, other)
+        draw(axes, one, {**line_look(0), "zorder": 3})
+        finish(axes)
+        axes.set_title(broken(one["cell"], 26), fontsize=7)
+    for axes in grid[len(series) :]:
+        axes.set_visible(False)
+    figure.supxlabel(f"{names[0]}; grey: the other cells", fontsize=7.5)
+    figure.supylabel(typographic(names[1]), fontsize=7.5)
     return figure
+
+
+def _band_of(one: Series) -> tuple[np.ndarray, ...]:
+    return tuple(map(_numbers, (one["mean"], one["low"], one["high"])))
 
 
 def factor_curves(entry: CurveFamily, comparison: Comparison) -> Figure | None:
@@ -177,14 +250,16 @@ def factor_curves(entry: CurveFamily, comparison: Comparison) -> Figure | None:
         return None
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
-    figure = new_figure(PAGE, 2.2 * down)
+    figure, above = new_figure(PAGE, HEIGHT), []
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, (name, lines) in zip(grid.flat, panels, strict=False):
-        for index, (choice, (steps, seeds)) in enumerate(lines.items()):
-            _draw(axes, choice, steps, list(seeds), band([], seeds.T), line_look(index))
-        _finish(axes, entry, [row.tolist() for _, seeds in lines.values() for row in seeds])
-        axes.set_title(short(name))
-        axes.legend(handlelength=2.2)
+        bands = [band([], seeds.T) for _, seeds in lines.values()]
+        for index, ((choice, (steps, seeds)), means) in enumerate(zip(lines.items(), bands, strict=True)):
+            _draw(axes, choice, steps, list(seeds), means, line_look(index))
+        axes.set_ylim(_limits(entry["better"], [row.tolist() for _, seeds in lines.values() for row in seeds], bands))
+        axes.set_xlabel(STEPS)
+        above.append(legend_above(axes, short(name), PAGE / across - 0.5))
+    figure.set_size_inches(PAGE, (2.0 + max(above)) * down)
     for axes in grid[:, 0]:
         axes.set_ylabel(typographic(entry["unit"]))
     for axes in list(grid.flat)[len(panels) :]:
@@ -223,7 +298,7 @@ def _draw(
     steps: np.ndarray,
     seeds: Sequence[np.ndarray],
     means: tuple[np.ndarray, ...],
-    look: dict[str, Any],
+    look: Mapping[str, Any],
 ) -> None:
     """Seeds thin, their mean thick, its band; means: (mean, low, high)."""
     mean, low, high = means
@@ -236,18 +311,19 @@ def _draw(
     axes.plot(steps, mean, **look, **every, linewidth=1.4, label=label)
 
 
-def _finish(axes: Axes, entry: CurveFamily, values: Sequence[Sequence[float | None]]) -> None:
-    """Axis names and limits: the worst 2% may leave the picture (losses of the first steps), the best may not."""
+def _limits(
+    better: str, values: Sequence[Sequence[float | None]], bands: Sequence[tuple[np.ndarray, ...]]
+) -> tuple[float, float]:
+    """Of the axis: the worst 2% may leave the picture (losses of the first steps), the best may not, nor the band of a
+    mean that is in it."""
     there = np.sort([v for row in values for v in row if v is not None and math.isfinite(v)])
-    if there.size:
-        cut = math.floor(0.98 * (there.size - 1))
-        low, high = (there[-1 - cut], there[-1]) if entry["better"] == "higher" else (there[0], there[cut])
-        room = 0.06 * (high - low) or 0.1
-        axes.set_ylim(low - room, high + room)
-    axes.set_xlabel("optimizer steps")
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=2.2, columnspacing=1
-    )
+    if not there.size:
+        return 0.0, 1.0
+    cut = math.floor(0.98 * (there.size - 1))
+    low, high = (there[-1 - cut], there[-1]) if better == "higher" else (there[0], there[cut])
+    inside = [(mean >= low) & (mean <= high) for mean, _, _ in bands]
+    ends = [row[is_in] for band, is_in in zip(bands, inside, strict=True) for row in band[1:]]
+    known = np.concatenate([*ends, [low, high]])
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    room = 0.06 * (high - low) or 0.1
+    return low - room, high + room

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from attnlab.analysis.reader import JOINT
 from attnlab.report.document import resource
 from attnlab.training.run_directory import cannot_write
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both
+LETTER, LINE, HANDLE = 0.062, 0.15, 0.45  # inches of a letter, of a line of text, of what a legend shows beside a name
+MOST_LETTERS = 38  # of a label
+REM = 63 / (72 * PAGE)  # of the page for a point of a figure, of which one over both columns fills it
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)), (0, (7, 1, 1, 1)))
 MARKERS = "osD^vP*X"
 TOKEN = re.compile(r"--([\w-]+):\s*(#[0-9a-fA-F]{6})")
@@ -126,6 +132,7 @@ def as_svg(figure: Figure, name: str, description: str) -> Markup:
         _adapt(parent)
     wide, high = root.attrib["viewBox"].split()[2:]
     root.attrib = {"viewBox": f"0 0 {wide} {high}", "class": "figure", "role": "img", "aria-label": name}
+    root.attrib["style"] = f"max-width: {float(wide) * REM:.4g}rem"  # letters are of one size in all figures
     title, said = ElementTree.Element("title"), ElementTree.Element("desc")
     title.text, said.text = name, NO_XML.sub("\ufffd", description)
     root[:0] = [title, said]
@@ -187,6 +194,61 @@ def line_look(index: int) -> dict[str, Any]:
     series = sum(re.fullmatch(r"c\d", name) is not None for name in colours())
     look = {"color": colour(f"c{index % series}"), "linestyle": DASHES[index // series % len(DASHES)]}
     return {**look, "marker": MARKERS[index % len(MARKERS)]}
+
+
+def broken(label: str, letters: int = MOST_LETTERS, most_lines: int = 2) -> str:
+    """A label in lines of so many letters, that leaves room for the figure; what does not fit is left out."""
+    parts = label.split(JOINT)  # none of them is broken while there are several
+    whole = [part.replace(" ", "\0") if len(parts) > 1 else part for part in parts]
+    lines = [line.replace("\0", " ") for line in textwrap.wrap(f"\0{JOINT[1:]}".join(whole), letters)]
+    if len(lines) > most_lines:
+        lines[most_lines - 1] = f"{lines[most_lines - 1][: letters - 1]}\u2026"
+    return "\n".join(lines[:most_lines])
+
+
+def widest(lines: str) -> float:
+    """About how many inches text takes across."""
+    return LETTER * max(map(len, lines.split("\n")))
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of `axes` in columns that fit, below the picture, which keeps its height."""
+    handles, names = axes.get_legend_handles_labels()
+    width, height = figure.get_size_inches()
+    shown, columns = _legend(names, width)
+    figure.set_size_inches(width, height + LINE * -(-len(shown) // columns))
+    figure.legend(handles, shown, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1)
+
+
+def legend_above(axes: Axes, title: str, room: float) -> float:
+    """The legend of a panel of so many inches across above it, where it hides no line; returns its height."""
+    handles, names = axes.get_legend_handles_labels()
+    shown, columns = _legend(names, room)
+    named: dict[str, Any] = {"title": title, "alignment": "left", "handlelength": 2.2, "columnspacing": 1}
+    axes.legend(handles, shown, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, **named)
+    return LINE * (2 - (-len(shown) // columns))
+
+
+def _legend(names: Sequence[str], room: float) -> tuple[list[str], int]:
+    """The names as a legend shows them, and in how many columns, three at the most."""
+    shown = [broken(name, most_lines=1) for name in names]
+    return shown, max(1, min(3, len(shown), int(room / (max(map(widest, shown)) + HANDLE))))
+
+
+def name_ticks(axes: Axes, names: Sequence[str], room: float) -> float:
+    """Names of places 0, 1, ... across, in so many inches: slanted where they would cover each other. Returns the
+    height that this takes more."""
+    shown = [broken(name, 24, 1) for name in names]
+    longest, each = max(map(widest, shown)), room / len(names)
+    if longest + LETTER <= each:
+        axes.set_xticks(range(len(names)), shown)
+        return 0.0
+    angle = 90 if each < 2 * LINE else 35
+    axes.set_xticks(range(len(names)), shown, rotation=angle, ha="right", rotation_mode="anchor")
+    if angle == 90:
+        for label in axes.get_xticklabels():
+            label.set_verticalalignment("center")
+    return longest * math.sin(math.radians(angle))
 
 
 def luminance(shade: Sequence[float]) -> float:
