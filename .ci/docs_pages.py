@@ -116,13 +116,13 @@ def as_page(path: Path) -> str | bytes:
 def linked(texts: dict[str, str]) -> set[Path]:
     """What pages link to outside of docs/, and what that links to in turn."""
     found: set[Path] = set()
-    todo = [(origin(uri), text) for uri, text in texts.items()]
-    while todo:
-        here, text = todo.pop()
+    waiting = [(origin(uri), text) for uri, text in texts.items()]
+    while waiting:
+        here, text = waiting.pop()
         paths = {target(here, link[2]) for link in LINK.finditer(text)} - found - {None}
         new = {path for path in paths if path and not path.is_relative_to(DOCS)}
         found |= new
-        todo += [(path, path.read_text(encoding="utf-8")) for path in new if path.suffix == ".md"]
+        waiting += [(path, path.read_text(encoding="utf-8")) for path in new if path.suffix == ".md"]
     return found
 
 
@@ -150,7 +150,7 @@ def _choices(space: ConfigSpace) -> dict[str, str | bytes]:
                 choice.about + (" (default)" if defaults.get(group) == name else ""),
             ]
             page += ["", *of_class(choice.target)]
-            if drawn := picture(group, name, space.compose([f"{group}={name}"]).raw[group]):
+            if drawn := picture(group, name, space.compose([f"{group}={name}"]).raw.get(group, {})):
                 pages[f"choices/{group}-{name}.svg"] = drawn
                 page += [f"![{group}={name}: formula and picture]({group}-{name}.svg)", ""]
             page += [*table_of(choice.fields), ""]

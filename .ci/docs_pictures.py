@@ -79,6 +79,8 @@ FORMULAS = {
         "adafactor": r"$\hat v \approx r c^\top / \sum r$, a row and a column; steps relative to $rms(w)$",
         "lion": r"$w \leftarrow w - \eta\,(sign(\beta_1 m + (1-\beta_1) g) + \lambda w)$",
         "muon": r"$w \leftarrow w - \eta\,0.2\sqrt{\max(n,m)}\,orthogonal(\mu m + g) - \eta\lambda w$",
+        "torch": r"the update rule of the class of torch.optim that $name$ names",
+        "pytorch_optimizer": r"the update rule of the class of pytorch_optimizer that $name$ names",
         "schedule_free": r"$y = (1-\beta)z + \beta x,\quad z \leftarrow z - \eta g(y),\quad x$ the mean of $z$",
     },
     "schedule": {
