@@ -102,7 +102,9 @@ def test_a_baseline_of_one_kind_is_not_silently_replaced_in_another(mixed):
     assert not [caveat for caveat in compare(first).caveats if "No baseline" in caveat]
     write(mixed.path, {"model": "vit", "norm": "rms"}, 0.2, IMAGES, task="ImageClassification", source="MNIST5k")
     _, second, third = asked(load_study(mixed.path), baseline="position=alibi")
-    assert any("No baseline is named among these: model=vit, the first cell" in caveat for caveat in compare(second).caveats)
+    assert any(
+        "No baseline is named among these: model=vit, the first cell" in caveat for caveat in compare(second).caveats
+    )
     assert [third.label(cell) for cell in third.cells] == ["bpe"]  # one cell is named by what sets it apart
 
 
