@@ -98,7 +98,7 @@ def test_a_long_one_is_cut_and_counted():
 def test_html_is_the_page_s_table_in_whole(study):
     comparison = study.compare()
     found = Rows(comparison._repr_html_())
-    assert [row[0].removesuffix(" baseline") for row in found.rows[1:]] == [one.label for one in comparison.cells]
+    assert [row[0].removesuffix(" baseline") for row in found.rows[1:]] == [one.label for one in comparison.best_first]
     values = {row[0].split()[0]: row[3] for row in found.rows[1:]}
     for one in comparison.measured:
         assert values[one.label].split()[0] == f"{one.interval.mean:.4f}"
@@ -136,11 +136,11 @@ def test_what_was_set_apart_is_said_first(tmp_path):
             data = {"unit": unit, "fingerprint": name}
             write_run(tmp_path / "train", {"data": name}, seed, {"val/loss": value + 0.1 * seed}, data=data)
     comparison = attnlab.load_study(tmp_path / "train").compare()
-    assert [one.label for one in comparison.measured] == ["data=text"]
+    assert [one.label for one in comparison.measured] == ["text"]
     assert repr(comparison).startswith("! Compared here are runs of ")
     assert "<li>Compared here are runs of " in comparison._repr_html_()
     other = attnlab.load_study(tmp_path / "train").compare(baseline="data=image")
-    assert [one.label for one in other.measured] == ["data=image"]
+    assert [one.label for one in other.measured] == ["image"]
 
 
 def test_another_baseline_turns_the_difference_round(study):
