@@ -15,6 +15,7 @@ from PIL import Image
 
 from attnlab.config import shipped
 from attnlab.config.compose import ConfigSpace
+from attnlab.training.study_fields import CLAIM_FIELDS, FIELDS, METRIC_FIELDS
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.M | re.S)
@@ -75,6 +76,17 @@ def commands(page):
 
 def elsewhere(command):
     return next((where for start, where in ELSEWHERE.items() if command.startswith(start)), None)
+
+
+def test_every_field_of_a_study_is_described_and_no_other():
+    page = (ROOT / "docs" / "study_fields.md").read_text()
+    own, metric, claim = (
+        set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", part, re.M))))
+        for part in page.split("\n## ")[:3]
+    )
+    assert own == set(FIELDS)
+    assert metric == set(METRIC_FIELDS)
+    assert claim == set(CLAIM_FIELDS)
 
 
 @pytest.mark.parametrize(("path", "word"), sorted(set(ELSEWHERE.values())))
