@@ -24,9 +24,9 @@ class Fast(Debugging):
     def evaluate(self, task: Task, data: Any) -> dict[str, float]:
         found: dict[str, float] = {}
         for split, loader in (("validation", data.val_dataloader()), ("test", data.evaluation_loader("test"))):
-            with task.evaluating():
-                kept = [task.kept_of(task.on_device(batch)) for batch in islice(loader, 1)]
-            found |= {f"{prefix_of(split)}/{name}": value for name, value in task.figures_of_kept(kept).items()}
+            # Not the task's figures, some of which divide by the size of the whole part.
+            means = task.score(islice(loader, 1))
+            found |= {f"{prefix_of(split)}/{name}": value for name, value in means.items()}
         return found
 
     def lines(self, folder: Path) -> list[str]:
