@@ -38,6 +38,8 @@ BASELINES = {
     "RecurrentSeq2Seq": ({"d_model": 16}, OF_PAIRS),
     "ConvolutionalLanguageModel": ({"d_model": 16}, OF_TEXT),
     "ConvolutionalSeq2Seq": ({"d_model": 16, "max_length": 40}, OF_PAIRS),
+    "RecurrentEncoder": ({"d_model": 16}, OF_TEXT),
+    "ConvolutionalEncoder": ({"d_model": 16, "max_length": 40}, OF_TEXT),
 }
 HEADS = {
     "sequence": lambda encoder: SequenceClassifier(encoder, 3, "mean"),
@@ -164,20 +166,26 @@ def test_hidden_tokens_are_restored_as_here(there):
 
 
 @pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("family", "position"), [("Bert", "alibi"), ("RecurrentEncoder", None), ("ConvolutionalEncoder", None)]
+)
 @torch.no_grad()
-def test_outputs_of_tasks_on_an_encoder_say_the_same(head, there):
-    tokens_BT, mask_BT, texts = rows(4, 7)
-    here, found, _ = there("Bert", head, "alibi")
+def test_outputs_of_tasks_on_an_encoder_say_the_same(head, family, position, there):
+    """On texts that are padded on the right, as the run's own batches are."""
+    padded_BT, mask_BT, texts = rows(4, 7)
+    tokens_BT, mask_BT = padded_BT.clone(), mask_BT.flip(1)
+    tokens_BT[0] = padded_BT[0].roll(4)
+    here, found, _ = there(family, head, position)
     written = found(tokens_BT, attention_mask=mask_BT)
     for row, text in enumerate(texts):
         if head == "sequence":
             assert_near(written.logits[row], here(text[None])[0])
         elif head == "token":
-            assert_near(written.logits[row, -len(text) :], here(text[None], torch.arange(len(text))))
+            assert_near(written.logits[row, : len(text)], here(text[None], torch.arange(len(text))))
         else:
             start_1T, end_1T = here(text[None])
-            assert_near(written.start_logits[row, -len(text) :], start_1T[0])
-            assert_near(written.end_logits[row, -len(text) :], end_1T[0])
+            assert_near(written.start_logits[row, : len(text)], start_1T[0])
+            assert_near(written.end_logits[row, : len(text)], end_1T[0])
 
 
 @torch.no_grad()
@@ -193,23 +201,26 @@ def test_images_are_told_apart_as_here_in_colours_too(there):
 
 @torch.no_grad()
 def test_images_and_texts_are_compared_as_here(there):
-    here, found, _ = there("CLIP", position="rotary")
     images, texts = torch.randn(2, 1, 8, 12), torch.tensor([[3, 4, 5, 0], [6, 7, 8, 9]])
-    written = found(texts, images, attention_mask=(texts != 0).long())
-    assert_near(written.logits_per_image, torch.cat([here(images, texts[:1, :3]), here(images, texts[1:])], dim=1))
-    assert written.logits_per_text.equal(written.logits_per_image.t())
+    for position in positions_of("CLIP"):
+        here, found, _ = there("CLIP", position=position)
+        written = found(texts, images, attention_mask=(texts != 0).long())
+        assert_near(written.logits_per_image, torch.cat([here(images, texts[:1, :3]), here(images, texts[1:])], dim=1))
+        assert written.logits_per_text.equal(written.logits_per_image.t())
 
 
 @torch.no_grad()
 def test_speech_is_written_down_as_here(there):
-    here, found, _ = there("Whisper", position="alibi")
-    features, target = torch.randn(2, 5, 12), torch.tensor([[1, 3, 4], [1, 5, 6]])
-    assert_near(found(input_features=features, decoder_input_ids=target).logits, here(features, target))
-    written = found.generate(input_features=features, max_new_tokens=5, do_sample=False)
-    target = target[:, :1]
-    for _ in range(5):
-        target = torch.cat([target, here(features, target)[:, -1:].argmax(dim=-1)], dim=1)
-    assert written.equal(target)
+    features = torch.randn(2, 5, 12)
+    for position in positions_of("Whisper"):
+        here, found, _ = there("Whisper", position=position)
+        target = torch.tensor([[1, 3, 4], [1, 5, 6]])
+        assert_near(found(input_features=features, decoder_input_ids=target).logits, here(features, target))
+        written = found.generate(input_features=features, max_new_tokens=5, do_sample=False)
+        target = target[:, :1]
+        for _ in range(5):
+            target = torch.cat([target, here(features, target)[:, -1:].argmax(dim=-1)], dim=1)
+        assert written.equal(target)
 
 
 def test_positions_are_seen_in_the_grid_that_was_trained_on(there, tmp_path):
