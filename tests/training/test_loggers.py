@@ -368,6 +368,7 @@ def test_values_of_callbacks_stand_in_the_line_of_their_step(tmp_path, parts):
     assert [*own] == [1, 2, 4, 6]
     for step, line in own.items():
         assert [line["values"].get(f"lr-AdamW/pg{group}") is not None for group in (1, 2)] == [step > 1] * 2
+        assert step == 1 or line["values"]["lr-AdamW/pg1"] == line["values"]["train/lr"]
         began = any("on_train_batch_start" in name for name in line["values"])
         assert began == (step > 1)
     ends = [line for line in found if any("on_train_batch_end" in name for name in line["values"])]

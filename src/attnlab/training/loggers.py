@@ -84,9 +84,9 @@ def follow(loggers: Iterable[Logger], trainer: pl.Trainer) -> None:
     """Tells a run's loggers by a trainer which optimizer step, counted from 1, it is in or has just made."""
 
     def step_now() -> int:
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         is_within = progress.ready > progress.processed or progress.ready % trainer.accumulate_grad_batches > 0
-        return trainer.global_step + is_within
+        return trainer.global_step + bool(is_within)
 
     for logger in loggers:
         if isinstance(logger, RunLogger):

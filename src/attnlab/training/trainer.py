@@ -211,11 +211,7 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=FullySharded(settings.world_size) if settings.strategy == "fsdp2" else settings.strategy,
-        plugins=[
-            CheckpointFiles(),
-            arithmetic(precision.used, device),
-            *([environment] if environment is not None else []),
-        ],
+        plugins=[CheckpointFiles(), arithmetic(precision.used, device), *([environment] if environment else [])],
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and device == "cuda" else None,
         logger=list(loggers),
