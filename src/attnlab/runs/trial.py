@@ -69,7 +69,7 @@ def alone(composed: Composed, **changes: object) -> Iterator[tuple[Composed, Par
         raw = {**composed.raw, "run_dir": str(Path(folder, "study", "cell", "seed=0")), "progress": "off"}
         # Each rank computes as much as one alone; what they say to one another is not measured. No least number of
         # steps stands against an early end.
-        passed = {key: value for key, value in composed.get("trainer.lightning").items() if key != "min_steps"}
+        passed = {key: value for key, value in (composed.get("trainer.lightning") or {}).items() if key != "min_steps"}
         of_one = {"devices": 1, "num_nodes": 1, "strategy": "auto", "lightning": passed}
         for name, value in (("trainer", of_one), *changes.items()):
             raw[name] = {**raw[name], **value} if isinstance(value, Mapping) else value
