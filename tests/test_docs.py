@@ -53,6 +53,8 @@ RUNS = {  # what has trained before, by how a command begins: what trains it, an
 }
 MORE = {
     "train": ["progress=off"],
+    "lr-range": [],
+    "batch-size": ["progress=off"],
     "sweep": ["hydra/launcher=basic", "study.seeds=2", "trainer.max_steps=2", "model.d_model=16"],
 }
 SMALL = {

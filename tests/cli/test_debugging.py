@@ -42,9 +42,10 @@ def test_overfit_says_whether_one_batch_was_learned(attnlab, here, words, rate, 
     given = ["debug=overfit", f"optimizer.lr={rate}", "schedule=constant", "trainer.max_steps=60"]
     answered = attnlab("train", *words, *given)
     assert f"debug=overfit: {said}" in answered.err
+    assert (answered.status, len(answered.err.splitlines())) == (int(rate < 0.01), 1)
     _, status, lines = ran(here)
     losses = [line["values"]["train/loss"] for line in lines if "train/loss" in line["values"]]
-    assert (status["step"] < 60) == (rate > 0.01)
+    assert (status["step"] < 60, status["state"]) == ((True, "finished") if rate > 0.01 else (False, "failed"))
     assert (losses[-1] < 0.5 * losses[0]) == (rate > 0.01)
 
 

@@ -60,7 +60,7 @@ def test_it_is_swept_and_does_what_it_is_there_for(attnlab, here, words):
             (line["step"], key) for line in values for key in line["values"] if key.startswith(("own/", "lr-"))
         ]
     assert callbacks == {"callbacks=none": [], "callbacks=mine+lr_monitor": ["mine", "lr_monitor"]}
-    rates = [(4, "lr-AdamW/pg1"), (4, "lr-AdamW/pg2")]
+    rates = [(5, "lr-AdamW/pg1"), (5, "lr-AdamW/pg2")]
     assert lines == {"callbacks=none": [], "callbacks=mine+lr_monitor": [(4, "own/count"), *rates, (8, "own/count")]}
 
 

@@ -189,7 +189,8 @@ def stop_after_saving(self, trainer, module):
     if trainer.global_step == 5:
         raise SystemExit(143)
 Checkpoints.on_validation_end = stop_after_saving
-alone = ["train", *tiny, "study.name=requeued", "cell=one", "logger.tags=[a,b]"]
+alone = ["train", *tiny, "study.name=requeued", "cell=one", "logger.tags=[a,b]",
+         "callbacks=[lr_monitor]", "trainer.log_every_n_steps=2"]
 try:
     main(alone)
 except SystemExit:
@@ -306,6 +307,10 @@ def test_offline_runs_hold_what_they_were_and_a_requeued_one_stays_the_same(attn
     before, after = map(steps_of, folders["requeued-one-s0"])
     assert (before[0], before[-1], after[-1]) == (1, 5, 10)
     assert min(after) > 5
+    for folder, steps in zip(folders["requeued-one-s0"], ([2, 4], [6, 8, 10]), strict=True):
+        items = history_of(folder)
+        assert [item["_step"] for item in items if "lr-AdamW/pg1" in item] == steps
+        assert [item["_step"] for item in items if "train/loss" in item and item["_step"] > 1] == steps
     assert '"preempting"' in inspect(folders["requeued-one-s0"][0])
 
     said = attnlab("sync", "--dry-run")

@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import loggers
-from tiny_run import make_task
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
+from tiny_run import make_task, train
 
 from attnlab.training import CannotWrite, RunDirectory, TrainerSettings, build_trainer, resolve
 from attnlab.training.loggers import JsonLines, View, _WandB, build_loggers
@@ -353,3 +354,44 @@ def test_wandb_that_raises_whatever_it_is_asked_leaves_the_run_alone(tmp_path, m
     assert asked == ["online", "offline", "offline"]  # the next run of the process does not wait for the server again
     assert fit(tmp_path / "disabled", Tracking(wandb=True, mode="disabled"))[0] == []
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_values_of_callbacks_stand_in_the_line_of_their_step(tmp_path, parts):
+    """What comes before the step's line is in it; what comes after has its tokens; no step is below the one before."""
+    watchers = (LearningRateMonitor(), DeviceStatsMonitor())
+    settings = {"max_steps": 7, "val_check_interval": 3, "log_every_n_steps": 2, "accumulate_grad_batches": parts}
+    found = read(train(tmp_path, make_task(), callbacks=watchers, **settings).metrics)
+    steps = [line["step"] for line in found]
+    assert steps == sorted(steps)
+    own = {line["step"]: line for line in found if "train/loss" in line["values"]}
+    assert [*own] == [1, 2, 4, 6]
+    for step, line in own.items():
+        assert [line["values"].get(f"lr-AdamW/pg{group}") is not None for group in (1, 2)] == [step > 1] * 2
+        assert step == 1 or line["values"]["lr-AdamW/pg1"] == line["values"]["train/lr"]
+        began = any("on_train_batch_start" in name for name in line["values"])
+        assert began == (step > 1)
+    ends = [line for line in found if any("on_train_batch_end" in name for name in line["values"])]
+    assert {line["step"] for line in ends} == {2, 4, 6}
+    for line in found:
+        if line["step"] in own and not any(name.startswith("val/") for name in line["values"]):
+            at = own[line["step"]]
+            assert (line["tokens"], line["seconds"]) == (at["tokens"], at["seconds"])
+
+
+def test_what_no_line_of_its_step_follows_is_written_all_the_same(tmp_path):
+    lines, at = JsonLines(tmp_path / "metrics.jsonl"), [3]
+    lines.step_now = lambda: at[0]
+    lines.log_metrics({"lr": 0.1}, 2)
+    lines.log_metrics({"memory": 5.0}, 2)
+    at[0] = 4
+    lines.log_metrics({"lr": 0.2}, 3)
+    lines.log_metrics({"train/loss": 1.0, "tokens": 8, "seconds": 0.5}, 4)
+    at[0] = 5
+    lines.log_metrics({"lr": 0.3}, 4)
+    lines.finalize("success")
+    assert [(line["step"], line["tokens"], line["values"]) for line in read(lines.path)] == [
+        (3, None, {"lr": 0.1, "memory": 5.0}),
+        (4, 8, {"lr": 0.2, "train/loss": 1.0}),
+        (5, None, {"lr": 0.3}),
+    ]

@@ -66,13 +66,19 @@ class Overfit(Debugging, pl.Callback):
     def is_known(self) -> bool:
         return self.losses[-1] <= KNOWN_SHARE * self.losses[0]
 
-    def lines(self, folder: Path) -> list[str]:
-        fell = f"from {self.losses[0]:.3f} to {self.losses[-1]:.3f} in {len(self.losses)} batches"
+    def fault(self) -> str | None:
         if self.is_known:
-            return [f"debug=overfit: the batch is known: its loss fell {fell}"]
+            return None
         wanted = f"to a tenth, {KNOWN_SHARE * self.losses[0]:.3f}"
         advice = "look for a fault, or give optimizer.lr, trainer.max_steps or model.dropout=0"
-        return [f"debug=overfit: the batch is NOT known: its loss went {fell}, and not {wanted}; {advice}"]
+        return f"debug=overfit: the batch is NOT known: its loss went {self._fell}, and not {wanted}; {advice}"
+
+    def lines(self, folder: Path) -> list[str]:
+        return [f"debug=overfit: the batch is known: its loss fell {self._fell}"]
+
+    @property
+    def _fell(self) -> str:
+        return f"from {self.losses[0]:.3f} to {self.losses[-1]:.3f} in {len(self.losses)} batches"
 
 
 class Profile(Debugging):

@@ -237,6 +237,8 @@ class TrainingRun:
 
             self.status.status["stopped"] = why = why_stopped(self.parts.callbacks)
             self._say(f"stopped at step {trainer.global_step} of {trainer.max_steps}: {why}")
+        if (fault := debugging.fault()) is not None:
+            raise ValueError(fault)
         self._evaluate(task, loggers, debugging)
         for line in debugging.lines(self.directory.path):
             self._warn(line)

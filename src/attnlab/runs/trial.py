@@ -6,8 +6,9 @@ and, where they take longer, a few seconds of each evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,23 +52,38 @@ def measure(composed: Composed, step_seconds: float = STEP_SECONDS, part_seconds
 
     Of steps it takes `step_seconds`, of each part of an evaluation `part_seconds`, and at least one.
     """
+    begun = CLOCK()
+    with alone(composed) as (by_itself, parts, directory):
+        trial = Trial(by_itself, parts, directory, begun, step_seconds, part_seconds)
+        trial.go()
+        return trial.cost()
+
+
+@contextlib.contextmanager
+def alone(composed: Composed, **changes: object) -> Iterator[tuple[Composed, Parts, RunDirectory]]:
+    """A run as it trains on one device, with its data, in a folder that is its own and is removed afterwards.
+
+    Its logs are files alone. changes: what else differs in its configuration, whole or as fields of a group.
+    """
     with TemporaryDirectory(prefix="attnlab-") as folder:
         raw = {**composed.raw, "run_dir": str(Path(folder, "study", "cell", "seed=0")), "progress": "off"}
-        # Each rank computes as much as one alone; what they say to one another is not measured.
-        raw["trainer"] = {**raw["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
-        begun, alone = CLOCK(), replace(composed, raw=raw)
-        parts, directory = replace(build(alone.resolved), tracking=Tracking()), RunDirectory(alone.run_dir)
+        # Each rank computes as much as one alone; what they say to one another is not measured. No least number of
+        # steps stands against an early end.
+        passed = {key: value for key, value in (composed.get("trainer.lightning") or {}).items() if key != "min_steps"}
+        of_one = {"devices": 1, "num_nodes": 1, "strategy": "auto", "lightning": passed}
+        for name, value in (("trainer", of_one), *changes.items()):
+            raw[name] = {**raw[name], **value} if isinstance(value, Mapping) else value
+        by_itself = replace(composed, raw=raw)
+        parts, directory = replace(build(by_itself.resolved), tracking=Tracking()), RunDirectory(by_itself.run_dir)
         parts.data.prepare_data()
         parts.data.setup()
-        parts.data.order_seed = alone.seed
+        parts.data.order_seed = by_itself.seed
         parts = replace(parts, trainer=parts.trainer.in_steps(parts.data.steps_in))
         directory.claim()
-        trial = Trial(alone, parts, directory, begun, step_seconds, part_seconds)
         try:
-            trial.go()
+            yield by_itself, parts, directory
         finally:
             directory.release()
-        return trial.cost()
 
 
 class Pace(pl.Callback):

@@ -278,6 +278,10 @@ class Debugging:
         """The final figures, of the validation and the test part."""
         return task.validate(data) | task.evaluate(data, "test")
 
+    def fault(self) -> str | None:
+        """Why a training has failed that ran to its end; None where it has not."""
+        return None
+
     def lines(self, folder: Path) -> list[str]:
         """What is to be said at the end."""
         return []

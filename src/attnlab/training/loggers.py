@@ -10,10 +10,11 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +23,9 @@ from attnlab.parts import accepts, unwrapped
 from attnlab.training.metrics import known_better, parts_of
 from attnlab.training.run_directory import AppendedLines, RunDirectory, read_json, write_json
 from attnlab.training.tracking import Picture, RunName, Table, Thumbnail, Tracking, resolve_wandb_mode, run_id
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 PATIENCE_SECONDS = 20.0  # for a server that does not answer
 # MLflow would wait for one for minutes, and say where each run is and what it makes first.
@@ -37,12 +41,56 @@ WITHOUT = "this run goes on without it"
 
 
 class RunLogger(Logger):
-    """A logger of one run, told apart by nothing, and told the configuration when it was made."""
+    """A logger of one run, told apart by nothing, and told the configuration when it was made.
+
+    A task's lines have their step, and tokens among their values. Lightning's callbacks have neither: they count
+    batches from 0. Once `step_now` says what step a training is in, values of theirs stand at that one: those that come
+    before the task's own line of it wait for that line, and later ones take its tokens and seconds.
+    """
 
     name, version = "", ""
+    step_now: Callable[[], int] | None = None
+    _last: tuple[int | None, Mapping[str, float]] = (None, {})
+    _waiting: tuple[int | None, Mapping[str, float]] = (None, {})
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         return None
+
+    @abstractmethod
+    def write(self, values: Mapping[str, float], step: int | None) -> None:
+        """Takes in the values of one line."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        is_own = "tokens" in metrics or self.step_now is None
+        step = step if is_own or self.step_now is None else self.step_now()
+        if is_own or step != self._last[0]:
+            if self._waiting[0] != step:
+                self.flush()
+            metrics = {**self._waiting[1], **metrics}
+            self._waiting = (None, {}) if is_own else (step, metrics)
+        if is_own:
+            self._last = step, {axis: metrics[axis] for axis in ("tokens", "seconds") if axis in metrics}
+        if is_own or step == self._last[0]:
+            self.write({**metrics, **self._last[1]}, step)
+
+    def flush(self) -> None:
+        """Writes what waits for a line that does not come."""
+        (step, values), self._waiting = self._waiting, (None, {})
+        if values:
+            self.write(values, step)
+
+
+def follow(loggers: Iterable[Logger], trainer: pl.Trainer) -> None:
+    """Tells a run's loggers by a trainer which optimizer step, counted from 1, it is in or has just made."""
+
+    def step_now() -> int:
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        is_within = progress.ready > progress.processed or progress.ready % trainer.accumulate_grad_batches > 0
+        return trainer.global_step + bool(is_within)
+
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.step_now = step_now
 
 
 class JsonLines(RunLogger):
@@ -55,10 +103,10 @@ class JsonLines(RunLogger):
         self._file = AppendedLines(self.path)
         super().__init__()
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        found = {name: float(value) for name, value in metrics.items() if name not in ("tokens", "seconds")}
+    def write(self, values: Mapping[str, float], step: int | None) -> None:
+        found = {name: float(value) for name, value in values.items() if name not in ("tokens", "seconds")}
         wrong = [name for name, value in found.items() if not math.isfinite(value)]
-        line = {"step": step, "tokens": metrics.get("tokens"), "seconds": metrics.get("seconds")}
+        line = {"step": step, "tokens": values.get("tokens"), "seconds": values.get("seconds")}
         more = {"attempt": self.attempt, "values": {**found, **dict.fromkeys(wrong)}}
         self._file.append(json.dumps(line | more | ({"non_finite": wrong} if wrong else {})).encode() + b"\n")
 
@@ -66,6 +114,7 @@ class JsonLines(RunLogger):
         self._file.save()
 
     def finalize(self, status: str) -> None:
+        self.flush()
         self._file.close()
 
 
@@ -86,8 +135,8 @@ class View(RunLogger):
         self.title, self._log, self._show, self._end, self._say = name, log, show, end or (lambda status: None), say
         self.broken = False
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._try(partial(self._log, metrics, step))
+    def write(self, values: Mapping[str, float], step: int | None) -> None:
+        self._try(partial(self._log, values, step))
 
     def show(self, items: Mapping[str, Table | Picture], step: int) -> None:
         """Passes tables and pictures on, by their names."""
@@ -95,6 +144,7 @@ class View(RunLogger):
             self._try(partial(self._show, name, item, step))
 
     def finalize(self, status: str) -> None:
+        self.flush()
         self._try(partial(self._end, status))
 
     def _try(self, action: Callable[[], None]) -> None:

@@ -290,15 +290,23 @@ class Optimization:
     averaging: Averaging = field(default_factory=Averaging)
 
     def start(self, model: nn.Module, total_steps: int) -> Optimizer:
-        """The optimizer of a training; its rates are set by `rates`, so that resuming restores nothing."""
+        """The optimizer of a training; its rates are set by `set_rates`, so that resuming restores nothing."""
         optimizer = self.optimizer(model)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         d_model = getattr(model, "d_model", None)
         dims = {} if d_model is None else {"d_model": d_model}
         self._multiple = build_part(self.schedule, total_steps=total_steps, lr=self._rates[0], **dims)
+        self._total_steps = total_steps
+        self.set_rates(optimizer, 0)
         if hasattr(optimizer, "train"):
             optimizer.train()
         return optimizer
+
+    def set_rates(self, optimizer: Optimizer, step: int) -> None:
+        """Gives the groups of parameters the rates of a step of the training, also for who looks before it begins."""
+        if step < self._total_steps:
+            for group, rate in zip(optimizer.param_groups, self.rates(step), strict=True):
+                group["lr"] = rate
 
     def rates(self, step: int) -> list[float]:
         """The learning rate of each group of parameters at a step, counted from 0."""

@@ -293,8 +293,7 @@ class Task(Evaluation):
         norm = self.sums.gradient_norm
         if gradient_clip_val and isinstance(norm, float) and not math.isfinite(norm) and not self._scales_loss():
             raise Diverged(step + 1, "the gradient was not finite", self.first_not_finite(batches))
-        for group, rate in zip(optimizer.param_groups, self.optimization.rates(step), strict=True):
-            group["lr"] = rate
+        self.optimization.set_rates(optimizer, step)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], object] | None = None
@@ -308,6 +307,7 @@ class Task(Evaluation):
             means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop(OBJECTIVE)} | means).items()}
             rate, norm = self.optimization.rates(step)[0], float(self.sums.gradient_norm)
             self.report({**means, "train/lr": rate, "train/gradient_norm": norm}, step + 1)
+        self.optimization.set_rates(optimizer, step + 1)
 
     def first_not_finite(self, batches: Sequence[Batch]) -> str:
         """What in the model is not finite first on any rank, in computing these micro-batches once more."""

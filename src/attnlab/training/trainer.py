@@ -187,6 +187,7 @@ def build_trainer(
     from lightning.pytorch.callbacks import Checkpoint, ModelSummary
 
     from attnlab.training.checkpoints import CheckpointFiles
+    from attnlab.training.loggers import follow
     from attnlab.training.sharding import FullySharded
 
     if settings.threads is not None:
@@ -196,7 +197,7 @@ def build_trainer(
     environment = cluster_environment(settings)
     passed: dict[str, Any] = {"num_sanity_val_steps": 0, **settings.lightning}
     passed |= {} if every else {"limit_val_batches": 0}
-    return pl.Trainer(
+    trainer = pl.Trainer(
         max_steps=settings.steps,
         min_epochs=0,
         max_epochs=-1,
@@ -210,11 +211,7 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=FullySharded(settings.world_size) if settings.strategy == "fsdp2" else settings.strategy,
-        plugins=[
-            CheckpointFiles(),
-            arithmetic(precision.used, device),
-            *([environment] if environment is not None else []),
-        ],
+        plugins=[CheckpointFiles(), arithmetic(precision.used, device), *([environment] if environment else [])],
         # "warn" refuses no operation; what has a deterministic form uses it.
         deterministic="warn" if settings.deterministic and device == "cuda" else None,
         logger=list(loggers),
@@ -228,3 +225,5 @@ def build_trainer(
         profiler=profiler,
         **passed,
     )
+    follow(loggers, trainer)
+    return trainer

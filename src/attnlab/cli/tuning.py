@@ -1,0 +1,113 @@
+"""`attnlab lr-range` and `batch-size`: a run's learning rate and the size of its batches, by its own first steps.
+Neither leaves anything in the folder of runs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnlab.cli.main import CONFIG_DIR, command, option, refused, settings
+from attnlab.config import UsageError
+
+if TYPE_CHECKING:
+    from attnlab.config.compose import Composed
+
+LEAST_STEPS, ROWS, GB = 10, 20, 1e9
+
+
+@command(
+    "lr-range",
+    "look for a learning rate: train a few steps while it rises, and print the losses",
+    option("--from", "the first rate (default: 1e-6)", type=float, default=1e-6, dest="first"),
+    option("--to-rate", "the last rate (default: 1)", type=float, default=1.0),
+    option("--steps", "steps between them (default: 100)", type=int, default=100),
+    option("--to", "a folder for all rates and losses (lr-range.csv)"),
+    *(CONFIG_DIR, settings),
+)
+def lr_range(arguments: Namespace) -> int:
+    """Prints rates, losses and the setting of the rate at which the loss falls fastest; exit status 1 where it falls at
+    none. Raises: UsageError."""
+    if not 0 < arguments.first < math.inf:
+        raise refused("--from", "above 0", arguments.first)
+    if not arguments.first < arguments.to_rate < math.inf:
+        raise refused("--to-rate", f"above --from={arguments.first:g}", arguments.to_rate)
+    if arguments.steps < LEAST_STEPS:
+        raise refused("--steps", f"at least {LEAST_STEPS}", arguments.steps)
+    with _composed(arguments) as composed:
+        from attnlab.runs.tuning import range_test
+
+        found = range_test(composed, arguments.first, arguments.to_rate, arguments.steps)
+    if arguments.to:
+        path = Path(arguments.to, "lr-range.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found.table().to_csv(), encoding="utf-8")
+    print(found.table(ROWS).to_text())
+    if len(found.rates) < arguments.steps:
+        print(f"the loss diverged in step {len(found.rates)} of {arguments.steps}")
+    rate = found.suggestion()
+    if rate is None:
+        raise ValueError("the smoothed loss falls nowhere between these rates: give other ones, or more --steps")
+    print(f"it falls fastest at optimizer.lr={rate:.2g}")
+    return 0
+
+
+@command(
+    "batch-size",
+    "look for the size of batches: double it until memory ends, and print memory and pace",
+    option(
+        "--most-gb", "the most memory, in GB (default: of a GPU all, of a machine 80% of what is there)", type=float
+    ),
+    option("--most", "the largest size to try", type=int),
+    *(CONFIG_DIR, settings),
+)
+def batch_size(arguments: Namespace) -> int:
+    """Prints what each size takes, and the settings of the largest that fits and of the fastest. Raises: UsageError."""
+    if arguments.most_gb is not None and not arguments.most_gb > 0:
+        raise refused("--most-gb", "above 0", arguments.most_gb)
+    with _composed(arguments) as composed:
+        from attnlab.runs.tuning import batch_sizes, size_field, sizes_table
+
+        field, unit = f"data.{size_field(composed)}", composed.get(f"data.{size_field(composed)}")
+        if arguments.most is not None and arguments.most < unit:
+            raise refused("--most", f"at least {field}={unit}, from which on sizes are tried", arguments.most)
+        tried = []
+        for one in batch_sizes(composed, arguments.most_gb and arguments.most_gb * GB, arguments.most):
+            tried.append(one)
+            if composed.progress != "off":
+                print(f"{field}={one.size}: {one.said}", file=sys.stderr)
+    print(sizes_table(field, tried).to_text())
+    fitting = [one for one in tried if one.fits]
+    if tried[-1].fits:
+        print(f"{field}={2 * tried[-1].size} was not tried: it is above --most, or the training part has no more")
+    if not fitting:
+        raise ValueError(f"{field}={tried[0].size}: {tried[0].said}; no size from there on fits")
+    print(f"largest that fits: {field}={fitting[-1].size}")
+    print(f"fastest: {field}={max(fitting, key=lambda one: one.pace).size}")
+    return 0
+
+
+@contextlib.contextmanager
+def _composed(arguments: Namespace) -> Iterator[Composed]:
+    """The run that the settings make, checked as before a training. Raises: UsageError."""
+    from attnlab.config.check import check
+    from attnlab.config.compose import ConfigSpace
+    from attnlab.config.engine import split_hydra
+    from attnlab.config.identity import INIT_FROM, folders_of_start, inherit, readable
+    from attnlab.runs.build import dry_build, refuse_for_this_machine
+    from attnlab.training.processes import leaving
+
+    own, hydra_own, places = split_hydra(inherit(readable(arguments.overrides)))
+    if hydra_own:
+        raise UsageError(f"{hydra_own[0]}: one run is tried, in this process; leave out what is Hydra's")
+    given: Sequence[str] = [*arguments.config_dir, *places]
+    with leaving(), ConfigSpace(given or folders_of_start(own), "" if given else INIT_FROM) as space:
+        composed = space.compose(own)
+        check(composed)
+        dry_build(composed.resolved)
+        refuse_for_this_machine(composed.resolved)
+        yield composed
