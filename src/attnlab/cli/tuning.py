@@ -9,13 +9,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnlab.cli.main import CONFIG_DIR, command, option, refused, settings
 from attnlab.config import UsageError
 
 if TYPE_CHECKING:
+    from attnlab.analysis.table import Table
     from attnlab.config.compose import Composed
+    from attnlab.runs.tuning import RangeTest, Tried
 
 LEAST_STEPS, ROWS, GB = 10, 20, 1e9
 
@@ -45,8 +47,8 @@ def lr_range(arguments: Namespace) -> int:
     if arguments.to:
         path = Path(arguments.to, "lr-range.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found.table().to_csv(), encoding="utf-8")
-    print(found.table(ROWS).to_text())
+        path.write_text(_rates(found).to_csv(), encoding="utf-8")
+    print(_rates(found, ROWS).to_text())
     if len(found.rates) < arguments.steps:
         print(f"the loss diverged in step {len(found.rates)} of {arguments.steps}")
     rate = found.suggestion()
@@ -70,7 +72,7 @@ def batch_size(arguments: Namespace) -> int:
     if arguments.most_gb is not None and not arguments.most_gb > 0:
         raise refused("--most-gb", "above 0", arguments.most_gb)
     with _composed(arguments) as composed:
-        from attnlab.runs.tuning import batch_sizes, size_field, sizes_table
+        from attnlab.runs.tuning import batch_sizes, size_field
 
         field, unit = f"data.{size_field(composed)}", composed.get(f"data.{size_field(composed)}")
         if arguments.most is not None and arguments.most < unit:
@@ -80,7 +82,7 @@ def batch_size(arguments: Namespace) -> int:
             tried.append(one)
             if composed.progress != "off":
                 print(f"{field}={one.size}: {one.said}", file=sys.stderr)
-    print(sizes_table(field, tried).to_text())
+    print(_sizes(field, tried).to_text())
     fitting = [one for one in tried if one.fits]
     if tried[-1].fits:
         print(f"{field}={2 * tried[-1].size} was not tried: it is above --most, or the training part has no more")
@@ -89,6 +91,34 @@ def batch_size(arguments: Namespace) -> int:
     print(f"largest that fits: {field}={fitting[-1].size}")
     print(f"fastest: {field}={max(fitting, key=lambda one: one.pace).size}")
     return 0
+
+
+def _rates(found: RangeTest, most: int | None = None) -> Table:
+    """Rate, loss and smoothed loss of each step, or of so many of them."""
+    from attnlab.analysis.table import Column, Entry, Table
+
+    last = len(found.rates) - 1
+    rows = min(most or last + 1, last + 1)
+    columns = [
+        Column[int]("learning rate", lambda i: Entry(f"{found.rates[i]:.2e}", found.rates[i])),
+        Column[int]("loss", lambda i: Entry(f"{found.losses[i]:.4f}", found.losses[i])),
+        Column[int]("smoothed loss", lambda i: Entry(f"{found.smoothed[i]:.4f}", found.smoothed[i])),
+    ]
+    return Table.of(columns, [i * last // max(1, rows - 1) for i in range(rows)])
+
+
+def _sizes(field: str, tried: Sequence[Tried]) -> Table:
+    """What each size takes; field: of the configuration."""
+    from attnlab.analysis.table import Column, Entry, Table
+
+    columns = [
+        Column[Any](field, lambda one: one.size, "l"),
+        Column[Any]("memory, GB", lambda one: Entry(f"{one.bytes / GB:.2f}", one.bytes / GB)),
+        Column[Any]("ms a step", lambda one: None if one.why else Entry(f"{1000 * one.step:.1f}", 1000 * one.step)),
+        Column[Any]("tokens a second", lambda one: None if one.why else Entry(f"{one.pace:,.0f}", one.pace)),
+        Column[Any]("", lambda one: one.why or ("" if one.fits else "more than the limit"), "l"),
+    ]
+    return Table.of(columns, tried)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
 
-from attnlab.analysis.table import Column, Entry, Table
 from attnlab.config import UsageError
 from attnlab.config.compose import Composed
 from attnlab.parts import unwrapped
@@ -123,18 +122,6 @@ class RangeTest(pl.Callback):
         at = int(slopes.argmin())
         return self.rates[kept][at] if slopes[at] < 0 else None
 
-    def table(self, most: int | None = None) -> Table:
-        """Rate, loss and smoothed loss of each step, or of so many of them."""
-        last = len(self.rates) - 1
-        rows = min(most or last + 1, last + 1)
-        shown = [i * last // max(1, rows - 1) for i in range(rows)]
-        columns = [
-            Column[int]("learning rate", lambda i: Entry(f"{self.rates[i]:.2e}", self.rates[i])),
-            Column[int]("loss", lambda i: Entry(f"{self.losses[i]:.4f}", self.losses[i])),
-            Column[int]("smoothed loss", lambda i: Entry(f"{self.smoothed[i]:.4f}", self.smoothed[i])),
-        ]
-        return Table.of(columns, shown)
-
 
 def range_test(composed: Composed, first: float, last: float, steps: int) -> RangeTest:
     """The learning-rate range test (Smith 2017, arXiv 1506.01186, section 3.3) of a run: so many steps of its training,
@@ -182,18 +169,6 @@ class Tried:
             return f"{self.why} ({memory})"
         too_much = "" if self.fits else ", more than the limit"
         return f"{memory}{too_much}, {1000 * self.step:.1f} ms a step"
-
-
-def sizes_table(field: str, tried: Sequence[Tried]) -> Table:
-    """What each size takes; field: of the configuration."""
-    columns = [
-        Column[Tried](field, lambda one: one.size, "l"),
-        Column[Tried]("memory, GB", lambda one: Entry(f"{one.bytes / 1e9:.2f}", one.bytes / 1e9)),
-        Column[Tried]("ms a step", lambda one: None if one.why else Entry(f"{1000 * one.step:.1f}", 1000 * one.step)),
-        Column[Tried]("tokens a second", lambda one: None if one.why else Entry(f"{one.pace:,.0f}", one.pace)),
-        Column[Tried]("", lambda one: one.why or ("" if one.fits else "more than the limit"), "l"),
-    ]
-    return Table.of(columns, tried)
 
 
 class Throughput(Pace):
