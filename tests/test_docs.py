@@ -37,7 +37,7 @@ ELSEWHERE = {  # by how a command begins: the file that runs it, and a word in i
     "attnlab transcribe runs/imported": ("tests/runs/test_transcribed.py", "temperatures"),
     "attnlab sync": ("tests/runs/test_views.py", '"sync"'),
     "attnlab sweep my_question 'study.on_end=": ("tests/studies/test_on_end.py", "ATTNLAB_SUMMARY"),
-    "attnlab wandb-report": ("tests/report/test_wandb_report.py", "build_report"),
+    "attnlab wandb-report": ("tests/report/test_wandb_report.py", "wandb-report"),
     "lm_eval": ("tests/cli/test_export_clients.py", "lm_eval"),
     "wandb leet": ("docs/tracking.md", "W&B's own viewer"),
 }
