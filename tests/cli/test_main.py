@@ -1,9 +1,11 @@
 """Whatever is wrong with a command ends in one message, with nothing made."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
+from attnlab.cli.main import parser
 from attnlab.training.run_directory import write_json
 
 
@@ -154,3 +156,10 @@ def test_a_run_of_an_older_attnlab_is_one_message(attnlab, left, here, tiny, old
     assert "use that version, or move the old runs away and train again" in said
     assert len(said.splitlines()) == 1
     assert left(here) == before
+
+
+def test_every_command_can_say_what_it_takes():
+    """argparse reads % in a help text as a format, when it is asked for help alone."""
+    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for name, one in commands.choices.items():
+        assert f"usage: attnlab {name}" in one.format_help()

@@ -62,7 +62,7 @@ def lr_range(arguments: Namespace) -> int:
     "batch-size",
     "look for the size of batches: double it until memory ends, and print memory and pace",
     option(
-        "--most-gb", "the most memory, in GB (default: of a GPU all, of a machine 80% of what is there)", type=float
+        "--most-gb", "the most memory, in GB (default: of a GPU all, of a machine 80%% of what is there)", type=float
     ),
     option("--most", "the largest size to try", type=int),
     *(CONFIG_DIR, settings),
