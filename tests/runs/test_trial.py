@@ -79,3 +79,14 @@ def test_a_run_whose_every_batch_takes_a_second(here, tiny, monkeypatch, parts):
     assert cost.end >= 4
     assert cost.of(10, 2) == cost.start + 10 * cost.step + 2 * cost.validation + cost.end
     assert not Path("runs").exists()
+
+
+def test_examples_whose_predictions_have_lengths_of_their_own_may_be_left_out(here, library):
+    words = ["model=bert", "task=token_classification", "data=conll", f"data.path={library / 'tagged'}"]
+    words += ["data.batch_tokens=200", "model.d_model=16", "model.num_heads=2", "model.num_layers=1"]
+    with ConfigSpace([]) as space:
+        composed = space.compose([*words, "trainer.max_steps=30", "trainer.threads=1", "progress=off"])
+        prepare_data([composed.resolved])
+        cost = measure(composed, step_seconds=0.0, part_seconds=0.0)
+    assert cost.step >= 0
+    assert cost.end > 0

@@ -137,7 +137,11 @@ class Trial(TrainingRun):
                 task.trainer.save_checkpoint(self.directory.checkpoints / f"{name}-trial.ckpt")
             self.validation = CLOCK() - begun + part.restore()
         part, begun = Part(task, self.part_seconds), CLOCK()
-        super()._evaluate(task, loggers, debugging)
+        try:
+            super()._evaluate(task, loggers, debugging)
+        except Exception:  # of figures: what was left out may need a prediction of its own length, as tags of words do
+            if not part.filled:
+                raise
         self.end += CLOCK() - begun + part.restore()
 
     def _warn(self, line: str) -> None:
@@ -151,7 +155,7 @@ class Part:
     """
 
     def __init__(self, task: Task, seconds: float) -> None:
-        self.task, self.seconds, self.more = task, seconds, 0.0
+        self.task, self.seconds, self.more, self.filled = task, seconds, 0.0, False
         self._score_sums, self._predictions = task.score_sums, task.predictions
         task.score_sums, task.predictions = self.score_sums, self.predictions  # type: ignore[method-assign]
 
@@ -167,7 +171,7 @@ class Part:
         """The examples that were left out have the prediction of another."""
         rest: list[Batch] = []
         found = self._predictions(self._first(loader, rest), predict)
-        filler = next(iter(found.values()))
+        filler, self.filled = next(iter(found.values())), bool(rest)
         return dict(
             sorted((dict.fromkeys((i for batch in rest for i in batch["ids"].tolist()), filler) | found).items())
         )
