@@ -171,7 +171,7 @@ def settle_all(
     first = next((one for one in asking if one.cell == baseline), asking[0])
     chosen = [first, *(one for one in _spread(asking, MOST_MEASURED) if one is not first)][:MOST_MEASURED]
     settings = trainers[id(first)]
-    settings = settings if settings.max_epochs is None else _with_data(first).trainer
+    settings = settings if settings.max_epochs is None else with_data(first).trainer
     automatic = settle(settings, partial(_measured_sum, chosen, threads), before).automatic()
     return automatic, [f"{line}, in all runs" for line in in_lines(automatic)]
 
@@ -196,7 +196,8 @@ def _measured_sum(configs: Sequence[Composed], threads: int | None, ways: Sequen
     return sum_of([_measured_alone(one, threads, ways, BUDGET_SECONDS / len(configs)) for one in configs])
 
 
-def _with_data(composed: Composed) -> Parts:
+def with_data(composed: Composed) -> Parts:
+    """A run's parts with its data prepared and read, and with epochs as steps."""
     parts = build(composed.resolved)
     parts.data.prepare_data()
     parts.data.setup()
@@ -205,7 +206,7 @@ def _with_data(composed: Composed) -> Parts:
 
 
 def _measured_alone(composed: Composed, threads: int | None, ways: Sequence[Way], budget: float) -> Timings:
-    parts = _with_data(composed)
+    parts = with_data(composed)
     parts = replace(parts, trainer=replace(parts.trainer, threads=parts.trainer.threads or threads))
     return measured(composed.resolved, parts, parts.data.example_batch(), ways, budget)
 

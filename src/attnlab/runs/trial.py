@@ -18,8 +18,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
 from attnlab.config.compose import Composed
-from attnlab.runs.build import Parts, build
+from attnlab.runs.build import Parts
 from attnlab.runs.run import TrainingRun
+from attnlab.runs.settled import with_data
 from attnlab.training.callbacks import Debugging
 from attnlab.training.ranks import Ranks
 from attnlab.training.run_directory import RunDirectory
@@ -74,11 +75,7 @@ def alone(composed: Composed, **changes: object) -> Iterator[tuple[Composed, Par
         for name, value in (("trainer", of_one), *changes.items()):
             raw[name] = {**raw[name], **value} if isinstance(value, Mapping) else value
         by_itself = replace(composed, raw=raw)
-        parts, directory = replace(build(by_itself.resolved), tracking=Tracking()), RunDirectory(by_itself.run_dir)
-        parts.data.prepare_data()
-        parts.data.setup()
-        parts.data.order_seed = by_itself.seed
-        parts = replace(parts, trainer=parts.trainer.in_steps(parts.data.steps_in))
+        parts, directory = replace(with_data(by_itself), tracking=Tracking()), RunDirectory(by_itself.run_dir)
         directory.claim()
         try:
             yield by_itself, parts, directory
@@ -139,7 +136,7 @@ class Trial(TrainingRun):
         part, begun = Part(task, self.part_seconds), CLOCK()
         try:
             super()._evaluate(task, loggers, debugging)
-        except Exception:  # of figures: what was left out may need a prediction of its own length, as tags of words do
+        except ValueError:  # of figures: what was left out may need a prediction of its own length, as tags of words do
             if not part.filled:
                 raise
         self.end += CLOCK() - begun + part.restore()
