@@ -76,7 +76,7 @@ def test_selected_rows_go_on_as_if_they_had_been_alone():
         alone_BTD = forward(x_BTD[rows[row], first:][None], position, stack)
         torch.testing.assert_close(decoded_BTD[row], alone_BTD[0, -3:], atol=1e-5, rtol=1e-5)
     cache.select(torch.tensor([True, False, False]))
-    assert cache._layers[1][0].shape[0] == cache.is_token_BS.shape[0] == 1
+    assert cache._kept[1][0].shape[0] == cache.is_token_BS.shape[0] == 1
 
 
 def test_layers_append_in_place_and_hand_out_all():
@@ -84,11 +84,11 @@ def test_layers_append_in_place_and_hand_out_all():
     k_BGTK, v_BGTK = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 4, 8)
     for part in (slice(0, 3), slice(3, 4)):
         cache.extend(torch.arange(4)[None, part])
-        keys, values = cache.layer(0)(k_BGTK[:, :, part], v_BGTK[:, :, part])
+        keys, values = cache.layer(0).append(k_BGTK[:, :, part], v_BGTK[:, :, part])
     assert keys.equal(k_BGTK)
     assert values.equal(v_BGTK)
     assert cache.length == 4
-    assert cache._layers[0][0].shape == (2, 3, 5, 8)
+    assert cache._kept[0][0].shape == (2, 3, 5, 8)
 
 
 def test_more_than_the_capacity_is_refused_and_changes_nothing():

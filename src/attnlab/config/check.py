@@ -202,6 +202,9 @@ def _check_value(path: str, value: object, expected: object) -> Iterator[Finding
         yield path, must_be(path, describe(expected), value)
     elif isinstance(value, dict) and (known := table_types(expected)):
         yield from _check_fields(f"{path}.", value, known)
+    elif isinstance(value, dict) and typing.get_origin(expected) is collections.abc.Mapping:
+        for key, item in value.items():
+            yield from _check_value(f"{path}.{key}", item, typing.get_args(expected)[1])
     elif isinstance(value, dict):
         yield from _check_node(path, value)
     elif reason := outside(path, expected, value):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hydra._internal import defaults_list as defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -30,7 +30,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override, grammar_parser, open
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
 
-from attnlab.config import LISTS, place_of
+from attnlab.config import LISTS, UsageError, place_of
+from attnlab.config.layers import PLACE, chosen, expand, open_entries
+from attnlab.ranges import must_be
+from attnlab.training.study_fields import did_you_mean
 
 MOST_KEPT = 512  # configurations, of some tens of KB each
 MOST_WORDS = 4096
@@ -162,7 +165,28 @@ class Loader(ConfigLoaderImpl):
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
         config = self._with_fields(config_name, parsed, *how)
-        return config or super()._load_configuration_impl(config_name, overrides, *how)
+        config = config or super()._load_configuration_impl(config_name, overrides, *how)
+        self._expand_layers(config_name, parsed, config, how)
+        return config
+
+    def _expand_layers(
+        self, config_name: str | None, parsed: Sequence[Override], config: DictConfig, how: tuple[RunMode, bool, bool]
+    ) -> None:
+        """Puts the parts that its choices come to into the entries of a model's pattern."""
+        others = [one for one in parsed if not self._is_field(one)]
+
+        def choice_of(place: str, group: str, name: str) -> dict[str, Any]:
+            known = self.repository.get_group_options(group)
+            if name not in known:
+                raise UsageError(must_be(place, f"one of {', '.join(known)}", name) + "." + did_you_mean(name, known))
+            words = [str(one.input_line) for one in others if one.key_or_group != group or one.package]
+            made = self._of_choices(config_name, [*words, f"{group}={name}"], *how)
+            return cast("dict[str, Any]", OmegaConf.to_container(made[group], resolve=False))
+
+        names = {f"{seam}@{PLACE}.{entry}.{seam}": name for entry, seam, name in chosen(config)}
+        expand(config, choice_of)
+        with open_dict(config.hydra):
+            config.hydra.runtime.choices.update(names)
 
     def _with_fields(
         self, config_name: str | None, parsed: Sequence[Override], run_mode: RunMode, from_shell: bool, validate: bool
@@ -202,6 +226,7 @@ class Loader(ConfigLoaderImpl):
         except Exception:  # Hydra's own way says of which file; and what a plugin registers may be no class to pickle
             config = super()._compose_config_from_defaults_list(defaults, repo)
         _open_tables(config)
+        open_entries(config)
         return config
 
     def _is_field(self, override: Override) -> bool:

@@ -49,7 +49,7 @@ def seams() -> dict[str, object]:
         "position": Callable[..., layers.PositionEncoding],
         "residual": Callable[..., layers.Residual],
         "norm": Callable[..., layers.Norm],
-        "attention": Callable[..., layers.Attention],
+        "attention": Callable[..., layers.Mixer],
         "feed_forward": Callable[..., layers.FeedForward],
         "init": Callable[..., layers.Init],
         "model": Callable[..., nn.Module],
@@ -200,6 +200,8 @@ def broken_rules(composed: Composed) -> list[str]:
     """
     choices = choices_of(composed)
     found = [*_other_kind(choices), *_without_effect(choices), *_of_callbacks(choices)]
+    for entry, seen in entries_of(choices).items():
+        found += (re.sub(OF_A_TOWER, rf"model.layers.{entry}.\1", reason) for reason in _said_by_own(choices, seen))
     towers = {tower: list(_said_by_parts(seen)) for tower, seen in towers_of(choices).items()}
     if not towers:
         return list(dict.fromkeys([*found, *_said_by_parts(choices)]))
@@ -208,6 +210,34 @@ def broken_rules(composed: Composed) -> list[str]:
             is_of_all = all(reason in others for others in towers.values())
             found.append(reason if is_of_all else re.sub(OF_A_TOWER, rf"model.{tower}.\1", reason))
     return list(dict.fromkeys(found))
+
+
+def entries_of(choices: Choices) -> dict[str, Choices]:
+    """What the parts of each entry of a model's pattern see: its own choices in the place of the model's."""
+    entries: Mapping[str, Mapping[str, object] | None] = choices.get("model.layers") or {}
+    found = {}
+    for entry in dict.fromkeys(choices.get("model.pattern") or []):
+        own = {name: value for name, value in (entries.get(entry) or {}).items() if value is not None}
+        names = {seam: choices.names.get(f"{seam}@model.layers.{entry}.{seam}") for seam in _nodes(own)}
+        found[entry] = Choices(
+            {**choices.fields, **_nodes(own), "model": {**choices.get("model"), **own}},
+            choices.given,
+            {**choices.names, **{seam: name for seam, name in names.items() if name}},
+            {
+                **choices.parts,
+                **{seam: load(f"model.layers.{entry}.{seam}", node) for seam, node in _nodes(own).items()},
+            },
+        )
+    return found
+
+
+def _said_by_own(choices: Choices, seen: Choices) -> Iterator[str]:
+    """What the parts of an entry say that those of the whole model do not."""
+    known = set(_said_by_parts(choices))
+    for seam in SEAMS[:5]:
+        says = getattr(seen.parts.get(seam), "incompatible", None)
+        if says is not None and seen.takes(seam):
+            yield from (reason for reason in says(seen) if reason not in known)
 
 
 def _said_by_parts(choices: Choices) -> Iterator[str]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from attnlab.layers.attention import Attention
 from attnlab.layers.baselines import ConvolutionStack, GatedConvolution
+from attnlab.layers.mixer import Mixer
 from attnlab.layers.positions import PositionEncoding, RelativeBias, Sinusoidal
 from attnlab.layers.positions_2d import InGrid
 from attnlab.layers.rotary import Rotary
@@ -73,20 +76,15 @@ class Encoding:
 
 
 def encodings_of(model: nn.Module) -> list[Encoding]:
-    """The encodings of a model's stacks, each once."""
+    """The encodings of a model's stacks, each once; those of single layers by the name of their entry."""
     found = []
     for name, stack in model.named_modules():
         if isinstance(stack, Stack):
-            attention = _attention(stack)
-            width = attention.query.in_features
-            found.append(Encoding(name, stack.position, width, attention.d_head, stack.causal))
+            for entry, position in stack.encodings().items():
+                head = stack.first_layer(entry).attention.d_head
+                full = f"{name}: {entry}" if entry else name
+                found.append(Encoding(full, position, stack.d_model, head, stack.causal))
     return found
-
-
-def _attention(stack: Stack) -> Attention:
-    layer = stack.layers[0]
-    assert isinstance(layer, Layer)
-    return layer.attention
 
 
 @torch.no_grad()
@@ -145,14 +143,14 @@ def _exact(
 @dataclass(frozen=True)
 class Field:
     """What reaches the output at position `at` after 1, 2, ... layers of a stack. back, ahead: how many positions
-    before and after its own a layer sees; None: all. reached: one row a layer, True where a gradient is not zero.
+    before and after its own each layer sees; None: all. reached: one row a layer, True where a gradient is not zero.
     """
 
     name: str
     kind: str
     at: int
-    back: int | None
-    ahead: int | None
+    back: Sequence[int | None]
+    ahead: Sequence[int | None]
     reached: list[list[bool]]
 
     @property
@@ -162,11 +160,13 @@ class Field:
 
     @property
     def expected(self) -> list[int]:
-        """The same by the formula: a layer reaches `back` further back and `ahead` further ahead, up to the ends."""
-        length = len(self.reached[0])
-        sides = ((self.back, self.at), (self.ahead, length - 1 - self.at))
-        layers = range(1, len(self.reached) + 1)
-        return [1 + sum(room if side is None else min(room, layer * side) for side, room in sides) for layer in layers]
+        """The same by the formula: each layer reaches so much further back and further ahead, up to the ends."""
+        rooms = self.at, len(self.reached[0]) - 1 - self.at
+        before, after = (
+            list(accumulate(room if side is None else side for side in sides))
+            for sides, room in zip((self.back, self.ahead), rooms, strict=True)
+        )
+        return [1 + min(rooms[0], back) + min(rooms[1], ahead) for back, ahead in zip(before, after, strict=True)]
 
 
 def fields_of(model: nn.Module, length: int | None = None) -> list[Field]:
@@ -181,10 +181,10 @@ def fields_of(model: nn.Module, length: int | None = None) -> list[Field]:
 
 
 def _field(name: str, stack: Stack | ConvolutionStack, length: int | None) -> Field:
-    kind, width, causal, side = _layer_of(stack)
-    ahead = 0 if causal else side
+    kind, width, causal, sides = _layers_of(stack)
     if length is None:
-        whole = UNWINDOWED if side is None else 1 + len(stack.layers) * (side + (ahead or 0))
+        known = [side for side in sides if side is not None]
+        whole = UNWINDOWED if len(known) < len(sides) else 1 + sum(known) * (1 if causal else 2)
         length = min(MOST_REACHED, max(8, whole + whole // 4))
     at = length - 1 if causal else length // 2
     bare = _redrawn(stack)
@@ -192,21 +192,27 @@ def _field(name: str, stack: Stack | ConvolutionStack, length: int | None) -> Fi
     for count in range(1, len(layers) + 1):
         bare.layers = layers[:count]
         rows.append(reach(bare, length, width, outputs=[at])[0].tolist())
-    return Field(name, kind, at, side, ahead, rows)
+    return Field(name, kind, at, sides, [0] * len(sides) if causal else sides, rows)
 
 
-def _layer_of(stack: Stack | ConvolutionStack) -> tuple[str, int, bool, int | None]:
-    """What a layer is in words, its width, whether it sees only what is before, and how many positions on a side."""
+def _layers_of(stack: Stack | ConvolutionStack) -> tuple[str, int, bool, list[int | None]]:
+    """What the layers are in words, their width, whether they see only what is before, and how far each to a side."""
     if isinstance(stack, ConvolutionStack):
         first = stack.layers[0]
         assert isinstance(first, GatedConvolution)
         size, causal = first.kernel_size, first.causal
         width = first.windows.out_features // 2
-        return f"convolution, kernel {size}", width, causal, size - 1 if causal else size // 2
-    attention = _attention(stack)
-    window = attention.window
-    words = "attention to all" if window is None else f"attention in a window of {window}"
-    return words, attention.query.in_features, stack.causal, None if window is None else window - 1
+        return f"convolution, kernel {size}", width, causal, [size - 1 if causal else size // 2] * len(stack.layers)
+    mixers = [cast(Layer, layer).attention for layer in stack.layers]
+    windows = [mixer.window if isinstance(mixer, Attention) else None for mixer in mixers]
+    words = dict.fromkeys(map(_in_words, mixers))
+    return ", ".join(words), stack.d_model, stack.causal, [None if width is None else width - 1 for width in windows]
+
+
+def _in_words(mixer: Mixer) -> str:
+    if not isinstance(mixer, Attention):
+        return type(mixer).__name__
+    return "attention to all" if mixer.window is None else f"attention in a window of {mixer.window}"
 
 
 def _redrawn(stack: Stack | ConvolutionStack) -> Stack | ConvolutionStack:
@@ -218,7 +224,7 @@ def _redrawn(stack: Stack | ConvolutionStack) -> Stack | ConvolutionStack:
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype))
     for module in bare.modules():
         if isinstance(module, Stack):
-            module.position = PositionEncoding()
+            module.position, module.positions = PositionEncoding(), nn.ModuleDict()
         elif isinstance(module, Layer):
             module.cross_attention = None
         elif isinstance(module, Attention):

@@ -26,6 +26,7 @@ from attnlab.parts import parameters_of
 Settings = dict[str, Any]
 
 OUTSIDE = ("dropout", "backend", "init", "initial_scale", "max_scale")
+OF_PATTERNS = ("pattern", "layers")
 # What a model tells its parts, so that it is no field of a part unless that binds it.
 TOLD = (
     "d_model",
@@ -200,7 +201,7 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
     settings: Settings = {}
     for name, default in _parameters(cls).items():
         told = name in TOLD or (prefix, name) in TOLD_TO
-        if name in OUTSIDE or (prefix and told and name not in node):
+        if name in (*OUTSIDE, *OF_PATTERNS) or (prefix and told and name not in node):
             continue
         value, key = node.get(name, default), f"{prefix}{name}"
         if isinstance(value, Mapping) and "_target_" in value:

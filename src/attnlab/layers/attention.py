@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.layers.backends import Backend, Scores, check_backend, choose_backend
-from attnlab.layers.cache import Append
-from attnlab.layers.scope import Memory, Scope
-from attnlab.parts import Choices, Part
+from attnlab.layers.cache import LayerCache
+from attnlab.layers.memory import Memory
+from attnlab.layers.mixer import Mixer
+from attnlab.layers.scope import Scope
+from attnlab.parts import Choices
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
 
 @check_ranges
-class Attention(Part, nn.Module):
+class Attention(Mixer):
     """Scaled dot-product attention with learned projections (Vaswani et al. 2017, sec. 3.2); x (B, T, D) to (B, T, D).
 
     num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
@@ -34,6 +36,7 @@ class Attention(Part, nn.Module):
     that cannot be served.
     """
 
+    takes_rotation = takes_bias = sees_both_sides = reads_memory = True
     default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
     fixed_key_value_heads: ClassVar[bool] = False
 
@@ -79,7 +82,9 @@ class Attention(Part, nn.Module):
         if choices.get("attention.backend") == "fused" and choices.get("attention.soft_cap") is not None:
             yield "attention.backend: fused has no soft cap; choose attention.backend=auto, math, eager or flex"
 
-    def forward(self, x_BTD: Tensor, scope: Scope, cache: Append | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
+    ) -> Tensor:
         """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
         With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
         """
@@ -94,7 +99,7 @@ class Attention(Part, nn.Module):
         if scope.rotate is not None:
             q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
         if cache is not None:
-            k_BGSK, v_BGSK = cache(k_BGSK, v_BGSK)
+            k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
         scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)
         mask = scope.mask(self.window)
         of_scores = (self.soft_cap, x_BTD.device.type, scores.dropout)

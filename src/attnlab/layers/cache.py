@@ -1,18 +1,15 @@
-"""What decoding keeps of earlier passes: a state whose rows can be chosen, and the keys and values of a stream.
+"""What decoding keeps of earlier passes: a state whose rows can be chosen, and what the layers of a stream keep.
 
 Shapes: B batch, T target (query) length, S source (key) length, C capacity, D model width, G key/value heads, K head
-width.
+width, X any width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-
-Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # a layer's new keys and values to all that it has
 
 
 class DecodingState:
@@ -38,8 +35,9 @@ def _rows(value: object, rows: Tensor, sources: Tensor | None) -> object:
 
 
 class KeyValueCache(DecodingState):
-    """Preallocated keys and values of every layer, with the positions of what is cached. A forward pass calls `extend`
-    once, then each layer what `layer` gives it. Made for decoding without gradients.
+    """Preallocated keys and values of every layer, or the state of what mixes positions without them, and the positions
+    of what is cached. A forward pass calls `extend` once, then each layer uses what `layer` gives it. Made for decoding
+    without gradients.
     """
 
     def __init__(self, num_layers: int, capacity: int) -> None:
@@ -51,22 +49,23 @@ class KeyValueCache(DecodingState):
         self.contiguous = True
         self.is_token_BS: Tensor | None = None
         self._positions_BS: Tensor | None = None
-        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers  # keys and values (B, G, C, K)
+        self._kept: list[list[Tensor]] = [[] for _ in range(num_layers)]  # (B, G, C, X) each
+        self._states: list[object] = [None] * num_layers
 
-    def layer(self, index: int) -> Append:
-        """Takes the keys and values of the tokens that the cache was last extended by; gives all, (B, G, S, K) each."""
-        return partial(self._append, index)
+    def layer(self, index: int) -> LayerCache:
+        """What one layer keeps."""
+        return LayerCache(self, index)
 
-    def _append(self, index: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
-        assert k_BGTK.shape[2] == self.length - self.start, "extend the cache once a forward, by that forward's tokens"
-        buffers = self._layers[index]
-        if buffers is None:
-            batch, heads, _, width = k_BGTK.shape
-            keys_BGCK = k_BGTK.new_empty(batch, heads, self.capacity, width)
-            buffers = self._layers[index] = (keys_BGCK, torch.empty_like(keys_BGCK))
-        for buffer_BGCK, new_BGTK in zip(buffers, (k_BGTK, v_BGTK), strict=True):
-            buffer_BGCK[:, :, self.start : self.length] = new_BGTK
-        return buffers[0][:, :, : self.length], buffers[1][:, :, : self.length]
+    def append(self, index: int, *new_BGTX: Tensor) -> list[Tensor]:
+        """Keeps tensors (B, G, T, X) of the tokens that the cache was last extended by, in a layer; all that it has of
+        each, (B, G, S, X).
+        """
+        assert new_BGTX[0].shape[2] == self.length - self.start, "extend the cache once a forward, by its tokens"
+        if not self._kept[index]:
+            self._kept[index] = [x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in new_BGTX]
+        for buffer_BGCX, added_BGTX in zip(self._kept[index], new_BGTX, strict=True):
+            buffer_BGCX[:, :, self.start : self.length] = added_BGTX
+        return [buffer_BGCX[:, :, : self.length] for buffer_BGCX in self._kept[index]]
 
     def extend(self, positions_BT: Tensor, is_token_BT: Tensor | None = None, contiguous: bool = False) -> None:
         """Makes room for the tokens of one forward. contiguous: they go on from 0..length-1 without padding. Raises
@@ -98,20 +97,21 @@ class KeyValueCache(DecodingState):
 
     def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
         moved_R = self._moved(rows)
-        for index, buffers in enumerate(self._layers):
-            if buffers is not None and moved_R is not None:
-                for buffer_BGCK in buffers:
-                    filled_BGSK = buffer_BGCK[:, :, : self.length]
-                    filled_BGSK[moved_R] = filled_BGSK[rows[moved_R]]
-            elif buffers is not None:
-                self._layers[index] = (self._kept(buffers[0], rows), self._kept(buffers[1], rows))
+        for index, buffers in enumerate(self._kept):
+            if moved_R is None:
+                self._kept[index] = [self._chosen(buffer_BGCX, rows) for buffer_BGCX in buffers]
+                continue
+            for buffer_BGCX in buffers:
+                filled_BGSX = buffer_BGCX[:, :, : self.length]
+                filled_BGSX[moved_R] = filled_BGSX[rows[moved_R]]
+        self._states = [_rows(state, rows, sources) for state in self._states]
         for name in ("_positions_BS", "is_token_BS"):
             value = getattr(self, name)
             if value is not None and value.shape[0] > 1:
                 setattr(self, name, value[rows])
 
     def _batch_size(self) -> int:
-        return next((len(buffers[0]) for buffers in self._layers if buffers is not None), 0)
+        return next((len(buffers[0]) for buffers in self._kept if buffers), 0)
 
     def _moved(self, rows: Tensor) -> Tensor | None:
         """Which rows change in a batch that stays as large; None where it does not, or a GPU would have to wait."""
@@ -119,12 +119,32 @@ class KeyValueCache(DecodingState):
             return None
         return (rows != torch.arange(len(rows))).nonzero()[:, 0]
 
-    def _kept(self, buffer_BGCK: Tensor, rows: Tensor) -> Tensor:
+    def _chosen(self, buffer_BGCX: Tensor, rows: Tensor) -> Tensor:
         # Only what is filled is copied: a search reorders its beams at every step.
-        filled_BGSK = buffer_BGCK[:, :, : self.length][rows]
-        chosen_BGCK = buffer_BGCK.new_empty(len(filled_BGSK), *buffer_BGCK.shape[1:])
-        chosen_BGCK[:, :, : self.length] = filled_BGSK
-        return chosen_BGCK
+        filled_BGSX = buffer_BGCX[:, :, : self.length][rows]
+        chosen_BGCX = buffer_BGCX.new_empty(len(filled_BGSX), *buffer_BGCX.shape[1:])
+        chosen_BGCX[:, :, : self.length] = filled_BGSX
+        return chosen_BGCX
+
+
+class LayerCache:
+    """One layer's part of a cache: keys and values, which grow, or a state, which is replaced."""
+
+    def __init__(self, cache: KeyValueCache, index: int) -> None:
+        self._cache, self._index = cache, index
+
+    def append(self, *new_BGTX: Tensor) -> list[Tensor]:
+        """Adds this forward's tensors (B, G, T, X), as keys and values; all that is kept of each, (B, G, S, X)."""
+        return self._cache.append(self._index, *new_BGTX)
+
+    @property
+    def state(self) -> Any:
+        """What the layer left at the last forward: a tensor (B, ...) or a tuple of them; None before the first."""
+        return self._cache._states[self._index]
+
+    @state.setter
+    def state(self, new: object) -> None:
+        self._cache._states[self._index] = new
 
 
 def _join(first_BS: Tensor, second_BT: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attnlab.layers.baselines import GatedConvolution
 from attnlab.layers.positions import RelativeBias
-from attnlab.layers.stack import Residual
+from attnlab.layers.residuals import Residual
 from attnlab.parts import Part
 
 

@@ -1,5 +1,4 @@
-"""Who sees whom in one forward pass, within a sequence, whole or cut into blocks, and from a decoder to an encoder's
-output; True means "may attend".
+"""Who sees whom in one forward pass, within a sequence, whole or cut into blocks; True means "may attend".
 
 Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, G key/value heads, K head
 width, N blocks, M keys that a block sees, X any width.
@@ -8,17 +7,16 @@ width, N blocks, M keys that a block sees, X any width.
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnlab.layers.cache import DecodingState, KeyValueCache
+from attnlab.layers.cache import KeyValueCache
 
 if TYPE_CHECKING:
     from attnlab.layers.positions import Bias, PositionEncoding
@@ -154,7 +152,8 @@ class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
-    nothing at all replaces the mask. rotate: callable on (B, H or G, T, K) or None. The others: see `build_mask`.
+    nothing at all replaces the mask. rotate: callable on (B, H or G, T, K) or None. shared: what layers leave for later
+    ones, as the values of the first. The others: see `build_mask`.
     """
 
     query_positions_BT: Tensor
@@ -165,6 +164,7 @@ class Scope:
     bias: Bias | None = None
     rotate: Callable[[Tensor], Tensor] | None = None
     prefix_B1: Tensor | None = None
+    shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
     _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
 
     def mask(self, window: int | None = None) -> Mask:
@@ -177,6 +177,16 @@ class Scope:
     def fresh(self) -> Scope:
         """The same scope, which makes its masks anew."""
         return replace(self, _masks={})
+
+    def under(self, position: PositionEncoding) -> Scope:
+        """The same with what another position encoding does."""
+        rotate = position.rotation(self.query_positions_BT)
+        return replace(self, bias=position.bias_if_any, rotate=rotate, _masks={})
+
+    @property
+    def is_token_BT(self) -> Tensor | None:
+        """False at queries that are padding, in self-attention; None: none is."""
+        return None if self.is_token_BS is None else self.is_token_BS[:, -self.query_positions_BT.shape[1] :]
 
     def part(self, queries: slice, keys: slice) -> Scope:
         """The same for some queries and keys; nothing rotates there."""
@@ -327,65 +337,3 @@ def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCa
     if cache is not None and cache.length > 0:
         counted_BT = counted_BT + cache.num_tokens_B1
     return (counted_BT - 1).clamp(min=0)
-
-
-class Projection(Protocol):
-    """An attention, as far as a memory needs it."""
-
-    @abstractmethod
-    def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    @abstractmethod
-    def __call__(self, x_BTD: Tensor, scope: Scope, *, memory: Memory) -> Tensor: ...
-
-    @abstractmethod
-    def __hash__(self) -> int: ...
-
-
-class Memory(DecodingState):
-    """What a decoder attends to beside its own stream: an encoder's states (B, S, D), and which are real (None: all).
-    keep: each attention's keys and values are made once and kept, for decoding without gradients.
-    """
-
-    def __init__(self, states_BSD: Tensor, is_token_BS: Tensor | None = None, keep: bool = False) -> None:
-        self.states_BSD, self.is_token_BS, self.keep = states_BSD, is_token_BS, keep
-        self._kept: dict[Projection, tuple[Tensor, Tensor]] = {}
-        self._scopes: dict[int, Scope] = {}
-
-    def keys_and_values(self, attention: Projection) -> tuple[Tensor, Tensor]:
-        """What `attention` makes of the states."""
-        if not self.keep:
-            return attention.keys_and_values(self.states_BSD)
-        if attention not in self._kept:
-            # Heads before lengths in memory as in shape: every step would copy them to that order.
-            k_BGSK, v_BGSK = attention.keys_and_values(self.states_BSD)
-            self._kept[attention] = (k_BGSK.contiguous(), v_BGSK.contiguous())
-        return self._kept[attention]
-
-    def attend(self, attention: Projection, x_BTD: Tensor) -> Tensor:
-        """What `attention` makes of a stream. Rows in equal groups, one for each of the memory's (the beams of a
-        sentence), attend side by side as if they were one row: no position acts here.
-        """
-        grouped_BTD = x_BTD.reshape(len(self.states_BSD), -1, x_BTD.shape[2])
-        return attention(grouped_BTD, self._scope(grouped_BTD), memory=self).view(x_BTD.shape)
-
-    def _scope(self, x_BTD: Tensor) -> Scope:
-        """Every query sees every real state; positions mean nothing between two sequences, so none act here."""
-        length = x_BTD.shape[1]
-        if length not in self._scopes:
-            queries_1T = torch.zeros(1, length, dtype=torch.long, device=x_BTD.device)
-            keys_1S = torch.zeros(1, self.states_BSD.shape[1], dtype=torch.long, device=x_BTD.device)
-            self._scopes[length] = Scope(queries_1T, keys_1S, causal=False, is_token_BS=self.is_token_BS)
-        return self._scopes[length]
-
-    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
-        if sources is not None and len(sources) == len(self.states_BSD):
-            return  # all stay, and their order never changes
-        kept = rows if sources is None else sources
-        super().select(kept)
-        self._kept = {attention: (k[kept], v[kept]) for attention, (k, v) in self._kept.items()}
-        self._scopes = {}
-
-    def fresh(self) -> Memory:
-        """The same memory, which makes its masks anew."""
-        return Memory(self.states_BSD, self.is_token_BS)

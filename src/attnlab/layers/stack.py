@@ -1,215 +1,69 @@
-"""The residual stream: how sublayers and their norms join it, the layers on it, and stacks of these.
+"""Layers on a residual stream, and stacks of these.
 
 Legend: B batch, T target length, D model width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, TypedDict, TypeVar, Unpack, cast
+from typing import ClassVar, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnlab.layers.attention import Attention, MultiHead
-from attnlab.layers.cache import Append, KeyValueCache
-from attnlab.layers.pointwise import GELU, FeedForward, LayerNorm, Norm, maybe_dropout
+from attnlab.layers.attention import MultiHead
+from attnlab.layers.cache import KeyValueCache, LayerCache
+from attnlab.layers.memory import Memory
+from attnlab.layers.mixer import Mixer
+from attnlab.layers.pointwise import GELU, FeedForward, maybe_dropout
 from attnlab.layers.positions import PositionEncoding
-from attnlab.layers.scope import Memory, Scope, build_scope
-from attnlab.parts import Choices, Part, build_part, parameters_of, unsharded, unwrapped, value_of
-from attnlab.ranges import PositiveFloat, PositiveInt, Probability, Rate, check_ranges
+from attnlab.layers.residuals import PreNorm, Residual, Stream, Sublayer, norm_of
+from attnlab.layers.scope import Scope, build_scope
+from attnlab.parts import build_part, parameters_of, unwrapped
+from attnlab.ranges import PositiveInt, Rate, check_ranges
 
-Sublayer = Callable[[Tensor], Tensor]
 Described = TypeVar("Described", bound="StackFields")
 
 
-class ResidualFields(TypedDict, total=False):
-    """The fields of every residual; see Residual."""
-
-    norm: Callable[..., Norm]
-    dropout: Probability
-    num_sublayers: PositiveInt
-
-
-@check_ranges
-class Residual(Part, nn.Module):
-    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`. Dropout acts
-    on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
-    """
-
-    final_norm: ClassVar[bool] = False  # whether a stack of these layers ends in a norm of its own
-    init_gain: float = 1.0  # of the layer's value, output and feed-forward weights, in their initialisation
-
-    def __init__(
-        self,
-        d_model: PositiveInt,
-        norm: Callable[..., Norm] = LayerNorm,
-        dropout: Probability = 0.0,
-        num_sublayers: PositiveInt = 2,
-    ) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in range(num_sublayers))
-        self.dropout = maybe_dropout(dropout)
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.join is Residual.join and cls.forward is Residual.forward:
-            raise TypeError(f"{cls.__name__} has to give join, or forward for all sublayers at once")
-
-    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
-        """The stream after sublayer number `index`."""
-        raise NotImplementedError
-
-    def forward(self, x_BTD: Tensor, *sublayers: Sublayer) -> Tensor:
-        for index, sublayer in enumerate(sublayers):
-            x_BTD = self.join(x_BTD, index, sublayer)
-        return x_BTD
-
-
-class PostNorm(Residual):
-    """norm(x + f(x)) (Vaswani et al. 2017, section 3.1)."""
-
-    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
-        joined_BTD: Tensor = self.norms[index](x_BTD + self.dropout(sublayer(x_BTD)))
-        return joined_BTD
-
-
-class PreNorm(Residual):
-    """x + f(norm(x)), and a norm after the last layer (Xiong et al. 2020, arXiv 2002.04745)."""
-
-    final_norm = True
-
-    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
-        joined_BTD: Tensor = x_BTD + self.dropout(sublayer(self.norms[index](x_BTD)))
-        return joined_BTD
-
-
-@check_ranges
-class Sandwich(Residual):
-    """x + norm(f(norm(x))), and a norm after the last layer (CogView, Ding et al. 2021, arXiv 2105.13290; Peri-LN, Kim
-    et al. 2025, arXiv 2502.02732, without its optional norm of the embedding).
-    """
-
-    final_norm = True
-
-    def __init__(self, d_model: PositiveInt, **fields: Unpack[ResidualFields]) -> None:
-        super().__init__(d_model, **fields)
-        norm = fields.get("norm", LayerNorm)
-        self.output_norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in self.norms)
-
-    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
-        normed_BTD = self.output_norms[index](sublayer(self.norms[index](x_BTD)))
-        joined_BTD: Tensor = x_BTD + self.dropout(normed_BTD)
-        return joined_BTD
-
-
-@check_ranges
-class DeepNorm(Residual):
-    """norm(alpha x + f(x)), the sublayers' first weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
-    N layers of s sublayers have alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4), s = 3 for a decoder that also attends to
-    an encoder; the encoder of N layers beside such a decoder of M has 0.81 (N^4 M)^(1/16) and 0.87 (N^4 M)^(-1/16).
-    """
-
-    def __init__(
-        self,
-        d_model: PositiveInt,
-        num_layers: PositiveInt = 1,
-        num_decoder_layers: PositiveInt | None = None,
-        alpha: PositiveFloat | None = None,
-        beta: PositiveFloat | None = None,
-        **fields: Unpack[ResidualFields],
-    ) -> None:
-        super().__init__(d_model, **fields)
-        depth = len(self.norms) * num_layers
-        own_alpha, own_beta = depth**0.25, (4 * depth) ** -0.25
-        if num_decoder_layers is not None:
-            both = (num_layers**4 * num_decoder_layers) ** (1 / 16)
-            own_alpha, own_beta = 0.81 * both, 0.87 / both
-        self.alpha = own_alpha if alpha is None else alpha
-        self.init_gain = own_beta if beta is None else beta
-
-    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
-        sum_BTD = torch.add(self.dropout(sublayer(x_BTD)), x_BTD, alpha=self.alpha)
-        joined_BTD: Tensor = self.norms[index](sum_BTD)
-        return joined_BTD
-
-
-@check_ranges
-class ReZero(Residual):
-    """x + alpha f(x) without any norm, one alpha a layer from 0 on (Bachlechner et al. 2020, arXiv
-    2003.04887, sec. 4).
-    """
-
-    def __init__(self, dropout: Probability = 0.0) -> None:
-        nn.Module.__init__(self)
-        self.alpha = nn.Parameter(torch.zeros(()))
-        self.dropout = maybe_dropout(dropout)
-
-    @classmethod
-    def incompatible(cls, choices: Choices) -> Iterator[str]:
-        yield from super().incompatible(choices)
-        if "norm" in choices.given:
-            chosen = f"residual={choices.name('residual')} has no norm, so norm={choices.name('norm')}"
-            yield f"norm: {chosen} would have no effect; leave it out"
-        yield from unsharded(choices, "residual")
-
-    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
-        joined_BTD: Tensor = x_BTD + self.alpha * self.dropout(sublayer(x_BTD))
-        return joined_BTD
-
-
-@check_ranges
-class Parallel(Residual):
-    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021; PaLM, Chowdhery et
-    al. 2022, arXiv 2204.02311, sec. 2). shared_norm: False: a norm for each (GPT-NeoX, Black et al. 2022, arXiv
-    2204.06745).
-    """
-
-    final_norm = True
-
-    def __init__(self, d_model: PositiveInt, shared_norm: bool = True, **fields: Unpack[ResidualFields]) -> None:
-        super().__init__(d_model, **fields)
-        self.norms, self.shared_norm = self.norms[:1] if shared_norm else self.norms, shared_norm
-
-    def forward(self, x_BTD: Tensor, *sublayers: Sublayer) -> Tensor:
-        normed = [norm(x_BTD) for norm in self.norms]
-        out_BTD = x_BTD
-        for index, sublayer in enumerate(sublayers):
-            out_BTD = out_BTD + self.dropout(sublayer(normed[0 if self.shared_norm else index]))
-        return out_BTD
-
-
-def norm_of(residual: Callable[..., Residual]) -> Callable[..., Norm]:
-    norm: Callable[..., Norm] = value_of(residual, "norm", LayerNorm)
-    return norm
-
-
 class Layer(nn.Module):
-    """Self-attention and feed-forward, joined to the stream by a residual; (B, T, D) -> (B, T, D). cross_attention:
-    stands between the two and attends to a memory (Vaswani et al. 2017, section 3.1).
+    """What mixes positions (`attention`) and feed-forward, joined to the stream by a residual. cross_attention: stands
+    between the two and attends to a memory (Vaswani et al. 2017, section 3.1). entry: of the stack's pattern, by name.
     """
 
     def __init__(
         self,
-        attention: Attention,
+        attention: Mixer,
         feed_forward: FeedForward,
         residual: Residual,
-        cross_attention: Attention | None = None,
+        cross_attention: Mixer | None = None,
+        entry: str = "",
     ) -> None:
         super().__init__()
+        self.entry = entry
         self.attention, self.cross_attention = attention, cross_attention
         self.feed_forward, self.residual = feed_forward, residual
 
-    def forward(self, x_BTD: Tensor, scope: Scope, cache: Append | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self, stream: Stream, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
+    ) -> Stream:
         sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward]
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
             sublayers.insert(1, lambda h_BTD: memory.attend(cross, h_BTD))
-        out_BTD: Tensor = self.residual(x_BTD, *sublayers)
-        return out_BTD
+        return self.residual(stream, *sublayers)
+
+
+class LayerFields(TypedDict, total=False):
+    """What differs in the layers of one entry of a pattern, as in StackFields; None: as the stack has it."""
+
+    d_ff: PositiveInt | None
+    position: Callable[..., PositionEncoding] | None
+    residual: Callable[..., Residual] | None
+    attention: Callable[..., Mixer] | None
+    feed_forward: Callable[..., FeedForward] | None
 
 
 class StackFields(TypedDict, total=False):
@@ -217,7 +71,9 @@ class StackFields(TypedDict, total=False):
 
     d_ff: None: 4 d_model. dropout: also on the embedded input (Vaswani et al. 2017, section 5.4). bias: of the linear
     layers. embedding_norm: a norm on the embedded input with its positions, of the residual's kind (BERT; BLOOM, Scao
-    et al. 2022, arXiv 2211.05100, section 3.2.2). The others are parts (classes or partials), built with the dims.
+    et al. 2022, arXiv 2211.05100, section 3.2.2). pattern: names of entries of `layers`, repeated over the depth; each
+    layer differs by what its entry says; None: all layers are alike. The others are parts (classes or partials), built
+    with the dims.
     """
 
     d_model: PositiveInt
@@ -229,8 +85,10 @@ class StackFields(TypedDict, total=False):
     embedding_norm: bool
     position: Callable[..., PositionEncoding]
     residual: Callable[..., Residual]
-    attention: Callable[..., Attention]
+    attention: Callable[..., Mixer]
     feed_forward: Callable[..., FeedForward]
+    pattern: Sequence[str] | None
+    layers: Mapping[str, LayerFields | None]
 
 
 class TowerFields(TypedDict, total=False):
@@ -245,8 +103,9 @@ class TowerFields(TypedDict, total=False):
     embedding_norm: bool | None
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
-    attention: Callable[..., Attention] | None
+    attention: Callable[..., Mixer] | None
     feed_forward: Callable[..., FeedForward] | None
+    pattern: Sequence[str] | None
 
 
 def tower_fields(fields: Described, own: TowerFields | None) -> Described:
@@ -257,13 +116,48 @@ def tower_fields(fields: Described, own: TowerFields | None) -> Described:
     return cast(Described, {**fields, **differing})
 
 
+def layers_of(fields: StackFields) -> list[tuple[str, StackFields]]:
+    """For each layer of a stack the name of its entry in the pattern, empty without one, and its own fields. Raises
+    ValueError for a pattern that is longer than the stack is deep, and for an entry that nobody defines.
+    """
+    num_layers, pattern = fields["num_layers"], list(fields["pattern"] or [])
+    entries: Mapping[str, LayerFields | None] = fields["layers"] if pattern else {}
+    for reason in wrong_pattern(pattern, entries, num_layers):
+        raise ValueError(reason)
+    if not pattern:
+        return [("", fields)] * num_layers
+    own = {
+        name: cast(StackFields, {**fields, **{key: value for key, value in (entry or {}).items() if value is not None}})
+        for name, entry in entries.items()
+    }
+    return [(name, own[name]) for name in (pattern[index % len(pattern)] for index in range(num_layers))]
+
+
+def wrong_pattern(pattern: Sequence[str], entries: Mapping[str, object], num_layers: int) -> Iterator[str]:
+    """Why a pattern cannot be, one line a reason, each about the field that it starts with."""
+    if len(pattern) > num_layers:
+        yield (
+            f"pattern: {len(pattern)} entries ({', '.join(pattern)}) are more than num_layers={num_layers}; the last "
+            "ones would never be used: shorten the pattern, or take more layers"
+        )
+    if unknown := [name for name in dict.fromkeys(pattern) if name not in entries]:
+        defined = f"defined: {', '.join(entries)}" if entries else "none is defined"
+        yield f"pattern: {unknown[0]} is no entry of layers ({defined}); define it, as in layers.{unknown[0]}.position"
+    for name, entry in entries.items():
+        if name in pattern and isinstance(entry, Mapping) and (extra := entry.keys() - LayerFields.__annotations__):
+            accepted = ", ".join(LayerFields.__annotations__)
+            yield f"layers.{name}: a layer has no field {sorted(extra)[0]!r} of its own; accepted: {accepted}"
+
+
 @check_ranges
 class Stack(nn.Module):
-    """Layers that share one position encoding, and a final norm where the residual asks for one; (B, T, D), in and out.
+    """Layers on one stream, and a final norm where the last one's residual asks for one; (B, T, D), in and out. Layers
+    of one entry of a pattern share a position encoding; without a pattern all do.
 
     max_length: positions of a table. grid: rows and columns of an image. cross_attention: every layer also attends to a
-    memory, without a window, which would mean nothing there. Set `checkpoint_activations` to recompute activations in
-    the backward pass. Raises ValueError where a part refuses a width.
+    memory, by the stack's own attention without a window, which would mean nothing there. Set `checkpoint_activations`
+    to recompute activations in the backward pass. Raises ValueError where a part refuses a width, or what the stack
+    is.
     """
 
     defaults: ClassVar[StackFields] = {
@@ -275,6 +169,8 @@ class Stack(nn.Module):
         "residual": PreNorm,
         "attention": MultiHead,
         "feed_forward": GELU,
+        "pattern": None,
+        "layers": {},
     }
 
     def __init__(
@@ -287,34 +183,28 @@ class Stack(nn.Module):
     ) -> None:
         super().__init__()
         fields = self.defaults | fields
-        d_model, residual, attention = fields["d_model"], fields["residual"], fields["attention"]
         described: Mapping[str, object] = fields
         dims: dict[str, object] = {
             **{name: described[name] for name in ("d_model", "num_heads", "num_layers", "dropout", "bias")},
             **{name: size for name, size in (("max_length", max_length), ("grid", grid)) if size is not None},
-            "d_ff": fields["d_ff"] or 4 * d_model,
             "causal": causal,
             "num_sublayers": 3 if cross_attention else 2,
         }
-        self.causal, self.checkpoint_activations = causal, False
-        has_window = "window" in parameters_of(unwrapped(attention))
-        cross = partial(attention, window=None) if has_window else attention
-        layers = [
-            Layer(
-                build_part(attention, **dims),
-                build_part(fields["feed_forward"], **dims),
-                build_part(residual, **dims),
-                build_part(cross, **dims) if cross_attention else None,
-            )
-            for _ in range(fields["num_layers"])
-        ]
-        self.layers = nn.ModuleList(layers)
+        self.causal, self.d_model, self.checkpoint_activations = causal, fields["d_model"], False
+        of_layers = layers_of(fields)
+        cross = without_window(fields["attention"]) if cross_attention else None
+        self.layers = nn.ModuleList(
+            _new_layer(entry, own, {**dims, "layer_index": index}, cross)
+            for index, (entry, own) in enumerate(of_layers)
+        )
         # After the layers: an encoding is told the head width that the attention settled on.
-        self.position = build_part(fields["position"], **{**dims, "d_head": layers[0].attention.d_head})
-        new_norm = partial(build_part, norm_of(residual), d_model=d_model)
-        self.embedding_norm = new_norm() if fields["embedding_norm"] else nn.Identity()
+        self.position, self.positions = _positions(fields["position"], of_layers, self.layers, dims)
+        residuals = [own["residual"] for _, own in of_layers]
+        check_streams(residuals)
+        new_norm = partial(build_part, d_model=fields["d_model"])
+        self.embedding_norm = new_norm(norm_of(residuals[0])) if fields["embedding_norm"] else nn.Identity()
         self.dropout = maybe_dropout(fields["dropout"])
-        self.norm = new_norm() if unwrapped(residual).final_norm else nn.Identity()
+        self.norm = new_norm(norm_of(residuals[-1])) if unwrapped(residuals[-1]).final_norm else nn.Identity()
 
     def forward(
         self,
@@ -331,19 +221,110 @@ class Stack(nn.Module):
         """
         causal = self.causal or prefix_B1 is not None
         scope = build_scope(x_BTD, self.position, causal, positions_BT, is_token_BT, cache=cache, prefix_B1=prefix_B1)
+        scopes = {name: scope.under(position) for name, position in self.encodings().items() if name}
         x_BTD = self.position.embed(x_BTD, scope.query_positions_BT)
         x_BTD = self.dropout(self.embedding_norm(x_BTD))
-        if self.checkpoint_activations and torch.is_grad_enabled() and cache is None:
-            for layer in self.layers:
-                x_BTD = checkpoint(_with_own_masks, layer, x_BTD, scope, memory, use_reentrant=False)
-        else:
-            for index, layer in enumerate(self.layers):
-                x_BTD = layer(x_BTD, scope, None if cache is None else cache.layer(index), memory)
-        normed_BTD: Tensor = self.norm(x_BTD)
+        stream = self.first_layer("").residual.enter(x_BTD)
+        recomputes = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
+        for index, layer in enumerate(cast("Iterable[Layer]", self.layers)):
+            within = scopes.get(layer.entry, scope)
+            if recomputes:
+                stream = checkpoint(_with_own_masks, layer, stream, within, memory, use_reentrant=False)
+            else:
+                stream = layer(stream, within, None if cache is None else cache.layer(index), memory)
+        normed_BTD: Tensor = self.norm(cast(Layer, self.layers[-1]).residual.leave(stream))
         return normed_BTD
 
+    def encodings(self) -> dict[str, PositionEncoding]:
+        """The stack's own position encoding, under no name, and those of entries of the pattern."""
+        return {"": self.position, **cast("dict[str, PositionEncoding]", dict(self.positions.items()))}
 
-def _with_own_masks(layer: nn.Module, x_BTD: Tensor, scope: Scope, memory: Memory | None) -> Tensor:
+    def first_layer(self, entry: str) -> Layer:
+        """The first layer of an entry of the pattern; of an empty name, the first of all."""
+        layers = cast("list[Layer]", list(self.layers))
+        return next((layer for layer in layers if layer.entry == entry), layers[0])
+
+
+def _with_own_masks(layer: nn.Module, stream: Stream, scope: Scope, memory: Memory | None) -> Stream:
     # A recomputed layer must build again what it built the first time, so it cannot share another layer's masks.
-    out_BTD: Tensor = layer(x_BTD, scope.fresh(), None, None if memory is None else memory.fresh())
-    return out_BTD
+    return layer(stream, scope.fresh(), None, None if memory is None else memory.fresh())
+
+
+def _new_layer(
+    entry: str, fields: StackFields, dims: Mapping[str, object], cross: Callable[..., Mixer] | None
+) -> Layer:
+    dims = {**dims, "d_ff": fields["d_ff"] or 4 * fields["d_model"]}
+    attention = unwrapped(fields["attention"])
+    if not dims["causal"] and not attention.sees_both_sides:
+        raise ValueError(
+            f"attention: {attention.__name__} sees only what stands before a token, and these layers see both sides; "
+            "accepted: one that sees both, as MultiHead"
+        )
+    if cross is not None and not unwrapped(cross).reads_memory:
+        raise ValueError(
+            f"attention: {unwrapped(cross).__name__} cannot attend to an encoder's states; accepted for a decoder: one "
+            "that can, as MultiHead; a pattern names others for some layers"
+        )
+    return Layer(
+        build_part(fields["attention"], **dims),
+        build_part(fields["feed_forward"], **dims),
+        build_part(fields["residual"], **dims),
+        build_part(cross, **dims) if cross else None,
+        entry,
+    )
+
+
+def without_window(attention: Callable[..., Mixer]) -> Callable[..., Mixer]:
+    """An attention to another sequence, where a window would mean nothing."""
+    return partial(attention, window=None) if "window" in parameters_of(unwrapped(attention)) else attention
+
+
+def _positions(
+    shared: Callable[..., PositionEncoding],
+    of_layers: Sequence[tuple[str, StackFields]],
+    layers: nn.ModuleList,
+    dims: Mapping[str, object],
+) -> tuple[PositionEncoding, nn.ModuleDict]:
+    """The encoding of a stack, and those of the entries of its pattern that have one of their own."""
+    users: dict[str, list[Layer]] = {}
+    for (name, own), layer in zip(of_layers, layers, strict=True):
+        users.setdefault(name if own["position"] is not shared else "", []).append(cast(Layer, layer))
+    of_entries = {name: own["position"] for name, own in of_layers if name in users and name}
+    for name, position in of_entries.items():
+        if reason := wrong_position(unwrapped(shared), unwrapped(position)):
+            raise ValueError(f"layers.{name}.position: {reason}")
+
+    def built(position: Callable[..., PositionEncoding], name: str) -> PositionEncoding:
+        own = users.get(name) or [cast(Layer, layers[0])]
+        return build_part(position, **{**dims, "d_head": own[0].attention.d_head})
+
+    # Where no layer uses it, its table would be learned by nobody.
+    is_used = "" in users or embeds(unwrapped(shared))
+    return (
+        built(shared, "") if is_used else PositionEncoding(),
+        nn.ModuleDict({name: built(position, name) for name, position in of_entries.items()}),
+    )
+
+
+def embeds(position: type[PositionEncoding]) -> bool:
+    """Whether an encoding is added to the embedding, which all layers share."""
+    return position.embed is not PositionEncoding.embed
+
+
+def wrong_position(shared: type[PositionEncoding], own: type[PositionEncoding]) -> str | None:
+    """Why some layers of a stack cannot have a position encoding of their own beside that of the stack."""
+    if embeds(own):
+        return (
+            f"{own.__name__} is added to the embedding, which all layers share; choose it for the whole model, or one "
+            "that acts in each layer, as rotary"
+        )
+    if embeds(shared) and own is PositionEncoding:
+        return f"none would have no effect beside {shared.__name__}, which is added to the embedding of all layers"
+    return None
+
+
+def check_streams(residuals: Sequence[Callable[..., Residual]]) -> None:
+    """Raises ValueError for residuals of one stack that pass on different streams."""
+    kinds = {unwrapped(residual).enter: unwrapped(residual).__name__ for residual in residuals}
+    if len(kinds) > 1:
+        raise ValueError(f"residual: {' and '.join(kinds.values())} need different streams, and a stack has one")

@@ -22,6 +22,7 @@ from attnlab.layers.attention import Attention
 from attnlab.layers.cache import DecodingState
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.pointwise import Ends
+from attnlab.layers.stack import wrong_pattern
 from attnlab.parts import Choices, Part, build_part
 from attnlab.ranges import PositiveInt, check_ranges
 
@@ -42,17 +43,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Model(Part, nn.Module):
     """A model whose weights are drawn at the end of its constructor, by `draw`. d_model: the width of its stream.
 
+    sees_both_sides: whether some of its layers do. has_memory: whether it has a decoder that attends to an encoder.
     towers: of a model with several stacks, the field of each (TowerFields), with the model's own fields that are of it
     alone.
     """
 
     d_model: int
+    sees_both_sides: ClassVar[bool] = False
+    has_memory: ClassVar[bool] = False
     towers: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         # Before any part draws, so that models that differ in one part share the others' weights.
         self._seed = draw_seed()
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        yield from super().incompatible(choices)
+        pattern, entries = choices.get("model.pattern") or [], choices.get("model.layers") or {}
+        if entries and not pattern:
+            yield "model.layers: without model.pattern its entries would have no effect; set model.pattern=[NAME,...]"
+        for depth in ("num_layers", "num_decoder_layers"):
+            if layers := choices.get(f"model.{depth}"):
+                yield from (f"model.{reason}" for reason in wrong_pattern(pattern, entries, layers))
 
     @classmethod
     def described(cls, defaults: Fields, fields: Fields) -> Fields:

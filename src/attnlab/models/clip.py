@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, Literal, Unpack
 
 import torch
@@ -17,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.layers.init import GPT2Init, Init
-from attnlab.layers.scope import Memory
-from attnlab.layers.stack import Stack, StackFields, TowerFields, norm_of, tower_fields
+from attnlab.layers.memory import Memory
+from attnlab.layers.residuals import norm_of
+from attnlab.layers.stack import Stack, StackFields, TowerFields, tower_fields, without_window
 from attnlab.models.base import Model
 from attnlab.models.vit import PatchEncoder, ViT
-from attnlab.parts import Choices, build_part, parameters_of, unsharded, unwrapped
+from attnlab.parts import Choices, build_part, unsharded
 from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges, must_be
 
 Pooling = Literal["class", "mean", "attention"]
@@ -36,11 +36,8 @@ class AttentionPool(nn.Module):
     def __init__(self, fields: StackFields) -> None:
         super().__init__()
         dims = {**fields, "d_ff": fields["d_ff"] or 4 * fields["d_model"], "causal": False}
-        has_window = "window" in parameters_of(unwrapped(fields["attention"]))
         self.probe = nn.Embedding(1, fields["d_model"])
-        self.attention = build_part(
-            partial(fields["attention"], window=None) if has_window else fields["attention"], **dims
-        )
+        self.attention = build_part(without_window(fields["attention"]), **dims)
         self.norm = build_part(norm_of(fields["residual"]), **dims)
         self.feed_forward = build_part(fields["feed_forward"], **dims)
 
@@ -122,6 +119,7 @@ class CLIP(Model):
     image, text: those that differ in one. Raises ValueError where a part refuses a width.
     """
 
+    sees_both_sides = True
     towers: ClassVar[Mapping[str, Sequence[str]]] = {
         "image": ("image_size", "channels", "patch_size", "patch_bias", "pooling", "registers"),
         "text": ("vocabulary_size", "max_length", "causal_text"),

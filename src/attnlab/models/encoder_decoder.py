@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.cache import DecodingState, KeyValueCache
+from attnlab.layers.memory import Memory
 from attnlab.layers.pointwise import GEGLU, ReLU, RMSNorm
 from attnlab.layers.positions import RelativeBias, Sinusoidal
-from attnlab.layers.scope import Memory
-from attnlab.layers.stack import Layer, PostNorm, PreNorm, Stack
+from attnlab.layers.residuals import PostNorm, PreNorm
+from attnlab.layers.stack import Layer, Stack
 from attnlab.models.base import Seq2Seq, source_table
 from attnlab.models.transformer import Transformer, TransformerFields
 from attnlab.parts import accepts
@@ -35,6 +36,7 @@ class EncoderDecoder(Transformer, Seq2Seq):
     table of two vocabularies, shared layers of two depths, and where a part refuses a width.
     """
 
+    sees_both_sides = has_memory = True
     defaults: ClassVar[TransformerFields] = {
         **Transformer.defaults,
         "d_model": 512,
@@ -155,6 +157,7 @@ class T5LanguageModel(Transformer, Seq2Seq):
     long where they are a table. fields: as of T5. Raises ValueError for two vocabularies; else as EncoderDecoder.
     """
 
+    sees_both_sides = True  # a prefix of its text
     defaults: ClassVar[TransformerFields] = T5.defaults
 
     def __init__(

@@ -17,7 +17,8 @@ from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import GPT2Init, Init, Normal002, Xavier
 from attnlab.layers.pointwise import Ends
 from attnlab.layers.positions import Learned, Sinusoidal
-from attnlab.layers.stack import PostNorm, Stack, StackFields, norm_of
+from attnlab.layers.residuals import PostNorm, norm_of
+from attnlab.layers.stack import Stack, StackFields
 from attnlab.models.base import Encoder, LanguageModel, TextModel
 from attnlab.parts import build_part
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
@@ -108,6 +109,7 @@ class Bert(Transformer, Encoder):
     bias. Raises ValueError where a part refuses a width.
     """
 
+    sees_both_sides = True
     defaults: ClassVar[TransformerFields] = {
         **Transformer.defaults,
         "d_model": 128,

@@ -74,7 +74,8 @@ class PatchEncoder(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         rows, columns = state.tolist()
         self.trained_grid = (rows, columns)
-        self.stack.position.set_trained(self.trained_grid)
+        for position in self.stack.encodings().values():
+            position.set_trained(self.trained_grid)
 
     def at_size(self, image_size: PositiveInt | Sequence[PositiveInt]) -> Self:
         """A copy that takes images of another size, its positions interpolated (section 3.2). Tables are interpolated
@@ -83,7 +84,8 @@ class PatchEncoder(nn.Module):
         """
         other = copy.deepcopy(self)
         other.image_size, other.grid = divide(image_size, self.patch_size)
-        other.stack.position.resize(self.num_before, self.grid, other.grid)
+        for position in other.stack.encodings().values():
+            position.resize(self.num_before, self.grid, other.grid)
         return other
 
 
@@ -95,6 +97,7 @@ class ViT(PatchEncoder, Model):
     nothing is read from (Darcet et al. 2024, arXiv 2309.16588). fields: see StackFields; the others: PatchEncoder.
     """
 
+    sees_both_sides = True
     defaults: ClassVar[StackFields] = {
         **Stack.defaults,
         "d_model": 128,

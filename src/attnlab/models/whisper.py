@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from attnlab.layers.attention import MultiHead
 from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import FanIn, Init
+from attnlab.layers.memory import Memory
 from attnlab.layers.pointwise import GELU, Ends
 from attnlab.layers.positions import Learned, Sinusoidal
-from attnlab.layers.scope import Memory
-from attnlab.layers.stack import PreNorm, Stack, TowerFields, tower_fields
+from attnlab.layers.residuals import PreNorm
+from attnlab.layers.stack import Stack, TowerFields, tower_fields
 from attnlab.models.base import Seq2Seq
 from attnlab.models.encoder_decoder import Decoding
 from attnlab.models.transformer import Transformer, TransformerFields
@@ -46,6 +47,7 @@ class Whisper(Ends, Seq2Seq):
     TransformerFields. Raises ValueError for stacks of two widths, and where a part refuses a width.
     """
 
+    sees_both_sides = has_memory = True
     towers: ClassVar[Mapping[str, Sequence[str]]] = {"encoder": ("num_frames",), "decoder": ("max_length",)}
     # What each stack has where nothing else is said.
     of_towers: ClassVar[Mapping[str, TowerFields]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from attnlab.layers.attention import Attention
 from attnlab.layers.backends import Eager
+from attnlab.layers.residuals import Stream
 from attnlab.layers.scope import Scope
 from attnlab.layers.stack import Layer, Stack
 from attnlab.training.loss import whole_norm
@@ -103,14 +105,18 @@ def look(task: Task, batch: Batch) -> dict[str, Tensor]:
     with task.evaluating(), contextlib.ExitStack() as undo:
         undo.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled model would run past the hooks
         for where, layer in _layers(task.model):
-            kept = {"attention_entropy": undo.enter_context(_keeping_weights(layer.attention))}
-            if layer.cross_attention is not None:
-                kept["cross_attention_entropy"] = undo.enter_context(_keeping_weights(layer.cross_attention))
+            attentions = {"attention_entropy": layer.attention, "cross_attention_entropy": layer.cross_attention}
+            kept = {
+                name: undo.enter_context(_keeping_weights(attention))
+                for name, attention in attentions.items()
+                if isinstance(attention, Attention)
+            }
 
             def after(
-                layer: nn.Module, args: tuple[Tensor, Scope], output_BTD: Tensor,
+                layer: nn.Module, args: tuple[Tensor, Scope], stream: Stream,
                 where: str = where, kept: dict[str, Eager] = kept,
             ) -> None:  # fmt: skip
+                output_BTD = cast(Layer, layer).residual.leave(stream)
                 is_real_BT = _real(args[1], output_BTD, is_target_BT)
                 found[f"stream_rms/{where}"] = output_BTD[is_real_BT].float().square().mean().sqrt()
                 for name, backend in kept.items():

@@ -1,0 +1,189 @@
+"""The residual stream: how sublayers and their norms join it.
+
+Legend: B batch, T length, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.layers.pointwise import LayerNorm, Norm, maybe_dropout
+from attnlab.parts import Choices, Part, build_part, unsharded, value_of
+from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
+
+Sublayer = Callable[[Tensor], Tensor]
+Stream = Any  # what passes from layer to layer: (B, T, D), or what a residual makes of it in `enter`
+
+
+class ResidualFields(TypedDict, total=False):
+    """The fields of every residual; see Residual."""
+
+    norm: Callable[..., Norm]
+    dropout: Probability
+    num_sublayers: PositiveInt
+
+
+@check_ranges
+class Residual(Part, nn.Module):
+    """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`. Dropout acts
+    on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
+    """
+
+    final_norm: ClassVar[bool] = False  # whether a stack of these layers ends in a norm of its own
+    init_gain: float = 1.0  # of the layer's value, output and feed-forward weights, in their initialisation
+
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        norm: Callable[..., Norm] = LayerNorm,
+        dropout: Probability = 0.0,
+        num_sublayers: PositiveInt = 2,
+    ) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in range(num_sublayers))
+        self.dropout = maybe_dropout(dropout)
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.join is Residual.join and cls.forward is Residual.forward:
+            raise TypeError(f"{cls.__name__} has to give join, or forward for all sublayers at once")
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        """The stream after sublayer number `index`."""
+        raise NotImplementedError
+
+    def forward(self, stream: Stream, *sublayers: Sublayer) -> Stream:
+        for index, sublayer in enumerate(sublayers):
+            stream = self.join(stream, index, sublayer)
+        return stream
+
+    def enter(self, x_BTD: Tensor) -> Stream:
+        """What the layers of a stack pass on, of its input; asked of the first layer, the same for all of them."""
+        return x_BTD
+
+    def leave(self, stream: Stream) -> Tensor:
+        """The output (B, T, D) of the last layer, before the final norm."""
+        out_BTD: Tensor = stream
+        return out_BTD
+
+
+class PostNorm(Residual):
+    """norm(x + f(x)) (Vaswani et al. 2017, section 3.1)."""
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = self.norms[index](x_BTD + self.dropout(sublayer(x_BTD)))
+        return joined_BTD
+
+
+class PreNorm(Residual):
+    """x + f(norm(x)), and a norm after the last layer (Xiong et al. 2020, arXiv 2002.04745)."""
+
+    final_norm = True
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.dropout(sublayer(self.norms[index](x_BTD)))
+        return joined_BTD
+
+
+@check_ranges
+class Sandwich(Residual):
+    """x + norm(f(norm(x))), and a norm after the last layer (CogView, Ding et al. 2021, arXiv 2105.13290; Peri-LN, Kim
+    et al. 2025, arXiv 2502.02732, without its optional norm of the embedding).
+    """
+
+    final_norm = True
+
+    def __init__(self, d_model: PositiveInt, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, **fields)
+        norm = fields.get("norm", LayerNorm)
+        self.output_norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in self.norms)
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        normed_BTD = self.output_norms[index](sublayer(self.norms[index](x_BTD)))
+        joined_BTD: Tensor = x_BTD + self.dropout(normed_BTD)
+        return joined_BTD
+
+
+@check_ranges
+class DeepNorm(Residual):
+    """norm(alpha x + f(x)), the sublayers' first weights scaled by beta (Wang et al. 2022, arXiv 2203.00555, figure 2).
+    N layers of s sublayers have alpha = (s N)^(1/4) and beta = (4 s N)^(-1/4), s = 3 for a decoder that also attends to
+    an encoder; the encoder of N layers beside such a decoder of M has 0.81 (N^4 M)^(1/16) and 0.87 (N^4 M)^(-1/16).
+    """
+
+    def __init__(
+        self,
+        d_model: PositiveInt,
+        num_layers: PositiveInt = 1,
+        num_decoder_layers: PositiveInt | None = None,
+        alpha: PositiveFloat | None = None,
+        beta: PositiveFloat | None = None,
+        **fields: Unpack[ResidualFields],
+    ) -> None:
+        super().__init__(d_model, **fields)
+        depth = len(self.norms) * num_layers
+        own_alpha, own_beta = depth**0.25, (4 * depth) ** -0.25
+        if num_decoder_layers is not None:
+            both = (num_layers**4 * num_decoder_layers) ** (1 / 16)
+            own_alpha, own_beta = 0.81 * both, 0.87 / both
+        self.alpha = own_alpha if alpha is None else alpha
+        self.init_gain = own_beta if beta is None else beta
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        sum_BTD = torch.add(self.dropout(sublayer(x_BTD)), x_BTD, alpha=self.alpha)
+        joined_BTD: Tensor = self.norms[index](sum_BTD)
+        return joined_BTD
+
+
+@check_ranges
+class ReZero(Residual):
+    """x + alpha f(x) without any norm, one alpha a layer from 0 on (Bachlechner et al. 2020, arXiv
+    2003.04887, sec. 4).
+    """
+
+    def __init__(self, dropout: Probability = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.alpha = nn.Parameter(torch.zeros(()))
+        self.dropout = maybe_dropout(dropout)
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        yield from super().incompatible(choices)
+        if "norm" in choices.given:
+            chosen = f"residual={choices.name('residual')} has no norm, so norm={choices.name('norm')}"
+            yield f"norm: {chosen} would have no effect; leave it out"
+        yield from unsharded(choices, "residual")
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.alpha * self.dropout(sublayer(x_BTD))
+        return joined_BTD
+
+
+@check_ranges
+class Parallel(Residual):
+    """x + attention(norm(x)) + feed_forward(norm(x)), and a norm after the last layer (GPT-J 2021; PaLM, Chowdhery et
+    al. 2022, arXiv 2204.02311, sec. 2). shared_norm: False: a norm for each (GPT-NeoX, Black et al. 2022, arXiv
+    2204.06745).
+    """
+
+    final_norm = True
+
+    def __init__(self, d_model: PositiveInt, shared_norm: bool = True, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, **fields)
+        self.norms, self.shared_norm = self.norms[:1] if shared_norm else self.norms, shared_norm
+
+    def forward(self, x_BTD: Tensor, *sublayers: Sublayer) -> Tensor:
+        normed = [norm(x_BTD) for norm in self.norms]
+        out_BTD = x_BTD
+        for index, sublayer in enumerate(sublayers):
+            out_BTD = out_BTD + self.dropout(sublayer(normed[0 if self.shared_norm else index]))
+        return out_BTD
+
+
+def norm_of(residual: Callable[..., Residual]) -> Callable[..., Norm]:
+    norm: Callable[..., Norm] = value_of(residual, "norm", LayerNorm)
+    return norm
