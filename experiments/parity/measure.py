@@ -601,8 +601,9 @@ KINDS: dict[str, type[Compare]] = {
 
 
 def gap(both: tuple[Tensor, Tensor]) -> float:
-    """The largest difference, in fp32."""
-    return float((both[0].float() - both[1].float()).abs().max())
+    """The largest difference, in fp32, relative to the largest value where that is above 1: sums are rounded to that."""
+    here, there = both[0].float(), both[1].float()
+    return float((here - there).abs().max() / max(1.0, float(there.abs().max())))
 
 
 def gradients(compare: Compare) -> tuple[float, float]:

@@ -106,6 +106,7 @@ class TowerFields(TypedDict, total=False):
     attention: Callable[..., Mixer] | None
     feed_forward: Callable[..., FeedForward] | None
     pattern: Sequence[str] | None
+    layers: Mapping[str, LayerFields | None] | None
 
 
 def tower_fields(fields: Described, own: TowerFields | None) -> Described:
