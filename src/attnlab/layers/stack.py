@@ -143,7 +143,8 @@ def wrong_pattern(pattern: Sequence[str], entries: Mapping[str, object], num_lay
         )
     if unknown := [name for name in dict.fromkeys(pattern) if name not in entries]:
         defined = f"defined: {', '.join(entries)}" if entries else "none is defined"
-        yield f"pattern: {unknown[0]} is no entry of layers ({defined}); define it, as in layers.{unknown[0]}.position"
+        how = f"as in layers.{unknown[0]}.position=rotary, or layers.{unknown[0]}={{}} for layers as the model has them"
+        yield f"pattern: {unknown[0]} is no entry of layers ({defined}); define it, {how}"
     for name, entry in entries.items():
         if name in pattern and isinstance(entry, Mapping) and (extra := entry.keys() - LayerFields.__annotations__):
             accepted = ", ".join(LayerFields.__annotations__)
