@@ -1,6 +1,27 @@
 """The parts of Transformers: every choice of every seam is one class here."""
 
-from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery
+from attnlab.layers.attention import (
+    Attention,
+    AttentionFields,
+    DotProductAttention,
+    GroupedQuery,
+    MultiHead,
+    MultiQuery,
+    ProjectionFields,
+    ScoreFields,
+)
+from attnlab.layers.attention_choices import (
+    DifferentialAttention,
+    ForgettingAttention,
+    FromOtherLayers,
+    HeadGate,
+    SharedKeyValues,
+    SigmoidAttention,
+    SinkLogit,
+    SoftmaxPlusOne,
+    TalkingHeads,
+    ValueResidual,
+)
 from attnlab.layers.backends import (
     Backend,
     Eager,
@@ -13,7 +34,9 @@ from attnlab.layers.backends import (
     choose_backend,
 )
 from attnlab.layers.cache import KeyValueCache, LayerCache
+from attnlab.layers.contextual_positions import CoPE
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
+from attnlab.layers.latent_attention import LatentAttention
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
 from attnlab.layers.pointwise import (
@@ -42,12 +65,15 @@ from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
 
 __all__ = [
-    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
-    "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
-    "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned", "Learned2D",
-    "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding",
-    "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary",
-    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal",
-    "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask",
-    "build_scope", "choose_backend", "tower_fields",
+    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend", "CoPE", "DeepNorm",
+    "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager", "FanIn", "FeedForward", "Flex",
+    "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "HeadGate",
+    "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention", "Layer", "LayerCache", "LayerFields", "LayerNorm",
+    "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002",
+    "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU", "RMSNorm", "ReGLU", "ReLU",
+    "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN",
+    "Sandwich", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU", "SigmoidAttention", "SinkLogit",
+    "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack", "StackFields", "SwiGLU",
+    "TalkingHeads", "TowerFields", "ValueResidual", "Xavier", "build_mask", "build_scope", "choose_backend",
+    "tower_fields",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.baselines import GatedConvolution
+from attnlab.layers.contextual_positions import CoPE
 from attnlab.layers.positions import RelativeBias
 from attnlab.layers.residuals import Residual
 from attnlab.parts import Part
@@ -122,7 +123,7 @@ def weights_of(model: nn.Module) -> Iterator[Weight]:
     """
     roles = dict(role for module in model.modules() for role in _roles(module))
     # A bias on the scores is no embedding: its table keeps its own start.
-    seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias)}
+    seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias | CoPE)}
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             yield from _gates(name, module)

@@ -1,4 +1,5 @@
-"""Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
+"""Position encodings: hooks on absolute positions, each the identity unless a class overrides it, and one for positions
+that depend on the content.
 
 Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs, Y and X
 rows and columns of a grid of image patches. Angles are computed in fp32 at each forward pass: no buffer to be cast.
@@ -13,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnlab.layers.scope import Mask
 from attnlab.parts import Choices, Part, short_table
 from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]  # positions (B or 1, T) and (B or 1, S) to (B or 1, H, T, S)
+ContextBias = Callable[
+    [Tensor, Tensor, Mask], Tensor
+]  # queries (B, H, T, K), scores (B, H, T, S), mask to (B, H, T, S)
 
 
 class PositionEncoding(Part, nn.Module):
@@ -40,6 +45,17 @@ class PositionEncoding(Part, nn.Module):
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
         """A term (B or 1, H, T, S) to add to the scores, or None."""
         return None
+
+    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, mask: Mask) -> Tensor:
+        """A term (B, H, T, S) to add to the scores, of positions that depend on the content; the queries come times the
+        scale of the scores.
+        """
+        return torch.zeros_like(scores_BHTS)
+
+    @property
+    def context_bias_if_any(self) -> ContextBias | None:
+        """`context_bias`; None where the class has none."""
+        return None if type(self).context_bias is PositionEncoding.context_bias else self.context_bias
 
     @property
     def bias_if_any(self) -> Bias | None:

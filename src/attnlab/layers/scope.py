@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from attnlab.layers.cache import KeyValueCache
 
 if TYPE_CHECKING:
-    from attnlab.layers.positions import Bias, PositionEncoding
+    from attnlab.layers.positions import Bias, ContextBias, PositionEncoding
 
 T = TypeVar("T")
 # Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
@@ -152,7 +152,8 @@ class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
-    nothing at all replaces the mask. rotate: callable on (B, H or G, T, K) or None. shared: what layers leave for later
+    nothing at all replaces the mask. rotate: callable on (B, H or G, T, K) or None. context_bias: of positions that
+    depend on the content, or None; what is a part of a scope has none. shared: what layers leave for later
     ones, as the values of the first. The others: see `build_mask`.
     """
 
@@ -164,6 +165,7 @@ class Scope:
     bias: Bias | None = None
     rotate: Callable[[Tensor], Tensor] | None = None
     prefix_B1: Tensor | None = None
+    context_bias: ContextBias | None = None
     shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
     _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
 
@@ -181,7 +183,8 @@ class Scope:
     def under(self, position: PositionEncoding) -> Scope:
         """The same with what another position encoding does."""
         rotate = position.rotation(self.query_positions_BT)
-        return replace(self, bias=position.bias_if_any, rotate=rotate, _masks={})
+        by_content = position.context_bias_if_any
+        return replace(self, bias=position.bias_if_any, context_bias=by_content, rotate=rotate, _masks={})
 
     @property
     def is_token_BT(self) -> Tensor | None:
@@ -324,7 +327,8 @@ def build_scope(
             length - 1 if contiguous or (counted and length <= position.longest) else int(positions_BT.max())
         )
     bias, rotate = position.bias_if_any, position.rotation(positions_BT)
-    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias, rotate, prefix_B1)
+    of_position = {"bias": bias, "rotate": rotate, "context_bias": position.context_bias_if_any}
+    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, prefix_B1=prefix_B1, **of_position)
 
 
 def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCache | None) -> Tensor:

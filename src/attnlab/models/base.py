@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import DotProductAttention
+from attnlab.layers.backends import BACKENDS, Scores
 from attnlab.layers.cache import DecodingState
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.pointwise import Ends
+from attnlab.layers.scope import Mask
 from attnlab.layers.stack import wrong_pattern
 from attnlab.parts import Choices, Part, build_part
 from attnlab.ranges import PositiveInt, check_ranges
@@ -219,14 +221,19 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 @contextmanager
 def _all_scores(model: nn.Module) -> Iterator[None]:
     """Inside, attention computes what a window hides, too, so that what is counted is the same on every device."""
-    chosen = [m for m in model.modules() if isinstance(m, Attention) and m.backend == "auto"]
+    chosen = [m for m in model.modules() if isinstance(m, DotProductAttention) and m.backend == "auto"]
     for attention in chosen:
-        attention.backend = "fused" if attention.soft_cap is None else "math"
+        attention.backend = _whole
     try:
         yield
     finally:
         for attention in chosen:
             attention.backend = "auto"
+
+
+def _whole(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+    fused = scores.soft_cap is None and not scores.explicit
+    return BACKENDS["fused" if fused else "math"](q_BHTK, k_BGSK, v_BGSK, mask, scores)
 
 
 def _is_table(name: str, module: nn.Module, model: nn.Module) -> bool:
