@@ -34,6 +34,9 @@ class ScoreFields(TypedDict, total=False):
     backend: str
 
 
+SCORE_DEFAULTS: ScoreFields = {"dropout": 0.0, "window": None, "soft_cap": None, "scale": None, "backend": "auto"}
+
+
 class ProjectionFields(ScoreFields, total=False):
     """The fields of every attention whose heads have projections of their own; see Attention."""
 
@@ -53,10 +56,11 @@ class DotProductAttention(Mixer):
     """Attention by scaled dot products (Vaswani et al. 2017, section 3.2.1), whatever its queries, keys and values are
     made of (`projected`), its weights (`weigher`), and what follows (`finished`); x (B, T, D) to (B, T, D).
 
-    d_head, d_value: the widths K, of what is rotated of it, and V. dropout: on the weights. window: a query sees itself
-    and the window-1 keys before it, on both sides where not causal (Beltagy et al. 2020). soft_cap: scores become c
-    tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118). scale: of the scores. backend: auto, fused, math,
-    eager or flex; the attribute may be set to a Backend object. Raises ValueError for what a backend cannot serve.
+    d_head: the width of what is rotated of queries and keys. d_query, d_value: the widths K and V. dropout: on the
+    weights. window: a query sees itself and the window-1 keys before it, on both sides where not causal (Beltagy et al.
+    2020). soft_cap: scores become c tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118). scale: of the
+    scores; None: d_query^-0.5. backend: auto, fused, math, eager or flex; the attribute may be set to a Backend object.
+    Raises ValueError for what a backend cannot serve.
     """
 
     takes_rotation = takes_bias = sees_both_sides = reads_memory = True
@@ -66,16 +70,18 @@ class DotProductAttention(Mixer):
         self,
         num_heads: PositiveInt,
         d_head: PositiveInt,
+        d_query: PositiveInt,
         d_value: PositiveInt,
-        scale: PositiveFloat,
         dropout: Probability = 0.0,
         window: PositiveInt | None = None,
         soft_cap: PositiveFloat | None = None,
+        scale: PositiveFloat | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         check_backend(backend, soft_cap, dropout, self.weighs())
-        self.num_heads, self.d_head, self.d_value, self.scale = num_heads, d_head, d_value, scale
+        self.num_heads, self.d_head, self.d_value = num_heads, d_head, d_value
+        self.scale = d_query**-0.5 if scale is None else scale
         self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
         self.backend: str | Backend = backend
 
@@ -167,8 +173,7 @@ class Attention(DotProductAttention):
     ) -> None:
         d_value = head_width(d_model, num_heads, d_head)
         width = d_value // self.maps_per_head
-        scale = width**-0.5 if scale is None else scale
-        super().__init__(num_heads, width, d_value, scale, dropout, window, soft_cap, backend)
+        super().__init__(num_heads, width, width, d_value, dropout, window, soft_cap, scale, backend)
         self.num_key_value_heads = self.key_value_heads(num_heads, num_key_value_heads)
         inner, shared = num_heads * d_value, self.num_key_value_heads * d_value
         self.query = nn.Linear(d_model, inner, bias=bias)

@@ -10,13 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.attention import Attention, AttentionFields, DotProductAttention, ProjectionFields
+from attnlab.layers.attention import (
+    SCORE_DEFAULTS,
+    Attention,
+    AttentionFields,
+    DotProductAttention,
+    ProjectionFields,
+)
 from attnlab.layers.backends import Weigh, softmax
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
@@ -194,7 +200,17 @@ class HeadGate(Attention):
     each of its elements: the field output_gate of the other attentions.
     """
 
+    defaults: ClassVar[ProjectionFields] = {
+        **SCORE_DEFAULTS,
+        "num_key_value_heads": None,
+        "d_head": None,
+        "bias": False,
+        "qk_norm": False,
+    }
+
     def __init__(self, d_model: PositiveInt, num_heads: PositiveInt, **fields: Unpack[ProjectionFields]) -> None:
+        if unknown := sorted(fields.keys() - ProjectionFields.__annotations__.keys()):
+            raise TypeError(f"HeadGate has no field {unknown[0]!r}; accepted: {', '.join(self.defaults)}")
         super().__init__(d_model, num_heads, **fields)
         self.gate = nn.Linear(d_model, num_heads, bias=fields.get("bias", False))
 
@@ -225,7 +241,7 @@ class FromOtherLayers(Attention):
         found = scope.shared.get((FromOtherLayers, name))
         if found is None:
             raise ValueError(
-                f"no earlier layer left its {name}: all layers of a stack have to be {type(self).__name__}"
+                f"no earlier layer left the {name}: all layers of a stack have to be {type(self).__name__}"
             )
         return found
 
@@ -258,7 +274,8 @@ class ValueResidual(FromOtherLayers):
             self.leave(scope, "values", v_BGTV)
             return v_BGTV
         first, own = self.value_weights
-        return first * self.left(scope, "values") + own * v_BGTV
+        mixed_BGTV: Tensor = first * self.left(scope, "values") + own * v_BGTV
+        return mixed_BGTV
 
 
 @check_ranges
@@ -277,7 +294,8 @@ class SharedKeyValues(FromOtherLayers):
         **fields: Unpack[AttentionFields],
     ) -> None:
         super().__init__(d_model, num_heads, **fields)
-        self.has_own = layer_index % sharing == 0
+        self.first = layer_index - layer_index % sharing  # of its group
+        self.has_own = layer_index == self.first
         if not self.has_own:
             del self.key, self.value
             self.key_norm = None
@@ -297,10 +315,11 @@ class SharedKeyValues(FromOtherLayers):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.has_own:
             q_BHTK, k_BGSK, v_BGSV = super().projected(x_BTD, scope, cache, memory)
-            self.leave(scope, "keys", k_BGSK)
-            self.leave(scope, "values", v_BGSV)
+            self.leave(scope, f"keys of layer {self.first}", k_BGSK)
+            self.leave(scope, f"values of layer {self.first}", v_BGSV)
             return q_BHTK, k_BGSK, v_BGSV
         q_BHTK = self.query_heads(self.query(x_BTD))
         if scope.rotate is not None:
             q_BHTK = scope.rotate(q_BHTK)
-        return q_BHTK, self.left(scope, "keys"), self.left(scope, "values")
+        kept = (self.left(scope, f"{what} of layer {self.first}") for what in ("keys", "values"))
+        return q_BHTK, *kept

@@ -6,12 +6,12 @@ rotate, R of the part that does, V width of values, C width of the latent state.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.attention import DotProductAttention, ScoreFields, head_width
+from attnlab.layers.attention import SCORE_DEFAULTS, DotProductAttention, ScoreFields, head_width
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.positions import PositionEncoding
@@ -29,6 +29,8 @@ class LatentAttention(DotProductAttention):
     and to it. scale: None: (d_head + d_rotary)^-0.5. The others: see DotProductAttention.
     """
 
+    defaults: ClassVar[ScoreFields] = SCORE_DEFAULTS
+
     def __init__(
         self,
         d_model: PositiveInt,
@@ -43,8 +45,7 @@ class LatentAttention(DotProductAttention):
     ) -> None:
         width = head_width(d_model, num_heads, d_head)
         rotary, value = d_rotary or max(1, width // 2), d_value or width
-        scale = fields.pop("scale", None) or (width + rotary) ** -0.5
-        super().__init__(num_heads, rotary, value, scale, **fields)
+        super().__init__(num_heads, rotary, width + rotary, value, **fields)
         rank = kv_rank or 4 * width
         self.query_down = None if q_rank is None else nn.Linear(d_model, q_rank, bias=bias)
         self.query_norm = None if q_rank is None else nn.RMSNorm(q_rank, eps=1e-6)

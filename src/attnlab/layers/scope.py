@@ -326,9 +326,8 @@ def build_scope(
         position.check(
             length - 1 if contiguous or (counted and length <= position.longest) else int(positions_BT.max())
         )
-    bias, rotate = position.bias_if_any, position.rotation(positions_BT)
-    of_position = {"bias": bias, "rotate": rotate, "context_bias": position.context_bias_if_any}
-    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, prefix_B1=prefix_B1, **of_position)
+    made = Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, prefix_B1=prefix_B1)
+    return made.under(position)
 
 
 def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCache | None) -> Tensor:
