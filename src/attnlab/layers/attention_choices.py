@@ -321,5 +321,5 @@ class SharedKeyValues(FromOtherLayers):
         q_BHTK = self.query_heads(self.query(x_BTD))
         if scope.rotate is not None:
             q_BHTK = scope.rotate(q_BHTK)
-        kept = (self.left(scope, f"{what} of layer {self.first}") for what in ("keys", "values"))
-        return q_BHTK, *kept
+        k_BGSK, v_BGSV = (self.left(scope, f"{what} of layer {self.first}") for what in ("keys", "values"))
+        return q_BHTK, k_BGSK, v_BGSV

@@ -85,7 +85,7 @@ class Math:
         if scores.soft_cap is not None:
             scores_BHTS = scores.soft_cap * torch.tanh(scores_BHTS / scores.soft_cap)
         if scores.context_bias is not None:
-            scores_BHTS = scores_BHTS + scores.context_bias(q_BHTK * scale, scores_BHTS, mask)
+            scores_BHTS = scores_BHTS + scores.context_bias(q_BHTK * scale, scores_BHTS, mask.allowed_BHTS)
         weigh = softmax if scores.weigh is None else scores.weigh
         weights_BHTS = mask.zero_fully_masked(weigh(scores_BHTS, mask.additive(scores_BHTS.dtype)))
         if self.keep_weights:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.positions import PositionEncoding
-from attnlab.layers.scope import Mask
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 
@@ -54,8 +53,8 @@ class CoPE(PositionEncoding):
                 f"{choices.name('model')} has layers that see both sides; choose model=gpt, or another position"
             )
 
-    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, mask: Mask) -> Tensor:
-        gates_BHTS, allowed_BHTS = scores_BHTS.sigmoid(), mask.allowed_BHTS
+    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, allowed_BHTS: Tensor | None) -> Tensor:
+        gates_BHTS = scores_BHTS.sigmoid()
         if allowed_BHTS is not None:
             gates_BHTS = gates_BHTS * allowed_BHTS
         places_BHTS = gates_BHTS.flip(-1).cumsum(dim=-1).flip(-1).clamp(max=self.table.num_embeddings - 1)

@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.layers.scope import Mask
 from attnlab.parts import Choices, Part, short_table
 from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]  # positions (B or 1, T) and (B or 1, S) to (B or 1, H, T, S)
-ContextBias = Callable[
-    [Tensor, Tensor, Mask], Tensor
-]  # queries (B, H, T, K), scores (B, H, T, S), mask to (B, H, T, S)
+# Queries (B, H, T, K) times the scale, scores (B, H, T, S) and who may attend to whom (None: all) to (B, H, T, S).
+ContextBias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class PositionEncoding(Part, nn.Module):
@@ -46,9 +44,9 @@ class PositionEncoding(Part, nn.Module):
         """A term (B or 1, H, T, S) to add to the scores, or None."""
         return None
 
-    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, mask: Mask) -> Tensor:
-        """A term (B, H, T, S) to add to the scores, of positions that depend on the content; the queries come times the
-        scale of the scores.
+    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, allowed_BHTS: Tensor | None) -> Tensor:
+        """A term (B, H, T, S) to add to the scores, of positions that depend on the content. The queries come times the
+        scale of the scores; allowed_BHTS: True where a query may attend to a key, None: everywhere.
         """
         return torch.zeros_like(scores_BHTS)
 
