@@ -6,6 +6,7 @@ rotate, R of the part that does, V width of values, C width of the latent state.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Unpack
 
 import torch
@@ -25,8 +26,8 @@ class LatentAttention(DotProductAttention):
     heads share; the cache keeps these two (DeepSeek-V2, DeepSeek-AI 2024, arXiv 2405.04434, section 2.1).
 
     kv_rank: C; None: 4 d_head. q_rank: of a latent state of the queries; None: they have none. d_head: K; None: d_model
-    / num_heads. d_rotary: R; None: half of d_head. d_value: V; None: d_head. bias: of what is projected from the stream
-    and to it. scale: None: (d_head + d_rotary)^-0.5. The others: see DotProductAttention.
+    / num_heads. d_rotary: R; None: half of d_head, made even. d_value: V; None: d_head. bias: of what is projected from
+    the stream and to it. scale: None: (d_head + d_rotary)^-0.5. The others: see DotProductAttention.
     """
 
     defaults: ClassVar[ScoreFields] = SCORE_DEFAULTS
@@ -44,7 +45,7 @@ class LatentAttention(DotProductAttention):
         **fields: Unpack[ScoreFields],
     ) -> None:
         width = head_width(d_model, num_heads, d_head)
-        rotary, value = d_rotary or max(1, width // 2), d_value or width
+        rotary, value = d_rotary or 2 * math.ceil(width / 4), d_value or width
         super().__init__(num_heads, rotary, width + rotary, value, **fields)
         rank = kv_rank or 4 * width
         self.query_down = None if q_rank is None else nn.Linear(d_model, q_rank, bias=bias)
