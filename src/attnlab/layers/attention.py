@@ -221,12 +221,12 @@ class Attention(DotProductAttention):
 
     def query_heads(self, q_BTI: Tensor) -> Tensor:
         """Projected queries as (B, H, T, K), normed where they are to be."""
-        q_BHTK = self.heads(q_BTI, self.num_heads, self.maps_per_head)
+        q_BHTK = split_heads(q_BTI, self.num_heads, self.maps_per_head)
         return q_BHTK if self.query_norm is None else self.query_norm(q_BHTK)
 
     def _key_and_value_heads(self, k_BSJ: Tensor, v_BSJ: Tensor) -> tuple[Tensor, Tensor]:
-        k_BGSK = self.heads(k_BSJ, self.num_key_value_heads, self.maps_per_head)
-        v_BGSV = self.heads(v_BSJ, self.num_key_value_heads)
+        k_BGSK = split_heads(k_BSJ, self.num_key_value_heads, self.maps_per_head)
+        v_BGSV = split_heads(v_BSJ, self.num_key_value_heads)
         return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSV
 
     def _joined(self, x_BTD: Tensor) -> Sequence[Tensor]:
@@ -240,15 +240,6 @@ class Attention(DotProductAttention):
         biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
         projected_BTX = F.linear(x_BTD, torch.cat(weights), torch.cat(biases) if biases else None)
         return torch.split(projected_BTX, [part.out_features for part in parts], dim=-1)
-
-    @staticmethod
-    def heads(x_BTI: Tensor, num_heads: int, maps: int = 1) -> Tensor:
-        """(B, T, H K) as (B, H, T, K); of several maps a head, the first of all heads, then the second."""
-        if maps == 1:
-            heads_BHTK: Tensor = x_BTI.unflatten(2, (num_heads, -1)).transpose(1, 2)
-            return heads_BHTK
-        maps_BTHMK: Tensor = x_BTI.unflatten(2, (num_heads, maps, -1))
-        return maps_BTHMK.permute(0, 3, 2, 1, 4).flatten(1, 2)
 
     @classmethod
     def key_value_heads(cls, num_heads: int, asked: int | None) -> int:
@@ -269,6 +260,15 @@ class Attention(DotProductAttention):
 def _joins(x_BTD: Tensor) -> bool:
     """Whether queries, keys and values of this stream are one matrix product."""
     return x_BTD.device.type != "cpu" and torch.is_grad_enabled()
+
+
+def split_heads(x_BTI: Tensor, num_heads: int, maps: int = 1) -> Tensor:
+    """(B, T, H K) as (B, H, T, K); of several maps a head, the first of all heads, then the second."""
+    if maps == 1:
+        heads_BHTK: Tensor = x_BTI.unflatten(2, (num_heads, -1)).transpose(1, 2)
+        return heads_BHTK
+    maps_BTHMK: Tensor = x_BTI.unflatten(2, (num_heads, maps, -1))
+    return maps_BTHMK.permute(0, 3, 2, 1, 4).flatten(1, 2)
 
 
 class MultiHead(Attention):

@@ -12,7 +12,7 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.attention import SCORE_DEFAULTS, DotProductAttention, ScoreFields, head_width
+from attnlab.layers.attention import SCORE_DEFAULTS, DotProductAttention, ScoreFields, head_width, split_heads
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.positions import PositionEncoding
@@ -76,7 +76,7 @@ class LatentAttention(DotProductAttention):
             rotary_B1SR = scope.rotate(rotary_B1SR)
         if cache is not None:
             latent_B1SC, rotary_B1SR = cache.append(latent_B1SC, rotary_B1SR)
-        k_BHSK, v_BHSV = (self._heads(up(latent_B1SC[:, 0])) for up in (self.key, self.value))
+        k_BHSK, v_BHSV = (split_heads(up(latent_B1SC[:, 0]), self.num_heads) for up in (self.key, self.value))
         k_BHSX = torch.cat([k_BHSK, rotary_B1SR.expand(-1, self.num_heads, -1, -1)], dim=-1)
         return q_BHTX, k_BHSX, v_BHSV
 
@@ -87,8 +87,4 @@ class LatentAttention(DotProductAttention):
     def _queries(self, x_BTD: Tensor) -> Tensor:
         if self.query_down is not None and self.query_norm is not None:
             x_BTD = self.query_norm(self.query_down(x_BTD))
-        return self._heads(self.query(x_BTD))
-
-    def _heads(self, x_BTI: Tensor) -> Tensor:
-        heads_BHTK: Tensor = x_BTI.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        return heads_BHTK
+        return split_heads(self.query(x_BTD), self.num_heads)
