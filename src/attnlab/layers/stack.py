@@ -320,8 +320,11 @@ def wrong_position(shared: type[PositionEncoding], own: type[PositionEncoding]) 
             f"{own.__name__} is added to the embedding, which all layers share; choose it for the whole model, or one "
             "that acts in each layer, as rotary"
         )
-    if embeds(shared) and own is PositionEncoding:
-        return f"none would have no effect beside {shared.__name__}, which is added to the embedding of all layers"
+    if embeds(shared):
+        return (
+            f"the model's {shared.__name__} is added to the embedding, so these layers would have it beside their own; "
+            "choose position=none for the model, or leave the position of these layers out"
+        )
     return None
 
 
