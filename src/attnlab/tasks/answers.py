@@ -138,12 +138,12 @@ class Answers(Task):
         if problem.smallest is None and length != data.length:
             return f"{data.name} has no lengths"
         try:
-            tokens = problem.longest(length)
+            read = problem.longest(length) - 1  # the last answer is read by nobody
         except ValueError as error:
             return str(error)
         if list(problem.symbols) != list(data.problem.symbols):
             return f"{data.name} has other symbols then, which the model does not know"
-        if self.model.longest is not None and tokens > self.model.longest:
+        if self.model.longest is not None and read > self.model.longest:
             return f"the learned table ends at {self.model.longest} positions"
         return None
 
