@@ -162,6 +162,26 @@ CASES = (
         },
     ),
     Case(
+        "Mistral",
+        "decoder",
+        "MistralForCausalLM",
+        "MistralConfig",
+        {**LLAMA_SIZES, "num_key_value_heads": 1, "sliding_window": 5},
+    ),
+    Case(
+        "Qwen 3, windows in two of three",
+        "decoder",
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        {
+            **LLAMA_SIZES,
+            "head_dim": 8,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    Case(
         "StarCoder 2, no biases",
         "decoder",
         "Starcoder2ForCausalLM",

@@ -81,7 +81,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             place[last] = value
     node = _named(node)
     for tower in ("", *getattr(find(node["_target_"]), "towers", ())):
-        _with_entries(node[tower] if tower else node, node)
+        _with_entries(node.get(tower, {}) if tower else node, node)
     return node
 
 

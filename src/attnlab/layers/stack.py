@@ -238,8 +238,10 @@ class Stack(nn.Module):
         return normed_BTD
 
     def encodings(self) -> dict[str, PositionEncoding]:
-        """The stack's own position encoding, under no name, and those of entries of the pattern."""
-        return {"": self.position, **cast("dict[str, PositionEncoding]", dict(self.positions.items()))}
+        """The stack's own position encoding, under no name, where layers use it, and those of entries of a pattern."""
+        of_entries = cast("dict[str, PositionEncoding]", dict(self.positions.items()))
+        is_used = any(layer.entry not in of_entries for layer in cast("Iterable[Layer]", self.layers))
+        return {"": self.position, **of_entries} if is_used else of_entries
 
     def first_layer(self, entry: str) -> Layer:
         """The first layer of an entry of the pattern; of an empty name, the first of all."""
@@ -320,8 +322,11 @@ def wrong_position(shared: type[PositionEncoding], own: type[PositionEncoding]) 
             f"{own.__name__} is added to the embedding, which all layers share; choose it for the whole model, or one "
             "that acts in each layer, as rotary"
         )
-    if embeds(shared) and own is PositionEncoding:
-        return f"none would have no effect beside {shared.__name__}, which is added to the embedding of all layers"
+    if embeds(shared):
+        return (
+            f"the model's {shared.__name__} is added to the embedding, so these layers would have it beside their own; "
+            "choose position=none for the model, or leave the position of these layers out"
+        )
     return None
 
 
