@@ -13,6 +13,7 @@ from attnlab.layers.backends import (
     choose_backend,
 )
 from attnlab.layers.cache import KeyValueCache, LayerCache
+from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
@@ -26,6 +27,7 @@ from attnlab.layers.pointwise import (
     GatedFeedForward,
     LayerNorm,
     Norm,
+    PositionWise,
     QuickGELU,
     ReGLU,
     ReLU,
@@ -45,9 +47,9 @@ __all__ = [
     "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
     "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
     "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned", "Learned2D",
-    "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding",
-    "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary",
-    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal",
-    "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask",
-    "build_scope", "choose_backend", "tower_fields",
+    "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel",
+    "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero",
+    "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich",
+    "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU",
+    "TowerFields", "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from attnlab.layers.attention import MultiHead
 from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
-from attnlab.layers.pointwise import GELU, FeedForward, maybe_dropout
+from attnlab.layers.pointwise import GELU, PositionWise, maybe_dropout
 from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.residuals import PreNorm, Residual, Stream, Sublayer, norm_of
 from attnlab.layers.scope import Scope, build_scope
@@ -35,7 +35,7 @@ class Layer(nn.Module):
     def __init__(
         self,
         attention: Mixer,
-        feed_forward: FeedForward,
+        feed_forward: PositionWise,
         residual: Residual,
         cross_attention: Mixer | None = None,
         entry: str = "",
@@ -48,7 +48,7 @@ class Layer(nn.Module):
     def forward(
         self, stream: Stream, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Stream:
-        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward]
+        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward.within(scope)]
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
@@ -63,7 +63,7 @@ class LayerFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
     attention: Callable[..., Mixer] | None
-    feed_forward: Callable[..., FeedForward] | None
+    feed_forward: Callable[..., PositionWise] | None
 
 
 class StackFields(TypedDict, total=False):
@@ -86,7 +86,7 @@ class StackFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding]
     residual: Callable[..., Residual]
     attention: Callable[..., Mixer]
-    feed_forward: Callable[..., FeedForward]
+    feed_forward: Callable[..., PositionWise]
     pattern: Sequence[str] | None
     layers: Mapping[str, LayerFields | None]
 
@@ -104,7 +104,7 @@ class TowerFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
     attention: Callable[..., Mixer] | None
-    feed_forward: Callable[..., FeedForward] | None
+    feed_forward: Callable[..., PositionWise] | None
     pattern: Sequence[str] | None
 
 

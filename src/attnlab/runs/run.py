@@ -305,7 +305,7 @@ class TrainingRun:
         """What run.json says beyond the configuration: sizes, device, the plan in steps and tokens."""
         settings, data = self.settings, self.data
         # It touches nothing that training draws.
-        size = measure_size(task.model, lambda: int(task.loss_sums(batch).tokens))
+        size = measure_size(task.model, lambda: int(task.training_sums(batch).tokens))
         tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
         tokens, kind = tokens_per_step * settings.steps, settings.device_type
         epochs = tokens / max(1, data.train_tokens)

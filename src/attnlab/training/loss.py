@@ -45,11 +45,26 @@ class Diverged(FloatingPointError):
 
 class LossSums(NamedTuple):
     """A batch's summed loss in nats, with gradient, its target tokens (an int saves a wait), and auxiliary sums over
-    them, whose means are reported (train/<name>, val/<name>); every batch has the same ones."""
+    them, whose means are reported (train/<name>, val/<name>); every batch has the same ones. added: what a training
+    differentiates beside the loss, with gradient. counts: what parts of the model are told once the step is over."""
 
     loss: Tensor
     tokens: int | Tensor
     auxiliary: Mapping[str, Tensor] = {}
+    added: Tensor | None = None
+    counts: Mapping[nn.Module, Tensor] = {}
+
+    @property
+    def objective(self) -> Tensor:
+        """What a training differentiates."""
+        return self.loss if self.added is None else self.loss + self.added
+
+
+def z_loss_sum(logits_NV: Tensor, targets_N: Tensor, ignore: int = -100) -> Tensor:
+    """The sum of log(Z)^2 over the targets that count, Z the sum of the exponentials of a token's logits (PaLM,
+    Chowdhery et al. 2022, arXiv 2204.02311, section 5). Computed in fp32."""
+    log_z_N = logits_NV.float().logsumexp(dim=1)
+    return log_z_N.square().where(targets_N != ignore, 0.0).sum()
 
 
 def cross_entropy_sums(
@@ -142,7 +157,7 @@ class LossAccumulator:
         self.last = LossSums(sums.loss.detach(), sums.tokens, auxiliary)
         self._step.append(self.last)
         self._divisor = max(1, sums.tokens) if alone and isinstance(sums.tokens, int) else UNKNOWN_TOKENS
-        return sums.loss / self._divisor
+        return sums.objective / self._divisor
 
     def finish_step(self, step: int, wait: bool, reduce: Callable[[Tensor], Tensor] | None) -> Number:
         """Adds the step to the sums and returns its tokens over all ranks (`reduce` sums over them).
