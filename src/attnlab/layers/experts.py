@@ -138,7 +138,8 @@ class MixtureOfExperts(PositionWise):
         """scope: says which tokens are padding, which count for no balance; None: none is."""
         x_ND = x_BTD.flatten(0, -2)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            logits_NE = F.linear(x_ND.float(), self.router.weight.float())
+            dtype = torch.promote_types(x_ND.dtype, torch.float32)
+            logits_NE = F.linear(x_ND.to(dtype), self.router.weight.to(dtype))
             gates_NE = self.gate(logits_NE)
             chosen_NK = self.balance.scores(gates_NE.detach()).topk(self.top_k, dim=-1).indices
             weights_NK = gates_NE.gather(1, chosen_NK)
@@ -167,7 +168,7 @@ class MixtureOfExperts(PositionWise):
         return mixed_ND
 
     @property
-    def inactive_parameters(self) -> int:
+    def idle_parameters(self) -> int:
         """How many parameters a token does not meet: those of the experts that are not its own."""
         of_one = sum(parameter.numel() for parameter in self.experts[0].parameters())
         return (len(self.experts) - self.top_k) * of_one

@@ -313,7 +313,7 @@ class TrainingRun:
         return {
             "device": {"type": kind, "name": name, "threads": settings.threads or torch.get_num_threads()},
             "widths": plain_widths(data.dims()),
-            "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
+            "parameters": size.counts(),
             "flops_per_token": size.flops_per_token,
             "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
@@ -324,7 +324,8 @@ class TrainingRun:
         plan, parameters, device = record["training"], record["parameters"], record["device"]
         unit = self.data.unit
         self._say(f"{record['name']} in {self.directory.path}, attempt {self.directory.attempt}")
-        without = f"{parameters['non_embedding']:,} without embeddings"
+        active = f", {parameters['active_total']:,} active for a token" if "active_total" in parameters else ""
+        without = f"{parameters['non_embedding']:,} without embeddings{active}"
         flops = f"{record['flops_per_token']:,} training FLOPs per {unit}"
         self._say(f"model: {parameters['total']:,} parameters ({without}), {flops}")
         self._say(f"data: {self.data.describe()}")
