@@ -146,7 +146,7 @@ def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[[str, Tensor
         for sublayer in sublayers:
             # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
             scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")
-            depth = len(layers) * len(sublayers)
+            depth = getattr(module, "depth", len(layers)) * len(sublayers)
             # Each expert of a mixture is drawn as the feed-forward layer that it is.
             experts: list[nn.Module] = [part for part in sublayer.modules() if isinstance(part, FeedForward)]
             parts = experts or [sublayer]
