@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlab.data import TextData
-from attnlab.data.denoising import MaskedTextData, SpanCorruptionData
+from attnlab.data.denoising import MaskedTextData
 from attnlab.data.module import IGNORED
+from attnlab.data.span_corruption import SpanCorruptionData
 from attnlab.data.tokenizers import words_of
 from attnlab.data.windows import EvaluationWindows
 from attnlab.generation.sampling import Sampler, generate
