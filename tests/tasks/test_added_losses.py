@@ -57,10 +57,10 @@ def made(kind, **fields):
     if kind == "masked_lm":
         return MaskedLanguageModelling(Bert(V, 16, **sizes), **fields), masked_batch()
     if kind == "translation":
-        model = EncoderDecoder(V, 16, residual=PreNorm, position=RelativeBias, **sizes)
+        model = EncoderDecoder(V, max_length=16, residual=PreNorm, position=RelativeBias, **sizes)
         return Translation(model, leading_special_tokens(), **fields), pair_batch()
     family = {"t5": T5, "prefix": T5LanguageModel}[kind]
-    return SpanCorruption(family(V, 32, **sizes), **fields), pair_batch()
+    return SpanCorruption(family(V, max_length=32, **sizes), **fields), pair_batch()
 
 
 KINDS = ["causal_lm", "masked_lm", "translation", "t5", "prefix"]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.added import Added
-from attnlab.training.loss import LossSums
+from attnlab.training.loss import LossSums, TrainingSums
 
 Figures = Mapping[str, Mapping[str, Tensor]]  # by the name of a part in its model
 
 
-def with_added(sums: LossSums, found: Added, batch: Mapping[str, Tensor], by_row_B: Tensor | None) -> LossSums:
+def with_added(sums: LossSums, found: Added, batch: Mapping[str, Tensor], by_row_B: Tensor | None) -> TrainingSums:
     """The sums of a batch with what was left beside them. The loss of a row counts as often as the row has target
     tokens, so that splitting a batch changes nothing; by_row_B: how many these are, None: all rows have as many.
     """
@@ -29,7 +29,7 @@ def with_added(sums: LossSums, found: Added, batch: Mapping[str, Tensor], by_row
         if (told := addition.counts(batch)) is not None:
             counts[addition.part] = counts[addition.part] + told if addition.part in counts else told
     added = torch.stack(list(losses.values())).sum() if losses else None
-    return sums._replace(auxiliary={**sums.auxiliary, **losses}, added=added, counts=counts)
+    return TrainingSums(sums.loss, sums.tokens, {**sums.auxiliary, **losses}, added, counts)
 
 
 class PartCounts:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnlab.layers.added import collected, collecting
 from attnlab.training.additions import with_added
-from attnlab.training.loss import LossSums, Number, z_loss_sum
+from attnlab.training.loss import LossSums, Number, TrainingSums, z_loss_sum
 
 Batch = Mapping[str, Tensor]
 T = TypeVar("T")
@@ -41,11 +41,11 @@ class Evaluation(pl.LightningModule):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Mapping[str, Any]:
         return self.prepare(batch)
 
-    def training_sums(self, batch: Batch) -> LossSums:
+    def training_sums(self, batch: Batch) -> TrainingSums:
         """`loss_sums` with what a training adds to the loss (see `layers.added`), each under its own name."""
         with collecting() as found:
             sums = self.loss_sums(batch)
-        return with_added(sums, found, batch, self.targets_by_row(batch)) if found else sums
+        return with_added(sums, found, batch, self.targets_by_row(batch)) if found else TrainingSums(*sums)
 
     def targets_by_row(self, batch: Batch) -> Tensor | None:
         """How many target tokens each row of a batch has, (B,); None: all as many."""

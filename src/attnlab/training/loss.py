@@ -45,8 +45,21 @@ class Diverged(FloatingPointError):
 
 class LossSums(NamedTuple):
     """A batch's summed loss in nats, with gradient, its target tokens (an int saves a wait), and auxiliary sums over
-    them, whose means are reported (train/<name>, val/<name>); every batch has the same ones. added: what a training
-    differentiates beside the loss, with gradient. counts: what parts of the model are told once the step is over."""
+    them, whose means are reported (train/<name>, val/<name>); every batch has the same ones."""
+
+    loss: Tensor
+    tokens: int | Tensor
+    auxiliary: Mapping[str, Tensor] = {}
+
+    @property
+    def objective(self) -> Tensor:
+        """What a training differentiates."""
+        return self.loss
+
+
+class TrainingSums(NamedTuple):
+    """The same with what a training adds. added: what it differentiates beside the loss, with gradient; auxiliary has
+    its terms by name, too. counts: what parts of the model are told once the step is over."""
 
     loss: Tensor
     tokens: int | Tensor
@@ -151,7 +164,7 @@ class LossAccumulator:
         self._step: list[LossSums] = []
         self._divisor: float = 1.0
 
-    def accumulate(self, sums: LossSums, alone: bool) -> Tensor:
+    def accumulate(self, sums: LossSums | TrainingSums, alone: bool) -> Tensor:
         """Takes in a micro-batch and returns the loss to differentiate; `alone` where it is all of its step."""
         auxiliary = {name: value.detach() for name, value in sums.auxiliary.items()}
         self.last = LossSums(sums.loss.detach(), sums.tokens, auxiliary)
