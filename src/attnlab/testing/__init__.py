@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.layers import MixtureOfExperts, PositionEncoding, PreNorm, TowerFields
-from attnlab.layers.added import Added, collecting
-from attnlab.layers.experts import Routing
+from attnlab.layers import PositionEncoding, PreNorm, TowerFields
+from attnlab.layers.added import collecting
 from attnlab.models import CLIP, GPT, Bert, EncoderDecoder, ViT, Whisper
 from attnlab.parts import accepts
+from attnlab.testing.experts import choose_as, of_some_tokens
 
 __all__ = ["SEAMS", "Check", "contract"]
 
@@ -145,14 +145,8 @@ class Family(ABC):
         model = self.fresh().train()
         self.loss(model).backward()
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        # An expert that none of so few tokens chose has a gradient of zero.
-        mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
-        of_some = {id(parameter.grad) for mixture in mixtures for parameter in mixture.experts.parameters()}
-        unreached = [
-            name
-            for name, grad in gradients.items()
-            if grad is None or not (grad.abs().max() > 0 or id(grad) in of_some)
-        ]
+        idle = of_some_tokens(model)
+        unreached = [n for n, grad in gradients.items() if grad is None or not (n in idle or grad.abs().max() > 0)]
         assert not unreached, f"no gradient reaches {', '.join(unreached)}"
         assert all(grad.isfinite().all() for grad in gradients.values() if grad is not None), "a gradient is not finite"
 
@@ -392,18 +386,6 @@ class InWhisper(WithMemory):
 
 
 FAMILIES: tuple[type[Family], ...] = (InGPT, InBert, InEncoderDecoder, InViT, InCLIP, InWhisper)
-
-
-def choose_as(added: Added, model: nn.Module, other: nn.Module) -> None:
-    """Has the mixtures of experts in `other` choose as those of `model` did when `added` was collected: a token whose
-    gates are nearly alike may go to another expert in another type, which is no error.
-    """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, MixtureOfExperts)}
-    for name in names.values():
-        mixture = other.get_submodule(name)
-        made = [each for each in added.additions if isinstance(each, Routing) and names[each.part] == name]
-        chosen = iter([each.chosen_BTE.flatten(0, -2) for each in made] * 3)
-        vars(mixture.balance)["scores"] = lambda gates_NE, chosen=chosen: next(chosen)
 
 
 def pad(tokens_BT: Tensor, lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:
