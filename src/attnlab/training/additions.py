@@ -60,7 +60,7 @@ def figures_of(told: Figures) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for part, values in told.items():
         for name, value in values.items():
-            figures[f"diagnostics/{name}/{place_of(part)}"] = float(value)
+            figures[f"train/{name}@{place_of(part)}"] = float(value)
             found.setdefault(name, []).append(float(value))
     return {f"train/{name}": sum(values) / len(values) for name, values in found.items()} | figures
 
