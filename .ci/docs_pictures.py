@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from attnlab.config.seams import load
-from attnlab.layers import GatedFeedForward
+from attnlab.layers import GatedFeedForward, MixtureOfExperts
 from attnlab.models import GPT
 from attnlab.parts import build_part
 
@@ -125,7 +125,8 @@ def picture(group: str, name: str, node: Node) -> bytes | None:
 def _build(group: str, node: Node, **dims: object) -> Any:
     """The choice with its file's own fields and these widths."""
     made = load(group, node)
-    fields = {key: value for key, value in node.items() if not key.startswith("_") and not isinstance(value, str)}
+    own = {key: value for key, value in node.items() if not key.startswith("_")}
+    fields = {key: value for key, value in own.items() if not isinstance(value, str | dict)}
     return build_part(partial(made, **fields), **dims) if node.get("_partial_") else made(**fields)
 
 
@@ -203,8 +204,15 @@ def _attention(axes: Axes, name: str, build: Build) -> None:
 
 @torch.no_grad()
 def _feed_forward(axes: Axes, name: str, build: Build) -> None:
-    """Its activation; of a gated one, of the gate."""
+    """Its activation; of a gated one, of the gate; of a mixture of experts, what each of them counts."""
     layer, h = build(d_model=8, d_ff=8), torch.linspace(-4, 4, 201)
+    if isinstance(layer, MixtureOfExperts):
+        gates_NE = layer.gate(layer.router(h[:, None] * torch.randn(8)))
+        best_NK = gates_NE.topk(layer.top_k).indices
+        weights_NE = torch.zeros_like(gates_NE).scatter(1, best_NK, gates_NE.gather(1, best_NK))
+        axes.plot(h, weights_NE / weights_NE.sum(dim=1, keepdim=True))
+        axes.set(xlabel="along a line of states", ylabel="weight of each expert")
+        return
     gated = isinstance(layer, GatedFeedForward)
     axes.plot(h, layer.activate(h))
     axes.set(xlabel="gate's input" if gated else "h", ylabel="what multiplies $W_1x$" if gated else "activation")
