@@ -65,7 +65,7 @@ FORMULAS = {
         "geglu": r"$W_2\,(GELU(W_g x) \odot W_1 x)$",
         "swiglu": r"$W_2\,(SiLU(W_g x) \odot W_1 x)$",
         "reglu": r"$W_2\,(\max(0, W_g x) \odot W_1 x)$",
-        "mixture_of_experts": r"$\sum_{e \in top_k(g)} g_e\,f_e(x)\,/\,\sum_{e \in top_k(g)} g_e,\quad g = softmax(W_r x)$",
+        "mixture_of_experts": r"$\sum_e w_e\,f_e(x)$, $w$ the largest $k$ of $softmax(W_r x)$ over their sum",
     },
     "init": {
         "xavier": r"uniform, $\sigma = \sqrt{2/(fan_{in}+fan_{out})}$; embeddings $d^{-1/2}$",

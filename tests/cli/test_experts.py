@@ -45,7 +45,7 @@ def test_a_run_reports_what_is_added_apart_and_counts_active_parameters(attnlab,
     assert reported.isdisjoint(name.replace("train/", "val/") for name in added)
 
 
-def test_a_bias_moves_and_an_interrupted_run_goes_on_with_it(attnlab, small):
+def test_a_bias_moves_by_its_rate_each_step_and_is_in_the_checkpoint(attnlab, small):
     import torch
 
     chosen = [EXPERTS, "feed_forward.num_experts=4", "feed_forward.balance=bias", "feed_forward.gate=sigmoid"]

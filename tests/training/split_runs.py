@@ -89,8 +89,9 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
         task = MaskedLanguageModelling(Bert(max_length=32, position=RelativeBias, **SIZES, **widths))
     else:
         added: dict[str, Any] = {}
-        if kind == "experts":
+        if kind.startswith("experts"):
             mixture = partial(MixtureOfExperts, num_experts=4, d_expert=16, balance_coefficient=0.1, z_coefficient=0.1)
+            mixture = partial(mixture, balance="bias" if kind == "experts_bias" else "loss")
             added = {"feed_forward": mixture, "extra_heads": 1}
         model = GPT(max_length=16, position=ALiBi, tie_embeddings=True, **SIZES, **widths, **added)
         task = CausalLanguageModelling(model, (1, 2), z_loss=0.01 if added else 0.0)
