@@ -253,7 +253,7 @@ class Stack(nn.Module):
             yield self.norm(head.residual.leave(head(stream, scope)))
 
     def encodings(self) -> dict[str, PositionEncoding]:
-        """The stack's own position encoding, under no name, where layers use it, and those of entries of the pattern."""
+        """The stack's own position encoding, under no name, where layers use it, and those of entries of a pattern."""
         of_entries = cast("dict[str, PositionEncoding]", dict(self.positions.items()))
         is_used = any(layer.entry not in of_entries for layer in cast("Iterable[Layer]", self.layers))
         return {"": self.position, **of_entries} if is_used else of_entries
