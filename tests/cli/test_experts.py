@@ -89,6 +89,12 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(attnlab, small, wo
     assert said in refused.err
 
 
+def test_further_tokens_are_predicted_where_all_are_targets(attnlab):
+    refused = attnlab("train", "task=answers", "data=parity", "model.extra_heads=1")
+    assert refused.status != 0
+    assert "model.extra_heads: task=answers has no targets further ahead; accepted there: 0" in refused.err
+
+
 @pytest.mark.parametrize("model", ["t5", "t5_prefix"])
 def test_ul2_trains_models_that_read_and_write(attnlab, library, model):
     own = [f"model={model}", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "data=text_ul2"]

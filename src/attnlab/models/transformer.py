@@ -6,7 +6,7 @@ Legend: B batch, T length, D model width, N chosen positions, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
@@ -22,7 +22,7 @@ from attnlab.layers.positions import Learned, Sinusoidal
 from attnlab.layers.residuals import PostNorm, norm_of
 from attnlab.layers.stack import Stack, StackFields
 from attnlab.models.base import Encoder, LanguageModel, TextModel
-from attnlab.parts import build_part
+from attnlab.parts import Choices, build_part
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
 
 
@@ -89,6 +89,15 @@ class GPT(Transformer, LanguageModel):
         self.longest = self.stack.position.longest
         self.head = self.new_head(fields)
         self.draw(fields["init"])
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        yield from super().incompatible(choices)
+        if choices.get("model.extra_heads") and not getattr(choices.parts.get("task"), "predicts_ahead", False):
+            yield (
+                f"model.extra_heads: task={choices.name('task')} has no targets further ahead; accepted there: 0, or "
+                "task=causal_lm"
+            )
 
     def new_cache(self, capacity: int) -> KeyValueCache:
         return KeyValueCache(len(self.stack.layers), capacity)

@@ -48,6 +48,7 @@ class CausalLanguageModelling(Task):
     compare models of different tokenizers. z_loss: see Evaluation.
     """
 
+    predicts_ahead: ClassVar[bool] = True  # every token after the next one is a target, too
     headline = ("val/*", "test/loss@*", "test/sliding_loss@*")
     use = 'generate RUN --prompt "TEXT"'
     data_type: ClassVar[type] = TextData
