@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from attnlab.config.seams import load
-from attnlab.layers import ALiBi, Eager, GatedFeedForward, build_scope
+from attnlab.layers import ALiBi, Eager, GatedFeedForward, MixtureOfExperts, build_scope
 from attnlab.models import GPT
 from attnlab.parts import build_part
 
@@ -76,6 +76,7 @@ FORMULAS = {
         "geglu": r"$W_2\,(GELU(W_g x) \odot W_1 x)$",
         "swiglu": r"$W_2\,(SiLU(W_g x) \odot W_1 x)$",
         "reglu": r"$W_2\,(\max(0, W_g x) \odot W_1 x)$",
+        "mixture_of_experts": r"$\sum_e w_e\,f_e(x)$, $w$ the largest $k$ of $softmax(W_r x)$ over their sum",
     },
     "init": {
         "xavier": r"uniform, $\sigma = \sqrt{2/(fan_{in}+fan_{out})}$; embeddings $d^{-1/2}$",
@@ -135,7 +136,8 @@ def picture(group: str, name: str, node: Node) -> bytes | None:
 def _build(group: str, node: Node, **dims: object) -> Any:
     """The choice with its file's own fields and these widths."""
     made = load(group, node)
-    fields = {key: value for key, value in node.items() if not key.startswith("_") and not isinstance(value, str)}
+    own = {key: value for key, value in node.items() if not key.startswith("_")}
+    fields = {key: value for key, value in own.items() if not isinstance(value, str | dict)}
     return build_part(partial(made, **fields), **dims) if node.get("_partial_") else made(**fields)
 
 
@@ -234,8 +236,15 @@ def _weights(axes: Axes, build: Build) -> None:
 
 @torch.no_grad()
 def _feed_forward(axes: Axes, name: str, build: Build) -> None:
-    """Its activation; of a gated one, of the gate."""
+    """Its activation; of a gated one, of the gate; of a mixture of experts, what each of them counts."""
     layer, h = build(d_model=8, d_ff=8), torch.linspace(-4, 4, 201)
+    if isinstance(layer, MixtureOfExperts):
+        gates_NE = layer.gate(layer.router(h[:, None] * torch.randn(8)))
+        best_NK = gates_NE.topk(layer.top_k).indices
+        weights_NE = torch.zeros_like(gates_NE).scatter(1, best_NK, gates_NE.gather(1, best_NK))
+        axes.plot(h, weights_NE / weights_NE.sum(dim=1, keepdim=True))
+        axes.set(xlabel="along a line of states", ylabel="weight of each expert")
+        return
     gated = isinstance(layer, GatedFeedForward)
     axes.plot(h, layer.activate(h))
     axes.set(xlabel="gate's input" if gated else "h", ylabel="what multiplies $W_1x$" if gated else "activation")

@@ -27,6 +27,7 @@ def part(seam, choice):
     """The part that a YAML file describes; `${norm}` is the default norm."""
     fields = yaml.safe_load((CONF / seam / f"{choice}.yaml").read_text())
     module, _, name = fields.pop("_target_").rpartition(".")
+    fields.pop("defaults", None)  # parts within parts, which are the defaults of the class
     assert fields.pop("_partial_") is True
     fields = {field: LayerNorm if value == "${norm}" else value for field, value in fields.items()}
     fields = {field: value for field, value in fields.items() if not str(value).startswith("${")}

@@ -50,7 +50,7 @@ def seams() -> dict[str, object]:
         "residual": Callable[..., layers.Residual],
         "norm": Callable[..., layers.Norm],
         "attention": Callable[..., layers.Mixer],
-        "feed_forward": Callable[..., layers.FeedForward],
+        "feed_forward": Callable[..., layers.PositionWise],
         "init": Callable[..., layers.Init],
         "model": Callable[..., nn.Module],
         "task": Callable[..., training.Task],

@@ -15,7 +15,8 @@ A data module does the last three, one for each shape of example, each on the ba
 
 | shape | base | data modules |
 |---|---|---|
-| windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData (`denoising`) |
+| windows of one text | `windows.WindowData` | TextData, MaskedTextData (`denoising`) |
+| corrupted windows | `span_corruption.SpanCorruptionData` | itself, MixtureOfDenoisersData |
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
 | images | `image_data.PixelData` | ImageData, ImageTextData (`image_text`) |
@@ -68,7 +69,8 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
     "LogMel": "log_mel",
     "MaskedTextData": "denoising",
     "Masking": "denoising",
-    "SpanCorruptionData": "denoising",
+    "MixtureOfDenoisersData": "span_corruption",
+    "SpanCorruptionData": "span_corruption",
     "SpanExtractionData": "span_extraction",
     "SpeechAugmentation": "log_mel",
     "SpeechData": "speech_data",

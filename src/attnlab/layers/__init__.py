@@ -35,6 +35,7 @@ from attnlab.layers.backends import (
 )
 from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.contextual_positions import CoPE
+from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.latent_attention import LatentAttention
 from attnlab.layers.memory import Memory
@@ -49,6 +50,7 @@ from attnlab.layers.pointwise import (
     GatedFeedForward,
     LayerNorm,
     Norm,
+    PositionWise,
     QuickGELU,
     ReGLU,
     ReLU,
@@ -69,11 +71,11 @@ __all__ = [
     "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager", "FanIn", "FeedForward", "Flex",
     "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "HeadGate",
     "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention", "Layer", "LayerCache", "LayerFields", "LayerNorm",
-    "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002",
-    "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU", "RMSNorm", "ReGLU", "ReLU",
-    "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN",
-    "Sandwich", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU", "SigmoidAttention", "SinkLogit",
-    "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack", "StackFields", "SwiGLU",
-    "TalkingHeads", "TowerFields", "ValueResidual", "Xavier", "build_mask", "build_scope", "choose_backend",
-    "tower_fields",
+    "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MultiHead", "MultiQuery", "Norm",
+    "Normal002", "Parallel", "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU",
+    "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
+    "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU",
+    "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack",
+    "StackFields", "SwiGLU", "TalkingHeads", "TowerFields", "ValueResidual", "Xavier", "build_mask", "build_scope",
+    "choose_backend", "tower_fields",
 ]  # fmt: skip

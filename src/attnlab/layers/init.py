@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attnlab.layers.baselines import GatedConvolution
 from attnlab.layers.contextual_positions import CoPE
+from attnlab.layers.pointwise import FeedForward
 from attnlab.layers.positions import RelativeBias
 from attnlab.layers.residuals import Residual
 from attnlab.parts import Part
@@ -146,9 +147,12 @@ def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[[str, Tensor
         for sublayer in sublayers:
             # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
             scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")
-            for name, linear in sublayer.named_children():
+            depth = getattr(module, "depth", len(layers)) * len(sublayers)
+            # Each expert of a mixture is drawn as the feed-forward layer that it is.
+            experts: list[nn.Module] = [part for part in sublayer.modules() if isinstance(part, FeedForward)]
+            parts = experts or [sublayer]
+            for name, linear in (named for part in parts for named in part.named_children()):
                 gain = residual.init_gain if name in scaled else 1.0
-                depth = len(layers) * len(sublayers)
                 yield linear, partial(Weight, writes=name in ("output", "down"), gain=gain, depth=depth)
 
 

@@ -105,6 +105,9 @@ class Answers(Task):
             return logits_BTV[kept_BT], targets_BT[kept_BT]
         return self.model(batch["tokens"])[batch["is_answer"]], batch["targets"][batch["is_answer"]]
 
+    def targets_by_row(self, batch: Batch) -> Tensor | None:
+        return batch["is_answer"].sum(dim=1) if "is_answer" in batch else super().targets_by_row(batch)
+
     def targets(self, batch: Batch) -> Tensor:
         return batch["targets"][batch["is_answer"]]
 
