@@ -34,20 +34,22 @@ from attnlab.layers.pointwise import (
     SquaredReLU,
     SwiGLU,
 )
-from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
+from attnlab.layers.positions import ALiBi, Learned, Places, PositionEncoding, RelativeBias, Rotation, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
+from attnlab.layers.relative_positions import FIRE, SandwichPositions
 from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Residual, ReZero, Sandwich
-from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
+from attnlab.layers.rotary import PRotary, Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN, XPos
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
 
 __all__ = [
-    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
-    "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
-    "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned", "Learned2D",
-    "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding",
-    "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary",
-    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal",
-    "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask",
-    "build_scope", "choose_backend", "tower_fields",
+    "FIRE", "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout",
+    "DynamicTanh", "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery",
+    "InBlocks", "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned",
+    "Learned2D", "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "PRotary",
+    "Parallel", "Places", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero",
+    "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation",
+    "Sandwich", "SandwichPositions", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small", "SquaredReLU",
+    "Stack", "StackFields", "SwiGLU", "TowerFields", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend",
+    "tower_fields",
 ]  # fmt: skip

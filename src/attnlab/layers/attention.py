@@ -96,8 +96,8 @@ class Attention(Mixer):
         q_BHTK = self._heads(q_BTI, self.num_heads)
         if self.query_norm is not None:
             q_BHTK = self.query_norm(q_BHTK)
-        if scope.rotate is not None:
-            q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
+        if scope.rotation is not None:
+            q_BHTK, k_BGSK = scope.rotation.queries(q_BHTK), scope.rotation.keys(k_BGSK)
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
         scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)

@@ -64,6 +64,9 @@ class Model(Part, nn.Module):
         pattern, entries = choices.get("model.pattern") or [], choices.get("model.layers") or {}
         if entries and not pattern:
             yield "model.layers: without model.pattern its entries would have no effect; set model.pattern=[NAME,...]"
+        drawn, (row, field) = choices.get("model.random_positions"), choices.longest_row()
+        if drawn is not None and drawn < row:
+            yield f"model.random_positions: {drawn} positions are fewer than a row's {row} tokens ({field}); draw from more"
         for depth in ("num_layers", "num_decoder_layers"):
             if layers := choices.get(f"model.{depth}"):
                 yield from (f"model.{reason}" for reason in wrong_pattern(pattern, entries, layers))
