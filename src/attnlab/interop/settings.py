@@ -25,7 +25,7 @@ from attnlab.parts import parameters_of
 
 Settings = dict[str, Any]
 
-OUTSIDE = ("dropout", "backend", "init", "initial_scale", "max_scale", "random_positions")
+OUTSIDE = ("dropout", "stochastic_depth", "backend", "init", "initial_scale", "max_scale", "random_positions")
 OF_PATTERNS = ("pattern", "layers")
 # What a model tells its parts, so that it is no field of a part unless that binds it.
 TOLD = (
@@ -37,6 +37,7 @@ TOLD = (
     "max_length",
     "grid",
     "num_sublayers",
+    "layer_index",
     "d_ff",
 )
 TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))

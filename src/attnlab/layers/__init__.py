@@ -37,19 +37,33 @@ from attnlab.layers.pointwise import (
 from attnlab.layers.positions import ALiBi, Learned, Places, PositionEncoding, RelativeBias, Rotation, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
 from attnlab.layers.relative_positions import FIRE, SandwichPositions
-from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Residual, ReZero, Sandwich
+from attnlab.layers.residuals import (
+    DeepNorm,
+    LayerNormScaling,
+    LayerScale,
+    OutputNorm,
+    Parallel,
+    PostNorm,
+    PreNorm,
+    Residual,
+    ReZero,
+    Sandwich,
+    StochasticDepth,
+)
 from attnlab.layers.rotary import PRotary, Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN, XPos
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
+from attnlab.layers.streams import EmbeddingResidual, HyperConnections, StaticHyperConnections
 
 __all__ = [
     "FIRE", "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout",
-    "DynamicTanh", "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery",
-    "InBlocks", "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned",
-    "Learned2D", "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "PRotary",
-    "Parallel", "Places", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero",
+    "DynamicTanh", "Eager", "EmbeddingResidual", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init",
+    "GatedFeedForward", "GroupedQuery", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "Layer",
+    "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D", "Mask",
+    "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "OutputNorm", "PRotary", "Parallel",
+    "Places", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero",
     "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation",
     "Sandwich", "SandwichPositions", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small", "SquaredReLU",
-    "Stack", "StackFields", "SwiGLU", "TowerFields", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend",
-    "tower_fields",
+    "Stack", "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TowerFields", "XPos", "Xavier",
+    "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -6,12 +6,12 @@ Shapes: B batch, T target (query) length, S source (key) length, H heads, F hidd
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from attnlab.layers.pointwise import without_autocast
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies
 from attnlab.parts import Choices, unsharded
 from attnlab.ranges import Gt, PositiveFloat, PositiveInt, check_ranges
@@ -49,10 +49,10 @@ class FIRE(PositionEncoding):
         yield from unsharded(choices, "position")
 
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor:
-        kind, dtype = query_positions_BT.device.type, torch.promote_types(self.c.dtype, torch.float32)
+        dtype = torch.promote_types(self.c.dtype, torch.float32)
         parameters = self.c, self.multiplier, self.hidden_weight_F, self.hidden_bias_F, self.output_weight_HF
         # In fp32: bfloat16 tells no two positions above 256 apart.
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with without_autocast(query_positions_BT):
             c, multiplier, hidden_weight_F, hidden_bias_F, output_weight_HF = (x.to(dtype) for x in parameters)
             distance_BTS = (query_positions_BT[:, :, None] - key_positions_BS[:, None, :]).abs().to(dtype)
             longest_BT = torch.maximum(query_positions_BT.to(dtype), (multiplier * self.threshold).abs())

@@ -6,13 +6,13 @@ at each forward pass: no buffer to be cast.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from attnlab.layers.pointwise import without_autocast
 from attnlab.layers.positions import PositionEncoding, Rotation, geometric_frequencies
 from attnlab.parts import Choices
 from attnlab.ranges import Ge, Gt, Interval, PositiveFloat, PositiveInt, check_ranges, must_be
@@ -79,8 +79,7 @@ class Rotary(PositionEncoding):
         """Rotates and multiplies by a magnitude, a number or one of each pair (B or 1, T, P), with cosines and sines
         computed once.
         """
-        kind = positions_BT.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with without_autocast(positions_BT):
             angles_BTP = self.angles(positions_BT)
             cos_B1TP = (angles_BTP.cos() * magnitude)[:, None]
             sin_B1TP = (angles_BTP.sin() * magnitude)[:, None]

@@ -210,7 +210,7 @@ class Stack(nn.Module):
         self.random_positions, self.position_step = fields["random_positions"], fields["position_step"]
         self._check_random_positions(grid)
         residuals = [own["residual"] for _, own in of_layers]
-        check_streams(residuals)
+        check_streams([cast(Layer, layer).residual for layer in self.layers])
         new_norm = partial(build_part, d_model=fields["d_model"])
         self.embedding_norm = new_norm(norm_of(residuals[0])) if fields["embedding_norm"] else nn.Identity()
         self.dropout = maybe_dropout(fields["dropout"])
@@ -357,8 +357,8 @@ def wrong_position(shared: type[PositionEncoding], own: type[PositionEncoding]) 
     return None
 
 
-def check_streams(residuals: Sequence[Callable[..., Residual]]) -> None:
+def check_streams(residuals: Sequence[Residual]) -> None:
     """Raises ValueError for residuals of one stack that pass on different streams."""
-    kinds = {unwrapped(residual).enter: unwrapped(residual).__name__ for residual in residuals}
+    kinds = {residual.kind_of_stream(): type(residual).__name__ for residual in residuals}
     if len(kinds) > 1:
         raise ValueError(f"residual: {' and '.join(kinds.values())} need different streams, and a stack has one")

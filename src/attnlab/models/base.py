@@ -66,7 +66,8 @@ class Model(Part, nn.Module):
             yield "model.layers: without model.pattern its entries would have no effect; set model.pattern=[NAME,...]"
         drawn, (row, field) = choices.get("model.random_positions"), choices.longest_row()
         if drawn is not None and drawn < row:
-            yield f"model.random_positions: {drawn} positions are fewer than a row's {row} tokens ({field}); draw from more"
+            why = f"{drawn} positions are fewer than the {row} tokens of a row ({field})"
+            yield f"model.random_positions: {why}; draw from more"
         for depth in ("num_layers", "num_decoder_layers"):
             if layers := choices.get(f"model.{depth}"):
                 yield from (f"model.{reason}" for reason in wrong_pattern(pattern, entries, layers))
