@@ -81,6 +81,7 @@ class Residual(Part, nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in range(num_sublayers))
         self.dropout = dropping(dropout, stochastic_depth, layer_index, num_layers)
+        self.num_layers, self.layer_index = num_layers, layer_index
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -157,7 +158,6 @@ class LayerScale(Residual):
         return joined_BTD
 
 
-@check_ranges
 class LayerNormScaling(Residual):
     """x + f(norm(x) / sqrt(l)) in layer l = 1, 2, ..., and a norm after the last layer, so that the stream's variance
     does not grow with the depth (Sun et al. 2025, arXiv 2502.05795).
@@ -165,9 +165,10 @@ class LayerNormScaling(Residual):
 
     final_norm = True
 
-    def __init__(self, d_model: PositiveInt, layer_index: NonNegativeInt = 0, **fields: Unpack[ResidualFields]) -> None:
-        super().__init__(d_model, layer_index=layer_index, **fields)
-        self.scale = (layer_index + 1) ** -0.5
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(l)."""
+        return float((self.layer_index + 1) ** -0.5)
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         joined_BTD: Tensor = x_BTD + self.dropout(sublayer(self.scale * self.norms[index](x_BTD)))
@@ -203,17 +204,16 @@ class DeepNorm(Residual):
     def __init__(
         self,
         d_model: PositiveInt,
-        num_layers: PositiveInt = 1,
         num_decoder_layers: PositiveInt | None = None,
         alpha: PositiveFloat | None = None,
         beta: PositiveFloat | None = None,
         **fields: Unpack[ResidualFields],
     ) -> None:
-        super().__init__(d_model, num_layers=num_layers, **fields)
-        depth = len(self.norms) * num_layers
+        super().__init__(d_model, **fields)
+        depth = len(self.norms) * self.num_layers
         own_alpha, own_beta = depth**0.25, (4 * depth) ** -0.25
         if num_decoder_layers is not None:
-            both = (num_layers**4 * num_decoder_layers) ** (1 / 16)
+            both = (self.num_layers**4 * num_decoder_layers) ** (1 / 16)
             own_alpha, own_beta = 0.81 * both, 0.87 / both
         self.alpha = own_alpha if alpha is None else alpha
         self.init_gain = own_beta if beta is None else beta

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from attnlab.layers.pointwise import without_autocast
 from attnlab.layers.residuals import PreNorm, Residual, ResidualFields, Stream, Sublayer
 from attnlab.parts import Choices, unsharded
-from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
+from attnlab.ranges import PositiveInt, check_ranges
 
 
 @check_ranges
@@ -56,18 +56,12 @@ class StaticHyperConnections(Residual):
 
     final_norm = True
 
-    def __init__(
-        self,
-        d_model: PositiveInt,
-        num_streams: PositiveInt = 4,
-        layer_index: NonNegativeInt = 0,
-        **fields: Unpack[ResidualFields],
-    ) -> None:
-        super().__init__(d_model, layer_index=layer_index, **fields)
+    def __init__(self, d_model: PositiveInt, num_streams: PositiveInt = 4, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, **fields)
         self.num_streams, count = num_streams, len(self.norms)
         # Flat, as what has one dimension has no weight decay, as in the paper.
         self.weights = nn.ParameterList(
-            _start(num_streams, layer_index * count + index).flatten() for index in range(count)
+            _start(num_streams, self.layer_index * count + index).flatten() for index in range(count)
         )
 
     def enter(self, x_BTD: Tensor) -> Stream:
@@ -82,7 +76,8 @@ class StaticHyperConnections(Residual):
 
     def connections(self, streams_BTND: Tensor, index: int) -> Tensor:
         """Of each stream the weights A_m, A_r and B, (B, T, N, C) or (N, C)."""
-        return self.weights[index].view(self.num_streams, -1)
+        weights_NC: Tensor = self.weights[index].view(self.num_streams, -1)
+        return weights_NC
 
     def join(self, streams_BTND: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         # Not in half precision, in which autocast would leave the streams.
@@ -91,7 +86,8 @@ class StaticHyperConnections(Residual):
             weights_BTNC = self.connections(streams_BTND, index).to(streams_BTND.dtype)
             mixed_BTXD = weights_BTNC[..., :-1].mT @ streams_BTND  # first what is read, then the streams
         out_BTD = self.dropout(sublayer(self.norms[index](mixed_BTXD[:, :, 0])))
-        return mixed_BTXD[:, :, 1:] + weights_BTNC[..., -1:] * out_BTD[:, :, None]
+        joined_BTND: Tensor = mixed_BTXD[:, :, 1:] + weights_BTNC[..., -1:] * out_BTD[:, :, None]
+        return joined_BTND
 
 
 @check_ranges
@@ -101,14 +97,8 @@ class HyperConnections(StaticHyperConnections):
     2024, arXiv 2409.19606, section 2.3 and algorithm 2).
     """
 
-    def __init__(
-        self,
-        d_model: PositiveInt,
-        num_streams: PositiveInt = 4,
-        layer_index: NonNegativeInt = 0,
-        **fields: Unpack[ResidualFields],
-    ) -> None:
-        super().__init__(d_model, num_streams, layer_index, **fields)
+    def __init__(self, d_model: PositiveInt, num_streams: PositiveInt = 4, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, num_streams, **fields)
         self.dynamic = nn.ParameterList(torch.zeros(d_model, num_streams + 2) for _ in self.norms)
         self.mixing_scales = nn.ParameterList(torch.tensor(0.01) for _ in self.norms)
         self.output_scales = nn.ParameterList(torch.tensor(0.01) for _ in self.norms)
