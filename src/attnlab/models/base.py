@@ -83,6 +83,10 @@ class Model(Part, nn.Module):
         """Draws the first weights."""
         build_part(init)(self, self._seed)
 
+    def after_step(self) -> None:
+        """What becomes of the weights after every step of their training."""
+        return
+
 
 class TextModel(Model):
     """A model of text. vocabulary_size: of its output. longest: how many positions it can serve; None: any number."""
