@@ -16,6 +16,7 @@ from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.normalized import NormalizedAttention, NormalizedResidual, NormalizedSwiGLU
 from attnlab.layers.pointwise import (
     GEGLU,
     GELU,
@@ -60,10 +61,11 @@ __all__ = [
     "DynamicTanh", "Eager", "EmbeddingResidual", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init",
     "GatedFeedForward", "GroupedQuery", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "Layer",
     "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D", "Mask",
-    "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "OutputNorm", "PRotary", "Parallel",
-    "Places", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero",
-    "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation",
-    "Sandwich", "SandwichPositions", "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small", "SquaredReLU",
-    "Stack", "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TowerFields", "XPos", "Xavier",
-    "build_mask", "build_scope", "choose_backend", "tower_fields",
+    "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "NormalizedAttention",
+    "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm", "PRotary", "Parallel", "Places", "PositionEncoding",
+    "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary",
+    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation", "Sandwich", "SandwichPositions", "Scope",
+    "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields",
+    "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TowerFields", "XPos", "Xavier", "build_mask",
+    "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ Legend: B batch, T length, D model width, N streams, C = N + 2 connections of a 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Unpack
+from typing import Annotated, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from attnlab.layers.pointwise import without_autocast
 from attnlab.layers.residuals import PreNorm, Residual, ResidualFields, Stream, Sublayer
 from attnlab.parts import Choices, unsharded
-from attnlab.ranges import PositiveInt, check_ranges
+from attnlab.ranges import Interval, PositiveInt, check_ranges
 
 
 @check_ranges
@@ -24,7 +24,9 @@ class EmbeddingResidual(PreNorm):
     2024; nanochat 2025).
     """
 
-    def __init__(self, d_model: PositiveInt, start: float = 0.0, **fields: Unpack[ResidualFields]) -> None:
+    def __init__(
+        self, d_model: PositiveInt, start: Annotated[float, Interval()] = 0.0, **fields: Unpack[ResidualFields]
+    ) -> None:
         super().__init__(d_model, **fields)
         self.of_stream, self.of_embedding = nn.Parameter(torch.ones(())), nn.Parameter(torch.tensor(float(start)))
 
