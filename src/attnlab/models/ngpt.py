@@ -50,8 +50,8 @@ class NGPT(GPT):
     ) -> None:
         fields = self.described(self.defaults, fields)
         for name in ("bias", "embedding_norm", "tie_embeddings", "scale_embedding", "pattern"):
-            if fields[name]:  # type: ignore[literal-required]
-                raise ValueError(f"{name} must be {self.defaults[name]} in NGPT, got {fields[name]}")  # type: ignore[literal-required]
+            if fields[name]:
+                raise ValueError(f"{name} must be {self.defaults[name]} in NGPT, got {fields[name]}")
         _check("residual", fields["residual"], NormalizedResidual)
         _check("attention", fields["attention"], NormalizedAttention)
         _check("feed_forward", fields["feed_forward"], NormalizedSwiGLU)
@@ -70,7 +70,8 @@ class NGPT(GPT):
             )
 
     def logits(self, x_BTD: Tensor, bias_V: Tensor | None = None) -> Tensor:
-        return super().logits(x_BTD, bias_V) * self.logit_scale()
+        scaled_BTV: Tensor = super().logits(x_BTD, bias_V) * self.logit_scale()
+        return scaled_BTV
 
     @torch.no_grad()
     def after_step(self) -> None:
