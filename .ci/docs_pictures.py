@@ -31,6 +31,10 @@ FORMULAS = {
         "rotary_yarn": r"slow pairs $\theta_i/factor$, fast ones $\theta_i$; $q, k$ times $0.1\,\ln factor + 1$",
         "rotary_llama3": r"wavelengths above $L/low$: $\theta_i/factor$; below $L/high$: $\theta_i$; between, blended",
         "alibi": r"$q_t^\top k_s/\sqrt{d_{head}} - m_h\,|t-s|,\quad m_h = 2^{-8h/H}$",
+        "xpos": r"$(\zeta^{t/B} R_t q)^\top (\zeta^{-s/B} R_s k),\quad \zeta_i = (2i/d_{head}+\gamma)/(1+\gamma)$",
+        "p_rotary": r"rotary in the share $p$ of the pairs, those of the highest frequencies; else angle 0",
+        "fire": r"$q_t^\top k_s/\sqrt{d_{head}} + f_h(\log(c(t-s)+1)\,/\,\log(c\max(L,t)+1))$, $f, c, L$ learned",
+        "sandwich_positions": r"$q_t^\top k_s/\sqrt{d_{head}} + \frac{H}{8h}\sum_i \cos((t-s)\,10000^{-2i/128})$",
         "relative_bias": r"$q_t^\top k_s + b_{h,\,bucket(t-s)}$, $b$ learned, buckets logarithmic",
         "cope": r"$q_t^\top (k_s + e[p_{ts}])/\sqrt{d_{head}},\quad p_{ts}=\sum_{j=s}^{t}\sigma(score_{tj})$",
         "none": r"$q_t^\top k_s/\sqrt{d_{head}}$: no position anywhere",
@@ -43,6 +47,12 @@ FORMULAS = {
         "pre_ln": r"$x + f(norm(x))$, and a norm after the last layer",
         "sandwich": r"$x + norm(f(norm(x)))$, and a norm after the last layer",
         "deepnorm": r"$norm(\alpha x + f(x)),\quad \alpha=(2N)^{1/4}$, first weights times $\beta=(8N)^{-1/4}$",
+        "output_norm": r"$x + norm(f(x))$, and a norm after the last layer",
+        "layer_scale": r"$x + s \odot f(norm(x))$, $s$ learned from 0.1, and a norm after the last layer",
+        "layer_norm_scaling": r"$x + f(norm(x)/\sqrt{l})$ in layer $l = 1, 2, \ldots$, and a norm after the last layer",
+        "embedding_residual": r"$y + f(norm(y)),\quad y = a\,x + b\,x_0$, $a, b$ learned in each layer from 1 and 0",
+        "static_hyper_connections": r"$A_r^\top H + B^\top f(norm(A_m^\top H))$, $H$ of $N$ streams, $A, B$ learned",
+        "hyper_connections": r"$A_r^\top H + B^\top f(norm(A_m^\top H)),\quad A, B$ learned $+\ s\,\tanh(norm(H)\,W)$",
         "rezero": r"$x + \alpha f(x)$, $\alpha$ learned from 0",
         "parallel": r"$x + attention(norm(x)) + feed\_forward(norm(x))$",
     },
@@ -152,8 +162,9 @@ def _position(axes: Axes, name: str, build: Build) -> None:
         encoding.table.weight.normal_()
     at_1T = torch.arange(count)[None]
     embedded_TD = encoding.embed(torch.zeros(1, count, WIDTH), at_1T)[0]
-    turned_TK = encoding.rotate(torch.ones(1, 1, count, WIDTH // HEADS), at_1T)[0, 0]
-    scores_TS = embedded_TD @ embedded_TD.T + turned_TK @ turned_TK.T - WIDTH // HEADS
+    ones_11TK = torch.ones(1, 1, count, WIDTH // HEADS)
+    q_TK, k_SK = (turn(ones_11TK, at_1T)[0, 0] for turn in (encoding.rotate, encoding.rotate_keys))
+    scores_TS = embedded_TD @ embedded_TD.T + q_TK @ k_SK.T - WIDTH // HEADS
     if (bias_1HTS := encoding.bias(at_1T, at_1T)) is not None:
         scores_TS = scores_TS + bias_1HTS[0, 0]
     if name == "cope":  # of random queries and keys
@@ -178,7 +189,11 @@ def _position(axes: Axes, name: str, build: Build) -> None:
 def _residual(axes: Axes, name: str, build: Build) -> None:
     """The way of the stream (bold) through a layer."""
     branch = {"post_ln": ["f"], "deepnorm": ["f"], "pre_ln": ["norm", "f"], "sandwich": ["norm", "f", "norm"],
-              "rezero": ["f", r"$\alpha$"], "parallel": ["norm", "attention\nfeed-forward"]}[name]  # fmt: skip
+              "rezero": ["f", r"$\alpha$"], "parallel": ["norm", "attention\nfeed-forward"],
+              "output_norm": ["f", "norm"], "layer_scale": ["norm", "f", "$s$"],
+              "layer_norm_scaling": ["norm", r"$1/\sqrt{l}$", "f"],
+              "embedding_residual": ["norm", "f"], "static_hyper_connections": ["$A_m$", "norm", "f", "$B$"],
+              "hyper_connections": ["$A_m$", "norm", "f", "$B$"]}[name]  # fmt: skip
     after = ["norm"] if name in ("post_ln", "deepnorm") else []
     axes.set(xlim=(0, 10), ylim=(-0.6, 1.8))
     axes.axis("off")
@@ -188,8 +203,10 @@ def _residual(axes: Axes, name: str, build: Build) -> None:
     for at, label in enumerate(branch):
         axes.text(1 + 5.5 * (at + 1) / (len(branch) + 1), 1.2, label, ha="center", va="center", bbox=box)
     axes.text(6.5, 0, "+", ha="center", va="center", fontsize=14, bbox={"boxstyle": "circle", "facecolor": "white"})
-    if name == "deepnorm":
-        axes.text(3.5, 0, r"$\times \alpha$", ha="center", va="center", bbox=box)
+    on_stream = {"deepnorm": r"$\times \alpha$", "embedding_residual": "$a\\,x + b\\,x_0$",
+                 "static_hyper_connections": "$A_r$", "hyper_connections": "$A_r$"}.get(name)  # fmt: skip
+    if on_stream:
+        axes.text(0.7 if name == "embedding_residual" else 3.5, 0, on_stream, ha="center", va="center", bbox=box)
     for label in after:
         axes.text(8, 0, label, ha="center", va="center", bbox=box)
     axes.text(0.2, 0.25, "x")

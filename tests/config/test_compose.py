@@ -131,7 +131,7 @@ def test_a_required_field_is_asked_for_once(space):
         ),
         (
             ["model=recurrent", "task=causal_lm", "data=kjv"],
-            "task=causal_lm needs another model (convolutional_lm, gpt, recurrent_lm), got model=recurrent; choose one of them, or leave task out",
+            "task=causal_lm needs another model (convolutional_lm, gpt, ngpt, recurrent_lm), got model=recurrent; choose one of them, or leave task out",
         ),
         (
             ["model=gpt", "task=sequence_classification", "data=reuters_r8"],

@@ -39,7 +39,7 @@ MODULES = {
     """,
 }
 BASES = {
-    "position": ("attnlab.PositionEncoding", "embed, rotate, bias"),
+    "position": ("attnlab.PositionEncoding", "embed, rotate, rotate_keys, bias"),
     "residual": ("attnlab.layers.Residual", "join"),
     "norm": ("attnlab.layers.Norm", "forward"),
     "attention": ("attnlab.layers.Mixer", "forward"),

@@ -112,8 +112,9 @@ def _products(encoding: Encoding, count: int) -> Curve:
 
 def _rotations(encoding: Encoding, count: int, module: Rotary) -> list[Curve]:
     positions_BN = torch.arange(count)[None]
-    turned_BHNK = module.rotate(torch.ones(1, 1, count, encoding.d_head), positions_BN).double()
-    scores_N = (turned_BHNK[0, 0] @ turned_BHNK[0, 0, -1]).flip(0) / encoding.d_head
+    ones_BHNK, (of_queries, of_keys) = torch.ones(1, 1, count, encoding.d_head), module.rotation(positions_BN)
+    query_K, keys_NK = of_queries(ones_BHNK)[0, 0, -1].double(), of_keys(ones_BHNK)[0, 0].double()
+    scores_N = (keys_NK @ query_K).flip(0) / encoding.d_head
     angles_NP = module.angles(positions_BN)[0].double()
     steps_NP = angles_NP[-1] - angles_NP.flip(0)
     sums_NP = torch.polar(torch.ones_like(steps_NP), steps_NP).cumsum(dim=1)  # S_1 .. S_P of the paper

@@ -27,7 +27,7 @@ from attnlab.parts import parameters_of
 
 Settings = dict[str, Any]
 
-OUTSIDE = ("dropout", "backend", "init", "initial_scale", "max_scale")
+OUTSIDE = ("dropout", "stochastic_depth", "backend", "init", "initial_scale", "max_scale", "random_positions")
 OF_PATTERNS = ("pattern", "layers")
 # What a model tells its parts, so that it is no field of a part unless that binds it.
 TOLD = (

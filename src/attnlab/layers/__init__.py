@@ -40,6 +40,7 @@ from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.latent_attention import LatentAttention
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.normalized import NormalizedAttention, NormalizedResidual, NormalizedSwiGLU
 from attnlab.layers.pointwise import (
     GEGLU,
     GELU,
@@ -59,23 +60,39 @@ from attnlab.layers.pointwise import (
     SquaredReLU,
     SwiGLU,
 )
-from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
+from attnlab.layers.positions import ALiBi, Learned, Places, PositionEncoding, RelativeBias, Rotation, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
-from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Residual, ReZero, Sandwich
-from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
+from attnlab.layers.relative_positions import FIRE, SandwichPositions
+from attnlab.layers.residuals import (
+    DeepNorm,
+    LayerNormScaling,
+    LayerScale,
+    OutputNorm,
+    Parallel,
+    PostNorm,
+    PreNorm,
+    Residual,
+    ReZero,
+    Sandwich,
+    StochasticDepth,
+)
+from attnlab.layers.rotary import PRotary, Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN, XPos
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
+from attnlab.layers.streams import EmbeddingResidual, HyperConnections, StaticHyperConnections
 
 __all__ = [
-    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend", "CoPE", "DeepNorm",
-    "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager", "FanIn", "FeedForward", "Flex",
-    "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "HeadGate",
-    "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention", "Layer", "LayerCache", "LayerFields", "LayerNorm",
-    "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MultiHead", "MultiQuery", "Norm",
-    "Normal002", "Parallel", "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU",
-    "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3",
-    "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU",
+    "FIRE", "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend", "CoPE",
+    "DeepNorm", "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager", "EmbeddingResidual",
+    "FanIn", "FeedForward", "Flex", "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init", "GatedFeedForward",
+    "GroupedQuery", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention",
+    "Layer", "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D", "Mask",
+    "Math", "Memory", "Mixer", "MixtureOfExperts", "MultiHead", "MultiQuery", "Norm", "Normal002",
+    "NormalizedAttention", "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm", "PRotary", "Parallel", "Places",
+    "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU", "RMSNorm", "ReGLU",
+    "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN",
+    "Rotation", "Sandwich", "SandwichPositions", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU",
     "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack",
-    "StackFields", "SwiGLU", "TalkingHeads", "TowerFields", "ValueResidual", "Xavier", "build_mask", "build_scope",
-    "choose_backend", "tower_fields",
+    "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TalkingHeads", "TowerFields",
+    "ValueResidual", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -201,8 +201,8 @@ class Attention(DotProductAttention):
         else:
             q_BTI, (k_BGSK, v_BGSV) = self.query(x_BTD), memory.keys_and_values(self)
         q_BHTK, v_BGSV = self.query_heads(q_BTI), self.mixed_values(v_BGSV, scope)
-        if scope.rotate is not None:
-            q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
+        if scope.rotation is not None:
+            q_BHTK, k_BGSK = scope.rotation.queries(q_BHTK), scope.rotation.keys(k_BGSK)
         if cache is not None:
             k_BGSK, v_BGSV = cache.append(k_BGSK, v_BGSV)
         return q_BHTK, k_BGSK, v_BGSV

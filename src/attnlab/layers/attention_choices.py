@@ -319,7 +319,7 @@ class SharedKeyValues(FromOtherLayers):
             self.leave(scope, f"values of layer {self.first}", v_BGSV)
             return q_BHTK, k_BGSK, v_BGSV
         q_BHTK = self.query_heads(self.query(x_BTD))
-        if scope.rotate is not None:
-            q_BHTK = scope.rotate(q_BHTK)
+        if scope.rotation is not None:
+            q_BHTK = scope.rotation.queries(q_BHTK)
         k_BGSK, v_BGSV = (self.left(scope, f"{what} of layer {self.first}") for what in ("keys", "values"))
         return q_BHTK, k_BGSK, v_BGSV

@@ -5,13 +5,10 @@ Shapes: B batch, T target (query) length, S source (key) length, H heads, K head
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from attnlab.layers.positions import PositionEncoding
-from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, check_ranges, must_be
 
 
@@ -24,6 +21,8 @@ class CoPE(PositionEncoding):
     heads and layers share the table, which starts at zero. Raises ValueError for layers that see both sides, and
     without a length.
     """
+
+    sees_both_sides = False
 
     def __init__(
         self,
@@ -43,15 +42,6 @@ class CoPE(PositionEncoding):
             raise ValueError(must_be("num_positions", wanted, num_positions))
         self.table = nn.Embedding(num_positions or (max_length or 0) + 1, d_head)
         nn.init.zeros_(self.table.weight)
-
-    @classmethod
-    def incompatible(cls, choices: Choices) -> Iterator[str]:
-        yield from super().incompatible(choices)
-        if getattr(choices.parts.get("model"), "sees_both_sides", False):
-            yield (
-                f"position: {choices.name('position')} counts what stands before a query, and model="
-                f"{choices.name('model')} has layers that see both sides; choose model=gpt, or another position"
-            )
 
     def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, allowed_BHTS: Tensor | None) -> Tensor:
         gates_BHTS = scores_BHTS.sigmoid()

@@ -70,10 +70,10 @@ class LatentAttention(DotProductAttention):
         kept = self.keys_and_values(x_BTD) if memory is None else memory.keys_and_values(self)
         latent_B1SC, rotary_B1SR = kept
         q_BHTX = self._queries(x_BTD)
-        if scope.rotate is not None:
+        if scope.rotation is not None:
             q_BHTK, q_BHTR = q_BHTX.split([q_BHTX.shape[-1] - self.d_head, self.d_head], dim=-1)
-            q_BHTX = torch.cat([q_BHTK, scope.rotate(q_BHTR)], dim=-1)
-            rotary_B1SR = scope.rotate(rotary_B1SR)
+            q_BHTX = torch.cat([q_BHTK, scope.rotation.queries(q_BHTR)], dim=-1)
+            rotary_B1SR = scope.rotation.keys(rotary_B1SR)
         if cache is not None:
             latent_B1SC, rotary_B1SR = cache.append(latent_B1SC, rotary_B1SR)
         k_BHSK, v_BHSV = (split_heads(up(latent_B1SC[:, 0]), self.num_heads) for up in (self.key, self.value))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import torch
@@ -55,6 +56,12 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 def maybe_dropout(rate: float) -> nn.Module:
     """Dropout, or at rate 0 nothing at all."""
     return Dropout(rate) if rate else nn.Identity()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Inside, operations on the device of a tensor keep the precision of what they are given."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class Ends:

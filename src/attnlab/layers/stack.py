@@ -18,7 +18,7 @@ from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
 from attnlab.layers.pointwise import GELU, PositionWise, maybe_dropout
-from attnlab.layers.positions import PositionEncoding
+from attnlab.layers.positions import Places, PositionEncoding
 from attnlab.layers.residuals import PreNorm, Residual, Stream, Sublayer, norm_of
 from attnlab.layers.scope import Scope, build_scope
 from attnlab.parts import build_part, parameters_of, unwrapped
@@ -72,8 +72,10 @@ class StackFields(TypedDict, total=False):
     d_ff: None: 4 d_model. dropout: also on the embedded input (Vaswani et al. 2017, section 5.4). bias: of the linear
     layers. embedding_norm: a norm on the embedded input with its positions, of the residual's kind (BERT; BLOOM, Scao
     et al. 2022, arXiv 2211.05100, section 3.2.2). pattern: names of entries of `layers`, repeated over the depth; each
-    layer differs by what its entry says; None: all layers are alike. The others are parts (classes or partials), built
-    with the dims.
+    layer differs by what its entry says; None: all layers are alike. random_positions: in training the position
+    encoding is told positions drawn in order from so many, others in each forward pass (Ruoss et al. 2023, arXiv
+    2305.16843); position_step: and in evaluation plain ones times this (where the paper draws, too). The others are
+    parts (classes or partials), built with the dims.
     """
 
     d_model: PositiveInt
@@ -89,6 +91,8 @@ class StackFields(TypedDict, total=False):
     feed_forward: Callable[..., PositionWise]
     pattern: Sequence[str] | None
     layers: Mapping[str, LayerFields | None]
+    random_positions: PositiveInt | None
+    position_step: PositiveInt
 
 
 class TowerFields(TypedDict, total=False):
@@ -107,6 +111,8 @@ class TowerFields(TypedDict, total=False):
     feed_forward: Callable[..., PositionWise] | None
     pattern: Sequence[str] | None
     layers: Mapping[str, LayerFields | None] | None
+    random_positions: PositiveInt | None
+    position_step: PositiveInt | None
 
 
 def tower_fields(fields: Described, own: TowerFields | None) -> Described:
@@ -173,6 +179,8 @@ class Stack(nn.Module):
         "feed_forward": GELU,
         "pattern": None,
         "layers": {},
+        "random_positions": None,
+        "position_step": 1,
     }
 
     def __init__(
@@ -205,8 +213,10 @@ class Stack(nn.Module):
         self.heads_ahead = HeadsAhead(fields["num_layers"], heads) if num_heads_ahead else None
         # After the layers: an encoding is told the head width that the attention settled on.
         self.position, self.positions = _positions(fields["position"], of_layers, self.layers, dims)
+        self.random_positions, self.position_step = fields["random_positions"], fields["position_step"]
+        self._check_random_positions(grid)
         residuals = [own["residual"] for _, own in of_layers]
-        check_streams(residuals)
+        check_streams([cast(Layer, layer).residual for layer in self.layers])
         new_norm = partial(build_part, d_model=fields["d_model"])
         self.embedding_norm = new_norm(norm_of(residuals[0])) if fields["embedding_norm"] else nn.Identity()
         self.dropout = maybe_dropout(fields["dropout"])
@@ -228,9 +238,10 @@ class Stack(nn.Module):
         ValueError past the last position that the encoding can serve.
         """
         causal = self.causal or prefix_B1 is not None
-        scope = build_scope(x_BTD, self.position, causal, positions_BT, is_token_BT, cache=cache, prefix_B1=prefix_B1)
+        places = self._places(x_BTD, positions_BT)
+        scope = build_scope(x_BTD, self.position, causal, positions_BT, is_token_BT, cache, prefix_B1, places)
         scopes = {name: scope.under(position) for name, position in self.encodings().items() if name}
-        x_BTD = self.position.embed(x_BTD, scope.query_positions_BT)
+        x_BTD = self.position.embed(x_BTD, scope.places_BT)
         x_BTD = self.dropout(self.embedding_norm(x_BTD))
         stream = self.first_layer("").residual.enter(x_BTD)
         recomputes = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
@@ -257,6 +268,29 @@ class Stack(nn.Module):
         of_entries = cast("dict[str, PositionEncoding]", dict(self.positions.items()))
         is_used = any(layer.entry not in of_entries for layer in cast("Iterable[Layer]", self.layers))
         return {"": self.position, **of_entries} if is_used else of_entries
+
+    def _places(self, x_BTD: Tensor, positions_BT: Tensor | None) -> Places | None:
+        if self.random_positions is None:
+            return None
+        if not self.training:
+            return Places(step=self.position_step)
+        count = x_BTD.shape[1] if positions_BT is None else int(positions_BT.max()) + 1
+        return Places.drawn(self.random_positions, count, x_BTD.device)
+
+    def _check_random_positions(self, grid: tuple[int, int] | None) -> None:
+        count = self.random_positions
+        if count is None:
+            if self.position_step > 1:
+                raise ValueError(f"position_step={self.position_step} is of random_positions, and there are none")
+            return
+        if grid is not None:
+            raise ValueError(f"random_positions={count} are of a text, and these layers are of images; accepted: null")
+        for encoding in self.encodings().values():
+            if encoding.longest is not None and encoding.longest < count:
+                raise ValueError(
+                    f"random_positions={count} are more than the {encoding.longest} that {type(encoding).__name__} "
+                    "serves; draw from fewer, or raise max_length"
+                )
 
     def first_layer(self, entry: str) -> Layer:
         """The first layer of an entry of the pattern; of an empty name, the first of all."""
@@ -353,8 +387,8 @@ def wrong_position(shared: type[PositionEncoding], own: type[PositionEncoding]) 
     return None
 
 
-def check_streams(residuals: Sequence[Callable[..., Residual]]) -> None:
+def check_streams(residuals: Sequence[Residual]) -> None:
     """Raises ValueError for residuals of one stack that pass on different streams."""
-    kinds = {unwrapped(residual).enter: unwrapped(residual).__name__ for residual in residuals}
+    kinds = {residual.kind_of_stream(): type(residual).__name__ for residual in residuals}
     if len(kinds) > 1:
         raise ValueError(f"residual: {' and '.join(kinds.values())} need different streams, and a stack has one")

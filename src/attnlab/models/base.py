@@ -67,6 +67,10 @@ class Model(Part, nn.Module):
         pattern, entries = choices.get("model.pattern") or [], choices.get("model.layers") or {}
         if entries and not pattern:
             yield "model.layers: without model.pattern its entries would have no effect; set model.pattern=[NAME,...]"
+        drawn, (row, field) = choices.get("model.random_positions"), choices.longest_row()
+        if drawn is not None and drawn < row:
+            why = f"{drawn} positions are fewer than the {row} tokens of a row ({field})"
+            yield f"model.random_positions: {why}; draw from more"
         for depth in ("num_layers", "num_decoder_layers"):
             if layers := choices.get(f"model.{depth}"):
                 yield from (f"model.{reason}" for reason in wrong_pattern(pattern, entries, layers))
@@ -81,6 +85,10 @@ class Model(Part, nn.Module):
     def draw(self, init: Callable[..., Init]) -> None:
         """Draws the first weights."""
         build_part(init)(self, self._seed)
+
+    def after_step(self) -> None:
+        """What becomes of the weights after every step of their training."""
+        return
 
 
 class TextModel(Model):

@@ -115,8 +115,8 @@ class CLIP(Model):
     into the common space; both: of either tower, without bias (CLIP); text: of texts alone, with bias, into the image
     tower's own width (SigLIP). embedding_size: of the common space; None: the image tower's width. A score is a cosine
     times exp(log_scale), which is learned and starts at `initial_scale`; `logit_bias` adds a learned number, from -10
-    on. initial_scale: None: 1/0.07, or 10 beside a bias, as published. max_scale: what `clamp_scale` holds the scale
-    to, after each step (Radford et al. 2021, section 2.5); None: nothing. fields: see StackFields, of both towers;
+    on. initial_scale: None: 1/0.07, or 10 beside a bias, as published. max_scale: what the scale is held to
+    after each step (Radford et al. 2021, section 2.5); None: nothing. fields: see StackFields, of both towers;
     image, text: those that differ in one. Raises ValueError where a part refuses a width.
     """
 
@@ -195,7 +195,7 @@ class CLIP(Model):
         return self.scores(images_BE, texts_NE).to(self.log_scale.dtype)
 
     @torch.no_grad()
-    def clamp_scale(self) -> None:
+    def after_step(self) -> None:
         """Holds the learned scale to at most `max_scale`."""
         if self.max_scale is not None:
             self.log_scale.clamp_(max=math.log(self.max_scale))

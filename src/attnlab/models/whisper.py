@@ -68,6 +68,8 @@ class Whisper(Ends, Seq2Seq):
         "feed_forward": GELU,
         "pattern": None,
         "layers": {},
+        "random_positions": None,
+        "position_step": 1,
         "tie_embeddings": True,
         "scale_embedding": False,
         "init": FanIn,
