@@ -18,7 +18,7 @@ _NAMES = {
     "loss": "Diverged LossAccumulator LossSums Plateau cross_entropy_sums first_not_finite",
     "metrics": "Metric",
     "named_optimizers": "pytorch_optimizer torch_optimizer",
-    "optimizers": "EMA Averaging LastCheckpoints MuonWithAdamW Optimization adafactor adam adamw decay_groups lion "
+    "optimizers": "EMA Averaging LastCheckpoints Optimization adafactor adam adamw cautious_adamw decay_groups lion "
     "muon schedule_free",
     "processes": "Interrupted StopRequest Stopped",
     "ranks": "Ranks",
@@ -26,6 +26,7 @@ _NAMES = {
     "schedules": "WSD Constant Cosine InverseSqrt Linear Noam Schedule",
     "sharding": "FullySharded",
     "task": "Task",
+    "update_rules": "CautiousAdamW MuonWithAdamW hidden_matrices",
     "tracking": "NUM_SAMPLES Picture RunName Table Tracking resolve_wandb_mode restricted_figures run_id",
     "trainer": "TrainerSettings apply_to_model build_trainer",
 }
