@@ -23,7 +23,7 @@ _NAMES = {
     "processes": "Interrupted StopRequest Stopped",
     "ranks": "Ranks",
     "run_directory": "CannotWrite Held RunDirectory effective_state read_json write_json write_text",
-    "schedules": "WSD Constant Cosine InverseSqrt Linear Noam Schedule",
+    "schedules": "WSD Constant Cosine InverseSqrt Linear Noam Power Schedule",
     "sharding": "FullySharded",
     "task": "Task",
     "update_rules": "CautiousAdamW MuonWithAdamW hidden_matrices",
