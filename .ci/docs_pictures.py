@@ -81,7 +81,7 @@ FORMULAS = {
         "muon": r"$w \leftarrow w - \eta\,0.2\sqrt{\max(n,m)}\,orthogonal(\mu m + g) - \eta\lambda w$",
         "cautious_adamw": r"$w \leftarrow w - \eta\,c\,[u g > 0]\,u - \eta\lambda w,\quad u$ AdamW's, $c = d/(kept+1)$",
         "cautious_lion": r"$w \leftarrow w - \eta\,c\,[u g > 0]\,u - \eta\lambda w,\quad u$ Lion's, $c = d/(kept+1)$",
-        "soap": r"$w \leftarrow w - \eta\,Q_L Adam(Q_L^\top G\,Q_R) Q_R^\top,\quad Q$: bases of $\overline{GG^\top}, \overline{G^\top G}$",
+        "soap": r"$w \leftarrow w - \eta\,Q_L Adam(Q_L^\top G\,Q_R) Q_R^\top,\quad Q$: eigenbases",
         "shampoo": r"$w \leftarrow w - \eta\,(\sum GG^\top)^{-1/4}\,G\,(\sum G^\top G)^{-1/4}$",
         "normuon": r"$O = orthogonal(\mu m + g);\quad w \leftarrow w - 0.2\,\eta\,unit(O/\sqrt{\overline{rows(O^2)}})$",
         "ademamix": r"$w \leftarrow w - \eta\,(\hat m_1 + \alpha m_2)/(\sqrt{\hat v}+\epsilon) - \eta\lambda w$",

@@ -161,10 +161,10 @@ def test_power_falls_as_its_power_and_then_cools_down_from_where_it_is():
 def test_a_longer_training_has_the_same_rates_until_the_shorter_cools_down(cls):
     """The last of those steps is the first of the cool-down, at which nothing has fallen yet."""
     short, long = cls(500, 50, decay_steps=100), cls(2000, 50, decay_steps=400)
-    assert shared_steps(short, long) == shared_steps(long, short) == 401
-    assert shared_steps(long, long) == 2000
-    assert shared_steps(cls(500, 50), cls(2000, 100)) == 0
-    assert shared_steps(Cosine(500, 50), Cosine(2000, 50)) == 51
+    assert shared_steps(short, long, 500) == shared_steps(long, short, 500) == 401
+    assert shared_steps(long, long, 2000) == 2000
+    assert shared_steps(cls(500, 50), cls(2000, 100), 500) == 0
+    assert shared_steps(Cosine(500, 50), Cosine(2000, 50), 500) == 51
 
 
 def test_without_warmup_the_first_step_has_the_whole_rate():

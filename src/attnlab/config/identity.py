@@ -166,6 +166,7 @@ def reason_of(error: BaseException) -> str:
 OUTSIDE_IDENTITY = (
     *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache", "mixed_code"),
     *("trainer.threads", "trainer.checkpoint_every_seconds", "trainer.checkpoint_budget_gb"),
+    *("trainer.keep_checkpoints", "trainer.branch_from"),
 )
 LONGEST_NAME = 120  # bytes of a cell's name, which is a folder's
 INIT_FROM = "model.init_from"

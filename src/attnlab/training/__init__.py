@@ -10,6 +10,7 @@ from typing import Any
 
 _NAMES = {
     "automatic": "Compilation Precision Steps Timings Way resolve",
+    "branching": "Branch KeptCheckpoints find_branch",
     "callbacks": "DivergenceCheck Progress Pruned Pruning StatusWriter",
     "checkpoints": "Checkpoints DamagedCheckpoint UnusableCheckpoint find_resume load_weights read_checkpoint "
     "save_weights write_checkpoint",

@@ -86,7 +86,7 @@ def _of_library() -> Kinds:
     return {kind.__name__: kind for kind in kinds}
 
 
-def _find(kinds: Kinds, name: object) -> type[Optimizer]:
+def _find(kinds: Kinds, name: object) -> Any:  # a class, which mypy takes for what has no hash
     """Raises ValueError for a name that there is not."""
     by_name = {known.lower(): kind for known, kind in kinds.items()}
     if str(name).lower() not in by_name:
@@ -95,7 +95,7 @@ def _find(kinds: Kinds, name: object) -> type[Optimizer]:
     return by_name[str(name).lower()]
 
 
-def fields_of(kind: type[Optimizer]) -> dict[str, object]:
+def fields_of(kind: Any) -> dict[str, object]:
     """The arguments of an optimizer but its parameters, with what their annotations say about plain values."""
     try:
         hints = typing.get_type_hints(kind.__init__)
@@ -140,8 +140,7 @@ def _made(
     default = known["weight_decay"].default if decays else 0.0
     if "weight_decay_1d" in known:  # MARS has rates and decays of its own for tensors of rank one
         arguments = _Arguments({"weight_decay_1d": 0.0, "lr_1d": arguments.get("lr", known["lr"].default)} | arguments)
-    made: Any = kind  # mypy: a class can be hashed
-    flagged = _mentions(made, "use_muon")
+    flagged = _mentions(kind, "use_muon")
     groups = _groups(model, default if weight_decay is None else weight_decay, flagged)
     if flagged and not any(group["use_muon"] for group in groups):
         raise ValueError(f"optimizer.name: {name} {NO_MATRICES}")
@@ -154,9 +153,10 @@ def _made(
             f"step; the longest side may have {SQUARES:,}, here it has {longest:,}. Choose SOAP, which leaves long "
             "sides out (optimizer.max_precondition_dim)"
         )
-    if reason := _why_not(made, arguments, ranks, decays):
+    if reason := _why_not(kind, arguments, ranks, decays):
         raise ValueError(f"optimizer.name: {name} {reason}")
-    return kind(groups, **arguments)
+    optimizer: Optimizer = kind(groups, **arguments)
+    return optimizer
 
 
 def _groups(model: nn.Module, weight_decay: float, flagged: bool) -> list[dict[str, Any]]:
@@ -252,13 +252,13 @@ class _Trial:
 
 
 @functools.cache
-def _draws(kind: Any, arguments: _Arguments, decays: bool) -> bool:
+def _draws(kind: Any) -> bool:
     """Whether an optimizer's steps depend on the random numbers of the process; False where it takes none."""
-    found = []
+    found, decays = [], "weight_decay" in inspect.signature(kind).parameters
     try:
         with torch.random.fork_rng(), torch.device("cpu"), torch.enable_grad():
             for seed in (0, 1):
-                trial = _Trial(kind, arguments, (1, 2), decays)
+                trial = _Trial(kind, {}, (1, 2), decays)
                 trial.go_on(0, 100 * seed)
                 trial.go_on(STEPS, 100 * seed)
                 found.append(trial.weights)
@@ -271,9 +271,10 @@ def _refused(choices: Choices) -> Iterator[str]:
     name, part = str(choices.get("optimizer.name")), choices.parts.get("optimizer")
     if part is pytorch_optimizer or name.lower() == "adafactor":
         yield from unsharded(choices, "optimizer", f"({name}) may not work on shards")
-    ranks = (choices.get("trainer.devices") or 1) * (choices.get("trainer.num_nodes") or 1)
-    kind: Any = _of_library().get(name) if ranks > 1 and part is pytorch_optimizer else None
-    if kind is not None and _draws(kind, _Arguments(), "weight_decay" in inspect.signature(kind).parameters):
+    world_size = (choices.get("trainer.devices") or 1) * (choices.get("trainer.num_nodes") or 1)
+    of_library = _of_library() if world_size > 1 and part is pytorch_optimizer else {}
+    is_known = name.lower() in map(str.lower, of_library)
+    if is_known and _draws(_find(of_library, name)):
         yield f"optimizer.name: {name} {ALL_RANKS_DRAW}; choose another, or trainer.devices=1"
 
 

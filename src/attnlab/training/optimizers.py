@@ -349,8 +349,9 @@ def _refuses_schedules(choices: Choices) -> Iterator[str]:
 
 # What these functions cannot be combined with, as the classes of other parts say it.
 schedule_free.incompatible = _refuses_schedules  # type: ignore[attr-defined]
-for function, why in (
-    (adafactor, "cannot work on shards (torch's Adafactor)"),
-    (cautious_adamw, "scales an update by a count that is of a whole tensor"),
-):
-    function.incompatible = partial(unsharded, group="optimizer", why=why)  # type: ignore[attr-defined]
+adafactor.incompatible = partial(  # type: ignore[attr-defined]
+    unsharded, group="optimizer", why="cannot work on shards (torch's Adafactor)"
+)
+cautious_adamw.incompatible = partial(  # type: ignore[attr-defined]
+    unsharded, group="optimizer", why="scales an update by a count that is of a whole tensor"
+)

@@ -156,9 +156,8 @@ class Power(WSD):
         return min(1.0, float(((step + 1) / self.flat_steps) ** self.exponent))
 
 
-def shared_steps(one: Schedule, other: Schedule) -> int:
-    """The first steps at which two schedules have the same rates, to the bit."""
-    steps = min(one.total_steps, other.total_steps)
+def shared_steps(one: Callable[[int], float], other: Callable[[int], float], steps: int) -> int:
+    """Of the first `steps`, those until the rates of two schedules first differ."""
     return next((step for step in range(steps) if one(step) != other(step)), steps)
 
 
