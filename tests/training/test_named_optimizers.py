@@ -10,7 +10,7 @@ from tiny_run import TinyModel, make_task, same_bits, train, weights
 from torch import nn
 
 from attnlab.parts import Choices
-from attnlab.training import cautious_adamw, find_resume, pytorch_optimizer, torch_optimizer
+from attnlab.training import cautious_adamw, find_resume, named_optimizers, pytorch_optimizer, torch_optimizer
 from attnlab.training.named_optimizers import fields_of
 from attnlab.training.optimizers import decay_groups
 
@@ -280,6 +280,17 @@ def test_cautious_lion_leaves_out_what_disagrees():
         expected.append(expected[-1] * (1 - 0.01 * 0.1) - 0.01 * scale * update * kept)
     assert left_out > 0
     near(found, expected)
+
+
+def test_wherever_cautious_can_be_set_it_changes_the_steps():
+    pytest.importorskip("pytorch_optimizer")
+    kinds = named_optimizers._of_library()
+    found = [name for name in kinds if "cautious" in fields_of(kinds[name]) and name != "AdaShift"]
+    assert {"Lion", "AdEMAMix", "MARS", "ADOPT", "LaProp"} <= set(found)
+    assert not {"NorMuon", "Muon"} & set(found)
+    for name in found:
+        with_it, without = trained(name, 4, cautious=True), trained(name, 4, cautious=False)
+        assert not torch.equal(with_it[-1], without[-1]), name
 
 
 def test_mars_trains_vectors_as_adamw_at_the_same_rate():

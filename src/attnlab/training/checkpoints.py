@@ -37,8 +37,7 @@ from attnlab.training.run_directory import CHECKPOINTS, cannot_write, difference
 from attnlab.training.task import Task, as_task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-ALWAYS_KEPT = 2
-GB = 1e9
+ALWAYS_KEPT, GB = 2, 1e9
 # Of what a checkpoint holds under which names. Raise it when that changes: a file of another format is refused.
 FORMAT = 2
 MARK = b"attnlab sha256 "

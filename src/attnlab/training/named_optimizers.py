@@ -103,15 +103,20 @@ def fields_of(kind: Any) -> dict[str, object]:
         hints = {}
     known = inspect.signature(kind).parameters.values()
     named = [one.name for one in known if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    flags = {} if "cautious" in named or not _mentions(kind, "group.get('cautious')") else {"cautious": bool}
+    is_cautious = not _for_matrices(kind) and "group.get('cautious')" in _source(kind)
+    flags = {"cautious": bool} if is_cautious and "cautious" not in named else {}
     return {name: _plain(hints.get(name, Any)) for name in named[1:]} | flags
 
 
 @functools.cache
-def _mentions(kind: Any, words: str) -> bool:
-    """Whether the library's source of an optimizer has these words: it takes some fields under no name of their own."""
-    own = (one for one in kind.__mro__ if one.__module__.startswith("pytorch_optimizer.optimizer"))
-    return any(words in inspect.getsource(one) for one in own)
+def _for_matrices(kind: Any) -> bool:
+    """Whether an optimizer of the library wants the groups of hidden matrices marked."""
+    return any("'use_muon' not in group" in _source(one) for one in kind.__mro__)
+
+
+def _source(kind: Any) -> str:
+    """The library's source of a class: it takes some fields under no name of their own."""
+    return inspect.getsource(kind) if kind.__module__.startswith("pytorch_optimizer.optimizer") else ""
 
 
 def _plain(annotation: object) -> object:
@@ -140,7 +145,7 @@ def _made(
     default = known["weight_decay"].default if decays else 0.0
     if "weight_decay_1d" in known:  # MARS has rates and decays of its own for tensors of rank one
         arguments = _Arguments({"weight_decay_1d": 0.0, "lr_1d": arguments.get("lr", known["lr"].default)} | arguments)
-    flagged = _mentions(kind, "use_muon")
+    flagged = _for_matrices(kind)
     groups = _groups(model, default if weight_decay is None else weight_decay, flagged)
     if flagged and not any(group["use_muon"] for group in groups):
         raise ValueError(f"optimizer.name: {name} {NO_MATRICES}")
@@ -217,7 +222,7 @@ class _Trial:
 
     def __init__(
         self,
-        kind: type[Optimizer],
+        kind: Any,
         arguments: Mapping[str, Any],
         ranks: Sequence[int],
         decays: bool,
@@ -227,13 +232,13 @@ class _Trial:
         shapes = [tuple(itertools.islice(SHAPE, rank)) for rank in ranks]
         made = [torch.randn(shape, generator=drawn) for shape in shapes] if weights is None else weights
         self.weights = [nn.Parameter(tensor.detach().clone()) for tensor in made]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [weight], **({"weight_decay": 0.01 * (weight.ndim > 1)} if decays else {})}
             for weight in self.weights
         ]
-        for group in groups if _mentions(kind, "use_muon") else ():
+        for group in groups if _for_matrices(kind) else ():
             group["use_muon"] = group["params"][0].ndim == 2
-        self.optimizer = kind(groups, **arguments)
+        self.optimizer: Optimizer = kind(groups, **arguments)
 
     def go_on(self, first: int, seed: int = 0) -> None:
         """The steps from one on. Raises whatever the optimizer raises."""
