@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from attnlab.analysis.reader import load_study
 from attnlab.config import UsageError
 from attnlab.config.compose import ConfigSpace
 from attnlab.runs.build import prepare_data
-from attnlab.studies.plan import Branch, read_plan, runs_of
+from attnlab.studies import cluster
+from attnlab.studies.launch import Relaunch
+from attnlab.studies.plan import Branch, Plan, read_plan, runs_of
 from attnlab.studies.preflight import sizes_of
 from attnlab.studies.study_file import load_plan
 from attnlab.training.run_directory import read_json
+from hydra_plugins.attnlab_sweepers import StudySweeper
 
 LENGTHS = [10, 15, 20]
 SHARED = [
@@ -151,3 +155,59 @@ def test_a_trunk_that_shares_nothing_is_refused(lengths, tiny, fields, said):
     path = lengths("wrong", **{"trunk": True, **fields, "shared": [*shared, *more]}) / "study.yaml"
     with ConfigSpace() as space, pytest.raises(UsageError, match=re.escape(said)):
         load_plan(path, [], space)
+
+
+def test_a_cluster_is_given_what_branches_off_when_its_trunk_is_over(lengths, tmp_path):
+    """Seed by seed: a trunk that failed is waited for no more, and one that is lost is submitted again before its branches."""
+    path = lengths("there", trunk=True, seeds=2, factors={"trainer.max_steps": [10, 20]}) / "study.yaml"
+    with ConfigSpace() as space:
+        plan = load_plan(path, [], space)
+    folder = tmp_path / "runs" / "there"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(asdict(plan)))
+    submitted: list[list[str]] = []
+
+    class Cluster:
+        def submit(self, jobs: list[list[str]]) -> list[str]:
+            words = [dict(word.split("=", 1) for word in job if "=" in word) for job in jobs]
+            submitted.append([f"{word['cell'].strip(chr(34))} {word['seed']}" for word in words])
+            return [f"{len(submitted)}_{at}" for at in range(len(jobs))]
+
+    def sweep() -> list[str]:
+        shutil.rmtree(folder / cluster.FOLDER, ignore_errors=True)  # no job of before is live
+        sweeper = StudySweeper(str(folder / "plan.json"), ["missing", "lost"])
+        sweeper.launcher, sweeper.how = Cluster(), {}
+        before = len(submitted)
+        sweeper.sweep([])
+        return submitted[before] if len(submitted) > before else []
+
+    def ended(cell: str, seed: int, state: str) -> None:
+        run = folder / cell / f"seed={seed}"
+        run.mkdir(parents=True)
+        (run / "status.json").write_text(json.dumps({"state": state, "attempt": 1}))
+
+    assert sweep() == ["max_steps=20 0", "max_steps=20 1"]
+    ended("max_steps=20", 1, "finished")
+    assert sorted(sweep()) == ["max_steps=10 1", "max_steps=20 0"]
+    ended("max_steps=20", 0, "failed")
+    assert sorted(sweep()) == ["max_steps=10 0", "max_steps=10 1"]
+    ended("max_steps=10", 0, "finished")
+    ended("max_steps=10", 1, "diverged")
+    assert sweep() == []
+
+
+def test_a_sweep_on_a_cluster_comes_back_for_the_branches(monkeypatch):
+    """Once, without what failed; not where runs were lost, which are submitted again first, nor where nobody waits."""
+
+    def asked(lost: dict, detach: bool, branches: dict) -> list[list[str]]:
+        found: list[list[str]] = []
+        plan = Plan("s", "?", {}, {}, [], [0], {}, branches=branches)
+        relaunch = Relaunch(plan, Path("runs"), None, None, None, detach)
+        monkeypatch.setattr(Relaunch, "_submit", lambda self, states: found.append(list(states)) or lost)
+        assert relaunch._on_cluster(["missing", "failed"]) == lost
+        return found
+
+    branches = {"short": Branch("long", 8)}
+    assert asked({}, False, branches) == [["missing", "failed"], ["missing"]]
+    assert asked({("long", 0): None}, False, branches) == [["missing", "failed"]]
+    assert asked({}, True, branches) == asked({}, False, {}) == [["missing", "failed"]]
