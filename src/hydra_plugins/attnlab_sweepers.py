@@ -60,18 +60,25 @@ class StudySweeper(_Launching):
 
         plan, folder = read_plan(Path(self.plan)), Path(self.plan).parent
         state = states(plan, folder.parent, jobs_of(folder))
-        pending = [(cell, seed) for cell, seed in plan.jobs() if state[cell.name, seed] in self.states]
-        jobs = [[*arguments, *plan.overrides(cell, seed)] for cell, seed in pending]
+        cells = {cell.name: cell for cell in plan.cells}
+        chosen = [key for key, found in state.items() if found in self.states]
+        waves = plan.waves(chosen)
+        jobs = [[[*arguments, *plan.overrides(cells[name], seed)] for name, seed in wave] for wave in waves]
         if not jobs:
             return []
         if hasattr(self.launcher, "submit"):
-            paths = [run_path(cell.name, seed) for cell, seed in pending]
-            note_submission(folder, dict(zip(self.launcher.submit(jobs), paths, strict=True)), **self.how)
+            ready = [key for key in chosen if plan.is_ready(key, state)]  # the others when their trunks are over
+            words = [[*arguments, *plan.overrides(cells[name], seed)] for name, seed in ready]
+            paths = [run_path(*key) for key in ready]
+            if ready:
+                note_submission(folder, dict(zip(self.launcher.submit(words), paths, strict=True)), **self.how)
             return []
-        returns = list(self.launcher.launch(jobs, initial_job_idx=0))
+        returns: list[JobReturn] = []
+        for wave in jobs:
+            returns += self.launcher.launch(wave, initial_job_idx=len(returns))
         failed = [
-            f"{cell.name} seed={seed}: {job._return_value}"
-            for (cell, seed), job in zip(pending, returns, strict=True)
+            f"{name} seed={seed}: {job._return_value}"
+            for (name, seed), job in zip((key for wave in waves for key in wave), returns, strict=True)
             if job.status == JobStatus.FAILED
         ]
         if failed:

@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,22 +11,30 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from tiny_run import TinyModel
 from torch import nn
 
-from attnlab.training import adam, adamw, decay_groups, lion, muon, schedule_free
-from attnlab.training.optimizers import evaluation_weights, hidden_matrices
+from attnlab.training import Linear, Optimization, adam, adamw, cautious_adamw, decay_groups, lion, muon, schedule_free
+from attnlab.training.optimizers import evaluation_weights
+from attnlab.training.update_rules import hidden_matrices
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 CHOICES = sorted(
     path.stem for path in CONF.glob("*.yaml") if "name: ???" not in path.read_text()
 )  # the rest is by name
+OF_THE_LIBRARY = {"ademamix", "cautious_lion", "mars", "normuon", "shampoo", "soap"}
+if find_spec("pytorch_optimizer") is None:
+    CHOICES = [name for name in CHOICES if name not in OF_THE_LIBRARY]
 
 
-def from_yaml(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+def from_yaml(name: str, model: nn.Module, **more: object) -> torch.optim.Optimizer:
+    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | more
+    whole = OmegaConf.create({"optimizer": fields, "trainer": {"max_steps": 30}})
+    fields = OmegaConf.to_container(whole, resolve=True)["optimizer"]
     module, function = fields.pop("_target_").rsplit(".", 1)
     assert fields.pop("_partial_") is True
+    fields.pop("_open_", None)
     return getattr(importlib.import_module(module), function)(model, **fields)
 
 
@@ -53,7 +63,8 @@ def switch_to_training(optimizer: torch.optim.Optimizer) -> None:
 
 
 def test_all_the_choices_of_the_design_are_there():
-    assert set(CHOICES) == {"adafactor", "adam", "adamw", "lion", "muon", "schedule_free"}
+    own = {"adafactor", "adam", "adamw", "cautious_adamw", "lion", "muon", "schedule_free"}
+    assert set(CHOICES) - OF_THE_LIBRARY == own
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -118,6 +129,26 @@ def test_every_tensor_is_in_one_group_and_rank_decides_its_decay(shapes, weight_
     for group in groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (weight_decay if parameter.ndim >= 2 else 0.0)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_decay_reaches_matrices_and_no_vector(name):
+    """The same gradients with and without decay: over three steps a vector goes the same way, a matrix shrinks."""
+    found = []
+    for weight_decay in (0.0, 0.5):
+        model = make_model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(1.0)
+        optimizer = from_yaml(name, model, weight_decay=weight_decay, lr=0.05)
+        switch_to_training(optimizer)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+            optimizer.step()
+        found.append([p.detach().clone() for p in model.parameters()])
+    for without, decayed in zip(*found, strict=True):
+        assert torch.equal(without, decayed) is (without.ndim < 2)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -187,6 +218,57 @@ def test_muon_treats_the_rest_as_adamw_does():
     step(other, adamw(other, lr=0.01))
     for (name, parameter), expected in zip(one.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(parameter, expected) is not (name.startswith("layers") and parameter.ndim == 2), name
+
+
+def test_muons_other_rates_are_of_what_they_say_and_follow_the_schedule():
+    model = make_model()
+    optimizer = muon(model, lr=0.01, adamw_lr=0.02, embedding_lr=0.3, head_lr=0.0)
+    named = {id(p): name for name, p in model.named_parameters()}
+    rates = {named[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.pop("embedding.weight") == 0.3
+    assert rates.pop("output.weight") == 0.0
+    assert {rates.pop(f"layers.{i}.weight") for i in range(2)} == {0.01}
+    assert set(rates.values()) == {0.02}
+    decays = {named[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name for name, decay in decays.items() if not decay} == set(rates)
+
+    one = Optimization(partial(muon, lr=0.01, adamw_lr=0.02, head_lr=0.0), partial(Linear, warmup_steps=0))
+    started = one.start(model, 10)
+    one.set_rates(started, 5)
+    assert sorted({group["lr"] for group in started.param_groups}) == pytest.approx([0.0, 0.005, 0.01])
+    before = model.output.weight.detach().clone()
+    step(model, started)
+    assert torch.equal(model.output.weight, before)
+
+
+def test_muon_with_all_rates_alike_is_muon_at_one_rate():
+    one, other = make_model(), make_model()
+    step(one, muon(one, lr=0.01))
+    step(other, muon(other, lr=0.01, adamw_lr=0.01, embedding_lr=0.01, head_lr=0.01))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_cautious_adamw_is_adamw_without_what_disagrees_with_the_gradient():
+    """Liang et al. 2024, algorithm 2, number by number over three steps of changing gradients."""
+    w, lr, decay, beta1, beta2, eps = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), 0.1, 0.5, 0.9, 0.95, 1e-8
+    model = nn.Module()
+    model.w = nn.Parameter(w.clone())
+    optimizer = cautious_adamw(model, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=decay)
+    gradients = [[1.0, -1.0, 0.5, 2.0], [-3.0, -1.0, -0.1, 1.0], [0.2, 4.0, 0.3, -9.0]]
+    expected, m, v = w.flatten().tolist(), [0.0] * 4, [0.0] * 4
+    left_out = 0
+    for t, g in enumerate(gradients, 1):
+        m = [beta1 * a + (1 - beta1) * b for a, b in zip(m, g, strict=True)]
+        v = [beta2 * a + (1 - beta2) * b * b for a, b in zip(v, g, strict=True)]
+        u = [a / (1 - beta1**t) / ((b / (1 - beta2**t)) ** 0.5 + eps) for a, b in zip(m, v, strict=True)]
+        kept = [a * b > 0 for a, b in zip(u, g, strict=True)]
+        left_out += kept.count(False)
+        scale = 4 / (sum(kept) + 1)
+        expected = [x - lr * decay * x - lr * scale * a * k for x, a, k in zip(expected, u, kept, strict=True)]
+        model.w.grad = torch.tensor(g).reshape(2, 2)
+        optimizer.step()
+    assert left_out > 1
+    assert model.w.flatten().tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_muon_without_a_hidden_matrix_is_refused():

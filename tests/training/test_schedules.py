@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlab.parts import build_part
-from attnlab.training import WSD, Constant, Cosine, InverseSqrt, Linear, Noam
+from attnlab.training import WSD, Constant, Cosine, InverseSqrt, Linear, Noam, Power
+from attnlab.training.schedules import COOLDOWNS, shared_steps
 
 CONF = Path(__file__).parents[2] / "conf" / "schedule"
 CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -30,7 +31,7 @@ def from_yaml(name: str, total_steps: int, **more: object):
 
 
 def test_all_the_choices_of_the_design_are_there():
-    assert set(CHOICES) == {"constant", "cosine", "inverse_sqrt", "linear", "noam", "wsd"}
+    assert set(CHOICES) == {"constant", "cosine", "inverse_sqrt", "linear", "noam", "power", "wsd"}
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -58,7 +59,7 @@ def test_a_warmup_that_does_not_fit_is_refused_with_both_numbers(name):
 def test_a_schedule_is_a_pure_function_of_the_step(total, data):
     warmup = data.draw(st.integers(0, total))
     steps = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=5))
-    for cls in (Constant, Linear, Cosine, InverseSqrt, WSD):
+    for cls in (Constant, Linear, Cosine, InverseSqrt, WSD, Power):
         first, second = cls(total, warmup), cls(total, warmup)
         for step in reversed(steps):
             first(step)
@@ -106,5 +107,65 @@ def test_wsd_is_flat_and_then_one_minus_sqrt():
         WSD(1000, 100, decay_steps=901)
 
 
+@pytest.mark.parametrize(
+    ("cooldown", "quarters"),
+    [
+        ("1-sqrt", [1, 0.5, 1 - 2**-0.5, 1 - 3**0.5 / 2]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+        ("mirror_cosine", [1, 1.5 - (2 + 2**0.5) / 4, 0.5, 0.5 - (2 - 2**0.5) / 4]),
+        ("square", [1, 15 / 16, 3 / 4, 7 / 16]),
+    ],
+)
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_a_cooldown_has_its_shape_between_the_rate_and_its_floor(cooldown, quarters, floor):
+    schedule = WSD(1000, 100, decay_steps=200, min_lr_ratio=floor, cooldown=cooldown)
+    assert [schedule(800 + 50 * i) for i in range(4)] == pytest.approx([floor + (1 - floor) * x for x in quarters])
+    assert schedule(1000) == pytest.approx(floor)
+    falls = [schedule(step) for step in range(800, 1001)]
+    assert falls == sorted(falls, reverse=True)
+
+
+def test_every_cooldown_can_be_chosen_and_no_other():
+    for cooldown in COOLDOWNS:
+        WSD(10, cooldown=cooldown)
+    with pytest.raises(ValueError, match=r"schedule\.cooldown must be one of 1-sqrt, .*, got 'sqrt'"):
+        WSD(10, cooldown="sqrt")
+
+
+@pytest.mark.parametrize(("a", "b", "rate"), [(4.6, -0.51, 0.02), (4.6, -0.51, 0.001), (1.0, -0.3, 0.5)])
+def test_power_is_the_papers_law_of_tokens_at_one_batch_size(a, b, rate):
+    """Shen et al. 2024: min(rate, batch a tokens^b) of the tokens seen, here with batches of 16 rows of 64 tokens."""
+    rows, tokens = 16, 16 * 64
+    flat = (rate / (rows * a)) ** (1 / b) / tokens  # the steps at which both are equal
+    total = max(2000, round(3 * flat)) if flat < 1e6 else 2000
+    schedule = Power(total, 10, flat_steps=max(10, round(flat)), exponent=b, decay_steps=0)
+    for step in range(10, total, total // 50):
+        law = min(rate, rows * a * ((step + 1) * tokens) ** b)
+        assert rate * schedule(step) == pytest.approx(law, rel=0.05)
+
+
+def test_power_falls_as_its_power_and_then_cools_down_from_where_it_is():
+    schedule = Power(1000, 100, exponent=-0.5, decay_steps=200, cooldown="linear")
+    assert [schedule(step) for step in (99, 399)] == pytest.approx([1.0, 0.5])
+    at = (801 / 100) ** -0.5
+    assert [schedule(800), schedule(900)] == pytest.approx([at, at / 2])
+    assert schedule(50) == pytest.approx(0.51)
+    with pytest.raises(
+        ValueError, match=r"schedule\.flat_steps must be at least 100, the steps of the warm-up, got 99"
+    ):
+        Power(1000, 100, flat_steps=99)
+
+
+@pytest.mark.parametrize("cls", [WSD, Power])
+def test_a_longer_training_has_the_same_rates_until_the_shorter_cools_down(cls):
+    """The last of those steps is the first of the cool-down, at which nothing has fallen yet."""
+    short, long = cls(500, 50, decay_steps=100), cls(2000, 50, decay_steps=400)
+    assert shared_steps(short, long, 500) == shared_steps(long, short, 500) == 401
+    assert shared_steps(long, long, 2000) == 2000
+    assert shared_steps(cls(500, 50), cls(2000, 100), 500) == 0
+    assert shared_steps(Cosine(500, 50), Cosine(2000, 50), 500) == 51
+
+
 def test_without_warmup_the_first_step_has_the_whole_rate():
-    assert [cls(100, 0)(0) for cls in (Constant, Linear, Cosine, InverseSqrt, WSD)] == [1.0] * 5
+    assert [cls(100, 0)(0) for cls in (Constant, Linear, Cosine, InverseSqrt, WSD, Power)] == [1.0] * 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -104,7 +105,10 @@ def shown(value: object) -> str:
 
 def _fields(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     """The fields of a node and below it, with their types in words and their values."""
-    known = constructor_types(load(path, node)) if "_target_" in node else {}
+    target = load(path, node) if "_target_" in node else None
+    known = constructor_types(target) if target else {}
+    with contextlib.suppress(ValueError):  # of a name that is still to be given
+        known = getattr(target, "open_fields", lambda node: {})(node) | known
     known |= BESIDE.get(path, {})
     for key, value in node.items():
         if not str(key).startswith("_"):

@@ -86,7 +86,7 @@ def quoted(text: str) -> str:
 
 def literal(text: str) -> str:
     """The same, where `${` stands for itself, too."""
-    return quoted(_without_interpolation(text))
+    return quoted(without_interpolation(text))
 
 
 def as_value(value: object) -> str:
@@ -108,7 +108,8 @@ def _in_quotes(leaf: object) -> object:
     return QuotedString(leaf, Quote.double) if isinstance(leaf, str) else leaf
 
 
-def _without_interpolation(text: str) -> str:
+def without_interpolation(text: str) -> str:
+    """A text in which `${` is to stand for itself."""
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
@@ -166,6 +167,7 @@ def reason_of(error: BaseException) -> str:
 OUTSIDE_IDENTITY = (
     *("cell", "study", "run_dir", "runs_dir", "progress", "logger", "data.cache", "mixed_code"),
     *("trainer.threads", "trainer.checkpoint_every_seconds", "trainer.checkpoint_budget_gb"),
+    *("trainer.keep_checkpoints", "trainer.branch_from"),
 )
 LONGEST_NAME = 120  # bytes of a cell's name, which is a folder's
 INIT_FROM = "model.init_from"
@@ -244,7 +246,7 @@ def run_name(study: str, cell: str, seed: int) -> str:
     return f"{study}-{cell}-s{seed}"
 
 
-def run_path(cell: str, seed: int) -> str:
+def run_path(cell: str, seed: int | str) -> str:
     """Where a run stands in its study's folder, as `run_dir` in conf/train.yaml has it."""
     return f"{cell}/seed={seed}"
 

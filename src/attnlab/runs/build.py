@@ -27,7 +27,7 @@ from attnlab.runs.record import plain_widths, read_record, read_tensors, setting
 from attnlab.training import ranks
 from attnlab.training.automatic import resolve
 from attnlab.training.optimizers import Averaging, Optimization
-from attnlab.training.schedules import Schedule
+from attnlab.training.schedules import Schedule, shared_steps
 from attnlab.training.task import Task
 from attnlab.training.tracking import Tracking
 from attnlab.training.trainer import TrainerSettings
@@ -50,6 +50,13 @@ class Parts:
     trainer: TrainerSettings
     tracking: Tracking
     callbacks: Sequence[Callback] = ()
+
+    def shared_steps(self, other: int, d_model: int = 1) -> int:
+        """The first steps that a training of so many steps has in common with one of `other` steps: their rates are
+        the same."""
+        own = self.trainer.steps
+        one, two = (build_part(self.schedule, total_steps=n, d_model=d_model, lr=1.0) for n in (own, other))
+        return shared_steps(one, two, min(own, other))
 
     def build_task(self, widths: dict[str, Any]) -> Task:
         """The task around a new model, on torch's current default device; `widths` are the data's."""

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,20 @@ from attnlab.config.compose import Composed
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM, identity, refuse_drift
 from attnlab.models import measure_size
+from attnlab.parts import find
 from attnlab.runs.build import Parts, build, refuse_other_tokenizer, start
-from attnlab.runs.record import make_record, plain_widths, refuse_other_source, trials_of, write_record
+from attnlab.runs.record import (
+    make_record,
+    plain_widths,
+    read_record,
+    refuse_other_source,
+    trials_of,
+    write_record,
+)
 from attnlab.runs.settled import settle_run
 from attnlab.runs.views import examples_of
 from attnlab.training import ranks
+from attnlab.training.branching import KeptCheckpoints, find_branch
 from attnlab.training.callbacks import (
     Debugging,
     DivergenceCheck,
@@ -40,7 +50,7 @@ from attnlab.training.callbacks import (
     duration,
     in_words,
 )
-from attnlab.training.checkpoints import Checkpoints, draw_apart
+from attnlab.training.checkpoints import draw_apart
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
 from attnlab.training.processes import Interrupted, StopRequest, descendants, end_with_ancestors, leaving, slurm_job
@@ -221,6 +231,8 @@ class TrainingRun:
         )
         debugging.before(self.data)
         resume = training.find_resume(self.directory.path, identity(self.composed.resolved), self._warn)
+        if resume is None and self.settings.branch_from is not None:
+            resume = self._branch(Path(self.settings.branch_from).expanduser(), record, loggers)
         if resume is not None:
             self._say(f"going on from {resume}")
         else:
@@ -243,6 +255,17 @@ class TrainingRun:
         for line in debugging.lines(self.directory.path):
             self._warn(line)
 
+    def _branch(self, trunk: Path, record: Mapping[str, Any], loggers: Sequence[Logger]) -> Path | None:
+        """The checkpoint of the trunk to go on from, with what came before it in this run's directory; or None."""
+        read_record(trunk)
+        computes = {path: find(record, path) for path in ("precision.used", "compile.used", "device.name")}
+        own, width = identity(self.composed.resolved), int(self.composed.get("model.d_model") or 1)
+        shared = partial(self.parts.shared_steps, d_model=width)
+        branch = find_branch(trunk, own, shared, computes, self.settings.plateau_share, self._warn)
+        if branch is not None and self.directory.owned:
+            branch.bring(self.directory.checkpoints, loggers)
+        return None if branch is None else branch.checkpoint
+
     def _task(self) -> Task:
         seed = self.composed.seed
         random.seed(seed)
@@ -259,7 +282,8 @@ class TrainingRun:
         every, budget = settings.checkpoint_every_seconds, settings.checkpoint_budget_gb
         stop, same = StopRequest(self._say), identity(self.composed.resolved)
         # What a step adds to the state of the others is saved with it: the checkpoints come after them.
-        callbacks.append(Checkpoints(self.directory.checkpoints, every, budget, same, stop))
+        kept = settings.keep_checkpoints
+        callbacks.append(KeptCheckpoints(self.directory.checkpoints, every, budget, same, stop, kept))
         if self.composed.search is not None:
             sweeper = self.composed.sweeper
             pruner = instantiate(sweeper["pruner"], "hydra.sweeper.pruner")

@@ -31,6 +31,7 @@ from attnlab.studies.on_end import then
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
 from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
+from attnlab.studies.trunks import branching
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
 from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
@@ -88,6 +89,13 @@ class Relaunch:
             self._launch(["progress=off", *self.launcher.words], chosen)
 
     def _on_cluster(self, chosen: Sequence[str]) -> dict[Key, Job]:
+        """As `_submit`; what branches off follows when its trunks are over."""
+        lost = self._submit(chosen)
+        if lost or self.detach or not self.plan.branches:
+            return lost
+        return self._submit([state for state in chosen if state != "failed"])
+
+    def _submit(self, chosen: Sequence[str]) -> dict[Key, Job]:
         """Submits what Slurm has no job of, and waits for all jobs; returns those that ended without a word."""
         if self._pending(chosen):
             threads = [f"trainer.threads={self.launcher.threads}"] if self.launcher.threads else []
@@ -98,6 +106,8 @@ class Relaunch:
         if self.detach:
             name = self.plan.study
             say(self.console, f"`attnlab status {name}` shows them, `attnlab cancel {name}` stops them")
+            if self.plan.branches:
+                say(self.console, "the same command submits what branches off when the others are over")
             return {}
         try:
             watch = cluster.Watch(self.folder, lambda line: say(self.console, line))
@@ -256,7 +266,7 @@ class Sweep:
         plan = self._settled(study)
         if not study.pending or study.launcher is None:
             return plan, None
-        sizes = sizes_of(study.composed, data)
+        sizes = sizes_of(study.composed, data, branching(plan, study.runs_dir, study.pending))
         with study.space:
             return plan, preflight_of(
                 plan, study.runs_dir, study.pending, sizes, study.composed, study.space, study.launcher

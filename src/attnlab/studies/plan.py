@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attnlab.config import UsageError, shipped
-from attnlab.config.identity import inherit, key_and_text, literal, run_path
-from attnlab.training.run_directory import read_json
+from attnlab.config.identity import inherit, key_and_text, literal, quoted, run_path, without_interpolation
+from attnlab.training.run_directory import SETTLED, read_json
 from attnlab.training.study_fields import check_plan, did_you_mean
 
 Key = tuple[str, int]  # a run of a study: its cell's name and its seed
@@ -26,11 +26,20 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Where a cell's runs branch off: after a step of the runs of the cell `trunk`, each from that of its seed."""
+
+    trunk: str
+    step: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a sweep will run, and what the comparison will ask of it; this is plan.json.
 
     automatic: how every run computes where trainer.precision or trainer.compile is auto, by field: used, asked, the
     reason, and what was measured. config_dirs: the user's own folders, in which its choices and parts are found.
+    branches: the cells that share their first steps with a longer one, by name.
     """
 
     study: str
@@ -46,6 +55,7 @@ class Plan:
     needs: list[str] = field(default_factory=list)
     automatic: dict[str, dict[str, Any]] = field(default_factory=dict)
     config_dirs: list[str] = field(default_factory=list)
+    branches: dict[str, Branch] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""
@@ -57,8 +67,27 @@ class Plan:
     def overrides(self, cell: Cell, seed: int | None = None) -> list[str]:
         """The overrides of one run, by default of the first seed: `attnlab train` with them gives the same run."""
         named = [f"study.name={literal(self.study)}", f"cell={literal(cell.name)}"]
-        named += in_words(self.automatic)
+        named += [*in_words(self.automatic), *self._branching(cell.name)]
         return inherit([*self.shared, *cell.overrides, *named, f"seed={self.seeds[0] if seed is None else seed}"])
+
+    def _branching(self, cell: str) -> list[str]:
+        """The settings by which a run branches off, or keeps what others branch off."""
+        if cell in self.branches:
+            place = run_path(without_interpolation(self.branches[cell].trunk), "${seed}")
+            return [f"trainer.branch_from={quoted(f'${{runs_dir}}/${{study.name}}/{place}')}"]
+        steps = sorted({branch.step for branch in self.branches.values() if branch.trunk == cell})
+        return [f"trainer.keep_checkpoints=[{','.join(map(str, steps))}]"] if steps else []
+
+    def waves(self, keys: Iterable[Key]) -> list[list[Key]]:
+        """Runs of the plan as they can be launched one wave after the other: what branches off comes last."""
+        keys = list(keys)
+        found = [[key for key in keys if (key[0] in self.branches) is branching] for branching in (False, True)]
+        return [wave for wave in found if wave]
+
+    def is_ready(self, key: Key, states: Mapping[Key, str]) -> bool:
+        """Whether a run waits for no trunk that is still to be trained."""
+        name, seed = key
+        return name not in self.branches or states.get((self.branches[name].trunk, seed)) in (*SETTLED, "failed")
 
 
 def in_words(automatic: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -78,7 +107,8 @@ def read_plan(path: Path) -> Plan:
         raise UsageError(f"{path}: there is no plan; `attnlab sweep STUDY` writes one")
     try:
         check_plan(data)
-        return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+        branches = {name: Branch(**one) for name, one in data.get("branches", {}).items()}
+        return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]], "branches": branches})
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise UsageError(f"{path} is no plan ({error}); remove it, and `attnlab sweep STUDY` writes it anew") from error
 

@@ -26,7 +26,7 @@ from attnlab.models import count_parameters, idle_parameters
 from attnlab.runs.build import build, data_key
 from attnlab.runs.settled import shape_of
 from attnlab.studies.monitor import roughly, say
-from attnlab.studies.plan import Key, Plan, runs_of
+from attnlab.studies.plan import Branch, Key, Plan, runs_of
 from attnlab.studies.remaining import FILE, MEASURED, makespan
 from attnlab.studies.slots import Slots, gpus_of
 from attnlab.studies.workers import Job, Workers
@@ -63,27 +63,49 @@ class Size:
     idle: int = 0
 
 
-def sizes_of(composed: Iterable[Composed], data: Mapping[str, DataModule]) -> dict[str, Size]:
-    """The sizes of runs by their cells; `data`: prepared, by `data_key`."""
-    return {one.cell: _size(one.resolved, data[data_key(one.resolved)]) for one in composed}
+def sizes_of(
+    composed: Iterable[Composed], data: Mapping[str, DataModule], branches: Mapping[str, Branch] | None = None
+) -> dict[str, Size]:
+    """The sizes of runs by their cells; `data`: prepared, by `data_key`; `branches`: those that make no step before the
+    one at which they branch off."""
+    first = {name: branch.step for name, branch in (branches or {}).items()}
+    return {one.cell: _size(one.resolved, data[data_key(one.resolved)], first.get(one.cell, 0)) for one in composed}
 
 
-def _size(resolved: Mapping[str, Any], data: DataModule) -> Size:
+def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size:
     parts = replace(build(resolved), data=data)
     settings = parts.trainer.in_steps(data.steps_in)
     with torch.device("meta"):
+<<<<<<< HEAD
         model = parts.build_task(data.dims()).model
     (total, embedding), idle = count_parameters(model), idle_parameters(model)
     steps, every = settings.steps, settings.val_check_interval
+||||||| 4fe2fc3
+        total, embedding = count_parameters(parts.build_task(data.dims()).model)
+    steps, every = settings.steps, settings.val_check_interval
+=======
+        total, embedding = count_parameters(parts.build_task(data.dims()).model)
+    whole_steps, every = settings.steps, settings.val_check_interval
+    steps = whole_steps - first
+>>>>>>> optimizers
     tokens = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size) * steps
-    validations = steps // every if every else 0
+    validations = whole_steps // every - first // every if every else 0
     numbers = 1 + ADAM_STATES + (not str(resolved["averaging"]["_target_"]).endswith(".Averaging"))
-    saved, budget = validations + bool(not every or steps % every), settings.checkpoint_budget_gb * GB
+    saved, budget = validations + bool(not every or whole_steps % every), settings.checkpoint_budget_gb * GB
     whole = NUMBER_BYTES * total * numbers + CHECKPOINT_BYTES
     best = (NUMBER_BYTES * total + CHECKPOINT_BYTES) * bool(validations)
     kept = min(saved, max(2, int((budget - best) // whole)))
+<<<<<<< HEAD
     disk = kept * whole + best + LINE_BYTES * steps / settings.log_every_n_steps + OUTPUT_BYTES
     operations = 6.0 * max(1, total - embedding - idle) * tokens
+||||||| 4fe2fc3
+    disk = kept * whole + best + LINE_BYTES * steps / settings.log_every_n_steps + OUTPUT_BYTES
+    operations = 6.0 * max(1, total - embedding) * tokens
+=======
+    kept += len(settings.keep_checkpoints)
+    disk = kept * whole + best + LINE_BYTES * whole_steps / settings.log_every_n_steps + OUTPUT_BYTES
+    operations = 6.0 * max(1, total - embedding) * tokens
+>>>>>>> optimizers
     how = [settings.precision, settings.compile, settings.accumulate_grad_batches, settings.diagnostics_every]
     shape = key_of([*how, bool(every), *shape_of(resolved, parts)])
     return Size(total, tokens, data.unit, steps, validations, disk, operations, shape, settings.threads, idle)
@@ -113,7 +135,8 @@ class Preflight:
 
     def time(self, seconds: Mapping[str, float]) -> str:
         """How long all of it takes, by the seconds of a run of each cell."""
-        runs = [seconds[cell] for cell, _ in self.pending]
+        waves = [[seconds[cell] for cell, _ in wave] for wave in self.plan.waves(self.pending)]
+        runs = [each for wave in waves for each in wave]
         if self.takes is not None:
             number, unit = self.takes
             return (
@@ -121,7 +144,9 @@ class Preflight:
                 "are and how many runs train at once is not known here)"
             )
         workers = f"{self.slots.at_once} worker{'s' if self.slots.at_once > 1 else ''}"
-        return f"about {roughly(makespan(runs, self.slots.at_once))} on this machine with {workers}"
+        return (
+            f"about {roughly(sum(makespan(wave, self.slots.at_once) for wave in waves))} on this machine with {workers}"
+        )
 
     def write_costs(self) -> None:
         """Leaves in the study's folder what the estimate of what is left rests on."""

@@ -30,6 +30,7 @@ from attnlab.config.identity import (
 from attnlab.config.seams import load
 from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
+from attnlab.studies.trunks import branches_of
 from attnlab.training.metrics import known_better
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
@@ -70,7 +71,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
-    return _with_reasons(plan, path, space)
+    return _with_reasons(plan, path, space, raw["trunk"])
 
 
 def config_dirs_of(path: Path, overrides: Sequence[str], given: Sequence[str]) -> tuple[list[str], str]:
@@ -188,8 +189,9 @@ def _cells(raw: Mapping[str, Any]) -> list[Cell]:
     return cells
 
 
-def _with_reasons(plan: Plan, path: Path, space: ConfigSpace) -> Plan:
-    """The plan with the reason of each cell of incompatible parts. Raises: UsageError, also for equal cells."""
+def _with_reasons(plan: Plan, path: Path, space: ConfigSpace, trunk: bool) -> Plan:
+    """The plan with the reason of each cell of incompatible parts, and where a `trunk` is shared with what branches off
+    it. Raises: UsageError, also for equal cells."""
     if len(plan.cells) > MANY_JOBS:
         print(f"{plan.study}: checking {len(plan.cells):,} cells", file=sys.stderr)
     composed = {cell.name: space.compose(plan.overrides(cell)) for cell in plan.cells}
@@ -200,6 +202,9 @@ def _with_reasons(plan: Plan, path: Path, space: ConfigSpace) -> Plan:
             raise ValueError(f"{both} must be different cells, and are one configuration; leave one out")
         plan = replace(plan, cells=cells, baseline=_one_of(plan.baseline, cells))
         _refuse_unreported(plan, composed)
+        if trunk:
+            can_run = {cell.name: composed[cell.name] for cell in cells if cell.skip is None}
+            plan = replace(plan, branches=branches_of(can_run))
     return plan
 
 

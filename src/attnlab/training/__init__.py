@@ -10,6 +10,7 @@ from typing import Any
 
 _NAMES = {
     "automatic": "Compilation Precision Steps Timings Way resolve",
+    "branching": "Branch KeptCheckpoints find_branch",
     "callbacks": "DivergenceCheck Progress Pruned Pruning StatusWriter",
     "checkpoints": "Checkpoints DamagedCheckpoint UnusableCheckpoint find_resume load_weights read_checkpoint "
     "save_weights write_checkpoint",
@@ -18,14 +19,15 @@ _NAMES = {
     "loss": "Diverged LossAccumulator LossSums Plateau cross_entropy_sums first_not_finite",
     "metrics": "Metric",
     "named_optimizers": "pytorch_optimizer torch_optimizer",
-    "optimizers": "EMA Averaging LastCheckpoints MuonWithAdamW Optimization adafactor adam adamw decay_groups lion "
+    "optimizers": "EMA Averaging LastCheckpoints Optimization adafactor adam adamw cautious_adamw decay_groups lion "
     "muon schedule_free",
     "processes": "Interrupted StopRequest Stopped",
     "ranks": "Ranks",
     "run_directory": "CannotWrite Held RunDirectory effective_state read_json write_json write_text",
-    "schedules": "WSD Constant Cosine InverseSqrt Linear Noam Schedule",
+    "schedules": "WSD Constant Cosine InverseSqrt Linear Noam Power Schedule",
     "sharding": "FullySharded",
     "task": "Task",
+    "update_rules": "CautiousAdamW MuonWithAdamW hidden_matrices",
     "tracking": "NUM_SAMPLES Picture RunName Table Tracking resolve_wandb_mode restricted_figures run_id",
     "trainer": "TrainerSettings apply_to_model build_trainer",
 }

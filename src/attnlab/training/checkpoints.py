@@ -37,8 +37,7 @@ from attnlab.training.run_directory import CHECKPOINTS, cannot_write, difference
 from attnlab.training.task import Task, as_task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-ALWAYS_KEPT = 2
-GB = 1e9
+ALWAYS_KEPT, GB = 2, 1e9
 # Of what a checkpoint holds under which names. Raise it when that changes: a file of another format is refused.
 FORMAT = 2
 MARK = b"attnlab sha256 "
@@ -195,9 +194,12 @@ class Checkpoints(Checkpoint):
         """Saves when it is time or asked for, between optimizer steps; where a validation follows, that will save."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0:
             return
-        if any_rank(trainer, self.stop.is_made or time.monotonic() - self._saved_at >= self.every_seconds):
+        if any_rank(trainer, self.stop.is_made or self._is_due(trainer)):
             self._save_last(trainer)
             self._stop_if_asked(trainer)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return time.monotonic() - self._saved_at >= self.every_seconds
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, and `best` where this validation was the best so far."""
@@ -256,19 +258,19 @@ class Checkpoints(Checkpoint):
 
     def _rotate(self, step: int) -> None:
         """Removes what was saved after this step, by an attempt that was damaged, and the oldest above the budget."""
-        numbered = _numbered(self.folder)
-        for number in [number for number in numbered if number > step]:
-            numbered.pop(number).unlink()
+        found = numbered(self.folder)
+        for number in [number for number in found if number > step]:
+            found.pop(number).unlink()
         best = self.folder / BEST
-        total = sum(path.stat().st_size for path in numbered.values()) + (best.stat().st_size if best.is_file() else 0)
-        for number in sorted(numbered)[:-ALWAYS_KEPT]:
+        total = sum(path.stat().st_size for path in found.values()) + (best.stat().st_size if best.is_file() else 0)
+        for number in sorted(found)[:-ALWAYS_KEPT]:
             if total <= self.budget_gb * GB:
                 break
-            total -= numbered[number].stat().st_size
-            numbered[number].unlink()
+            total -= found[number].stat().st_size
+            found[number].unlink()
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
+def numbered(folder: Path) -> dict[int, Path]:
     """The checkpoints by the step that they are of."""
     found = {path.stem.removeprefix("step="): path for path in folder.glob("step=*.ckpt")}
     return {int(step): path for step, path in found.items() if step.isdigit()}
@@ -297,7 +299,7 @@ def find_resume(
     Raises UnusableCheckpoint for one of another (flat) configuration or format, or with code in it.
     """
     folder = Path(run) / CHECKPOINTS
-    candidates = [path for _, path in sorted(_numbered(folder).items(), reverse=True)]
+    candidates = [path for _, path in sorted(numbered(folder).items(), reverse=True)]
     if not (folder / LAST).is_symlink():  # a copy, or a directory that was copied
         candidates.insert(0, folder / LAST)
     damaged = False
@@ -327,8 +329,8 @@ def find_resume(
 
 def save_weights(task: nn.Module, path: PathLike) -> None:
     """Writes the weights of a task that has trained nothing, as `load_weights` reads them. Raises CannotWrite."""
-    counts = {"step": 0, "tokens": 0, "seconds": 0.0}
-    write_checkpoint({"state_dict": task.state_dict(), "configuration": {}, "attnlab": counts}, path)
+    nothing = {"step": 0, "tokens": 0, "seconds": 0.0}
+    write_checkpoint({"state_dict": task.state_dict(), "configuration": {}, "attnlab": nothing}, path)
 
 
 def load_weights(task: nn.Module, path: PathLike) -> dict[str, Any]:

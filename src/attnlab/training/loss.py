@@ -291,6 +291,7 @@ class Plateau:
     def __init__(self, judged_at: int) -> None:
         self.judged_at, self.block = judged_at, max(1, judged_at // BLOCKS)
         self.is_left, self.loss, self.nearest = False, 0.0, math.inf
+        self.left_at: int | None = None  # the step
         self.counts = self.counts_of_block = torch.zeros(0, dtype=torch.int64)
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
@@ -310,7 +311,7 @@ class Plateau:
         entropy = -float(torch.special.xlogy(of_block, shares[: len(of_block)]).sum()) / tokens
         self.nearest = min(self.nearest, loss / tokens - entropy)
         if any_rank(self.nearest < -MARGIN):
-            self.is_left, self.counts = True, self.counts[:0]
+            self.is_left, self.left_at, self.counts = True, step, self.counts[:0]
             return None
         if step < self.judged_at:
             return None
@@ -321,7 +322,8 @@ class Plateau:
 
     def state_dict(self) -> dict[str, object]:
         self._count()
-        return {name: getattr(self, name) for name in ("is_left", "counts", "counts_of_block", "loss", "nearest")}
+        kept = ("is_left", "left_at", "counts", "counts_of_block", "loss", "nearest")
+        return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         vars(self).update(state)

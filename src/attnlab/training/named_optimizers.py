@@ -22,6 +22,7 @@ from attnlab.parts import Choices, unsharded
 from attnlab.ranges import NonNegativeFloat, check_ranges, must_be
 from attnlab.training.optimizers import decay_groups
 from attnlab.training.study_fields import did_you_mean
+from attnlab.training.update_rules import hidden_matrices
 
 Kinds = Mapping[str, type[Optimizer]]
 SHAPE = (4, 6, 2, 2, 2)  # of what an optimizer is tried on, as far as a parameter has ranks
@@ -34,6 +35,11 @@ REFUSED = {
     **dict.fromkeys(("AdaHessian", "SophiaH"), "needs second derivatives, which no step here computes"),
 }
 MATRICES = "is for matrices alone; choose optimizer=muon, which has AdamW for the rest"
+NO_MATRICES = (
+    "is for hidden matrices: nn.Linear weights inside a stack of layers (an nn.ModuleList); the model has none"
+)
+SQUARES = 8192  # rows of the largest square matrix that one may keep of a parameter
+ALL_RANKS_DRAW = "draws random numbers, each rank its own, so that the ranks' weights would drift apart"
 SCHEDULE_FREE = "evaluates other weights than it trains; choose optimizer=schedule_free"
 
 
@@ -80,7 +86,7 @@ def _of_library() -> Kinds:
     return {kind.__name__: kind for kind in kinds}
 
 
-def _find(kinds: Kinds, name: object) -> type[Optimizer]:
+def _find(kinds: Kinds, name: object) -> Any:  # a class, which mypy takes for what has no hash
     """Raises ValueError for a name that there is not."""
     by_name = {known.lower(): kind for known, kind in kinds.items()}
     if str(name).lower() not in by_name:
@@ -89,7 +95,7 @@ def _find(kinds: Kinds, name: object) -> type[Optimizer]:
     return by_name[str(name).lower()]
 
 
-def fields_of(kind: type[Optimizer]) -> dict[str, object]:
+def fields_of(kind: Any) -> dict[str, object]:
     """The arguments of an optimizer but its parameters, with what their annotations say about plain values."""
     try:
         hints = typing.get_type_hints(kind.__init__)
@@ -97,7 +103,20 @@ def fields_of(kind: type[Optimizer]) -> dict[str, object]:
         hints = {}
     known = inspect.signature(kind).parameters.values()
     named = [one.name for one in known if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    return {name: _plain(hints.get(name, Any)) for name in named[1:]}
+    is_cautious = not _for_matrices(kind) and "group.get('cautious')" in _source(kind)
+    flags = {"cautious": bool} if is_cautious and "cautious" not in named else {}
+    return {name: _plain(hints.get(name, Any)) for name in named[1:]} | flags
+
+
+@functools.cache
+def _for_matrices(kind: Any) -> bool:
+    """Whether an optimizer of the library wants the groups of hidden matrices marked."""
+    return any("'use_muon' not in group" in _source(one) for one in kind.__mro__)
+
+
+def _source(kind: Any) -> str:
+    """The library's source of a class: it takes some fields under no name of their own."""
+    return inspect.getsource(kind) if kind.__module__.startswith("pytorch_optimizer.optimizer") else ""
 
 
 def _plain(annotation: object) -> object:
@@ -124,13 +143,35 @@ def _made(
     if weight_decay is not None and not decays:
         raise ValueError(f"optimizer.weight_decay: {name} has no weight decay; leave it out")
     default = known["weight_decay"].default if decays else 0.0
-    groups = decay_groups(model, default if weight_decay is None else weight_decay)
+    if "weight_decay_1d" in known:  # MARS has rates and decays of its own for tensors of rank one
+        arguments = _Arguments({"weight_decay_1d": 0.0, "lr_1d": arguments.get("lr", known["lr"].default)} | arguments)
+    flagged = _for_matrices(kind)
+    groups = _groups(model, default if weight_decay is None else weight_decay, flagged)
+    if flagged and not any(group["use_muon"] for group in groups):
+        raise ValueError(f"optimizer.name: {name} {NO_MATRICES}")
     groups = groups if decays else [{"params": group["params"]} for group in groups]
     ranks = tuple(sorted({p.ndim for group in groups for p in group["params"]}))
-    made: Any = kind  # mypy: a class can be hashed
-    if reason := _why_not(made, _Arguments(arguments), ranks, decays):
+    longest = max(size for group in groups for p in group["params"] for size in (p.shape or (1,)))
+    if name == "Shampoo" and longest > SQUARES:
+        raise ValueError(
+            f"optimizer.name: Shampoo keeps a square matrix for each side of a parameter, and decomposes it at every "
+            f"step; the longest side may have {SQUARES:,}, here it has {longest:,}. Choose SOAP, which leaves long "
+            "sides out (optimizer.max_precondition_dim)"
+        )
+    if reason := _why_not(kind, arguments, ranks, decays):
         raise ValueError(f"optimizer.name: {name} {reason}")
-    return kind(groups, **arguments)
+    optimizer: Optimizer = kind(groups, **arguments)
+    return optimizer
+
+
+def _groups(model: nn.Module, weight_decay: float, flagged: bool) -> list[dict[str, Any]]:
+    """Parameters that decay and those that do not; where `flagged`, hidden matrices by themselves, marked as such."""
+    if not flagged:
+        return decay_groups(model, weight_decay)
+    matrices = hidden_matrices(model)
+    rest = decay_groups(model, weight_decay, skip=matrices)
+    of_matrices = [{"params": matrices, "weight_decay": weight_decay, "use_muon": True}] if matrices else []
+    return [*of_matrices, *({**group, "use_muon": False} for group in rest)]
 
 
 class _Arguments(dict[str, Any]):
@@ -181,7 +222,7 @@ class _Trial:
 
     def __init__(
         self,
-        kind: type[Optimizer],
+        kind: Any,
         arguments: Mapping[str, Any],
         ranks: Sequence[int],
         decays: bool,
@@ -191,15 +232,17 @@ class _Trial:
         shapes = [tuple(itertools.islice(SHAPE, rank)) for rank in ranks]
         made = [torch.randn(shape, generator=drawn) for shape in shapes] if weights is None else weights
         self.weights = [nn.Parameter(tensor.detach().clone()) for tensor in made]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [weight], **({"weight_decay": 0.01 * (weight.ndim > 1)} if decays else {})}
             for weight in self.weights
         ]
-        self.optimizer = kind(groups, **arguments)
+        for group in groups if _for_matrices(kind) else ():
+            group["use_muon"] = group["params"][0].ndim == 2
+        self.optimizer: Optimizer = kind(groups, **arguments)
 
-    def go_on(self, first: int) -> None:
+    def go_on(self, first: int, seed: int = 0) -> None:
         """The steps from one on. Raises whatever the optimizer raises."""
-        torch.manual_seed(first)  # what it draws a checkpoint restores
+        torch.manual_seed(first + seed)  # what it draws a checkpoint restores
         for step in range(first, first + STEPS):
             asked = itertools.count()
 
@@ -213,13 +256,34 @@ class _Trial:
             self.optimizer.step(closure)  # type: ignore[arg-type]
 
 
-def _unsharded(choices: Choices) -> Iterator[str]:
-    named = str(choices.get("optimizer.name")).lower()
-    if choices.parts.get("optimizer") is pytorch_optimizer or named == "adafactor":
-        yield from unsharded(choices, "optimizer", f"({choices.get('optimizer.name')}) may not work on shards")
+@functools.cache
+def _draws(kind: Any) -> bool:
+    """Whether an optimizer's steps depend on the random numbers of the process; False where it takes none."""
+    found, decays = [], "weight_decay" in inspect.signature(kind).parameters
+    try:
+        with torch.random.fork_rng(), torch.device("cpu"), torch.enable_grad():
+            for seed in (0, 1):
+                trial = _Trial(kind, {}, (1, 2), decays)
+                trial.go_on(0, 100 * seed)
+                trial.go_on(STEPS, 100 * seed)
+                found.append(trial.weights)
+    except Exception:  # whatever it is, the trial of the model's own parameters says it
+        return False
+    return not all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def _refused(choices: Choices) -> Iterator[str]:
+    name, part = str(choices.get("optimizer.name")), choices.parts.get("optimizer")
+    if part is pytorch_optimizer or name.lower() == "adafactor":
+        yield from unsharded(choices, "optimizer", f"({name}) may not work on shards")
+    world_size = (choices.get("trainer.devices") or 1) * (choices.get("trainer.num_nodes") or 1)
+    of_library = _of_library() if world_size > 1 and part is pytorch_optimizer else {}
+    is_known = name.lower() in map(str.lower, of_library)
+    if is_known and _draws(_find(of_library, name)):
+        yield f"optimizer.name: {name} {ALL_RANKS_DRAW}; choose another, or trainer.devices=1"
 
 
 for function, all_kinds in ((torch_optimizer, _of_torch), (pytorch_optimizer, _of_library)):
-    function.incompatible = _unsharded  # type: ignore[attr-defined]
+    function.incompatible = _refused  # type: ignore[attr-defined]
     # The fields that a node may have beside those of the function, by its `name`.
     function.open_fields = lambda node, kinds=all_kinds: fields_of(_find(kinds(), node.get("name")))  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from attnlab.parts import Choices, Part, build_part, unsharded
 from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, check_ranges
 from attnlab.training.schedules import Constant, Schedule
 from attnlab.training.sharding import placed_as
+from attnlab.training.update_rules import CautiousAdamW, MuonWithAdamW, at_rates, hidden_matrices, kind_of_tensor
 
 Betas = tuple[Rate, Rate]
 
@@ -87,6 +88,18 @@ def lion(
 
 
 @check_ranges
+def cautious_adamw(
+    model: nn.Module,
+    lr: NonNegativeFloat = 1e-3,
+    betas: Betas = (0.9, 0.98),
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.01,
+) -> Optimizer:
+    """AdamW that leaves out what disagrees with the gradient's sign (Liang et al. 2024, arXiv 2411.16085)."""
+    return CautiousAdamW(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]), eps=eps)
+
+
+@check_ranges
 def schedule_free(
     model: nn.Module,
     lr: NonNegativeFloat = 2.5e-3,
@@ -112,55 +125,27 @@ def muon(
     betas: Betas = (0.9, 0.98),
     eps: PositiveFloat = 1e-8,
     weight_decay: NonNegativeFloat = 0.01,
+    adamw_lr: NonNegativeFloat | None = None,
+    embedding_lr: NonNegativeFloat | None = None,
+    head_lr: NonNegativeFloat | None = None,
 ) -> Optimizer:
-    """Muon (Jordan et al. 2024) for the hidden matrices and AdamW for the rest, at one rate: Muon's update is scaled to
-    AdamW's root mean square (Liu et al. 2025, section 2.2). Raises ValueError where the model has no hidden matrix."""
+    """Muon (Jordan et al. 2024) for the hidden matrices and AdamW for the rest. At one rate unless others are given:
+    Muon's update is scaled to AdamW's root mean square (Liu et al. 2025, section 2.2).
+
+    adamw_lr: of all that AdamW trains; embedding_lr, head_lr: of the embeddings, and of the other matrices outside of
+    the layers. Raises ValueError where the model has no hidden matrix.
+    """
     matrices = hidden_matrices(model)
     if not matrices:
         wanted = "nn.Linear weights inside a stack of layers (an nn.ModuleList)"
         raise ValueError(f"muon needs hidden matrices: {wanted}; the model has none")
     make = partial(torch.optim.Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
     inner = make(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    rest = decay_groups(model, weight_decay, skip=matrices)
-    return MuonWithAdamW(inner, _adam(torch.optim.AdamW, model, rest, lr, betas, eps) if rest else None)
-
-
-def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The nn.Linear weights inside the model's stacks of layers (its nn.ModuleLists) that are tied to no embedding."""
-    embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-    found = {id(m.weight): m.weight for stack in stacks for m in stack.modules() if isinstance(m, nn.Linear)}
-    return [weight for key, weight in found.items() if weight.requires_grad and key not in embedded]
-
-
-class MuonWithAdamW(Optimizer):
-    """Two optimizers as one: their parameter groups and state are this one's, so all see a single one."""
-
-    def __init__(self, matrices: Optimizer, rest: Optimizer | None) -> None:
-        self.parts = [matrices] if rest is None else [matrices, rest]
-        self.sizes = [len(part.param_groups) for part in self.parts]
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-        self._share()
-
-    def _share(self) -> None:
-        start = 0
-        for part, size in zip(self.parts, self.sizes, strict=True):
-            part.param_groups, part.state = self.param_groups[start : start + size], self.state
-            start += size
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._share()
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self.parts:
-            part.step()
-        return loss
+    rate, own = lr if adamw_lr is None else adamw_lr, {"embedding": embedding_lr, "head": head_lr}
+    rates = {kind: rate if given is None else given for kind, given in own.items()}
+    kinds = kind_of_tensor(model)
+    rest = at_rates(decay_groups(model, weight_decay, skip=matrices), lambda p: rates.get(kinds[id(p)], rate))
+    return MuonWithAdamW(inner, _adam(torch.optim.AdamW, model, rest, rate, betas, eps) if rest else None)
 
 
 # --- averages of the weights
@@ -369,4 +354,7 @@ def _refuses_schedules(choices: Choices) -> Iterator[str]:
 schedule_free.incompatible = _refuses_schedules  # type: ignore[attr-defined]
 adafactor.incompatible = partial(  # type: ignore[attr-defined]
     unsharded, group="optimizer", why="cannot work on shards (torch's Adafactor)"
+)
+cautious_adamw.incompatible = partial(  # type: ignore[attr-defined]
+    unsharded, group="optimizer", why="scales an update by a count that is of a whole tensor"
 )

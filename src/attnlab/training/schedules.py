@@ -7,10 +7,11 @@ w.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
 from attnlab.parts import Choices, Part
-from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges, must_be
+from attnlab.ranges import Le, NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
 
 @check_ranges
@@ -81,11 +82,21 @@ class InverseSqrt(Schedule):
         return math.sqrt(max(1, self.warmup_steps) / (step + 1))
 
 
+# What is left of a rate at a share x of its cool-down: from 1 to 0 (Hägele et al. 2024, arXiv 2405.18392, section 4).
+COOLDOWNS: dict[str, Callable[[float], float]] = {
+    "1-sqrt": lambda x: 1.0 - math.sqrt(x),
+    "linear": lambda x: 1.0 - x,
+    "cosine": lambda x: 0.5 * (1.0 + math.cos(math.pi * x)),
+    "mirror_cosine": lambda x: 2.0 * (1.0 - x) - 0.5 * (1.0 + math.cos(math.pi * x)),  # the cosine's about the line
+    "square": lambda x: 1.0 - x * x,
+}
+
+
 @check_ranges
 class WSD(Linear):
-    """Warm-up, stable, decay: constant, then 1 - sqrt over the last `decay_steps` (a fifth of the training by default)
-    to `min_lr_ratio` times the rate (Hu et al. 2024; the form of the decay is Hägele et al. 2024, section 4). Raises
-    ValueError where they do not fit."""
+    """Warm-up, stable, decay: constant, then a cool-down over the last `decay_steps` (a fifth of the training by
+    default) to `min_lr_ratio` times the rate (Hu et al. 2024, arXiv 2404.06395), as `cooldown` says (1 - sqrt is Hägele
+    et al. 2024's, section 4). Raises ValueError where they do not fit."""
 
     def __init__(
         self,
@@ -93,6 +104,7 @@ class WSD(Linear):
         warmup_steps: NonNegativeInt | None = 0,
         decay_steps: NonNegativeInt | None = None,
         min_lr_ratio: Probability = 0.0,
+        cooldown: Literal["1-sqrt", "linear", "cosine", "mirror_cosine", "square"] = "1-sqrt",
     ) -> None:
         super().__init__(total_steps, warmup_steps, min_lr_ratio)
         longest = total_steps - self.warmup_steps
@@ -100,10 +112,53 @@ class WSD(Linear):
         if self.decay_steps > longest:
             wanted = f"at most {longest}, the steps after the warm-up"
             raise ValueError(must_be("schedule.decay_steps", wanted, decay_steps))
+        if cooldown not in COOLDOWNS:
+            raise ValueError(must_be("schedule.cooldown", f"one of {', '.join(COOLDOWNS)}", cooldown))
+        self.cooldown = COOLDOWNS[cooldown]
 
     def after(self, step: int) -> float:
-        decayed = max(0, step + self.decay_steps - self.total_steps) / max(1, self.decay_steps)
-        return 1.0 - (1.0 - self.min_lr_ratio) * math.sqrt(min(1.0, decayed))
+        start = self.total_steps - self.decay_steps
+        share = min(1.0, max(0, step - start) / max(1, self.decay_steps))
+        left = self.min_lr_ratio + (1.0 - self.min_lr_ratio) * self.cooldown(share)
+        return self.stable(min(step, start)) * left
+
+    def stable(self, step: int) -> float:
+        """The multiple between warm-up and cool-down."""
+        return 1.0
+
+
+@check_ranges
+class Power(WSD):
+    """The optimizer's rate for `flat_steps` (by default the warm-up), then as (step / flat_steps)^exponent, and at the
+    end a cool-down as WSD's (Shen et al. 2024, arXiv 2408.13359, section 3).
+
+    The paper's min(rate, batch size a tokens^b) in steps: where batches are all of one size, it is this one with
+    exponent b, flat for as many steps as it takes to fall below the rate.
+    """
+
+    def __init__(
+        self,
+        total_steps: PositiveInt,
+        warmup_steps: NonNegativeInt | None = 0,
+        flat_steps: PositiveInt | None = None,
+        exponent: Annotated[float, Le(0)] = -0.51,
+        decay_steps: NonNegativeInt | None = None,
+        min_lr_ratio: Probability = 0.0,
+        cooldown: Literal["1-sqrt", "linear", "cosine", "mirror_cosine", "square"] = "1-sqrt",
+    ) -> None:
+        super().__init__(total_steps, warmup_steps, decay_steps, min_lr_ratio, cooldown)
+        self.flat_steps, self.exponent = flat_steps or max(1, self.warmup_steps), exponent
+        if self.flat_steps < self.warmup_steps:
+            wanted = f"at least {self.warmup_steps}, the steps of the warm-up"
+            raise ValueError(must_be("schedule.flat_steps", wanted, flat_steps))
+
+    def stable(self, step: int) -> float:
+        return min(1.0, float(((step + 1) / self.flat_steps) ** self.exponent))
+
+
+def shared_steps(one: Callable[[int], float], other: Callable[[int], float], steps: int) -> int:
+    """Of the first `steps`, those until the rates of two schedules first differ."""
+    return next((step for step in range(steps) if one(step) != other(step)), steps)
 
 
 @check_ranges

@@ -14,7 +14,7 @@ from attnlab.training.run_directory import ENDED
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    "on_end",
+    *("trunk", "on_end"),
 )
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
@@ -62,6 +62,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "seeds": checked_seeds(study.get("seeds", 4)),
         "metric": checked_metric(study.get("metric")),
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
+        "trunk": _flag("trunk", study.get("trunk", False)),
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
     }
 
@@ -69,7 +70,7 @@ def checked_study(raw: object) -> dict[str, Any]:
 def check_plan(plan: Mapping[str, object]) -> None:
     """Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
     from the metric where it is left out. Raises: ValueError that names the field."""
-    for key in ("factors", "baseline"):
+    for key in ("factors", "baseline", "branches"):
         _mapping(plan, key)
     for key, one in _mapping(plan, "automatic").items():
         if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
@@ -271,6 +272,12 @@ def _list(study: Mapping[str, object], key: str) -> list[object]:
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _refused(name, "text", value)
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _refused(name, "true or false", value)
     return value
 
 
