@@ -3,8 +3,8 @@
 Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of
 classes and the fields of their constructors, every default spelt out and every width settled. Those of a model of
 several stacks (its `towers`) stand under each: `{"model": "CLIP", "image.d_model": 64, "text.position": "ALiBi", ...}`.
-Fields that change only the training (dropout, initialisation) or only how fast something is computed (backend) are no
-settings.
+Fields that change only the training (dropout, initialisation but for muP's) or only how fast something is computed
+(backend) are no settings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import attnlab.models
 from attnlab.layers.attention import head_width
 from attnlab.layers.pointwise import gated_width
 from attnlab.layers.stack import StackFields
-from attnlab.parts import parameters_of
+from attnlab.parts import parameters_of, unwrapped
 
 Settings = dict[str, Any]
 
@@ -201,9 +201,10 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
     settings: Settings = {}
     for name, default in _parameters(cls).items():
         told = name in TOLD or (prefix, name) in TOLD_TO
-        if name in (*OUTSIDE, *OF_PATTERNS) or (prefix and told and name not in node):
-            continue
         value, key = node.get(name, default), f"{prefix}{name}"
+        is_outside = name in (*OUTSIDE, *OF_PATTERNS) and not _multiplies(value)
+        if is_outside or (prefix and told and name not in node):
+            continue
         if isinstance(value, Mapping) and "_target_" in value:
             settings[key] = _name(value["_target_"])
             try:
@@ -218,6 +219,13 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
         else:
             settings[key] = list(value) if isinstance(value, tuple) else value
     return settings
+
+
+def _multiplies(value: object) -> bool:
+    """Whether a part is an init that is in the function, too, by what the model multiplies."""
+    target = value.get("_target_", "") if isinstance(value, Mapping) else ""
+    part = unwrapped(value) if callable(value) else vars(attnlab.layers).get(str(target).rpartition(".")[2])
+    return inspect.isclass(part) and issubclass(part, attnlab.layers.MuP)
 
 
 def _part(node: Mapping[str, Any]) -> Any:

@@ -40,14 +40,15 @@ from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Resi
 from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
+from attnlab.layers.widths import CompleteP, Growth, MuP
 
 __all__ = [
-    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
-    "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
-    "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned", "Learned2D",
-    "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding",
-    "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary",
-    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal",
-    "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask",
-    "build_scope", "choose_backend", "tower_fields",
+    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "CompleteP", "DeepNorm", "Dropout",
+    "DynamicTanh", "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery",
+    "Growth", "InBlocks", "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm",
+    "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MuP", "MultiHead", "MultiQuery", "Norm", "Normal002",
+    "Parallel", "PositionEncoding", "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero",
+    "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich",
+    "Scope", "Scores", "SiLU", "Sinusoidal", "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU",
+    "TowerFields", "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from attnlab.parts import Choices, unsharded
 from attnlab.ranges import NonNegativeFloat, check_ranges, must_be
 from attnlab.training.optimizers import decay_groups
 from attnlab.training.study_fields import did_you_mean
+from attnlab.training.widths import BY_NAME, no_rule
 
 Kinds = Mapping[str, type[Optimizer]]
 SHAPE = (4, 6, 2, 2, 2)  # of what an optimizer is tried on, as far as a parameter has ranks
@@ -124,7 +125,16 @@ def _made(
     if weight_decay is not None and not decays:
         raise ValueError(f"optimizer.weight_decay: {name} has no weight decay; leave it out")
     default = known["weight_decay"].default if decays else 0.0
-    groups = decay_groups(model, default if weight_decay is None else weight_decay)
+    asked = default if weight_decay is None else weight_decay
+    in_gradient = asked and name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop")
+    why = (
+        "its weight decay is in the gradient; choose optimizer.weight_decay=0"
+        if in_gradient
+        else "nobody has shown one"
+    )
+    rule = no_rule(why) if in_gradient or kinds is not _of_torch() else BY_NAME.get(name, no_rule(why))
+    base = {key: arguments.get(key, known[key].default) for key in ("lr", "eps") if key in known}
+    groups = decay_groups(model, asked, rule=rule, **base)
     groups = groups if decays else [{"params": group["params"]} for group in groups]
     ranks = tuple(sorted({p.ndim for group in groups for p in group["params"]}))
     made: Any = kind  # mypy: a class can be hashed

@@ -17,17 +17,23 @@ from attnlab.parts import Choices, Part, build_part, unsharded
 from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, check_ranges
 from attnlab.training.schedules import Constant, Schedule
 from attnlab.training.sharding import placed_as
+from attnlab.training.widths import NO_RULE, Rule, adam_rule, by_width, muon_rule, no_rule
 
 Betas = tuple[Rate, Rate]
 
 
-def decay_groups(model: nn.Module, weight_decay: float, skip: Sequence[Tensor] = ()) -> list[dict[str, Any]]:
-    """Two parameter groups without those in `skip`: tensors of rank >= 2, which decay, and the rest, which do not."""
+def decay_groups(
+    model: nn.Module, weight_decay: float, skip: Sequence[Tensor] = (), rule: Rule = NO_RULE, **base: float
+) -> list[dict[str, Any]]:
+    """Two parameter groups without those in `skip`: tensors of rank >= 2, which decay, and the rest, which do not. Of a
+    model whose init goes with its width (muP), one for each rate that `rule` gives; base: what it multiplies, lr and
+    eps as far as the optimizer has them. Raises ValueError where the optimizer has no rule."""
     skipped = {id(parameter) for parameter in skip}
     trained = [p for p in model.parameters() if p.requires_grad and id(p) not in skipped]
     decaying, rest = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = ((decaying, weight_decay), (rest, 0.0))
-    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+    found = [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+    return by_width(model, found, rule, base)
 
 
 def _adam(
@@ -46,7 +52,8 @@ def adamw(
     weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
-    return _adam(torch.optim.AdamW, model, decay_groups(model, weight_decay), lr, betas, eps)
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr, eps=eps)
+    return _adam(torch.optim.AdamW, model, groups, lr, betas, eps)
 
 
 @check_ranges
@@ -59,7 +66,8 @@ def adam(
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015), betas and eps of Vaswani et al. 2017, section 5.3; weight decay is L2 (in the
     gradient)."""
-    return _adam(torch.optim.Adam, model, decay_groups(model, weight_decay), lr, betas, eps)
+    rule = no_rule("its weight decay, in the gradient, has none; choose adamw") if weight_decay else adam_rule
+    return _adam(torch.optim.Adam, model, decay_groups(model, weight_decay, rule=rule, lr=lr, eps=eps), lr, betas, eps)
 
 
 @check_ranges
@@ -71,7 +79,9 @@ def adafactor(
     weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
     """Adafactor with relative steps (Shazeer & Stern 2018, algorithms 4, 5); `clip` bounds an update's RMS."""
-    return torch.optim.Adafactor(decay_groups(model, weight_decay), lr=lr, beta2_decay=beta2_decay, d=clip)
+    rule = no_rule("adafactor's steps are relative to a parameter's own size, which goes with the width itself")
+    groups = decay_groups(model, weight_decay, rule=rule)
+    return torch.optim.Adafactor(groups, lr=lr, beta2_decay=beta2_decay, d=clip)
 
 
 @check_ranges
@@ -81,7 +91,8 @@ def lion(
     """Lion, the sign of an interpolated momentum (Chen et al. 2023); its rate is 3 to 10 times below AdamW's."""
     from lion_pytorch import Lion
 
-    optimizer: Optimizer = Lion(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]))
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr)
+    optimizer: Optimizer = Lion(groups, lr=lr, betas=(betas[0], betas[1]))
     return optimizer
 
 
@@ -96,8 +107,8 @@ def schedule_free(
     """Schedule-free AdamW (Defazio et al. 2024): wants a constant schedule; evaluated on its own average."""
     from schedulefree import AdamWScheduleFree
 
-    groups, betas = decay_groups(model, weight_decay), (betas[0], betas[1])
-    optimizer: Optimizer = AdamWScheduleFree(groups, lr=lr, betas=betas, eps=eps)
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr, eps=eps)
+    optimizer: Optimizer = AdamWScheduleFree(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
     return optimizer
 
 
@@ -113,14 +124,17 @@ def muon(
     weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """Muon (Jordan et al. 2024) for the hidden matrices and AdamW for the rest, at one rate: Muon's update is scaled to
-    AdamW's root mean square (Liu et al. 2025, section 2.2). Raises ValueError where the model has no hidden matrix."""
+    AdamW's root mean square (Liu et al. 2025, section 2.2). Under muP that update, whose spectral norm grows as the
+    root of the width, has a rate that falls as it (Yang et al. 2023, arXiv 2310.17813, condition 1). Raises ValueError
+    where the model has no hidden matrix."""
     matrices = hidden_matrices(model)
     if not matrices:
         wanted = "nn.Linear weights inside a stack of layers (an nn.ModuleList)"
         raise ValueError(f"muon needs hidden matrices: {wanted}; the model has none")
     make = partial(torch.optim.Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
-    inner = make(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    rest = decay_groups(model, weight_decay, skip=matrices)
+    of_matrices = by_width(model, [{"params": matrices, "weight_decay": weight_decay}], muon_rule, {"lr": lr})
+    inner = make(of_matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    rest = decay_groups(model, weight_decay, skip=matrices, rule=adam_rule, lr=lr, eps=eps)
     return MuonWithAdamW(inner, _adam(torch.optim.AdamW, model, rest, lr, betas, eps) if rest else None)
 
 
@@ -138,7 +152,9 @@ class MuonWithAdamW(Optimizer):
     def __init__(self, matrices: Optimizer, rest: Optimizer | None) -> None:
         self.parts = [matrices] if rest is None else [matrices, rest]
         self.sizes = [len(part.param_groups) for part in self.parts]
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        # The rate that schedules multiply; every group has its own.
+        of_all = {"lr": matrices.defaults["lr"]}
+        super().__init__([group for part in self.parts for group in part.param_groups], of_all)
         self._share()
 
     def _share(self) -> None:
@@ -293,9 +309,10 @@ class Optimization:
         """The optimizer of a training; its rates are set by `set_rates`, so that resuming restores nothing."""
         optimizer = self.optimizer(model)
         self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._rate = optimizer.defaults.get("lr", self._rates[0])
         d_model = getattr(model, "d_model", None)
         dims = {} if d_model is None else {"d_model": d_model}
-        self._multiple = build_part(self.schedule, total_steps=total_steps, lr=self._rates[0], **dims)
+        self._multiple = build_part(self.schedule, total_steps=total_steps, lr=self._rate, **dims)
         self._total_steps = total_steps
         self.set_rates(optimizer, 0)
         if hasattr(optimizer, "train"):
@@ -307,6 +324,10 @@ class Optimization:
         if step < self._total_steps:
             for group, rate in zip(optimizer.param_groups, self.rates(step), strict=True):
                 group["lr"] = rate
+
+    def rate(self, step: int) -> float:
+        """The optimizer's own learning rate at a step, which groups of parameters may have multiples of."""
+        return float(self._rate * self._multiple(step))
 
     def rates(self, step: int) -> list[float]:
         """The learning rate of each group of parameters at a step, counted from 0."""
