@@ -50,8 +50,9 @@ class MuP(Init):
     multiplied by sqrt(base_d_head) / d_head (definition 4.1), the output by output_multiplier / r.
 
     All widths (d_ff, the heads' together) are taken to grow with d_model. base_d_head: None: that of as many heads at
-    base_width; where the number of heads grows instead, d_head itself. Raises ValueError for a model that has a
-    parameter for which no rule is known.
+    base_width; where the number of heads grows instead, d_head itself. zero_query: queries start at 0, so that scores,
+    which random weights make as large as 1 / sqrt(d_head), are alike in all widths from the start (appendix D.2).
+    Raises ValueError for a model that has a parameter for which no rule is known.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class MuP(Init):
         base_d_head: PositiveInt | None = None,
         std: PositiveFloat = 0.02,
         output_multiplier: PositiveFloat = 1.0,
+        zero_query: bool = False,
     ) -> None:
         self.base_width, self.base_d_head = base_width, base_d_head
         self.initial_std, self.output_multiplier = std, output_multiplier
+        self.zero_query = zero_query
         self.growths: dict[str, Growth] = {}
 
     @classmethod
@@ -81,6 +84,8 @@ class MuP(Init):
 
     def std(self, weight: Weight) -> float:
         growth = self.growths[weight.name]
+        if self.zero_query and weight.name.endswith(".query.weight"):
+            return 0.0
         std = self.initial_std if growth.fan_in is None or growth.fan_out is None else self._hidden(weight, growth)
         return std * growth.depth**-growth.alpha if growth.writes else std
 
@@ -156,8 +161,9 @@ class CompleteP(MuP):
         base_d_head: PositiveInt | None = None,
         std: PositiveFloat = 0.02,
         output_multiplier: PositiveFloat = 1.0,
+        zero_query: bool = False,
     ) -> None:
-        super().__init__(base_width, base_d_head, std, output_multiplier)
+        super().__init__(base_width, base_d_head, std, output_multiplier, zero_query)
         self.base_layers, self.alpha = base_layers, alpha
 
     @classmethod
