@@ -12,7 +12,7 @@ from attnlab.models import GPT
 from attnlab.runs.coordinates import Sizes, recording
 
 REFUSED = {
-    "--widths 64": "--widths must be two widths or more, as in 64,128,256, got 64",
+    "--widths 64": "--widths must be two widths or more, as in 64,128,256, got '64'",
     "--widths 64,x": "--widths must be two widths or more",
     "--widths 64,64": "--widths must be two widths or more",
     "--steps 0": "--steps must be at least 1, got 0",
