@@ -94,6 +94,8 @@ FORMULAS = {
         "gpt2": r"normal, $\sigma = 0.02$; what writes to the stream $0.02/\sqrt{2N}$",
         "small": r"normal, $\sigma = \sqrt{2/(5d)}$",
         "fan_in": r"normal, $\sigma = \sqrt{1/fan_{in}}$, into a gate $\sqrt{4/fan_{in}}$; embeddings 0.1",
+        "mup": r"hidden $\sigma/\sqrt{r}$, $\eta/r$; scores $\sqrt{base}\,q^\top k/d_{head}$; logits $/r$; $r=d/base$",
+        "complete_p": r"muP, and $x + m^{-\alpha} f(x)$, in layers $\eta\,m^{\alpha-1}$; $m = L/L_{base}$",
     },
     "optimizer": {
         "adamw": r"$w \leftarrow w - \eta\,\hat m/(\sqrt{\hat v}+\epsilon) - \eta\lambda w$",

@@ -17,7 +17,7 @@ from attnlab.config import UsageError, shipped
 # The commands of each file. Only that of the one that is called is imported, and what it needs by its call alone.
 FILES = {
     "train": ("train", "sweep", "retry"),
-    "tuning": ("lr-range", "batch-size"),
+    "tuning": ("lr-range", "batch-size", "coordinate-check"),
     "study": ("status", "cancel", "sync"),
     "compare": ("compare", "report", "wandb-report", "scaling"),
     "serve": ("serve",),

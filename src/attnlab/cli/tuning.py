@@ -1,13 +1,15 @@
-"""`attnlab lr-range` and `batch-size`: a run's learning rate and the size of its batches, by its own first steps.
-Neither leaves anything in the folder of runs."""
+"""`attnlab lr-range`, `batch-size` and `coordinate-check`: a run's learning rate, the size of its batches, and how its
+activations go with the width, by its own first steps. None leaves anything in the folder of runs."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import math
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,11 @@ from attnlab.config import UsageError
 if TYPE_CHECKING:
     from attnlab.analysis.table import Table
     from attnlab.config.compose import Composed
+    from attnlab.runs.coordinates import Sizes
     from attnlab.runs.tuning import RangeTest, Tried
 
 LEAST_STEPS, ROWS, GB = 10, 20, 1e9
+WIDTHS = "64,128,256,512,1024"
 
 
 @command(
@@ -91,6 +95,95 @@ def batch_size(arguments: Namespace) -> int:
     print(f"largest that fits: {field}={fitting[-1].size}")
     print(f"fastest: {field}={max(fitting, key=lambda one: one.pace).size}")
     return 0
+
+
+@command(
+    "coordinate-check",
+    "train a few steps at several widths and print how large activations are: whether a rate serves all of them",
+    option("--widths", f"values of model.d_model (default: {WIDTHS})", default=WIDTHS),
+    option("--steps", "steps of each training (default: 10)", type=int, default=10),
+    option("--seeds", "seeds of each width, over which sizes are means (default: 1)", type=int, default=1),
+    option(
+        "--changes", "how activations have changed since the start, in the place of their sizes", action="store_true"
+    ),
+    option("--to", "a folder for all steps (coordinate-check.csv) and a figure of them (.pdf, .png)"),
+    *(CONFIG_DIR, settings),
+)
+def coordinate_check(arguments: Namespace) -> int:
+    """Prints root mean squares by width and how they grow; exit status 1 where any grows. Raises: UsageError."""
+    words = arguments.widths.split(",")
+    widths = sorted({int(word) for word in words if word.isascii() and word.isdigit()} - {0})
+    if len(widths) < max(2, len(words)):
+        raise refused("--widths", "two widths or more, as in 64,128,256", arguments.widths)
+    for name in ("steps", "seeds"):
+        if getattr(arguments, name) < 1:
+            raise refused(f"--{name}", "at least 1", getattr(arguments, name))
+    if given := [word for word in arguments.overrides if word.startswith("model.d_model=")]:
+        raise UsageError(f"{given[0]}: --widths sets it; leave it out")
+    runs: dict[int, list[Composed]] = {width: [] for width in widths}
+    first = 0
+    for width in widths:
+        more = [f"model.d_model={width}", "progress=off"]
+        with _composed(Namespace(**{**vars(arguments), "overrides": [*arguments.overrides, *more]})) as composed:
+            first = composed.seed
+            runs[width] = [
+                replace(composed, raw={**composed.raw, "seed": first + seed}) for seed in range(arguments.seeds)
+            ]
+    from attnlab.runs.coordinates import coordinate_check as check
+
+    found = check(runs, arguments.steps)
+    if arguments.to:
+        _write_sizes(Path(arguments.to), found)
+    sizes = found[1 if arguments.changes else 0]
+    print(_by_width(sizes).to_text())
+    if sizes.grows:
+        print(f"grows with the width: {', '.join(sizes.grows)}; a rate tuned at one width serves no other")
+        return 1
+    print("nothing grows with the width")
+    return 0
+
+
+def _by_width(sizes: Sizes) -> Table:
+    """A row for each place: its size at each width after the last step, and how it goes with the width."""
+    from attnlab.analysis.table import Column, Entry, Table
+
+    last = sizes.steps
+
+    def of_width(index: int) -> Column[str]:
+        def entry(place: str) -> Entry:
+            size = sizes.of[place][last][index]
+            return Entry(f"{size:.4g}", size)
+
+        return Column(str(sizes.widths[index]), entry)
+
+    columns = [
+        Column[str](f"after {last} steps", lambda place: place, "l"),
+        *map(of_width, range(len(sizes.widths))),
+        Column[str]("grows as width to the", lambda p: Entry(f"{sizes.slope(p, last):+.2f}", sizes.slope(p, last))),
+        Column[str]("off the mean at most", lambda p: Entry(f"{100 * sizes.spread(p, last):.0f}%", None)),
+        Column[str]("verdict", lambda place: sizes.verdict(place, last), "l"),
+    ]
+    return Table.of(columns, list(sizes.of))
+
+
+def _write_sizes(folder: Path, found: Sequence[Sizes]) -> None:
+    """Sizes and changes of all steps as CSV, and the sizes as a figure; says so."""
+    from attnlab.report.figures.inspection import coordinates_figure
+    from attnlab.report.figures.style import paper_style, write_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "coordinate-check.csv", "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["quantity", "place", "step", "d_model", "rms"])
+        for quantity, sizes in zip(("size", "change"), found, strict=True):
+            for place, of_steps in sizes.of.items():
+                for step, of_widths in enumerate(of_steps):
+                    rows.writerows([quantity, place, step, *one] for one in zip(sizes.widths, of_widths, strict=True))
+    with paper_style():
+        figure = coordinates_figure(found[0].widths, found[0].of)
+        for ending in ("pdf", "png"):
+            write_figure(figure, folder / f"coordinate-check.{ending}")
+    print(f"{folder}: coordinate-check.csv, coordinate-check.pdf, coordinate-check.png")
 
 
 def _rates(found: RangeTest, most: int | None = None) -> Table:

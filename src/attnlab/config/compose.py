@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import LISTS, UsageError, absolute, find_parts, gone, shipped
+from attnlab.config import LISTS, UsageError, absolute, find_parts, gone, scale, shipped
 from attnlab.config.identity import WRITTEN, cell_name, flatten, own_choices, reason_of
 from attnlab.config.loader import Loader, parse
 from attnlab.parts import find
@@ -44,6 +44,8 @@ DEPTHS = ("*.yaml", "*/*.yaml", "hydra/*/*.yaml")  # where choices stand in a fo
 OmegaConf.register_new_resolver(
     "attnlab_cell", lambda: cell_name(own_choices(HydraConfig.get().overrides.task)), replace=True, use_cache=False
 )
+# `${attnlab_scale:d_model,${scale},...}` is what follows from one dial.
+OmegaConf.register_new_resolver("attnlab_scale", scale.resolve, replace=True, use_cache=False)
 # So many steps where nothing is said of steps or epochs.
 OmegaConf.register_new_resolver(
     "attnlab_steps", lambda steps, epochs: steps if epochs is None else None, replace=True, use_cache=False

@@ -5,8 +5,8 @@ classes and the fields of their constructors, every default spelt out and every 
 several stacks (its `towers`) stand under each: `{"model": "CLIP", "image.d_model": 64, "text.position": "ALiBi", ...}`.
 Where layers differ by a pattern, the settings are those of the first layer, `pattern` numbers the kinds of layers, and
 what differs in one stands under `layers.1.`, ...: `{"pattern": [0, 0, 1], "layers.1.attention.window": None, ...}`.
-Fields that change only the training (dropout, initialisation) or only how fast something is computed (backend) are no
-settings.
+Fields that change only the training (dropout, initialisation but for muP's) or only how fast something is computed
+(backend) are no settings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import attnlab.models
 from attnlab.layers.attention import Attention, DotProductAttention, GroupedQuery, MultiHead, MultiQuery, head_width
 from attnlab.layers.pointwise import gated_width
 from attnlab.layers.stack import StackFields
-from attnlab.parts import parameters_of
+from attnlab.parts import parameters_of, unwrapped
 
 Settings = dict[str, Any]
 
@@ -254,9 +254,10 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
     settings: Settings = {}
     for name, default in _parameters(cls).items():
         told = name in TOLD or (prefix, name) in TOLD_TO
-        if name in (*OUTSIDE, *OF_PATTERNS) or (prefix and told and name not in node):
-            continue
         value, key = node.get(name, default), f"{prefix}{name}"
+        is_outside = name in (*OUTSIDE, *OF_PATTERNS) and not _multiplies(value)
+        if is_outside or (prefix and told and name not in node):
+            continue
         if isinstance(value, Mapping) and "_target_" in value:
             settings[key] = _name(value["_target_"])
             try:
@@ -271,6 +272,13 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
         else:
             settings[key] = list(value) if isinstance(value, tuple) else value
     return settings
+
+
+def _multiplies(value: object) -> bool:
+    """Whether a part is an init that is in the function, too, by what the model multiplies."""
+    target = value.get("_target_", "") if isinstance(value, Mapping) else ""
+    part = unwrapped(value) if callable(value) else vars(attnlab.layers).get(str(target).rpartition(".")[2])
+    return inspect.isclass(part) and issubclass(part, attnlab.layers.MuP)
 
 
 def _part(node: Mapping[str, Any]) -> Any:

@@ -80,19 +80,21 @@ from attnlab.layers.rotary import PRotary, Rotary, RotaryLinear, RotaryLlama3, R
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
 from attnlab.layers.streams import EmbeddingResidual, HyperConnections, StaticHyperConnections
+from attnlab.layers.widths import CompleteP, Growth, MuP
 
 __all__ = [
     "FIRE", "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend", "CoPE",
-    "DeepNorm", "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager", "EmbeddingResidual",
-    "FanIn", "FeedForward", "Flex", "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init", "GatedFeedForward",
-    "GroupedQuery", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention",
-    "Layer", "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D", "Mask",
-    "Math", "Memory", "Mixer", "MixtureOfExperts", "MultiHead", "MultiQuery", "Norm", "Normal002",
-    "NormalizedAttention", "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm", "PRotary", "Parallel", "Places",
-    "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU", "RMSNorm", "ReGLU",
-    "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN",
-    "Rotation", "Sandwich", "SandwichPositions", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU",
-    "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack",
-    "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TalkingHeads", "TowerFields",
-    "ValueResidual", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
+    "CompleteP", "DeepNorm", "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager",
+    "EmbeddingResidual", "FanIn", "FeedForward", "Flex", "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init",
+    "GatedFeedForward", "GroupedQuery", "Growth", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init",
+    "KeyValueCache", "LatentAttention", "Layer", "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling",
+    "LayerScale", "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MuP", "MultiHead",
+    "MultiQuery", "Norm", "Normal002", "NormalizedAttention", "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm",
+    "PRotary", "Parallel", "Places", "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields",
+    "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear",
+    "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation", "Sandwich", "SandwichPositions", "Scope", "ScoreFields",
+    "Scores", "SharedKeyValues", "SiLU", "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small",
+    "SoftmaxPlusOne", "SquaredReLU", "Stack", "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU",
+    "TalkingHeads", "TowerFields", "ValueResidual", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend",
+    "tower_fields",
 ]  # fmt: skip

@@ -70,6 +70,7 @@ class Ends:
     embedding: nn.Embedding
     embedding_scale: float
     head: nn.Linear | None  # None: the output is the embedding's transpose
+    output_scale: float = 1.0  # of what goes into the output
 
     def embed(self, tokens_BT: Tensor, table: nn.Embedding | None = None) -> Tensor:
         """(B, T, D), of another table where one is given."""
@@ -78,6 +79,7 @@ class Ends:
 
     def logits(self, x_BTD: Tensor, bias_V: Tensor | None = None) -> Tensor:
         """(B, T, V)."""
+        x_BTD = x_BTD if self.output_scale == 1.0 else x_BTD * self.output_scale
         return F.linear(x_BTD, self.embedding.weight if self.head is None else self.head.weight, bias_V)
 
 

@@ -76,18 +76,10 @@ def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size
     parts = replace(build(resolved), data=data)
     settings = parts.trainer.in_steps(data.steps_in)
     with torch.device("meta"):
-<<<<<<< HEAD
         model = parts.build_task(data.dims()).model
     (total, embedding), idle = count_parameters(model), idle_parameters(model)
-    steps, every = settings.steps, settings.val_check_interval
-||||||| 4fe2fc3
-        total, embedding = count_parameters(parts.build_task(data.dims()).model)
-    steps, every = settings.steps, settings.val_check_interval
-=======
-        total, embedding = count_parameters(parts.build_task(data.dims()).model)
     whole_steps, every = settings.steps, settings.val_check_interval
     steps = whole_steps - first
->>>>>>> optimizers
     tokens = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size) * steps
     validations = whole_steps // every - first // every if every else 0
     numbers = 1 + ADAM_STATES + (not str(resolved["averaging"]["_target_"]).endswith(".Averaging"))
@@ -95,17 +87,9 @@ def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size
     whole = NUMBER_BYTES * total * numbers + CHECKPOINT_BYTES
     best = (NUMBER_BYTES * total + CHECKPOINT_BYTES) * bool(validations)
     kept = min(saved, max(2, int((budget - best) // whole)))
-<<<<<<< HEAD
-    disk = kept * whole + best + LINE_BYTES * steps / settings.log_every_n_steps + OUTPUT_BYTES
-    operations = 6.0 * max(1, total - embedding - idle) * tokens
-||||||| 4fe2fc3
-    disk = kept * whole + best + LINE_BYTES * steps / settings.log_every_n_steps + OUTPUT_BYTES
-    operations = 6.0 * max(1, total - embedding) * tokens
-=======
     kept += len(settings.keep_checkpoints)
     disk = kept * whole + best + LINE_BYTES * whole_steps / settings.log_every_n_steps + OUTPUT_BYTES
-    operations = 6.0 * max(1, total - embedding) * tokens
->>>>>>> optimizers
+    operations = 6.0 * max(1, total - embedding - idle) * tokens
     how = [settings.precision, settings.compile, settings.accumulate_grad_batches, settings.diagnostics_every]
     shape = key_of([*how, bool(every), *shape_of(resolved, parts)])
     return Size(total, tokens, data.unit, steps, validations, disk, operations, shape, settings.threads, idle)

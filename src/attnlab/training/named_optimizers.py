@@ -23,6 +23,7 @@ from attnlab.ranges import NonNegativeFloat, check_ranges, must_be
 from attnlab.training.optimizers import decay_groups
 from attnlab.training.study_fields import did_you_mean
 from attnlab.training.update_rules import hidden_matrices
+from attnlab.training.widths import BY_NAME, NO_RULE, Rule, no_rule
 
 Kinds = Mapping[str, type[Optimizer]]
 SHAPE = (4, 6, 2, 2, 2)  # of what an optimizer is tried on, as far as a parameter has ranks
@@ -145,8 +146,9 @@ def _made(
     default = known["weight_decay"].default if decays else 0.0
     if "weight_decay_1d" in known:  # MARS has rates and decays of its own for tensors of rank one
         arguments = _Arguments({"weight_decay_1d": 0.0, "lr_1d": arguments.get("lr", known["lr"].default)} | arguments)
-    flagged = _for_matrices(kind)
-    groups = _groups(model, default if weight_decay is None else weight_decay, flagged)
+    asked, flagged = default if weight_decay is None else weight_decay, _for_matrices(kind)
+    base = {key: arguments.get(key, known[key].default) for key in ("lr", "eps") if key in known}
+    groups = _groups(model, asked, flagged, _rule(kinds, name, asked), base)
     if flagged and not any(group["use_muon"] for group in groups):
         raise ValueError(f"optimizer.name: {name} {NO_MATRICES}")
     groups = groups if decays else [{"params": group["params"]} for group in groups]
@@ -164,12 +166,21 @@ def _made(
     return optimizer
 
 
-def _groups(model: nn.Module, weight_decay: float, flagged: bool) -> list[dict[str, Any]]:
+def _rule(kinds: Kinds, name: str, weight_decay: float) -> Rule:
+    """By which the rates of an optimizer go with the width of a model, where its init asks."""
+    if weight_decay and name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop"):
+        return no_rule("its weight decay is in the gradient; choose optimizer.weight_decay=0")
+    return BY_NAME.get(name, NO_RULE) if kinds is _of_torch() else NO_RULE
+
+
+def _groups(
+    model: nn.Module, weight_decay: float, flagged: bool, rule: Rule, base: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """Parameters that decay and those that do not; where `flagged`, hidden matrices by themselves, marked as such."""
     if not flagged:
-        return decay_groups(model, weight_decay)
+        return decay_groups(model, weight_decay, (), rule, **base)
     matrices = hidden_matrices(model)
-    rest = decay_groups(model, weight_decay, skip=matrices)
+    rest = decay_groups(model, weight_decay, matrices, rule, **base)
     of_matrices = [{"params": matrices, "weight_decay": weight_decay, "use_muon": True}] if matrices else []
     return [*of_matrices, *({**group, "use_muon": False} for group in rest)]
 

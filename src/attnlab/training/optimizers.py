@@ -19,17 +19,23 @@ from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, Positi
 from attnlab.training.schedules import Constant, Schedule
 from attnlab.training.sharding import placed_as
 from attnlab.training.update_rules import CautiousAdamW, MuonWithAdamW, at_rates, hidden_matrices, kind_of_tensor
+from attnlab.training.widths import NO_RULE, Rule, adam_rule, by_width, muon_rule, no_rule
 
 Betas = tuple[Rate, Rate]
 
 
-def decay_groups(model: nn.Module, weight_decay: float, skip: Sequence[Tensor] = ()) -> list[dict[str, Any]]:
-    """Two parameter groups without those in `skip`: tensors of rank >= 2, which decay, and the rest, which do not."""
+def decay_groups(
+    model: nn.Module, weight_decay: float, skip: Sequence[Tensor] = (), rule: Rule = NO_RULE, **base: float
+) -> list[dict[str, Any]]:
+    """Two parameter groups without those in `skip`: tensors of rank >= 2, which decay, and the rest, which do not. Of a
+    model whose init goes with its width (muP), one for each rate that `rule` gives; base: what it multiplies, lr and
+    eps as far as the optimizer has them. Raises ValueError where the optimizer has no rule."""
     skipped = {id(parameter) for parameter in skip}
     trained = [p for p in model.parameters() if p.requires_grad and id(p) not in skipped]
     decaying, rest = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = ((decaying, weight_decay), (rest, 0.0))
-    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+    found = [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+    return by_width(model, found, rule, base)
 
 
 def _adam(
@@ -48,7 +54,8 @@ def adamw(
     weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
-    return _adam(torch.optim.AdamW, model, decay_groups(model, weight_decay), lr, betas, eps)
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr, eps=eps)
+    return _adam(torch.optim.AdamW, model, groups, lr, betas, eps)
 
 
 @check_ranges
@@ -61,7 +68,8 @@ def adam(
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015), betas and eps of Vaswani et al. 2017, section 5.3; weight decay is L2 (in the
     gradient)."""
-    return _adam(torch.optim.Adam, model, decay_groups(model, weight_decay), lr, betas, eps)
+    rule = no_rule("its weight decay, in the gradient, has none; choose adamw") if weight_decay else adam_rule
+    return _adam(torch.optim.Adam, model, decay_groups(model, weight_decay, rule=rule, lr=lr, eps=eps), lr, betas, eps)
 
 
 @check_ranges
@@ -73,7 +81,9 @@ def adafactor(
     weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
     """Adafactor with relative steps (Shazeer & Stern 2018, algorithms 4, 5); `clip` bounds an update's RMS."""
-    return torch.optim.Adafactor(decay_groups(model, weight_decay), lr=lr, beta2_decay=beta2_decay, d=clip)
+    rule = no_rule("adafactor's steps are relative to a parameter's own size, which goes with the width itself")
+    groups = decay_groups(model, weight_decay, rule=rule)
+    return torch.optim.Adafactor(groups, lr=lr, beta2_decay=beta2_decay, d=clip)
 
 
 @check_ranges
@@ -83,7 +93,8 @@ def lion(
     """Lion, the sign of an interpolated momentum (Chen et al. 2023); its rate is 3 to 10 times below AdamW's."""
     from lion_pytorch import Lion
 
-    optimizer: Optimizer = Lion(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]))
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr)
+    optimizer: Optimizer = Lion(groups, lr=lr, betas=(betas[0], betas[1]))
     return optimizer
 
 
@@ -96,7 +107,8 @@ def cautious_adamw(
     weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
     """AdamW that leaves out what disagrees with the gradient's sign (Liang et al. 2024, arXiv 2411.16085)."""
-    return CautiousAdamW(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]), eps=eps)
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr, eps=eps)
+    return CautiousAdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
 
 
 @check_ranges
@@ -110,8 +122,8 @@ def schedule_free(
     """Schedule-free AdamW (Defazio et al. 2024): wants a constant schedule; evaluated on its own average."""
     from schedulefree import AdamWScheduleFree
 
-    groups, betas = decay_groups(model, weight_decay), (betas[0], betas[1])
-    optimizer: Optimizer = AdamWScheduleFree(groups, lr=lr, betas=betas, eps=eps)
+    groups = decay_groups(model, weight_decay, rule=adam_rule, lr=lr, eps=eps)
+    optimizer: Optimizer = AdamWScheduleFree(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
     return optimizer
 
 
@@ -130,7 +142,9 @@ def muon(
     head_lr: NonNegativeFloat | None = None,
 ) -> Optimizer:
     """Muon (Jordan et al. 2024) for the hidden matrices and AdamW for the rest. At one rate unless others are given:
-    Muon's update is scaled to AdamW's root mean square (Liu et al. 2025, section 2.2).
+    Muon's update is scaled to AdamW's root mean square (Liu et al. 2025, section 2.2). Under muP that update, whose
+    spectral norm grows as the root of the width, has a rate that falls as it (Yang et al. 2023, arXiv 2310.17813,
+    condition 1).
 
     adamw_lr: of all that AdamW trains; embedding_lr, head_lr: of the embeddings, and of the other matrices outside of
     the layers. Raises ValueError where the model has no hidden matrix.
@@ -140,11 +154,13 @@ def muon(
         wanted = "nn.Linear weights inside a stack of layers (an nn.ModuleList)"
         raise ValueError(f"muon needs hidden matrices: {wanted}; the model has none")
     make = partial(torch.optim.Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
-    inner = make(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    of_matrices = by_width(model, [{"params": matrices, "weight_decay": weight_decay}], muon_rule, {"lr": lr})
+    inner = make(of_matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     rate, own = lr if adamw_lr is None else adamw_lr, {"embedding": embedding_lr, "head": head_lr}
     rates = {kind: rate if given is None else given for kind, given in own.items()}
     kinds = kind_of_tensor(model)
-    rest = at_rates(decay_groups(model, weight_decay, skip=matrices), lambda p: rates.get(kinds[id(p)], rate))
+    rest = decay_groups(model, weight_decay, skip=matrices, rule=adam_rule, lr=1.0, eps=eps)
+    rest = at_rates(rest, lambda p: rates.get(kinds[id(p)], rate))
     return MuonWithAdamW(inner, _adam(torch.optim.AdamW, model, rest, rate, betas, eps) if rest else None)
 
 
@@ -279,9 +295,10 @@ class Optimization:
         """The optimizer of a training; its rates are set by `set_rates`, so that resuming restores nothing."""
         optimizer = self.optimizer(model)
         self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._rate = optimizer.defaults.get("lr", self._rates[0])
         d_model = getattr(model, "d_model", None)
         dims = {} if d_model is None else {"d_model": d_model}
-        self._multiple = build_part(self.schedule, total_steps=total_steps, lr=self._rates[0], **dims)
+        self._multiple = build_part(self.schedule, total_steps=total_steps, lr=self._rate, **dims)
         self._total_steps = total_steps
         self.set_rates(optimizer, 0)
         if hasattr(optimizer, "train"):
@@ -295,6 +312,10 @@ class Optimization:
         if step < self._total_steps:
             for group, rate in zip(optimizer.param_groups, self.rates(step), strict=True):
                 group["lr"] = rate
+
+    def rate(self, step: int) -> float:
+        """The optimizer's own learning rate at a step, which groups of parameters may have multiples of."""
+        return float(self._rate * self._multiple(step))
 
     def rates(self, step: int) -> list[float]:
         """The learning rate of each group of parameters at a step, counted from 0."""

@@ -200,7 +200,7 @@ class Task(Evaluation):
         if self.is_logged(step + 1):
             means = self.sums.take_means()
             means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop(OBJECTIVE)} | means).items()}
-            rate, norm = self.optimization.rates(step)[0], float(self.sums.gradient_norm)
+            rate, norm = self.optimization.rate(step), float(self.sums.gradient_norm)
             self.report({**means, "train/lr": rate, "train/gradient_norm": norm, **figures_of(told)}, step + 1)
         self.optimization.set_rates(optimizer, step + 1)
 

@@ -35,12 +35,12 @@ def kind_of_tensor(model: nn.Module) -> dict[int, str]:
 
 
 def at_rates(groups: Groups, rate_of: Callable[[Tensor], float]) -> Groups:
-    """The same groups, each parted by the learning rates of its parameters."""
+    """The same groups, each parted by the learning rates of its parameters, of which it may have a multiple."""
     found: dict[tuple[int, float], dict[str, Any]] = {}
     for number, group in enumerate(groups):
         for parameter in group["params"]:
             rate = rate_of(parameter)
-            part = found.setdefault((number, rate), {**group, "params": [], "lr": rate})
+            part = found.setdefault((number, rate), {**group, "params": [], "lr": rate * group.get("lr", 1.0)})
             part["params"].append(parameter)
     return list(found.values())
 
@@ -51,7 +51,9 @@ class MuonWithAdamW(Optimizer):
     def __init__(self, matrices: Optimizer, rest: Optimizer | None) -> None:
         self.parts = [matrices] if rest is None else [matrices, rest]
         self.sizes = [len(part.param_groups) for part in self.parts]
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        # The rate that schedules multiply; every group has its own.
+        of_all = {"lr": matrices.defaults["lr"]}
+        super().__init__([group for part in self.parts for group in part.param_groups], of_all)
         self._share()
 
     def _share(self) -> None:

@@ -7,7 +7,7 @@ Legend: N texts, D width; of images C channels, Y and X rows and columns of pixe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,24 @@ def _panel(axes: Axes, curves: Sequence[Curve], trained: int, farthest: int) -> 
     axes.set_xlabel(f"{'query minus key' if both else 'distance'}; shaded: beyond training")
     if 1 < len(curves) <= MOST_KEYED:
         axes.legend(ncols=2 if len(curves) > 4 else 1, fontsize=6, handlelength=1.5)
+
+
+def coordinates_figure(widths: Sequence[int], sizes: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Root mean squares of activations by width, a panel for each place and a line for each step."""
+    figure = new_figure(PAGE, HEIGHT * math.ceil(len(sizes) / 3))
+    grid = figure.subplots(math.ceil(len(sizes) / 3), 3, squeeze=False)
+    for axes, (place, of_steps) in zip(grid.flat, sizes.items(), strict=False):
+        for step, of_widths in enumerate(of_steps):
+            alpha = 0.25 + 0.75 * step / max(1, len(of_steps) - 1)
+            axes.plot(widths, of_widths, color=colour("c0"), alpha=alpha, linewidth=1, label=f"step {step}")
+        axes.set(xscale="log", xlabel="d_model", title=place)
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_xticks(widths, [str(width) for width in widths])
+        axes.minorticks_off()
+    grid.flat[0].set_ylabel("root mean square, darker by step")
+    for axes in list(grid.flat)[len(sizes) :]:
+        axes.set_visible(False)
+    return figure
 
 
 def embeddings_figure(embeddings_ND: np.ndarray, texts: Sequence[str]) -> Figure:

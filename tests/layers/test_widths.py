@@ -1,0 +1,191 @@
+"""muP is table 8 of Yang et al. 2022, CompleteP table 1 of Dey et al. 2025: both written out here."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from attnlab.layers import (
+    CompleteP,
+    Eager,
+    GPT2Init,
+    Learned,
+    MultiHead,
+    MuP,
+    PositionEncoding,
+    PostNorm,
+    PreNorm,
+    RelativeBias,
+    ReLU,
+    SwiGLU,
+    build_scope,
+)
+from attnlab.models import GPT, Bert, EncoderDecoder, RecurrentLanguageModel, ViT
+from attnlab.training import adamw
+
+V, BASE = 300, 64
+TOKENS = torch.randint(0, V, (4, 12), generator=torch.Generator().manual_seed(0))
+
+
+def build(init=MuP, d_model=BASE, model=GPT, **fields):
+    torch.manual_seed(0)
+    fields = {"num_heads": 4, "num_layers": 2} | fields
+    return model(V, max_length=16, d_model=d_model, init=init, **fields)
+
+
+def std(weight):
+    return weight.std().item()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("init", [MuP, partial(CompleteP, base_layers=2)])
+def test_at_the_base_it_is_gpt2_bit_for_bit(init, tied):
+    ours, theirs = build(init, tie_embeddings=tied), build(GPT2Init, tie_embeddings=tied)
+    for (name, one), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert torch.equal(ours(TOKENS), theirs(TOKENS))
+
+
+@pytest.mark.parametrize("width", [16, 256])
+def test_deviations_are_those_of_the_table(width):
+    r = width / BASE
+    model = build(d_model=width, tie_embeddings=False, position=Learned, feed_forward=SwiGLU)
+    for layer in model.stack.layers:
+        attention, feed_forward = layer.attention, layer.feed_forward
+        for hidden in (attention.query, attention.key, attention.value, feed_forward.up, feed_forward.gate):
+            assert std(hidden.weight) == pytest.approx(0.02 * r**-0.5, rel=0.1)
+        for writes in (attention.output, feed_forward.down):
+            assert std(writes.weight) == pytest.approx(0.02 * r**-0.5 / math.sqrt(2 * 2), rel=0.1)
+    for constant in (model.embedding, model.head, model.stack.position.table):
+        assert std(constant.weight) == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_output_is_over_the_growth_of_the_width(tied):
+    model = build(partial(MuP, output_multiplier=3.0), d_model=256, tie_embeddings=tied)
+    states = model.stack(model.embed(TOKENS))
+    weight = model.embedding.weight if tied else model.head.weight
+    torch.testing.assert_close(model(TOKENS), states @ weight.T * 3.0 / 4)
+
+
+@pytest.mark.parametrize(("fields", "base"), [({}, BASE / 4), ({"base_d_head": 64}, 64), ({"base_d_head": 8}, 8)])
+def test_scores_are_over_the_width_of_a_head(fields, base):
+    """q.k sqrt(base) / d_head, in loops: heads of 64 here, and at the base as many or as wide."""
+    attention = build(partial(MuP, **fields), d_model=256).stack.layers[0].attention
+    kept = Eager(keep_weights=True)
+    attention.backend = kept
+    model_input = torch.randn(1, 5, 256, generator=torch.Generator().manual_seed(1))
+    attention(model_input, build_scope(model_input, PositionEncoding(), causal=True))
+    for weights, head in zip(kept.weights_BHTS[0], range(4), strict=True):
+        for t in range(5):
+            q = attention.query(model_input)[0, t].view(4, 64)[head]
+            keys = [attention.key(model_input)[0, s].view(4, 64)[head] for s in range(t + 1)]
+            scores = torch.stack([sum(q * k) * math.sqrt(base) / 64 for k in keys])
+            torch.testing.assert_close(weights[t, : t + 1], scores.softmax(0), rtol=1e-4, atol=1e-6)
+
+
+def test_queries_may_start_at_zero():
+    attention = build(partial(MuP, zero_query=True), d_model=128).stack.layers[1].attention
+    assert not attention.query.weight.any()
+    assert attention.key.weight.any()
+
+
+def test_a_scaled_embedding_keeps_its_scale():
+    model = build(d_model=256, model=EncoderDecoder, scale_embedding=True)
+    torch.testing.assert_close(model.embed(TOKENS), model.embedding(TOKENS) * 8.0)
+
+
+def test_the_growth_of_each_kind_of_parameter():
+    model = build(
+        d_model=128, bias=True, tie_embeddings=False, position=RelativeBias, attention=partial(MultiHead, qk_norm=True)
+    )
+    grown = {name: (g.fan_in, g.fan_out) for name, g in model.growths.items()}
+    assert grown.keys() == dict(model.named_parameters()).keys()
+    layer = "stack.layers.0."
+    assert grown["embedding.weight"] == (None, 2.0)
+    assert grown["head.weight"] == (2.0, None)
+    assert grown["stack.position.table.weight"] == (None, None)
+    assert grown[f"{layer}attention.query.weight"] == grown[f"{layer}feed_forward.down.weight"] == (2.0, 2.0)
+    assert grown[f"{layer}attention.query.bias"] == grown[f"{layer}residual.norms.0.weight"] == (None, 2.0)
+    assert grown[f"{layer}attention.query_norm.weight"] == (None, 2.0)
+
+
+def test_bert_has_hidden_matrices_outside_of_its_layers():
+    grown = build(d_model=128, model=Bert, pooler=True).growths
+    assert {(g.fan_in, g.fan_out) for name, g in grown.items() if name in ("transform.weight", "pooler.weight")} == {
+        (2.0, 2.0)
+    }
+    assert grown["head_bias"].fan_out is None
+
+
+class Routed(ReLU):
+    """A feed-forward with a matrix of which one side does not grow."""
+
+    def __init__(self, d_model, d_ff, **fields):
+        super().__init__(d_model, d_ff, **fields)
+        self.router = nn.Linear(d_model, 3, bias=False)
+
+
+REFUSED = {
+    "knows no rule for stack.layers.0.feed_forward.router.weight": lambda: build(feed_forward=Routed),
+    "attention.scale must be null": lambda: build(attention=partial(MultiHead, scale=1.0)),
+    "residual must be pre_ln or parallel, got PostNorm": lambda: build(CompleteP, residual=PostNorm),
+    "is known for model=gpt, bert, encoder_decoder, t5, got ViT": lambda: ViT(
+        10, 8, 4, d_model=16, num_heads=2, init=MuP
+    ),
+    "got RecurrentLanguageModel": lambda: RecurrentLanguageModel(V, d_model=16, init=MuP),
+    "next_sentence.weight": lambda: build(model=Bert, next_sentence=True),
+    "base_width": lambda: build(partial(MuP, base_width=0)),
+    "alpha": lambda: build(partial(CompleteP, alpha=1.5)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_has_no_rule_is_refused(message):
+    with pytest.raises(ValueError, match=message):
+        REFUSED[message]()
+
+
+class Divided(PreNorm):
+    """x + f(norm(x)) / m^alpha."""
+
+    by = 1.0
+
+    def join(self, x_BTD, index, sublayer):
+        return x_BTD + sublayer(self.norms[index](x_BTD)) / self.by
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_complete_p_is_the_paper_s_division_of_what_layers_add(alpha, monkeypatch):
+    """A model whose residuals divide, trained with table 1's rates, eps and decay, is the same function throughout."""
+    r, m, lr, decay, eps = 2.0, 3.0, 0.01, 0.1, 1e-4
+    ours = build(partial(CompleteP, base_layers=1, alpha=alpha), d_model=128, num_layers=3, bias=True).double()
+    monkeypatch.setattr(Divided, "by", m**alpha)
+    theirs = build(MuP, d_model=128, num_layers=3, bias=True, residual=Divided).double()
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        for layer in theirs.stack.layers:
+            layer.attention.output.weight.mul_(m**alpha)
+            layer.feed_forward.down.weight.mul_(m**alpha)
+    groups = []
+    for name, parameter in theirs.named_parameters():
+        in_layers, is_matrix = "layers." in name, parameter.ndim == 2
+        rate = lr * (m ** (alpha - 1) if in_layers else 1) / (r if in_layers and is_matrix else 1)
+        of_decay = (decay * lr / rate if in_layers else decay) if is_matrix else 0.0
+        groups.append(
+            {
+                "params": [parameter],
+                "lr": rate,
+                "weight_decay": of_decay,
+                "eps": eps / r * (m**-alpha if in_layers else 1),
+            }
+        )
+    optimizers = adamw(ours, lr=lr, eps=eps, weight_decay=decay), torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    for _ in range(4):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.roll(-1, 1).flatten()).backward()
+            optimizer.step()
+        torch.testing.assert_close(ours(TOKENS), theirs(TOKENS), rtol=1e-9, atol=1e-11)
