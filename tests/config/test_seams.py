@@ -43,7 +43,7 @@ BASES = {
     "residual": ("attnlab.layers.Residual", "join"),
     "norm": ("attnlab.layers.Norm", "forward"),
     "attention": ("attnlab.layers.Mixer", "forward"),
-    "feed_forward": ("attnlab.layers.FeedForward", "activate"),
+    "feed_forward": ("attnlab.layers.PositionWise", "forward"),
     "init": ("attnlab.layers.Init", "std"),
     "model": ("torch.nn.Module", "forward"),
     "task": ("attnlab.training.Task", "loss_sums, metrics"),

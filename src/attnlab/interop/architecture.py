@@ -363,6 +363,9 @@ class Architecture:
         """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
+        named = {key: value for key, value in settings.items() if key.rpartition(".")[2] == "attention"}
+        if others := [f"{key}: {kind} here, Attention there" for key, kind in named.items() if kind != "Attention"]:
+            return others  # whose fields no configuration could say
         try:
             there = self._written(settings, fields)
         except CannotConvert as error:

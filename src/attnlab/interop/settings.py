@@ -20,7 +20,7 @@ from torch import nn
 
 import attnlab.layers
 import attnlab.models
-from attnlab.layers.attention import head_width
+from attnlab.layers.attention import Attention, DotProductAttention, GroupedQuery, MultiHead, MultiQuery, head_width
 from attnlab.layers.pointwise import gated_width
 from attnlab.layers.stack import StackFields
 from attnlab.parts import parameters_of
@@ -42,9 +42,10 @@ TOLD = (
     "layer_index",
     "d_ff",
 )
+SAME_FUNCTION = (Attention, MultiHead, GroupedQuery, MultiQuery)
 TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))
 PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
-WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
+WITH_LENGTH = ("Learned", "CoPE", "SigmoidAttention")  # parts in whose function max_length shows
 TEXTS = ("text", "decoder")  # the towers whose number of places max_length is
 
 
@@ -99,8 +100,11 @@ def _with_entries(stack: dict[str, Any], model: Mapping[str, Any]) -> None:
 def different(here: Settings, there: Settings) -> list[str]:
     """What tells two completed settings apart, a line each, without fields that one of two different parts lacks."""
     nothing = "nothing"
-    has_table = any(here.get(key) in WITH_TABLE for key in ("position", *(f"{tower}.position" for tower in TEXTS)))
-    keys = {*here, *there} - (set() if has_table else {"max_length"})
+    places = [
+        f"{tower}{seam}" for tower in ("", *(f"{tower}." for tower in TEXTS)) for seam in ("position", "attention")
+    ]
+    has_length = any(here.get(place) in WITH_LENGTH for place in places)
+    keys = {*here, *there} - (set() if has_length else {"max_length"})
     other = {key for key in keys if here.get(key, nothing) != there.get(key, nothing)}
     return [
         f"{key}: {here.get(key, nothing)} here, {there.get(key, nothing)} there"
@@ -187,11 +191,14 @@ def settle(settings: Settings) -> Settings:
     for key in ("attention.bias", "feed_forward.bias"):
         s[key] = bias if s.get(key) is None else s[key]
     cls = find(s["attention"])
-    d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
-    s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
-    s["attention"] = "Attention"  # the number of key/value heads is all that its classes differ in
-    scale = s.get("attention.scale")
-    s["attention.scale"] = None if scale is not None and scale == d_head**-0.5 else scale
+    if issubclass(cls, DotProductAttention):
+        d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
+    if issubclass(cls, Attention):
+        s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
+        usual = (d_head // cls.maps_per_head) ** -0.5
+        s["attention.scale"] = None if s.get("attention.scale") == usual else s.get("attention.scale")
+    if cls in SAME_FUNCTION:
+        s["attention"] = "Attention"  # the number of key/value heads is all that these classes differ in
     same = {
         "source_vocabulary_size": "vocabulary_size",
         "num_decoder_layers": "num_layers",

@@ -1,4 +1,5 @@
-"""Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
+"""Position encodings: hooks on absolute positions, each the identity unless a class overrides it, and one for positions
+that depend on the content.
 
 Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, G key/value heads, K head
 width, P pairs, L places, Y and X rows and columns of a grid of image patches. Angles are computed in fp32 at each
@@ -22,6 +23,8 @@ from attnlab.parts import Choices, Part, short_table
 from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]  # positions (B or 1, T) and (B or 1, S) to (B or 1, H, T, S)
+# Queries (B, H, T, K) times the scale, scores (B, H, T, S) and who may attend to whom (None: all) to (B, H, T, S).
+ContextBias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Rotation(NamedTuple):
@@ -96,6 +99,17 @@ class PositionEncoding(Part, nn.Module):
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
         """A term (B or 1, H, T, S) to add to the scores, or None."""
         return None
+
+    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, allowed_BHTS: Tensor | None) -> Tensor:
+        """A term (B, H, T, S) to add to the scores, of positions that depend on the content. The queries come times the
+        scale of the scores; allowed_BHTS: True where a query may attend to a key, None: everywhere.
+        """
+        return torch.zeros_like(scores_BHTS)
+
+    @property
+    def context_bias_if_any(self) -> ContextBias | None:
+        """`context_bias`; None where the class has none."""
+        return None if type(self).context_bias is PositionEncoding.context_bias else self.context_bias
 
     @property
     def bias_if_any(self) -> Bias | None:

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from attnlab.layers.cache import KeyValueCache
 
 if TYPE_CHECKING:
-    from attnlab.layers.positions import Bias, Places, PositionEncoding, Rotation
+    from attnlab.layers.positions import Bias, ContextBias, Places, PositionEncoding, Rotation
 
 T = TypeVar("T")
 # Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
@@ -153,8 +153,9 @@ class Scope:
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
     nothing at all replaces the mask. rotation: of queries and of keys, or None. places: where position encodings take
-    positions to stand; masks do not. shared: what layers leave for later ones, as the values of the first. The others:
-    see `build_mask`.
+    positions to stand; masks do not. context_bias: of positions that depend on the content, or None; what is a part of
+    a scope has none. shared: what layers leave for later ones, as the values of the first. The others: see
+    `build_mask`.
     """
 
     query_positions_BT: Tensor
@@ -165,6 +166,7 @@ class Scope:
     bias: Bias | None = None
     rotation: Rotation | None = None
     prefix_B1: Tensor | None = None
+    context_bias: ContextBias | None = None
     places: Places | None = None
     shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
     _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
@@ -185,7 +187,8 @@ class Scope:
         bias, rotation = position.bias_if_any, position.rotation(self.places_BT)
         if bias is not None and self.places is not None:
             bias = self.places.biased(bias)
-        return replace(self, bias=bias, rotation=rotation, _masks={})
+        by_content = position.context_bias_if_any
+        return replace(self, bias=bias, context_bias=by_content, rotation=rotation, _masks={})
 
     @property
     def places_BT(self) -> Tensor:

@@ -17,7 +17,7 @@ from attnlab.layers.attention import MultiHead
 from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
-from attnlab.layers.pointwise import GELU, FeedForward, maybe_dropout
+from attnlab.layers.pointwise import GELU, PositionWise, maybe_dropout
 from attnlab.layers.positions import Places, PositionEncoding
 from attnlab.layers.residuals import PreNorm, Residual, Stream, Sublayer, norm_of
 from attnlab.layers.scope import Scope, build_scope
@@ -35,7 +35,7 @@ class Layer(nn.Module):
     def __init__(
         self,
         attention: Mixer,
-        feed_forward: FeedForward,
+        feed_forward: PositionWise,
         residual: Residual,
         cross_attention: Mixer | None = None,
         entry: str = "",
@@ -48,7 +48,7 @@ class Layer(nn.Module):
     def forward(
         self, stream: Stream, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Stream:
-        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward]
+        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward.within(scope)]
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
@@ -63,7 +63,7 @@ class LayerFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
     attention: Callable[..., Mixer] | None
-    feed_forward: Callable[..., FeedForward] | None
+    feed_forward: Callable[..., PositionWise] | None
 
 
 class StackFields(TypedDict, total=False):
@@ -88,7 +88,7 @@ class StackFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding]
     residual: Callable[..., Residual]
     attention: Callable[..., Mixer]
-    feed_forward: Callable[..., FeedForward]
+    feed_forward: Callable[..., PositionWise]
     pattern: Sequence[str] | None
     layers: Mapping[str, LayerFields | None]
     random_positions: PositiveInt | None
@@ -108,7 +108,7 @@ class TowerFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
     attention: Callable[..., Mixer] | None
-    feed_forward: Callable[..., FeedForward] | None
+    feed_forward: Callable[..., PositionWise] | None
     pattern: Sequence[str] | None
     layers: Mapping[str, LayerFields | None] | None
     random_positions: PositiveInt | None
@@ -164,8 +164,8 @@ class Stack(nn.Module):
 
     max_length: positions of a table. grid: rows and columns of an image. cross_attention: every layer also attends to a
     memory, by the stack's own attention without a window, which would mean nothing there. Set `checkpoint_activations`
-    to recompute activations in the backward pass. Raises ValueError where a part refuses a width, or what the stack
-    is.
+    to recompute activations in the backward pass. num_heads_ahead: layers beside the last one that a forward pass with
+    `ahead` ends in, too, each for itself. Raises ValueError where a part refuses a width, or what the stack is.
     """
 
     defaults: ClassVar[StackFields] = {
@@ -190,6 +190,7 @@ class Stack(nn.Module):
         max_length: PositiveInt | None = None,
         grid: tuple[int, int] | None = None,
         cross_attention: bool = False,
+        num_heads_ahead: int = 0,
     ) -> None:
         super().__init__()
         fields = self.defaults | fields
@@ -207,6 +208,9 @@ class Stack(nn.Module):
             _new_layer(entry, own, {**dims, "layer_index": index}, cross)
             for index, (entry, own) in enumerate(of_layers)
         )
+        last = {**dims, "layer_index": fields["num_layers"] - 1}
+        heads = (_new_layer(*of_layers[-1], last, cross) for _ in range(num_heads_ahead))
+        self.heads_ahead = HeadsAhead(fields["num_layers"], heads) if num_heads_ahead else None
         # After the layers: an encoding is told the head width that the attention settled on.
         self.position, self.positions = _positions(fields["position"], of_layers, self.layers, dims)
         self.random_positions, self.position_step = fields["random_positions"], fields["position_step"]
@@ -226,10 +230,12 @@ class Stack(nn.Module):
         cache: KeyValueCache | None = None,
         memory: Memory | None = None,
         prefix_B1: Tensor | None = None,
+        ahead: list[Tensor] | None = None,
     ) -> Tensor:
         """Positions default to 0.. (after what is cached, padding not counted); is_token_BT is False at padding.
         prefix_B1: how many first positions all see; where it is given, what follows them is causal whatever the stack
-        is. Raises ValueError past the last position that the encoding can serve.
+        is. ahead: takes what each of the heads ahead ends in, (B, T, D), in the place of the last layer. Raises
+        ValueError past the last position that the encoding can serve.
         """
         causal = self.causal or prefix_B1 is not None
         places = self._places(x_BTD, positions_BT)
@@ -239,18 +245,29 @@ class Stack(nn.Module):
         x_BTD = self.dropout(self.embedding_norm(x_BTD))
         stream = self.first_layer("").residual.enter(x_BTD)
         recomputes = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
-        for index, layer in enumerate(cast("Iterable[Layer]", self.layers)):
+        layers = cast("list[Layer]", [*self.layers])
+        trunk = stream
+        for index, layer in enumerate(layers):
+            trunk = stream
             within = scopes.get(layer.entry, scope)
             if recomputes:
                 stream = checkpoint(_with_own_masks, layer, stream, within, memory, use_reentrant=False)
             else:
                 stream = layer(stream, within, None if cache is None else cache.layer(index), memory)
-        normed_BTD: Tensor = self.norm(cast(Layer, self.layers[-1]).residual.leave(stream))
+        if ahead is not None:
+            ahead += self._ends(trunk, scopes.get(layers[-1].entry, scope))
+        normed_BTD: Tensor = self.norm(layers[-1].residual.leave(stream))
         return normed_BTD
 
+    def _ends(self, stream: Stream, scope: Scope) -> Iterator[Tensor]:
+        for head in cast("Iterable[Layer]", self.heads_ahead or ()):
+            yield self.norm(head.residual.leave(head(stream, scope)))
+
     def encodings(self) -> dict[str, PositionEncoding]:
-        """The stack's own position encoding, under no name, and those of entries of the pattern."""
-        return {"": self.position, **cast("dict[str, PositionEncoding]", dict(self.positions.items()))}
+        """The stack's own position encoding, under no name, where layers use it, and those of entries of a pattern."""
+        of_entries = cast("dict[str, PositionEncoding]", dict(self.positions.items()))
+        is_used = any(layer.entry not in of_entries for layer in cast("Iterable[Layer]", self.layers))
+        return {"": self.position, **of_entries} if is_used else of_entries
 
     def _places(self, x_BTD: Tensor, positions_BT: Tensor | None) -> Places | None:
         if self.random_positions is None:
@@ -279,6 +296,14 @@ class Stack(nn.Module):
         """The first layer of an entry of the pattern; of an empty name, the first of all."""
         layers = cast("list[Layer]", list(self.layers))
         return next((layer for layer in layers if layer.entry == entry), layers[0])
+
+
+class HeadsAhead(nn.ModuleList):
+    """Layers in the place of the last one of a stack of `depth` layers, side by side."""
+
+    def __init__(self, depth: int, layers: Iterable[nn.Module]) -> None:
+        super().__init__(layers)
+        self.depth = depth
 
 
 def _with_own_masks(layer: nn.Module, stream: Stream, scope: Scope, memory: Memory | None) -> Stream:

@@ -33,9 +33,10 @@ class AttentionPool(nn.Module):
     (Zhai et al. 2022, arXiv 2106.04560, section 3.4; SigLIP's head); (B, T, D) to (B, D). Parts are a tower's own.
     """
 
-    def __init__(self, fields: StackFields) -> None:
+    def __init__(self, fields: StackFields, num_states: PositiveInt) -> None:
         super().__init__()
-        dims = {**fields, "d_ff": fields["d_ff"] or 4 * fields["d_model"], "causal": False}
+        d_ff = fields["d_ff"] or 4 * fields["d_model"]
+        dims = {**fields, "d_ff": d_ff, "causal": False, "max_length": num_states}
         self.probe = nn.Embedding(1, fields["d_model"])
         self.attention = build_part(without_window(fields["attention"]), **dims)
         self.norm = build_part(norm_of(fields["residual"]), **dims)
@@ -64,7 +65,7 @@ class ImageTower(PatchEncoder):
     ) -> None:
         super().__init__(fields, image_size, channels, patch_size, registers + (pooling == "class"), patch_bias)
         self.pooling = pooling
-        self.pool = AttentionPool(fields) if pooling == "attention" else None
+        self.pool = AttentionPool(fields, self.grid[0] * self.grid[1]) if pooling == "attention" else None
 
     def forward(self, images_BCYX: Tensor) -> Tensor:
         states_BTD = self.encode(images_BCYX)
