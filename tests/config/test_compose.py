@@ -151,6 +151,22 @@ def test_a_required_field_is_asked_for_once(space):
         (["averaging=last_checkpoints", "trainer.max_steps=50"], "set trainer.val_check_interval"),
         (["residual=rezero", "norm=rms_norm"], "no norm"),
         (
+            ["model=bert", "position=xpos"],
+            "position: xpos is of distances to keys before the query, and model=bert has",
+        ),
+        (["model=ngpt", "residual=pre_ln"], "model=ngpt has no residual, so residual=pre_ln would have no effect"),
+        (["model=ngpt", "optimizer=schedule_free", "schedule=constant"], "put back on the sphere after every step"),
+        (["trainer.devices=2", "trainer.strategy=fsdp2", "model=ngpt"], "model=ngpt divides whole matrices"),
+        (["trainer.devices=2", "trainer.strategy=fsdp2", "position=fire"], "position=fire learns single numbers"),
+        (
+            ["trainer.devices=2", "trainer.strategy=fsdp2", "residual=hyper_connections"],
+            "hyper_connections learns single",
+        ),
+        (
+            ["model.random_positions=64", "data.context_length=128"],
+            "model.random_positions: 64 positions are fewer than the 128 tokens of a row (data.context_length); draw from more",
+        ),
+        (
             ["trainer.devices=2", "trainer.strategy=fsdp2", "norm=dynamic_tanh"],
             "learns single numbers, which torch cannot shard",
         ),
