@@ -195,7 +195,6 @@ REFUSED = [
     (LLAMA, {"position.fraction": 0.5}, "position.fraction: 0.5 here, 1.0 there"),
     (LLAMA, {"position": "RotaryNTK"}, "position: RotaryNTK here, Rotary there"),
     (LLAMA, {"position.interleaved": True}, "position.interleaved: True here, False there"),
-    (LLAMA, {"attention.qk_norm": True}, "attention.qk_norm: True here, False there"),
     (LLAMA, {"attention": "SinkLogit"}, "attention: SinkLogit here, Attention there"),
     (LLAMA, {"attention": "ValueResidual"}, "attention: ValueResidual here, Attention there"),
     (LLAMA, {"attention": "LatentAttention"}, "attention: LatentAttention here, Attention there"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attnlab.layers import MultiHead, PositionEncoding, PreNorm, Sinusoidal, build_scope
+from attnlab.layers.attention import split_heads
 
 
 def article_attention(queries, keys, values, num_heads):
@@ -43,7 +44,7 @@ def test_splitting_heads_by_view_alone_mixes_tokens_with_features():
     token_of_entry = torch.arange(length)[None, :, None].expand(batch, length, num_heads * d_head).float()
     article_BHTK = token_of_entry.reshape(batch, num_heads, length, d_head)
     assert article_BHTK[0, 0, :, 0].tolist() == [0, 0, 1, 1, 2, 2]  # row 5 of a head holds token 2
-    right_BHTK = MultiHead(num_heads * d_head, num_heads)._heads(token_of_entry, num_heads)
+    right_BHTK = split_heads(token_of_entry, num_heads)
     for head in range(num_heads):
         assert right_BHTK[0, head].equal(torch.arange(length)[:, None].expand(length, d_head).float())
     # So in the article's attention the features of one token decide how another token's parts are mixed, within one head:
@@ -72,7 +73,7 @@ def test_without_learned_projections_a_token_attends_back_as_it_is_attended_to()
 
     article_BHTK = x_BTD.view(2, 5, 2, 4).transpose(1, 2)
     assert asymmetry(article_BHTK, article_BHTK) < 1e-6
-    assert asymmetry(*(attention._heads(linear(x_BTD), 2) for linear in (attention.query, attention.key))) > 0.1
+    assert asymmetry(*(split_heads(linear(x_BTD), 2) for linear in (attention.query, attention.key))) > 0.1
     # With identities for projections ours is that formula, so the projections are all that differs.
     scope = build_scope(x_BTD, PositionEncoding(), causal=False)
     weights = (article_BHTK @ article_BHTK.transpose(-2, -1) / 4**0.5).softmax(-1)
