@@ -89,7 +89,7 @@ class Attention(Mixer):
         With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
         """
         if memory is None:
-            q_BTI, *kv_BTJ = self._projected(x_BTD)
+            q_BTI, *kv_BTJ = self._projected(x_BTD, scope, cache)
             k_BGSK, v_BGSK = self._key_and_value_heads(*kv_BTJ)
         else:
             q_BTI, (k_BGSK, v_BGSK) = self.query(x_BTD), memory.keys_and_values(self)
@@ -118,7 +118,7 @@ class Attention(Mixer):
         k_BGSK, v_BGSK = (self._heads(x_BSJ, self.num_key_value_heads) for x_BSJ in (k_BSJ, v_BSJ))
         return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSK
 
-    def _projected(self, x_BTD: Tensor) -> Sequence[Tensor]:
+    def _projected(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Sequence[Tensor]:
         """Queries, keys and values of all heads. In training off the CPU by one matrix product, as a GPU waits longer
         for three; the weights stay apart for all who know them by name. A CPU takes as long for three as for one.
         """
