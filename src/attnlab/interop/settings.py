@@ -18,7 +18,7 @@ from torch import nn
 
 import attnlab.layers
 import attnlab.models
-from attnlab.layers.attention import head_width
+from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery, head_width
 from attnlab.layers.pointwise import gated_width
 from attnlab.layers.stack import StackFields
 from attnlab.parts import parameters_of
@@ -42,6 +42,7 @@ TOLD = (
 TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))
 PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
 WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
+SOFTMAX_OVER_ALL = (Attention, MultiHead, MultiQuery, GroupedQuery)
 TEXTS = ("text", "decoder")  # the towers whose number of places max_length is
 
 
@@ -141,11 +142,14 @@ def settle(settings: Settings) -> Settings:
     for key in ("attention.bias", "feed_forward.bias"):
         s[key] = bias if s.get(key) is None else s[key]
     cls = find(s["attention"])
-    d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
-    s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
-    s["attention"] = "Attention"  # the number of key/value heads is all that its classes differ in
-    scale = s.get("attention.scale")
-    s["attention.scale"] = None if scale is not None and scale == d_head**-0.5 else scale
+    if "bias" not in parameters_of(cls):
+        del s["attention.bias"]
+    if cls in SOFTMAX_OVER_ALL:
+        d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
+        s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
+        s["attention"] = "Attention"  # the number of key/value heads is all that its classes differ in
+        scale = s.get("attention.scale")
+        s["attention.scale"] = None if scale is not None and scale == d_head**-0.5 else scale
     same = {
         "source_vocabulary_size": "vocabulary_size",
         "num_decoder_layers": "num_layers",

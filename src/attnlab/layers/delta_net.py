@@ -54,9 +54,9 @@ class DeltaNet(DecayingState):
 
 @check_ranges
 class GatedDeltaNet(DeltaNet):
-    """Gated DeltaNet (Yang et al. 2024, arXiv 2412.06464, section 3; the mixer of Qwen3-Next): DeltaNet whose state also
-    decays, by exp(-exp(A) softplus(W x + b)) for each head, and whose output a SiLU gates. exp(A) starts uniform up to
-    16, softplus(b) log-uniform from 0.001 to 0.1 (Mamba-2, Dao & Gu 2024, arXiv 2405.21060). fields: see DeltaNet.
+    """Gated DeltaNet (Yang et al. 2024, arXiv 2412.06464, section 3; in Qwen3-Next): DeltaNet whose state also decays,
+    by exp(-exp(A) softplus(W x + b)) for each head, and whose output a SiLU gates. exp(A) starts uniform up to 16,
+    softplus(b) log-uniform from 0.001 to 0.1 (Mamba-2, Dao & Gu 2024, arXiv 2405.21060). fields: see DeltaNet.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Shapes: B batch, T length, S source length, D model width, H heads, K key width,
 before the first token, Y = H (2 K + V).
 """
 
+# ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
 import math
@@ -290,9 +291,9 @@ class Retention(DecayingState):
 @check_ranges
 class GatedLinear(DecayingState):
     """Gated linear attention (GLA, Yang et al. 2023, arXiv 2312.06635, section 4.4): each channel of a key forgets by
-    sigmoid(W_2 W_1 x + b)^(1 / temperature), W_1 to decay_rank; a norm of each head's output, a gate by SiLU. d_head is
-    half of d_model / num_heads where it is None, so that there are as many parameters as in multi-head attention, but
-    for those of the decay. fields: see StateMixer.
+    sigmoid(W_2 W_1 x + b)^(1 / temperature), W_1 to decay_rank; an RMS norm of each head's output, as in the authors'
+    code, and a gate by SiLU. d_head is half of d_model / num_heads where it is None, so that there are as many
+    parameters as in multi-head attention, but for those of the decay. fields: see StateMixer.
     """
 
     key_share = 0.5
@@ -312,7 +313,7 @@ class GatedLinear(DecayingState):
             nn.Linear(d_model, decay_rank, bias=False), nn.Linear(decay_rank, num_heads * self.d_head)
         )
         self.gate = nn.Linear(d_model, num_heads * self.d_value, bias=fields.get("bias", False))
-        self.norm = nn.LayerNorm(self.d_value)
+        self.norm = nn.RMSNorm(self.d_value, eps=1e-5)
 
     def terms(self, x_BTD: Tensor, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scope: Scope) -> Terms:
         log_decay_BHTK = F.logsigmoid(wide(self._heads(self.decay(x_BTD)))) / self.temperature

@@ -3,9 +3,10 @@
 A head keeps a matrix S of keys by values. A token lets it decay, writes its value under its key, and reads by its query
 (Yang et al. 2023, arXiv 2312.06635, eq. 3; the delta rule: Yang et al. 2024, arXiv 2412.06464, eq. 10):
 
-    S_t = diag(exp(g_t)) S_t-1 + k_t (v_t)^T,    by the delta rule  + k_t (beta_t (v_t - S'^T k_t))^T,    o_t = S_t^T q_t
+    S' = diag(exp(g_t)) S_t-1,    S_t = S' + k_t v_t^T,    o_t = S_t^T q_t
 
-S' is the decayed state. Decays are sums of logarithms, of which no difference is taken: nothing overflows or cancels.
+The delta rule writes beta_t (v_t - S'^T k_t) in place of v_t. Decays are sums of logarithms, of which no difference is
+taken: nothing overflows or cancels.
 
 Shapes: B batch, H heads, T length, K key width, V value width, X 1 or K (a decay of a head, or of each channel of its
 keys), N chunks, C tokens of a chunk (a power of two), P pairs, L tokens of half a pair.
@@ -23,7 +24,7 @@ CHUNK = 64
 
 
 class Form(Protocol):
-    """A way to compute the recurrence; log_decay_BHTX may have 1 in place of B and H. beta_BHT1: None: no delta rule."""
+    """A way to compute it; log_decay_BHTX may have 1 in place of B and H. beta_BHT1: None: no delta rule."""
 
     def __call__(
         self,
