@@ -99,7 +99,7 @@ def kind_of(model: nn.Module, name: str) -> str:
 
 
 def layer_of(name: str, place: int) -> int:
-    """The number of the layer that the attention of this name is in; its place among its kind where no layer is named."""
+    """The layer that the attention of this name is in; its place among its kind where the name says none."""
     found = re.search(r"\blayers\.(\d+)\.(?:cross_)?attention$", name)
     return int(found[1]) if found else place
 
@@ -194,8 +194,8 @@ def rollout(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def with_rollouts(maps: list[LayerMap]) -> list[LayerMap]:
-    """The maps, and behind them the rollout of every kind of self-attention, one head a layer, up to the first layer that
-    mixes positions by something else.
+    """The maps, and behind them the rollout of every kind of self-attention, one head a layer, up to the first layer
+    that mixes positions by something else.
     """
     found = list(maps)
     for kind in dict.fromkeys(one.kind for one in maps if one.kind.endswith("self")):

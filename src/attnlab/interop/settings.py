@@ -205,7 +205,9 @@ def _fields(prefix: str, cls: Callable[..., object], node: Mapping[str, object])
     settings: Settings = {}
     for name, default in _parameters(cls).items():
         told = name in TOLD or (prefix, name) in TOLD_TO
-        if name in (*OUTSIDE, *OF_PATTERNS) or (prefix and told and name not in node):
+        # Layers that differ have no other side: that there is a pattern is all that has to be known.
+        no_pattern = name in OF_PATTERNS and (name == "layers" or not node.get(name))
+        if name in OUTSIDE or no_pattern or (prefix and told and name not in node):
             continue
         value, key = node.get(name, default), f"{prefix}{name}"
         if isinstance(value, Mapping) and "_target_" in value:

@@ -35,7 +35,7 @@ class DeltaNet(DecayingState):
         super().__init__(d_model, num_heads, convolution=convolution, **fields)
         self.negative_eigenvalues = negative_eigenvalues
         self.beta = nn.Linear(d_model, num_heads, bias=False)
-        self.norm = nn.RMSNorm(self.d_value, eps=1e-6)
+        self.norm = nn.RMSNorm(self.d_value, eps=1e-5)
 
     def terms(self, x_BTD: Tensor, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scope: Scope) -> Terms:
         if self.convolution is None:  # which ends in one itself

@@ -106,7 +106,7 @@ class StateMixer(Mixer):
         out_BHTV, state = self.mixed(x_BTD, q_BHTK, k_BHTK, v_BHTV, scope, state)
         if cache is not None:
             cache.state = state, before_BPY
-        projected_BTD: Tensor = self.output(self.finished(x_BTD, out_BHTV.to(qkv_BTY.dtype).transpose(1, 2)))
+        projected_BTD: Tensor = self.output(self.finished(x_BTD, out_BHTV.to(self.output.weight.dtype).transpose(1, 2)))
         return projected_BTD
 
     def _heads(self, x_BTI: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class Retention(DecayingState):
     ) -> None:
         super().__init__(d_model, num_heads, convolution=convolution, **fields)
         self.gate = nn.Linear(d_model, num_heads * self.d_value, bias=fields.get("bias", False))
-        self.norm = nn.GroupNorm(num_heads, num_heads * self.d_value, eps=1e-6)
+        self.norm = nn.GroupNorm(num_heads, num_heads * self.d_value, eps=1e-5)
 
     def log_decays(self) -> list[float]:
         """Of each head."""

@@ -187,11 +187,10 @@ class Size:
     rest is non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). flops_per_token: a
     multiplication and an addition are two operations. Only matrix products, convolutions and recurrences count, as in
     that section's table 1: every weight of a linear layer (the output matrix too, tied or not) once a token, and q.k
-    and weights.v over all keys, not halved for causality and not cut to a window. A state of K by V
-    counts 2 K V for each token's write and read of it, and for the second read of the delta rule, however it is computed
-    (in chunks it costs more). Of a model with a source, all that is
-    computed on it counts for the target. The backward pass costs twice the forward pass, so training is 3 x forward;
-    recomputed activations do not count.
+    and weights.v over all keys, not halved for causality and not cut to a window. A state of K by V counts
+    2 K V for each token's write, its read and the second read of the delta rule, however it is computed (in chunks it
+    costs more). Of a model with a source, all that is computed on it counts for the target. The backward pass costs
+    twice the forward pass, so training is 3 x forward; recomputed activations do not count.
     """
 
     parameters: int
@@ -222,8 +221,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 @contextmanager
 def _all_scores(model: nn.Module) -> Iterator[None]:
-    """Inside, attention computes what a window hides, too, and states are counted token by token, so that what is counted
-    is the same on every device and in chunks of any size.
+    """Inside, attention computes what a window hides, too, and states count token by token, so that what is counted is
+    the same on every device and in chunks of any size.
     """
     chosen = [m for m in model.modules() if isinstance(m, Attention) and m.backend == "auto"]
     with_states = {m: m.form for m in model.modules() if isinstance(m, StateMixer)}
