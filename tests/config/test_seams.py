@@ -42,7 +42,7 @@ BASES = {
     "position": ("attnlab.PositionEncoding", "embed, rotate, bias"),
     "residual": ("attnlab.layers.Residual", "join"),
     "norm": ("attnlab.layers.Norm", "forward"),
-    "attention": ("attnlab.layers.Attention", "forward"),
+    "attention": ("attnlab.layers.Mixer", "forward"),
     "feed_forward": ("attnlab.layers.FeedForward", "activate"),
     "init": ("attnlab.layers.Init", "std"),
     "model": ("torch.nn.Module", "forward"),

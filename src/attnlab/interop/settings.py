@@ -3,6 +3,8 @@
 Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of
 classes and the fields of their constructors, every default spelt out and every width settled. Those of a model of
 several stacks (its `towers`) stand under each: `{"model": "CLIP", "image.d_model": 64, "text.position": "ALiBi", ...}`.
+Where layers differ by a pattern, the settings are those of the first layer, `pattern` numbers the kinds of layers, and
+what differs in one stands under `layers.1.`, ...: `{"pattern": [0, 0, 1], "layers.1.attention.window": None, ...}`.
 Fields that change only the training (dropout, initialisation) or only how fast something is computed (backend) are no
 settings.
 """
@@ -76,7 +78,22 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             place.setdefault(last, {"_partial_": True})["_target_"] = f"attnlab.layers.{value}"
         else:
             place[last] = value
-    return _named(node)
+    node = _named(node)
+    for tower in ("", *getattr(find(node["_target_"]), "towers", ())):
+        _with_entries(node.get(tower, {}) if tower else node, node)
+    return node
+
+
+def _with_entries(stack: dict[str, Any], model: Mapping[str, Any]) -> None:
+    """Gives each kind of layers its whole parts: where it says fields alone, those of the part that others have."""
+    if pattern := stack.get("pattern"):
+        stack["pattern"] = [str(number) for number in pattern]
+        given: Mapping[str, Any] = stack.get("layers", {})
+        defaults = _parameters(find(model["_target_"]))
+        kinds = stack["layers"] = {number: dict(given.get(number, {})) for number in stack["pattern"]}
+        for kind in kinds.values():
+            for name in (name for name, value in kind.items() if isinstance(value, dict) and "_target_" not in value):
+                kind[name] = _named(_merged(stack.get(name) or _node_of(defaults[name]), kind[name]))
 
 
 def different(here: Settings, there: Settings) -> list[str]:
@@ -104,10 +121,10 @@ def find(target: str) -> Any:
 def _settled(target: str, node: Mapping[str, Any]) -> Settings:
     """The settings of a model's class and node."""
     cls = find(target)
-    of_model = _fields("", cls, node)
     towers: Mapping[str, Sequence[str]] = getattr(cls, "towers", {})
     if not towers:
-        return settle(of_model | {"model": _name(target)})
+        return _by_pattern(node, lambda fields: settle(_fields("", cls, fields))) | {"model": _name(target)}
+    of_model = _fields("", cls, node)
     own = {
         key: value
         for key, value in of_model.items()
@@ -117,11 +134,39 @@ def _settled(target: str, node: Mapping[str, Any]) -> Settings:
     for tower in towers:
         levels = (getattr(cls, "of_towers", {}).get(tower, {}), node, node.get(tower) or {})
         given = {name: value for level in levels for name, value in level.items() if value is not None}
-        of_tower = _fields("", cls, given)
-        stack = {key: value for key, value in of_tower.items() if key.split(".")[0] in StackFields.__annotations__}
-        settled = settle(stack | told)
+        settled = _by_pattern(given, partial(_of_tower, cls, told))
         own |= {f"{tower}.{key}": value for key, value in settled.items() if key not in told}
     return settle(own | {"model": _name(target)})
+
+
+def _of_tower(cls: Callable[..., object], told: Settings, node: Mapping[str, Any]) -> Settings:
+    settings = _fields("", cls, node)
+    return settle({k: v for k, v in settings.items() if k.split(".")[0] in StackFields.__annotations__} | told)
+
+
+def _by_pattern(node: Mapping[str, Any], settled: Callable[[Mapping[str, Any]], Settings]) -> Settings:
+    """The settings of a stack, `settled` of its fields: those of the first layer, and what differs in other layers."""
+    plain = {name: value for name, value in node.items() if name not in OF_PATTERNS}
+    pattern, entries = list(node.get("pattern") or []), node.get("layers") or {}
+    if not pattern:
+        return settled(plain)
+    kinds: list[Settings] = []
+    numbers: dict[str, int] = {}
+    for name in dict.fromkeys(pattern):
+        own = {key: value for key, value in (entries.get(name) or {}).items() if value is not None}
+        of_entry = settled(plain | own)
+        if of_entry not in kinds:
+            kinds.append(of_entry)
+        numbers[name] = kinds.index(of_entry)
+    if len(kinds) == 1:
+        return kinds[0]
+    depth = kinds[0]["num_layers"]
+    found = kinds[0] | {"pattern": [numbers[pattern[index % len(pattern)]] for index in range(depth)]}
+    for number, kind in enumerate(kinds[1:], 1):
+        parts = {key for key, value in kind.items() if "." not in key and kinds[0].get(key) != value}
+        other = {key for key, value in kind.items() if key.split(".")[0] in parts or kinds[0].get(key) != value}
+        found |= {f"layers.{number}.{key}": kind[key] for key in sorted(other)}
+    return found
 
 
 def settle(settings: Settings) -> Settings:
@@ -171,7 +216,7 @@ def _with_parts(node: dict[str, Any], defaults: Mapping[str, object], towers: Se
     for name, value in node.items():
         if name in towers:
             node[name] = _with_parts({key: own for key, own in value.items() if key != "_partial_"}, defaults)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and name not in OF_PATTERNS:
             node[name] = _named(value if "_target_" in value else _merged(_node_of(defaults.get(name)), value))
     return node
 

@@ -66,6 +66,8 @@ class Whisper(Ends, Seq2Seq):
         "residual": PreNorm,
         "attention": MultiHead,
         "feed_forward": GELU,
+        "pattern": None,
+        "layers": {},
         "tie_embeddings": True,
         "scale_embedding": False,
         "init": FanIn,

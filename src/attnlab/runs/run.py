@@ -334,7 +334,8 @@ class TrainingRun:
                 if size < asked:
                     got = f"the training text gives no more than {size:,} tokens"
                     self._say(f"tokenizer.vocabulary_size={asked}: {got}, which the tokenizer has now")
-        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s = {plan['epochs']:.2f} epochs")
+        epochs = f" = {plan['epochs']:.2f} epochs" if plan["epochs"] >= 0.005 else ""  # none where all rows are new
+        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s{epochs}")
         threads = f"{device['name']}, {device['threads']} threads"
         self._say(f"precision {record['precision']['used']} ({record['precision']['reason']}); {threads}")
         if record["compile"]["asked"] == "auto":
