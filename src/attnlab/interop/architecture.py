@@ -363,6 +363,9 @@ class Architecture:
         """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
+        mixers = {key: value for key, value in settings.items() if key.rpartition(".")[2] == "attention"}
+        if other := [f"{key}: {value} here, Attention there" for key, value in mixers.items() if value != "Attention"]:
+            return other
         try:
             there = self._written(settings, fields)
         except CannotConvert as error:
