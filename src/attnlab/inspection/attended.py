@@ -233,7 +233,8 @@ def _maps(model: nn.Module, queries: int, keys: int, forward: Callable[[], objec
 def _why(model: nn.Module) -> str:
     name = type(model).__name__
     if mixers := dict.fromkeys(type(module).__name__ for module in model.modules() if isinstance(module, Mixer)):
-        return f": {' and '.join(mixers)} mix positions without weights of attention"
+        mix = "mixes" if len(mixers) == 1 else "mix"
+        return f": {' and '.join(mixers)} {mix} positions without weights of attention"
     if name == "RecurrentSeq2Seq":
         what = "its decoder starts from the encoder's last states and sees nothing else of the source"
         return f": with model.attention=none {what}"
