@@ -14,9 +14,17 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from attnlab.config.seams import load
-from attnlab.layers import ALiBi, Eager, GatedFeedForward, MixtureOfExperts, build_scope
+from attnlab.layers import (
+    ALiBi,
+    Eager,
+    GatedFeedForward,
+    MixtureOfExperts,
+    PositionEncoding,
+    build_scope,
+)
+from attnlab.layers.attention import DotProductAttention
 from attnlab.models import GPT
-from attnlab.parts import build_part
+from attnlab.parts import build_part, unwrapped
 
 Node, Build = Mapping[str, object], Callable[..., Any]
 LENGTH, WIDTH, HEADS, SIDE = 32, 64, 4, 9
@@ -75,6 +83,14 @@ FORMULAS = {
         "value_residual": r"$softmax(Q_h K_h^\top/\sqrt{d_{head}})\,(a\,V_{1h} + b\,V_h)$, $V_1$ of the first layer",
         "shared_key_value": r"$softmax(Q_h K_h^\top/\sqrt{d_{head}})\,V_h$, two layers with the same $K$ and $V$",
         "latent": r"$c = norm(W_c x),\ k_h = (W_h c,\ R_s W_r x),\ v_h = U_h c$; kept: $c$, $R_s W_r x$",
+        "multi_dconv_head": r"multi_head with $\sum_i w_i\,q_{t-i}$ for $q_t$, likewise $k$ and $v$",
+        "linear": r"$\phi(q_t)^\top \sum_s \phi(k_s)\,v_s^\top\,/\,\phi(q_t)^\top \sum_s \phi(k_s),\ \phi = elu + 1$",
+        "retention": r"$S_t = \gamma_h\,S_{t-1} + k_t v_t^\top,\quad o_t = S_t^\top q_t,\quad \gamma_h = 1 - 2^{-5-h}$",
+        "gated_linear": r"$S_t = diag(\alpha_t)\,S_{t-1} + k_t v_t^\top,\ \alpha_t = \sigma(W_2 W_1 x_t + b)^{1/16}$",
+        "delta_net": r"$S_t = S_{t-1} + \beta_t\,k_t\,(v_t - S_{t-1}^\top k_t)^\top,\quad o_t = S_t^\top q_t$",
+        "gated_delta_net": r"$S_t = \alpha_t S_{t-1} + \beta_t\,k_t\,(v_t - \alpha_t S_{t-1}^\top k_t)^\top$",
+        "lstm": r"$c_t = f \odot c_{t-1} + i \odot \tanh(W x_t + U h_{t-1} + b),\quad h_t = o \odot \tanh(c_t)$",
+        "gru": r"$h_t = (1-z) \odot n + z \odot h_{t-1},\quad n = \tanh(W x_t + b + r \odot (U h_{t-1} + c))$",
     },
     "feed_forward": {
         "relu": r"$W_2 \max(0, W_1 x)$",
@@ -233,11 +249,13 @@ def _norm(axes: Axes, name: str, build: Build) -> None:
 
 
 def _attention(axes: Axes, name: str, build: Build) -> None:
-    """Which heads of queries read which keys and values; of other attentions the weights of a head on one input."""
+    """Which heads of queries read which keys and values; of other attentions the weights of a head on one input, of
+    what has no weights how each output depends on each input.
+    """
     keys = {"multi_head": 4, "grouped_query": 2, "multi_query": 1}.get(name)
     if keys is None:
-        _weights(axes, build)
-        return
+        has_weights = issubclass(unwrapped(build), DotProductAttention)
+        return _weights(axes, build) if has_weights else _dependence(axes, build)
     for head in range(4):
         at = (head // (4 // keys) + 0.5) * 4 / keys
         axes.plot([head + 0.5, at], [1, 0], color="tab:blue")
@@ -245,6 +263,19 @@ def _attention(axes: Axes, name: str, build: Build) -> None:
     axes.scatter([(one + 0.5) * 4 / keys for one in range(keys)], [0] * keys, s=300, color="tab:orange", zorder=2)
     axes.set(xlim=(0, 4), ylim=(-0.4, 1.4), yticks=[0, 1], yticklabels=["keys, values", "queries"], xticks=[])
     axes.spines[:].set_visible(False)
+
+
+def _dependence(axes: Axes, build: Build) -> None:
+    """The norm of the gradient of each output by each input, of random weights and inputs; each row up to 1."""
+    torch.manual_seed(0)
+    mixer = build(d_model=WIDTH, num_heads=HEADS, causal=True)
+    x_1TD = torch.randn(1, LENGTH, WIDTH, requires_grad=True)
+    out_1TD = mixer(x_1TD, build_scope(x_1TD, PositionEncoding(), causal=True))
+    weights_TT = torch.stack(
+        [torch.autograd.grad(out_1TD[0, t].sum(), x_1TD, retain_graph=True)[0][0].norm(dim=1) for t in range(LENGTH)]
+    )
+    axes.imshow(weights_TT / weights_TT.amax(dim=1, keepdim=True), cmap="viridis")
+    axes.set(xlabel="input", ylabel="output")
 
 
 @torch.no_grad()

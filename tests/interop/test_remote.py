@@ -128,6 +128,26 @@ def test_language_models_go_on_from_texts_as_they_do_here(family, positions, the
 
 
 @pytest.mark.parametrize(
+    "mixer", ["LinearAttention", "Retention", "GatedLinear", "DeltaNet", "GatedDeltaNet", "LSTM", "GRU"]
+)
+@torch.no_grad()
+def test_models_with_a_state_go_on_from_texts_as_they_do_here(mixer, there):
+    """In every second layer, beside attention with rotary positions; beams take the states along."""
+    tokens_BT, mask_BT, texts = rows(4, 7)
+    own = {"_target_": f"attnlab.layers.{mixer}", "_partial_": True}
+    layers = {"own": {"attention": own, "position": POSITIONS["none"]}, "full": {}}
+    here, found, _ = there("GPT", position="rotary", num_layers=2, pattern=["own", "full"], layers=layers)
+    logits_BTV = found(tokens_BT, attention_mask=mask_BT).logits
+    for row, text in enumerate(texts):
+        assert_near(logits_BTV[row, -len(text) :], here(text[None])[0])
+    written = found.generate(tokens_BT, attention_mask=mask_BT, max_new_tokens=6, do_sample=False)[:, 7:]
+    assert written.tolist() == generate(here, [text.tolist() for text in texts], 6, Sampler(0))
+    how = {"attention_mask": mask_BT, "max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2}
+    cached, anew = (found.generate(tokens_BT, **how, use_cache=kept) for kept in (True, False))
+    assert cached.equal(anew)
+
+
+@pytest.mark.parametrize(
     ("family", "positions"),
     cases("EncoderDecoder", "T5", "T5LanguageModel", "RecurrentSeq2Seq", "ConvolutionalSeq2Seq"),
 )

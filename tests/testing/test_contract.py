@@ -1,6 +1,7 @@
 """What every choice of every seam must do. The choices are the YAML files under conf: a new one is covered by being there."""
 
 import inspect
+import re
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,11 @@ def part(seam, choice):
 
 def choices(seam):
     return sorted(path.stem for path in (CONF / seam).glob("*.yaml"))
+
+
+def serves(mixer, family):
+    """Whether a mixer says that it can be in a family: one of layers that see both sides, or with a memory, or neither."""
+    return family == "gpt" or (mixer.sees_both_sides and (family in ("bert", "vit") or mixer.reads_memory))
 
 
 def is_2d(position):
@@ -104,6 +110,10 @@ def test_every_choice_keeps_the_contract(seam, choice, family):
     }
     if family in refused.get((seam, choice), ()):
         assert [check.unavailable is not None for check in checks] == [True]
+        return
+    if seam == "attention" and not serves(part(seam, choice).func, family):
+        [check] = checks
+        assert re.search("sees only what stands before a token|cannot attend to an encoder", check.unavailable)
         return
     assert len(checks) >= 5
     for check in checks:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.inspection.attended import Attended
-from attnlab.inspection.attention_maps import Head, attention_names, kind_of
+from attnlab.inspection.attention_maps import Head, attention_names, kind_of, layer_of
 from attnlab.layers.attention import DotProductAttention
 
 if TYPE_CHECKING:
@@ -185,11 +185,12 @@ def _rows(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _attentions(model: nn.Module) -> Iterator[tuple[DotProductAttention, list[Head]]]:
-    """Every attention, once for each stack that calls it, with its heads there, numbered by kind."""
+    """Every attention, once for each stack that calls it, with its heads there."""
     by_name = {name: attention for attention, names in attention_names(model).items() for name in names}
     counts: dict[str, int] = {}
     for name, _ in model.named_modules(remove_duplicate=False):
         if name in by_name:
             attention, kind = by_name[name], kind_of(model, name)
-            layer = counts[kind] = counts.get(kind, -1) + 1
+            counts[kind] = counts.get(kind, -1) + 1
+            layer = layer_of(name, counts[kind])
             yield attention, [Head(kind, layer, head) for head in range(attention.num_heads)]

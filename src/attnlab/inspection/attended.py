@@ -33,6 +33,7 @@ from attnlab.inspection.attention_maps import (
     LayerMap,
     text_axis,
 )
+from attnlab.layers.mixer import Mixer
 from attnlab.models import CLIP
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, evaluating
 from attnlab.models.heads import EncoderHead, pool
@@ -63,6 +64,10 @@ class Attended:
     def of_kind(self, kind: str) -> list[LayerMap]:
         """The maps of a kind, lowest layer first."""
         return [one for one in self.maps if one.kind == kind]
+
+    def layer(self, kind: str, number: int) -> LayerMap:
+        """The map of a kind in the layer of this number."""
+        return next(one for one in self.of_kind(kind) if one.layer == number)
 
     @property
     def kinds(self) -> list[str]:
@@ -227,6 +232,9 @@ def _maps(model: nn.Module, queries: int, keys: int, forward: Callable[[], objec
 
 def _why(model: nn.Module) -> str:
     name = type(model).__name__
+    if mixers := dict.fromkeys(type(module).__name__ for module in model.modules() if isinstance(module, Mixer)):
+        mix = "mixes" if len(mixers) == 1 else "mix"
+        return f": {' and '.join(mixers)} {mix} positions without weights of attention"
     if name == "RecurrentSeq2Seq":
         what = "its decoder starts from the encoder's last states and sees nothing else of the source"
         return f": with model.attention=none {what}"

@@ -53,7 +53,7 @@ class LayerMap:
 
     name: str  # of the attention in the model
     kind: str  # one of those above
-    layer: int  # its place among those of its kind, from 0
+    layer: int  # the layer that it is in, from 0
     weights_HTS: Tensor
     allowed_TS: Tensor
 
@@ -76,7 +76,9 @@ def layer_maps(model: nn.Module, forward: Callable[[], object], row: int = 0) ->
         names = kinds.setdefault(kind, [])
         if name not in names:
             names.append(name)
-        found[name] = LayerMap(name, kind, names.index(name), weights_HTS.float().cpu(), allowed_TS.cpu())
+        found[name] = LayerMap(
+            name, kind, layer_of(name, names.index(name)), weights_HTS.float().cpu(), allowed_TS.cpu()
+        )
     return list(found.values())
 
 
@@ -94,6 +96,12 @@ def kind_of(model: nn.Module, name: str) -> str:
     if re.search(r"\bpool\.attention$", name):
         return POOLING
     return {"image": OF_IMAGE, "text": OF_TEXT}.get(name.split(".")[0], SELF)
+
+
+def layer_of(name: str, place: int) -> int:
+    """The layer that the attention of this name is in; its place among its kind where the name says none."""
+    found = re.search(r"\blayers\.(\d+)\.(?:cross_)?attention$", name)
+    return int(found[1]) if found else place
 
 
 def attention_names(model: nn.Module) -> dict[DotProductAttention, list[str]]:
@@ -189,10 +197,15 @@ def rollout(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def with_rollouts(maps: list[LayerMap]) -> list[LayerMap]:
-    """The maps, and behind them the rollout of every kind of self-attention, one head a layer."""
+    """The maps, and behind them the rollout of every kind of self-attention, one head a layer, up to the first layer
+    that mixes positions by something else.
+    """
     found = list(maps)
     for kind in dict.fromkeys(one.kind for one in maps if one.kind.endswith("self")):
-        layers = [one for one in maps if one.kind == kind]
+        of_kind = [one for one in maps if one.kind == kind]
+        layers = [one for place, one in enumerate(of_kind) if one.layer == place]
+        if not layers:
+            continue
         own_TT = reached_TT = torch.eye(layers[0].weights_HTS.shape[1], dtype=torch.bool)
         for layer, rolled_TT in zip(layers, rollout([one.weights_HTS for one in layers]), strict=True):
             reached_TT = ((layer.allowed_TS | own_TT).float() @ reached_TT.float()) > 0

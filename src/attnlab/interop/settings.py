@@ -191,6 +191,8 @@ def settle(settings: Settings) -> Settings:
     for key in ("attention.bias", "feed_forward.bias"):
         s[key] = bias if s.get(key) is None else s[key]
     cls = find(s["attention"])
+    if "bias" not in parameters_of(cls):
+        del s["attention.bias"]
     if issubclass(cls, DotProductAttention):
         d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
     if issubclass(cls, Attention):

@@ -35,9 +35,11 @@ from attnlab.layers.backends import (
 )
 from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.contextual_positions import CoPE
+from attnlab.layers.delta_net import DeltaNet, GatedDeltaNet
 from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
 from attnlab.layers.latent_attention import LatentAttention
+from attnlab.layers.linear_attention import GatedLinear, LinearAttention, Retention, StateMixer
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
 from attnlab.layers.normalized import NormalizedAttention, NormalizedResidual, NormalizedSwiGLU
@@ -62,6 +64,7 @@ from attnlab.layers.pointwise import (
 )
 from attnlab.layers.positions import ALiBi, Learned, Places, PositionEncoding, RelativeBias, Rotation, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
+from attnlab.layers.recurrent_mixers import GRU, LSTM
 from attnlab.layers.relative_positions import FIRE, SandwichPositions
 from attnlab.layers.residuals import (
     DeepNorm,
@@ -78,23 +81,25 @@ from attnlab.layers.residuals import (
 )
 from attnlab.layers.rotary import PRotary, Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN, XPos
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
+from attnlab.layers.short_convolution import MultiDConvHead, ShortConvolution
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
 from attnlab.layers.streams import EmbeddingResidual, HyperConnections, StaticHyperConnections
 from attnlab.layers.widths import CompleteP, Growth, MuP
 
 __all__ = [
-    "FIRE", "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend", "CoPE",
-    "CompleteP", "DeepNorm", "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager",
-    "EmbeddingResidual", "FanIn", "FeedForward", "Flex", "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init",
-    "GatedFeedForward", "GroupedQuery", "Growth", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init",
-    "KeyValueCache", "LatentAttention", "Layer", "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling",
-    "LayerScale", "Learned", "Learned2D", "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MuP", "MultiHead",
+    "FIRE", "GEGLU", "GELU", "GLU", "GRU", "LSTM", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend",
+    "CoPE", "CompleteP", "DeepNorm", "DeltaNet", "DifferentialAttention", "DotProductAttention", "Dropout",
+    "DynamicTanh", "Eager", "EmbeddingResidual", "FanIn", "FeedForward", "Flex", "ForgettingAttention",
+    "FromOtherLayers", "Fused", "GPT2Init", "GatedDeltaNet", "GatedFeedForward", "GatedLinear", "GroupedQuery",
+    "Growth", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention", "Layer",
+    "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D",
+    "LinearAttention", "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MuP", "MultiDConvHead", "MultiHead",
     "MultiQuery", "Norm", "Normal002", "NormalizedAttention", "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm",
     "PRotary", "Parallel", "Places", "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields",
-    "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear",
-    "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation", "Sandwich", "SandwichPositions", "Scope", "ScoreFields",
-    "Scores", "SharedKeyValues", "SiLU", "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small",
-    "SoftmaxPlusOne", "SquaredReLU", "Stack", "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU",
-    "TalkingHeads", "TowerFields", "ValueResidual", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend",
-    "tower_fields",
+    "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Retention", "Rotary",
+    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation", "Sandwich", "SandwichPositions", "Scope",
+    "ScoreFields", "Scores", "SharedKeyValues", "ShortConvolution", "SiLU", "SigmoidAttention", "SinkLogit",
+    "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack", "StackFields", "StateMixer",
+    "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TalkingHeads", "TowerFields", "ValueResidual", "XPos",
+    "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -196,7 +196,7 @@ class Attention(DotProductAttention):
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if memory is None:
-            q_BTI, *kv_BTJ = self._joined(x_BTD)
+            q_BTI, *kv_BTJ = self.joined(x_BTD, scope, cache)
             k_BGSK, v_BGSV = self._key_and_value_heads(*kv_BTJ)
         else:
             q_BTI, (k_BGSK, v_BGSV) = self.query(x_BTD), memory.keys_and_values(self)
@@ -229,7 +229,7 @@ class Attention(DotProductAttention):
         v_BGSV = split_heads(v_BSJ, self.num_key_value_heads)
         return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSV
 
-    def _joined(self, x_BTD: Tensor) -> Sequence[Tensor]:
+    def joined(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Sequence[Tensor]:
         """Queries, keys and values of all heads. In training off the CPU by one matrix product, as a GPU waits longer
         for three; the weights stay apart for all who know them by name. A CPU takes as long for three as for one.
         """

@@ -23,6 +23,8 @@ from attnlab.layers.backends import BACKENDS, Scores
 from attnlab.layers.cache import DecodingState
 from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import Init, draw_seed
+from attnlab.layers.linear_attention import StateMixer
+from attnlab.layers.linear_recurrence import counted
 from attnlab.layers.pointwise import Ends
 from attnlab.layers.scope import Mask
 from attnlab.layers.stack import wrong_pattern
@@ -196,10 +198,12 @@ class Size:
     rest is non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). flops_per_token: a
     multiplication and an addition are two operations. Only matrix products, convolutions and recurrences count, as in
     that section's table 1: every weight of a linear layer (the output matrix too, tied or not) once a token, and q.k
-    and weights.v over all keys, not halved for causality and not cut to a window. Of a model with a source, all that is
-    computed on it counts for the target. The backward pass costs twice the forward pass, so training is 3 x forward;
-    recomputed activations do not count. active_parameters: those that one token meets, fewer where a mixture of experts
-    chooses among its own; operations are those of the active ones.
+    and weights.v over all keys, not halved for causality and not cut to a window. A state of K by V counts
+    2 K V for each token's write, its read and the second read of the delta rule, however it is computed (in chunks it
+    costs more). Of a model with a source, all that is computed on it counts for the target. The backward pass costs
+    twice the forward pass, so training is 3 x forward; recomputed activations do not count. active_parameters: those
+    that one token meets, fewer where a mixture of experts chooses among its own; operations are those of the active
+    ones.
     """
 
     parameters: int
@@ -244,15 +248,22 @@ def idle_parameters(model: nn.Module) -> int:
 
 @contextmanager
 def _all_scores(model: nn.Module) -> Iterator[None]:
-    """Inside, attention computes what a window hides, too, so that what is counted is the same on every device."""
+    """Inside, attention computes what a window hides, too, and states count token by token, so that what is counted is
+    the same on every device and in chunks of any size.
+    """
     chosen = [m for m in model.modules() if isinstance(m, DotProductAttention) and m.backend == "auto"]
+    with_states = {m: m.form for m in model.modules() if isinstance(m, StateMixer)}
     for attention in chosen:
         attention.backend = _whole
+    for mixer in with_states:
+        mixer.form = counted
     try:
         yield
     finally:
         for attention in chosen:
             attention.backend = "auto"
+        for mixer, form in with_states.items():
+            mixer.form = form
 
 
 def _whole(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:

@@ -68,10 +68,12 @@ COLUMNS = {
 
 
 class KindData(TypedDict):
-    """The maps of one kind of attention on an example; `cut`: the whole size, where a page holds less."""
+    """The maps of one kind of attention on an example; `cut`: the whole size, where a page holds less.
+    `numbers`: of the layers that have them."""
 
     name: str
     layers: int
+    numbers: list[int]
     heads: int
     queries: list[str]
     keys: list[str]
@@ -229,6 +231,7 @@ def _kind(example: Attended, kind: str, share: float) -> KindData:
     return {
         "name": kind,
         "layers": len(weights_LHTS),
+        "numbers": [one.layer for one in example.of_kind(kind)],
         "heads": weights_LHTS.shape[1],
         "queries": labels[:num_queries],
         "keys": keys.labels[:num_keys],
@@ -245,8 +248,10 @@ def _kind(example: Attended, kind: str, share: float) -> KindData:
 def _start(example: Attended, scores: Scores) -> dict[str, int]:
     """What is shown first: of the first kind the head whose role is clearest."""
     kind = example.kinds[0]
-    best = clearest(scores, kind) or Head(kind, 0, 0)
-    return {"layer": best.layer, "head": best.head, "query": len(example.axes[kind][0]) // 2}
+    best = clearest(scores, kind)
+    numbers = [one.layer for one in example.of_kind(kind)]
+    layer, head = (numbers.index(best.layer), best.head) if best else (0, 0)
+    return {"layer": layer, "head": head, "query": len(example.axes[kind][0]) // 2}
 
 
 def short(value: float) -> str:

@@ -29,7 +29,7 @@
   }
 
   const number = (steps) => (steps / STEPS).toFixed(4);
-  const headName = (kind, layer, head) => `${kind.name} ${layer}.${head}`;
+  const headName = (kind, layer, head) => `${kind.name} ${kind.numbers[layer]}.${head}`;
 
   function element(name, attributes, ...children) {
     const made = document.createElement(name);
@@ -128,12 +128,12 @@
     const head = element("tr", {}, element("td"));
     for (let h = 0; h < kind.heads; h++) head.append(element("th", { scope: "col" }, kind.heads > 1 ? `head ${h}` : "all heads"));
     for (let l = kind.layers - 1; l >= 0; l--) {
-      const row = element("tr", {}, element("th", { scope: "row" }, `layer ${l}`));
+      const row = element("tr", {}, element("th", { scope: "row" }, `layer ${kind.numbers[l]}`));
       for (let h = 0; h < kind.heads; h++) {
         const canvas = element("canvas", { "aria-hidden": "true" });
         paint(canvas, ...small(kind, l, h), table);
         const known = data.heads[headName(kind, l, h)], role = known && known.role ? known.role : "";
-        const button = element("button", { type: "button", "data-layer": l, "data-head": h, "aria-label": `layer ${l}, head ${h}${role ? ": " + role : ""}` }, canvas, element("span", {}, role || "\u00a0"));
+        const button = element("button", { type: "button", "data-layer": l, "data-head": h, "aria-label": `layer ${kind.numbers[l]}, head ${h}${role ? ": " + role : ""}` }, canvas, element("span", {}, role || "\u00a0"));
         button.addEventListener("click", () => { state.layer = l; state.head = h; showHead(); });
         row.append(element("td", {}, button));
       }
@@ -163,8 +163,8 @@
     }
     const rolled = kind.name.endsWith("rollout");
     $("title").textContent = rolled
-      ? `${kind.name}, layers 0 to ${state.layer}`
-      : `${kind.name}, layer ${state.layer}, head ${state.head}${known && known.role ? ` \u00b7 ${known.role}` : ""}`;
+      ? `${kind.name}, layers 0 to ${kind.numbers[state.layer]}`
+      : `${kind.name}, layer ${kind.numbers[state.layer]}, head ${state.head}${known && known.role ? ` \u00b7 ${known.role}` : ""}`;
     const values = map(kind, state.layer, state.head);
     const most = paint($("cells"), values, (place) => isHidden(kind, state.layer, place), kind.queries.length, kind.keys.length, shades());
     $("most").textContent = number(most);
@@ -293,7 +293,8 @@
     button.addEventListener("click", () => {
       const index = data.examples[state.example].kinds.findIndex((kind) => kind.name === button.dataset.kind);
       if (index < 0) return;
-      Object.assign(state, { kind: index, layer: Number(button.dataset.layer), head: Number(button.dataset.head) });
+      const layer = data.examples[state.example].kinds[index].numbers.indexOf(Number(button.dataset.layer));
+      Object.assign(state, { kind: index, layer, head: Number(button.dataset.head) });
       $("kind").value = index;
       showKind();
       $("title").scrollIntoView();

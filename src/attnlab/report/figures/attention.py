@@ -35,7 +35,7 @@ def _figures(example: Attended, scores: Scores, head: Head | None) -> Iterator[t
         yield f"{name}_overview", _overview(layers, roles)
         shown = head if head is not None and head.kind == kind else _clearest(example, kind, scores)
         yield f"{name}_{shown.layer}.{shown.head}", _one(example, shown, roles.get(shown))
-    if example.pixels_YXC is not None:
+    if example.pixels_YXC is not None and rollout_of("self") in example.kinds:
         yield "rollout_over_image", _over_image(example, example.pixels_YXC)
     if example.features_MF is not None:
         yield "cross_over_spectrogram", _over_spectrogram(example, example.features_MF, head)
@@ -49,8 +49,8 @@ def head_figure(example: Attended, scores: Scores, head: Head | None = None) -> 
 
 def _clearest(example: Attended, kind: str, scores: Scores) -> Head:
     """The head of a kind whose role is clearest, else the first; of rollouts that of all layers."""
-    last = example.of_kind(kind)[-1].layer if kind.endswith("rollout") else 0
-    return clearest(scores, kind) or Head(kind, last, 0)
+    layers = example.of_kind(kind)
+    return clearest(scores, kind) or Head(kind, layers[-1 if kind.endswith("rollout") else 0].layer, 0)
 
 
 def _overview(layers: Sequence[LayerMap], roles: Mapping[Head, Role | None]) -> Figure:
@@ -78,7 +78,7 @@ def _one(example: Attended, head: Head, role: Role | None) -> Figure:
     high, wide = (min(10.0, 0.16 * len(side) + 0.8) for side in (queries, keys))
     figure = new_figure(wide + 0.7, high)
     axes = figure.subplots()
-    seen_TS = _seen(example.of_kind(head.kind)[head.layer], head.head)
+    seen_TS = _seen(example.layer(head.kind, head.layer), head.head)
     drawn = axes.imshow(seen_TS, cmap=COLOURS, vmin=0, interpolation="nearest")
     axes.set_aspect("equal" if len(queries) == len(keys) else "auto")
     for axis, side in ((axes.xaxis, keys), (axes.yaxis, queries)):
@@ -121,7 +121,7 @@ def _over_spectrogram(example: Attended, features_MF: np.ndarray, head: Head | N
     or by the heads of the last layer on average."""
     layers = example.of_kind(CROSS)
     if head is not None and head.kind == CROSS:
-        what, read_TS = f"layer {head.layer}, head {head.head}", layers[head.layer].weights_HTS[head.head]
+        what, read_TS = f"layer {head.layer}, head {head.head}", example.layer(CROSS, head.layer).weights_HTS[head.head]
     else:
         what, read_TS = f"layer {layers[-1].layer}, mean of all heads", layers[-1].weights_HTS.mean(dim=0)
     queries, _ = example.axes[CROSS]
