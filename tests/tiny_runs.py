@@ -110,6 +110,7 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "conll": [f"data.path={library / 'tagged'}"],
         "squad_files": [f"data.path={library / 'questions.json'}"],
         "digits": [],
+        "parity": ["data.length=4", "data.batch_size=4", "data.test_rows=16", "data.validation_rows=16"],
         "image_text": [
             f"data.path={library / 'shaded'}",
             "data.source.image_size=8",

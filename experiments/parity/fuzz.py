@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.interop import ARCHITECTURES, CannotConvert, build, completed, read_model, to_folder
-from attnlab.interop.architecture import OneOf, Same
+from attnlab.interop.fields import OneOf, Same
 
 BOUND = 1e-5
 RESERVED = 5  # numbers of tokens that no row has: RoBERTa counts positions from its padding's

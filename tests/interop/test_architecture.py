@@ -19,15 +19,13 @@ from attnlab.interop.architecture import (
     THIRDS_OF_HEADS,
     THIRDS_TRANSPOSED,
     TRANSPOSED,
-    OneOf,
-    Only,
     Rule,
-    Same,
     fused,
     modules,
     to_ours,
     to_theirs,
 )
+from attnlab.interop.fields import OneOf, Only, Same
 
 
 def written(fields, folder):

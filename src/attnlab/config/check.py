@@ -16,15 +16,20 @@ from omegaconf.errors import OmegaConfBaseException
 from attnlab.config import WHOLE, UsageError
 from attnlab.config.compose import Composed
 from attnlab.config.identity import flatten, reason_of, record_in
+from attnlab.config.scale import by_depth
 from attnlab.config.seams import broken_rules, load, misfits, seams
 from attnlab.parts import find, parameters_of
-from attnlab.ranges import Seed, must_be, outside, table_types, words
+from attnlab.ranges import Seed, must_be, outside, table_types, types_of, words
 from attnlab.training.study_fields import did_you_mean
 
 Finding = tuple[str, str]  # the field, and the message about it
 # What may differ between two encoders: it changes nothing that given weights compute, or shows in their shapes.
 FREE = ("dropout", "backend", "tie_embeddings", "max_length", "init_from")
-BESIDE: dict[str, dict[str, object]] = {"model": {"init_from": str | None}}  # fields beside those of the part itself
+OF_A_SCALE: dict[str, object] = {
+    name: kind for name, kind in types_of(by_depth).items() if name not in ("context_length", "return")
+}
+# Fields beside those of the part itself.
+BESIDE: dict[str, dict[str, object]] = {"model": {"init_from": str | None}, "scale": OF_A_SCALE}
 # The fields of a run that are no part of a model, a data set or a trainer.
 OF_A_RUN: dict[str, object] = {"seed": Seed, "cell": str, "runs_dir": str, "run_dir": str, "mixed_code": bool}
 OF_A_RUN |= {"progress": Literal["auto", "plain", "off"]}
@@ -109,6 +114,7 @@ def _is_taken_over(node: DictConfig, path: str) -> bool:
 
 def _check_top(resolved: Mapping[str, object]) -> Iterator[Finding]:
     yield from _check_fields("study.", find(resolved, "study"), OF_A_STUDY)
+    yield from _check_fields("scale.", find(resolved, "scale", {}), OF_A_SCALE)
     own = {key: value for key, value in resolved.items() if not isinstance(value, dict)}
     yield from _check_fields("", own, OF_A_RUN | OF_DEBUG, beside=[key for key in resolved if key not in own])
     if resolved.get("debug") and (name := find(resolved, "study.name")) != "debug":

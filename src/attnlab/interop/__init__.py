@@ -3,7 +3,6 @@
 `remote_code` writes what none of them computes, and `remote`, which needs transformers, is what such a folder imports.
 """
 
-from attnlab.interop.architecture import CannotConvert
 from attnlab.interop.convert import (
     ARCHITECTURES,
     HEADS,
@@ -16,6 +15,7 @@ from attnlab.interop.convert import (
     to_folder,
     tokenizer_there,
 )
+from attnlab.interop.fields import CannotConvert
 from attnlab.interop.files import GGUF, read_gguf
 from attnlab.interop.settings import Settings, build, canonical, completed, different, nested
 from attnlab.interop.speech import CTranslate2, is_ctranslate2, read_whisper

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attnlab.interop.architecture import Architecture, CannotConvert, Rule, blank, some, to_ours, to_theirs
+from attnlab.interop.architecture import Architecture, Rule, blank, some, to_ours, to_theirs
 from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
+from attnlab.interop.fields import CannotConvert
 from attnlab.interop.files import read_config, read_tensors, write_model
 from attnlab.interop.image_text import IMAGE_TEXT
 from attnlab.interop.settings import Settings, build, completed

@@ -11,23 +11,25 @@ from attnlab.interop.architecture import (
     THIRDS_TRANSPOSED,
     TRANSPOSED,
     Architecture,
+    Output,
+    Rule,
+    fused,
+    modules,
+    projections,
+    tensors,
+)
+from attnlab.interop.fields import (
     CannotConvert,
     Config,
     Field,
     OneOf,
     Only,
-    Output,
-    Rule,
     Same,
     Windows,
     flag,
-    fused,
-    modules,
     only,
     optional,
-    projections,
     required,
-    tensors,
 )
 from attnlab.interop.settings import Settings
 

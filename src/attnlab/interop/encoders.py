@@ -6,25 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from attnlab.interop.architecture import (
-    IN_ONE,
-    PIXELS,
-    Architecture,
-    CannotConvert,
-    Config,
-    Field,
-    OneOf,
-    Output,
-    Rule,
-    Same,
-    modules,
-    only,
-    optional,
-    projections,
-    required,
-    tensors,
-)
+from attnlab.interop.architecture import IN_ONE, PIXELS, Architecture, Output, Rule, modules, projections, tensors
 from attnlab.interop.decoders import GATED_ACTIVATIONS, LAYER, PLAIN_ACTIVATIONS, PRE_NORM, SIZES
+from attnlab.interop.fields import CannotConvert, Config, Field, OneOf, Same, only, optional, required
 from attnlab.interop.settings import Settings
 
 POST_NORM: Settings = {**PRE_NORM, "residual": "PostNorm"}

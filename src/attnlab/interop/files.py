@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attnlab.interop.architecture import CannotConvert, some
+from attnlab.interop.architecture import some
+from attnlab.interop.fields import CannotConvert
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

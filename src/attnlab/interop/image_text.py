@@ -12,18 +12,13 @@ from attnlab.interop.architecture import (
     PIXELS,
     THIRDS,
     Architecture,
-    CannotConvert,
-    Config,
-    Field,
-    OneOf,
     Rule,
-    Same,
     modules,
-    only,
     projections,
     tensors,
 )
 from attnlab.interop.decoders import LAYER, PLAIN_ACTIVATIONS, PRE_NORM
+from attnlab.interop.fields import CannotConvert, Config, Field, OneOf, Same, only
 from attnlab.interop.settings import Settings
 
 PARTS = {"text": "text_config", "image": "vision_config"}  # of a configuration, by the tower's name here

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnlab.interop.architecture import CannotConvert
+from attnlab.interop.fields import CannotConvert
 from attnlab.interop.files import write_model
 from attnlab.models import CLIP, Encoder, LanguageModel, Seq2Seq, ViT, Whisper
 from attnlab.models.heads import EncoderHead, SequenceClassifier, SpanFinder, TokenClassifier

@@ -14,23 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlab.interop.architecture import (
-    COPY,
-    THIRDS,
-    Architecture,
-    CannotConvert,
-    Config,
-    Field,
-    Form,
-    OneOf,
-    Output,
-    Rule,
-    modules,
-    required,
-    tensors,
-    to_ours,
-)
+from attnlab.interop.architecture import COPY, THIRDS, Architecture, Form, Output, Rule, modules, tensors, to_ours
 from attnlab.interop.decoders import PLAIN_ACTIVATIONS, PRE_NORM
+from attnlab.interop.fields import CannotConvert, Config, Field, OneOf, required
 from attnlab.interop.files import VERSION, read_ctranslate2, read_json
 from attnlab.interop.settings import Settings
 from attnlab.layers.positions import geometric_frequencies, sinusoids

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from attnlab.interop.architecture import CannotConvert, some
+from attnlab.interop.architecture import some
+from attnlab.interop.fields import CannotConvert
 from attnlab.interop.settings import Settings
 
 # Where the tensors of a seam stand in the names of a model's state.

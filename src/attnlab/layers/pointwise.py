@@ -6,7 +6,7 @@ Legend: B batch, T length, D model width, F hidden width, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
@@ -71,6 +71,7 @@ class Ends:
     embedding_scale: float
     head: nn.Linear | None  # None: the output is the embedding's transpose
     output_scale: float = 1.0  # of what goes into the output
+    growths: Mapping[str, object]  # what an init says of parameters by name (attnlab.layers.Growth), where it does
 
     def embed(self, tokens_BT: Tensor, table: nn.Embedding | None = None) -> Tensor:
         """(B, T, D), of another table where one is given."""
