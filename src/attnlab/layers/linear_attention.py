@@ -285,7 +285,8 @@ class Retention(DecayingState):
 
     def finished(self, x_BTD: Tensor, out_BTHV: Tensor) -> Tensor:
         normed_BTI = self.norm(out_BTHV.flatten(0, 1).flatten(1)).view(*out_BTHV.shape[:2], -1)
-        return F.silu(self.gate(x_BTD)) * normed_BTI
+        gated_BTI: Tensor = F.silu(self.gate(x_BTD)) * normed_BTI
+        return gated_BTI
 
 
 @check_ranges
@@ -320,4 +321,5 @@ class GatedLinear(DecayingState):
         return Terms(q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK)
 
     def finished(self, x_BTD: Tensor, out_BTHV: Tensor) -> Tensor:
-        return F.silu(self.gate(x_BTD)) * self.norm(out_BTHV).flatten(2)
+        gated_BTI: Tensor = F.silu(self.gate(x_BTD)) * self.norm(out_BTHV).flatten(2)
+        return gated_BTI

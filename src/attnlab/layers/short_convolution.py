@@ -97,7 +97,8 @@ class MultiDConvHead(MultiHead):
         qkv_BTX, last_BPX = self.convolution(qkv_BTX, scope.is_token_BT, None if cache is None else cache.state)
         if cache is not None:
             cache.state = last_BPX
-        return qkv_BTX.chunk(3, dim=2)
+        projected: Sequence[Tensor] = qkv_BTX.chunk(3, dim=2)
+        return projected
 
 
 def only_causal(choices: Choices, size: object) -> Iterator[str]:
