@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 CHUNK = 64
 
 
-# Of queries, keys, values, logarithms of decays (B or 1, H or 1, T, X), beta (None: no delta rule) and the state before.
+# Of queries, keys, values, log decays (B or 1, H or 1, T, X), beta (None: no delta rule) and the state before.
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
 
 
