@@ -14,7 +14,7 @@ keys), N chunks, C tokens of a chunk (a power of two), P pairs, L tokens of half
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,18 +23,8 @@ from torch.nn.functional import pad
 CHUNK = 64
 
 
-class Form(Protocol):
-    """A way to compute it; log_decay_BHTX may have 1 in place of B and H. beta_BHT1: None: no delta rule."""
-
-    def __call__(
-        self,
-        q_BHTK: Tensor,
-        k_BHTK: Tensor,
-        v_BHTV: Tensor,
-        log_decay_BHTX: Tensor,
-        beta_BHT1: Tensor | None,
-        state_BHKV: Tensor,
-    ) -> tuple[Tensor, Tensor]: ...
+# Of queries, keys, values, log decays (B or 1, H or 1, T, X), beta (None: no delta rule) and the state before.
+Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
 
 
 def recurrent(
