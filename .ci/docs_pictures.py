@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from attnlab.config.seams import load
-from attnlab.layers import GatedFeedForward
+from attnlab.layers import ALiBi, Eager, GatedFeedForward, MixtureOfExperts, build_scope
 from attnlab.models import GPT
 from attnlab.parts import build_part
 
@@ -31,7 +31,12 @@ FORMULAS = {
         "rotary_yarn": r"slow pairs $\theta_i/factor$, fast ones $\theta_i$; $q, k$ times $0.1\,\ln factor + 1$",
         "rotary_llama3": r"wavelengths above $L/low$: $\theta_i/factor$; below $L/high$: $\theta_i$; between, blended",
         "alibi": r"$q_t^\top k_s/\sqrt{d_{head}} - m_h\,|t-s|,\quad m_h = 2^{-8h/H}$",
+        "xpos": r"$(\zeta^{t/B} R_t q)^\top (\zeta^{-s/B} R_s k),\quad \zeta_i = (2i/d_{head}+\gamma)/(1+\gamma)$",
+        "p_rotary": r"rotary in the share $p$ of the pairs, those of the highest frequencies; else angle 0",
+        "fire": r"$q_t^\top k_s/\sqrt{d_{head}} + f_h(\log(c(t-s)+1)\,/\,\log(c\max(L,t)+1))$, $f, c, L$ learned",
+        "sandwich_positions": r"$q_t^\top k_s/\sqrt{d_{head}} + \frac{H}{8h}\sum_i \cos((t-s)\,10000^{-2i/128})$",
         "relative_bias": r"$q_t^\top k_s + b_{h,\,bucket(t-s)}$, $b$ learned, buckets logarithmic",
+        "cope": r"$q_t^\top (k_s + e[p_{ts}])/\sqrt{d_{head}},\quad p_{ts}=\sum_{j=s}^{t}\sigma(score_{tj})$",
         "none": r"$q_t^\top k_s/\sqrt{d_{head}}$: no position anywhere",
         "sinusoidal_2d": r"sinusoids of the row on $d/2$ dimensions, of the column on $d/2$",
         "learned_2d": r"$x + (R_{row}, C_{column})$, learned half-width tables",
@@ -42,6 +47,12 @@ FORMULAS = {
         "pre_ln": r"$x + f(norm(x))$, and a norm after the last layer",
         "sandwich": r"$x + norm(f(norm(x)))$, and a norm after the last layer",
         "deepnorm": r"$norm(\alpha x + f(x)),\quad \alpha=(2N)^{1/4}$, first weights times $\beta=(8N)^{-1/4}$",
+        "output_norm": r"$x + norm(f(x))$, and a norm after the last layer",
+        "layer_scale": r"$x + s \odot f(norm(x))$, $s$ learned from 0.1, and a norm after the last layer",
+        "layer_norm_scaling": r"$x + f(norm(x)/\sqrt{l})$ in layer $l = 1, 2, \ldots$, and a norm after the last layer",
+        "embedding_residual": r"$y + f(norm(y)),\quad y = a\,x + b\,x_0$, $a, b$ learned in each layer from 1 and 0",
+        "static_hyper_connections": r"$A_r^\top H + B^\top f(norm(A_m^\top H))$, $H$ of $N$ streams, $A, B$ learned",
+        "hyper_connections": r"$A_r^\top H + B^\top f(norm(A_m^\top H)),\quad A, B$ learned $+\ s\,\tanh(norm(H)\,W)$",
         "rezero": r"$x + \alpha f(x)$, $\alpha$ learned from 0",
         "parallel": r"$x + attention(norm(x)) + feed\_forward(norm(x))$",
     },
@@ -54,6 +65,16 @@ FORMULAS = {
         "multi_head": r"$softmax(Q_h K_h^\top/\sqrt{d_{head}})\,V_h$, keys and values for each head",
         "grouped_query": r"$softmax(Q_h K_{g(h)}^\top/\sqrt{d_{head}})\,V_{g(h)}$, shared within groups",
         "multi_query": r"$softmax(Q_h K^\top/\sqrt{d_{head}})\,V$, one for all heads",
+        "softmax_plus_one": r"$e^{s_{tj}}\,/\,(1 + \sum_i e^{s_{ti}})$",
+        "sink_logit": r"$e^{s_{tj}}\,/\,(e^{b_h} + \sum_i e^{s_{ti}})$, $b_h$ learned from 0",
+        "sigmoid": r"$\sigma(s_{tj} - \ln n)$, $n$ the longest sequence",
+        "forgetting": r"$softmax(s_{tj} + \sum_{i=j+1}^{t} \ln f_i),\quad f_i = \sigma(w_h^\top x_i + b_h)$",
+        "differential": r"$(softmax(Q_1 K_1^\top/c) - \lambda\,softmax(Q_2 K_2^\top/c))\,V,\ c = \sqrt{d_{head}/2}$",
+        "talking_heads": r"$\sum_i P_{ih}\,softmax(\sum_g R_{gi}\,Q_g K_g^\top/\sqrt{d_{head}})\,V_h$",
+        "head_gate": r"$\sigma(w_h^\top x)\,softmax(Q_h K_h^\top/\sqrt{d_{head}})\,V_h$",
+        "value_residual": r"$softmax(Q_h K_h^\top/\sqrt{d_{head}})\,(a\,V_{1h} + b\,V_h)$, $V_1$ of the first layer",
+        "shared_key_value": r"$softmax(Q_h K_h^\top/\sqrt{d_{head}})\,V_h$, two layers with the same $K$ and $V$",
+        "latent": r"$c = norm(W_c x),\ k_h = (W_h c,\ R_s W_r x),\ v_h = U_h c$; kept: $c$, $R_s W_r x$",
     },
     "feed_forward": {
         "relu": r"$W_2 \max(0, W_1 x)$",
@@ -65,6 +86,7 @@ FORMULAS = {
         "geglu": r"$W_2\,(GELU(W_g x) \odot W_1 x)$",
         "swiglu": r"$W_2\,(SiLU(W_g x) \odot W_1 x)$",
         "reglu": r"$W_2\,(\max(0, W_g x) \odot W_1 x)$",
+        "mixture_of_experts": r"$\sum_e w_e\,f_e(x)$, $w$ the largest $k$ of $softmax(W_r x)$ over their sum",
     },
     "init": {
         "xavier": r"uniform, $\sigma = \sqrt{2/(fan_{in}+fan_{out})}$; embeddings $d^{-1/2}$",
@@ -132,7 +154,8 @@ def picture(group: str, name: str, node: Node) -> bytes | None:
 def _build(group: str, node: Node, **dims: object) -> Any:
     """The choice with its file's own fields and these widths."""
     made = load(group, node)
-    fields = {key: value for key, value in node.items() if not key.startswith("_") and not isinstance(value, str)}
+    own = {key: value for key, value in node.items() if not key.startswith("_")}
+    fields = {key: value for key, value in own.items() if not isinstance(value, str | dict)}
     return build_part(partial(made, **fields), **dims) if node.get("_partial_") else made(**fields)
 
 
@@ -143,14 +166,19 @@ def _position(axes: Axes, name: str, build: Build) -> None:
     count = SIDE * SIDE if is_image else LENGTH
     dims: dict[str, object] = {"d_model": WIDTH, "num_heads": HEADS, "d_head": WIDTH // HEADS, "max_length": count}
     encoding = build(**dims, causal=True, grid=(SIDE, SIDE))
-    if name == "relative_bias":
+    if name in ("relative_bias", "cope"):
         encoding.table.weight.normal_()
     at_1T = torch.arange(count)[None]
     embedded_TD = encoding.embed(torch.zeros(1, count, WIDTH), at_1T)[0]
-    turned_TK = encoding.rotate(torch.ones(1, 1, count, WIDTH // HEADS), at_1T)[0, 0]
-    scores_TS = embedded_TD @ embedded_TD.T + turned_TK @ turned_TK.T - WIDTH // HEADS
+    ones_11TK = torch.ones(1, 1, count, WIDTH // HEADS)
+    q_TK, k_SK = (turn(ones_11TK, at_1T)[0, 0] for turn in (encoding.rotate, encoding.rotate_keys))
+    scores_TS = embedded_TD @ embedded_TD.T + q_TK @ k_SK.T - WIDTH // HEADS
     if (bias_1HTS := encoding.bias(at_1T, at_1T)) is not None:
         scores_TS = scores_TS + bias_1HTS[0, 0]
+    if name == "cope":  # of random queries and keys
+        q_TK, k_TK = torch.randn(2, 1, 1, count, WIDTH // HEADS)
+        is_before_TT = torch.ones(count, count, dtype=torch.bool).tril()
+        scores_TS = encoding.context_bias(q_TK, q_TK @ k_TK.transpose(2, 3), is_before_TT)[0, 0]
     shown = (
         scores_TS[count // 2].reshape(SIDE, SIDE)
         if is_image
@@ -169,7 +197,11 @@ def _position(axes: Axes, name: str, build: Build) -> None:
 def _residual(axes: Axes, name: str, build: Build) -> None:
     """The way of the stream (bold) through a layer."""
     branch = {"post_ln": ["f"], "deepnorm": ["f"], "pre_ln": ["norm", "f"], "sandwich": ["norm", "f", "norm"],
-              "rezero": ["f", r"$\alpha$"], "parallel": ["norm", "attention\nfeed-forward"]}[name]  # fmt: skip
+              "rezero": ["f", r"$\alpha$"], "parallel": ["norm", "attention\nfeed-forward"],
+              "output_norm": ["f", "norm"], "layer_scale": ["norm", "f", "$s$"],
+              "layer_norm_scaling": ["norm", r"$1/\sqrt{l}$", "f"],
+              "embedding_residual": ["norm", "f"], "static_hyper_connections": ["$A_m$", "norm", "f", "$B$"],
+              "hyper_connections": ["$A_m$", "norm", "f", "$B$"]}[name]  # fmt: skip
     after = ["norm"] if name in ("post_ln", "deepnorm") else []
     axes.set(xlim=(0, 10), ylim=(-0.6, 1.8))
     axes.axis("off")
@@ -179,8 +211,10 @@ def _residual(axes: Axes, name: str, build: Build) -> None:
     for at, label in enumerate(branch):
         axes.text(1 + 5.5 * (at + 1) / (len(branch) + 1), 1.2, label, ha="center", va="center", bbox=box)
     axes.text(6.5, 0, "+", ha="center", va="center", fontsize=14, bbox={"boxstyle": "circle", "facecolor": "white"})
-    if name == "deepnorm":
-        axes.text(3.5, 0, r"$\times \alpha$", ha="center", va="center", bbox=box)
+    on_stream = {"deepnorm": r"$\times \alpha$", "embedding_residual": "$a\\,x + b\\,x_0$",
+                 "static_hyper_connections": "$A_r$", "hyper_connections": "$A_r$"}.get(name)  # fmt: skip
+    if on_stream:
+        axes.text(0.7 if name == "embedding_residual" else 3.5, 0, on_stream, ha="center", va="center", bbox=box)
     for label in after:
         axes.text(8, 0, label, ha="center", va="center", bbox=box)
     axes.text(0.2, 0.25, "x")
@@ -197,8 +231,11 @@ def _norm(axes: Axes, name: str, build: Build) -> None:
 
 
 def _attention(axes: Axes, name: str, build: Build) -> None:
-    """Which heads of queries read which keys and values."""
-    keys = {"multi_head": 4, "grouped_query": 2, "multi_query": 1}[name]
+    """Which heads of queries read which keys and values; of other attentions the weights of a head on one input."""
+    keys = {"multi_head": 4, "grouped_query": 2, "multi_query": 1}.get(name)
+    if keys is None:
+        _weights(axes, build)
+        return
     for head in range(4):
         at = (head // (4 // keys) + 0.5) * 4 / keys
         axes.plot([head + 0.5, at], [1, 0], color="tab:blue")
@@ -209,9 +246,30 @@ def _attention(axes: Axes, name: str, build: Build) -> None:
 
 
 @torch.no_grad()
+def _weights(axes: Axes, build: Build) -> None:
+    """The weights of the first head on random states, with random projections, under alibi."""
+    attention = build(d_model=WIDTH, num_heads=HEADS, causal=True, max_length=LENGTH, layer_index=0)
+    keeping, x_BTD = Eager(keep_weights=True), 2 * torch.randn(1, LENGTH, WIDTH)
+    attention.backend = keeping
+    attention(x_BTD, build_scope(x_BTD, ALiBi(HEADS), causal=True))
+    assert keeping.weights_BHTS is not None
+    hidden_TS = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+    image = axes.imshow(keeping.weights_BHTS[0, 0].masked_fill(hidden_TS, float("nan")).numpy(), cmap="viridis")
+    axes.set(xlabel="key", ylabel="query")
+    axes.figure.colorbar(image, ax=axes, label="weight")  # type: ignore[union-attr]
+
+
+@torch.no_grad()
 def _feed_forward(axes: Axes, name: str, build: Build) -> None:
-    """Its activation; of a gated one, of the gate."""
+    """Its activation; of a gated one, of the gate; of a mixture of experts, what each of them counts."""
     layer, h = build(d_model=8, d_ff=8), torch.linspace(-4, 4, 201)
+    if isinstance(layer, MixtureOfExperts):
+        gates_NE = layer.gate(layer.router(h[:, None] * torch.randn(8)))
+        best_NK = gates_NE.topk(layer.top_k).indices
+        weights_NE = torch.zeros_like(gates_NE).scatter(1, best_NK, gates_NE.gather(1, best_NK))
+        axes.plot(h, weights_NE / weights_NE.sum(dim=1, keepdim=True))
+        axes.set(xlabel="along a line of states", ylabel="weight of each expert")
+        return
     gated = isinstance(layer, GatedFeedForward)
     axes.plot(h, layer.activate(h))
     axes.set(xlabel="gate's input" if gated else "h", ylabel="what multiplies $W_1x$" if gated else "activation")

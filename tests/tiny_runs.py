@@ -100,6 +100,7 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "text": [text],
         "text_masked": [text],
         "text_spans": [text],
+        "text_ul2": [text],
         "parallel_text": [
             f"data.path={library / 'pairs.tsv'}",
             "data.language_pair=en-de",

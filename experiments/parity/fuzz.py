@@ -42,11 +42,14 @@ SAME, REFUSED, VOID, WRONG = "same", "refused", "void", "wrong"
 
 SIZES = {"vocabulary_size": 31, "max_length": 12, "d_model": 24, "num_heads": 4, "num_layers": 2}
 ROTARY = {"position": "Rotary"}
+LLAMA = {"model": "GPT", **ROTARY, "residual.norm": "RMSNorm", "feed_forward": "SwiGLU", "tie_embeddings": False}
 BASES: dict[str, dict[str, Any]] = {
     "gpt2": {"model": "GPT", "bias": True, "position": "Learned"},
     "gpt_neox": {"model": "GPT", "bias": True, **ROTARY, "residual": "Parallel", "residual.shared_norm": False},
-    "llama": {"model": "GPT", **ROTARY, "residual.norm": "RMSNorm", "feed_forward": "SwiGLU", "tie_embeddings": False},
+    "llama": LLAMA,
     "starcoder2": {"model": "GPT", **ROTARY},
+    "mistral": {**LLAMA, "attention.window": 5},
+    "qwen3": {**LLAMA, "attention.qk_norm": True, "pattern": [0, 1], "layers.1.attention.window": 5},
     "bloom": {
         "model": "GPT",
         "bias": True,
@@ -151,6 +154,8 @@ THEIRS: dict[str, dict[str, Any]] = {
     "gpt_neox": {**WIDE, "hidden_size": 32},
     "llama": WIDE,
     "starcoder2": {**WIDE, "num_key_value_heads": 2},
+    "mistral": {**WIDE, "num_key_value_heads": 2},
+    "qwen3": {**WIDE, "num_key_value_heads": 2, "head_dim": 6},
     "bloom": {**TEXT, "hidden_size": 24, "n_layer": 2, "n_head": 4},
     "bert": WIDE,
     "roberta": {**WIDE, "type_vocab_size": 1},
@@ -213,7 +218,10 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "head_dim": (4, 8),
     "d_kv": (4, 8),
     "num_key_value_heads": (1, 2, 4),
-    "sliding_window": (3, 40),
+    "sliding_window": (3, 40, None),
+    "use_sliding_window": BOTH,
+    "max_window_layers": (0, 1, 2),
+    "layer_types": (["sliding_attention", "full_attention"], ["full_attention", "full_attention"]),
     "use_parallel_residual": BOTH,
     "scale_attn_weights": BOTH,
     "scale_attn_by_inverse_layer_idx": BOTH,

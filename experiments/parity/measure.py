@@ -162,6 +162,26 @@ CASES = (
         },
     ),
     Case(
+        "Mistral",
+        "decoder",
+        "MistralForCausalLM",
+        "MistralConfig",
+        {**LLAMA_SIZES, "num_key_value_heads": 1, "sliding_window": 5},
+    ),
+    Case(
+        "Qwen 3, windows in two of three",
+        "decoder",
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        {
+            **LLAMA_SIZES,
+            "head_dim": 8,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    Case(
         "StarCoder 2, no biases",
         "decoder",
         "Starcoder2ForCausalLM",
@@ -601,8 +621,9 @@ KINDS: dict[str, type[Compare]] = {
 
 
 def gap(both: tuple[Tensor, Tensor]) -> float:
-    """The largest difference, in fp32."""
-    return float((both[0].float() - both[1].float()).abs().max())
+    """The largest difference, in fp32, relative to the largest value where that is above 1: sums are rounded to that."""
+    here, there = both[0].float(), both[1].float()
+    return float((here - there).abs().max() / max(1.0, float(there.abs().max())))
 
 
 def gradients(compare: Compare) -> tuple[float, float]:

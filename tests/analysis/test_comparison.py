@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -17,6 +18,7 @@ from attnlab.analysis.headline import headline, reasons
 from attnlab.analysis.reader import Metric, load_study
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.warnings import time_note
+from attnlab.report.page import cost
 
 NORMS = ["layer_norm", "rms_norm", "dynamic_tanh"]
 
@@ -326,3 +328,28 @@ def test_studies_that_are_hardly_there_are_compared_all_the_same(tmp_path, value
     assert headline(comparison)
     for text in (render(comparison), to_csv(comparison), to_markdown(comparison), to_latex(comparison)):
         assert not re.search(r"\b(nan|inf|None)\b", text.partition("plotly.js v")[0])
+
+
+def test_active_parameters_are_said_where_they_are_fewer(tmp_path):
+    cells = [cell({"norm": name}) for name in NORMS[:2]]
+    root = write_plan(tmp_path / "s", cells=cells, seeds=[0], metric={"name": "m"})
+    of = {"total": 400_000, "non_embedding": 390_000}
+    write_run(root, {"norm": NORMS[0]}, 0, {"m": 1.0}, parameters=100_000)
+    write_run(root, {"norm": NORMS[1]}, 0, {"m": 1.0}, flops_per_token=600_000)
+    path = root / cells[1]["name"] / "seed=0" / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(record | {"parameters": of | {"active_total": 110_000, "active_non_embedding": 100_000}})
+    )
+    found = compare(load_study(root))
+    budgets = {one.cell.name: one.budget for one in found.cells}
+    assert [(one.parameters, one.active_parameters) for one in budgets.values()] == [
+        (100_000, 100_000),
+        (400_000, 110_000),
+    ]
+    [said] = [caveat for caveat in found.caveats if "Cells differ in more than their choices" in caveat]
+    assert "parameters 100k to 400k (4 times); active parameters (those that a token meets) 100k to 110k (+10%)" in said
+    table = cost(found)["table"].to_markdown()
+    assert "active for a token" in table
+    path.write_text(json.dumps(record))
+    assert "active for a token" not in cost(compare(load_study(root)))["table"].to_markdown()

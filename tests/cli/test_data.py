@@ -28,7 +28,7 @@ def test_every_choice_of_data_reads_a_source_that_is_listed():
     choices = {path.stem for path in (shipped("conf") / "data").glob("*.yaml")}
     rows, readers = {row.class_name for row in describe_sources()}, choices_of_sources()
     assert choices == {name for source in rows for name in readers.get(source, [])}
-    assert readers["KJV"] == ["kjv", "kjv_masked", "kjv_spans"]
+    assert readers["KJV"] == ["kjv", "kjv_masked", "kjv_spans", "kjv_ul2"]
     assert readers["HubPairs"] == ["wmt14"]
 
 

@@ -38,7 +38,8 @@ def test_comments_stand_with_the_fields_that_they_are_beside(told):
         fields = {field.name: field.about for field in choice.fields}
         assert choice.about.startswith(next(line for line in lines if "@package" not in line).removeprefix("# "))
         beside = {found[1]: found[2] for line in lines if (found := re.match(r"([a-z]\w*):[^#]* # +(.*)", line))}
-        prefix = "" if "@package _global_" in lines[0] else f"{path.parent.name}."
+        package = lines[0].removeprefix("# @package ") if "@package" in lines[0] else path.parent.name
+        prefix = "" if package == "_global_" else f"{package}."
         named = {f"{prefix}{key}": about for key, about in beside.items()}
         assert {key: fields[key] for key in named if key in fields} == {k: v for k, v in named.items() if k in fields}
         checked += len(named)

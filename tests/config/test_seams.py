@@ -39,11 +39,11 @@ MODULES = {
     """,
 }
 BASES = {
-    "position": ("attnlab.PositionEncoding", "embed, rotate, bias"),
+    "position": ("attnlab.PositionEncoding", "embed, rotate, rotate_keys, bias"),
     "residual": ("attnlab.layers.Residual", "join"),
     "norm": ("attnlab.layers.Norm", "forward"),
-    "attention": ("attnlab.layers.Attention", "forward"),
-    "feed_forward": ("attnlab.layers.FeedForward", "activate"),
+    "attention": ("attnlab.layers.Mixer", "forward"),
+    "feed_forward": ("attnlab.layers.PositionWise", "forward"),
     "init": ("attnlab.layers.Init", "std"),
     "model": ("torch.nn.Module", "forward"),
     "task": ("attnlab.training.Task", "loss_sums, metrics"),

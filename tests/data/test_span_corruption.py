@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.data import Character, DataError, TextFiles
-from attnlab.data.denoising import SpanCorruptionData, corrupt, count_noise, draw_noise, lengths
+from attnlab.data.span_corruption import (
+    MixtureOfDenoisersData,
+    SpanCorruptionData,
+    corrupt,
+    count_noise,
+    draw_noise,
+    lengths,
+)
 from attnlab.data.special_tokens import END, START
 
 SENTINELS = ["<X>", "<Y>", "<Z>"]
@@ -288,3 +295,97 @@ def test_more_ranks_than_windows_are_refused_and_each_window_is_one_ranks(prose_
     data.trainer = SimpleNamespace(global_rank=0, world_size=windows + 1)
     with pytest.raises(DataError, match=f"{windows} windows to evaluate are too few for {windows + 1} ranks"):
         data.evaluation_loader("test")
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """UL2's mixture on a text of letters."""
+    path = tmp_path / "text.txt"
+    path.write_text("abcdefgh ijkl mnop. " * 800)
+
+    def make(**fields):
+        given = {"context_length": 40, "batch_size": 64, "path": str(path), "cache": str(tmp_path / "c")} | fields
+        module = MixtureOfDenoisersData(TextFiles, Character(), **given)
+        module.setup()
+        return module
+
+    return make
+
+
+def test_the_denoisers_are_those_of_ul2s_table_1(mixed):
+    module = mixed(context_length=512)
+    found = sorted((one.mode, one.mean_length, one.density) for one in module.denoisers)
+    extreme = [("X", 3, 0.5), ("X", 8, 0.5), ("X", 64, 0.15), ("X", 64, 0.5)]
+    assert found == [("R", 3, 0.15), ("R", 8, 0.15), ("S", 1.0, 0.25), *extreme]
+    assert [one.lengths(512) for one in module.denoisers if one.at_end] == [(512 - 128 + 1 + 1, 128 + 1 + 1)]
+
+
+def test_every_window_of_a_mixture_says_its_mode_and_gives_its_text_again(mixed):
+    module = mixed()
+    batch, modes = next(iter(module.train_dataloader())), Counter()
+    special, vocabulary = module.vocabulary.special_tokens, module.vocabulary
+    first, numbers = special.sentinels[0], special.sentinels[module.num_sentinels - 3 : module.num_sentinels]
+    for row in range(64):
+        source, target = (batch[n][row][batch[f"is_{n[:6]}"][row]].tolist() for n in ("source", "target_out"))
+        assert source[-1] == target[-1] == END
+        assert batch["target_in"][row, : len(target)].tolist() == [START, *target[:-1]]
+        mode = "RSX"[numbers.index(source[0])]
+        # A sentinel is below the text here: numbers are turned so that `restored` can tell them.
+        turned = [
+            [10**6 + t if first <= t < vocabulary.first_text else t for t in of] for of in (source[1:-1], target[:-1])
+        ]
+        text, said = restored(*turned, 10**6)
+        assert len(text) == 40
+        assert "abcdefgh ijkl mnop. abcdefgh ijkl mnop. abcdefgh ijkl mnop. ".find(vocabulary.decode(text)) >= 0
+        noise = sum(len(of) for of in said.values())
+        allowed = {"R": {6}, "S": {10}, "X": {20, 6}}[mode]
+        assert noise in allowed
+        if mode == "S":
+            assert turned[0] == [*text[:30], 10**6 + first]
+            assert turned[1] == [10**6 + first, *text[30:], 10**6 + first + 1]
+        modes[mode] += 1
+    assert modes.keys() == {"R", "S", "X"}
+
+
+def test_denoisers_are_equally_likely_and_depend_on_the_window_alone(mixed):
+    module = mixed()
+    tokens = module.corpus.train.tokens
+    starts = np.arange(300) * 40
+    whole = module.collate(tokens, starts, np.arange(300))
+    assert module.collate(tokens, starts[5:6], np.array([5]))["source"][0].tolist() == (
+        whole["source"][5][whole["is_source"][5]].tolist()
+    )
+    numbers = module.vocabulary.special_tokens.sentinels[module.num_sentinels - 3 : module.num_sentinels]
+    counts = Counter(whole["source"][:, 0].tolist())
+    for mode, share in zip(numbers, (2 / 7, 1 / 7, 4 / 7), strict=True):
+        assert counts[mode] / 300 == pytest.approx(share, abs=4 * (share * (1 - share) / 300) ** 0.5)
+    again = module.collate(module.corpus.validation.tokens, starts[:4])
+    other = mixed(seed=7)
+    assert torch.equal(again["source"], other.collate(other.corpus.validation.tokens, starts[:4])["source"])
+    assert whole["target_out"].shape[1] > whole["is_target"].sum(1).min()
+
+
+def test_a_batch_has_about_as_many_targets_as_is_planned(mixed):
+    module = mixed()
+    counted = np.mean(
+        [int(batch["is_target"].sum()) for batch, _ in zip(module.train_dataloader(), range(5), strict=False)]
+    )
+    assert counted == pytest.approx(module.tokens_per_batch, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"num_sentinels": 10},
+            "data.num_sentinels=10 is too few for the 7 spans of 40 tokens and the tokens of modes; accepted: 11",
+        ),
+        ({"regular": [[0.5, 0.15]]}, "data.regular must be a list of"),
+        ({"extreme": [[3, 1.5]]}, "data.extreme must be a list of"),
+        ({"sequential": [1.0]}, "data.sequential must be a list of shares"),
+        ({"regular": [], "sequential": [], "extreme": []}, "one has to name a denoiser"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_refused(mixed, fields, said):
+    with pytest.raises(DataError, match=said):
+        mixed(**fields)

@@ -41,7 +41,7 @@ def run(backend, device, position_name, mask, num_key_value_heads=H, dtype=torch
         torch.randn(B, heads, T, K, generator=generator).to(device, dtype).requires_grad_()
         for heads in (H, num_key_value_heads, num_key_value_heads)
     )
-    rotated = (q, k) if scope.rotate is None else (scope.rotate(q), scope.rotate(k))
+    rotated = (q, k) if scope.rotation is None else (scope.rotation.queries(q), scope.rotation.keys(k))
     out_BHTK = backend(*rotated, v, scope.mask(window), Scores(**options))
     weights = torch.randn(out_BHTK.shape, generator=torch.Generator().manual_seed(2)).to(device)
     gradients = torch.autograd.grad((out_BHTK * weights).sum(), (q, k, v, *position.parameters()), allow_unused=True)

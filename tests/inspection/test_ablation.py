@@ -11,7 +11,14 @@ from torch.nn import functional as F
 from attnlab.inspection.ablation import ExampleLosses, TaskLosses, ablate, effect, heads_of, masked
 from attnlab.inspection.attention_maps import CROSS, DECODER, ENCODER, SELF
 from attnlab.inspection.heads import Head
-from attnlab.layers import GroupedQuery, MultiHead
+from attnlab.layers import (
+    DifferentialAttention,
+    GroupedQuery,
+    LatentAttention,
+    MultiHead,
+    SharedKeyValues,
+    TalkingHeads,
+)
 from attnlab.models import GPT, T5, EncoderDecoder, RecurrentLanguageModel
 from attnlab.training import LossSums, Task
 
@@ -50,6 +57,10 @@ class Sums(Task):
         GroupedQuery,
         partial(MultiHead, output_gate=True),
         partial(GroupedQuery, soft_cap=1.0, backend="eager"),
+        DifferentialAttention,
+        partial(LatentAttention, d_head=6, d_value=D // H),
+        TalkingHeads,
+        SharedKeyValues,
     ],
 )
 def test_a_masked_head_is_one_whose_rows_of_the_output_projection_are_zero(attention):

@@ -34,14 +34,24 @@ from attnlab.inspection.attention_maps import (
 )
 from attnlab.layers import (
     ALiBi,
+    CoPE,
+    DifferentialAttention,
+    ForgettingAttention,
     GroupedQuery,
+    LatentAttention,
     Learned,
     MultiHead,
     MultiQuery,
     PositionEncoding,
     RelativeBias,
     Rotary,
+    SharedKeyValues,
+    SigmoidAttention,
+    SinkLogit,
     Sinusoidal,
+    SoftmaxPlusOne,
+    TalkingHeads,
+    ValueResidual,
 )  # fmt: skip
 from attnlab.layers.attention import Attention
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
@@ -199,6 +209,43 @@ def test_maps_of_every_family_and_position_are_the_formula(family, position):
     else:
         model = shaken((GPT if family == "gpt" else Bert)(**fields))
         check(model, lambda: model(draw(1, T)), [SELF, SELF])
+
+
+def test_what_is_below_nought_is_as_white_as_nought():
+    weights_HTS = torch.tensor([[[1.0, -0.5], [0.0, 0.5]]])
+    assert np.unique(picture({"one": weights_HTS}).pixels_HW).tolist() == [0, 127, 255]
+
+
+OTHERS = {
+    "sink_logit": SinkLogit, "softmax_plus_one": SoftmaxPlusOne, "sigmoid": SigmoidAttention,
+    "forgetting": ForgettingAttention, "talking_heads": TalkingHeads, "latent": LatentAttention,
+    "shared_key_value": SharedKeyValues, "value_residual": ValueResidual, "differential": DifferentialAttention,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("position", [ALiBi, CoPE])
+@pytest.mark.parametrize("name", OTHERS)
+def test_maps_are_the_weights_that_values_are_mixed_with(name, position):
+    if name == "latent" and position is CoPE:
+        assert LatentAttention.refuses(CoPE)
+        return
+    model, given, mixed = make_model(position=position, attention=OTHERS[name]), [], []
+    for layer in model.stack.layers:
+        attention = layer.attention
+        attention.projected = lambda *args, whole=attention.projected: given.append(whole(*args)) or given[-1]
+        attention.finished = lambda out, x, whole=attention.finished: mixed.append(out) or whole(out, x)
+    with torch.no_grad():
+        maps = layer_maps(model, lambda: model(draw(2, T)), row=1)
+        expected = model(draw(2, T))
+    for found, (_, _, v_BHSV), out_BHTV in zip(maps, given, mixed, strict=False):
+        torch.testing.assert_close(found.weights_HTS @ v_BHSV[1], out_BHTV[1], atol=1e-5, rtol=1e-5)
+        assert (found.weights_HTS.triu(1) == 0).all()
+        assert (found.weights_HTS[:, 1:] != 0).any()
+        if name in ("sink_logit", "softmax_plus_one"):
+            assert (found.weights_HTS.sum(-1) < 1).all()
+    for own, again in zip(mixed[:2], mixed[2:], strict=True):  # the backend that serves the model gives the same
+        torch.testing.assert_close(own, again, atol=1e-5, rtol=1e-5)
+    assert expected.isfinite().all()
 
 
 def test_layers_that_two_stacks_share_have_a_map_in_each():

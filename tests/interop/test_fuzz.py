@@ -11,7 +11,7 @@ from experiments.parity import fuzz
 
 from attnlab.interop import ARCHITECTURES
 
-DRAWS = 72
+DRAWS = 96
 
 
 @pytest.fixture(autouse=True)

@@ -124,6 +124,7 @@ def test_so_they_do_in_other_models(model, one, other):
         ({"residual": "PostNorm"}, "residual: PreNorm here, PostNorm there"),
         ({"residual.norm.eps": 1e-6}, "residual.norm.eps: 1e-05 here, 1e-06 there"),
         ({"tie_embeddings": False}, "tie_embeddings: True here, False there"),
+        ({"attention": "HeadGate"}, "attention: Attention here, HeadGate there"),
         ({"position": "ALiBi"}, "position: Sinusoidal here, ALiBi there"),  # and no word of the fields of one alone
         ({"position.base": 100.0}, "position.base: 10000.0 here, 100.0 there"),
         ({"embedding_norm": True}, "embedding_norm: False here, True there"),
@@ -133,10 +134,21 @@ def test_what_computes_something_else_looks_different(change, line):
     assert different(gpt(), gpt(**change)) == [line]
 
 
-def test_the_length_of_a_model_shows_where_it_has_a_table_alone():
+def test_the_length_of_a_model_shows_where_a_part_depends_on_it_alone():
     assert different(gpt(), gpt(max_length=99)) == []
-    learned = {"position": "Learned"}
-    assert different(gpt(**learned), gpt(**learned, max_length=99)) == ["max_length: 12 here, 99 there"]
+    for part in ({"position": "Learned"}, {"attention": "SigmoidAttention"}, {"position": "CoPE"}):
+        assert different(gpt(**part), gpt(**part, max_length=99)) == ["max_length: 12 here, 99 there"]
+
+
+def test_layers_are_told_apart_as_a_model_tells_them():
+    for kind in ("ValueResidual", "SharedKeyValues", "DifferentialAttention"):
+        found = gpt(attention=kind, num_layers=2)
+        assert "attention.layer_index" not in found
+        first, second = (layer.attention for layer in build(found).stack.layers)
+        assert getattr(first, "value_weights", None) is None
+        assert {name for name, _ in first.named_parameters()} != {name for name, _ in second.named_parameters()} or (
+            first.initial_lambda < second.initial_lambda
+        )
 
 
 def test_parts_that_are_bound_in_python_are_seen():

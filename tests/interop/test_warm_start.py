@@ -63,6 +63,33 @@ def test_a_table_of_positions_is_left_for_alibi():
     assert start.lines()[1] == "left behind: 1: stack.position.table.weight"
 
 
+@pytest.mark.parametrize(
+    ("attention", "fresh"),
+    [
+        ("SinkLogit", ["sink_H"]),
+        ("ForgettingAttention", ["forget.bias", "forget.weight"]),
+        ("TalkingHeads", ["mix_scores_HH", "mix_weights_HH"]),
+        ("HeadGate", ["gate.weight"]),
+        ("SoftmaxPlusOne", []),
+        ("SharedKeyValues", []),
+    ],
+)
+def test_another_kind_of_attention_starts_from_the_projections_that_it_has(attention, fresh):
+    start, _, given = begin({"attention": attention})
+    gone = [name for name in KEYS if "layers.1" in name] if attention == "SharedKeyValues" else []
+    assert sorted(start.kept) == sorted({*given} - {*gone})
+    assert sorted(start.fresh) == sorted(f"{layer}attention.{name}" for layer in LAYERS for name in fresh)
+    assert sorted(start.left) == sorted(gone)
+
+
+def test_latent_attention_leaves_keys_and_values_that_have_other_shapes():
+    start, _, _ = begin({"attention": "LatentAttention", "attention.kv_rank": 8})
+    assert {name.split("attention.")[1] for name in start.fresh} == {
+        *("query.weight", "key.weight", "value.weight"),
+        *("latent.weight", "latent_norm.weight", "rotary_key.weight"),
+    }
+
+
 KEYS = [f"{layer}attention.{name}.weight" for layer in LAYERS for name in ("key", "value")]
 
 

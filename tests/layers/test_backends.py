@@ -63,7 +63,7 @@ def case(position_name, causal, window=None, **who):
 
 def run(backend, scope, window, num_key_value_heads=H, **options):
     q, k, v = tensors(num_key_value_heads=num_key_value_heads)
-    rotated = (q, k) if scope.rotate is None else (scope.rotate(q), scope.rotate(k))
+    rotated = (q, k) if scope.rotation is None else (scope.rotation.queries(q), scope.rotation.keys(k))
     out_BHTK = backend(*rotated, v, scope.mask(window), Scores(**options))
     weights = torch.randn(out_BHTK.shape, generator=torch.Generator().manual_seed(2))
     return out_BHTK, torch.autograd.grad((out_BHTK * weights).sum(), (q, k, v))
@@ -299,7 +299,7 @@ def test_blocks_are_eager_forward_and_backward(monkeypatch, causal, rows, positi
         for backend in (Eager(), InBlocks(Math()), InBlocks(Fused())):
             scope = build_scope(torch.zeros(B, LONG, H * K), position, causal, is_token_BT=is_token_BT)
             assert scope.mask(window).blocks.size == window
-            rotated = (q, k) if scope.rotate is None else (scope.rotate(q), scope.rotate(k))
+            rotated = (q, k) if scope.rotation is None else (scope.rotation.queries(q), scope.rotation.keys(k))
             weighted_BHTK = backend(*rotated, v, scope.mask(window), Scores()) * weights_BHTK
             found.append((weighted_BHTK, *torch.autograd.grad(weighted_BHTK.sum(), (q, k, v, *position.parameters()))))
         for other in found[1:]:

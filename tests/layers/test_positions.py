@@ -161,7 +161,8 @@ def test_partial_rotary_leaves_the_rest_and_turns_the_front_as_a_smaller_head():
 def test_rotation_prepared_once_is_rotate(interleaved):
     rotary, positions_BT = Rotary(8, interleaved=interleaved), torch.tensor([[3, 4, 9]])
     x_BHTK = torch.randn(2, 3, 3, 8)
-    assert rotary.rotation(positions_BT)(x_BHTK).equal(rotary.rotate(x_BHTK, positions_BT))
+    for turn in rotary.rotation(positions_BT):
+        assert turn(x_BHTK).equal(rotary.rotate(x_BHTK, positions_BT))
 
 
 def test_layouts_differ_by_a_permutation_of_the_head_only():

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from attnlab.layers import (
+    GELU,
     DeepNorm,
+    HyperConnections,
+    LayerNormScaling,
+    LayerScale,
+    OutputNorm,
     Parallel,
     PostNorm,
     PreNorm,
@@ -14,8 +19,11 @@ from attnlab.layers import (
     RMSNorm,
     Sandwich,
     Stack,
+    StochasticDepth,
     Xavier,
+    build_scope,
 )
+from attnlab.parts import build_part
 
 D = 6
 
@@ -105,7 +113,17 @@ def test_dropout_acts_on_the_sublayers_and_not_on_the_stream(cls, x):
 
 @pytest.mark.parametrize(
     ("cls", "ends_in_norm"),
-    [(PostNorm, False), (PreNorm, True), (Sandwich, True), (DeepNorm, False), (ReZero, False), (Parallel, True)],
+    [
+        (PostNorm, False),
+        (PreNorm, True),
+        (OutputNorm, True),
+        (LayerScale, True),
+        (LayerNormScaling, True),
+        (Sandwich, True),
+        (DeepNorm, False),
+        (ReZero, False),
+        (Parallel, True),
+    ],
 )
 def test_a_stack_ends_in_the_residuals_norm_where_the_stream_is_not_normed(cls, ends_in_norm):
     part = cls if cls is ReZero else partial(cls, norm=RMSNorm)
@@ -130,3 +148,139 @@ def test_first_gradients_shrink_with_depth_before_the_norm_and_not_after_it():
     # Xiong et al. 2020, theorem 1: the last feed-forward's gradient is O(1) in depth for Post-LN and O(L^-1/2) for Pre-LN.
     assert last_gradient(PostNorm, 16) / last_gradient(PostNorm, 2) == pytest.approx(1, abs=0.15)
     assert last_gradient(PreNorm, 16) / last_gradient(PreNorm, 2) < 0.6
+
+
+# --- norm on outputs, LayerScale, LayerNorm scaling
+
+
+def test_output_norm_is_olmo_2s_layer():
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2Config, Olmo2DecoderLayer, Olmo2RotaryEmbedding
+
+    torch.manual_seed(0)
+    config = Olmo2Config(
+        hidden_size=16, num_attention_heads=2, num_key_value_heads=2, intermediate_size=24, vocab_size=5
+    )
+    config._attn_implementation = "eager"
+    layer = Olmo2DecoderLayer(config, layer_idx=0).eval()
+    nn.init.normal_(layer.post_attention_layernorm.weight)
+    nn.init.normal_(layer.post_feedforward_layernorm.weight)
+    residual = OutputNorm(16, norm=partial(RMSNorm, eps=config.rms_norm_eps))
+    residual.norms[0].load_state_dict(layer.post_attention_layernorm.state_dict())
+    residual.norms[1].load_state_dict(layer.post_feedforward_layernorm.state_dict())
+    x = torch.randn(2, 5, 16)
+    rotation = Olmo2RotaryEmbedding(config)(x, torch.arange(5)[None])
+    theirs = layer(x, attention_mask=None, position_embeddings=rotation)
+    theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+    ours = residual(x, lambda h: layer.self_attn(h, position_embeddings=rotation, attention_mask=None)[0], layer.mlp)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_output_norm_stands_on_what_is_added(x):
+    y = x + norm(attention(x), 0)
+    torch.testing.assert_close(marked(OutputNorm(D))(x, attention, feed_forward), y + norm(feed_forward(y), 1))
+
+
+def test_layer_scale_has_one_scale_for_each_channel_of_each_sublayer(x):
+    residual = marked(LayerScale(D, init=0.1))
+    assert torch.equal(torch.stack(list(residual.scales)), torch.full((2, D), 0.1))
+    scales = torch.arange(1.0, 13).view(2, D)
+    for scale, value in zip(residual.scales, scales, strict=True):
+        scale.data.copy_(value)
+    y = x + scales[0] * attention(norm(x, 0))
+    torch.testing.assert_close(residual(x, attention, feed_forward), y + scales[1] * feed_forward(norm(y, 1)))
+
+
+@pytest.mark.parametrize("layer_index", [0, 1, 8])
+def test_layer_norm_scaling_divides_by_the_root_of_the_layer_counted_from_1(x, layer_index):
+    root = (layer_index + 1) ** 0.5
+    y = x + attention(norm(x, 0) / root)
+    residual = marked(LayerNormScaling(D, layer_index=layer_index))
+    torch.testing.assert_close(residual(x, attention, feed_forward), y + feed_forward(norm(y, 1) / root))
+
+
+def test_layers_of_a_stack_are_told_their_index():
+    stack = Stack({"d_model": 8, "num_heads": 2, "num_layers": 4, "residual": LayerNormScaling}, causal=True)
+    assert [layer.residual.scale for layer in stack.layers] == pytest.approx([1, 2**-0.5, 3**-0.5, 0.5])
+
+
+# --- stochastic depth
+
+
+def test_stochastic_depth_drops_whole_rows_and_keeps_the_mean():
+    torch.manual_seed(0)
+    dropped = StochasticDepth(0.3).train()(torch.ones(20000, 2, 3))
+    rows = dropped.flatten(1)
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert sorted(rows[:, 0].unique().tolist()) == pytest.approx([0.0, 1 / 0.7])
+    assert (rows[:, 0] == 0).float().mean() == pytest.approx(0.3, abs=0.015)  # over 4 sigma
+    assert torch.equal(StochasticDepth(0.3).eval()(torch.ones(5, 2, 3)), torch.ones(5, 2, 3))
+
+
+def test_stochastic_depth_grows_linearly_up_to_the_last_layer():
+    # Huang et al. 2016, equation 4: survival p_l = 1 - l / L (1 - p_L).
+    fields = {"d_model": 8, "num_heads": 2, "num_layers": 4, "residual": partial(PreNorm, stochastic_depth=0.2)}
+    stack = Stack({**fields, "dropout": 0.1}, causal=True)
+    rates = [layer.residual.dropout[1].rate for layer in stack.layers]
+    assert rates == pytest.approx([0.05, 0.1, 0.15, 0.2])
+    assert "StochasticDepth" not in str(Stack({**fields, "residual": PreNorm}, causal=True))
+
+
+EVERY = [
+    PostNorm,
+    PreNorm,
+    OutputNorm,
+    LayerScale,
+    LayerNormScaling,
+    Sandwich,
+    DeepNorm,
+    Parallel,
+    ReZero,
+    HyperConnections,
+]
+
+
+@pytest.mark.parametrize("cls", EVERY)
+def test_stochastic_depth_acts_in_every_residual_and_not_in_evaluation(cls):
+    torch.manual_seed(0)
+    part = partial(cls, stochastic_depth=0.5)
+    dims = {"d_model": D, "num_layers": 1, "dropout": 0.0, "num_sublayers": 2, "layer_index": 0}
+    residual, plain = build_part(part, **dims), build_part(cls, **dims)
+    for module in (residual, plain):
+        if cls is ReZero:
+            nn.init.constant_(module.alpha, 0.5)
+    x = torch.randn(64, 3, D, generator=torch.Generator().manual_seed(0))
+    entered = residual.enter(x)
+    expected = plain.leave(plain(entered, attention, feed_forward))
+    torch.testing.assert_close(residual.eval().leave(residual(entered, attention, feed_forward)), expected)
+    torch.manual_seed(1)
+    first = residual.train().leave(residual(entered, attention, feed_forward))
+    torch.manual_seed(1)
+    assert torch.equal(first, residual.leave(residual(entered, attention, feed_forward)))  # torch's generator decides
+    assert not torch.allclose(first, expected)
+    none = build_part(partial(cls, dropout=1.0), **{**dims, "dropout": 1.0})  # as where both sublayers are left out
+    untouched = none.leave(none(entered, attention, feed_forward))
+    share = torch.isclose(first, untouched, atol=1e-4).flatten(1).all(dim=1).float().mean()
+    assert 0.08 < share < 0.45  # a quarter of the rows
+
+
+# --- Mix-LN
+
+
+def test_mix_ln_is_a_pattern():
+    # Li et al. 2024, arXiv 2412.13795: Post-LN in the first quarter of the layers, Pre-LN in the others.
+    torch.manual_seed(0)
+    layers = {"post": {"residual": PostNorm}, "pre": {"residual": PreNorm}}
+    fields = {"d_model": 8, "num_heads": 2, "num_layers": 4, "pattern": ["post", "pre", "pre", "pre"], "layers": layers}
+    stack = Stack({**fields, "feed_forward": GELU}, causal=True).eval()
+    x = torch.randn(2, 5, 8)
+    scope = build_scope(x, stack.position, causal=True)
+    expected = stack.position.embed(x, scope.query_positions_BT)
+    for index, layer in enumerate(stack.layers):
+        norms = layer.residual.norms
+        for number, sublayer in enumerate((lambda h, layer=layer: layer.attention(h, scope), layer.feed_forward)):
+            if index < 1:
+                expected = norms[number](expected + sublayer(expected))
+            else:
+                expected = expected + sublayer(norms[number](expected))
+    torch.testing.assert_close(stack(x), stack.norm(expected))
+    assert not isinstance(stack.norm, nn.Identity)

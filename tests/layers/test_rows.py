@@ -51,7 +51,7 @@ def outcome(backend, position, causal, who, window=None, shared=H, scores=None):
     torch.manual_seed(2)
     q, k, v = (torch.randn(B, heads, T, K, dtype=torch.float64, requires_grad=True) for heads in (H, shared, shared))
     scope = build_scope(torch.zeros(B, T, H * K), position, causal, **who)
-    rotated = (q, k) if scope.rotate is None else (scope.rotate(q), scope.rotate(k))
+    rotated = (q, k) if scope.rotation is None else (scope.rotation.queries(q), scope.rotation.keys(k))
     out_BHTK = backend(*rotated, v, scope.mask(window), scores or Scores())
     if (is_token_BT := who.get("is_token_BT")) is not None:
         out_BHTK = out_BHTK * is_token_BT[:, None, :, None]

@@ -121,10 +121,10 @@ def test_scales_start_as_published_and_are_held_to_a_most():
     siglip = CLIP(**SMALL, logit_bias=True, max_scale=None)
     assert (siglip.log_scale.exp().item(), siglip.logit_bias.item()) == pytest.approx((10.0, -10.0))
     model = CLIP(**SMALL, initial_scale=250.0)
-    model.clamp_scale()
+    model.after_step()
     assert model.log_scale.exp().item() == pytest.approx(100.0)
     model = CLIP(**SMALL, initial_scale=250.0, max_scale=None)
-    model.clamp_scale()
+    model.after_step()
     assert model.log_scale.exp().item() == pytest.approx(250.0)
 
 

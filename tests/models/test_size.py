@@ -6,7 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from attnlab.layers import LayerNorm, Learned, MultiHead, PreNorm, RelativeBias
+from attnlab.layers import (
+    CoPE,
+    DifferentialAttention,
+    ForgettingAttention,
+    HeadGate,
+    LayerNorm,
+    Learned,
+    MultiHead,
+    PreNorm,
+    RelativeBias,
+    SharedKeyValues,
+    SigmoidAttention,
+    SinkLogit,
+    SoftmaxPlusOne,
+    TalkingHeads,
+    ValueResidual,
+)
 from attnlab.models import (
     GPT,
     T5,
@@ -114,6 +130,38 @@ def test_nanogpts_character_model_is_as_large_as_it_reports():
         small = numbers(GPT(max_length=64, d_model=128, num_heads=4, num_layers=4, **seams))
     assert round((large - 256 * 384) / 1e6, 2) == 10.65
     assert round((small - 64 * 128) / 1e6, 2) == 0.80
+
+
+@pytest.mark.parametrize(
+    ("part", "more"),
+    [
+        (SinkLogit, 0),
+        (SoftmaxPlusOne, 0),
+        (SigmoidAttention, 0),
+        (DifferentialAttention, 0),  # half as wide, twice as many
+        (ForgettingAttention, 16 * 4),
+        (HeadGate, 16 * 4),
+        (TalkingHeads, 2 * 12 * 4 * 4),
+        (ValueResidual, 0),
+    ],
+)
+def test_other_attentions_count_their_scores_and_what_they_add(part, more):
+    fields = {"vocabulary_size": 13, "max_length": 12, "d_model": 16, "num_heads": 4, "num_layers": 2}
+    plain, other = (size_of(12, **fields, attention=attention) for attention in (MultiHead, part))
+    assert other.flops_per_token - plain.flops_per_token == 3 * 2 * 2 * more
+
+
+def test_layers_without_keys_and_values_do_not_count_them():
+    fields = {"vocabulary_size": 13, "max_length": 12, "d_model": 16, "num_heads": 4, "num_layers": 3}
+    plain, shared = (size_of(12, **fields, attention=attention) for attention in (MultiHead, SharedKeyValues))
+    assert plain.non_embedding_parameters - shared.non_embedding_parameters == 2 * 16 * 16
+    assert plain.flops_per_token - shared.flops_per_token == 3 * 2 * 2 * 16 * 16
+
+
+def test_positions_that_depend_on_the_content_count_a_product_with_their_table():
+    fields = {"vocabulary_size": 13, "max_length": 12, "d_model": 16, "num_heads": 4, "num_layers": 2}
+    plain, contextual = size_of(12, **fields), size_of(12, **fields, position=CoPE)
+    assert contextual.flops_per_token - plain.flops_per_token == 3 * 2 * 2 * 16 * 13
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attnlab.layers import PositionEncoding
 from attnlab.models import ViT
 from attnlab.runs.record import checkpoint_of, read_tensors
 from attnlab.runs.trained import load_run
@@ -73,6 +74,33 @@ def test_without_a_step_nothing_has_changed(imported, attnlab, here):
     assert "kept 21 tensors as they are" in said.err
     assert "differ" not in said.err
     assert json.loads(attnlab("evaluate", str(RUN)).out) == pytest.approx(before)
+
+
+def test_positions_are_dropped_after_training_and_a_short_recalibration_follows(attnlab, here, tiny):
+    """DroPE (Gelberg et al. 2026, arXiv 2512.12167): a rotary run, no positions, some steps more."""
+    pretraining = ["position=rotary", "trainer.max_steps=120", "optimizer.lr=1e-2", "run_dir=rotary"]
+    assert attnlab("train", *tiny, *pretraining).status == 0
+    given = ["model.init_from=rotary", "position=none", "trainer.max_steps=30", "schedule.warmup_steps=0"]
+    figures = {}
+    for name, words in {"start": ["optimizer.lr=0"], "drope": ["optimizer.lr=3e-3"]}.items():
+        said = attnlab("train", *given, *words, f"run_dir={name}", "progress=plain")
+        assert said.status == 0, said.err
+        assert "position: PositionEncoding here, Rotary there" in said.err
+        assert not {"fresh:", "left behind:"} & set(said.err.split())
+        figures[name] = json.loads(attnlab("evaluate", name).out)
+    figures["rotary"] = json.loads(attnlab("evaluate", "rotary").out)
+    ours, theirs = (load_run(Path(run), which)[1].model for run, which in (("start", "last"), ("rotary", "best")))
+    assert type(ours.stack.position) is PositionEncoding
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=0, atol=0)
+    tokens = torch.arange(12)[None] % 11
+    ours.eval(), theirs.eval()
+    assert not torch.allclose(ours(tokens), theirs(tokens), atol=1e-3)
+    theirs.stack.position = PositionEncoding()  # the rotary run's weights without its positions
+    torch.testing.assert_close(ours(tokens), theirs(tokens))
+    loss = {name: found["test/loss@1x"] for name, found in figures.items()}
+    assert loss["rotary"] < loss["start"]  # what it loses without positions
+    assert loss["drope"] < loss["start"]  # and finds again
 
 
 def test_a_run_that_was_moved_gives_its_own_tokenizer(imported, go_on, attnlab, here):

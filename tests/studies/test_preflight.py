@@ -139,3 +139,14 @@ def test_a_dry_run_trains_nothing_and_says_what_the_runs_then_are(attnlab, study
     again = attnlab("sweep", "mine", "--dry-run", "study.seeds=2", "hydra/launcher=basic")
     assert "4 runs (2 done)" in again.out
     assert " ms " not in again.out
+
+
+def test_the_active_parameters_of_experts_stand_beside_all(tmp_path):
+    sizes = {"a": SIZE, "b": replace(SIZE, parameters=5000, idle=3000)}
+    table = preflight(tmp_path, sizes).table({}, {}).to_markdown()
+    rows = [
+        [word.strip() for word in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
+    ]
+    assert rows[0][2:4] == ["parameters", "active"]
+    assert [row[2:4] for row in rows[-2:]] == [["1,000", "1,000"], ["5,000", "2,000"]]
+    assert "active" not in preflight(tmp_path, {"a": SIZE}).table({}, {}).to_markdown()

@@ -1,4 +1,4 @@
-"""Three real tasks, small enough to train in a test, whose batches can be split over ranks and micro-batches."""
+"""Real tasks, small enough to train in a test, whose batches can be split over ranks and micro-batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.processes import ranks_from_server
 
 from attnlab.data import Character, MaskedTextData, Masking, ParallelText, TextData, TextFiles, TranslationData
 from attnlab.data.module import DataModule
-from attnlab.layers import ALiBi, PreNorm, RelativeBias
+from attnlab.layers import ALiBi, MixtureOfExperts, PreNorm, RelativeBias
 from attnlab.models import GPT, T5, Bert, EncoderDecoder
 from attnlab.parts import build_part
 from attnlab.tasks import CausalLanguageModelling, MaskedLanguageModelling, Translation
@@ -39,7 +39,7 @@ from attnlab.training import (
     schedule_free,
 )
 
-TASKS = ("causal_lm", "masked_lm", "translation")
+TASKS = ("causal_lm", "masked_lm", "translation", "experts")
 STEPS = 20
 SIZES = {"d_model": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 # A bias of keys has no gradient but rounding, as softmax does not see it; Adam's usual eps makes whole steps of that.
@@ -88,9 +88,13 @@ def make(kind: str, folder: Path, halves: int, optimizer: Any = STEADY_ADAMW) ->
     elif isinstance(data, MaskedTextData):
         task = MaskedLanguageModelling(Bert(max_length=32, position=RelativeBias, **SIZES, **widths))
     else:
-        task = CausalLanguageModelling(
-            GPT(max_length=16, position=ALiBi, tie_embeddings=True, **SIZES, **widths), (1, 2)
-        )
+        added: dict[str, Any] = {}
+        if kind.startswith("experts"):
+            mixture = partial(MixtureOfExperts, num_experts=4, d_expert=16, balance_coefficient=0.1, z_coefficient=0.1)
+            mixture = partial(mixture, balance="bias" if kind == "experts_bias" else "loss")
+            added = {"feed_forward": mixture, "extra_heads": 1}
+        model = GPT(max_length=16, position=ALiBi, tie_embeddings=True, **SIZES, **widths, **added)
+        task = CausalLanguageModelling(model, (1, 2), z_loss=0.01 if added else 0.0)
     task.optimization = optimization
     return data, task
 

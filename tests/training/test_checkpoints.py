@@ -7,15 +7,18 @@ import random
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tests.processes import Started
-from tiny_run import TinyTask, make_task, same_bits, train, weights
+from tiny_run import VOCABULARY, TinyTask, make_task, same_bits, train, weights
 
 import attnlab
+from attnlab.layers import HyperConnections, Rotary
+from attnlab.models import GPT
 from attnlab.tasks import (
     CausalLanguageModelling,
     ImageClassification,
@@ -73,6 +76,24 @@ def test_resumed_run_has_the_same_bits(tmp_path, optimizer, stop, every):
     assert curve(tmp_path / "straight") == curve(tmp_path / "run")
     assert straight.tokens == second.tokens
     assert straight.best == second.best
+
+
+def test_what_a_stack_draws_in_training_goes_on_with_the_same_bits(tmp_path):
+    """Stochastic depth and positions."""
+
+    def task():
+        made = make_task()
+        parts = {"position": Rotary, "residual": partial(HyperConnections, stochastic_depth=0.4)}
+        made.model = GPT(VOCABULARY, 8, d_model=16, num_heads=2, num_layers=2, random_positions=40, **parts)
+        return made
+
+    straight, first, second = (task() for _ in range(3))
+    train(tmp_path / "straight", straight, checkpoint_every_seconds=0)
+    with pytest.raises(Stop):
+        train(tmp_path / "run", first, checkpoint_every_seconds=0, callbacks=(stop_after(7),))
+    train(tmp_path / "run", second, resume=find_resume(tmp_path / "run"), checkpoint_every_seconds=0)
+    assert same_bits(weights(straight), weights(second))
+    assert curve(tmp_path / "straight") == curve(tmp_path / "run")
 
 
 def test_resuming_with_accumulation_repeats_no_batch(tmp_path):

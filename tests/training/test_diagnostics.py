@@ -131,6 +131,13 @@ def test_the_entropy_of_even_weights_is_the_logarithm_of_their_number_and_of_one
     assert float(entropy(weights, torch.tensor([[False, False, True]]))) == pytest.approx(math.log(2))
 
 
+def test_the_entropy_of_what_is_no_distribution_is_that_of_the_shares_of_its_sizes():
+    weights = torch.tensor([[[[0.6, -0.2, 0.0, 0.0], [0.1, 0.1, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]])
+    expected = [-0.75 * math.log(0.75) - 0.25 * math.log(0.25), math.log(2), 0.0]
+    for query, value in enumerate(expected):
+        assert float(entropy(weights, torch.arange(3)[None] == query)) == pytest.approx(value, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", split_runs.TASKS)
 def test_no_bit_of_the_training_changes(texts, kind, monkeypatch):
     """With dropout, which draws in every step, and where a run goes on."""

@@ -17,13 +17,15 @@ from attnlab.training.study_fields import is_finite
 
 @dataclass(frozen=True)
 class Budget:
-    """Means over a cell's finished runs; nan where unknown. `flops` are those of the whole training."""
+    """Means over a cell's finished runs; nan where unknown. `flops` are those of the whole training, active_parameters
+    those that a token meets, fewer than `parameters` in a mixture of experts."""
 
     steps: float
     tokens: float
     seconds: float
     parameters: float
     flops: float
+    active_parameters: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,11 @@ def _outcome(cell: Cell, metric: str, runs: Sequence[Run], values: Mapping[int, 
 def budget_of(runs: Sequence[Run]) -> Budget:
     finished = [run for run in runs if run.state == "finished"]
     steps, tokens, seconds = (_mean([run.status.get(key) for run in finished]) for key in ("step", "tokens", "seconds"))
-    parameters = _mean([run.section("parameters").get("total") for run in finished])
+    counts = [run.section("parameters") for run in finished]
+    parameters = _mean([count.get("total") for count in counts])
+    active = _mean([count.get("active_total", count.get("total")) for count in counts])
     flops = _mean([run.record.get("flops_per_token") for run in finished]) * tokens
-    return Budget(steps, tokens, seconds, parameters, flops)
+    return Budget(steps, tokens, seconds, parameters, flops, active)
 
 
 def _mean(values: Sequence[object]) -> float:

@@ -17,13 +17,18 @@ def runs_frame(study: Study) -> pl.DataFrame:
     """A row a run, those that were planned and are missing too, in the plan's order.
 
     Columns: cell, seed; one a factor, by its name in the configuration, with numbers as numbers (null where the cell
-    has no such choice); state; one a final metric, null where the run has no finite value; parameters (of the
-    whole model), step, tokens and seconds (null where unknown); problem (why there is no result, else ""); directory.
+    has no such choice); state; one a final metric, null where the run has no finite value; parameters (of the whole
+    model); active_parameters (those that a token meets) where some run is a mixture of experts; step, tokens and
+    seconds (null where unknown); problem (why there is no result, else ""); directory.
     """
     place = {cell.name: number for number, cell in enumerate(study.cells)}
     runs = sorted(study.runs.values(), key=lambda run: (place[run.cell], run.seed))
     factors = _factors(study, [run.cell for run in runs])
     metrics = {name: pl.Series([run.final.get(name) for run in runs], dtype=pl.Float64) for name in study.metrics}
+    counts = [run.section("parameters") for run in runs]
+    active = {}
+    if any("active_total" in of for of in counts):
+        active["active_parameters"] = _counts(of.get("active_total", of.get("total")) for of in counts)
     return pl.DataFrame(
         {
             "cell": pl.Series([run.cell for run in runs], dtype=pl.String),
@@ -32,6 +37,7 @@ def runs_frame(study: Study) -> pl.DataFrame:
             "state": pl.Series([run.state for run in runs], dtype=pl.String),
             **metrics,
             "parameters": _counts(run.section("parameters").get("total") for run in runs),
+            **active,
             "step": _counts(run.status.get("step") for run in runs),
             "tokens": _counts(run.status.get("tokens") for run in runs),
             "seconds": _finite(run.status.get("seconds") for run in runs),

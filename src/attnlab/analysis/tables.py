@@ -26,6 +26,7 @@ from attnlab.analysis.formatting import (
 from attnlab.analysis.reader import Cell, Run, natural, short
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import Column, Contents, Entry, Table
+from attnlab.analysis.warnings import some_idle
 from attnlab.training.run_directory import write_text
 
 DIGITS = 10  # of the figures of cells
@@ -64,6 +65,7 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
 def to_csv(comparison: Comparison) -> str:
     """The table of cells with every figure at full precision, as CSV."""
     study, metric = comparison.study, comparison.metric.name if comparison.metric else ""
+    has_idle = some_idle(cell.budget for cell in comparison.cells)
 
     def count_of(state: str) -> Callable[[CellSummary], int]:
         return lambda row: row.states.get(state, 0)
@@ -95,6 +97,7 @@ def to_csv(comparison: Comparison) -> str:
         *(Column(name, _field(f"difference.{path}")) for name, path in DIFFERENCE.items()),
         Column("verdict", judged),
         *(Column(name, _field(f"budget.{name}")) for name in BUDGET),
+        *([Column("active_parameters", _field("budget.active_parameters"))] if has_idle else []),
         *(Column(f"seed={seed}", _field("values", seed)) for seed in study.seeds),
         *(Column(f"mean {name}", mean_of(name)) for name in study.metrics if name != metric),
         *(Column(name, said_of(figures)) for name, figures in _sentences(comparison).items()),

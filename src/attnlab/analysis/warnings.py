@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from attnlab.analysis import statistics
@@ -17,8 +17,9 @@ from attnlab.training.study_fields import same
 
 MOST_NAMES = 3
 # Ratios of largest to smallest below which a difference in cost is not worth a warning, and what is counted.
-TOLERANCE = {"steps": 1.0, "tokens": 1.0, "parameters": 1.02, "flops": 1.02}
+TOLERANCE = {"steps": 1.0, "tokens": 1.0, "parameters": 1.02, "active_parameters": 1.02, "flops": 1.02}
 NAMES = {"steps": "steps", "tokens": "training {unit}s", "parameters": "parameters", "flops": "training FLOPs"}
+NAMES |= {"active_parameters": "active parameters (those that a token meets)"}
 EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on the machine make as much
 
 
@@ -245,6 +246,8 @@ def budget_warnings(study: Study, budgets: Mapping[str, Budget]) -> list[str]:
     """A sentence on the quantities that differ between cells, with the factors that they follow; [] if none."""
     parts, follows = [], dict[str, None]()
     for name, tolerance in TOLERANCE.items():
+        if name == "active_parameters" and not some_idle(budgets.values()):
+            continue
         known = {cell: getattr(b, name) for cell, b in budgets.items() if getattr(b, name) > 0}
         if len(known) < 2 or max(known.values()) <= tolerance * min(known.values()):
             continue
@@ -259,6 +262,11 @@ def budget_warnings(study: Study, budgets: Mapping[str, Budget]) -> list[str]:
     return [
         f"Cells differ in more than their choices: {'; '.join(parts)}{cause}. Part of a difference may come from that."
     ]
+
+
+def some_idle(budgets: Iterable[Budget]) -> bool:
+    """Whether a token meets fewer parameters than there are in some cell."""
+    return any(budget.active_parameters < budget.parameters for budget in budgets)
 
 
 def time_note(budgets: Mapping[str, Budget]) -> str | None:

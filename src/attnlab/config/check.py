@@ -241,6 +241,8 @@ def describe(expected: object) -> str:
         return " or ".join(describe(option) for option in arguments)
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in arguments)
+    if origin is collections.abc.Mapping:
+        return KINDS[dict][1]
     if origin in LISTS:
         inner, is_fixed = _items_of(expected)
         many = f"{len(inner)} values, each " if is_fixed else "a list of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from attnlab.ranges import must_be, table_types
 from attnlab.training.study_fields import did_you_mean
 
 Comments = dict[str, str]  # by the dotted name of a field
-GLOBAL = "@package _global_"  # Hydra's word for a file whose fields are named in full
+PACKAGE = "@package "  # Hydra's word for where the fields of a file stand
 UNLESS_EPOCHS = re.compile(r"\$\{attnlab_steps:(\d+),.*")
 SAME_AS = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,(.*))?\}")
 
@@ -66,7 +66,8 @@ def defaults(space: ConfigSpace) -> dict[str, str]:
 
 def _set_by(file: Path) -> Iterator[tuple[str, str, object]]:
     """What a file sets that is no part, but changes others."""
-    yield from ((key, "set by it", value) for key, value in flatten(read_yaml(file) or {}) if key)
+    before = _prefix(_head(file.read_text(encoding="utf-8").splitlines())[1], "", "", {})
+    yield from ((f"{before}{key}", "set by it", value) for key, value in flatten(read_yaml(file) or {}) if key)
 
 
 def of_a_run(space: ConfigSpace) -> list[Field]:
@@ -134,15 +135,28 @@ def _said(space: ConfigSpace, group: str, name: str) -> tuple[str, Comments]:
     content = read_yaml(path) or {}
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    head = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
-    is_global = GLOBAL in head
+    head, package = _head(lines)
     node = yaml.compose(text, yaml.SafeLoader)
     comments: Comments = {}
     for base in _built_on(content):
         comments |= _said(space, group, base)[1]
     if isinstance(node, yaml.MappingNode):
-        comments |= _comments(node, lines, "" if is_global or not group else f"{place_of(group, name, content)}.")
-    return " ".join(line for line in head if line != GLOBAL), comments
+        comments |= _comments(node, lines, _prefix(package, group, name, content))
+    return " ".join(head), comments
+
+
+def _head(lines: Iterable[str]) -> tuple[list[str], str | None]:
+    """The comment at the head of a file, and where its fields stand, where that is said there."""
+    head = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    package = next((line.removeprefix(PACKAGE) for line in head if line.startswith(PACKAGE)), None)
+    return [line for line in head if not line.startswith(PACKAGE)], package
+
+
+def _prefix(package: str | None, group: str, name: str, content: Mapping[str, Any]) -> str:
+    """What stands before the fields of a choice's file in a run's configuration."""
+    if package is not None:
+        return "" if package == "_global_" else f"{package}."
+    return f"{place_of(group, name, content)}." if group else ""
 
 
 def _built_on(content: Mapping[str, Any]) -> list[str]:

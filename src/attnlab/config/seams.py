@@ -50,7 +50,7 @@ def seams() -> dict[str, object]:
         "residual": Callable[..., layers.Residual],
         "norm": Callable[..., layers.Norm],
         "attention": Callable[..., layers.Mixer],
-        "feed_forward": Callable[..., layers.FeedForward],
+        "feed_forward": Callable[..., layers.PositionWise],
         "init": Callable[..., layers.Init],
         "model": Callable[..., nn.Module],
         "task": Callable[..., training.Task],
@@ -259,10 +259,23 @@ def _other_kind(choices: Choices) -> Iterator[str]:
             # MaskedTextData in words is masked-text data.
             *kind, noun = re.findall(r"[A-Z0-9][a-z]*", needed.__name__) or [needed.__name__]
             wanted = f"{'-'.join(kind)} {noun}".lower().strip() if group == "data" else "another model"
+            if group == "data" and (fitting := _tasks_for(chosen, choices.parts["model"])):
+                or_else = f"choose task={' or '.join(fitting)}, {or_else.removeprefix('choose ')}"
             yield (
                 f"task: task={choices.name('task')} needs {wanted} ({', '.join(_choices_for(group, needed))}), "
                 f"got {group}={choices.name(group)}; {or_else}"
             )
+
+
+def _tasks_for(data: type, model: object) -> list[str]:
+    """Attnlab's tasks that are for this kind of data and of model, and not for any."""
+    files = sorted((shipped("conf") / "task").glob("*.yaml"))
+    tasks: dict[str, Any] = {file.stem: load("task", {"_target_": _target_of(file)}) for file in files}
+    return [
+        name
+        for name, task in tasks.items()
+        if issubclass(data, task.data_type) and isinstance(model, type) and issubclass(model, task.model_type)
+    ]
 
 
 def _of_callbacks(choices: Choices) -> Iterator[str]:

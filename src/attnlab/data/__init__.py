@@ -15,10 +15,12 @@ A data module does the last three, one for each shape of example, each on the ba
 
 | shape | base | data modules |
 |---|---|---|
-| windows of one text | `windows.WindowData` | TextData, MaskedTextData, SpanCorruptionData (`denoising`) |
+| windows of one text | `windows.WindowData` | TextData, MaskedTextData (`denoising`) |
+| corrupted windows | `span_corruption.SpanCorruptionData` | itself, MixtureOfDenoisersData |
 | rows of tokens | `token_data.RowData` | ClassificationData, TokenClassificationData, SpanExtractionData |
 | pairs of rows | `token_data.TokenData` | TranslationData, TextToTextData |
 | images | `image_data.PixelData` | ImageData, ImageTextData (`image_text`) |
+| rows of a problem, drawn as they are needed | `module.DataModule` | SyntheticData (`synthetic`, of `problems`) |
 | recordings, and rows of tokens | `module.TextedData` | SpeechData |
 
 A new data set is a source, declared in a few lines, and a YAML file that names it and the data module of its shape.
@@ -34,6 +36,21 @@ from attnlab.data.images import Digits, FashionMNIST, HubImages, ImageFolder, Im
 from attnlab.data.labelled import SST2, TSV, HubLabelled, LabelledSource, Newsgroups, ReutersR8
 from attnlab.data.pairs import HomeAssistant, HubPairs, Multi30k, PairSource, ParallelText, TextTask
 from attnlab.data.pretrained_tokenizers import MarianTokenizer, PretrainedTokenizer
+from attnlab.data.problems import (
+    MQAR,
+    Addition,
+    Copy,
+    Depo,
+    FlipFlop,
+    Induction,
+    ListOps,
+    Mano,
+    ModularAddition,
+    Parity,
+    Problem,
+    SelectiveCopy,
+    Sort,
+)
 from attnlab.data.questions import HubQuestions, QuestionSource, SQuAD, SQuADFiles
 from attnlab.data.source import SourceRow, TextSource, describe_sources
 from attnlab.data.speech import HubSpeech, SpeechFiles, SpeechSource
@@ -52,10 +69,12 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
     "LogMel": "log_mel",
     "MaskedTextData": "denoising",
     "Masking": "denoising",
-    "SpanCorruptionData": "denoising",
+    "MixtureOfDenoisersData": "span_corruption",
+    "SpanCorruptionData": "span_corruption",
     "SpanExtractionData": "span_extraction",
     "SpeechAugmentation": "log_mel",
     "SpeechData": "speech_data",
+    "SyntheticData": "synthetic",
     "TextData": "windows",
     "TextToTextData": "translation",
     "TokenClassificationData": "classification",
@@ -63,13 +82,15 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
 }
 
 __all__ = [
-    *LAZY, "BPE", "KJV", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Byte", "CaptionedSource", "Character", "CoNLL",
-    "Corpus", "DataError", "Digits", "FashionMNIST", "HomeAssistant", "HubEntities", "HubImageText", "HubImages",
-    "HubLabelled", "HubPairs", "HubQuestions", "HubSpeech", "HubText", "Icons", "ImageFolder", "ImageSource",
-    "ImageText", "LabelledSource", "MNIST5k", "MarianTokenizer", "Multi30k", "Newsgroups", "PairSource", "ParallelText",
-    "PretrainedTokenizer", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SourceRow", "SpeechFiles",
-    "SpeechSource", "SpokenCommands", "TextFiles", "TextSource", "TextTask", "TinyShakespeare", "Tokenizer", "Unigram",
-    "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources", "prepare", "read_tokenizer", "write_tokenizer",
+    *LAZY, "BPE", "KJV", "MQAR", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Addition", "Byte", "CaptionedSource",
+    "Character", "CoNLL", "Copy", "Corpus", "DataError", "Depo", "Digits", "FashionMNIST", "FlipFlop", "HomeAssistant",
+    "HubEntities", "HubImageText", "HubImages", "HubLabelled", "HubPairs", "HubQuestions", "HubSpeech", "HubText",
+    "Icons", "ImageFolder", "ImageSource", "ImageText", "Induction", "LabelledSource", "ListOps", "MNIST5k", "Mano",
+    "MarianTokenizer", "ModularAddition", "Multi30k", "Newsgroups", "PairSource", "ParallelText", "Parity",
+    "PretrainedTokenizer", "Problem", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SelectiveCopy", "Sort",
+    "SourceRow", "SpeechFiles", "SpeechSource", "SpokenCommands", "TextFiles", "TextSource", "TextTask",
+    "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources",
+    "prepare", "read_tokenizer", "write_tokenizer",
 ]  # fmt: skip
 
 

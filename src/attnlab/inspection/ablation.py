@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from attnlab.inspection.attended import Attended
 from attnlab.inspection.attention_maps import Head, attention_names, kind_of
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import DotProductAttention
 
 if TYPE_CHECKING:
     from attnlab.training.task import Task
@@ -102,7 +102,9 @@ def masked(model: nn.Module, heads: Sequence[Head]) -> Iterator[None]:
     queries a head is one of the queries', and its keys and values stay for the others. An attention that two stacks
     share is masked in the one that the head is of.
     """
-    calls: dict[Attention, list[list[Head]]] = {}  # the heads of each, once for each stack that calls it, in that order
+    calls: dict[
+        DotProductAttention, list[list[Head]]
+    ] = {}  # the heads of each, once for each stack that calls it, in that order
     for attention, own in _attentions(model):
         calls.setdefault(attention, []).append(own)
     undo = []
@@ -110,7 +112,7 @@ def masked(model: nn.Module, heads: Sequence[Head]) -> Iterator[None]:
         try:
             for attention, turns in calls.items():
                 if any(head in heads for own in turns for head in own):
-                    mask = _masking(turns, frozenset(heads), attention.d_head)
+                    mask = _masking(turns, frozenset(heads), attention.d_value)
                     undo.append(attention.output.register_forward_pre_hook(mask))
             yield
         finally:
@@ -182,7 +184,7 @@ def _rows(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return [{**batch, **{name: value[i : i + 1] for name, value in tensors.items()}} for i in range(count)]
 
 
-def _attentions(model: nn.Module) -> Iterator[tuple[Attention, list[Head]]]:
+def _attentions(model: nn.Module) -> Iterator[tuple[DotProductAttention, list[Head]]]:
     """Every attention, once for each stack that calls it, with its heads there, numbered by kind."""
     by_name = {name: attention for attention, names in attention_names(model).items() for name in names}
     counts: dict[str, int] = {}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from attnlab.data.special_tokens import PURPOSES, SpecialTokens
 from attnlab.data.vocabulary import Vocabulary
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import DotProductAttention
 from attnlab.layers.backends import Backend, Eager, Scores
 from attnlab.layers.baselines import watched
 from attnlab.layers.scope import Mask
@@ -96,11 +96,11 @@ def kind_of(model: nn.Module, name: str) -> str:
     return {"image": OF_IMAGE, "text": OF_TEXT}.get(name.split(".")[0], SELF)
 
 
-def attention_names(model: nn.Module) -> dict[Attention, list[str]]:
+def attention_names(model: nn.Module) -> dict[DotProductAttention, list[str]]:
     """Every attention with all its names in the model, in the order in which a forward pass calls it by them."""
-    names: dict[Attention, list[str]] = {}
+    names: dict[DotProductAttention, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Attention):
+        if isinstance(module, DotProductAttention):
             names.setdefault(module, []).append(name)
     return names
 
@@ -164,7 +164,10 @@ def picture(maps: dict[str, Tensor]) -> Picture:
     for row, weights_HTS in enumerate(maps.values()):
         for column, weights_TS in enumerate(weights_HTS):
             top, left = row * (SIDE + GAP), column * (SIDE + GAP)
-            levels_TS = 255 - (255 * weights_TS / weights_TS.max().clamp(min=1e-12)).round()
+            shares_TS = weights_TS.clamp(min=0) / weights_TS.max().clamp(
+                min=1e-12
+            )  # a difference of maps may be below 0
+            levels_TS = 255 - (255 * shares_TS).round()
             image = Image.fromarray(levels_TS.numpy().astype(np.uint8))
             square = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
             pixels[top : top + SIDE, left : left + SIDE] = np.asarray(square)

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import DotProductAttention
 from attnlab.layers.baselines import ConvolutionStack, GatedConvolution
 from attnlab.layers.mixer import Mixer
 from attnlab.layers.positions import PositionEncoding, RelativeBias, Sinusoidal
@@ -112,8 +112,9 @@ def _products(encoding: Encoding, count: int) -> Curve:
 
 def _rotations(encoding: Encoding, count: int, module: Rotary) -> list[Curve]:
     positions_BN = torch.arange(count)[None]
-    turned_BHNK = module.rotate(torch.ones(1, 1, count, encoding.d_head), positions_BN).double()
-    scores_N = (turned_BHNK[0, 0] @ turned_BHNK[0, 0, -1]).flip(0) / encoding.d_head
+    ones_BHNK, (of_queries, of_keys) = torch.ones(1, 1, count, encoding.d_head), module.rotation(positions_BN)
+    query_K, keys_NK = of_queries(ones_BHNK)[0, 0, -1].double(), of_keys(ones_BHNK)[0, 0].double()
+    scores_N = (keys_NK @ query_K).flip(0) / encoding.d_head
     angles_NP = module.angles(positions_BN)[0].double()
     steps_NP = angles_NP[-1] - angles_NP.flip(0)
     sums_NP = torch.polar(torch.ones_like(steps_NP), steps_NP).cumsum(dim=1)  # S_1 .. S_P of the paper
@@ -204,13 +205,13 @@ def _layers_of(stack: Stack | ConvolutionStack) -> tuple[str, int, bool, list[in
         width = first.windows.out_features // 2
         return f"convolution, kernel {size}", width, causal, [size - 1 if causal else size // 2] * len(stack.layers)
     mixers = [cast(Layer, layer).attention for layer in stack.layers]
-    windows = [mixer.window if isinstance(mixer, Attention) else None for mixer in mixers]
+    windows = [mixer.window if isinstance(mixer, DotProductAttention) else None for mixer in mixers]
     words = dict.fromkeys(map(_in_words, mixers))
     return ", ".join(words), stack.d_model, stack.causal, [None if width is None else width - 1 for width in windows]
 
 
 def _in_words(mixer: Mixer) -> str:
-    if not isinstance(mixer, Attention):
+    if not isinstance(mixer, DotProductAttention):
         return type(mixer).__name__
     return "attention to all" if mixer.window is None else f"attention in a window of {mixer.window}"
 
@@ -227,6 +228,6 @@ def _redrawn(stack: Stack | ConvolutionStack) -> Stack | ConvolutionStack:
             module.position, module.positions = PositionEncoding(), nn.ModuleDict()
         elif isinstance(module, Layer):
             module.cross_attention = None
-        elif isinstance(module, Attention):
+        elif isinstance(module, DotProductAttention):
             module.backend = "math"
     return bare

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,29 @@ class Only:
         return {}
 
 
-Field = Same | OneOf | Only
+@dataclass(frozen=True)
+class Windows:
+    """The window of each layer there, None where it sees all; a pattern here where they are not all the same."""
+
+    theirs: str
+    ours: ClassVar[str] = "attention.window"
+
+    def read(self, config: Mapping[str, object]) -> Settings:
+        windows = cast("Sequence[int | None]", config.get(self.theirs) or [None])
+        kinds = list(dict.fromkeys(windows))
+        found: Settings = {self.ours: kinds[0]}
+        if len(kinds) > 1:
+            found["pattern"] = [kinds.index(window) for window in windows]
+            found |= {f"layers.{number}.{self.ours}": window for number, window in enumerate(kinds) if number}
+        return found
+
+    def write(self, settings: Settings) -> Config:
+        whole = settings.get(self.ours)
+        pattern = settings.get("pattern") or [0] * settings["num_layers"]
+        return {self.theirs: [settings.get(f"layers.{number}.{self.ours}", whole) for number in pattern]}
+
+
+Field = Same | OneOf | Only | Windows
 
 
 def required(default: object = REQUIRED, /, **names: str) -> tuple[Same, ...]:
@@ -341,6 +363,9 @@ class Architecture:
         """
         if settings["model"] != self.model:
             return [f"model: {settings['model']} here, {self.model} there"]
+        named = {key: value for key, value in settings.items() if key.rpartition(".")[2] == "attention"}
+        if others := [f"{key}: {kind} here, Attention there" for key, kind in named.items() if kind != "Attention"]:
+            return others  # whose fields no configuration could say
         try:
             there = self._written(settings, fields)
         except CannotConvert as error:

@@ -1,4 +1,4 @@
-"""Decoder-only architectures: GPT-2, GPT-NeoX, LLaMA, StarCoder 2, BLOOM."""
+"""Decoder-only architectures: GPT-2, GPT-NeoX, LLaMA, Mistral, Qwen 3, StarCoder 2, BLOOM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from attnlab.interop.architecture import (
     THIRDS_TRANSPOSED,
     TRANSPOSED,
     Architecture,
+    CannotConvert,
     Config,
     Field,
     OneOf,
@@ -18,6 +19,7 @@ from attnlab.interop.architecture import (
     Output,
     Rule,
     Same,
+    Windows,
     flag,
     fused,
     modules,
@@ -226,6 +228,87 @@ LLAMA = Architecture(
     untidy=untidy_llama,
 )
 
+
+def tidy_mistral(config: Config) -> Config:
+    """As LLaMA's, with a window where nothing is said of one."""
+    return tidy_rotary({"sliding_window": 4096} | config)
+
+
+MISTRAL = replace(
+    LLAMA,
+    name="mistral",
+    classes=("MistralForCausalLM",),
+    fixed={**LLAMA.fixed, "attention.bias": False, "feed_forward.bias": False},
+    fields=(
+        *ROTARY_SIZES,
+        Same("num_key_value_heads", "attention.num_key_value_heads", default=8),
+        *optional(head_dim="attention.d_head", sliding_window="attention.window"),
+        Same("rms_norm_eps", "residual.norm.eps", default=1e-6),
+        OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
+        WHOLE_ROTARY,
+        *ROTARY_FIELDS,
+    ),
+    tidy=tidy_mistral,
+    untidy=lambda config: {"sliding_window": None} | untidy_llama(config),
+)
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def tidy_qwen(config: Config) -> Config:
+    """As LLaMA's, with the window of each layer under one name, whatever says which layers have it."""
+    config = tidy_rotary(config)
+    window, is_used = config.pop("sliding_window", 4096), config.pop("use_sliding_window", False)
+    window = window if is_used else None
+    most, types = config.pop("max_window_layers", 28), config.pop("layer_types", None)
+    if types is None:
+        count = config.get("num_hidden_layers", 0)
+        types = [SLIDING if window is not None and layer >= most else FULL for layer in range(count)]
+    if unknown := sorted({*types} - {SLIDING, FULL}):
+        raise CannotConvert(f"layer_types has {unknown[0]!r}; accepted: {SLIDING!r}, {FULL!r}")
+    if SLIDING in types and window is None:
+        raise CannotConvert(f"layer_types has {SLIDING!r} without a sliding_window that is used (use_sliding_window)")
+    return config | {"windows": [window if kind == SLIDING else None for kind in types]}
+
+
+def untidy_qwen(config: Config) -> Config:
+    """As LLaMA's; of several windows there can be but one, the first."""
+    config = dict(config)
+    windows = config.pop("windows")
+    window = next((width for width in windows if width is not None), None)
+    types = [FULL if width is None else SLIDING for width in windows]
+    said = {"use_sliding_window": window is not None, "sliding_window": window, "layer_types": types}
+    return untidy_llama(config) | said | {"max_window_layers": 0}
+
+
+QWEN3 = replace(
+    LLAMA,
+    name="qwen3",
+    classes=("Qwen3ForCausalLM",),
+    fixed={**LLAMA.fixed, "attention.qk_norm": True, "residual.norm.eps": 1e-6, "feed_forward.bias": False},
+    fields=(
+        *ROTARY_SIZES,
+        Same("num_key_value_heads", "attention.num_key_value_heads", default=32),
+        Same("head_dim", "attention.d_head", default=128),
+        Only("rms_norm_eps", (1e-6,), "is also that of the norms of queries and keys, which is 1e-6 here"),
+        OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
+        Same("attention_bias", "attention.bias", default=False),
+        Windows("windows"),
+        WHOLE_ROTARY,
+        *ROTARY_FIELDS,
+    ),
+    rules=(
+        *LLAMA.rules,
+        *tensors(
+            {f"{q}_norm.weight": f"{name}_norm.weight" for q, name in (("q", "query"), ("k", "key"))},
+            "model.layers.{i}.self_attn.",
+            f"{LAYER}attention.",
+        ),
+    ),
+    tidy=tidy_qwen,
+    untidy=untidy_qwen,
+)
+
 STARCODER2_SIZES = (49152, 4096, 3072, 30, 24, 12288)  # those of ROTARY_SIZES where nothing is said
 
 STARCODER2 = replace(
@@ -278,4 +361,4 @@ BLOOM = Architecture(
     no_matter="seq_length|offset_alibi|n_inner|skip_bias_add.*|.*_fusion|attention_softmax_in_fp32",
 )
 
-DECODERS = (GPT2, GPT_NEOX, LLAMA, STARCODER2, BLOOM)
+DECODERS = (GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN3, STARCODER2, BLOOM)

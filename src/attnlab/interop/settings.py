@@ -3,6 +3,8 @@
 Settings are `{"model": "GPT", "d_model": 128, "position": "Rotary", "position.base": 10000.0, ...}`: the names of
 classes and the fields of their constructors, every default spelt out and every width settled. Those of a model of
 several stacks (its `towers`) stand under each: `{"model": "CLIP", "image.d_model": 64, "text.position": "ALiBi", ...}`.
+Where layers differ by a pattern, the settings are those of the first layer, `pattern` numbers the kinds of layers, and
+what differs in one stands under `layers.1.`, ...: `{"pattern": [0, 0, 1], "layers.1.attention.window": None, ...}`.
 Fields that change only the training (dropout, initialisation) or only how fast something is computed (backend) are no
 settings.
 """
@@ -18,14 +20,14 @@ from torch import nn
 
 import attnlab.layers
 import attnlab.models
-from attnlab.layers.attention import head_width
+from attnlab.layers.attention import Attention, DotProductAttention, GroupedQuery, MultiHead, MultiQuery, head_width
 from attnlab.layers.pointwise import gated_width
 from attnlab.layers.stack import StackFields
 from attnlab.parts import parameters_of
 
 Settings = dict[str, Any]
 
-OUTSIDE = ("dropout", "backend", "init", "initial_scale", "max_scale")
+OUTSIDE = ("dropout", "stochastic_depth", "backend", "init", "initial_scale", "max_scale", "random_positions")
 OF_PATTERNS = ("pattern", "layers")
 # What a model tells its parts, so that it is no field of a part unless that binds it.
 TOLD = (
@@ -37,11 +39,13 @@ TOLD = (
     "max_length",
     "grid",
     "num_sublayers",
+    "layer_index",
     "d_ff",
 )
+SAME_FUNCTION = (Attention, MultiHead, GroupedQuery, MultiQuery)
 TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))
 PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
-WITH_TABLE = ("Learned",)  # positions whose number of places, max_length, shows in the function
+WITH_LENGTH = ("Learned", "CoPE", "SigmoidAttention")  # parts in whose function max_length shows
 TEXTS = ("text", "decoder")  # the towers whose number of places max_length is
 
 
@@ -75,14 +79,32 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             place.setdefault(last, {"_partial_": True})["_target_"] = f"attnlab.layers.{value}"
         else:
             place[last] = value
-    return _named(node)
+    node = _named(node)
+    for tower in ("", *getattr(find(node["_target_"]), "towers", ())):
+        _with_entries(node.get(tower, {}) if tower else node, node)
+    return node
+
+
+def _with_entries(stack: dict[str, Any], model: Mapping[str, Any]) -> None:
+    """Gives each kind of layers its whole parts: where it says fields alone, those of the part that others have."""
+    if pattern := stack.get("pattern"):
+        stack["pattern"] = [str(number) for number in pattern]
+        given: Mapping[str, Any] = stack.get("layers", {})
+        defaults = _parameters(find(model["_target_"]))
+        kinds = stack["layers"] = {number: dict(given.get(number, {})) for number in stack["pattern"]}
+        for kind in kinds.values():
+            for name in (name for name, value in kind.items() if isinstance(value, dict) and "_target_" not in value):
+                kind[name] = _named(_merged(stack.get(name) or _node_of(defaults[name]), kind[name]))
 
 
 def different(here: Settings, there: Settings) -> list[str]:
     """What tells two completed settings apart, a line each, without fields that one of two different parts lacks."""
     nothing = "nothing"
-    has_table = any(here.get(key) in WITH_TABLE for key in ("position", *(f"{tower}.position" for tower in TEXTS)))
-    keys = {*here, *there} - (set() if has_table else {"max_length"})
+    places = [
+        f"{tower}{seam}" for tower in ("", *(f"{tower}." for tower in TEXTS)) for seam in ("position", "attention")
+    ]
+    has_length = any(here.get(place) in WITH_LENGTH for place in places)
+    keys = {*here, *there} - (set() if has_length else {"max_length"})
     other = {key for key in keys if here.get(key, nothing) != there.get(key, nothing)}
     return [
         f"{key}: {here.get(key, nothing)} here, {there.get(key, nothing)} there"
@@ -103,10 +125,10 @@ def find(target: str) -> Any:
 def _settled(target: str, node: Mapping[str, Any]) -> Settings:
     """The settings of a model's class and node."""
     cls = find(target)
-    of_model = _fields("", cls, node)
     towers: Mapping[str, Sequence[str]] = getattr(cls, "towers", {})
     if not towers:
-        return settle(of_model | {"model": _name(target)})
+        return _by_pattern(node, lambda fields: settle(_fields("", cls, fields))) | {"model": _name(target)}
+    of_model = _fields("", cls, node)
     own = {
         key: value
         for key, value in of_model.items()
@@ -116,11 +138,39 @@ def _settled(target: str, node: Mapping[str, Any]) -> Settings:
     for tower in towers:
         levels = (getattr(cls, "of_towers", {}).get(tower, {}), node, node.get(tower) or {})
         given = {name: value for level in levels for name, value in level.items() if value is not None}
-        of_tower = _fields("", cls, given)
-        stack = {key: value for key, value in of_tower.items() if key.split(".")[0] in StackFields.__annotations__}
-        settled = settle(stack | told)
+        settled = _by_pattern(given, partial(_of_tower, cls, told))
         own |= {f"{tower}.{key}": value for key, value in settled.items() if key not in told}
     return settle(own | {"model": _name(target)})
+
+
+def _of_tower(cls: Callable[..., object], told: Settings, node: Mapping[str, Any]) -> Settings:
+    settings = _fields("", cls, node)
+    return settle({k: v for k, v in settings.items() if k.split(".")[0] in StackFields.__annotations__} | told)
+
+
+def _by_pattern(node: Mapping[str, Any], settled: Callable[[Mapping[str, Any]], Settings]) -> Settings:
+    """The settings of a stack, `settled` of its fields: those of the first layer, and what differs in other layers."""
+    plain = {name: value for name, value in node.items() if name not in OF_PATTERNS}
+    pattern, entries = list(node.get("pattern") or []), node.get("layers") or {}
+    if not pattern:
+        return settled(plain)
+    kinds: list[Settings] = []
+    numbers: dict[str, int] = {}
+    for name in dict.fromkeys(pattern):
+        own = {key: value for key, value in (entries.get(name) or {}).items() if value is not None}
+        of_entry = settled(plain | own)
+        if of_entry not in kinds:
+            kinds.append(of_entry)
+        numbers[name] = kinds.index(of_entry)
+    if len(kinds) == 1:
+        return kinds[0]
+    depth = kinds[0]["num_layers"]
+    found = kinds[0] | {"pattern": [numbers[pattern[index % len(pattern)]] for index in range(depth)]}
+    for number, kind in enumerate(kinds[1:], 1):
+        parts = {key for key, value in kind.items() if "." not in key and kinds[0].get(key) != value}
+        other = {key for key, value in kind.items() if key.split(".")[0] in parts or kinds[0].get(key) != value}
+        found |= {f"layers.{number}.{key}": kind[key] for key in sorted(other)}
+    return found
 
 
 def settle(settings: Settings) -> Settings:
@@ -141,11 +191,14 @@ def settle(settings: Settings) -> Settings:
     for key in ("attention.bias", "feed_forward.bias"):
         s[key] = bias if s.get(key) is None else s[key]
     cls = find(s["attention"])
-    d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
-    s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
-    s["attention"] = "Attention"  # the number of key/value heads is all that its classes differ in
-    scale = s.get("attention.scale")
-    s["attention.scale"] = None if scale is not None and scale == d_head**-0.5 else scale
+    if issubclass(cls, DotProductAttention):
+        d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
+    if issubclass(cls, Attention):
+        s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
+        usual = (d_head // cls.maps_per_head) ** -0.5
+        s["attention.scale"] = None if s.get("attention.scale") == usual else s.get("attention.scale")
+    if cls in SAME_FUNCTION:
+        s["attention"] = "Attention"  # the number of key/value heads is all that these classes differ in
     same = {
         "source_vocabulary_size": "vocabulary_size",
         "num_decoder_layers": "num_layers",
@@ -167,7 +220,7 @@ def _with_parts(node: dict[str, Any], defaults: Mapping[str, object], towers: Se
     for name, value in node.items():
         if name in towers:
             node[name] = _with_parts({key: own for key, own in value.items() if key != "_partial_"}, defaults)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and name not in OF_PATTERNS:
             node[name] = _named(value if "_target_" in value else _merged(_node_of(defaults.get(name)), value))
     return node
 

@@ -163,9 +163,9 @@ def _converted(
 
 
 def _regrouped(name: str, tensor: Tensor, source: Tensor, here: Settings, there: Settings) -> tuple[Tensor, str] | None:
-    number, before = here["attention.num_key_value_heads"], there["attention.num_key_value_heads"]
-    same = here["attention.d_head"] == there["attention.d_head"] and here["num_heads"] == there["num_heads"]
-    if not (same and number != before and (".key." in name or ".value." in name)):
+    number, before = (settings.get("attention.num_key_value_heads") for settings in (here, there))
+    same = all(here.get(size) == there.get(size) for size in ("attention.d_head", "num_heads"))
+    if not (same and number and before and number != before and (".key." in name or ".value." in name)):
         return None
     heads_GK = source.unflatten(0, (before, -1))
     if before % number == 0:

@@ -1,6 +1,27 @@
 """The parts of Transformers: every choice of every seam is one class here."""
 
-from attnlab.layers.attention import Attention, GroupedQuery, MultiHead, MultiQuery
+from attnlab.layers.attention import (
+    Attention,
+    AttentionFields,
+    DotProductAttention,
+    GroupedQuery,
+    MultiHead,
+    MultiQuery,
+    ProjectionFields,
+    ScoreFields,
+)
+from attnlab.layers.attention_choices import (
+    DifferentialAttention,
+    ForgettingAttention,
+    FromOtherLayers,
+    HeadGate,
+    SharedKeyValues,
+    SigmoidAttention,
+    SinkLogit,
+    SoftmaxPlusOne,
+    TalkingHeads,
+    ValueResidual,
+)
 from attnlab.layers.backends import (
     Backend,
     Eager,
@@ -13,9 +34,13 @@ from attnlab.layers.backends import (
     choose_backend,
 )
 from attnlab.layers.cache import KeyValueCache, LayerCache
+from attnlab.layers.contextual_positions import CoPE
+from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
+from attnlab.layers.latent_attention import LatentAttention
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.normalized import NormalizedAttention, NormalizedResidual, NormalizedSwiGLU
 from attnlab.layers.pointwise import (
     GEGLU,
     GELU,
@@ -26,6 +51,7 @@ from attnlab.layers.pointwise import (
     GatedFeedForward,
     LayerNorm,
     Norm,
+    PositionWise,
     QuickGELU,
     ReGLU,
     ReLU,
@@ -34,20 +60,39 @@ from attnlab.layers.pointwise import (
     SquaredReLU,
     SwiGLU,
 )
-from attnlab.layers.positions import ALiBi, Learned, PositionEncoding, RelativeBias, Sinusoidal
+from attnlab.layers.positions import ALiBi, Learned, Places, PositionEncoding, RelativeBias, Rotation, Sinusoidal
 from attnlab.layers.positions_2d import AxialRotary, Learned2D, Sinusoidal2D
-from attnlab.layers.residuals import DeepNorm, Parallel, PostNorm, PreNorm, Residual, ReZero, Sandwich
-from attnlab.layers.rotary import Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN
+from attnlab.layers.relative_positions import FIRE, SandwichPositions
+from attnlab.layers.residuals import (
+    DeepNorm,
+    LayerNormScaling,
+    LayerScale,
+    OutputNorm,
+    Parallel,
+    PostNorm,
+    PreNorm,
+    Residual,
+    ReZero,
+    Sandwich,
+    StochasticDepth,
+)
+from attnlab.layers.rotary import PRotary, Rotary, RotaryLinear, RotaryLlama3, RotaryNTK, RotaryYaRN, XPos
 from attnlab.layers.scope import Mask, Scope, build_mask, build_scope
 from attnlab.layers.stack import Layer, LayerFields, Stack, StackFields, TowerFields, tower_fields
+from attnlab.layers.streams import EmbeddingResidual, HyperConnections, StaticHyperConnections
 
 __all__ = [
-    "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AxialRotary", "Backend", "DeepNorm", "Dropout", "DynamicTanh",
-    "Eager", "FanIn", "FeedForward", "Flex", "Fused", "GPT2Init", "GatedFeedForward", "GroupedQuery", "InBlocks",
-    "InRows", "Init", "KeyValueCache", "Layer", "LayerCache", "LayerFields", "LayerNorm", "Learned", "Learned2D",
-    "Mask", "Math", "Memory", "Mixer", "MultiHead", "MultiQuery", "Norm", "Normal002", "Parallel", "PositionEncoding",
-    "PostNorm", "PreNorm", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary",
-    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Sandwich", "Scope", "Scores", "SiLU", "Sinusoidal",
-    "Sinusoidal2D", "Small", "SquaredReLU", "Stack", "StackFields", "SwiGLU", "TowerFields", "Xavier", "build_mask",
-    "build_scope", "choose_backend", "tower_fields",
+    "FIRE", "GEGLU", "GELU", "GLU", "ALiBi", "Attention", "AttentionFields", "AxialRotary", "Backend", "CoPE",
+    "DeepNorm", "DifferentialAttention", "DotProductAttention", "Dropout", "DynamicTanh", "Eager", "EmbeddingResidual",
+    "FanIn", "FeedForward", "Flex", "ForgettingAttention", "FromOtherLayers", "Fused", "GPT2Init", "GatedFeedForward",
+    "GroupedQuery", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention",
+    "Layer", "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D", "Mask",
+    "Math", "Memory", "Mixer", "MixtureOfExperts", "MultiHead", "MultiQuery", "Norm", "Normal002",
+    "NormalizedAttention", "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm", "PRotary", "Parallel", "Places",
+    "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields", "QuickGELU", "RMSNorm", "ReGLU",
+    "ReLU", "ReZero", "RelativeBias", "Residual", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN",
+    "Rotation", "Sandwich", "SandwichPositions", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "SiLU",
+    "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack",
+    "StackFields", "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TalkingHeads", "TowerFields",
+    "ValueResidual", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -1,44 +1,160 @@
 """Attention, within a sequence or from one to another.
 
-Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K head width, I = H K,
-J = G K.
+Shapes: B batch, T target length, S source length, D model width, H heads, G key/value heads, K width of queries and
+keys, V width of values, I = H V, J = G V.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.backends import Backend, Scores, check_backend, choose_backend
+from attnlab.layers.backends import Backend, Scores, Weigh, check_backend, choose_backend
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
 
 
-@check_ranges
-class Attention(Mixer):
-    """Scaled dot-product attention with learned projections (Vaswani et al. 2017, sec. 3.2); x (B, T, D) to (B, T, D).
+class ScoreFields(TypedDict, total=False):
+    """The fields of every attention; see DotProductAttention."""
 
-    num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
-    d_head: None: d_model / num_heads. dropout: on the weights. bias: of the projections. qk_norm: RMS norm on each
-    head's queries and keys before rotation (Dehghani et al. 2023; Qwen3). output_gate: sigmoid gate from x on the
-    heads' output (Qiu et al. 2025, arXiv 2505.06708). window: a query sees itself and the window-1 keys before it, on
-    both sides where not causal (Beltagy et al. 2020). soft_cap: scores become c tanh(score / c) before bias and mask
-    (Gemma 2, arXiv 2408.00118). scale: of the scores; None: d_head^-0.5 (T5 has 1). backend: auto, fused, math, eager
-    or flex; the attribute may be set to a Backend object. Raises ValueError for sizes that do not divide and fields
-    that cannot be served.
+    dropout: Probability
+    window: PositiveInt | None
+    soft_cap: PositiveFloat | None
+    scale: PositiveFloat | None
+    backend: str
+
+
+SCORE_DEFAULTS: ScoreFields = {"dropout": 0.0, "window": None, "soft_cap": None, "scale": None, "backend": "auto"}
+
+
+class ProjectionFields(ScoreFields, total=False):
+    """The fields of every attention whose heads have projections of their own; see Attention."""
+
+    num_key_value_heads: PositiveInt | None
+    d_head: PositiveInt | None
+    bias: bool
+    qk_norm: bool
+
+
+class AttentionFields(ProjectionFields, total=False):
+    """The fields of Attention itself."""
+
+    output_gate: bool
+
+
+class DotProductAttention(Mixer):
+    """Attention by scaled dot products (Vaswani et al. 2017, section 3.2.1), whatever its queries, keys and values are
+    made of (`projected`), its weights (`weigher`), and what follows (`finished`); x (B, T, D) to (B, T, D).
+
+    d_head: the width of what is rotated of queries and keys. d_query, d_value: the widths K and V. dropout: on the
+    weights. window: a query sees itself and the window-1 keys before it, on both sides where not causal (Beltagy et al.
+    2020). soft_cap: scores become c tanh(score / c) before bias and mask (Gemma 2, arXiv 2408.00118). scale: of the
+    scores; None: d_query^-0.5. backend: auto, fused, math, eager or flex; the attribute may be set to a Backend object.
+    Raises ValueError for what a backend cannot serve.
     """
 
     takes_rotation = takes_bias = sees_both_sides = reads_memory = True
+    output: nn.Linear
+
+    def __init__(
+        self,
+        num_heads: PositiveInt,
+        d_head: PositiveInt,
+        d_query: PositiveInt,
+        d_value: PositiveInt,
+        dropout: Probability = 0.0,
+        window: PositiveInt | None = None,
+        soft_cap: PositiveFloat | None = None,
+        scale: PositiveFloat | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_backend(backend, soft_cap, dropout, self.weighs())
+        self.num_heads, self.d_head, self.d_value = num_heads, d_head, d_value
+        self.scale = d_query**-0.5 if scale is None else scale
+        self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
+        self.backend: str | Backend = backend
+
+    @classmethod
+    def weighs(cls) -> bool:
+        """Whether its weights are no softmax of the scores, and only backends that make all scores serve it."""
+        return cls.weigher is not DotProductAttention.weigher
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        yield from super().incompatible(choices)
+        backend = choices.get("attention.backend")
+        if backend == "fused" and choices.get("attention.soft_cap") is not None:
+            yield "attention.backend: fused has no soft cap; choose attention.backend=auto, math, eager or flex"
+        position, named = choices.parts.get("position"), f"attention={choices.name('attention')}"
+        of_content = (
+            getattr(position, "context_bias", PositionEncoding.context_bias) is not PositionEncoding.context_bias
+        )
+        if backend in ("fused", "flex") and (cls.weighs() or of_content):
+            cause = named if cls.weighs() else f"position={choices.name('position')}"
+            yield (
+                f"attention.backend: {backend} makes weights by a softmax alone, and {cause} needs all scores; choose "
+                "attention.backend=auto, math or eager"
+            )
+
+    def forward(
+        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
+        With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
+        """
+        q_BHTK, k_BGSK, v_BGSV = self.projected(x_BTD, scope, cache, memory)
+        dropout = self.dropout if self.training else 0.0
+        weigh = self.weigher(x_BTD, scope, cache)
+        scores = Scores(self.scale, self.soft_cap, dropout, weigh, scope.context_bias)
+        mask = scope.mask(self.window)
+        of_scores = (self.soft_cap, x_BTD.device.type, dropout)
+        attend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1], scores.explicit)
+        out_BTI = self.finished(attend(q_BHTK, k_BGSK, v_BGSV, mask, scores), x_BTD)
+        projected_BTD: Tensor = self.output(out_BTI)
+        return projected_BTD
+
+    @abstractmethod
+    def projected(
+        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), rotated, and keys and values (B, G, S, K or V) of all that they may attend to, earlier
+        forwards included.
+        """
+
+    def weigher(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Weigh | None:
+        """How weights are made of scores; None: by a softmax."""
+        return None
+
+    def finished(self, out_BHTV: Tensor, x_BTD: Tensor) -> Tensor:
+        """What the output projection is given, (B, T, I), of what the heads attended to."""
+        return out_BHTV.transpose(1, 2).flatten(2)
+
+
+@check_ranges
+class Attention(DotProductAttention):
+    """Attention with learned projections of every head (Vaswani et al. 2017, sec. 3.2.2).
+
+    num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
+    d_head: None: d_model / num_heads. bias: of the projections. qk_norm: RMS norm on each head's queries and keys
+    before rotation (Dehghani et al. 2023; Qwen3). output_gate: sigmoid gate from x on the heads' output (Qiu et al.
+    2025, arXiv 2505.06708). scale: None: d_head^-0.5 (T5 has 1). The others: see DotProductAttention. Raises ValueError
+    for sizes that do not divide and fields that cannot be served.
+    """
+
     default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
     fixed_key_value_heads: ClassVar[bool] = False
+    maps_per_head: ClassVar[int] = 1  # which share the width of its queries and keys
 
     def __init__(
         self,
@@ -55,22 +171,18 @@ class Attention(Mixer):
         scale: PositiveFloat | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        check_backend(backend, soft_cap, dropout)
-        self.num_heads = num_heads
-        self.d_head = head_width(d_model, num_heads, d_head)
+        d_value = head_width(d_model, num_heads, d_head)
+        width = d_value // self.maps_per_head
+        super().__init__(num_heads, width, width, d_value, dropout, window, soft_cap, scale, backend)
         self.num_key_value_heads = self.key_value_heads(num_heads, num_key_value_heads)
-        self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
-        self.backend: str | Backend = backend
-        self.scale = self.d_head**-0.5 if scale is None else scale
-        inner, shared = num_heads * self.d_head, self.num_key_value_heads * self.d_head
+        inner, shared = num_heads * d_value, self.num_key_value_heads * d_value
         self.query = nn.Linear(d_model, inner, bias=bias)
         self.key = nn.Linear(d_model, shared, bias=bias)
         self.value = nn.Linear(d_model, shared, bias=bias)
         self.output = nn.Linear(inner, d_model, bias=bias)
         self.gate = nn.Linear(d_model, inner, bias=bias) if output_gate else None
-        self.query_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
-        self.key_norm = nn.RMSNorm(self.d_head, eps=1e-6) if qk_norm else None
+        self.query_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
+        self.key_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
@@ -79,46 +191,45 @@ class Attention(Mixer):
         if d_model and num_heads and not choices.get("attention.d_head") and d_model % num_heads:
             wanted = f"one of {divisors(d_model)}, which divide model.d_model={d_model}"
             yield must_be("model.num_heads", wanted, num_heads)
-        if choices.get("attention.backend") == "fused" and choices.get("attention.soft_cap") is not None:
-            yield "attention.backend: fused has no soft cap; choose attention.backend=auto, math, eager or flex"
 
-    def forward(
-        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
-    ) -> Tensor:
-        """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
-        With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
-        """
+    def projected(
+        self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if memory is None:
-            q_BTI, *kv_BTJ = self._projected(x_BTD)
-            k_BGSK, v_BGSK = self._key_and_value_heads(*kv_BTJ)
+            q_BTI, *kv_BTJ = self._joined(x_BTD)
+            k_BGSK, v_BGSV = self._key_and_value_heads(*kv_BTJ)
         else:
-            q_BTI, (k_BGSK, v_BGSK) = self.query(x_BTD), memory.keys_and_values(self)
-        q_BHTK = self._heads(q_BTI, self.num_heads)
-        if self.query_norm is not None:
-            q_BHTK = self.query_norm(q_BHTK)
-        if scope.rotate is not None:
-            q_BHTK, k_BGSK = scope.rotate(q_BHTK), scope.rotate(k_BGSK)
+            q_BTI, (k_BGSK, v_BGSV) = self.query(x_BTD), memory.keys_and_values(self)
+        q_BHTK, v_BGSV = self.query_heads(q_BTI), self.mixed_values(v_BGSV, scope)
+        if scope.rotation is not None:
+            q_BHTK, k_BGSK = scope.rotation.queries(q_BHTK), scope.rotation.keys(k_BGSK)
         if cache is not None:
-            k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
-        scores = Scores(self.scale, self.soft_cap, self.dropout if self.training else 0.0)
-        mask = scope.mask(self.window)
-        of_scores = (self.soft_cap, x_BTD.device.type, scores.dropout)
-        attend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1])
-        out_BTI = attend(q_BHTK, k_BGSK, v_BGSK, mask, scores).transpose(1, 2).flatten(2)
-        if self.gate is not None:
-            out_BTI = out_BTI * self.gate(x_BTD).sigmoid()
-        projected_BTD: Tensor = self.output(out_BTI)
-        return projected_BTD
+            k_BGSK, v_BGSV = cache.append(k_BGSK, v_BGSV)
+        return q_BHTK, k_BGSK, v_BGSV
+
+    def mixed_values(self, v_BGTV: Tensor, scope: Scope) -> Tensor:
+        """The values of these tokens with what other layers left for them."""
+        return v_BGTV
+
+    def finished(self, out_BHTV: Tensor, x_BTD: Tensor) -> Tensor:
+        out_BTI = super().finished(out_BHTV, x_BTD)
+        return out_BTI if self.gate is None else out_BTI * self.gate(x_BTD).sigmoid()
 
     def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated yet, and values, (B, G, S, K) each."""
+        """Keys, not rotated yet, and values, (B, G, S, K) and (B, G, S, V)."""
         return self._key_and_value_heads(self.key(x_BSD), self.value(x_BSD))
 
-    def _key_and_value_heads(self, k_BSJ: Tensor, v_BSJ: Tensor) -> tuple[Tensor, Tensor]:
-        k_BGSK, v_BGSK = (self._heads(x_BSJ, self.num_key_value_heads) for x_BSJ in (k_BSJ, v_BSJ))
-        return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSK
+    def query_heads(self, q_BTI: Tensor) -> Tensor:
+        """Projected queries as (B, H, T, K), normed where they are to be."""
+        q_BHTK = split_heads(q_BTI, self.num_heads, self.maps_per_head)
+        return q_BHTK if self.query_norm is None else self.query_norm(q_BHTK)
 
-    def _projected(self, x_BTD: Tensor) -> Sequence[Tensor]:
+    def _key_and_value_heads(self, k_BSJ: Tensor, v_BSJ: Tensor) -> tuple[Tensor, Tensor]:
+        k_BGSK = split_heads(k_BSJ, self.num_key_value_heads, self.maps_per_head)
+        v_BGSV = split_heads(v_BSJ, self.num_key_value_heads)
+        return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSV
+
+    def _joined(self, x_BTD: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values of all heads. In training off the CPU by one matrix product, as a GPU waits longer
         for three; the weights stay apart for all who know them by name. A CPU takes as long for three as for one.
         """
@@ -129,10 +240,6 @@ class Attention(Mixer):
         biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
         projected_BTX = F.linear(x_BTD, torch.cat(weights), torch.cat(biases) if biases else None)
         return torch.split(projected_BTX, [part.out_features for part in parts], dim=-1)
-
-    def _heads(self, x_BTI: Tensor, num_heads: int) -> Tensor:
-        heads_BHTK: Tensor = x_BTI.unflatten(2, (num_heads, self.d_head)).transpose(1, 2)
-        return heads_BHTK
 
     @classmethod
     def key_value_heads(cls, num_heads: int, asked: int | None) -> int:
@@ -153,6 +260,15 @@ class Attention(Mixer):
 def _joins(x_BTD: Tensor) -> bool:
     """Whether queries, keys and values of this stream are one matrix product."""
     return x_BTD.device.type != "cpu" and torch.is_grad_enabled()
+
+
+def split_heads(x_BTI: Tensor, num_heads: int, maps: int = 1) -> Tensor:
+    """(B, T, H K) as (B, H, T, K); of several maps a head, the first of all heads, then the second."""
+    if maps == 1:
+        heads_BHTK: Tensor = x_BTI.unflatten(2, (num_heads, -1)).transpose(1, 2)
+        return heads_BHTK
+    maps_BTHMK: Tensor = x_BTI.unflatten(2, (num_heads, maps, -1))
+    return maps_BTHMK.permute(0, 3, 2, 1, 4).flatten(1, 2)
 
 
 class MultiHead(Attention):

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.layers.pointwise import dropout as drop
+from attnlab.layers.positions import ContextBias
 from attnlab.layers.scope import LEAST_CAUSAL, Mask
 
 # What F.scaled_dot_product_attention calls on a CPU, forward and backward.
@@ -24,12 +25,26 @@ FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+# Scores (B, H, T, S) and what is added to them, with -inf where a query may not attend (None: nothing), to the weights
+# (B, H, T, S); the heads of the scores may be others than those of the weights.
+Weigh = Callable[[Tensor, Tensor | None], Tensor]
+
+
 class Scores(NamedTuple):
-    """How scores are made. scale: None: K ** -0.5. dropout: probability of dropping a weight, 0 outside training."""
+    """How scores, and weights of them, are made. scale: None: K ** -0.5. dropout: probability of dropping a weight, 0
+    outside training. weigh: None: softmax. context_bias: a term that depends on queries and scores; None: none.
+    """
 
     scale: float | None = None
     soft_cap: float | None = None
     dropout: float = 0.0
+    weigh: Weigh | None = None
+    context_bias: ContextBias | None = None
+
+    @property
+    def explicit(self) -> bool:
+        """Whether only a backend that makes all scores can serve them."""
+        return self.weigh is not None or self.context_bias is not None
 
 
 # (q_BHTK, k_BGSK, v_BGSK, mask, scores) to (B, H, T, K). A query with nothing to attend to gives exact zeros.
@@ -40,7 +55,7 @@ class Fused:
     """torch's scaled_dot_product_attention, with the causal flag or nothing instead of a mask where it can."""
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        check_backend("fused", scores.soft_cap, scores.dropout)
+        check_backend("fused", scores.soft_cap, scores.dropout, scores.explicit)
         mask_BHTS = None
         if not mask.is_causal:
             mask_BHTS = mask.attendable_BHTS if mask.bias_BHTS is None else mask.additive(q_BHTK.dtype)
@@ -62,20 +77,32 @@ class Math:
         self.weights_BHTS: Tensor | None = None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        groups = q_BHTK.shape[1] // k_BGSK.shape[1]
-        k_BHSK, v_BHSK = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BGSK, v_BGSK))
+        k_BHSK = _for_heads(k_BGSK, q_BHTK.shape[1])
         scores_BHTS = q_BHTK @ k_BHSK.transpose(-2, -1)
         scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
-        scores_BHTS = scores_BHTS * (q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
+        scale = q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale
+        scores_BHTS = scores_BHTS * scale
         if scores.soft_cap is not None:
             scores_BHTS = scores.soft_cap * torch.tanh(scores_BHTS / scores.soft_cap)
-        additive_BHTS = mask.additive(scores_BHTS.dtype)
-        if additive_BHTS is not None:
-            scores_BHTS = scores_BHTS + additive_BHTS
-        weights_BHTS = mask.zero_fully_masked(scores_BHTS.softmax(dim=-1))
+        if scores.context_bias is not None:
+            scores_BHTS = scores_BHTS + scores.context_bias(q_BHTK * scale, scores_BHTS, mask.allowed_BHTS)
+        weigh = softmax if scores.weigh is None else scores.weigh
+        weights_BHTS = mask.zero_fully_masked(weigh(scores_BHTS, mask.additive(scores_BHTS.dtype)))
         if self.keep_weights:
             self.weights_BHTS = weights_BHTS.detach()
+        v_BHSK = _for_heads(v_BGSK, weights_BHTS.shape[1])
         return drop(weights_BHTS.to(v_BHSK.dtype), scores.dropout) @ v_BHSK
+
+
+def softmax(scores_BHTS: Tensor, additive_BHTS: Tensor | None) -> Tensor:
+    """The weights of all choices but those that say otherwise."""
+    return (scores_BHTS if additive_BHTS is None else scores_BHTS + additive_BHTS).softmax(dim=-1)
+
+
+def _for_heads(x_BGSK: Tensor, num_heads: int) -> Tensor:
+    """Keys or values for each head."""
+    groups = num_heads // x_BGSK.shape[1]
+    return x_BGSK.repeat_interleave(groups, dim=1) if groups > 1 else x_BGSK
 
 
 class Eager(Math):
@@ -91,7 +118,7 @@ class Flex:
     """torch's flex_attention: soft cap, bias and mask in one kernel, compiled on CUDA; elsewhere forward only."""
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        check_backend("flex", scores.soft_cap, scores.dropout)
+        check_backend("flex", scores.soft_cap, scores.dropout, scores.explicit)
         compiled = q_BHTK.is_cuda
         if not compiled and q_BHTK.requires_grad:
             raise ValueError(f"backend=flex trains only on cuda, not on {q_BHTK.device.type}; accepted: {ACCEPTED}")
@@ -130,7 +157,8 @@ class InRows:
         self.backend = backend
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        fused = isinstance(self.backend, Fused) and q_BHTK.device.type == "cpu" and not scores.dropout
+        on_cpu, as_wide = q_BHTK.device.type == "cpu", q_BHTK.shape[-1] == v_BGSK.shape[-1]
+        fused = isinstance(self.backend, Fused) and on_cpu and as_wide and not scores.dropout
         if fused and not _is_learned(mask):
             return _fused_rows(q_BHTK, k_BGSK, v_BGSK, mask, scores)
         made = [
@@ -224,17 +252,21 @@ def choose_backend(
     dropout: float = 0.0,
     mask: Mask | None = None,
     num_queries: int = 2,
+    explicit: bool = False,
 ) -> Backend:
-    """The backend of this name, or the Backend object itself. auto is fused; with a soft cap flex on CUDA (without
+    """The backend of this name, or the Backend object itself. auto is fused; math where all scores have to be made
+    (`Scores.explicit`); with a soft cap flex on CUDA (without
     dropout) and math elsewhere; on a CPU math also with dropout and for one query, in blocks where a window is narrow,
     and for long sequences in rows where T x S of anything would be made (experiments/speed has the figures). Raises
     ValueError with the reason for what cannot be served.
     """
     if not isinstance(backend, str):
         return backend
-    check_backend(backend, soft_cap, dropout)
+    check_backend(backend, soft_cap, dropout, explicit)
     if backend != "auto":
         return BACKENDS[backend]
+    if explicit:
+        return BACKENDS["math"]
     on_cpu = device_type == "cpu"
     if soft_cap is not None and device_type == "cuda" and not dropout:
         return BACKENDS["flex"]
@@ -247,9 +279,14 @@ def choose_backend(
     return (IN_ROWS if is_long and (mask.by_query or whole == "math") else BACKENDS)[whole]
 
 
-def check_backend(name: str, soft_cap: float | None, dropout: float) -> None:
+def check_backend(name: str, soft_cap: float | None, dropout: float, explicit: bool = False) -> None:
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; accepted: {ACCEPTED}")
+    if explicit and name in ("fused", "flex"):
+        raise ValueError(
+            f"backend={name} makes weights by a softmax alone, and this attention needs all scores; "
+            "accepted: auto, math, eager"
+        )
     if name == "fused" and soft_cap is not None:
         raise ValueError(
             f"backend=fused cannot cap scores (soft_cap={soft_cap}); "

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.baselines import GatedConvolution
+from attnlab.layers.contextual_positions import CoPE
+from attnlab.layers.pointwise import FeedForward
 from attnlab.layers.positions import RelativeBias
 from attnlab.layers.residuals import Residual
 from attnlab.parts import Part
@@ -122,7 +124,7 @@ def weights_of(model: nn.Module) -> Iterator[Weight]:
     """
     roles = dict(role for module in model.modules() for role in _roles(module))
     # A bias on the scores is no embedding: its table keeps its own start.
-    seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias)}
+    seen: set[Tensor] = {module.table.weight for module in model.modules() if isinstance(module, RelativeBias | CoPE)}
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             yield from _gates(name, module)
@@ -145,9 +147,12 @@ def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[[str, Tensor
         for sublayer in sublayers:
             # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
             scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")
-            for name, linear in sublayer.named_children():
+            depth = getattr(module, "depth", len(layers)) * len(sublayers)
+            # Each expert of a mixture is drawn as the feed-forward layer that it is.
+            experts: list[nn.Module] = [part for part in sublayer.modules() if isinstance(part, FeedForward)]
+            parts = experts or [sublayer]
+            for name, linear in (named for part in parts for named in part.named_children()):
                 gain = residual.init_gain if name in scaled else 1.0
-                depth = len(layers) * len(sublayers)
                 yield linear, partial(Weight, writes=name in ("output", "down"), gain=gain, depth=depth)
 
 

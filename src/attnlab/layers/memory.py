@@ -37,6 +37,7 @@ class Memory(DecodingState):
         self.states_BSD, self.is_token_BS, self.keep = states_BSD, is_token_BS, keep
         self._kept: dict[Projection, tuple[Tensor, Tensor]] = {}
         self._scopes: dict[int, Scope] = {}
+        self._shared: dict[object, Tensor] = {}
 
     def keys_and_values(self, attention: Projection) -> tuple[Tensor, Tensor]:
         """What `attention` makes of the states."""
@@ -61,7 +62,8 @@ class Memory(DecodingState):
         if length not in self._scopes:
             queries_1T = torch.zeros(1, length, dtype=torch.long, device=x_BTD.device)
             keys_1S = torch.zeros(1, self.states_BSD.shape[1], dtype=torch.long, device=x_BTD.device)
-            self._scopes[length] = Scope(queries_1T, keys_1S, causal=False, is_token_BS=self.is_token_BS)
+            scope = Scope(queries_1T, keys_1S, causal=False, is_token_BS=self.is_token_BS, shared=self._shared)
+            self._scopes[length] = scope
         return self._scopes[length]
 
     def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
@@ -74,4 +76,6 @@ class Memory(DecodingState):
 
     def fresh(self) -> Memory:
         """The same memory, which makes its masks anew."""
-        return Memory(self.states_BSD, self.is_token_BS)
+        same = Memory(self.states_BSD, self.is_token_BS)
+        same._shared = self._shared
+        return same

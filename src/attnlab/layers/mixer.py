@@ -64,6 +64,7 @@ class Mixer(Part, nn.Module):
         """Why it can do nothing with a position encoding, with {mixer} for its name; None where it can."""
         if position.rotate is not PositionEncoding.rotate and not cls.takes_rotation:
             return "rotates queries and keys, which {mixer} has none of to rotate; choose position=none"
-        if position.bias is not PositionEncoding.bias and not cls.takes_bias:
+        adds = position.bias is not PositionEncoding.bias or position.context_bias is not PositionEncoding.context_bias
+        if adds and not cls.takes_bias:
             return "adds to the scores of queries and keys, and {mixer} has no scores; choose position=none"
         return None

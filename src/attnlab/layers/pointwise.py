@@ -6,8 +6,9 @@ Legend: B batch, T length, D model width, F hidden width, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Literal, TypedDict, Unpack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 
 from attnlab.parts import Choices, Part, unsharded
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
+
+if TYPE_CHECKING:
+    from attnlab.layers.scope import Scope
 
 RESOLUTION = 1 << 16
 
@@ -52,6 +56,12 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 def maybe_dropout(rate: float) -> nn.Module:
     """Dropout, or at rate 0 nothing at all."""
     return Dropout(rate) if rate else nn.Identity()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Inside, operations on the device of a tensor keep the precision of what they are given."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class Ends:
@@ -119,8 +129,21 @@ class FeedForwardFields(TypedDict, total=False):
     dropout: Probability
 
 
+class PositionWise(Part, nn.Module):
+    """What acts on every position alone, (B, T, D) in and out; made with d_model, d_ff and what else of a stack's dims
+    it takes.
+    """
+
+    @abstractmethod
+    def forward(self, x_BTD: Tensor) -> Tensor: ...
+
+    def within(self, scope: Scope) -> Callable[[Tensor], Tensor]:
+        """Itself in a forward pass of this scope, for what has to know which tokens are padding."""
+        return self
+
+
 @check_ranges
-class FeedForward(Part, nn.Module):
+class FeedForward(PositionWise):
     """down(dropout(activate(up(x)))), (B, T, D) in and out (Vaswani et al. 2017, section 3.3); a choice gives
     `activate`.
     """

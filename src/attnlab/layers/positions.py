@@ -1,13 +1,19 @@
-"""Position encodings: three hooks on absolute positions, each the identity unless a class overrides it.
+"""Position encodings: hooks on absolute positions, each the identity unless a class overrides it, and one for positions
+that depend on the content.
 
-Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, K head width, P pairs, Y and X
-rows and columns of a grid of image patches. Angles are computed in fp32 at each forward pass: no buffer to be cast.
+Shapes: B batch, T target (query) length, S source (key) length, D model width, H heads, G key/value heads, K head
+width, P pairs, L places, Y and X rows and columns of a grid of image patches. Angles are computed in fp32 at each
+forward pass: no buffer to be cast.
 """
+
+# ruff: noqa: N815 - shape suffixes on fields, too
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +23,45 @@ from attnlab.parts import Choices, Part, short_table
 from attnlab.ranges import Gt, NonNegativeInt, PositiveInt, check_ranges
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]  # positions (B or 1, T) and (B or 1, S) to (B or 1, H, T, S)
+# Queries (B, H, T, K) times the scale, scores (B, H, T, S) and who may attend to whom (None: all) to (B, H, T, S).
+ContextBias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Rotation(NamedTuple):
+    """What rotates queries (B, H, T, K) and keys (B, G, T, K) that stand at given positions."""
+
+    queries: Callable[[Tensor], Tensor]
+    keys: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a position encoding takes the positions of a forward pass to stand: in the rows of a table (L) of growing
+    positions, or `step` apart.
+    """
+
+    table_L: Tensor | None = None
+    step: int = 1
+
+    @classmethod
+    def drawn(cls, longest: int, count: int, device: torch.device) -> Places:
+        """So many positions drawn from those below `longest`, in order (Ruoss et al. 2023, arXiv 2305.16843). Raises
+        ValueError for more than there are.
+        """
+        if count > longest:
+            raise ValueError(f"random_positions={longest} are fewer than the {count} tokens of a row; draw from more")
+        return cls(torch.randperm(longest, device=device)[:count].sort().values)
+
+    def __call__(self, positions_BT: Tensor) -> Tensor:
+        return positions_BT * self.step if self.table_L is None else self.table_L[positions_BT]
+
+    def biased(self, bias: Bias) -> Bias:
+        """A bias of positions that stand there."""
+
+        def of_places(query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
+            return bias(self(query_positions_BT), self(key_positions_BS))
+
+        return of_places
 
 
 class PositionEncoding(Part, nn.Module):
@@ -25,32 +70,57 @@ class PositionEncoding(Part, nn.Module):
     """
 
     longest: int | None = None
+    sees_both_sides: ClassVar[bool] = True  # whether it serves a stack that is not causal
 
     def __init__(self) -> None:
         super().__init__()  # takes no field, so that a misspelt one is refused
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        yield from super().incompatible(choices)
+        if getattr(choices.parts.get("model"), "sees_both_sides", False) and not cls.sees_both_sides:
+            yield (
+                f"position: {choices.name('position')} is of distances to keys before the query, and "
+                f"model={choices.name('model')} has layers that see both sides; choose another, or model=gpt"
+            )
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """Adds to the embeddings. positions (B or 1, T), here and in every hook."""
         return x_BTD
 
     def rotate(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
-        """Rotates queries, or keys, which stand at these positions."""
+        """Rotates queries which stand at these positions, and keys unless `rotate_keys` is another."""
         return x_BHTK
+
+    def rotate_keys(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
+        """Rotates keys which stand at these positions."""
+        return self.rotate(x_BHTK, positions_BT)
 
     def bias(self, query_positions_BT: Tensor, key_positions_BS: Tensor) -> Tensor | None:
         """A term (B or 1, H, T, S) to add to the scores, or None."""
         return None
+
+    def context_bias(self, q_BHTK: Tensor, scores_BHTS: Tensor, allowed_BHTS: Tensor | None) -> Tensor:
+        """A term (B, H, T, S) to add to the scores, of positions that depend on the content. The queries come times the
+        scale of the scores; allowed_BHTS: True where a query may attend to a key, None: everywhere.
+        """
+        return torch.zeros_like(scores_BHTS)
+
+    @property
+    def context_bias_if_any(self) -> ContextBias | None:
+        """`context_bias`; None where the class has none."""
+        return None if type(self).context_bias is PositionEncoding.context_bias else self.context_bias
 
     @property
     def bias_if_any(self) -> Bias | None:
         """`bias`; None where the class has none."""
         return None if type(self).bias is PositionEncoding.bias else self.bias
 
-    def rotation(self, positions_BT: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """`rotate` at these positions, prepared once for all layers; None where the class does not rotate."""
+    def rotation(self, positions_BT: Tensor) -> Rotation | None:
+        """Both at these positions, prepared once for all layers; None where the class does not rotate."""
         if type(self).rotate is PositionEncoding.rotate:
             return None
-        return partial(self.rotate, positions_BT=positions_BT)
+        return Rotation(*(partial(turn, positions_BT=positions_BT) for turn in (self.rotate, self.rotate_keys)))
 
     def image_positions(
         self, before: int, grid: tuple[int, int], trained: tuple[int, int], device: torch.device

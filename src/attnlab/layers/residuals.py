@@ -5,7 +5,7 @@ Legend: B batch, T length, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnlab.layers.pointwise import LayerNorm, Norm, maybe_dropout
 from attnlab.parts import Choices, Part, build_part, unsharded, value_of
-from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
+from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Rate, check_ranges
 
 Sublayer = Callable[[Tensor], Tensor]
 Stream = Any  # what passes from layer to layer: (B, T, D), or what a residual makes of it in `enter`
@@ -24,13 +24,45 @@ class ResidualFields(TypedDict, total=False):
 
     norm: Callable[..., Norm]
     dropout: Probability
+    stochastic_depth: Rate
     num_sublayers: PositiveInt
+    num_layers: PositiveInt
+    layer_index: NonNegativeInt
+
+
+class StochasticDepth(nn.Module):
+    """Leaves out a sublayer's output, (B, T, D), in rows of the batch that are drawn in training (Huang et al. 2016,
+    arXiv 1603.09382, who draw once for a whole batch). What stays is divided by its probability, where the paper
+    multiplies by it in evaluation.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.training:
+            return x_BTD
+        kept_B = torch.rand(len(x_BTD), device=x_BTD.device) >= self.rate
+        return x_BTD * (kept_B / (1 - self.rate)).to(x_BTD.dtype)[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+def dropping(dropout: float, stochastic_depth: float, layer_index: int, num_layers: int) -> nn.Module:
+    """What a sublayer's output passes before it joins the stream: dropout, then stochastic depth at its layer's rate,
+    which grows linearly up to that of the last layer (Huang et al. 2016, section 3).
+    """
+    rate = stochastic_depth * (layer_index + 1) / num_layers
+    return nn.Sequential(maybe_dropout(dropout), StochasticDepth(rate)) if rate else maybe_dropout(dropout)
 
 
 @check_ranges
 class Residual(Part, nn.Module):
     """Joins the sublayers of one layer to the stream, (B, T, D) -> (B, T, D); a choice overrides `join`. Dropout acts
-    on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4).
+    on each sublayer's output before it is added (Vaswani et al. 2017, section 5.4). stochastic_depth: how often, in the
+    last layer, rows of a batch go without a sublayer (see StochasticDepth). layer_index: from 0.
     """
 
     final_norm: ClassVar[bool] = False  # whether a stack of these layers ends in a norm of its own
@@ -41,11 +73,15 @@ class Residual(Part, nn.Module):
         d_model: PositiveInt,
         norm: Callable[..., Norm] = LayerNorm,
         dropout: Probability = 0.0,
+        stochastic_depth: Rate = 0.0,
         num_sublayers: PositiveInt = 2,
+        num_layers: PositiveInt = 1,
+        layer_index: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(build_part(norm, d_model=d_model) for _ in range(num_sublayers))
-        self.dropout = maybe_dropout(dropout)
+        self.dropout = dropping(dropout, stochastic_depth, layer_index, num_layers)
+        self.num_layers, self.layer_index = num_layers, layer_index
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -70,6 +106,10 @@ class Residual(Part, nn.Module):
         out_BTD: Tensor = stream
         return out_BTD
 
+    def kind_of_stream(self) -> Hashable:
+        """What tells its streams from those of other residuals; all layers of a stack pass on one kind."""
+        return type(self).enter
+
 
 class PostNorm(Residual):
     """norm(x + f(x)) (Vaswani et al. 2017, section 3.1)."""
@@ -86,6 +126,52 @@ class PreNorm(Residual):
 
     def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
         joined_BTD: Tensor = x_BTD + self.dropout(sublayer(self.norms[index](x_BTD)))
+        return joined_BTD
+
+
+class OutputNorm(Residual):
+    """x + norm(f(x)), and a norm after the last layer: OLMo 2's reordered norm (OLMo team 2024, arXiv 2501.00656,
+    section 3.2; Swin v2, Liu et al. 2021, arXiv 2111.09883).
+    """
+
+    final_norm = True
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.dropout(self.norms[index](sublayer(x_BTD)))
+        return joined_BTD
+
+
+@check_ranges
+class LayerScale(Residual):
+    """x + s f(norm(x)), s learned for each channel of each sublayer from `init` on, and a norm after the last layer
+    (Touvron et al. 2021, arXiv 2103.17239, section 2; there 0.1 up to 18 layers, 1e-5 up to 24, 1e-6 beyond).
+    """
+
+    final_norm = True
+
+    def __init__(self, d_model: PositiveInt, init: PositiveFloat = 0.1, **fields: Unpack[ResidualFields]) -> None:
+        super().__init__(d_model, **fields)
+        self.scales = nn.ParameterList(torch.full((d_model,), float(init)) for _ in self.norms)
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.dropout(self.scales[index] * sublayer(self.norms[index](x_BTD)))
+        return joined_BTD
+
+
+class LayerNormScaling(Residual):
+    """x + f(norm(x) / sqrt(l)) in layer l = 1, 2, ..., and a norm after the last layer, so that the stream's variance
+    does not grow with the depth (Sun et al. 2025, arXiv 2502.05795).
+    """
+
+    final_norm = True
+
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(l)."""
+        return float((self.layer_index + 1) ** -0.5)
+
+    def join(self, x_BTD: Tensor, index: int, sublayer: Sublayer) -> Tensor:
+        joined_BTD: Tensor = x_BTD + self.dropout(sublayer(self.scale * self.norms[index](x_BTD)))
         return joined_BTD
 
 
@@ -118,17 +204,16 @@ class DeepNorm(Residual):
     def __init__(
         self,
         d_model: PositiveInt,
-        num_layers: PositiveInt = 1,
         num_decoder_layers: PositiveInt | None = None,
         alpha: PositiveFloat | None = None,
         beta: PositiveFloat | None = None,
         **fields: Unpack[ResidualFields],
     ) -> None:
         super().__init__(d_model, **fields)
-        depth = len(self.norms) * num_layers
+        depth = len(self.norms) * self.num_layers
         own_alpha, own_beta = depth**0.25, (4 * depth) ** -0.25
         if num_decoder_layers is not None:
-            both = (num_layers**4 * num_decoder_layers) ** (1 / 16)
+            both = (self.num_layers**4 * num_decoder_layers) ** (1 / 16)
             own_alpha, own_beta = 0.81 * both, 0.87 / both
         self.alpha = own_alpha if alpha is None else alpha
         self.init_gain = own_beta if beta is None else beta
@@ -145,10 +230,16 @@ class ReZero(Residual):
     2003.04887, sec. 4).
     """
 
-    def __init__(self, dropout: Probability = 0.0) -> None:
+    def __init__(
+        self,
+        dropout: Probability = 0.0,
+        stochastic_depth: Rate = 0.0,
+        num_layers: PositiveInt = 1,
+        layer_index: NonNegativeInt = 0,
+    ) -> None:
         nn.Module.__init__(self)
         self.alpha = nn.Parameter(torch.zeros(()))
-        self.dropout = maybe_dropout(dropout)
+        self.dropout = dropping(dropout, stochastic_depth, layer_index, num_layers)
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:

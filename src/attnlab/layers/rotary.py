@@ -1,4 +1,4 @@
-"""Rotary positions and their published scalings to longer contexts.
+"""Rotary positions, their published scalings to longer contexts, and their variants.
 
 Shapes: B batch, T length, H heads, K head width, R rotated width, P = R / 2 rotated pairs. Angles are computed in fp32
 at each forward pass: no buffer to be cast.
@@ -6,14 +6,14 @@ at each forward pass: no buffer to be cast.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from attnlab.layers.positions import PositionEncoding, geometric_frequencies
+from attnlab.layers.pointwise import without_autocast
+from attnlab.layers.positions import PositionEncoding, Rotation, geometric_frequencies
 from attnlab.parts import Choices
 from attnlab.ranges import Ge, Gt, Interval, PositiveFloat, PositiveInt, check_ranges, must_be
 
@@ -71,13 +71,18 @@ class Rotary(PositionEncoding):
         """What rotated queries and keys are multiplied by."""
         return 1.0
 
-    def rotation(self, positions_BT: Tensor) -> Callable[[Tensor], Tensor]:
-        """`rotate` with cosines and sines computed once."""
-        kind = positions_BT.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    def rotation(self, positions_BT: Tensor) -> Rotation:
+        turn = self.turning(positions_BT, self.magnitude())
+        return Rotation(turn, turn)
+
+    def turning(self, positions_BT: Tensor, magnitude: float | Tensor) -> Callable[[Tensor], Tensor]:
+        """Rotates and multiplies by a magnitude, a number or one of each pair (B or 1, T, P), with cosines and sines
+        computed once.
+        """
+        with without_autocast(positions_BT):
             angles_BTP = self.angles(positions_BT)
-            cos_B1TP = (angles_BTP.cos() * self.magnitude())[:, None]
-            sin_B1TP = (angles_BTP.sin() * self.magnitude())[:, None]
+            cos_B1TP = (angles_BTP.cos() * magnitude)[:, None]
+            sin_B1TP = (angles_BTP.sin() * magnitude)[:, None]
         cos_B1TR, sin_B1TR = (
             torch.stack(halves, dim=-1).flatten(-2) if self.interleaved else torch.cat(halves, dim=-1)
             for halves in ((cos_B1TP, cos_B1TP), (-sin_B1TP, sin_B1TP))
@@ -89,7 +94,10 @@ class Rotary(PositionEncoding):
         return positions_BT[..., None].float() * self.frequencies(positions_BT.device)
 
     def rotate(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
-        return self.rotation(positions_BT)(x_BHTK)
+        return self.rotation(positions_BT).queries(x_BHTK)
+
+    def rotate_keys(self, x_BHTK: Tensor, positions_BT: Tensor) -> Tensor:
+        return self.rotation(positions_BT).keys(x_BHTK)
 
 
 @check_ranges
@@ -201,6 +209,62 @@ class RotaryLlama3(Rotary):
         span = self.high_frequency_factor - self.low_frequency_factor
         kept_share_P = ((turns_P - self.low_frequency_factor) / span).clamp(0, 1)
         return kept_share_P * kept_P + (1 - kept_share_P) * kept_P / self.factor
+
+
+@check_ranges
+class PRotary(Rotary):
+    """p-RoPE (Barbero et al. 2024, arXiv 2410.06205): rotary in which the share p of the pairs with the
+    highest frequencies rotates, each at its own of rotary's frequencies, and the others keep the angle 0. Unlike a
+    `fraction` of the head, which spreads all frequencies over fewer pairs.
+    """
+
+    def __init__(
+        self, d_head: PositiveInt, p: Annotated[float, Interval(gt=0, le=1)] = 0.75, **rotary: Unpack[RotaryFields]
+    ) -> None:
+        super().__init__(d_head, **rotary)
+        self.num_rotated = int(p * (self.width // 2))
+        if not self.num_rotated:
+            raise ValueError(f"p={p} of {self.width // 2} pairs rotates none; accepted: at least {2 / self.width}")
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        kept_P = super().frequencies(device)
+        return kept_P * (torch.arange(len(kept_P), device=device) < self.num_rotated)
+
+
+@check_ranges
+class XPos(Rotary):
+    """xPos (Sun et al. 2022, arXiv 2212.10554): rotary whose pair i weighs a key m positions before the
+    query by zeta_i^(m / scale_base), zeta_i = (i / (d / 2) + gamma) / (1 + gamma): queries are multiplied by
+    zeta^(position / scale_base), keys divided. Raises ValueError where the stack is not causal: keys after the query
+    would weigh the more, the farther they are.
+    """
+
+    sees_both_sides = False
+
+    def __init__(
+        self,
+        d_head: PositiveInt,
+        gamma: PositiveFloat = 0.4,
+        scale_base: PositiveFloat = 512.0,
+        causal: bool = True,
+        **rotary: Unpack[RotaryFields],
+    ) -> None:
+        super().__init__(d_head, **rotary)
+        if not causal:
+            raise ValueError("XPos grows with the distance of keys after the query; accepted: a causal stack")
+        self.gamma, self.scale_base = gamma, scale_base
+        # Beyond, what divides the keys of the first pair would leave the range of fp32 and bfloat16, about e^88.
+        self.longest = int(80 * scale_base / math.log((1 + gamma) / gamma))
+
+    def decay(self, positions_BT: Tensor) -> Tensor:
+        """zeta^(position / scale_base) of each pair, (B or 1, T, P), fp32."""
+        pairs_P = torch.arange(self.width // 2, dtype=torch.float32, device=positions_BT.device)
+        zeta_P = (pairs_P / (self.width / 2) + self.gamma) / (1 + self.gamma)
+        return (zeta_P.log() * positions_BT[..., None].float() / self.scale_base).exp()
+
+    def rotation(self, positions_BT: Tensor) -> Rotation:
+        decay_BTP = self.decay(positions_BT)
+        return Rotation(self.turning(positions_BT, decay_BTP), self.turning(positions_BT, 1 / decay_BTP))
 
 
 def apply_rotary(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved: bool) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from attnlab.layers.cache import KeyValueCache
 
 if TYPE_CHECKING:
-    from attnlab.layers.positions import Bias, PositionEncoding
+    from attnlab.layers.positions import Bias, ContextBias, Places, PositionEncoding, Rotation
 
 T = TypeVar("T")
 # Where blocks are faster on a CPU than a mask (experiments/speed): from this length on, with at least so many queries
@@ -152,8 +152,10 @@ class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
     contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
-    nothing at all replaces the mask. rotate: callable on (B, H or G, T, K) or None. shared: what layers leave for later
-    ones, as the values of the first. The others: see `build_mask`.
+    nothing at all replaces the mask. rotation: of queries and of keys, or None. places: where position encodings take
+    positions to stand; masks do not. context_bias: of positions that depend on the content, or None; what is a part of
+    a scope has none. shared: what layers leave for later ones, as the values of the first. The others: see
+    `build_mask`.
     """
 
     query_positions_BT: Tensor
@@ -162,8 +164,10 @@ class Scope:
     is_token_BS: Tensor | None = None
     contiguous: bool = False
     bias: Bias | None = None
-    rotate: Callable[[Tensor], Tensor] | None = None
+    rotation: Rotation | None = None
     prefix_B1: Tensor | None = None
+    context_bias: ContextBias | None = None
+    places: Places | None = None
     shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
     _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
 
@@ -180,8 +184,16 @@ class Scope:
 
     def under(self, position: PositionEncoding) -> Scope:
         """The same with what another position encoding does."""
-        rotate = position.rotation(self.query_positions_BT)
-        return replace(self, bias=position.bias_if_any, rotate=rotate, _masks={})
+        bias, rotation = position.bias_if_any, position.rotation(self.places_BT)
+        if bias is not None and self.places is not None:
+            bias = self.places.biased(bias)
+        by_content = position.context_bias_if_any
+        return replace(self, bias=bias, context_bias=by_content, rotation=rotation, _masks={})
+
+    @property
+    def places_BT(self) -> Tensor:
+        """Where position encodings take the queries to stand."""
+        return self.query_positions_BT if self.places is None else self.places(self.query_positions_BT)
 
     @property
     def is_token_BT(self) -> Tensor | None:
@@ -305,6 +317,7 @@ def build_scope(
     is_token_BT: Tensor | None = None,
     cache: KeyValueCache | None = None,
     prefix_B1: Tensor | None = None,
+    places: Places | None = None,
 ) -> Scope:
     """The Scope of a self-attending stack; called once a forward, before its layers. Extends the cache by its tokens.
     Without `positions_BT`, positions count on from what is cached, and padding (is_token_BT False) is not counted.
@@ -320,11 +333,11 @@ def build_scope(
     if position.longest is not None:
         # Reading a value stalls a GPU, so the usual cases are decided by the shape alone: none counts past the length.
         length = key_positions_BS.shape[1]
-        position.check(
-            length - 1 if contiguous or (counted and length <= position.longest) else int(positions_BT.max())
-        )
-    bias, rotate = position.bias_if_any, position.rotation(positions_BT)
-    return Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, bias, rotate, prefix_B1)
+        step = 1 if places is None else places.step
+        last = length - 1 if contiguous or (counted and length * step <= position.longest) else int(positions_BT.max())
+        position.check(last * step)
+    scope = Scope(positions_BT, key_positions_BS, causal, is_token_BS, contiguous, prefix_B1=prefix_B1, places=places)
+    return scope.under(position)
 
 
 def _next_positions(x_BTD: Tensor, is_token_BT: Tensor | None, cache: KeyValueCache | None) -> Tensor:

@@ -17,8 +17,8 @@ from attnlab.layers.attention import MultiHead
 from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
-from attnlab.layers.pointwise import GELU, FeedForward, maybe_dropout
-from attnlab.layers.positions import PositionEncoding
+from attnlab.layers.pointwise import GELU, PositionWise, maybe_dropout
+from attnlab.layers.positions import Places, PositionEncoding
 from attnlab.layers.residuals import PreNorm, Residual, Stream, Sublayer, norm_of
 from attnlab.layers.scope import Scope, build_scope
 from attnlab.parts import build_part, parameters_of, unwrapped
@@ -35,7 +35,7 @@ class Layer(nn.Module):
     def __init__(
         self,
         attention: Mixer,
-        feed_forward: FeedForward,
+        feed_forward: PositionWise,
         residual: Residual,
         cross_attention: Mixer | None = None,
         entry: str = "",
@@ -48,7 +48,7 @@ class Layer(nn.Module):
     def forward(
         self, stream: Stream, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Stream:
-        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward]
+        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward.within(scope)]
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
@@ -63,7 +63,7 @@ class LayerFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
     attention: Callable[..., Mixer] | None
-    feed_forward: Callable[..., FeedForward] | None
+    feed_forward: Callable[..., PositionWise] | None
 
 
 class StackFields(TypedDict, total=False):
@@ -72,8 +72,10 @@ class StackFields(TypedDict, total=False):
     d_ff: None: 4 d_model. dropout: also on the embedded input (Vaswani et al. 2017, section 5.4). bias: of the linear
     layers. embedding_norm: a norm on the embedded input with its positions, of the residual's kind (BERT; BLOOM, Scao
     et al. 2022, arXiv 2211.05100, section 3.2.2). pattern: names of entries of `layers`, repeated over the depth; each
-    layer differs by what its entry says; None: all layers are alike. The others are parts (classes or partials), built
-    with the dims.
+    layer differs by what its entry says; None: all layers are alike. random_positions: in training the position
+    encoding is told positions drawn in order from so many, others in each forward pass (Ruoss et al. 2023, arXiv
+    2305.16843); position_step: and in evaluation plain ones times this (where the paper draws, too). The others are
+    parts (classes or partials), built with the dims.
     """
 
     d_model: PositiveInt
@@ -86,9 +88,11 @@ class StackFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding]
     residual: Callable[..., Residual]
     attention: Callable[..., Mixer]
-    feed_forward: Callable[..., FeedForward]
+    feed_forward: Callable[..., PositionWise]
     pattern: Sequence[str] | None
     layers: Mapping[str, LayerFields | None]
+    random_positions: PositiveInt | None
+    position_step: PositiveInt
 
 
 class TowerFields(TypedDict, total=False):
@@ -104,8 +108,11 @@ class TowerFields(TypedDict, total=False):
     position: Callable[..., PositionEncoding] | None
     residual: Callable[..., Residual] | None
     attention: Callable[..., Mixer] | None
-    feed_forward: Callable[..., FeedForward] | None
+    feed_forward: Callable[..., PositionWise] | None
     pattern: Sequence[str] | None
+    layers: Mapping[str, LayerFields | None] | None
+    random_positions: PositiveInt | None
+    position_step: PositiveInt | None
 
 
 def tower_fields(fields: Described, own: TowerFields | None) -> Described:
@@ -142,7 +149,8 @@ def wrong_pattern(pattern: Sequence[str], entries: Mapping[str, object], num_lay
         )
     if unknown := [name for name in dict.fromkeys(pattern) if name not in entries]:
         defined = f"defined: {', '.join(entries)}" if entries else "none is defined"
-        yield f"pattern: {unknown[0]} is no entry of layers ({defined}); define it, as in layers.{unknown[0]}.position"
+        how = f"as in layers.{unknown[0]}.position=rotary, or layers.{unknown[0]}={{}} for layers as the model has them"
+        yield f"pattern: {unknown[0]} is no entry of layers ({defined}); define it, {how}"
     for name, entry in entries.items():
         if name in pattern and isinstance(entry, Mapping) and (extra := entry.keys() - LayerFields.__annotations__):
             accepted = ", ".join(LayerFields.__annotations__)
@@ -156,8 +164,8 @@ class Stack(nn.Module):
 
     max_length: positions of a table. grid: rows and columns of an image. cross_attention: every layer also attends to a
     memory, by the stack's own attention without a window, which would mean nothing there. Set `checkpoint_activations`
-    to recompute activations in the backward pass. Raises ValueError where a part refuses a width, or what the stack
-    is.
+    to recompute activations in the backward pass. num_heads_ahead: layers beside the last one that a forward pass with
+    `ahead` ends in, too, each for itself. Raises ValueError where a part refuses a width, or what the stack is.
     """
 
     defaults: ClassVar[StackFields] = {
@@ -171,6 +179,8 @@ class Stack(nn.Module):
         "feed_forward": GELU,
         "pattern": None,
         "layers": {},
+        "random_positions": None,
+        "position_step": 1,
     }
 
     def __init__(
@@ -180,6 +190,7 @@ class Stack(nn.Module):
         max_length: PositiveInt | None = None,
         grid: tuple[int, int] | None = None,
         cross_attention: bool = False,
+        num_heads_ahead: int = 0,
     ) -> None:
         super().__init__()
         fields = self.defaults | fields
@@ -197,10 +208,15 @@ class Stack(nn.Module):
             _new_layer(entry, own, {**dims, "layer_index": index}, cross)
             for index, (entry, own) in enumerate(of_layers)
         )
+        last = {**dims, "layer_index": fields["num_layers"] - 1}
+        heads = (_new_layer(*of_layers[-1], last, cross) for _ in range(num_heads_ahead))
+        self.heads_ahead = HeadsAhead(fields["num_layers"], heads) if num_heads_ahead else None
         # After the layers: an encoding is told the head width that the attention settled on.
         self.position, self.positions = _positions(fields["position"], of_layers, self.layers, dims)
+        self.random_positions, self.position_step = fields["random_positions"], fields["position_step"]
+        self._check_random_positions(grid)
         residuals = [own["residual"] for _, own in of_layers]
-        check_streams(residuals)
+        check_streams([cast(Layer, layer).residual for layer in self.layers])
         new_norm = partial(build_part, d_model=fields["d_model"])
         self.embedding_norm = new_norm(norm_of(residuals[0])) if fields["embedding_norm"] else nn.Identity()
         self.dropout = maybe_dropout(fields["dropout"])
@@ -214,35 +230,80 @@ class Stack(nn.Module):
         cache: KeyValueCache | None = None,
         memory: Memory | None = None,
         prefix_B1: Tensor | None = None,
+        ahead: list[Tensor] | None = None,
     ) -> Tensor:
         """Positions default to 0.. (after what is cached, padding not counted); is_token_BT is False at padding.
         prefix_B1: how many first positions all see; where it is given, what follows them is causal whatever the stack
-        is. Raises ValueError past the last position that the encoding can serve.
+        is. ahead: takes what each of the heads ahead ends in, (B, T, D), in the place of the last layer. Raises
+        ValueError past the last position that the encoding can serve.
         """
         causal = self.causal or prefix_B1 is not None
-        scope = build_scope(x_BTD, self.position, causal, positions_BT, is_token_BT, cache=cache, prefix_B1=prefix_B1)
+        places = self._places(x_BTD, positions_BT)
+        scope = build_scope(x_BTD, self.position, causal, positions_BT, is_token_BT, cache, prefix_B1, places)
         scopes = {name: scope.under(position) for name, position in self.encodings().items() if name}
-        x_BTD = self.position.embed(x_BTD, scope.query_positions_BT)
+        x_BTD = self.position.embed(x_BTD, scope.places_BT)
         x_BTD = self.dropout(self.embedding_norm(x_BTD))
         stream = self.first_layer("").residual.enter(x_BTD)
         recomputes = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
-        for index, layer in enumerate(cast("Iterable[Layer]", self.layers)):
+        layers = cast("list[Layer]", [*self.layers])
+        trunk = stream
+        for index, layer in enumerate(layers):
+            trunk = stream
             within = scopes.get(layer.entry, scope)
             if recomputes:
                 stream = checkpoint(_with_own_masks, layer, stream, within, memory, use_reentrant=False)
             else:
                 stream = layer(stream, within, None if cache is None else cache.layer(index), memory)
-        normed_BTD: Tensor = self.norm(cast(Layer, self.layers[-1]).residual.leave(stream))
+        if ahead is not None:
+            ahead += self._ends(trunk, scopes.get(layers[-1].entry, scope))
+        normed_BTD: Tensor = self.norm(layers[-1].residual.leave(stream))
         return normed_BTD
 
+    def _ends(self, stream: Stream, scope: Scope) -> Iterator[Tensor]:
+        for head in cast("Iterable[Layer]", self.heads_ahead or ()):
+            yield self.norm(head.residual.leave(head(stream, scope)))
+
     def encodings(self) -> dict[str, PositionEncoding]:
-        """The stack's own position encoding, under no name, and those of entries of the pattern."""
-        return {"": self.position, **cast("dict[str, PositionEncoding]", dict(self.positions.items()))}
+        """The stack's own position encoding, under no name, where layers use it, and those of entries of a pattern."""
+        of_entries = cast("dict[str, PositionEncoding]", dict(self.positions.items()))
+        is_used = any(layer.entry not in of_entries for layer in cast("Iterable[Layer]", self.layers))
+        return {"": self.position, **of_entries} if is_used else of_entries
+
+    def _places(self, x_BTD: Tensor, positions_BT: Tensor | None) -> Places | None:
+        if self.random_positions is None:
+            return None
+        if not self.training:
+            return Places(step=self.position_step)
+        count = x_BTD.shape[1] if positions_BT is None else int(positions_BT.max()) + 1
+        return Places.drawn(self.random_positions, count, x_BTD.device)
+
+    def _check_random_positions(self, grid: tuple[int, int] | None) -> None:
+        count = self.random_positions
+        if count is None:
+            if self.position_step > 1:
+                raise ValueError(f"position_step={self.position_step} is of random_positions, and there are none")
+            return
+        if grid is not None:
+            raise ValueError(f"random_positions={count} are of a text, and these layers are of images; accepted: null")
+        for encoding in self.encodings().values():
+            if encoding.longest is not None and encoding.longest < count:
+                raise ValueError(
+                    f"random_positions={count} are more than the {encoding.longest} that {type(encoding).__name__} "
+                    "serves; draw from fewer, or raise max_length"
+                )
 
     def first_layer(self, entry: str) -> Layer:
         """The first layer of an entry of the pattern; of an empty name, the first of all."""
         layers = cast("list[Layer]", list(self.layers))
         return next((layer for layer in layers if layer.entry == entry), layers[0])
+
+
+class HeadsAhead(nn.ModuleList):
+    """Layers in the place of the last one of a stack of `depth` layers, side by side."""
+
+    def __init__(self, depth: int, layers: Iterable[nn.Module]) -> None:
+        super().__init__(layers)
+        self.depth = depth
 
 
 def _with_own_masks(layer: nn.Module, stream: Stream, scope: Scope, memory: Memory | None) -> Stream:
@@ -318,13 +379,16 @@ def wrong_position(shared: type[PositionEncoding], own: type[PositionEncoding]) 
             f"{own.__name__} is added to the embedding, which all layers share; choose it for the whole model, or one "
             "that acts in each layer, as rotary"
         )
-    if embeds(shared) and own is PositionEncoding:
-        return f"none would have no effect beside {shared.__name__}, which is added to the embedding of all layers"
+    if embeds(shared):
+        return (
+            f"the model's {shared.__name__} is added to the embedding, so these layers would have it beside their own; "
+            "choose position=none for the model, or leave the position of these layers out"
+        )
     return None
 
 
-def check_streams(residuals: Sequence[Callable[..., Residual]]) -> None:
+def check_streams(residuals: Sequence[Residual]) -> None:
     """Raises ValueError for residuals of one stack that pass on different streams."""
-    kinds = {unwrapped(residual).enter: unwrapped(residual).__name__ for residual in residuals}
+    kinds = {residual.kind_of_stream(): type(residual).__name__ for residual in residuals}
     if len(kinds) > 1:
         raise ValueError(f"residual: {' and '.join(kinds.values())} need different streams, and a stack has one")

@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import DotProductAttention
+from attnlab.layers.backends import BACKENDS, Scores
 from attnlab.layers.cache import DecodingState
+from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.pointwise import Ends
+from attnlab.layers.scope import Mask
 from attnlab.layers.stack import wrong_pattern
 from attnlab.parts import Choices, Part, build_part
 from attnlab.ranges import PositiveInt, check_ranges
@@ -64,6 +67,10 @@ class Model(Part, nn.Module):
         pattern, entries = choices.get("model.pattern") or [], choices.get("model.layers") or {}
         if entries and not pattern:
             yield "model.layers: without model.pattern its entries would have no effect; set model.pattern=[NAME,...]"
+        drawn, (row, field) = choices.get("model.random_positions"), choices.longest_row()
+        if drawn is not None and drawn < row:
+            why = f"{drawn} positions are fewer than the {row} tokens of a row ({field})"
+            yield f"model.random_positions: {why}; draw from more"
         for depth in ("num_layers", "num_decoder_layers"):
             if layers := choices.get(f"model.{depth}"):
                 yield from (f"model.{reason}" for reason in wrong_pattern(pattern, entries, layers))
@@ -78,6 +85,10 @@ class Model(Part, nn.Module):
     def draw(self, init: Callable[..., Init]) -> None:
         """Draws the first weights."""
         build_part(init)(self, self._seed)
+
+    def after_step(self) -> None:
+        """What becomes of the weights after every step of their training."""
+        return
 
 
 class TextModel(Model):
@@ -187,13 +198,22 @@ class Size:
     that section's table 1: every weight of a linear layer (the output matrix too, tied or not) once a token, and q.k
     and weights.v over all keys, not halved for causality and not cut to a window. Of a model with a source, all that is
     computed on it counts for the target. The backward pass costs twice the forward pass, so training is 3 x forward;
-    recomputed activations do not count.
+    recomputed activations do not count. active_parameters: those that one token meets, fewer where a mixture of experts
+    chooses among its own; operations are those of the active ones.
     """
 
     parameters: int
     embedding_parameters: int
     non_embedding_parameters: int
     flops_per_token: int
+    active_parameters: int
+
+    def counts(self) -> dict[str, int]:
+        """Parameters by what is counted, as a run's record has them; active ones where they are fewer."""
+        counts = {"total": self.parameters, "non_embedding": self.non_embedding_parameters}
+        if idle := self.parameters - self.active_parameters:
+            counts |= {f"active_{name}": value - idle for name, value in counts.items()}
+        return counts
 
 
 def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
@@ -202,7 +222,8 @@ def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
     counter = FlopCounterMode(display=False, custom_mapping=_missing())
     with evaluating(model), _all_scores(model), torch.no_grad(), counter:
         tokens = forward()
-    return Size(total, embedding, total - embedding, 3 * counter.get_total_flops() // max(1, tokens))
+    flops = 3 * counter.get_total_flops() // max(1, tokens)
+    return Size(total, embedding, total - embedding, flops, total - idle_parameters(model))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -216,17 +237,27 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()), sum(table.numel() for table in tables)
 
 
+def idle_parameters(model: nn.Module) -> int:
+    """How many parameters a token does not meet: those of the experts that are not its own."""
+    return sum(module.idle_parameters for module in model.modules() if isinstance(module, MixtureOfExperts))
+
+
 @contextmanager
 def _all_scores(model: nn.Module) -> Iterator[None]:
     """Inside, attention computes what a window hides, too, so that what is counted is the same on every device."""
-    chosen = [m for m in model.modules() if isinstance(m, Attention) and m.backend == "auto"]
+    chosen = [m for m in model.modules() if isinstance(m, DotProductAttention) and m.backend == "auto"]
     for attention in chosen:
-        attention.backend = "fused" if attention.soft_cap is None else "math"
+        attention.backend = _whole
     try:
         yield
     finally:
         for attention in chosen:
             attention.backend = "auto"
+
+
+def _whole(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
+    fused = scores.soft_cap is None and not scores.explicit
+    return BACKENDS["fused" if fused else "math"](q_BHTK, k_BGSK, v_BGSK, mask, scores)
 
 
 def _is_table(name: str, module: nn.Module, model: nn.Module) -> bool:

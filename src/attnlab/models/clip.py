@@ -33,9 +33,10 @@ class AttentionPool(nn.Module):
     (Zhai et al. 2022, arXiv 2106.04560, section 3.4; SigLIP's head); (B, T, D) to (B, D). Parts are a tower's own.
     """
 
-    def __init__(self, fields: StackFields) -> None:
+    def __init__(self, fields: StackFields, num_states: PositiveInt) -> None:
         super().__init__()
-        dims = {**fields, "d_ff": fields["d_ff"] or 4 * fields["d_model"], "causal": False}
+        d_ff = fields["d_ff"] or 4 * fields["d_model"]
+        dims = {**fields, "d_ff": d_ff, "causal": False, "max_length": num_states}
         self.probe = nn.Embedding(1, fields["d_model"])
         self.attention = build_part(without_window(fields["attention"]), **dims)
         self.norm = build_part(norm_of(fields["residual"]), **dims)
@@ -64,7 +65,7 @@ class ImageTower(PatchEncoder):
     ) -> None:
         super().__init__(fields, image_size, channels, patch_size, registers + (pooling == "class"), patch_bias)
         self.pooling = pooling
-        self.pool = AttentionPool(fields) if pooling == "attention" else None
+        self.pool = AttentionPool(fields, self.grid[0] * self.grid[1]) if pooling == "attention" else None
 
     def forward(self, images_BCYX: Tensor) -> Tensor:
         states_BTD = self.encode(images_BCYX)
@@ -114,8 +115,8 @@ class CLIP(Model):
     into the common space; both: of either tower, without bias (CLIP); text: of texts alone, with bias, into the image
     tower's own width (SigLIP). embedding_size: of the common space; None: the image tower's width. A score is a cosine
     times exp(log_scale), which is learned and starts at `initial_scale`; `logit_bias` adds a learned number, from -10
-    on. initial_scale: None: 1/0.07, or 10 beside a bias, as published. max_scale: what `clamp_scale` holds the scale
-    to, after each step (Radford et al. 2021, section 2.5); None: nothing. fields: see StackFields, of both towers;
+    on. initial_scale: None: 1/0.07, or 10 beside a bias, as published. max_scale: what the scale is held to
+    after each step (Radford et al. 2021, section 2.5); None: nothing. fields: see StackFields, of both towers;
     image, text: those that differ in one. Raises ValueError where a part refuses a width.
     """
 
@@ -194,7 +195,7 @@ class CLIP(Model):
         return self.scores(images_BE, texts_NE).to(self.log_scale.dtype)
 
     @torch.no_grad()
-    def clamp_scale(self) -> None:
+    def after_step(self) -> None:
         """Holds the learned scale to at most `max_scale`."""
         if self.max_scale is not None:
             self.log_scale.clamp_(max=math.log(self.max_scale))

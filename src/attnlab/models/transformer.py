@@ -6,13 +6,15 @@ Legend: B batch, T length, D model width, N chosen positions, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnlab.layers.added import Addition, collected
 from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import GPT2Init, Init, Normal002, Xavier
 from attnlab.layers.pointwise import Ends
@@ -20,7 +22,7 @@ from attnlab.layers.positions import Learned, Sinusoidal
 from attnlab.layers.residuals import PostNorm, norm_of
 from attnlab.layers.stack import Stack, StackFields
 from attnlab.models.base import Encoder, LanguageModel, TextModel
-from attnlab.parts import build_part
+from attnlab.parts import Choices, build_part
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
 
 
@@ -59,7 +61,9 @@ class Transformer(Ends, TextModel):
 @check_ranges
 class GPT(Transformer, LanguageModel):
     """A causal Transformer language model (Radford et al. 2019); tokens (B, T) to the next tokens' logits (B, T, V).
-    fields: see TransformerFields. Raises ValueError where a part refuses a width.
+    extra_heads: so many tokens after the next one are predicted in training, too, each by a layer of its own in the
+    place of the last one, with the same norm and output (Gloeckle et al. 2024, arXiv 2404.19737, section 2). fields:
+    see TransformerFields. Raises ValueError where a part refuses a width.
     """
 
     defaults: ClassVar[TransformerFields] = {
@@ -72,15 +76,28 @@ class GPT(Transformer, LanguageModel):
     }
 
     def __init__(
-        self, vocabulary_size: PositiveInt, max_length: PositiveInt, **fields: Unpack[TransformerFields]
+        self,
+        vocabulary_size: PositiveInt,
+        max_length: PositiveInt,
+        extra_heads: NonNegativeInt = 0,
+        **fields: Unpack[TransformerFields],
     ) -> None:
         fields = self.described(self.defaults, fields)
         super().__init__(vocabulary_size, fields)
-        self.max_length = max_length
-        self.stack = Stack(fields, causal=True, max_length=max_length)
+        self.max_length, self.extra_heads = max_length, extra_heads
+        self.stack = Stack(fields, causal=True, max_length=max_length, num_heads_ahead=extra_heads)
         self.longest = self.stack.position.longest
         self.head = self.new_head(fields)
         self.draw(fields["init"])
+
+    @classmethod
+    def incompatible(cls, choices: Choices) -> Iterator[str]:
+        yield from super().incompatible(choices)
+        if choices.get("model.extra_heads") and not getattr(choices.parts.get("task"), "predicts_ahead", False):
+            yield (
+                f"model.extra_heads: task={choices.name('task')} has no targets further ahead; accepted there: 0, or "
+                "task=causal_lm"
+            )
 
     def new_cache(self, capacity: int) -> KeyValueCache:
         return KeyValueCache(len(self.stack.layers), capacity)
@@ -95,7 +112,33 @@ class GPT(Transformer, LanguageModel):
         """Logits. Positions default to 0.. (after what is cached, padding not counted). Raises ValueError past the last
         position that the encoding can serve.
         """
-        return self.logits(self.stack(self.embed(tokens_BT), positions_BT, is_token_BT, cache))
+        added = collected() if self.extra_heads else None
+        if added is None:
+            return self.logits(self.stack(self.embed(tokens_BT), positions_BT, is_token_BT, cache))
+        ahead: list[Tensor] = []
+        states_BTD = self.stack(self.embed(tokens_BT), positions_BT, is_token_BT, cache, ahead=ahead)
+        added.additions.append(Ahead(self, ahead))
+        return self.logits(states_BTD)
+
+
+@dataclass
+class Ahead(Addition):
+    """The states (B, T, D) from which the heads of a language model predict the tokens after the next one."""
+
+    part: GPT
+    states: Sequence[Tensor]
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of the token 2, 3, ... places ahead, a mean over the places of a row that have one. batch: with
+        targets (B, T), the next tokens.
+        """
+        found = {}
+        for further, states_BTD in enumerate(self.states, start=1):
+            targets_BT = batch["targets"][:, further:]
+            logits_BVT = self.part.logits(states_BTD[:, : targets_BT.shape[1]]).float().transpose(1, 2)
+            nats_BT = F.cross_entropy(logits_BVT, targets_BT, reduction="none")
+            found[f"loss_{further + 1}_ahead"] = nats_BT.sum(dim=1) / max(1, targets_BT.shape[1])
+        return found
 
 
 @check_ranges

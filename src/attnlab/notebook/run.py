@@ -17,7 +17,7 @@ from attnlab.config import UsageError
 from attnlab.data import Tokenizer
 from attnlab.generation import Sampler
 from attnlab.inspection.heads import role_of
-from attnlab.models import LanguageModel, Seq2Seq, ViT, Whisper
+from attnlab.models import LanguageModel, Seq2Seq, ViT, Whisper, idle_parameters
 from attnlab.report.attention import render
 from attnlab.runs.inspected import Found, InspectedRun
 from attnlab.runs.texts import Translator, Writer
@@ -162,7 +162,9 @@ class Run:
     def __repr__(self) -> str:
         kind, size = type(self.model).__name__, sum(weights.numel() for weights in self.model.parameters())
         figures = ", ".join(f"{name} {value:.4g}" for name, value in list(self.metrics.items())[:3])
-        return f"Run({str(self.path)!r}: {kind} of {size:,} parameters; {figures or 'not finished'})"
+        idle = idle_parameters(self.model)
+        active = f" ({size - idle:,} active for a token)" if idle else ""
+        return f"Run({str(self.path)!r}: {kind} of {size:,} parameters{active}; {figures or 'not finished'})"
 
 
 def load_run(path: str | Path, checkpoint: str = "last") -> Run:

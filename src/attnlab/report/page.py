@@ -29,7 +29,7 @@ from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS, mean_interval
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
 from attnlab.analysis.tables import name_columns
-from attnlab.analysis.warnings import power_sentence, time_note
+from attnlab.analysis.warnings import power_sentence, some_idle, time_note
 from attnlab.report.document import document, json_script, part, resource, script
 from attnlab.report.figures import forest
 from attnlab.report.page_data import PageData, page_data
@@ -313,11 +313,16 @@ def sentences(c: Comparison) -> Mapping[str, object] | None:
 def cost(c: Comparison) -> Mapping[str, object] | None:
     if not any(cell.budget.steps > 0 for cell in c.cells):
         return None
+
+    def active(cell: CellSummary) -> str:
+        return quantity(cell.budget.active_parameters)
+
     columns = [
         Column[CellSummary]("cell", lambda cell: cell.label),
         Column("steps", lambda cell: quantity(cell.budget.steps)),
         Column(f"{c.study.unit}s", lambda cell: quantity(cell.budget.tokens)),
         Column("parameters", lambda cell: quantity(cell.budget.parameters)),
+        *([Column("active for a token", active)] if some_idle(cell.budget for cell in c.cells) else []),
         Column("training FLOPs", lambda cell: quantity(cell.budget.flops)),
         Column("seconds a run", lambda cell: number(cell.budget.seconds, 1)),
     ]

@@ -329,7 +329,7 @@ class TrainingRun:
         """What run.json says beyond the configuration: sizes, device, the plan in steps and tokens."""
         settings, data = self.settings, self.data
         # It touches nothing that training draws.
-        size = measure_size(task.model, lambda: int(task.loss_sums(batch).tokens))
+        size = measure_size(task.model, lambda: int(task.training_sums(batch).tokens))
         tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
         tokens, kind = tokens_per_step * settings.steps, settings.device_type
         epochs = tokens / max(1, data.train_tokens)
@@ -337,7 +337,7 @@ class TrainingRun:
         return {
             "device": {"type": kind, "name": name, "threads": settings.threads or torch.get_num_threads()},
             "widths": plain_widths(data.dims()),
-            "parameters": {"total": size.parameters, "non_embedding": size.non_embedding_parameters},
+            "parameters": size.counts(),
             "flops_per_token": size.flops_per_token,
             "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
@@ -348,7 +348,8 @@ class TrainingRun:
         plan, parameters, device = record["training"], record["parameters"], record["device"]
         unit = self.data.unit
         self._say(f"{record['name']} in {self.directory.path}, attempt {self.directory.attempt}")
-        without = f"{parameters['non_embedding']:,} without embeddings"
+        active = f", {parameters['active_total']:,} active for a token" if "active_total" in parameters else ""
+        without = f"{parameters['non_embedding']:,} without embeddings{active}"
         flops = f"{record['flops_per_token']:,} training FLOPs per {unit}"
         self._say(f"model: {parameters['total']:,} parameters ({without}), {flops}")
         self._say(f"data: {self.data.describe()}")
@@ -358,7 +359,8 @@ class TrainingRun:
                 if size < asked:
                     got = f"the training text gives no more than {size:,} tokens"
                     self._say(f"tokenizer.vocabulary_size={asked}: {got}, which the tokenizer has now")
-        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s = {plan['epochs']:.2f} epochs")
+        epochs = f" = {plan['epochs']:.2f} epochs" if plan["epochs"] >= 0.005 else ""  # none where all rows are new
+        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s{epochs}")
         threads = f"{device['name']}, {device['threads']} threads"
         self._say(f"precision {record['precision']['used']} ({record['precision']['reason']}); {threads}")
         if record["compile"]["asked"] == "auto":

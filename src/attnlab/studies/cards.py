@@ -17,6 +17,7 @@ from attnlab.analysis.table import Column, Table
 from attnlab.config import UsageError
 from attnlab.config.identity import key_and_text
 from attnlab.interop.remote_code import kind_of
+from attnlab.models import idle_parameters
 from attnlab.runs.clients import Exported
 from attnlab.runs.exported import export_run
 from attnlab.training.metrics import parts_of
@@ -113,15 +114,15 @@ def _data(found: Exported) -> str:
 
 
 def _what_it_is(found: Exported, comparison: Comparison | None, run: Run | None) -> Iterator[str]:
-    size = sum(parameter.numel() for parameter in found.model.parameters())
+    size, idle = sum(parameter.numel() for parameter in found.model.parameters()), idle_parameters(found.model)
+    active = f" ({size - idle:,} active for a token)" if idle else ""
     cell = found.record.get("cell") or {}
     labels = {key: comparison.study.choice_label(key, value) for key, value in cell.items()} if comparison else cell
     choices = ", ".join(f"`{key}={value}`" for key, value in labels.items())
     yield "## What it is"
     yield (
-        f"{type(found.model).__name__}, {size:,} parameters, seed {found.record['seed']}, trained on `{_data(found)}`"
-        + (f". Its choices: {choices}" if choices else "")
-        + "."
+        f"{type(found.model).__name__}, {size:,} parameters{active}, seed {found.record['seed']}, trained on "
+        f"`{_data(found)}`" + (f". Its choices: {choices}" if choices else "") + "."
     )
     config = found.record["config"]
     shown = {group: _plain(config[group]) for group in GROUPS if config.get(group)}

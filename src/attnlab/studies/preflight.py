@@ -22,7 +22,7 @@ from attnlab.analysis.table import Column, Table
 from attnlab.config.compose import Composed, ConfigSpace
 from attnlab.data import DataModule
 from attnlab.data.cache import key_of
-from attnlab.models import count_parameters
+from attnlab.models import count_parameters, idle_parameters
 from attnlab.runs.build import build, data_key
 from attnlab.runs.settled import shape_of
 from attnlab.studies.monitor import roughly, say
@@ -48,8 +48,8 @@ Measure = Callable[[Sequence[Composed], Slots], Sequence["Cost | str"]]
 @dataclass(frozen=True)
 class Size:
     """What a run of a cell is, known without training it. tokens: terms of the loss, called `unit`; disk: bytes;
-    operations: 6 x parameters without embeddings x tokens (Kaplan et al. 2020, section 2.1); shape: alike for runs
-    whose steps take equally long."""
+    operations: 6 x active parameters without embeddings x tokens (Kaplan et al. 2020, section 2.1); shape: alike for
+    runs whose steps take equally long; idle: parameters that a token does not meet, in a mixture of experts."""
 
     parameters: int
     tokens: int
@@ -60,6 +60,7 @@ class Size:
     operations: float
     shape: str
     threads: int | None = None
+    idle: int = 0
 
 
 def sizes_of(
@@ -75,7 +76,8 @@ def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size
     parts = replace(build(resolved), data=data)
     settings = parts.trainer.in_steps(data.steps_in)
     with torch.device("meta"):
-        total, embedding = count_parameters(parts.build_task(data.dims()).model)
+        model = parts.build_task(data.dims()).model
+    (total, embedding), idle = count_parameters(model), idle_parameters(model)
     whole_steps, every = settings.steps, settings.val_check_interval
     steps = whole_steps - first
     tokens = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size) * steps
@@ -87,10 +89,10 @@ def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size
     kept = min(saved, max(2, int((budget - best) // whole)))
     kept += len(settings.keep_checkpoints)
     disk = kept * whole + best + LINE_BYTES * whole_steps / settings.log_every_n_steps + OUTPUT_BYTES
-    operations = 6.0 * max(1, total - embedding) * tokens
+    operations = 6.0 * max(1, total - embedding - idle) * tokens
     how = [settings.precision, settings.compile, settings.accumulate_grad_batches, settings.diagnostics_every]
     shape = key_of([*how, bool(every), *shape_of(resolved, parts)])
-    return Size(total, tokens, data.unit, steps, validations, disk, operations, shape, settings.threads)
+    return Size(total, tokens, data.unit, steps, validations, disk, operations, shape, settings.threads, idle)
 
 
 @dataclass(frozen=True)
@@ -200,10 +202,14 @@ class Preflight:
         def time(cell: str, times: float) -> str:
             return f"{seconds[cell] * times:,.0f} s" if cell in seconds else "?"
 
+        def active(cell: str) -> str:
+            return f"{self.sizes[cell].parameters - self.sizes[cell].idle:,}"
+
         columns = [
             Column[str]("cell", lambda cell: labels[cell], "l"),
             Column[str]("runs", lambda cell: str(runs[cell])),
             Column[str]("parameters", lambda cell: f"{self.sizes[cell].parameters:,}"),
+            *([Column[str]("active", active)] if any(one.idle for one in self.sizes.values()) else []),
             Column[str](f"{_units(self.sizes)} a run", lambda cell: f"{self.sizes[cell].tokens:,}"),
             Column[str]("steps", lambda cell: f"{self.sizes[cell].steps:,}"),
             Column[str]("a step", lambda cell: _short(costs[cell].step) if cell in costs else ""),

@@ -1,5 +1,6 @@
 """Tasks: a model, what it is trained to do, and the figures that say how well it does it."""
 
+from attnlab.tasks.answers import Answers
 from attnlab.tasks.classification import Classification, ImageClassification, SequenceClassification
 from attnlab.tasks.contrastive import Contrastive
 from attnlab.tasks.language_modelling import CausalLanguageModelling, MaskedLanguageModelling, SpanCorruption
@@ -10,6 +11,7 @@ from attnlab.tasks.transcription import Transcription
 from attnlab.tasks.translation import TextToText, Translation
 
 __all__ = [
+    "Answers",
     "CausalLanguageModelling",
     "Classification",
     "Contrastive",

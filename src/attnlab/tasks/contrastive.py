@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Optimizer
 
 from attnlab.data.image_text import CaptionedRows, ImageTextData
 from attnlab.models import CLIP
@@ -157,11 +156,6 @@ class Contrastive(Part, Task):
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
         at = [str(cut) for cut in CUTS]
         return [LOSS, *(metric.on("val", "test", at=at) for metric in (TEXT_TO_IMAGE, IMAGE_TO_TEXT)), ZERO_SHOT]
-
-    def configure_optimizers(self) -> Optimizer:
-        optimizer = super().configure_optimizers()
-        optimizer.register_step_post_hook(lambda *_: self.model.clamp_scale())
-        return optimizer
 
     # --- training
 

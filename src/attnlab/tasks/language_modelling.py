@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlab.data import TextData
-from attnlab.data.denoising import MaskedTextData, SpanCorruptionData
+from attnlab.data.denoising import MaskedTextData
 from attnlab.data.module import IGNORED
+from attnlab.data.span_corruption import SpanCorruptionData
 from attnlab.data.tokenizers import words_of
 from attnlab.data.windows import EvaluationWindows
 from attnlab.generation.sampling import Sampler, generate
 from attnlab.models import Bert
 from attnlab.models.base import LanguageModel, Seq2Seq
-from attnlab.ranges import PositiveInt, check_ranges, must_be
+from attnlab.ranges import NonNegativeFloat, PositiveInt, check_ranges, must_be
 from attnlab.tasks.translation import counted, teacher_forced
 from attnlab.training import metrics
 from attnlab.training.loss import LossSums, cross_entropy_sums
@@ -44,9 +45,10 @@ class CausalLanguageModelling(Task):
     not overlap (`test/loss@4x`) and, where `sliding`, with windows that move by half their length and score their
     second half (`test/sliding_loss@4x`), on the same `evaluation_tokens` tokens each time. A length that the model or
     the text cannot serve is an outcome: `unavailable` names it with the reason. Bits a byte and perplexity a word
-    compare models of different tokenizers.
+    compare models of different tokenizers. z_loss: see Evaluation.
     """
 
+    predicts_ahead: ClassVar[bool] = True  # every token after the next one is a target, too
     headline = ("val/*", "test/loss@*", "test/sliding_loss@*")
     use = 'generate RUN --prompt "TEXT"'
     data_type: ClassVar[type] = TextData
@@ -59,8 +61,10 @@ class CausalLanguageModelling(Task):
         evaluation_lengths: Sequence[PositiveInt] = LENGTHS,
         evaluation_tokens: PositiveInt = 16384,
         sliding: bool = True,
+        z_loss: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__(model)
+        self.z_loss = z_loss
         if not evaluation_lengths:
             wanted = "a list of multiples of the training length, such as [1]"
             raise ValueError(must_be("task.evaluation_lengths", wanted, evaluation_lengths))
@@ -85,6 +89,7 @@ class CausalLanguageModelling(Task):
         if scored_BT is not None and late_BT is not None:
             late = late_BT[scored_BT]
             auxiliary["late_loss"] = F.cross_entropy(flat[late], targets[late], reduction="sum")
+        self.add_z_loss(flat, targets)
         return LossSums(F.cross_entropy(flat, targets, reduction="sum"), targets.numel(), auxiliary)
 
     def targets(self, batch: Batch) -> Tensor:
@@ -188,9 +193,11 @@ class MaskedLanguageModelling(Task):
     model_type: ClassVar[type] = Bert
     model: Bert
 
-    def __init__(self, model: Bert, masked_only: bool = True, next_sentence: bool = False) -> None:
+    def __init__(
+        self, model: Bert, masked_only: bool = True, next_sentence: bool = False, z_loss: NonNegativeFloat = 0.0
+    ) -> None:
         super().__init__(model)
-        self.masked_only, self.next_sentence = masked_only, next_sentence
+        self.masked_only, self.next_sentence, self.z_loss = masked_only, next_sentence, z_loss
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
@@ -211,6 +218,7 @@ class MaskedLanguageModelling(Task):
         else:
             logits = self.model.predict(states_BTD).flatten(0, 1)
             targets = batch["targets"].masked_fill(~chosen_BT, IGNORED).flatten()
+        self.add_z_loss(logits, targets)
         loss, masked_lm = cross_entropy_sums(logits, targets, ignore=IGNORED)
         tokens = len(places_N)
         auxiliary = {"accuracy": (logits.argmax(dim=-1) == targets).sum()}
@@ -224,6 +232,9 @@ class MaskedLanguageModelling(Task):
             auxiliary |= {"masked_lm_loss": masked_lm, "next_sentence_loss": pairs, "next_sentence_accuracy": right}
             loss = loss + pairs
         return LossSums(loss, tokens, auxiliary)
+
+    def targets_by_row(self, batch: Batch) -> Tensor:
+        return batch["chosen"].sum(dim=1)
 
     def cross_entropy(self, sums: LossSums) -> Tensor:
         return sums.auxiliary.get("masked_lm_loss", sums.loss)
@@ -251,6 +262,7 @@ class MaskedLanguageModelling(Task):
         return Table(("text", "masked", "restored"), rows)
 
 
+@check_ranges
 class SpanCorruption(Task):
     """The pretraining of T5 (Raffel et al. 2020, section 3.1.4): teacher forcing on the spans that were taken out.
 
@@ -263,6 +275,10 @@ class SpanCorruption(Task):
     model_type: ClassVar[type] = Seq2Seq
     model: Seq2Seq
 
+    def __init__(self, model: Seq2Seq, z_loss: NonNegativeFloat = 0.0) -> None:
+        super().__init__(model)
+        self.z_loss = z_loss
+
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
         return [LOSS, ACCURACY]
@@ -274,7 +290,9 @@ class SpanCorruption(Task):
         batch = self.prepare(batch)
         logits_BTV, targets_BT = teacher_forced(self.model, batch)
         right_BT = logits_BTV.detach().argmax(dim=-1) == targets_BT  # never where a target does not count
-        loss, _ = cross_entropy_sums(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore=IGNORED)
+        logits_NV, targets_N = logits_BTV.flatten(0, 1), targets_BT.flatten()
+        self.add_z_loss(logits_NV, targets_N)
+        loss, _ = cross_entropy_sums(logits_NV, targets_N, ignore=IGNORED)
         return LossSums(loss, int(batch["num_targets"]), {"accuracy": right_BT.sum()})
 
     def targets(self, batch: Batch) -> Tensor:

@@ -70,6 +70,9 @@ class TokenClassification(EncoderTask):
         """With the places of the words' first tokens among all of the batch's, (N)."""
         return batch if "places" in batch else {**batch, "places": begins_word(batch).flatten().nonzero()[:, 0]}
 
+    def targets_by_row(self, batch: Batch) -> Tensor:
+        return begins_word(batch).sum(dim=1)
+
     def loss_sums(self, batch: Batch) -> LossSums:
         batch = self.prepare(batch)
         logits_NC, labels_N = self._logits(batch), batch["labels"].flatten().index_select(0, batch["places"])

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
+from attnlab.data.module import IGNORED
 from attnlab.data.special_tokens import SpecialTokens
 from attnlab.data.speech_data import SpeechData
 from attnlab.generation.beam import BeamSearch, decode
 from attnlab.models.whisper import Whisper
-from attnlab.ranges import PositiveInt, Rate, check_ranges
+from attnlab.ranges import NonNegativeFloat, PositiveInt, Rate, check_ranges
 from attnlab.tasks.translation import TeacherForced
 from attnlab.training.metrics import CER, WER, Metric, prefix_of
 from attnlab.training.task import Batch
@@ -50,13 +51,17 @@ class Transcription(TeacherForced):
         max_length: PositiveInt,
         label_smoothing: Rate = 0.1,
         num_beams: PositiveInt = 1,
+        z_loss: NonNegativeFloat = 0.0,
     ) -> None:
-        super().__init__(model, special_tokens, label_smoothing)
+        super().__init__(model, special_tokens, label_smoothing, z_loss)
         self.max_length, self.search = max_length, BeamSearch(num_beams, length_penalty=0.0)
 
     @classmethod
     def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
         return [*cls.losses(config), WER, CER]
+
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        return super().prepare(batch if "is_target" in batch else {**batch, "is_target": batch["targets"] != IGNORED})
 
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits_BTV: Tensor = self.model(batch["features"], batch["tokens_in"])

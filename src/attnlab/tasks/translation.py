@@ -34,9 +34,9 @@ class TeacherForced(Task):
 
     model_type: ClassVar[type] = Seq2Seq
 
-    def __init__(self, model: Seq2Seq, special_tokens: SpecialTokens, label_smoothing: float) -> None:
+    def __init__(self, model: Seq2Seq, special_tokens: SpecialTokens, label_smoothing: float, z_loss: float) -> None:
         super().__init__(model)
-        self.special_tokens, self.label_smoothing = special_tokens, label_smoothing
+        self.special_tokens, self.label_smoothing, self.z_loss = special_tokens, label_smoothing, z_loss
         self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @staticmethod
@@ -55,9 +55,9 @@ class TeacherForced(Task):
     def loss_sums(self, batch: Batch) -> LossSums:
         batch = self.prepare(batch)
         logits_BTV, targets_BT = self.teacher_forced(batch)
-        smoothed, loss = cross_entropy_sums(
-            logits_BTV.flatten(0, 1), targets_BT.flatten(), self.label_smoothing, ignore=IGNORED
-        )
+        logits_NV, targets_N = logits_BTV.flatten(0, 1), targets_BT.flatten()
+        self.add_z_loss(logits_NV, targets_N)
+        smoothed, loss = cross_entropy_sums(logits_NV, targets_N, self.label_smoothing, ignore=IGNORED)
         return LossSums(smoothed, int(batch["num_targets"]), {"loss": loss} if self.label_smoothing else {})
 
 
@@ -87,8 +87,9 @@ class Translation(TeacherForced):
         length_penalty: NonNegativeFloat = 0.6,
         max_extra_length: NonNegativeInt = 50,
         bleu_tokenize: str | None = None,
+        z_loss: NonNegativeFloat = 0.0,
     ) -> None:
-        super().__init__(model, special_tokens, label_smoothing)
+        super().__init__(model, special_tokens, label_smoothing, z_loss)
         self.search = BeamSearch(num_beams, length_penalty, max_extra_length)
         if bleu_tokenize is not None:
             metrics.check_tokenizer(bleu_tokenize)

@@ -250,8 +250,8 @@ class Steps:
 
         optimizer.zero_grad()
         with arithmetic(precision, self.device_type).forward_context():
-            sums = task.loss_sums(batch)
-        (sums.loss / max(1, int(sums.tokens))).backward()
+            sums = task.training_sums(batch)
+        (sums.objective / max(1, int(sums.tokens))).backward()
         if self.clip:
             torch.nn.utils.clip_grad_norm_(task.model.parameters(), self.clip)
         optimizer.step()

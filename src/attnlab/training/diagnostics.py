@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import DotProductAttention
 from attnlab.layers.backends import Eager
 from attnlab.layers.residuals import Stream
 from attnlab.layers.scope import Scope
@@ -109,7 +109,7 @@ def look(task: Task, batch: Batch) -> dict[str, Tensor]:
             kept = {
                 name: undo.enter_context(_keeping_weights(attention))
                 for name, attention in attentions.items()
-                if isinstance(attention, Attention)
+                if isinstance(attention, DotProductAttention)
             }
 
             def after(
@@ -129,7 +129,7 @@ def look(task: Task, batch: Batch) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _keeping_weights(attention: Attention) -> Iterator[Eager]:
+def _keeping_weights(attention: DotProductAttention) -> Iterator[Eager]:
     """Inside, an attention computes with a backend that keeps its weights: the same one, where stacks share it."""
     given = attention.backend
     keeping = given if isinstance(given, Eager) and given.keep_weights else Eager(keep_weights=True)
@@ -151,7 +151,11 @@ def _real(scope: Scope, x_BTD: Tensor, is_target_BT: Tensor | None) -> Tensor:
 
 
 def entropy(weights_BHTS: Tensor | None, is_real_BT: Tensor) -> Tensor:
-    """The entropy of attention weights in nats, a mean over heads and real queries."""
+    """The entropy of attention weights in nats, a mean over heads and real queries; where they are no distribution,
+    that of their shares in the sum of their sizes.
+    """
     assert weights_BHTS is not None, "the attention did not keep its weights"
+    sizes_BHTS = weights_BHTS.abs()
+    weights_BHTS = sizes_BHTS / sizes_BHTS.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(sizes_BHTS.dtype).tiny)
     entropy_BT: Tensor = -torch.special.xlogy(weights_BHTS, weights_BHTS).sum(dim=-1).mean(dim=1)
     return entropy_BT[is_real_BT].mean()

@@ -51,6 +51,34 @@ class LossSums(NamedTuple):
     tokens: int | Tensor
     auxiliary: Mapping[str, Tensor] = {}
 
+    @property
+    def objective(self) -> Tensor:
+        """What a training differentiates."""
+        return self.loss
+
+
+class TrainingSums(NamedTuple):
+    """The same with what a training adds. added: what it differentiates beside the loss, with gradient; auxiliary has
+    its terms by name, too. counts: what parts of the model are told once the step is over."""
+
+    loss: Tensor
+    tokens: int | Tensor
+    auxiliary: Mapping[str, Tensor] = {}
+    added: Tensor | None = None
+    counts: Mapping[nn.Module, Tensor] = {}
+
+    @property
+    def objective(self) -> Tensor:
+        """What a training differentiates."""
+        return self.loss if self.added is None else self.loss + self.added
+
+
+def z_loss_sum(logits_NV: Tensor, targets_N: Tensor, ignore: int = -100) -> Tensor:
+    """The sum of log(Z)^2 over the targets that count, Z the sum of the exponentials of a token's logits (PaLM,
+    Chowdhery et al. 2022, arXiv 2204.02311, section 5). Computed in fp32."""
+    log_z_N = logits_NV.float().logsumexp(dim=1)
+    return log_z_N.square().where(targets_N != ignore, 0.0).sum()
+
 
 def cross_entropy_sums(
     logits_NV: Tensor, targets_N: Tensor, smoothing: float = 0.0, ignore: int = -100
@@ -136,13 +164,13 @@ class LossAccumulator:
         self._step: list[LossSums] = []
         self._divisor: float = 1.0
 
-    def accumulate(self, sums: LossSums, alone: bool) -> Tensor:
+    def accumulate(self, sums: LossSums | TrainingSums, alone: bool) -> Tensor:
         """Takes in a micro-batch and returns the loss to differentiate; `alone` where it is all of its step."""
         auxiliary = {name: value.detach() for name, value in sums.auxiliary.items()}
         self.last = LossSums(sums.loss.detach(), sums.tokens, auxiliary)
         self._step.append(self.last)
         self._divisor = max(1, sums.tokens) if alone and isinstance(sums.tokens, int) else UNKNOWN_TOKENS
-        return sums.loss / self._divisor
+        return sums.objective / self._divisor
 
     def finish_step(self, step: int, wait: bool, reduce: Callable[[Tensor], Tensor] | None) -> Number:
         """Adds the step to the sums and returns its tokens over all ranks (`reduce` sums over them).

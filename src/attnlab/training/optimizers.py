@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from attnlab.models.base import Model
 from attnlab.parts import Choices, Part, build_part, unsharded
 from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, check_ranges
 from attnlab.training.schedules import Constant, Schedule
@@ -285,6 +286,8 @@ class Optimization:
         self.set_rates(optimizer, 0)
         if hasattr(optimizer, "train"):
             optimizer.train()
+        if isinstance(model, Model):
+            optimizer.register_step_post_hook(lambda *_: model.after_step())
         return optimizer
 
     def set_rates(self, optimizer: Optimizer, step: int) -> None:

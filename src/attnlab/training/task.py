@@ -11,7 +11,7 @@ import fnmatch
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.training.loss import NOTHING, OBJECTIVE, Diverged, LossAccumulator, LossSums, Number, first_not_finite
+from attnlab.training.additions import PartCounts, figures_of
+from attnlab.training.evaluation import Batch, Evaluation
+from attnlab.training.loss import NOTHING, OBJECTIVE, Diverged, LossAccumulator, first_not_finite
 from attnlab.training.metrics import LOSS, Metric, prefix_of
 from attnlab.training.optimizers import Optimization
 from attnlab.training.tracking import Table
 
-Batch = Mapping[str, Tensor]
+__all__ = ["Batch", "Best", "Evaluation", "Task", "as_task"]
 T = TypeVar("T")
 
 
@@ -35,117 +37,6 @@ class Best(TypedDict):
     metric: str
     value: float
     step: int
-
-
-class Evaluation(pl.LightningModule):
-    """What a model gives for a split, over all ranks. `loss_name`: the loss's name in reports."""
-
-    loss_name = "loss"
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    @abstractmethod
-    def loss_sums(self, batch: Batch) -> LossSums:
-        """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
-
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
-        """The batch with what its loss has to know on the host, lest a step wait for the device: counts, places."""
-        return batch
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Mapping[str, Any]:
-        return self.prepare(batch)
-
-    def cross_entropy(self, sums: LossSums) -> Tensor:
-        """The summed cross-entropy of a batch's targets alone: not smoothed, without other losses."""
-        return sums.auxiliary.get("loss", sums.loss)
-
-    def targets(self, batch: Batch) -> Tensor | None:
-        """The target tokens (N,) that a batch's loss is over; None in a task whose targets are no tokens."""
-        return None
-
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Inside, the model evaluates: without gradients, in the precision and on the device of training."""
-        if self._trainer is not None:
-            # Lightning leaves a model that it has trained on the CPU, where a GPU's autocast does nothing.
-            self.to(self.trainer.strategy.root_device)
-        was_training = self.model.training
-        self.model.eval()  # a training leaves dropout on
-        with self._gathered(), torch.inference_mode(), self._autocast():
-            yield
-        self.model.train(was_training)
-
-    def score_sums(self, loader: Iterable[Batch]) -> tuple[dict[str, float], int]:
-        """The sums by name over a loader and over all ranks, and the number of tokens."""
-        with self.evaluating():
-            return self.sum_up([self._named_sums(self.on_device(batch)) for batch in loader])
-
-    def score(self, loader: Iterable[Batch]) -> dict[str, float]:
-        """The means a token by name, over a loader and over all ranks."""
-        sums, tokens = self.score_sums(loader)
-        return {name: value / max(1, tokens) for name, value in sums.items()}
-
-    def predictions(self, loader: Iterable[Batch], predict: Callable[[Batch], Sequence[T]]) -> dict[int, T]:
-        """What `predict` (a batch to one value an example) gives, by the batch's `ids`, over all ranks."""
-        found: dict[int, T] = {}
-        with self.evaluating():
-            for batch in loader:
-                found |= dict(zip(batch["ids"].tolist(), predict(self.on_device(batch)), strict=True))
-        everything = {example: value for part in self.of_all_ranks(found) for example, value in part.items()}
-        return dict(sorted(everything.items()))
-
-    def on_device(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch, prepared, with its tensors where the model is."""
-        return {key: x.to(self.device) if isinstance(x, Tensor) else x for key, x in self.prepare(batch).items()}
-
-    def sum_up(self, parts: list[dict[str, Number]]) -> tuple[dict[str, float], int]:
-        """The sums over batches and ranks, in double precision, and the number of tokens."""
-        columns = [torch.stack([torch.as_tensor(part[name]) for part in parts]) for name in parts[0]]
-        sums = torch.stack([column.cpu().double().sum() for column in columns])
-        if self._trainer is not None and self.trainer.world_size > 1:
-            sums = self.reduce(sums.to(self.device))
-        found = dict(zip(parts[0], sums.tolist(), strict=True))
-        return found, int(found.pop("tokens"))
-
-    def reduce(self, sums: Tensor) -> Tensor:
-        """The sums over all ranks."""
-        found: Tensor = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        return found
-
-    def of_all_ranks(self, here: T) -> list[T]:
-        """What each rank has; all of them have to ask."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return [here]
-        found: list[T] = [here] * self.trainer.world_size
-        torch.distributed.all_gather_object(found, here)
-        return found
-
-    def _named_sums(self, batch: Batch) -> dict[str, Number]:
-        loss, tokens, auxiliary = self.loss_sums(batch)
-        return {"tokens": tokens, self.loss_name: loss.detach(), **{n: v.detach() for n, v in auxiliary.items()}}
-
-    def _gathered(self) -> contextlib.AbstractContextManager[object]:
-        """Inside, every rank has all weights, where each keeps a share of them."""
-        if self.device_mesh is None:
-            return contextlib.nullcontext()
-        from attnlab.training.sharding import gathered
-
-        return gathered(self)
-
-    def _whole(self, state: T) -> T:
-        """A state with all tensors whole, where each rank keeps a share of them; all ranks have to ask."""
-        if self.device_mesh is None:
-            return state
-        from attnlab.training.sharding import whole
-
-        return whole(state)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The precision that the training ran in; fp32 for a task without a trainer."""
-        alone = self._trainer is None
-        return torch.autocast("cpu", enabled=False) if alone else self.trainer.precision_plugin.forward_context()
 
 
 class Task(Evaluation):
@@ -179,6 +70,7 @@ class Task(Evaluation):
         self.before_next_step: Callable[[], None] | None = None
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._batches: list[Batch] = []
+        self._counts = PartCounts()
         self._validated: list[Any] = []
         self._evaluated = contextlib.ExitStack()
 
@@ -274,7 +166,9 @@ class Task(Evaluation):
         """The loss of one micro-batch, as Lightning differentiates it."""
         self._batches.append(batch)
         alone = self.trainer.accumulate_grad_batches * self.trainer.world_size == 1
-        return self.sums.accumulate(self.loss_sums(batch), alone)
+        sums = self.training_sums(batch)
+        self._counts.accumulate(sums.counts)
+        return self.sums.accumulate(sums, alone)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -301,12 +195,13 @@ class Task(Evaluation):
         """The update, and a line in the logs every so many steps; the closure holds all that comes before."""
         optimizer.step(closure=optimizer_closure)
         step = self.global_step
+        told = self._counts.tell(self.model, self.reduce if self.trainer.world_size > 1 else None)
         self.optimization.averaging.after_step(self.model, step)
         if self.is_logged(step + 1):
             means = self.sums.take_means()
             means = {f"train/{name}": value for name, value in ({self.loss_name: means.pop(OBJECTIVE)} | means).items()}
             rate, norm = self.optimization.rates(step)[0], float(self.sums.gradient_norm)
-            self.report({**means, "train/lr": rate, "train/gradient_norm": norm}, step + 1)
+            self.report({**means, "train/lr": rate, "train/gradient_norm": norm, **figures_of(told)}, step + 1)
         self.optimization.set_rates(optimizer, step + 1)
 
     def first_not_finite(self, batches: Sequence[Batch]) -> str:
@@ -316,7 +211,7 @@ class Task(Evaluation):
         return next((each for each in self.of_all_ranks(here) if each != NOTHING), NOTHING)
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self.loss_sums(batch).loss
+        return self.training_sums(batch).objective
 
     def _scales_loss(self) -> bool:
         return str(self.trainer.precision).startswith("16")

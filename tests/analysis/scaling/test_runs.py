@@ -119,3 +119,13 @@ def test_a_run_without_its_operations_is_left_out_and_counted(tmp_path):
     found = usable(study)
     assert len(found.runs) == 27
     assert found.notes == ["Left out: 1 runs that do not say their parameters, tokens or operations."]
+
+
+def test_n_counts_the_parameters_that_a_token_meets_and_says_so(small):
+    N, total, _cost = counts(16)
+    change(run(small), "run.json", parameters__active_total=total - 900, parameters__active_non_embedding=N - 900)
+    found = usable(small)
+    [sparse] = [one for one in found.runs if one.parameters["total"] == total - 900]
+    assert sparse.parameters == {"non_embedding": N - 900, "total": total - 900}
+    assert sparse.six_ND("non_embedding") == 6 * (N - 900) * 460_800
+    assert found.notes[-1].startswith("N counts the parameters that a token meets: 1 runs are mixtures of experts")

@@ -38,7 +38,8 @@ MEASURED = ("data", "tokenizer", "task", "augmentation")  # what these differ in
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished run: `parameters` by count, `tokens` trained on, loss, and measured floating-point operations."""
+    """One finished run: `parameters` by count (those that a token meets, where it has experts that it does not),
+    `tokens` trained on, loss, and measured floating-point operations."""
 
     cell: str
     seed: int
@@ -82,14 +83,14 @@ def usable_runs(study: Study, metric: str) -> Usable:
     _refuse_few(study.name, trained)
     silent = len(finished) - len(trained)
     unknown = [f"Left out: {silent} runs that do not say their parameters, tokens or operations."] if silent else []
-    notes = [*_left_out(study, metric), *unknown, *_mixed(finished), *_repeated(trained)]
+    notes = [*_left_out(study, metric), *unknown, *_mixed(finished), *_repeated(trained), *_of_experts(finished)]
     return Usable(sorted(trained, key=lambda run: (run.parameters["total"], run.tokens, run.seed)), notes)
 
 
 def _trained(run: Run, metric: str) -> Trained | None:
     """A run as the fit takes it, or None where it does not say its parameters, tokens or operations."""
     parameters, training = run.section("parameters"), run.section("training")
-    counts = {count: _positive(parameters.get(count)) for count in COUNTS}
+    counts = {count: _positive(parameters.get(f"active_{count}", parameters.get(count))) for count in COUNTS}
     tokens, cost = _positive(run.status.get("tokens")), _positive(run.record.get("flops_per_token"))
     if not (all(counts.values()) and tokens and cost):
         return None
@@ -201,6 +202,12 @@ def _left_out(study: Study, metric: str) -> list[str]:
         for what, runs in left_out.items()
         if runs
     ]
+
+
+def _of_experts(finished: Sequence[Run]) -> list[str]:
+    sparse = sum("active_total" in run.section("parameters") for run in finished)
+    said = f"N counts the parameters that a token meets: {sparse} runs are mixtures of experts, which have more."
+    return [said] if sparse else []
 
 
 def _repeated(trained: Sequence[Trained]) -> list[str]:
