@@ -96,3 +96,25 @@ def test_what_makes_no_sense_is_refused(space, words, said):
     with pytest.raises(UsageError) as caught:
         model_of(space, *words)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.layers.a.attention=linear", "model.layers.a.attention.convolution=3"],
+        ["model.layers.a.attention.convolution=3", "model.layers.a={attention: linear, attention.convolution: 3}"],
+        ["model.layers.a={attention: linear}", "model.layers.a.attention.convolution=3"],
+    ],
+)
+def test_a_choice_keeps_the_fields_that_are_set_beside_it(space, words):
+    words = [*words, "model.layers.a.position=none"]
+    attention = model_of(space, "model.pattern=[a]", *words)["layers"]["a"]["attention"]
+    assert (attention["_target_"], attention["convolution"]) == ("attnlab.layers.LinearAttention", 3)
+
+
+def test_another_choice_leaves_nothing_of_the_one_before(space):
+    words = ["model.layers.a.position.base=500", "model.layers.a.position=alibi"]
+    assert "base" not in model_of(space, "model.pattern=[a]", *words)["layers"]["a"]["position"]
+    model = model_of(space, "pattern=rnope_swa", "model.layers.local.position.base=500")
+    assert model["layers"]["local"]["position"]["base"] == 500
+    assert model["layers"]["local"]["position"]["_target_"] == "attnlab.layers.Rotary"

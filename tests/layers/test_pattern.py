@@ -11,6 +11,7 @@ import torch
 from attnlab.layers import (
     ALiBi,
     DeepNorm,
+    DeltaNet,
     KeyValueCache,
     Learned,
     MultiHead,
@@ -150,3 +151,12 @@ def test_the_contract_holds_for_layers_that_differ(kind, entries):
         if name == "every_token_changes_every_logit" and "window" in str(entries):
             continue  # two layers do not carry a token that far
         getattr(family, name)()
+
+
+def test_a_mixer_that_positions_cannot_act_on_is_refused_beside_one():
+    with pytest.raises(ValueError, match="position: Rotary rotates queries and keys, which DeltaNet has none of"):
+        stack_of(None, attention=DeltaNet, position=Rotary)
+    with pytest.raises(ValueError, match="position: ALiBi adds to the scores of queries and keys, and DeltaNet has no"):
+        stack_of(["a"], layers={"a": {"attention": DeltaNet}}, position=ALiBi)
+    own = {"a": {"attention": DeltaNet, "position": PositionEncoding}, "b": {}}
+    assert stack_of(["a", "b"], layers=own, position=Rotary)(torch.randn(1, 5, 16)).shape == (1, 5, 16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -11,89 +11,102 @@ from attnlab.config import UsageError
 from attnlab.ranges import must_be
 
 PLACE = "model.layers"
-SEAMS = ("position", "residual", "attention", "feed_forward")  # of a layer; a norm is a part of its residual
+SEAMS, NORM = ("position", "residual", "attention", "feed_forward"), "norm"  # a norm is a part of its residual
+NAME = "_name_"  # of the choice, beside its fields
 Node = dict[str, Any]
 ChoiceOf = Callable[[str, str, str], Node]  # the field, a group and a name in it to the choice's fields
 
 
-def open_entries(config: DictConfig) -> None:
-    """Lets entries be added, and fields be set in them."""
-    entries = OmegaConf.select(config, PLACE)
-    if isinstance(entries, DictConfig):
-        OmegaConf.set_struct(entries, False)
-
-
-def expand(config: DictConfig, choice_of: ChoiceOf) -> None:
+def expand(config: DictConfig, given: Sequence[tuple[str, object]], choice_of: ChoiceOf) -> Iterator[tuple[str, str]]:
     """Puts whole parts in the place of choices in the entries of a pattern: `{position: rotary}` becomes rotary's
-    fields, `{attention.window: 64}` the run's attention with that window. Raises: UsageError for an entry that is no
-    table of choices.
+    fields, `{attention.window: 64}` the run's attention with that window. given: what a command line sets there, by the
+    place behind `model.layers`. Gives Hydra's name for each choice, and the choice. Raises: UsageError for an entry
+    that is no table of choices.
     """
-    model = config.get("model")
-    entries = model.get("layers") if isinstance(model, DictConfig) else None
+    entries = OmegaConf.select(config, PLACE)
     if not isinstance(entries, DictConfig):
+        if given:
+            raise UsageError(f"{PLACE}.{given[0][0]}: there is no such field; this model has no layers that may differ")
         return
-    given = _plain(entries)
-    for name, entry in given.items():
-        if not isinstance(entry, Mapping | None):
-            raise UsageError(must_be(f"{PLACE}.{name}", "a table of choices, as in {position: rotary}", entry))
-    made = {name: _parts(f"{PLACE}.{name}", entry or {}, config, choice_of) for name, entry in given.items()}
+    said = {str(name): _by_seam(f"{PLACE}.{name}", entry) for name, entry in _plain(entries).items()}
+    for place, value in given:
+        _set(said, place, value)
     with open_dict(config):
-        config.model.layers = made
+        config.model.layers = {
+            name: _parts(f"{PLACE}.{name}", entry, config, choice_of) for name, entry in said.items()
+        }
+    for name, entry in said.items():
+        chosen = ((seam, value.get(NAME)) for seam, value in entry.items() if seam in (*SEAMS, NORM))
+        yield from ((f"{seam}@{PLACE}.{name}.{seam}", choice) for seam, choice in chosen if choice)
 
 
-def chosen(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Each choice by name in the entries of a pattern: the entry, the seam and the name."""
-    model = config.get("model")
-    entries = model.get("layers") if isinstance(model, DictConfig) else None
-    for entry, fields in (_plain(entries) if isinstance(entries, DictConfig) else {}).items():
-        for seam in (*SEAMS, "norm"):
-            if isinstance(fields, Mapping) and isinstance(fields.get(seam), str):
-                yield str(entry), seam, fields[seam]
-
-
-def _parts(place: str, entry: Mapping[str, Any], config: DictConfig, choice_of: ChoiceOf) -> Node:
-    """The fields of one entry, with a whole part for each seam that it says anything of."""
-    said = _by_seam(entry)
-    made = {name: value for name, (value, fields) in said.items() if name not in (*SEAMS, "norm") and not fields}
-    made |= {name: fields for name, (_, fields) in said.items() if name not in (*SEAMS, "norm") and fields}
-    for seam in SEAMS:
-        if seam in said:
-            made[seam] = _part(f"{place}.{seam}", seam, *said[seam], config, choice_of)
-    if "norm" in said:
-        made.setdefault("residual", _plain(config.residual))
-        made["residual"]["norm"] = _part(f"{place}.norm", "norm", *said["norm"], config, choice_of)
-    return made
-
-
-def _by_seam(entry: Mapping[str, Any]) -> dict[str, tuple[Any, Node]]:
-    """For each name the choice that is said, if any, and the fields: of `attention: x`, `attention.window: 64`, or
-    `attention: {window: 64}`.
+def _by_seam(place: str, entry: Any) -> Node:
+    """An entry with a table for each seam, {NAME: the choice that is named, if any, field: value, ...}, whether it says
+    `attention: x`, `attention.window: 64` or `attention: {window: 64}`; other values as they are.
     """
-    said: dict[str, tuple[Any, Node]] = {}
-    for key, value in entry.items():
-        name, _, field = str(key).partition(".")
-        choice, fields = said.get(name, (None, {}))
-        if field:
-            said[name] = choice, {**fields, field: value}
-        elif isinstance(value, Mapping):
-            said[name] = choice, {**fields, **value}
-        else:
-            said[name] = value, fields
+    if not isinstance(entry, Mapping | None):
+        raise UsageError(must_be(place, "a table of choices, as in {position: rotary}", entry))
+    said: Node = {}
+    for key, value in (entry or {}).items():
+        name, *path = str(key).split(".")
+        if name not in (*SEAMS, NORM):
+            said[str(key)] = value
+            continue
+        _put(said.setdefault(name, {}), path, value if path else _named(f"{place}.{name}", value))
     return said
 
 
-def _part(place: str, seam: str, choice: Any, fields: Node, config: DictConfig, choice_of: ChoiceOf) -> Node | None:
-    if choice is None and not fields:
-        return None
-    if choice is not None and not isinstance(choice, str):
-        raise UsageError(must_be(place, "the name of a choice, or a table of fields", choice))
-    part = choice_of(place, seam, choice) if choice else {} if "_target_" in fields else _plain(config[seam])
-    for path, value in fields.items():
-        *nodes, last = path.split(".")
-        node = part
-        for word in nodes:
-            node = node.setdefault(word, {})
-        node[last] = value
+def _named(place: str, value: Any) -> Node:
+    """What a seam is said to be: a choice by its name, a table of fields, or null."""
+    if not isinstance(value, str | Mapping | None):
+        raise UsageError(must_be(place, "the name of a choice, or a table of fields", value))
+    return {NAME: value} if isinstance(value, str) else dict(value or {})
+
+
+def _set(said: dict[str, Node], place: str, value: Any) -> None:
+    """Sets what a command line says; another choice of a seam leaves nothing of the one before."""
+    name, *path = place.split(".")
+    entry = said.setdefault(name, {})
+    if not path:
+        for seam, own in _by_seam(f"{PLACE}.{name}", value).items():
+            entry[seam] = {**(entry.get(seam, {}) if NAME not in own else {}), **own} if isinstance(own, dict) else own
+    elif path[0] not in (*SEAMS, NORM):
+        entry[".".join(path)] = value
+    elif len(path) > 1:
+        _put(entry.setdefault(path[0], {}), path[1:], value)
+    else:
+        own = _named(f"{PLACE}.{place}", value)
+        entry[path[0]] = own if NAME in own or not own else {**entry.get(path[0], {}), **own}
+
+
+def _put(node: Node, path: Sequence[str], value: Any) -> None:
+    """Sets a field at a path; at none, the fields of a table."""
+    if not path:
+        node.update(value)
+        return
+    *nodes, last = path
+    for word in nodes:
+        node = node.setdefault(word, {})
+    node[last] = value
+
+
+def _parts(place: str, entry: Node, config: DictConfig, choice_of: ChoiceOf) -> Node:
+    """The fields of one entry, with a whole part for each seam that it says anything of."""
+    made = {name: value for name, value in entry.items() if name not in (*SEAMS, NORM)}
+    for seam in (seam for seam in SEAMS if entry.get(seam)):
+        made[seam] = _part(f"{place}.{seam}", seam, entry[seam], config, choice_of)
+    if entry.get(NORM):
+        made.setdefault("residual", _plain(config.residual))
+        made["residual"]["norm"] = _part(f"{place}.{NORM}", NORM, entry[NORM], config, choice_of)
+    return made
+
+
+def _part(place: str, seam: str, said: Node, config: DictConfig, choice_of: ChoiceOf) -> Node:
+    name, fields = said.get(NAME), {key: value for key, value in said.items() if key != NAME}
+    part = choice_of(place, seam, name) if name else {} if "_target_" in fields else _plain(config[seam])
+    for key, value in fields.items():
+        inner = part.get(key)
+        part[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     return part
 
 

@@ -31,7 +31,7 @@ from omegaconf import _utils as omegaconf_utils
 from omegaconf import base as omegaconf_base
 
 from attnlab.config import LISTS, UsageError, place_of
-from attnlab.config.layers import PLACE, chosen, expand, open_entries
+from attnlab.config.layers import PLACE, expand
 from attnlab.ranges import must_be
 from attnlab.training.study_fields import did_you_mean
 
@@ -164,16 +164,26 @@ class Loader(ConfigLoaderImpl):
         parsed = parse(overrides)
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
-        config = self._with_fields(config_name, parsed, *how)
-        config = config or super()._load_configuration_impl(config_name, overrides, *how)
-        self._expand_layers(config_name, parsed, config, how)
+        # What stands in the entries of a pattern is no plain field: a choice by name may have fields beside it.
+        own = [one for one in parsed if one.key_or_group.startswith(f"{PLACE}.") and not one.is_delete()]
+        rest = [one for one in parsed if one not in own]
+        config = self._with_fields(config_name, rest, *how) or super()._load_configuration_impl(
+            config_name, [str(one.input_line) for one in rest], *how
+        )
+        self._expand_layers(config_name, own, rest, config, how)
+        _describe(config, parsed)
         return config
 
     def _expand_layers(
-        self, config_name: str | None, parsed: Sequence[Override], config: DictConfig, how: tuple[RunMode, bool, bool]
+        self,
+        config_name: str | None,
+        own: Sequence[Override],
+        rest: Sequence[Override],
+        config: DictConfig,
+        how: tuple[RunMode, bool, bool],
     ) -> None:
         """Puts the parts that its choices come to into the entries of a model's pattern."""
-        others = [one for one in parsed if not self._is_field(one)]
+        others = [one for one in rest if not self._is_field(one)]
 
         def choice_of(place: str, group: str, name: str) -> dict[str, Any]:
             known = self.repository.get_group_options(group)
@@ -183,8 +193,8 @@ class Loader(ConfigLoaderImpl):
             made = self._of_choices(config_name, [*words, f"{group}={name}"], *how)
             return cast("dict[str, Any]", OmegaConf.to_container(made[group], resolve=False))
 
-        names = {f"{seam}@{PLACE}.{entry}.{seam}": name for entry, seam, name in chosen(config)}
-        expand(config, choice_of)
+        given = [(one.key_or_group.removeprefix(f"{PLACE}."), one.value()) for one in own]
+        names = dict(expand(config, given, choice_of))
         with open_dict(config.hydra):
             config.hydra.runtime.choices.update(names)
 
@@ -226,7 +236,6 @@ class Loader(ConfigLoaderImpl):
         except Exception:  # Hydra's own way says of which file; and what a plugin registers may be no class to pickle
             config = super()._compose_config_from_defaults_list(defaults, repo)
         _open_tables(config)
-        open_entries(config)
         return config
 
     def _is_field(self, override: Override) -> bool:

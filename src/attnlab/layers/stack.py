@@ -354,6 +354,10 @@ def _positions(
     for name, position in of_entries.items():
         if reason := wrong_position(unwrapped(shared), unwrapped(position)):
             raise ValueError(f"layers.{name}.position: {reason}")
+    for _, own in of_layers:
+        mixer, position = unwrapped(own["attention"]), unwrapped(own["position"])
+        if reason := mixer.refuses(position):
+            raise ValueError(f"position: {position.__name__} {reason.format(mixer=mixer.__name__)}")
 
     def built(position: Callable[..., PositionEncoding], name: str) -> PositionEncoding:
         own = users.get(name) or [cast(Layer, layers[0])]
