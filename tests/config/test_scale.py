@@ -96,3 +96,8 @@ def test_the_dial_turns_all_and_each_can_be_set(compose):
 def test_a_mistake_is_said(compose, word, message):
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         compose("scale=depth", word)
+
+
+def test_it_is_refused_where_data_have_no_windows_of_tokens(compose):
+    with pytest.raises(UsageError, match=r"choose data that has data\.context_length"):
+        compose("scale=depth", "data=digits", "model=vit", "task=image_classification")

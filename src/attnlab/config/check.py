@@ -114,7 +114,13 @@ def _is_taken_over(node: DictConfig, path: str) -> bool:
 
 def _check_top(resolved: Mapping[str, object]) -> Iterator[Finding]:
     yield from _check_fields("study.", find(resolved, "study"), OF_A_STUDY)
-    yield from _check_fields("scale.", find(resolved, "scale", {}), OF_A_SCALE)
+    scale = find(resolved, "scale", {})
+    yield from _check_fields("scale.", scale, OF_A_SCALE)
+    if scale and find(resolved, "data.context_length") is None:
+        yield (
+            "scale",
+            "scale: its rules count tokens in windows of text; choose data that has data.context_length, as kjv",
+        )
     own = {key: value for key, value in resolved.items() if not isinstance(value, dict)}
     yield from _check_fields("", own, OF_A_RUN | OF_DEBUG, beside=[key for key in resolved if key not in own])
     if resolved.get("debug") and (name := find(resolved, "study.name")) != "debug":
