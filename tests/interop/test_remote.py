@@ -16,7 +16,7 @@ from attnlab.interop.remote_code import LINES, described, kind_of, write_folder
 from attnlab.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
 from attnlab.parts import Part
 
-CAUSAL = ("xpos",)
+CAUSAL = ("xpos", "cope")
 POSITIONS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path("conf/position").glob("*.yaml"))}
 FEW = ("alibi", "learned")
 OF_IMAGES = {"axial_rotary", "learned_2d", "sinusoidal_2d"}

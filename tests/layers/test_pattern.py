@@ -146,7 +146,7 @@ def test_the_contract_holds_for_layers_that_differ(kind, entries):
     checks = [
         name for base in type(family).__mro__ for name, method in vars(base).items() if hasattr(method, "is_property")
     ]
-    assert len(checks) > 5
+    assert len(checks) >= 5
     for name in dict.fromkeys(checks):
         if name == "every_token_changes_every_logit" and "window" in str(entries):
             continue  # two layers do not carry a token that far
