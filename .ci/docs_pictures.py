@@ -18,13 +18,14 @@ from attnlab.layers import (
     ALiBi,
     Eager,
     GatedFeedForward,
+    Mixer,
     MixtureOfExperts,
     PositionEncoding,
     build_scope,
 )
 from attnlab.layers.attention import DotProductAttention
 from attnlab.models import GPT
-from attnlab.parts import build_part, unwrapped
+from attnlab.parts import build_part
 
 Node, Build = Mapping[str, object], Callable[..., Any]
 LENGTH, WIDTH, HEADS, SIDE = 32, 64, 4, 9
@@ -254,8 +255,8 @@ def _attention(axes: Axes, name: str, build: Build) -> None:
     """
     keys = {"multi_head": 4, "grouped_query": 2, "multi_query": 1}.get(name)
     if keys is None:
-        has_weights = issubclass(unwrapped(build), DotProductAttention)
-        return _weights(axes, build) if has_weights else _dependence(axes, build)
+        mixer = build(d_model=WIDTH, num_heads=HEADS, causal=True, max_length=LENGTH, layer_index=0)
+        return _weights(axes, mixer) if isinstance(mixer, DotProductAttention) else _dependence(axes, mixer)
     for head in range(4):
         at = (head // (4 // keys) + 0.5) * 4 / keys
         axes.plot([head + 0.5, at], [1, 0], color="tab:blue")
@@ -265,10 +266,9 @@ def _attention(axes: Axes, name: str, build: Build) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _dependence(axes: Axes, build: Build) -> None:
+def _dependence(axes: Axes, mixer: Mixer) -> None:
     """The norm of the gradient of each output by each input, of random weights and inputs; each row up to 1."""
     torch.manual_seed(0)
-    mixer = build(d_model=WIDTH, num_heads=HEADS, causal=True)
     x_1TD = torch.randn(1, LENGTH, WIDTH, requires_grad=True)
     out_1TD = mixer(x_1TD, build_scope(x_1TD, PositionEncoding(), causal=True))
     weights_TT = torch.stack(
@@ -279,9 +279,8 @@ def _dependence(axes: Axes, build: Build) -> None:
 
 
 @torch.no_grad()
-def _weights(axes: Axes, build: Build) -> None:
+def _weights(axes: Axes, attention: DotProductAttention) -> None:
     """The weights of the first head on random states, with random projections, under alibi."""
-    attention = build(d_model=WIDTH, num_heads=HEADS, causal=True, max_length=LENGTH, layer_index=0)
     keeping, x_BTD = Eager(keep_weights=True), 2 * torch.randn(1, LENGTH, WIDTH)
     attention.backend = keeping
     attention(x_BTD, build_scope(x_BTD, ALiBi(HEADS), causal=True))
