@@ -28,6 +28,7 @@ ELSEWHERE = {  # by how a command begins: the file that runs it, and a word in i
     "attnlab sweep scaling": ("tests/cli/test_contract.py", "available_studies"),
     "attnlab scaling": ("tests/cli/test_scaling.py", '"scaling"'),
     "attnlab sweep my_question hydra/launcher=slurm": ("tests/cluster", "slurm"),
+    "attnlab coordinate-check": ("tests/runs/test_coordinates.py", "coordinate-check"),
     "attnlab cancel": ("tests/cluster", '"cancel"'),
     "attnlab retry": ("tests/cluster", '"retry"'),
     "attnlab import openai-community/gpt2": ("tests/runs/test_imported.py", "revision"),

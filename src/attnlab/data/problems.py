@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from attnlab.parts import Part
-from attnlab.ranges import PositiveInt, Probability, check_ranges, must_be
+from attnlab.ranges import NonNegativeFloat, PositiveInt, Probability, check_ranges, must_be
 
 Random = np.random.Generator
 DIGITS = [str(digit) for digit in range(10)]
@@ -76,7 +76,9 @@ class MQAR(Problem):
 
     answers_last = False
 
-    def __init__(self, num_pairs: PositiveInt = 8, vocabulary: PositiveInt = 256, power: float = 0.01) -> None:
+    def __init__(
+        self, num_pairs: PositiveInt = 8, vocabulary: PositiveInt = 256, power: NonNegativeFloat = 0.01
+    ) -> None:
         if vocabulary % 2 or vocabulary // 2 < num_pairs:
             wanted = f"even, and at least twice problem.num_pairs={num_pairs}"
             raise ValueError(must_be("data.problem.vocabulary", wanted, vocabulary))

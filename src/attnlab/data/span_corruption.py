@@ -227,7 +227,8 @@ def _filled(rows: Sequence[np.ndarray], filler: int) -> tuple[np.ndarray, np.nda
     return filled_BT, is_token_BT
 
 
-Kinds = Sequence[Sequence[float]]  # of a mean length of spans, in tokens, and a share of noise each
+Share = Annotated[float, Interval(gt=0, lt=1)]
+Kinds = Sequence[tuple[Annotated[float, Ge(1)], Share]]  # the mean length of spans, in tokens, and the share of noise
 
 
 @check_ranges
@@ -246,7 +247,7 @@ class MixtureOfDenoisersData(SpanCorruptionData):
         tokenizer: Tokenizer,
         context_length: Annotated[int, Ge(2)] = 128,
         regular: Kinds = ((3, 0.15), (8, 0.15)),
-        sequential: Sequence[float] = (0.25,),
+        sequential: Sequence[Share] = (0.25,),
         extreme: Kinds = ((3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5)),
         num_sentinels: PositiveInt = 100,
         **fields: Unpack[WindowFields],
@@ -266,7 +267,7 @@ class MixtureOfDenoisersData(SpanCorruptionData):
         return max(found, default=0), "data.context_length"
 
 
-def denoisers_of(regular: Kinds, sequential: Sequence[float], extreme: Kinds) -> list[Denoiser]:
+def denoisers_of(regular: Kinds, sequential: Sequence[Share], extreme: Kinds) -> list[Denoiser]:
     """The denoisers of a mixture. Raises DataError for none, and for what is no length or no share."""
     found = []
     for field, mode, kinds in (("regular", "R", regular), ("extreme", "X", extreme)):

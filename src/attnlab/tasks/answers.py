@@ -5,7 +5,7 @@ Shapes: B batch, T length, N answers, V vocabulary.
 
 from __future__ import annotations
 
-import copy
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from attnlab.data.problems import Problem, Row, most_frequent
 from attnlab.data.synthetic import MOST_COMPARED, SyntheticData
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, TextModel
 from attnlab.parts import Choices
-from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
+from attnlab.ranges import PositiveFloat, Probability, check_ranges, must_be
 from attnlab.tasks.translation import teacher_forced
 from attnlab.training.loss import LossSums, cross_entropy_sums
 from attnlab.training.metrics import ACCURACY, EXACT, LOSS, Metric, prefix_of
@@ -56,7 +56,7 @@ class Answers(Task):
         self,
         model: TextModel,
         evaluation_lengths: Sequence[PositiveFloat] = LENGTHS,
-        difficulties: Mapping[str, Sequence[PositiveInt]] | None = None,
+        difficulties: Mapping[str, Sequence[Any]] | None = None,
         success_above: Probability = 0.95,
     ) -> None:
         super().__init__(model)
@@ -113,8 +113,9 @@ class Answers(Task):
 
     def figures(self, data: SyntheticData, split: str) -> dict[str, float]:
         found: dict[str, float] = {}
-        for name, length, problem in self._conditions(data):
-            if reason := self._why_not(data, length, problem):
+        for name, length, fields in self._conditions(data):
+            problem, reason = _with_fields(data.problem, fields)
+            if reason := reason or self._why_not(data, length, problem):
                 measured = [metric.name for metric in WHOLE]
                 self.unavailable |= {f"{prefix_of(split)}/{each}@{name}": reason for each in measured}
                 continue
@@ -126,15 +127,13 @@ class Answers(Task):
         self.notes["overlap"] = f"of at most {MOST_COMPARED:,} training rows"
         return found
 
-    def _conditions(self, data: SyntheticData) -> Iterator[tuple[str, int, Problem]]:
-        """What the answers are asked under: its name, the length, and the problem."""
+    def _conditions(self, data: SyntheticData) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """What the answers are asked under: its name, the length, and the fields of the problem that differ."""
         for factor in self.evaluation_lengths:
-            yield _multiple(factor), max(1, round(factor * data.length)), data.problem
+            yield _multiple(factor), max(1, round(factor * data.length)), {}
         for field, values in self.difficulties.items():
             for value in values:
-                problem = copy.copy(data.problem)
-                setattr(problem, field, value)
-                yield f"{field}={value}", data.length, problem
+                yield f"{field}={value}", data.length, {field: value}
 
     def _why_not(self, data: SyntheticData, length: int, problem: Problem) -> str | None:
         """Why the model, or the problem, has no rows of a length."""
@@ -174,6 +173,15 @@ class Answers(Task):
             marked = [word if is_right else f"({word})" for word, is_right in zip(answers, rights[number], strict=True)]
             shown.append((data.problem.write(row.tokens_T), " ".join(answers), " ".join(marked)))
         return Table(("row", "answers", "answers, (wrong)"), shown)
+
+
+def _with_fields(problem: Problem, fields: Mapping[str, Any]) -> tuple[Problem, str | None]:
+    """The problem with other fields; itself, and the reason, where they are refused."""
+    own = {name: getattr(problem, name) for name in inspect.signature(type(problem)).parameters}
+    try:
+        return type(problem)(**{**own, **fields}), None
+    except ValueError as error:
+        return problem, str(error)
 
 
 def right(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class TrainerSettings:
     log_every_n_steps: PositiveInt = 10
     checkpoint_every_seconds: NonNegativeFloat = 60.0
     checkpoint_budget_gb: NonNegativeFloat = 0.1
-    keep_checkpoints: list[PositiveInt] = field(default_factory=list)
+    keep_checkpoints: Sequence[PositiveInt] = field(default_factory=list)
     branch_from: str | None = None
     plateau_share: Annotated[float, Interval(gt=0, le=1)] | None = 0.5
     diagnostics_every: PositiveInt | None = None
