@@ -162,11 +162,11 @@ def link(name, target):
 def files_of(page):
     """The files that a page shows, by a title or by a first line that is their name."""
     found = {(name, text) for _, name, text in blocks(page) if name}
-    for language, _, text in blocks(page):
+    for language, name, text in blocks(page):
         first, _, rest = text.partition("\n")
         if language in ("python", "yaml") and re.fullmatch(r"# [\w/.]+\.(py|yaml)", first):
             found.add((first[2:], rest))
-        elif language == "yaml" and text.startswith("question:"):
+        elif language == "yaml" and text.startswith("question:") and not name:
             found.add(("my_question/study.yaml", text))
     return found
 

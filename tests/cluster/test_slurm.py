@@ -50,6 +50,7 @@ CELLS = {
 
 
 SETTINGS = ["trainer.max_steps=60", "trainer.val_check_interval=15", "trainer.log_every_n_steps=1", "model.dropout=0.1"]
+SETTINGS += ["trainer.precision=32", "trainer.compile=false"]  # what settles them by trying calls the parts, too
 
 
 def longer(tiny: list[str]) -> list[str]:

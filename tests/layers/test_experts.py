@@ -71,12 +71,9 @@ def test_it_is_deepseek_v3s_block_with_a_bias_and_shared_experts():
     assert not torch.allclose(ours(x_btd()), plain), "the bias chooses other experts"
 
 
-@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("top_k", [1, 3, E])
+@pytest.mark.parametrize(("top_k", "normalize"), [(1, False), (3, True), (3, False), (E, True), (E, False)])
 def test_a_token_gets_the_weighted_sum_of_its_best_experts(top_k, gate, normalize):
-    if top_k == 1 and normalize:
-        pytest.skip("refused")
     module = mixture(top_k=top_k, gate=gate, normalize=normalize, balance="none", shared_experts=2, bias=True)
     out = module(x_btd())
     for b, t in itertools.product(range(3), range(10)):
