@@ -47,7 +47,7 @@ def train(attnlab, folders, here, library):
         published = shutil.copytree(folders[kind], here / "published", dirs_exist_ok=True)
         said = attnlab(
             "train", *first.split(), *more, f"task={task}", "tokenizer=pretrained", f"tokenizer.path={published}", "run_dir=run",
-            *SMALL, *words,
+            *SMALL, "trainer.precision=32", *words,
         )  # fmt: skip
         return said, here / "run"
 
