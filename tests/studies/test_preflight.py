@@ -21,7 +21,7 @@ from attnlab.studies.remaining import read_costs
 from attnlab.studies.slots import Slots
 from attnlab.training.run_directory import read_json
 
-SIZE = Size(1000, 5000, "token", 100, 4, 1e6, 6e6, "a", None)
+SIZE = Size(1000, 5000, "token", 100, 100, 4, 1e6, 6e6, "a", None)
 
 
 def preflight(tmp_path, sizes, seeds=2, workers=2, takes=None):
