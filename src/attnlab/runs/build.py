@@ -86,7 +86,7 @@ def build(resolved: Mapping[str, Any]) -> Parts:
 def build_data(resolved: Mapping[str, Any]) -> DataModule:
     """The data module of a resolved configuration, with the ramps of its training; reads nothing."""
     data: DataModule = instantiate(resolved["data"], "data")
-    ramps: list[Ramp] = [instantiate(resolved[group], group) for group in RAMPS]
+    ramps: list[Ramp] = [instantiate(resolved[group], group) for group in RAMPS if group in resolved]
     data.ramps = Ramps(*ramps)
     return data
 
@@ -153,7 +153,7 @@ def prepare_data(configs: Iterable[Mapping[str, Any]]) -> dict[str, DataModule]:
 
 def data_key(resolved: Mapping[str, Any]) -> str:
     """What tells the data of one resolved configuration from those of another."""
-    return json.dumps([resolved[group] for group in ("data", *RAMPS)], sort_keys=True, default=str)
+    return json.dumps([resolved.get(group) for group in ("data", *RAMPS)], sort_keys=True, default=str)
 
 
 def start(model: nn.Module, node: Mapping[str, Any], widths: Mapping[str, object]) -> list[str]:
