@@ -145,6 +145,18 @@ FORMULAS = {
         "ema": r"$\bar w_s = \beta\,\bar w_{s-1} + (1-\beta)\,w_s$",
         "last_checkpoints": r"$\bar w = mean(w$ at the last $n$ validations$)$",
     },
+    "batch_ramp": {
+        "none": r"$N_s = N$",
+        "linear": r"$N_s = \lfloor N\,(start + (1-start)\,s/S) \rfloor$ for $s < S$",
+        "linear_in_tokens": r"$N_s = \lfloor N\,start^{\,1-s/S} \rfloor$ for $s < S$",
+        "doubling": r"$N_s = \lfloor N\,start^{\,1-k/stages} \rfloor$ in stage $k$, from 0",
+        "staged": r"$N_s = \lfloor N\,share_k \rfloor$ in stage $k$, then $N$",
+    },
+    "length_ramp": {
+        "none": r"$L_s = L$",
+        "linear": r"$L_s = 8\,\lfloor L\,(start + (1-start)\,s/S)/8 \rfloor$ for $s < S$",
+        "staged": r"$L_s = \lfloor L\,share_k \rfloor$ in stage $k$, then $L$",
+    },
 }
 
 
@@ -351,7 +363,16 @@ def _averaging(axes: Axes, name: str, build: Build) -> None:
     axes.legend()
 
 
+def _ramp(axes: Axes, name: str, build: Build) -> None:
+    """What a full size of 512 is at each of the first 1,000 steps."""
+    ramp = build()
+    axes.plot(range(1000), [ramp.size(512, step) for step in range(1000)])
+    axes.set(xlabel="step", ylabel="size", ylim=(0, 560))
+    axes.grid(alpha=0.3)
+
+
 DRAWN: dict[str, Callable[[Axes, str, Build], None]] = {
     "position": _position, "residual": _residual, "norm": _norm, "attention": _attention,
     "feed_forward": _feed_forward, "init": _init, "schedule": _schedule, "averaging": _averaging,
+    "batch_ramp": _ramp, "length_ramp": _ramp,
 }  # fmt: skip

@@ -149,6 +149,12 @@ def test_a_required_field_is_asked_for_once(space):
             "there are none (trainer.val_check_interval=0",
         ),
         (["averaging=last_checkpoints", "trainer.max_steps=50"], "set trainer.val_check_interval"),
+        (
+            ["model=encoder_decoder", "data=multi30k", "batch_ramp=linear"],
+            "batch_ramp: data=multi30k has no batches of a fixed number of examples",
+        ),
+        (["model=clip", "batch_ramp=doubling"], "batch_ramp: data=icons has no batches of a fixed number of examples"),
+        (["model=vit", "length_ramp=linear"], "length_ramp: data=mnist_5k has rows that cannot be cut to a length"),
         (["residual=rezero", "norm=rms_norm"], "no norm"),
         (
             ["model=bert", "position=xpos"],

@@ -68,6 +68,8 @@ FAULTS = {
     """,
     "tokenizer=bpe": "tokenizer.vocabulary_size: [0, 255, -1, 99999999, 4096.5]",
     "averaging=ema": "averaging.decay: [1, -0.1, .nan]",
+    "batch_ramp=linear": "{batch_ramp.start: [0, 1.5, .nan], batch_ramp.steps: [0, 2.5], batch_ramp.stages: [0, 201]}",
+    "batch_ramp=staged": "{batch_ramp.stages: [[[0.5]], [[2, 5]], [[0.5, 1.5]]], batch_ramp.multiple_of: [0]}",
     "averaging=last_checkpoints": "averaging.count: [0]",
     "optimizer=adafactor": "{optimizer.beta2_decay: [0.8], optimizer.clip: [0]}",
     "optimizer=muon": "{optimizer.momentum: [1], optimizer.ns_steps: [0, 100]}",

@@ -51,6 +51,8 @@ BASES = {
     "schedule": ("attnlab.training.Schedule", "after"),
     "averaging": ("attnlab.training.Averaging", "after_step"),
     "data": ("attnlab.data.DataModule", "facts"),
+    "batch_ramp": ("attnlab.data.Ramp", "share, size"),
+    "length_ramp": ("attnlab.data.Ramp", "share, size"),
     "data.source": ("attnlab.data.TextSource", "read"),
     "tokenizer": ("attnlab.data.Tokenizer", "decode, encode"),
     "augmentation": ("attnlab.data.Augmentation or attnlab.data.SpeechAugmentation", "mix"),

@@ -1,5 +1,6 @@
 """Code is part of what a run is: the source of the user's own parts, found without running anything, and attnlab's own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -147,6 +148,28 @@ def test_an_edited_part_is_refused_or_mixed_with_a_caveat(own_part):
     assert "the source of own_helper" in " ".join(said.split())
     [caveat] = [line for line in compare(load_study("runs/mine")).caveats if "the source of own_helper" in line]
     assert caveat.endswith("; within one cell in mine.")
+
+
+def test_tokens_and_operations_are_those_of_the_steps_of_a_ramp(attnlab, here, tiny):
+    """Of full attention a token costs 2 L d multiplications a layer more in rows of L tokens (q.k, and weights.v)."""
+    ramps = ["batch_ramp=staged", "batch_ramp.stages=[[0.5,3]]", "length_ramp=linear", "length_ramp.steps=8"]
+    ramps += ["length_ramp.multiple_of=1", "trainer.log_every_n_steps=1"]
+    assert attnlab("train", *tiny, "run_dir=plain").status == 0
+    assert attnlab("train", *tiny, *ramps, "run_dir=ramped").status == 0
+    plain, ramped = (read_json(Path(place) / "run.json") for place in ("plain", "ramped"))
+    lengths = [2, 3, 5, 7, 9, 10, 12, 14, 16, 16]  # from an eighth of 16: 2 + 14 t / 8
+    tokens = [(2 if step < 3 else 4) * length for step, length in enumerate(lengths)]
+    saved = [3 * 2 * 2 * (16 - length) * 16 for length in lengths]
+    operations = sum(n * (plain["flops_per_token"] - less) for n, less in zip(tokens, saved, strict=True))
+    assert ramped["flops_per_token"] == pytest.approx(operations / sum(tokens), abs=1)
+    assert ramped["training"] == plain["training"] | {"tokens": sum(tokens), "epochs": ramped["training"]["epochs"]}
+    lines = [json.loads(line) for line in Path("ramped/metrics.jsonl").read_text().splitlines()]
+    seen = {line["step"]: line["tokens"] for line in lines if "train/loss" in line["values"]}
+    assert seen == {step: sum(tokens[:step]) for step in range(1, 11)}
+    assert (
+        f"plan: 10 steps of 64 tokens or, in the first 8, fewer: {sum(tokens)} in all"
+        in Path("ramped/log.txt").read_text()
+    )
 
 
 @pytest.mark.slow

@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from attnlab.config.compose import ConfigSpace
+from attnlab.data import Ramps
 from attnlab.runs import trial
 from attnlab.runs.build import prepare_data
 from attnlab.runs.trial import Part, measure
 from attnlab.tasks import CausalLanguageModelling
+
+
+def test_a_trial_has_steps_of_full_size_alone(tiny, here):
+    with ConfigSpace() as space:
+        composed = space.compose([*tiny, "batch_ramp=linear", "length_ramp=linear"])
+    with trial.alone(composed) as (_, parts, _):
+        assert parts.data.ramps == Ramps()
+        assert next(iter(parts.data.train_dataloader()))["tokens"].shape == (4, 16)
+    assert prepare_data([composed.resolved]).popitem()[1].ramps.steps == 200
 
 
 class Examples:

@@ -21,7 +21,7 @@ from attnlab.studies.remaining import read_costs
 from attnlab.studies.slots import Slots
 from attnlab.training.run_directory import read_json
 
-SIZE = Size(1000, 5000, "token", 100, 4, 1e6, 6e6, "a", None)
+SIZE = Size(1000, 5000, "token", 100, 100, 4, 1e6, 6e6, "a", None)
 
 
 def preflight(tmp_path, sizes, seeds=2, workers=2, takes=None):
@@ -102,7 +102,13 @@ def test_what_the_estimate_of_what_is_left_rests_on_is_left_in_the_folder(tmp_pa
     assert read_costs(tmp_path / "s").workers is None
 
 
-@pytest.mark.parametrize("more", [[], ["trainer.accumulate_grad_batches=3", "position=learned", "averaging=ema"]])
+RAMPED = ["batch_ramp=doubling", "batch_ramp.steps=6", "length_ramp=staged", "length_ramp.stages=[[0.5,4]]"]
+RAMPED += ["batch_ramp.start=0.25", "trainer.accumulate_grad_batches=2"]
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["trainer.accumulate_grad_batches=3", "position=learned", "averaging=ema"], RAMPED]
+)
 def test_sizes_are_those_that_a_run_records(attnlab, tiny, more):
     assert attnlab("train", *tiny, *more, "run_dir=run").status == 0
     record, disk = (
@@ -113,7 +119,8 @@ def test_sizes_are_those_that_a_run_records(attnlab, tiny, more):
         composed = space.compose([*tiny, *more])
     size = sizes_of([composed], prepare_data([composed.resolved]))[composed.cell]
     assert size.parameters == record["parameters"]["total"]
-    assert size.tokens == record["training"]["tokens"]
+    assert size.tokens == record["training"]["tokens"] == read_json(Path("run/status.json"))["tokens"]
+    assert size.full_steps * record["training"]["tokens_per_step"] == pytest.approx(size.tokens)
     assert (size.unit, size.steps, size.validations) == (record["data"]["unit"], 10, 2)
     numbers = size.disk - 150_000 - 250 * 10 / composed.get("trainer.log_every_n_steps")
     assert numbers == pytest.approx(disk, rel=0.5)

@@ -13,7 +13,18 @@ import pytest
 import torch
 from tests.processes import ranks_from_server
 
-from attnlab.data import Character, MaskedTextData, Masking, ParallelText, TextData, TextFiles, TranslationData
+from attnlab.data import (
+    Character,
+    GeometricRamp,
+    LinearRamp,
+    MaskedTextData,
+    Masking,
+    ParallelText,
+    Ramps,
+    TextData,
+    TextFiles,
+    TranslationData,
+)
 from attnlab.data.module import DataModule
 from attnlab.layers import ALiBi, MixtureOfExperts, PreNorm, RelativeBias
 from attnlab.models import GPT, T5, Bert, EncoderDecoder
@@ -41,6 +52,7 @@ from attnlab.training import (
 
 TASKS = ("causal_lm", "masked_lm", "translation", "experts")
 STEPS = 20
+RAMPS = Ramps(GeometricRamp(0.25, 13), LinearRamp(0.25, 15))
 SIZES = {"d_model": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 # A bias of keys has no gradient but rounding, as softmax does not see it; Adam's usual eps makes whole steps of that.
 STEADY_ADAMW = partial(adamw, eps=1e-6)
@@ -134,6 +146,7 @@ def train(
     averaging: Averaging | None = None,
     poison: int | None = None,
     optimizer: Any = STEADY_ADAMW,
+    ramps: Ramps | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Trains a task and evaluates it; `devices` and `accumulate_grad_batches` say in how many parts a step's batch comes. Gives what came out."""
@@ -143,6 +156,7 @@ def train(
     chosen = TrainerSettings(**defaults | {"accumulate_grad_batches": accumulate_grad_batches} | settings)
     data, task = make(kind, folder, accumulate_grad_batches * chosen.devices, optimizer)
     task.optimization.averaging = averaging or Averaging()
+    data.ramps = ramps or Ramps()
     if poison is not None:
         spoil(task, poison)
     losses = Losses()
@@ -204,6 +218,7 @@ def train_together(folder: Path, path: list[str]) -> None:
 RESUMED: dict[str, Any] = {
     "ema": lambda: {"kind": "causal_lm", "averaging": EMA(0.9)},
     "schedule_free": lambda: {"kind": "causal_lm", "optimizer": schedule_free},
+    "ramps": lambda: {"kind": "causal_lm", "ramps": RAMPS},
     "muon": lambda: {"kind": "causal_lm", "optimizer": muon},
     "shared_layers": lambda: {"kind": "shared_layers"},
 }

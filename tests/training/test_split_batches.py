@@ -4,12 +4,34 @@ from types import SimpleNamespace
 
 import pytest
 import split_runs
+import torch
 from split_runs import assert_same_numbers
 
 
 @pytest.mark.parametrize("kind", split_runs.TASKS)
 def test_two_micro_batches_give_the_numbers_of_the_whole_batch(texts, whole, kind):
     assert_same_numbers(whole[kind], split_runs.train(kind, texts, accumulate_grad_batches=2))
+
+
+@pytest.mark.parametrize("kind", ["causal_lm", "masked_lm"])
+def test_within_ramps_two_micro_batches_give_the_numbers_of_the_whole_batch(texts, kind):
+    """Of which the two parts have unequal numbers of examples: 3 in a step, 5 in another."""
+    one, two = (split_runs.train(kind, texts, parts, ramps=split_runs.RAMPS) for parts in (1, 2))
+    assert_same_numbers(one, two)
+    data, _ = split_runs.make(kind, texts, 1)
+    data.ramps = split_runs.RAMPS
+    if kind == "causal_lm":  # masked words are whole, so that there are at most as many terms as are foretold
+        assert one["tokens"] == data.tokens_in(split_runs.STEPS, 1) < split_runs.STEPS * data.tokens_per_step(1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_training_that_was_stopped_within_ramps_goes_on_to_the_same_bits(texts, tmp_path, parts):
+    straight = split_runs.train("causal_lm", texts, parts, ramps=split_runs.RAMPS, checkpoints=tmp_path)
+    resumed = split_runs.train("causal_lm", texts, parts, ramps=split_runs.RAMPS, resume=tmp_path / "step=10.ckpt")
+    assert split_runs.RAMPS.batch.steps > 10 < split_runs.RAMPS.length.steps
+    assert resumed["losses"] == straight["losses"][10:]
+    assert resumed["tokens"] == straight["tokens"]
+    assert all(torch.equal(weight, straight["weights"][name]) for name, weight in resumed["weights"].items())
 
 
 @pytest.mark.slow

@@ -58,6 +58,8 @@ def seams() -> dict[str, object]:
         "schedule": Callable[..., training.Schedule],
         "averaging": training.Averaging,
         "data": data.DataModule,
+        "batch_ramp": data.Ramp,
+        "length_ramp": data.Ramp,
         "tokenizer": data.Tokenizer,
         "augmentation": data.Augmentation | data.SpeechAugmentation,
         "trainer": training.TrainerSettings,

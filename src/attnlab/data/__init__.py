@@ -8,7 +8,7 @@ Data in four steps, the same for every kind: **source -> encode -> order -> coll
 - **encode** makes of each part rows of token numbers, or pixels, with a tokenizer that is trained on the training part;
   what takes long is kept in the `cache`.
 - **order** says which rows the next batch of this rank has: an endless training order with a position that can be
-  saved, and evaluation that gives each example once.
+  saved, and evaluation that gives each example once; `ramps` make the first steps of a training smaller.
 - **collate** makes a batch, a dict of tensors, of rows.
 
 A data module does the last three, one for each shape of example, each on the base that it shares with its like:
@@ -52,6 +52,7 @@ from attnlab.data.problems import (
     Sort,
 )
 from attnlab.data.questions import HubQuestions, QuestionSource, SQuAD, SQuADFiles
+from attnlab.data.ramps import GeometricRamp, LinearRamp, Ramp, Ramps, StagedRamp
 from attnlab.data.source import SourceRow, TextSource, describe_sources
 from attnlab.data.speech import HubSpeech, SpeechFiles, SpeechSource
 from attnlab.data.spoken_commands import SpokenCommands
@@ -83,14 +84,15 @@ LAZY = {  # what needs torch or Lightning is loaded at its first use, so that li
 
 __all__ = [
     *LAZY, "BPE", "KJV", "MQAR", "SST2", "TOKENIZERS", "TSV", "WNUT17", "Addition", "Byte", "CaptionedSource",
-    "Character", "CoNLL", "Copy", "Corpus", "DataError", "Depo", "Digits", "FashionMNIST", "FlipFlop", "HomeAssistant",
-    "HubEntities", "HubImageText", "HubImages", "HubLabelled", "HubPairs", "HubQuestions", "HubSpeech", "HubText",
-    "Icons", "ImageFolder", "ImageSource", "ImageText", "Induction", "LabelledSource", "ListOps", "MNIST5k", "Mano",
-    "MarianTokenizer", "ModularAddition", "Multi30k", "Newsgroups", "PairSource", "ParallelText", "Parity",
-    "PretrainedTokenizer", "Problem", "QuestionSource", "ReutersR8", "SQuAD", "SQuADFiles", "SelectiveCopy", "Sort",
-    "SourceRow", "SpeechFiles", "SpeechSource", "SpokenCommands", "TextFiles", "TextSource", "TextTask",
-    "TinyShakespeare", "Tokenizer", "Unigram", "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources",
-    "prepare", "read_tokenizer", "write_tokenizer",
+    "Character", "CoNLL", "Copy", "Corpus", "DataError", "Depo", "Digits", "FashionMNIST", "FlipFlop",
+    "GeometricRamp", "HomeAssistant", "HubEntities", "HubImageText", "HubImages", "HubLabelled", "HubPairs",
+    "HubQuestions", "HubSpeech", "HubText", "Icons", "ImageFolder", "ImageSource", "ImageText", "Induction",
+    "LabelledSource", "LinearRamp", "ListOps", "MNIST5k", "Mano", "MarianTokenizer", "ModularAddition", "Multi30k",
+    "Newsgroups", "PairSource", "ParallelText", "Parity", "PretrainedTokenizer", "Problem", "QuestionSource",
+    "Ramp", "Ramps", "ReutersR8", "SQuAD", "SQuADFiles", "SelectiveCopy", "Sort", "SourceRow", "SpeechFiles",
+    "SpeechSource", "SpokenCommands", "StagedRamp", "TextFiles", "TextSource", "TextTask", "TinyShakespeare",
+    "Tokenizer", "Unigram", "UnlabelledText", "WithEndOfText", "cache_root", "describe_sources", "prepare",
+    "read_tokenizer", "write_tokenizer",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Unpack
+from typing import Annotated, Literal, Self, Unpack
 
 import numpy as np
 import torch
@@ -93,6 +93,7 @@ class MaskedTextData(WindowData):
     """
 
     unit = "masked token"
+    shortest_window = 2
 
     def __init__(
         self,
@@ -133,6 +134,13 @@ class MaskedTextData(WindowData):
     def train_tokens(self) -> int:
         """Masked tokens of an epoch; at most, where words are masked whole."""
         return self.order().count * self.masking.count(self.context_length)
+
+    def at_length(self, length: int) -> Self:
+        # Made once for all lengths: what is made for one of them goes with it.
+        _ = self._begins_word_V
+        if self.masks == "static":
+            _ = self._static_3N
+        return super().at_length(length)
 
     def describe(self) -> str:
         count = f"{'at most ' if self.masking.whole_words else ''}{self.masking.count(self.context_length)}"

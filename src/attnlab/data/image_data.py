@@ -54,6 +54,7 @@ class PixelData(ExampleData[S]):
     """
 
     source: PictureSource[Any]
+    takes_batch_ramp = True
 
     def __init__(
         self, source: Any, augmentation: Augmentation | None, batch_size: int, **fields: Unpack[ExampleFields]

@@ -56,6 +56,7 @@ class ImageTextData(PixelData[CaptionedRows], TextedData[CaptionedRows]):
 
     examples, unit, frame = "pairs", "pair", "source"
     classes: list[str] | None = None
+    takes_batch_ramp = False  # a pair's loss is of all pairs in its batch
 
     def __init__(
         self,

@@ -20,23 +20,24 @@ from attnlab.data.order import (
     Batch,
     EvaluationLoader,
     Order,
-    ReplayedLoader,
     ShuffledOrder,
     TrainingLoader,
     batches_by_length,
 )
+from attnlab.data.ramps import StepSizes, TakesRamps
+from attnlab.data.replayed import ReplayedLoader
 from attnlab.data.source import SPLITS, opened
 from attnlab.data.tokenizer_files import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
-from attnlab.parts import Choices, Part
+from attnlab.parts import Choices
 from attnlab.ranges import Seed
 
 IGNORED = -100  # as a target: of a position that is no term of the loss
 PLACEHOLDER_CLASSES = 2
 
 
-class DataModule(Part, lightning.LightningDataModule):
+class DataModule(TakesRamps, lightning.LightningDataModule):
     """Examples as batches, in an order that can be resumed.
 
     Training loaders are endless and a function of the seed alone; evaluation loaders give each example once. A subclass
@@ -93,7 +94,8 @@ class DataModule(Part, lightning.LightningDataModule):
     # --- what it may give
 
     def tokens_per_step(self, parts: int) -> int:
-        """How many terms of the loss a step of so many batches (ranks times accumulated ones) has, on average."""
+        """How many terms of the loss a step of so many batches (ranks times accumulated ones) has, on average, once it
+        is of full size."""
         return parts * self.tokens_per_batch
 
     def steps_in(self, epochs: int, accumulated: int = 1, ranks: int = 1) -> int:
@@ -102,7 +104,7 @@ class DataModule(Part, lightning.LightningDataModule):
         loader = self.train_dataloader()
         order = loader.order if isinstance(loader, TrainingLoader) else None
         if isinstance(order, ShuffledOrder):
-            return math.ceil(epochs * order.count / (order.batch_size * accumulated * ranks))
+            return StepSizes(self.ramps.batch, order.batch_size * accumulated * ranks).needed(epochs * order.count)
         inner = loader.loader if isinstance(loader, ReplayedLoader) else loader
         batches = len(inner) if isinstance(inner, Sized) else ENDLESS
         if batches >= ENDLESS or ranks > 1:
@@ -131,8 +133,8 @@ class DataModule(Part, lightning.LightningDataModule):
         write_tokenizer(seen, folder, self.frame or "text")
 
     def example_batch(self) -> Mapping[str, Any]:
-        """A batch of the shape of training batches, for counting what a model computes on it."""
-        return next(iter(self.train_dataloader()))
+        """A batch of the shape of full training batches, for counting what a model computes on it."""
+        return next(iter((self.unramped() if self.ramps.steps else self).train_dataloader()))
 
     # --- the training order
 
@@ -140,7 +142,10 @@ class DataModule(Part, lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def in_order(self, order: Order[object], collate: Callable[..., Batch]) -> TrainingLoader | BatchesAhead:
-        """The endless batches of an order, from where `load_state_dict` set it; made ahead where a GPU trains."""
+        """The endless batches of an order, from where `load_state_dict` set it; made ahead where a GPU trains. Raises
+        DataError for ramps that these data do not take."""
+        self.check_ramps()
+        order.follow(self.ramps.batch, getattr(self.trainer, "accumulate_grad_batches", 1))
         if self._order_state is not None:
             order.load_state_dict(self._order_state)
         self._close()

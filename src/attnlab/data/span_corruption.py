@@ -120,6 +120,7 @@ class SpanCorruptionData(WindowData):
     """
 
     frame = "source"
+    shortest_window = 2
 
     def __init__(
         self,

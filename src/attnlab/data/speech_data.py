@@ -159,6 +159,7 @@ class SpeechData(TextedData[SpeechRows]):
     """
 
     examples = "recordings"
+    takes_batch_ramp = True
 
     def __init__(
         self,

@@ -32,8 +32,8 @@ class FreshRows(ShuffledOrder):
     def __init__(self, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(ENDLESS, batch_size, seed, rank, world_size, "rows")
 
-    def examples(self, first: int) -> np.ndarray:
-        return np.arange(first, first + self.batch_size)
+    def examples(self, first: int, count: int) -> np.ndarray:
+        return np.arange(first, first + count)
 
 
 @check_ranges
@@ -47,6 +47,7 @@ class SyntheticData(DataModule):
 
     frame = None
     unit = "answer"
+    takes_batch_ramp = True
 
     def __init__(
         self,

@@ -5,10 +5,11 @@ Shapes: N tokens of a text, B windows of a batch, T window length.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import TypedDict, Unpack
+from typing import ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from attnlab.data.ahead import BatchesAhead
 from attnlab.data.cache import DataError
 from attnlab.data.module import WithVocabulary
 from attnlab.data.order import Batch, EvaluationLoader, ShuffledOrder, TrainingLoader
+from attnlab.data.ramps import Ramps
 from attnlab.data.source import SPLITS, Given, TextSource, check_split, opened
 from attnlab.data.texts import Corpus, prepare
 from attnlab.data.tokenizers import Tokenizer
@@ -151,9 +153,13 @@ class WindowData(WithVocabulary):
 
     source: a TextSource, or a class or partial of one that is completed with `path`. split: the fractions of train,
     validation and test. max_validation_tokens: of the text, scored at each validation (None: all). seed: draws the
-    training order. A subclass gives `collate`, and how large its examples are. Raises DataError.
+    training order. A subclass gives `collate`, and how large its examples are. In the steps of a length ramp windows
+    are cut to their first tokens (Li et al. 2021, arXiv 2108.06084, section 4), and begin where they always do. Raises
+    DataError.
     """
 
+    takes_batch_ramp = takes_length_ramp = True
+    shortest_window: ClassVar[int] = 1
     has_fixed_windows: bool = False
     end_of_text: bool = False
 
@@ -206,6 +212,7 @@ class WindowData(WithVocabulary):
     def setup(self, stage: str | None = None) -> None:
         """Sees that the text is long enough to train and to validate on."""
         self.tokens("train", self.context_length)
+        self.at_length(min(map(self.length_at, range(self.ramps.length.steps + 1))))
         self.val_dataloader()
 
     def tokens(self, split: str, length: int) -> np.ndarray:
@@ -226,7 +233,25 @@ class WindowData(WithVocabulary):
 
     def train_dataloader(self) -> TrainingLoader | BatchesAhead:
         order = self.order(*self.rank_and_world_size())
-        return self.in_order(order, partial(self.collate, self.corpus.train.tokens))
+        return self.in_order(order, partial(self._collate_of_step, order))
+
+    def _collate_of_step(self, order: WindowOrder, starts_B: np.ndarray, drawn_B: np.ndarray) -> Batch:
+        return self.at_length(self.length_at(order.step)).collate(self.corpus.train.tokens, starts_B, drawn_B)
+
+    def length_at(self, step: int) -> int:
+        return self.ramps.length.size(self.context_length, step)
+
+    def at_length(self, length: int) -> Self:
+        if length == self.context_length:
+            return self
+        if length < self.shortest_window:
+            raise DataError(
+                f"length_ramp: windows of {length} tokens are too short for data={self.name}; begin with a larger "
+                f"share of data.context_length={self.context_length}, {self.shortest_window} tokens or more"
+            )
+        data = copy.copy(self)
+        data.context_length, data.ramps = length, Ramps(self.ramps.batch)
+        return data
 
     def val_dataloader(self) -> EvaluationLoader | EvaluationWindows:
         return self.evaluation_loader("validation", max_tokens=self.max_validation_tokens)

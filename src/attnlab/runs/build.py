@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from attnlab.config import UsageError
 from attnlab.config.check import is_part
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM
-from attnlab.data import DataModule, Tokenizer
+from attnlab.data import DataModule, Ramp, Ramps, Tokenizer
 from attnlab.parts import build_part
 from attnlab.ranges import must_be
 from attnlab.runs.record import plain_widths, read_record, read_tensors, settings_of
@@ -33,6 +33,7 @@ from attnlab.training.tracking import Tracking
 from attnlab.training.trainer import TrainerSettings
 
 GROUPS = ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
+RAMPS = ("batch_ramp", "length_ramp")
 UNKNOWN_STEPS = 1 << 40  # of epochs, before data are read: any warm-up is shorter
 STATE = "_extra_state"  # what a model keeps beside its tensors: where they are, it is a number
 
@@ -75,10 +76,19 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     nodes = {**resolved, "model": model, "logger": own}
     chosen = resolved.get("callbacks") or {}
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    parts = replace(Parts(*(instantiate(nodes[group], group) for group in GROUPS)), callbacks=callbacks)
+    chosen_parts = [instantiate(nodes[group], group) for group in GROUPS[1:]]
+    parts = Parts(build_data(resolved), *chosen_parts, callbacks)
     for name, node in others.items():
         parts.tracking.others[name] = instantiate({**node, "_partial_": True}, f"logger.{name}")
     return parts
+
+
+def build_data(resolved: Mapping[str, Any]) -> DataModule:
+    """The data module of a resolved configuration, with the ramps of its training; reads nothing."""
+    data: DataModule = instantiate(resolved["data"], "data")
+    ramps: list[Ramp] = [instantiate(resolved[group], group) for group in RAMPS if group in resolved]
+    data.ramps = Ramps(*ramps)
+    return data
 
 
 def dry_build(resolved: Mapping[str, Any]) -> None:
@@ -135,7 +145,7 @@ def prepare_data(configs: Iterable[Mapping[str, Any]]) -> dict[str, DataModule]:
     for resolved in configs:
         key = data_key(resolved)
         if key not in seen:
-            seen[key] = instantiate(resolved["data"], "data")
+            seen[key] = build_data(resolved)
             seen[key].prepare_data()
             seen[key].setup()
     return seen
@@ -143,7 +153,7 @@ def prepare_data(configs: Iterable[Mapping[str, Any]]) -> dict[str, DataModule]:
 
 def data_key(resolved: Mapping[str, Any]) -> str:
     """What tells the data of one resolved configuration from those of another."""
-    return json.dumps(resolved["data"], sort_keys=True, default=str)
+    return json.dumps([resolved.get(group) for group in ("data", *RAMPS)], sort_keys=True, default=str)
 
 
 def start(model: nn.Module, node: Mapping[str, Any], widths: Mapping[str, object]) -> list[str]:

@@ -15,15 +15,19 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+import numpy as np
+
 import attnlab
 from attnlab.config import UsageError
 from attnlab.config.compose import Composed
 from attnlab.config.identity import record_in, recorded_choices, run_name, targets_of
+from attnlab.models import measure_size
 from attnlab.parts import find
 from attnlab.training.run_directory import (
     CHECKPOINTS,
@@ -41,9 +45,13 @@ from attnlab.training.study_fields import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnlab.data import DataModule
     from attnlab.interop import Settings
+    from attnlab.models.base import Size
+    from attnlab.training.task import Task
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "tokenizers")
+MOST_LENGTHS = 5  # at which operations are counted, where a ramp has many
 DIGITS = 16  # of SHA-256 in hexadecimal
 PACKAGE = Path(attnlab.__file__).parent
 INSTALLED = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -105,6 +113,23 @@ def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str,
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,
     }
+
+
+def size_of(task: Task, data: DataModule, batch: Mapping[str, Any], steps: int, parts: int) -> Size:
+    """The size of a run's model. Where rows grow in length, its operations a token are the mean over all tokens of so
+    many steps, between the lengths at which they are counted taken for linear, as those of full attention are."""
+
+    def counted(batch: Mapping[str, Any]) -> Size:
+        return measure_size(task.model, lambda: int(task.training_sums(batch).tokens))
+
+    if not data.ramps.length.steps:
+        return counted(batch)
+    lengths, tokens = [*map(data.length_at, range(steps))], data.tokens_of_steps(steps, parts)
+    distinct = sorted(set(lengths))
+    chosen = sorted({distinct[round(at)] for at in np.linspace(0, len(distinct) - 1, MOST_LENGTHS)})
+    found = [counted(data.at_length(length).example_batch()).flops_per_token for length in chosen]
+    mean = np.average(np.interp(lengths, chosen, found), weights=tokens)
+    return replace(counted(batch), flops_per_token=round(float(mean)))
 
 
 def write_record(directory: RunDirectory, composed: Composed, record: Mapping[str, object]) -> None:

@@ -25,7 +25,6 @@ from attnlab.config.check import check, incompatible
 from attnlab.config.compose import Composed
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM, identity, refuse_drift
-from attnlab.models import measure_size
 from attnlab.parts import find
 from attnlab.runs.build import Parts, build, refuse_other_tokenizer, start
 from attnlab.runs.record import (
@@ -33,6 +32,7 @@ from attnlab.runs.record import (
     plain_widths,
     read_record,
     refuse_other_source,
+    size_of,
     trials_of,
     write_record,
 )
@@ -328,10 +328,13 @@ class TrainingRun:
     def _facts(self, task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, device, the plan in steps and tokens."""
         settings, data = self.settings, self.data
-        # It touches nothing that training draws.
-        size = measure_size(task.model, lambda: int(task.training_sums(batch).tokens))
-        tokens_per_step = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size)
-        tokens, kind = tokens_per_step * settings.steps, settings.device_type
+        steps, parts, kind = (
+            settings.steps,
+            settings.accumulate_grad_batches * settings.world_size,
+            settings.device_type,
+        )
+        size = size_of(task, data, batch, steps, parts)  # it touches nothing that training draws
+        tokens_per_step, tokens = data.tokens_per_step(parts), data.tokens_in(steps, parts)
         epochs = tokens / max(1, data.train_tokens)
         name = torch.cuda.get_device_name() if kind == "cuda" else kind
         return {
@@ -341,7 +344,7 @@ class TrainingRun:
             "flops_per_token": size.flops_per_token,
             "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
-            "training": dict(zip(PLAN, (settings.steps, tokens_per_step, tokens, epochs), strict=True)),
+            "training": dict(zip(PLAN, (steps, tokens_per_step, tokens, epochs), strict=True)),
         }
 
     def _announce(self, record: Mapping[str, Any]) -> None:
@@ -360,7 +363,8 @@ class TrainingRun:
                     got = f"the training text gives no more than {size:,} tokens"
                     self._say(f"tokenizer.vocabulary_size={asked}: {got}, which the tokenizer has now")
         epochs = f" = {plan['epochs']:.2f} epochs" if plan["epochs"] >= 0.005 else ""  # none where all rows are new
-        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s{epochs}")
+        ramped = f" or, in the first {n:,}, fewer: {plan['tokens']:,} in all" if (n := self.data.ramps.steps) else ""
+        self._say(f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} {unit}s{ramped}{epochs}")
         threads = f"{device['name']}, {device['threads']} threads"
         self._say(f"precision {record['precision']['used']} ({record['precision']['reason']}); {threads}")
         if record["compile"]["asked"] == "auto":

@@ -43,8 +43,8 @@ class Cost:
     validation: float
     end: float
 
-    def of(self, steps: int, validations: int) -> float:
-        """Seconds of a run of so many steps with so many validations."""
+    def of(self, steps: float, validations: int) -> float:
+        """Seconds of a run of so many steps of full size with so many validations."""
         return self.start + steps * self.step + validations * self.validation + self.end
 
 
@@ -64,7 +64,8 @@ def measure(composed: Composed, step_seconds: float = STEP_SECONDS, part_seconds
 def alone(composed: Composed, **changes: object) -> Iterator[tuple[Composed, Parts, RunDirectory]]:
     """A run as it trains on one device, with its data, in a folder that is its own and is removed afterwards.
 
-    Its logs are files alone. changes: what else differs in its configuration, whole or as fields of a group.
+    Its logs are files alone, and all of its steps are of full size. changes: what else differs in its configuration,
+    whole or as fields of a group.
     """
     with TemporaryDirectory(prefix="attnlab-") as folder:
         raw = {**composed.raw, "run_dir": str(Path(folder, "study", "cell", "seed=0")), "progress": "off"}
@@ -76,6 +77,7 @@ def alone(composed: Composed, **changes: object) -> Iterator[tuple[Composed, Par
             raw[name] = {**raw[name], **value} if isinstance(value, Mapping) else value
         by_itself = replace(composed, raw=raw)
         parts, directory = replace(with_data(by_itself), tracking=Tracking()), RunDirectory(by_itself.run_dir)
+        parts = replace(parts, data=parts.data.unramped())
         directory.claim()
         try:
             yield by_itself, parts, directory

@@ -23,6 +23,7 @@ from attnlab.runs.exported import export_run
 from attnlab.training.metrics import parts_of
 
 GROUPS = ("model", "task", "data", "optimizer", "schedule", "averaging")  # of a configuration, that a card shows
+RAMPS = ("batch_ramp", "length_ramp")
 STEPS = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")  # of its trainer
 
 
@@ -126,6 +127,7 @@ def _what_it_is(found: Exported, comparison: Comparison | None, run: Run | None)
     )
     config = found.record["config"]
     shown = {group: _plain(config[group]) for group in GROUPS if config.get(group)}
+    shown |= {group: _plain(config[group]) for group in RAMPS if len(config.get(group) or ()) > 1}  # none has no field
     shown["trainer"] = {name: config["trainer"][name] for name in STEPS if name in config.get("trainer", {})}
     yield f"```yaml\n{yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)}```"
 

@@ -49,12 +49,14 @@ Measure = Callable[[Sequence[Composed], Slots], Sequence["Cost | str"]]
 class Size:
     """What a run of a cell is, known without training it. tokens: terms of the loss, called `unit`; disk: bytes;
     operations: 6 x active parameters without embeddings x tokens (Kaplan et al. 2020, section 2.1); shape: alike for
-    runs whose steps take equally long; idle: parameters that a token does not meet, in a mixture of experts."""
+    runs whose steps take equally long; idle: parameters that a token does not meet, in a mixture of experts;
+    full_steps: how many steps of full size have as many tokens, fewer than `steps` with a ramp."""
 
     parameters: int
     tokens: int
     unit: str
     steps: int
+    full_steps: float
     validations: int
     disk: float
     operations: float
@@ -80,7 +82,8 @@ def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size
     (total, embedding), idle = count_parameters(model), idle_parameters(model)
     whole_steps, every = settings.steps, settings.val_check_interval
     steps = whole_steps - first
-    tokens = data.tokens_per_step(settings.accumulate_grad_batches * settings.world_size) * steps
+    batches = settings.accumulate_grad_batches * settings.world_size
+    tokens = data.tokens_in(whole_steps, batches) - data.tokens_in(first, batches)
     validations = whole_steps // every - first // every if every else 0
     numbers = 1 + ADAM_STATES + (not str(resolved["averaging"]["_target_"]).endswith(".Averaging"))
     saved, budget = validations + bool(not every or whole_steps % every), settings.checkpoint_budget_gb * GB
@@ -92,7 +95,8 @@ def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size
     operations = 6.0 * max(1, total - embedding - idle) * tokens
     how = [settings.precision, settings.compile, settings.accumulate_grad_batches, settings.diagnostics_every]
     shape = key_of([*how, bool(every), *shape_of(resolved, parts)])
-    return Size(total, tokens, data.unit, steps, validations, disk, operations, shape, settings.threads, idle)
+    full, threads = tokens / data.tokens_per_step(batches), settings.threads
+    return Size(total, tokens, data.unit, steps, full, validations, disk, operations, shape, threads, idle)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,9 @@ class Preflight:
         seconds = self.recorded()
         left = {one.cell: one for one in composed if one.cell not in seconds}
         costs, failed = self.measured(left, try_out(space, self.plan)) if left else ({}, {})
-        seconds |= {cell: cost.of(self.sizes[cell].steps, self.sizes[cell].validations) for cell, cost in costs.items()}
+        seconds |= {
+            cell: cost.of(self.sizes[cell].full_steps, self.sizes[cell].validations) for cell, cost in costs.items()
+        }
         say(console, self.line(seconds))
         for cell, reason in failed.items():
             say(console, f"how long {cell} takes is not known: {reason}")
@@ -185,7 +191,7 @@ class Preflight:
         return {cell: by_shape.get(self.sizes[cell].shape) or between(cell) for cell in others}, failed
 
     def _operations_a_step(self, cell: str) -> float:
-        return self.sizes[cell].operations / self.sizes[cell].steps
+        return self.sizes[cell].operations / self.sizes[cell].full_steps
 
     def _chosen(self, cells: Sequence[str]) -> list[str]:
         shapes = {self.sizes[cell].shape: cell for cell in reversed(cells)}
