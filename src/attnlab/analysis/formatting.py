@@ -112,9 +112,10 @@ def mean_text(interval: Interval, decimals: int, sign: bool = False) -> str:
 
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; the mean alone where there is no interval; both ends of what is no mean."""
-    if not interval.is_even:
-        return interval_text(interval, decimals, sign)
     decimals = _enough(interval, decimals)
+    if not interval.is_even:
+        ends = (number(end, decimals, sign) for end in (interval.low, interval.high))
+        return f"{mean_text(interval, decimals, sign)}, {' to '.join(ends)}"
     half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
     return number(interval.mean, decimals, sign) + half
 

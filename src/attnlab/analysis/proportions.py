@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -75,21 +75,19 @@ class ShareDifference(Interval):
         return self._is_above(value) or self._is_below(value)
 
     def within(self, low: float, high: float) -> bool:
-        return self._is_above(low, True) and self._is_below(high, True)
+        return self._is_above(low, or_at=True) and self._is_below(high, or_at=True)
 
     def outside(self, low: float, high: float) -> bool:
         return self._is_above(high) or self._is_below(low)
 
     def _is_above(self, value: float, or_at: bool = False) -> bool:
-        shown = self.low > value or (or_at and self.low == value)
-        return shown and (self.sure[0] > value or (or_at and self.sure[0] == value) or self._differs_at(value))
+        if value == 0.0:
+            return self.low > 0.0 and self.p <= 1 - self.level
+        nearest = min(self.low, self.sure[0])
+        return nearest > value or (or_at and nearest == value)
 
     def _is_below(self, value: float, or_at: bool = False) -> bool:
-        shown = self.high < value or (or_at and self.high == value)
-        return shown and (self.sure[1] < value or (or_at and self.sure[1] == value) or self._differs_at(value))
-
-    def _differs_at(self, value: float) -> bool:
-        return value == 0.0 and self.p <= 1 - self.level
+        return replace(self, low=-self.high, sure=(-self.sure[1], -self.sure[0]))._is_above(-value, or_at)
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -209,7 +209,7 @@ def _short_interval(interval: Interval, decimals: int, sign: bool = False) -> st
     """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
     halves = interval.high - interval.mean, interval.mean - interval.low
     is_even = not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves)
-    return (spread_text if is_even else interval_text)(interval, decimals, sign)
+    return (spread_text if is_even and interval.is_even else interval_text)(interval, decimals, sign)
 
 
 def name_columns(comparison: Comparison, cell_of: Callable[[T], Cell], end: str = "_") -> list[Column[T]]:

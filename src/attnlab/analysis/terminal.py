@@ -25,11 +25,11 @@ from attnlab.analysis.tables import effects_table, interactions_table, interval_
 MOST_PROBLEMS = 12
 MOST_INTERACTIONS = 8
 CURVE = "curve"
-FIGURES = re.compile(r"[+-]?\d[\d.]* (\+-[\d.]+|\([+-]?[\d.]+ to [+-]?[\d.]+\))")
+FIGURES = re.compile(r"[+-]?\d[\d.]*( \+-[\d.]+| \([+-]?[\d.]+ to [+-]?[\d.]+\)|, [+-][\d.]+ to [+-][\d.]+)")
+Shape = Sequence[tuple[Table, int]]  # tables that belong together, each with the blanks between its columns
 # Whether mean and difference stand with both ends, and the blanks between columns; shares have no half-width to say.
 WHOLE = (((True, True), 2),)
 NARROWER = (((False, True), 2), ((False, False), 2), ((False, False), 1))
-Shape = Sequence[tuple[Table, int]]  # tables that belong together, each with the blanks between its columns
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

@@ -181,8 +181,8 @@ def _of_proportion(study: Study) -> list[str]:
     factors = ", and so are average effects and interactions of the factors" * several
     return [
         f"{name} is 0 or 1 a run, so shares of runs are compared (Newcombe's interval, Fisher's exact test; runs not "
-        "paired by seed). Effect sizes, sign flips, bootstrap, equivalence and seeds to settle are of means, and left "
-        f"out{factors}."
+        "paired by seed). Effect sizes, sign flips, bootstrap, the p of equivalence and seeds to settle are of means, "
+        f"and left out{factors}."
     ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.proportions import says_proportion
 from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
 from attnlab.report.figures import forest, style
@@ -254,6 +255,8 @@ def factor_curves(entry: CurveFamily, comparison: Comparison) -> Figure | None:
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, (name, lines) in zip(grid.flat, panels, strict=False):
         bands = [band([], seeds.T) for _, seeds in lines.values()]
+        if says_proportion(comparison.study, entry["name"]):
+            bands = [(mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)) for mean, _, _ in bands]
         for index, ((choice, (steps, seeds)), means) in enumerate(zip(lines.items(), bands, strict=True)):
             _draw(axes, choice, steps, list(seeds), means, line_look(index))
         axes.set_ylim(_limits(entry["better"], [row.tolist() for _, seeds in lines.values() for row in seeds], bands))
