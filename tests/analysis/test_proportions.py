@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 from tests.analysis.memory import study_of
+from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.analysis.claims import check_claims
-from attnlab.analysis.comparison import Comparison, compare
+from attnlab.analysis.comparison import Comparison, asked, compare
 from attnlab.analysis.differences import Outcomes
 from attnlab.analysis.proportions import (
     Count,
@@ -26,6 +27,7 @@ from attnlab.analysis.proportions import (
     clopper_pearson,
     difference_of,
     fisher_p,
+    is_proportion,
     largest_fisher_p,
     mcnemar_p,
     newcombe,
@@ -34,9 +36,12 @@ from attnlab.analysis.proportions import (
     smallest_fisher_p,
     wilson,
 )
+from attnlab.analysis.reader import load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
 from attnlab.report.page import render
+from attnlab.tasks.answers import SUCCESS
+from attnlab.training.metrics import ACCURACY
 
 RATES = (0.0, 0.05, 0.2, 0.4, 0.5, 0.7, 0.95, 1.0)
 
@@ -274,9 +279,9 @@ def test_a_change_with_length_is_of_the_same_runs():
     for changed, verdict in ((9, "worse"), (3, "undecided")):
         study = shares(base=(10, 10), other=(10, 10))
         runs = {}
-        for (cell, seed), run in study.runs.items():
-            final = {"test/m@1x": 1.0, "test/m@4x": float(seed >= changed) if cell == "norm=other" else 1.0}
-            runs[cell, seed] = replace(run, status={"final": {**run.status["final"], **final}})
+        for (name, seed), run in study.runs.items():
+            final = {"test/m@1x": 1.0, "test/m@4x": float(seed >= changed) if name == "norm=other" else 1.0}
+            runs[name, seed] = replace(run, status={"final": {**run.status["final"], **final}})
         study.runs = runs
         curves = {curve.label: curve for curve in compare(study).lengths}
         change = curves["other"].change
@@ -293,6 +298,35 @@ def test_what_is_not_zero_or_one_is_judged_as_a_mean_and_said():
     assert not found.is_proportion
     assert found.cells[1].interval.counted == ""
     assert any("said to be 0 or 1 a run" in caveat for caveat in found.caveats)
+
+
+def test_runs_of_answers_say_that_success_is_a_proportion(tmp_path):
+    """As a run's record has it, at any length; and the metric that is asked for need not be the study's own."""
+    cells = [cell({"norm": name}) for name in ("a", "b")]
+    baseline = {"norm": "a"}
+    root = write_plan(tmp_path / "s", cells=cells, seeds=[*range(5)], metric={"name": "test/loss"}, baseline=baseline)
+    said = {metric.name: metric.record() for metric in (SUCCESS, ACCURACY)}
+    for seed, name in itertools.product(range(5), "ab"):
+        final = {"test/loss": seed / 10, "test/accuracy@1x": 0.0, "test/success@1x": float(name == "b")}
+        write_run(root, {"norm": name}, seed, final, metrics=said)
+    study = load_study(root)
+    assert [is_proportion(study, name) for name in study.metrics] == [False, False, True]
+    study.claims = [
+        {
+            "says": "x",
+            "cell": baseline,
+            "metric": "test/success@1x",
+            "against": {"metric": "test/accuracy@1x"},
+            "below": 1,
+        }
+    ]
+    found = compare(asked(study, "test/success@1x")[0])
+    assert found.metric.better == "higher"
+    assert found.cells[1].difference.p == pytest.approx(2 / 252)
+    assert found.cells[1].difference.verdict == "better"
+    assert found.claims[0].verdict == "open"
+    assert "is 0 or 1 a run and the other is not" in found.claims[0].reason
+    assert not compare(study).is_proportion
 
 
 def test_factors_are_left_out_with_the_reason():
@@ -355,7 +389,7 @@ def test_the_terminal_shows_counts_and_no_figure_of_a_mean(width):
         "m is 0 or 1",
     ):
         assert part in text
-    for part in ("+-", "wins", "p flip", "t test", "80% chance", "sign test"):
+    for part in ("+-", "wins", "p flip", " t test", "80% chance", "sign test"):
         assert part not in text
 
 

@@ -178,6 +178,7 @@ def share_of(count: Count, level: float = 0.95) -> Share:
     return Share(count.share, low, high, level, count.n, math.nan, count=count)
 
 
+@lru_cache(maxsize=1 << 16)
 def difference_of(first: Count, second: Count, level: float) -> ShareDifference:
     """The first share minus the second, of independent runs."""
     low, high = newcombe(first, second, level)
