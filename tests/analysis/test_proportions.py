@@ -39,6 +39,9 @@ from attnlab.analysis.proportions import (
 from attnlab.analysis.reader import load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
+from attnlab.report.figures.forest import Grid
+from attnlab.report.figures.study import draw
+from attnlab.report.figures.style import paper_style
 from attnlab.report.page import render
 from attnlab.tasks.answers import SUCCESS
 from attnlab.training.metrics import ACCURACY
@@ -199,6 +202,12 @@ def shares(better="higher", margin=0.0, **cells):
     return study_of(values, better=better, margin=margin, is_proportion=True)
 
 
+def printed(found: Comparison, width: int) -> str:
+    out = io.StringIO()
+    print_comparison(found, Console(file=out, width=width))
+    return out.getvalue()
+
+
 def test_a_study_of_zeros_and_ones_is_compared_by_shares():
     found = {cell.label: cell for cell in compare(shares(base=(2, 10), good=(10, 10), some=(5, 10), bad=(0, 10))).cells}
     for name, k in (("base", 2), ("good", 10), ("some", 5)):
@@ -283,13 +292,17 @@ def test_a_change_with_length_is_of_the_same_runs():
             final = {"test/m@1x": 1.0, "test/m@4x": float(seed >= changed) if name == "norm=other" else 1.0}
             runs[name, seed] = replace(run, status={"final": {**run.status["final"], **final}})
         study.runs = runs
-        curves = {curve.label: curve for curve in compare(study).lengths}
+        found = compare(study)
+        curves = {curve.label: curve for curve in found.lengths}
         change = curves["other"].change
         assert change.p == pytest.approx(stats.binomtest(changed, changed).pvalue)
         assert change.verdict == verdict
         assert change.contrast.counts == f"0 of 10 runs up, {changed} down"
         assert curves["base"].change.verdict == "undecided"
         assert curves["other"].points[4.0].counted == f"{10 - changed} of 10"
+        for text in (printed(found, 80), render(found)):
+            assert f"{10 - changed} of 10" in text
+            assert "McNemar" in text
 
 
 def test_what_is_not_zero_or_one_is_judged_as_a_mean_and_said():
@@ -337,6 +350,17 @@ def test_factors_are_left_out_with_the_reason():
     assert compare(study_of(values, ("f", "g"), "higher")).effects
 
 
+def test_nothing_is_drawn_of_means_over_factors():
+    values = {(a, b): by_seed(5, 10) for a in "xy" for b in "uv"}
+    found = compare(study_of(values, ("f", "g"), "higher", is_proportion=True))
+    for kind in ("effects", "interactions"):
+        with pytest.raises(ValueError, match="a metric that is not 0 or 1 a run"):
+            draw(found, kind)
+    with paper_style():
+        texts = [text.get_text() for text in Grid.of(found).figure().axes[0].texts]
+    assert texts == ["5 of 10\nbaseline", *["5 of 10"] * 3]
+
+
 def test_few_runs_are_told_that_they_cannot_show_anything():
     caveats = compare(shares(base=(0, 3), other=(3, 3))).caveats
     assert any("cannot give p below 0.1 whatever the data: 1 comparison would need 4 runs a cell" in c for c in caveats)
@@ -376,11 +400,9 @@ def faces() -> Comparison:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_terminal_shows_counts_and_no_figure_of_a_mean(width):
-    out = io.StringIO()
-    print_comparison(faces(), Console(file=out, width=width))
-    lines = out.getvalue().splitlines()
-    assert max(map(len, lines)) <= width
-    text = " ".join(out.getvalue().split())
+    text = printed(faces(), width)
+    assert max(map(len, text.splitlines())) <= width
+    text = " ".join(text.split())
     for part in (
         "10 of 10 (0.69 to 1.00)",
         "Clopper-Pearson",

@@ -11,6 +11,8 @@ from attnlab.analysis.proportions import described
 from attnlab.analysis.reader import Cell, Metric, Study
 from attnlab.analysis.statistics import Interval
 
+OF_SAME_RUNS = "change: of the share, in the same runs; a word takes McNemar's exact test, too."
+
 
 @dataclass(frozen=True)
 class LengthCurve:

@@ -15,12 +15,18 @@ from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.headline import headline, length_verdict, reasons
-from attnlab.analysis.lengths import LengthCurve, multiples_of
+from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
 from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
-from attnlab.analysis.tables import effects_table, interactions_table, interval_columns, name_columns, proportion_notes
+from attnlab.analysis.tables import (
+    effects_table,
+    interactions_table,
+    interval_columns,
+    name_columns,
+    proportion_notes,
+)
 
 MOST_PROBLEMS = 12
 MOST_INTERACTIONS = 8
@@ -228,13 +234,15 @@ def _print_lengths(comparison: Comparison, console: Console) -> None:
 
     points = [Column(f"{k:g}x", point_of(k)) for k in multiples_of(curves)]
     shapes: list[Shape] = []
-    is_share = any(curve.change and not curve.change.interval.is_even for curve in curves)
+    is_share = any(curve.change and not curve.change.contrast.is_mean for curve in curves)
     for is_whole, gap in ((True, 2), (True, 1)) if is_share else ((True, 2), (False, 2), (False, 1)):
         change: list[Column[LengthCurve]] = interval_columns(
             "change", lambda curve: curve.change.interval if curve.change else None, decimals, True, is_whole
         )
         shapes.append([(Table.of([*names, *points, *change, Column("", length_verdict, "l")], curves), gap)])
     print_first_that_fits(shapes, console)
+    if is_share:
+        note(console, OF_SAME_RUNS)
 
 
 def _print_factors(comparison: Comparison, console: Console) -> None:

@@ -24,7 +24,7 @@ from attnlab.analysis.comparison import Comparison, compare, parts_of_study
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.formatting import decimals_for, listing, number, p_text, quantity
 from attnlab.analysis.headline import headline, length_verdict
-from attnlab.analysis.lengths import LengthCurve, multiples_of
+from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.proportions import described
 from attnlab.analysis.reader import Study
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
@@ -168,6 +168,7 @@ def lengths(c: Comparison) -> Mapping[str, object] | None:
         interval = curve.change.interval if curve.change else None
         return typographic(wording.interval_text(interval, decimals, sign=True))
 
+    is_share = any(curve.change and not curve.change.contrast.is_mean for curve in curves)
     columns = [
         Column("cell", lambda curve: [curve.label, length_verdict(curve)]),
         *(Column(f"{k:g}\u00d7", partial(at, k)) for k in multiples),
@@ -176,7 +177,7 @@ def lengths(c: Comparison) -> Mapping[str, object] | None:
     return {
         "multiples": multiples,
         "unit": wording.unit(curves[0].prefix, c.study),
-        "table": Table.of(columns, curves, "The metric at each length"),
+        "table": Table.of(columns, curves, "The metric at each length", [OF_SAME_RUNS] if is_share else []),
         "reasons": dict.fromkeys(
             f"{curve.label}: {reason}" for curve in curves for reason in curve.unavailable.values()
         ),
