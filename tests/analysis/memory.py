@@ -16,9 +16,11 @@ def study_of(
     better: str = "lower",
     margin: float = 0.0,
     baseline: tuple[Any, ...] | None = None,
+    is_proportion: bool = False,
 ) -> Study:
     """A study of {choices: {seed: value}}; a word is the state of a run without a value, None a metric that is no number."""
     cells, runs = [], {}
+    said = {"m": {"better": better, "is_proportion": is_proportion}}
     for choices, by_seed in values.items():
         named = dict(zip(factors, choices, strict=True))
         name = ",".join(f"{key}={choice}" for key, choice in named.items())
@@ -26,7 +28,8 @@ def study_of(
         for seed, value in by_seed.items():
             lost = isinstance(value, str)
             status = {"final": {} if lost else {"m": value}, "error": "lost" if lost else None}
-            runs[name, seed] = Run(name, seed, Path("/none"), value if lost else "finished", {"seed": seed}, status)
+            record = {"seed": seed, "metrics": said} if is_proportion else {"seed": seed}
+            runs[name, seed] = Run(name, seed, Path("/none"), value if lost else "finished", record, status)
     first = next(iter(values), ()) if baseline is None else baseline
     return Study(
         path=Path("/none"),

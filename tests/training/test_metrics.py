@@ -54,6 +54,9 @@ def test_what_a_run_has_recorded_of_a_metric_comes_before_what_is_known():
         "loss": {"better": "up"},
     }
     assert known_metric("test/regret@4x", said) == Metric("regret", "higher", "regret a {unit}", any_tokenizer=True)
+    assert not known_metric("test/regret@4x", said).is_proportion
+    solved = Metric("solved", "higher", is_proportion=True)
+    assert known_metric("test/solved@2x", {"solved": solved.record()}) == solved
     assert known_metric("test/sliding_regret", said).name == "regret"
     assert better_of("test/regret", said) == "higher"
     assert known_metric("val/loss", said).better == "lower"  # a record that says nothing usable

@@ -16,12 +16,16 @@ count against every word (`differences.Outcomes`).
 - Claims. "met", "not met", "open": t interval of the value or paired difference, over all claims and cells.
 - Clusters. "N of M cells are far behind ...": permutation bound on cells that are all alike (`Comparison.clusters`).
 - Failed runs. "Lost runs, against ...", "beyond chance": Fisher's exact test against the baseline, Holm.
+- What is 0 or 1 a run (`training.metrics.Metric.is_proportion`). Shares of runs, in the same families: Newcombe's
+  interval and Fisher's exact test have to agree on "better" and "worse"; "no difference that counts" and claims against
+  another cell take bounds that hold for any shares; changes with length, of the same runs, McNemar's exact test.
+  No effects, no interactions. Missing runs are counted as they are worst.
 - In no family: "at most 0.05 in 3 of 3 seeds" (one p a seed: sacreBLEU's paired bootstrap over test sentences).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.
 
-Where runs are missing the interval is the sign test's, of the median, with each missing run counted against the word;
-what has not ended is missing.
+Where runs are missing the interval is the sign test's, of the median (of shares their own), with each missing run
+counted against the word; what has not ended is missing.
 """
 
 from attnlab.analysis.comparison import Comparison, asked, compare, parts_of_study

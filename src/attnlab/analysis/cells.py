@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from attnlab.analysis.differences import ALPHA, DECIDED, Difference, Failures, Outcomes, family_size, judge
+from attnlab.analysis.contrasts import count_of
+from attnlab.analysis.differences import ALPHA, DECIDED, Difference, Failures, Outcomes, family_size, judge, verdict_of
+from attnlab.analysis.proportions import described, difference_of
 from attnlab.analysis.reader import Cell, Metric, Run
-from attnlab.analysis.statistics import ROUNDING, Interval, mean_interval, probability_better, rows_of, sign_p_rows
+from attnlab.analysis.statistics import ROUNDING, Interval, probability_better, rows_of, sign_p_rows
 from attnlab.training.study_fields import is_finite
 
 
@@ -78,6 +81,7 @@ def summarize(outcomes: Outcomes) -> list[CellSummary]:
         {cell: found.verdict for cell, found in judged.items()},
         family_size(contrasts),
         outcomes.alpha,
+        _ahead_by_shares if outcomes.is_proportion(metric.name) else _ahead,
     )
     differences = {cell: Difference.of(found) for cell, found in judged.items()}
     return [_summary(outcomes, cell, differences, ranks if len(ranks) > 1 else {}) for cell in study.cells]
@@ -98,7 +102,7 @@ def _summary(
         label=study.label(cell),
         is_baseline=cell is base,
         values=values,
-        interval=mean_interval(list(values.values())) if values else None,
+        interval=described(study, cell.name, metric.name) if metric else None,
         states=dict(Counter(run.state for run in runs)),
         outcome=outcome,
         reason=reason,
@@ -152,6 +156,7 @@ def rank_intervals(
     verdicts: Mapping[str, str] | None = None,
     size: int = 0,
     alpha: float = ALPHA,
+    find_ahead: Callable[[list[Mapping[int, float]], list[set[int]], Metric, float], np.ndarray] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """The ranks that each of `values` ({cell: {seed: value}}) may hold, (best, worst): behind those surely better,
     before those surely worse.
@@ -162,7 +167,7 @@ def rank_intervals(
     number of pairs. (If m0 of the m differences to the baseline are truly none, a false one is found there with a
     chance of at most alpha m0 / m; and where none is found, the other pairs have at most alpha (m - m0) / m.) Without
     a baseline the pairs have alpha whole. asked: the seeds that were asked of each cell; those without a value count
-    against every finding.
+    against every finding. find_ahead: which cell is surely better than which, by default as `_ahead` finds it.
     """
     names = list(values)
     ahead = np.zeros((len(names), len(names)), dtype=bool)
@@ -173,7 +178,7 @@ def rank_intervals(
     left = alpha * len(decided) / max(1, size) if baseline is not None else alpha
     if left and pairs:
         tables = [values[names[i]] for i in rest], [asked[names[i]] for i in rest]
-        ahead[np.ix_(rest, rest)] = _ahead(*tables, metric, left / pairs)
+        ahead[np.ix_(rest, rest)] = (find_ahead or _ahead)(*tables, metric, left / pairs)
     if baseline in names:
         base = names.index(baseline)
         for name, verdict in decided.items():
@@ -181,6 +186,20 @@ def rank_intervals(
             ahead[first, second] = True
     before, behind = ahead.sum(axis=0), ahead.sum(axis=1)
     return {name: (1 + int(before[i]), len(names) - int(behind[i])) for i, name in enumerate(names)}
+
+
+def _ahead_by_shares(
+    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float
+) -> np.ndarray:
+    """`_ahead` of values that are 0 or 1."""
+    ahead = np.zeros((len(cells), len(cells)), dtype=bool)
+    for i, j in combinations(range(len(cells)), 2):
+        seeds = asked[i] & asked[j]
+        counts = [count_of(cells[k], seeds) for k in (i, j)]
+        if all(count.n for count in counts):
+            verdict = verdict_of(difference_of(counts[0], counts[1], 1 - share), metric)
+            ahead[i, j], ahead[j, i] = verdict == "better", verdict == "worse"
+    return ahead
 
 
 def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:

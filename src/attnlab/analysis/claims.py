@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from attnlab.analysis.differences import Contrast, Outcomes, interval_of
+from attnlab.analysis.contrasts import Contrast
+from attnlab.analysis.differences import Outcomes
 from attnlab.analysis.reader import Cell, Choice, choices_of
 from attnlab.analysis.statistics import Interval
 from attnlab.training.run_directory import ENDED
@@ -44,7 +45,7 @@ def check_claims(outcomes: Outcomes) -> list[Claim]:
     `outcomes.alpha`.
     """
     checks = [_Check(claim, outcomes) for claim in outcomes.study.claims]
-    size = sum(contrast.asked > 1 for check in checks for contrast, _ in check.measured.values())
+    size = sum(contrast.is_test for check in checks for contrast, _ in check.measured.values())
     return [check.claim_at(1 - outcomes.alpha / max(1, size)) for check in checks]
 
 
@@ -79,6 +80,8 @@ class _Check:
         if other is None:
             return Contrast({}), f"the study has no cell {wanted} to hold it against"
         other_metric = str(against.get("metric") or metric)
+        if self.outcomes.is_proportion(metric) != self.outcomes.is_proportion(other_metric):
+            return Contrast({}), f"one of {metric} and {other_metric} is 0 or 1 a run and the other is not"
         name = "" if other is cell else study.label(other)
         contrast = self.outcomes.against(cell.name, metric, other.name, other_metric, name)
         lacking = [pair for pair in ((cell, metric), (other, other_metric)) if not study.values(pair[0].name, pair[1])]
@@ -109,9 +112,11 @@ class _Check:
         if problem or not values:
             reason = problem or contrast.reason or f"no finished run has {self.metric}"
             return CellVerdict(label, "open", reason, values)
-        interval = interval_of(contrast, level)
+        interval = contrast.interval(level)
         low, high = _limits(self.bound, self.claim[self.bound])
-        verdict, reason = _judge(interval, list(values.values()), low, high, "against" in self.claim)
+        inside = sum(low <= value <= high for value in values.values())
+        counts = f"{inside} of {len(values)} seeds inside the bound" if contrast.is_mean else contrast.counts
+        verdict, reason = _judge(interval, counts, low, high, "against" in self.claim)
         reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
         return CellVerdict(label, "open" if contrast.beyond_chance else verdict, reason, values, interval)
 
@@ -165,21 +170,20 @@ def _limits(bound: str, value: object) -> tuple[float, float]:
     return {"between": (low, high), "within": (-low, low), "below": (-math.inf, low), "above": (low, math.inf)}[bound]
 
 
-def _judge(interval: Interval, values: list[float], low: float, high: float, sign: bool) -> tuple[str, str]:
+def _judge(interval: Interval, counts: str, low: float, high: float, sign: bool) -> tuple[str, str]:
     """Met where the interval lies inside the bound, not met where outside, else open; `sign`: of a difference."""
     style = "+" if sign else ""
-    inside = sum(low <= value <= high for value in values)
-    count = f"{inside} of {len(values)} seeds inside the bound"
     if not interval.is_bounded:
         why = f"the same in {interval.n} seeds" if interval.unbounded == "no spread" else interval.unbounded
         return "open", f"{interval.mean:{style}.4g}, {why}: no interval"
     half = (interval.high - interval.low) / 2
     decimals = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 4
     mean, start, end = (f"{value:{style}.{decimals}f}" for value in (interval.mean, interval.low, interval.high))
-    measured = f"{mean} ({start} to {end}), {count}"
+    measured = ", ".join(filter(None, [f"{interval.counted or mean} ({start} to {end})", counts]))
     if interval.within(low, high):
         return "met", measured
-    if interval.high < low or interval.low > high:
+    if interval.outside(low, high):
         return "not met", measured
     crossed = [f"{edge:g}" for edge in (low, high) if interval.low <= edge <= interval.high]
-    return "open", f"{measured}; the interval straddles {' and '.join(crossed)}"
+    straddled = f"the interval straddles {' and '.join(crossed)}" if crossed else "the exact test is not sure"
+    return "open", f"{measured}; {straddled}"

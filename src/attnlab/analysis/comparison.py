@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -19,13 +19,14 @@ from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
 from attnlab.analysis.claims import Claim, check_claims
-from attnlab.analysis.differences import ALPHA, Judged, Outcomes, judge
+from attnlab.analysis.differences import ALPHA, Outcomes
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.file_cache import mapping
-from attnlab.analysis.formatting import MULTIPLE, listing
-from attnlab.analysis.reader import JOINT, Cell, Choice, Metric, Run, Study, choices_of, metric_of
+from attnlab.analysis.formatting import listing
+from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
+from attnlab.analysis.proportions import is_proportion
+from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
-from attnlab.analysis.statistics import Interval, mean_interval
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.study_fields import same
 
@@ -33,26 +34,6 @@ IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra", "logger")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
 MOST_NAMES = 40  # that a message lists
 FEWEST_CELLS = 6  # that may fall into clusters
-
-
-@dataclass(frozen=True)
-class LengthCurve:
-    """One cell's metric at multiples of the training length.
-
-    `change` is its paired change from the shortest to the longest, judged as one family with those of the other cells;
-    None without a value. `verdict` is that of the change, "unavailable" or "missing".
-    """
-
-    label: str
-    prefix: str
-    points: dict[float, Interval]
-    unavailable: dict[float, str]
-    change: Judged | None
-
-    @property
-    def verdict(self) -> str:
-        """What the change says, or why there is none."""
-        return self.change.verdict if self.change else "unavailable" if self.unavailable else "missing"
 
 
 @dataclass(frozen=True)
@@ -83,6 +64,11 @@ class Comparison:
     interactions: list[Interaction]
     caveats: list[str]
     sentences: SentenceResult | None = None
+
+    @cached_property
+    def is_proportion(self) -> bool:
+        """Whether the metric is 0 or 1 a run."""
+        return self.metric is not None and is_proportion(self.study, self.metric.name)
 
     @property
     def baseline(self) -> CellSummary | None:
@@ -172,44 +158,6 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         cross,
         caveats_of(study, cells, unmatched(factorial), alpha),
     )
-
-
-def length_curves(outcomes: Outcomes) -> list[LengthCurve]:
-    """The metrics named <prefix>@<k>x of every cell, by prefix, each prefix a family of changes."""
-    multiples: dict[str, list[float]] = {}
-    for name in outcomes.study.metrics:
-        found = MULTIPLE.fullmatch(name)
-        if found:
-            multiples.setdefault(found["prefix"], []).append(float(found["multiple"]))
-    series = [(prefix, sorted(found)) for prefix, found in multiples.items() if len(found) > 1]
-    return [curve for prefix, found in series for curve in _length_curves(outcomes, prefix, found)]
-
-
-def _length_curves(outcomes: Outcomes, prefix: str, multiples: Sequence[float]) -> list[LengthCurve]:
-    study, own = outcomes.study, outcomes.study.metric
-    metric = Metric(prefix, study.better(prefix))
-    if own and own.name.startswith(f"{prefix}@"):
-        metric = replace(own, name=prefix)
-    names = {k: f"{prefix}@{k:g}x" for k in multiples}
-    near, far = names[multiples[0]], names[multiples[-1]]
-    cells = [cell for cell in study.cells if cell.skip is None]
-    able = [cell.name for cell in cells if not any(outcomes.unavailable(cell.name, end) for end in (near, far))]
-    changes = judge({cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, outcomes.alpha)
-    return [_length_curve(study, cell, prefix, names, changes.get(cell.name)) for cell in cells]
-
-
-def _length_curve(
-    study: Study, cell: Cell, prefix: str, names: Mapping[float, str], change: Judged | None
-) -> LengthCurve:
-    values = {k: study.values(cell.name, name) for k, name in names.items()}
-    points = {k: mean_interval(list(by_seed.values())) for k, by_seed in values.items() if by_seed}
-    runs = study.runs_of(cell.name)
-    lacks = {k: run.unavailable[name] for run in runs for k, name in names.items() if name in run.unavailable}
-    return LengthCurve(study.label(cell), prefix, points, lacks, change)
-
-
-def multiples_of(curves: Iterable[LengthCurve]) -> list[float]:
-    return sorted({k for curve in curves for k in (*curve.points, *curve.unavailable)})
 
 
 def _chance(cells: list[CellSummary], worse: int) -> float:

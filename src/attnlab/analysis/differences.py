@@ -15,10 +15,20 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import TypeVar
 
 from attnlab.analysis import statistics
+from attnlab.analysis.contrasts import (
+    ChangeOfShare,
+    Contrast,
+    DifferenceOfShares,
+    ShareOfRuns,
+    contrast_of,
+    count_of,
+    together,
+)
+from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import Metric, Run, Study
 from attnlab.analysis.statistics import Interval, bonferroni, bootstrap_interval, holm, paired
 from attnlab.training.run_directory import ENDED
@@ -37,37 +47,13 @@ def outcome_of(run: Run, metric: str | None) -> str:
     return "failed" if run.state in ENDED else "pending"
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """One value a seed, and how many of the seeds that were asked for have none: `failed` ones never will, `pending`
-    ones may.
-
-    `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked
-    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline).
-    """
-
-    values: dict[int, float]
-    failed: int = 0
-    pending: int = 0
-    reason: str = ""
-    is_partial: bool = False
-    beyond_chance: bool = False
-
-    @property
-    def missing(self) -> int:
-        return self.failed + self.pending
-
-    @property
-    def asked(self) -> int:
-        return len(self.values) + self.missing
-
-
 class Outcomes:
     """Looks up how the runs of a study ended. alpha: the level at which more failures than by chance are found."""
 
     def __init__(self, study: Study, alpha: float = ALPHA) -> None:
         self.study, self.alpha = study, alpha
         self._found: dict[tuple[str, str | None], dict[int, str]] = {}
+        self.is_proportion = cache(partial(is_proportion, study))
 
     def of(self, cell: str, metric: str | None) -> dict[int, str]:
         if (cell, metric) not in self._found:
@@ -103,7 +89,8 @@ class Outcomes:
         return more | ({base.name} if base and set(sure) - more else set())
 
     def alone(self, cell: str, metric: str) -> Contrast:
-        return self.marked(contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)}), [cell])
+        contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
+        return self.marked(ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast, [cell])
 
     def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
         """A metric of a cell minus a metric of another (or of the same cell), by seed, over the seeds that both were
@@ -117,38 +104,24 @@ class Outcomes:
         parts = {"": {seed: own[seed] for seed in both}, name: {seed: theirs[seed] for seed in both}}
         if not name:
             parts = {"": {seed: together([own[seed], theirs[seed]]) for seed in both}}
-        return self.marked(contrast_of(values, parts), [cell, other])
+        contrast = contrast_of(values, parts)
+        if self.is_proportion(metric) and self.is_proportion(other_metric):
+            contrast = self._of_shares(contrast, (cell, metric), (other, other_metric), both)
+        return self.marked(contrast, [cell, other])
+
+    def _of_shares(
+        self, contrast: Contrast, first: tuple[str, str], second: tuple[str, str], seeds: list[int]
+    ) -> Contrast:
+        if first[0] == second[0]:
+            return ChangeOfShare(**vars(contrast))
+        counts = [count_of(self.study.values(*one), seeds) for one in (first, second)]
+        return DifferenceOfShares(**vars(contrast), first=counts[0], second=counts[1])
 
     def marked(self, contrast: Contrast, cells: Iterable[str]) -> Contrast:
         """The contrast, `beyond_chance` where one of its cells is and a run is missing."""
         if not contrast.missing or self.beyond_chance.isdisjoint(cells):
             return contrast
         return replace(contrast, beyond_chance=True, reason=f"{contrast.reason}, beyond chance")
-
-
-def together(outcomes: Iterable[str]) -> str:
-    """The outcome of runs of which all are needed: "pending" while one is, else "failed" where one has no value."""
-    found = set(outcomes)
-    return "value" if found <= {"value"} else "pending" if "pending" in found else "failed"
-
-
-def contrast_of(
-    values: Mapping[int, float], outcomes: Mapping[str, Mapping[int, str]], unit: str = "runs", is_partial: bool = False
-) -> Contrast:
-    """The contrast of {whose: {seed: outcome}}, all of the same seeds; "" names the cell itself.
-
-    unit: what failed, in words.
-    """
-    seeds = next(iter(outcomes.values()), {})
-    found = Counter(together(of[seed] for of in outcomes.values()) for seed in seeds)
-    parts = []
-    for name, of in outcomes.items():
-        gone = sum(outcome in ("failed", "unavailable") for outcome in of.values())
-        if gone:
-            parts.append(f"{gone} of {len(seeds)} {unit}{f' of {name}' if name else ''} lost")
-    if found["pending"]:
-        parts.append(f"{len(seeds) - found['pending']} of {len(seeds)} seeds in")
-    return Contrast(dict(values), found["failed"], found["pending"], ", ".join(parts), is_partial)
 
 
 @dataclass(frozen=True)
@@ -191,7 +164,7 @@ def compare_failures(counts: Mapping[str, tuple[int, int]], baseline: str) -> di
 @dataclass(frozen=True)
 class Judged:
     """A contrast with its simultaneous interval, p of the test behind it (t; with missing runs the sign test at its
-    worst) and the verdict.
+    worst; of proportions Fisher's, or McNemar's where they are of the same runs) and the verdict.
 
     `verdict` is better, worse, same (the whole interval within the margin) or undecided; `reason` says what is missing,
     "" where nothing is. `tests` is the size of its family, `share` the family's alpha over that.
@@ -224,12 +197,12 @@ class Judged:
     @cached_property
     def has_spread(self) -> bool:
         """Whether there is a spread to judge by: two seeds or more whose values are not all the same."""
-        return self.n > 1 and statistics.has_spread(list(self.values.values()))
+        return self.contrast.is_mean and self.n > 1 and statistics.has_spread(list(self.values.values()))
 
 
 def family_size(contrasts: Mapping[Name, Contrast]) -> int:
-    """How many tests a family has: those that were asked of two seeds or more, however many of their runs failed."""
-    return max(1, sum(contrast.asked > 1 for contrast in contrasts.values()))
+    """How many tests a family has, at least one; see `Contrast.is_test`."""
+    return max(1, sum(contrast.is_test for contrast in contrasts.values()))
 
 
 def judge(contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALPHA) -> dict[Name, Judged]:
@@ -239,23 +212,9 @@ def judge(contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALP
 
 
 def _judged(contrast: Contrast, metric: Metric, share: float, size: int) -> Judged:
-    interval = interval_of(contrast, 1 - share)
-    values = list(contrast.values.values())
-    p = statistics.sign_p(values, contrast.missing) if contrast.missing else statistics.t_p(values)
+    interval = contrast.interval(1 - share)
     verdict = "undecided" if contrast.beyond_chance else verdict_of(interval, metric)
-    return Judged(contrast, metric, interval, math.nan if contrast.is_partial else p, verdict, size, share)
-
-
-def interval_of(contrast: Contrast, level: float) -> Interval:
-    """The t interval; with missing runs that of the median, which holds whatever they would have given."""
-    values = list(contrast.values.values())
-    if contrast.is_partial:
-        unknown = contrast.reason or "partial"
-        return replace(statistics.paired_interval(values, level), low=-math.inf, high=math.inf, unbounded=unknown)
-    if not contrast.missing:
-        return statistics.paired_interval(values, level)
-    found = statistics.median_interval(values, level, contrast.missing)
-    return found if found.is_bounded else replace(found, unbounded=contrast.reason)
+    return Judged(contrast, metric, interval, contrast.p, verdict, size, share)
 
 
 def verdict_of(interval: Interval, metric: Metric) -> str:
@@ -272,7 +231,7 @@ class Difference(Judged):
     """A paired difference to the baseline, cell minus baseline by seed, with what stands beside the verdict.
 
     `effect_size` is Hedges' g_z; `p_equivalence` is of TOST with the study's margin. nan where a figure cannot be had,
-    as where runs are missing.
+    as where runs are missing, and of proportions.
     """
 
     p_sign_flip: float
@@ -282,7 +241,7 @@ class Difference(Judged):
     @classmethod
     def of(cls, judged: Judged) -> Difference:
         values = list(judged.values.values())
-        if judged.contrast.missing or len(values) < 2:
+        if not judged.contrast.is_mean or judged.contrast.missing or len(values) < 2:
             return cls(**vars(judged), p_sign_flip=math.nan, p_equivalence=math.nan, effect_size=math.nan)
         return cls(
             **vars(judged),
@@ -330,7 +289,9 @@ class Difference(Judged):
 
     @cached_property
     def bootstrap(self) -> Interval:
-        """The bootstrap interval (BCa) at the level of `interval`; without bounds where runs are missing."""
-        if self.contrast.missing:
-            return Interval(self.interval.mean, -math.inf, math.inf, self.interval.level, self.n, math.nan, self.reason)
+        """The bootstrap interval (BCa) at the level of `interval`; without bounds where runs are missing, and of
+        proportions."""
+        if self.contrast.missing or not self.contrast.is_mean:
+            why = self.reason or "0 or 1 a run"
+            return Interval(self.interval.mean, -math.inf, math.inf, self.interval.level, self.n, math.nan, why)
         return bootstrap_interval(list(self.values.values()), self.interval.level)

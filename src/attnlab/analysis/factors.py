@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from attnlab.analysis.differences import DECIDED, Contrast, Judged, Outcomes, contrast_of, judge, together
+from attnlab.analysis.contrasts import Contrast, contrast_of, together
+from attnlab.analysis.differences import DECIDED, Judged, Outcomes, judge
 from attnlab.analysis.reader import JOINT, Cell, Choice, short
 from attnlab.analysis.statistics import signed_sum
 from attnlab.training.study_fields import same
@@ -103,9 +104,10 @@ class Factorial:
         self._by_choices = {_key(cell.choices): cell for cell in study.cells}
 
     def factors(self) -> list[str]:
-        """The factors that vary, in the plan's order; none where there is no metric or only one."""
+        """The factors that vary, in the plan's order; none where only one does, and where there is no metric, or one
+        that is 0 or 1 a run: a mean of shares over settings has no exact test."""
         found = [name for name in self.study.factors if name in self.study.varying]
-        return found if len(found) > 1 and self.study.metric else []
+        return found if len(found) > 1 and self.metric and not self.outcomes.is_proportion(self.metric) else []
 
     def reference(self, factor: str) -> Choice:
         return self.study.baseline.get(factor, self.study.factors[factor][0])

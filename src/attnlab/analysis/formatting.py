@@ -99,15 +99,23 @@ def interval_text(interval: Interval | None, decimals: int, sign: bool = False) 
     if interval is None:
         return "-"
     decimals = _enough(interval, decimals)
-    mean = number(interval.mean, decimals, sign)
+    mean = mean_text(interval, decimals, sign)
     if not interval.is_bounded:
         return f"{mean} ({interval.unbounded})"
     return f"{mean} ({number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)})"
 
 
+def mean_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.216"; of a share, "3 of 4"."""
+    return interval.counted or number(interval.mean, decimals, sign)
+
+
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
-    """ "2.216 +-0.011"; the mean alone where there is no interval."""
+    """ "2.216 +-0.011"; the mean alone where there is no interval; both ends of what is no mean."""
     decimals = _enough(interval, decimals)
+    if not interval.is_even:
+        ends = (number(end, decimals, sign) for end in (interval.low, interval.high))
+        return f"{mean_text(interval, decimals, sign)}, {' to '.join(ends)}"
     half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
     return number(interval.mean, decimals, sign) + half
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attnlab.analysis.cells import CellSummary
-from attnlab.analysis.comparison import Clusters, Comparison, LengthCurve, multiples_of
+from attnlab.analysis.comparison import Clusters, Comparison
 from attnlab.analysis.differences import DECIDED, Difference, Judged
 from attnlab.analysis.formatting import (
     MULTIPLE,
@@ -13,10 +13,12 @@ from attnlab.analysis.formatting import (
     decimals_for,
     interval_text,
     listing,
+    mean_text,
     number,
     spread_text,
     verdict,
 )
+from attnlab.analysis.lengths import LengthCurve, multiples_of
 from attnlab.analysis.reader import JOINT, Choice, short
 from attnlab.analysis.table import Entry
 from attnlab.training.study_fields import same
@@ -97,11 +99,12 @@ def best_sentence(comparison: Comparison) -> list[str]:
         return [f"One seed a cell: on {metric.name} no cell can be told from another."]
     if len(first) > MOST_NAMES or len(first) == len(ranked) or first[0] is not ranked[0]:
         return [_no_single_best(first, ranked, metric.name)]
-    leader, *others = [f"{cell.label} ({number(cell.interval.mean, decimals)})" for cell in first if cell.interval]
+    leader, *others = [f"{cell.label} ({mean_text(cell.interval, decimals)})" for cell in first if cell.interval]
     spared = " of the cells that lost no run" if any(cell.n_failed for cell in ranked) and not first[0].n_failed else of
+    what = "share" if comparison.is_proportion else "mean"
     return [
-        f"On {metric.name}, {leader} has the best mean{spared}, but these seeds cannot rule out that {listing(others)} "
-        f"{_is(others)} as good."
+        f"On {metric.name}, {leader} has the best {what}{spared}, but these seeds cannot rule out that "
+        f"{listing(others)} {_is(others)} as good."
     ]
 
 

@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import bdtr, bdtrik, gammaln, nctdtr, nctdtrinc, stdtr, stdtrit
@@ -36,6 +37,12 @@ class Interval:
     n: int
     deviation: float
     unbounded: str = ""
+    is_even: ClassVar[bool] = True  # whether it is said as mean and half-width
+
+    @property
+    def counted(self) -> str:
+        """What stands for the mean where runs are counted: "3 of 4"."""
+        return ""
 
     @property
     def is_bounded(self) -> bool:
@@ -46,6 +53,9 @@ class Interval:
 
     def within(self, low: float, high: float) -> bool:
         return self.is_bounded and low <= self.low and self.high <= high
+
+    def outside(self, low: float, high: float) -> bool:
+        return self.high < low or self.low > high
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -165,7 +165,8 @@ def _compact(comparison: Comparison, as_columns: bool) -> Table:
 
     label = Column[CellSummary]("cell", lambda row: row.label, "l")
     names = name_columns(comparison, lambda row: row.cell) if as_columns else [label]
-    columns = [*names, Column("mean", mean), Column("difference", difference), Column("p", p_of)]
+    heading = "runs" if comparison.is_proportion else "mean"
+    columns = [*names, Column(heading, mean), Column("difference", difference), Column("p", p_of)]
     if any(cell.n_failed for cell in comparison.cells):
         columns.append(Column("lost", lambda row: f"{row.n_failed}/{sum(row.states.values())}" if row.n_failed else ""))
     return Table.of(columns, comparison.best_first, "Cells", [*_caption(comparison), *comparison.caveats])
@@ -178,6 +179,8 @@ def _caption(comparison: Comparison) -> list[str]:
         return []
     seeds = " or ".join(map(str, sorted({len(cell.values) for cell in comparison.measured}))) or "0"
     what = f"{metric.name} ({describe(metric.name, comparison.study)}), {metric.better} is better"
+    if comparison.is_proportion:
+        return [f"{what}.", *proportion_notes(comparison)]
     said = [f"{what}: mean over n = {seeds} seeds and half-width of its 95% interval."]
     found = [cell.difference for cell in comparison.measured if cell.difference]
     if comparison.baseline and found:
@@ -188,11 +191,25 @@ def _caption(comparison: Comparison) -> list[str]:
     return said
 
 
+def proportion_notes(comparison: Comparison) -> list[str]:
+    """What the figures of a metric that is 0 or 1 a run are."""
+    notes = ["runs: how many of them have 1, and the exact 95% interval of their share (Clopper-Pearson)."]
+    found = [row.difference for row in comparison.measured if row.difference]
+    if comparison.baseline and found:
+        size = found[0].tests
+        adjusted = f"both adjusted (Bonferroni) for {size} comparisons" if size > 1 else "of one comparison"
+        notes.append(
+            f"difference: share of the cell minus that of {comparison.baseline.label}, runs not paired, with "
+            f"Newcombe's interval; p: Fisher's exact test; {adjusted}. Better and worse take both."
+        )
+    return notes
+
+
 def _short_interval(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
     halves = interval.high - interval.mean, interval.mean - interval.low
     is_even = not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves)
-    return (spread_text if is_even else interval_text)(interval, decimals, sign)
+    return (spread_text if is_even and interval.is_even else interval_text)(interval, decimals, sign)
 
 
 def name_columns(comparison: Comparison, cell_of: Callable[[T], Cell], end: str = "_") -> list[Column[T]]:
@@ -218,7 +235,7 @@ def interval_columns(
         return Column(heading, lambda item: of(found) if (found := interval(item)) else "")
 
     if is_whole:
-        heading = f"{heading} (95% interval)" if heading == "mean" else f"{heading} (interval)"
+        heading = f"{heading} (95% interval)" if heading in ("mean", "runs") else f"{heading} (interval)"
         return [column(heading, lambda found: interval_text(found, decimals, sign))]
     return [
         column(heading, lambda found: number(found.mean, decimals, sign)),
@@ -326,20 +343,24 @@ def _to_be_read(comparison: Comparison) -> Table:
         return interval_text(row.difference.interval, apart, sign=True)
 
     names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell)
+    shares = proportion_notes(comparison) if comparison.is_proportion else []
+    of_means: list[Column[CellSummary]] = [
+        compared("effect size (g_z)", lambda found: number(found.effect_size, 1, sign=True)),
+        compared("wins", wins_text),
+        Column("P(better)", lambda row: number(row.probability_better, 2) if row.difference else ""),
+    ]
     columns = [
         *names,
         Column(f"{metric.name if metric else 'value'} (95% interval)", value),
         Column("n", lambda row: len(row.values)),
         Column("place", lambda row: rank_text(row.rank_interval)),
         Column("difference", difference),
-        compared("effect size (g_z)", lambda found: number(found.effect_size, 1, sign=True)),
-        compared("wins", wins_text),
-        Column("P(better)", lambda row: number(row.probability_better, 2) if row.difference else ""),
+        *([] if shares else of_means),
         compared("p (adjusted)", lambda found: p_text(found.p_adjusted)),
-        compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted)),
+        *([] if shares else [compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted))]),
         Column("verdict", judged, "l"),
     ]
-    return Table.of(columns, comparison.best_first, "Cells", comparison.caveats)
+    return Table.of(columns, comparison.best_first, "Cells", [*shares, *comparison.caveats])
 
 
 def runs_to_csv(comparison: Comparison) -> str:

@@ -12,20 +12,30 @@ from rich.console import Console
 
 from attnlab.analysis import formatting
 from attnlab.analysis.cells import CellSummary
-from attnlab.analysis.comparison import Comparison, LengthCurve, multiples_of
+from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.headline import headline, length_verdict, reasons
+from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
 from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
-from attnlab.analysis.tables import effects_table, interactions_table, interval_columns, name_columns
+from attnlab.analysis.tables import (
+    effects_table,
+    interactions_table,
+    interval_columns,
+    name_columns,
+    proportion_notes,
+)
 
 MOST_PROBLEMS = 12
 MOST_INTERACTIONS = 8
 CURVE = "curve"
-FIGURES = re.compile(r"[+-]?\d[\d.]* (\+-[\d.]+|\([+-]?[\d.]+ to [+-]?[\d.]+\))")
+FIGURES = re.compile(r"[+-]?\d[\d.]*( \+-[\d.]+| \([+-]?[\d.]+ to [+-]?[\d.]+\)|, [+-][\d.]+ to [+-][\d.]+)")
 Shape = Sequence[tuple[Table, int]]  # tables that belong together, each with the blanks between its columns
+# Whether mean and difference stand with both ends, and the blanks between columns; shares have no half-width to say.
+WHOLE = (((True, True), 2),)
+NARROWER = (((False, True), 2), ((False, False), 2), ((False, False), 1))
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -89,7 +99,12 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     sizes = {(len(cell.values), sum(cell.states.values())) for cell in comparison.measured}
     n, asked = sizes.pop() if len(sizes) == 1 else (0, 0)
     equal = f", n = {n}" + (f" of {asked}" if n < asked else "") if n else ""
-    title(console, f"{metric.name}, {metric.better} is better: mean and 95% interval{equal}")
+    what = (
+        "runs of which it is 1, and 95% interval of their share"
+        if comparison.is_proportion
+        else "mean and 95% interval"
+    )
+    title(console, f"{metric.name}, {metric.better} is better: {what}{equal}")
     names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell, "\n")
     verdict = Column("", _verdict, "l")
     # Not in a pipe: its reader wants plain figures, and the curves of a large study take seconds to read.
@@ -99,12 +114,7 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     if lines:
         curves = [[Column(CURVE, lambda row: lines.text(row.cell.name, console.encoding), "l")], []]
     shapes: list[Shape] = []
-    for (mean_whole, apart_whole), gap in (
-        ((True, True), 2),
-        ((False, True), 2),
-        ((False, False), 2),
-        ((False, False), 1),
-    ):
+    for (mean_whole, apart_whole), gap in WHOLE if comparison.is_proportion else (*WHOLE, *NARROWER):
         means, apart = _means(comparison, mean_whole), _differences(comparison, apart_whole)
         shapes += [[(Table.of([*names, *curve, *means, *apart, verdict], rows), gap)] for curve in curves]
     compared = [row for row in rows if row.difference]
@@ -130,7 +140,8 @@ def _scale(lines: Sparklines) -> str:
 def _means(comparison: Comparison, is_whole: bool) -> list[Column[CellSummary]]:
     """Mean and interval; rank and n where they are not the same everywhere."""
     decimals = formatting.decimals_for(cell.interval for cell in comparison.measured)
-    columns: list[Column[CellSummary]] = interval_columns("mean", lambda row: row.interval, decimals, False, is_whole)
+    heading = "runs" if comparison.is_proportion else "mean"
+    columns: list[Column[CellSummary]] = interval_columns(heading, lambda row: row.interval, decimals, False, is_whole)
     if len({row.rank_interval for row in comparison.measured}) > 1:
         columns.append(Column("place", lambda row: formatting.rank_text(row.rank_interval) if row.interval else ""))
 
@@ -156,6 +167,8 @@ def _differences(comparison: Comparison, is_whole: bool) -> list[Column[CellSumm
     columns: list[Column[CellSummary]] = interval_columns(
         "diff", lambda row: row.difference.interval if row.difference else None, decimals, True, is_whole
     )
+    if comparison.is_proportion:
+        return [*columns, column("p", lambda difference: _p(difference.p_adjusted))]
     columns.append(column("wins", lambda difference: f"{difference.wins:g}/{difference.contrast.asked}"))
     if any(difference.n > 1 for difference in found):
         columns.append(column("p", lambda difference: _p(difference.p_adjusted)))
@@ -187,7 +200,9 @@ def _outcome(row: CellSummary) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     notes = []
     found = [row.difference for row in comparison.measured if row.difference]
-    if comparison.baseline and found:
+    if comparison.is_proportion:
+        notes = proportion_notes(comparison)
+    elif comparison.baseline and found:
         flip, size = _common_flip(comparison), found[0].tests
         notes.append(
             f"diff: cell minus {comparison.baseline.label}, paired by seed; wins: seeds in which the cell is better."
@@ -213,18 +228,21 @@ def _print_lengths(comparison: Comparison, console: Console) -> None:
     def point_of(multiple: float) -> Callable[[LengthCurve], str]:
         def point(curve: LengthCurve) -> str:
             known = curve.points.get(multiple)
-            return formatting.number(known.mean, max(0, decimals - 1)) if known else "-"
+            return formatting.mean_text(known, max(0, decimals - 1)) if known else "-"
 
         return point
 
     points = [Column(f"{k:g}x", point_of(k)) for k in multiples_of(curves)]
     shapes: list[Shape] = []
-    for is_whole, gap in ((True, 2), (False, 2), (False, 1)):
+    is_share = any(curve.change and not curve.change.contrast.is_mean for curve in curves)
+    for is_whole, gap in ((True, 2), (True, 1)) if is_share else ((True, 2), (False, 2), (False, 1)):
         change: list[Column[LengthCurve]] = interval_columns(
             "change", lambda curve: curve.change.interval if curve.change else None, decimals, True, is_whole
         )
         shapes.append([(Table.of([*names, *points, *change, Column("", length_verdict, "l")], curves), gap)])
     print_first_that_fits(shapes, console)
+    if is_share:
+        note(console, OF_SAME_RUNS)
 
 
 def _print_factors(comparison: Comparison, console: Console) -> None:

@@ -12,6 +12,7 @@ from attnlab.analysis.cells import Budget, CellSummary
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing, quantity
+from attnlab.analysis.proportions import is_proportion, runs_to_decide, says_proportion, smallest_fisher_p
 from attnlab.analysis.reader import Metric, Run, Study
 from attnlab.training.study_fields import same
 
@@ -26,7 +27,7 @@ EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on th
 def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[str], alpha: float) -> list[str]:
     """All that holds for a comparison. unmatched: changes of a factor that not every setting has a value for."""
     caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
-    caveats += [*_of_failures(cells, alpha), *_of_seeds(cells, alpha), *_of_spread(cells)]
+    caveats += [*_of_failures(cells, alpha), *_of_proportion(study), *_of_seeds(cells, alpha), *_of_spread(cells)]
     if any(cell.difference and cell.difference.verdict == "undecided" for cell in cells):
         caveats += power_sentence(cells, study.metric)
     if study.metric is None:
@@ -85,10 +86,11 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
             "too much."
         )
     if any(cell.n_failed for cell in cells if cell.values):
+        is_share = study.metric is not None and is_proportion(study, study.metric.name)
         caveats.append(
-            "Runs that ended without a finite value are lost. The mean of a cell's other runs may flatter it: a word "
-            "is given only where it would stand whatever the lost ones had given (sign test), and where no more are "
-            "lost than chance explains."
+            f"Runs that ended without a finite value are lost. The {'share' if is_share else 'mean'} of a cell's other "
+            "runs may flatter it: a word is given only where it would stand whatever the lost ones had given"
+            f"{'' if is_share else ' (sign test)'}, and where no more are lost than chance explains."
         )
     return caveats + _of_provenance(study)
 
@@ -168,10 +170,41 @@ def _of_failures(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     ]
 
 
+def _of_proportion(study: Study) -> list[str]:
+    """What is judged as a share of runs, and what has no meaning then; and what claims to be 0 or 1 and is not."""
+    name = study.metric.name if study.metric else ""
+    if not says_proportion(study, name):
+        return []
+    if not is_proportion(study, name):
+        return [f"{name} is said to be 0 or 1 a run, and some run has another value: it is judged as a mean."]
+    several = len([factor for factor in study.factors if factor in study.varying]) > 1
+    factors = ", and so are average effects and interactions of the factors" * several
+    return [
+        f"{name} is 0 or 1 a run, so shares of runs are compared (Newcombe's interval, Fisher's exact test; runs not "
+        "paired by seed). Effect sizes, sign flips, bootstrap, the p of equivalence and seeds to settle are of means, "
+        f"and left out{factors}."
+    ]
+
+
+def _of_few_runs(differences: Sequence[Difference], alpha: float) -> list[str]:
+    """Whether so many runs can show a difference of shares at all."""
+    n, comparisons = max(one.contrast.asked for one in differences), differences[0].tests
+    smallest = smallest_fisher_p(n, n)
+    if smallest * comparisons <= alpha:
+        return []
+    return [
+        f"With {n} run{'s' * (n > 1)} a cell Fisher's exact test cannot give p below {smallest:.3g} whatever the "
+        f"data: {comparisons} comparison{'s' * (comparisons > 1)} would need "
+        f"{runs_to_decide(comparisons, alpha)} runs a cell to find any difference."
+    ]
+
+
 def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     found = [cell.difference for cell in cells if cell.difference]
     if not found:
         return []
+    if not found[0].contrast.is_mean:
+        return _of_few_runs(found, alpha)
     n, comparisons = max(one.contrast.asked for one in found), found[0].tests
     if n < 2:
         return ["A comparison with one seed has no interval: how much of its difference is chance cannot be said."]
@@ -188,7 +221,8 @@ def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
 
 def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
     """Comparisons whose differences are all the same, so that there is nothing to judge them by."""
-    flat = {c.label: c.difference for c in cells if c.difference and c.difference.n > 1 and not c.difference.has_spread}
+    found = [(cell.label, cell.difference) for cell in cells if cell.difference and cell.difference.contrast.is_mean]
+    flat = {label: difference for label, difference in found if difference.n > 1 and not difference.has_spread}
     equal = [label for label, found in flat.items() if not any(found.values.values())]
     shifted = [label for label in flat if label not in equal]
     caveats = []

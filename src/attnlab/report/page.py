@@ -20,13 +20,15 @@ from markupsafe import Markup
 from attnlab import __version__
 from attnlab.analysis import formatting as wording
 from attnlab.analysis.cells import CellSummary
-from attnlab.analysis.comparison import Comparison, LengthCurve, compare, multiples_of, parts_of_study
+from attnlab.analysis.comparison import Comparison, compare, parts_of_study
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.formatting import decimals_for, listing, number, p_text, quantity
 from attnlab.analysis.headline import headline, length_verdict
+from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
+from attnlab.analysis.proportions import described
 from attnlab.analysis.reader import Study
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
-from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS, mean_interval
+from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
 from attnlab.analysis.tables import name_columns
 from attnlab.analysis.warnings import power_sentence, some_idle, time_note
@@ -159,13 +161,14 @@ def lengths(c: Comparison) -> Mapping[str, object] | None:
     def at(multiple: float, curve: LengthCurve) -> Content:
         if multiple not in curve.points:
             return Entry("unavailable" if multiple in curve.unavailable else "-", mood="soft")
-        mean = curve.points[multiple].mean
-        return Entry(number(mean, max(0, decimals - 1)), mean)
+        point = curve.points[multiple]
+        return Entry(wording.mean_text(point, max(0, decimals - 1)), point.mean)
 
     def change(curve: LengthCurve) -> str:
         interval = curve.change.interval if curve.change else None
         return typographic(wording.interval_text(interval, decimals, sign=True))
 
+    is_share = any(curve.change and not curve.change.contrast.is_mean for curve in curves)
     columns = [
         Column("cell", lambda curve: [curve.label, length_verdict(curve)]),
         *(Column(f"{k:g}\u00d7", partial(at, k)) for k in multiples),
@@ -174,7 +177,7 @@ def lengths(c: Comparison) -> Mapping[str, object] | None:
     return {
         "multiples": multiples,
         "unit": wording.unit(curves[0].prefix, c.study),
-        "table": Table.of(columns, curves, "The metric at each length"),
+        "table": Table.of(columns, curves, "The metric at each length", [OF_SAME_RUNS] if is_share else []),
         "reasons": dict.fromkeys(
             f"{curve.label}: {reason}" for curve in curves for reason in curve.unavailable.values()
         ),
@@ -228,10 +231,7 @@ def _main_metrics(c: Comparison) -> list[str]:
 
 
 def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
-    values = {
-        (cell.label, name): list(c.study.values(cell.cell.name, name).values()) for name in names for cell in c.cells
-    }
-    intervals = {key: mean_interval(found) if found else None for key, found in values.items()}
+    intervals = {(cell.label, name): described(c.study, cell.cell.name, name) for name in names for cell in c.cells}
 
     def mean(name: str, decimals: int, cell: CellSummary) -> Content:
         interval = intervals[cell.label, name]
@@ -241,7 +241,9 @@ def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
                 "unavailable" if unavailable else cell.outcome if cell.outcome != "measured" else "-", mood="soft"
             )
         note = f"\u00b1{interval.high - interval.mean:.{decimals}f}" if interval.is_bounded else ""
-        return Entry(number(interval.mean, decimals), interval.mean, note=note)
+        if not interval.is_even:
+            note = f"({number(interval.low, decimals)} to {number(interval.high, decimals)})"
+        return Entry(wording.mean_text(interval, decimals), interval.mean, note=note)
 
     def seeds(cell: CellSummary) -> str:
         total, finished = sum(cell.states.values()), cell.states.get("finished", 0)
@@ -281,8 +283,7 @@ def evidence(c: Comparison) -> Mapping[str, object] | None:
         return "-" if math.isnan(needed) else f"{needed:.0f}" if math.isfinite(needed) else f"> {MOST_SEEDS}"
 
     same = [of("p (same)", lambda found: p_text(found.p_equivalence_adjusted))] if c.metric.margin > 0 else []
-    columns = [
-        Column[CellSummary]("cell", lambda cell: cell.label),
+    of_means = [
         of("effect size", lambda found: number(found.effect_size, 1, sign=True)),
         Column("P(better)", lambda cell: number(cell.probability_better, 2)),
         of("p", lambda found: p_text(found.p_adjusted)),
@@ -292,6 +293,13 @@ def evidence(c: Comparison) -> Mapping[str, object] | None:
         of("smallest seen", lambda found: number(found.smallest_effect, decimals)),
         of("seeds to settle", seeds),
     ]
+    of_shares = [
+        of("runs, and of the baseline", lambda found: found.contrast.counts),
+        of("difference (interval)", lambda found: wording.interval_text(found.interval, decimals, sign=True)),
+        of("p (Fisher)", lambda found: p_text(found.p_adjusted)),
+    ]
+    name = Column[CellSummary]("cell", lambda cell: cell.label)
+    columns = [name, *(of_shares if c.is_proportion else of_means)]
     if any(cell.failures for cell in compared):  # "4 of 4 (p 0.029)"
         columns.append(Column("lost runs", lambda cell: wording.failures_text(cell).replace(" runs lost", "") or "-"))
     table = Table.of(columns, compared, "Statistical evidence for each comparison")

@@ -12,6 +12,7 @@ import polars as pl
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.curves import AXES
 from attnlab.analysis.formatting import unit
+from attnlab.analysis.proportions import says_proportion
 from attnlab.analysis.reader import Run, short
 from attnlab.analysis.statistics import mean_interval
 from attnlab.report.run_data import Axis, RunEntry, Sample, axis_data, run_entries, sample_data
@@ -135,10 +136,13 @@ def curve_data(comparison: Comparison) -> list[CurveFamily]:
         frame = values.filter(pl.col("value").is_finite())
         by_cell = {str(cell): rows for (cell,), rows in frame.group_by(["cell"], maintain_order=True)}
         series: list[Series] = []
+        is_share = says_proportion(comparison.study, name)
         for cell in (cell for cell in comparison.cells if cell.cell.name in by_cell):
             runs = comparison.study.runs_of(cell.cell.name)
             finished = {str(run.seed) for run in runs if run.state == "finished"}
             one = _series(cell.label, by_cell[cell.cell.name], finished, points)
+            if is_share:  # its band would be of a mean
+                one["low"] = one["high"] = [None] * len(one["step"])
             series.append({**one, "flops_per_token": _flops_per_token(runs)})
         if sum(len(entry["step"]) for entry in series) > len(series):
             entries.append(

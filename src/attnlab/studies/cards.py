@@ -163,8 +163,8 @@ def _compared(comparison: Comparison, row: CellSummary) -> str:
     n, level = len(row.values), row.interval.level
     said = (
         f"`{metric.name}`, {describe(metric.name, comparison.study)} ({metric.better} is better): "
-        f"**{interval_text(row.interval, decimals)}**, the mean of {n} seed{'s' if n != 1 else ''}"
-        + (f" and its {level:.0%} interval" if row.interval.is_bounded else "")
+        f"**{interval_text(row.interval, decimals)}**, the {'share' if row.interval.counted else 'mean'} of "
+        f"{n} seed{'s' if n != 1 else ''}" + (f" and its {level:.0%} interval" if row.interval.is_bounded else "")
     )
     if row.is_baseline:
         return f"{said}. It is the baseline of the study."

@@ -29,7 +29,9 @@ LENGTHS = (1, 2, 4)  # multiples of the training length
 NUM_SHOWN = 8
 CHANCE = Metric("chance", "lower", "accuracy of the most frequent answers (0 to 1)", any_tokenizer=True)
 OVERLAP = Metric("overlap", "lower", "questions that were trained on (0 to 1)", any_tokenizer=True)
-SUCCESS = Metric("success", "higher", "runs with more than the asked-for accuracy (0 or 1)", any_tokenizer=True)
+SUCCESS = Metric(
+    "success", "higher", "runs with more than the asked-for accuracy (0 or 1)", any_tokenizer=True, is_proportion=True
+)
 WHOLE = (ACCURACY, EXACT, SUCCESS, CHANCE)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,14 +22,16 @@ class Metric:
     """What a task reports under a name.
 
     better: which values are, lower or higher ones. words: what it measures and its unit, as an axis says it; {unit}
-    stands for a term of the loss. any_tokenizer: figures of runs with other tokenizers compare. splits, at: where it is
-    reported, and what it is restricted to there: "" is a whole split, and * what only the data know.
+    stands for a term of the loss. any_tokenizer: figures of runs with other tokenizers compare. is_proportion: it is 0
+    or 1 a run, so that several runs give a proportion of them. splits, at: where it is reported, and what it is
+    restricted to there: "" is a whole split, and * what only the data know.
     """
 
     name: str
     better: str
     words: str = ""
     any_tokenizer: bool = False
+    is_proportion: bool = field(default=False, kw_only=True)
     splits: tuple[str, ...] = ("val", "test")
     at: tuple[str, ...] = ("",)
 
@@ -49,7 +51,8 @@ class Metric:
 
     def record(self) -> dict[str, object]:
         """What a run's record keeps of it, under its name."""
-        return {"better": self.better, "words": self.words, "any_tokenizer": self.any_tokenizer}
+        said: dict[str, object] = {"better": self.better, "words": self.words, "any_tokenizer": self.any_tokenizer}
+        return {**said, "is_proportion": True} if self.is_proportion else said
 
 
 LOSS = Metric("loss", "lower", "loss in nats per {unit}")
@@ -99,7 +102,9 @@ def known_metric(name: str, recorded: Mapping[str, object] | None = None) -> Met
     for one in (measure, measure.removeprefix(SLIDING)):
         said = (recorded or {}).get(one)
         if isinstance(said, Mapping) and said.get("better") in ("lower", "higher"):
-            return Metric(one, said["better"], str(said.get("words") or ""), said.get("any_tokenizer") is True)
+            across, is_proportion = (said.get(key) is True for key in ("any_tokenizer", "is_proportion"))
+            words = str(said.get("words") or "")
+            return Metric(one, said["better"], words, across, is_proportion=is_proportion)
     return KNOWN.get(measure.removeprefix(SLIDING))
 
 

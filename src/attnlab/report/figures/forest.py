@@ -94,11 +94,15 @@ class Forest:
 
 
 def differences(comparison: Comparison) -> Forest | None:
-    """The paired differences to the baseline, best mean first; None where nothing was compared."""
+    """The differences to the baseline, best mean first; None where nothing was compared."""
     rows = []
     for cell in comparison.measured:
         found = cell.difference
         if found is None:
+            continue
+        if not found.contrast.is_mean:
+            notes = [found.contrast.counts, f"p {wording.p_text(found.p_adjusted)} (Fisher)"]
+            rows.append(_row(cell.label, found, found.verdict, {}, *notes))
             continue
         notes = [f"{wording.wins_text(found)} seeds"]
         if found.contrast.missing:
@@ -109,7 +113,8 @@ def differences(comparison: Comparison) -> Forest | None:
         rows.append(_row(cell.label, found, found.verdict, _by_seed(found), *notes))
     baseline = comparison.baseline
     to = baseline.label if baseline and len(baseline.label) < MOST_LETTERS else "the baseline"
-    return _forest(comparison, rows, f"difference to {to}", "Paired differences to the baseline")
+    name = f"{'Differences of shares' if comparison.is_proportion else 'Paired differences'} to the baseline"
+    return _forest(comparison, rows, f"difference to {to}", name)
 
 
 def effects(comparison: Comparison) -> Forest | None:
@@ -230,7 +235,8 @@ class Grid:
         axes.set(xlim=(-0.02, len(columns) + 0.02), ylim=(len(rows) + 0.02, -0.02))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        said = f"{self.metric}: mean and half-width of its 95% interval; more colour is worse"
+        what = "runs of which it is 1" if self.comparison.is_proportion else "mean and half-width of its 95% interval"
+        said = f"{self.metric}: {what}; more colour is worse"
         axes.set_xlabel(broken(said, int((width - _side_of(rows)) / LETTER), 5))
         return figure
 
@@ -287,7 +293,8 @@ class Grid:
             return cell.outcome
         decimals = wording.decimals_for(one.interval for row in self.found for one in row if one)
         lost = f"{cell.n_failed} of {sum(cell.states.values())} lost" if cell.n_failed else ""
-        lines = [typographic(wording.spread_text(cell.interval, decimals)), lost, "baseline" * cell.is_baseline]
+        figures = cell.interval.counted or wording.spread_text(cell.interval, decimals)
+        lines = [typographic(figures), lost, "baseline" * cell.is_baseline]
         return "\n".join(filter(None, lines))
 
     def _said(self, cell: CellSummary) -> str:

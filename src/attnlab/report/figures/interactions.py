@@ -43,8 +43,11 @@ class Crossing:
 
 def interactions_figure(comparison: Comparison) -> Figure | None:
     """A panel for each two factors, those that depend on one another most first, up to six; to be drawn within
-    `paper_style`. None where fewer than two factors vary, or no seed has all cells of a panel."""
+    `paper_style`. None where fewer than two factors vary, no seed has all cells of a panel, or the metric is 0 or 1 a
+    run."""
     study = comparison.study
+    if comparison.is_proportion:
+        return None
     factors = [name for name in study.factors if name in study.varying]
     largest = {
         one.factors: abs(one.interval.mean)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.proportions import says_proportion
 from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
 from attnlab.report.figures import forest, style
@@ -48,6 +49,7 @@ MOST_PANELS = 24  # one a cell, where there are more cells than colours
 ACROSS, PANEL = 4, 1.15  # panels of a row, inches of one's height
 HEIGHT = 2.4
 STEPS = "optimizer steps"
+FACTORS = "two factors that vary and a metric that is not 0 or 1 a run"
 BEHIND: dict[str, Any] = {"color": colour("line"), "linewidth": 0.8, "zorder": 1}
 
 
@@ -134,8 +136,8 @@ def _chosen(families: Mapping[str, T], name: str | None) -> T | None:
 
 KINDS = {
     "differences": Kind(partial(_forest, forest.differences), "it takes a baseline and another cell, both with values"),
-    "effects": Kind(partial(_forest, forest.effects), "it takes two factors that vary; differences has each cell"),
-    "interactions": Kind(_interactions, "it takes two factors that vary, and a seed with all pairs of their choices"),
+    "effects": Kind(partial(_forest, forest.effects), f"it takes {FACTORS}; differences has each cell"),
+    "interactions": Kind(_interactions, f"it takes {FACTORS}, and a seed with all pairs of their choices"),
     "lengths": Kind(
         _lengths, f"it takes a metric at multiples of the training length, and at most {MOST_PANELS} cells"
     ),
@@ -254,6 +256,8 @@ def factor_curves(entry: CurveFamily, comparison: Comparison) -> Figure | None:
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, (name, lines) in zip(grid.flat, panels, strict=False):
         bands = [band([], seeds.T) for _, seeds in lines.values()]
+        if says_proportion(comparison.study, entry["name"]):
+            bands = [(mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)) for mean, _, _ in bands]
         for index, ((choice, (steps, seeds)), means) in enumerate(zip(lines.items(), bands, strict=True)):
             _draw(axes, choice, steps, list(seeds), means, line_look(index))
         axes.set_ylim(_limits(entry["better"], [row.tolist() for _, seeds in lines.values() for row in seeds], bands))
