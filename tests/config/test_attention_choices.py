@@ -24,7 +24,10 @@ def space():
         ),
         ("position=cope attention.backend=flex", "and position=cope needs all scores; choose attention.backend=auto"),
         ("position=cope attention=latent", "position: position=cope acts on whole queries, of which attention=latent"),
-        ("position=cope model=encoder_decoder", "position: cope is of distances to keys before the query, and model=encoder"),
+        (
+            "position=cope model=encoder_decoder",
+            "position: cope is of distances to keys before the query, and model=encoder",
+        ),
         ("attention=differential model.d_model=20 position=none", "halves the width of each head, which is odd (5)"),
         ("attention=shared_key_value pattern=rnope_swa", "takes keys from other layers as positions rotated them"),
         (

@@ -1,7 +1,6 @@
 """Problems that show an architecture in minutes: rows of tokens drawn at random, and which of them are answers.
 
-A row is a function of seed, split and number, so that nothing is stored. Sizes are what a problem calls its length:
-tokens, items, digits, operations.
+A row is a function of seed, split and number, so that nothing is stored.
 """
 
 # ruff: noqa: N815 - shape suffixes on fields, too
@@ -164,7 +163,6 @@ class Induction(Problem):
     tokens of a row. period: the shortest and the longest, as shares of the length.
     """
 
-    answers_last = True
     smallest = 8
 
     def __init__(self, vocabulary: PositiveInt = 32, period: Sequence[Probability] = (0.25, 0.5)) -> None:
