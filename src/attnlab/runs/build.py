@@ -76,8 +76,8 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     nodes = {**resolved, "model": model, "logger": own}
     chosen = resolved.get("callbacks") or {}
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    chosen_parts = [instantiate(nodes[group], group) for group in GROUPS[1:]]
-    parts = Parts(build_data(resolved), *chosen_parts, callbacks=callbacks)
+    made: list[Any] = [build_data(resolved), *(instantiate(nodes[group], group) for group in GROUPS[1:]), callbacks]
+    parts = Parts(*made)
     for name, node in others.items():
         parts.tracking.others[name] = instantiate({**node, "_partial_": True}, f"logger.{name}")
     return parts
