@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from attnlab.training.task import Task
 from attnlab.training.tracking import Tracking
 from attnlab.training.trainer import TrainerSettings
 
-GROUPS = ("data", "model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
+GROUPS = ("model", "task", "optimizer", "schedule", "averaging", "trainer", "logger")
 RAMPS = ("batch_ramp", "length_ramp")
 UNKNOWN_STEPS = 1 << 40  # of epochs, before data are read: any warm-up is shorter
 STATE = "_extra_state"  # what a model keeps beside its tensors: where they are, it is a number
@@ -76,8 +76,8 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     nodes = {**resolved, "model": model, "logger": own}
     chosen = resolved.get("callbacks") or {}
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    chosen_parts = [instantiate(nodes[group], group) for group in GROUPS[1:]]
-    parts = Parts(build_data(resolved), *chosen_parts, callbacks)
+    parts = Parts(build_data(resolved), *(instantiate(nodes[group], group) for group in GROUPS))
+    parts = replace(parts, callbacks=callbacks)
     for name, node in others.items():
         parts.tracking.others[name] = instantiate({**node, "_partial_": True}, f"logger.{name}")
     return parts
