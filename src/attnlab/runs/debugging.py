@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler
 
+from attnlab.data import Ramps
 from attnlab.data.order import Endless
 from attnlab.training.callbacks import Debugging
 from attnlab.training.metrics import prefix_of
@@ -51,6 +52,7 @@ class Overfit(Debugging, pl.Callback):
         self.losses: list[float] = []
 
     def before(self, data: Any) -> None:
+        data.ramps = Ramps()  # the batch is a full one
         batch = next(iter(data.train_dataloader()))
         data.train_dataloader = lambda: Repeated(batch)
 
