@@ -110,7 +110,6 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
         "conll": [f"data.path={library / 'tagged'}"],
         "squad_files": [f"data.path={library / 'questions.json'}"],
         "digits": [],
-        "parity": ["data.length=4", "data.batch_size=4", "data.test_rows=16", "data.validation_rows=16"],
         "image_text": [
             f"data.path={library / 'shaded'}",
             "data.source.image_size=8",
@@ -123,6 +122,8 @@ def own_data(library: Path) -> Callable[[ConfigSpace, Composed], list[str]]:
     targets: dict[str, str] = {}
 
     def find(space: ConfigSpace, composed: Composed) -> list[str]:
+        if composed.config.data._target_ == "attnlab.data.SyntheticData":  # which is of no file
+            return [f"data={composed.names['data']}", "data.test_rows=16", "data.validation_rows=16"]
         for choice in choices.keys() & set(space.groups["data"]):
             if choice not in targets:
                 targets[choice] = space.compose([f"data={choice}"]).config.data._target_

@@ -87,7 +87,7 @@ def test_sizes_are_multiples_from_the_first_up_to_the_full_one(ramp, full, multi
         (lambda: LinearRamp(0.5, 0), "steps must be at least 1, got 0"),
         (lambda: GeometricRamp(0.5, 3, 4), "stages must be at most as many as there are steps, 3, got 4"),
         (lambda: StagedRamp([[0.5, 1.5]]), r"stages must be a list of \[share"),
-        (lambda: StagedRamp([[1.5, 2]]), r"stages must be a list of \[share"),
+        (lambda: StagedRamp([[1.5, 2]]), r"stages\[0\]\[0\] must be above 0 and at most 1, got 1.5"),
     ],
 )
 def test_what_is_no_ramp_is_refused(make, words):

@@ -380,12 +380,12 @@ def test_a_batch_has_about_as_many_targets_as_is_planned(mixed):
             {"num_sentinels": 10},
             "data.num_sentinels=10 is too few for the 7 spans of 40 tokens and the tokens of modes; accepted: 11",
         ),
-        ({"regular": [[0.5, 0.15]]}, "data.regular must be a list of"),
-        ({"extreme": [[3, 1.5]]}, "data.extreme must be a list of"),
-        ({"sequential": [1.0]}, "data.sequential must be a list of shares"),
+        ({"regular": [[0.5, 0.15]]}, r"regular\[0\]\[0\] must be at least 1, got 0.5"),
+        ({"extreme": [[3, 1.5]]}, r"extreme\[0\]\[1\] must be above 0 and below 1, got 1.5"),
+        ({"sequential": [1.0]}, r"sequential\[0\] must be above 0 and below 1, got 1.0"),
         ({"regular": [], "sequential": [], "extreme": []}, "one has to name a denoiser"),
     ],
 )
 def test_mixtures_that_cannot_be_are_refused(mixed, fields, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(ValueError, match=said):
         mixed(**fields)

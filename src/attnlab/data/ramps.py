@@ -90,7 +90,9 @@ class StagedRamp(Ramp):
     multiple_of: see Ramp. Raises ValueError for what is no share or no number of steps.
     """
 
-    def __init__(self, stages: Sequence[Sequence[float]], multiple_of: PositiveInt = 1) -> None:
+    def __init__(
+        self, stages: Sequence[tuple[Annotated[float, Interval(gt=0, le=1)], PositiveInt]], multiple_of: PositiveInt = 1
+    ) -> None:
         for stage in stages:
             if len(stage) != 2 or not 0 < stage[0] <= 1 or stage[1] < 1 or stage[1] != int(stage[1]):
                 wanted = "a list of [share above 0 and at most 1, steps from 1], as in [[0.25, 900]]"
