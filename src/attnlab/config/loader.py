@@ -165,8 +165,10 @@ class Loader(ConfigLoaderImpl):
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
         # What stands in the entries of a pattern is no plain field: a choice by name may have fields beside it.
-        own = [one for one in parsed if one.key_or_group.startswith(f"{PLACE}.") and not one.is_delete()]
-        rest = [one for one in parsed if one not in own]
+        own, rest = list[Override](), list[Override]()
+        for override in parsed:
+            is_own = override.key_or_group.startswith(f"{PLACE}.") and not override.is_delete()
+            (own if is_own else rest).append(override)
         config = self._with_fields(config_name, rest, *how) or super()._load_configuration_impl(
             config_name, [str(one.input_line) for one in rest], *how
         )
@@ -220,7 +222,6 @@ class Loader(ConfigLoaderImpl):
             if any(override.is_hydra_override() for override in fields):  # of fields that are filled in later
                 return None
             raise
-        _describe(config, parsed)
         return config
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:

@@ -185,14 +185,22 @@ def towers_of(choices: Choices) -> dict[str, Choices]:
         model = {name: value for name, value in choices.get("model").items() if name not in others} | own
         given = {key.replace(f"model.{tower}.", "model."): value for key, value in choices.given.items()}
         given |= {seam: given[f"model.{seam}"] for seam in SEAMS if f"model.{seam}" in given}
-        named = {seam: choices.names.get(f"{seam}@model.{tower}.{seam}") for seam in _nodes(own)}
-        found[tower] = Choices(
-            {**choices.fields, **_nodes(own), "model": model},
-            given,
-            {**choices.names, **{seam: name for seam, name in named.items() if name}},
-            {**choices.parts, **{seam: load(f"model.{tower}.{seam}", node) for seam, node in _nodes(own).items()}},
-        )
+        found[tower] = _within(choices, f"model.{tower}", model, own, given)
     return found
+
+
+def _within(
+    choices: Choices, place: str, model: Mapping[str, Any], own: Mapping[str, Any], given: Mapping[str, str]
+) -> Choices:
+    """What parts see where a place of the model has fields and parts of its own: `model` with them, and these parts."""
+    nodes = _nodes(own)
+    named = {seam: choices.names.get(f"{seam}@{place}.{seam}") for seam in nodes}
+    return Choices(
+        {**choices.fields, **nodes, "model": model},
+        given,
+        {**choices.names, **{seam: name for seam, name in named.items() if name}},
+        {**choices.parts, **{seam: load(f"{place}.{seam}", node) for seam, node in nodes.items()}},
+    )
 
 
 def broken_rules(composed: Composed) -> list[str]:
@@ -202,11 +210,13 @@ def broken_rules(composed: Composed) -> list[str]:
     """
     choices = choices_of(composed)
     found = [*_other_kind(choices), *_without_effect(choices), *_of_callbacks(choices)]
+    of_model = list(_said_by_parts(choices))
     for entry, seen in entries_of(choices).items():
-        found += (re.sub(OF_A_TOWER, rf"model.layers.{entry}.\1", reason) for reason in _said_by_own(choices, seen))
+        said = (reason for reason in _said_by_own(seen) if reason not in of_model)
+        found += (re.sub(OF_A_TOWER, rf"model.layers.{entry}.\1", reason) for reason in said)
     towers = {tower: list(_said_by_parts(seen)) for tower, seen in towers_of(choices).items()}
     if not towers:
-        return list(dict.fromkeys([*found, *_said_by_parts(choices)]))
+        return list(dict.fromkeys([*found, *of_model]))
     for tower, reasons in towers.items():
         for reason in reasons:  # of all towers it is the model's
             is_of_all = all(reason in others for others in towers.values())
@@ -220,26 +230,17 @@ def entries_of(choices: Choices) -> dict[str, Choices]:
     found = {}
     for entry in dict.fromkeys(choices.get("model.pattern") or []):
         own = {name: value for name, value in (entries.get(entry) or {}).items() if value is not None}
-        names = {seam: choices.names.get(f"{seam}@model.layers.{entry}.{seam}") for seam in _nodes(own)}
-        found[entry] = Choices(
-            {**choices.fields, **_nodes(own), "model": {**choices.get("model"), **own}},
-            choices.given,
-            {**choices.names, **{seam: name for seam, name in names.items() if name}},
-            {
-                **choices.parts,
-                **{seam: load(f"model.layers.{entry}.{seam}", node) for seam, node in _nodes(own).items()},
-            },
-        )
+        model = {**choices.get("model"), **own}
+        found[entry] = _within(choices, f"model.layers.{entry}", model, own, choices.given)
     return found
 
 
-def _said_by_own(choices: Choices, seen: Choices) -> Iterator[str]:
-    """What the parts of an entry say that those of the whole model do not."""
-    known = set(_said_by_parts(choices))
+def _said_by_own(seen: Choices) -> Iterator[str]:
+    """What the parts say that an entry of a pattern may have."""
     for seam in SEAMS[:5]:
         says = getattr(seen.parts.get(seam), "incompatible", None)
         if says is not None and seen.takes(seam):
-            yield from (reason for reason in says(seen) if reason not in known)
+            yield from says(seen)
 
 
 def _said_by_parts(choices: Choices) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class SyntheticData(DataModule):
     def placeholder_dims(self) -> dict[str, object]:
         return self.dims()
 
-    @property
+    @cached_property
     def tokens_per_batch(self) -> int:
         answers = [int(row.is_answer_T.sum()) for row in self.training_rows(range(256))]
         return max(1, round(self.batch_size * sum(answers) / len(answers)))
@@ -125,17 +125,15 @@ class SyntheticData(DataModule):
 
     def overlap(self, asked: Sequence[Row], answers: int) -> float:
         """The share of questions that were among the training rows, of which so many answers were trained on."""
-        open_questions, found = {prompt_of(row) for row in asked}, set[bytes]()
-        for first in range(0, MOST_COMPARED, self.batch_size):
-            for row in self.training_rows(range(first, first + self.batch_size)):
-                if answers <= 0:
-                    break
-                answers -= int(row.is_answer_T.sum())
-                if (prompt := prompt_of(row)) in open_questions:
-                    found.add(prompt)
+        questions = [prompt_of(row) for row in asked]
+        wanted, found = {*questions}, set[bytes]()
+        for number in range(MOST_COMPARED):
             if answers <= 0:
                 break
-        return sum(prompt_of(row) in found for row in asked) / len(asked)
+            (row,) = self.training_rows([number])
+            answers -= int(row.is_answer_T.sum())
+            found |= {prompt_of(row)} & wanted
+        return sum(question in found for question in questions) / len(questions)
 
     def setup(self, stage: str | None = None) -> None:
         """There is nothing to prepare."""

@@ -26,6 +26,7 @@ from attnlab.layers.attention import (
 from attnlab.layers.backends import Weigh, softmax
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
+from attnlab.layers.pointwise import wide
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges, must_be
@@ -102,7 +103,7 @@ class ForgettingAttention(Attention):
 
     def weigher(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Weigh:
         gates_BTH: Tensor = self.forget(x_BTD)
-        logs_BTH = F.logsigmoid(gates_BTH.to(torch.promote_types(gates_BTH.dtype, torch.float32)))
+        logs_BTH = F.logsigmoid(wide(gates_BTH))
         if scope.is_token_BT is not None:
             logs_BTH = logs_BTH.masked_fill(~scope.is_token_BT[:, :, None], 0.0)
         sums_BHS = logs_BTH.transpose(1, 2).cumsum(dim=-1)

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.layers.pointwise import dropout as drop
+from attnlab.layers.pointwise import wide
 from attnlab.layers.positions import ContextBias
 from attnlab.layers.scope import LEAST_CAUSAL, Mask
 
@@ -79,7 +80,7 @@ class Math:
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
         k_BHSK = _for_heads(k_BGSK, q_BHTK.shape[1])
         scores_BHTS = q_BHTK @ k_BHSK.transpose(-2, -1)
-        scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
+        scores_BHTS = wide(scores_BHTS)
         scale = q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale
         scores_BHTS = scores_BHTS * scale
         if scores.soft_cap is not None:

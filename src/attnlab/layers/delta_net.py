@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.linear_attention import DecayingState, StateFields, Terms, wide
+from attnlab.layers.linear_attention import DecayingState, StateFields, Terms
+from attnlab.layers.pointwise import wide
 from attnlab.layers.scope import Scope
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.attention import divisors, head_width
+from attnlab.layers.attention import divisors, head_width, split_heads
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.linear_recurrence import Form, chunked, recurrent
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.pointwise import wide, without_autocast
 from attnlab.layers.scope import Scope
 from attnlab.layers.short_convolution import maybe_convolution, only_causal
 from attnlab.parts import Choices
@@ -110,8 +110,7 @@ class StateMixer(Mixer):
         return projected_BTD
 
     def _heads(self, x_BTI: Tensor) -> Tensor:
-        heads_BHTX: Tensor = x_BTI.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        return heads_BHTX
+        return split_heads(x_BTI, self.num_heads)
 
     @abstractmethod
     def mixed(
@@ -135,16 +134,6 @@ class StateMixer(Mixer):
     def finished(self, x_BTD: Tensor, out_BTHV: Tensor) -> Tensor:
         """What goes to the output projection, (B, T, H V)."""
         return out_BTHV.flatten(2)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In fp32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 @check_ranges

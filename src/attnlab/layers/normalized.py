@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from attnlab.layers.attention import MultiHead
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
-from attnlab.layers.pointwise import GatedFeedForward, SwiGLU
+from attnlab.layers.pointwise import GatedFeedForward, SwiGLU, wide
 from attnlab.layers.positions import Rotation
 from attnlab.layers.residuals import Residual, Sublayer, dropping
 from attnlab.layers.scope import Scope
@@ -26,8 +26,7 @@ from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probabili
 
 def of_length_1(x: Tensor, dim: int = -1) -> Tensor:
     """Vectors along a dimension divided by their lengths, which are taken in fp32, in the type of x."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.normalize(wide, dim=dim, eps=1e-12).to(x.dtype)
+    return F.normalize(wide(x), dim=dim, eps=1e-12).to(x.dtype)
 
 
 class Scale(nn.Module):

@@ -58,6 +58,11 @@ def maybe_dropout(rate: float) -> nn.Module:
     return Dropout(rate) if rate else nn.Identity()
 
 
+def wide(x: Tensor) -> Tensor:
+    """In fp32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Inside, operations on the device of a tensor keep the precision of what they are given."""
     kind = x.device.type

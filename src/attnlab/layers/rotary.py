@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from attnlab.layers.pointwise import without_autocast
+from attnlab.layers.pointwise import wide, without_autocast
 from attnlab.layers.positions import PositionEncoding, Rotation, geometric_frequencies
 from attnlab.parts import Choices
 from attnlab.ranges import Ge, Gt, Interval, PositiveFloat, PositiveInt, check_ranges, must_be
@@ -272,7 +272,7 @@ def apply_rotary(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor, interleaved
     Computed in fp32 (fp64 where x is), returned in x's type.
     """
     width = cos_B1TR.shape[-1]
-    x_BHTR, kept = x_BHTK[..., :width].to(torch.promote_types(x_BHTK.dtype, torch.float32)), x_BHTK[..., width:]
+    x_BHTR, kept = wide(x_BHTK[..., :width]), x_BHTK[..., width:]
     if interleaved:
         partner_BHTR = x_BHTR.reshape(*x_BHTR.shape[:-1], width // 2, 2).flip(-1).flatten(-2)
     else:
