@@ -187,10 +187,8 @@ class Attention(DotProductAttention):
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
         yield from super().incompatible(choices)
-        d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
-        if d_model and num_heads and not choices.get("attention.d_head") and d_model % num_heads:
-            wanted = f"one of {divisors(d_model)}, which divide model.d_model={d_model}"
-            yield must_be("model.num_heads", wanted, num_heads)
+        if not choices.get("attention.d_head"):
+            yield from uneven_heads(choices)
 
     def projected(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
@@ -295,6 +293,14 @@ def head_width(d_model: PositiveInt, num_heads: PositiveInt, d_head: int | None 
     if d_head is None and d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide d_model={d_model}; accepted: {divisors(d_model)}")
     return d_head or d_model // num_heads
+
+
+def uneven_heads(choices: Choices) -> Iterator[str]:
+    """Why heads that share the model's width cannot have equal parts of it."""
+    d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
+    if d_model and num_heads and d_model % num_heads:
+        wanted = f"one of {divisors(d_model)}, which divide model.d_model={d_model}"
+        yield must_be("model.num_heads", wanted, num_heads)
 
 
 def divisors(number: int) -> str:

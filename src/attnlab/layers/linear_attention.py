@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.attention import divisors, head_width, split_heads
+from attnlab.layers.attention import head_width, split_heads, uneven_heads
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.linear_recurrence import Form, chunked, recurrent
 from attnlab.layers.memory import Memory
@@ -86,10 +86,7 @@ class StateMixer(Mixer):
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
         yield from super().incompatible(choices)
-        d_model, num_heads = choices.get("model.d_model"), choices.get("model.num_heads")
-        if d_model and num_heads and d_model % num_heads:
-            wanted = f"one of {divisors(d_model)}, which divide model.d_model={d_model}"
-            yield must_be("model.num_heads", wanted, num_heads)
+        yield from uneven_heads(choices)
 
     def forward(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
