@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from attnlab.ranges import types_of
 
 T = TypeVar("T")
+Config = Mapping[str, Any]  # of a run: plain values, all of them resolved
+Prepared = Mapping[str, Any]  # a batch, with what was counted in it before it went to its device
 
 
 def find(fields: object, path: str, default: Any = None) -> Any:

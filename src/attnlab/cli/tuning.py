@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnlab.cli.main import CONFIG_DIR, command, option, refused, settings
 from attnlab.config import UsageError
@@ -204,12 +204,12 @@ def _sizes(field: str, tried: Sequence[Tried]) -> Table:
     """What each size takes; field: of the configuration."""
     from attnlab.analysis.table import Column, Entry, Table
 
-    columns = [
-        Column[Any](field, lambda one: one.size, "l"),
-        Column[Any]("memory, GB", lambda one: Entry(f"{one.bytes / GB:.2f}", one.bytes / GB)),
-        Column[Any]("ms a step", lambda one: None if one.why else Entry(f"{1000 * one.step:.1f}", 1000 * one.step)),
-        Column[Any]("tokens a second", lambda one: None if one.why else Entry(f"{one.pace:,.0f}", one.pace)),
-        Column[Any]("", lambda one: one.why or ("" if one.fits else "more than the limit"), "l"),
+    columns: list[Column[Tried]] = [
+        Column(field, lambda one: one.size, "l"),
+        Column("memory, GB", lambda one: Entry(f"{one.bytes / GB:.2f}", one.bytes / GB)),
+        Column("ms a step", lambda one: None if one.why else Entry(f"{1000 * one.step:.1f}", 1000 * one.step)),
+        Column("tokens a second", lambda one: None if one.why else Entry(f"{one.pace:,.0f}", one.pace)),
+        Column("", lambda one: one.why or ("" if one.fits else "more than the limit"), "l"),
     ]
     return Table.of(columns, tried)
 

@@ -30,7 +30,7 @@ from attnlab.data.source import SPLITS, opened
 from attnlab.data.tokenizer_files import write_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabulary import Vocabulary, placeholder_vocabulary
-from attnlab.parts import Choices
+from attnlab.parts import Choices, Prepared
 from attnlab.ranges import Seed
 
 IGNORED = -100  # as a target: of a position that is no term of the loss
@@ -132,7 +132,7 @@ class DataModule(TakesRamps, lightning.LightningDataModule):
         seen = tokenizer if self.frame is None else getattr(self, "vocabulary", tokenizer)
         write_tokenizer(seen, folder, self.frame or "text")
 
-    def example_batch(self) -> Mapping[str, Any]:
+    def example_batch(self) -> Prepared:
         """A batch of the shape of full training batches, for counting what a model computes on it."""
         return next(iter((self.unramped() if self.ramps.steps else self).train_dataloader()))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 from markupsafe import Markup
@@ -18,6 +18,7 @@ from attnlab.data import Tokenizer
 from attnlab.generation import Sampler
 from attnlab.inspection.heads import role_of
 from attnlab.models import LanguageModel, Seq2Seq, ViT, Whisper, idle_parameters
+from attnlab.parts import Config
 from attnlab.report.attention import render
 from attnlab.runs.inspected import Found, InspectedRun
 from attnlab.runs.texts import Translator, Writer
@@ -84,7 +85,7 @@ class Run:
         self._inspected = InspectedRun(path, checkpoint)
         self.path, self.checkpoint = path, checkpoint
         self.name = self._inspected.name
-        self.config: Mapping[str, Any] = self._inspected.record["config"]
+        self.config: Config = self._inspected.record["config"]
         self.model: nn.Module = self._inspected.model.eval()
         self.tokenizer: Tokenizer | None = self._inspected.tokenizer
 

@@ -21,7 +21,7 @@ from attnlab.config.check import is_part
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM
 from attnlab.data import DataModule, Ramp, Ramps, Tokenizer
-from attnlab.parts import build_part
+from attnlab.parts import Config, build_part
 from attnlab.ranges import must_be
 from attnlab.runs.record import plain_widths, read_record, read_tensors, settings_of
 from attnlab.training import ranks
@@ -66,7 +66,7 @@ class Parts:
         return task
 
 
-def build(resolved: Mapping[str, Any]) -> Parts:
+def build(resolved: Config) -> Parts:
     """Every part that a resolved configuration names; reads no data. Raises: UsageError in the constructor's words."""
     # Where it starts is of the run: the model itself knows nothing of it.
     model = {name: value for name, value in resolved["model"].items() if name != "init_from"}
@@ -83,7 +83,7 @@ def build(resolved: Mapping[str, Any]) -> Parts:
     return parts
 
 
-def build_data(resolved: Mapping[str, Any]) -> DataModule:
+def build_data(resolved: Config) -> DataModule:
     """The data module of a resolved configuration, with the ramps of its training; reads nothing."""
     data: DataModule = instantiate(resolved["data"], "data")
     ramps: list[Ramp] = [instantiate(resolved[group], group) for group in RAMPS if group in resolved]
@@ -91,7 +91,7 @@ def build_data(resolved: Mapping[str, Any]) -> DataModule:
     return data
 
 
-def dry_build(resolved: Mapping[str, Any]) -> None:
+def dry_build(resolved: Config) -> None:
     """Builds model, optimizer and schedule without memory for weights: impossible sizes are found before data are read.
 
     A model that starts from another one has the vocabulary of that one here: whether it is its own is known when the
@@ -120,7 +120,7 @@ def dry_build(resolved: Mapping[str, Any]) -> None:
         raise UsageError(str(error)) from error
 
 
-def refuse_for_this_machine(resolved: Mapping[str, Any]) -> None:
+def refuse_for_this_machine(resolved: Config) -> None:
     """Refuses devices or a precision that this machine does not have. Raises: UsageError."""
     settings: TrainerSettings = instantiate(resolved["trainer"], "trainer")
     there = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}
@@ -139,7 +139,7 @@ def refuse_for_this_machine(resolved: Mapping[str, Any]) -> None:
         raise UsageError(str(error)) from error
 
 
-def prepare_data(configs: Iterable[Mapping[str, Any]]) -> dict[str, DataModule]:
+def prepare_data(configs: Iterable[Config]) -> dict[str, DataModule]:
     """Prepares the data of resolved configurations, the same ones once; returns the modules by `data_key`."""
     seen: dict[str, DataModule] = {}
     for resolved in configs:
@@ -151,7 +151,7 @@ def prepare_data(configs: Iterable[Mapping[str, Any]]) -> dict[str, DataModule]:
     return seen
 
 
-def data_key(resolved: Mapping[str, Any]) -> str:
+def data_key(resolved: Config) -> str:
     """What tells the data of one resolved configuration from those of another."""
     return json.dumps([resolved.get(group) for group in ("data", *RAMPS)], sort_keys=True, default=str)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.profilers import Profiler, PyTorchProfiler
 
 from attnlab.data import Ramps
 from attnlab.data.order import Endless
+from attnlab.parts import Prepared
 from attnlab.training.callbacks import Debugging
 from attnlab.training.metrics import prefix_of
 from attnlab.training.task import Batch, Task, as_task
@@ -37,10 +37,10 @@ class Fast(Debugging):
 class Repeated(Endless):
     """One batch without end."""
 
-    def __init__(self, batch: Mapping[str, Any]) -> None:
+    def __init__(self, batch: Prepared) -> None:
         self.batch = batch
 
-    def __next__(self) -> Mapping[str, Any]:
+    def __next__(self) -> Prepared:
         return dict(self.batch)
 
 

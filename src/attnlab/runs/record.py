@@ -28,7 +28,7 @@ from attnlab.config import UsageError
 from attnlab.config.compose import Composed
 from attnlab.config.identity import record_in, recorded_choices, run_name, targets_of
 from attnlab.models import measure_size
-from attnlab.parts import find
+from attnlab.parts import Config, Prepared, find
 from attnlab.training.run_directory import (
     CHECKPOINTS,
     FORMAT,
@@ -115,11 +115,11 @@ def make_record(composed: Composed, directory: RunDirectory, facts: Mapping[str,
     }
 
 
-def size_of(task: Task, data: DataModule, batch: Mapping[str, Any], steps: int, parts: int) -> Size:
+def size_of(task: Task, data: DataModule, batch: Prepared, steps: int, parts: int) -> Size:
     """The size of a run's model. Where rows grow in length, its operations a token are the mean over all tokens of so
     many steps, between the lengths at which they are counted taken for linear, as those of full attention are."""
 
-    def counted(batch: Mapping[str, Any]) -> Size:
+    def counted(batch: Prepared) -> Size:
         return measure_size(task.model, lambda: int(task.training_sums(batch).tokens))
 
     if not data.ramps.length.steps:
@@ -227,7 +227,7 @@ def _git(folder: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def library_versions(resolved: Mapping[str, Any] | None = None) -> dict[str, str]:
+def library_versions(resolved: Config | None = None) -> dict[str, str]:
     """The versions that decide a run's numbers: of attnlab's libraries, and of those that its parts come from."""
     found = {"python": platform.python_version()} | dict.fromkeys(LIBRARIES, "not installed")
     others = {target.split(".")[0] for target in targets_of(resolved or {})} - {"attnlab"}
@@ -237,7 +237,7 @@ def library_versions(resolved: Mapping[str, Any] | None = None) -> dict[str, str
     return found
 
 
-def own_sources(resolved: Mapping[str, Any]) -> dict[str, str]:
+def own_sources(resolved: Config) -> dict[str, str]:
     """The digest of each module outside attnlab that parts stand in, and of all of the user's own that these import."""
     # Nothing is run for it, and what a process has seen once it does not look at again: it trains what it has loaded.
     found: dict[str, str] = {}
@@ -273,7 +273,7 @@ def refuse_other_source(composed: Composed) -> None:
             )
 
 
-def source_changes(record: Record | Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
+def source_changes(record: Record | Mapping[str, Any], resolved: Config) -> list[str]:
     """Which own modules of a configuration are others than those that a run.json names, a line each."""
     before = record.get("sources")
     return [] if before is None else differences(before, own_sources(resolved))

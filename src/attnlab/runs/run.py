@@ -25,7 +25,7 @@ from attnlab.config.check import check, incompatible
 from attnlab.config.compose import Composed
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import INIT_FROM, identity, refuse_drift
-from attnlab.parts import find
+from attnlab.parts import Prepared, find
 from attnlab.runs.build import Parts, build, refuse_other_tokenizer, start
 from attnlab.runs.record import (
     make_record,
@@ -325,7 +325,7 @@ class TrainingRun:
         self._say(f"finished in {run}, after {duration(task.seconds)} of training")
         self._say(f"next: attnlab {task.use.replace('RUN', run)}")
 
-    def _facts(self, task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self, task: Task, batch: Prepared) -> dict[str, Any]:
         """What run.json says beyond the configuration: sizes, device, the plan in steps and tokens."""
         settings, data = self.settings, self.data
         steps, parts, kind = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from attnlab.config.compose import Composed
 from attnlab.config.engine import instantiate
 from attnlab.config.identity import flatten
 from attnlab.data.cache import DataError, cache_root, kept, key_of
-from attnlab.parts import find
+from attnlab.parts import Config, Prepared, find
 from attnlab.runs.build import Parts, build
 from attnlab.runs.record import own_sources, plain_widths
 from attnlab.training.automatic import (
@@ -94,7 +94,7 @@ def automatic_fields(settings: TrainerSettings) -> list[str]:
 # --- one run
 
 
-def settle_run(composed: Composed, parts: Parts, batch: Mapping[str, Any]) -> Arithmetic:
+def settle_run(composed: Composed, parts: Parts, batch: Prepared) -> Arithmetic:
     """How a run computes: as its study's command settled it, as an earlier attempt did, as the first run of a plan did,
     else by measuring its own step on `batch`."""
     settings, folder = parts.trainer, composed.run_dir.parent.parent
@@ -215,9 +215,9 @@ def _measured_alone(composed: Composed, threads: int | None, ways: Sequence[Way]
 
 
 def measured(
-    resolved: Mapping[str, Any],
+    resolved: Config,
     parts: Parts,
-    batch: Mapping[str, Any],
+    batch: Prepared,
     ways: Sequence[Way],
     budget: float = BUDGET_SECONDS,
 ) -> Timings:
@@ -252,7 +252,7 @@ def _read(folder: Path) -> Timings:
     return timings
 
 
-def shape_of(resolved: Mapping[str, Any], parts: Parts) -> Iterator[object]:
+def shape_of(resolved: Config, parts: Parts) -> Iterator[object]:
     """What decides the time of a step: the machine, and of a configuration, whose data are set up, what shapes it."""
     name, facts = machine_of(parts.trainer.device_type)
     yield {"machine": name, **facts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from attnlab.config.check import check
 from attnlab.config.compose import OWN, Composed, ConfigSpace
 from attnlab.config.identity import key_and_value, readable
 from attnlab.data import Tokenizer
+from attnlab.parts import Config
 from attnlab.runs.build import Parts, build
 from attnlab.runs.record import Record, checkpoint_of, plain_widths, read_record, source_changes
 from attnlab.training.checkpoints import UnusableCheckpoint, load_weights
@@ -91,7 +92,7 @@ def _load(task: Task, path: Path) -> Task:
     return task.eval()
 
 
-def with_own_tokenizer(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+def with_own_tokenizer(config: Config, directory: Path) -> dict[str, Any]:
     """A run's configuration with its own copy of a tokenizer that was read from elsewhere: the other may be gone."""
 
     def own(node: object) -> Any:
@@ -113,7 +114,7 @@ class InspectedModel:
 
     name: str
     model: torch.nn.Module
-    config: Mapping[str, Any]
+    config: Config
     trained: bool
 
     @property

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from attnlab.config import UsageError
 from attnlab.data import DataModule
 from attnlab.inspection.attention_maps import attention_maps, picture
+from attnlab.parts import Config
 from attnlab.runs.record import Record, checkpoint_of, read_record
 from attnlab.training.checkpoints import read_checkpoint
 from attnlab.training.loggers import View, finishing, first_line, wandb_views
@@ -105,7 +106,7 @@ def first_example(batch: Batch) -> dict[str, Tensor]:
     return example
 
 
-def settle_mode(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+def settle_mode(configs: Iterable[Config]) -> list[str]:
     """W&B's mode for all runs of a command, decided once and said, as a setting for each; none where none asks for it.
 
     configs: resolved ones. Raises: UsageError for a mode that W&B does not have.

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from attnlab.config.compose import Composed, ConfigSpace
 from attnlab.data import DataModule
 from attnlab.data.cache import key_of
 from attnlab.models import count_parameters, idle_parameters
+from attnlab.parts import Config
 from attnlab.runs.build import build, data_key
 from attnlab.runs.settled import shape_of
 from attnlab.studies.monitor import roughly, say
@@ -74,7 +75,7 @@ def sizes_of(
     return {one.cell: _size(one.resolved, data[data_key(one.resolved)], first.get(one.cell, 0)) for one in composed}
 
 
-def _size(resolved: Mapping[str, Any], data: DataModule, first: int = 0) -> Size:
+def _size(resolved: Config, data: DataModule, first: int = 0) -> Size:
     parts = replace(build(resolved), data=data)
     settings = parts.trainer.in_steps(data.steps_in)
     with torch.device("meta"):

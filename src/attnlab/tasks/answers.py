@@ -17,7 +17,7 @@ from attnlab.data.module import IGNORED
 from attnlab.data.problems import Problem, Row, most_frequent
 from attnlab.data.synthetic import MOST_COMPARED, SyntheticData
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, TextModel
-from attnlab.parts import Choices
+from attnlab.parts import Choices, Config
 from attnlab.ranges import PositiveFloat, Probability, check_ranges, must_be
 from attnlab.tasks.translation import teacher_forced
 from attnlab.training.loss import LossSums, cross_entropy_sums
@@ -80,7 +80,7 @@ class Answers(Task):
                 yield must_be("task.difficulties", f"of the problem's fields ({known})", field)
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         task = config["task"]
         at = [_multiple(factor) for factor in task.get("evaluation_lengths") or LENGTHS]
         at += [f"{name}={value}" for name, values in (task.get("difficulties") or {}).items() for value in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from attnlab.data.special_tokens import SpecialTokens
 from attnlab.models.base import Encoder
 from attnlab.models.heads import SequenceClassifier
 from attnlab.models.vit import ViT
+from attnlab.parts import Config
 from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.pretrained import EncoderTask, load_pretrained_vit, mask_for
 from attnlab.tasks.translation import mask_of
@@ -45,7 +46,7 @@ class Classification(Task):
         self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         return [LOSS, *([LOSS_SMOOTHED] if config["task"].get("label_smoothing") else []), ACCURACY, MACRO_F1]
 
     @abstractmethod

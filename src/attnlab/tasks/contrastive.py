@@ -7,7 +7,7 @@ the common space, L classes.
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attnlab.data.image_text import CaptionedRows, ImageTextData
 from attnlab.models import CLIP
-from attnlab.parts import Choices, Part
+from attnlab.parts import Choices, Config, Part
 from attnlab.ranges import check_ranges, must_be
 from attnlab.tasks.translation import mask_of
 from attnlab.training.loss import LossSums, cross_entropy_sums
@@ -153,7 +153,7 @@ class Contrastive(Part, Task):
             yield "task.loss: softmax sees no bias on all scores; set model.logit_bias=false or task.loss=sigmoid"
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         at = [str(cut) for cut in CUTS]
         return [LOSS, *(metric.on("val", "test", at=at) for metric in (TEXT_TO_IMAGE, IMAGE_TO_TEXT)), ZERO_SHOT]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +23,7 @@ from attnlab.data.windows import EvaluationWindows
 from attnlab.generation.sampling import Sampler, generate
 from attnlab.models import Bert
 from attnlab.models.base import LanguageModel, Seq2Seq
+from attnlab.parts import Config, Prepared
 from attnlab.ranges import NonNegativeFloat, PositiveInt, check_ranges, must_be
 from attnlab.tasks.translation import counted, teacher_forced
 from attnlab.training import metrics
@@ -72,7 +73,7 @@ class CausalLanguageModelling(Task):
         self.kinds = ("", SLIDING) if sliding else ("",)
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         task = config["task"]
         at = [f"{multiple}x" for multiple in task.get("evaluation_lengths", LENGTHS)]
         windows = FIGURES if task.get("sliding", True) else ()
@@ -200,11 +201,11 @@ class MaskedLanguageModelling(Task):
         self.masked_only, self.next_sentence, self.z_loss = masked_only, next_sentence, z_loss
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         of_pairs = (metrics.MASKED_LM_LOSS, metrics.NEXT_SENTENCE_LOSS, metrics.NEXT_SENTENCE_ACCURACY)
         return [LOSS, ACCURACY, PERPLEXITY, *(of_pairs if config["data"].get("next_sentence") else ())]
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+    def prepare(self, batch: Batch) -> Prepared:
         """With the places of the masked tokens among all of the batch's, (N)."""
         return batch if "places" in batch else {**batch, "places": batch["chosen"].flatten().nonzero()[:, 0]}
 
@@ -280,10 +281,10 @@ class SpanCorruption(Task):
         self.z_loss = z_loss
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         return [LOSS, ACCURACY]
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+    def prepare(self, batch: Batch) -> Prepared:
         return counted(batch)
 
     def loss_sums(self, batch: Batch) -> LossSums:

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from attnlab.data.special_tokens import SpecialTokens
 from attnlab.data.tokenizers import UNSPACED, words_of
 from attnlab.models.base import Encoder
 from attnlab.models.heads import SpanFinder
+from attnlab.parts import Config
 from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.pretrained import EncoderTask, mask_for
 from attnlab.tasks.translation import mask_of
@@ -79,7 +80,7 @@ class SpanExtraction(EncoderTask):
             raise ValueError("model.num_segments=1: question and text are two; leave it out, or give 2, or 0 for none")
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         return [LOSS, ACCURACY, EXACT_MATCH, replace(F1, words="F1 of answers (0 to 100)")]
 
     def loss_sums(self, batch: Batch) -> LossSums:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from attnlab.data.module import IGNORED
 from attnlab.data.special_tokens import SpecialTokens
 from attnlab.models.base import Encoder
 from attnlab.models.heads import TokenClassifier
+from attnlab.parts import Config, Prepared
 from attnlab.ranges import PositiveInt, Rate, check_ranges
 from attnlab.tasks.pretrained import EncoderTask, mask_for
 from attnlab.tasks.translation import mask_of
@@ -63,10 +64,10 @@ class TokenClassification(EncoderTask):
         self.labels = ["O", *(f"{prefix}-{kind}" for kind in range(num_classes // 2) for prefix in "BI")]  # by number
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         return [LOSS, ACCURACY, PRECISION, RECALL, F1, F1.on("val", "test", at=["*"])]
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+    def prepare(self, batch: Batch) -> Prepared:
         """With the places of the words' first tokens among all of the batch's, (N)."""
         return batch if "places" in batch else {**batch, "places": begins_word(batch).flatten().nonzero()[:, 0]}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 from torchmetrics.functional.text import char_error_rate, word_error_rate
@@ -16,6 +16,7 @@ from attnlab.data.special_tokens import SpecialTokens
 from attnlab.data.speech_data import SpeechData
 from attnlab.generation.beam import BeamSearch, decode
 from attnlab.models.whisper import Whisper
+from attnlab.parts import Config, Prepared
 from attnlab.ranges import NonNegativeFloat, PositiveInt, Rate, check_ranges
 from attnlab.tasks.translation import TeacherForced
 from attnlab.training.metrics import CER, WER, Metric, prefix_of
@@ -57,10 +58,10 @@ class Transcription(TeacherForced):
         self.max_length, self.search = max_length, BeamSearch(num_beams, length_penalty=0.0)
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         return [*cls.losses(config), WER, CER]
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+    def prepare(self, batch: Batch) -> Prepared:
         return super().prepare(batch if "is_target" in batch else {**batch, "is_target": batch["targets"] != IGNORED})
 
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:

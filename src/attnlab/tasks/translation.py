@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import shorten
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from attnlab.data.special_tokens import SpecialTokens
 from attnlab.data.translation import TextToTextData, TranslationData
 from attnlab.generation.beam import BeamSearch, Hypothesis, decode
 from attnlab.models.base import Seq2Seq
+from attnlab.parts import Config, Prepared
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate, check_ranges
 from attnlab.training import metrics
 from attnlab.training.loss import LossSums, cross_entropy_sums
@@ -40,7 +41,7 @@ class TeacherForced(Task):
         self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @staticmethod
-    def losses(config: Mapping[str, Any]) -> list[Metric]:
+    def losses(config: Config) -> list[Metric]:
         """The metrics of the loss itself."""
         return [LOSS, LOSS_SMOOTHED] if config["task"].get("label_smoothing") else [LOSS]
 
@@ -49,7 +50,7 @@ class TeacherForced(Task):
         """The logits (B, T, V) of a batch, each given the targets before it, and the targets (B, T), IGNORED at
         padding."""
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+    def prepare(self, batch: Batch) -> Prepared:
         return counted(batch)
 
     def loss_sums(self, batch: Batch) -> LossSums:
@@ -96,7 +97,7 @@ class Translation(TeacherForced):
         self.bleu_tokenize = bleu_tokenize
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         return [*cls.losses(config), BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))]
 
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -186,7 +187,7 @@ class TextToText(Translation):
     data_type = TextToTextData
 
     @classmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         tasks = list(config["data"].get("tasks") or "*")
         return [*cls.losses(config), EXACT, *(metric.on("val", "test", at=tasks) for metric in (EXACT, BLEU, CHRF))]
 
@@ -223,7 +224,7 @@ def mask_of(is_token_BS: Tensor) -> Tensor | None:
     return None if is_token_BS.device.type == "cpu" and bool(is_token_BS.all()) else is_token_BS
 
 
-def counted(batch: Batch) -> Mapping[str, Any]:
+def counted(batch: Batch) -> Prepared:
     """The batch with the number of its target tokens."""
     if "num_targets" in batch:
         return batch

@@ -43,8 +43,8 @@ FORMAT = 2
 MARK = b"attnlab sha256 "
 DIGEST = 64  # characters of SHA-256 in hexadecimal
 SHOWN = 20  # fields of a configuration that differ
-
 PathLike = str | os.PathLike[str]
+Saved = dict[str, Any]  # a checkpoint's content
 
 
 class UnusableCheckpoint(ValueError):
@@ -72,7 +72,7 @@ def write_checkpoint(content: Mapping[str, object], path: PathLike) -> None:
     write_bytes(Path(path), buffer.getbuffer())
 
 
-def read_checkpoint(path: PathLike) -> dict[str, Any]:
+def read_checkpoint(path: PathLike) -> Saved:
     """What `write_checkpoint` was given, with tensors on the CPU, and its `format` and `versions`.
 
     Raises FileNotFoundError; DamagedCheckpoint; UnusableCheckpoint for a file of another format, or one with code in
@@ -116,7 +116,7 @@ def _digests(path: Path) -> tuple[str, str]:
     return end[len(MARK) :].decode("latin-1"), digest.hexdigest()
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Saved:
     damaged = DamagedCheckpoint(f"{path} is damaged: it was cut short, or is no checkpoint at all")
     try:
         with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles, which are refused below
@@ -147,12 +147,10 @@ def _is_pickle_with_code(path: Path) -> bool:
 class CheckpointFiles(CheckpointIO):
     """How Lightning writes and reads checkpoints, on the CPU and without running code whatever it asks for."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: PathLike, storage_options: object = None) -> None:
+    def save_checkpoint(self, checkpoint: Saved, path: PathLike, storage_options: object = None) -> None:
         write_checkpoint(checkpoint, path)
 
-    def load_checkpoint(
-        self, path: PathLike, map_location: object = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: PathLike, map_location: object = None, weights_only: bool | None = None) -> Saved:
         return read_checkpoint(path)
 
     def remove_checkpoint(self, path: PathLike) -> None:
@@ -225,9 +223,7 @@ class Checkpoints(Checkpoint):
             checkpoint["stopped"] = True
         checkpoint["configuration"] = self.configuration
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Saved) -> None:
         """Keeps the random states for the first step; `last` may be behind, where a kill came between the two."""
         trainer.should_stop = checkpoint.get("stopped", False)  # else it would train on to the next validation
         state = checkpoint["random"][trainer.global_rank]
@@ -333,7 +329,7 @@ def save_weights(task: nn.Module, path: PathLike) -> None:
     write_checkpoint({"state_dict": task.state_dict(), "configuration": {}, "attnlab": nothing}, path)
 
 
-def load_weights(task: nn.Module, path: PathLike) -> dict[str, Any]:
+def load_weights(task: nn.Module, path: PathLike) -> Saved:
     """Loads the weights to evaluate from a checkpoint into a task; returns what the task counted (step, tokens, ...).
 
     Raises ValueError for a file that is no checkpoint of a run, or one of another model.

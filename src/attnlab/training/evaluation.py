@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from attnlab.layers.added import collected, collecting
+from attnlab.parts import Prepared
 from attnlab.training.additions import with_added
 from attnlab.training.loss import LossSums, Number, TrainingSums, z_loss_sum
 
@@ -34,11 +35,11 @@ class Evaluation(pl.LightningModule):
     def loss_sums(self, batch: Batch) -> LossSums:
         """The summed loss of a batch's target tokens, how many they are, and auxiliary sums over them."""
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+    def prepare(self, batch: Batch) -> Prepared:
         """The batch with what its loss has to know on the host, lest a step wait for the device: counts, places."""
         return batch
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Mapping[str, Any]:
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Prepared:
         return self.prepare(batch)
 
     def training_sums(self, batch: Batch) -> TrainingSums:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from attnlab.parts import accepts, unwrapped
+from attnlab.parts import Config, accepts, unwrapped
 from attnlab.training.metrics import known_better, parts_of
 from attnlab.training.run_directory import AppendedLines, RunDirectory, read_json, write_json
 from attnlab.training.tracking import Picture, RunName, Table, Thumbnail, Tracking, resolve_wandb_mode, run_id
@@ -251,7 +251,7 @@ class _WandB:
     Of a validated metric the summary has the last and the best value; what is evaluated once is no curve of one point.
     """
 
-    def __init__(self, run: Any, config: Mapping[str, Any], is_over: bool) -> None:
+    def __init__(self, run: Any, config: Config, is_over: bool) -> None:
         self.run, self.metrics, self.flops = run, config.get("metrics"), config.get("flops_per_token")
         self.is_over, self._defined = is_over, set(AXES)
         for axis in AXES:

@@ -22,7 +22,7 @@ from attnlab.parts import Choices, unsharded
 from attnlab.ranges import NonNegativeFloat, check_ranges, must_be
 from attnlab.training.optimizers import decay_groups
 from attnlab.training.study_fields import did_you_mean
-from attnlab.training.update_rules import hidden_matrices
+from attnlab.training.update_rules import Groups, hidden_matrices
 from attnlab.training.widths import BY_NAME, NO_RULE, Rule, no_rule
 
 Kinds = Mapping[str, type[Optimizer]]
@@ -173,9 +173,7 @@ def _rule(kinds: Kinds, name: str, weight_decay: float) -> Rule:
     return BY_NAME.get(name, NO_RULE) if kinds is _of_torch() else NO_RULE
 
 
-def _groups(
-    model: nn.Module, weight_decay: float, flagged: bool, rule: Rule, base: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, weight_decay: float, flagged: bool, rule: Rule, base: Mapping[str, float]) -> Groups:
     """Parameters that decay and those that do not; where `flagged`, hidden matrices by themselves, marked as such."""
     if not flagged:
         return decay_groups(model, weight_decay, (), rule, **base)
@@ -243,7 +241,7 @@ class _Trial:
         shapes = [tuple(itertools.islice(SHAPE, rank)) for rank in ranks]
         made = [torch.randn(shape, generator=drawn) for shape in shapes] if weights is None else weights
         self.weights = [nn.Parameter(tensor.detach().clone()) for tensor in made]
-        groups: list[dict[str, Any]] = [
+        groups: Groups = [
             {"params": [weight], **({"weight_decay": 0.01 * (weight.ndim > 1)} if decays else {})}
             for weight in self.weights
         ]

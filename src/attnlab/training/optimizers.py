@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,14 @@ from attnlab.parts import Choices, Part, build_part, unsharded
 from attnlab.ranges import Interval, Le, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, check_ranges
 from attnlab.training.schedules import Constant, Schedule
 from attnlab.training.sharding import placed_as
-from attnlab.training.update_rules import CautiousAdamW, MuonWithAdamW, at_rates, hidden_matrices, kind_of_tensor
+from attnlab.training.update_rules import (
+    CautiousAdamW,
+    Groups,
+    MuonWithAdamW,
+    at_rates,
+    hidden_matrices,
+    kind_of_tensor,
+)
 from attnlab.training.widths import NO_RULE, Rule, adam_rule, by_width, muon_rule, no_rule
 
 Betas = tuple[Rate, Rate]
@@ -26,7 +33,7 @@ Betas = tuple[Rate, Rate]
 
 def decay_groups(
     model: nn.Module, weight_decay: float, skip: Sequence[Tensor] = (), rule: Rule = NO_RULE, **base: float
-) -> list[dict[str, Any]]:
+) -> Groups:
     """Two parameter groups without those in `skip`: tensors of rank >= 2, which decay, and the rest, which do not. Of a
     model whose init goes with its width (muP), one for each rate that `rule` gives; base: what it multiplies, lr and
     eps as far as the optimizer has them. Raises ValueError where the optimizer has no rule."""
@@ -39,7 +46,7 @@ def decay_groups(
 
 
 def _adam(
-    kind: type[torch.optim.Adam], model: nn.Module, groups: list[dict[str, Any]], lr: float, betas: Betas, eps: float
+    kind: type[torch.optim.Adam], model: nn.Module, groups: Groups, lr: float, betas: Betas, eps: float
 ) -> Optimizer:
     can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
     return kind(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=can_fuse)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from attnlab.parts import Config
 from attnlab.training.additions import PartCounts, figures_of
 from attnlab.training.evaluation import Batch, Evaluation
 from attnlab.training.loss import NOTHING, OBJECTIVE, Diverged, LossAccumulator, first_not_finite
@@ -86,12 +87,12 @@ class Task(Evaluation):
 
     @classmethod
     @abstractmethod
-    def metrics(cls, config: Mapping[str, Any]) -> Sequence[Metric]:
+    def metrics(cls, config: Config) -> Sequence[Metric]:
         """The metrics of a finished run of this resolved configuration."""
         return ()
 
     @classmethod
-    def reports(cls, metric: str, config: Mapping[str, Any]) -> bool:
+    def reports(cls, metric: str, config: Config) -> bool:
         """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
         for owner in cls.__mro__[: cls.__mro__.index(Task)]:
             if "metrics" in vars(owner):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Groups = list[dict[str, Any]]
+Group = dict[str, Any]  # of parameters, with their settings, as torch's optimizers have them
+Groups = list[Group]
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
@@ -36,7 +37,7 @@ def kind_of_tensor(model: nn.Module) -> dict[int, str]:
 
 def at_rates(groups: Groups, rate_of: Callable[[Tensor], float]) -> Groups:
     """The same groups, each parted by the learning rates of its parameters, of which it may have a multiple."""
-    found: dict[tuple[int, float], dict[str, Any]] = {}
+    found: dict[tuple[int, float], Group] = {}
     for number, group in enumerate(groups):
         for parameter in group["params"]:
             rate = rate_of(parameter)
@@ -103,7 +104,7 @@ class CautiousAdamW(Optimizer):
                 self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
         state, (beta1, beta2), lr = self.state[parameter], group["betas"], group["lr"]
         if not state:
             state |= {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}

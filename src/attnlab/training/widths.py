@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
 from attnlab.layers.widths import Growth, growths_of
+from attnlab.training.update_rules import Group, Groups
 
 
 class Multiples(NamedTuple):
@@ -77,9 +78,7 @@ BY_NAME: Mapping[str, Rule] = {
 }
 
 
-def by_width(
-    model: nn.Module, groups: Sequence[dict[str, Any]], rule: Rule, base: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def by_width(model: nn.Module, groups: Sequence[Group], rule: Rule, base: Mapping[str, float]) -> Groups:
     """The groups, parted further by the multiples that the rule gives their parameters; as they are where the model's
     init says nothing of its width. Raises ValueError for a parameter that its init has not seen.
     """
@@ -87,7 +86,7 @@ def by_width(
     if not growths:
         return list(groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    parted: list[dict[str, Any]] = []
+    parted: Groups = []
     for group in groups:
         by_multiples: dict[Multiples, list[nn.Parameter]] = {}
         for parameter in group["params"]:
