@@ -7,7 +7,7 @@ count against every word (`differences.Outcomes`).
 - Differences and ranks. "better", "worse", "no difference that counts", "Against BASELINE, ...": paired t interval
   against the baseline, at 1 - 5% / comparisons. A place (the interval of a rank), "X is best", "X has the best mean,
   but ...", "No single best: ...": those verdicts; other pairs at what they leave of the 5%
-  (`cells.rank_intervals`).
+  (`cells.pairs_ahead`).
 - Changes with length. "holds", "improves", "degrades", "From 1x to 8x the training length, ...": paired t interval of
   the longest minus the shortest, over cells.
 - Average effects. "The largest average effect is ..." (only where sure): t interval of the mean over settings, one

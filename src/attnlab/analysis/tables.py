@@ -20,6 +20,7 @@ from attnlab.analysis.formatting import (
     p_text,
     rank_text,
     spread_text,
+    tests_text,
     verdict,
     wins_text,
 )
@@ -186,7 +187,7 @@ def _caption(comparison: Comparison) -> list[str]:
     if comparison.baseline and found:
         said.append(
             f"difference: to {comparison.baseline.label}, paired by seed; its interval and p are adjusted (Bonferroni) "
-            f"for {found[0].tests} comparison{'s' * (found[0].tests > 1)}."
+            f"for {tests_text(comparison.study, found[0].tests)}."
         )
     return said
 
@@ -196,8 +197,8 @@ def proportion_notes(comparison: Comparison) -> list[str]:
     notes = ["runs: how many of them have 1, and the exact 95% interval of their share (Clopper-Pearson)."]
     found = [row.difference for row in comparison.measured if row.difference]
     if comparison.baseline and found:
-        size = found[0].tests
-        adjusted = f"both adjusted (Bonferroni) for {size} comparisons" if size > 1 else "of one comparison"
+        of = tests_text(comparison.study, found[0].tests)
+        adjusted = "of one comparison" if of == "one comparison" else f"both adjusted (Bonferroni) for {of}"
         notes.append(
             f"difference: share of the cell minus that of {comparison.baseline.label}, runs not paired, with "
             f"Newcombe's interval; p: Fisher's exact test; {adjusted}. Better and worse take both."
