@@ -37,8 +37,7 @@ def status(arguments: Namespace) -> int:
     counted = ", ".join(f"{n} {state}" for state in states if (n := snapshot.count(state)))
     console.print(status_table(snapshot, f"{len(snapshot.state)} runs: {counted}"))
     if plan.looks.stages:
-        most = len(snapshot.state) // len(plan.seeds) * plan.looks.stages[-1]
-        say(console, f"seeds in stages: {plan.looks.in_words(len(plan.seeds))}; at most {most} runs")
+        say(console, f"seeds in stages: {plan.looks.in_words(len(plan.seeds))}; at most {plan.most_runs} runs")
     for (cell, seed), said in snapshot.status.items():
         if said.get("error"):
             say(console, f"{cell} seed={seed}: {said['error']}")

@@ -334,10 +334,8 @@ class Sweep:
         size = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}"
         lines = [f"{plan.study}: {plan.question}", f"{size}: {total - pending} of {total} runs are done"]
         if stages := plan.looks.stages:
-            most = total // len(plan.seeds) * stages[-1]
-            lines.append(
-                f"seeds come in stages, {', '.join(map(str, stages))}, until all is settled: at most {most} runs"
-            )
+            numbers = ", ".join(map(str, stages))
+            lines.append(f"seeds in stages, {numbers}, until all is settled: at most {plan.most_runs} runs")
         lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
         for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
             say(self.console, line)

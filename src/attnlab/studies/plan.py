@@ -67,6 +67,11 @@ class Plan:
                 if cell.skip is None:
                     yield cell, seed
 
+    @property
+    def most_runs(self) -> int:
+        """How many runs there can be, with the seeds of all stages."""
+        return sum(cell.skip is None for cell in self.cells) * max([len(self.seeds), *self.looks.stages])
+
     def overrides(self, cell: Cell, seed: int | None = None) -> list[str]:
         """The overrides of one run, by default of the first seed: `attnlab train` with them gives the same run."""
         named = [f"study.name={literal(self.study)}", f"cell={literal(cell.name)}"]

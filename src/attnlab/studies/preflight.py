@@ -115,10 +115,9 @@ class Preflight:
         """Runs, parameters, tokens and disk in one line; with the time where that of a run of each cell is given."""
         found = [self.sizes[cell] for cell, _ in self.pending]
         total = sum(1 for _ in self.plan.jobs())
-        stages = self.plan.looks.stages
-        most = f" of at most {total // len(self.plan.seeds) * stages[-1]}" if stages else ""
+        most = f"; at most {self.plan.most_runs} in all" if self.plan.looks.stages else ""
         words = [
-            f"{total} runs ({total - len(found)} done){most}",
+            f"{total} runs ({total - len(found)} done{most})",
             f"{_range(one.parameters for one in found)} parameters",
         ]
         for unit in dict.fromkeys(one.unit for one in found):

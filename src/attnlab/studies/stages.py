@@ -32,9 +32,9 @@ def at_stage(plan: Plan, runs_dir: Path, tell: Callable[[str], None]) -> Plan:
     if any(effective_state(run.parent) in ENDED for run in folder.glob("*/seed=*/status.json")):
         was, now = map(_planned, (before, plan))
         raise UsageError(
-            f"{plan.study}: its runs were planned with {was}, and now {now} are asked for; looks that are planned after "
-            "the first figures are worth nothing: keep seeds and stop of study.yaml as they were, or begin anew with "
-            "study.name=NEW"
+            f"{plan.study}: its runs were planned with {was}, and now {now} are asked for; looks that are planned "
+            "after the first figures are worth nothing: keep seeds and stop of study.yaml as they were, or begin anew "
+            "with study.name=NEW"
         )
     return plan
 
