@@ -65,7 +65,8 @@ def next_stage(plan: Plan, runs_dir: Path, tell: Callable[[str], None]) -> Plan 
         tell(f"{found}: every comparison is settled")
         return None
     named = ", ".join(left[:MOST_NAMED]) + (f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else "")
-    tell(f"{found}: open are {named}; {f'{after - seeds} more seeds follow' if after else 'no more seeds are planned'}")
+    follow = f"{after} seeds are next" if after else "no more seeds are planned"
+    tell(f"{found}: still open: {named}; {follow}")
     return replace(plan, seeds=list(range(after))) if after else None
 
 
