@@ -24,8 +24,9 @@ count against every word (`differences.Outcomes`).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.
 
-Where runs are missing the interval is the sign test's, of the median (of shares their own), with each missing run
-counted against the word; what has not ended is missing.
+Where runs are lost the interval is the sign test's, of the median (of shares their own), with each lost run counted
+against the word. Nothing is said of two cells before all of their planned runs are over. Where seeds come in stages,
+each look has its part of the 5% (`training.looks`), and intervals and words are those of all looks so far together.
 """
 
 from attnlab.analysis.comparison import Comparison, asked, compare, parts_of_study

@@ -6,7 +6,9 @@ Which runs fail may depend on how they would have done, so the others alone say 
 
 The intervals of a family are simultaneous (Bonferroni): under the test's assumptions all of them hold in at least 95%
 of studies. Every word follows from where its interval lies, so that a family has a false word in at most 5% of studies,
-whatever is true and whatever the words.
+whatever is true and whatever the words. That is so over all looks at a study (`training.looks`): an interval is what
+those of the looks so far leave together, each at its own part of the 5%, which is Jennison and Turnbull's repeated
+confidence interval (1989, J. R. Stat. Soc. B 51).
 """
 
 from __future__ import annotations

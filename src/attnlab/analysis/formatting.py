@@ -120,6 +120,25 @@ def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     return mean_text(interval, decimals, sign) + half
 
 
+def short_interval(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
+    return (spread_text if _is_even(interval) else interval_text)(interval, decimals, sign)
+
+
+def half_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "0.011", half of an interval; both ends where they are not equally far from the mean."""
+    if not interval.is_bounded:
+        return ""
+    if _is_even(interval):
+        return number(interval.high - interval.mean, decimals)
+    return " to ".join(number(end, decimals, sign) for end in (interval.low, interval.high))
+
+
+def _is_even(interval: Interval) -> bool:
+    halves = interval.high - interval.mean, interval.mean - interval.low
+    return interval.is_even and (not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves))
+
+
 def _enough(interval: Interval, decimals: int) -> int:
     """So many decimals that an interval that excludes zero is seen to."""
     if not interval.excludes(0.0):
