@@ -10,7 +10,7 @@ from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.config import UsageError
 from attnlab.studies.plan import read_plan
-from attnlab.studies.stages import at_stage, has_in_stages, next_stage, with_earlier_looks
+from attnlab.studies.stages import at_stage, next_stage, seeds_of_needed, with_earlier_looks
 from attnlab.training.looks import Looks
 from attnlab.training.run_directory import read_json
 
@@ -109,8 +109,15 @@ def test_stages_cannot_be_changed_when_runs_are_over(tmp_path):
     shutil.rmtree(tmp_path / "s")
     stored(tmp_path / "s", 3, 0.0, there=0)
     assert at_stage(at_once, tmp_path, print) == at_once
-    assert has_in_stages(tmp_path / "s", [0, 2])
-    assert not has_in_stages(tmp_path / "s", [0, 4])
+
+
+def test_a_study_that_is_needed_keeps_the_seeds_it_has(tmp_path):
+    stored(tmp_path / "staged", 3, 0.0)
+    stored(tmp_path / "over", 3, 0.0, looks={})
+    stored(tmp_path / "half", 3, 0.0, there=1, looks={})
+    assert [seeds_of_needed(tmp_path / name, [0, 1]) for name in ("staged", "over", "half", "none")] == [
+        None, [0, 1, 2], [0, 1], [0, 1]]  # fmt: skip
+    assert [seeds_of_needed(tmp_path / name, [0, 4]) for name in ("staged", "over")] == [[0, 4], [0, 4]]
 
 
 def test_a_plan_remembers_what_was_looked_at_and_what_was_given_up(tmp_path):
@@ -121,6 +128,8 @@ def test_a_plan_remembers_what_was_looked_at_and_what_was_given_up(tmp_path):
     over = stored(tmp_path / "s", 4, 0.0, looks={"looked": [2]})
     assert then(over, 4) == Looks(looked=[2])
     assert then(over, 8) == Looks(looked=[2, 4])
+    fewer = type(over)(**{**vars(over), "seeds": [0, 1]})
+    assert then(fewer, 4) == Looks(looked=[2])  # they were there all the time
     unseen = stored(tmp_path / "t", 8, 0.0, there=3, looks={})
     assert then(unseen, 16) == Looks()
     given_up = then(unseen, 3)

@@ -30,7 +30,7 @@ from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.on_end import then
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
-from attnlab.studies.stages import at_stage, has_in_stages, next_stage, with_earlier_looks
+from attnlab.studies.stages import at_stage, next_stage, seeds_of_needed, with_earlier_looks
 from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
 from attnlab.studies.trunks import branching
 from attnlab.studies.workers import get_ready
@@ -302,8 +302,8 @@ class Sweep:
             needed = find_study(name, beside=study.path)
             if needed in (study.path, *study.before):
                 raise UsageError(f"{study.path}: needs {name}, which in turn needs this study")
-            own = [f"study.seeds={study.plan.seeds}".replace(" ", ""), _in(study.runs_dir)]
-            own = own[1:] if has_in_stages(study.runs_dir / needed.parent.name, study.plan.seeds) else own
+            seeds = seeds_of_needed(study.runs_dir / needed.parent.name, study.plan.seeds)
+            own = [_in(study.runs_dir), *([] if seeds is None else [f"study.seeds={seeds}".replace(" ", "")])]
             if status := self.run(needed, own, (study.path, *study.before)):
                 return status
         return 0

@@ -7,7 +7,7 @@ Nothing is kept of a look but how many seeds it had: the comparison makes each o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,12 +44,21 @@ def _planned(plan: Plan) -> str:
     return f"{', '.join(map(str, stages))} seeds in stages" if stages else f"{len(plan.seeds)} seeds at once"
 
 
-def has_in_stages(folder: Path, seeds: Sequence[int]) -> bool:
-    """Whether the study of a folder adds its seeds in stages of its own, and has come to these."""
+def seeds_of_needed(folder: Path, seeds: list[int]) -> list[int] | None:
+    """The seeds that the study of a folder is swept with when another one needs these: all of its own where it has more
+    and they are over; None where it adds them in stages of its own, and has come so far."""
     with contextlib.suppress(UsageError):
         plan = read_plan(folder / "plan.json")
-        return bool(plan.looks.stages) and set(seeds) <= set(plan.seeds)
-    return False
+        if set(seeds) <= set(plan.seeds) and plan.looks.stages:
+            return None
+        if set(seeds) <= set(plan.seeds) and _over(plan, folder.parent, plan.seeds):
+            return plan.seeds
+    return seeds
+
+
+def _over(plan: Plan, runs_dir: Path, seeds: Collection[int]) -> bool:
+    runs = runs_of(plan, runs_dir).items()
+    return all(effective_state(run) in ENDED for (_, seed), run in runs if seed in seeds)
 
 
 def next_stage(plan: Plan, runs_dir: Path, tell: Callable[[str], None]) -> Plan | None:
@@ -82,12 +91,12 @@ def with_earlier_looks(plan: Plan, before: Plan | None, runs_dir: Path) -> Plan:
     if plan.looks.stages or before is None:
         return plan
     looked, given_up = before.looks.looked, before.looks.given_up
-    over = {key: effective_state(run) in ENDED for key, run in runs_of(before, runs_dir).items()}
-    cells = {name for name, _ in over}
     # Words of one cell alone may have been seen.
-    was_seen = any(all(over[key] for key in over if key[0] == cell) for cell in cells)
-    if set(plan.seeds) - set(before.seeds) and was_seen:
+    was_seen = any(
+        _over(replace(before, cells=[cell]), runs_dir, before.seeds) for cell in before.cells if not cell.skip
+    )
+    if was_seen and not _over(plan, runs_dir, set(plan.seeds) - set(before.seeds)):
         looked = [*looked, len(before.seeds)]
-    if set(plan.seeds) < set(before.seeds) and not all(over.values()):
+    if set(plan.seeds) < set(before.seeds) and not _over(before, runs_dir, before.seeds):
         given_up = max(given_up, len(before.seeds))
     return replace(plan, looks=Looks([], looked, given_up if len(plan.seeds) < given_up else 0))
