@@ -34,6 +34,16 @@ def test_no_family_of_words_is_false_in_more_pages_than_promised(script, effects
             assert script.share(found, family) / 100 <= bound, family
 
 
+@pytest.mark.slow
+def test_nor_where_seeds_come_in_stages(script):
+    """A word that was false at any look counts."""
+    counts = script.measure_staged(10, 1, False)
+    total = sum(counts.values(), Counter())
+    for family in script.FAMILIES:
+        bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / total[f"of {family}"])
+        assert script.share(total, family) / 100 <= bound, family
+
+
 def test_the_simulation_knows_a_false_word(script):
     """Pages whose truth is misstated are caught: otherwise the rates above would mean nothing."""
     import numpy as np

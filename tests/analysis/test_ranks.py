@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.analysis.memory import study_of
 
-from attnlab.analysis.cells import rank_intervals
+from attnlab.analysis.cells import pairs_ahead, rank_intervals
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.reader import Metric
 
@@ -23,7 +23,8 @@ def by_seed(*values: float) -> dict[int, float]:
 
 
 def ranks(rows, metric=LOWER, **options):
-    return rank_intervals(rows, {name: set(row) for name, row in rows.items()}, metric, **options)
+    asked = {name: set(row) for name, row in rows.items()}
+    return rank_intervals(list(rows), pairs_ahead(rows, asked, metric, **options))
 
 
 def test_ranks_are_given_only_what_is_sure():
@@ -67,7 +68,7 @@ def test_missing_runs_count_against_every_finding():
     for seeds, found in ((16, (1, 1)), (6, (1, 2))):
         rows = {"a": {s: 1.0 + s / 100 for s in range(seeds - 1)}, "b": {s: 2.0 + s / 50 for s in range(seeds)}}
         asked = {name: set(range(seeds)) for name in rows}
-        assert rank_intervals(rows, asked, LOWER)["a"] == found
+        assert rank_intervals(list(rows), pairs_ahead(rows, asked, LOWER))["a"] == found
 
 
 @settings(max_examples=40, deadline=None)

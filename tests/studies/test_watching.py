@@ -101,6 +101,24 @@ def test_a_finished_study_is_shown_once(study):
     assert "\x1b" not in text
 
 
+def test_between_two_stages_it_goes_on(study):
+    """The plan has no more seeds for a moment when the runs of a stage are over; at the last one it ends at once."""
+    plan = json.loads((study / "plan.json").read_text()) | {"looks": {"stages": [2, 3]}}
+    (study / "plan.json").write_text(json.dumps(plan))
+    finish(study)
+
+    def grow():
+        (study / "plan.json").write_text(json.dumps(plan | {"seeds": [0, 1, 2]}))
+        for name in NAMES:
+            write_run(study, {"position": name}, 2, {"test/loss": 2.0})
+
+    clock = Clock(lambda: None, grow)
+    text = watched(study, clock)
+    assert clock.pauses == 2
+    assert "this is look 1 of 2" in " ".join(text.split())
+    assert "9 finished" in text
+
+
 def test_in_a_pipe_there_is_one_block_a_change(study):
     owned = running(study, "alibi", 1, 100)
 

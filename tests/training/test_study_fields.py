@@ -99,6 +99,15 @@ MISTAKES = [
     (("seeds",), 10**9, "from 1 to 1,000"),
     (("seeds",), {"from": 0}, "seeds must be"),
     (("seeds",), NAN, "got nan"),
+    (("stop",), 16, "stop must be a table"),
+    (("stop",), {"when": "settled"}, "stop.at_most must be a whole number above seeds (2), to 1,000, got nothing"),
+    (("stop",), {"at_most": 8}, "stop.when must be settled, got nothing"),
+    (("stop",), {"when": "bored", "at_most": 8}, "stop.when must be settled, got 'bored'"),
+    (("stop",), {"when": "settled", "at_most": 2}, "above seeds (2)"),
+    (("stop",), {"when": "settled", "at_most": 1001}, "to 1,000, got 1001"),
+    (("stop",), {"when": "settled", "at_most": True}, "got True"),
+    (("stop",), {"when": "settled", "at_most": 8, "step": 0}, "stop.step must be a whole number from 1, got 0"),
+    (("stop",), {"when": "settled", "at_most": 8, "steps": 2}, "Did you mean step?"),
     (("metric",), ABSENT, "metric must be a table with a name"),
     (("metric",), None, "metric must be a table with a name"),
     (("metric",), "test/loss@1x", "metric must be a table with a name"),
@@ -224,7 +233,7 @@ def test_what_is_no_study(raw):
 
 def test_a_right_study_is_taken_as_it_is():
     study = checked_study(STUDY)
-    assert study == {**STUDY, "seeds": [0, 1], "trunk": False, "on_end": None}
+    assert study == {**STUDY, "seeds": [0, 1], "trunk": False, "on_end": None, "stop": None}
     least = checked_study({"metric": {"name": "mine", "better": "higher"}, "claims": None, "cells": []})
     assert (least["seeds"], least["metric"]["margin"], least["claims"]) == ([0, 1, 2, 3], None, [])
 

@@ -7,7 +7,7 @@ count against every word (`differences.Outcomes`).
 - Differences and ranks. "better", "worse", "no difference that counts", "Against BASELINE, ...": paired t interval
   against the baseline, at 1 - 5% / comparisons. A place (the interval of a rank), "X is best", "X has the best mean,
   but ...", "No single best: ...": those verdicts; other pairs at what they leave of the 5%
-  (`cells.rank_intervals`).
+  (`cells.pairs_ahead`).
 - Changes with length. "holds", "improves", "degrades", "From 1x to 8x the training length, ...": paired t interval of
   the longest minus the shortest, over cells.
 - Average effects. "The largest average effect is ..." (only where sure): t interval of the mean over settings, one
@@ -24,8 +24,9 @@ count against every word (`differences.Outcomes`).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.
 
-Where runs are missing the interval is the sign test's, of the median (of shares their own), with each missing run
-counted against the word; what has not ended is missing.
+Where runs are lost the interval is the sign test's, of the median (of shares their own), with each lost run counted
+against the word. Nothing is said of two cells before all of their planned runs are over. Where seeds come in stages,
+each look has its part of the 5% (`training.looks`), and intervals and words are those of all looks so far together.
 """
 
 from attnlab.analysis.comparison import Comparison, asked, compare, parts_of_study

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from attnlab.analysis.contrasts import count_of
-from attnlab.analysis.differences import ALPHA, DECIDED, Difference, Failures, Outcomes, family_size, judge, verdict_of
+from attnlab.analysis.differences import (
+    ALPHA,
+    DECIDED,
+    Difference,
+    Failures,
+    Judged,
+    Outcomes,
+    family_size,
+    judge,
+    verdict_of,
+)
 from attnlab.analysis.proportions import described, difference_of
 from attnlab.analysis.reader import Cell, Metric, Run
 from attnlab.analysis.statistics import ROUNDING, Interval, probability_better, rows_of, sign_p_rows
@@ -56,12 +66,28 @@ class CellSummary:
     failures: Failures | None = None
     probability_better: float = math.nan
 
+    def is_settled(self, alpha: float) -> bool:
+        """Whether more seeds have nothing to decide between it and the baseline."""
+        fails = self.failures is not None and self.failures.p_holm <= alpha
+        found = self.difference
+        return fails or (found is not None and (found.verdict != "undecided" or found.contrast.beyond_chance))
+
 
 def summarize(outcomes: Outcomes) -> list[CellSummary]:
-    """Every cell with its figures: differences and ranks are one family (see `rank_intervals`)."""
+    """Every cell with its figures: differences and ranks are one family (see `pairs_ahead`)."""
     study, metric = outcomes.study, outcomes.study.metric
     if metric is None:
         return [_summary(outcomes, cell, {}, {}) for cell in study.cells]
+    judged, ahead = _judged_pairs(outcomes, metric)
+    ranks = rank_intervals([cell.name for cell in study.cells if study.values(cell.name, metric.name)], ahead)
+    differences = {cell: Difference.of(found) for cell, found in judged.items()}
+    return [_summary(outcomes, cell, differences, ranks if len(ranks) > 1 else {}) for cell in study.cells]
+
+
+def _judged_pairs(outcomes: Outcomes, metric: Metric) -> tuple[dict[str, Judged], set[tuple[str, str]]]:
+    """The differences to the baseline, judged, and the pairs of cells of which the first is surely better, by this look
+    or one before."""
+    study = outcomes.study
     values = {cell.name: study.values(cell.name, metric.name) for cell in study.cells}
     base = study.baseline_cell
     if base and outcomes.unavailable(base.name, metric.name):
@@ -72,8 +98,8 @@ def summarize(outcomes: Outcomes) -> list[CellSummary]:
         for cell in able
         if base and cell != base.name
     }
-    judged = judge(contrasts, metric, outcomes.alpha)
-    ranks = rank_intervals(
+    judged = judge(contrasts, metric, outcomes.alpha, outcomes.spent)
+    ahead = pairs_ahead(
         {cell: of for cell, of in values.items() if of},
         {cell: set(outcomes.of(cell, metric.name)) for cell, of in values.items() if of or cell in able},
         metric,
@@ -82,9 +108,12 @@ def summarize(outcomes: Outcomes) -> list[CellSummary]:
         family_size(contrasts),
         outcomes.alpha,
         _ahead_by_shares if outcomes.is_proportion(metric.name) else _ahead,
+        outcomes.is_over,
     )
-    differences = {cell: Difference.of(found) for cell, found in judged.items()}
-    return [_summary(outcomes, cell, differences, ranks if len(ranks) > 1 else {}) for cell in study.cells]
+    if outcomes.before:
+        earlier = _judged_pairs(outcomes.before, metric)[1]
+        ahead |= {pair for pair in earlier if outcomes.beyond_chance.isdisjoint(pair)}
+    return judged, {(better, worse) for better, worse in ahead if (worse, better) not in ahead}
 
 
 def _summary(
@@ -148,7 +177,13 @@ def _mean(values: Sequence[object]) -> float:
     return sum(numbers) / len(numbers) if numbers else math.nan
 
 
-def rank_intervals(
+def rank_intervals(names: Sequence[str], ahead: Iterable[tuple[str, str]]) -> dict[str, tuple[int, int]]:
+    """The ranks that each cell may hold, (best, worst): behind those surely better, before those surely worse."""
+    before, behind = Counter(worse for _, worse in ahead), Counter(better for better, _ in ahead)
+    return {name: (1 + before[name], len(names) - behind[name]) for name in names}
+
+
+def pairs_ahead(
     values: Mapping[str, Mapping[int, float]],
     asked: Mapping[str, set[int]],
     metric: Metric,
@@ -157,9 +192,9 @@ def rank_intervals(
     size: int = 0,
     alpha: float = ALPHA,
     find_ahead: Callable[[list[Mapping[int, float]], list[set[int]], Metric, float], np.ndarray] | None = None,
-) -> dict[str, tuple[int, int]]:
-    """The ranks that each of `values` ({cell: {seed: value}}) may hold, (best, worst): behind those surely better,
-    before those surely worse.
+    is_over: bool = True,
+) -> set[tuple[str, str]]:
+    """The pairs of `values` ({cell: {seed: value}}) of which the first is surely better.
 
     Differences to the baseline and ranks are one family, with a false word in at most a share `alpha` of studies. A
     pair with the baseline is what `verdicts` say of it ({cell: verdict}, `size` tests at alpha / size each). The other
@@ -167,7 +202,8 @@ def rank_intervals(
     number of pairs. (If m0 of the m differences to the baseline are truly none, a false one is found there with a
     chance of at most alpha m0 / m; and where none is found, the other pairs have at most alpha (m - m0) / m.) Without
     a baseline the pairs have alpha whole. asked: the seeds that were asked of each cell; those without a value count
-    against every finding. find_ahead: which cell is surely better than which, by default as `_ahead` finds it.
+    against every finding. find_ahead: which cell is surely better than which, by default as `_ahead` finds it. is_over:
+    whether those will have none; else nothing is said of cells that lack some.
     """
     names = list(values)
     ahead = np.zeros((len(names), len(names)), dtype=bool)
@@ -178,14 +214,17 @@ def rank_intervals(
     left = alpha * len(decided) / max(1, size) if baseline is not None else alpha
     if left and pairs:
         tables = [values[names[i]] for i in rest], [asked[names[i]] for i in rest]
-        ahead[np.ix_(rest, rest)] = (find_ahead or _ahead)(*tables, metric, left / pairs)
+        found = (find_ahead or _ahead)(*tables, metric, left / pairs)
+        if not is_over:
+            whole = np.array([asked[names[i]] <= values[names[i]].keys() for i in rest], dtype=bool)
+            found &= whole[:, None] & whole
+        ahead[np.ix_(rest, rest)] = found
     if baseline in names:
         base = names.index(baseline)
         for name, verdict in decided.items():
             first, second = (names.index(name), base) if verdict == "better" else (base, names.index(name))
             ahead[first, second] = True
-    before, behind = ahead.sum(axis=0), ahead.sum(axis=1)
-    return {name: (1 + int(before[i]), len(names) - int(behind[i])) for i, name in enumerate(names)}
+    return {(names[better], names[worse]) for better, worse in np.argwhere(ahead).tolist()}
 
 
 def _ahead_by_shares(

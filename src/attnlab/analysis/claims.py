@@ -16,13 +16,15 @@ from attnlab.training.study_fields import BOUNDS, ENDS, check_claim
 
 @dataclass(frozen=True)
 class CellVerdict:
-    """What one cell says to a claim: "met", "not met" or "open", with the reason and the values by seed."""
+    """What one cell says to a claim: "met", "not met" or "open", with the reason and the values by seed; may_settle:
+    whether more seeds may close what is open."""
 
     cell: str
     verdict: str
     reason: str
     values: dict[int, float] = field(default_factory=dict)
     interval: Interval | None = None
+    may_settle: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ class _Check:
         counts = f"{inside} of {len(values)} seeds inside the bound" if contrast.is_mean else contrast.counts
         verdict, reason = _judge(interval, counts, low, high, "against" in self.claim)
         reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
-        return CellVerdict(label, "open" if contrast.beyond_chance else verdict, reason, values, interval)
+        if contrast.beyond_chance:
+            return CellVerdict(label, "open", reason, values, interval)
+        return CellVerdict(label, verdict, reason, values, interval, may_settle=verdict == "open")
 
     def _state(self, cell: Cell, state: str) -> tuple[str, str]:
         runs = self.study.runs_of(cell.name)

@@ -19,7 +19,7 @@ from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
 from attnlab.analysis.claims import Claim, check_claims
-from attnlab.analysis.differences import ALPHA, Outcomes
+from attnlab.analysis.differences import ALPHA, outcomes_of
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing
@@ -28,6 +28,7 @@ from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
 from attnlab.analysis.warnings import caveats_of
+from attnlab.training.run_directory import ENDED
 from attnlab.training.study_fields import same
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra", "logger")
@@ -52,7 +53,7 @@ class Clusters:
 class Comparison:
     """All that the terminal, the tables and the page say about a study.
 
-    `sentences` is there where it was asked for (see `with_resampled_sentences`).
+    `sentences` is there where it was asked for (see `with_resampled_sentences`); alpha: of a family, at this look.
     """
 
     study: Study
@@ -64,6 +65,7 @@ class Comparison:
     interactions: list[Interaction]
     caveats: list[str]
     sentences: SentenceResult | None = None
+    alpha: float = ALPHA
 
     @cached_property
     def is_proportion(self) -> bool:
@@ -93,6 +95,16 @@ class Comparison:
     @property
     def problems(self) -> list[Run]:
         return [run for run in self.study.runs.values() if run.state != "finished" or run.non_finite]
+
+    @property
+    def unsettled(self) -> list[str]:
+        """What more seeds may settle: cells without a word against the baseline, and claims that are open. A cell of
+        which more runs fail than chance explains is settled as such."""
+        outcomes = ("measured", "failed", "diverged", "pruned", "not a number")
+        others = [cell for cell in self.cells if self.baseline and not cell.is_baseline and cell.outcome in outcomes]
+        cells = [cell.label for cell in others if not cell.is_settled(self.alpha)]
+        claims = [claim for claim in self.claims if claim.verdict == "open"]
+        return cells + [f"the claim {one.says!r}" for one in claims if any(cell.may_settle for cell in one.cells)]
 
     @cached_property
     def settings(self) -> dict[str, dict[str, object]]:
@@ -125,14 +137,14 @@ class Comparison:
         cells. Cells that are all alike are parted in at most 5% of studies (see `_chance`).
         """
         cells = self.measured
-        if len(cells) < FEWEST_CELLS:
+        if len(cells) < FEWEST_CELLS or any(run.state not in ENDED for run in self.study.runs.values()):
             return None
         means = [cell.interval.mean for cell in cells if cell.interval]
         steps = [abs(after - before) for before, after in pairwise(means)]
         at = max(range(len(steps)), key=lambda index: steps[index]) + 1
         better, worse = cells[:at], cells[at:]
         is_wide = steps[at - 1] > sum(steps) / 2 and len(worse) <= len(better)
-        if not is_wide or not _apart(better, worse) or _chance(cells, len(worse)) > ALPHA:
+        if not is_wide or not _apart(better, worse) or _chance(cells, len(worse)) > self.alpha:
             return None
         shared = {
             name: choice
@@ -144,8 +156,9 @@ class Comparison:
 
 
 def compare(study: Study, alpha: float = ALPHA) -> Comparison:
-    """Compares the cells of a study on its primary metric. `alpha` is the chance of any false word in a family."""
-    outcomes = Outcomes(study, alpha)
+    """Compares the cells of a study on its primary metric. `alpha` is the chance of any false word in a family, over
+    all looks at the study."""
+    outcomes = outcomes_of(study, alpha)
     factorial = Factorial(outcomes)
     cells, cross = summarize(outcomes), interactions(factorial)
     return Comparison(
@@ -156,7 +169,8 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         length_curves(outcomes),
         factor_effects(factorial, cross),
         cross,
-        caveats_of(study, cells, unmatched(factorial), alpha),
+        caveats_of(study, cells, unmatched(factorial), outcomes.alpha),
+        alpha=outcomes.alpha,
     )
 
 

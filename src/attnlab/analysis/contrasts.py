@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
+
 from attnlab.analysis import proportions, statistics
 from attnlab.analysis.proportions import Count
-from attnlab.analysis.statistics import Interval
+from attnlab.analysis.statistics import Interval, over_looks
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class Contrast:
     ones may.
 
     `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked
-    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline).
+    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline); `waits`
+    that this cannot be said before other runs are over. `before` is the contrast at the look before this one, which had
+    `ratio` times as much of alpha.
     """
 
     values: dict[int, float]
@@ -28,6 +32,9 @@ class Contrast:
     reason: str = ""
     is_partial: bool = False
     beyond_chance: bool = False
+    waits: bool = False
+    before: Contrast | None = None
+    ratio: float = 1.0
     is_mean: ClassVar[bool] = True  # judged by t, as a mean; with missing runs by signs, as a median
     fewest: ClassVar[int] = 2  # seeds that can decide anything
 
@@ -49,24 +56,40 @@ class Contrast:
         """Whether so many seeds were asked for that it may be decided, however many failed: it counts in its family."""
         return self.asked >= self.fewest
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing may be said of these values yet: to stop as soon as some look sure would find too much."""
+        return self.is_partial or self.waits or self.pending > 0
+
+    @property
+    def _earlier(self) -> Contrast | None:
+        return None if self.before is None or self.before.beyond_chance else self.before
+
     def interval(self, level: float) -> Interval:
-        """The t interval; with missing runs that of the median, which holds whatever they would have given."""
-        values = list(self.values.values())
-        if self.is_partial:
-            unknown = self.reason or "partial"
-            return replace(statistics.paired_interval(values, level), low=-math.inf, high=math.inf, unbounded=unknown)
-        if not self.missing:
-            return statistics.paired_interval(values, level)
-        found = statistics.median_interval(values, level, self.missing)
-        return found if found.is_bounded else replace(found, unbounded=self.reason)
+        """The t interval; with lost runs that of the median, which holds whatever they would have given; without bounds
+        while runs are planned that are not over. What the looks before have excluded stays so."""
+        own = self._interval(level)
+        if self.is_open:
+            own = replace(own, low=-math.inf, high=math.inf, unbounded=self.reason or "partial")
+        return over_looks(self._earlier.interval(1 - (1 - level) * self.ratio), own) if self._earlier else own
 
     @property
     def p(self) -> float:
-        """Of the test behind the interval; nan where the values are partial."""
-        if self.is_partial:
-            return math.nan
+        """Of the test behind the interval, or of a look before, as at this one; nan where nothing may be said."""
+        own = math.nan if self.is_open else self._p
+        return float(np.fmin(own, self._earlier.p / self.ratio)) if self._earlier else own
+
+    def _interval(self, level: float) -> Interval:
         values = list(self.values.values())
-        return statistics.sign_p(values, self.missing) if self.missing else statistics.t_p(values)
+        if self.is_open or not self.failed:
+            return statistics.paired_interval(values, level)
+        found = statistics.median_interval(values, level, self.failed)
+        return found if found.is_bounded else replace(found, unbounded=self.reason)
+
+    @property
+    def _p(self) -> float:
+        values = list(self.values.values())
+        return statistics.sign_p(values, self.failed) if self.failed else statistics.t_p(values)
 
 
 @dataclass(frozen=True)
@@ -76,11 +99,11 @@ class ShareOfRuns(Contrast):
     is_mean: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
 
-    def interval(self, level: float) -> Interval:
+    def _interval(self, level: float) -> Interval:
         return proportions.share_of(Count(int(sum(self.values.values())), len(self.values), self.missing), level)
 
     @property
-    def p(self) -> float:
+    def _p(self) -> float:
         return math.nan
 
 
@@ -94,7 +117,7 @@ class DifferenceOfShares(Contrast):
     is_mean: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
 
-    def interval(self, level: float) -> Interval:
+    def _interval(self, level: float) -> Interval:
         return proportions.difference_of(self.first, self.second, level)
 
     @property
@@ -102,7 +125,7 @@ class DifferenceOfShares(Contrast):
         return f"{self.first} against {self.second}"
 
     @property
-    def p(self) -> float:
+    def _p(self) -> float:
         return proportions.largest_fisher_p(self.first, self.second)
 
 
@@ -113,7 +136,7 @@ class ChangeOfShare(Contrast):
     is_mean: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
 
-    def interval(self, level: float) -> Interval:
+    def _interval(self, level: float) -> Interval:
         return proportions.change_of(list(self.values.values()), self.missing, level)
 
     @property
@@ -122,7 +145,7 @@ class ChangeOfShare(Contrast):
         return f"{changes.count(1)} of {len(changes)} runs up, {changes.count(-1)} down"
 
     @property
-    def p(self) -> float:
+    def _p(self) -> float:
         changes = list(self.values.values())
         return proportions.mcnemar_p(changes.count(1), changes.count(-1), self.missing)
 

@@ -6,14 +6,16 @@ Which runs fail may depend on how they would have done, so the others alone say 
 
 The intervals of a family are simultaneous (Bonferroni): under the test's assumptions all of them hold in at least 95%
 of studies. Every word follows from where its interval lies, so that a family has a false word in at most 5% of studies,
-whatever is true and whatever the words.
+whatever is true and whatever the words. That is so over all looks at a study (`training.looks`): an interval is what
+those of the looks so far leave together, each at its own part of the 5%, which is Jennison and Turnbull's repeated
+confidence interval (1989, J. R. Stat. Soc. B 51).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import TypeVar
@@ -36,6 +38,7 @@ from attnlab.training.run_directory import ENDED
 ALPHA = 0.05
 DECIDED = ("better", "worse")  # the verdicts that part two cells
 Name = TypeVar("Name", bound=Hashable)
+Kind = TypeVar("Kind", bound=Contrast)
 
 
 def outcome_of(run: Run, metric: str | None) -> str:
@@ -48,10 +51,11 @@ def outcome_of(run: Run, metric: str | None) -> str:
 
 
 class Outcomes:
-    """Looks up how the runs of a study ended. alpha: the level at which more failures than by chance are found."""
+    """Looks up how the runs of a study ended. alpha: the chance of a false word in a family at this look, `spent` times
+    what it is over all looks; before: the outcomes at the look before."""
 
-    def __init__(self, study: Study, alpha: float = ALPHA) -> None:
-        self.study, self.alpha = study, alpha
+    def __init__(self, study: Study, alpha: float = ALPHA, spent: float = 1.0, before: Outcomes | None = None) -> None:
+        self.study, self.alpha, self.spent, self.before = study, alpha * spent, spent, before
         self._found: dict[tuple[str, str | None], dict[int, str]] = {}
         self.is_proportion = cache(partial(is_proportion, study))
 
@@ -66,6 +70,11 @@ class Outcomes:
         return "unavailable" in found and "value" not in found
 
     @cached_property
+    def is_over(self) -> bool:
+        """Whether every run that is planned has ended."""
+        return all(run.state in ENDED for run in self.study.runs.values())
+
+    @cached_property
     def counts(self) -> dict[str, tuple[int, int]]:
         """{cell: (failed, ended)} of the primary metric."""
         name = self.study.metric.name if self.study.metric else None
@@ -74,9 +83,10 @@ class Outcomes:
 
     @cached_property
     def failures(self) -> dict[str, Failures]:
-        """Fisher's test of every cell against the baseline on the primary metric; {} without such a baseline."""
+        """Fisher's test of every cell against the baseline on the primary metric; {} without such a baseline, and while
+        runs are not over."""
         base, metric = self.study.baseline_cell, self.study.metric
-        if base is None or metric is None or self.unavailable(base.name, metric.name):
+        if base is None or metric is None or self.unavailable(base.name, metric.name) or not self.is_over:
             return {}
         return compare_failures(self.counts, base.name)
 
@@ -90,7 +100,8 @@ class Outcomes:
 
     def alone(self, cell: str, metric: str) -> Contrast:
         contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
-        return self.marked(ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast, [cell])
+        contrast = ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast
+        return self.marked(contrast, [cell], lambda before: before.alone(cell, metric))
 
     def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
         """A metric of a cell minus a metric of another (or of the same cell), by seed, over the seeds that both were
@@ -107,7 +118,9 @@ class Outcomes:
         contrast = contrast_of(values, parts)
         if self.is_proportion(metric) and self.is_proportion(other_metric):
             contrast = self._of_shares(contrast, (cell, metric), (other, other_metric), both)
-        return self.marked(contrast, [cell, other])
+        return self.marked(
+            contrast, [cell, other], lambda before: before.against(cell, metric, other, other_metric, name)
+        )
 
     def _of_shares(
         self, contrast: Contrast, first: tuple[str, str], second: tuple[str, str], seeds: list[int]
@@ -117,11 +130,34 @@ class Outcomes:
         counts = [count_of(self.study.values(*one), seeds) for one in (first, second)]
         return DifferenceOfShares(**vars(contrast), first=counts[0], second=counts[1])
 
-    def marked(self, contrast: Contrast, cells: Iterable[str]) -> Contrast:
-        """The contrast, `beyond_chance` where one of its cells is and a run is missing."""
-        if not contrast.missing or self.beyond_chance.isdisjoint(cells):
+    def marked(self, contrast: Kind, cells: Iterable[str], at: Callable[[Outcomes], Contrast]) -> Kind:
+        """The contrast with what it was at the look before, `at` whose outcomes it has another value; `beyond_chance`
+        where one of its cells is and a run is lost; waiting where that cannot be told yet."""
+        earlier = at(self.before) if self.before else None
+        if self.before and earlier and type(earlier) is type(contrast) and earlier.values:
+            contrast = replace(contrast, before=earlier, ratio=self.before.spent / self.spent)
+        if not contrast.missing:
+            return contrast
+        if not self.is_over:
+            others = "" if contrast.pending else ", other runs are not over"
+            return replace(contrast, waits=True, reason=f"{contrast.reason}{others}")
+        if self.beyond_chance.isdisjoint(cells):
             return contrast
         return replace(contrast, beyond_chance=True, reason=f"{contrast.reason}, beyond chance")
+
+
+def outcomes_of(study: Study, alpha: float) -> Outcomes:
+    """The outcomes at a study's present look, with those before: each planned look again, on the seeds that it had."""
+    seeds, outcomes = len(study.seeds), None
+    for stage in study.looks.until(seeds) or [seeds]:
+        part = study
+        if stage < seeds:
+            first = set(study.seeds[:stage])
+            runs = {key: run for key, run in study.runs.items() if run.seed in first}
+            part = replace(study, seeds=study.seeds[:stage], runs=runs)
+        outcomes = Outcomes(part, alpha, study.looks.spent(stage), outcomes)
+    assert outcomes is not None
+    return outcomes
 
 
 @dataclass(frozen=True)
@@ -163,11 +199,12 @@ def compare_failures(counts: Mapping[str, tuple[int, int]], baseline: str) -> di
 
 @dataclass(frozen=True)
 class Judged:
-    """A contrast with its simultaneous interval, p of the test behind it (t; with missing runs the sign test at its
-    worst; of proportions Fisher's, or McNemar's where they are of the same runs) and the verdict.
+    """A contrast with its simultaneous interval, p of the test behind it (t; with lost runs the sign test at its worst;
+    of proportions Fisher's, or McNemar's where they are of the same runs) and the verdict.
 
     `verdict` is better, worse, same (the whole interval within the margin) or undecided; `reason` says what is missing,
-    "" where nothing is. `tests` is the size of its family, `share` the family's alpha over that.
+    "" where nothing is. `tests` is the size of its family, `share` the family's alpha at this look over that, `spent`
+    how much of its whole alpha the look has.
     """
 
     contrast: Contrast
@@ -177,10 +214,12 @@ class Judged:
     verdict: str
     tests: int
     share: float
+    spent: float
 
     @property
     def p_adjusted(self) -> float:
-        return bonferroni(self.p, self.tests)
+        """For the tests of its family at all looks."""
+        return bonferroni(self.p, self.tests / self.spent)
 
     @property
     def values(self) -> dict[int, float]:
@@ -205,16 +244,19 @@ def family_size(contrasts: Mapping[Name, Contrast]) -> int:
     return max(1, sum(contrast.is_test for contrast in contrasts.values()))
 
 
-def judge(contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALPHA) -> dict[Name, Judged]:
-    """Judges contrasts as one family (see `family_size`). Those without a value are left out, and still count."""
+def judge(
+    contrasts: Mapping[Name, Contrast], metric: Metric, alpha: float = ALPHA, spent: float = 1.0
+) -> dict[Name, Judged]:
+    """Judges contrasts as one family (see `family_size`). Those without a value are left out, and still count. alpha:
+    at this look, `spent` times what it is over all looks."""
     size = family_size(contrasts)
-    return {name: _judged(one, metric, alpha / size, size) for name, one in contrasts.items() if one.values}
+    return {name: _judged(one, metric, alpha / size, size, spent) for name, one in contrasts.items() if one.values}
 
 
-def _judged(contrast: Contrast, metric: Metric, share: float, size: int) -> Judged:
+def _judged(contrast: Contrast, metric: Metric, share: float, size: int, spent: float) -> Judged:
     interval = contrast.interval(1 - share)
     verdict = "undecided" if contrast.beyond_chance else verdict_of(interval, metric)
-    return Judged(contrast, metric, interval, contrast.p, verdict, size, share)
+    return Judged(contrast, metric, interval, contrast.p, verdict, size, share, spent)
 
 
 def verdict_of(interval: Interval, metric: Metric) -> str:
@@ -252,11 +294,11 @@ class Difference(Judged):
 
     @property
     def p_sign_flip_adjusted(self) -> float:
-        return bonferroni(self.p_sign_flip, self.tests)
+        return bonferroni(self.p_sign_flip, self.tests / self.spent)
 
     @property
     def p_equivalence_adjusted(self) -> float:
-        return bonferroni(self.p_equivalence, self.tests)
+        return bonferroni(self.p_equivalence, self.tests / self.spent)
 
     @property
     def wins(self) -> float:

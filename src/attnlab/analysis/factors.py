@@ -99,6 +99,7 @@ class Factorial:
     def __init__(self, outcomes: Outcomes) -> None:
         study = outcomes.study
         self.outcomes, self.study = outcomes, study
+        self.before = Factorial(outcomes.before) if outcomes.before else self
         self.metric = study.metric.name if study.metric else ""
         self._values = {cell.name: study.values(cell.name, self.metric) for cell in study.cells}
         self._by_choices = {_key(cell.choices): cell for cell in study.cells}
@@ -122,7 +123,7 @@ class Factorial:
         return {move: self.contrast(dict([move])) for move in moves}
 
     def judged(self, averaged: Mapping[Move, Averaged]) -> dict[Move, Judged]:
-        return judge(averaged, self.study.metric, self.outcomes.alpha) if self.study.metric else {}
+        return judge(averaged, self.study.metric, self.outcomes.alpha, self.outcomes.spent) if self.study.metric else {}
 
     def contrast(self, moves: Mapping[str, Choice]) -> Averaged:
         """Takes every factor in `moves` from its reference to the choice given: of one factor the difference, of two
@@ -148,9 +149,10 @@ class Factorial:
         # One mean a seed, over the settings; only seeds that every setting has, so that all seeds mean the same.
         shared = sorted(set.intersection(*map(set, found.values()))) if found else []
         values = {seed: float(np.mean([by_seed[seed] for by_seed in found.values()])) for seed in shared}
-        contrast = self.outcomes.marked(contrast_of(values, {"": asked}, "seeds", len(found) < len(whole)), used)
+        contrast = contrast_of(values, {"": asked}, "seeds", len(found) < len(whole))
         means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
-        return Averaged(**vars(contrast), by_setting=means, planned=len(corners))
+        averaged = Averaged(**vars(contrast), by_setting=means, planned=len(corners))
+        return self.outcomes.marked(averaged, used, lambda _: self.before.contrast(moves))
 
     def _corners(self, cell: Cell, factors: Sequence[str]) -> list[tuple[int, Cell | None]]:
         """The cells with each of `factors` at the cell's choice or its reference, with their signs in the contrast."""

@@ -113,11 +113,30 @@ def mean_text(interval: Interval, decimals: int, sign: bool = False) -> str:
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; the mean alone where there is no interval; both ends of what is no mean."""
     decimals = _enough(interval, decimals)
-    if not interval.is_even:
+    if not interval.is_even and interval.is_bounded:
         ends = (number(end, decimals, sign) for end in (interval.low, interval.high))
         return f"{mean_text(interval, decimals, sign)}, {' to '.join(ends)}"
     half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
-    return number(interval.mean, decimals, sign) + half
+    return mean_text(interval, decimals, sign) + half
+
+
+def short_interval(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
+    return (spread_text if _is_even(interval) else interval_text)(interval, decimals, sign)
+
+
+def half_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "0.011", half of an interval; both ends where they are not equally far from the mean."""
+    if not interval.is_bounded:
+        return ""
+    if _is_even(interval):
+        return number(interval.high - interval.mean, decimals)
+    return " to ".join(number(end, decimals, sign) for end in (interval.low, interval.high))
+
+
+def _is_even(interval: Interval) -> bool:
+    halves = interval.high - interval.mean, interval.mean - interval.low
+    return interval.is_even and (not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves))
 
 
 def _enough(interval: Interval, decimals: int) -> int:
@@ -126,6 +145,12 @@ def _enough(interval: Interval, decimals: int) -> int:
         return decimals
     nearest = min(abs(interval.low), abs(interval.high))
     return max(decimals, min(12, 1 - math.floor(math.log10(nearest))) if float(f"{nearest:.{decimals}f}") == 0 else 0)
+
+
+def tests_text(study: Study, tests: int) -> str:
+    """ "3 comparisons and 4 looks": what p values and intervals are adjusted for."""
+    looks = len(study.looks.stages)
+    return (f"{tests} comparisons" if tests > 1 else "one comparison") + (f" and {looks} looks" if looks else "")
 
 
 def wins_text(difference: Difference) -> str:

@@ -54,7 +54,9 @@ def _length_curves(outcomes: Outcomes, prefix: str, multiples: Sequence[float]) 
     near, far = names[multiples[0]], names[multiples[-1]]
     cells = [cell for cell in study.cells if cell.skip is None]
     able = [cell.name for cell in cells if not any(outcomes.unavailable(cell.name, end) for end in (near, far))]
-    changes = judge({cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, outcomes.alpha)
+    changes = judge(
+        {cell: outcomes.against(cell, far, cell, near, "") for cell in able}, metric, outcomes.alpha, outcomes.spent
+    )
     return [_length_curve(study, cell, prefix, names, changes.get(cell.name)) for cell in cells]
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, flatten, is_unchanged, mapping, printable, stamp_of
+from attnlab.training.looks import Looks
 from attnlab.training.metrics import Metric as KnownMetric
 from attnlab.training.metrics import better_of, known_metric
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
@@ -96,11 +97,10 @@ class Run:
 
 @dataclass
 class Study:
-    """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
-
-    `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which
-    runs cannot be compared with these (see `comparison.parts_of_study`); baseline_named: somebody chose the baseline.
-    """
+    """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing, and
+    of other seeds those that are over. `unreadable` are files and folders that cannot be opened, each with the reason;
+    `apart` says which runs cannot be compared with these (see `comparison.parts_of_study`); baseline_named: somebody
+    chose the baseline."""
 
     path: Path
     name: str
@@ -117,6 +117,7 @@ class Study:
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     baseline_named: bool = True
+    looks: Looks = field(default_factory=Looks)
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -201,11 +202,8 @@ def load_study(path: str | Path) -> Study:
 
 
 class StudyReader:
-    """Reads runs/<study> again and again, and of it only what has changed. Several threads may use one reader.
-
-    Nothing is written and nothing is locked: a run directory that is being written, moved or deleted is read as far as
-    it can be.
-    """
+    """Reads runs/<study> again and again, and of it only what has changed. Several threads may use one reader. Nothing
+    is written or locked: a run directory that is being written, moved or deleted is read as far as it can be."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -218,9 +216,7 @@ class StudyReader:
 
     def read(self) -> Study:
         """The study as it is now; the same object as before while nothing has changed. Runs that cannot be read count
-        as missing. Raises ValueError where the path holds neither a plan nor a run, where its plan is none, or its runs
-        are of another version of attnlab.
-        """
+        as missing. Raises ValueError where there is neither a plan nor a run, or they are not of this attnlab."""
         with self._lock:
             self._files.next_round()
             self._found = {directory: self._look(directory) for directory in self._directories()}
@@ -319,7 +315,8 @@ def _study(
     cells = [_cell(mapping(entry)) for entry in _list(plan.get("cells"))]
     seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
     known = {cell.name for cell in cells}
-    runs = {(run.cell, run.seed): run for run in found if run.cell in known}
+    asked = (run for run in found if run.cell in known and (run.seed in seeds or run.state in ENDED))
+    runs = {(run.cell, run.seed): run for run in asked}
     for cell in cells if is_planned else []:  # without a plan nobody has asked for what is not there
         for seed in seeds if cell.skip is None else []:
             runs.setdefault((cell.name, seed), Run(cell.name, seed, path / cell.name / f"seed={seed}", "missing"))
@@ -338,6 +335,7 @@ def _study(
         code=mapping(plan.get("code")),
         runs=runs,
         unreadable=unreadable,
+        looks=Looks.of(mapping(plan.get("looks"))),
         read_curves=read_curves,
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -56,6 +56,40 @@ class Interval:
 
     def outside(self, low: float, high: float) -> bool:
         return self.high < low or self.low > high
+
+
+@dataclass(frozen=True)
+class OverLooks(Interval):
+    """What the intervals of several looks leave together. All of them hold at once (Bonferroni), so that what one of
+    them has excluded stays so, and a word that was found at one look is there at the next."""
+
+    looks: tuple[Interval, Interval] = field(kw_only=True)
+    is_even: ClassVar[bool] = False
+
+    @property
+    def counted(self) -> str:
+        return self.looks[-1].counted
+
+    def excludes(self, value: float) -> bool:
+        return self.is_bounded and any(look.excludes(value) for look in self.looks)
+
+    def within(self, low: float, high: float) -> bool:
+        return self.is_bounded and any(look.within(low, high) for look in self.looks)
+
+    def outside(self, low: float, high: float) -> bool:
+        return self.is_bounded and any(look.outside(low, high) for look in self.looks)
+
+
+def over_looks(before: Interval, now: Interval) -> Interval:
+    """The interval of a look together with those before it; without bounds where they contradict one another."""
+    low, high = max(before.low, now.low), min(before.high, now.high)
+    if not before.is_bounded:
+        return now
+    if low > high:
+        return replace(now, low=-math.inf, high=math.inf, unbounded="the looks contradict one another")
+    if type(now) is Interval and (low, high) == (now.low, now.high):
+        return now
+    return OverLooks(now.mean, low, high, now.level, now.n, now.deviation, looks=(before, now))
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:
@@ -241,7 +275,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     return [float(p) for p in np.where(np.isnan(known), np.nan, adjusted)]
 
 
-def bonferroni(p: float, tests: int) -> float:
+def bonferroni(p: float, tests: float) -> float:
     return p if math.isnan(p) else min(1.0, tests * p)
 
 

@@ -15,11 +15,13 @@ from attnlab.analysis.formatting import (
     decimals_for,
     describe,
     failures_text,
+    half_text,
     interval_text,
     number,
     p_text,
     rank_text,
-    spread_text,
+    short_interval,
+    tests_text,
     verdict,
     wins_text,
 )
@@ -153,12 +155,12 @@ def _compact(comparison: Comparison, as_columns: bool) -> Table:
     apart = decimals_for(cell.difference.interval for cell in comparison.measured if cell.difference)
 
     def mean(row: CellSummary) -> str:
-        return _short_interval(row.interval, decimals) if row.interval else row.outcome
+        return short_interval(row.interval, decimals) if row.interval else row.outcome
 
     def difference(row: CellSummary) -> str:
         if row.difference is None:
             return "baseline" if row.is_baseline else ""
-        return _short_interval(row.difference.interval, apart, sign=True)
+        return short_interval(row.difference.interval, apart, sign=True)
 
     def p_of(row: CellSummary) -> str:
         return p_text(row.difference.p_adjusted).replace("< 0.", "<.") if row.difference else ""
@@ -186,7 +188,7 @@ def _caption(comparison: Comparison) -> list[str]:
     if comparison.baseline and found:
         said.append(
             f"difference: to {comparison.baseline.label}, paired by seed; its interval and p are adjusted (Bonferroni) "
-            f"for {found[0].tests} comparison{'s' * (found[0].tests > 1)}."
+            f"for {tests_text(comparison.study, found[0].tests)}."
         )
     return said
 
@@ -196,20 +198,13 @@ def proportion_notes(comparison: Comparison) -> list[str]:
     notes = ["runs: how many of them have 1, and the exact 95% interval of their share (Clopper-Pearson)."]
     found = [row.difference for row in comparison.measured if row.difference]
     if comparison.baseline and found:
-        size = found[0].tests
-        adjusted = f"both adjusted (Bonferroni) for {size} comparisons" if size > 1 else "of one comparison"
-        notes.append(
-            f"difference: share of the cell minus that of {comparison.baseline.label}, runs not paired, with "
-            f"Newcombe's interval; p: Fisher's exact test; {adjusted}. Better and worse take both."
+        of = tests_text(comparison.study, found[0].tests)
+        adjusted = "of one comparison" if of == "one comparison" else f"both adjusted (Bonferroni) for {of}"
+        pair = (
+            f"difference: share of the cell minus that of {comparison.baseline.label}, runs not paired, with Newcombe's"
         )
+        notes.append(f"{pair} interval; p: Fisher's exact test; {adjusted}. Better and worse take both.")
     return notes
-
-
-def _short_interval(interval: Interval, decimals: int, sign: bool = False) -> str:
-    """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
-    halves = interval.high - interval.mean, interval.mean - interval.low
-    is_even = not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves)
-    return (spread_text if is_even and interval.is_even else interval_text)(interval, decimals, sign)
 
 
 def name_columns(comparison: Comparison, cell_of: Callable[[T], Cell], end: str = "_") -> list[Column[T]]:
@@ -239,7 +234,7 @@ def interval_columns(
         return [column(heading, lambda found: interval_text(found, decimals, sign))]
     return [
         column(heading, lambda found: number(found.mean, decimals, sign)),
-        column("+-", lambda found: number(found.high - found.mean, decimals) if found.is_bounded else ""),
+        column("+-", lambda found: half_text(found, decimals, sign)),
     ]
 
 
@@ -299,7 +294,7 @@ def interactions_table(comparison: Comparison, detail: int = 2, most: int | None
 
 
 def _change(heading: str, decimals: int, is_whole: bool) -> Column[Any]:
-    said = interval_text if is_whole else _short_interval
+    said = interval_text if is_whole else short_interval
     return Column(f"{heading} (interval)" if is_whole else heading, lambda one: said(one.interval, decimals, sign=True))
 
 

@@ -208,11 +208,12 @@ def _notes(comparison: Comparison) -> list[str]:
             f"diff: cell minus {comparison.baseline.label}, paired by seed; wins: seeds in which the cell is better."
         )
         if any(difference.n > 1 for difference in found):
-            of = f"for {size} comparisons, as are the intervals of diff" if size > 1 else "for one comparison"
+            is_adjusted = size > 1 or comparison.study.looks.stages
+            of = formatting.tests_text(comparison.study, size) + ", as are the intervals of diff" * bool(is_adjusted)
             same = f"; p flip, of the exact sign flip, {flip} in every row" if flip else "; p flip: exact sign flip"
-            notes.append(f"p: t test, adjusted (Bonferroni) {of}{same}.")
-        if any(difference.contrast.missing for difference in found):
-            notes.append("Where runs are missing: median and sign test, counting the missing ones against any finding.")
+            notes.append(f"p: t test, adjusted (Bonferroni) for {of}{same}.")
+        if any(difference.contrast.failed and not difference.contrast.is_open for difference in found):
+            notes.append("Where runs are lost: median and sign test, counting the lost ones against any finding.")
     return [*notes, *reasons(comparison, ("skipped", "unavailable"))]
 
 

@@ -14,6 +14,7 @@ from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing, quantity
 from attnlab.analysis.proportions import is_proportion, runs_to_decide, says_proportion, smallest_fisher_p
 from attnlab.analysis.reader import Metric, Run, Study
+from attnlab.training.run_directory import ENDED
 from attnlab.training.study_fields import same
 
 MOST_NAMES = 3
@@ -26,7 +27,8 @@ EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on th
 
 def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[str], alpha: float) -> list[str]:
     """All that holds for a comparison. unmatched: changes of a factor that not every setting has a value for."""
-    caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
+    caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_looks(study)]
+    caveats += _of_runs(study, cells)
     caveats += [*_of_failures(cells, alpha), *_of_proportion(study), *_of_seeds(cells, alpha), *_of_spread(cells)]
     if any(cell.difference and cell.difference.verdict == "undecided" for cell in cells):
         caveats += power_sentence(cells, study.metric)
@@ -80,10 +82,10 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
     if counts:
         parts = ", ".join(f"{n} {state}" for state, n in counts.most_common())
         caveats.append(f"Not finished: {sum(counts.values())} of {len(runs)} runs ({parts}).")
-    if any(cell.difference.contrast.pending for cell in cells if cell.difference):
+    if any(run.state not in ENDED for run in runs):
         caveats.append(
-            "Words such as better wait for all runs that are planned: to stop as soon as one looks sure would find "
-            "too much."
+            "Words such as better wait until the planned seeds of both cells are in: to stop as soon as one looks sure "
+            f"would find too much.{_way_on(study)}"
         )
     if any(cell.n_failed for cell in cells if cell.values):
         is_share = study.metric is not None and is_proportion(study, study.metric.name)
@@ -93,6 +95,40 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
             f"{'' if is_share else ' (sign test)'}, and where no more are lost than chance explains."
         )
     return caveats + _of_provenance(study)
+
+
+def _way_on(study: Study) -> str:
+    if not study.baseline_named:  # nobody has planned it
+        return ""
+    rest = f" `attnlab sweep {study.name}` runs the rest"
+    return f"{rest}." if study.looks.stages else f"{rest}; where it was given up, study.seeds=N takes N of them."
+
+
+def _of_looks(study: Study) -> list[str]:
+    """That it is compared more than once, and how much of the 5% this look has for that."""
+    looks, seeds = study.looks, len(study.seeds)
+    caveats = []
+    if looks.stages:
+        more = "" if looks.after(seeds) is None else f" of at most {looks.stages[-1]}"
+        caveats.append(
+            f"Seeds come in stages: this is {looks.in_words(seeds)}, with {seeds} seeds{more}. Intervals and words are "
+            "of this look and of those before together, each at its own part of the 5%."
+        )
+    elif looks.looked:
+        before = " and then ".join(map(str, looks.looked))
+        spent, total = (
+            f"{5 * share:.3g}%" for share in (looks.spent(seeds), sum(0.5**k for k in range(len(looks.looked) + 1)))
+        )
+        caveats.append(
+            f"Seeds were added after {before} of them had been compared. Words take {spent} now instead of 5%; over "
+            f"all looks each family has a false one in up to {total} of studies (`stop` in study.yaml keeps it at 5%)."
+        )
+    if looks.given_up:
+        caveats.append(
+            f"{looks.given_up} seeds were planned, and {seeds} are compared: to stop where the figures look good finds "
+            "too much."
+        )
+    return caveats
 
 
 def _of_provenance(study: Study) -> list[str]:

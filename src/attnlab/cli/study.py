@@ -36,6 +36,8 @@ def status(arguments: Namespace) -> int:
     states = dict.fromkeys(snapshot.state.values())
     counted = ", ".join(f"{n} {state}" for state in states if (n := snapshot.count(state)))
     console.print(status_table(snapshot, f"{len(snapshot.state)} runs: {counted}"))
+    if plan.looks.stages:
+        say(console, f"seeds in stages: {plan.looks.in_words(len(plan.seeds))}; at most {plan.most_runs} runs")
     for (cell, seed), said in snapshot.status.items():
         if said.get("error"):
             say(console, f"{cell} seed={seed}: {said['error']}")

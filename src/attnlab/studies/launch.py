@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,12 @@ from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.on_end import then
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
+from attnlab.studies.stages import at_stage, next_stage, seeds_of_needed, with_earlier_looks
 from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
 from attnlab.studies.trunks import branching
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
-from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
+from attnlab.training.run_directory import ENDED, SETTLED, RunDirectory, effective_state, read_json, write_json
 
 if TYPE_CHECKING:
     from attnlab.studies.preflight import Preflight
@@ -203,19 +204,35 @@ class Sweep:
         with ConfigSpace(*config_dirs_of(path, own, self.config_dirs)) as space:
             plan = load_plan(path, own, space)
             runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
+            plan = at_stage(plan, runs_dir, self._tell)
             refuse_changed_cells(plan, runs_dir, space)
-            pending = {key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in SETTLED}
-            composed = _check_cells(plan, {name for name, _ in pending}, space)
-            launcher = None if self.plan_only else launcher_for(space, plan, self.hydra_own, composed, self.detach)
-        self._announce(plan, len(pending), runs_dir)
+            study = self._checked(plan, path, runs_dir, before, space, SETTLED)
+        self._announce(plan, len(study.pending), runs_dir)
         if not any(plan.jobs()):
             raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
-        study = Checked(plan, path, runs_dir, before, composed, pending, space, launcher)
         if self.plan_only or self.dry_run:
             return self._print_runs(study) if self.plan_only else self._say_ahead(study)
-        is_told = pending and not before and not self.detach
+        is_told = study.pending and not before and not self.detach
         command = (self.on_end or on_end_of(path)) if is_told else None
         return then(command, study.written.parent, partial(self._run, study))
+
+    def _checked(
+        self,
+        plan: Plan,
+        path: Path,
+        runs_dir: Path,
+        before: tuple[Path, ...],
+        space: ConfigSpace,
+        over: Collection[str],
+    ) -> Checked:
+        """The study with what of it has still to be run: what is in none of the states `over`. Raises: UsageError."""
+        pending = {key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in over}
+        composed = _check_cells(plan, {name for name, _ in pending}, space)
+        launcher = None if self.plan_only else launcher_for(space, plan, self.hydra_own, composed, self.detach)
+        return Checked(plan, path, runs_dir, before, composed, pending, space, launcher)
+
+    def _tell(self, line: str) -> None:
+        say(self.console, line)
 
     def _print_runs(self, study: Checked) -> int:
         if status := self._run_needed(study):
@@ -226,23 +243,31 @@ class Sweep:
         return 0
 
     def _run(self, study: Checked) -> int:
-        """Runs what is needed, then what is pending, and compares."""
+        """Runs what is needed and what is pending, stage by stage where seeds come in stages, and compares."""
+        status = self._run_stage(study, [*NOT_OVER, "failed"])
+        while not (status or self.detach) and (plan := next_stage(study.plan, study.runs_dir, self._tell)):
+            with study.space as space:
+                study = self._checked(plan, study.path, study.runs_dir, study.before, space, ENDED)
+            status = self._run_stage(study, NOT_OVER)
+        return status if status or self.detach else self.conclude(study.plan, study.written.parent)
+
+    def _run_stage(self, study: Checked, chosen: Sequence[str]) -> int:
         if status := self._run_needed(study):
             return status
         runs_dir, space, launcher = study.runs_dir, study.space, study.launcher
         plan, ahead = self._prepared(study)
         with no_empty_folders([study.written.parent, *runs_of(plan, runs_dir).values()]), leaving():
-            _write_plan(plan, study.written)
+            _write_plan(plan, study.written, runs_dir)
             if ahead is not None and launcher is not None:
                 say(self.console, ahead.line(ahead.recorded()))
                 ahead.write_costs()
-                Relaunch(plan, runs_dir, launcher, space, self.console, self.detach).run([*NOT_OVER, "failed"])
+                Relaunch(plan, runs_dir, launcher, space, self.console, self.detach).run(chosen)
         if self.detach and study.before and study.pending:
             raise UsageError(
                 f"{plan.study} has to be over first, and its runs are submitted; the same command submits the "
                 "rest when they are over"
             )
-        return 0 if self.detach else self.conclude(plan, study.written.parent)
+        return 0
 
     def _say_ahead(self, study: Checked) -> int:
         """What the runs that are left will take, by cells; of a study that needs others, once those are over."""
@@ -277,7 +302,8 @@ class Sweep:
             needed = find_study(name, beside=study.path)
             if needed in (study.path, *study.before):
                 raise UsageError(f"{study.path}: needs {name}, which in turn needs this study")
-            own = [f"study.seeds={study.plan.seeds}".replace(" ", ""), _in(study.runs_dir)]
+            seeds = seeds_of_needed(study.runs_dir / needed.parent.name, study.plan.seeds)
+            own = [_in(study.runs_dir), *([] if seeds is None else [f"study.seeds={seeds}".replace(" ", "")])]
             if status := self.run(needed, own, (study.path, *study.before)):
                 return status
         return 0
@@ -307,6 +333,9 @@ class Sweep:
         total = sum(1 for _ in plan.jobs())
         size = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}"
         lines = [f"{plan.study}: {plan.question}", f"{size}: {total - pending} of {total} runs are done"]
+        if stages := plan.looks.stages:
+            numbers = ", ".join(map(str, stages))
+            lines.append(f"seeds in stages, {numbers}, until all is settled: at most {plan.most_runs} runs")
         lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
         for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
             say(self.console, line)
@@ -355,8 +384,9 @@ def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Compos
     return composed
 
 
-def _write_plan(plan: Plan, path: Path) -> None:
+def _write_plan(plan: Plan, path: Path, runs_dir: Path) -> None:
     before = read_json(path, {})
+    plan = with_earlier_looks(plan, read_plan(path) if before else None, runs_dir)
     now = asdict(replace(plan, code=before.get("code") or dict(code_version())))
     if before != now:
         write_json(path, now)

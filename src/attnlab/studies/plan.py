@@ -9,6 +9,7 @@ from typing import Any
 
 from attnlab.config import UsageError, shipped
 from attnlab.config.identity import inherit, key_and_text, literal, quoted, run_path, without_interpolation
+from attnlab.training.looks import Looks
 from attnlab.training.run_directory import SETTLED, read_json
 from attnlab.training.study_fields import check_plan, did_you_mean
 
@@ -39,7 +40,8 @@ class Plan:
 
     automatic: how every run computes where trainer.precision or trainer.compile is auto, by field: used, asked, the
     reason, and what was measured. config_dirs: the user's own folders, in which its choices and parts are found.
-    branches: the cells that share their first steps with a longer one, by name.
+    branches: the cells that share their first steps with a longer one, by name. looks: at how many seeds it is
+    compared.
     """
 
     study: str
@@ -56,6 +58,7 @@ class Plan:
     automatic: dict[str, dict[str, Any]] = field(default_factory=dict)
     config_dirs: list[str] = field(default_factory=list)
     branches: dict[str, Branch] = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""
@@ -63,6 +66,11 @@ class Plan:
             for cell in self.cells:
                 if cell.skip is None:
                     yield cell, seed
+
+    @property
+    def most_runs(self) -> int:
+        """How many runs there can be, with the seeds of all stages."""
+        return sum(cell.skip is None for cell in self.cells) * max([len(self.seeds), *self.looks.stages])
 
     def overrides(self, cell: Cell, seed: int | None = None) -> list[str]:
         """The overrides of one run, by default of the first seed: `attnlab train` with them gives the same run."""
@@ -108,7 +116,8 @@ def read_plan(path: Path) -> Plan:
     try:
         check_plan(data)
         branches = {name: Branch(**one) for name, one in data.get("branches", {}).items()}
-        return Plan(**{**data, "cells": [Cell(**cell) for cell in data["cells"]], "branches": branches})
+        built = {"cells": [Cell(**cell) for cell in data["cells"]], "branches": branches}
+        return Plan(**{**data, **built, "looks": Looks.of(data.get("looks", {}))})
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise UsageError(f"{path} is no plan ({error}); remove it, and `attnlab sweep STUDY` writes it anew") from error
 

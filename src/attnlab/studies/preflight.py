@@ -116,7 +116,11 @@ class Preflight:
         """Runs, parameters, tokens and disk in one line; with the time where that of a run of each cell is given."""
         found = [self.sizes[cell] for cell, _ in self.pending]
         total = sum(1 for _ in self.plan.jobs())
-        words = [f"{total} runs ({total - len(found)} done)", f"{_range(one.parameters for one in found)} parameters"]
+        most = f"; at most {self.plan.most_runs} in all" if self.plan.looks.stages else ""
+        words = [
+            f"{total} runs ({total - len(found)} done{most})",
+            f"{_range(one.parameters for one in found)} parameters",
+        ]
         for unit in dict.fromkeys(one.unit for one in found):
             words.append(f"{quantity(sum(one.tokens for one in found if one.unit == unit))} {unit}s")
         words.append(f"about {in_gb(sum(one.disk for one in found))}")

@@ -31,6 +31,7 @@ from attnlab.config.seams import load
 from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
 from attnlab.studies.trunks import branches_of
+from attnlab.training.looks import Looks, stages_of
 from attnlab.training.metrics import known_better
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
@@ -56,6 +57,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
         claims = [_of_cells(claim, cells) for claim in raw["claims"]]
     _refuse_overrides(overrides, cells)
+    is_staged = raw["stop"] is not None and "study.seeds" not in own  # seeds that are asked for are run at once
     plan = Plan(
         study=name,
         question=raw["question"],
@@ -68,6 +70,9 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         shared=readable([*raw["shared"], *(o for o in overrides if not o.startswith("study."))]),
         needs=raw["needs"],
         config_dirs=space.config_dirs,
+        looks=Looks(stages_of(len(raw["seeds"]), raw["stop"]["step"], raw["stop"]["at_most"]))
+        if is_staged
+        else Looks(),
     )
     for needed in plan.needs:
         find_study(needed, beside=path)

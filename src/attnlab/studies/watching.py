@@ -59,7 +59,8 @@ def watch(
                     console.file.write(("\n" if before else "") + "".join(f"{line}\n" for line in lines) + text)
                     console.file.flush()
                     before = text
-                if all(run.state in ENDED for run in study.runs.values()):
+                is_over = all(run.state in ENDED for run in study.runs.values())
+                if is_over and not (study.looks.after(len(study.seeds)) and comparison.unsettled):
                     break
                 busy = clock() if _is_busy(study, folder, jobs) else busy
                 if clock() - busy >= PATIENCE_SECONDS:

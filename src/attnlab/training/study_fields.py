@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any, TypedDict, TypeGuard
 
+from attnlab.training.looks import FEWEST_SEEDS, check_looks
 from attnlab.training.metrics import better_of, known_better
 from attnlab.training.run_directory import ENDED
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "on_end"),
+    *("trunk", "on_end", "stop"),
 )
+STOP_FIELDS = ("when", "at_most", "step")
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
 CELL_FIELDS = ("name", "overrides")
@@ -64,6 +66,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
         "trunk": _flag("trunk", study.get("trunk", False)),
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
+        "stop": _stop(study["stop"], study.get("seeds", 4)) if study.get("stop") is not None else None,
     }
 
 
@@ -80,6 +83,8 @@ def check_plan(plan: Mapping[str, object]) -> None:
     for seed in _list(plan, "seeds"):
         if not _is_whole(seed):
             raise _refused("seeds", "whole numbers", seed)
+    if wanted := check_looks(looks := _mapping(plan, "looks"), len(_list(plan, "seeds"))):
+        raise _refused("looks", wanted, looks)
     for at, cell in enumerate(_list(plan, "cells")):
         if not isinstance(cell, Mapping) or not isinstance(cell.get("name"), str):
             raise _refused(f"cells[{at}]", "a table with a name", cell)
@@ -101,6 +106,23 @@ def checked_seeds(given: object) -> list[int]:
             f"numbers from 0, below 2^32, got {_given(given)}"
         )
     return seeds
+
+
+def _stop(raw: object, seeds: object) -> dict[str, Any]:
+    """When a study that adds seeds in stages stops; `step` is the first stage's where it is left out."""
+    stop = {"step": seeds, **_table(raw, "stop", STOP_FIELDS)}
+    if not _is_whole(seeds) or seeds < FEWEST_SEEDS:
+        raise _refused(
+            "seeds", f"how many seeds the first stage has, from {FEWEST_SEEDS}, where there is a stop", seeds
+        )
+    if stop.get("when") != "settled":
+        raise _refused("stop.when", "settled", stop.get("when"))
+    at_most, step = stop.get("at_most"), stop["step"]
+    if not (_is_whole(at_most) and seeds < at_most <= MOST_SEEDS):
+        raise _refused("stop.at_most", f"a whole number above seeds ({seeds}), to {MOST_SEEDS:,}", at_most)
+    if not (_is_whole(step) and step >= 1):
+        raise _refused("stop.step", "a whole number from 1", step)
+    return stop
 
 
 def checked_command(raw: object) -> str:

@@ -105,9 +105,9 @@ def differences(comparison: Comparison) -> Forest | None:
             rows.append(_row(cell.label, found, found.verdict, {}, *notes))
             continue
         notes = [f"{wording.wins_text(found)} seeds"]
-        if found.contrast.missing:
+        if found.contrast.missing and not found.contrast.is_open:
             notes.append(f"p {wording.p_text(found.p_adjusted)} (sign test)")
-        elif found.n > 1:
+        elif found.n > 1 and not found.contrast.is_open:
             sign_flip = wording.p_text(found.p_sign_flip_adjusted)
             notes.append(f"p {wording.p_text(found.p_adjusted)}, sign flip {sign_flip}")
         rows.append(_row(cell.label, found, found.verdict, _by_seed(found), *notes))
