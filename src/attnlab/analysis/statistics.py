@@ -45,6 +45,11 @@ class Interval:
         return ""
 
     @property
+    def position(self) -> float:
+        """Where it stands in an order or a picture."""
+        return self.mean
+
+    @property
     def is_bounded(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 

@@ -15,6 +15,7 @@ from attnlab.analysis.formatting import listing, quantity
 from attnlab.analysis.proportions import is_proportion, runs_to_decide, says_proportion, smallest_fisher_p
 from attnlab.analysis.reader import Metric, Run, Study
 from attnlab.training.study_fields import same
+from attnlab.training.targets import AXES, Target, target_of
 
 MOST_NAMES = 3
 # Ratios of largest to smallest below which a difference in cost is not worth a warning, and what is counted.
@@ -27,7 +28,13 @@ EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on th
 def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[str], alpha: float) -> list[str]:
     """All that holds for a comparison. unmatched: changes of a factor that not every setting has a value for."""
     caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_runs(study, cells)]
-    caveats += [*_of_failures(cells, alpha), *_of_proportion(study), *_of_seeds(cells, alpha), *_of_spread(cells)]
+    caveats += [
+        *_of_failures(cells, alpha),
+        *_of_proportion(study),
+        *_of_costs(study, cells),
+        *_of_seeds(cells, alpha),
+        *_of_spread(cells),
+    ]
     if any(cell.difference and cell.difference.verdict == "undecided" for cell in cells):
         caveats += power_sentence(cells, study.metric)
     if study.metric is None:
@@ -87,8 +94,9 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
         )
     if any(cell.n_failed for cell in cells if cell.values):
         is_share = study.metric is not None and is_proportion(study, study.metric.name)
+        average = "share" if is_share else "median" if _target(study) else "mean"
         caveats.append(
-            f"Runs that ended without a finite value are lost. The {'share' if is_share else 'mean'} of a cell's other "
+            f"Runs that ended without a finite value are lost. The {average} of a cell's other "
             "runs may flatter it: a word is given only where it would stand whatever the lost ones had given"
             f"{'' if is_share else ' (sign test)'}, and where no more are lost than chance explains."
         )
@@ -186,6 +194,36 @@ def _of_proportion(study: Study) -> list[str]:
     ]
 
 
+def _target(study: Study) -> Target | None:
+    return target_of(study.metric.name) if study.metric else None
+
+
+def _of_costs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
+    """How costs to a target are judged where runs never reached it, and what is left out; that runs end differently."""
+    target, every = _target(study), [cost for cell in cells for cost in cell.costs.values()]
+    if target is None or not every:
+        return []
+    several = len([factor for factor in study.factors if factor in study.varying]) > 1
+    factors = ", and so are average effects and interactions of the factors" * several
+    caveats = [
+        "Costs to a target are compared by the sign test alone, as medians. Effect sizes, sign flips, bootstrap, the p "
+        f"of equivalence and seeds to settle are of means, and left out{factors}."
+    ]
+    ends = sorted({cost.low for cost in every if math.isfinite(cost.low) and math.isinf(cost.high)})
+    never = sum(math.isinf(cost.high) for cost in every)
+    if never:
+        at = " to ".join(dict.fromkeys(quantity(end) for end in (ends[0], ends[-1]))) if ends else ""
+        diverged = sum(math.isinf(cost.low) for cost in every)
+        parts = [f"{never - diverged} by their end, at {at} {AXES[target.axis].format(unit=study.unit)}"] * bool(at)
+        parts += [f"{diverged} diverged, at any cost"] * bool(diverged)
+        caveats.append(
+            f"{never} of {len(every)} runs never reached {target.metric} {target.value:g} ({listing(parts)}). They are "
+            "censored, not lost: they cost more than a run that reached it sooner than they ended, and two of them, or "
+            "one and a run that reached it later, are not told apart."
+        )
+    return caveats
+
+
 def _of_few_runs(differences: Sequence[Difference], alpha: float) -> list[str]:
     """Whether so many runs can show a difference of shares at all."""
     n, comparisons = max(one.contrast.asked for one in differences), differences[0].tests
@@ -203,7 +241,7 @@ def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     found = [cell.difference for cell in cells if cell.difference]
     if not found:
         return []
-    if not found[0].contrast.is_mean:
+    if not found[0].contrast.is_mean and not _target_of(found[0]):
         return _of_few_runs(found, alpha)
     n, comparisons = max(one.contrast.asked for one in found), found[0].tests
     if n < 2:
@@ -211,12 +249,22 @@ def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     smallest = statistics.smallest_sign_flip_p(n)
     if smallest * comparisons <= alpha:
         return []
+    if _target_of(found[0]):
+        return [
+            f"With {n} seeds the sign test cannot give p below {smallest:.3g} whatever the data: {comparisons} "
+            f"comparison{'s' * (comparisons > 1)} would need {statistics.seeds_to_decide(comparisons, alpha)} seeds to "
+            "find any difference."
+        ]
     return [
         f"With {n} seeds the exact sign-flip test cannot give p below {smallest:.3g} whatever the data; "
         f"{comparisons} comparison{'s' * (comparisons > 1)} would need "
         f"{statistics.seeds_to_decide(comparisons, alpha)} seeds to be settled by it alone. "
         "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
     ]
+
+
+def _target_of(found: Difference) -> Target | None:
+    return target_of(found.metric.name)
 
 
 def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
