@@ -77,6 +77,11 @@ class Comparison:
         return target_of(self.metric.name) if self.metric else None
 
     @property
+    def is_all_censored(self) -> bool:
+        """Whether no run reached the target of a cost, and of some it is known."""
+        return any(cell.costs for cell in self.cells) and not any(cell.values for cell in self.cells)
+
+    @property
     def average(self) -> str:
         """What stands for the runs of a cell: "mean", "median" of costs, "share" of what is 0 or 1 a run."""
         return "share" if self.is_proportion else "median" if self.target else "mean"

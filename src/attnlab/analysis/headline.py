@@ -54,8 +54,8 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
         return ["No metric is named to compare the runs by."]
     if not comparison.measured:
         return ["No run has finished with a value to compare yet."]
-    if comparison.target and not any(cell.values for cell in comparison.cells):
-        return [_none_reached(comparison, comparison.target), *_of_claims(comparison)]
+    if comparison.is_all_censored:
+        return [*best_sentence(comparison), *_of_claims(comparison)]
     found = MULTIPLE.fullmatch(metric.name)
     about_length = found is not None and float(found["multiple"]) != 1
     lengths, best = _with_length(comparison), [*best_sentence(comparison), *_against_baseline(comparison)]
@@ -93,6 +93,8 @@ def best_sentence(comparison: Comparison) -> list[str]:
     """Which cell is best, or which may be: from the ranks."""
     metric, measured = comparison.metric, comparison.measured
     assert metric is not None
+    if comparison.target and comparison.is_all_censored:
+        return [_none_reached(comparison, comparison.target)]
     decimals = decimals_for(cell.interval for cell in measured)
     if len(measured) == 1:
         return [f"{measured[0].label}: {metric.name} {interval_text(measured[0].interval, decimals)}."]

@@ -61,9 +61,9 @@ def _count(cell: CellSummary) -> Count:
 
 
 def reached_table(comparison: Comparison) -> Table | None:
-    """The same as a table with its notes; None where the metric is no cost to a target."""
+    """The same as a table with its notes; None where the metric is no cost to a target, or no run reached it."""
     found, target = reached(comparison), comparison.target
-    if target is None or not found:
+    if target is None or comparison.is_all_censored or not found:
         return None
     columns = [
         Column[Reached]("cell", lambda row: row.label, "l"),

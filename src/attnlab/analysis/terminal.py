@@ -92,9 +92,10 @@ def print_first_that_fits(shapes: Sequence[Shape], console: Console) -> Sequence
 
 
 def print_cells(comparison: Comparison, console: Console) -> None:
-    """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one."""
+    """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one,
+    and where no run reached the target of a cost."""
     metric = comparison.metric
-    if metric is None or not comparison.cells:
+    if metric is None or not comparison.cells or comparison.is_all_censored:
         return
     rows = comparison.best_first
     sizes = {(len(cell.values), sum(cell.states.values())) for cell in comparison.measured}

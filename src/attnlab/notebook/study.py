@@ -46,7 +46,7 @@ class Comparison(analysis.Comparison):
             bullet(plain, sentence, "! ")
         print_cells(self, plain)
         lines = [line.rstrip() for line in out.getvalue().strip().split("\n")]
-        if not self.measured:
+        if not self.measured or self.is_all_censored:
             lines = [*self.study.apart, *headline(self)]
         return _cut(lines, f"{self.study.name}: see attnlab.write_report(comparison, PATH) for all")
 
