@@ -61,6 +61,11 @@ class CellSummary:
     probability_better: float = math.nan
     costs: Mapping[int, Bounds] = field(default_factory=dict)
 
+    @property
+    def n(self) -> int:
+        """The runs of which something is known: a value, or the bounds of a cost."""
+        return len(self.costs) or len(self.values)
+
 
 def summarize(outcomes: Outcomes) -> list[CellSummary]:
     """Every cell with its figures: differences and ranks are one family (see `rank_intervals`)."""

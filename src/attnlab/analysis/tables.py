@@ -87,7 +87,7 @@ def to_csv(comparison: Comparison) -> str:
         *(Column(name, _field("cell.choices", name)) for name in study.varying),
         Column("metric", lambda row: metric),
         *(Column(name, _field(f"interval.{name}")) for name in ("mean", "low", "high")),
-        Column("n", lambda row: len(row.values)),
+        Column("n", _field("n")),
         Column("deviation", _field("interval.deviation")),
         Column("place_best", _field("rank_interval", 0)),
         Column("place_worst", _field("rank_interval", 1)),
@@ -345,7 +345,7 @@ def _to_be_read(comparison: Comparison) -> Table:
     columns = [
         *names,
         Column(f"{metric.name if metric else 'value'} (95% interval)", value),
-        Column("n", lambda row: len(row.values)),
+        Column("n", lambda row: row.n),
         Column("place", lambda row: rank_text(row.rank_interval)),
         Column("difference", difference),
         *(by_seed if notes else of_means),

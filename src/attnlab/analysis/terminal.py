@@ -98,7 +98,7 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     if metric is None or not comparison.cells or comparison.is_all_censored:
         return
     rows = comparison.best_first
-    sizes = {(len(cell.values), sum(cell.states.values())) for cell in comparison.measured}
+    sizes = {(cell.n, sum(cell.states.values())) for cell in comparison.measured}
     n, asked = sizes.pop() if len(sizes) == 1 else (0, 0)
     equal = f", n = {n}" + (f" of {asked}" if n < asked else "") if n else ""
     what = f"{comparison.average} and 95% interval"
@@ -147,10 +147,10 @@ def _means(comparison: Comparison, is_whole: bool) -> list[Column[CellSummary]]:
         columns.append(Column("place", lambda row: formatting.rank_text(row.rank_interval) if row.interval else ""))
 
     def n(row: CellSummary) -> str:
-        found, asked = len(row.values), sum(row.states.values())
+        found, asked = row.n, sum(row.states.values())
         return f"{found}" if found == asked else f"{found}/{asked}"
 
-    if len({len(row.values) for row in comparison.measured}) > 1:
+    if len({row.n for row in comparison.measured}) > 1:
         columns.append(Column("n", n))
     return columns
 

@@ -56,10 +56,10 @@ def _of_pairing(cells: Sequence[CellSummary], unmatched: Sequence[str]) -> list[
     baseline = next((cell for cell in cells if cell.is_baseline), None)
     if baseline is None:
         return []
-    if not baseline.values:
-        alone = any(cell.values for cell in cells)
+    if not baseline.n:
+        alone = any(cell.n for cell in cells)
         return [f"The baseline, {baseline.label}, has no value, so there are no differences to it."] if alone else []
-    apart = [cell.label for cell in cells if cell.values and not cell.difference and not cell.is_baseline]
+    apart = [cell.label for cell in cells if cell.n and not cell.difference and not cell.is_baseline]
     caveats = []
     if apart:
         caveats.append(
@@ -92,7 +92,7 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
             "Words such as better wait for all runs that are planned: to stop as soon as one looks sure would find "
             "too much."
         )
-    if any(cell.n_failed for cell in cells if cell.values):
+    if any(cell.n_failed for cell in cells if cell.n):
         is_share = study.metric is not None and is_proportion(study, study.metric.name)
         average = "share" if is_share else "median" if _target(study) else "mean"
         caveats.append(
