@@ -81,6 +81,17 @@ def test_what_is_known_of_a_run_follows_from_how_it_ended(tmp_path, curve, state
     assert found == ({0: Bounds(*known)} if known else {})
 
 
+def test_what_the_first_validation_had_reached_is_no_value(tmp_path):
+    """It cost at most 300, so no mean and no table may have 300 for it, and it is less than what took 400."""
+    cells = {"base": [(falling(400), "finished")] * 6, "soon": [(CURVE[2:], "finished")] * 6}
+    found = compare(load_study(study(tmp_path / "s", cells)))
+    soon = found.cells[1]
+    assert (soon.values, soon.outcome, soon.interval.counted) == ({}, "measured", "<= 300")
+    assert soon.difference.verdict == "better"
+    assert {run.final.get(NAME) for run in found.study.runs_of("arm=soon")} == {None}
+    assert [str(row.share.count) for row in reached(found)] == ["6 of 6"] * 2
+
+
 def test_an_accuracy_is_reached_from_below(tmp_path):
     name = "steps to val/accuracy 0.5"
     curve = [line(100, 0.1, metric="val/accuracy"), line(200, 0.7, metric="val/accuracy")]

@@ -145,7 +145,7 @@ def _outcome(
 ) -> tuple[str, str]:
     if cell.skip is not None:
         return "skipped", cell.skip
-    if values:
+    if values or any(cost.is_reached for cost in costs.values()):
         return "measured", ""
     if costs and (target := target_of(metric)):
         return "censored", f"no run reached {target.metric} {target.value:g}"

@@ -31,6 +31,10 @@ class Bounds(NamedTuple):
     def is_exact(self) -> bool:
         return self.low == self.high and math.isfinite(self.low)
 
+    @property
+    def is_reached(self) -> bool:
+        return math.isfinite(self.high)
+
     def minus(self, other: Bounds) -> Bounds:
         """Bounds of the difference; what two infinities leave is open."""
         low, high = self.low - other.high, self.high - other.low
@@ -75,8 +79,8 @@ class CensoredMedian(Interval):
 
     @property
     def position(self) -> float:
-        """Where it stands in an order or a picture: at the end that is known, else at the other."""
-        return self.between.low if math.isfinite(self.between.low) else self.between.high
+        """Where it stands in an order or a picture: at its upper bound, else at the lower."""
+        return self.between.high if math.isfinite(self.between.high) else self.between.low
 
     def excludes(self, value: float) -> bool:
         return self.low > value or self.high < value

@@ -79,7 +79,8 @@ class Comparison:
     @property
     def is_all_censored(self) -> bool:
         """Whether no run reached the target of a cost, and of some it is known."""
-        return any(cell.costs for cell in self.cells) and not any(cell.values for cell in self.cells)
+        costs = [cost for cell in self.cells for cost in cell.costs.values()]
+        return bool(costs) and not any(cost.is_reached for cost in costs)
 
     @property
     def average(self) -> str:

@@ -42,7 +42,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def outcome_of(run: Run, metric: str | None) -> str:
-    """ "value", "censored" (it never reached the target of a cost), "failed", "pending" (it has not ended) or
+    """ "value", "censored" (of a cost to a target a bound is known), "failed", "pending" (it has not ended) or
     "unavailable" (said beforehand)."""
     if metric is not None and metric in run.unavailable and metric not in run.final:
         return "unavailable"

@@ -57,7 +57,7 @@ def _reached(cell: CellSummary, baseline: CellSummary | None) -> Reached:
 
 
 def _count(cell: CellSummary) -> Count:
-    return Count(len(cell.values), len(cell.costs))
+    return Count(sum(cost.is_reached for cost in cell.costs.values()), len(cell.costs))
 
 
 def reached_table(comparison: Comparison) -> Table | None:

@@ -68,9 +68,9 @@ class Run:
 
     @cached_property
     def final(self) -> dict[str, float]:
-        """Final values that are finite numbers, of a finished run only, and the costs to targets that it reached."""
+        """Final values that are finite numbers, of a finished run only, and the costs to targets that are known."""
         found = {name: float(value) for name, value in self._ended_with.items() if is_finite(value)}
-        return found | {name: cost.high for name, cost in self.costs.items() if is_finite(cost.high)}
+        return found | {name: cost.low for name, cost in self.costs.items() if cost.is_exact}
 
     @property
     def non_finite(self) -> list[str]:

@@ -215,11 +215,11 @@ def _of_costs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
         at = " to ".join(dict.fromkeys(quantity(end) for end in (ends[0], ends[-1]))) if ends else ""
         diverged = sum(math.isinf(cost.low) for cost in every)
         parts = [f"{never - diverged} by their end, at {at} {AXES[target.axis].format(unit=study.unit)}"] * bool(at)
-        parts += [f"{diverged} diverged, at any cost"] * bool(diverged)
+        parts += [f"{diverged} diverged"] * bool(diverged)
         caveats.append(
-            f"{never} of {len(every)} runs never reached {target.metric} {target.value:g} ({listing(parts)}). They are "
-            "censored, not lost: they cost more than a run that reached it sooner than they ended, and two of them, or "
-            "one and a run that reached it later, are not told apart."
+            f"{never} of {len(every)} runs never reached {target.metric} {target.value:g} ({'; '.join(parts)}). They "
+            "are censored, not lost: they cost more than a run that reached it sooner than they ended, and two of "
+            "them, or one and a run that reached it later, are not told apart."
         )
     return caveats
 
