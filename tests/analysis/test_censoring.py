@@ -48,6 +48,10 @@ def test_what_is_never_reached_stays_at_risk_in_log_rank():
     assert math.isnan(logrank_p([never], [late]))
 
 
+def test_where_all_get_there_at_once_log_rank_finds_nothing():
+    assert logrank_p([Bounds(5, 5)] * 3, [Bounds(5, 5)] * 3) == 1.0
+
+
 @given(st.lists(FIGURES, min_size=1, max_size=30), st.integers(0, 3), st.sampled_from([0.9, 0.95, 0.99]))
 def test_of_exact_figures_it_is_the_sign_tests_median(values, missing, level):
     found, known = median_of([Bounds(x, x) for x in values], level, missing), median_interval(values, level, missing)
