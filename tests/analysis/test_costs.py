@@ -155,6 +155,15 @@ def test_every_view_says_never_and_none_says_a_bound_for_a_value(comparison):
     assert any("14 of 32 runs never reached val/loss 2" in c for c in comparison.caveats)
 
 
+def test_a_cell_that_ended_early_without_getting_there_does_not_stand_first(tmp_path):
+    """It ended at 300, before any other got there at 500: its cost may be the least of all, and nobody has seen it."""
+    cells = {"base": [(falling(500), "finished")] * 8, "short": [(falling(500, 300), "finished")] * 8}
+    found = compare(load_study(study(tmp_path / "s", cells)))
+    assert [cell.label for cell in found.measured] == ["base", "short"]
+    assert found.cells[1].difference.verdict == "undecided"
+    assert headline(found)[0].startswith("No single best")
+
+
 def test_where_no_run_got_there_it_is_said_with_how_near_they_came(tmp_path):
     found = compare(load_study(study(tmp_path / "s", {name: [(falling(1000), "finished")] * 3 for name in "ab"})))
     assert headline(found) == [

@@ -82,6 +82,10 @@ class CensoredMedian(Interval):
         """Where it stands in an order or a picture: at its upper bound, else at the lower."""
         return self.between.high if math.isfinite(self.between.high) else self.between.low
 
+    @property
+    def is_beyond(self) -> bool:
+        return math.isinf(self.between.high)
+
     def excludes(self, value: float) -> bool:
         return self.low > value or self.high < value
 

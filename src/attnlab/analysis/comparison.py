@@ -93,13 +93,16 @@ class Comparison:
 
     @property
     def measured(self) -> list[CellSummary]:
-        """The cells of which something is known, best average first, then those of which runs failed: for reading, no
-        ranking."""
+        """The cells of which something is known, best average first, then medians that were not reached, then those of
+        which runs failed: for reading, no ranking."""
         sign = -1 if self.metric and self.metric.better == "higher" else 1
-        found = [cell for cell in self.cells if cell.interval is not None]
-        return sorted(
-            found, key=lambda cell: (cell.n_failed > 0, sign * cell.interval.position if cell.interval else 0.0)
-        )
+
+        def order(cell: CellSummary) -> tuple[bool, bool, float]:
+            found = cell.interval
+            assert found is not None
+            return cell.n_failed > 0, found.is_beyond, sign * found.position
+
+        return sorted((cell for cell in self.cells if cell.interval is not None), key=order)
 
     @property
     def best_first(self) -> list[CellSummary]:

@@ -50,6 +50,11 @@ class Interval:
         return self.mean
 
     @property
+    def is_beyond(self) -> bool:
+        """Whether it may lie anywhere above its position."""
+        return False
+
+    @property
     def is_bounded(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
