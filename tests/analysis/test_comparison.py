@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 from tests.stored_studies import PLANTED, cell, write_plan, write_run
 
+from attnlab.analysis.budgets import time_note
 from attnlab.analysis.cells import Budget
 from attnlab.analysis.comparison import Comparison, compare
 from attnlab.analysis.differences import verdict_of
 from attnlab.analysis.headline import headline, reasons
 from attnlab.analysis.reader import Metric, load_study
 from attnlab.analysis.statistics import Interval
-from attnlab.analysis.warnings import time_note
 from attnlab.report.page import cost
 
 NORMS = ["layer_norm", "rms_norm", "dynamic_tanh"]

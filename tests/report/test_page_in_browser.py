@@ -261,6 +261,24 @@ def test_cells_are_filtered_by_words_and_choices_and_unfold_to_their_runs(grid):
     grid.fresh()
 
 
+def test_results_stand_over_what_they_cost_with_the_front_filled(grid):
+    """Depth alone costs here: the front is the best of the cheap cells and the best of all."""
+    page = grid.page
+    page.locator("[data-chart=pareto]").scroll_into_view_if_needed()
+    until(page, "document.querySelectorAll('[data-chart=pareto] .plot .main-svg').length > 0")
+    shown = page.evaluate(
+        "document.querySelector('[data-chart=pareto] .plot').data.filter((t) => t.mode === 'markers').map((t) => [t.name, t.marker.symbol])"
+    )
+    assert len(shown) == 16
+    assert sum(symbol == "circle" for _, symbol in shown) == 2
+    page.locator("select[data-key='pareto/axis']").select_option("parameters")
+    until(
+        page,
+        "document.querySelector('[data-chart=pareto] [role=img]').getAttribute('aria-label').includes('parameters')",
+    )
+    grid.fresh()
+
+
 def test_everything_is_done_by_keys_alone(grid):
     page = grid.page
     page.locator("#runs select").focus()

@@ -65,6 +65,27 @@ def test_a_cell_that_makes_no_sense_carries_the_reason(study, space):
         ({"metric": None}, "metric must be a table with a name"),
         ({"metric": {"name": "x", "better": "up"}}, "lower or higher"),
         ({"metric": {"name": "test/bleu", "better": "lower"}}, "write better: higher"),
+        ({"metric": {"steps_to": {"test/loss@2x": 2.0}}}, "metric.steps_to must name a metric of the validations"),
+        (
+            {"metric": {"steps_to": {"val/loss": "low"}}},
+            "finite value to reach, as in {val/loss: 2.0}, got {'val/loss'",
+        ),
+        ({"metric": {"steps_to": {"val/bleu": 2}}}, "metric.name must be one of what these runs report, got val/bleu."),
+        ({"metric": {"steps_to": {"val/loss": 2}, "tokens_to": {"val/loss": 2}}}, "got steps_to and tokens_to; leave"),
+        ({"metric": {"steps_to": {"val/loss": 2}, "better": "higher"}}, "write better: lower"),
+        ({"metric": {"step_to": {"val/loss": 2}}}, "Did you mean steps_to?"),
+        (
+            {
+                "metric": {"flops_to": {"val/loss": 2}},
+                "factors": {"trainer.val_check_interval": [5, 0]},
+                "baseline": {},
+            },
+            "there are none (trainer.val_check_interval=0, trainer.max_steps=10); set trainer.val_check_interval",
+        ),
+        (
+            {"claims": [{"says": "x", "metric": {"steps_to": {"train/loss": 2}}, "below": 9}]},
+            "claim 'x': metric.steps_to must name a metric of the validations",
+        ),
         ({"shared": "position"}, "shared must be a list"),
         ({"claims": "x"}, "claims must be a list"),
         ({"claims": ["x"]}, "a claim must be a table"),

@@ -20,6 +20,10 @@ count against every word (`differences.Outcomes`).
   interval and Fisher's exact test have to agree on "better" and "worse"; "no difference that counts" and claims against
   another cell take bounds that hold for any shares; changes with length, of the same runs, McNemar's exact test.
   No effects, no interactions. Missing runs are counted as they are worst.
+- Costs to a target (`training.targets`): steps, tokens, FLOPs or seconds until a validated metric reaches a value. In
+  the same families, the sign test and the interval of the median that goes with it, of which a run that never got there
+  is censored: a seed counts where it is sure which of two runs was cheaper, and all others against every word. No
+  effects, no interactions. Beside them, in no family: the log-rank test, Fisher's of the share that reached it.
 - In no family: "at most 0.05 in 3 of 3 seeds" (one p a seed: sacreBLEU's paired bootstrap over test sentences).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
+from attnlab.analysis.censoring import Bounds, ahead_of, probability_less
 from attnlab.analysis.contrasts import count_of
 from attnlab.analysis.differences import (
     ALPHA,
@@ -26,6 +28,7 @@ from attnlab.analysis.proportions import described, difference_of
 from attnlab.analysis.reader import Cell, Metric, Run
 from attnlab.analysis.statistics import ROUNDING, Interval, probability_better, rows_of, sign_p_rows
 from attnlab.training.study_fields import is_finite
+from attnlab.training.targets import target_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ class CellSummary:
     """One cell: its values by seed, its runs' states, and how it stands to the baseline.
 
     `outcome` is "measured", or why there is no figure: "unavailable", "skipped", "missing", "failed", "diverged",
-    "pruned", "not a number". `rank_interval` has the ranks it may hold (best, worst); None where it is not ranked.
-    `n_failed` counts its runs that ended without a value, `failures` judges them where any run failed, and
-    `probability_better` is the chance that a run of it beats any run of the baseline, failed runs being the worst.
+    "pruned", "not a number"; "censored" where no run reached the target of a cost, of which `costs` has what is known.
+    `rank_interval` has the ranks it may hold (best, worst); None where it is not ranked. `n_failed` counts its runs
+    that ended without a value, `failures` judges them where any run failed, and `probability_better` is the chance that
+    a run of it beats any run of the baseline, failed runs being the worst.
     """
 
     cell: Cell
@@ -65,6 +69,12 @@ class CellSummary:
     n_failed: int = 0
     failures: Failures | None = None
     probability_better: float = math.nan
+    costs: Mapping[int, Bounds] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """The runs of which something is known: a value, or the bounds of a cost."""
+        return len(self.costs) or len(self.values)
 
     def is_settled(self, alpha: float) -> bool:
         """Whether more seeds have nothing to decide between it and the baseline."""
@@ -79,7 +89,7 @@ def summarize(outcomes: Outcomes) -> list[CellSummary]:
     if metric is None:
         return [_summary(outcomes, cell, {}, {}) for cell in study.cells]
     judged, ahead = _judged_pairs(outcomes, metric)
-    ranks = rank_intervals([cell.name for cell in study.cells if study.values(cell.name, metric.name)], ahead)
+    ranks = rank_intervals([cell.name for cell in study.cells if outcomes.known(cell.name, metric.name)], ahead)
     differences = {cell: Difference.of(found) for cell, found in judged.items()}
     return [_summary(outcomes, cell, differences, ranks if len(ranks) > 1 else {}) for cell in study.cells]
 
@@ -88,7 +98,7 @@ def _judged_pairs(outcomes: Outcomes, metric: Metric) -> tuple[dict[str, Judged]
     """The differences to the baseline, judged, and the pairs of cells of which the first is surely better, by this look
     or one before."""
     study = outcomes.study
-    values = {cell.name: study.values(cell.name, metric.name) for cell in study.cells}
+    known: dict[str, Mapping[int, Any]] = {cell.name: outcomes.known(cell.name, metric.name) for cell in study.cells}
     base = study.baseline_cell
     if base and outcomes.unavailable(base.name, metric.name):
         base = None  # as if there were none: said beforehand, whatever the runs give
@@ -100,14 +110,18 @@ def _judged_pairs(outcomes: Outcomes, metric: Metric) -> tuple[dict[str, Judged]
     }
     judged = judge(contrasts, metric, outcomes.alpha, outcomes.spent)
     ahead = pairs_ahead(
-        {cell: of for cell, of in values.items() if of},
-        {cell: set(outcomes.of(cell, metric.name)) for cell, of in values.items() if of or cell in able},
+        {cell: of for cell, of in known.items() if of},
+        {cell: set(outcomes.of(cell, metric.name)) for cell, of in known.items() if of or cell in able},
         metric,
         base.name if base else None,
         {cell: found.verdict for cell, found in judged.items()},
         family_size(contrasts),
         outcomes.alpha,
-        _ahead_by_shares if outcomes.is_proportion(metric.name) else _ahead,
+        _ahead_by_costs
+        if target_of(metric.name)
+        else _ahead_by_shares
+        if outcomes.is_proportion(metric.name)
+        else _ahead,
         outcomes.is_over,
     )
     if outcomes.before:
@@ -123,9 +137,9 @@ def _summary(
     runs, values = study.runs_of(cell.name), study.values(cell.name, metric.name) if metric else {}
     n_failed, chance = outcomes.counts[cell.name][0], math.nan
     if base is not None and metric is not None and cell is not base:  # over all runs, not by seed
-        own, theirs = list(values.values()), list(study.values(base.name, metric.name).values())
-        chance = probability_better(own, theirs, metric.better, n_failed, outcomes.counts[base.name][0])
-    outcome, reason = _outcome(cell, metric.name if metric else "", runs, values)
+        chance = _chance(outcomes, metric, cell.name, base.name)
+    costs = study.costs(cell.name, metric.name) if metric else {}
+    outcome, reason = _outcome(cell, metric.name if metric else "", runs, values, costs)
     return CellSummary(
         cell=cell,
         label=study.label(cell),
@@ -141,14 +155,29 @@ def _summary(
         n_failed=n_failed,
         failures=outcomes.failures.get(cell.name),
         probability_better=chance,
+        costs=costs,
     )
 
 
-def _outcome(cell: Cell, metric: str, runs: Sequence[Run], values: Mapping[int, float]) -> tuple[str, str]:
+def _chance(outcomes: Outcomes, metric: Metric, cell: str, base: str) -> float:
+    """That a run of the one beats any run of the other, failed runs being the worst of all."""
+    own, theirs = (list(outcomes.known(name, metric.name).values()) for name in (cell, base))
+    failed, lost = (outcomes.counts[name][0] for name in (cell, base))
+    if not target_of(metric.name):
+        return probability_better(own, theirs, metric.better, failed, lost)
+    never = Bounds(math.inf, math.inf)
+    return probability_less([*own, *[never] * failed], [*theirs, *[never] * lost])
+
+
+def _outcome(
+    cell: Cell, metric: str, runs: Sequence[Run], values: Mapping[int, float], costs: Mapping[int, Bounds]
+) -> tuple[str, str]:
     if cell.skip is not None:
         return "skipped", cell.skip
-    if values:
+    if values or any(cost.is_reached for cost in costs.values()):
         return "measured", ""
+    if costs and (target := target_of(metric)):
+        return "censored", f"no run reached {target.metric} {target.value:g}"
     for run in runs:
         if metric in run.unavailable:
             return "unavailable", run.unavailable[metric]
@@ -239,6 +268,11 @@ def _ahead_by_shares(
             verdict = verdict_of(difference_of(counts[0], counts[1], 1 - share), metric)
             ahead[i, j], ahead[j, i] = verdict == "better", verdict == "worse"
     return ahead
+
+
+def _ahead_by_costs(cells: list[Mapping[int, Any]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:
+    """`_ahead` of costs to a target, which are known between bounds."""
+    return ahead_of(cells, asked, share)
 
 
 def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:

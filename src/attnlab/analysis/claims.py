@@ -12,6 +12,7 @@ from attnlab.analysis.reader import Cell, Choice, choices_of
 from attnlab.analysis.statistics import Interval
 from attnlab.training.run_directory import ENDED
 from attnlab.training.study_fields import BOUNDS, ENDS, check_claim
+from attnlab.training.targets import target_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class _Check:
         study, metric, against = self.study, self.metric, self.claim.get("against")
         if not isinstance(against, Mapping):
             contrast = self.outcomes.alone(cell.name, metric)
-            return contrast, "" if contrast.values else f"no finished run has {metric}"
+            return contrast, "" if contrast.n else f"no finished run has {metric}"
         wanted = {**cell.choices, **_cell(against)}
         other = next((c for c in study.matching(wanted) if set(c.choices) == set(wanted)), None)
         if other is None:
@@ -84,11 +85,16 @@ class _Check:
         other_metric = str(against.get("metric") or metric)
         if self.outcomes.is_proportion(metric) != self.outcomes.is_proportion(other_metric):
             return Contrast({}), f"one of {metric} and {other_metric} is 0 or 1 a run and the other is not"
+        axes = [target.axis if (target := target_of(name)) else "" for name in (metric, other_metric)]
+        if axes[0] != axes[1]:
+            return Contrast({}), f"{metric} and {other_metric} are not counted alike"
         name = "" if other is cell else study.label(other)
         contrast = self.outcomes.against(cell.name, metric, other.name, other_metric, name)
-        lacking = [pair for pair in ((cell, metric), (other, other_metric)) if not study.values(pair[0].name, pair[1])]
+        lacking = [
+            pair for pair in ((cell, metric), (other, other_metric)) if not self.outcomes.known(pair[0].name, pair[1])
+        ]
         problem = f"no finished run of {study.label(lacking[-1][0])} has {lacking[-1][1]}" if lacking else ""
-        return contrast, "" if contrast.values else problem
+        return contrast, "" if contrast.n else problem
 
     def claim_at(self, level: float) -> Claim:
         """The claim with its verdict: met where each of its cells meets it, not met where one does not."""
@@ -111,14 +117,12 @@ class _Check:
             return CellVerdict(label, *self._unavailable(cell))
         contrast, problem = self.measured[cell.name]
         values = contrast.values
-        if problem or not values:
+        if problem or not contrast.n:
             reason = problem or contrast.reason or f"no finished run has {self.metric}"
             return CellVerdict(label, "open", reason, values)
         interval = contrast.interval(level)
         low, high = _limits(self.bound, self.claim[self.bound])
-        inside = sum(low <= value <= high for value in values.values())
-        counts = f"{inside} of {len(values)} seeds inside the bound" if contrast.is_mean else contrast.counts
-        verdict, reason = _judge(interval, counts, low, high, "against" in self.claim)
+        verdict, reason = _judge(interval, contrast.inside(low, high), low, high, "against" in self.claim)
         reason += f"; {contrast.reason}" if contrast.reason and interval.is_bounded else ""
         if contrast.beyond_chance:
             return CellVerdict(label, "open", reason, values, interval)
@@ -177,11 +181,11 @@ def _limits(bound: str, value: object) -> tuple[float, float]:
 def _judge(interval: Interval, counts: str, low: float, high: float, sign: bool) -> tuple[str, str]:
     """Met where the interval lies inside the bound, not met where outside, else open; `sign`: of a difference."""
     style = "+" if sign else ""
-    if not interval.is_bounded:
+    if not (math.isfinite(interval.low) or math.isfinite(interval.high)):
         why = f"the same in {interval.n} seeds" if interval.unbounded == "no spread" else interval.unbounded
-        return "open", f"{interval.mean:{style}.4g}, {why}: no interval"
+        return "open", f"{interval.counted or f'{interval.mean:{style}.4g}'}, {why}: no interval"
     half = (interval.high - interval.low) / 2
-    decimals = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 4
+    decimals = 4 if half <= 0 else max(2, 1 - math.floor(math.log10(half))) if math.isfinite(half) else 2
     mean, start, end = (f"{value:{style}.{decimals}f}" for value in (interval.mean, interval.low, interval.high))
     measured = ", ".join(filter(None, [f"{interval.counted or mean} ({start} to {end})", counts]))
     if interval.within(low, high):

@@ -30,6 +30,7 @@ from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resam
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.run_directory import ENDED
 from attnlab.training.study_fields import same
+from attnlab.training.targets import Target, checked, target_of
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra", "logger")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
@@ -72,16 +73,38 @@ class Comparison:
         """Whether the metric is 0 or 1 a run."""
         return self.metric is not None and is_proportion(self.study, self.metric.name)
 
+    @cached_property
+    def target(self) -> Target | None:
+        """What runs have to reach, where the metric is the cost of it."""
+        return target_of(self.metric.name) if self.metric else None
+
+    @property
+    def is_all_censored(self) -> bool:
+        """Whether no run reached the target of a cost, and of some it is known."""
+        costs = [cost for cell in self.cells for cost in cell.costs.values()]
+        return bool(costs) and not any(cost.is_reached for cost in costs)
+
+    @property
+    def average(self) -> str:
+        """What stands for the runs of a cell: "mean", "median" of costs, "share" of what is 0 or 1 a run."""
+        return "share" if self.is_proportion else "median" if self.target else "mean"
+
     @property
     def baseline(self) -> CellSummary | None:
         return next((cell for cell in self.cells if cell.is_baseline), None)
 
     @property
     def measured(self) -> list[CellSummary]:
-        """The cells with a value, best mean first, then those of which runs failed: for reading, no ranking."""
+        """The cells of which something is known, best average first, then medians that were not reached, then those of
+        which runs failed: for reading, no ranking."""
         sign = -1 if self.metric and self.metric.better == "higher" else 1
-        found = [cell for cell in self.cells if cell.interval is not None]
-        return sorted(found, key=lambda cell: (cell.n_failed > 0, sign * cell.interval.mean if cell.interval else 0.0))
+
+        def order(cell: CellSummary) -> tuple[bool, bool, float]:
+            found = cell.interval
+            assert found is not None
+            return cell.n_failed > 0, found.is_beyond, sign * found.position
+
+        return sorted((cell for cell in self.cells if cell.interval is not None), key=order)
 
     @property
     def best_first(self) -> list[CellSummary]:
@@ -134,10 +157,10 @@ class Comparison:
 
         Groups are apart where the widest step between neighbouring means is more than half of the whole range, and
         every run of the one group is better than every run of the other. `worse` is the smaller group or half of the
-        cells. Cells that are all alike are parted in at most 5% of studies (see `_chance`).
+        cells. Cells that are all alike are parted in at most 5% of studies (see `_chance`). Costs have no groups.
         """
         cells = self.measured
-        if len(cells) < FEWEST_CELLS or any(run.state not in ENDED for run in self.study.runs.values()):
+        if self.target or len(cells) < FEWEST_CELLS or any(run.state not in ENDED for run in self.study.runs.values()):
             return None
         means = [cell.interval.mean for cell in cells if cell.interval]
         steps = [abs(after - before) for before, after in pairwise(means)]
@@ -266,20 +289,35 @@ def parts_of_study(study: Study) -> list[Study]:
 def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> list[Study]:
     """`parts_of_study` with another metric or baseline than the study's own; parts without that metric are left out.
 
-    metric: a final metric; the study's own alone has its margin. baseline: a cell by its label or name, or by its
-    choices, in words (`position=rotary model.d_model=64`) or as a mapping. Raises ValueError for a metric or a cell
-    that the study does not have.
+    metric: a final metric, or the cost to a target; the study's own alone has its margin. baseline: a cell by its label
+    or name, or by its choices, in words (`position=rotary model.d_model=64`) or as a mapping. Raises ValueError for a
+    metric or a cell that the study does not have.
     """
     if baseline is not None:
         study = replace(study, baseline=_the_cell(study, baseline), baseline_named=True)
     if metric is None:
         return parts_of_study(study)
-    if metric not in study.metrics:
+    if target := target_of(metric):
+        metric = str(target)
+        study = study.with_costs([metric])
+        _check_validated(study, checked(target, "metric"))
+    elif metric not in study.metrics:
         there = listing(study.metrics, MOST_NAMES) or "none, because no run has finished"
         raise ValueError(f"metric must be a final metric of the study {study.name}, got {metric!r}; there are {there}")
     own = study.metric if study.metric and study.metric.name == metric else Metric(metric, study.better(metric))
     parts = parts_of_study(replace(study, metric=own))
     return [replace(part, metric=own) for part in parts if metric in part.metrics]
+
+
+def _check_validated(study: Study, target: Target) -> None:
+    """Raises ValueError for a target in a metric that the runs have not had along their training."""
+    there = [name for name in study.curves.columns if name.startswith("val/")]
+    if target.metric not in there:
+        known = listing(there, MOST_NAMES) or "none; trainer.val_check_interval says how often runs are validated"
+        raise ValueError(
+            f"metric must be the cost to a target in a validation curve of the study {study.name}, got "
+            f"{target.metric}; there are {known}"
+        )
 
 
 def _the_cell(study: Study, given: str | Mapping[str, Choice]) -> dict[str, Choice]:

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from attnlab.analysis import proportions, statistics
+from attnlab.analysis import censoring, proportions, statistics
+from attnlab.analysis.censoring import Bounds
 from attnlab.analysis.proportions import Count
 from attnlab.analysis.statistics import Interval, over_looks
 
@@ -43,12 +44,26 @@ class Contrast:
         return self.failed + self.pending
 
     @property
+    def n(self) -> int:
+        """The seeds of which something is known."""
+        return len(self.values)
+
+    @property
     def asked(self) -> int:
-        return len(self.values) + self.missing
+        return self.n + self.missing
+
+    def wins(self, better: str) -> float:
+        """In how many seeds it is on the better side of zero; see `statistics.wins`."""
+        return statistics.wins(list(self.values.values()), better)
+
+    def inside(self, low: float, high: float) -> str:
+        """How the seeds lie to a bound, in words."""
+        inside = sum(low <= value <= high for value in self.values.values())
+        return f"{inside} of {len(self.values)} seeds inside the bound" if self.is_mean else self.counts
 
     @property
     def counts(self) -> str:
-        """The runs that stand behind a difference of shares."""
+        """The runs that stand behind a difference of shares, or the seeds behind one of costs."""
         return ""
 
     @property
@@ -150,6 +165,51 @@ class ChangeOfShare(Contrast):
         return proportions.mcnemar_p(changes.count(1), changes.count(-1), self.missing)
 
 
+@dataclass(frozen=True)
+class OfCosts(Contrast):
+    """Costs to a target, or differences of two, which are known between `bounds` alone; `values` are those that are
+    known exactly. Judged by the sign test, as a median, however complete they are: one rule, whatever came out."""
+
+    bounds: Mapping[int, Bounds] = field(kw_only=True)
+    is_difference: bool = field(kw_only=True)
+    is_mean: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, contrast: Contrast, bounds: Mapping[int, Bounds], is_difference: bool) -> OfCosts:
+        exact = {seed: one.low for seed, one in bounds.items() if one.is_exact}
+        return cls(**{**vars(contrast), "values": exact}, bounds=bounds, is_difference=is_difference)
+
+    @property
+    def known(self) -> list[Bounds]:
+        return list(self.bounds.values())
+
+    @property
+    def n(self) -> int:
+        return len(self.bounds)
+
+    @property
+    def counts(self) -> str:
+        less, more = censoring.signs(self.known)
+        rest = [f"{self.asked - less - more} open"] if less + more < self.asked else []
+        return ", ".join([f"less in {less} of {self.asked} seeds", f"more in {more}", *rest])
+
+    def wins(self, better: str) -> float:
+        return float(censoring.signs(self.known)[better == "higher"])
+
+    def inside(self, low: float, high: float) -> str:
+        sure = sum(low <= one.low and one.high <= high for one in self.known)
+        return f"{sure} of {self.asked} seeds surely inside the bound"
+
+    def _interval(self, level: float) -> Interval:
+        never = "" if self.is_difference else censoring.never_of(self.known)
+        reason = ", ".join(filter(None, [never, self.reason]))
+        return censoring.median_of(self.known, level, self.missing, reason, self.is_difference)
+
+    @property
+    def _p(self) -> float:
+        return censoring.sign_p(self.known, self.missing)
+
+
 def count_of(values: Mapping[int, float], seeds: Iterable[int]) -> Count:
     """How many of the runs of these seeds succeeded; those without a value are missing."""
     asked = list(seeds)
@@ -158,9 +218,10 @@ def count_of(values: Mapping[int, float], seeds: Iterable[int]) -> Count:
 
 
 def together(outcomes: Iterable[str]) -> str:
-    """The outcome of runs of which all are needed: "pending" while one is, else "failed" where one has no value."""
+    """The outcome of runs of which all are needed: "pending" while one is, else "failed" where of one nothing is known,
+    neither its value nor that it was censored."""
     found = set(outcomes)
-    return "value" if found <= {"value"} else "pending" if "pending" in found else "failed"
+    return "value" if found <= {"value", "censored"} else "pending" if "pending" in found else "failed"
 
 
 def contrast_of(

@@ -2,6 +2,7 @@
 pictures, tables, words and ranks.
 
 A run failed when it ended without a finite value: by an error, diverged, pruned, or finished with NaN or an infinity.
+One that never reached a target has not failed: its cost is censored, which is known of it (`costs`).
 Which runs fail may depend on how they would have done, so the others alone say nothing sure (`median_interval`).
 
 The intervals of a family are simultaneous (Bonferroni): under the test's assumptions all of them hold in at least 95%
@@ -18,13 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attnlab.analysis import statistics
 from attnlab.analysis.contrasts import (
     ChangeOfShare,
     Contrast,
     DifferenceOfShares,
+    OfCosts,
     ShareOfRuns,
     contrast_of,
     count_of,
@@ -34,6 +36,7 @@ from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import Metric, Run, Study
 from attnlab.analysis.statistics import Interval, bonferroni, bootstrap_interval, holm, paired
 from attnlab.training.run_directory import ENDED
+from attnlab.training.targets import target_of
 
 ALPHA = 0.05
 DECIDED = ("better", "worse")  # the verdicts that part two cells
@@ -42,11 +45,14 @@ Kind = TypeVar("Kind", bound=Contrast)
 
 
 def outcome_of(run: Run, metric: str | None) -> str:
-    """ "value", "failed", "pending" (it has not ended) or "unavailable" (said beforehand)."""
+    """ "value", "censored" (of a cost to a target a bound is known), "failed", "pending" (it has not ended) or
+    "unavailable" (said beforehand)."""
     if metric is not None and metric in run.unavailable and metric not in run.final:
         return "unavailable"
     if metric in run.final or (metric is None and run.state == "finished"):
         return "value"
+    if metric in run.costs:
+        return "censored"
     return "failed" if run.state in ENDED else "pending"
 
 
@@ -64,10 +70,14 @@ class Outcomes:
             self._found[cell, metric] = {run.seed: outcome_of(run, metric) for run in self.study.runs_of(cell)}
         return self._found[cell, metric]
 
+    def known(self, cell: str, metric: str) -> Mapping[int, Any]:
+        """{seed: value} of a cell; of the cost to a target {seed: bounds}."""
+        return (self.study.costs if target_of(metric) else self.study.values)(cell, metric)
+
     def unavailable(self, cell: str, metric: str) -> bool:
         """Whether a cell cannot have the metric: no run has it, and one says that it cannot."""
-        found = self.of(cell, metric).values()
-        return "unavailable" in found and "value" not in found
+        found = set(self.of(cell, metric).values())
+        return "unavailable" in found and not found & {"value", "censored"}
 
     @cached_property
     def is_over(self) -> bool:
@@ -79,7 +89,7 @@ class Outcomes:
         """{cell: (failed, ended)} of the primary metric."""
         name = self.study.metric.name if self.study.metric else None
         found = {cell.name: Counter(self.of(cell.name, name).values()) for cell in self.study.cells}
-        return {cell: (of["failed"], of["failed"] + of["value"]) for cell, of in found.items()}
+        return {cell: (of["failed"], of["failed"] + of["value"] + of["censored"]) for cell, of in found.items()}
 
     @cached_property
     def failures(self) -> dict[str, Failures]:
@@ -101,6 +111,8 @@ class Outcomes:
     def alone(self, cell: str, metric: str) -> Contrast:
         contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
         contrast = ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast
+        if target_of(metric):
+            contrast = OfCosts.of(contrast, self.study.costs(cell, metric), is_difference=False)
         return self.marked(contrast, [cell], lambda before: before.alone(cell, metric))
 
     def against(self, cell: str, metric: str, other: str, other_metric: str, name: str) -> Contrast:
@@ -118,6 +130,10 @@ class Outcomes:
         contrast = contrast_of(values, parts)
         if self.is_proportion(metric) and self.is_proportion(other_metric):
             contrast = self._of_shares(contrast, (cell, metric), (other, other_metric), both)
+        if target_of(metric) and target_of(other_metric):
+            first, second = self.study.costs(cell, metric), self.study.costs(other, other_metric)
+            bounds = {seed: first[seed].minus(second[seed]) for seed in first if seed in second}
+            contrast = OfCosts.of(contrast, bounds, is_difference=True)
         return self.marked(
             contrast, [cell, other], lambda before: before.against(cell, metric, other, other_metric, name)
         )
@@ -134,7 +150,7 @@ class Outcomes:
         """The contrast with what it was at the look before, `at` whose outcomes it has another value; `beyond_chance`
         where one of its cells is and a run is lost; waiting where that cannot be told yet."""
         earlier = at(self.before) if self.before else None
-        if self.before and earlier and type(earlier) is type(contrast) and earlier.values:
+        if self.before and earlier and type(earlier) is type(contrast) and earlier.n:
             contrast = replace(contrast, before=earlier, ratio=self.before.spent / self.spent)
         if not contrast.missing:
             return contrast
@@ -199,8 +215,8 @@ def compare_failures(counts: Mapping[str, tuple[int, int]], baseline: str) -> di
 
 @dataclass(frozen=True)
 class Judged:
-    """A contrast with its simultaneous interval, p of the test behind it (t; with lost runs the sign test at its worst;
-    of proportions Fisher's, or McNemar's where they are of the same runs) and the verdict.
+    """A contrast with its simultaneous interval, p of the test behind it (t; with lost runs the sign test at its worst,
+    as of costs; of proportions Fisher's, or McNemar's where they are of the same runs) and the verdict.
 
     `verdict` is better, worse, same (the whole interval within the margin) or undecided; `reason` says what is missing,
     "" where nothing is. `tests` is the size of its family, `share` the family's alpha at this look over that, `spent`
@@ -231,7 +247,7 @@ class Judged:
 
     @property
     def n(self) -> int:
-        return len(self.values)
+        return self.contrast.n
 
     @cached_property
     def has_spread(self) -> bool:
@@ -250,7 +266,7 @@ def judge(
     """Judges contrasts as one family (see `family_size`). Those without a value are left out, and still count. alpha:
     at this look, `spent` times what it is over all looks."""
     size = family_size(contrasts)
-    return {name: _judged(one, metric, alpha / size, size, spent) for name, one in contrasts.items() if one.values}
+    return {name: _judged(one, metric, alpha / size, size, spent) for name, one in contrasts.items() if one.n}
 
 
 def _judged(contrast: Contrast, metric: Metric, share: float, size: int, spent: float) -> Judged:
@@ -302,7 +318,7 @@ class Difference(Judged):
 
     @property
     def wins(self) -> float:
-        return statistics.wins(list(self.values.values()), self.metric.better)
+        return self.contrast.wins(self.metric.better)
 
     @property
     def smallest_effect(self) -> float:

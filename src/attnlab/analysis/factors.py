@@ -21,6 +21,7 @@ from attnlab.analysis.differences import DECIDED, Judged, Outcomes, judge
 from attnlab.analysis.reader import JOINT, Cell, Choice, short
 from attnlab.analysis.statistics import signed_sum
 from attnlab.training.study_fields import same
+from attnlab.training.targets import target_of
 
 Move = TypeVar("Move", bound=Hashable)
 
@@ -105,10 +106,11 @@ class Factorial:
         self._by_choices = {_key(cell.choices): cell for cell in study.cells}
 
     def factors(self) -> list[str]:
-        """The factors that vary, in the plan's order; none where only one does, and where there is no metric, or one
-        that is 0 or 1 a run: a mean of shares over settings has no exact test."""
+        """The factors that vary, in the plan's order; none where only one does, and where there is no metric, one that
+        is 0 or 1 a run, or the cost to a target: a mean of these over settings has no exact test."""
         found = [name for name in self.study.factors if name in self.study.varying]
-        return found if len(found) > 1 and self.metric and not self.outcomes.is_proportion(self.metric) else []
+        has_means = self.metric and not (self.outcomes.is_proportion(self.metric) or target_of(self.metric))
+        return found if len(found) > 1 and has_means else []
 
     def reference(self, factor: str) -> Choice:
         return self.study.baseline.get(factor, self.study.factors[factor][0])

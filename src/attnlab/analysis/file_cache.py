@@ -15,6 +15,7 @@ from attnlab.training.run_directory import open_to_read
 SETTLED_NS = 2_000_000_000
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 GONE = (FileNotFoundError, NotADirectoryError)
+NOTHING: Mapping[str, object] = {}
 
 
 def printable(text: str) -> str:
@@ -76,6 +77,26 @@ class JsonFiles:
             self._kept[path] = stamp, value
         return value
 
+    def read_table(self, path: str) -> Mapping[str, object]:
+        """`read`: the very object, by which a change is told; always the same nothing where it is no object."""
+        value = self.read(path)
+        return value if isinstance(value, dict) else NOTHING
+
+    def entries(self, folder: str) -> list[os.DirEntry[str]]:
+        """What there is in a folder, nothing where it cannot be opened."""
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except GONE:
+            return []
+        except OSError as error:
+            self.refused[folder] = error.strerror or str(error)
+            return []
+        named = [entry for entry in entries if printable(entry.name) == entry.name]
+        for entry in set(entries) - set(named):
+            self.refused[printable(entry.path)] = "its name is no text"
+        return named
+
     def _read(self, path: str) -> object:
         try:
             with open_to_read(path) as file:
@@ -97,6 +118,11 @@ class JsonFiles:
 def mapping(value: object) -> dict[str, object]:
     """What JSON has as an object, empty for anything else."""
     return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
+
+
+def listed(value: object) -> list[object]:
+    """What JSON has as a list, empty for anything else."""
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, object]:

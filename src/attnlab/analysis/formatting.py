@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from attnlab.analysis.cells import CellSummary
+from attnlab.analysis.censoring import in_words
 from attnlab.analysis.differences import Difference, Judged
 from attnlab.analysis.reader import Study
 from attnlab.analysis.statistics import Interval
@@ -16,13 +17,16 @@ from attnlab.training.metrics import SLIDING, parts_of
 MULTIPLE = re.compile(r"(?P<prefix>.+)@(?P<multiple>\d+(?:\.\d+)?)x")  # a metric at a multiple of the training length
 VERDICTS = {"better": "better", "worse": "worse", "same": "no difference that counts", "undecided": "undecided"}
 SPLITS = {"val": "validation part", "test": "test part", "train": "training part"}
+MOST_WHOLE = 1e6  # below which numbers have all their digits
 BUCKET = re.compile(r"(?P<low>\d+)(?:-(?P<high>\d+)|\+)")  # of a bucket of source lengths: 6-10, 21+
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    """A number; - for what is none, and a zero has no sign."""
+    """A number, shortened from a million on; - for what is none, and a zero has no sign."""
     if not math.isfinite(value):
         return "-"
+    if abs(value) >= MOST_WHOLE:
+        return in_words(value, sign)
     text = f"{value:{'+' if sign else ''}.{decimals}f}"
     return text if float(text) else text.lstrip("-+")
 
@@ -33,7 +37,7 @@ def decimals_for(intervals: Iterable[Interval | None]) -> int:
     halves = sorted((i.high - i.low) / 2 for i in known if i.is_bounded and i.high > i.low)
     if halves:
         return min(6, max(0, 1 - math.floor(math.log10(halves[len(halves) // 2]))))
-    largest = max((abs(i.mean) for i in known), default=1.0)
+    largest = max((abs(i.position) for i in known if math.isfinite(i.position)), default=1.0)
     return min(6, max(0, 3 - math.floor(math.log10(largest)))) if largest > 0 else 3
 
 
@@ -99,10 +103,14 @@ def interval_text(interval: Interval | None, decimals: int, sign: bool = False) 
     if interval is None:
         return "-"
     decimals = _enough(interval, decimals)
-    mean = mean_text(interval, decimals, sign)
+    return f"{mean_text(interval, decimals, sign)} ({ends_text(interval, decimals, sign)})"
+
+
+def ends_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """ "2.205 to 2.227"; without an interval, or with one to one side alone, what there is of it and why."""
     if not interval.is_bounded:
-        return f"{mean} ({interval.unbounded})"
-    return f"{mean} ({number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)})"
+        return interval.unbounded
+    return f"{number(interval.low, decimals, sign)} to {number(interval.high, decimals, sign)}"
 
 
 def mean_text(interval: Interval, decimals: int, sign: bool = False) -> str:
@@ -113,9 +121,8 @@ def mean_text(interval: Interval, decimals: int, sign: bool = False) -> str:
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; the mean alone where there is no interval; both ends of what is no mean."""
     decimals = _enough(interval, decimals)
-    if not interval.is_even and interval.is_bounded:
-        ends = (number(end, decimals, sign) for end in (interval.low, interval.high))
-        return f"{mean_text(interval, decimals, sign)}, {' to '.join(ends)}"
+    if not interval.is_even:
+        return f"{mean_text(interval, decimals, sign)}, {ends_text(interval, decimals, sign)}"
     half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
     return mean_text(interval, decimals, sign) + half
 

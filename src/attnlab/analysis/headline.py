@@ -19,9 +19,11 @@ from attnlab.analysis.formatting import (
     verdict,
 )
 from attnlab.analysis.lengths import LengthCurve, multiples_of
+from attnlab.analysis.reached import best_seen
 from attnlab.analysis.reader import JOINT, Choice, short
 from attnlab.analysis.table import Entry
 from attnlab.training.study_fields import same
+from attnlab.training.targets import Target
 
 MOST_NAMES = 5
 CHANGES = {
@@ -52,6 +54,8 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
         return ["No metric is named to compare the runs by."]
     if not comparison.measured:
         return ["No run has finished with a value to compare yet."]
+    if comparison.is_all_censored:
+        return [*best_sentence(comparison), *_of_claims(comparison)]
     found = MULTIPLE.fullmatch(metric.name)
     about_length = found is not None and float(found["multiple"]) != 1
     lengths, best = _with_length(comparison), [*best_sentence(comparison), *_against_baseline(comparison)]
@@ -59,6 +63,13 @@ def headline(comparison: Comparison, with_reasons: bool = True) -> list[str]:
     if with_reasons:
         sentences += reasons(comparison, ("unavailable", "diverged", "failed", "not a number"))
     return [*sentences, *_of_factors(comparison), *_of_claims(comparison)]
+
+
+def _none_reached(comparison: Comparison, target: Target) -> str:
+    near = best_seen(comparison, target)
+    known = sum(len(cell.costs) for cell in comparison.cells)
+    said = f"None of the {known} runs that ended reached {target.metric} {target.value:g}, so no cost can be compared"
+    return f"{said}{near and '; '}{near}."
 
 
 def reasons(comparison: Comparison, outcomes: Sequence[str]) -> list[str]:
@@ -82,6 +93,8 @@ def best_sentence(comparison: Comparison) -> list[str]:
     """Which cell is best, or which may be: from the ranks."""
     metric, measured = comparison.metric, comparison.measured
     assert metric is not None
+    if comparison.target and comparison.is_all_censored:
+        return [_none_reached(comparison, comparison.target)]
     decimals = decimals_for(cell.interval for cell in measured)
     if len(measured) == 1:
         return [f"{measured[0].label}: {metric.name} {interval_text(measured[0].interval, decimals)}."]
@@ -95,15 +108,14 @@ def best_sentence(comparison: Comparison) -> list[str]:
     of = f" of the {len(measured)} cells with a value" if without else ""
     if len(first) == 1 and first[0].rank_interval == (1, 1):
         return [f"{first[0].label} is best{of}: {metric.name} {interval_text(first[0].interval, decimals)}."]
-    if not any(cell.interval and cell.interval.is_bounded for cell in ranked):
+    if comparison.target is None and not any(cell.interval and cell.interval.is_bounded for cell in ranked):
         return [f"One seed a cell: on {metric.name} no cell can be told from another."]
     if len(first) > MOST_NAMES or len(first) == len(ranked) or first[0] is not ranked[0]:
         return [_no_single_best(first, ranked, metric.name)]
     leader, *others = [f"{cell.label} ({mean_text(cell.interval, decimals)})" for cell in first if cell.interval]
     spared = " of the cells that lost no run" if any(cell.n_failed for cell in ranked) and not first[0].n_failed else of
-    what = "share" if comparison.is_proportion else "mean"
     return [
-        f"On {metric.name}, {leader} has the best {what}{spared}, but these seeds cannot rule out that "
+        f"On {metric.name}, {leader} has the best {comparison.average}{spared}, but these seeds cannot rule out that "
         f"{listing(others)} {_is(others)} as good."
     ]
 

@@ -15,8 +15,10 @@ from typing import ClassVar
 
 from scipy.special import bdtr, betaincinv, ndtri
 
+from attnlab.analysis.censoring import median_of, never_of
 from attnlab.analysis.reader import Study
 from attnlab.analysis.statistics import Interval, mean_interval
+from attnlab.training.targets import target_of
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,11 @@ def is_proportion(study: Study, metric: str) -> bool:
 
 
 def described(study: Study, cell: str, metric: str) -> Interval | None:
-    """What describes the values of a cell at 95%, each by itself: the share where they are 0 or 1, else the mean with
-    Student's t interval; None without a value."""
+    """What describes the values of a cell at 95%, each by itself: the share where they are 0 or 1, the median where
+    they are costs to a target, else the mean with Student's t interval; None without a value."""
+    if target_of(metric):
+        costs = list(study.costs(cell, metric).values())
+        return median_of(costs, 0.95, reason=never_of(costs)) if costs else None
     values = list(study.values(cell, metric).values())
     if not values:
         return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import NamedTuple
 
 import polars as pl
 
+from attnlab.analysis.censoring import Bounds
+from attnlab.analysis.costs import costs_to, targets_in
 from attnlab.analysis.curves import Curves, Key
-from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, flatten, is_unchanged, mapping, printable, stamp_of
+from attnlab.analysis.file_cache import JsonFiles, Stamp, flatten, is_unchanged, listed, mapping, stamp_of
 from attnlab.training.looks import Looks
 from attnlab.training.metrics import Metric as KnownMetric
 from attnlab.training.metrics import better_of, known_metric
@@ -23,7 +24,6 @@ from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS
 from attnlab.training.study_fields import check_plan, is_finite, same
 
 DIGITS, JOINT = 19, " \u00b7 "  # of a seed that no longer fits 64 bits; between the choices of a label
-NOTHING: Mapping[str, object] = {}
 Choice = str | int | float | bool | None  # of a factor
 
 
@@ -48,7 +48,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory: `record` is run.json, `status` is status.json, `state` what is true of it now."""
+    """One run directory: `record` is run.json, `status` is status.json, `state` what is true of it now; `costs` what it
+    is known to have cost to reach a target, by the cost's name (see `Study.with_costs`)."""
 
     cell: str
     seed: int
@@ -56,6 +57,7 @@ class Run:
     state: str
     record: Mapping[str, object] = field(default_factory=dict)
     status: Mapping[str, object] = field(default_factory=dict)
+    costs: Mapping[str, Bounds] = field(default_factory=dict)
 
     def section(self, name: str) -> dict[str, object]:
         """What run.json has under a name, empty where that is no table."""
@@ -67,8 +69,9 @@ class Run:
 
     @cached_property
     def final(self) -> dict[str, float]:
-        """Final values that are finite numbers, of a finished run only."""
-        return {name: float(value) for name, value in self._ended_with.items() if is_finite(value)}
+        """Final values that are finite numbers, of a finished run only, and the costs to targets that are known."""
+        found = {name: float(value) for name, value in self._ended_with.items() if is_finite(value)}
+        return found | {name: cost.low for name, cost in self.costs.items() if cost.is_exact}
 
     @property
     def non_finite(self) -> list[str]:
@@ -169,6 +172,23 @@ class Study:
         """{seed: value} of the finished runs of `cell` that have `metric`."""
         return {run.seed: run.final[metric] for run in self.runs_of(cell) if metric in run.final}
 
+    def with_costs(self, names: Iterable[str] = ()) -> Study:
+        """The study whose runs have these costs to targets, and those that its metric and its claims are about."""
+        targets = targets_in([*names, *([self.metric.name] if self.metric else [])], self.claims)
+        if not targets:
+            return self
+        ends = {key: (run.state, run.record.get("flops_per_token")) for key, run in self.runs.items()}
+        found = {
+            name: costs_to(target, self.curves, self.better(target.metric) == "lower", ends)
+            for name, target in targets.items()
+        }
+        new = {key: {name: costs[key] for name, costs in found.items() if key in costs} for key in ends}
+        return replace(self, runs={k: replace(run, costs={**run.costs, **new[k]}) for k, run in self.runs.items()})
+
+    def costs(self, cell: str, metric: str) -> dict[int, Bounds]:
+        """{seed: what is known} of the runs of `cell` of which something is known of the cost `metric`."""
+        return {run.seed: run.costs[metric] for run in self.runs_of(cell) if metric in run.costs}
+
     def label(self, cell: Cell) -> str:
         """The shortest readable name of a cell: the choices in which the cells differ."""
         varying = self.varying
@@ -191,7 +211,9 @@ class Study:
     @cached_property
     def metrics(self) -> list[str]:
         """Every final metric of any run, finished or not able to have it; the primary one first."""
-        names = {name for run in self.runs.values() for name in (*run.final, *run.non_finite, *run.unavailable)}
+        names = {
+            name for run in self.runs.values() for name in (*run.final, *run.costs, *run.non_finite, *run.unavailable)
+        }
         primary = self.metric.name if self.metric else ""
         return sorted(names, key=lambda name: (name != primary, *natural(name)))
 
@@ -220,7 +242,7 @@ class StudyReader:
         with self._lock:
             self._files.next_round()
             self._found = {directory: self._look(directory) for directory in self._directories()}
-            plan = _as_read(self._files.read(f"{self.path}/plan.json"))
+            plan = self._files.read_table(f"{self.path}/plan.json")
             runs = [found.run for found in self._found.values() if found.run]
             curves = [found.curve for found in self._found.values() if found.run]
             unreadable = [f"{path}: {reason}" for path, reason in sorted(self._files.refused.items())]
@@ -236,23 +258,9 @@ class StudyReader:
 
     def _directories(self) -> list[str]:
         """The run directories, by cell and seed as their names are written."""
-        cells = sorted((cell.name, cell.path) for cell in self._entries(str(self.path)))
-        seeds = [sorted((seed.name, seed.path) for seed in self._entries(cell)) for _, cell in cells]
+        cells = sorted((cell.name, cell.path) for cell in self._files.entries(str(self.path)))
+        seeds = [sorted((seed.name, seed.path) for seed in self._files.entries(cell)) for _, cell in cells]
         return [path for of_cell in seeds for name, path in of_cell if name.startswith("seed=")]
-
-    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(folder) as found:
-                entries = list(found)
-        except GONE:
-            return []
-        except OSError as error:
-            self._files.refused[folder] = error.strerror or str(error)
-            return []
-        named = [entry for entry in entries if printable(entry.name) == entry.name]
-        for entry in set(entries) - set(named):
-            self._files.refused[printable(entry.path)] = "its name is no text"
-        return named
 
     def _look(self, directory: str) -> _Found:
         """What there is in a run directory now; parts that have not changed are the same objects as before."""
@@ -263,7 +271,7 @@ class StudyReader:
         else:  # that of a run that is not over changes without its files, when its process dies
             state = _state(directory)
         # Read after the state: of what is over by then, the status has all that there is to say.
-        record, status = (_as_read(self._files.read(f"{directory}/{name}")) for name in (RUN, STATUS))
+        record, status = (self._files.read_table(f"{directory}/{name}") for name in (RUN, STATUS))
         run = before.run if before else None
         if run is None or run.record is not record or run.status is not status or run.state != state:
             run = _run(Path(directory), state, record, status)
@@ -312,8 +320,8 @@ def _study(
         check_plan(plan)
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
-    cells = [_cell(mapping(entry)) for entry in _list(plan.get("cells"))]
-    seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
+    cells = [_cell(mapping(entry)) for entry in listed(plan.get("cells"))]
+    seeds = [seed for seed in listed(plan.get("seeds")) if isinstance(seed, int)]
     known = {cell.name for cell in cells}
     asked = (run for run in found if run.cell in known and (run.seed in seeds or run.state in ENDED))
     runs = {(run.cell, run.seed): run for run in asked}
@@ -324,20 +332,20 @@ def _study(
         path=path,
         name=str(plan.get("study") or path.name),
         question=str(plan.get("question") or ""),
-        factors={name: [*map(_choice, _list(choices))] for name, choices in mapping(plan.get("factors")).items()},
+        factors={name: [*map(_choice, listed(choices))] for name, choices in mapping(plan.get("factors")).items()},
         baseline=choices_of(plan.get("baseline")),
         baseline_named=is_planned,
         cells=cells,
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
-        claims=[mapping(claim) for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
-        shared=[*map(str, _list(plan.get("shared")))],
+        claims=[mapping(claim) for claim in listed(plan.get("claims")) if isinstance(claim, dict)],
+        shared=[*map(str, listed(plan.get("shared")))],
         code=mapping(plan.get("code")),
         runs=runs,
         unreadable=unreadable,
         looks=Looks.of(mapping(plan.get("looks"))),
         read_curves=read_curves,
-    )
+    ).with_costs()
 
 
 def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
@@ -351,7 +359,7 @@ def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
 
 
 def _cell(entry: Mapping[str, object]) -> Cell:
-    overrides = tuple(map(str, _list(entry.get("overrides"))))
+    overrides = tuple(map(str, listed(entry.get("overrides"))))
     skip = entry.get("skip")
     return Cell(str(entry.get("name")), choices_of(entry.get("choices")), overrides, str(skip) if skip else None)
 
@@ -387,12 +395,3 @@ def short(name: str) -> str:
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """A sorting key by which @16x follows @8x."""
     return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))
-
-
-def _as_read(value: object) -> Mapping[str, object]:
-    """The very object that was read, by which a change is told; nothing where it is no object."""
-    return value if isinstance(value, dict) else NOTHING
-
-
-def _list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list | tuple) else []

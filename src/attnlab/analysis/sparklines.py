@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from attnlab.analysis.reader import Study
-from attnlab.training.metrics import parts_of
+from attnlab.training.metrics import curve_of
 
 WIDTH = 10
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -67,7 +67,7 @@ def sparklines(study: Study, width: int = WIDTH) -> Sparklines | None:
 
 def curve_name(study: Study) -> str | None:
     """The validation curve of the primary measure, else of the loss, else the training loss, else None."""
-    own = [f"val/{parts_of(study.metric.name)[1].removeprefix('sliding_')}"] if study.metric else []
+    own = [curve_of(study.metric.name)] if study.metric else []
     return next((name for name in (*own, "val/loss", "train/loss") if name in study.curves.columns), None)
 
 

@@ -45,6 +45,16 @@ class Interval:
         return ""
 
     @property
+    def position(self) -> float:
+        """Where it stands in an order or a picture."""
+        return self.mean
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it may lie anywhere above its position."""
+        return False
+
+    @property
     def is_bounded(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attnlab.analysis.budgets import some_idle
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import Difference
@@ -25,12 +26,14 @@ from attnlab.analysis.formatting import (
     verdict,
     wins_text,
 )
+from attnlab.analysis.reached import ENDS, columns_of_costs, figure_notes, reached_table
 from attnlab.analysis.reader import Cell, Run, natural, short
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import Column, Contents, Entry, Table
-from attnlab.analysis.warnings import some_idle
 from attnlab.training.run_directory import write_text
+from attnlab.training.targets import target_of
 
+HEADINGS = {"mean": "mean", "median": "median", "share": "runs"}  # of the average of a cell's runs
 DIGITS = 10  # of the figures of cells
 # {column of the exact table: field of a cell's difference to the baseline}
 DIFFERENCE = {
@@ -86,7 +89,7 @@ def to_csv(comparison: Comparison) -> str:
         *(Column(name, _field("cell.choices", name)) for name in study.varying),
         Column("metric", lambda row: metric),
         *(Column(name, _field(f"interval.{name}")) for name in ("mean", "low", "high")),
-        Column("n", lambda row: len(row.values)),
+        Column("n", _field("n")),
         Column("deviation", _field("interval.deviation")),
         Column("place_best", _field("rank_interval", 0)),
         Column("place_worst", _field("rank_interval", 1)),
@@ -101,7 +104,8 @@ def to_csv(comparison: Comparison) -> str:
         *(Column(name, _field(f"budget.{name}")) for name in BUDGET),
         *([Column("active_parameters", _field("budget.active_parameters"))] if has_idle else []),
         *(Column(f"seed={seed}", _field("values", seed)) for seed in study.seeds),
-        *(Column(f"mean {name}", mean_of(name)) for name in study.metrics if name != metric),
+        *columns_of_costs(comparison),
+        *(Column(f"mean {name}", mean_of(name)) for name in study.metrics if name != metric and not target_of(name)),
         *(Column(name, said_of(figures)) for name, figures in _sentences(comparison).items()),
     ]
     return Table.of(columns, comparison.cells).to_csv(DIGITS)
@@ -137,8 +141,10 @@ def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The table of cells in GitHub's Markdown, with its caveats below, then effects and interactions."""
-    further = [f"{table.title}\n\n{table.to_markdown()}" for table in _of_factors(comparison).values()]
+    """The table of cells in GitHub's Markdown, with its caveats below, then what reached a target, effects and
+    interactions."""
+    beside = [table] if (table := reached_table(comparison)) else []
+    further = [f"{one.title}\n\n{one.to_markdown()}" for one in (*beside, *_of_factors(comparison).values())]
     return "\n".join([_to_be_read(comparison).to_markdown(), *further])
 
 
@@ -167,7 +173,7 @@ def _compact(comparison: Comparison, as_columns: bool) -> Table:
 
     label = Column[CellSummary]("cell", lambda row: row.label, "l")
     names = name_columns(comparison, lambda row: row.cell) if as_columns else [label]
-    heading = "runs" if comparison.is_proportion else "mean"
+    heading = HEADINGS[comparison.average]
     columns = [*names, Column(heading, mean), Column("difference", difference), Column("p", p_of)]
     if any(cell.n_failed for cell in comparison.cells):
         columns.append(Column("lost", lambda row: f"{row.n_failed}/{sum(row.states.values())}" if row.n_failed else ""))
@@ -181,8 +187,8 @@ def _caption(comparison: Comparison) -> list[str]:
         return []
     seeds = " or ".join(map(str, sorted({len(cell.values) for cell in comparison.measured}))) or "0"
     what = f"{metric.name} ({describe(metric.name, comparison.study)}), {metric.better} is better"
-    if comparison.is_proportion:
-        return [f"{what}.", *proportion_notes(comparison)]
+    if notes := figure_notes(comparison):
+        return [f"{what}.", *notes]
     said = [f"{what}: mean over n = {seeds} seeds and half-width of its 95% interval."]
     found = [cell.difference for cell in comparison.measured if cell.difference]
     if comparison.baseline and found:
@@ -191,20 +197,6 @@ def _caption(comparison: Comparison) -> list[str]:
             f"for {tests_text(comparison.study, found[0].tests)}."
         )
     return said
-
-
-def proportion_notes(comparison: Comparison) -> list[str]:
-    """What the figures of a metric that is 0 or 1 a run are."""
-    notes = ["runs: how many of them have 1, and the exact 95% interval of their share (Clopper-Pearson)."]
-    found = [row.difference for row in comparison.measured if row.difference]
-    if comparison.baseline and found:
-        of = tests_text(comparison.study, found[0].tests)
-        adjusted = "of one comparison" if of == "one comparison" else f"both adjusted (Bonferroni) for {of}"
-        pair = (
-            f"difference: share of the cell minus that of {comparison.baseline.label}, runs not paired, with Newcombe's"
-        )
-        notes.append(f"{pair} interval; p: Fisher's exact test; {adjusted}. Better and worse take both.")
-    return notes
 
 
 def name_columns(comparison: Comparison, cell_of: Callable[[T], Cell], end: str = "_") -> list[Column[T]]:
@@ -230,7 +222,7 @@ def interval_columns(
         return Column(heading, lambda item: of(found) if (found := interval(item)) else "")
 
     if is_whole:
-        heading = f"{heading} (95% interval)" if heading in ("mean", "runs") else f"{heading} (interval)"
+        heading = f"{heading} (95% interval)" if heading in HEADINGS.values() else f"{heading} (interval)"
         return [column(heading, lambda found: interval_text(found, decimals, sign))]
     return [
         column(heading, lambda found: number(found.mean, decimals, sign)),
@@ -338,24 +330,25 @@ def _to_be_read(comparison: Comparison) -> Table:
         return interval_text(row.difference.interval, apart, sign=True)
 
     names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell)
-    shares = proportion_notes(comparison) if comparison.is_proportion else []
+    notes = figure_notes(comparison)
+    by_seed = [] if comparison.is_proportion else [compared("wins", wins_text)]
     of_means: list[Column[CellSummary]] = [
         compared("effect size (g_z)", lambda found: number(found.effect_size, 1, sign=True)),
-        compared("wins", wins_text),
+        *by_seed,
         Column("P(better)", lambda row: number(row.probability_better, 2) if row.difference else ""),
     ]
     columns = [
         *names,
         Column(f"{metric.name if metric else 'value'} (95% interval)", value),
-        Column("n", lambda row: len(row.values)),
+        Column("n", lambda row: row.n),
         Column("place", lambda row: rank_text(row.rank_interval)),
         Column("difference", difference),
-        *([] if shares else of_means),
+        *(by_seed if notes else of_means),
         compared("p (adjusted)", lambda found: p_text(found.p_adjusted)),
-        *([] if shares else [compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted))]),
+        *([] if notes else [compared("p (sign flip, adjusted)", lambda found: p_text(found.p_sign_flip_adjusted))]),
         Column("verdict", judged, "l"),
     ]
-    return Table.of(columns, comparison.best_first, "Cells", [*shares, *comparison.caveats])
+    return Table.of(columns, comparison.best_first, "Cells", [*notes, *comparison.caveats])
 
 
 def runs_to_csv(comparison: Comparison) -> str:
@@ -366,6 +359,10 @@ def runs_to_csv(comparison: Comparison) -> str:
     def choice_of(name: str) -> Callable[[Run], Contents]:
         return lambda run: _field("choices", name)(cells[run.cell])
 
+    def bound(name: str, end: int) -> Callable[[Run], Contents]:
+        return lambda run: str(run.costs[name][end]) if name in run.costs else None
+
+    costs = [name for name in study.metrics if target_of(name)]
     columns: list[Column[Run]] = [
         Column("cell", _field("cell")),
         *(Column(name, choice_of(name)) for name in study.varying),
@@ -375,6 +372,7 @@ def runs_to_csv(comparison: Comparison) -> str:
         Column("error", _field("error")),
         Column("directory", _field("directory")),
         *(Column(name, _field("final", name)) for name in study.metrics),
+        *(Column(f"{name} {said}", bound(name, end)) for name in costs for said, end in ENDS.items()),
     ]
     return Table.of(columns, _runs_in_order(comparison)).to_csv()
 
@@ -385,6 +383,7 @@ def runs_to_text(comparison: Comparison) -> str:
     rows = []
     for run in _runs_in_order(comparison):
         figure = f"{run.final[metric]:.7g}" if metric in run.final else "-"
+        figure = str(run.costs[metric]) if metric in run.costs and not run.costs[metric].is_exact else figure
         rows.append([run.cell, str(run.seed), run.state, figure, str(run.directory)])
     return Table(["cell", "seed", "state", metric, "directory"], rows, align="lllll").to_text()
 

@@ -16,16 +16,17 @@ from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.headline import headline, length_verdict, reasons
 from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
+from attnlab.analysis.reached import figure_notes, reached_table
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
 from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
 from attnlab.analysis.tables import (
+    HEADINGS,
     effects_table,
     interactions_table,
     interval_columns,
     name_columns,
-    proportion_notes,
 )
 
 MOST_PROBLEMS = 12
@@ -47,7 +48,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (print_cells, _print_lengths, _print_factors, _print_sentences, _print_claims):
+    for part in (print_cells, _print_reached, _print_lengths, _print_factors, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -91,19 +92,18 @@ def print_first_that_fits(shapes: Sequence[Shape], console: Console) -> Sequence
 
 
 def print_cells(comparison: Comparison, console: Console) -> None:
-    """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one."""
+    """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one,
+    and where no run reached the target of a cost."""
     metric = comparison.metric
-    if metric is None or not comparison.cells:
+    if metric is None or not comparison.cells or comparison.is_all_censored:
         return
     rows = comparison.best_first
-    sizes = {(len(cell.values), sum(cell.states.values())) for cell in comparison.measured}
+    sizes = {(cell.n, sum(cell.states.values())) for cell in comparison.measured}
     n, asked = sizes.pop() if len(sizes) == 1 else (0, 0)
     equal = f", n = {n}" + (f" of {asked}" if n < asked else "") if n else ""
-    what = (
-        "runs of which it is 1, and 95% interval of their share"
-        if comparison.is_proportion
-        else "mean and 95% interval"
-    )
+    what = f"{comparison.average} and 95% interval"
+    if comparison.is_proportion:
+        what = "runs of which it is 1, and 95% interval of their share"
     title(console, f"{metric.name}, {metric.better} is better: {what}{equal}")
     names: list[Column[CellSummary]] = name_columns(comparison, lambda row: row.cell, "\n")
     verdict = Column("", _verdict, "l")
@@ -114,7 +114,8 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     if lines:
         curves = [[Column(CURVE, lambda row: lines.text(row.cell.name, console.encoding), "l")], []]
     shapes: list[Shape] = []
-    for (mean_whole, apart_whole), gap in WHOLE if comparison.is_proportion else (*WHOLE, *NARROWER):
+    notes = figure_notes(comparison)  # of what has no half-width to say
+    for (mean_whole, apart_whole), gap in WHOLE if notes else (*WHOLE, *NARROWER):
         means, apart = _means(comparison, mean_whole), _differences(comparison, apart_whole)
         shapes += [[(Table.of([*names, *curve, *means, *apart, verdict], rows), gap)] for curve in curves]
     compared = [row for row in rows if row.difference]
@@ -140,16 +141,16 @@ def _scale(lines: Sparklines) -> str:
 def _means(comparison: Comparison, is_whole: bool) -> list[Column[CellSummary]]:
     """Mean and interval; rank and n where they are not the same everywhere."""
     decimals = formatting.decimals_for(cell.interval for cell in comparison.measured)
-    heading = "runs" if comparison.is_proportion else "mean"
+    heading = HEADINGS[comparison.average]
     columns: list[Column[CellSummary]] = interval_columns(heading, lambda row: row.interval, decimals, False, is_whole)
     if len({row.rank_interval for row in comparison.measured}) > 1:
         columns.append(Column("place", lambda row: formatting.rank_text(row.rank_interval) if row.interval else ""))
 
     def n(row: CellSummary) -> str:
-        found, asked = len(row.values), sum(row.states.values())
+        found, asked = row.n, sum(row.states.values())
         return f"{found}" if found == asked else f"{found}/{asked}"
 
-    if len({len(row.values) for row in comparison.measured}) > 1:
+    if len({row.n for row in comparison.measured}) > 1:
         columns.append(Column("n", n))
     return columns
 
@@ -172,7 +173,7 @@ def _differences(comparison: Comparison, is_whole: bool) -> list[Column[CellSumm
     columns.append(column("wins", lambda difference: f"{difference.wins:g}/{difference.contrast.asked}"))
     if any(difference.n > 1 for difference in found):
         columns.append(column("p", lambda difference: _p(difference.p_adjusted)))
-    if _common_flip(comparison) is None:
+    if comparison.target is None and _common_flip(comparison) is None:
         columns.append(column("p flip", lambda difference: _p(difference.p_sign_flip_adjusted)))
     return columns
 
@@ -200,8 +201,8 @@ def _outcome(row: CellSummary) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     notes = []
     found = [row.difference for row in comparison.measured if row.difference]
-    if comparison.is_proportion:
-        notes = proportion_notes(comparison)
+    if said := figure_notes(comparison):
+        notes = said
     elif comparison.baseline and found:
         flip, size = _common_flip(comparison), found[0].tests
         notes.append(
@@ -215,6 +216,15 @@ def _notes(comparison: Comparison) -> list[str]:
         if any(difference.contrast.failed and not difference.contrast.is_open for difference in found):
             notes.append("Where runs are lost: median and sign test, counting the lost ones against any finding.")
     return [*notes, *reasons(comparison, ("skipped", "unavailable"))]
+
+
+def _print_reached(comparison: Comparison, console: Console) -> None:
+    """Of the cost to a target: which runs reached it, and what stands beside the sign test."""
+    if table := reached_table(comparison):
+        title(console, table.title)
+        print_first_that_fits([[(table, 2)], [(table, 1)]], console)
+        for sentence in table.notes:
+            note(console, sentence)
 
 
 def _print_lengths(comparison: Comparison, console: Console) -> None:

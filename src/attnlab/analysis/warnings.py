@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 
 from attnlab.analysis import statistics
-from attnlab.analysis.cells import Budget, CellSummary
+from attnlab.analysis.budgets import budget_warnings
+from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.differences import Difference
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing, quantity
 from attnlab.analysis.proportions import is_proportion, runs_to_decide, says_proportion, smallest_fisher_p
 from attnlab.analysis.reader import Metric, Run, Study
 from attnlab.training.run_directory import ENDED
-from attnlab.training.study_fields import same
+from attnlab.training.targets import AXES, Target, target_of
 
 MOST_NAMES = 3
-# Ratios of largest to smallest below which a difference in cost is not worth a warning, and what is counted.
-TOLERANCE = {"steps": 1.0, "tokens": 1.0, "parameters": 1.02, "active_parameters": 1.02, "flops": 1.02}
-NAMES = {"steps": "steps", "tokens": "training {unit}s", "parameters": "parameters", "flops": "training FLOPs"}
-NAMES |= {"active_parameters": "active parameters (those that a token meets)"}
-EQUAL_TIME = 1.2  # times that lie closer are not worth a word: neighbours on the machine make as much
 
 
 def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[str], alpha: float) -> list[str]:
     """All that holds for a comparison. unmatched: changes of a factor that not every setting has a value for."""
     caveats = [*study.apart, *(f"Cannot be read: {what}." for what in study.unreadable), *_of_looks(study)]
     caveats += _of_runs(study, cells)
-    caveats += [*_of_failures(cells, alpha), *_of_proportion(study), *_of_seeds(cells, alpha), *_of_spread(cells)]
+    caveats += [
+        *_of_failures(cells, alpha),
+        *_of_proportion(study),
+        *_of_costs(study, cells),
+        *_of_seeds(cells, alpha),
+        *_of_spread(cells),
+    ]
     if any(cell.difference and cell.difference.verdict == "undecided" for cell in cells):
         caveats += power_sentence(cells, study.metric)
     if study.metric is None:
@@ -51,10 +52,10 @@ def _of_pairing(cells: Sequence[CellSummary], unmatched: Sequence[str]) -> list[
     baseline = next((cell for cell in cells if cell.is_baseline), None)
     if baseline is None:
         return []
-    if not baseline.values:
-        alone = any(cell.values for cell in cells)
+    if not baseline.n:
+        alone = any(cell.n for cell in cells)
         return [f"The baseline, {baseline.label}, has no value, so there are no differences to it."] if alone else []
-    apart = [cell.label for cell in cells if cell.values and not cell.difference and not cell.is_baseline]
+    apart = [cell.label for cell in cells if cell.n and not cell.difference and not cell.is_baseline]
     caveats = []
     if apart:
         caveats.append(
@@ -87,10 +88,11 @@ def _of_runs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
             "Words such as better wait until the planned seeds of both cells are in: to stop as soon as one looks sure "
             f"would find too much.{_way_on(study)}"
         )
-    if any(cell.n_failed for cell in cells if cell.values):
+    if any(cell.n_failed for cell in cells if cell.n):
         is_share = study.metric is not None and is_proportion(study, study.metric.name)
+        average = "share" if is_share else "median" if _target(study) else "mean"
         caveats.append(
-            f"Runs that ended without a finite value are lost. The {'share' if is_share else 'mean'} of a cell's other "
+            f"Runs that ended without a finite value are lost. The {average} of a cell's other "
             "runs may flatter it: a word is given only where it would stand whatever the lost ones had given"
             f"{'' if is_share else ' (sign test)'}, and where no more are lost than chance explains."
         )
@@ -222,6 +224,36 @@ def _of_proportion(study: Study) -> list[str]:
     ]
 
 
+def _target(study: Study) -> Target | None:
+    return target_of(study.metric.name) if study.metric else None
+
+
+def _of_costs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
+    """How costs to a target are judged where runs never reached it, and what is left out; that runs end differently."""
+    target, every = _target(study), [cost for cell in cells for cost in cell.costs.values()]
+    if target is None or not every:
+        return []
+    several = len([factor for factor in study.factors if factor in study.varying]) > 1
+    factors = ", and so are average effects and interactions of the factors" * several
+    caveats = [
+        "Costs to a target are compared by the sign test alone, as medians. Effect sizes, sign flips, bootstrap, the p "
+        f"of equivalence and seeds to settle are of means, and left out{factors}."
+    ]
+    ends = sorted({cost.low for cost in every if math.isfinite(cost.low) and math.isinf(cost.high)})
+    never = sum(math.isinf(cost.high) for cost in every)
+    if never:
+        at = " to ".join(dict.fromkeys(quantity(end) for end in (ends[0], ends[-1]))) if ends else ""
+        diverged = sum(math.isinf(cost.low) for cost in every)
+        parts = [f"{never - diverged} by their end, at {at} {AXES[target.axis].format(unit=study.unit)}"] * bool(at)
+        parts += [f"{diverged} diverged"] * bool(diverged)
+        caveats.append(
+            f"{never} of {len(every)} runs never reached {target.metric} {target.value:g} ({'; '.join(parts)}). They "
+            "are censored, not lost: they cost more than a run that reached it sooner than they ended, and two of "
+            "them, or one and a run that reached it later, are not told apart."
+        )
+    return caveats
+
+
 def _of_few_runs(differences: Sequence[Difference], alpha: float) -> list[str]:
     """Whether so many runs can show a difference of shares at all."""
     n, comparisons = max(one.contrast.asked for one in differences), differences[0].tests
@@ -239,7 +271,7 @@ def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     found = [cell.difference for cell in cells if cell.difference]
     if not found:
         return []
-    if not found[0].contrast.is_mean:
+    if not found[0].contrast.is_mean and not _target_of(found[0]):
         return _of_few_runs(found, alpha)
     n, comparisons = max(one.contrast.asked for one in found), found[0].tests
     if n < 2:
@@ -247,12 +279,22 @@ def _of_seeds(cells: Sequence[CellSummary], alpha: float) -> list[str]:
     smallest = statistics.smallest_sign_flip_p(n)
     if smallest * comparisons <= alpha:
         return []
+    if _target_of(found[0]):
+        return [
+            f"With {n} seeds the sign test cannot give p below {smallest:.3g} whatever the data: {comparisons} "
+            f"comparison{'s' * (comparisons > 1)} would need {statistics.seeds_to_decide(comparisons, alpha)} seeds to "
+            "find any difference."
+        ]
     return [
         f"With {n} seeds the exact sign-flip test cannot give p below {smallest:.3g} whatever the data; "
         f"{comparisons} comparison{'s' * (comparisons > 1)} would need "
         f"{statistics.seeds_to_decide(comparisons, alpha)} seeds to be settled by it alone. "
         "Better and worse rest on t intervals here, which assume that differences between seeds are roughly normal."
     ]
+
+
+def _target_of(found: Difference) -> Target | None:
+    return target_of(found.metric.name)
 
 
 def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
@@ -310,57 +352,3 @@ def _to_settle(known: Sequence[tuple[str, Difference]]) -> str:
         many = f"{near[0][0]:.0f} to {near[-1][0]:.0f} seeds would settle the {len(near)} open comparisons"
         text = f"; {named if len(near) <= MOST_NAMES else many}, if the true differences are those measured"
     return text + (f"; not even {statistics.MOST_SEEDS:,} would settle {listing(far, MOST_NAMES)}" if far else "")
-
-
-def budget_warnings(study: Study, budgets: Mapping[str, Budget]) -> list[str]:
-    """A sentence on the quantities that differ between cells, with the factors that they follow; [] if none."""
-    parts, follows = [], dict[str, None]()
-    for name, tolerance in TOLERANCE.items():
-        if name == "active_parameters" and not some_idle(budgets.values()):
-            continue
-        known = {cell: getattr(b, name) for cell, b in budgets.items() if getattr(b, name) > 0}
-        if len(known) < 2 or max(known.values()) <= tolerance * min(known.values()):
-            continue
-        low, high = min(known.values()), max(known.values())
-        parts.append(
-            f"{NAMES[name].format(unit=study.unit)} {quantity(low)} to {quantity(high)} ({_ratio(high / low)})"
-        )
-        follows |= dict.fromkeys(f for f in study.varying if _follows(study, f, known, tolerance))
-    if not parts:
-        return []
-    cause = f", following {' and '.join(follows)}" if follows and len(study.varying) > 1 else ""
-    return [
-        f"Cells differ in more than their choices: {'; '.join(parts)}{cause}. Part of a difference may come from that."
-    ]
-
-
-def some_idle(budgets: Iterable[Budget]) -> bool:
-    """Whether a token meets fewer parameters than there are in some cell."""
-    return any(budget.active_parameters < budget.parameters for budget in budgets)
-
-
-def time_note(budgets: Mapping[str, Budget]) -> str | None:
-    """How far the cells' times lie apart; None where they are about equal or not known."""
-    known = [budget.seconds for budget in budgets.values() if budget.seconds > 0]
-    if len(known) < 2 or max(known) <= EQUAL_TIME * min(known):
-        return None
-    low, high = min(known), max(known)
-    return (
-        f"Time a run: {low:.3g} to {high:.3g} seconds ({_ratio(high / low)}). It depends on the machine and on what "
-        "else runs on it, so no warning is drawn from it: to compare speed, time the cells one after the other on a "
-        "machine that does nothing else."
-    )
-
-
-def _ratio(ratio: float) -> str:
-    return f"{ratio:.3g} times" if ratio >= 1.5 else f"+{100 * (ratio - 1):.2g}%"
-
-
-def _follows(study: Study, factor: str, known: Mapping[str, float], tolerance: float) -> bool:
-    cells = [cell for cell in study.cells if cell.name in known and factor in cell.choices]
-    for first, second in combinations(cells, 2):
-        apart = [k for k in first.choices if not same(first.choices[k], second.choices.get(k))]
-        low, high = sorted((known[first.name], known[second.name]))
-        if apart == [factor] and high > tolerance * low:
-            return True
-    return False

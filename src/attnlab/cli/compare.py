@@ -24,7 +24,10 @@ COMPARED = (
         "--bootstrap-sentences",
         "translations: BLEU and chrF against the baseline on resampled test sentences, by sacreBLEU; seconds a run",
     ),
-    option("--metric", "compare on this final metric, as test/loss@1x (default: the study's)"),
+    option(
+        "--metric",
+        "compare on this final metric, as test/loss@1x, or cost, as 'steps_to val/loss 2.0' (default: the study's)",
+    ),
     option("--baseline", "compare with this cell, by its name or choices, as position=rotary (default: the study's)"),
     option("--part", "of a study whose runs cannot all be compared: the part of this number", type=int),
 )

@@ -46,7 +46,7 @@ class Comparison(analysis.Comparison):
             bullet(plain, sentence, "! ")
         print_cells(self, plain)
         lines = [line.rstrip() for line in out.getvalue().strip().split("\n")]
-        if not self.measured:
+        if not self.measured or self.is_all_censored:
             lines = [*self.study.apart, *headline(self)]
         return _cut(lines, f"{self.study.name}: see attnlab.write_report(comparison, PATH) for all")
 
@@ -157,9 +157,9 @@ class Study:
         """A figure in the style of a paper; `savefig` writes it in that style.
 
         kind: "differences" to the baseline, average "effects" of factors, their "interactions", the metric at other
-        "lengths" than that of training, learning "curves", or the "grid" of all cells. metric: a final one, of curves
-        one that was logged, of lengths one measured at several. baseline: see `compare`. Raises ValueError for what the
-        study does not have.
+        "lengths" than that of training, learning "curves", the "pareto" picture of results over costs, or the "grid" of
+        all cells. metric: a final one, of curves one that was logged, of lengths one measured at several. baseline: see
+        `compare`. Raises ValueError for what the study does not have.
         """
         from attnlab.report.figures.study import draw  # loads matplotlib
 

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the learning curves and the metric against length. Colours come from the style sheet, so both themes are served.
+// Draws the learning curves, the metric against length and against cost. Colours come from the style sheet, so both themes are served.
 (() => {
   const { tone, select, escaped } = attnlab;
   let data, choicesOf, factorNames;
@@ -142,6 +142,32 @@
     if (groups.length > 1) chart.querySelector(".key").append(`${entry.unit}, against ${words(state.axis)}`);
   }
 
+  // A point a cell, those on the front filled and joined by a stair.
+  function drawPareto(chart, state) {
+    const picture = data.pareto[0], colourBy = data.by_cell ? "cell" : factorNames[0];
+    const points = picture.points.filter((p) => p.cost[state.axis] !== undefined).sort((a, b) => a.cost[state.axis] - b.cost[state.axis]);
+    const front = points.filter((p) => p.front.includes(state.axis));
+    const stair = { x: front.map((p) => p.cost[state.axis]), y: front.map((p) => p.y), mode: "lines", hoverinfo: "skip", line: { color: tone("--soft"), width: 1.5, shape: "hv" } };
+    const traces = points.map((p) => {
+      const { colour } = styleOf(p.cell, colourBy);
+      const bar = p.low === null || p.high === null ? {} : { error_y: { type: "data", symmetric: false, array: [p.high - p.y], arrayminus: [p.y - p.low], color: colour, thickness: 1.5, width: 3 } };
+      return {
+        x: [p.cost[state.axis]], y: [p.y], name: escaped(p.cell), mode: "markers", ...bar,
+        marker: { size: 9, color: colour, symbol: front.includes(p) ? "circle" : "circle-open", line: { width: 2, color: colour } },
+        hovertemplate: `%{x:.4s}: %{y:.4g}${front.includes(p) ? ", on the front" : ""}<extra>%{fullData.name}</extra>`,
+      };
+    });
+    plotAll(chart.querySelector(".panels"), [["", [stair, ...traces], layout(picture.axes[state.axis], picture.unit, { type: "log" })]]);
+    key(chart, points.map((p) => p.cell), colourBy);
+  }
+
+  function pareto(chart, controls) {
+    const choices = Object.entries(data.pareto[0].axes), state = { axis: choices[0][0] };
+    const draw = () => drawPareto(chart, state);
+    if (choices.length > 1) state.axis = select(controls, "pareto/axis", "Over", choices, state.axis, (value) => { state.axis = value; draw(); });
+    return draw;
+  }
+
   function lengths(chart, controls) {
     const named = (name) => data.lengths.find((family) => family.name === name);
     const state = { family: data.lengths[0] };
@@ -174,7 +200,7 @@
     choicesOf = Object.fromEntries(data.cells.map((cell) => [cell.label, cell.choices]));
     factorNames = Object.keys(data.factors);
     for (const chart of document.querySelectorAll("[data-chart]")) {
-      const controls = chart.querySelector(".controls"), kind = { lengths, curves }[chart.dataset.chart];
+      const controls = chart.querySelector(".controls"), kind = { lengths, curves, pareto }[chart.dataset.chart];
       if (!kind || !data[chart.dataset.chart].length) continue;
       controls.replaceChildren();
       attnlab.draw(chart, kind(chart, controls));

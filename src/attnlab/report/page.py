@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
@@ -19,20 +19,21 @@ from markupsafe import Markup
 
 from attnlab import __version__
 from attnlab.analysis import formatting as wording
+from attnlab.analysis.budgets import some_idle, time_note
 from attnlab.analysis.cells import CellSummary
 from attnlab.analysis.comparison import Comparison, compare, parts_of_study
-from attnlab.analysis.differences import Difference
-from attnlab.analysis.formatting import decimals_for, listing, number, p_text, quantity
+from attnlab.analysis.formatting import decimals_for, listing, number, quantity
 from attnlab.analysis.headline import headline, length_verdict
 from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.proportions import described
+from attnlab.analysis.reached import reached_table
 from attnlab.analysis.reader import Study
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
-from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS
+from attnlab.analysis.statistics import BOOTSTRAP_HOLDS
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
 from attnlab.analysis.tables import name_columns
-from attnlab.analysis.warnings import power_sentence, some_idle, time_note
 from attnlab.report.document import document, json_script, part, resource, script
+from attnlab.report.evidence import evidence
 from attnlab.report.figures import forest
 from attnlab.report.page_data import PageData, page_data
 from attnlab.report.run_data import RunEntry, is_plumbing, origin
@@ -62,7 +63,7 @@ def write_report(source: Study | Comparison, path: str | Path) -> Path:
 def render(comparison: Comparison, root: str | None = None) -> str:
     """The page as HTML text. root: the study's directory from where the page stands; None: runs are not linked."""
     data = page_data(comparison, root)
-    has_charts = bool(data["lengths"] or data["curves"] or data["axes"])
+    has_charts = any(data[kind] for kind in ("lengths", "curves", "pareto", "axes"))
     return document(f"{comparison.study.name} - attnlab", [body(comparison, data), *scripts(has_charts)])
 
 
@@ -127,6 +128,7 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
         "interactions": ("Interactions", interactions(c)),
         "differences": (f"Difference to {to}", forest.differences(c)),
         "lengths": ("Beyond the training length", lengths(c)),
+        "reached": ("Reaching the target", reached_table(c)),
         "claims": ("Claims made beforehand", [Entry(claim.verdict, mood=claim.verdict) for claim in c.claims]),
         "curves": ("Learning curves", data["curves"]),
         "cells": ("All cells", cells(c, data)),
@@ -134,6 +136,7 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
         "sentences": ("Other test sentences", sentences(c)),
         "parallel": ("Parallel coordinates", data["axes"]),
         "samples": ("Samples", data["samples"]),
+        "pareto": ("Result against cost", data["pareto"]),
         "cost": ("What each cell cost", cost(c)),
         "settings": ("Settings that differ", settings(c)),
         "pair": ("Two runs side by side", sum("own" in run or "values" in run for run in data["runs"]) > 1),
@@ -204,8 +207,9 @@ def cells(c: Comparison, data: PageData) -> Mapping[str, object] | None:
         links = {(run["cell"], run["seed"]): run.get("href", "") for run in data["runs"]}
 
         def of_seed(seed: int, cell: CellSummary) -> Content:
-            value = cell.values.get(seed)
+            value, cost = cell.values.get(seed), cell.costs.get(seed)
             text = "-" if value is None else number(value, decimals)
+            text = str(cost) if cost and not cost.is_exact else text
             return Entry(text, value, link=links.get((cell.label, seed), ""))
 
         seeds = [Column(f"seed {seed}", partial(of_seed, seed)) for seed in c.study.seeds]
@@ -242,8 +246,9 @@ def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
             )
         note = f"\u00b1{interval.high - interval.mean:.{decimals}f}" if interval.is_bounded else ""
         if not interval.is_even:
-            note = f"({number(interval.low, decimals)} to {number(interval.high, decimals)})"
-        return Entry(wording.mean_text(interval, decimals), interval.mean, note=note)
+            note = f"({wording.ends_text(interval, decimals)})"
+        position = interval.position if math.isfinite(interval.position) else None
+        return Entry(wording.mean_text(interval, decimals), position, note=note)
 
     def seeds(cell: CellSummary) -> str:
         total, finished = sum(cell.states.values()), cell.states.get("finished", 0)
@@ -262,48 +267,6 @@ def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
         decimals = decimals_for(intervals[cell.label, name] for cell in c.cells)
         columns.append(Column(name, partial(mean, name, decimals)))
     return replace(Table.of(columns, c.best_first, title), keys=[cell.label for cell in c.best_first])
-
-
-def evidence(c: Comparison) -> Mapping[str, object] | None:
-    """One row a comparison with every figure that speaks for or against it."""
-    compared = [cell for cell in c.best_first if cell.difference or cell.failures]
-    if c.metric is None or not compared:
-        return None
-    decimals = decimals_for(cell.difference.interval for cell in compared if cell.difference)
-
-    def of(heading: str, say: Callable[[Difference], str]) -> Column[CellSummary]:
-        return Column(heading, lambda cell: typographic(say(cell.difference)) if cell.difference else "-")
-
-    def bootstrap(found: Difference) -> str:
-        bounds = (number(end, decimals, sign=True) for end in (found.bootstrap.low, found.bootstrap.high))
-        return " to ".join(bounds) if found.bootstrap.is_bounded else "-"
-
-    def seeds(found: Difference) -> str:
-        needed = found.seeds_to_settle
-        return "-" if math.isnan(needed) else f"{needed:.0f}" if math.isfinite(needed) else f"> {MOST_SEEDS}"
-
-    same = [of("p (same)", lambda found: p_text(found.p_equivalence_adjusted))] if c.metric.margin > 0 else []
-    of_means = [
-        of("effect size", lambda found: number(found.effect_size, 1, sign=True)),
-        Column("P(better)", lambda cell: number(cell.probability_better, 2)),
-        of("p", lambda found: p_text(found.p_adjusted)),
-        of("p (sign flip)", lambda found: p_text(found.p_sign_flip_adjusted)),
-        *same,
-        of("bootstrap", bootstrap),
-        of("smallest seen", lambda found: number(found.smallest_effect, decimals)),
-        of("seeds to settle", seeds),
-    ]
-    of_shares = [
-        of("runs, and of the baseline", lambda found: found.contrast.counts),
-        of("difference (interval)", lambda found: wording.interval_text(found.interval, decimals, sign=True)),
-        of("p (Fisher)", lambda found: p_text(found.p_adjusted)),
-    ]
-    name = Column[CellSummary]("cell", lambda cell: cell.label)
-    columns = [name, *(of_shares if c.is_proportion else of_means)]
-    if any(cell.failures for cell in compared):  # "4 of 4 (p 0.029)"
-        columns.append(Column("lost runs", lambda cell: wording.failures_text(cell).replace(" runs lost", "") or "-"))
-    table = Table.of(columns, compared, "Statistical evidence for each comparison")
-    return {"power": power_sentence(c.cells, c.metric), "table": table}
 
 
 def sentences(c: Comparison) -> Mapping[str, object] | None:
@@ -374,7 +337,8 @@ def runs(c: Comparison, data: PageData) -> Table | None:
 
     def value(place: int, run: RunEntry) -> Content:
         found = run["values"][place] if "values" in run else None
-        return Entry("-") if found is None else Entry(number(found, decimals), found)
+        censored = run.get("censored", {}).get(data["metrics"][place])
+        return Entry(censored or ("-" if found is None else number(found, decimals)), found)
 
     def directory(run: RunEntry) -> Content:
         return Entry(run["path"], link=run["href"]) if "href" in run else Entry(run["path"], is_code=True)

@@ -12,11 +12,13 @@ import polars as pl
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.curves import AXES
 from attnlab.analysis.formatting import unit
+from attnlab.analysis.pareto import AXES as AXES_OF_COST
+from attnlab.analysis.pareto import pareto
 from attnlab.analysis.proportions import says_proportion
 from attnlab.analysis.reader import Run, short
 from attnlab.analysis.statistics import mean_interval
 from attnlab.report.run_data import Axis, RunEntry, Sample, axis_data, run_entries, sample_data
-from attnlab.training.metrics import parts_of
+from attnlab.training.metrics import curve_of
 from attnlab.training.study_fields import is_finite
 
 MOST_POINTS, FEWEST_POINTS = 160, 12
@@ -66,6 +68,25 @@ class CurveFamily(TypedDict):
     series: list[Series]
 
 
+class CostPoint(TypedDict):
+    """A cell's final metric with its interval, what its runs cost, and on which of these axes it is on the front."""
+
+    cell: str
+    y: float | None
+    low: float | None
+    high: float | None
+    cost: dict[str, float | None]
+    front: list[str]
+
+
+class CostPicture(TypedDict):
+    """The final metric of every cell over what it cost; the axes by their keys, each in words."""
+
+    unit: str
+    axes: dict[str, str]
+    points: list[CostPoint]
+
+
 class PageData(TypedDict):
     """Everything that the page's scripts show; see the functions that make the parts."""
 
@@ -75,6 +96,7 @@ class PageData(TypedDict):
     term: str
     lengths: list[LengthFamily]
     curves: list[CurveFamily]
+    pareto: list[CostPicture]
     metrics: list[str]
     shared: dict[str, object]
     runs: list[RunEntry]
@@ -98,6 +120,7 @@ def page_data(comparison: Comparison, root: str | None = None) -> PageData:
         "term": study.unit,
         "lengths": length_data(comparison),
         "curves": curve_data(comparison),
+        "pareto": pareto_data(comparison),
         "metrics": study.metrics,
         "shared": shared,
         "runs": runs,
@@ -125,12 +148,28 @@ def length_data(comparison: Comparison) -> list[LengthFamily]:
     return families
 
 
+def pareto_data(comparison: Comparison) -> list[CostPicture]:
+    """One picture, or none where there is nothing to compare."""
+    found = pareto(comparison)
+    if found is None:
+        return []
+    fronts = {axis: found.front(axis) for axis in found.axes}
+    points: list[CostPoint] = []
+    for point in found.points:
+        y, low, high = rounded([point.interval.mean, point.interval.low, point.interval.high])
+        cost = dict(zip(point.cost, rounded(list(point.cost.values())), strict=True))
+        front = [axis for axis, on in fronts.items() if point in on]
+        points.append({"cell": point.label, "y": y, "low": low, "high": high, "cost": cost, "front": front})
+    axes = {axis: AXES_OF_COST[axis] for axis in found.axes}
+    return [{"unit": unit(found.metric, comparison.study), "axes": axes, "points": points}]
+
+
 def curve_data(comparison: Comparison) -> list[CurveFamily]:
     """One entry a metric that was logged along training, the one that is compared first."""
     curves = comparison.study.curves
     entries: list[CurveFamily] = []
     points = points_of_each(comparison)
-    first = f"val/{parts_of(comparison.metric.name)[1].removeprefix('sliding_')}" if comparison.metric else ""
+    first = curve_of(comparison.metric.name) if comparison.metric else ""
     for name in sorted(_logged(curves), key=lambda name: _interest(name, first)):
         values = curves.select("cell", "seed", *AXES, value=pl.col(name)).drop_nulls("value")
         frame = values.filter(pl.col("value").is_finite())

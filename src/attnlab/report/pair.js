@@ -6,7 +6,7 @@
 
   const everything = (data, run) => ({
     ...runs.described(data, run),
-    ...Object.fromEntries(data.metrics.map((name, i) => [`figures/${name}`, run.values?.[i]]).filter(([, value]) => value !== null && value !== undefined)),
+    ...Object.fromEntries(data.metrics.map((name, i) => [`figures/${name}`, runs.valueOf(data, run, i)]).filter(([, value]) => value !== null && value !== undefined)),
   });
 
   function difference(data, first, second) {

@@ -35,8 +35,8 @@ FACTS += ["compile", "parameters", "flops_per_token", "training", "data"]
 
 class RunEntry(TypedDict):
     """A run. Its settings and facts ("settings/optimizer.lr", "facts/git.commit") are those that are shared with `own`
-    put over them and `lacks` taken out. `values` stand in the order of the study's metrics; `href` leads to its
-    directory."""
+    put over them and `lacks` taken out. `values` stand in the order of the study's metrics; `censored` are
+    the costs of which it is known alone that they are "> 800", say; `href` leads to its directory."""
 
     cell: str
     seed: int
@@ -44,6 +44,7 @@ class RunEntry(TypedDict):
     path: str
     href: NotRequired[str]
     values: NotRequired[list[float | None]]
+    censored: NotRequired[dict[str, str]]
     own: NotRequired[dict[str, object]]
     lacks: NotRequired[list[str]]
     command: NotRequired[str]
@@ -99,6 +100,8 @@ def run_entries(comparison: Comparison, root: str | None = None) -> tuple[dict[s
         if run.final:
             found = (run.final.get(name) for name in study.metrics)
             entry["values"] = [None if value is None else float(f"{value:.6g}") for value in found]
+        if censored := {name: str(cost) for name, cost in run.costs.items() if not cost.is_exact}:
+            entry["censored"] = censored
         if own := {k: v for k, v in facts.items() if k not in shared or (type(v), v) != (type(shared[k]), shared[k])}:
             entry["own"] = own
         if lacks := [key for key in shared if key not in facts] if facts else []:

@@ -3,7 +3,10 @@
 attnlab.runs = (() => {
   const { make } = attnlab;
   const nameOf = (run) => `${run.cell} \u00b7 seed ${run.seed}`;
-  const figure = (value) => (value === null || value === undefined ? "-" : String(Number(value.toPrecision(5))).replace("-", "\u2212"));
+  const figure = (value) => (value === null || value === undefined ? "-" : typeof value === "string" ? value : String(Number(value.toPrecision(5))).replace("-", "\u2212"));
+
+  // A final metric of a run by its place; in words where the cost to a target is known to one side alone.
+  const valueOf = (data, run, i) => run.censored?.[data.metrics[i]] ?? run.values?.[i];
 
   // Settings and facts: what is shared, with the run's own put over it.
   function described(data, run) {
@@ -16,7 +19,7 @@ attnlab.runs = (() => {
   const place = (run) => (run.href ? make("a", { href: run.href }, run.path) : make("code", {}, run.path));
 
   function figures(data, run) {
-    const rows = data.metrics.map((name, i) => [name, run.values?.[i]]).filter(([, value]) => value !== null && value !== undefined);
+    const rows = data.metrics.map((name, i) => [name, valueOf(data, run, i)]).filter(([, value]) => value !== null && value !== undefined);
     if (!rows.length) return null;
     const lines = rows.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, figure(value))));
     return make("div", {}, make("h3", {}, "Final figures"), make("table", { class: "figures" }, make("tbody", {}, ...lines)));
@@ -32,7 +35,8 @@ attnlab.runs = (() => {
   function ofCell(data, label) {
     const index = data.metrics.indexOf(data.metric?.name);
     const folds = data.runs.filter((run) => run.cell === label).map((run) => {
-      const value = index >= 0 && run.values ? ` \u00b7 ${data.metrics[index]} ${figure(run.values[index])}` : "";
+      const found = index >= 0 ? valueOf(data, run, index) : undefined;
+      const value = found === undefined ? "" : ` \u00b7 ${data.metrics[index]} ${figure(found)}`;
       const fold = make("details", { "data-key": `run/${run.path}` }, make("summary", {}, `seed ${run.seed} \u00b7 ${run.state}${value}`), make("p", {}, place(run)));
       fold.open = attnlab.chosen(`open/run/${run.path}`, false);
       const fill = () => { if (fold.open && !fold.querySelector(".run")) { fold.querySelector("p").remove(); fold.append(body(data, run)); } };
@@ -43,5 +47,5 @@ attnlab.runs = (() => {
     return make("div", {}, ...(folds.length ? folds : ["No run is planned for this cell."]));
   }
 
-  return { nameOf, figure, described, body, ofCell, place };
+  return { nameOf, figure, valueOf, described, body, ofCell, place };
 })();

@@ -10,7 +10,8 @@ from typing import Any
 from attnlab.analysis import Comparison, to_markdown
 from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.headline import headline
-from attnlab.training.metrics import parts_of
+from attnlab.training.metrics import curve_of, parts_of
+from attnlab.training.targets import target_of
 
 LONGEST_TITLE = 128  # characters, of W&B's
 MOST_BARS = 6  # metrics of the test part beside the primary one
@@ -60,9 +61,12 @@ def _metrics(comparison: Comparison) -> tuple[list[str], list[str]]:
     measure = parts_of(primary)[1]
     final = dict.fromkeys(name for run in comparison.study.runs.values() for name in run.final)
     validated = [name for name in final if name.startswith("val/")]
-    curves = dict.fromkeys(name for name in (f"val/{measure}", "val/loss") if name in validated)
+    curves = dict.fromkeys(name for name in (curve_of(primary), "val/loss") if name in validated)
     alike = [name for name in final if name.startswith("test/") and parts_of(name)[1] == measure and name != primary]
-    return [*curves, "train/loss"], [*([primary] if primary in final else []), *alike[:MOST_BARS]]
+    return [*curves, "train/loss"], [
+        *([primary] if primary in final and not target_of(primary) else []),
+        *alike[:MOST_BARS],
+    ]
 
 
 def _first(values: Iterable[object]) -> str | None:

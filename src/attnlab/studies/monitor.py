@@ -18,7 +18,7 @@ from attnlab.config.identity import run_path
 from attnlab.studies.cluster import Job, states
 from attnlab.studies.plan import Key, Plan, runs_of
 from attnlab.studies.remaining import read_costs, seconds_left
-from attnlab.training.metrics import parts_of
+from attnlab.training.metrics import curve_of
 from attnlab.training.run_directory import ENDED, read_json
 
 SHOWN = {
@@ -85,7 +85,7 @@ class Snapshot:
 
     def _latest(self, key: Key) -> str:
         latest = self.status[key].get("latest", {})
-        wanted = f"val/{parts_of(self.plan.metric['name'])[1].removeprefix('sliding_')}"
+        wanted = curve_of(self.plan.metric["name"])
         best = next((n for n in (wanted, "val/loss", "train/loss") if isinstance(latest.get(n), int | float)), None)
         return f"({best} {latest[best]:.3f})" if best else ""
 

@@ -27,7 +27,7 @@ from attnlab.config.identity import (
     refuse_drift,
     twins,
 )
-from attnlab.config.seams import load
+from attnlab.config.seams import PACE, load
 from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
 from attnlab.studies.trunks import branches_of
@@ -35,6 +35,7 @@ from attnlab.training.looks import Looks, stages_of
 from attnlab.training.metrics import known_better
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
+from attnlab.training.targets import target_of
 
 MOST_CELLS = 1000
 MOST_NAMED = 6  # cells in a message
@@ -292,10 +293,17 @@ def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
 
     for where, metric, wanted in _metrics(plan):
         runs = [composed[cell.name] for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
+        if target := target_of(metric):
+            metric = target.metric
+            _refuse_unvalidated(where, metric, runs)
         tasks = [(load("task", run.get("task")), run) for run in runs]
         for task, run in tasks if where == "metric.name" else ():
             known = task.metrics(run.resolved) if issubclass(task, Task) else ()
-            better = known_better(metric, {one.name: one.record() for one in known}) or plan.metric["better"]
+            better = (
+                "lower"
+                if target
+                else known_better(metric, {one.name: one.record() for one in known}) or plan.metric["better"]
+            )
             if better != plan.metric["better"]:
                 given = f"task={run.names['task']} says so, got {plan.metric['better']}"
                 raise ValueError(f"metric.better must be {better}, for {given}; write better: {better}")
@@ -307,3 +315,15 @@ def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
             f"{where} must be one of what these runs report, got {metric}.{did_you_mean(metric, names)} They report "
             f"{', '.join(names)}"
         )
+
+
+def _refuse_unvalidated(where: str, metric: str, runs: Sequence[Composed]) -> None:
+    """Raises: ValueError where some run is not validated in training, so that nobody would see it reach a target."""
+    for run in runs:
+        every, steps = (run.get(f"trainer.{name}") or 0 for name in PACE)
+        if not 0 < every <= (steps or every):
+            raise ValueError(
+                f"{where} is the cost until {metric} reaches a value, which validations during training show, and "
+                f"there are none (trainer.val_check_interval={every}, trainer.max_steps={steps}); set "
+                "trainer.val_check_interval"
+            )

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from attnlab.training.targets import target_of
+
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric as SacreBLEUMetric
 
@@ -80,10 +82,18 @@ KNOWN = {metric.name: metric for metric in list(vars().values()) if isinstance(m
 
 
 def parts_of(metric: str) -> tuple[str, str, str]:
-    """("test", "bleu", "6-10") of test/bleu@6-10; what a name lacks is empty."""
+    """("test", "bleu", "6-10") of test/bleu@6-10; what a name lacks is empty. The cost to a target is all measure."""
+    if target_of(metric):
+        return "", metric, ""
     name, _, restriction = metric.partition("@")
     split, _, measure = name.rpartition("/")
     return split, measure, restriction
+
+
+def curve_of(metric: str) -> str:
+    """The validation curve that shows a final metric along training; of a cost, the one that reaches its target."""
+    target = target_of(metric)
+    return target.metric if target else f"val/{parts_of(metric)[1].removeprefix(SLIDING)}"
 
 
 def prefix_of(split: str) -> str:
@@ -98,6 +108,10 @@ def perplexity(loss: float) -> float:
 
 def known_metric(name: str, recorded: Mapping[str, object] | None = None) -> Metric | None:
     """What runs have recorded of a metric, given by its full name, else what attnlab knows of it, or None."""
+    if target := target_of(name):
+        reached = known_metric(target.metric, recorded)
+        words = target.words(reached.better if reached else "lower")
+        return Metric(name, "lower", words, reached is not None and reached.any_tokenizer and target.axis != "tokens")
     measure = parts_of(name)[1]
     for one in (measure, measure.removeprefix(SLIDING)):
         said = (recorded or {}).get(one)

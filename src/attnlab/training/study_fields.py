@@ -12,13 +12,15 @@ from typing import Any, TypedDict, TypeGuard
 from attnlab.training.looks import FEWEST_SEEDS, check_looks
 from attnlab.training.metrics import better_of, known_better
 from attnlab.training.run_directory import ENDED
+from attnlab.training.targets import FIELDS as TARGET_FIELDS
+from attnlab.training.targets import checked, target_in, target_of
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
     *("trunk", "on_end", "stop"),
 )
 STOP_FIELDS = ("when", "at_most", "step")
-METRIC_FIELDS = ("name", "better", "margin")
+METRIC_FIELDS = ("name", "better", "margin", *TARGET_FIELDS)
 AGAINST_FIELDS = ("cell", "metric")
 CELL_FIELDS = ("name", "overrides")
 BOUNDS = ("within", "below", "above", "between", "unavailable", "state")
@@ -138,10 +140,15 @@ def checked_command(raw: object) -> str:
 def checked_metric(raw: object) -> PrimaryMetric:
     """The primary metric. Raises: ValueError."""
     if not isinstance(raw, Mapping):
-        example = "as in {name: test/loss@1x, better: lower, margin: 0.02}"
+        example = (
+            "as in {name: test/loss@1x, better: lower, margin: 0.02}, or a cost, as in {steps_to: {val/loss: 2.0}}"
+        )
         raise _refused("metric", f"a table with a name and better: lower or higher, {example}", raw)
     metric = _table(raw, "metric", METRIC_FIELDS)
-    name, better, margin = _text("metric.name", metric.get("name")), metric.get("better"), metric.get("margin")
+    margin = metric.get("margin")
+    if target := target_in("metric", metric):
+        metric = {"name": str(target), "better": "lower", **metric}
+    name, better = _metric_name("metric.name", metric.get("name")), metric.get("better")
     if better not in ("lower", "higher"):
         raise _refused("metric.better", "lower or higher", better)
     known = known_better(name)
@@ -160,9 +167,9 @@ def check_claim(raw: object) -> None:
     ValueError."""
     claim = _table(raw, "a claim", CLAIM_FIELDS)
     _text("says", claim.get("says"))
-    for key in ("source", "metric"):
-        if key in claim:
-            _text(key, claim[key])
+    if "source" in claim:
+        _text("source", claim["source"])
+    own = _metric_name("metric", claim["metric"]) if "metric" in claim else None
     if "strength" in claim and claim["strength"] not in STRENGTHS:
         raise _refused("strength", " or ".join(STRENGTHS), claim["strength"])
     _check_cell("cell", claim)
@@ -175,10 +182,9 @@ def check_claim(raw: object) -> None:
         raise ValueError(f"{idle[0]} has no meaning beside {bounds[0]}; leave it out")
     if "against" in claim:
         other = _table(claim["against"], "against", AGAINST_FIELDS)
-        if "metric" in other:
-            _text("against.metric", other["metric"])
+        theirs = _metric_name("against.metric", other["metric"]) if "metric" in other else own
         _check_cell("against.cell", other)
-        if not other.get("cell") and other.get("metric", claim.get("metric")) == claim.get("metric"):
+        if not other.get("cell") and theirs == own:
             raise ValueError("against must name another cell or another metric, got what the claim itself is about")
 
 
@@ -189,7 +195,27 @@ def _claim(claim: object, at: int) -> dict[str, object]:
     except ValueError as error:
         name = f"claim {says!r}" if isinstance(says, str) and says.strip() else f"claims[{at}]"
         raise ValueError(f"{name}: {error}") from error
-    return _table(claim, "a claim", CLAIM_FIELDS)
+    return _with_names(_table(claim, "a claim", CLAIM_FIELDS))
+
+
+def _with_names(claim: dict[str, object]) -> dict[str, object]:
+    """A claim, or what it is held against, whose metrics are names."""
+    if "metric" in claim:
+        claim["metric"] = _metric_name("metric", claim["metric"])
+    against = claim.get("against")
+    return claim | {"against": _with_names(dict(against))} if isinstance(against, Mapping) else claim
+
+
+def _metric_name(where: str, given: object) -> str:
+    """The name of a metric, which is given by it or, of the cost to a target, as a table. Raises: ValueError."""
+    if isinstance(given, Mapping):
+        target = target_in(where, _table(given, where, TARGET_FIELDS))
+        if target is None:
+            raise _refused(where, "a name, or a table as in {steps_to: {val/loss: 2.0}}", given)
+        return str(target)
+    name = _text(where, given)
+    named = target_of(name)
+    return str(checked(named, where)) if named else name
 
 
 def _check_cell(where: str, holder: Mapping[str, object]) -> None:

@@ -52,7 +52,7 @@ def grid_figures(grid_comparison):
 
 def test_what_a_study_has_is_written_and_can_be_read(position, tmp_path):
     written = write_figures(position, tmp_path / "figures")
-    names = {"differences", "lengths", "lengths-test-sliding-loss", "curves"}
+    names = {"differences", "lengths", "lengths-test-sliding-loss", "curves", "pareto"}
     assert {path.name for path in written} == {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
     for path in written:
         if path.suffix == ".png":
@@ -199,7 +199,7 @@ def test_one_seed_has_dots_without_bars(tmp_path):
     (axes,) = figures["differences"].axes
     assert all("(one seed)" in text for text, _, _ in rows_of(axes))
     assert not [line for line in axes.lines if line.get_linewidth() == 2]
-    assert figures.keys() == {"differences", "lengths", "lengths-test-sliding-loss", "curves"}
+    assert figures.keys() == {"differences", "lengths", "lengths-test-sliding-loss", "curves", "pareto"}
 
 
 def test_a_study_without_runs_leaves_no_folder(tmp_path):
@@ -219,7 +219,7 @@ def test_more_lines_than_can_be_told_apart_are_left_out(position, monkeypatch):
     monkeypatch.setattr("attnlab.report.figures.study.MOST_PANELS", 5)
     monkeypatch.setattr("attnlab.report.figures.study.MOST_COLOURS", 5)
     with paper_style():
-        assert [name for name, _ in study_figures(position)] == ["differences"]
+        assert [name for name, _ in study_figures(position)] == ["differences", "pareto"]
 
 
 def test_a_full_disk_is_said(position, tmp_path):

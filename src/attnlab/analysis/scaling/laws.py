@@ -33,6 +33,7 @@ from attnlab.analysis.scaling.fit import (
     resample_cells,
 )
 from attnlab.analysis.scaling.runs import COUNTS, Trained, usable_runs
+from attnlab.training.targets import target_of
 
 RESAMPLES = 500
 HELD_OUT = 0.1  # share of the cells that are held out and predicted, those of most compute; at least one
@@ -135,8 +136,9 @@ def scaling_of(
 ) -> Scaling:
     """Fits the law to the finished runs of a study, in both counts of parameters.
 
-    `metric` is by default the study's; `computes` are training operations that advice is wanted for. Raises ValueError
-    where the runs cannot carry a law (see `usable_runs`) or an argument is out of range.
+    `metric` is by default the study's, of the cost to a target the one that has to reach it; `computes` are training
+    operations that advice is wanted for. Raises ValueError where the runs cannot carry a law (see `usable_runs`) or an
+    argument is out of range.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count!r}: accepted are {', '.join(COUNTS)}")
@@ -144,7 +146,8 @@ def scaling_of(
         raise ValueError(f"resamples={resamples}: an interval of 95% needs at least 100")
     if any(not (np.isfinite(compute) and compute > 0) for compute in computes):
         raise ValueError(f"compute={list(computes)}: accepted are numbers of operations above 0, as in 1e15")
-    metric = metric or (study.metric.name if study.metric else "val/loss")
+    own = study.metric.name if study.metric else "val/loss"
+    metric = metric or (target.metric if (target := target_of(own)) else own)
     runs, notes = usable_runs(study, metric)
     laws = {name: counted_law(runs, name, computes, resamples, seed) for name in COUNTS}
     chosen = laws[count]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from attnlab.analysis.reader import Run, Study
 from attnlab.analysis.scaling.fit import OPERATIONS
 from attnlab.training.study_fields import ENDS, is_finite
+from attnlab.training.targets import target_of
 
 MIN_SIZES, MIN_BUDGETS = 5, 3
 COUNTS = ("non_embedding", "total")
@@ -64,6 +65,8 @@ def usable_runs(study: Study, metric: str) -> Usable:
     """The runs of a study that a law of `metric` can be fitted to. Raises ValueError where the metric is no loss or no
     run has it, the data differ, or there are too few sizes or budgets.
     """
+    if target := target_of(metric):
+        raise ValueError(f"{metric}: a law is one of losses, and this is a cost; --metric takes {target.metric}")
     if study.better(metric) == "higher":
         raise ValueError(
             f"{metric}: of it more is better, and a law is one of losses; --metric takes another, as val/loss"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,9 @@ def differences(comparison: Comparison) -> Forest | None:
         if found is None:
             continue
         if not found.contrast.is_mean:
-            notes = [found.contrast.counts, f"p {wording.p_text(found.p_adjusted)} (Fisher)"]
-            rows.append(_row(cell.label, found, found.verdict, {}, *notes))
+            test, dots = ("sign test", _by_seed(found)) if comparison.target else ("Fisher", {})
+            notes = [found.contrast.counts, f"p {wording.p_text(found.p_adjusted)} ({test})"]
+            rows.append(_row(cell.label, found, found.verdict, dots, *notes))
             continue
         notes = [f"{wording.wins_text(found)} seeds"]
         if found.contrast.missing and not found.contrast.is_open:
@@ -158,13 +160,18 @@ def _forest(comparison: Comparison, rows: Sequence[ForestRow], what: str, name: 
 
 def limits_of(rows: Sequence[ForestRow], margin: float) -> tuple[float, float]:
     """Zero, the margin and every value lie between; an interval far wider than its values runs off the edge."""
-    values = [0.0, -margin, margin, *(value for row in rows for value in (*row.values.values(), row.interval.mean))]
-    low, high = min(values), max(values)
+    shown = [value for row in rows for value in (*row.values.values(), row.interval.position) if math.isfinite(value)]
+    low, high = min(0.0, -margin, *shown), max(0.0, margin, *shown)
     room = (high - low) or 1.0
-    ends = [end for row in rows if row.interval.is_bounded for end in (row.interval.low, row.interval.high)]
+    ends = [end for row in rows if _has_bar(row.interval) for end in (row.interval.low, row.interval.high)]
     low = min([low, *(max(end, low - 0.5 * room) for end in ends)])
     high = max([high, *(min(end, high + 0.5 * room) for end in ends)])
     return low - 0.04 * room, high + 0.04 * room
+
+
+def _has_bar(interval: Interval) -> bool:
+    """Whether an interval has an end: where it has one alone, its bar runs off the picture."""
+    return math.isfinite(interval.low) or math.isfinite(interval.high)
 
 
 def _words(row: ForestRow, decimals: int) -> list[str]:
@@ -175,7 +182,7 @@ def _words(row: ForestRow, decimals: int) -> list[str]:
 
 def _draw_row(axes: Axes, place: int, row: ForestRow, limits: tuple[float, float], decimals: int) -> None:
     tone, (figures, verdict) = colour(row.verdict), _words(row, decimals)
-    if row.interval.is_bounded:
+    if _has_bar(row.interval):
         low, high = max(row.interval.low, limits[0]), min(row.interval.high, limits[1])
         axes.plot([low, high], [place, place], color=tone, linewidth=2, alpha=0.6, zorder=2)
         for end, drawn, sign in ((row.interval.low, low, "<"), (row.interval.high, high, ">")):
@@ -185,7 +192,10 @@ def _draw_row(axes: Axes, place: int, row: ForestRow, limits: tuple[float, float
     for name, value in row.values.items():
         said = f"{SAYS}{name}: {typographic(wording.number(value, decimals, sign=True))}"
         axes.plot([value], [place + 0.27], color=colour("soft"), markersize=2.4, alpha=0.8, gid=said, **dots)
-    axes.plot([row.interval.mean], [place], color=tone, markersize=4.5, zorder=4, **dots)
+    if math.isfinite(row.interval.position):
+        is_open = math.isnan(row.interval.mean)  # known to one side alone
+        look = {"markerfacecolor": colour("surface"), "markeredgewidth": 1.2} if is_open else {}
+        axes.plot([row.interval.position], [place], color=tone, markersize=4.5, zorder=4, **{**dots, **look})
     beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 7}
     text = axes.text(1.02, place - 0.05, figures, va="bottom", **beside)
     sign = MOODS.get(row.verdict, ("", ""))[1]
@@ -236,6 +246,7 @@ class Grid:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         what = "runs of which it is 1" if self.comparison.is_proportion else "mean and half-width of its 95% interval"
+        what = "median with its 95% interval" if self.comparison.target else what
         said = f"{self.metric}: {what}; more colour is worse"
         axes.set_xlabel(broken(said, int((width - _side_of(rows)) / LETTER), 5))
         return figure
@@ -269,7 +280,7 @@ class Grid:
         is_behind = cell is not None and cell in self.behind
         look: dict[str, Any] = {"facecolor": colour("surface"), "edgecolor": colour("line"), "linewidth": 0.6}
         if cell is not None and cell.interval:
-            look["facecolor"] = heat(self._share(cell.interval.mean))
+            look["facecolor"] = heat(self._share(cell.interval.position))
             look |= {"edgecolor": colour("text"), "linewidth": 1.2} if is_behind else {}
         else:
             look["linestyle"] = (0, (3, 2))
@@ -279,11 +290,14 @@ class Grid:
         axes.text(x + 0.5, y + 0.5, self._text(cell), ha="center", va="center", fontsize=6.5, color=shade)
 
     def _share(self, mean: float) -> float:
-        """How far from the best mean (0) to the worst (1)."""
-        means = [cell.interval.mean for row in self.found for cell in row if cell and cell.interval]
+        """How far from the best mean (0) to the worst (1); what is nowhere is there, too."""
+        means = [cell.interval.position for row in self.found for cell in row if cell and cell.interval]
+        means = [position for position in means if math.isfinite(position)] or [mean]
         best, worst = min(means), max(means)
         if self.comparison.metric and self.comparison.metric.better == "higher":
             best, worst = worst, best
+        if math.isinf(mean):
+            return 1.0
         return 0.0 if best == worst else (mean - best) / (worst - best)
 
     def _text(self, cell: CellSummary | None) -> str:

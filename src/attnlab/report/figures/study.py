@@ -17,6 +17,7 @@ from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
 from attnlab.report.figures import forest, style
 from attnlab.report.figures.interactions import interactions_figure
+from attnlab.report.figures.pareto import pareto_figure
 from attnlab.report.figures.style import (
     COLUMN,
     LINE,
@@ -54,8 +55,8 @@ BEHIND: dict[str, Any] = {"color": colour("line"), "linewidth": 0.8, "zorder": 1
 
 
 def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Writes what the study has of differences, effects, interactions, lengths, curves and curves-by-factor, and grid;
-    returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
+    """Writes what the study has of differences, effects, interactions, lengths, curves and curves-by-factor, pareto and
+    grid; returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
     return style.write_figures(study_figures(comparison), Path(folder), ("pdf", "png"))
 
 
@@ -74,8 +75,9 @@ def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     by_factor = factor_curves(curves[0], comparison) if curves else None
     if by_factor is not None:
         yield "curves-by-factor", by_factor
-    if figure := KINDS["grid"].figure(comparison, None):
-        yield "grid", figure
+    for name in ("pareto", "grid"):
+        if figure := KINDS[name].figure(comparison, None):
+            yield name, figure
 
 
 class Kind(NamedTuple):
@@ -112,6 +114,10 @@ def _grid(comparison: Comparison, _: str | None) -> Figure | None:
     return grid.figure() if grid else None
 
 
+def _pareto(comparison: Comparison, _: str | None) -> Figure | None:
+    return pareto_figure(comparison)
+
+
 def _lengths(comparison: Comparison, metric: str | None) -> Figure | None:
     families = {family["name"]: family for family in length_data(comparison)}
     found = _chosen(families, metric and metric.partition("@")[0])
@@ -142,6 +148,7 @@ KINDS = {
         _lengths, f"it takes a metric at multiples of the training length, and at most {MOST_PANELS} cells"
     ),
     "curves": Kind(_curves, f"it takes a metric that was logged, and {MOST_PANELS} cells or two factors that vary"),
+    "pareto": Kind(_pareto, "it takes two cells with values whose runs do not all cost the same"),
     "grid": Kind(_grid, "it takes two to four factors that vary, and values"),
 }
 
