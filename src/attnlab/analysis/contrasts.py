@@ -77,7 +77,8 @@ class Contrast:
         return self.is_partial or self.waits or self.pending > 0
 
     @property
-    def _earlier(self) -> Contrast | None:
+    def earlier(self) -> Contrast | None:
+        """What it was at the look before, where that still counts."""
         return None if self.before is None or self.before.beyond_chance else self.before
 
     def interval(self, level: float) -> Interval:
@@ -86,13 +87,13 @@ class Contrast:
         own = self._interval(level)
         if self.is_open:
             own = replace(own, low=-math.inf, high=math.inf, unbounded=self.reason or "partial")
-        return over_looks(self._earlier.interval(1 - (1 - level) * self.ratio), own) if self._earlier else own
+        return over_looks(self.earlier.interval(1 - (1 - level) * self.ratio), own) if self.earlier else own
 
     @property
     def p(self) -> float:
         """Of the test behind the interval, or of a look before, as at this one; nan where nothing may be said."""
         own = math.nan if self.is_open else self._p
-        return float(np.fmin(own, self._earlier.p / self.ratio)) if self._earlier else own
+        return float(np.fmin(own, self.earlier.p / self.ratio)) if self.earlier else own
 
     def _interval(self, level: float) -> Interval:
         values = list(self.values.values())

@@ -271,8 +271,18 @@ def judge(
 
 def _judged(contrast: Contrast, metric: Metric, share: float, size: int, spent: float) -> Judged:
     interval = contrast.interval(1 - share)
-    verdict = "undecided" if contrast.beyond_chance else verdict_of(interval, metric)
+    verdict = _word(contrast, metric, share)
     return Judged(contrast, metric, interval, contrast.p, verdict, size, share, spent)
+
+
+def _word(contrast: Contrast, metric: Metric, share: float) -> str:
+    """The word of the first look that had one, while no later one contradicts it: better stays so where later seeds
+    show that it is within the margin."""
+    interval = contrast.interval(1 - share)
+    if contrast.beyond_chance or not interval.is_bounded:
+        return "undecided"
+    before = _word(contrast.earlier, metric, share * contrast.ratio) if contrast.earlier else "undecided"
+    return verdict_of(interval, metric) if before == "undecided" else before
 
 
 def verdict_of(interval: Interval, metric: Metric) -> str:
