@@ -47,6 +47,12 @@ class Problem(Part, ABC):
     def draw(self, random: Random, length: int, split: str) -> Row:
         """A row of this length. Raises ValueError for a length that there is not."""
 
+    def all_rows(self, split: str) -> Sequence[Row] | None:
+        """Every row of a split, in an order without a meaning, where they are so few that a training sees them again
+        and again; None: rows are drawn without end.
+        """
+        return None
+
     def longest(self, length: int) -> int:
         """The most tokens that a row of this length has."""
         return max(len(self.draw(np.random.default_rng(i), length, "train").tokens_T) for i in range(16))
@@ -246,8 +252,14 @@ class ModularAddition(Problem):
         halves = np.array_split(order[cut:], 2)
         return {"train": order[:cut], "validation": halves[0], "test": halves[1]}
 
+    def all_rows(self, split: str) -> Sequence[Row]:
+        return [self._row(int(pair)) for pair in self._pairs[split]]
+
     def draw(self, random: Random, length: int, split: str) -> Row:
-        a, b = divmod(int(random.choice(self._pairs[split])), self.modulus)
+        return self._row(int(random.choice(self._pairs[split])))
+
+    def _row(self, pair: int) -> Row:
+        a, b = divmod(pair, self.modulus)
         return row_of([a, b, self.modulus], [(a + b) % self.modulus])
 
 
