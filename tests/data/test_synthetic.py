@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from attnlab.data import Copy, DataError, Induction, ModularAddition, Parity, SyntheticData
-from attnlab.data.problems import prompt_of
-from attnlab.data.synthetic import FIRST, PAD, START
+from attnlab.data.synthetic import FIRST, PAD, START, prompt_of
 
 
 def test_a_batch_is_the_rows_one_token_apart_and_the_question_before_its_answers():

@@ -6,6 +6,7 @@ Shapes: B rows of a batch, T tokens of a row, S tokens of a question.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ from attnlab.data.ahead import BatchesAhead
 from attnlab.data.cache import DataError
 from attnlab.data.module import DataModule, padded
 from attnlab.data.order import ENDLESS, Batch, EvaluationLoader, ShuffledOrder, TrainingLoader
-from attnlab.data.problems import Problem, Row, prompt_of, rows
+from attnlab.data.problems import Problem, Row
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, Seed, check_ranges, must_be
 
@@ -205,3 +206,26 @@ class SyntheticData(DataModule):
                 "is_target": padded([np.ones(len(target_T)) for target_T in targets], 0).astype(bool),
             }
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+def rows(problem: Problem, seed: int, split: str, numbers: Iterable[int], lengths: Sequence[int]) -> list[Row]:
+    """The rows of these numbers: each has a length drawn from `lengths`, and is the same whenever it is drawn."""
+    stream = ("train", "validation", "test").index(split)
+    found = []
+    for number in numbers:
+        random = np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, int(number)]))
+        length = lengths[int(random.integers(len(lengths)))] if len(lengths) > 1 else lengths[0]
+        found.append(problem.draw(random, length, split))
+    return found
+
+
+def prompt_of(row: Row) -> bytes:
+    """What a row asks, by which two rows are the same: its tokens before the first answer."""
+    first = int(row.is_answer_T.argmax())
+    return row.tokens_T[:first].tobytes()
+
+
+def most_frequent(found: Sequence[Row]) -> list[int]:
+    """The answer that is given most often in each place among a row's answers."""
+    places = itertools.zip_longest(*(row.tokens_T[row.is_answer_T].tolist() for row in found))
+    return [int(np.bincount([token for token in place if token is not None]).argmax()) for place in places]
