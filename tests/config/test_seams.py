@@ -109,7 +109,11 @@ def test_a_class_of_no_seam_is_told_its_base_and_hooks(default, path):
         ("position", "own_parts", "position._target_ must be a class or a function, got 'own_parts'"),
         ("position", None, "position._target_ must be the path of a class, as in attnlab.layers.Rotary, got null"),
         ("norm", "attnlab.training.adamw", "norm must be derived from attnlab.layers.Norm"),
-        ("norm", "attnlab.training.EMA", "; accepted: norm=dynamic_tanh, norm=layer_norm, norm=rms_norm, or one"),
+        (
+            "norm",
+            "attnlab.training.EMA",
+            "; accepted: norm=dynamic_tanh, norm=layer_norm, norm=none, norm=rms_norm, or one",
+        ),
     ],
 )
 def test_what_a_part_lacks_is_named(default, path, target, words):

@@ -23,7 +23,8 @@ from attnlab.data import (
     SelectiveCopy,
     Sort,
 )
-from attnlab.data.problems import PROBLEMS, most_frequent, prompt_of, rows
+from attnlab.data.problems import PROBLEMS
+from attnlab.data.synthetic import most_frequent, prompt_of, rows
 
 
 def recalled(words):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from attnlab.data import Copy, DataError, Induction, ModularAddition, Parity, SyntheticData
-from attnlab.data.problems import prompt_of
-from attnlab.data.synthetic import FIRST, PAD, START
+from attnlab.data.synthetic import FIRST, PAD, START, prompt_of
 
 
 def test_a_batch_is_the_rows_one_token_apart_and_the_question_before_its_answers():
@@ -75,6 +74,18 @@ def test_every_answer_is_evaluated_once_over_all_ranks():
 def test_lengths_that_make_no_sense_are_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         SyntheticData(Induction(), **fields)
+
+
+def test_an_epoch_of_a_problem_of_few_rows_has_each_pair_once_and_the_others_are_asked_once_each():
+    data = SyntheticData(ModularAddition(7), length=1, batch_size=8, test_rows=99, validation_rows=99)
+    assert (data.train_tokens, data.steps_in(2), data.facts()["rows_asked"]) == (24, 6, {"validation": 13, "test": 12})
+    loader = data.train_dataloader()
+    epochs = [torch.cat([next(loader)["tokens"] for _ in range(3)])[:, :2] - FIRST for _ in range(2)]
+    first, second = ([tuple(pair) for pair in epoch.tolist()] for epoch in epochs)
+    assert first != second
+    assert sorted(first) == sorted(second)
+    asked = [tuple(row.tokens_T[:2].tolist()) for split in ("validation", "test") for row in data.rows_of(split, 1)]
+    assert sorted(first + asked) == [(a, b) for a in range(7) for b in range(7)]
 
 
 def test_rows_that_are_all_new_have_no_epochs():

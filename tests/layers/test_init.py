@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch import nn
 
 from attnlab.layers import (
@@ -14,6 +15,7 @@ from attnlab.layers import (
     Learned,
     Normal002,
     PreNorm,
+    PyTorchInit,
     RelativeBias,
     Rotary,
     Small,
@@ -44,10 +46,11 @@ def table(init):
         GPT2Init: (0.02, 0.02, 0.02 / math.sqrt(2 * N), 0.02, 0.02 / math.sqrt(2 * N)),
         Small: (small,) * 5,
         FanIn: (D**-0.5, D**-0.5, F**-0.5, 0.1, D**-0.5),
+        PyTorchInit: ((3 * D) ** -0.5, (3 * D) ** -0.5, (3 * F) ** -0.5, 1.0, (3 * D) ** -0.5),
     }[init]
 
 
-@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small, FanIn])
+@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small, FanIn, PyTorchInit])
 def test_built_weights_have_the_published_deviations(init):
     model = build(init, position=Learned)
     square, up, down, embedding, output = table(init)
@@ -69,7 +72,7 @@ def test_xavier_is_uniform():
     assert 0.99 * bound < weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small, FanIn])
+@pytest.mark.parametrize("init", [Xavier, Normal002, GPT2Init, Small, FanIn, PyTorchInit])
 def test_deepnorm_gain_scales_what_the_paper_names(init):
     plain, deep = build(init, feed_forward=SwiGLU), build(init, feed_forward=SwiGLU, residual=DeepNorm)
     beta = (8 * N) ** -0.25
@@ -146,6 +149,15 @@ def test_every_gate_of_a_recurrent_layer_is_a_matrix_of_its_own(kind, gates):
             forget = 1.0 if gates == 4 and "_ih" in name else 0.0
             starts = [0.0, forget, 0.0, 0.0][:gates]
             assert torch.equal(bias, torch.tensor(starts).repeat_interleave(128))
+
+
+def test_torchs_weights_are_distributed_as_its_layers_draw_them():
+    torch.manual_seed(0)
+    own = nn.ModuleList([nn.Embedding(200, D), nn.Linear(D, F, bias=False)])
+    drawn = nn.ModuleList([nn.Embedding(200, D), nn.Linear(D, F, bias=False)])
+    PyTorchInit()(drawn, seed=1)
+    for here, there in zip(drawn, own, strict=True):
+        assert ks_2samp(here.weight.detach().flatten(), there.weight.detach().flatten()).pvalue > 0.001
 
 
 def test_what_a_gate_halves_starts_twice_as_large_by_the_fan_in():

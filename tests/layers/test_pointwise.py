@@ -19,6 +19,7 @@ from attnlab.layers import (
     Dropout,
     DynamicTanh,
     LayerNorm,
+    NoNorm,
     ReGLU,
     ReLU,
     RMSNorm,
@@ -100,6 +101,10 @@ def test_dynamic_tanh_is_the_published_formula():
     assert DynamicTanh(8, alpha=0.3).alpha.item() == torch.tensor(0.3)
     norm = random_norm(DynamicTanh(8))
     torch.testing.assert_close(norm(X_BTD), norm.weight * torch.tanh(norm.alpha * X_BTD) + norm.bias)
+
+
+def test_without_a_norm_the_states_stay():
+    assert NoNorm()(X_BTD) is X_BTD
 
 
 def test_a_layer_norm_without_bias_has_only_a_gain():

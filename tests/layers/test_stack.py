@@ -4,7 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from attnlab.layers import GELU, ALiBi, Learned, MultiHead, PostNorm, PreNorm, RelativeBias, ReLU, Rotary, Stack
+from attnlab.layers import (
+    GELU,
+    ALiBi,
+    Learned,
+    MultiHead,
+    NoFeedForward,
+    PostNorm,
+    PreNorm,
+    RelativeBias,
+    ReLU,
+    Rotary,
+    Stack,
+)
 
 SIZES = {"d_model": 16, "num_heads": 4}
 
@@ -104,3 +116,15 @@ def test_the_embedded_input_is_dropped_in_training():
 def test_no_layers_is_an_error_that_says_so():
     with pytest.raises(ValueError, match=r"num_layers must be at least 1, got 0"):
         Stack({**SIZES, "num_layers": 0}, causal=True)
+
+
+def test_layers_of_attention_alone_are_those_whose_feed_forward_writes_nothing():
+    torch.manual_seed(0)
+    fields = {**SIZES, "num_layers": 2}
+    whole, alone = Stack(fields, causal=True), Stack({**fields, "feed_forward": NoFeedForward}, causal=True)
+    for layer in whole.layers:
+        nn.init.zeros_(layer.feed_forward.down.weight)
+    missing = alone.load_state_dict(whole.state_dict(), strict=False)
+    assert (missing.missing_keys, len(missing.unexpected_keys)) == ([], 2 * (2 + 2))  # the matrices and the norm
+    x_BTD = torch.randn(2, 5, 16)
+    torch.testing.assert_close(alone(x_BTD), whole(x_BTD))

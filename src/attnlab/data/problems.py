@@ -6,9 +6,8 @@ A row is a function of seed, split and number, so that nothing is stored.
 # ruff: noqa: N815 - shape suffixes on fields, too
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -46,6 +45,12 @@ class Problem(Part, ABC):
     @abstractmethod
     def draw(self, random: Random, length: int, split: str) -> Row:
         """A row of this length. Raises ValueError for a length that there is not."""
+
+    def all_rows(self, split: str) -> Sequence[Row] | None:
+        """Every row of a split, in an order without a meaning, where they are so few that a training sees them again
+        and again; None: rows are drawn without end.
+        """
+        return None
 
     def longest(self, length: int) -> int:
         """The most tokens that a row of this length has."""
@@ -246,8 +251,14 @@ class ModularAddition(Problem):
         halves = np.array_split(order[cut:], 2)
         return {"train": order[:cut], "validation": halves[0], "test": halves[1]}
 
+    def all_rows(self, split: str) -> Sequence[Row]:
+        return [self._row(int(pair)) for pair in self._pairs[split]]
+
     def draw(self, random: Random, length: int, split: str) -> Row:
-        a, b = divmod(int(random.choice(self._pairs[split])), self.modulus)
+        return self._row(int(random.choice(self._pairs[split])))
+
+    def _row(self, pair: int) -> Row:
+        a, b = divmod(pair, self.modulus)
         return row_of([a, b, self.modulus], [(a + b) % self.modulus])
 
 
@@ -375,26 +386,3 @@ class Mano(Problem):
 PROBLEMS: tuple[type[Problem], ...] = (
     MQAR, Copy, Sort, SelectiveCopy, Induction, FlipFlop, Parity, ModularAddition, Addition, ListOps, Depo, Mano,
 )  # fmt: skip
-
-
-def rows(problem: Problem, seed: int, split: str, numbers: Iterable[int], lengths: Sequence[int]) -> list[Row]:
-    """The rows of these numbers: each has a length drawn from `lengths`, and is the same whenever it is drawn."""
-    stream = ("train", "validation", "test").index(split)
-    found = []
-    for number in numbers:
-        random = np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, int(number)]))
-        length = lengths[int(random.integers(len(lengths)))] if len(lengths) > 1 else lengths[0]
-        found.append(problem.draw(random, length, split))
-    return found
-
-
-def prompt_of(row: Row) -> bytes:
-    """What a row asks, by which two rows are the same: its tokens before the first answer."""
-    first = int(row.is_answer_T.argmax())
-    return row.tokens_T[:first].tobytes()
-
-
-def most_frequent(found: Sequence[Row]) -> list[int]:
-    """The answer that is given most often in each place among a row's answers."""
-    places = itertools.zip_longest(*(row.tokens_T[row.is_answer_T].tolist() for row in found))
-    return [int(np.bincount([token for token in place if token is not None]).argmax()) for place in places]

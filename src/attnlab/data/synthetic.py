@@ -1,4 +1,4 @@
-"""Synthetic problems as data: rows that are drawn as they are needed and never stored.
+"""Synthetic problems as data: rows that are drawn as they are needed and never stored, but where there are few in all.
 
 Shapes: B rows of a batch, T tokens of a row, S tokens of a question.
 """
@@ -6,6 +6,7 @@ Shapes: B rows of a batch, T tokens of a row, S tokens of a question.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ from attnlab.data.ahead import BatchesAhead
 from attnlab.data.cache import DataError
 from attnlab.data.module import DataModule, padded
 from attnlab.data.order import ENDLESS, Batch, EvaluationLoader, ShuffledOrder, TrainingLoader
-from attnlab.data.problems import Problem, Row, prompt_of, rows
+from attnlab.data.problems import Problem, Row
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveInt, Seed, check_ranges, must_be
 
@@ -38,11 +39,12 @@ class FreshRows(ShuffledOrder):
 
 @check_ranges
 class SyntheticData(DataModule):
-    """Rows of a problem, another one at each step.
+    """Rows of a problem, another one at each step; of one whose rows are few (`Problem.all_rows`) each once an epoch.
 
     length: of training rows, as the problem counts it. shortest: each row's length is drawn from there to `length`;
-    None: all have that length. validation_rows, test_rows: how many are asked at each length. seed: draws the training
-    rows; those that are asked are the same for every seed. Raises ValueError for a length that the problem has not.
+    None: all have that length. validation_rows, test_rows: how many are asked at each length, or all that there are.
+    seed: draws the training rows, or their order; those that are asked are the same for every seed. Raises ValueError
+    for a length that the problem has not.
     """
 
     frame = None
@@ -72,6 +74,11 @@ class SyntheticData(DataModule):
         for each in {self.shortest, length}:
             problem.draw(np.random.default_rng(0), each, "train")
 
+    @cached_property
+    def finite(self) -> Sequence[Row] | None:
+        """All training rows, where they are few."""
+        return self.problem.all_rows("train")
+
     @classmethod
     def longest_row(cls, choices: Choices) -> tuple[int, str]:
         return 0, "data.length"
@@ -85,22 +92,25 @@ class SyntheticData(DataModule):
 
     @cached_property
     def tokens_per_batch(self) -> int:
-        answers = [int(row.is_answer_T.sum()) for row in self.training_rows(range(256))]
+        some = self.training_rows(range(256)) if self.finite is None else self.finite
+        answers = [int(row.is_answer_T.sum()) for row in some]
         return max(1, round(self.batch_size * sum(answers) / len(answers)))
 
     @property
     def train_tokens(self) -> int:
-        """Without end: no row comes twice."""
-        return ENDLESS
+        """Without end, where no row comes twice."""
+        return ENDLESS if self.finite is None else sum(int(row.is_answer_T.sum()) for row in self.finite)
 
     def steps_in(self, epochs: int, accumulated: int = 1, ranks: int = 1) -> int:
-        raise DataError(f"trainer.max_epochs: rows of {self.name} are new at each step; set trainer.max_steps")
+        if self.finite is None:
+            raise DataError(f"trainer.max_epochs: rows of {self.name} are new at each step; set trainer.max_steps")
+        return super().steps_in(epochs, accumulated, ranks)
 
     def facts(self) -> dict[str, object]:
         return {
             "fingerprint": self.fingerprint,
             "vocabulary_size": FIRST + len(self.problem.symbols),
-            "rows_asked": dict(self.num_rows),
+            "rows_asked": {split: len(self.rows_of(split, self.length)) for split in self.num_rows},
         }
 
     @property
@@ -113,21 +123,30 @@ class SyntheticData(DataModule):
     def describe(self) -> str:
         lengths = str(self.length) if self.shortest == self.length else f"{self.shortest} to {self.length}"
         example = self.problem.write(self.training_rows([0])[0].tokens_T)
-        return f"{self.name}: new rows of length {lengths} at each step, as {example[:200]}"
+        said = f"new rows of length {lengths} at each step"
+        if self.finite is not None:
+            said = f"{len(self.finite):,} rows, each once an epoch"
+        return f"{self.name}: {said}, as {example[:200]}"
 
     def training_rows(self, numbers: Iterable[int]) -> list[Row]:
         """The training rows of these numbers."""
+        if self.finite is not None:
+            return [self.finite[number] for number in numbers]
         return rows(self.problem, self.seed, "train", numbers, range(self.shortest, self.length + 1))
 
     def rows_of(self, split: str, length: int, problem: Problem | None = None, count: int | None = None) -> list[Row]:
-        """The rows that are asked of a split at a length, of a problem of another difficulty where one is given."""
-        return rows(problem or self.problem, 0, split, range(count or self.num_rows[split]), [length])
+        """The rows that are asked of a split at a length, of a problem of another difficulty where one is given; all
+        where there are not as many.
+        """
+        problem, count = problem or self.problem, count or self.num_rows[split]
+        known = problem.all_rows(split)
+        return rows(problem, 0, split, range(count), [length]) if known is None else list(known[:count])
 
     def overlap(self, asked: Sequence[Row], answers: int) -> float:
         """The share of questions that were among the training rows, of which so many answers were trained on."""
         questions = [prompt_of(row) for row in asked]
         wanted, found = {*questions}, set[bytes]()
-        for number in range(MOST_COMPARED):
+        for number in range(MOST_COMPARED if self.finite is None else len(self.finite)):
             if answers <= 0:
                 break
             (row,) = self.training_rows([number])
@@ -140,7 +159,12 @@ class SyntheticData(DataModule):
         return
 
     def train_dataloader(self) -> TrainingLoader | BatchesAhead:
-        order = FreshRows(self.batch_size, self.seed, *self.rank_and_world_size())
+        ranks = self.rank_and_world_size()
+        order = (
+            FreshRows(self.batch_size, self.seed, *ranks)
+            if self.finite is None
+            else ShuffledOrder(len(self.finite), self.batch_size, self.seed, *ranks, "rows")
+        )
         return self.in_order(order, lambda numbers_B, _: self.collate(self.training_rows(numbers_B)))
 
     def val_dataloader(self) -> EvaluationLoader:
@@ -182,3 +206,26 @@ class SyntheticData(DataModule):
                 "is_target": padded([np.ones(len(target_T)) for target_T in targets], 0).astype(bool),
             }
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+def rows(problem: Problem, seed: int, split: str, numbers: Iterable[int], lengths: Sequence[int]) -> list[Row]:
+    """The rows of these numbers: each has a length drawn from `lengths`, and is the same whenever it is drawn."""
+    stream = ("train", "validation", "test").index(split)
+    found = []
+    for number in numbers:
+        random = np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, int(number)]))
+        length = lengths[int(random.integers(len(lengths)))] if len(lengths) > 1 else lengths[0]
+        found.append(problem.draw(random, length, split))
+    return found
+
+
+def prompt_of(row: Row) -> bytes:
+    """What a row asks, by which two rows are the same: its tokens before the first answer."""
+    first = int(row.is_answer_T.argmax())
+    return row.tokens_T[:first].tobytes()
+
+
+def most_frequent(found: Sequence[Row]) -> list[int]:
+    """The answer that is given most often in each place among a row's answers."""
+    places = itertools.zip_longest(*(row.tokens_T[row.is_answer_T].tolist() for row in found))
+    return [int(np.bincount([token for token in place if token is not None]).argmax()) for place in places]

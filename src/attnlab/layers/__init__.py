@@ -37,7 +37,7 @@ from attnlab.layers.cache import KeyValueCache, LayerCache
 from attnlab.layers.contextual_positions import CoPE
 from attnlab.layers.delta_net import DeltaNet, GatedDeltaNet
 from attnlab.layers.experts import MixtureOfExperts
-from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, Small, Xavier
+from attnlab.layers.init import FanIn, GPT2Init, Init, Normal002, PyTorchInit, Small, Xavier
 from attnlab.layers.latent_attention import LatentAttention
 from attnlab.layers.linear_attention import GatedLinear, LinearAttention, Retention, StateMixer
 from attnlab.layers.memory import Memory
@@ -52,6 +52,8 @@ from attnlab.layers.pointwise import (
     FeedForward,
     GatedFeedForward,
     LayerNorm,
+    NoFeedForward,
+    NoNorm,
     Norm,
     PositionWise,
     QuickGELU,
@@ -94,12 +96,12 @@ __all__ = [
     "Growth", "HeadGate", "HyperConnections", "InBlocks", "InRows", "Init", "KeyValueCache", "LatentAttention", "Layer",
     "LayerCache", "LayerFields", "LayerNorm", "LayerNormScaling", "LayerScale", "Learned", "Learned2D",
     "LinearAttention", "Mask", "Math", "Memory", "Mixer", "MixtureOfExperts", "MuP", "MultiDConvHead", "MultiHead",
-    "MultiQuery", "Norm", "Normal002", "NormalizedAttention", "NormalizedResidual", "NormalizedSwiGLU", "OutputNorm",
-    "PRotary", "Parallel", "Places", "PositionEncoding", "PositionWise", "PostNorm", "PreNorm", "ProjectionFields",
-    "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias", "Residual", "Retention", "Rotary",
-    "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation", "Sandwich", "SandwichPositions", "Scope",
-    "ScoreFields", "Scores", "SharedKeyValues", "ShortConvolution", "SiLU", "SigmoidAttention", "SinkLogit",
-    "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack", "StackFields", "StateMixer",
-    "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TalkingHeads", "TowerFields", "ValueResidual", "XPos",
-    "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
+    "MultiQuery", "NoFeedForward", "NoNorm", "Norm", "Normal002", "NormalizedAttention", "NormalizedResidual",
+    "NormalizedSwiGLU", "OutputNorm", "PRotary", "Parallel", "Places", "PositionEncoding", "PositionWise", "PostNorm",
+    "PreNorm", "ProjectionFields", "PyTorchInit", "QuickGELU", "RMSNorm", "ReGLU", "ReLU", "ReZero", "RelativeBias",
+    "Residual", "Retention", "Rotary", "RotaryLinear", "RotaryLlama3", "RotaryNTK", "RotaryYaRN", "Rotation",
+    "Sandwich", "SandwichPositions", "Scope", "ScoreFields", "Scores", "SharedKeyValues", "ShortConvolution", "SiLU",
+    "SigmoidAttention", "SinkLogit", "Sinusoidal", "Sinusoidal2D", "Small", "SoftmaxPlusOne", "SquaredReLU", "Stack",
+    "StackFields", "StateMixer", "StaticHyperConnections", "StochasticDepth", "SwiGLU", "TalkingHeads", "TowerFields",
+    "ValueResidual", "XPos", "Xavier", "build_mask", "build_scope", "choose_backend", "tower_fields",
 ]  # fmt: skip

@@ -46,7 +46,8 @@ class Init(Part):
     def std(self, weight: Weight) -> float:
         """The standard deviation of a weight, before the residual's gain."""
 
-    def fill(self, tensor: Tensor, std: float, generator: torch.Generator) -> None:
+    def fill(self, tensor: Tensor, weight: Weight, std: float, generator: torch.Generator) -> None:
+        """Draws the values of a weight into a tensor of its shape."""
         tensor.normal_(0.0, std, generator=generator)
 
     @torch.no_grad()
@@ -58,7 +59,7 @@ class Init(Part):
                 continue
             # On the CPU and then copied, so that every device starts from the same values.
             drawn = torch.empty(weight.tensor.shape, device="cpu")
-            self.fill(drawn, self.std(weight) * weight.gain, _generator(seed, weight.name))
+            self.fill(drawn, weight, self.std(weight) * weight.gain, _generator(seed, weight.name))
             weight.tensor.copy_(drawn)
         for module in model.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
@@ -76,9 +77,28 @@ class Xavier(Init):
         rows, columns = weight.tensor.shape
         return columns**-0.5 if weight.is_embedding else math.sqrt(2 / (rows + columns))
 
-    def fill(self, tensor: Tensor, std: float, generator: torch.Generator) -> None:
+    def fill(self, tensor: Tensor, weight: Weight, std: float, generator: torch.Generator) -> None:
         bound = math.sqrt(3) * std
         tensor.uniform_(-bound, bound, generator=generator)
+
+
+class PyTorchInit(Init):
+    """What torch's own layers draw: embeddings normal of deviation 1, others uniform within 1 / sqrt(fan in)
+    (`reset_parameters` of nn.Embedding and nn.Linear), but that biases start at 0.
+
+    Adam moves every element by about its rate whatever its size, so that large embeddings keep their first directions
+    for longer. A tied output has large logits at first: untie it.
+    """
+
+    def std(self, weight: Weight) -> float:
+        return 1.0 if weight.is_embedding else math.sqrt(1 / (3 * weight.tensor.shape[1]))
+
+    def fill(self, tensor: Tensor, weight: Weight, std: float, generator: torch.Generator) -> None:
+        if weight.is_embedding:
+            tensor.normal_(0.0, std, generator=generator)
+        else:
+            bound = math.sqrt(3) * std
+            tensor.uniform_(-bound, bound, generator=generator)
 
 
 class Normal002(Init):
@@ -143,7 +163,8 @@ def _roles(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[[str, Tensor
     residuals = {layer: getattr(layer, "residual", None) for layer in module.children()}
     layers = {layer: residual for layer, residual in residuals.items() if isinstance(residual, Residual)}
     for layer, residual in layers.items():
-        sublayers = [child for child in layer.children() if not isinstance(child, Residual)]
+        others = (child for child in layer.children() if not isinstance(child, Residual))
+        sublayers = [child for child in others if getattr(child, "is_sublayer", True)]
         for sublayer in sublayers:
             # An attention's gate only weighs what its output projection will write: the paper scales no such weight.
             scaled = ("value", "output") if hasattr(sublayer, "query") else ("up", "gate", "down")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,13 @@ class DynamicTanh(Norm):
         return torch.addcmul(self.bias, self.weight, torch.tanh(self.alpha * x_BTD))
 
 
+class NoNorm(Norm):
+    """The states as they are, for small models that are to be read (Nanda et al. 2023, arXiv 2301.05217, section 3)."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD
+
+
 class FeedForwardFields(TypedDict, total=False):
     """The fields of every feed-forward."""
 
@@ -139,8 +146,10 @@ class FeedForwardFields(TypedDict, total=False):
 
 class PositionWise(Part, nn.Module):
     """What acts on every position alone, (B, T, D) in and out; made with d_model, d_ff and what else of a stack's dims
-    it takes.
+    it takes. is_sublayer: False: a layer has no such sublayer, nor a norm for it.
     """
+
+    is_sublayer: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, x_BTD: Tensor) -> Tensor: ...
@@ -148,6 +157,15 @@ class PositionWise(Part, nn.Module):
     def within(self, scope: Scope) -> Callable[[Tensor], Tensor]:
         """Itself in a forward pass of this scope, for what has to know which tokens are padding."""
         return self
+
+
+class NoFeedForward(PositionWise):
+    """Layers of attention alone (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits)."""
+
+    is_sublayer = False
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return torch.zeros_like(x_BTD)
 
 
 @check_ranges

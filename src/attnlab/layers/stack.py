@@ -48,11 +48,13 @@ class Layer(nn.Module):
     def forward(
         self, stream: Stream, scope: Scope, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Stream:
-        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache), self.feed_forward.within(scope)]
+        sublayers: list[Sublayer] = [lambda h_BTD: self.attention(h_BTD, scope, cache)]
         cross = self.cross_attention
         if cross is not None:
             assert memory is not None, "a layer with cross-attention needs a memory"
-            sublayers.insert(1, lambda h_BTD: memory.attend(cross, h_BTD))
+            sublayers.append(lambda h_BTD: memory.attend(cross, h_BTD))
+        if self.feed_forward.is_sublayer:
+            sublayers.append(self.feed_forward.within(scope))
         return self.residual(stream, *sublayers)
 
 
@@ -199,7 +201,6 @@ class Stack(nn.Module):
             **{name: described[name] for name in ("d_model", "num_heads", "num_layers", "dropout", "bias")},
             **{name: size for name, size in (("max_length", max_length), ("grid", grid)) if size is not None},
             "causal": causal,
-            "num_sublayers": 3 if cross_attention else 2,
         }
         self.causal, self.d_model, self.checkpoint_activations = causal, fields["d_model"], False
         of_layers = layers_of(fields)
@@ -314,7 +315,8 @@ def _with_own_masks(layer: nn.Module, stream: Stream, scope: Scope, memory: Memo
 def _new_layer(
     entry: str, fields: StackFields, dims: Mapping[str, object], cross: Callable[..., Mixer] | None
 ) -> Layer:
-    dims = {**dims, "d_ff": fields["d_ff"] or 4 * fields["d_model"]}
+    num_sublayers = 1 + (cross is not None) + unwrapped(fields["feed_forward"]).is_sublayer
+    dims = {**dims, "d_ff": fields["d_ff"] or 4 * fields["d_model"], "num_sublayers": num_sublayers}
     attention = unwrapped(fields["attention"])
     if not dims["causal"] and not attention.sees_both_sides:
         raise ValueError(

@@ -39,8 +39,9 @@ class AttentionPool(nn.Module):
         dims = {**fields, "d_ff": d_ff, "causal": False, "max_length": num_states}
         self.probe = nn.Embedding(1, fields["d_model"])
         self.attention = build_part(without_window(fields["attention"]), **dims)
-        self.norm = build_part(norm_of(fields["residual"]), **dims)
         self.feed_forward = build_part(fields["feed_forward"], **dims)
+        normed = self.feed_forward.is_sublayer
+        self.norm = build_part(norm_of(fields["residual"]), **dims) if normed else nn.Identity()
 
     def forward(self, states_BTD: Tensor) -> Tensor:
         # Copies: torch's counter of operations takes no view of a parameter.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from attnlab.data.module import IGNORED
-from attnlab.data.problems import Problem, Row, most_frequent
-from attnlab.data.synthetic import MOST_COMPARED, SyntheticData
+from attnlab.data.problems import Problem, Row
+from attnlab.data.synthetic import MOST_COMPARED, SyntheticData, most_frequent
 from attnlab.models.base import Encoder, LanguageModel, Seq2Seq, TextModel
 from attnlab.parts import Choices, Config
 from attnlab.ranges import PositiveFloat, Probability, check_ranges, must_be
