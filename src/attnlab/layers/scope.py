@@ -75,6 +75,14 @@ class Mask:
         self.by_query = scope.bias is not None or not (self.is_causal or self._alike)
 
     @property
+    def most_keys(self) -> int:
+        """How many keys a query can see at most, whatever is before or after it."""
+        num_keys = self.scope.key_positions_BS.shape[1]
+        if self.window is None:
+            return num_keys
+        return min(num_keys, 2 * self.window - 1 if self.scope.sees_after else self.window)
+
+    @property
     def allowed_BHTS(self) -> Tensor | None:
         """True where a query may attend to a key: (B or 1, 1, T or 1, S); None when everyone sees everyone."""
         who, window = self.scope, self.window
@@ -214,14 +222,14 @@ class Scope:
             stop, first, last = min(start + ROWS, num_queries), 0, num_keys
             if in_order and window is not None:
                 first, last = max(0, start - window + 1), min(stop + window - 1, num_keys)
-            if in_order and not self._sees_after:
+            if in_order and not self.sees_after:
                 last = stop
             found.append((slice(start, stop), slice(first, last)))
         return found
 
     def blocks(self, window: int) -> Blocks | None:
         """How the sequence is cut for a window; None where it cannot be, or that would not pay."""
-        blocks = Blocks.of(window, self._sees_after, self.query_positions_BT)
+        blocks = Blocks.of(window, self.sees_after, self.query_positions_BT)
         return None if blocks is None or not self._in_order() else blocks
 
     def in_blocks(self, blocks: Blocks, batch: int) -> Scope:
@@ -240,7 +248,8 @@ class Scope:
         return Scope(queries_BT, keys_BS, self.causal, is_token_BS, bias=bias, prefix_B1=prefix_B1)
 
     @property
-    def _sees_after(self) -> bool:
+    def sees_after(self) -> bool:
+        """Whether a query may see keys that come after it."""
         return not self.causal or self.prefix_B1 is not None
 
     def _in_order(self) -> bool:
