@@ -91,7 +91,7 @@ def test_the_cache_keeps_the_latent_state_and_the_rotated_key_alone(position):
     ]
     whole_BTD = attention(x_BTD, build_scope(x_BTD, encoding, True))
     torch.testing.assert_close(torch.cat(pieces, 1), whole_BTD, atol=1e-5, rtol=1e-5)
-    assert [tuple(kept.shape) for kept in cache._kept[0]] == [(B, 1, 9, C), (B, 1, 9, R)]
+    assert [tuple(kept.shape) for kept in cache._kept[0].buffers] == [(B, 1, 9, C), (B, 1, 9, R)]
 
 
 @torch.no_grad()

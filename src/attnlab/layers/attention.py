@@ -117,19 +117,24 @@ class DotProductAttention(Mixer):
         dropout = self.dropout if self.training else 0.0
         weigh = self.weigher(x_BTD, scope, cache)
         scores = Scores(self.scale, self.soft_cap, dropout, weigh, scope.context_bias)
-        mask = scope.mask(self.window)
+        mask = scope.mask(self.window, k_BGSK.shape[2])
         of_scores = (self.soft_cap, x_BTD.device.type, dropout)
         attend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1], scores.explicit)
         out_BTI = self.finished(attend(q_BHTK, k_BGSK, v_BGSV, mask, scores), x_BTD)
         projected_BTD: Tensor = self.output(out_BTI)
         return projected_BTD
 
+    @property
+    def window_of_cache(self) -> int | None:
+        """How many of the last keys and values a cache has to keep, None: all."""
+        return self.window
+
     @abstractmethod
     def projected(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, K), rotated, and keys and values (B, G, S, K or V) of all that they may attend to, earlier
-        forwards included.
+        forwards included: all of the scope's keys, or the last ones of them.
         """
 
     def weigher(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Weigh | None:
@@ -202,7 +207,7 @@ class Attention(DotProductAttention):
         if scope.rotation is not None:
             q_BHTK, k_BGSK = scope.rotation.queries(q_BHTK), scope.rotation.keys(k_BGSK)
         if cache is not None:
-            k_BGSK, v_BGSV = cache.append(k_BGSK, v_BGSV)
+            k_BGSK, v_BGSV = cache.append(k_BGSK, v_BGSV, window=self.window_of_cache)
         return q_BHTK, k_BGSK, v_BGSV
 
     def mixed_values(self, v_BGTV: Tensor, scope: Scope) -> Tensor:

@@ -75,7 +75,7 @@ class LatentAttention(DotProductAttention):
             q_BHTX = torch.cat([q_BHTK, scope.rotation.queries(q_BHTR)], dim=-1)
             rotary_B1SR = scope.rotation.keys(rotary_B1SR)
         if cache is not None:
-            latent_B1SC, rotary_B1SR = cache.append(latent_B1SC, rotary_B1SR)
+            latent_B1SC, rotary_B1SR = cache.append(latent_B1SC, rotary_B1SR, window=self.window_of_cache)
         k_BHSK, v_BHSV = (split_heads(up(latent_B1SC[:, 0]), self.num_heads) for up in (self.key, self.value))
         k_BHSX = torch.cat([k_BHSK, rotary_B1SR.expand(-1, self.num_heads, -1, -1)], dim=-1)
         return q_BHTX, k_BHSX, v_BHSV
