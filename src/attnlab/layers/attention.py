@@ -113,16 +113,31 @@ class DotProductAttention(Mixer):
         """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
         With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
         """
-        q_BHTK, k_BGSK, v_BGSV = self.projected(x_BTD, scope, cache, memory)
+        out_BTI = self.finished(self.attended(x_BTD, scope, cache, memory), x_BTD)
+        projected_BTD: Tensor = self.output(out_BTI)
+        return projected_BTD
+
+    def attended(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None) -> Tensor:
+        """What the heads attend to, (B, H, T, V)."""
+        return self.attend(*self.projected(x_BTD, scope, cache, memory), x_BTD, scope, cache)
+
+    def attend(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSV: Tensor,
+        x_BTD: Tensor,
+        scope: Scope,
+        cache: LayerCache | None,
+    ) -> Tensor:
+        """What queries see of the scope's keys, or the last ones of them, (B, H, T, V)."""
         dropout = self.dropout if self.training else 0.0
         weigh = self.weigher(x_BTD, scope, cache)
         scores = Scores(self.scale, self.soft_cap, dropout, weigh, scope.context_bias)
         mask = scope.mask(self.window, k_BGSK.shape[2])
         of_scores = (self.soft_cap, x_BTD.device.type, dropout)
-        attend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1], scores.explicit)
-        out_BTI = self.finished(attend(q_BHTK, k_BGSK, v_BGSV, mask, scores), x_BTD)
-        projected_BTD: Tensor = self.output(out_BTI)
-        return projected_BTD
+        backend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1], scores.explicit)
+        return backend(q_BHTK, k_BGSK, v_BGSV, mask, scores)
 
     @property
     def window_of_cache(self) -> int | None:
