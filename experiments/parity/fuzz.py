@@ -50,6 +50,7 @@ BASES: dict[str, dict[str, Any]] = {
     "starcoder2": {"model": "GPT", **ROTARY},
     "mistral": {**LLAMA, "attention.window": 5},
     "qwen3": {**LLAMA, "attention.qk_norm": True, "pattern": [0, 1], "layers.1.attention.window": 5},
+    "olmo2": {**LLAMA, "residual": "OutputNorm", "attention.qk_norm": "full_width"},
     "bloom": {
         "model": "GPT",
         "bias": True,
@@ -156,6 +157,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     "starcoder2": {**WIDE, "num_key_value_heads": 2},
     "mistral": {**WIDE, "num_key_value_heads": 2},
     "qwen3": {**WIDE, "num_key_value_heads": 2, "head_dim": 6},
+    "olmo2": {**WIDE, "num_key_value_heads": 2, "rms_norm_eps": 1e-6},
     "bloom": {**TEXT, "hidden_size": 24, "n_layer": 2, "n_head": 4},
     "bert": WIDE,
     "roberta": {**WIDE, "type_vocab_size": 1},
