@@ -190,6 +190,21 @@ CASES = (
         {**LLAMA_SIZES, "num_hidden_layers": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-6},
     ),
     Case(
+        "Gemma 2, low caps",
+        "decoder",
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        {
+            **LLAMA_SIZES,
+            "num_hidden_layers": 2,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 10,
+            "sliding_window": 5,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    Case(
         "StarCoder 2, no biases",
         "decoder",
         "Starcoder2ForCausalLM",

@@ -124,6 +124,11 @@ def test_qk_norm_of_the_full_width_is_over_all_heads_together(memory):
     torch.testing.assert_close(out(attention), out(plain), atol=1e-5, rtol=1e-5)
 
 
+def test_an_unknown_qk_norm_is_refused():
+    with pytest.raises(ValueError, match="qk_norm must be true, false or full_width, got 'heads'"):
+        Attention(D, H, qk_norm="heads")
+
+
 def test_qk_norm_comes_before_rotation():
     torch.manual_seed(0)
     attention = Attention(D, H, qk_norm=True, backend="eager")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from attnlab.interop.architecture import (
@@ -275,11 +275,16 @@ def tidy_qwen(config: Config) -> Config:
     if types is None:
         count = config.get("num_hidden_layers", 0)
         types = [SLIDING if window is not None and layer >= most else FULL for layer in range(count)]
+    return config | {"windows": windows(types, window)}
+
+
+def windows(types: Sequence[str], window: int | None) -> list[int | None]:
+    """The window of each layer of these types. Raises CannotConvert for other types, and without a window."""
     if unknown := sorted({*types} - {SLIDING, FULL}):
         raise CannotConvert(f"layer_types has {unknown[0]!r}; accepted: {SLIDING!r}, {FULL!r}")
     if SLIDING in types and window is None:
         raise CannotConvert(f"layer_types has {SLIDING!r} without a sliding_window that is used (use_sliding_window)")
-    return config | {"windows": [window if kind == SLIDING else None for kind in types]}
+    return [window if kind == SLIDING else None for kind in types]
 
 
 def untidy_qwen(config: Config) -> Config:

@@ -204,6 +204,8 @@ class Attention(DotProductAttention):
         self.value = nn.Linear(d_model, shared, bias=bias)
         self.output = nn.Linear(inner, d_model, bias=bias)
         self.gate = nn.Linear(d_model, inner, bias=bias) if output_gate else None
+        if qk_norm not in (False, True, "full_width"):
+            raise ValueError(must_be("qk_norm", "true, false or full_width", qk_norm))
         self.norms_full_width = qk_norm == "full_width"
         widths = (inner, shared) if self.norms_full_width else (width, width)
         self.query_norm, self.key_norm = (nn.RMSNorm(size, eps=1e-6) if qk_norm else None for size in widths)
