@@ -83,7 +83,7 @@ def test_a_part_is_built_of_the_dims_it_names_and_does_not_bind():
 
 def test_what_a_constructor_passes_on_whole_counts_field_by_field():
     gpt, t5 = parameters_of(GPT), parameters_of(T5)
-    assert gpt.keys() == {"vocabulary_size", "max_length", "extra_heads", *GPT.defaults}
+    assert gpt.keys() == {"vocabulary_size", "max_length", "extra_heads", "logit_soft_cap", *GPT.defaults}
     assert {"d_model", "num_layers", "dropout", "position", "tie_embeddings", "init"} <= gpt.keys()
     assert gpt["d_model"].annotation == PositiveInt
     assert (gpt["d_model"].default, gpt["position"].default, gpt["tie_embeddings"].default) == (128, Sinusoidal, True)

@@ -26,6 +26,8 @@ from attnlab.interop.architecture import (
     to_theirs,
 )
 from attnlab.interop.fields import OneOf, Only, Same
+from attnlab.interop.gemma import GEMMA2
+from attnlab.interop.settings import completed
 
 
 def written(fields, folder):
@@ -315,3 +317,30 @@ def test_rules_carry_what_is_given_and_nothing_else(bias):
     assert all(back[name].equal(there[name]) for name in there)
     del here["attention.key.weight"]
     assert "c_attn.weight" not in to_theirs(rules, here, {})
+
+
+SMALL_GEMMA = {
+    "vocab_size": 37,
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+}
+
+
+def test_what_gemma_2_leaves_out_is_not_what_it_says_is_null():
+    unsaid = GEMMA2.read_config(SMALL_GEMMA)
+    assert (unsaid["attention.soft_cap"], unsaid["logit_soft_cap"], unsaid["attention.scale"]) == (50.0, 30.0, 1 / 16)
+    assert (unsaid["pattern"], unsaid["attention.window"], unsaid["layers.1.attention.window"]) == (
+        [0, 1, 0],
+        4096,
+        None,
+    )
+    null = {"attn_logit_softcapping": None, "final_logit_softcapping": None, "query_pre_attn_scalar": 144}
+    read = GEMMA2.read_config(SMALL_GEMMA | null | {"layer_types": ["full_attention"] * 3})
+    assert not {"attention.soft_cap", "logit_soft_cap", "pattern"} & read.keys()
+    written = GEMMA2.write_config(completed(read))
+    assert {name: written[name] for name in null} == null
+    assert GEMMA2.differences(completed(read)) == []
+    (apart,) = GEMMA2.differences(completed(read | {"attention.scale": 0.3}))
+    assert apart.startswith("attention.scale: 0.3 here")

@@ -13,6 +13,7 @@ from attnlab.layers import (
     Attention,
     Eager,
     GroupedQuery,
+    Memory,
     MultiHead,
     MultiQuery,
     PositionEncoding,
@@ -100,6 +101,32 @@ def test_qk_norm_and_gate_are_their_formulas():
     gate_BTD = 1 / (1 + (-(x_BTD @ attention.gate.weight.T)).exp())
     expected = (mixed_BTD * gate_BTD) @ attention.output.weight.T
     torch.testing.assert_close(attend(attention, x_BTD, causal=False), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_qk_norm_of_the_full_width_is_over_all_heads_together(memory):
+    torch.manual_seed(0)
+    attention, x_BTD = Attention(D, H, num_key_value_heads=2, qk_norm="full_width"), torch.randn(2, 5, D)
+    for norm in (attention.query_norm, attention.key_norm):
+        norm.weight.data.normal_()
+    plain = Attention(D, H, num_key_value_heads=2)
+    plain.load_state_dict({name: w for name, w in attention.state_dict().items() if "norm" not in name})
+    for norm, part in ((attention.query_norm, "query"), (attention.key_norm, "key")):
+        assert norm.weight.shape == getattr(attention, part).weight.shape[:1]
+        hook = lambda _, given, x, gain=norm.weight: x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gain  # noqa: E731
+        getattr(plain, part).register_forward_hook(hook)
+
+    def out(part):
+        if memory:
+            return Memory(x_BTD.flip(1)).attend(part, x_BTD)
+        return part(x_BTD, build_scope(x_BTD, PositionEncoding(), causal=True))
+
+    torch.testing.assert_close(out(attention), out(plain), atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_qk_norm_is_refused():
+    with pytest.raises(ValueError, match="qk_norm must be true, false or full_width, got 'heads'"):
+        Attention(D, H, qk_norm="heads")
 
 
 def test_qk_norm_comes_before_rotation():

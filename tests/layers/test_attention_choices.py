@@ -345,7 +345,7 @@ def test_the_cache_of_shared_keys_and_values_is_half_as_large():
     cache = KeyValueCache(4, T)
     pieces = [stack(piece, cache=cache) for piece in x_BTD.split([3, 1, 3], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, 1), stack(x_BTD), atol=1e-5, rtol=1e-5)
-    assert [len(kept) for kept in cache._kept] == [2, 0, 2, 0]
+    assert [len(kept.buffers) for kept in cache._kept] == [2, 0, 2, 0]
 
 
 @pytest.mark.parametrize("part", [SharedKeyValues, ValueResidual, LatentAttention])

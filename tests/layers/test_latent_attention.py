@@ -91,7 +91,25 @@ def test_the_cache_keeps_the_latent_state_and_the_rotated_key_alone(position):
     ]
     whole_BTD = attention(x_BTD, build_scope(x_BTD, encoding, True))
     torch.testing.assert_close(torch.cat(pieces, 1), whole_BTD, atol=1e-5, rtol=1e-5)
-    assert [tuple(kept.shape) for kept in cache._kept[0]] == [(B, 1, 9, C), (B, 1, 9, R)]
+    assert [tuple(kept.shape) for kept in cache._kept[0].buffers] == [(B, 1, 9, C + R)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, {"soft_cap": 1.5}, {"window": 7}, {"q_rank": 8, "backend": "eager"}])
+@pytest.mark.parametrize("position", [Rotary, partial(ALiBi, H)])
+def test_decoding_attends_to_the_latent_states_themselves_and_gives_the_same(position, fields):
+    torch.manual_seed(0)
+    attention = LatentAttention(D, H, **WIDTHS, **fields).eval()
+    encoding = position(R) if position is Rotary else position()
+    cache, x_BTD, ups = KeyValueCache(1, 40), example(length=40), []
+    attention.value.register_forward_hook(lambda up, given, made: ups.append(made.shape[1]))
+    pieces = [
+        attention(piece, build_scope(piece, encoding, True, cache=cache), cache.layer(0))
+        for piece in x_BTD.split([20, *[1] * 18, 2], dim=1)
+    ]
+    assert ups == [20]  # after the prompt, no values are made any more
+    whole_BTD = attention(x_BTD, build_scope(x_BTD, encoding, True))
+    torch.testing.assert_close(torch.cat(pieces, 1), whole_BTD, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

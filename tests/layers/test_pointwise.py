@@ -196,3 +196,17 @@ def test_dropout_acts_on_the_hidden_units_in_training_only(cls, x_btd):
     layer.down.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     layer.train()(x_btd)
     assert 0.45 < (hidden[0] == 0).float().mean() < 0.55
+
+
+def test_a_zero_centered_gain_is_one_more_than_its_weight():
+    torch.manual_seed(0)
+    norm, x = RMSNorm(6, eps=1e-3, zero_centered=True), torch.randn(2, 5, 6)
+    torch.testing.assert_close(norm(x), RMSNorm(6, eps=1e-3)(x))  # before training both leave the scale as it is
+    norm.weight.data.normal_()
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * (1 + norm.weight)
+    torch.testing.assert_close(norm(x), expected, atol=1e-6, rtol=1e-6)
+    # A weight far below bf16's steps around 1 still counts.
+    norm.weight.data.fill_(2**-11)
+    wide = norm.bfloat16()(x.bfloat16() * 100)
+    assert wide.dtype == torch.bfloat16
+    assert not wide.equal(RMSNorm(6, eps=1e-3).bfloat16()(x.bfloat16() * 100))

@@ -11,6 +11,7 @@ from attnlab.layers import (
     CompleteP,
     Eager,
     GPT2Init,
+    GroupedQuery,
     Learned,
     MultiHead,
     MuP,
@@ -110,6 +111,13 @@ def test_the_growth_of_each_kind_of_parameter():
     assert grown[f"{layer}attention.query.weight"] == grown[f"{layer}feed_forward.down.weight"] == (2.0, 2.0)
     assert grown[f"{layer}attention.query.bias"] == grown[f"{layer}residual.norms.0.weight"] == (None, 2.0)
     assert grown[f"{layer}attention.query_norm.weight"] == (None, 2.0)
+
+
+@pytest.mark.parametrize(("qk_norm", "grown"), [(True, 1.0), ("full_width", 2.0)])
+def test_gains_of_queries_and_keys_grow_with_what_they_norm(qk_norm, grown):
+    attention = partial(GroupedQuery, d_head=16, qk_norm=qk_norm)
+    growths = build(partial(MuP, base_d_head=16), d_model=128, attention=attention).growths
+    assert {growths[f"stack.layers.0.attention.{name}_norm.weight"].fan_out for name in ("query", "key")} == {grown}
 
 
 def test_bert_has_hidden_matrices_outside_of_its_layers():

@@ -164,3 +164,13 @@ def test_padding_on_either_side_changes_nothing(position, residual, lengths, lef
 def test_a_size_that_cannot_be_is_named(field, message):
     with pytest.raises(ValueError, match=message):
         GPT(**{"vocabulary_size": 11, "max_length": 8, "d_model": 16, "num_heads": 2, **field})
+
+
+def test_capped_logits_are_a_tanh_of_the_others():
+    torch.manual_seed(0)
+    capped = GPT(13, 8, d_model=16, num_heads=4, num_layers=1, logit_soft_cap=0.02)
+    plain = GPT(13, 8, d_model=16, num_heads=4, num_layers=1)
+    plain.load_state_dict(capped.state_dict())
+    tokens = torch.randint(13, (2, 8))
+    torch.testing.assert_close(capped(tokens), 0.02 * torch.tanh(plain(tokens) / 0.02), atol=1e-6, rtol=1e-6)
+    assert plain(tokens).abs().max() > 0.02

@@ -252,13 +252,38 @@ def test_a_measured_model_is_left_as_it_was():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_what_a_window_hides_counts_however_it_is_computed():
+def test_a_window_counts_the_keys_that_fit_into_it_however_it_is_computed():
     tokens = torch.zeros(1, 512, dtype=torch.long)
 
-    def flops(**fields):
-        model = GPT(10, 512, d_model=16, num_heads=2, num_layers=1, attention=partial(MultiHead, **fields))
+    def flops(attention=MultiHead, **fields):
+        model = GPT(10, 512, d_model=16, num_heads=2, num_layers=1, attention=partial(attention, **fields))
         found = measure_size(model, lambda: model(tokens).shape[1]).flops_per_token
-        assert model.stack.layers[0].attention.backend == "auto"
+        assert model.stack.layers[0].attention.backend == fields.get("backend", "auto")
         return found
 
-    assert flops(window=32) == flops() == flops(window=32, soft_cap=30.0)
+    hidden = 3 * 2 * 2 * 16 * (512 - 32)  # q.k and weights.v
+    assert flops() - flops(window=32) == hidden
+    assert flops(window=32) == flops(window=32, soft_cap=30.0) == flops(window=32, backend="math")
+    assert flops(window=512) == flops(window=2000) == flops()
+    mixed = 3 * 2 * 2 * 2 * 2 * (512 - 32)  # heads with heads, of scores and of weights
+    assert flops(TalkingHeads) - flops(TalkingHeads, window=32) == hidden + mixed
+
+
+@pytest.mark.parametrize(("window", "keys"), [(2, 3), (5, 9), (7, 12), (30, 12)])
+def test_a_window_on_both_sides_counts_both(window, keys):
+    model = Bert(13, max_length=12, d_model=16, num_heads=4, num_layers=1, attention=partial(MultiHead, window=window))
+    whole = Bert(13, max_length=12, d_model=16, num_heads=4, num_layers=1)
+    tokens = torch.zeros(2, 12, dtype=torch.long)
+    found = [measure_size(m, lambda m=m: m.encode(tokens).shape[:2].numel()).flops_per_token for m in (whole, model)]
+    assert found[0] - found[1] == 3 * 2 * 2 * 16 * (12 - keys)
+
+
+def test_a_pattern_counts_each_layers_window_and_a_table_of_positions_no_key():
+    fields = {"vocabulary_size": 13, "max_length": 12, "d_model": 16, "num_heads": 4, "num_layers": 4}
+    local = {
+        "pattern": ["local", "global"],
+        "layers": {"local": {"attention": partial(MultiHead, window=3)}, "global": {}},
+    }
+    for position in (RelativeBias, CoPE):
+        plain, mixed = (size_of(12, **fields, position=position, **pattern) for pattern in ({}, local))
+        assert plain.flops_per_token - mixed.flops_per_token == 3 * 2 * 2 * (2 * 16 * (12 - 3))

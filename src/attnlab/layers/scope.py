@@ -75,6 +75,14 @@ class Mask:
         self.by_query = scope.bias is not None or not (self.is_causal or self._alike)
 
     @property
+    def most_keys(self) -> int:
+        """How many keys a query can see at most, whatever is before or after it."""
+        num_keys = self.scope.key_positions_BS.shape[1]
+        if self.window is None:
+            return num_keys
+        return min(num_keys, 2 * self.window - 1 if self.scope.sees_after else self.window)
+
+    @property
     def allowed_BHTS(self) -> Tensor | None:
         """True where a query may attend to a key: (B or 1, 1, T or 1, S); None when everyone sees everyone."""
         who, window = self.scope, self.window
@@ -151,11 +159,11 @@ class Mask:
 class Scope:
     """Who sees whom in one forward pass: gives the ready mask of a window, the same one to all layers.
 
-    contiguous: keys stand at positions 0..S-1, queries at the last T of them, and nothing is padding; then a flag or
-    nothing at all replaces the mask. rotation: of queries and of keys, or None. places: where position encodings take
-    positions to stand; masks do not. context_bias: of positions that depend on the content, or None; what is a part of
-    a scope has none. shared: what layers leave for later ones, as the values of the first. The others: see
-    `build_mask`.
+    contiguous: keys stand at positions that count on, queries at the last T of them, and nothing is padding; then a
+    flag or nothing at all replaces the mask. rotation: of queries and of keys, or None. places: where position
+    encodings take positions to stand; masks do not. context_bias: of positions that depend on the content, or None;
+    what is a part of a scope has none. shared: what layers leave for later ones, as the values of the first. The
+    others: see `build_mask`.
     """
 
     query_positions_BT: Tensor
@@ -169,14 +177,22 @@ class Scope:
     context_bias: ContextBias | None = None
     places: Places | None = None
     shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
-    _masks: dict[int | None, Mask] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[int | None, int], Mask] = field(default_factory=dict, repr=False)
 
-    def mask(self, window: int | None = None) -> Mask:
-        """The mask of a sliding window (None: of all keys)."""
-        if window not in self._masks:
+    def mask(self, window: int | None = None, num_keys: int | None = None) -> Mask:
+        """The mask of a sliding window (None: of all keys), for the last num_keys (None: all)."""
+        last = self.key_positions_BS.shape[1] if num_keys is None else num_keys
+        if (window, last) not in self._masks:
             # Not of this scope itself: in a circle large masks would stay until Python looks for circles.
-            self._masks[window] = Mask(self.fresh(), window)
-        return self._masks[window]
+            self._masks[window, last] = Mask(self._of_last_keys(last), window)
+        return self._masks[window, last]
+
+    def _of_last_keys(self, number: int) -> Scope:
+        first = self.key_positions_BS.shape[1] - number
+        if not first:
+            return self.fresh()
+        is_token_BS = None if self.is_token_BS is None else self.is_token_BS[:, first:]
+        return replace(self, key_positions_BS=self.key_positions_BS[:, first:], is_token_BS=is_token_BS, _masks={})
 
     def fresh(self) -> Scope:
         """The same scope, which makes its masks anew."""
@@ -214,14 +230,14 @@ class Scope:
             stop, first, last = min(start + ROWS, num_queries), 0, num_keys
             if in_order and window is not None:
                 first, last = max(0, start - window + 1), min(stop + window - 1, num_keys)
-            if in_order and not self._sees_after:
+            if in_order and not self.sees_after:
                 last = stop
             found.append((slice(start, stop), slice(first, last)))
         return found
 
     def blocks(self, window: int) -> Blocks | None:
         """How the sequence is cut for a window; None where it cannot be, or that would not pay."""
-        blocks = Blocks.of(window, self._sees_after, self.query_positions_BT)
+        blocks = Blocks.of(window, self.sees_after, self.query_positions_BT)
         return None if blocks is None or not self._in_order() else blocks
 
     def in_blocks(self, blocks: Blocks, batch: int) -> Scope:
@@ -240,7 +256,8 @@ class Scope:
         return Scope(queries_BT, keys_BS, self.causal, is_token_BS, bias=bias, prefix_B1=prefix_B1)
 
     @property
-    def _sees_after(self) -> bool:
+    def sees_after(self) -> bool:
+        """Whether a query may see keys that come after it."""
         return not self.causal or self.prefix_B1 is not None
 
     def _in_order(self) -> bool:
@@ -328,7 +345,7 @@ def build_scope(
         positions_BT = _next_positions(x_BTD, is_token_BT, cache)
     key_positions_BS, is_token_BS = positions_BT, is_token_BT
     if cache is not None:
-        cache.extend(positions_BT, is_token_BT, contiguous)
+        cache.extend(positions_BT, is_token_BT, counted)
         key_positions_BS, is_token_BS, contiguous = cache.positions_BS, cache.is_token_BS, cache.contiguous
     if position.longest is not None:
         # Reading a value stalls a GPU, so the usual cases are decided by the shape alone: none counts past the length.

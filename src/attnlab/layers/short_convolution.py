@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.attention import MultiHead
+from attnlab.layers.attention import MultiHead, QKNorm
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
@@ -66,7 +66,7 @@ class MultiHeadFields(TypedDict, total=False):
     d_head: PositiveInt | None
     dropout: Probability
     bias: bool
-    qk_norm: bool
+    qk_norm: QKNorm
     output_gate: bool
     window: PositiveInt | None
     soft_cap: PositiveFloat | None

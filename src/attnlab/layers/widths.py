@@ -139,8 +139,9 @@ class MuP(Init):
         if isinstance(owner, nn.Linear) and own == "bias":
             return vector if _is_hidden(model, path, owner) else none
         above = model.get_submodule(path.rpartition(".")[0]) if path else model
-        if isinstance(above, Attention) and parameter.numel() == above.d_head:  # of a norm of queries or keys
-            return Growth(width, fan_out=above.d_head / self.head_base(above, width))
+        if isinstance(above, Attention) and owner in (above.query_norm, above.key_norm):
+            by_head = Growth(width, fan_out=above.d_head / self.head_base(above, width))
+            return vector if above.norms_full_width else by_head
         return vector if owner is not model and parameter.numel() == getattr(model, "d_model", None) else none
 
 

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from attnlab.layers.attention import DotProductAttention
-from attnlab.layers.backends import BACKENDS, Scores
+from attnlab.layers.backends import BACKENDS, Backend, Scores
 from attnlab.layers.cache import DecodingState
 from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.linear_attention import StateMixer
 from attnlab.layers.linear_recurrence import counted
 from attnlab.layers.pointwise import Ends
+from attnlab.layers.positions import ContextBias
 from attnlab.layers.scope import Mask
 from attnlab.layers.stack import wrong_pattern
 from attnlab.parts import Choices, Part, build_part
@@ -198,12 +200,12 @@ class Size:
     rest is non-embedding, the N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). flops_per_token: a
     multiplication and an addition are two operations. Only matrix products, convolutions and recurrences count, as in
     that section's table 1: every weight of a linear layer (the output matrix too, tied or not) once a token, and q.k
-    and weights.v over all keys, not halved for causality and not cut to a window. A state of K by V counts
-    2 K V for each token's write, its read and the second read of the delta rule, however it is computed (in chunks it
-    costs more). Of a model with a source, all that is computed on it counts for the target. The backward pass costs
-    twice the forward pass, so training is 3 x forward; recomputed activations do not count. active_parameters: those
-    that one token meets, fewer where a mixture of experts chooses among its own; operations are those of the active
-    ones.
+    and weights.v over all keys, not halved for causality; with a window of w tokens over min(S, w) of S keys, where
+    both sides are seen over min(S, 2 w - 1), at the ends of a sequence, too. A state of K by V counts 2 K V for each
+    token's write, its read and the second read of the delta rule, however it is computed (in chunks it costs more). Of
+    a model with a source, all that is computed on it counts for the target. The backward pass costs twice the forward
+    pass, so training is 3 x forward; recomputed activations do not count. active_parameters: those that one token
+    meets, fewer where a mixture of experts chooses among its own; operations are those of the active ones.
     """
 
     parameters: int
@@ -224,9 +226,9 @@ def measure_size(model: nn.Module, forward: Callable[[], int]) -> Size:
     """The size of a model; `forward` computes a loss with it and returns of how many tokens. Draws no random number."""
     total, embedding = count_parameters(model)
     counter = FlopCounterMode(display=False, custom_mapping=_missing())
-    with evaluating(model), _all_scores(model), torch.no_grad(), counter:
+    with evaluating(model), _countable(model, counter) as hidden, torch.no_grad(), counter:
         tokens = forward()
-    flops = 3 * counter.get_total_flops() // max(1, tokens)
+    flops = 3 * (counter.get_total_flops() - sum(hidden)) // max(1, tokens)
     return Size(total, embedding, total - embedding, flops, total - idle_parameters(model))
 
 
@@ -247,28 +249,57 @@ def idle_parameters(model: nn.Module) -> int:
 
 
 @contextmanager
-def _all_scores(model: nn.Module) -> Iterator[None]:
-    """Inside, attention computes what a window hides, too, and states count token by token, so that what is counted is
-    the same on every device and in chunks of any size.
+def _countable(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """Inside, attention computes all scores and states count token by token, so that what is counted is the same on
+    every device and in chunks of any size. Takes what was counted of scores that windows hide.
     """
-    chosen = [m for m in model.modules() if isinstance(m, DotProductAttention) and m.backend == "auto"]
+    attentions = {m: m.backend for m in model.modules() if isinstance(m, DotProductAttention)}
     with_states = {m: m.form for m in model.modules() if isinstance(m, StateMixer)}
-    for attention in chosen:
-        attention.backend = _whole
+    hidden: list[int] = []
+    for attention, backend in attentions.items():
+        attention.backend = partial(_all_scores, backend, counter, hidden)
     for mixer in with_states:
         mixer.form = counted
     try:
-        yield
+        yield hidden
     finally:
-        for attention in chosen:
-            attention.backend = "auto"
+        for attention, backend in attentions.items():
+            attention.backend = backend
         for mixer, form in with_states.items():
             mixer.form = form
 
 
-def _whole(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, scores: Scores) -> Tensor:
-    fused = scores.soft_cap is None and not scores.explicit
-    return BACKENDS["fused" if fused else "math"](q_BHTK, k_BGSK, v_BGSK, mask, scores)
+def _all_scores(
+    backend: str | Backend,
+    counter: FlopCounterMode,
+    hidden: list[int],
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    mask: Mask,
+    scores: Scores,
+) -> Tensor:
+    """All scores by one backend without blocks or rows; adds to `hidden` what it counts beyond the window. What a
+    position that depends on the content counts is of no key.
+    """
+    if backend == "auto":
+        backend = "math" if scores.soft_cap is not None or scores.explicit else "fused"
+    attend, of_no_key = BACKENDS[backend] if isinstance(backend, str) else backend, 0
+    context_bias = scores.context_bias
+
+    def counted_bias(*given: Any) -> Tensor:
+        nonlocal of_no_key
+        before = counter.get_total_flops()
+        bias_BHTS = cast(ContextBias, context_bias)(*given)
+        of_no_key += counter.get_total_flops() - before
+        return bias_BHTS
+
+    before = counter.get_total_flops()
+    seen = scores if context_bias is None else scores._replace(context_bias=counted_bias)
+    out_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, seen)
+    of_keys, num_keys = counter.get_total_flops() - before - of_no_key, k_BGSK.shape[2]
+    hidden.append(of_keys * (num_keys - mask.most_keys) // num_keys)
+    return out_BHTK
 
 
 def _is_table(name: str, module: nn.Module, model: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from attnlab.layers.residuals import PostNorm, norm_of
 from attnlab.layers.stack import Stack, StackFields
 from attnlab.models.base import Encoder, LanguageModel, TextModel
 from attnlab.parts import Choices, build_part
-from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
+from attnlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 
 
 class TransformerFields(StackFields, total=False):
@@ -62,8 +62,9 @@ class Transformer(Ends, TextModel):
 class GPT(Transformer, LanguageModel):
     """A causal Transformer language model (Radford et al. 2019); tokens (B, T) to the next tokens' logits (B, T, V).
     extra_heads: so many tokens after the next one are predicted in training, too, each by a layer of its own in the
-    place of the last one, with the same norm and output (Gloeckle et al. 2024, arXiv 2404.19737, section 2). fields:
-    see TransformerFields. Raises ValueError where a part refuses a width.
+    place of the last one, with the same norm and output (Gloeckle et al. 2024, arXiv 2404.19737, section 2).
+    logit_soft_cap: logits become c tanh(logit / c) (Gemma 2, arXiv 2408.00118, section 2). fields: see
+    TransformerFields. Raises ValueError where a part refuses a width.
     """
 
     defaults: ClassVar[TransformerFields] = {
@@ -80,11 +81,12 @@ class GPT(Transformer, LanguageModel):
         vocabulary_size: PositiveInt,
         max_length: PositiveInt,
         extra_heads: NonNegativeInt = 0,
+        logit_soft_cap: PositiveFloat | None = None,
         **fields: Unpack[TransformerFields],
     ) -> None:
         fields = self.described(self.defaults, fields)
         super().__init__(vocabulary_size, fields)
-        self.max_length, self.extra_heads = max_length, extra_heads
+        self.max_length, self.extra_heads, self.logit_soft_cap = max_length, extra_heads, logit_soft_cap
         self.stack = Stack(fields, causal=True, max_length=max_length, num_heads_ahead=extra_heads)
         self.longest = self.stack.position.longest
         self.head = self.new_head(fields)
