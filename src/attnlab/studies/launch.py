@@ -18,29 +18,31 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from attnlab.config import UsageError
-from attnlab.config.check import check
-from attnlab.config.compose import Composed, ConfigSpace
+from attnlab.config.compose import ConfigSpace
 from attnlab.config.engine import launch
 from attnlab.config.identity import key_and_text, literal, run_path
-from attnlab.runs.record import code_version, refuse_other_source
+from attnlab.runs.record import code_version
 from attnlab.studies import cluster
+from attnlab.studies.checked import Checked, check_cells, launcher_for
 from attnlab.studies.cluster import Job, NoAnswer
-from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
+from attnlab.studies.jobs import Launcher, no_empty_folders
 from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.on_end import then
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
 from attnlab.studies.slots import Slots, gpus_of
 from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
 from attnlab.studies.trunks import branching
+from attnlab.studies.tuning import Tuning, load_tuning
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
-from attnlab.training.run_directory import SETTLED, RunDirectory, effective_state, read_json, write_json
+from attnlab.training.run_directory import ENDED, SETTLED, RunDirectory, effective_state, read_json, write_json
 
 if TYPE_CHECKING:
     from attnlab.studies.preflight import Preflight
 
 JOBLIB = "hydra/launcher=joblib"  # where no launcher is named
 LAUNCHES = 3  # on a cluster, of what its jobs left without a word
+LAUNCHES_OF_TRIALS = 2  # of a tuning, where runs of it failed
 NOT_OVER = ("missing", "interrupted", "lost")
 
 
@@ -159,26 +161,6 @@ class Relaunch:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A study whose cells were checked: the folder below which it runs, the studies that need it, the configurations of
-    its cells that still have runs to do, those runs, and the launcher (None: nothing will be launched)."""
-
-    plan: Plan
-    path: Path
-    runs_dir: Path
-    before: tuple[Path, ...]
-    composed: Sequence[Composed]
-    pending: set[Key]
-    space: ConfigSpace
-    launcher: Launcher | None
-
-    @property
-    def written(self) -> Path:
-        """The file of its plan."""
-        return self.runs_dir / self.plan.study / "plan.json"
-
-
-@dataclass(frozen=True)
 class Sweep:
     """What the sweep of a study and those of the studies that it needs have in common.
 
@@ -202,33 +184,85 @@ class Sweep:
             get_ready()
         with ConfigSpace(*config_dirs_of(path, own, self.config_dirs)) as space:
             plan = load_plan(path, own, space)
+            tuning = load_tuning(path, plan, own, space)
             runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
-            refuse_changed_cells(plan, runs_dir, space)
+        plan = (tuning and tuning.settled(runs_dir)) or plan
+        study = self._checked(plan, path, runs_dir, before, space, tuning)
+        if self.plan_only or self.dry_run:
+            return self._print_runs(study) if self.plan_only else self._say_ahead(study)
+        is_told = study.pending and not before and not self.detach
+        command = (self.on_end or on_end_of(path)) if is_told else None
+        return then(command, study.written.parent, partial(self._run, study))
+
+    def _checked(
+        self,
+        plan: Plan,
+        path: Path,
+        runs_dir: Path,
+        before: tuple[Path, ...],
+        space: ConfigSpace,
+        tuning: Tuning | None = None,
+    ) -> Checked:
+        """A plan whose cells are checked, said. Raises: UsageError, also where there is nothing to run."""
+        with space:
+            if plan.tuned or tuning is None:  # else its runs have settings that are still to be chosen
+                refuse_changed_cells(plan, runs_dir, space)
             pending = {key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in SETTLED}
-            composed = _check_cells(plan, {name for name, _ in pending}, space)
+            composed = check_cells(plan, {name for name, _ in pending}, space)
             launcher = None if self.plan_only else launcher_for(space, plan, self.hydra_own, composed, self.detach)
         self._announce(plan, len(pending), runs_dir)
         if not any(plan.jobs()):
             raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
-        study = Checked(plan, path, runs_dir, before, composed, pending, space, launcher)
-        if self.plan_only or self.dry_run:
-            return self._print_runs(study) if self.plan_only else self._say_ahead(study)
-        is_told = pending and not before and not self.detach
-        command = (self.on_end or on_end_of(path)) if is_told else None
-        return then(command, study.written.parent, partial(self._run, study))
+        return Checked(plan, path, runs_dir, before, composed, pending, space, launcher, tuning)
 
     def _print_runs(self, study: Checked) -> int:
         if status := self._run_needed(study):
             return status
+        if study.to_tune is not None:
+            first = next(study.to_tune.rounds(study.runs_dir))
+            self._print_runs(self._checked(first, study.path, study.runs_dir, study.before, study.space))
+            say(self.console, f"the settings of {study.plan.study} follow from what comes of these runs")
+            return 0
         plan = self._settled(study)
         for cell, seed in plan.jobs():
             say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
         return 0
 
     def _run(self, study: Checked) -> int:
-        """Runs what is needed, then what is pending, and compares."""
+        """Runs what is needed, then the tuning, then what is pending, and compares."""
         if status := self._run_needed(study):
             return status
+        if study.to_tune is not None:
+            chosen = self._tune(study, study.to_tune)
+            if chosen is None:
+                return 0 if self.detach else 1
+            study = chosen
+        plan = self._train(study)
+        if self.detach and study.before and study.pending:
+            raise UsageError(
+                f"{plan.study} has to be over first, and its runs are submitted; the same command submits the "
+                "rest when they are over"
+            )
+        return 0 if self.detach else self.conclude(plan, study.written.parent)
+
+    def _tune(self, study: Checked, tuning: Tuning) -> Checked | None:
+        """The study at the settings that its tuning chooses, of which a run that failed is run twice; None where runs
+        are left to others."""
+        for plan in tuning.rounds(study.runs_dir):
+            runs = runs_of(plan, study.runs_dir).values()
+            for _ in range(LAUNCHES_OF_TRIALS):
+                if any(effective_state(run) not in SETTLED for run in runs):
+                    self._train(self._checked(plan, study.path, study.runs_dir, study.before, study.space))
+            if left := sum(effective_state(run) not in ENDED for run in runs):
+                say(self.console, f"{left} runs of {plan.study} are not over; the same command goes on when they are")
+                return None
+        plan = tuning.chosen(study.runs_dir)
+        for line in tuning.said(plan):
+            say(self.console, line)
+        return self._checked(plan, study.path, study.runs_dir, study.before, study.space, tuning)
+
+    def _train(self, study: Checked) -> Plan:
+        """Runs what is pending; returns the plan as its runs compute."""
         runs_dir, space, launcher = study.runs_dir, study.space, study.launcher
         plan, ahead = self._prepared(study)
         with no_empty_folders([study.written.parent, *runs_of(plan, runs_dir).values()]), leaving():
@@ -237,12 +271,7 @@ class Sweep:
                 say(self.console, ahead.line(ahead.recorded()))
                 ahead.write_costs()
                 Relaunch(plan, runs_dir, launcher, space, self.console, self.detach).run([*NOT_OVER, "failed"])
-        if self.detach and study.before and study.pending:
-            raise UsageError(
-                f"{plan.study} has to be over first, and its runs are submitted; the same command submits the "
-                "rest when they are over"
-            )
-        return 0 if self.detach else self.conclude(plan, study.written.parent)
+        return plan
 
     def _say_ahead(self, study: Checked) -> int:
         """What the runs that are left will take, by cells; of a study that needs others, once those are over."""
@@ -251,11 +280,23 @@ class Sweep:
             which = " and ".join(needed)
             say(self.console, f"what {study.plan.study} takes can be told when {which}, which it starts from, is over")
             return status
+        if study.to_tune is not None:
+            self._say_trials_ahead(study, study.to_tune)
         _, ahead = self._prepared(study)
         if ahead is not None:
             with study.space, leaving():
                 ahead.say_all(study.composed, study.space, self.console)
         return status
+
+    def _say_trials_ahead(self, study: Checked, tuning: Tuning) -> None:
+        """What the trials will take that are known by now."""
+        first, runs_dir = next(tuning.rounds(study.runs_dir)), study.runs_dir
+        _, ahead = self._prepared(one := self._checked(first, study.path, runs_dir, study.before, study.space))
+        if ahead is not None:
+            with study.space, leaving():
+                ahead.say_all(one.composed, study.space, self.console)
+        if more := tuning.runs - len(runs_of(first, runs_dir)):
+            say(self.console, f"{more} more runs of {first.study} follow from what comes of these")
 
     def _prepared(self, study: Checked) -> tuple[Plan, Preflight | None]:
         """The plan as its runs compute, their data prepared, and what those that are left will take, if any are."""
@@ -277,7 +318,8 @@ class Sweep:
             needed = find_study(name, beside=study.path)
             if needed in (study.path, *study.before):
                 raise UsageError(f"{study.path}: needs {name}, which in turn needs this study")
-            own = [f"study.seeds={study.plan.seeds}".replace(" ", ""), _in(study.runs_dir)]
+            seeds = [*study.plan.seeds, *(study.tuning.tune["seeds"] if study.tuning else ())]
+            own = [f"study.seeds={seeds}".replace(" ", ""), _in(study.runs_dir)]
             if status := self.run(needed, own, (study.path, *study.before)):
                 return status
         return 0
@@ -287,6 +329,8 @@ class Sweep:
         from attnlab.runs.settled import in_lines, settle_all
 
         plan, composed, launcher, pending = study.plan, study.composed, study.launcher, len(study.pending)
+        if plan.automatic:  # as its tuning computed
+            return plan
         before, runs = read_json(study.written, {}), list(runs_of(plan, study.runs_dir).values())
         same = all(before.get(part) == asdict(plan)[part] for part in ("shared", "cells"))
         lines: Sequence[str] = ()
@@ -324,35 +368,6 @@ def _seems_over(path: Path, own: Sequence[str]) -> bool:
         runs = runs_of(read_plan(folder / "plan.json"), folder.parent).values()
         return all(effective_state(run) in SETTLED for run in runs)
     return False
-
-
-def launcher_for(
-    space: ConfigSpace, plan: Plan, words: Sequence[str], composed: Sequence[Composed], detach: bool
-) -> Launcher:
-    """The launcher for these cells. Raises: UsageError where it cannot serve them, or this machine cannot."""
-    from attnlab.runs.build import refuse_for_this_machine
-    from attnlab.runs.views import settle_mode
-
-    first = plan.overrides(plan.cells[0])
-    launcher = prepare_launcher(space, first, words, [one.resolved["trainer"] for one in composed])
-    if detach and launcher.is_here:
-        raise UsageError("--detach leaves the runs to Slurm: add hydra/launcher=slurm, or leave --detach out")
-    for one in composed if launcher.is_here else ():
-        refuse_for_this_machine(one.resolved)
-    return replace(launcher, words=[*launcher.words, *settle_mode(one.resolved for one in composed)])
-
-
-def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Composed]:
-    """Every cell that will run is checked and its model built without memory. Raises: UsageError."""
-    from attnlab.runs.build import dry_build
-
-    composed = [space.compose(plan.overrides(cell)) for cell in plan.cells if cell.name in names]
-    for one in composed:
-        check(one)
-    for one in composed:
-        dry_build(one.resolved)
-        refuse_other_source(one)
-    return composed
 
 
 def _write_plan(plan: Plan, path: Path) -> None:

@@ -14,7 +14,7 @@ from attnlab.training.run_directory import ENDED
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "on_end"),
+    *("trunk", "tune", "on_end"),
 )
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
@@ -46,7 +46,7 @@ def checked_study(raw: object) -> dict[str, Any]:
 
     Raises: ValueError that names the first field which is none, or holds what it does not accept.
     """
-    study = _table(raw, "a study", FIELDS)
+    study = checked_table(raw, "a study", FIELDS)
     question = study.get("question", "")
     if not isinstance(question, str):
         raise _refused("question", "text", question)
@@ -63,6 +63,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "metric": checked_metric(study.get("metric")),
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
         "trunk": _flag("trunk", study.get("trunk", False)),
+        "tune": study.get("tune"),  # checked by tuning_fields
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
     }
 
@@ -70,7 +71,7 @@ def checked_study(raw: object) -> dict[str, Any]:
 def check_plan(plan: Mapping[str, object]) -> None:
     """Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
     from the metric where it is left out. Raises: ValueError that names the field."""
-    for key in ("factors", "baseline", "branches"):
+    for key in ("factors", "baseline", "branches", "tuned"):
         _mapping(plan, key)
     for key, one in _mapping(plan, "automatic").items():
         if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
@@ -118,7 +119,7 @@ def checked_metric(raw: object) -> PrimaryMetric:
     if not isinstance(raw, Mapping):
         example = "as in {name: test/loss@1x, better: lower, margin: 0.02}"
         raise _refused("metric", f"a table with a name and better: lower or higher, {example}", raw)
-    metric = _table(raw, "metric", METRIC_FIELDS)
+    metric = checked_table(raw, "metric", METRIC_FIELDS)
     name, better, margin = _text("metric.name", metric.get("name")), metric.get("better"), metric.get("margin")
     if better not in ("lower", "higher"):
         raise _refused("metric.better", "lower or higher", better)
@@ -136,7 +137,7 @@ def checked_metric(raw: object) -> PrimaryMetric:
 def check_claim(raw: object) -> None:
     """Checks a claim: what it says, of which cell and metric, held against what, with exactly one bound. Raises:
     ValueError."""
-    claim = _table(raw, "a claim", CLAIM_FIELDS)
+    claim = checked_table(raw, "a claim", CLAIM_FIELDS)
     _text("says", claim.get("says"))
     for key in ("source", "metric"):
         if key in claim:
@@ -152,7 +153,7 @@ def check_claim(raw: object) -> None:
     if idle := [key for key in beside if key in claim]:
         raise ValueError(f"{idle[0]} has no meaning beside {bounds[0]}; leave it out")
     if "against" in claim:
-        other = _table(claim["against"], "against", AGAINST_FIELDS)
+        other = checked_table(claim["against"], "against", AGAINST_FIELDS)
         if "metric" in other:
             _text("against.metric", other["metric"])
         _check_cell("against.cell", other)
@@ -167,7 +168,7 @@ def _claim(claim: object, at: int) -> dict[str, object]:
     except ValueError as error:
         name = f"claim {says!r}" if isinstance(says, str) and says.strip() else f"claims[{at}]"
         raise ValueError(f"{name}: {error}") from error
-    return _table(claim, "a claim", CLAIM_FIELDS)
+    return checked_table(claim, "a claim", CLAIM_FIELDS)
 
 
 def _check_cell(where: str, holder: Mapping[str, object]) -> None:
@@ -210,7 +211,7 @@ def is_finite(value: object) -> TypeGuard[int | float]:
 
 
 def _single_cell(at: int, raw: object) -> dict[str, object]:
-    cell = _table(raw, f"cells[{at}]", CELL_FIELDS)
+    cell = checked_table(raw, f"cells[{at}]", CELL_FIELDS)
     if not cell.keys() >= set(CELL_FIELDS):
         raise _refused(f"cells[{at}]", "a table with name and overrides", raw)
     name, overrides = str(cell["name"]) if _is_whole(cell["name"]) else cell["name"], cell["overrides"]
@@ -241,7 +242,8 @@ def _choices(name: str, values: object) -> list[object]:
     return values
 
 
-def _table(raw: object, name: str, known: Sequence[str]) -> dict[str, object]:
+def checked_table(raw: object, name: str, known: Sequence[str]) -> dict[str, Any]:
+    """A table that has known fields alone. Raises: ValueError."""
     if not isinstance(raw, Mapping):
         raise _refused(name, f"a table with the fields {', '.join(known)}", raw)
     for key in raw:
