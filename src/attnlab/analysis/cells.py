@@ -14,8 +14,12 @@ from attnlab.analysis.contrasts import count_of
 from attnlab.analysis.differences import ALPHA, DECIDED, Difference, Failures, Outcomes, family_size, judge, verdict_of
 from attnlab.analysis.proportions import described, difference_of
 from attnlab.analysis.reader import Cell, Metric, Run
+from attnlab.analysis.regrets import OF_REGRETS
 from attnlab.analysis.statistics import ROUNDING, Interval, probability_better, rows_of, sign_p_rows
 from attnlab.training.study_fields import is_finite
+
+# Which cell is surely better than which: of their values by seed, the seeds asked, at a level, with their regrets.
+FindAhead = Callable[[list[Mapping[int, float]], list[set[int]], Metric, float, list[float]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def summarize(outcomes: Outcomes) -> list[CellSummary]:
         family_size(contrasts),
         outcomes.alpha,
         _ahead_by_shares if outcomes.is_proportion(metric.name) else _ahead,
+        outcomes.regrets(metric.name),
     )
     differences = {cell: Difference.of(found) for cell, found in judged.items()}
     return [_summary(outcomes, cell, differences, ranks if len(ranks) > 1 else {}) for cell in study.cells]
@@ -156,7 +161,8 @@ def rank_intervals(
     verdicts: Mapping[str, str] | None = None,
     size: int = 0,
     alpha: float = ALPHA,
-    find_ahead: Callable[[list[Mapping[int, float]], list[set[int]], Metric, float], np.ndarray] | None = None,
+    find_ahead: FindAhead | None = None,
+    regrets: Mapping[str, float] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """The ranks that each of `values` ({cell: {seed: value}}) may hold, (best, worst): behind those surely better,
     before those surely worse.
@@ -168,6 +174,8 @@ def rank_intervals(
     chance of at most alpha m0 / m; and where none is found, the other pairs have at most alpha (m - m0) / m.) Without
     a baseline the pairs have alpha whole. asked: the seeds that were asked of each cell; those without a value count
     against every finding. find_ahead: which cell is surely better than which, by default as `_ahead` finds it.
+    regrets: by how much cells may be worse than at their best settings, where they were tuned: a pair is told where it
+    would be at those, too.
     """
     names = list(values)
     ahead = np.zeros((len(names), len(names)), dtype=bool)
@@ -178,7 +186,9 @@ def rank_intervals(
     left = alpha * len(decided) / max(1, size) if baseline is not None else alpha
     if left and pairs:
         tables = [values[names[i]] for i in rest], [asked[names[i]] for i in rest]
-        ahead[np.ix_(rest, rest)] = (find_ahead or _ahead)(*tables, metric, left / pairs)
+        left = left / pairs * (1 if regrets is None else 1 - OF_REGRETS)
+        found = (find_ahead or _ahead)(*tables, metric, left, [(regrets or {}).get(names[i], 0.0) for i in rest])
+        ahead[np.ix_(rest, rest)] = found
     if baseline in names:
         base = names.index(baseline)
         for name, verdict in decided.items():
@@ -189,10 +199,12 @@ def rank_intervals(
 
 
 def _ahead_by_shares(
-    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float
+    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float, regrets: list[float]
 ) -> np.ndarray:
-    """`_ahead` of values that are 0 or 1."""
+    """`_ahead` of values that are 0 or 1, of which no regret is known."""
     ahead = np.zeros((len(cells), len(cells)), dtype=bool)
+    if any(regrets):
+        return ahead
     for i, j in combinations(range(len(cells)), 2):
         seeds = asked[i] & asked[j]
         counts = [count_of(cells[k], seeds) for k in (i, j)]
@@ -202,7 +214,9 @@ def _ahead_by_shares(
     return ahead
 
 
-def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:
+def _ahead(
+    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float, regrets: list[float]
+) -> np.ndarray:
     """Which cell is surely better than which, (cells, cells): by the tests of `differences.judge`, at `share`."""
     seeds = sorted(set().union(*asked, *cells))
     sign = 1.0 if metric.better == "lower" else -1.0
@@ -215,8 +229,10 @@ def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metr
         missing_R = (asked_S & asked_RS & ~np.isfinite(differences_RS)).sum(axis=1)
         rows = rows_of(differences_RS)
         low, high = rows.t_bounds(1 - share)
-        by_t = (rows.n > 1) & rows.has_spread & (high < 0) & (low < -metric.margin)
-        is_less = (differences_RS < 0).sum(axis=1) > (differences_RS > 0).sum(axis=1)
-        by_sign = is_less & (sign_p_rows(differences_RS, missing_R) <= share)
+        theirs_R = np.array(regrets)
+        by_t = (rows.n > 1) & rows.has_spread & (high + theirs_R < 0) & (low - regrets[i] < -metric.margin)
+        at_best_RS = np.where(np.isfinite(theirs_R)[:, None], differences_RS + theirs_R[:, None], np.nan)
+        is_less = (at_best_RS < 0).sum(axis=1) > (at_best_RS > 0).sum(axis=1)
+        by_sign = is_less & (sign_p_rows(at_best_RS, missing_R) <= share)
         ahead[i] = np.where(missing_R > 0, by_sign, by_t)
     return ahead

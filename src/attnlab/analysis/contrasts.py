@@ -8,9 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
+
 from attnlab.analysis import proportions, statistics
 from attnlab.analysis.proportions import Count
-from attnlab.analysis.statistics import Interval
+from attnlab.analysis.regrets import OF_REGRETS
+from attnlab.analysis.statistics import Interval, UnevenInterval
+
+UNKNOWN = "the best setting is not known"
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,9 @@ class Contrast:
     ones may.
 
     `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked
-    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline).
+    for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline). regrets:
+    how far below and above the difference at the settings chosen that at the best settings may lie (see `regrets`);
+    None where nothing was tuned.
     """
 
     values: dict[int, float]
@@ -28,6 +35,7 @@ class Contrast:
     reason: str = ""
     is_partial: bool = False
     beyond_chance: bool = False
+    regrets: tuple[float, float] | None = field(default=None, kw_only=True)
     is_mean: ClassVar[bool] = True  # judged by t, as a mean; with missing runs by signs, as a median
     fewest: ClassVar[int] = 2  # seeds that can decide anything
 
@@ -50,6 +58,27 @@ class Contrast:
         return self.asked >= self.fewest
 
     def interval(self, level: float) -> Interval:
+        """Of what is compared: where settings were tuned, of the difference at the best of them."""
+        if self.regrets is None:
+            return self.at_choices(level)
+        chosen = self.at_choices(1 - (1 - level) * (1 - OF_REGRETS))
+        below, above = self.regrets
+        return UnevenInterval.of(replace(chosen, low=chosen.low - below, high=chosen.high + above), UNKNOWN)
+
+    @property
+    def p(self) -> float:
+        """Of the test behind the interval; nan where the values are partial."""
+        values = np.array(list(self.values.values()))
+        if self.regrets is None or not values.size:
+            return self._p(values)
+        below, above = self.regrets
+        # The difference has to be other than zero also where the regrets speak against it.
+        moved = values + above if values.mean() < 0 else values - below
+        if not np.isfinite(moved).all() or np.sign(moved.mean()) != np.sign(values.mean()):
+            return 1.0
+        return float(np.minimum(1.0, self._p(moved) / (1 - OF_REGRETS)))
+
+    def at_choices(self, level: float) -> Interval:
         """The t interval; with missing runs that of the median, which holds whatever they would have given."""
         values = list(self.values.values())
         if self.is_partial:
@@ -60,13 +89,10 @@ class Contrast:
         found = statistics.median_interval(values, level, self.missing)
         return found if found.is_bounded else replace(found, unbounded=self.reason)
 
-    @property
-    def p(self) -> float:
-        """Of the test behind the interval; nan where the values are partial."""
+    def _p(self, values: np.ndarray) -> float:
         if self.is_partial:
             return math.nan
-        values = list(self.values.values())
-        return statistics.sign_p(values, self.missing) if self.missing else statistics.t_p(values)
+        return statistics.sign_p(values.tolist(), self.missing) if self.missing else statistics.t_p(values.tolist())
 
 
 @dataclass(frozen=True)
@@ -76,11 +102,10 @@ class ShareOfRuns(Contrast):
     is_mean: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
 
-    def interval(self, level: float) -> Interval:
+    def at_choices(self, level: float) -> Interval:
         return proportions.share_of(Count(int(sum(self.values.values())), len(self.values), self.missing), level)
 
-    @property
-    def p(self) -> float:
+    def _p(self, values: np.ndarray) -> float:
         return math.nan
 
 
@@ -94,15 +119,14 @@ class DifferenceOfShares(Contrast):
     is_mean: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
 
-    def interval(self, level: float) -> Interval:
+    def at_choices(self, level: float) -> Interval:
         return proportions.difference_of(self.first, self.second, level)
 
     @property
     def counts(self) -> str:
         return f"{self.first} against {self.second}"
 
-    @property
-    def p(self) -> float:
+    def _p(self, values: np.ndarray) -> float:
         return proportions.largest_fisher_p(self.first, self.second)
 
 
@@ -113,7 +137,7 @@ class ChangeOfShare(Contrast):
     is_mean: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
 
-    def interval(self, level: float) -> Interval:
+    def at_choices(self, level: float) -> Interval:
         return proportions.change_of(list(self.values.values()), self.missing, level)
 
     @property
@@ -121,8 +145,7 @@ class ChangeOfShare(Contrast):
         changes = list(self.values.values())
         return f"{changes.count(1)} of {len(changes)} runs up, {changes.count(-1)} down"
 
-    @property
-    def p(self) -> float:
+    def _p(self, values: np.ndarray) -> float:
         changes = list(self.values.values())
         return proportions.mcnemar_p(changes.count(1), changes.count(-1), self.missing)
 

@@ -30,6 +30,7 @@ from attnlab.analysis.contrasts import (
 )
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import Metric, Run, Study
+from attnlab.analysis.regrets import OF_REGRETS, regret_bounds
 from attnlab.analysis.statistics import Interval, bonferroni, bootstrap_interval, holm, paired
 from attnlab.training.run_directory import ENDED
 
@@ -53,6 +54,7 @@ class Outcomes:
     def __init__(self, study: Study, alpha: float = ALPHA) -> None:
         self.study, self.alpha = study, alpha
         self._found: dict[tuple[str, str | None], dict[int, str]] = {}
+        self._regrets: dict[str, Mapping[str, float]] = {}
         self.is_proportion = cache(partial(is_proportion, study))
 
     def of(self, cell: str, metric: str | None) -> dict[int, str]:
@@ -88,6 +90,29 @@ class Outcomes:
         base = self.study.baseline_cell
         return more | ({base.name} if base and set(sure) - more else set())
 
+    def regrets(self, metric: str) -> Mapping[str, float] | None:
+        """By how much each cell's setting may be worse on a metric than its best; None where the study was not tuned.
+        Of what is 0 or 1 a run that is not known."""
+        study = self.study
+        if metric not in self._regrets and study.tuned:
+            compared = {cell.name: [*study.values(cell.name, metric).values()] for cell in study.cells}
+            found = regret_bounds(study.tuned, metric, self._better(metric), compared, self.alpha * OF_REGRETS)
+            self._regrets[metric] = dict.fromkeys(found, math.inf) if self.is_proportion(metric) else found
+        return self._regrets.get(metric)
+
+    def _better(self, metric: str) -> str:
+        own = self.study.metric
+        return own.better if own and own.name == metric else self.study.better(metric)
+
+    def between(self, metric: str, weights: Iterable[tuple[float, str]]) -> tuple[float, float] | None:
+        """How far below and above a weighted sum of cells that at their best settings may lie; None without tuning."""
+        known = self.regrets(metric)
+        if known is None:
+            return None
+        parts = [(weight, abs(weight) * known.get(cell, math.inf)) for weight, cell in weights]
+        plus, minus = (sum(part for weight, part in parts if weight * side > 0) for side in (1, -1))
+        return (plus, minus) if self._better(metric) == "lower" else (minus, plus)
+
     def alone(self, cell: str, metric: str) -> Contrast:
         contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
         return self.marked(ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast, [cell])
@@ -107,7 +132,14 @@ class Outcomes:
         contrast = contrast_of(values, parts)
         if self.is_proportion(metric) and self.is_proportion(other_metric):
             contrast = self._of_shares(contrast, (cell, metric), (other, other_metric), both)
+        if cell != other:  # runs of one cell have one setting
+            contrast = replace(contrast, regrets=self.of_pair((cell, metric), (other, other_metric)))
         return self.marked(contrast, [cell, other])
+
+    def of_pair(self, first: tuple[str, str], second: tuple[str, str]) -> tuple[float, float] | None:
+        """`between` of one cell's metric minus that of another."""
+        own, other = self.between(first[1], [(1, first[0])]), self.between(second[1], [(-1, second[0])])
+        return (own[0] + other[0], own[1] + other[1]) if own and other else None
 
     def _of_shares(
         self, contrast: Contrast, first: tuple[str, str], second: tuple[str, str], seeds: list[int]
@@ -265,19 +297,31 @@ class Difference(Judged):
     @property
     def smallest_effect(self) -> float:
         """The difference that so many seeds would see in 80% of cases at the level `share`, with this spread."""
-        seen = statistics.smallest_visible_effect(self.n, self.share)
-        return self.interval.deviation * seen if self.has_spread else math.nan
+        seen = statistics.smallest_visible_effect(self.n, self._level)
+        return self.interval.deviation * seen + max(self._regrets) if self.has_spread else math.nan
+
+    @property
+    def _regrets(self) -> tuple[float, float]:
+        return self.contrast.regrets or (0.0, 0.0)
+
+    @property
+    def _level(self) -> float:
+        """What is left of `share` for the difference itself."""
+        return self.share * (1.0 if self.contrast.regrets is None else 1 - OF_REGRETS)
 
     @cached_property
     def seeds_to_see(self) -> float:
         """The seeds that would find the measured mean to be a difference, with this spread."""
-        return statistics.seeds_to_see(self._in_deviations(self.interval.mean), self.share)
+        mean = self.interval.mean
+        left = max(0.0, abs(mean) - self._regrets[mean < 0])  # of the difference, whatever the regrets
+        return statistics.seeds_to_see(self._in_deviations(left), self._level)
 
     @cached_property
     def seeds_to_equate(self) -> float:
         """The seeds that would find the measured mean to be within the margin, with this spread."""
-        mean, margin = self._in_deviations(self.interval.mean), self._in_deviations(self.metric.margin)
-        return statistics.seeds_to_equate(mean, margin, self.share)
+        margin = self.metric.margin - max(self._regrets)
+        mean = self._in_deviations(self.interval.mean)
+        return statistics.seeds_to_equate(mean, self._in_deviations(margin), self._level) if margin >= 0 else math.inf
 
     @property
     def seeds_to_settle(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from operator import itemgetter
@@ -149,6 +149,8 @@ class Factorial:
         shared = sorted(set.intersection(*map(set, found.values()))) if found else []
         values = {seed: float(np.mean([by_seed[seed] for by_seed in found.values()])) for seed in shared}
         contrast = self.outcomes.marked(contrast_of(values, {"": asked}, "seeds", len(found) < len(whole)), used)
+        weights = [(sign / len(found), cell.name) for setting in found for sign, cell in whole[setting]]
+        contrast = replace(contrast, regrets=self.outcomes.between(self.metric, weights))
         means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
         return Averaged(**vars(contrast), by_setting=means, planned=len(corners))
 

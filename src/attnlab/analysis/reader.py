@@ -81,8 +81,7 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        error = self.status.get("error")
-        return str(error) if error else None
+        return str(self.status["error"]) if self.status.get("error") else None
 
     @property
     def problem(self) -> str:
@@ -114,6 +113,7 @@ class Study:
     shared: list[str]
     code: dict[str, object]
     runs: dict[tuple[str, int], Run]
+    tuned: dict[str, object] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     baseline_named: bool = True
@@ -316,8 +316,8 @@ def _study(
         check_plan(plan)
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
-    cells = [_cell(mapping(entry)) for entry in _list(plan.get("cells"))]
-    seeds = [seed for seed in _list(plan.get("seeds")) if isinstance(seed, int)]
+    cells = [_cell(mapping(entry)) for entry in items_of(plan.get("cells"))]
+    seeds = [seed for seed in items_of(plan.get("seeds")) if isinstance(seed, int)]
     known = {cell.name for cell in cells}
     runs = {(run.cell, run.seed): run for run in found if run.cell in known}
     for cell in cells if is_planned else []:  # without a plan nobody has asked for what is not there
@@ -327,16 +327,17 @@ def _study(
         path=path,
         name=str(plan.get("study") or path.name),
         question=str(plan.get("question") or ""),
-        factors={name: [*map(_choice, _list(choices))] for name, choices in mapping(plan.get("factors")).items()},
+        factors={name: [*map(_choice, items_of(choices))] for name, choices in mapping(plan.get("factors")).items()},
         baseline=choices_of(plan.get("baseline")),
         baseline_named=is_planned,
         cells=cells,
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
-        claims=[mapping(claim) for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
-        shared=[*map(str, _list(plan.get("shared")))],
+        claims=[mapping(claim) for claim in items_of(plan.get("claims")) if isinstance(claim, dict)],
+        shared=[*map(str, items_of(plan.get("shared")))],
         code=mapping(plan.get("code")),
         runs=runs,
+        tuned=mapping(plan.get("tuned")),
         unreadable=unreadable,
         read_curves=read_curves,
     )
@@ -353,8 +354,7 @@ def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
 
 
 def _cell(entry: Mapping[str, object]) -> Cell:
-    overrides = tuple(map(str, _list(entry.get("overrides"))))
-    skip = entry.get("skip")
+    overrides, skip = tuple(map(str, items_of(entry.get("overrides")))), entry.get("skip")
     return Cell(str(entry.get("name")), choices_of(entry.get("choices")), overrides, str(skip) if skip else None)
 
 
@@ -396,5 +396,5 @@ def _as_read(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else NOTHING
 
 
-def _list(value: object) -> list[object]:
+def items_of(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else []

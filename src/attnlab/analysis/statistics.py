@@ -58,6 +58,19 @@ class Interval:
         return self.high < low or self.low > high
 
 
+@dataclass(frozen=True)
+class UnevenInterval(Interval):
+    """One whose ends lie at different distances from the mean."""
+
+    is_even: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, interval: Interval, unbounded: str) -> UnevenInterval:
+        """The same ends; `unbounded` says why it has none, where nothing else does."""
+        found = cls(**vars(interval))
+        return found if found.is_bounded or found.unbounded else replace(found, unbounded=unbounded)
+
+
 def _finite(values: Sequence[float]) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
