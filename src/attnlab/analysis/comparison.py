@@ -27,6 +27,7 @@ from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
+from attnlab.analysis.tuning import TuningSummary, summarize_tuning, tuning_caveats
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.study_fields import same
 
@@ -52,7 +53,7 @@ class Clusters:
 class Comparison:
     """All that the terminal, the tables and the page say about a study.
 
-    `sentences` is there where it was asked for (see `with_resampled_sentences`).
+    `sentences` is there where it was asked for (see `with_resampled_sentences`), `tuning` where cells were tuned.
     """
 
     study: Study
@@ -64,6 +65,7 @@ class Comparison:
     interactions: list[Interaction]
     caveats: list[str]
     sentences: SentenceResult | None = None
+    tuning: TuningSummary | None = None
 
     @cached_property
     def is_proportion(self) -> bool:
@@ -148,6 +150,7 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
     outcomes = Outcomes(study, alpha)
     factorial = Factorial(outcomes)
     cells, cross = summarize(outcomes), interactions(factorial)
+    tuning = summarize_tuning(outcomes)
     return Comparison(
         study,
         study.metric,
@@ -156,7 +159,8 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         length_curves(outcomes),
         factor_effects(factorial, cross),
         cross,
-        caveats_of(study, cells, unmatched(factorial), alpha),
+        [*tuning_caveats(tuning, cells), *caveats_of(study, cells, unmatched(factorial), alpha)],
+        tuning=tuning,
     )
 
 

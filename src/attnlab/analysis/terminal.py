@@ -27,6 +27,7 @@ from attnlab.analysis.tables import (
     name_columns,
     proportion_notes,
 )
+from attnlab.analysis.tuning import budget_sentence, choices_table
 
 MOST_PROBLEMS = 12
 MOST_INTERACTIONS = 8
@@ -47,7 +48,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (print_cells, _print_lengths, _print_factors, _print_sentences, _print_claims):
+    for part in (print_cells, _print_lengths, _print_factors, _print_tuning, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -114,7 +115,9 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     if lines:
         curves = [[Column(CURVE, lambda row: lines.text(row.cell.name, console.encoding), "l")], []]
     shapes: list[Shape] = []
-    for (mean_whole, apart_whole), gap in WHOLE if comparison.is_proportion else (*WHOLE, *NARROWER):
+    # Of what has no half-width to say.
+    is_uneven = comparison.is_proportion or comparison.tuning is not None
+    for (mean_whole, apart_whole), gap in WHOLE if is_uneven else (*WHOLE, *NARROWER):
         means, apart = _means(comparison, mean_whole), _differences(comparison, apart_whole)
         shapes += [[(Table.of([*names, *curve, *means, *apart, verdict], rows), gap)] for curve in curves]
     compared = [row for row in rows if row.difference]
@@ -262,6 +265,18 @@ def _print_factors(comparison: Comparison, console: Console) -> None:
         more = [f"{smaller} smaller ones: on the page and in interactions.csv."] * (of is largest and smaller > 0)
         for sentence in [*more, *shapes[0].notes]:
             note(console, sentence)
+
+
+def _print_tuning(comparison: Comparison, console: Console) -> None:
+    """What was chosen in each cell, where cells were tuned."""
+    if comparison.tuning is None:
+        return
+    title(console, "Tuning")
+    note(console, budget_sentence(comparison.tuning))
+    table = choices_table(comparison.tuning, comparison.cells)
+    print_first_that_fits([[(table, 2)], [(table, 1)], [(table.transposed(), 2)]], console)
+    for sentence in table.notes:
+        note(console, sentence)
 
 
 def _print_sentences(comparison: Comparison, console: Console) -> None:
