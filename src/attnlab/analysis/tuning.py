@@ -50,9 +50,9 @@ class TunedCell:
         return [at for at, mean in enumerate(self.means) if math.isfinite(mean) or self.diverged[at]]
 
     def at_edge(self, axes: Sequence[Axis]) -> Iterator[str]:
-        """Of which fields the choice is the last value on its side that was tried."""
+        """Of which fields the choice is the last value on its side that was tried and did not fail."""
         for axis in axes:
-            tried = sorted({axis.at(one[axis.name]) for one in self.settings})
+            tried = sorted({axis.at(self.settings[at][axis.name]) for at in self.usable})
             here = axis.at(self.choice[axis.name])
             if len(tried) > 1 and here in (tried[0], tried[-1]):
                 side = "smallest" if here == tried[0] else "largest"

@@ -159,7 +159,7 @@
       traces.push({ x: s.x, y: s.y, name: escaped(s.cell), mode: family.number ? "lines+markers" : "markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour }, hovertemplate: `%{x}: %{y:.4g}<extra>%{fullData.name}</extra>` });
       if (at >= 0) traces.push({ ...plain, x: [s.x[at]], y: [s.y[at]], marker: { symbol: "circle-open", size: 15, line: { width: 2.5 }, color: colour } });
     }
-    const xAxis = family.log ? { type: "log" } : family.number ? {} : { type: "category" };
+    const xAxis = family.log ? { type: "log", exponentformat: "power" } : family.number ? {} : { type: "category" };
     plotAll(chart.querySelector(".panels"), [["", traces, layout(family.name, family.unit, xAxis)]]);
     key(chart, family.series.map((s) => s.cell), colourBy);
   }

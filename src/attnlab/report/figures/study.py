@@ -56,8 +56,8 @@ BEHIND: dict[str, Any] = {"color": colour("line"), "linewidth": 0.8, "zorder": 1
 
 
 def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Writes what the study has of differences, effects, interactions, lengths, tuning, curves, curves-by-factor and grid;
-    returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
+    """Writes what the study has of differences, effects, interactions, lengths, tuning, curves, curves-by-factor and
+    grid; returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
     return style.write_figures(study_figures(comparison), Path(folder), ("pdf", "png"))
 
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
-from attnlab.report.figures.style import COLUMN, PAGE, legend_below, line_look, new_figure
+from attnlab.report.figures.style import COLUMN, PAGE, legend_below, line_look, new_figure, plain_log_ticks
 from attnlab.report.page_data import TuningFamily, TuningSeries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEIGHT, MOST_FIELDS = 2.4, 3
+HEIGHT, MOST_FIELDS, MOST_TICKS = 2.4, 3, 6
 
 
 def tuning_figure(families: Sequence[TuningFamily], cells: Sequence[str]) -> Figure | None:
@@ -32,7 +32,9 @@ def tuning_figure(families: Sequence[TuningFamily], cells: Sequence[str]) -> Fig
         for one in family["series"]:
             _draw(axes, one, line_look(cells.index(one["cell"])))
         if family["log"]:
-            axes.set_xscale("log")
+            tried = sorted({float(str(value)) for one in family["series"] for value in one["x"]})
+            ticks = tried[:: math.ceil(len(tried) / MOST_TICKS)]
+            plain_log_ticks(axes, "x", ticks, [f"{tick:.2g}" for tick in ticks])
         axes.set_xlabel(short(family["name"]))
     panels[0].set_ylabel(typographic(shown[0]["unit"]))
     legend_below(figure, panels[0])
