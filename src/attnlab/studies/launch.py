@@ -250,7 +250,7 @@ class Sweep:
         are left to others."""
         for plan in tuning.rounds(study.runs_dir):
             runs = runs_of(plan, study.runs_dir).values()
-            for _ in range(LAUNCHES_OF_TRIALS):
+            for _ in range(1 if self.detach else LAUNCHES_OF_TRIALS):
                 if any(effective_state(run) not in SETTLED for run in runs):
                     self._train(self._checked(plan, study.path, study.runs_dir, study.before, study.space))
             if left := sum(effective_state(run) not in ENDED for run in runs):
