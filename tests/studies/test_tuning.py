@@ -43,6 +43,9 @@ def test_each_cell_runs_at_the_best_setting_of_its_trials_also_after_an_interrup
     said = attnlab("sweep", "mine", HERE)
     assert said.status == 0, said.err
     assert statuses("mine-tuning") == tried
+    assert "4 runs: 4 finished" in attnlab("status", "mine-tuning").out
+    compared = attnlab("compare", "mine-tuning")
+    assert "val/loss, lower is better" in compared.out, compared.err
     plan = read_json(Path("runs/mine/plan.json"))
     for position in POSITIONS:
         losses = {

@@ -20,6 +20,9 @@ count against every word (`differences.Outcomes`).
   interval and Fisher's exact test have to agree on "better" and "worse"; "no difference that counts" and claims against
   another cell take bounds that hold for any shares; changes with length, of the same runs, McNemar's exact test.
   No effects, no interactions. Missing runs are counted as they are worst.
+- Tuned cells. Words about differences, ranks, effects, interactions and claims against another cell are those that hold
+  at the best settings of all cells: intervals are wider by bounds on what each choice may have missed, which have a
+  fifth of each family's 5% (`regrets`). Curves, sensitivity and equal settings are described.
 - In no family: "at most 0.05 in 3 of 3 seeds" (one p a seed: sacreBLEU's paired bootstrap over test sentences).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.

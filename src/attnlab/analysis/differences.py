@@ -28,6 +28,7 @@ from attnlab.analysis.contrasts import (
     count_of,
     together,
 )
+from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import Metric, Run, Study
 from attnlab.analysis.regrets import OF_REGRETS, regret_bounds
@@ -96,9 +97,22 @@ class Outcomes:
         study = self.study
         if metric not in self._regrets and study.tuned:
             compared = {cell.name: [*study.values(cell.name, metric).values()] for cell in study.cells}
-            found = regret_bounds(study.tuned, metric, self._better(metric), compared, self.alpha * OF_REGRETS)
+            alpha = self.alpha * OF_REGRETS / len(self._judged_by)
+            found = regret_bounds(study.tuned, metric, self._better(metric), compared, alpha)
             self._regrets[metric] = dict.fromkeys(found, math.inf) if self.is_proportion(metric) else found
         return self._regrets.get(metric)
+
+    @cached_property
+    def _judged_by(self) -> set[str]:
+        """The metrics on which cells are held against one another, by the study or its claims: bounds hold on all."""
+        own = self.study.metric.name if self.study.metric else ""
+        found = {own}
+        for claim in map(mapping, self.study.claims):
+            against = mapping(claim.get("against"))
+            if against.get("cell"):
+                metric = str(claim.get("metric") or own)
+                found |= {metric, str(against.get("metric") or metric)}
+        return found
 
     def _better(self, metric: str) -> str:
         own = self.study.metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,9 +22,11 @@ DIGITS = 4  # significant ones of a number that is drawn, so that names and comm
 class Sampler(Protocol):
     """What asks for settings in one cell, and is told how good they were; the same answers to the same asking."""
 
+    @abstractmethod
     def ask(self) -> list[Settings]:
         """The settings to try next."""
 
+    @abstractmethod
     def tell(self, scores: Sequence[float | None]) -> None:
         """How good the last ones were, the lower the better; infinite, or None where that is not known."""
 
@@ -46,6 +49,7 @@ class Beforehand:
 
     def tell(self, scores: Sequence[float | None]) -> None:
         """Nothing follows from them."""
+        assert len(scores) == len(self.settings)
 
 
 def grid_of(search: Mapping[str, Any]) -> list[Settings]:

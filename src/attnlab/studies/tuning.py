@@ -107,13 +107,13 @@ class Tuning:
             metric={**self.tune["metric"], "margin": None},
             claims=[],
         )
-        return replace(plan, cells=[self._with_reason(one, plan, runs_dir) for one in plan.cells])
+        with self.space:
+            return replace(plan, cells=[self._with_reason(one, plan, runs_dir) for one in plan.cells])
 
     def _with_reason(self, trial: Cell, plan: Plan, runs_dir: Path) -> Cell:
         if any((runs_dir / self.name / trial.name).glob("seed=*/run.json")):  # it could be run
             return trial
-        with self.space:
-            return replace(trial, skip="; ".join(incompatible(self.space.compose(plan.overrides(trial)))) or None)
+        return replace(trial, skip="; ".join(incompatible(self.space.compose(plan.overrides(trial)))) or None)
 
     def chosen(self, runs_dir: Path) -> Plan:
         """The plan with each cell at the best of its settings. Raises: UsageError where none of a cell finished."""
