@@ -16,6 +16,7 @@ from PIL import Image
 from attnlab.config import shipped
 from attnlab.config.compose import ConfigSpace
 from attnlab.training.study_fields import CLAIM_FIELDS, FIELDS, METRIC_FIELDS
+from attnlab.training.tuning_fields import TUNE_FIELDS
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.M | re.S)
@@ -93,12 +94,13 @@ def elsewhere(command):
 
 def test_every_field_of_a_study_is_described_and_no_other():
     page = (ROOT / "docs" / "study_fields.md").read_text()
-    own, metric, claim = (
+    own, metric, tune, claim = (
         set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", part, re.M))))
-        for part in page.split("\n## ")[:3]
+        for part in page.split("\n## ")[:4]
     )
     assert own == set(FIELDS)
     assert metric == set(METRIC_FIELDS)
+    assert tune == set(TUNE_FIELDS)
     assert claim == set(CLAIM_FIELDS)
 
 

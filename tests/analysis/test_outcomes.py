@@ -8,7 +8,8 @@ from scipy import stats
 from tests.analysis.memory import study_of
 
 from attnlab.analysis.comparison import compare
-from attnlab.analysis.differences import Outcomes, compare_failures, together
+from attnlab.analysis.differences import Outcomes, together
+from attnlab.analysis.failures import compare_failures
 from attnlab.analysis.statistics import holm
 
 

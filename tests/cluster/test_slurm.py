@@ -210,6 +210,22 @@ def test_two_sweeps_at_once_train_each_run_once_and_what_is_cancelled_is_tried_a
     assert "2 runs: 2 queued" in attnlab("status", "held").out
 
 
+def test_cells_are_tuned_and_compared_by_the_same_words_also_detached(attnlab, study, slurm):
+    study("tuned", seeds=1, tune={"search": {"optimizer.lr": [1e-4, 3e-3]}})
+    said = attnlab("sweep", "tuned", *ON_SLURM, "--detach")
+    assert said.status == 0, said.err
+    assert "submitted 4 runs to Slurm as job" in said.out
+    assert "4 runs of tuned-tuning are not over; the same command goes on when they are" in said.out
+    again = attnlab("sweep", "tuned", *ON_SLURM)  # waits for these trials, and submits none of them again
+    assert again.status == 0, again.err
+    assert again.out.count("runs to Slurm as job") == 1
+    plan = read_json(Path("runs/tuned/plan.json"))
+    for cell in plan["cells"]:
+        chosen = plan["tuned"]["cells"][cell["name"]]["chosen"]["optimizer.lr"]
+        run = read_json(Path("runs/tuned", cell["name"], "seed=0/run.json"))
+        assert run["config"]["optimizer"]["lr"] == chosen
+
+
 def test_two_nodes_train_as_one_process_with_twice_the_batch(attnlab, tiny, slurm):
     two = attnlab(
         "train", "-m", *tiny, *ON_SLURM, "trainer.num_nodes=2", "trainer.strategy=ddp", "cell=c", "study.name=two"

@@ -24,6 +24,9 @@ count against every word (`differences.Outcomes`).
   the same families, the sign test and the interval of the median that goes with it, of which a run that never got there
   is censored: a seed counts where it is sure which of two runs was cheaper, and all others against every word. No
   effects, no interactions. Beside them, in no family: the log-rank test, Fisher's of the share that reached it.
+- Tuned cells. Words about differences, ranks, effects, interactions and claims against another cell are those that hold
+  at the best settings of all cells: intervals are wider by bounds on what each choice may have missed, which have a
+  fifth of each family's 5% (`regrets`). Curves, sensitivity and equal settings are described.
 - In no family: "at most 0.05 in 3 of 3 seeds" (one p a seed: sacreBLEU's paired bootstrap over test sentences).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.

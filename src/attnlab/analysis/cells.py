@@ -17,18 +17,22 @@ from attnlab.analysis.differences import (
     ALPHA,
     DECIDED,
     Difference,
-    Failures,
     Judged,
     Outcomes,
     family_size,
     judge,
     verdict_of,
 )
+from attnlab.analysis.failures import Failures
 from attnlab.analysis.proportions import described, difference_of
 from attnlab.analysis.reader import Cell, Metric, Run
+from attnlab.analysis.regrets import OF_REGRETS
 from attnlab.analysis.statistics import ROUNDING, Interval, probability_better, rows_of, sign_p_rows
 from attnlab.training.study_fields import is_finite
 from attnlab.training.targets import target_of
+
+# Which cell is surely better than which: of their values by seed, the seeds asked, at a level, with their regrets.
+FindAhead = Callable[[list[Mapping[int, float]], list[set[int]], Metric, float, list[float]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def _judged_pairs(outcomes: Outcomes, metric: Metric) -> tuple[dict[str, Judged]
         else _ahead_by_shares
         if outcomes.is_proportion(metric.name)
         else _ahead,
+        outcomes.regrets(metric.name),
         outcomes.is_over,
     )
     if outcomes.before:
@@ -220,7 +225,8 @@ def pairs_ahead(
     verdicts: Mapping[str, str] | None = None,
     size: int = 0,
     alpha: float = ALPHA,
-    find_ahead: Callable[[list[Mapping[int, float]], list[set[int]], Metric, float], np.ndarray] | None = None,
+    find_ahead: FindAhead | None = None,
+    regrets: Mapping[str, float] | None = None,
     is_over: bool = True,
 ) -> set[tuple[str, str]]:
     """The pairs of `values` ({cell: {seed: value}}) of which the first is surely better.
@@ -231,8 +237,9 @@ def pairs_ahead(
     number of pairs. (If m0 of the m differences to the baseline are truly none, a false one is found there with a
     chance of at most alpha m0 / m; and where none is found, the other pairs have at most alpha (m - m0) / m.) Without
     a baseline the pairs have alpha whole. asked: the seeds that were asked of each cell; those without a value count
-    against every finding. find_ahead: which cell is surely better than which, by default as `_ahead` finds it. is_over:
-    whether those will have none; else nothing is said of cells that lack some.
+    against every finding. find_ahead: which cell is surely better than which, by default as `_ahead` finds it.
+    regrets: by how much cells may be worse than at their best settings, where they were tuned: a pair is told where it
+    would be at those, too. is_over: whether those will have none; else nothing is said of cells that lack some.
     """
     names = list(values)
     ahead = np.zeros((len(names), len(names)), dtype=bool)
@@ -243,7 +250,8 @@ def pairs_ahead(
     left = alpha * len(decided) / max(1, size) if baseline is not None else alpha
     if left and pairs:
         tables = [values[names[i]] for i in rest], [asked[names[i]] for i in rest]
-        found = (find_ahead or _ahead)(*tables, metric, left / pairs)
+        left = left / pairs * (1 if regrets is None else 1 - OF_REGRETS)
+        found = (find_ahead or _ahead)(*tables, metric, left, [(regrets or {}).get(names[i], 0.0) for i in rest])
         if not is_over:
             whole = np.array([asked[names[i]] <= values[names[i]].keys() for i in rest], dtype=bool)
             found &= whole[:, None] & whole
@@ -257,10 +265,12 @@ def pairs_ahead(
 
 
 def _ahead_by_shares(
-    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float
+    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float, regrets: list[float]
 ) -> np.ndarray:
-    """`_ahead` of values that are 0 or 1."""
+    """`_ahead` of values that are 0 or 1, of which no regret is known."""
     ahead = np.zeros((len(cells), len(cells)), dtype=bool)
+    if any(regrets):
+        return ahead
     for i, j in combinations(range(len(cells)), 2):
         seeds = asked[i] & asked[j]
         counts = [count_of(cells[k], seeds) for k in (i, j)]
@@ -270,12 +280,17 @@ def _ahead_by_shares(
     return ahead
 
 
-def _ahead_by_costs(cells: list[Mapping[int, Any]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:
-    """`_ahead` of costs to a target, which are known between bounds."""
-    return ahead_of(cells, asked, share)
+def _ahead_by_costs(
+    cells: list[Mapping[int, Any]], asked: list[set[int]], metric: Metric, share: float, regrets: list[float]
+) -> np.ndarray:
+    """`_ahead` of costs to a target, which are known between bounds; of tuned cells none is sure."""
+    ahead: np.ndarray = ahead_of(cells, asked, share) & ~np.array(regrets, dtype=bool)[:, None]
+    return ahead
 
 
-def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float) -> np.ndarray:
+def _ahead(
+    cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metric, share: float, regrets: list[float]
+) -> np.ndarray:
     """Which cell is surely better than which, (cells, cells): by the tests of `differences.judge`, at `share`."""
     seeds = sorted(set().union(*asked, *cells))
     sign = 1.0 if metric.better == "lower" else -1.0
@@ -288,8 +303,10 @@ def _ahead(cells: list[Mapping[int, float]], asked: list[set[int]], metric: Metr
         missing_R = (asked_S & asked_RS & ~np.isfinite(differences_RS)).sum(axis=1)
         rows = rows_of(differences_RS)
         low, high = rows.t_bounds(1 - share)
-        by_t = (rows.n > 1) & rows.has_spread & (high < 0) & (low < -metric.margin)
-        is_less = (differences_RS < 0).sum(axis=1) > (differences_RS > 0).sum(axis=1)
-        by_sign = is_less & (sign_p_rows(differences_RS, missing_R) <= share)
+        theirs_R = np.array(regrets)
+        by_t = (rows.n > 1) & rows.has_spread & (high + theirs_R < 0) & (low - regrets[i] < -metric.margin)
+        at_best_RS = np.where(np.isfinite(theirs_R)[:, None], differences_RS + theirs_R[:, None], np.nan)
+        is_less = (at_best_RS < 0).sum(axis=1) > (at_best_RS > 0).sum(axis=1)
+        by_sign = is_less & (sign_p_rows(at_best_RS, missing_R) <= share)
         ahead[i] = np.where(missing_R > 0, by_sign, by_t)
     return ahead

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
 from attnlab.analysis.claims import Claim, check_claims
+from attnlab.analysis.clusters import Clusters, clusters_of
 from attnlab.analysis.differences import ALPHA, outcomes_of
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
 from attnlab.analysis.file_cache import mapping
@@ -27,34 +27,22 @@ from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
+from attnlab.analysis.tuning import TuningSummary, summarize_tuning, tuning_caveats
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.run_directory import ENDED
-from attnlab.training.study_fields import same
 from attnlab.training.targets import Target, checked, target_of
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra", "logger")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
 MOST_NAMES = 40  # that a message lists
-FEWEST_CELLS = 6  # that may fall into clusters
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """Two groups of cells that no run bridges, each best first.
-
-    `common` are the choices that all of `worse` share and not all cells do.
-    """
-
-    better: list[CellSummary]
-    worse: list[CellSummary]
-    common: dict[str, Choice]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All that the terminal, the tables and the page say about a study.
 
-    `sentences` is there where it was asked for (see `with_resampled_sentences`); alpha: of a family, at this look.
+    `sentences` is there where it was asked for (see `with_resampled_sentences`), `tuning` where cells were tuned;
+    alpha: of a family, at this look.
     """
 
     study: Study
@@ -66,6 +54,7 @@ class Comparison:
     interactions: list[Interaction]
     caveats: list[str]
     sentences: SentenceResult | None = None
+    tuning: TuningSummary | None = None
     alpha: float = ALPHA
 
     @cached_property
@@ -152,30 +141,10 @@ class Comparison:
 
     @cached_property
     def clusters(self) -> Clusters | None:
-        """The two groups that the cells fall into, such as those that train and those that plateau; None where they do
-        not.
-
-        Groups are apart where the widest step between neighbouring means is more than half of the whole range, and
-        every run of the one group is better than every run of the other. `worse` is the smaller group or half of the
-        cells. Cells that are all alike are parted in at most 5% of studies (see `_chance`). Costs have no groups.
-        """
-        cells = self.measured
-        if self.target or len(cells) < FEWEST_CELLS or any(run.state not in ENDED for run in self.study.runs.values()):
+        """The two groups that the cells fall into, once all runs are over; None where they do not. Costs have none."""
+        if self.target or any(run.state not in ENDED for run in self.study.runs.values()):
             return None
-        means = [cell.interval.mean for cell in cells if cell.interval]
-        steps = [abs(after - before) for before, after in pairwise(means)]
-        at = max(range(len(steps)), key=lambda index: steps[index]) + 1
-        better, worse = cells[:at], cells[at:]
-        is_wide = steps[at - 1] > sum(steps) / 2 and len(worse) <= len(better)
-        if not is_wide or not _apart(better, worse) or _chance(cells, len(worse)) > self.alpha:
-            return None
-        shared = {
-            name: choice
-            for name, choice in worse[0].cell.choices.items()
-            if all(same(cell.cell.choices.get(name), choice) for cell in worse)
-            and not all(same(cell.cell.choices.get(name), choice) for cell in cells)
-        }
-        return Clusters(better, worse, shared)
+        return clusters_of(self.measured, self.alpha)
 
 
 def compare(study: Study, alpha: float = ALPHA) -> Comparison:
@@ -184,6 +153,7 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
     outcomes = outcomes_of(study, alpha)
     factorial = Factorial(outcomes)
     cells, cross = summarize(outcomes), interactions(factorial)
+    tuning = summarize_tuning(outcomes)
     return Comparison(
         study,
         study.metric,
@@ -192,29 +162,10 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         length_curves(outcomes),
         factor_effects(factorial, cross),
         cross,
-        caveats_of(study, cells, unmatched(factorial), outcomes.alpha),
+        [*tuning_caveats(tuning, cells), *caveats_of(study, cells, unmatched(factorial), outcomes.alpha)],
+        tuning=tuning,
         alpha=outcomes.alpha,
     )
-
-
-def _chance(cells: list[CellSummary], worse: int) -> float:
-    """A bound on the chance that some `worse` of cells which are all alike are the worst with every seed, for every
-    number of them there may be.
-
-    The cells of a seed are exchangeable then. Seeds that not all cells have may have been chosen in the worst way.
-    """
-    seeds = len(set.intersection(*(set(cell.values) for cell in cells)))
-    asked = max(sum(cell.states.values()) for cell in cells)
-    if seeds < 2:
-        return 1.0
-    chances = [math.comb(len(cells), n) ** (1.0 - seeds) for n in range(1, len(cells) // 2 + 1)]
-    # Of every number together, or a share of the 5% for each: which is smaller follows from cells and seeds alone.
-    return float(min(sum(chances), len(chances) * chances[worse - 1]) * math.comb(asked, seeds))
-
-
-def _apart(first: list[CellSummary], second: list[CellSummary]) -> bool:
-    runs = [[value for cell in group for value in cell.values.values()] for group in (first, second)]
-    return max(runs[0]) < min(runs[1]) or min(runs[0]) > max(runs[1])
 
 
 def differing_settings(study: Study) -> dict[str, dict[str, object]]:

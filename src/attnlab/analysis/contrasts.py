@@ -13,7 +13,10 @@ import numpy as np
 from attnlab.analysis import censoring, proportions, statistics
 from attnlab.analysis.censoring import Bounds
 from attnlab.analysis.proportions import Count
-from attnlab.analysis.statistics import Interval, over_looks
+from attnlab.analysis.regrets import OF_REGRETS
+from attnlab.analysis.statistics import Interval, UnevenInterval, over_looks
+
+UNKNOWN = "the best setting is not known"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Contrast:
     `reason` says in words what is missing; `is_partial` that the values rest on a part of the settings that were asked
     for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline); `waits`
     that this cannot be said before other runs are over. `before` is the contrast at the look before this one, which had
-    `ratio` times as much of alpha.
+    `ratio` times as much of alpha. regrets: how far below and above the difference at the settings chosen that at the
+    best settings may lie (see `regrets`); None where nothing was tuned.
     """
 
     values: dict[int, float]
@@ -36,6 +40,7 @@ class Contrast:
     waits: bool = False
     before: Contrast | None = None
     ratio: float = 1.0
+    regrets: tuple[float, float] | None = field(default=None, kw_only=True)
     is_mean: ClassVar[bool] = True  # judged by t, as a mean; with missing runs by signs, as a median
     fewest: ClassVar[int] = 2  # seeds that can decide anything
 
@@ -82,18 +87,39 @@ class Contrast:
         return None if self.before is None or self.before.beyond_chance else self.before
 
     def interval(self, level: float) -> Interval:
+        """Of what is compared: where settings were tuned, of the difference at the best of them. What the looks before
+        have excluded stays so."""
+        own = self.at_choices(level) if self.regrets is None else self._at_best(level, *self.regrets)
+        return over_looks(self.earlier.interval(1 - (1 - level) * self.ratio), own) if self.earlier else own
+
+    def _at_best(self, level: float, below: float, above: float) -> Interval:
+        chosen = self.at_choices(1 - (1 - level) * (1 - OF_REGRETS))
+        return UnevenInterval.of(replace(chosen, low=chosen.low - below, high=chosen.high + above), UNKNOWN)
+
+    def at_choices(self, level: float) -> Interval:
         """The t interval; with lost runs that of the median, which holds whatever they would have given; without bounds
-        while runs are planned that are not over. What the looks before have excluded stays so."""
+        while runs are planned that are not over."""
         own = self._interval(level)
         if self.is_open:
-            own = replace(own, low=-math.inf, high=math.inf, unbounded=self.reason or "partial")
-        return over_looks(self.earlier.interval(1 - (1 - level) * self.ratio), own) if self.earlier else own
+            return replace(own, low=-math.inf, high=math.inf, unbounded=self.reason or "partial")
+        return own
 
     @property
     def p(self) -> float:
         """Of the test behind the interval, or of a look before, as at this one; nan where nothing may be said."""
-        own = math.nan if self.is_open else self._p
+        own = math.nan if self.is_open else self._p_at_best()
         return float(np.fmin(own, self.earlier.p / self.ratio)) if self.earlier else own
+
+    def _p_at_best(self) -> float:
+        values = np.array(list(self.values.values()))
+        if self.regrets is None or not values.size:
+            return self._p(values)
+        below, above = self.regrets
+        # The difference has to be other than zero also where the regrets speak against it.
+        moved = values + above if values.mean() < 0 else values - below
+        if not np.isfinite(moved).all() or np.sign(moved.mean()) != np.sign(values.mean()):
+            return 1.0
+        return float(np.minimum(1.0, self._p(moved) / (1 - OF_REGRETS)))
 
     def _interval(self, level: float) -> Interval:
         values = list(self.values.values())
@@ -102,10 +128,8 @@ class Contrast:
         found = statistics.median_interval(values, level, self.failed)
         return found if found.is_bounded else replace(found, unbounded=self.reason)
 
-    @property
-    def _p(self) -> float:
-        values = list(self.values.values())
-        return statistics.sign_p(values, self.failed) if self.failed else statistics.t_p(values)
+    def _p(self, values: np.ndarray) -> float:
+        return statistics.sign_p(values.tolist(), self.failed) if self.failed else statistics.t_p(values.tolist())
 
 
 @dataclass(frozen=True)
@@ -118,8 +142,7 @@ class ShareOfRuns(Contrast):
     def _interval(self, level: float) -> Interval:
         return proportions.share_of(Count(int(sum(self.values.values())), len(self.values), self.missing), level)
 
-    @property
-    def _p(self) -> float:
+    def _p(self, values: np.ndarray) -> float:
         return math.nan
 
 
@@ -140,8 +163,7 @@ class DifferenceOfShares(Contrast):
     def counts(self) -> str:
         return f"{self.first} against {self.second}"
 
-    @property
-    def _p(self) -> float:
+    def _p(self, values: np.ndarray) -> float:
         return proportions.largest_fisher_p(self.first, self.second)
 
 
@@ -160,8 +182,7 @@ class ChangeOfShare(Contrast):
         changes = list(self.values.values())
         return f"{changes.count(1)} of {len(changes)} runs up, {changes.count(-1)} down"
 
-    @property
-    def _p(self) -> float:
+    def _p(self, values: np.ndarray) -> float:
         changes = list(self.values.values())
         return proportions.mcnemar_p(changes.count(1), changes.count(-1), self.missing)
 
@@ -206,9 +227,8 @@ class OfCosts(Contrast):
         reason = ", ".join(filter(None, [never, self.reason]))
         return censoring.median_of(self.known, level, self.missing, reason, self.is_difference)
 
-    @property
-    def _p(self) -> float:
-        return censoring.sign_p(self.known, self.missing)
+    def _p(self, values: np.ndarray) -> float:
+        return censoring.sign_p(self.known, self.missing) if self.regrets is None else 1.0
 
 
 def count_of(values: Mapping[int, float], seeds: Iterable[int]) -> Count:

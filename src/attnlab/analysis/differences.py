@@ -32,9 +32,12 @@ from attnlab.analysis.contrasts import (
     count_of,
     together,
 )
+from attnlab.analysis.failures import Failures, compare_failures
+from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import Metric, Run, Study
-from attnlab.analysis.statistics import Interval, bonferroni, bootstrap_interval, holm, paired
+from attnlab.analysis.regrets import OF_REGRETS, regret_bounds
+from attnlab.analysis.statistics import Interval, bonferroni, bootstrap_interval, paired
 from attnlab.training.run_directory import ENDED
 from attnlab.training.targets import target_of
 
@@ -63,6 +66,7 @@ class Outcomes:
     def __init__(self, study: Study, alpha: float = ALPHA, spent: float = 1.0, before: Outcomes | None = None) -> None:
         self.study, self.alpha, self.spent, self.before = study, alpha * spent, spent, before
         self._found: dict[tuple[str, str | None], dict[int, str]] = {}
+        self._regrets: dict[str, Mapping[str, float]] = {}
         self.is_proportion = cache(partial(is_proportion, study))
 
     def of(self, cell: str, metric: str | None) -> dict[int, str]:
@@ -108,6 +112,42 @@ class Outcomes:
         base = self.study.baseline_cell
         return more | ({base.name} if base and set(sure) - more else set())
 
+    def regrets(self, metric: str) -> Mapping[str, float] | None:
+        """By how much each cell's setting may be worse on a metric than its best; None where the study was not tuned.
+        Of what is 0 or 1 a run that is not known."""
+        study = self.study
+        if metric not in self._regrets and study.tuned:
+            compared = {cell.name: [*study.values(cell.name, metric).values()] for cell in study.cells}
+            alpha = self.alpha * OF_REGRETS / len(self._judged_by)
+            found = regret_bounds(study.tuned, metric, self._better(metric), compared, alpha)
+            self._regrets[metric] = dict.fromkeys(found, math.inf) if self.is_proportion(metric) else found
+        return self._regrets.get(metric)
+
+    @cached_property
+    def _judged_by(self) -> set[str]:
+        """The metrics on which cells are held against one another, by the study or its claims: bounds hold on all."""
+        own = self.study.metric.name if self.study.metric else ""
+        found = {own}
+        for claim in map(mapping, self.study.claims):
+            against = mapping(claim.get("against"))
+            if against.get("cell"):
+                metric = str(claim.get("metric") or own)
+                found |= {metric, str(against.get("metric") or metric)}
+        return found
+
+    def _better(self, metric: str) -> str:
+        own = self.study.metric
+        return own.better if own and own.name == metric else self.study.better(metric)
+
+    def between(self, metric: str, weights: Iterable[tuple[float, str]]) -> tuple[float, float] | None:
+        """How far below and above a weighted sum of cells that at their best settings may lie; None without tuning."""
+        known = self.regrets(metric)
+        if known is None:
+            return None
+        parts = [(weight, abs(weight) * known.get(cell, math.inf)) for weight, cell in weights]
+        plus, minus = (sum(part for weight, part in parts if weight * side > 0) for side in (1, -1))
+        return (plus, minus) if self._better(metric) == "lower" else (minus, plus)
+
     def alone(self, cell: str, metric: str) -> Contrast:
         contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
         contrast = ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast
@@ -134,9 +174,16 @@ class Outcomes:
             first, second = self.study.costs(cell, metric), self.study.costs(other, other_metric)
             bounds = {seed: first[seed].minus(second[seed]) for seed in first if seed in second}
             contrast = OfCosts.of(contrast, bounds, is_difference=True)
+        if cell != other:  # runs of one cell have one setting
+            contrast = replace(contrast, regrets=self.of_pair((cell, metric), (other, other_metric)))
         return self.marked(
             contrast, [cell, other], lambda before: before.against(cell, metric, other, other_metric, name)
         )
+
+    def of_pair(self, first: tuple[str, str], second: tuple[str, str]) -> tuple[float, float] | None:
+        """`between` of one cell's metric minus that of another."""
+        own, other = self.between(first[1], [(1, first[0])]), self.between(second[1], [(-1, second[0])])
+        return (own[0] + other[0], own[1] + other[1]) if own and other else None
 
     def _of_shares(
         self, contrast: Contrast, first: tuple[str, str], second: tuple[str, str], seeds: list[int]
@@ -174,43 +221,6 @@ def outcomes_of(study: Study, alpha: float) -> Outcomes:
         outcomes = Outcomes(part, alpha, study.looks.spent(stage), outcomes)
     assert outcomes is not None
     return outcomes
-
-
-@dataclass(frozen=True)
-class Failures:
-    """How many ended runs of a cell failed, those of the baseline, and Fisher's exact p that both fail at one rate."""
-
-    failed: int
-    ended: int
-    baseline_failed: int
-    baseline_ended: int
-    p: float
-    p_holm: float
-
-    @property
-    def excess(self) -> int:
-        """Above 0 where a larger share failed than of the baseline, below where a smaller one."""
-        return self.failed * self.baseline_ended - self.baseline_failed * self.ended
-
-
-def compare_failures(counts: Mapping[str, tuple[int, int]], baseline: str) -> dict[str, Failures]:
-    """Judges the failures of every cell ({cell: (failed, ended)}) against the baseline's, as one family.
-
-    A cell is left out where no run of it has ended, and where none failed of it or of the baseline: given that, no
-    outcome could have been a finding (Tarone 1990). Runs are taken as independent (Fisher's exact test, two-sided).
-    """
-    base = counts.get(baseline, (0, 0))
-    others = {
-        cell: pair for cell, pair in counts.items() if cell != baseline and pair[1] and base[1] and pair[0] + base[0]
-    }
-    if not others:
-        return {}
-    from scipy.stats import fisher_exact  # costs as much as the rest of this package together, and runs seldom fail
-
-    tables = [[[failed, ended - failed] for failed, ended in (pair, base)] for pair in others.values()]
-    p_values = [min(1.0, float(fisher_exact(table).pvalue)) for table in tables]
-    rows = zip(others.items(), p_values, holm(p_values), strict=True)
-    return {cell: Failures(*pair, *base, p, p_holm) for (cell, pair), p, p_holm in rows}
 
 
 @dataclass(frozen=True)
@@ -333,19 +343,31 @@ class Difference(Judged):
     @property
     def smallest_effect(self) -> float:
         """The difference that so many seeds would see in 80% of cases at the level `share`, with this spread."""
-        seen = statistics.smallest_visible_effect(self.n, self.share)
-        return self.interval.deviation * seen if self.has_spread else math.nan
+        seen = statistics.smallest_visible_effect(self.n, self._level)
+        return self.interval.deviation * seen + max(self._regrets) if self.has_spread else math.nan
+
+    @property
+    def _regrets(self) -> tuple[float, float]:
+        return self.contrast.regrets or (0.0, 0.0)
+
+    @property
+    def _level(self) -> float:
+        """What is left of `share` for the difference itself."""
+        return self.share * (1.0 if self.contrast.regrets is None else 1 - OF_REGRETS)
 
     @cached_property
     def seeds_to_see(self) -> float:
         """The seeds that would find the measured mean to be a difference, with this spread."""
-        return statistics.seeds_to_see(self._in_deviations(self.interval.mean), self.share)
+        mean = self.interval.mean
+        left = max(0.0, abs(mean) - self._regrets[mean < 0])  # of the difference, whatever the regrets
+        return statistics.seeds_to_see(self._in_deviations(left), self._level)
 
     @cached_property
     def seeds_to_equate(self) -> float:
         """The seeds that would find the measured mean to be within the margin, with this spread."""
-        mean, margin = self._in_deviations(self.interval.mean), self._in_deviations(self.metric.margin)
-        return statistics.seeds_to_equate(mean, margin, self.share)
+        margin = self.metric.margin - max(self._regrets)
+        mean = self._in_deviations(self.interval.mean)
+        return statistics.seeds_to_equate(mean, self._in_deviations(margin), self._level) if margin >= 0 else math.inf
 
     @property
     def seeds_to_settle(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from operator import itemgetter
@@ -151,7 +151,9 @@ class Factorial:
         # One mean a seed, over the settings; only seeds that every setting has, so that all seeds mean the same.
         shared = sorted(set.intersection(*map(set, found.values()))) if found else []
         values = {seed: float(np.mean([by_seed[seed] for by_seed in found.values()])) for seed in shared}
-        contrast = contrast_of(values, {"": asked}, "seeds", len(found) < len(whole))
+        weights = [(sign / len(found), cell.name) for setting in found for sign, cell in whole[setting]]
+        regrets = self.outcomes.between(self.metric, weights)
+        contrast = replace(contrast_of(values, {"": asked}, "seeds", len(found) < len(whole)), regrets=regrets)
         means = {setting: float(np.mean(list(of.values()))) for setting, of in found.items()}
         averaged = Averaged(**vars(contrast), by_setting=means, planned=len(corners))
         return self.outcomes.marked(averaged, used, lambda _: self.before.contrast(moves))

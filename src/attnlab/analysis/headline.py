@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attnlab.analysis.cells import CellSummary
-from attnlab.analysis.comparison import Clusters, Comparison
+from attnlab.analysis.clusters import Clusters
+from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.differences import DECIDED, Difference, Judged
 from attnlab.analysis.formatting import (
     MULTIPLE,

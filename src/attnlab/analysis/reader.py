@@ -85,8 +85,7 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        error = self.status.get("error")
-        return str(error) if error else None
+        return str(self.status["error"]) if self.status.get("error") else None
 
     @property
     def problem(self) -> str:
@@ -117,6 +116,7 @@ class Study:
     shared: list[str]
     code: dict[str, object]
     runs: dict[tuple[str, int], Run]
+    tuned: dict[str, object] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     baseline_named: bool = True
@@ -342,6 +342,7 @@ def _study(
         shared=[*map(str, listed(plan.get("shared")))],
         code=mapping(plan.get("code")),
         runs=runs,
+        tuned=mapping(plan.get("tuned")),
         unreadable=unreadable,
         looks=Looks.of(mapping(plan.get("looks"))),
         read_curves=read_curves,
@@ -359,8 +360,7 @@ def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
 
 
 def _cell(entry: Mapping[str, object]) -> Cell:
-    overrides = tuple(map(str, listed(entry.get("overrides"))))
-    skip = entry.get("skip")
+    overrides, skip = tuple(map(str, listed(entry.get("overrides")))), entry.get("skip")
     return Cell(str(entry.get("name")), choices_of(entry.get("choices")), overrides, str(skip) if skip else None)
 
 

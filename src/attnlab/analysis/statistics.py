@@ -102,6 +102,19 @@ def over_looks(before: Interval, now: Interval) -> Interval:
     return OverLooks(now.mean, low, high, now.level, now.n, now.deviation, looks=(before, now))
 
 
+@dataclass(frozen=True)
+class UnevenInterval(Interval):
+    """One whose ends lie at different distances from the mean."""
+
+    is_even: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, interval: Interval, unbounded: str) -> UnevenInterval:
+        """The same ends; `unbounded` says why it has none, where nothing else does."""
+        found = cls(**vars(interval))
+        return found if found.is_bounded or found.unbounded else replace(found, unbounded=unbounded)
+
+
 def _finite(values: Sequence[float]) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():

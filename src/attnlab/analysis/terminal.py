@@ -28,6 +28,7 @@ from attnlab.analysis.tables import (
     interval_columns,
     name_columns,
 )
+from attnlab.analysis.tuning import budget_sentence, choices_table
 
 MOST_PROBLEMS = 12
 MOST_INTERACTIONS = 8
@@ -48,7 +49,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (print_cells, _print_reached, _print_lengths, _print_factors, _print_sentences, _print_claims):
+    of_figures = (print_cells, _print_reached, _print_lengths, _print_factors, _print_tuning)
+    for part in (*of_figures, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -114,8 +116,9 @@ def print_cells(comparison: Comparison, console: Console) -> None:
     if lines:
         curves = [[Column(CURVE, lambda row: lines.text(row.cell.name, console.encoding), "l")], []]
     shapes: list[Shape] = []
-    notes = figure_notes(comparison)  # of what has no half-width to say
-    for (mean_whole, apart_whole), gap in WHOLE if notes else (*WHOLE, *NARROWER):
+    notes = figure_notes(comparison)
+    # Of what has no half-width to say.
+    for (mean_whole, apart_whole), gap in WHOLE if notes or comparison.tuning else (*WHOLE, *NARROWER):
         means, apart = _means(comparison, mean_whole), _differences(comparison, apart_whole)
         shapes += [[(Table.of([*names, *curve, *means, *apart, verdict], rows), gap)] for curve in curves]
     compared = [row for row in rows if row.difference]
@@ -273,6 +276,18 @@ def _print_factors(comparison: Comparison, console: Console) -> None:
         more = [f"{smaller} smaller ones: on the page and in interactions.csv."] * (of is largest and smaller > 0)
         for sentence in [*more, *shapes[0].notes]:
             note(console, sentence)
+
+
+def _print_tuning(comparison: Comparison, console: Console) -> None:
+    """What was chosen in each cell, where cells were tuned."""
+    if comparison.tuning is None:
+        return
+    title(console, "Tuning")
+    note(console, budget_sentence(comparison.tuning))
+    table = choices_table(comparison.tuning, comparison.cells)
+    print_first_that_fits([[(table, 2)], [(table, 1)], [(table.transposed(), 2)]], console)
+    for sentence in table.notes:
+        note(console, sentence)
 
 
 def _print_sentences(comparison: Comparison, console: Console) -> None:

@@ -75,8 +75,9 @@ def retry(arguments: Namespace) -> int:
     from attnlab.config.engine import split_hydra
     from attnlab.config.identity import readable
     from attnlab.runs.record import refuse_other_source
+    from attnlab.studies.checked import launcher_for
     from attnlab.studies.cluster import submissions
-    from attnlab.studies.launch import NOT_OVER, Relaunch, launcher_for
+    from attnlab.studies.launch import NOT_OVER, Relaunch
     from attnlab.studies.plan import read_plan, study_folder
     from attnlab.training.processes import leaving
 

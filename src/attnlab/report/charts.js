@@ -1,5 +1,5 @@
 "use strict";
-// Draws the learning curves, the metric against length and against cost. Colours come from the style sheet, so both themes are served.
+// Draws the learning curves, the metric against length and against cost, and what tuning found. Colours come from the style sheet, so both themes are served.
 (() => {
   const { tone, select, escaped } = attnlab;
   let data, choicesOf, factorNames;
@@ -177,6 +177,26 @@
     return draw;
   }
 
+  function drawTuning(chart, state) {
+    const family = state.family, colourBy = data.by_cell ? "cell" : factorNames[0], traces = [];
+    for (const s of family.series) {
+      const { colour, dash } = styleOf(s.cell, colourBy), plain = { hoverinfo: "skip", mode: "markers" }, at = s.x.indexOf(s.chosen);
+      if (s.seeds.some((seeds) => seeds.length > 1)) traces.push({ ...plain, x: s.x.flatMap((x, i) => s.seeds[i].map(() => x)), y: s.seeds.flat(), marker: { size: 4, color: faded(colour, 0.5) } });
+      traces.push({ x: s.x, y: s.y, name: escaped(s.cell), mode: family.number ? "lines+markers" : "markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour }, hovertemplate: `%{x}: %{y:.4g}<extra>%{fullData.name}</extra>` });
+      if (at >= 0) traces.push({ ...plain, x: [s.x[at]], y: [s.y[at]], marker: { symbol: "circle-open", size: 15, line: { width: 2.5 }, color: colour } });
+    }
+    const xAxis = family.log ? { type: "log", exponentformat: "power" } : family.number ? {} : { type: "category" };
+    plotAll(chart.querySelector(".panels"), [["", traces, layout(family.name, family.unit, xAxis)]]);
+    key(chart, family.series.map((s) => s.cell), colourBy);
+  }
+
+  function tuning(chart, controls) {
+    const named = (name) => data.tuning.find((family) => family.name === name), state = { family: data.tuning[0] };
+    const draw = () => drawTuning(chart, state), choices = data.tuning.map((family) => [family.name, family.name]);
+    if (choices.length > 1) state.family = named(select(controls, "tuning/field", "Against", choices, choices[0][0], (name) => { state.family = named(name); draw(); }));
+    return draw;
+  }
+
   const hasFlops = () => data.curves.every((entry) => entry.series.every((s) => s.flops_per_token !== null));
 
   function curves(chart, controls) {
@@ -200,7 +220,7 @@
     choicesOf = Object.fromEntries(data.cells.map((cell) => [cell.label, cell.choices]));
     factorNames = Object.keys(data.factors);
     for (const chart of document.querySelectorAll("[data-chart]")) {
-      const controls = chart.querySelector(".controls"), kind = { lengths, curves, pareto }[chart.dataset.chart];
+      const controls = chart.querySelector(".controls"), kind = { lengths, curves, pareto, tuning }[chart.dataset.chart];
       if (!kind || !data[chart.dataset.chart].length) continue;
       controls.replaceChildren();
       attnlab.draw(chart, kind(chart, controls));

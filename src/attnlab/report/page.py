@@ -32,6 +32,7 @@ from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
 from attnlab.analysis.tables import name_columns
+from attnlab.analysis.tuning import budget_sentence, choices_table, equal_settings_table
 from attnlab.report.document import document, json_script, part, resource, script
 from attnlab.report.evidence import evidence
 from attnlab.report.figures import forest
@@ -63,7 +64,7 @@ def write_report(source: Study | Comparison, path: str | Path) -> Path:
 def render(comparison: Comparison, root: str | None = None) -> str:
     """The page as HTML text. root: the study's directory from where the page stands; None: runs are not linked."""
     data = page_data(comparison, root)
-    has_charts = any(data[kind] for kind in ("lengths", "curves", "pareto", "axes"))
+    has_charts = any(data[kind] for kind in ("lengths", "curves", "pareto", "tuning", "axes"))
     return document(f"{comparison.study.name} - attnlab", [body(comparison, data), *scripts(has_charts)])
 
 
@@ -129,6 +130,7 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
         "differences": (f"Difference to {to}", forest.differences(c)),
         "lengths": ("Beyond the training length", lengths(c)),
         "reached": ("Reaching the target", reached_table(c)),
+        "tuning": ("Tuning", tuning(c, data)),
         "claims": ("Claims made beforehand", [Entry(claim.verdict, mood=claim.verdict) for claim in c.claims]),
         "curves": ("Learning curves", data["curves"]),
         "cells": ("All cells", cells(c, data)),
@@ -185,6 +187,14 @@ def lengths(c: Comparison) -> Mapping[str, object] | None:
             f"{curve.label}: {reason}" for curve in curves for reason in curve.unavailable.values()
         ),
     }
+
+
+def tuning(c: Comparison, data: PageData) -> Mapping[str, object] | None:
+    """The curves of all cells over what was searched, their choices, and what they came to at equal settings."""
+    if c.tuning is None:
+        return None
+    tables = {"choices": choices_table(c.tuning, c.cells), "equal": equal_settings_table(c.tuning)}
+    return {"budget": budget_sentence(c.tuning), "has_curves": bool(data["tuning"]), **tables}
 
 
 def interactions(c: Comparison) -> Mapping[str, forest.Forest] | None:

@@ -87,6 +87,27 @@ class CostPicture(TypedDict):
     points: list[CostPoint]
 
 
+class TuningSeries(TypedDict):
+    """A cell's trials along a field, for each value the best over the other fields: mean, every seed, and the value of
+    the setting that was chosen."""
+
+    cell: str
+    x: list[object]
+    y: list[float | None]
+    seeds: list[list[float | None]]
+    chosen: object
+
+
+class TuningFamily(TypedDict):
+    """The tuned metric against a field that was searched, cell by cell."""
+
+    name: str
+    unit: str
+    log: bool
+    number: bool
+    series: list[TuningSeries]
+
+
 class PageData(TypedDict):
     """Everything that the page's scripts show; see the functions that make the parts."""
 
@@ -97,6 +118,7 @@ class PageData(TypedDict):
     lengths: list[LengthFamily]
     curves: list[CurveFamily]
     pareto: list[CostPicture]
+    tuning: list[TuningFamily]
     metrics: list[str]
     shared: dict[str, object]
     runs: list[RunEntry]
@@ -121,6 +143,7 @@ def page_data(comparison: Comparison, root: str | None = None) -> PageData:
         "lengths": length_data(comparison),
         "curves": curve_data(comparison),
         "pareto": pareto_data(comparison),
+        "tuning": tuning_data(comparison),
         "metrics": study.metrics,
         "shared": shared,
         "runs": runs,
@@ -193,6 +216,31 @@ def curve_data(comparison: Comparison) -> list[CurveFamily]:
                 }
             )
     return entries
+
+
+def tuning_data(comparison: Comparison) -> list[TuningFamily]:
+    """One entry a field that was searched with two values or more."""
+    found = comparison.tuning
+    families: list[TuningFamily] = []
+    for field in found.search if found else ():
+        assert found is not None
+        axis = next((axis for axis in found.axes if axis.name == field), None)
+        series: list[TuningSeries] = []
+        for cell in found.cells:
+            points = found.curve(cell, field)
+            series.append(
+                {
+                    "cell": cell.label,
+                    "x": [value if axis else str(value) for value, _ in points],
+                    "y": rounded([cell.means[at] for _, at in points]),
+                    "seeds": [rounded(cell.values[at].tolist()) for _, at in points],
+                    "chosen": cell.choice[field] if axis else str(cell.choice[field]),
+                }
+            )
+        if max((len(one["x"]) for one in series), default=0) > 1:
+            words, is_log = unit(found.metric, comparison.study), axis is not None and axis.is_log
+            families.append({"name": field, "unit": words, "log": is_log, "number": axis is not None, "series": series})
+    return families
 
 
 def _logged(curves: pl.DataFrame) -> list[str]:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from attnlab.config import UsageError
-from attnlab.config.check import check
-from attnlab.config.compose import Composed, ConfigSpace
+from attnlab.config.compose import ConfigSpace
 from attnlab.config.engine import launch
 from attnlab.config.identity import key_and_text, literal, run_path
-from attnlab.runs.record import code_version, refuse_other_source
+from attnlab.runs.record import code_version
 from attnlab.studies import cluster
+from attnlab.studies.checked import Checked, check_cells, launcher_for
 from attnlab.studies.cluster import Job, NoAnswer
-from attnlab.studies.jobs import Launcher, no_empty_folders, prepare_launcher
+from attnlab.studies.jobs import Launcher, no_empty_folders
 from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.on_end import then
 from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
@@ -33,6 +33,7 @@ from attnlab.studies.slots import Slots, gpus_of
 from attnlab.studies.stages import at_stage, next_stage, seeds_of_needed, with_earlier_looks
 from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
 from attnlab.studies.trunks import branching
+from attnlab.studies.tuning import Tuning, load_tuning
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
 from attnlab.training.run_directory import ENDED, SETTLED, RunDirectory, effective_state, read_json, write_json
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 JOBLIB = "hydra/launcher=joblib"  # where no launcher is named
 LAUNCHES = 3  # on a cluster, of what its jobs left without a word
+LAUNCHES_OF_TRIALS = 2  # of a tuning, where runs of it failed
 NOT_OVER = ("missing", "interrupted", "lost")
 
 
@@ -160,26 +162,6 @@ class Relaunch:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A study whose cells were checked: the folder below which it runs, the studies that need it, the configurations of
-    its cells that still have runs to do, those runs, and the launcher (None: nothing will be launched)."""
-
-    plan: Plan
-    path: Path
-    runs_dir: Path
-    before: tuple[Path, ...]
-    composed: Sequence[Composed]
-    pending: set[Key]
-    space: ConfigSpace
-    launcher: Launcher | None
-
-    @property
-    def written(self) -> Path:
-        """The file of its plan."""
-        return self.runs_dir / self.plan.study / "plan.json"
-
-
-@dataclass(frozen=True)
 class Sweep:
     """What the sweep of a study and those of the studies that it needs have in common.
 
@@ -205,11 +187,9 @@ class Sweep:
             plan = load_plan(path, own, space)
             runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
             plan = at_stage(plan, runs_dir, self._tell)
-            refuse_changed_cells(plan, runs_dir, space)
-            study = self._checked(plan, path, runs_dir, before, space, SETTLED)
-        self._announce(plan, len(study.pending), runs_dir)
-        if not any(plan.jobs()):
-            raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
+            tuning = load_tuning(path, plan, own, space)
+        plan = (tuning and tuning.settled(runs_dir)) or plan
+        study = self._said(self._checked(plan, path, runs_dir, before, space, tuning=tuning))
         if self.plan_only or self.dry_run:
             return self._print_runs(study) if self.plan_only else self._say_ahead(study)
         is_told = study.pending and not before and not self.detach
@@ -223,13 +203,26 @@ class Sweep:
         runs_dir: Path,
         before: tuple[Path, ...],
         space: ConfigSpace,
-        over: Collection[str],
+        over: Collection[str] = SETTLED,
+        tuning: Tuning | None = None,
     ) -> Checked:
-        """The study with what of it has still to be run: what is in none of the states `over`. Raises: UsageError."""
-        pending = {key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in over}
-        composed = _check_cells(plan, {name for name, _ in pending}, space)
-        launcher = None if self.plan_only else launcher_for(space, plan, self.hydra_own, composed, self.detach)
-        return Checked(plan, path, runs_dir, before, composed, pending, space, launcher)
+        """A plan whose cells are checked, with what of it has still to be run: what is in none of the states `over`.
+        Raises: UsageError."""
+        with space:
+            if plan.tuned or tuning is None:  # else its runs have settings that are still to be chosen
+                refuse_changed_cells(plan, runs_dir, space)
+            pending = {key for key, run in runs_of(plan, runs_dir).items() if effective_state(run) not in over}
+            composed = check_cells(plan, {name for name, _ in pending}, space)
+            launcher = None if self.plan_only else launcher_for(space, plan, self.hydra_own, composed, self.detach)
+        return Checked(plan, path, runs_dir, before, composed, pending, space, launcher, tuning)
+
+    def _said(self, study: Checked) -> Checked:
+        """The study, announced. Raises: UsageError where there is nothing to run."""
+        plan = study.plan
+        self._announce(plan, len(study.pending), study.runs_dir)
+        if not any(plan.jobs()):
+            raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
+        return study
 
     def _tell(self, line: str) -> None:
         say(self.console, line)
@@ -237,23 +230,58 @@ class Sweep:
     def _print_runs(self, study: Checked) -> int:
         if status := self._run_needed(study):
             return status
+        if study.to_tune is not None:
+            first = next(study.to_tune.rounds(study.runs_dir))
+            self._print_runs(self._checked(first, study.path, study.runs_dir, study.before, study.space))
+            say(self.console, f"the settings of {study.plan.study} follow from what comes of these runs")
+            return 0
         plan = self._settled(study)
         for cell, seed in plan.jobs():
             say(self.console, "attnlab train " + shlex.join(plan.overrides(cell, seed)))
         return 0
 
     def _run(self, study: Checked) -> int:
-        """Runs what is needed and what is pending, stage by stage where seeds come in stages, and compares."""
-        status = self._run_stage(study, [*NOT_OVER, "failed"])
-        while not (status or self.detach) and (plan := next_stage(study.plan, study.runs_dir, self._tell)):
-            with study.space as space:
-                study = self._checked(plan, study.path, study.runs_dir, study.before, space, ENDED)
-            status = self._run_stage(study, NOT_OVER)
-        return status if status or self.detach else self.conclude(study.plan, study.written.parent)
-
-    def _run_stage(self, study: Checked, chosen: Sequence[str]) -> int:
+        """Runs what is needed, then the tuning, then what is pending, stage by stage where seeds come in stages, and
+        compares."""
         if status := self._run_needed(study):
             return status
+        if study.to_tune is not None:
+            chosen = self._tune(study, study.to_tune)
+            if chosen is None:
+                return 0 if self.detach else 1
+            study = chosen
+        self._train(study, [*NOT_OVER, "failed"])
+        while not self.detach and (plan := next_stage(study.plan, study.runs_dir, self._tell)):
+            study = self._checked(plan, study.path, study.runs_dir, study.before, study.space, ENDED, study.tuning)
+            if status := self._run_needed(study):
+                return status
+            self._train(study, NOT_OVER)
+        if self.detach and study.before and study.pending:
+            raise UsageError(
+                f"{study.plan.study} has to be over first, and its runs are submitted; the same command submits the "
+                "rest when they are over"
+            )
+        return 0 if self.detach else self.conclude(study.plan, study.written.parent)
+
+    def _tune(self, study: Checked, tuning: Tuning) -> Checked | None:
+        """The study at the settings that its tuning chooses, of which a run that failed is run twice; None where runs
+        are left to others."""
+        of_trials = study.path, study.runs_dir, study.before, study.space
+        for plan in tuning.rounds(study.runs_dir):
+            runs = runs_of(plan, study.runs_dir).values()
+            for _ in range(1 if self.detach else LAUNCHES_OF_TRIALS):
+                if any(effective_state(run) not in SETTLED for run in runs):
+                    self._train(self._said(self._checked(plan, *of_trials)), [*NOT_OVER, "failed"])
+            if left := sum(effective_state(run) not in ENDED for run in runs):
+                say(self.console, f"{left} runs of {plan.study} are not over; the same command goes on when they are")
+                return None
+        plan = tuning.chosen(study.runs_dir)
+        for line in tuning.said(plan):
+            say(self.console, line)
+        return self._said(self._checked(plan, *of_trials, tuning=tuning))
+
+    def _train(self, study: Checked, chosen: Sequence[str]) -> None:
+        """Runs what is pending and in one of the states `chosen`."""
         runs_dir, space, launcher = study.runs_dir, study.space, study.launcher
         plan, ahead = self._prepared(study)
         with no_empty_folders([study.written.parent, *runs_of(plan, runs_dir).values()]), leaving():
@@ -262,12 +290,6 @@ class Sweep:
                 say(self.console, ahead.line(ahead.recorded()))
                 ahead.write_costs()
                 Relaunch(plan, runs_dir, launcher, space, self.console, self.detach).run(chosen)
-        if self.detach and study.before and study.pending:
-            raise UsageError(
-                f"{plan.study} has to be over first, and its runs are submitted; the same command submits the "
-                "rest when they are over"
-            )
-        return 0
 
     def _say_ahead(self, study: Checked) -> int:
         """What the runs that are left will take, by cells; of a study that needs others, once those are over."""
@@ -276,11 +298,23 @@ class Sweep:
             which = " and ".join(needed)
             say(self.console, f"what {study.plan.study} takes can be told when {which}, which it starts from, is over")
             return status
+        if study.to_tune is not None:
+            self._say_trials_ahead(study, study.to_tune)
         _, ahead = self._prepared(study)
         if ahead is not None:
             with study.space, leaving():
                 ahead.say_all(study.composed, study.space, self.console)
         return status
+
+    def _say_trials_ahead(self, study: Checked, tuning: Tuning) -> None:
+        """What the trials will take that are known by now."""
+        first, runs_dir = next(tuning.rounds(study.runs_dir)), study.runs_dir
+        _, ahead = self._prepared(one := self._checked(first, study.path, runs_dir, study.before, study.space))
+        if ahead is not None:
+            with study.space, leaving():
+                ahead.say_all(one.composed, study.space, self.console)
+        if more := tuning.runs - len(runs_of(first, runs_dir)):
+            say(self.console, f"{more} more runs of {first.study} follow from what comes of these")
 
     def _prepared(self, study: Checked) -> tuple[Plan, Preflight | None]:
         """The plan as its runs compute, their data prepared, and what those that are left will take, if any are."""
@@ -302,7 +336,8 @@ class Sweep:
             needed = find_study(name, beside=study.path)
             if needed in (study.path, *study.before):
                 raise UsageError(f"{study.path}: needs {name}, which in turn needs this study")
-            seeds = seeds_of_needed(study.runs_dir / needed.parent.name, study.plan.seeds)
+            wanted = [*study.plan.seeds, *(study.tuning.tune["seeds"] if study.tuning else ())]
+            seeds = seeds_of_needed(study.runs_dir / needed.parent.name, wanted)
             own = [_in(study.runs_dir), *([] if seeds is None else [f"study.seeds={seeds}".replace(" ", "")])]
             if status := self.run(needed, own, (study.path, *study.before)):
                 return status
@@ -313,6 +348,8 @@ class Sweep:
         from attnlab.runs.settled import in_lines, settle_all
 
         plan, composed, launcher, pending = study.plan, study.composed, study.launcher, len(study.pending)
+        if plan.automatic:  # as its tuning computed
+            return plan
         before, runs = read_json(study.written, {}), list(runs_of(plan, study.runs_dir).values())
         same = all(before.get(part) == asdict(plan)[part] for part in ("shared", "cells"))
         lines: Sequence[str] = ()
@@ -353,35 +390,6 @@ def _seems_over(path: Path, own: Sequence[str]) -> bool:
         runs = runs_of(read_plan(folder / "plan.json"), folder.parent).values()
         return all(effective_state(run) in SETTLED for run in runs)
     return False
-
-
-def launcher_for(
-    space: ConfigSpace, plan: Plan, words: Sequence[str], composed: Sequence[Composed], detach: bool
-) -> Launcher:
-    """The launcher for these cells. Raises: UsageError where it cannot serve them, or this machine cannot."""
-    from attnlab.runs.build import refuse_for_this_machine
-    from attnlab.runs.views import settle_mode
-
-    first = plan.overrides(plan.cells[0])
-    launcher = prepare_launcher(space, first, words, [one.resolved["trainer"] for one in composed])
-    if detach and launcher.is_here:
-        raise UsageError("--detach leaves the runs to Slurm: add hydra/launcher=slurm, or leave --detach out")
-    for one in composed if launcher.is_here else ():
-        refuse_for_this_machine(one.resolved)
-    return replace(launcher, words=[*launcher.words, *settle_mode(one.resolved for one in composed)])
-
-
-def _check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Composed]:
-    """Every cell that will run is checked and its model built without memory. Raises: UsageError."""
-    from attnlab.runs.build import dry_build
-
-    composed = [space.compose(plan.overrides(cell)) for cell in plan.cells if cell.name in names]
-    for one in composed:
-        check(one)
-    for one in composed:
-        dry_build(one.resolved)
-        refuse_other_source(one)
-    return composed
 
 
 def _write_plan(plan: Plan, path: Path, runs_dir: Path) -> None:

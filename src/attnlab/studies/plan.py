@@ -41,7 +41,8 @@ class Plan:
     automatic: how every run computes where trainer.precision or trainer.compile is auto, by field: used, asked, the
     reason, and what was measured. config_dirs: the user's own folders, in which its choices and parts are found.
     branches: the cells that share their first steps with a longer one, by name. looks: at how many seeds it is
-    compared.
+    compared. tuned: what `tune` says, and of each cell what was tried and chosen (`training.tuning_fields.TunedCell`);
+    empty without, and before all is chosen.
     """
 
     study: str
@@ -59,6 +60,7 @@ class Plan:
     config_dirs: list[str] = field(default_factory=list)
     branches: dict[str, Branch] = field(default_factory=dict)
     looks: Looks = field(default_factory=Looks)
+    tuned: dict[str, Any] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""

@@ -36,9 +36,11 @@ from attnlab.training.metrics import known_better
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
 from attnlab.training.targets import target_of
+from attnlab.training.tuning_fields import Tuned, checked_tune
 
 MOST_CELLS = 1000
 MOST_NAMED = 6  # cells in a message
+OF_NAMES = ("factors", "tune.search")  # tables by the names of fields, of which each has several values
 OF_A_STUDY = ["study.name", "study.seeds", "study.on_end"]  # what the command line sets of a study
 
 
@@ -94,6 +96,13 @@ def config_dirs_of(path: Path, overrides: Sequence[str], given: Sequence[str]) -
     return [*before, *named], " or ".join(map(str, [*[path] * bool(named), *[written] * bool(before)]))
 
 
+def tune_of(path: Path) -> Tuned | None:
+    """What a study searches in each of its cells before they are compared. Raises: UsageError."""
+    with usage_errors(f"{path}: "):
+        tune: Tuned | None = _read(path)["tune"]
+    return tune
+
+
 def on_end_of(path: Path) -> str | None:
     """The command that a study runs at its end, which is no part of its plan. Raises: UsageError."""
     with usage_errors(f"{path}: "):
@@ -115,12 +124,14 @@ def _read(path: Path) -> dict[str, Any]:
         json.dumps(raw)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"a study must hold texts, numbers, lists and tables alone: {error}") from error
-    return checked_study(raw)
+    study = checked_study(raw)
+    return study | {"tune": checked_tune(study)}
 
 
 def _refuse_identity(raw: Mapping[str, Any]) -> None:
     """What a run is called, where it stands and what launches it follow from the study, and are no setting in it."""
     places = {"shared": raw["shared"], "factors": [f"{key}=x" for key in raw["factors"]]}
+    places["tune.search"] = [f"{key}=x" for key in raw["tune"]["search"]] if raw["tune"] else []
     places |= {f"cell {cell['name']!r}": cell["overrides"] for cell in raw["cells"]}
     for place, words in places.items():
         for word in words:
@@ -131,8 +142,8 @@ def _refuse_identity(raw: Mapping[str, Any]) -> None:
                 raise ValueError(f"{place} must not set {key}, which every run has of its own; leave it out")
             if key.startswith("hydra"):
                 raise ValueError(f"{place} must not set {key}, which belongs on the command line of `attnlab sweep`")
-            if place == "factors" and outside_identity(key):
-                raise ValueError(f"factors must not set {key}, which changes nothing that a run computes")
+            if place in OF_NAMES and outside_identity(key):
+                raise ValueError(f"{place} must not set {key}, which changes nothing that a run computes")
 
 
 def _key_of_one_choice(place: str, word: str) -> str:
@@ -144,7 +155,7 @@ def _key_of_one_choice(place: str, word: str) -> str:
         raise ValueError(wanted) from error
     if parsed.is_sweep_override():
         raise ValueError(f"{place} must set one value of each field, got {word!r}; choices to compare are factors")
-    if not parsed.key_or_group or (place == "factors" and parsed.is_delete()):
+    if not parsed.key_or_group or (place in OF_NAMES and parsed.is_delete()):
         raise ValueError(wanted)
     return parsed.key_or_group
 
@@ -207,7 +218,7 @@ def _with_reasons(plan: Plan, path: Path, space: ConfigSpace, trunk: bool) -> Pl
             both = " and ".join(alike)
             raise ValueError(f"{both} must be different cells, and are one configuration; leave one out")
         plan = replace(plan, cells=cells, baseline=_one_of(plan.baseline, cells))
-        _refuse_unreported(plan, composed)
+        refuse_unreported(plan, composed)
         if trunk:
             can_run = {cell.name: composed[cell.name] for cell in cells if cell.skip is None}
             plan = replace(plan, branches=branches_of(can_run))
@@ -287,7 +298,7 @@ def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
             yield f"{where}: against.metric", against["metric"], {**cell, **against.get("cell", {})}
 
 
-def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
+def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
     """Raises: ValueError for a metric that none of its runs can report, or whose other values the task calls better."""
     from attnlab.training import Task
 

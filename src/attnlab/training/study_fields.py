@@ -17,7 +17,7 @@ from attnlab.training.targets import checked, target_in, target_of
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "on_end", "stop"),
+    *("trunk", "tune", "on_end", "stop"),
 )
 STOP_FIELDS = ("when", "at_most", "step")
 METRIC_FIELDS = ("name", "better", "margin", *TARGET_FIELDS)
@@ -50,7 +50,7 @@ def checked_study(raw: object) -> dict[str, Any]:
 
     Raises: ValueError that names the first field which is none, or holds what it does not accept.
     """
-    study = _table(raw, "a study", FIELDS)
+    study = checked_table(raw, "a study", FIELDS)
     question = study.get("question", "")
     if not isinstance(question, str):
         raise _refused("question", "text", question)
@@ -67,6 +67,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "metric": checked_metric(study.get("metric")),
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
         "trunk": _flag("trunk", study.get("trunk", False)),
+        "tune": study.get("tune"),  # checked by tuning_fields
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
         "stop": _stop(study["stop"], study.get("seeds", 4)) if study.get("stop") is not None else None,
     }
@@ -75,7 +76,7 @@ def checked_study(raw: object) -> dict[str, Any]:
 def check_plan(plan: Mapping[str, object]) -> None:
     """Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
     from the metric where it is left out. Raises: ValueError that names the field."""
-    for key in ("factors", "baseline", "branches"):
+    for key in ("factors", "baseline", "branches", "tuned"):
         _mapping(plan, key)
     for key, one in _mapping(plan, "automatic").items():
         if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
@@ -112,7 +113,7 @@ def checked_seeds(given: object) -> list[int]:
 
 def _stop(raw: object, seeds: object) -> dict[str, Any]:
     """When a study that adds seeds in stages stops; `step` is the first stage's where it is left out."""
-    stop = {"step": seeds, **_table(raw, "stop", STOP_FIELDS)}
+    stop = {"step": seeds, **checked_table(raw, "stop", STOP_FIELDS)}
     if not _is_whole(seeds) or seeds < FEWEST_SEEDS:
         raise _refused(
             "seeds", f"how many seeds the first stage has, from {FEWEST_SEEDS}, where there is a stop", seeds
@@ -144,7 +145,7 @@ def checked_metric(raw: object) -> PrimaryMetric:
             "as in {name: test/loss@1x, better: lower, margin: 0.02}, or a cost, as in {steps_to: {val/loss: 2.0}}"
         )
         raise _refused("metric", f"a table with a name and better: lower or higher, {example}", raw)
-    metric = _table(raw, "metric", METRIC_FIELDS)
+    metric = checked_table(raw, "metric", METRIC_FIELDS)
     margin = metric.get("margin")
     if target := target_in("metric", metric):
         metric = {"name": str(target), "better": "lower", **metric}
@@ -165,7 +166,7 @@ def checked_metric(raw: object) -> PrimaryMetric:
 def check_claim(raw: object) -> None:
     """Checks a claim: what it says, of which cell and metric, held against what, with exactly one bound. Raises:
     ValueError."""
-    claim = _table(raw, "a claim", CLAIM_FIELDS)
+    claim = checked_table(raw, "a claim", CLAIM_FIELDS)
     _text("says", claim.get("says"))
     if "source" in claim:
         _text("source", claim["source"])
@@ -181,7 +182,7 @@ def check_claim(raw: object) -> None:
     if idle := [key for key in beside if key in claim]:
         raise ValueError(f"{idle[0]} has no meaning beside {bounds[0]}; leave it out")
     if "against" in claim:
-        other = _table(claim["against"], "against", AGAINST_FIELDS)
+        other = checked_table(claim["against"], "against", AGAINST_FIELDS)
         theirs = _metric_name("against.metric", other["metric"]) if "metric" in other else own
         _check_cell("against.cell", other)
         if not other.get("cell") and theirs == own:
@@ -195,7 +196,7 @@ def _claim(claim: object, at: int) -> dict[str, object]:
     except ValueError as error:
         name = f"claim {says!r}" if isinstance(says, str) and says.strip() else f"claims[{at}]"
         raise ValueError(f"{name}: {error}") from error
-    return _with_names(_table(claim, "a claim", CLAIM_FIELDS))
+    return _with_names(checked_table(claim, "a claim", CLAIM_FIELDS))
 
 
 def _with_names(claim: dict[str, object]) -> dict[str, object]:
@@ -209,7 +210,7 @@ def _with_names(claim: dict[str, object]) -> dict[str, object]:
 def _metric_name(where: str, given: object) -> str:
     """The name of a metric, which is given by it or, of the cost to a target, as a table. Raises: ValueError."""
     if isinstance(given, Mapping):
-        target = target_in(where, _table(given, where, TARGET_FIELDS))
+        target = target_in(where, checked_table(given, where, TARGET_FIELDS))
         if target is None:
             raise _refused(where, "a name, or a table as in {steps_to: {val/loss: 2.0}}", given)
         return str(target)
@@ -258,7 +259,7 @@ def is_finite(value: object) -> TypeGuard[int | float]:
 
 
 def _single_cell(at: int, raw: object) -> dict[str, object]:
-    cell = _table(raw, f"cells[{at}]", CELL_FIELDS)
+    cell = checked_table(raw, f"cells[{at}]", CELL_FIELDS)
     if not cell.keys() >= set(CELL_FIELDS):
         raise _refused(f"cells[{at}]", "a table with name and overrides", raw)
     name, overrides = str(cell["name"]) if _is_whole(cell["name"]) else cell["name"], cell["overrides"]
@@ -289,7 +290,8 @@ def _choices(name: str, values: object) -> list[object]:
     return values
 
 
-def _table(raw: object, name: str, known: Sequence[str]) -> dict[str, object]:
+def checked_table(raw: object, name: str, known: Sequence[str]) -> dict[str, Any]:
+    """A table that has known fields alone. Raises: ValueError."""
     if not isinstance(raw, Mapping):
         raise _refused(name, f"a table with the fields {', '.join(known)}", raw)
     for key in raw:

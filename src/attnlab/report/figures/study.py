@@ -30,6 +30,7 @@ from attnlab.report.figures.style import (
     new_figure,
     plain_log_ticks,
 )
+from attnlab.report.figures.tuning import tuning_figure
 from attnlab.report.page_data import (
     MOST_COLOURS,
     CurveFamily,
@@ -39,6 +40,7 @@ from attnlab.report.page_data import (
     band,
     curve_data,
     length_data,
+    tuning_data,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +57,8 @@ BEHIND: dict[str, Any] = {"color": colour("line"), "linewidth": 0.8, "zorder": 1
 
 
 def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Writes what the study has of differences, effects, interactions, lengths, curves and curves-by-factor, pareto and
-    grid; returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
+    """Writes what the study has of differences, effects, interactions, lengths, tuning, curves, curves-by-factor,
+    pareto and grid; returns the files. The same comparison gives the same bytes. Raises CannotWrite."""
     return style.write_figures(study_figures(comparison), Path(folder), ("pdf", "png"))
 
 
@@ -69,6 +71,8 @@ def study_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     for index, family in enumerate(length_data(comparison)):
         if figure := length_figure(family, cells):
             yield "lengths" if index == 0 else f"lengths-{slug(family['name'])}", figure
+    if figure := KINDS["tuning"].figure(comparison, None):
+        yield "tuning", figure
     curves = curve_data(comparison)
     if curves and len(cells) <= MOST_PANELS:
         yield "curves", cell_curves(curves[0], cells)
@@ -131,6 +135,11 @@ def _curves(comparison: Comparison, metric: str | None) -> Figure | None:
     return cell_curves(found, cells) if len(cells) <= MOST_PANELS else factor_curves(found, comparison)
 
 
+def _tuning(comparison: Comparison, _: str | None) -> Figure | None:
+    cells = _cells(comparison)
+    return tuning_figure(tuning_data(comparison), cells) if len(cells) <= MOST_COLOURS else None
+
+
 def _chosen(families: Mapping[str, T], name: str | None) -> T | None:
     """The family of this name, or the first, if there are any. Raises ValueError for a name that none has."""
     if name is None or not families:
@@ -149,6 +158,9 @@ KINDS = {
     ),
     "curves": Kind(_curves, f"it takes a metric that was logged, and {MOST_PANELS} cells or two factors that vary"),
     "pareto": Kind(_pareto, "it takes two cells with values whose runs do not all cost the same"),
+    "tuning": Kind(
+        _tuning, f"it takes a study with tune in study.yaml, numbers searched, and at most {MOST_COLOURS} cells"
+    ),
     "grid": Kind(_grid, "it takes two to four factors that vary, and values"),
 }
 

@@ -1,0 +1,184 @@
+"""Whether a tuned study finds a better arm where none is: simulated tunings and comparisons of arms whose best settings are equally good.
+
+python experiments/tuned_alike/measure.py [--studies 200] [--seed 0]
+
+An arm's loss is a parabola in the logarithm of its rate, with its best at a place of its own: anywhere on the grid of rates tried (or, in the last part,
+between two of them). Its sensitivity is what a step of the grid beside the best costs, in standard deviations of a run over seeds. Every arm is tuned as
+`tune` in study.yaml does it, then compared at its chosen rate as `attnlab compare` does it. A study is wrong where any word parts two arms: better, worse,
+or a rank. Beside the share of wrong studies stands what it would be if words rested on the settings chosen alone. Power is the share of studies that say
+better of an arm which at its best is better by so many standard deviations.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from attnlab.analysis.comparison import compare
+from attnlab.analysis.differences import DECIDED
+from attnlab.analysis.reader import Cell, Metric, Run, Study
+from attnlab.studies.samplers import sampler_of
+from attnlab.training.tuning_fields import Tuned
+
+METRIC = "val/loss"
+SENSITIVITIES = {
+    "flat": (0.05, 0.05, 0.05),
+    "one sharp": (0.05, 0.05, 3.0),
+    "mixed": (0.1, 1.0, 10.0),
+    "sharp": (1.0, 1.0, 1.0),
+}
+WORST = 30.0  # what a rate far from the best comes to
+
+
+@dataclass(frozen=True)
+class Design:
+    """sensitivities: of the arms, the first of them the baseline; noise: how much of a run's variance all runs of its seed share, and by how much noise
+    grows from the least rate to the greatest; advantage: of the last arm; between: the best rate may lie anywhere."""
+
+    sensitivities: tuple[float, ...]
+    how: str = "grid"
+    trials: int = 6
+    tuning_seeds: int = 1
+    seeds: int = 8
+    shared: float = 0.3
+    growth: float = 1.0
+    advantage: float = 0.0
+    between: bool = False
+
+
+def simulate(design: Design, random: np.random.Generator) -> Study:
+    """A study with its tuning, tuned and run."""
+    levels = design.trials if design.how == "grid" else 6
+    grid = [float(level) for level in range(levels)]
+    search = {"rate": grid} if design.how == "grid" else {"rate": {"low": 0.0, "high": 5.0, "scale": "linear"}}
+    tune: Tuned = {"search": search, "how": design.how, "trials": design.trials, "seeds": [*range(1000, 1000 + design.tuning_seeds)],
+                   "metric": {"name": METRIC, "better": "lower"}}  # fmt: skip
+    num_arms = len(design.sensitivities)
+    if design.how == "grid":
+        places = random.integers(0, levels, num_arms).astype(float)
+    if design.between or design.how != "grid":
+        places = random.uniform(0, 5, num_arms)
+
+    def runs(arm: int, rate: float, of_seeds: dict[int, float]) -> dict[int, float]:
+        loss = min(WORST, design.sensitivities[arm] * (rate - places[arm]) ** 2) - design.advantage * (
+            arm == num_arms - 1
+        )
+        spread = 1 + (design.growth - 1) * rate / (levels - 1)
+        own = np.sqrt(1 - design.shared) * spread * random.standard_normal(len(of_seeds))
+        return {
+            seed: float(loss + np.sqrt(design.shared) * common + e)
+            for (seed, common), e in zip(of_seeds.items(), own, strict=True)
+        }
+
+    tuned, values = {}, {}
+    tuning, compared = (
+        dict(zip(seeds, random.standard_normal(len(seeds)), strict=True))
+        for seeds in (tune["seeds"], [*range(design.seeds)])
+    )
+    for arm in range(num_arms):
+        sampler, trials = sampler_of(tune), []
+        while len(trials) < design.trials:
+            asked = [
+                (float(settings["rate"]), runs(arm, float(settings["rate"]), tuning)) for settings in sampler.ask()
+            ]  # type: ignore[arg-type]
+            sampler.tell([float(np.mean([*found.values()])) for _, found in asked])
+            trials += asked
+        chosen, _ = min(trials, key=lambda trial: np.mean([*trial[1].values()]))
+        tuned[f"arm={arm}"] = {"chosen": {"rate": chosen}, "trials": [_trial(*trial) for trial in trials]}
+        values[f"arm={arm}"] = runs(arm, chosen, compared)
+    return _study({**tune, "cells": tuned}, values)
+
+
+def _trial(rate: float, values: dict[int, float]) -> dict[str, object]:
+    return {
+        "settings": {"rate": rate},
+        "runs": {str(seed): {"state": "finished", "final": {METRIC: value}} for seed, value in values.items()},
+    }
+
+
+def _study(tuned: dict[str, object], values: dict[str, dict[int, float]]) -> Study:
+    cells = [Cell(name, {"arm": int(name.partition("=")[2])}) for name in values]
+    runs = {
+        (name, seed): Run(name, seed, Path("/none"), "finished", {"seed": seed}, {"final": {METRIC: value}})
+        for name, of_seeds in values.items()
+        for seed, value in of_seeds.items()
+    }
+    return Study(path=Path("/none"), name="tuned", question="", factors={"arm": [cell.choices["arm"] for cell in cells]}, baseline={"arm": 0}, cells=cells,
+                 seeds=sorted({seed for _, seed in runs}), metric=Metric(METRIC), claims=[], shared=[], code={}, runs=runs, tuned=tuned)  # fmt: skip
+
+
+def parts(study: Study) -> bool:
+    """Whether any word parts two arms."""
+    cells = compare(study).cells
+    worst = len(cells)
+    return any(
+        (cell.difference and cell.difference.verdict in DECIDED) or cell.rank_interval not in (None, (1, worst))
+        for cell in cells
+    )
+
+
+def finds(study: Study) -> bool:
+    """Whether the last arm is said to be better than the first."""
+    last = compare(study).cells[-1].difference
+    return last is not None and last.verdict == "better"
+
+
+def rates(design: Design, studies: int, seed: int) -> dict[str, float]:
+    """Shares of studies: `wrong` (with a word that parts arms), `naive` (the same, by the settings chosen alone); of a design with an advantage, `power`
+    and, by the settings chosen alone, `naive power`."""
+    random, count = np.random.default_rng(seed), [0, 0]
+    judge = finds if design.advantage else parts
+    for _ in range(studies):
+        study = simulate(design, random)
+        count[0] += judge(study)
+        count[1] += judge(replace(study, tuned={}))
+    names = ("power", "naive power") if design.advantage else ("wrong", "naive")
+    return {name: n / studies for name, n in zip(names, count, strict=True)}
+
+
+def designs() -> Iterator[tuple[str, Design]]:
+    """What is simulated, with a name."""
+    for name, sensitivities in SENSITIVITIES.items():
+        for trials, tuning_seeds, seeds in ((4, 1, 4), (6, 1, 8), (12, 1, 16), (6, 2, 8), (6, 3, 8), (12, 3, 16)):
+            yield (
+                f"{name}, {trials} trials x {tuning_seeds}, {seeds} seeds",
+                Design(sensitivities, "grid", trials, tuning_seeds, seeds),
+            )
+    for tuning_seeds in (1, 3):
+        yield (
+            f"mixed, nothing shared, x {tuning_seeds}",
+            Design(SENSITIVITIES["mixed"], tuning_seeds=tuning_seeds, shared=0.0),
+        )
+        yield (
+            f"mixed, noise grows 3 times, x {tuning_seeds}",
+            Design(SENSITIVITIES["mixed"], tuning_seeds=tuning_seeds, growth=3.0),
+        )
+    yield "mixed, random, 6 trials", Design(SENSITIVITIES["mixed"], "random")
+    for tuning_seeds in (1, 3):
+        yield f"mixed, tpe, 12 trials x {tuning_seeds}", Design(SENSITIVITIES["mixed"], "tpe", 12, tuning_seeds)
+    for sensitivity in (0.05, 1.0, 3.0):
+        for trials, tuning_seeds in ((6, 1), (6, 3), (6, 5)):
+            for advantage in (2.0, 4.0, 8.0):
+                name = f"power: sensitivity {sensitivity:g}, {trials} trials x {tuning_seeds}, better by {advantage:g}"
+                yield name, Design((sensitivity,) * 3, "grid", trials, tuning_seeds, 8, advantage=advantage)
+    for name, sensitivities in SENSITIVITIES.items():
+        yield f"best between rates: {name}, 6 trials x 3", Design(sensitivities, tuning_seeds=3, between=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    for name, design in designs():
+        few = max(1, given.studies // (5 if design.how == "tpe" else 2 if design.advantage else 1))
+        found = rates(design, few, given.seed)
+        print(f"{name:<62}", *(f"{what} {100 * share:5.1f}%" for what, share in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Words about a tuned study hold for the best settings: bounds on what a choice among few noisy runs may have missed."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t
+
+from attnlab.analysis.contrasts import Contrast
+from attnlab.analysis.differences import ALPHA, judge
+from attnlab.analysis.reader import Metric
+from attnlab.analysis.regrets import OF_REGRETS, regret_bounds
+
+
+def tuned(
+    rows: dict[object, list[float | None]], chosen: object, how: str = "grid", **search: object
+) -> dict[str, object]:
+    """What a plan keeps of one cell whose field `x` was searched."""
+    trials = [
+        {
+            "settings": {"x": value},
+            "runs": {
+                str(seed): {"state": "finished", "final": {} if v is None else {"m": v}}
+                for seed, v in enumerate(values)
+            },
+        }
+        for value, values in rows.items()
+    ]
+    return {"how": how, "search": search or {"x": [*rows]}, "cells": {"a": {"trials": trials, "chosen": {"x": chosen}}}}
+
+
+def test_the_bound_of_choices_without_an_order_is_what_noise_leaves_of_the_gap_to_the_second():
+    rows = {"p": [1.0, 1.2], "q": [1.5, 1.3], "r": [2.0, 2.6]}
+    values = np.array(list(rows.values()))
+    residuals = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    deviation = math.sqrt((residuals**2).sum() / 2)  # (3 - 1)(2 - 1) degrees of freedom
+    noise = t.ppf(1 - 0.01 / 2 / 2, 2) * deviation  # times sqrt(2 / 2 seeds)
+    assert regret_bounds(tuned(rows, "p"), "m", "lower", {}, 0.01)["a"] == pytest.approx(max(0.0, 1.1 - 1.4 + noise))
+    higher = {key: [-v for v in of] for key, of in rows.items()}
+    assert regret_bounds(tuned(higher, "p"), "m", "higher", {}, 0.01)["a"] == pytest.approx(1.1 - 1.4 + noise)
+    # Asked for by what came before, each may be the best because of its noise: all ordered pairs count.
+    adaptive = 1.1 - 1.4 + t.ppf(1 - 0.01 / 6 / 2, 2) * deviation
+    assert regret_bounds(tuned(rows, "p", "tpe"), "m", "lower", {}, 0.01)["a"] == pytest.approx(adaptive)
+
+
+def test_of_trials_with_one_seed_the_spread_is_that_of_the_comparison():
+    rows = {"p": [1.0], "q": [1.5]}
+    compared = {"a": [1.0, 1.1, 1.2], "b": [2.0, 2.4, 2.8]}
+    pooled = math.sqrt((0.02 + 0.32) / 4)  # larger than the cell's own, 0.1
+    bound = regret_bounds(tuned(rows, "p"), "m", "lower", compared, 0.01)["a"]
+    assert bound == pytest.approx(max(0.0, t.ppf(1 - 0.01 / 2, 4) * pooled * math.sqrt(2) - 0.5))
+    assert regret_bounds(tuned(rows, "p"), "m", "lower", {"a": [1.0], "b": [2.0]}, 0.01)["a"] == math.inf
+    assert regret_bounds(tuned({"p": [1.0]}, "p"), "m", "lower", {}, 0.01)["a"] == 0.0
+
+
+@given(best=st.floats(-0.95, 0.95), curvature=st.floats(0.1, 10))
+def test_between_values_on_a_scale_the_best_is_that_of_the_parabola(best, curvature):
+    """Without noise the bound is what the vertex of an exact parabola lies below the best value tried, on a logarithmic scale."""
+    places = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    loss = {10**place: curvature * (place - best) ** 2 for place in places}
+    rows = {rate: [value, value + 1.0] for rate, value in loss.items()}
+    chosen = min(loss, key=loss.__getitem__)
+    bound = regret_bounds(tuned(rows, chosen), "m", "lower", {}, 0.01)["a"]
+    assert bound == pytest.approx(loss[chosen], abs=1e-6 * curvature)
+    assert regret_bounds(tuned(rows, 10**2.0), "m", "lower", {}, 0.01)["a"] == pytest.approx(
+        loss[10**2.0], abs=1e-6 * curvature
+    )
+
+
+def test_a_setting_that_diverged_is_no_candidate():
+    rows = {"p": [1.0, 1.2], "q": [1.5, 1.3], "r": [0.1, None]}
+    left = {key: of for key, of in rows.items() if key != "r"}
+    assert regret_bounds(tuned(rows, "p"), "m", "lower", {}, 0.01) == regret_bounds(
+        tuned(left, "p"), "m", "lower", {}, 0.01
+    )
+
+
+def test_a_bound_holds_as_often_as_it_says():
+    random, missed = np.random.default_rng(0), 0
+    for _ in range(400):
+        means = random.choice([0.0, 0.5, 1.0, 2.0], 5)
+        values = means[:, None] + random.standard_normal((5, 2)) + random.standard_normal(2)
+        chosen = int(values.mean(axis=1).argmin())
+        found = regret_bounds(
+            tuned({f"s{k}": row.tolist() for k, row in enumerate(values)}, f"s{chosen}"), "m", "lower", {}, 0.2
+        )["a"]
+        missed += found < means[chosen] - means.min()
+    assert missed / 400 <= 0.2
+
+
+@given(
+    values=st.lists(st.floats(-3, 1), min_size=3, max_size=8, unique=True),
+    regrets=st.tuples(st.floats(0, 2), st.floats(0, 2)),
+    better=st.sampled_from(["lower", "higher"]),
+)
+def test_a_word_holds_whatever_the_regrets_within_their_bounds(values, regrets, better):
+    contrast = Contrast(dict(enumerate(values)), regrets=regrets)
+    found = judge({"a": contrast}, Metric("m", better))["a"]
+    plain = replace(contrast, regrets=None).interval(1 - ALPHA * (1 - OF_REGRETS))
+    assert (found.interval.low, found.interval.high) == pytest.approx((plain.low - regrets[0], plain.high + regrets[1]))
+    assert (found.p_adjusted <= ALPHA) == (found.verdict in ("better", "worse")) or math.isclose(
+        found.p_adjusted, ALPHA, rel_tol=1e-6
+    )

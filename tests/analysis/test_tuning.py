@@ -1,0 +1,134 @@
+"""What a tuned study says of its tuning: choices, edges, budgets, sensitivity, and words that hold at the best settings alone."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+from tests.stored_studies import cell, write_plan, write_run
+
+from attnlab.analysis.comparison import compare
+from attnlab.analysis.reader import load_study
+from attnlab.analysis.terminal import print_comparison
+from attnlab.analysis.tuning import equal_settings_table
+from attnlab.report.figures.study import draw
+from attnlab.report.page import render
+
+RATES = [1e-4, 1e-3, 1e-2, 1e-1]
+# Mean losses at these rates; the last one diverged in rotary, and failed in alibi.
+LOSSES = {"none": [3.0, 2.5, 2.2, 2.6], "alibi": [2.8, 2.1, 2.0, None], "rotary": [2.2, 1.6, 2.4, None]}
+CHOSEN = {"none": 1e-2, "alibi": 1e-2, "rotary": 1e-3}
+
+
+def trial(rate: float, loss: float | None, state: str, noise: float) -> dict[str, object]:
+    finals = [{"val/loss": loss + noise * sign, "test/loss": loss + noise * sign} if loss else {} for sign in (1, -1)]
+    return {
+        "settings": {"optimizer.lr": rate},
+        "runs": {str(10_000 + i): {"state": state, "final": final} for i, final in enumerate(finals)},
+    }
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    """A study of three positions, tuned by a grid of rates with this noise; `far`: what position none is worse by in the comparison."""
+
+    def write(noise: float = 0.01, chosen: dict[str, float] = CHOSEN):
+        cells = {}
+        for position, losses in LOSSES.items():
+            ends = ["finished"] * 3 + [{"none": "finished", "alibi": "failed", "rotary": "diverged"}[position]]
+            own = [noise, -noise, noise, -noise]
+            trials = [trial(*one) for one in zip(RATES, losses, ends, own, strict=True)]
+            cells[f"position={position}"] = {
+                "default": {"optimizer.lr": 1e-3},
+                "chosen": {"optimizer.lr": chosen[position]},
+                "trials": trials,
+            }
+        record = {
+            "study": "tuned-tuning",
+            "search": {"optimizer.lr": RATES},
+            "how": "grid",
+            "trials": 4,
+            "seeds": [10_000, 10_001],
+        }
+        record |= {"metric": {"name": "val/loss", "better": "lower"}, "cells": cells}
+        choices = [{"position": position} for position in LOSSES]
+        metric = {"name": "test/loss", "better": "lower", "margin": 0.0}
+        root = write_plan(tmp_path / "tuned", cells=[*map(cell, choices)], factors={"position": [*LOSSES]}, baseline=choices[0],
+                          seeds=[0, 1, 2], metric=metric, tuned=record)  # fmt: skip
+        for place, one in enumerate(choices):
+            for seed in range(3):
+                loss = LOSSES[one["position"]][RATES.index(chosen[one["position"]])] + 0.01 * ((seed + place) % 3)
+                write_run(root, one, seed, {"test/loss": loss, "val/loss": loss})
+        return compare(load_study(root))
+
+    return write
+
+
+def test_choices_edges_and_budgets(tuned):
+    found = tuned(chosen=CHOSEN | {"none": 1e-1})
+    caveats = " ".join(found.caveats)
+    assert "none (lr=0.1 is the largest tried)" in caveats
+    assert "alibi (lr=0.01 is the largest tried)" in caveats  # that beyond it failed
+    assert "rotary (lr" not in caveats  # that beyond it diverged
+    assert (
+        "settings that were to be tried have no value (failed, or their parts are incompatible), 1 of 4 of alibi."
+        in caveats
+    )
+
+
+def test_sensitivity_is_the_mean_over_all_settings_less_the_best(tuned):
+    found = tuned(noise=0.0).tuning
+    by_label = {one.label: found.sensitivity(one) for one in found.cells}
+    worst = 3.0  # of any cell, for what diverged; what failed says nothing
+    assert by_label == pytest.approx(
+        {"none": 10.3 / 4 - 2.2, "alibi": 6.9 / 3 - 2.0, "rotary": (6.2 + worst) / 4 - 1.6}
+    )
+
+
+def test_at_equal_settings_all_cells_stand_side_by_side(tuned):
+    table = equal_settings_table(tuned(noise=0.0).tuning)
+    rows = {str(row[0]): [str(entry) for entry in row[1:]] for row in table.rows}
+    assert rows["lr=0.001"] == ["2.50", "2.10", "1.60 best"]
+    assert rows["lr=0.1"] == ["2.60", "-", "-"]
+    assert "lr=0.001 (none 2.500, alibi 2.100, rotary 1.600)" in table.notes[0]
+
+
+def test_a_word_that_holds_at_the_choices_alone_is_not_said(tuned):
+    """Alibi is better at the rates chosen by 0.2, with so little noise in the comparison that nothing else would be open."""
+    sure = {one.label: one.difference.verdict for one in tuned(noise=0.001).cells if one.difference}
+    assert sure == {"alibi": "better", "rotary": "better"}
+    found = tuned(noise=0.2)
+    open_ = {one.label: one.difference.verdict for one in found.cells if one.difference}
+    assert open_ == {"alibi": "undecided", "rotary": "undecided"}
+    assert any(
+        "At the settings chosen alibi and rotary would be told from the baseline" in caveat for caveat in found.caveats
+    )
+    missed = {one.label: one.regret for one in found.tuning.cells}
+    alibi = next(one.difference for one in found.cells if one.label == "alibi")
+    plain = alibi.contrast.at_choices(1 - 0.8 * alibi.share)
+    assert (plain.low - alibi.interval.low, alibi.interval.high - plain.high) == pytest.approx(
+        (missed["alibi"], missed["none"])
+    )
+    assert all(one.rank_interval == (1, 3) for one in found.cells)
+
+
+def test_terminal_page_and_figure_show_the_tuning(tuned):
+    found = tuned()
+    console = Console(file=io.StringIO(), width=150)
+    print_comparison(found, console)
+    text = console.file.getvalue()
+    assert (
+        "Every cell had the same search for optimizer.lr: a grid of 4 settings x 2 seeds (8 runs), by val/loss"
+        in " ".join(text.split())
+    )
+    assert "may have missed" in text
+    page = render(found)
+    for part in ('<section id="tuning"', 'data-chart="tuning"', "All cells at equal settings"):
+        assert part in page
+    (axes,) = draw(found, "tuning").axes
+    assert axes.get_xscale() == "log"
+    lines = {
+        line.get_label(): line.get_ydata().tolist() for line in axes.lines if not str(line.get_label()).startswith("_")
+    }
+    assert lines["rotary"] == pytest.approx([2.2, 1.6, 2.4])
+    assert math.isclose(lines["none"][-1], 2.6)
