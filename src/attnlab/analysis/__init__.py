@@ -20,6 +20,9 @@ count against every word (`differences.Outcomes`).
   interval and Fisher's exact test have to agree on "better" and "worse"; "no difference that counts" and claims against
   another cell take bounds that hold for any shares; changes with length, of the same runs, McNemar's exact test.
   No effects, no interactions. Missing runs are counted as they are worst.
+- Over tasks (`across`). "better", "worse", "no difference that counts", "Against BASELINE, by the mean normalised
+  score: ...": paired t interval of the mean over tasks, by seed, over the arms. "Not told apart" by average ranks:
+  Friedman's test and Nemenyi's, a family of their own. Each task has the families above by itself.
 - In no family: "at most 0.05 in 3 of 3 seeds" (one p a seed: sacreBLEU's paired bootstrap over test sentences).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.
@@ -28,15 +31,19 @@ Where runs are missing the interval is the sign test's, of the median (of shares
 counted against the word; what has not ended is missing.
 """
 
-from attnlab.analysis.comparison import Comparison, asked, compare, parts_of_study
+from attnlab.analysis.across import Aggregate, aggregate_of
+from attnlab.analysis.comparison import Comparison, as_asked, asked, compare, parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
 from attnlab.analysis.terminal import print_comparison
 
 __all__ = [
+    "Aggregate",
     "Comparison",
     "Study",
     "StudyReader",
+    "aggregate_of",
+    "as_asked",
     "asked",
     "compare",
     "load_study",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ import polars as pl
 
 from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, flatten, is_unchanged, mapping, printable, stamp_of
+from attnlab.training.across import Across, across_in
 from attnlab.training.metrics import Metric as KnownMetric
-from attnlab.training.metrics import better_of, known_metric
+from attnlab.training.metrics import better_of, known_metric, natural
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
 
@@ -99,7 +99,8 @@ class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing.
 
     `unreadable` are the files and folders that are there and cannot be opened, each with the reason; `apart` says which
-    runs cannot be compared with these (see `comparison.parts_of_study`); baseline_named: somebody chose the baseline.
+    runs cannot be compared with these (see `comparison.parts_of_study`); baseline_named: somebody chose the baseline;
+    across: which factor's choices are tasks.
     """
 
     path: Path
@@ -117,6 +118,7 @@ class Study:
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     baseline_named: bool = True
+    across: Across | None = None
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -314,6 +316,7 @@ def _study(
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
     try:
         check_plan(plan)
+        across = across_in(plan)
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
     cells = [_cell(mapping(entry)) for entry in _list(plan.get("cells"))]
@@ -330,6 +333,7 @@ def _study(
         factors={name: [*map(_choice, _list(choices))] for name, choices in mapping(plan.get("factors")).items()},
         baseline=choices_of(plan.get("baseline")),
         baseline_named=is_planned,
+        across=across,
         cells=cells,
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
@@ -384,11 +388,6 @@ def metric_of(entry: object, runs: Collection[Run]) -> Metric | None:
 
 def short(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """A sorting key by which @16x follows @8x."""
-    return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))
 
 
 def _as_read(value: object) -> Mapping[str, object]:

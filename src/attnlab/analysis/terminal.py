@@ -47,7 +47,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (print_cells, _print_lengths, _print_factors, _print_sentences, _print_claims):
+    for part in (print_cells, _print_lengths, _print_factors, _print_sentences, print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -278,8 +278,8 @@ def _print_sentences(comparison: Comparison, console: Console) -> None:
         note(console, sentence)
 
 
-def _print_claims(comparison: Comparison, console: Console) -> None:
-    """Verdict, claim and what was measured: beside each other where that fits, else below each other."""
+def print_claims(comparison: Comparison, console: Console) -> None:
+    """Prints verdict, claim and what was measured: beside each other where that fits, else below each other."""
     claims = comparison.claims
     if not claims:
         return

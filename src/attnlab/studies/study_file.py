@@ -31,7 +31,8 @@ from attnlab.config.seams import load
 from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
 from attnlab.studies.trunks import branches_of
-from attnlab.training.metrics import known_better
+from attnlab.training.across import KNOWN_ENDS, OWN_ENDS, checked_across
+from attnlab.training.metrics import ACCURACY, Metric, known_better, known_metric, parts_of
 from attnlab.training.run_directory import read_json
 from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
 
@@ -53,7 +54,9 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         raw = _read(path)
         _refuse_identity(raw)
         cells = _cells(raw)
-        baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
+        across = checked_across(raw["across"], raw["factors"], raw["metric"], bool(raw["cells"]))
+        named = _in_a_task(raw["baseline"], across, cells) if across else raw["baseline"]
+        baseline = _choices_of("baseline", named or cells[0].choices, cells)
         claims = [_of_cells(claim, cells) for claim in raw["claims"]]
     _refuse_overrides(overrides, cells)
     plan = Plan(
@@ -68,6 +71,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         shared=readable([*raw["shared"], *(o for o in overrides if not o.startswith("study."))]),
         needs=raw["needs"],
         config_dirs=space.config_dirs,
+        across=across,
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
@@ -226,6 +230,14 @@ def _choices_of(where: str, wanted: Mapping[str, object], cells: Sequence[Cell])
     raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
 
 
+def _in_a_task(
+    baseline: Mapping[str, object], across: Mapping[str, Any], cells: Sequence[Cell]
+) -> Mapping[str, object]:
+    """The baseline's arm in the first task, where it names none: it is the same one in each."""
+    factor = across["factor"]
+    return {**baseline, factor: cells[0].choices[factor]} if baseline and factor not in baseline else baseline
+
+
 def _one_of(baseline: Mapping[str, object], cells: Sequence[Cell]) -> Mapping[str, object]:
     """The choices of the baseline's cell. Raises: ValueError where several that can be run have those it names: which
     one is meant is not for the first to say."""
@@ -270,9 +282,8 @@ def _in_line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
-    """Every metric that the plan names: where it does, the metric, and the choices of the cells that have it."""
-    yield "metric.name", plan.metric["name"], {}
+def _claimed_metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
+    """Every metric that a claim names: where it does, the metric, and the choices of the cells that have it."""
     for claim in plan.claims:
         where, cell, against = f"claim {claim['says']!r}", claim.get("cell", {}), claim.get("against", {})
         if "metric" in claim:
@@ -281,19 +292,49 @@ def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
             yield f"{where}: against.metric", against["metric"], {**cell, **against.get("cell", {})}
 
 
+def _primary_metrics(plan: Plan) -> Iterator[tuple[str, dict[str, Any], Mapping[str, object]]]:
+    """What the cells are judged by, a metric or one a task: where it is named, and the choices of the cells."""
+    if plan.across is None:
+        yield "metric", plan.metric, {}
+        return
+    factor, own = plan.across["factor"], plan.across["metric"]
+    for choice in plan.factors[factor]:
+        where = f"across.metric.{choice}" if str(choice) in own else f"{factor}={choice}: metric"
+        yield where, own.get(str(choice), plan.metric), {factor: choice}
+
+
+def _refuse_unknown_ends(plan: Plan, metric: str, wanted: Mapping[str, object], known: Metric | None) -> None:
+    """Raises: ValueError where scores are to lie between chance and perfect, and one of these is known of no run."""
+    if plan.across is None or plan.across["ends"][task := str(wanted[plan.across["factor"]])] != KNOWN_ENDS:
+        return
+    lacks = "no perfect value" if known is None or known.perfect is None else ""
+    lacks = lacks or ("" if parts_of(metric)[1] == ACCURACY.name else "no chance value")
+    if lacks:
+        raise ValueError(
+            f"across.ends of {task} must be stated, for {lacks} of {metric} is known: write ends: {{{task}: "
+            f"[VALUE_THAT_COUNTS_AS_0, VALUE_THAT_COUNTS_AS_1]}}, or ends: {OWN_ENDS}"
+        )
+
+
 def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
     """Raises: ValueError for a metric that none of its runs can report, or whose other values the task calls better."""
     from attnlab.training import Task
 
-    for where, metric, wanted in _metrics(plan):
+    def runs_with(wanted: Mapping[str, object]) -> list[tuple[Any, Composed]]:
         runs = [composed[cell.name] for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
-        tasks = [(load("task", run.get("task")), run) for run in runs]
-        for task, run in tasks if where == "metric.name" else ():
-            known = task.metrics(run.resolved) if issubclass(task, Task) else ()
-            better = known_better(metric, {one.name: one.record() for one in known}) or plan.metric["better"]
-            if better != plan.metric["better"]:
-                given = f"task={run.names['task']} says so, got {plan.metric['better']}"
-                raise ValueError(f"metric.better must be {better}, for {given}; write better: {better}")
+        return [(load("task", run.get("task")), run) for run in runs]
+
+    for where, primary, wanted in _primary_metrics(plan):
+        for task, run in runs_with(wanted):
+            recorded = {one.name: one.record() for one in task.metrics(run.resolved)} if issubclass(task, Task) else {}
+            better = known_better(primary["name"], recorded) or primary["better"]
+            if better != primary["better"]:
+                given = f"task={run.names['task']} says so, got {primary['better']}"
+                raise ValueError(f"{where}.better must be {better}, for {given}; write better: {better}")
+            _refuse_unknown_ends(plan, primary["name"], wanted, known_metric(primary["name"], recorded))
+    primaries = ((f"{where}.name", primary["name"], wanted) for where, primary, wanted in _primary_metrics(plan))
+    for where, metric, wanted in (*primaries, *_claimed_metrics(plan)):
+        tasks = runs_with(wanted)
         if not tasks or any(not issubclass(task, Task) or task.reports(metric, run.resolved) for task, run in tasks):
             continue
         reported = (one for task, run in tasks for one in task.metrics(run.resolved))

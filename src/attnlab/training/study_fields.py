@@ -14,7 +14,7 @@ from attnlab.training.run_directory import ENDED
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "on_end"),
+    *("trunk", "on_end", "across"),
 )
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
@@ -43,6 +43,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def checked_study(raw: object) -> dict[str, Any]:
     """The fields of a study as its file has them, each with its default where it is left out; `baseline` is then empty.
+    `across` stays as it is: see `across.checked_across`.
 
     Raises: ValueError that names the first field which is none, or holds what it does not accept.
     """
@@ -64,6 +65,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
         "trunk": _flag("trunk", study.get("trunk", False)),
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
+        "across": study.get("across"),
     }
 
 
