@@ -92,7 +92,7 @@ class Arm:
 class Aggregate:
     """The tasks of a study, its arms, and their ranks; `problem` is why there are no figures, else "".
 
-    used: the tasks that the figures are of. ranked: the arms that `ranks` are of, in their order.
+    used: the tasks that the figures are of.
     """
 
     study: Study
@@ -109,7 +109,7 @@ class Aggregate:
     @property
     def measured(self) -> list[Arm]:
         """The arms with figures, best interquartile mean first: for reading, no ranking."""
-        return sorted((arm for arm in self.arms if arm.figures), key=lambda arm: -arm.figures["IQM"].mean)
+        return sorted(self.ranked, key=lambda arm: -arm.figures["IQM"].mean)
 
     @property
     def best_first(self) -> list[Arm]:
@@ -117,12 +117,16 @@ class Aggregate:
 
     @property
     def ranked(self) -> list[Arm]:
+        """The arms with figures, in the order of `ranks`."""
         return [arm for arm in self.arms if arm.figures]
 
     @property
-    def is_judged(self) -> bool:
-        """Whether words judge the arms: not where the ends come from the same runs."""
-        return all(task.ends is not None and task.ends.has_floor for task in self.used)
+    def why_unjudged(self) -> str:
+        """Why no word judges the arms; "" where words do."""
+        if any(task.ends is not None and not task.ends.has_floor for task in self.used):
+            return "its ends are the baseline and the best of the same runs"
+        is_share = any(task.outcomes.is_proportion(task.metric.name) for task in self.used)
+        return "of a metric that is 0 or 1 a run, a mean over tasks has no exact test" if is_share else ""
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -215,17 +219,19 @@ def _scores(cell: Cell, task: Task) -> tuple[dict[int, float], Outcome, list[int
 
 def _judged(found: Aggregate, margin: float, alpha: float) -> Aggregate:
     """With the figures of each arm, its difference to the baseline and the ranks."""
-    base = found.baseline
-    contrasts = {
-        arm.label: _contrast(arm, base)
-        for arm in found.arms
-        if base and arm is not base and arm.outcomes and base.outcomes
-    }
-    judged = judge(contrasts, Metric(NAME, "higher", margin), alpha) if found.is_judged else {}
-    arms = [_with_figures(arm, base, judged.get(arm.label)) for arm in found.arms]
+    judged = judge_arms(found.arms, margin, alpha) if not found.why_unjudged else {}
+    arms = [_with_figures(arm, found.baseline, judged.get(arm.label)) for arm in found.arms]
     means_AT = np.array([arm.scores.mean(axis=0) for arm in arms if arm.figures])
     ranks = average_ranks(means_AT, alpha) if len(means_AT) > 1 else None
     return Aggregate(found.study, found.tasks, found.used, arms, ranks)
+
+
+def judge_arms(arms: Sequence[Arm], margin: float = 0.0, alpha: float = ALPHA) -> dict[str, Judged]:
+    """The differences of mean scores to the baseline's by seed, as one family, by label."""
+    base = next((arm for arm in arms if arm.is_baseline), None)
+    able = [arm for arm in arms if base and arm is not base and arm.outcomes and base.outcomes]
+    contrasts = {arm.label: _contrast(arm, base) for arm in able if base}
+    return judge(contrasts, Metric(NAME, "higher", margin), alpha)
 
 
 def _contrast(arm: Arm, base: Arm) -> Contrast:

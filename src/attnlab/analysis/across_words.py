@@ -53,7 +53,7 @@ def arms_table(found: Aggregate, detail: int = 2) -> Table:
 
     ranks = _ranks(found)
     names = list(AGGREGATES) if detail else [IQM]
-    columns: list[Column[Arm]] = [Column("arm", lambda arm: arm.label)]
+    columns: list[Column[Arm]] = [Column("arm", lambda arm: arm.label, "l")]
     columns += [Column(name, partial(figure, name)) for name in names]
     if ranks:
         columns.append(Column("rank", lambda arm: number(ranks.get(arm.label, math.nan), 2)))
@@ -94,7 +94,7 @@ def tasks_table(found: Aggregate) -> Table:
         mean = float(arm.scores[:, at].mean()) if arm.seeds else math.nan
         return Entry(number(mean, DECIMALS), mean)
 
-    columns: list[Column[Arm]] = [Column("arm", lambda arm: arm.label)]
+    columns: list[Column[Arm]] = [Column("arm", lambda arm: arm.label, "l")]
     columns += [Column(task.label, partial(on, at)) for at, task in enumerate(found.used)]
     return Table.of(columns, found.best_first, "Mean score on each task")
 
@@ -132,7 +132,11 @@ def to_markdown(found: Aggregate) -> str:
 def to_latex(found: Aggregate) -> str:
     """Both tables, with what their figures are as comments."""
     said = "".join(f"% {sentence}\n" for sentence in [*notes(found), *caveats(found)])
-    return said if found.problem else f"{arms_table(found, 1).to_latex()}\n{tasks_table(found).to_latex()}{said}"
+    if found.problem:
+        return said
+    shapes = [arms_table(found, detail) for detail in (2, 1, 0)]
+    arms = next((table for table in shapes if table.fits_article), shapes[-1])
+    return f"{arms.to_latex()}\n{tasks_table(found).to_latex()}{said}"
 
 
 FORMS: dict[str, Callable[[Aggregate], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
@@ -200,7 +204,10 @@ def notes(found: Aggregate) -> list[str]:
     """What the figures are."""
     if found.problem:
         return []
-    said = [f"{task.label}: {task.metric.name}, {task.ends.words}." for task in found.used if task.ends]
+    alike: dict[str, list[str]] = {}
+    for task in found.used:
+        alike.setdefault(f"{task.metric.name}, {task.ends.words}." if task.ends else "", []).append(task.label)
+    said = [f"{listing(labels)}: {what}" for what, labels in alike.items()]
     said.append(
         "IQM: mean of the middle half of all runs of all tasks; optimality gap: how far runs stay below 1. Intervals "
         "resample seeds within each task, and take the tasks as given."
@@ -225,11 +232,8 @@ def caveats(found: Aggregate) -> list[str]:
             f"Bootstrap intervals of few seeds are too narrow ({fewest} here; at 95% they hold the truth in about 87% "
             "of cases with 4 seeds, 93% with 8); no word rests on them."
         )
-    if not found.problem and not found.is_judged:
-        said.append(
-            "No word judges the aggregate: its ends are the baseline and the best of the same runs. Each task is "
-            "judged by itself; ends that are stated beforehand let the aggregate be judged, too."
-        )
+    if not found.problem and found.why_unjudged:
+        said.append(f"No word judges the aggregate: {found.why_unjudged}. The tasks are judged, each by itself.")
     lost = {arm.label: arm.lost for arm in found.arms if arm.lost}
     if lost:
         named = listing([f"{label} {number}" for label, number in lost.items()])

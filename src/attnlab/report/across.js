@@ -45,8 +45,8 @@
   }
 
   // Arms below each other, the best first; bars of what is not told apart stand above them.
-  function ranks(chart, { ranks: found }) {
-    const arms = [...found.arms].sort((a, b) => a.rank - b.rank), ink = tone("--text");
+  function ranks(chart, { ranks: found, profiles: shown }) {
+    const arms = [...found.arms].sort((a, b) => a.rank - b.rank), ink = tone("--text"), order = shown.map((one) => one.arm);
     const shape = layout("average rank, 1 the best", "");
     shape.yaxis = { visible: false, range: [-arms.length + 0.4, found.groups.length * 0.5 + 1.4] };
     shape.xaxis.range = [0.8, arms.length + 0.2];
@@ -58,7 +58,7 @@
     traces.push({
       x: arms.map((one) => one.rank), y: arms.map((_, at) => -at), mode: "markers+text", text: arms.map((one) => ` ${escaped(one.arm)} `),
       textposition: arms.map((one) => (one.rank > (arms.length + 1) / 2 ? "middle left" : "middle right")), textfont: { color: ink, size: 13 },
-      marker: { size: 9, color: arms.map((_, at) => look(at).colour) }, hovertemplate: "%{text}: %{x:.2f}<extra></extra>",
+      marker: { size: 9, color: arms.map((one) => look(order.indexOf(one.arm)).colour) }, hovertemplate: "%{text}: %{x:.2f}<extra></extra>",
     });
     shape.annotations = [{ x: 1, y: top, yshift: 10, text: `critical difference ${found.apart.toFixed(2)}`, showarrow: false, xanchor: "left" }];
     attnlab.plot(box(chart, 110 + 26 * arms.length + 16 * found.groups.length), "Average ranks with the critical difference", traces, shape);

@@ -54,7 +54,7 @@ def _sections(found: Aggregate, tasks: Sequence[Comparison], pages: Sequence[str
 
     add("short", "Summary", sentences(found))
     if found.ranked:
-        add("arms", "All tasks", arms_table(found), tasks_table(found), notes(found))
+        add("arms", "All tasks", arms_table(found, 1), arms_table(found), tasks_table(found), notes(found))
         add("profiles", "Performance profiles")
     if found.ranks is not None:
         add("ranks", "Average ranks", found.ranks)

@@ -58,7 +58,7 @@ def ranks_figure(found: Aggregate) -> Figure:
     rows, bars = len(order), len(ranks.groups)
     figure = new_figure(COLUMN, 0.75 + ROW * rows + BARS * (bars + 1))
     axes = figure.subplots()
-    axes.set(xlim=(0.9, rows + 0.1), ylim=(-(rows + 0.5) * ROW - (bars + 1) * BARS, 2 * LINE))
+    axes.set(xlim=(0.9, rows + 0.1), ylim=(-(rows + 0.5) * ROW - (bars + 1) * BARS, 2.2 * LINE))
     for place, group in enumerate(ranks.groups, start=1):
         ends = [ranks.average[group[0]] - 0.02, ranks.average[group[-1]] + 0.02]
         axes.plot(ends, [-place * BARS] * 2, color=colour("text"), linewidth=2.5, solid_capstyle="butt")
@@ -71,9 +71,9 @@ def ranks_figure(found: Aggregate) -> Figure:
         side = "right" if is_left else "left"
         axes.text(rank + (-0.06 if is_left else 0.06), height, names[arm], ha=side, va="center", fontsize=7)
     length = min(ranks.critical_difference, rows - 1)
-    axes.plot([1, 1 + length], [1.4 * LINE] * 2, color=colour("text"), linewidth=1, marker="|", markersize=5)
+    axes.plot([1, 1 + length], [1.55 * LINE] * 2, color=colour("text"), linewidth=1, marker="|", markersize=5)
     beyond = " (beyond the axis)" if ranks.critical_difference > rows - 1 else ""
-    axes.text(1, 1.7 * LINE, f"critical difference {ranks.critical_difference:.2f}{beyond}", va="bottom", fontsize=7)
+    axes.text(1, 1.8 * LINE, f"critical difference {ranks.critical_difference:.2f}{beyond}", va="bottom", fontsize=7)
     axes.xaxis.set_ticks_position("top")
     axes.spines["top"].set_position(("data", 0))
     for side in ("left", "right", "bottom"):
