@@ -157,9 +157,11 @@ def sentences(found: Aggregate) -> list[str]:
     measured = found.measured
     if not measured:
         return ["No arm has a score on every task yet."]
-    first = measured[0]
+    best = measured[0].figures[IQM]
+    first = [arm.label for arm in measured if arm.figures[IQM].mean == best.mean]
+    has = "has the highest" if len(first) == 1 else "share the highest"
     over = f"{len(found.used)} tasks ({listing([task.label for task in found.used])})"
-    said = [f"Over {over}, {first.label} has the highest interquartile mean, {interval_text(first.figures[IQM], 3)}."]
+    said = [f"Over {over}, {listing(first)} {has} interquartile mean, {interval_text(best, DECIMALS)}."]
     return [*said, *_against_baseline(found), *_of_ranks(found)]
 
 
