@@ -1,58 +1,21 @@
 """A study across its tasks: ends, aggregates by arm, words that hold their error, lost runs and missing tasks."""
 
 import io
-import itertools
 import json
 
 import numpy as np
 import pytest
 from rich.console import Console
-from tests.stored_studies import cell, write_plan, write_run
+from tests.stored_studies import ACROSS, ARMS, write_task_study
 
 from attnlab.analysis import aggregate_of, as_asked, asked, compare, load_study, parts_of_study
 from attnlab.analysis.across import Arm, judge_arms
 from attnlab.analysis.across_words import caveats, notes, print_aggregate, sentences, to_csv, to_latex, to_markdown
 from attnlab.training.run_directory import write_json
 
-ARMS, TASKS = ("none", "rotary", "alibi"), ("copy", "sort", "kjv")
-ACROSS = {"factor": "data", "metric": {"kjv": {"name": "test/bits_per_byte@1x", "better": "lower"}}}
-ACROSS |= {"ends": {"kjv": [4.0, 2.0], "sort": [0.2, 1.0]}}
-BASE = {"copy": 0.5, "sort": 0.6, "kjv": 3.0}
-GAIN = {"none": 0.0, "rotary": 0.3, "alibi": 0.01}
 
-
-def write(root, across=ACROSS, lost=(), skip=(), seeds=4, claims=(), **plan):
-    choices = [{"data": task, "position": arm} for task, arm in itertools.product(TASKS, ARMS)]
-    reasons = dict.fromkeys(skip, "makes no sense")
-    write_plan(
-        root,
-        factors={"data": list(TASKS), "position": list(ARMS)},
-        baseline={"data": "copy", "position": "none"},
-        cells=[cell(one, reasons.get((one["data"], one["position"]))) for one in choices],
-        seeds=list(range(seeds)),
-        metric={"name": "test/accuracy@1x", "better": "higher"},
-        across=across,
-        claims=list(claims),
-        **plan,
-    )
-    for number, (one, seed) in enumerate(itertools.product(choices, range(seeds))):
-        task, arm = one["data"], one["position"]
-        if (task, arm) in reasons:
-            continue
-        value = BASE[task] + GAIN[arm] * (-2 if task == "kjv" else 1) + 0.01 * np.random.default_rng(number).random()
-        name = "bits_per_byte" if task == "kjv" else "accuracy"
-        final = {f"test/{name}@1x": float(value)} | ({"test/chance@1x": 0.1} if task != "kjv" else {})
-        gone = (task, arm, seed) in lost
-        write_run(
-            root,
-            one,
-            seed,
-            {} if gone else final,
-            state="diverged" if gone else "finished",
-            data={"fingerprint": task, "unit": "token"},
-            config={"task": {"_target_": f"tasks.{name}"}, "data": {"_target_": task}},
-        )
-    return load_study(root)
+def write(root, *given, **named):
+    return load_study(write_task_study(root, *given, **named))
 
 
 def arm_of(found, label):
