@@ -11,6 +11,7 @@ from tests.stored_studies import ACROSS, ARMS, write_task_study
 from attnlab.analysis import aggregate_of, as_asked, asked, compare, load_study, parts_of_study
 from attnlab.analysis.across import Arm, judge_arms
 from attnlab.analysis.across_words import caveats, notes, print_aggregate, sentences, to_csv, to_latex, to_markdown
+from attnlab.data.classification import chance_of
 from attnlab.training.run_directory import write_json
 
 
@@ -50,6 +51,21 @@ def test_each_task_is_normalised_between_its_ends(tmp_path):
     assert "rotary" in to_csv(found).splitlines()[2]
     assert to_markdown(found).count("| rotary |") == 2
     assert to_latex(found).count(r"\toprule") == 2
+
+
+def test_the_chance_of_classes_is_that_of_the_most_frequent_one_in_training(tmp_path):
+    shares = chance_of({"train": np.array([0, 1, 1]), "validation": np.array([1]), "test": np.array([0, 0, 0, 1])})
+    assert shares == {"train": 2 / 3, "validation": 1.0, "test": 0.25}
+    root = write_task_study(tmp_path / "s", seeds=2)
+    for record in root.glob("data=copy*/*/run.json"):  # a task whose runs report no chance beside accuracy
+        known = json.loads(record.read_text())
+        write_json(record, known | {"data": known["data"] | {"chance": shares}})
+    for status in root.glob("data=copy*/*/status.json"):
+        known = json.loads(status.read_text())
+        write_json(status, known | {"final": {"test/accuracy@1x": known["final"]["test/accuracy@1x"]}})
+    ends = aggregate_of(load_study(root)).tasks[0].ends
+    assert (ends.low, ends.high) == (0.25, 1.0)
+    assert "the most frequent class" in ends.words
 
 
 def test_scores_beyond_the_ends_are_kept(tmp_path):
