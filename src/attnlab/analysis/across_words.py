@@ -60,7 +60,7 @@ def arms_table(found: Aggregate, detail: int = 2) -> Table:
     if detail and any(arm.improvement for arm in found.arms):
         columns.append(Column("P(better)", lambda arm: _entry(arm.improvement, 2, detail == 2)))
     if any(arm.difference for arm in found.arms):
-        columns.append(Column("diff", _difference))
+        columns.append(Column("diff", _change))
     if detail and any(arm.difference for arm in found.arms):
         columns.append(Column("p", lambda arm: p_text(arm.difference.p_adjusted) if arm.difference else ""))
     return Table.of([*columns, Column("", _word, "l")], found.best_first, "All tasks")
@@ -74,6 +74,10 @@ def _entry(interval: Interval | None, decimals: int, is_whole: bool) -> Content:
 
 def _difference(arm: Arm) -> str:
     return spread_text(arm.difference.interval, DECIMALS, sign=True) if arm.difference else ""
+
+
+def _change(arm: Arm) -> Content:
+    return Entry(_difference(arm), arm.difference.interval.mean) if arm.difference else ""
 
 
 def _word(arm: Arm) -> Content:
