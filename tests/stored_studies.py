@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +301,54 @@ def write_crossed_study(root: Path, factors: Mapping[str, Sequence[Any]], seeds:
         noise = 0.02 * np.random.default_rng((index, seed)).standard_normal(3)
         final = {f"test/loss@{k}x": level + 0.05 * np.log2(k) + own for k, own in zip((1, 2, 8), noise, strict=True)}
         write_run(root, choices, seed, final, curve=learning_curve(level, seed, every=40))
+    return root
+
+
+ARMS, TASKS = ("none", "rotary", "alibi"), ("copy", "sort", "kjv")
+ACROSS: dict[str, Any] = {"factor": "data", "metric": {"kjv": {"name": "test/bits_per_byte@1x", "better": "lower"}}}
+ACROSS |= {"ends": {"kjv": [4.0, 2.0], "sort": [0.2, 1.0]}}
+BASE = {"copy": 0.5, "sort": 0.6, "kjv": 3.0}
+GAIN = {"none": 0.0, "rotary": 0.3, "alibi": 0.0}
+
+
+def write_task_study(
+    root: Path,
+    across: object = ACROSS,
+    lost: Collection[tuple[str, str, int]] = (),
+    skip: Collection[tuple[str, str]] = (),
+    seeds: int = 4,
+    claims: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Three positions on three tasks: rotary is better on each, alibi is not; `lost` runs diverge, `skip` cells have none."""
+    choices = [{"data": task, "position": arm} for task, arm in itertools.product(TASKS, ARMS)]
+    reasons = dict.fromkeys(skip, "makes no sense")
+    write_plan(
+        root,
+        factors={"data": list(TASKS), "position": list(ARMS)},
+        baseline={"data": "copy", "position": "none"},
+        cells=[cell(one, reasons.get((one["data"], one["position"]))) for one in choices],
+        seeds=list(range(seeds)),
+        metric={"name": "test/accuracy@1x", "better": "higher"},
+        across=across,
+        claims=list(claims),
+    )
+    for number, (one, seed) in enumerate(itertools.product(choices, range(seeds))):
+        task, arm = one["data"], one["position"]
+        if (task, arm) in reasons:
+            continue
+        value = BASE[task] + GAIN[arm] * (-2 if task == "kjv" else 1) + 0.01 * np.random.default_rng(number).random()
+        name = "bits_per_byte" if task == "kjv" else "accuracy"
+        final = {f"test/{name}@1x": float(value)} | ({"test/chance@1x": 0.1} if task != "kjv" else {})
+        gone = (task, arm, seed) in lost
+        write_run(
+            root,
+            one,
+            seed,
+            {} if gone else final,
+            state="diverged" if gone else "finished",
+            data={"fingerprint": task, "unit": "token"},
+            config={"task": {"_target_": f"tasks.{name}"}, "data": {"_target_": task}},
+        )
     return root
 
 

@@ -21,7 +21,8 @@ from attnlab.analysis import file_cache as kept_files
 from attnlab.analysis import reader
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.file_cache import flatten
-from attnlab.analysis.reader import StudyReader, load_study, natural
+from attnlab.analysis.reader import StudyReader, load_study
+from attnlab.training.metrics import natural
 from attnlab.training.study_fields import same
 
 

@@ -6,7 +6,8 @@ import csv
 import io
 
 import pytest
-from tests.stored_studies import cell, write_plan, write_position_study, write_run
+import yaml
+from tests.stored_studies import cell, write_plan, write_position_study, write_run, write_task_study
 
 REFERENCES = [f"the {what} runs over the grass {number}" for number, what in enumerate(["dog", "cat", "man"] * 8)]
 
@@ -177,3 +178,64 @@ def test_a_study_without_translations_says_why(attnlab, translated):
     assert said.err.strip().endswith(
         "--bootstrap-sentences: translated: no translations to compare: seed 0: the baseline has no outputs/test.references.txt"
     )
+
+
+def test_a_study_across_tasks_has_its_aggregate_first_and_then_each_task(attnlab, here):
+    folder = write_task_study(here / "runs" / "tasks")
+    said = attnlab("compare", "tasks")
+    assert said.status == 0, said.err
+    heads = [said.out.index(words) for words in ("Mean score on each task", "copy (--part 1)", "kjv (--part 3)")]
+    assert heads == sorted(heads)
+    assert "test/bits_per_byte@1x, lower is better" in said.out[heads[2] :]
+    assert {"report.html", "report-1.html", "report-2.html", "report-3.html"} <= {
+        path.name for path in folder.iterdir()
+    }
+    page = (folder / "report.html").read_text()
+    assert page.count('href="report-3.html"') == 1
+    assert 'data-chart="profiles"' in page
+    rows = list(csv.DictReader(io.StringIO(attnlab("compare", "tasks", "--format", "csv").out)))
+    assert [row["verdict"] for row in rows] == ["baseline", "better", "undecided"]
+    assert float(rows[1]["score kjv"]) > float(rows[0]["score kjv"])
+    one = attnlab("compare", "tasks", "--part", "3", "--baseline", "rotary")
+    assert "Compared here are the runs with data=kjv, one of the tasks." in " ".join(one.out.split())
+    assert "All tasks" not in one.out
+    assert (
+        len(list(csv.DictReader(io.StringIO(attnlab("compare", "tasks", "--part", "1", "--format", "csv").out)))) == 3
+    )
+
+
+@pytest.mark.slow
+def test_the_report_of_a_study_across_tasks_has_tables_and_figures(attnlab, here):
+    folder = write_task_study(here / "runs" / "tasks")
+    said = attnlab("report", "tasks")
+    assert said.status == 0, said.err
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "profiles.pdf",
+        "profiles.png",
+        "ranks.pdf",
+        "ranks.png",
+    }
+    first = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert attnlab("report", "tasks").status == 0
+    assert first == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert (folder / "tasks.tex").read_text().count(r"\toprule") == 2
+
+
+@pytest.mark.slow
+def test_two_tasks_are_swept_and_compared(attnlab, study_of_tasks):
+    said = attnlab("sweep", "two", "hydra/launcher=basic")
+    assert said.status == 0, said.err
+    assert "2 tasks x 2 seeds" in said.out
+    assert "test/chance@1x) to perfect (1)" in " ".join(said.out.split())
+
+
+@pytest.fixture
+def study_of_tasks(here):
+    own = ["task=answers", "model=gpt", "model.d_model=16", "model.num_heads=2", "model.num_layers=1", "data.length=4"]
+    own += ["data.batch_size=4", "data.validation_rows=8", "data.test_rows=16", "task.evaluation_lengths=[1]"]
+    own += ["trainer.max_steps=2", "trainer.threads=1", "schedule.warmup_steps=0", "trainer.precision=32"]
+    folder = here / "experiments" / "two"
+    folder.mkdir(parents=True)
+    written = {"shared": own, "factors": {"data": ["copy", "sort"], "position": ["rotary", "none"]}, "seeds": 2}
+    written |= {"baseline": {"position": "none"}, "metric": {"name": "test/accuracy@1x", "better": "higher"}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(written | {"across": "data"}))

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from tests.stored_studies import cell, write_crossed_study, write_grid_study, write_plan, write_run
+from tests.stored_studies import cell, write_crossed_study, write_grid_study, write_plan, write_run, write_task_study
 
-from attnlab.analysis.comparison import compare
+from attnlab.analysis.across import aggregate_of
+from attnlab.analysis.comparison import compare, parts_of_study
 from attnlab.analysis.reader import load_study
+from attnlab.report.across import write_across
 from attnlab.report.page import write_report
 from attnlab.runs.views import Examples
 from attnlab.training import Picture, Table
@@ -398,3 +400,22 @@ def test_a_study_with_little_in_it_gives_a_page_that_says_so(browser, tmp_path, 
         expected = {"empty": "No run is planned", "one run": "2.000", "nothing measured": "not a number"}
         assert expected[kind] in said
         opened.fresh()
+
+
+def test_the_page_of_many_tasks_draws_profiles_and_ranks_and_leads_to_each_task(browser, tmp_path):
+    study = load_study(write_task_study(tmp_path / "tasks"))
+    address, *others = write_across(
+        aggregate_of(study), [*map(compare, parts_of_study(study))], tmp_path / "report.html"
+    )
+    with opened_page(browser, address) as opened:
+        page = opened.page
+        until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 4")
+        for width in (400, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            until(page, "document.documentElement.scrollWidth <= innerWidth")
+        assert page.locator("#profiles .key span").all_inner_texts()[0] == "rotary"
+        assert {"rotary", "none"} <= {text.strip() for text in page.locator("#ranks svg text").all_text_contents()}
+        page.locator("#tasks summary").last.click()
+        assert violations(page) == []
+        links = page.locator("#tasks a").evaluate_all("links => links.map((link) => link.getAttribute('href'))")
+        assert links == [other.name for other in others]

@@ -281,3 +281,57 @@ def test_any_name_passes_through_an_override(space, name):
     config = space.compose([f"study.name={literal(name)}", f"cell={literal(name)}"]).config
     assert config.study.name == name
     assert config.cell == name
+
+
+TASKS = {
+    "factors": {"data.context_length": [8, 16], "position": ["none", "alibi"]},
+    "baseline": {"position": "none"},
+    "metric": {"name": "test/loss@1x", "better": "lower"},
+}
+
+
+def test_a_study_across_tasks_has_one_baseline_for_all_and_ends_for_each(study, space):
+    said = {"factor": "data.context_length", "ends": {16: [4.0, 1.0], 8: "baseline_and_best"}}
+    plan = load_plan(study("tasks", **TASKS, across=said) / "study.yaml", [], space)
+    assert plan.baseline == {"position": "none", "data.context_length": 8}
+    assert plan.across["ends"] == {"8": "baseline_and_best", "16": [4.0, 1.0]}
+    assert plan.across["tasks"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"across": "data.context_length"},
+            "across.ends of 8 must be stated, for no perfect value of test/loss@1x is known",
+        ),
+        ({"across": "cell"}, "across.factor must be one of the factors"),
+        ({"across": "position", "factors": {"position": ["none", "alibi"]}}, "two tasks and two arms"),
+        ({"across": "position", "cells": [{"name": "a", "overrides": []}]}, "single cells have no position"),
+        (
+            {
+                "across": {
+                    "factor": "data.context_length",
+                    "ends": "baseline_and_best",
+                    "metric": {16: {"name": "test/accuracy@1x", "better": "higher"}},
+                }
+            },
+            "across.metric.16.name must be one of what these runs report, got test/accuracy@1x",
+        ),
+        (
+            {
+                "across": {
+                    "factor": "position",
+                    "ends": "baseline_and_best",
+                    "metric": {"alibi": {"name": "test/loss", "better": "higher"}},
+                }
+            },
+            "metric.better must be lower",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_by_tasks_is_refused(study, space, fields, words):
+    path = study("wrong", **{**TASKS, **fields}) / "study.yaml"
+    with pytest.raises(UsageError) as refused:
+        load_plan(path, [], space)
+    assert words in str(refused.value)

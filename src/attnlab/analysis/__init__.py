@@ -27,6 +27,9 @@ count against every word (`differences.Outcomes`).
 - Tuned cells. Words about differences, ranks, effects, interactions and claims against another cell are those that hold
   at the best settings of all cells: intervals are wider by bounds on what each choice may have missed, which have a
   fifth of each family's 5% (`regrets`). Curves, sensitivity and equal settings are described.
+- Over tasks (`across`). "better", "worse", "no difference that counts", "Against BASELINE, by the mean normalised
+  score: ...": paired t interval of the mean over tasks, by seed, over the arms. "Not told apart" by average ranks:
+  Friedman's test and Nemenyi's, a family of their own. Each task has the families above by itself.
 - In no family: "at most 0.05 in 3 of 3 seeds" (one p a seed: sacreBLEU's paired bootstrap over test sentences).
   Described and not judged, each interval by itself: means and their 95% intervals, wins, P(better), curves, costs,
   seeds to settle.
@@ -36,15 +39,19 @@ against the word. Nothing is said of two cells before all of their planned runs 
 each look has its part of the 5% (`training.looks`), and intervals and words are those of all looks so far together.
 """
 
-from attnlab.analysis.comparison import Comparison, asked, compare, parts_of_study
+from attnlab.analysis.across import Aggregate, aggregate_of
+from attnlab.analysis.comparison import Comparison, as_asked, asked, compare, parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
 from attnlab.analysis.terminal import print_comparison
 
 __all__ = [
+    "Aggregate",
     "Comparison",
     "Study",
     "StudyReader",
+    "aggregate_of",
+    "as_asked",
     "asked",
     "compare",
     "load_study",

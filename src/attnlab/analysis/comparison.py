@@ -25,8 +25,9 @@ from attnlab.analysis.file_cache import mapping
 from attnlab.analysis.formatting import listing
 from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
 from attnlab.analysis.proportions import is_proportion
-from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, choices_of, metric_of
+from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
+from attnlab.analysis.tasks import arms_of, cells_of, tasks_of
 from attnlab.analysis.tuning import TuningSummary, summarize_tuning, tuning_caveats
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.run_directory import ENDED
@@ -212,8 +213,10 @@ def parts_of_study(study: Study) -> list[Study]:
     the others; a study of one kind as it is.
 
     A run that has no record yet counts as its cell's others, or as most runs do. Claims stay with the part that has all
-    of their cells.
+    of their cells. A study `across` its tasks is in parts by task, in the plan's order.
     """
+    if study.across is not None:
+        return [part for task in tasks_of(study, study.across) for part in parts_of_study(task)]
     across = _compares_across(study)
     found = {key: _kind(run) for key, run in study.runs.items()}
     nothing: dict[str, Any] = dict.fromkeys(across)
@@ -244,10 +247,24 @@ def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, 
     or name, or by its choices, in words (`position=rotary model.d_model=64`) or as a mapping. Raises ValueError for a
     metric or a cell that the study does not have.
     """
-    if baseline is not None:
-        study = replace(study, baseline=_the_cell(study, baseline), baseline_named=True)
+    parts = parts_of_study(study := as_asked(study, metric, baseline))
     if metric is None:
-        return parts_of_study(study)
+        return parts
+    return [
+        replace(part, metric=study.metric)
+        for part in parts
+        if study.metric and (target_of(study.metric.name) or study.metric.name in part.metrics)
+    ]
+
+
+def as_asked(study: Study, metric: str | None, baseline: str | Mapping[str, Choice] | None) -> Study:
+    """The study with another metric or baseline than its own: see `asked`. Of a study `across` its tasks the baseline
+    is an arm, and ends that are stated of another metric are none of this one's."""
+    if baseline is not None:
+        among = study if study.across is None else arms_of(study, study.across)
+        study = replace(study, baseline=_the_cell(among, baseline), baseline_named=True)
+    if metric is None:
+        return study
     if target := target_of(metric):
         metric = str(target)
         study = study.with_costs([metric])
@@ -256,8 +273,8 @@ def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, 
         there = listing(study.metrics, MOST_NAMES) or "none, because no run has finished"
         raise ValueError(f"metric must be a final metric of the study {study.name}, got {metric!r}; there are {there}")
     own = study.metric if study.metric and study.metric.name == metric else Metric(metric, study.better(metric))
-    parts = parts_of_study(replace(study, metric=own))
-    return [replace(part, metric=own) for part in parts if metric in part.metrics]
+    across = study.across and study.across.on(metric, study.metric.name if study.metric else "")
+    return replace(study, metric=own, across=across)
 
 
 def _check_validated(study: Study, target: Target) -> None:
@@ -334,16 +351,8 @@ def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], ski
             part.baseline, part.baseline_named = dict(first), False
     if len(cells) == 1:  # is named by what sets it apart from the other parts
         part.varying = study.varying
-    part.claims = [claim for claim in study.claims if all(map(part.matching, _cells_of(claim)))]
+    part.claims = [claim for claim in study.claims if all(map(part.matching, cells_of(claim)))]
     return part
-
-
-def _cells_of(claim: object) -> list[dict[str, Choice]]:
-    said = mapping(claim)
-    if not said:
-        return []
-    own = [choices_of(said["cell"])] if isinstance(said.get("cell"), Mapping) else []
-    return own + _cells_of(said.get("against"))
 
 
 def _target(node: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,10 @@ from attnlab.analysis.censoring import Bounds
 from attnlab.analysis.costs import costs_to, targets_in
 from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.file_cache import JsonFiles, Stamp, flatten, is_unchanged, listed, mapping, stamp_of
+from attnlab.training.across import Across, across_in
 from attnlab.training.looks import Looks
 from attnlab.training.metrics import Metric as KnownMetric
-from attnlab.training.metrics import better_of, known_metric
+from attnlab.training.metrics import better_of, known_metric, natural
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
 
@@ -102,7 +102,7 @@ class Study:
     """A study as its run directories tell it. `runs` has every planned (cell, seed), also those that are missing, and
     of other seeds those that are over. `unreadable` are files and folders that cannot be opened, each with the reason;
     `apart` says which runs cannot be compared with these (see `comparison.parts_of_study`); baseline_named: somebody
-    chose the baseline."""
+    chose the baseline; across: which factor's choices are tasks."""
 
     path: Path
     name: str
@@ -121,6 +121,7 @@ class Study:
     apart: list[str] = field(default_factory=list)
     baseline_named: bool = True
     looks: Looks = field(default_factory=Looks)
+    across: Across | None = None
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -318,6 +319,7 @@ def _study(
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
     try:
         check_plan(plan)
+        across = across_in(plan)
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
     cells = [_cell(mapping(entry)) for entry in listed(plan.get("cells"))]
@@ -335,6 +337,7 @@ def _study(
         factors={name: [*map(_choice, listed(choices))] for name, choices in mapping(plan.get("factors")).items()},
         baseline=choices_of(plan.get("baseline")),
         baseline_named=is_planned,
+        across=across,
         cells=cells,
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
@@ -390,8 +393,3 @@ def metric_of(entry: object, runs: Collection[Run]) -> Metric | None:
 
 def short(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """A sorting key by which @16x follows @8x."""
-    return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))

@@ -1,5 +1,4 @@
-"""A study's tables: cells with all their figures, exact or to be read; effects and interactions; runs with their
-directories."""
+"""A study's tables: cells with all their figures, exact or to be read; effects, interactions; runs and directories."""
 
 from __future__ import annotations
 
@@ -27,9 +26,10 @@ from attnlab.analysis.formatting import (
     wins_text,
 )
 from attnlab.analysis.reached import ENDS, columns_of_costs, figure_notes, reached_table
-from attnlab.analysis.reader import Cell, Run, natural, short
+from attnlab.analysis.reader import Cell, Run, short
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import Column, Contents, Entry, Table
+from attnlab.training.metrics import natural
 from attnlab.training.run_directory import write_text
 from attnlab.training.targets import target_of
 

@@ -50,7 +50,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
     of_figures = (print_cells, _print_reached, _print_lengths, _print_factors, _print_tuning)
-    for part in (*of_figures, _print_sentences, _print_claims):
+    for part in (*of_figures, _print_sentences, print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -304,8 +304,8 @@ def _print_sentences(comparison: Comparison, console: Console) -> None:
         note(console, sentence)
 
 
-def _print_claims(comparison: Comparison, console: Console) -> None:
-    """Verdict, claim and what was measured: beside each other where that fits, else below each other."""
+def print_claims(comparison: Comparison, console: Console) -> None:
+    """Prints verdict, claim and what was measured: beside each other where that fits, else below each other."""
     claims = comparison.claims
     if not claims:
         return

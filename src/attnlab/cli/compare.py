@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def compare(arguments: Namespace) -> int:
     _refuse_mixtures(arguments)
     from rich.console import Console
 
-    from attnlab.analysis import load_study, to_csv, to_latex, to_markdown
+    from attnlab.analysis import across_words, aggregate_of, load_study, to_csv, to_latex, to_markdown
     from attnlab.analysis.tables import runs_to_csv, runs_to_text
     from attnlab.studies.plan import study_folder
 
@@ -62,7 +63,11 @@ def compare(arguments: Namespace) -> int:
         forms = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
         if arguments.runs:
             forms = {"csv": runs_to_csv, "table": runs_to_text}
-        part = part_of(_asked(load_study(folder), arguments.metric, arguments.baseline), arguments.part)
+        study = _as_asked(load_study(folder), arguments.metric, arguments.baseline)
+        if study.across is not None and arguments.part is None and not arguments.runs:
+            sys.stdout.write(across_words.FORMS[arguments.format](aggregate_of(study)))
+            return 0
+        part = part_of(_parts(study, arguments.metric), arguments.part)
         sys.stdout.write(forms[arguments.format](compared(part, arguments.bootstrap_sentences)))
     return 0
 
@@ -76,16 +81,27 @@ def compare(arguments: Namespace) -> int:
 )
 def report(arguments: Namespace) -> int:
     """Writes the page with its tables and figures. Raises: UsageError for a folder that is not there."""
-    from attnlab.analysis import load_study, write_tables
+    from attnlab.analysis import aggregate_of, load_study, write_tables
+    from attnlab.analysis.across_words import write_aggregate
+    from attnlab.report.across import write_across
+    from attnlab.report.figures.across import write_across_figures
     from attnlab.report.figures.study import write_figures
     from attnlab.report.page import write_report
     from attnlab.studies.plan import study_folder
 
     folder = study_folder(arguments.study, arguments.overrides)
-    to = Path(arguments.to) if arguments.to else folder / _page_name(arguments.part or 1)
+    study = _as_asked(load_study(folder), arguments.metric, arguments.baseline)
+    to = Path(arguments.to) if arguments.to else folder / _page_name(study, arguments.part)
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}")
-    parts = _asked(load_study(folder), arguments.metric, arguments.baseline)
+    parts = _parts(study, arguments.metric)
+    if study.across is not None and arguments.part is None:
+        tasks = [compared(part, arguments.bootstrap_sentences) for part in parts]
+        found = aggregate_of(study)
+        print(*write_across(found, tasks, to), *write_aggregate(found, to.parent), sep="\n")
+        if not arguments.no_figures and (written := write_across_figures(found, to.parent / "figures")):
+            print(f"{to.parent / 'figures'}: {len(written)} files")
+        return 0
     comparison = compared(part_of(parts, arguments.part), arguments.bootstrap_sentences)
     path = write_report(comparison, to)
     print(path, *write_tables(comparison, path.parent), sep="\n")
@@ -131,6 +147,7 @@ def wandb_report(arguments: Namespace) -> int:
 
 def _watch(arguments: Namespace, console: Console) -> None:
     """Follows a study from when it has runs. Raises: UsageError for settings that have no meaning here."""
+    from attnlab.report.page import write_report
     from attnlab.studies.plan import runs_dir_of, study_folder
     from attnlab.studies.watching import awaited, watch
 
@@ -141,7 +158,7 @@ def _watch(arguments: Namespace, console: Console) -> None:
     except KeyboardInterrupt:
         return
     if (seen := watch(folder, console, every)) is not None:
-        _write_page(seen, folder, console)
+        _write_page(partial(write_report, seen), folder / "report.html", console)
 
 
 def _refuse_mixtures(arguments: Namespace) -> None:
@@ -167,23 +184,50 @@ def compare_study(
 ) -> None:
     """Prints the comparison of each part of a study whose runs can be compared, and writes its page if it can be."""
     from attnlab.analysis import load_study, print_comparison
+    from attnlab.report.page import write_report
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # the dot of a label, an accent in a name
         sys.stdout.reconfigure(errors="replace")
-    parts = _asked(load_study(folder), metric, baseline)
+    study = _as_asked(load_study(folder), metric, baseline)
+    parts = _parts(study, metric)
+    if study.across is not None and part is None:
+        _compare_tasks(study, [compared(one, resampled) for one in parts], folder, console)
+        return
     for number, one in enumerate(parts if part is None else [part_of(parts, part)], start=part or 1):
         if len(parts) > 1 and part is None:
             console.rule(f"part {number} of {len(parts)}")
         comparison = compared(one, resampled)
         print_comparison(comparison, console)
-        _write_page(comparison, folder, console, _page_name(number))
+        _write_page(partial(write_report, comparison), folder / _page_name(study, number), console)
 
 
-def _asked(study: Study, metric: str | None, baseline: str | None) -> list[Study]:
-    from attnlab.analysis import asked
+def _compare_tasks(study: Study, tasks: Sequence[Comparison], folder: Path, console: Console) -> None:
+    """Prints the aggregate, then a short table a task, and writes the page of all of them."""
+    from attnlab.analysis import aggregate_of
+    from attnlab.analysis.across_words import print_aggregate
+    from attnlab.analysis.terminal import print_cells, print_claims
+    from attnlab.report.across import write_across
+
+    found, factor = aggregate_of(study), study.across.factor if study.across else ""
+    print_aggregate(found, console)
+    for number, task in enumerate(tasks, start=1):
+        console.rule(f"{task.study.factors[factor][0]} (--part {number})")
+        print_cells(task, console)
+        print_claims(task, console)
+    _write_page(partial(write_across, found, tasks), folder / _page_name(study, None), console)
+
+
+def _parts(study: Study, metric: str | None) -> list[Study]:
+    from attnlab.analysis import parts_of_study
+
+    return [part for part in parts_of_study(study) if metric is None or metric in part.metrics]
+
+
+def _as_asked(study: Study, metric: str | None, baseline: str | None) -> Study:
+    from attnlab.analysis import as_asked
 
     with usage_errors("--"):
-        return asked(study, metric, baseline)
+        return as_asked(study, metric, baseline)
 
 
 def compared(study: Study, resampled: bool) -> Comparison:
@@ -205,22 +249,22 @@ def part_of(parts: Sequence[Study], number: int | None) -> Study:
     return parts[(number or 1) - 1]
 
 
-def _page_name(part: int) -> str:
-    """The file of a part's page; of a study in one part, the study's."""
-    return "report.html" if part == 1 else f"report-{part}.html"
+def _page_name(study: Study, part: int | None) -> str:
+    """The file of a part's page: the first is the study's, unless that is of all tasks."""
+    is_whole = part is None or (part == 1 and study.across is None)
+    return "report.html" if is_whole else f"report-{part}.html"
 
 
-def _write_page(comparison: Comparison, folder: Path, console: Console, name: str = "report.html") -> None:
-    """Writes the page into the study's folder and names it; says why where it cannot be written."""
-    from attnlab.report.page import write_report
+def _write_page(write: Callable[[Path], object], to: Path, console: Console) -> None:
+    """Writes a page and names it; says why where it cannot be written."""
     from attnlab.studies.monitor import say
 
     try:
-        page = write_report(comparison, folder / name)
+        write(to)
     except OSError as error:
         print(f"attnlab: no page: {error}", file=sys.stderr)
     else:
-        say(console, f"page: {page}")
+        say(console, f"page: {to}")
 
 
 @command(

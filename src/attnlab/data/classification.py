@@ -14,7 +14,7 @@ from attnlab.data.entities import Tagged, TaggedSource, entities_of
 from attnlab.data.labelled import Labelled, LabelledSource
 from attnlab.data.module import IGNORED, PLACEHOLDER_CLASSES, padded
 from attnlab.data.order import Batch
-from attnlab.data.source import Given
+from attnlab.data.source import SPLITS, Given
 from attnlab.data.special_tokens import add_special_tokens, num_special_tokens
 from attnlab.data.token_data import RowData, RowFields, Rows, collate_rows
 from attnlab.data.tokenizers import Tokenizer
@@ -71,7 +71,8 @@ class ClassificationData(RowData[TextRows]):
         return super().dims_of(vocabulary) | {"num_classes": len(self.classes)}
 
     def facts(self) -> dict[str, object]:
-        return super().facts() | {"classes": self.classes}
+        labels = {name: self.labels(name) for name in SPLITS}
+        return super().facts() | {"classes": self.classes, "chance": chance_of(labels)}
 
     def about_examples(self) -> list[str]:
         return [f"{len(self.classes)} classes"]
@@ -88,6 +89,12 @@ class ClassificationData(RowData[TextRows]):
         counts = {"without text": part.dropped, "cut": sum(len(tokens_T) > room for tokens_T in tokens)}
         numbers = {name: number for number, name in enumerate(self.classes)}
         return TextRows(rows, counts, np.array([numbers[part.labels[index]] for index in kept], dtype=np.int64))
+
+
+def chance_of(labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The accuracy on each split of saying the class that training examples have most often."""
+    guess = np.bincount(labels["train"]).argmax()
+    return {split: float((found == guess).mean()) for split, found in labels.items() if len(found)}
 
 
 def classes_of(labels: Mapping[str, Sequence[str]], name: str) -> tuple[list[str], list[str]]:

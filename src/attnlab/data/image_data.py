@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attnlab.data.augment import Augmentation
 from attnlab.data.cache import DataError, prepared
-from attnlab.data.classification import classes_of
+from attnlab.data.classification import chance_of, classes_of
 from attnlab.data.images import Images, ImageSource, Pictures, PictureSource, cut_off
 from attnlab.data.module import PLACEHOLDER_CLASSES, ExampleData, ExampleFields, Split, remarks_of
 from attnlab.data.order import Batch, ShuffledOrder
@@ -170,6 +170,7 @@ class ImageData(PixelData[ImageRows]):
     def facts(self) -> dict[str, object]:
         return super().facts() | {
             "classes": self.classes,
+            "chance": chance_of({name: self.labels(name) for name in SPLITS}),
             "validated_on_training_images": self.validates_on_training,
         }
 

@@ -74,9 +74,9 @@ def body(comparison: Comparison, data: PageData) -> Markup:
     return part("page.html", "body", _header(comparison), all_sections(comparison, data), made, json_script(data))
 
 
-def scripts(has_charts: bool = True) -> list[Markup]:
+def scripts(has_charts: bool = True, named: Sequence[str] = SCRIPTS) -> list[Markup]:
     """What serves the tables and draws the charts, if any. The tables need not wait for the library that draws."""
-    own = script("".join([*map(resource, SCRIPTS), "attnlab.start();"]))
+    own = script("".join([*map(resource, named), "attnlab.start();"]))
     return [own, script(_plotly()), script("attnlab.start();")] if has_charts else [own]
 
 

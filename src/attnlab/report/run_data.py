@@ -15,7 +15,8 @@ from urllib.parse import quote
 from attnlab.analysis.comparison import IDENTITY, Comparison
 from attnlab.analysis.file_cache import flatten, mapping
 from attnlab.analysis.formatting import listing, quantity
-from attnlab.analysis.reader import Run, Study, natural, short
+from attnlab.analysis.reader import Run, Study, short
+from attnlab.training.metrics import natural
 from attnlab.training.run_directory import ATTENTION, OUTPUTS, SAMPLES, last_lines, open_to_read, plain
 from attnlab.training.study_fields import is_finite, same
 

@@ -75,11 +75,15 @@ def _tell(command: str, folder: Path, state: str) -> None:
 def summary_of(folder: Path) -> str:
     """What came out of a study in one line: the first sentence of its comparison, else how many runs are in which
     state."""
-    from attnlab.analysis import compare, load_study, parts_of_study
+    from attnlab.analysis import across_words, aggregate_of, compare, load_study, parts_of_study
     from attnlab.analysis.headline import headline
 
     try:
-        sentences = headline(compare(parts_of_study(load_study(folder))[0]), with_reasons=False)
+        study = load_study(folder)
+        if study.across is not None:
+            sentences = across_words.sentences(aggregate_of(study))
+        else:
+            sentences = headline(compare(parts_of_study(study)[0]), with_reasons=False)
     except Exception:  # whatever keeps a comparison back, the end is told
         sentences = []
     counted = Counter(effective_state(run.parent) for run in folder.glob("*/seed=*/status.json"))

@@ -11,7 +11,7 @@ from attnlab.config import UsageError, shipped
 from attnlab.config.identity import inherit, key_and_text, literal, quoted, run_path, without_interpolation
 from attnlab.training.looks import Looks
 from attnlab.training.run_directory import SETTLED, read_json
-from attnlab.training.study_fields import check_plan, did_you_mean
+from attnlab.training.study_fields import check_plan, did_you_mean, same
 
 Key = tuple[str, int]  # a run of a study: its cell's name and its seed
 
@@ -24,6 +24,10 @@ class Cell:
     choices: dict[str, object]
     overrides: list[str]
     skip: str | None = None
+
+    def has(self, wanted: Mapping[str, object]) -> bool:
+        """Whether it has all of these choices."""
+        return all(key in self.choices and same(self.choices[key], value) for key, value in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Plan:
     reason, and what was measured. config_dirs: the user's own folders, in which its choices and parts are found.
     branches: the cells that share their first steps with a longer one, by name. looks: at how many seeds it is
     compared. tuned: what `tune` says, and of each cell what was tried and chosen (`training.tuning_fields.TunedCell`);
-    empty without, and before all is chosen.
+    empty without, and before all is chosen. across: the factor whose choices are tasks, as
+    `training.across.checked_across` returns it.
     """
 
     study: str
@@ -61,6 +66,7 @@ class Plan:
     branches: dict[str, Branch] = field(default_factory=dict)
     looks: Looks = field(default_factory=Looks)
     tuned: dict[str, Any] = field(default_factory=dict)
+    across: dict[str, Any] | None = None
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""

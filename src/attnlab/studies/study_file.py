@@ -7,14 +7,14 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attnlab.config import UsageError, absolute, usage_errors
 from attnlab.config.check import FOLDER_NAME, incompatible, is_folder_name
-from attnlab.config.compose import MANY_JOBS, Composed, ConfigSpace, read_yaml
+from attnlab.config.compose import MANY_JOBS, ConfigSpace, read_yaml
 from attnlab.config.identity import (
     as_value,
     cell_name,
@@ -27,15 +27,14 @@ from attnlab.config.identity import (
     refuse_drift,
     twins,
 )
-from attnlab.config.seams import PACE, load
 from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
+from attnlab.studies.reported import refuse_unreported
 from attnlab.studies.trunks import branches_of
+from attnlab.training.across import checked_across
 from attnlab.training.looks import Looks, stages_of
-from attnlab.training.metrics import known_better
 from attnlab.training.run_directory import read_json
-from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
-from attnlab.training.targets import target_of
+from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean
 from attnlab.training.tuning_fields import Tuned, checked_tune
 
 MOST_CELLS = 1000
@@ -57,7 +56,9 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         raw = _read(path)
         _refuse_identity(raw)
         cells = _cells(raw)
-        baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
+        across = checked_across(raw["across"], raw["factors"], raw["metric"], bool(raw["cells"]))
+        named = _in_a_task(raw["baseline"], across, cells) if across else raw["baseline"]
+        baseline = _choices_of("baseline", named or cells[0].choices, cells)
         claims = [_of_cells(claim, cells) for claim in raw["claims"]]
     _refuse_overrides(overrides, cells)
     is_staged = raw["stop"] is not None and "study.seeds" not in own  # seeds that are asked for are run at once
@@ -76,6 +77,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         looks=Looks(stages_of(len(raw["seeds"]), raw["stop"]["step"], raw["stop"]["at_most"]))
         if is_staged
         else Looks(),
+        across=across,
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
@@ -227,14 +229,14 @@ def _with_reasons(plan: Plan, path: Path, space: ConfigSpace, trunk: bool) -> Pl
 
 def _choices_of(where: str, wanted: Mapping[str, object], cells: Sequence[Cell]) -> dict[str, object]:
     """The choices that are wanted, as the cells write them. Raises: ValueError where no cell has them."""
-    if found := [cell for cell in cells if _has(cell, wanted)]:
+    if found := [cell for cell in cells if cell.has(wanted)]:
         return {key: found[0].choices[key] for key in wanted}
     known = sorted({key for cell in cells for key in cell.choices})
     for key, value in wanted.items():
         if key not in known:
             near = did_you_mean(key, known)
             raise ValueError(f"{where} must name factors of the study ({', '.join(known)}), got {_in_line(key)}.{near}")
-        if not any(_has(cell, {key: value}) for cell in cells):
+        if not any(cell.has({key: value}) for cell in cells):
             values = list(dict.fromkeys(_in_line(cell.choices[key]) for cell in cells if key in cell.choices))
             given, near = _in_line(value), did_you_mean(_in_line(value), values)
             raise ValueError(
@@ -243,10 +245,18 @@ def _choices_of(where: str, wanted: Mapping[str, object], cells: Sequence[Cell])
     raise ValueError(f"{where} must be one of the cells, and none has {_shown(wanted)}")
 
 
+def _in_a_task(
+    baseline: Mapping[str, object], across: Mapping[str, Any], cells: Sequence[Cell]
+) -> Mapping[str, object]:
+    """The baseline's arm in the first task, where it names none: it is the same one in each."""
+    factor = across["factor"]
+    return {**baseline, factor: cells[0].choices[factor]} if baseline and factor not in baseline else baseline
+
+
 def _one_of(baseline: Mapping[str, object], cells: Sequence[Cell]) -> Mapping[str, object]:
     """The choices of the baseline's cell. Raises: ValueError where several that can be run have those it names: which
     one is meant is not for the first to say."""
-    named = [cell for cell in cells if _has(cell, baseline)]
+    named = [cell for cell in cells if cell.has(baseline)]
     found = [cell for cell in named if cell.skip is None]
     if len(found) > 1:
         left = " and ".join(key for key in found[0].choices if key not in baseline)
@@ -257,10 +267,6 @@ def _one_of(baseline: Mapping[str, object], cells: Sequence[Cell]) -> Mapping[st
     return found[0].choices if found and len(named) > 1 else baseline
 
 
-def _has(cell: Cell, wanted: Mapping[str, object]) -> bool:
-    return all(key in cell.choices and same(cell.choices[key], value) for key, value in wanted.items())
-
-
 def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     """A claim whose choices are written as the cells write them. Raises: ValueError where there are none."""
     where, against = f"claim {claim['says']!r}", claim.get("against", {})
@@ -269,12 +275,12 @@ def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     if not against.get("cell"):
         return claim
     other = _choices_of(f"{where}: against.cell", against["cell"], cells)
-    speaks_of = [cell for cell in cells if _has(cell, claim.get("cell", {}))]
+    speaks_of = [cell for cell in cells if cell.has(claim.get("cell", {}))]
     for cell in speaks_of:
         wanted = {**cell.choices, **other}
         if not any(one.choices == wanted for one in cells):
             raise ValueError(f"{where}: against.cell must be one of the cells, and none has {_shown(wanted)}")
-    if "metric" not in against and all(_has(cell, other) for cell in speaks_of):
+    if "metric" not in against and all(cell.has(other) for cell in speaks_of):
         raise ValueError(f"{where}: against must name another cell, got {_shown(other)}, which is the claim's own")
     return claim | {"against": against | {"cell": other}}
 
@@ -285,56 +291,3 @@ def _shown(choices: Mapping[str, object]) -> str:
 
 def _in_line(value: object) -> str:
     return " ".join(str(value).split())
-
-
-def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
-    """Every metric that the plan names: where it does, the metric, and the choices of the cells that have it."""
-    yield "metric.name", plan.metric["name"], {}
-    for claim in plan.claims:
-        where, cell, against = f"claim {claim['says']!r}", claim.get("cell", {}), claim.get("against", {})
-        if "metric" in claim:
-            yield f"{where}: metric", claim["metric"], cell
-        if "metric" in against:
-            yield f"{where}: against.metric", against["metric"], {**cell, **against.get("cell", {})}
-
-
-def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
-    """Raises: ValueError for a metric that none of its runs can report, or whose other values the task calls better."""
-    from attnlab.training import Task
-
-    for where, metric, wanted in _metrics(plan):
-        runs = [composed[cell.name] for cell in plan.cells if cell.skip is None and _has(cell, wanted)]
-        if target := target_of(metric):
-            metric = target.metric
-            _refuse_unvalidated(where, metric, runs)
-        tasks = [(load("task", run.get("task")), run) for run in runs]
-        for task, run in tasks if where == "metric.name" else ():
-            known = task.metrics(run.resolved) if issubclass(task, Task) else ()
-            better = (
-                "lower"
-                if target
-                else known_better(metric, {one.name: one.record() for one in known}) or plan.metric["better"]
-            )
-            if better != plan.metric["better"]:
-                given = f"task={run.names['task']} says so, got {plan.metric['better']}"
-                raise ValueError(f"metric.better must be {better}, for {given}; write better: {better}")
-        if not tasks or any(not issubclass(task, Task) or task.reports(metric, run.resolved) for task, run in tasks):
-            continue
-        reported = (one for task, run in tasks for one in task.metrics(run.resolved))
-        names = list(dict.fromkeys(name for one in reported for name in one.names()))
-        raise ValueError(
-            f"{where} must be one of what these runs report, got {metric}.{did_you_mean(metric, names)} They report "
-            f"{', '.join(names)}"
-        )
-
-
-def _refuse_unvalidated(where: str, metric: str, runs: Sequence[Composed]) -> None:
-    """Raises: ValueError where some run is not validated in training, so that nobody would see it reach a target."""
-    for run in runs:
-        every, steps = (run.get(f"trainer.{name}") or 0 for name in PACE)
-        if not 0 < every <= (steps or every):
-            raise ValueError(
-                f"{where} is the cost until {metric} reaches a value, which validations during training show, and "
-                f"there are none (trainer.val_check_interval={every}, trainer.max_steps={steps}); set "
-                "trainer.val_check_interval"
-            )

@@ -20,8 +20,9 @@ from attnlab.config.check import incompatible
 from attnlab.config.compose import ConfigSpace
 from attnlab.config.identity import LONGEST_NAME, as_value, cell_name, for_hydra, key_and_value
 from attnlab.studies.plan import Cell, Plan, runs_of
+from attnlab.studies.reported import refuse_unreported
 from attnlab.studies.samplers import Settings, sampler_of
-from attnlab.studies.study_file import refuse_unreported, tune_of
+from attnlab.studies.study_file import tune_of
 from attnlab.training.looks import Looks
 from attnlab.training.run_directory import SETTLED, effective_state, read_json
 from attnlab.training.study_fields import is_finite

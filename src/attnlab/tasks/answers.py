@@ -30,7 +30,12 @@ NUM_SHOWN = 8
 CHANCE = Metric("chance", "lower", "accuracy of the most frequent answers (0 to 1)", any_tokenizer=True)
 OVERLAP = Metric("overlap", "lower", "questions that were trained on (0 to 1)", any_tokenizer=True)
 SUCCESS = Metric(
-    "success", "higher", "runs with more than the asked-for accuracy (0 or 1)", any_tokenizer=True, is_proportion=True
+    "success",
+    "higher",
+    "runs with more than the asked-for accuracy (0 or 1)",
+    any_tokenizer=True,
+    is_proportion=True,
+    perfect=1.0,
 )
 WHOLE = (ACCURACY, EXACT, SUCCESS, CHANCE)
 

@@ -25,8 +25,8 @@ class Metric:
 
     better: which values are, lower or higher ones. words: what it measures and its unit, as an axis says it; {unit}
     stands for a term of the loss. any_tokenizer: figures of runs with other tokenizers compare. is_proportion: it is 0
-    or 1 a run, so that several runs give a proportion of them. splits, at: where it is reported, and what it is
-    restricted to there: "" is a whole split, and * what only the data know.
+    or 1 a run, so that several runs give a proportion of them. perfect: the best value that there can be. splits, at:
+    where it is reported, and what it is restricted to there: "" is a whole split, and * what only the data know.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Metric:
     words: str = ""
     any_tokenizer: bool = False
     is_proportion: bool = field(default=False, kw_only=True)
+    perfect: float | None = field(default=None, kw_only=True)
     splits: tuple[str, ...] = ("val", "test")
     at: tuple[str, ...] = ("",)
 
@@ -54,7 +55,8 @@ class Metric:
     def record(self) -> dict[str, object]:
         """What a run's record keeps of it, under its name."""
         said: dict[str, object] = {"better": self.better, "words": self.words, "any_tokenizer": self.any_tokenizer}
-        return {**said, "is_proportion": True} if self.is_proportion else said
+        said |= {"is_proportion": True} if self.is_proportion else {}
+        return said if self.perfect is None else {**said, "perfect": self.perfect}
 
 
 LOSS = Metric("loss", "lower", "loss in nats per {unit}")
@@ -62,20 +64,20 @@ LOSS_SMOOTHED = Metric("loss_smoothed", "lower", "loss with label smoothing, in 
 PERPLEXITY = Metric("perplexity", "lower", "perplexity per {unit}")
 WORD_PERPLEXITY = Metric("word_perplexity", "lower", "perplexity per word", any_tokenizer=True)
 BITS_PER_BYTE = Metric("bits_per_byte", "lower", any_tokenizer=True)
-ACCURACY = Metric("accuracy", "higher", "accuracy (0 to 1)", any_tokenizer=True)
-PRECISION = Metric("precision", "higher", "precision (0 to 1)", any_tokenizer=True)
-RECALL = Metric("recall", "higher", "recall (0 to 1)", any_tokenizer=True)
-F1 = Metric("f1", "higher", "F1 (0 to 1)", any_tokenizer=True)
-MACRO_F1 = Metric("macro_f1", "higher", "mean F1 of all classes (0 to 1)", any_tokenizer=True)
-EXACT = Metric("exact", "higher", "outputs equal to the reference (0 to 1)", any_tokenizer=True)
-EXACT_MATCH = Metric("exact_match", "higher", "exact match (0 to 100)", any_tokenizer=True)
-BLEU = Metric("bleu", "higher", "BLEU (0 to 100)", any_tokenizer=True)
-CHRF = Metric("chrf", "higher", "chrF (0 to 100)", any_tokenizer=True)
-WER = Metric("wer", "lower", "word error rate (0 to 1, or more)", any_tokenizer=True)
-CER = Metric("cer", "lower", "character error rate (0 to 1, or more)", any_tokenizer=True)
+ACCURACY = Metric("accuracy", "higher", "accuracy (0 to 1)", any_tokenizer=True, perfect=1.0)
+PRECISION = Metric("precision", "higher", "precision (0 to 1)", any_tokenizer=True, perfect=1.0)
+RECALL = Metric("recall", "higher", "recall (0 to 1)", any_tokenizer=True, perfect=1.0)
+F1 = Metric("f1", "higher", "F1 (0 to 1)", any_tokenizer=True, perfect=1.0)
+MACRO_F1 = Metric("macro_f1", "higher", "mean F1 of all classes (0 to 1)", any_tokenizer=True, perfect=1.0)
+EXACT = Metric("exact", "higher", "outputs equal to the reference (0 to 1)", any_tokenizer=True, perfect=1.0)
+EXACT_MATCH = Metric("exact_match", "higher", "exact match (0 to 100)", any_tokenizer=True, perfect=100.0)
+BLEU = Metric("bleu", "higher", "BLEU (0 to 100)", any_tokenizer=True, perfect=100.0)
+CHRF = Metric("chrf", "higher", "chrF (0 to 100)", any_tokenizer=True, perfect=100.0)
+WER = Metric("wer", "lower", "word error rate (0 to 1, or more)", any_tokenizer=True, perfect=0.0)
+CER = Metric("cer", "lower", "character error rate (0 to 1, or more)", any_tokenizer=True, perfect=0.0)
 MASKED_LM_LOSS = Metric("masked_lm_loss", "lower", "loss in nats per {unit}")
 NEXT_SENTENCE_LOSS = Metric("next_sentence_loss", "lower")
-NEXT_SENTENCE_ACCURACY = Metric("next_sentence_accuracy", "higher", any_tokenizer=True)
+NEXT_SENTENCE_ACCURACY = Metric("next_sentence_accuracy", "higher", any_tokenizer=True, perfect=1.0)
 SLIDING = "sliding_"  # before a metric of windows that overlap
 # What is known of a metric without a record: what several tasks report, and what runs of old may have.
 KNOWN = {metric.name: metric for metric in list(vars().values()) if isinstance(metric, Metric)}
@@ -94,6 +96,11 @@ def curve_of(metric: str) -> str:
     """The validation curve that shows a final metric along training; of a cost, the one that reaches its target."""
     target = target_of(metric)
     return target.metric if target else f"val/{parts_of(metric)[1].removeprefix(SLIDING)}"
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A sorting key by which @16x follows @8x."""
+    return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))
 
 
 def prefix_of(split: str) -> str:
@@ -118,7 +125,10 @@ def known_metric(name: str, recorded: Mapping[str, object] | None = None) -> Met
         if isinstance(said, Mapping) and said.get("better") in ("lower", "higher"):
             across, is_proportion = (said.get(key) is True for key in ("any_tokenizer", "is_proportion"))
             words = str(said.get("words") or "")
-            return Metric(one, said["better"], words, across, is_proportion=is_proportion)
+            perfect = said.get("perfect")
+            if perfect is None and one in KNOWN:
+                perfect = KNOWN[one].perfect
+            return Metric(one, said["better"], words, across, is_proportion=is_proportion, perfect=perfect)
     return KNOWN.get(measure.removeprefix(SLIDING))
 
 

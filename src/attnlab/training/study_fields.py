@@ -17,7 +17,7 @@ from attnlab.training.targets import checked, target_in, target_of
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "tune", "on_end", "stop"),
+    *("trunk", "tune", "on_end", "stop", "across"),
 )
 STOP_FIELDS = ("when", "at_most", "step")
 METRIC_FIELDS = ("name", "better", "margin", *TARGET_FIELDS)
@@ -47,10 +47,15 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def checked_study(raw: object) -> dict[str, Any]:
     """The fields of a study as its file has them, each with its default where it is left out; `baseline` is then empty.
+    `across` stays as it is: see `across.checked_across`.
 
     Raises: ValueError that names the first field which is none, or holds what it does not accept.
     """
     study = checked_table(raw, "a study", FIELDS)
+    if study.get("stop") is not None and study.get("across") is not None:
+        raise ValueError(
+            "stop must stand in a study of one task: over tasks (across) no look before the last is planned"
+        )
     question = study.get("question", "")
     if not isinstance(question, str):
         raise _refused("question", "text", question)
@@ -70,6 +75,7 @@ def checked_study(raw: object) -> dict[str, Any]:
         "tune": study.get("tune"),  # checked by tuning_fields
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
         "stop": _stop(study["stop"], study.get("seeds", 4)) if study.get("stop") is not None else None,
+        "across": study.get("across"),
     }
 
 
