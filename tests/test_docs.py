@@ -15,6 +15,7 @@ from PIL import Image
 
 from attnlab.config import shipped
 from attnlab.config.compose import ConfigSpace
+from attnlab.training.published import FIGURE_FIELDS, PUBLISHED_FIELDS
 from attnlab.training.study_fields import CLAIM_FIELDS, FIELDS, METRIC_FIELDS
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ FOLLOWED = ("extending.md",)
 ELSEWHERE = {  # by how a command begins: the file that runs it, and a word in it that shows so
     "make demo": ("tests/cli/test_contract.py", "available_studies"),
     "make test": (".ci/run", "make test"),
+    "attnlab gallery position_length": ("tests/cli/test_gallery.py", '"gallery"'),
     "attnlab serve": ("tests/cli/test_serve.py", "serve"),
     "attnlab sweep scaling": ("tests/cli/test_contract.py", "available_studies"),
     "attnlab scaling": ("tests/cli/test_scaling.py", '"scaling"'),
@@ -93,13 +95,15 @@ def elsewhere(command):
 
 def test_every_field_of_a_study_is_described_and_no_other():
     page = (ROOT / "docs" / "study_fields.md").read_text()
-    own, metric, claim = (
+    own, metric, claim, published = (
         set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", part, re.M))))
-        for part in page.split("\n## ")[:3]
+        for part in page.split("\n## ")[:4]
     )
     assert own == set(FIELDS)
     assert metric == set(METRIC_FIELDS)
     assert claim == set(CLAIM_FIELDS)
+    assert published == set(PUBLISHED_FIELDS)
+    assert all(f"`{field}`" in page for field in FIGURE_FIELDS)
 
 
 @pytest.mark.parametrize(("path", "word"), sorted(set(ELSEWHERE.values())))

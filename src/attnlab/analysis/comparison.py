@@ -27,6 +27,7 @@ from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, choices_of, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
+from attnlab.analysis.size_trends import SizeTrend, size_trends
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.study_fields import same
 
@@ -63,6 +64,7 @@ class Comparison:
     effects: list[Effect]
     interactions: list[Interaction]
     caveats: list[str]
+    size_trends: list[SizeTrend] = field(default_factory=list)
     sentences: SentenceResult | None = None
 
     @cached_property
@@ -157,6 +159,7 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         factor_effects(factorial, cross),
         cross,
         caveats_of(study, cells, unmatched(factorial), alpha),
+        size_trends(factorial),
     )
 
 

@@ -18,6 +18,7 @@ from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.file_cache import GONE, JsonFiles, Stamp, flatten, is_unchanged, mapping, printable, stamp_of
 from attnlab.training.metrics import Metric as KnownMetric
 from attnlab.training.metrics import better_of, known_metric
+from attnlab.training.published import Published, published_of
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
 
@@ -81,8 +82,7 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        error = self.status.get("error")
-        return str(error) if error else None
+        return str(self.status.get("error") or "") or None
 
     @property
     def problem(self) -> str:
@@ -117,6 +117,7 @@ class Study:
     unreadable: list[str] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     baseline_named: bool = True
+    published: Published | None = None
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -151,8 +152,7 @@ class Study:
         return min(found, key=lambda cell: len(cell.choices)) if found else None
 
     def matching(self, choices: Mapping[str, Choice]) -> list[Cell]:
-        missing = object()
-        return [c for c in self.cells if all(same(c.choices.get(k, missing), v) for k, v in choices.items())]
+        return [c for c in self.cells if all(k in c.choices and same(c.choices[k], v) for k, v in choices.items())]
 
     def runs_of(self, cell: str) -> list[Run]:
         return self._by_cell.get(cell, [])
@@ -294,8 +294,7 @@ def _run(directory: Path, state: str, record: Mapping[str, object], status: Mapp
     seed = str(record.get("seed", directory.name.partition("=")[2]))
     if not (record or status) or not (seed.isascii() and seed.isdecimal() and len(seed) < DIGITS):
         return None
-    cell = str(record.get("cell_name") or directory.parent.name)
-    return Run(cell, int(seed), directory, state, record, status)
+    return Run(str(record.get("cell_name") or directory.parent.name), int(seed), directory, state, record, status)
 
 
 def _study(
@@ -314,6 +313,7 @@ def _study(
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
     try:
         check_plan(plan)
+        published = published_of(plan.get("published"))
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
     cells = [_cell(mapping(entry)) for entry in _list(plan.get("cells"))]
@@ -334,6 +334,7 @@ def _study(
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
         claims=[mapping(claim) for claim in _list(plan.get("claims")) if isinstance(claim, dict)],
+        published=published,
         shared=[*map(str, _list(plan.get("shared")))],
         code=mapping(plan.get("code")),
         runs=runs,
@@ -354,8 +355,7 @@ def _plan_of(name: str, runs: Sequence[Run]) -> dict[str, object]:
 
 def _cell(entry: Mapping[str, object]) -> Cell:
     overrides = tuple(map(str, _list(entry.get("overrides"))))
-    skip = entry.get("skip")
-    return Cell(str(entry.get("name")), choices_of(entry.get("choices")), overrides, str(skip) if skip else None)
+    return Cell(str(entry["name"]), choices_of(entry.get("choices")), overrides, str(entry.get("skip") or "") or None)
 
 
 def choices_of(value: object) -> dict[str, Choice]:

@@ -18,6 +18,7 @@ from attnlab.analysis.headline import headline, length_verdict, reasons
 from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
+from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
 from attnlab.analysis.tables import (
@@ -47,7 +48,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    for part in (print_cells, _print_lengths, _print_factors, _print_sentences, _print_claims):
+    for part in (print_cells, _print_lengths, _print_factors, _print_sizes, _print_sentences, _print_claims):
         part(comparison, console)
     console.print()
     for sentence in headline(comparison, with_reasons=False):
@@ -261,6 +262,16 @@ def _print_factors(comparison: Comparison, console: Console) -> None:
         print_first_that_fits([[(table, gap)] for gap in (2, 1) for table in shapes], console)
         more = [f"{smaller} smaller ones: on the page and in interactions.csv."] * (of is largest and smaller > 0)
         for sentence in [*more, *shapes[0].notes]:
+            note(console, sentence)
+
+
+def _print_sizes(comparison: Comparison, console: Console) -> None:
+    """Whether the effects grow or shrink with size, where the study has two sizes."""
+    shapes = [table for detail in (2, 1, 0) if (table := size_table(comparison.size_trends, detail))]
+    if shapes:
+        title(console, shapes[0].title)
+        print_first_that_fits([[(table, gap)] for table in shapes for gap in (2, 1)], console)
+        for sentence in shapes[0].notes:
             note(console, sentence)
 
 

@@ -28,6 +28,7 @@ from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.proportions import described
 from attnlab.analysis.reader import Study
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
+from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, MOST_SEEDS
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
 from attnlab.analysis.tables import name_columns
@@ -127,6 +128,7 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
         "interactions": ("Interactions", interactions(c)),
         "differences": (f"Difference to {to}", forest.differences(c)),
         "lengths": ("Beyond the training length", lengths(c)),
+        "sizes": ("Grows or shrinks with size", size_table(c.size_trends)),
         "claims": ("Claims made beforehand", [Entry(claim.verdict, mood=claim.verdict) for claim in c.claims]),
         "curves": ("Learning curves", data["curves"]),
         "cells": ("All cells", cells(c, data)),

@@ -39,7 +39,8 @@ class Plan:
 
     automatic: how every run computes where trainer.precision or trainer.compile is auto, by field: used, asked, the
     reason, and what was measured. config_dirs: the user's own folders, in which its choices and parts are found.
-    branches: the cells that share their first steps with a longer one, by name.
+    branches: the cells that share their first steps with a longer one, by name. published: the published effect that
+    it reproduces (`training.published`), as its file has it.
     """
 
     study: str
@@ -56,6 +57,7 @@ class Plan:
     automatic: dict[str, dict[str, Any]] = field(default_factory=dict)
     config_dirs: list[str] = field(default_factory=list)
     branches: dict[str, Branch] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""

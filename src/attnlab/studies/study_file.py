@@ -32,8 +32,9 @@ from attnlab.ranges import must_be
 from attnlab.studies.plan import Cell, Plan, find_study, runs_of
 from attnlab.studies.trunks import branches_of
 from attnlab.training.metrics import known_better
+from attnlab.training.published import published_of
 from attnlab.training.run_directory import read_json
-from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, same
+from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, is_finite, same
 
 MOST_CELLS = 1000
 MOST_NAMED = 6  # cells in a message
@@ -55,6 +56,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         cells = _cells(raw)
         baseline = _choices_of("baseline", raw["baseline"] or cells[0].choices, cells)
         claims = [_of_cells(claim, cells) for claim in raw["claims"]]
+        published = _published(raw, baseline, cells)
     _refuse_overrides(overrides, cells)
     plan = Plan(
         study=name,
@@ -68,6 +70,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         shared=readable([*raw["shared"], *(o for o in overrides if not o.startswith("study."))]),
         needs=raw["needs"],
         config_dirs=space.config_dirs,
+        published=published,
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
@@ -262,6 +265,25 @@ def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     return claim | {"against": against | {"cell": other}}
 
 
+def _published(raw: Mapping[str, Any], baseline: Mapping[str, object], cells: Sequence[Cell]) -> dict[str, Any]:
+    """The published effect, its cells written as the cells write them. Raises: ValueError where there are none, and for
+    a size that is not two numbers, or of which the baseline has the larger."""
+    published, found = raw["published"], published_of(raw["published"])
+    if found is None:
+        return {}
+    if found.size:
+        sizes = raw["factors"].get(found.size)
+        if sizes is None or len(sizes) != 2 or not all(map(is_finite, sizes)):
+            raise ValueError(must_be("published.size", "a factor of the study that is two numbers", found.size))
+        if not same(baseline.get(found.size), min(sizes)):
+            raise ValueError(must_be("baseline", f"of the smaller {found.size}, the size of published", baseline))
+    figures = [
+        {**one, "cell": _choices_of(f"published.figures[{at}].cell", one["cell"], cells)}
+        for at, one in enumerate(published.get("figures", []))
+    ]
+    return {**published, "figures": figures}
+
+
 def _shown(choices: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={_in_line(value)}" for key, value in choices.items())
 
@@ -279,6 +301,9 @@ def _metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object]]]:
             yield f"{where}: metric", claim["metric"], cell
         if "metric" in against:
             yield f"{where}: against.metric", against["metric"], {**cell, **against.get("cell", {})}
+    for at, figure in enumerate(plan.published.get("figures", [])):
+        if "beside" in figure:
+            yield f"published.figures[{at}].beside", figure["beside"], figure["cell"]
 
 
 def _refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:

@@ -14,7 +14,7 @@ from attnlab.training.run_directory import ENDED
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "on_end"),
+    *("trunk", "on_end", "published"),
 )
 METRIC_FIELDS = ("name", "better", "margin")
 AGAINST_FIELDS = ("cell", "metric")
@@ -24,6 +24,10 @@ AUTOMATIC = ("precision", "compile")  # fields of the trainer that may be auto, 
 CLAIM_FIELDS = ("says", "cell", "metric", "against", "source", "strength", *BOUNDS)
 ENDS = tuple(state for state in ENDED if state != "pruned")  # that a claim may speak of
 STRENGTHS = ("must", "should")
+EXAMPLES = {
+    "factors": "{position: [rotary, alibi]}",
+    "published": "{effect: ..., source: ..., figure: ..., minutes: 10}",
+}
 LARGEST_SEED, MOST_SEEDS = 1 << 32, 1000
 
 
@@ -64,13 +68,14 @@ def checked_study(raw: object) -> dict[str, Any]:
         "claims": [_claim(claim, at) for at, claim in enumerate(_list(study, "claims"))],
         "trunk": _flag("trunk", study.get("trunk", False)),
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
+        "published": _mapping(study, "published"),
     }
 
 
 def check_plan(plan: Mapping[str, object]) -> None:
     """Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
     from the metric where it is left out. Raises: ValueError that names the field."""
-    for key in ("factors", "baseline", "branches"):
+    for key in ("factors", "baseline", "branches", "published"):
         _mapping(plan, key)
     for key, one in _mapping(plan, "automatic").items():
         if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
@@ -254,7 +259,7 @@ def _table(raw: object, name: str, known: Sequence[str]) -> dict[str, object]:
 def _mapping(study: Mapping[str, object], key: str) -> dict[str, object]:
     value = study.get(key)
     if value is not None and not isinstance(value, Mapping):
-        example = "{position: [rotary, alibi]}" if key == "factors" else "{position: alibi}"
+        example = EXAMPLES.get(key, "{position: alibi}")
         raise _refused(key, f"a table, as in {example}", value)
     for name in value or {}:
         if not isinstance(name, str):
