@@ -45,6 +45,16 @@ def test_figures_of_other_data_have_no_difference_between_them():
     assert [(one.published_difference, one.direction) for one in found] == [(None, ""), (None, "")]
 
 
+def test_a_figure_of_the_larger_size_is_held_against_the_baseline_of_that_size():
+    large = {"model.d_model": 64}
+    figures = [figure(choice, value) for choice, value in (("relu", 1.997), ("glu", 1.94))]
+    figures = [{**one, "cell": {**one["cell"], **large}} for one in figures]
+    found = beside_published(compare(study(-0.05, figures)))
+    assert [one.label for one in found] == ["relu · d_model 64", "glu · d_model 64"]
+    assert [one.direction for one in found] == ["", "as published"]
+    assert found[1].difference.mean == pytest.approx(-0.05, abs=0.004)  # and not -0.25, that of the smaller baseline
+
+
 def test_the_table_has_both_and_no_cell_that_the_study_lacks():
     found = beside_published(compare(study(-0.05, [figure("relu", 1.997), figure("bilinear", 1.96)])))
     text = published_table(found).to_markdown()

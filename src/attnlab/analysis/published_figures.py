@@ -48,7 +48,7 @@ def beside_published(comparison: Comparison) -> list[Beside]:
     pairs = [(figure, _cell(study, figure)) for figure in study.published.figures]
     contrasts = {}
     for at, (figure, cell) in enumerate(pairs):
-        base, name = study.baseline_cell, figure.beside or primary.name
+        base, name = _reference(study, cell), figure.beside or primary.name
         if cell and base and cell is not base:
             contrasts[at] = outcomes.against(cell.name, name, base.name, name, study.label(base))
     level = 1 - outcomes.alpha / family_size(contrasts)
@@ -74,9 +74,18 @@ def _cell(study: Study, figure: PublishedFigure) -> Cell | None:
     return found[0] if found else None
 
 
+def _reference(study: Study, cell: Cell | None) -> Cell | None:
+    """What a cell is held against: the baseline, at the size that the cell has."""
+    size = study.published.size if study.published else ""
+    if cell is None or not size or study.baseline_cell is None:
+        return study.baseline_cell
+    found = study.matching({**study.baseline_cell.choices, size: cell.choices.get(size)})
+    return found[0] if found else None
+
+
 def _published_difference(study: Study, figure: PublishedFigure) -> float | None:
     """The figure minus the baseline's of the same metric and data; None where there is none, or this is it."""
-    base, figures = study.baseline_cell, study.published.figures if study.published else ()
+    base, figures = _reference(study, _cell(study, figure)), study.published.figures if study.published else ()
     alike = [one for one in figures if base and (one.metric, one.of) == (figure.metric, figure.of)]
     of_baseline = next((one for one in alike if _cell(study, one) is base), None)
     return figure.value - of_baseline.value if of_baseline is not None and of_baseline is not figure else None
@@ -118,7 +127,7 @@ def published_table(found: Sequence[Beside]) -> Table | None:
         Column("direction", direction, "l"),
     ]
     note = (
-        "difference: to the baseline. Published figures and ours are of other data and sizes; what can agree is the "
-        "direction. The intervals of differences hold together (Bonferroni)."
+        "difference: to the baseline, of the same size. Published figures and ours are of other data and sizes; what "
+        "can agree is the direction. The intervals of differences hold together (Bonferroni)."
     )
     return Table.of(columns, found, "Published figures beside ours", [note])
