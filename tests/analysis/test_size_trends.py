@@ -1,9 +1,13 @@
 """Whether an effect grows or shrinks with size: the word, the intervals behind it, and how seldom it is false."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 from tests.analysis.planted_effects import planted
 
@@ -12,6 +16,8 @@ from attnlab.analysis.differences import Outcomes
 from attnlab.analysis.factors import Factorial
 from attnlab.analysis.size_trends import size_table, size_trends
 from attnlab.analysis.tables import to_markdown
+from attnlab.analysis.terminal import print_comparison
+from attnlab.report.page import render
 
 
 def values(small, large, seeds=6, noise=0.003, draw=None):
@@ -82,6 +88,20 @@ def test_a_lost_run_leaves_it_open_and_says_why():
     trend = trend_of(planted(values(-0.03, -0.08, seeds=4), failed=[("glu", 64, 2)]))
     assert (trend.word, "1 of 4" in trend.change.reason) == ("open", True)
     assert "1 of 4" in size_table([trend]).to_text()
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_terminal_and_page_say_it_too(width):
+    comparison = compare(planted(values(-0.03, -0.08)))
+    console = Console(file=io.StringIO(), width=width)
+    print_comparison(comparison, console)
+    lines = console.file.getvalue().splitlines()
+    at = lines.index("Grows or shrinks with size")
+    assert any("grows" in line for line in lines[at : at + 6])
+    assert max(map(len, lines)) <= width
+    page = render(comparison)
+    assert ">Grows or shrinks with size<" in page
+    assert re.search(r'class="chip met".{0,80}grows', page)
 
 
 def test_the_table_stands_with_those_of_cells_and_without_a_size_there_is_none():

@@ -69,7 +69,7 @@ def test_runs_with_other_settings_have_no_page(attnlab, only, study, monkeypatch
         "attnlab.cli.gallery._compared", lambda folder, published: _Compared(["model=gpt", "optimizer.lr=1"])
     )
     said = attnlab("gallery", "mine", "--pages")
-    assert "no page of mine, whose runs have optimizer.lr=1" in said.err
+    assert "no page of mine: its runs and its study.yaml differ in optimizer.lr=1\n" in said.err
     assert not Path("runs/gallery/mine.md").exists()
 
 

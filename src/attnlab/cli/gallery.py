@@ -134,7 +134,10 @@ class _Gallery:
             if comparison is None:
                 continue
             if others := other_settings(study, comparison.study.shared):
-                print(f"attnlab: no page of {study}, whose runs have {' '.join(others)}", file=sys.stderr)
+                print(
+                    f"attnlab: no page of {study}: its runs and its study.yaml differ in {' '.join(others)}",
+                    file=sys.stderr,
+                )
                 continue
             print(*write_page(comparison, self.pages, self._about(study)), sep="\n")
         print(write_index(gallery(), self.pages))

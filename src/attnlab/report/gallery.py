@@ -126,7 +126,7 @@ def _text(comparison: Comparison, published: Published, outcome: Outcome, has_pi
         f"{study.question} {about}".strip(),
         f"Source: {published.source}{f'; {published.figure}' if published.figure else ''}.",
         f"```bash\nattnlab gallery {study.name}\n```",
-        f"**{outcome.verdict.capitalize()}**: {outcome.here}; {outcome.seeds} seeds.",
+        f"**{outcome.verdict.capitalize()}**: {outcome.here}; {outcome.seeds} seed{'s' * (outcome.seeds > 1)}.",
         "\n".join(f"- {sentence}" for sentence in headline(comparison)),
     ]
     if has_picture:

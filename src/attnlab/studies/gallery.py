@@ -67,9 +67,10 @@ def refuse_changes(study: str, overrides: Sequence[str]) -> None:
 
 
 def other_settings(name: str, shared: Sequence[str]) -> list[str]:
-    """The settings of a study's runs that its study.yaml does not have. Raises: UsageError."""
+    """The settings that a study's runs have and its study.yaml has not, and the other way round. Raises: UsageError."""
     own = readable(list(map(str, read_yaml(find_study(name)).get("shared") or [])))
-    return [word for word in shared if word not in own and not outside_identity(word.partition("=")[0])]
+    apart = [word for word in [*shared, *own] if (word in shared) != (word in own)]
+    return [word for word in apart if not outside_identity(word.partition("=")[0])]
 
 
 def run_all(names: Sequence[str], words: Sequence[str]) -> list[Ended]:
