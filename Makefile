@@ -7,7 +7,7 @@ DATA := $(VENV)/.data
 # Where it is set, each process compiles all of attnlab anew, and each of the tests' processes all tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check docs parity speed clean
+.PHONY: help setup demo gallery test check docs parity speed clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,6 +29,9 @@ $(DATA): $(INSTALLED) conf/data/kjv.yaml
 
 demo: setup  ## the first study: train six position encodings, compare them, write the page
 	@$(BIN)/attnlab sweep position_length
+
+gallery: setup  ## every study that reproduces a published effect, and its page in docs/gallery; hours, and goes on where it was
+	@$(BIN)/attnlab gallery --all --to docs/gallery
 
 test: $(INSTALLED)  ## every test, slow ones too
 	@$(BIN)/python -m pytest -n auto --dist worksteal

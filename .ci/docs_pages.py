@@ -51,6 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     texts = {file.src_uri: file.content_string for file in files if file.src_uri.endswith(".md")}
     for path in sorted(linked(texts)):
         files.append(File.generated(config, uri_of(path), content=as_page(path), inclusion=InclusionLevel.NOT_IN_NAV))
+    pages["gallery"] = {file.src_uri: "" for file in files if file.src_uri.startswith("gallery/")}
     fill(config.nav, {name: [uri for uri in made if uri.endswith(".md")] for name, made in pages.items()})
     return files
 

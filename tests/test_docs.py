@@ -15,6 +15,8 @@ from PIL import Image
 
 from attnlab.config import shipped
 from attnlab.config.compose import ConfigSpace
+from attnlab.training.across import FIELDS as ACROSS_FIELDS
+from attnlab.training.published import FIGURE_FIELDS, PUBLISHED_FIELDS
 from attnlab.training.study_fields import CLAIM_FIELDS, FIELDS, METRIC_FIELDS
 from attnlab.training.tuning_fields import TUNE_FIELDS
 
@@ -25,6 +27,7 @@ FOLLOWED = ("extending.md",)
 ELSEWHERE = {  # by how a command begins: the file that runs it, and a word in it that shows so
     "make demo": ("tests/cli/test_contract.py", "available_studies"),
     "make test": (".ci/run", "make test"),
+    "attnlab gallery position_length": ("tests/cli/test_gallery.py", '"gallery"'),
     "attnlab serve": ("tests/cli/test_serve.py", "serve"),
     "attnlab sweep scaling": ("tests/cli/test_contract.py", "available_studies"),
     "attnlab scaling": ("tests/cli/test_scaling.py", '"scaling"'),
@@ -94,14 +97,17 @@ def elsewhere(command):
 
 def test_every_field_of_a_study_is_described_and_no_other():
     page = (ROOT / "docs" / "study_fields.md").read_text()
-    own, metric, tune, claim = (
+    own, metric, tune, claim, published, across = (
         set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", part, re.M))))
-        for part in page.split("\n## ")[:4]
+        for part in page.split("\n## ")[:6]
     )
     assert own == set(FIELDS)
     assert metric == set(METRIC_FIELDS)
     assert tune == set(TUNE_FIELDS)
     assert claim == set(CLAIM_FIELDS)
+    assert across == set(ACROSS_FIELDS)
+    assert published == set(PUBLISHED_FIELDS)
+    assert all(f"`{field}`" in page for field in FIGURE_FIELDS)
 
 
 @pytest.mark.parametrize(("path", "word"), sorted(set(ELSEWHERE.values())))

@@ -7,6 +7,9 @@ from attnlab.config.compose import ConfigSpace
 from attnlab.config.identity import literal
 from attnlab.studies.study_file import load_plan
 
+PUBLISHED = {"effect": "e", "source": "s", "figure": "f", "minutes": 1}
+FIGURE = {"cell": {"position": "alibi"}, "metric": "perplexity", "value": 18.4, "of": "WikiText-103"}
+
 
 @pytest.fixture(scope="module")
 def space():
@@ -102,6 +105,26 @@ def test_a_cell_that_makes_no_sense_carries_the_reason(study, space):
             {"factors": {"position": ["none", "alibi"], "model.d_ff": [16, 32]}},
             "baseline must be one cell, and position=none is 2 of them (d_ff=16,position=none; d_ff=32,position=none); "
             "name model.d_ff, too",
+        ),
+        ({"published": 3}, "published must be a table, as in {effect: "),
+        ({"published": {**PUBLISHED, "source": ""}}, "published.source must be text, got ''"),
+        ({"published": {**PUBLISHED, "size": "position"}}, "size must be a factor of the study that is two numbers"),
+        ({"published": {**PUBLISHED, "size": "model.d_model"}}, "size must be a factor of the study that is two"),
+        (
+            {
+                "factors": {"position": ["none", "alibi"], "model.num_layers": [1, 2]},
+                "baseline": {"position": "none", "model.num_layers": 2},
+                "published": {**PUBLISHED, "size": "model.num_layers"},
+            },
+            "baseline must be of the smaller model.num_layers",
+        ),
+        (
+            {"published": {**PUBLISHED, "figures": [{**FIGURE, "cell": {"position": "alibbi"}}]}},
+            "published.figures[0].cell must be one of the cells: position is one of none, alibi, got alibbi",
+        ),
+        (
+            {"published": {**PUBLISHED, "figures": [{**FIGURE, "beside": "test/bleu"}]}},
+            "published.figures[0].beside must be one of what these runs report",
         ),
         ({"on_end": 3}, "on_end must be text, got 3"),
         ({"on_end": "say 'x"}, "on_end must be a command in words, got"),

@@ -233,7 +233,8 @@ def test_what_is_no_study(raw):
 
 def test_a_right_study_is_taken_as_it_is():
     study = checked_study(STUDY)
-    assert study == {**STUDY, "seeds": [0, 1], "trunk": False, "on_end": None, "stop": None}
+    defaults = {"trunk": False, "on_end": None, "stop": None, "tune": None, "across": None, "published": {}}
+    assert study == {**STUDY, "seeds": [0, 1], **defaults}
     least = checked_study({"metric": {"name": "mine", "better": "higher"}, "claims": None, "cells": []})
     assert (least["seeds"], least["metric"]["margin"], least["claims"]) == ([0, 1, 2, 3], None, [])
 

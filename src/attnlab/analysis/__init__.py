@@ -13,6 +13,9 @@ count against every word (`differences.Outcomes`).
 - Average effects. "The largest average effect is ..." (only where sure): t interval of the mean over settings, one
   value a seed. Interactions. "depends", "The largest interaction is ...": t interval of the difference of
   differences.
+- Size. "grows", "shrinks", "changes": t intervals of the change of an effect from one size to another and of the mean
+  of both effects, one family over all choices (`size_trends`).
+- Published figures. "as published", "opposite": paired t intervals against the baseline, over all figures.
 - Claims. "met", "not met", "open": t interval of the value or paired difference, over all claims and cells.
 - Clusters. "N of M cells are far behind ...": permutation bound on cells that are all alike (`Comparison.clusters`).
 - Failed runs. "Lost runs, against ...", "beyond chance": Fisher's exact test against the baseline, Holm.

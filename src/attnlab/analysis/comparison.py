@@ -27,6 +27,7 @@ from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
 from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
+from attnlab.analysis.size_trends import SizeTrend, size_trends
 from attnlab.analysis.tasks import arms_of, cells_of, tasks_of
 from attnlab.analysis.tuning import TuningSummary, summarize_tuning, tuning_caveats
 from attnlab.analysis.warnings import caveats_of
@@ -54,6 +55,7 @@ class Comparison:
     effects: list[Effect]
     interactions: list[Interaction]
     caveats: list[str]
+    size_trends: list[SizeTrend] = field(default_factory=list)
     sentences: SentenceResult | None = None
     tuning: TuningSummary | None = None
     alpha: float = ALPHA
@@ -164,6 +166,7 @@ def compare(study: Study, alpha: float = ALPHA) -> Comparison:
         factor_effects(factorial, cross),
         cross,
         [*tuning_caveats(tuning, cells), *caveats_of(study, cells, unmatched(factorial), outcomes.alpha)],
+        size_trends(factorial),
         tuning=tuning,
         alpha=outcomes.alpha,
     )

@@ -20,6 +20,7 @@ from attnlab.training.across import Across, across_in
 from attnlab.training.looks import Looks
 from attnlab.training.metrics import Metric as KnownMetric
 from attnlab.training.metrics import better_of, known_metric, natural
+from attnlab.training.published import Published, published_of
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
 
@@ -122,6 +123,7 @@ class Study:
     baseline_named: bool = True
     looks: Looks = field(default_factory=Looks)
     across: Across | None = None
+    published: Published | None = None
     read_curves: Callable[[Iterable[Key]], pl.DataFrame] = field(
         default=lambda keys: Curves().read(keys), repr=False, compare=False
     )
@@ -156,8 +158,7 @@ class Study:
         return min(found, key=lambda cell: len(cell.choices)) if found else None
 
     def matching(self, choices: Mapping[str, Choice]) -> list[Cell]:
-        missing = object()
-        return [c for c in self.cells if all(same(c.choices.get(k, missing), v) for k, v in choices.items())]
+        return [c for c in self.cells if all(k in c.choices and same(c.choices[k], v) for k, v in choices.items())]
 
     def runs_of(self, cell: str) -> list[Run]:
         return self._by_cell.get(cell, [])
@@ -299,8 +300,7 @@ def _run(directory: Path, state: str, record: Mapping[str, object], status: Mapp
     seed = str(record.get("seed", directory.name.partition("=")[2]))
     if not (record or status) or not (seed.isascii() and seed.isdecimal() and len(seed) < DIGITS):
         return None
-    cell = str(record.get("cell_name") or directory.parent.name)
-    return Run(cell, int(seed), directory, state, record, status)
+    return Run(str(record.get("cell_name") or directory.parent.name), int(seed), directory, state, record, status)
 
 
 def _study(
@@ -319,7 +319,7 @@ def _study(
         raise ValueError(f"no study at {path}: no plan.json and no run; studies there: {', '.join(near) or 'none'}")
     try:
         check_plan(plan)
-        across = across_in(plan)
+        across, published = across_in(plan), published_of(plan.get("published"))
     except ValueError as error:
         raise ValueError(f"{path / 'plan.json'}: {error}") from error
     cells = [_cell(mapping(entry)) for entry in listed(plan.get("cells"))]
@@ -342,6 +342,7 @@ def _study(
         seeds=seeds,
         metric=metric_of(plan.get("metric"), list(runs.values())),
         claims=[mapping(claim) for claim in listed(plan.get("claims")) if isinstance(claim, dict)],
+        published=published,
         shared=[*map(str, listed(plan.get("shared")))],
         code=mapping(plan.get("code")),
         runs=runs,

@@ -27,6 +27,7 @@ from attnlab.analysis.formatting import (
 )
 from attnlab.analysis.reached import ENDS, columns_of_costs, figure_notes, reached_table
 from attnlab.analysis.reader import Cell, Run, short
+from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.statistics import Interval
 from attnlab.analysis.table import Column, Contents, Entry, Table
 from attnlab.training.metrics import natural
@@ -141,10 +142,10 @@ def _sentences(comparison: Comparison) -> dict[str, dict[str, float]]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The table of cells in GitHub's Markdown, with its caveats below, then what reached a target, effects and
-    interactions."""
-    beside = [table] if (table := reached_table(comparison)) else []
-    further = [f"{one.title}\n\n{one.to_markdown()}" for one in (*beside, *_of_factors(comparison).values())]
+    """The table of cells in GitHub's Markdown, with its caveats below, then what reached a target, effects,
+    interactions and sizes."""
+    shown = (reached_table(comparison), *_of_factors(comparison).values(), size_table(comparison.size_trends))
+    further = [f"{table.title}\n\n{table.to_markdown()}" for table in shown if table]
     return "\n".join([_to_be_read(comparison).to_markdown(), *further])
 
 
@@ -302,9 +303,8 @@ def factors_to_csv(comparison: Comparison, name: str) -> str:
         paths = ("factor", "reference", "choice")
         columns = [*(Column(path, _field(path)) for path in paths), *judged, Column("depends", _field("depends"))]
         return Table.of(columns, comparison.effects).to_csv(DIGITS)
-    pairs = [(f"{path}_{k + 1}", f"{path}s", k) for k in (0, 1) for path in ("factor", "choice")]
-    columns = [*(Column(heading, _field(path, k)) for heading, path, k in pairs), *judged]
-    return Table.of(columns, comparison.interactions).to_csv(DIGITS)
+    own = [Column(f"{path}_{k + 1}", _field(f"{path}s", k)) for k in (0, 1) for path in ("factor", "choice")]
+    return Table.of([*own, *judged], comparison.interactions).to_csv(DIGITS)
 
 
 def _to_be_read(comparison: Comparison) -> Table:
@@ -390,5 +390,4 @@ def runs_to_text(comparison: Comparison) -> str:
 
 def _runs_in_order(comparison: Comparison) -> list[Run]:
     position = {cell.name: number for number, cell in enumerate(comparison.study.cells)}
-    runs = comparison.study.runs.values()
-    return sorted(runs, key=lambda run: (position[run.cell], natural(run.cell), run.seed))
+    return sorted(comparison.study.runs.values(), key=lambda run: (position[run.cell], natural(run.cell), run.seed))

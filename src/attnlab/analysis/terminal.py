@@ -19,6 +19,7 @@ from attnlab.analysis.lengths import OF_SAME_RUNS, LengthCurve, multiples_of
 from attnlab.analysis.reached import figure_notes, reached_table
 from attnlab.analysis.reader import Run
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
+from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.sparklines import Sparklines, sparklines
 from attnlab.analysis.table import UNLIMITED, Column, Contents, Entry, Table, coloured, plain
 from attnlab.analysis.tables import (
@@ -49,7 +50,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     states = ", ".join(f"{n} {state}" for state, n in comparison.states.items()) or "none"
     console.print(f"{len(study.cells)} cells x {len(study.seeds)} seeds; runs: {states}", highlight=False)
-    of_figures = (print_cells, _print_reached, _print_lengths, _print_factors, _print_tuning)
+    of_figures = (print_cells, _print_reached, _print_lengths, _print_factors, _print_sizes, _print_tuning)
     for part in (*of_figures, _print_sentences, print_claims):
         part(comparison, console)
     console.print()
@@ -288,6 +289,16 @@ def _print_tuning(comparison: Comparison, console: Console) -> None:
     print_first_that_fits([[(table, 2)], [(table, 1)], [(table.transposed(), 2)]], console)
     for sentence in table.notes:
         note(console, sentence)
+
+
+def _print_sizes(comparison: Comparison, console: Console) -> None:
+    """Whether the effects grow or shrink with size, where the study has two sizes."""
+    shapes = [table for detail in (2, 1, 0) if (table := size_table(comparison.size_trends, detail))]
+    if shapes:
+        title(console, shapes[0].title)
+        print_first_that_fits([[(table, gap)] for table in shapes for gap in (2, 1)], console)
+        for sentence in shapes[0].notes:
+            note(console, sentence)
 
 
 def _print_sentences(comparison: Comparison, console: Console) -> None:

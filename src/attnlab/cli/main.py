@@ -20,6 +20,7 @@ FILES = {
     "tuning": ("lr-range", "batch-size", "coordinate-check"),
     "study": ("status", "cancel", "sync"),
     "compare": ("compare", "report", "wandb-report", "scaling"),
+    "gallery": ("gallery",),
     "serve": ("serve",),
     "trained": ("evaluate", "generate", "translate", "transcribe", "embed", "search", "import", "export"),
     "inspection": ("attention", "positions", "reach"),
@@ -27,7 +28,7 @@ FILES = {
     "completion": ("completion",),
 }
 FILE_OF = {name: file for file, names in FILES.items() for name in names}
-GOING_ON = ("train", "sweep", "retry")
+GOING_ON = ("train", "sweep", "retry", "gallery")
 
 Option = Callable[[ArgumentParser], object]
 Call = Callable[[Namespace], int]

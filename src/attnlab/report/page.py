@@ -29,6 +29,7 @@ from attnlab.analysis.proportions import described
 from attnlab.analysis.reached import reached_table
 from attnlab.analysis.reader import Study
 from attnlab.analysis.sentence_bootstrap import p_summary, sentences_of
+from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS
 from attnlab.analysis.table import Column, Content, Contents, Entry, Table, typographic
 from attnlab.analysis.tables import name_columns
@@ -129,6 +130,7 @@ def all_sections(c: Comparison, data: PageData) -> list[Section]:
         "interactions": ("Interactions", interactions(c)),
         "differences": (f"Difference to {to}", forest.differences(c)),
         "lengths": ("Beyond the training length", lengths(c)),
+        "sizes": ("Grows or shrinks with size", size_table(c.size_trends)),
         "reached": ("Reaching the target", reached_table(c)),
         "tuning": ("Tuning", tuning(c, data)),
         "claims": ("Claims made beforehand", [Entry(claim.verdict, mood=claim.verdict) for claim in c.claims]),

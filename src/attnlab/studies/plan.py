@@ -47,7 +47,8 @@ class Plan:
     branches: the cells that share their first steps with a longer one, by name. looks: at how many seeds it is
     compared. tuned: what `tune` says, and of each cell what was tried and chosen (`training.tuning_fields.TunedCell`);
     empty without, and before all is chosen. across: the factor whose choices are tasks, as
-    `training.across.checked_across` returns it.
+    `training.across.checked_across` returns it. published: the published effect that it reproduces
+    (`training.published`), as its file has it.
     """
 
     study: str
@@ -67,6 +68,7 @@ class Plan:
     looks: Looks = field(default_factory=Looks)
     tuned: dict[str, Any] = field(default_factory=dict)
     across: dict[str, Any] | None = None
+    published: dict[str, Any] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[tuple[Cell, int]]:
         """Every run of the plan, seed by seed, so that an early stop leaves whole pairs."""

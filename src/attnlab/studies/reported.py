@@ -22,6 +22,9 @@ def _claimed_metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object
             yield f"{where}: metric", claim["metric"], cell
         if "metric" in against:
             yield f"{where}: against.metric", against["metric"], {**cell, **against.get("cell", {})}
+    for at, figure in enumerate(plan.published.get("figures", [])):
+        if "beside" in figure:
+            yield f"published.figures[{at}].beside", figure["beside"], figure["cell"]
 
 
 def _primary_metrics(plan: Plan) -> Iterator[tuple[str, dict[str, Any], Mapping[str, object]]]:

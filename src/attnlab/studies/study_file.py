@@ -33,8 +33,9 @@ from attnlab.studies.reported import refuse_unreported
 from attnlab.studies.trunks import branches_of
 from attnlab.training.across import checked_across
 from attnlab.training.looks import Looks, stages_of
+from attnlab.training.published import published_of
 from attnlab.training.run_directory import read_json
-from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean
+from attnlab.training.study_fields import checked_seeds, checked_study, did_you_mean, is_finite, same
 from attnlab.training.tuning_fields import Tuned, checked_tune
 
 MOST_CELLS = 1000
@@ -60,6 +61,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         named = _in_a_task(raw["baseline"], across, cells) if across else raw["baseline"]
         baseline = _choices_of("baseline", named or cells[0].choices, cells)
         claims = [_of_cells(claim, cells) for claim in raw["claims"]]
+        published = _published(raw, baseline, cells)
     _refuse_overrides(overrides, cells)
     is_staged = raw["stop"] is not None and "study.seeds" not in own  # seeds that are asked for are run at once
     plan = Plan(
@@ -78,6 +80,7 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         if is_staged
         else Looks(),
         across=across,
+        published=published,
     )
     for needed in plan.needs:
         find_study(needed, beside=path)
@@ -283,6 +286,25 @@ def _of_cells(claim: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     if "metric" not in against and all(cell.has(other) for cell in speaks_of):
         raise ValueError(f"{where}: against must name another cell, got {_shown(other)}, which is the claim's own")
     return claim | {"against": against | {"cell": other}}
+
+
+def _published(raw: Mapping[str, Any], baseline: Mapping[str, object], cells: Sequence[Cell]) -> dict[str, Any]:
+    """The published effect, its cells written as the cells write them. Raises: ValueError where there are none, and for
+    a size that is not two numbers, or of which the baseline has the larger."""
+    published, found = raw["published"], published_of(raw["published"])
+    if found is None:
+        return {}
+    if found.size:
+        sizes = raw["factors"].get(found.size)
+        if sizes is None or len(sizes) != 2 or not all(map(is_finite, sizes)):
+            raise ValueError(must_be("published.size", "a factor of the study that is two numbers", found.size))
+        if not same(baseline.get(found.size), min(sizes)):
+            raise ValueError(must_be("baseline", f"of the smaller {found.size}, the size of published", baseline))
+    figures = [
+        {**one, "cell": _choices_of(f"published.figures[{at}].cell", one["cell"], cells)}
+        for at, one in enumerate(published.get("figures", []))
+    ]
+    return {**published, "figures": figures}
 
 
 def _shown(choices: Mapping[str, object]) -> str:

@@ -17,7 +17,7 @@ from attnlab.training.targets import checked, target_in, target_of
 
 FIELDS = (
     *("question", "needs", "config_dirs", "shared", "factors", "cells", "baseline", "seeds", "metric", "claims"),
-    *("trunk", "tune", "on_end", "stop", "across"),
+    *("trunk", "tune", "on_end", "stop", "across", "published"),
 )
 STOP_FIELDS = ("when", "at_most", "step")
 METRIC_FIELDS = ("name", "better", "margin", *TARGET_FIELDS)
@@ -28,6 +28,10 @@ AUTOMATIC = ("precision", "compile")  # fields of the trainer that may be auto, 
 CLAIM_FIELDS = ("says", "cell", "metric", "against", "source", "strength", *BOUNDS)
 ENDS = tuple(state for state in ENDED if state != "pruned")  # that a claim may speak of
 STRENGTHS = ("must", "should")
+EXAMPLES = {
+    "factors": "{position: [rotary, alibi]}",
+    "published": "{effect: ..., source: ..., figure: ..., minutes: 10}",
+}
 LARGEST_SEED, MOST_SEEDS = 1 << 32, 1000
 
 
@@ -53,9 +57,7 @@ def checked_study(raw: object) -> dict[str, Any]:
     """
     study = checked_table(raw, "a study", FIELDS)
     if study.get("stop") is not None and study.get("across") is not None:
-        raise ValueError(
-            "stop must stand in a study of one task: over tasks (across) no look before the last is planned"
-        )
+        raise ValueError("stop must stand in a study without across: over tasks, no look before the last is planned")
     question = study.get("question", "")
     if not isinstance(question, str):
         raise _refused("question", "text", question)
@@ -76,13 +78,14 @@ def checked_study(raw: object) -> dict[str, Any]:
         "on_end": checked_command(study["on_end"]) if study.get("on_end") is not None else None,
         "stop": _stop(study["stop"], study.get("seeds", 4)) if study.get("stop") is not None else None,
         "across": study.get("across"),
+        "published": _mapping(study, "published"),
     }
 
 
 def check_plan(plan: Mapping[str, object]) -> None:
     """Checks what plan.json holds, as far as a comparison rests on it; claims are judged one by one, and better follows
     from the metric where it is left out. Raises: ValueError that names the field."""
-    for key in ("factors", "baseline", "branches", "tuned"):
+    for key in ("factors", "baseline", "branches", "tuned", "published"):
         _mapping(plan, key)
     for key, one in _mapping(plan, "automatic").items():
         if key not in AUTOMATIC or not isinstance(one, Mapping) or not {"used", "asked", "reason"} <= one.keys():
@@ -310,7 +313,7 @@ def checked_table(raw: object, name: str, known: Sequence[str]) -> dict[str, Any
 def _mapping(study: Mapping[str, object], key: str) -> dict[str, object]:
     value = study.get(key)
     if value is not None and not isinstance(value, Mapping):
-        example = "{position: [rotary, alibi]}" if key == "factors" else "{position: alibi}"
+        example = EXAMPLES.get(key, "{position: alibi}")
         raise _refused(key, f"a table, as in {example}", value)
     for name in value or {}:
         if not isinstance(name, str):

@@ -1,0 +1,107 @@
+"""The published effect that a study reproduces, as study.yaml and plan.json say it; a study with one is in the
+gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from attnlab.ranges import must_be
+from attnlab.training.study_fields import did_you_mean, is_finite
+
+PUBLISHED_FIELDS = ("effect", "source", "figure", "figures", "minutes", "size")
+FIGURE_FIELDS = ("cell", "metric", "value", "of", "better", "beside")
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """A number of a paper: the study's choices that it belongs to, its metric and data in the paper's words.
+
+    better: which values of it are better; beside: the final metric of the study's runs that it stands beside. Both are
+    those of the study's primary metric where they are "".
+    """
+
+    cell: Mapping[str, str | int | float | bool | None]
+    metric: str
+    value: float
+    of: str
+    better: str = ""
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An effect in one sentence and where it was published.
+
+    figure: its size in the paper, in words; minutes: what the study takes on 2 cores; size: the factor whose two values
+    are the two sizes of a model.
+    """
+
+    effect: str
+    source: str
+    minutes: float
+    figure: str = ""
+    figures: Sequence[PublishedFigure] = field(default_factory=tuple)
+    size: str = ""
+
+
+def published_of(raw: object) -> Published | None:
+    """What a study has as `published`; None where it has nothing. Raises: ValueError that names the first field which
+    is none, or holds what it does not accept."""
+    if raw is None or raw == {}:
+        return None
+    table = _table("published", raw, PUBLISHED_FIELDS)
+    figures = table.get("figures", [])
+    if not isinstance(figures, list):
+        raise _refused("published.figures", "a list of tables", figures)
+    found = Published(
+        effect=_text("published.effect", table.get("effect")),
+        source=_text("published.source", table.get("source")),
+        minutes=_minutes(table.get("minutes")),
+        figure=_text("published.figure", table["figure"]) if "figure" in table else "",
+        figures=[_figure(f"published.figures[{at}]", one) for at, one in enumerate(figures)],
+        size=_text("published.size", table["size"]) if "size" in table else "",
+    )
+    if not (found.figure or found.figures):
+        raise _refused("published", "a table with figure (in words) or figures (a list), or both", sorted(table))
+    return found
+
+
+def _figure(where: str, raw: object) -> PublishedFigure:
+    table = _table(where, raw, FIGURE_FIELDS)
+    cell, value, better = table.get("cell"), table.get("value"), table.get("better", "")
+    if not isinstance(cell, Mapping) or not cell:
+        raise _refused(f"{where}.cell", "a table of choices, as in {position: alibi}", cell)
+    if not is_finite(value):
+        raise _refused(f"{where}.value", "a finite number", value)
+    if better not in ("", "lower", "higher"):
+        raise _refused(f"{where}.better", "lower or higher, or left out", better)
+    beside = _text(f"{where}.beside", table["beside"]) if "beside" in table else ""
+    metric, of = (_text(f"{where}.{key}", table.get(key)) for key in ("metric", "of"))
+    return PublishedFigure(dict(cell), metric, float(value), of, str(better), beside)
+
+
+def _minutes(value: object) -> float:
+    if not is_finite(value) or value <= 0:
+        raise _refused("published.minutes", "a number of minutes above 0", value)
+    return float(value)
+
+
+def _table(where: str, raw: object, known: Sequence[str]) -> Mapping[str, object]:
+    if not isinstance(raw, Mapping):
+        raise _refused(where, f"a table with the fields {', '.join(known)}", raw)
+    for key in raw:
+        if key not in known:
+            near = did_you_mean(str(key), known)
+            raise ValueError(f"{where} must have known fields ({', '.join(known)}), got {key!r}.{near}")
+    return raw
+
+
+def _text(where: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _refused(where, "text", value)
+    return value
+
+
+def _refused(where: str, accepted: str, given: object) -> ValueError:
+    return ValueError(must_be(where, accepted, given))
