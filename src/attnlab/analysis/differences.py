@@ -289,7 +289,7 @@ def _word(contrast: Contrast, metric: Metric, share: float) -> str:
     """The word of the first look that had one, while no later one contradicts it: better stays so where later seeds
     show that it is within the margin."""
     interval = contrast.interval(1 - share)
-    if contrast.beyond_chance or not interval.is_bounded:
+    if contrast.beyond_chance or interval.is_open:
         return "undecided"
     before = _word(contrast.earlier, metric, share * contrast.ratio) if contrast.earlier else "undecided"
     return verdict_of(interval, metric) if before == "undecided" else before

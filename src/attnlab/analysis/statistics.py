@@ -58,6 +58,11 @@ class Interval:
     def is_bounded(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it excludes nothing, on neither side."""
+        return not (math.isfinite(self.low) or math.isfinite(self.high))
+
     def excludes(self, value: float) -> bool:
         return self.is_bounded and (self.low > value or self.high < value)
 
@@ -81,19 +86,19 @@ class OverLooks(Interval):
         return self.looks[-1].counted
 
     def excludes(self, value: float) -> bool:
-        return self.is_bounded and any(look.excludes(value) for look in self.looks)
+        return not self.is_open and any(look.excludes(value) for look in self.looks)
 
     def within(self, low: float, high: float) -> bool:
-        return self.is_bounded and any(look.within(low, high) for look in self.looks)
+        return not self.is_open and any(look.within(low, high) for look in self.looks)
 
     def outside(self, low: float, high: float) -> bool:
-        return self.is_bounded and any(look.outside(low, high) for look in self.looks)
+        return not self.is_open and any(look.outside(low, high) for look in self.looks)
 
 
 def over_looks(before: Interval, now: Interval) -> Interval:
     """The interval of a look together with those before it; without bounds where they contradict one another."""
     low, high = max(before.low, now.low), min(before.high, now.high)
-    if not before.is_bounded:
+    if before.is_open:
         return now
     if low > high:
         return replace(now, low=-math.inf, high=math.inf, unbounded="the looks contradict one another")
