@@ -170,7 +170,7 @@ def test_another_metric_is_compared_without_the_study_s_margin(study):
         (lambda s, g: s.compare("test/los"), "metric must be a final metric of the study position_length, got 'test/los'; there are test/loss@8x, test/loss@1x"),
         (lambda s, g: s.compare(baseline="alibbi"), "baseline must be one cell of the study position_length, got 'alibbi'; give a label or all choices, of: sinusoidal; learned; rotary;"),
         (lambda s, g: g.compare(baseline={"residual": "pre_ln"}), r"got {'residual': 'pre_ln'} \(8 cells fit it\)"),
-        (lambda s, g: s.plot("effect"), "kind must be one of differences, effects, interactions, lengths, curves, pareto, grid, got 'effect'"),
+        (lambda s, g: s.plot("effect"), "kind must be one of differences, effects, interactions, lengths, curves, pareto, tuning, grid, got 'effect'"),
         (lambda s, g: s.plot("effects"), "nothing to plot of effects: it takes two factors that vary"),
         (lambda s, g: g.plot("lengths"), "nothing to plot of lengths: it takes a metric at multiples of the training length"),
         (lambda s, g: s.plot("curves", "val/los"), "metric must be one of val/loss, train/loss, got 'val/los'"),
