@@ -109,6 +109,17 @@ def test_printed_commands_make_the_same_runs(attnlab, lengths):
     assert "going on from runs/printed/max_steps=20/seed=0/checkpoints/kept/step=8.ckpt" in log
 
 
+@pytest.mark.slow
+def test_a_dry_run_knows_how_long_branches_take_before_their_trunk_has_run(attnlab, lengths):
+    lengths("dry", trunk=True, factors={"trainer.max_steps": [10, 20]})
+    said = attnlab("sweep", "dry", HERE, "--dry-run")
+    assert said.status == 0, said.err
+    assert "not known" not in said.out + said.err
+    rows = [line.split() for line in said.out.splitlines() if re.match(r"(max_steps=)?(10|20) ", line)]
+    assert len(rows) == 2, said.out
+    assert not any("?" in row for row in rows), said.out
+
+
 def test_a_preflight_counts_the_steps_that_are_made(attnlab, lengths):
     path = lengths("ahead", trunk=True) / "study.yaml"
     with ConfigSpace() as space:

@@ -258,8 +258,9 @@ def try_out(space: ConfigSpace, plan: Plan) -> Measure:
     cells = {cell.name: cell for cell in plan.cells}
 
     def measure(composed: Sequence[Composed], slots: Slots) -> list[Cost | str]:
-        words = ([f"trainer.threads={slots.threads}", *plan.overrides(cells[one.cell])] for one in composed)
-        as_trained = [space.compose(each) for each in words]
+        # The trunk that a run goes on from may not be there yet.
+        threads, alone = f"trainer.threads={slots.threads}", "trainer.branch_from=null"
+        as_trained = [space.compose([threads, *plan.overrides(cells[one.cell]), alone]) for one in composed]
         # The first thing that a process does takes longer. What is tried last keeps the others company to the end.
         warm, whole = [_job(one, 0.0, 0.0) for one in as_trained[:1] * slots.at_once], [*map(_job, as_trained)]
         rounds = math.ceil(len(whole) / slots.at_once) * slots.at_once
