@@ -119,8 +119,8 @@ class Shown:
     ) -> Shown:
         """The content that takes the place of what was shown before."""
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
-        is_same_content = isinstance(before, Shown) and before.version == version
-        return cls(content, version, before.since if is_same_content else time.time(), study, tasks or {})
+        since = before.since if isinstance(before, Shown) and before.version == version else time.time()
+        return cls(content, version, since, study, tasks or {})
 
 
 class FollowedStudy:

@@ -83,15 +83,15 @@ class Answers:
             return _json({"version": index.version, "age": age(index.since)})
         return self._shown(part, index.content, index.version, False)
 
-    def _of_study(self, followed: FollowedStudy, part: str, task: str = "") -> Answer:
+    def _of_study(self, followed: FollowedStudy, part: str, task: str | None = None) -> Answer:
         shown = followed.shown.get(PATIENCE_SECONDS if part == "state" else None)
         if isinstance(shown, Trouble):
             if part == "state":  # not an error: the page in the browser says it and goes on asking
                 return _json({"trouble": shown.sentence})
             return Answer(404, HTML, with_scripts(trouble_content(shown.sentence), "", self._every, False))
-        if task and task not in shown.tasks:
+        if task is not None and task not in shown.tasks:
             return NOTHING
-        one = shown.tasks[task] if task else shown
+        one = shown if task is None else shown.tasks[task]
         if part == "state":
             return _json(state_of(one))
         return self._shown(part, one.content, one.version, True, bool(one.tasks))
