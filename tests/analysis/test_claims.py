@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.stored_studies import cell, write_plan, write_run
+from tests.analysis.test_costs import falling
+from tests.stored_studies import cell, write_plan, write_run, write_task_study
 
+from attnlab.analysis import asked, compare
 from attnlab.analysis.claims import check_claims
 from attnlab.analysis.differences import Outcomes
 from attnlab.analysis.reader import load_study
@@ -186,3 +188,35 @@ def test_a_difference_that_is_the_same_in_every_seed_decides_nothing(tmp_path, s
     found = check(tmp_path, {"alibi": {"n": 2.0}, "rotary": {"n": 2.0 + shift}}, claim)
     assert found.verdict == "open"
     assert found.reason == f"{shift:+.4g}, the same in 3 seeds: no interval"
+
+
+def test_a_claim_keeps_its_metric_where_the_study_is_compared_on_another(tmp_path):
+    """300 steps are below 600, and their FLOPs are not; the loss at the end, 2.1, would be."""
+    root = write_plan(
+        tmp_path / "s",
+        cells=[cell({"position": name}) for name in ("a", "b")],
+        seeds=list(range(9)),
+        metric={"name": "steps to val/loss 2.0", "better": "lower"},
+        claims=[{"says": "below 600", "below": 600}, {"says": "not reached", "above": 600}],
+    )
+    for name in ("a", "b"):
+        for seed in range(9):
+            write_run(root, {"position": name}, seed, {"val/loss": 2.1}, curve=falling(300 + seed))
+    study = load_study(root)
+    own = compare(study).claims
+    assert [(claim.verdict, claim.test.partition(":")[0]) for claim in own] == [
+        ("met", "steps to val/loss 2.0 of every cell"),
+        ("not met", "steps to val/loss 2.0 of every cell"),
+    ]
+    for metric in ("flops_to val/loss 2.0", "val/loss", "steps to val/loss 2.0"):
+        other = compare(asked(study, metric)[0])
+        assert other.claims == own
+
+
+def test_of_tasks_with_a_metric_of_their_own_each_claim_keeps_that_of_its_task(tmp_path):
+    claims = [{"says": "apart", "cell": {"position": "rotary"}, "against": {"cell": {"position": "none"}}, "above": 0}]
+    study = load_study(write_task_study(tmp_path / "s", claims=claims))
+    verdicts = [compare(part).claims[0].verdict for part in asked(study)]
+    assert verdicts == ["met", "met", "not met"]  # bits fall
+    assert [claim.verdict for claim in compare(asked(study, "test/bits_per_byte@1x")[0]).claims] == ["not met"]
+    assert [compare(part).claims[0].verdict for part in asked(study, "test/chance@1x")] == ["met", "met"]

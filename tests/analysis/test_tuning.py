@@ -132,3 +132,38 @@ def test_terminal_page_and_figure_show_the_tuning(tuned):
     }
     assert lines["rotary"] == pytest.approx([2.2, 1.6, 2.4])
     assert math.isclose(lines["none"][-1], 2.6)
+
+
+@pytest.mark.parametrize("metric", ["steps to val/loss 2.0", "success"])
+def test_of_costs_and_shares_tuned_cells_are_shown_and_none_is_called_better(tmp_path, metric):
+    """Apart in all of twelve seeds: without tuning both would be sure."""
+    from tests.analysis.test_costs import falling
+    from tests.stored_studies import cell, write_plan, write_run
+
+    from attnlab.analysis import compare, load_study, to_csv
+    from attnlab.report.page import render
+
+    def verdicts(root, tuned):
+        better = "higher" if metric == "success" else "lower"
+        write_plan(root, factors={"arm": ["a", "b"]}, baseline={"arm": "a"}, tuned=tuned, seeds=list(range(12)),
+                   cells=[cell({"arm": arm}) for arm in "ab"], metric={"name": metric, "better": better})  # fmt: skip
+        for arm in "ab":
+            for seed in range(12):
+                said = {"success": {"better": "higher", "is_proportion": True}}
+                final = {"val/loss": 1.9, "success": float(arm == "b")}
+                write_run(root, {"arm": arm}, seed, final, curve=falling(700 - 400 * (arm == "b")), metrics=said)
+        found = compare(load_study(root))
+        assert render(found)
+        assert to_csv(found)
+        return [one.difference.verdict for one in found.cells if one.difference], " ".join(found.caveats)
+
+    trials = [
+        {"settings": {"lr": lr}, "runs": {"9": {"state": "finished", "final": {"val/loss": lr}}}} for lr in (1, 2)
+    ]
+    of_cell = {"default": {"lr": 1}, "trials": trials, "chosen": {"lr": 1}}
+    tuned = {"study": "s-tuning", "search": {"lr": [1, 2]}, "how": "grid", "trials": 2, "seeds": [9]}
+    tuned |= {"metric": {"name": "val/loss", "better": "lower"}, "cells": {"arm=a": of_cell, "arm=b": of_cell}}
+    assert verdicts(tmp_path / "plain", {})[0] == ["better"]
+    found, said = verdicts(tmp_path / "tuned", tuned)
+    assert found == ["undecided"]
+    assert f"has no bound in {metric}, so no tuned cell is called better or worse" in said

@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from tests.analysis.memory import crossed, study_of
-from tests.stored_studies import cell, write_grid_study, write_plan, write_position_study, write_run
+from tests.stored_studies import (
+    cell,
+    write_grid_study,
+    write_plan,
+    write_position_study,
+    write_run,
+    write_task_study,
+)
 
 import attnlab
 from attnlab.analysis import print_comparison
@@ -232,3 +239,47 @@ def test_the_page_of_a_study_and_of_its_comparison_is_written(study, tmp_path):
         attnlab.write_report(one, tmp_path / name) for one, name in ((study, "a.html"), (study.compare(), "b.html"))
     ]
     assert pages[0].read_text() == pages[1].read_text()
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    return attnlab.load_study(write_task_study(tmp_path_factory.mktemp("runs") / "tasks", seeds=3))
+
+
+def test_a_study_across_its_tasks_has_its_aggregate_as_table_and_frames(tasks, tmp_path):
+    found = tasks.aggregate()
+    assert "All tasks, higher is better" in repr(found)
+    assert len(repr(found)) <= 2000
+    table = Rows(found._repr_html_())
+    assert [row[0] for row in table.rows[1:]] == [arm.label for arm in found.best_first]
+    assert "has the highest interquartile mean" in found._repr_html_()
+    assert found.scores.shape == (27, 4)
+    means = found.scores.group_by("arm", "task").agg(pl.col("score").mean())
+    for arm in found.frame.iter_rows(named=True):
+        own = means.filter(pl.col("arm") == arm["arm"])
+        assert dict(zip(own["task"], own["score"], strict=True)) == pytest.approx(
+            {task: arm[f"score {task}"] for task in ("copy", "sort", "kjv")}
+        )
+        assert own["score"].mean() == pytest.approx(arm["mean"])
+    assert found.frame["verdict"].to_list() == ["baseline", "better", "undecided"]
+    assert tasks.aggregate(baseline="rotary").baseline.label == "rotary"
+    assert "Task by task" in attnlab.write_report(tasks, tmp_path).read_text()
+    assert (tmp_path / "index-3.html").is_file()
+
+
+def test_of_a_study_across_its_tasks_one_is_compared_by_its_name_alone(tasks, study):
+    assert tasks.compare(task="kjv").metric.name == "test/bits_per_byte@1x"
+    assert {cell.label for cell in tasks.compare(task="copy").cells} == {"none", "rotary", "alibi"}
+    for given in (None, "wiki"):
+        with pytest.raises(ValueError, match=r"task must be one of copy, sort, kjv .*aggregate\(\) is over all"):
+            tasks.compare(task=given)
+    with pytest.raises(ValueError, match="is not across tasks, got 'copy'"):
+        study.compare(task="copy")
+    with pytest.raises(ValueError, match="names no factor whose choices are tasks"):
+        study.aggregate()
+
+
+@pytest.mark.parametrize("kind", ["profiles", "ranks"])
+def test_the_figures_over_all_tasks_are_plotted(tasks, kind):
+    assert isinstance(tasks.plot(kind), Figure)
+    assert isinstance(tasks.plot("differences", task="copy"), Figure)

@@ -13,8 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from tests.stored_studies import cell, write_crossed_study, write_grid_study, write_plan, write_run, write_task_study
 
-from attnlab.analysis.across import aggregate_of
-from attnlab.analysis.comparison import compare, parts_of_study
+from attnlab.analysis.across import compare_tasks
+from attnlab.analysis.comparison import compare
 from attnlab.analysis.reader import load_study
 from attnlab.report.across import write_across
 from attnlab.report.page import write_report
@@ -404,9 +404,7 @@ def test_a_study_with_little_in_it_gives_a_page_that_says_so(browser, tmp_path, 
 
 def test_the_page_of_many_tasks_draws_profiles_and_ranks_and_leads_to_each_task(browser, tmp_path):
     study = load_study(write_task_study(tmp_path / "tasks"))
-    address, *others = write_across(
-        aggregate_of(study), [*map(compare, parts_of_study(study))], tmp_path / "report.html"
-    )
+    address, *others = write_across(compare_tasks(study), tmp_path / "report.html")
     with opened_page(browser, address) as opened:
         page = opened.page
         until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 4")

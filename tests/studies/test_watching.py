@@ -12,9 +12,9 @@ import sys
 
 import pytest
 from rich.console import Console
-from tests.stored_studies import cell, learning_curve, write_plan, write_run
+from tests.stored_studies import cell, learning_curve, write_plan, write_run, write_task_study
 
-from attnlab.analysis import compare, load_study
+from attnlab.analysis import compare, compare_tasks, load_study
 from attnlab.analysis.headline import headline
 from attnlab.config import UsageError
 from attnlab.studies import watching
@@ -294,3 +294,16 @@ def test_the_command_ends_cleanly_on_sigint(study):
     assert said == ""
     assert "1 running" in "".join(seen)
     assert rest.endswith("report.html\n")
+
+
+def test_of_a_study_across_its_tasks_the_aggregate_comes_first_and_is_what_is_left_where_room_is_short(tmp_path):
+    root = write_task_study(tmp_path / "tasks", seeds=2)
+    text = watched(root, Clock())
+    heads = [text.index(words) for words in ("All tasks", "copy (--part 1)", "sort (--part 2)", "kjv (--part 3)")]
+    assert heads == sorted(heads)
+    console = Console(file=io.StringIO(), width=90, height=22, force_terminal=True)
+    shown = "\n".join(frame(compare_tasks(load_study(root)), [], console))
+    assert len(shown.splitlines()) <= 21
+    assert "IQM" in shown
+    assert "has the highest interquartile mean" in " ".join(shown.split())
+    assert "--part 1" not in shown

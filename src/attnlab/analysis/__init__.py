@@ -42,7 +42,7 @@ against the word. Nothing is said of two cells before all of their planned runs 
 each look has its part of the 5% (`training.looks`), and intervals and words are those of all looks so far together.
 """
 
-from attnlab.analysis.across import Aggregate, aggregate_of
+from attnlab.analysis.across import Aggregate, Tasks, aggregate_of, compare_tasks
 from attnlab.analysis.comparison import Comparison, as_asked, asked, compare, parts_of_study
 from attnlab.analysis.reader import Study, StudyReader, load_study
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown, write_tables
@@ -53,10 +53,12 @@ __all__ = [
     "Comparison",
     "Study",
     "StudyReader",
+    "Tasks",
     "aggregate_of",
     "as_asked",
     "asked",
     "compare",
+    "compare_tasks",
     "load_study",
     "parts_of_study",
     "print_comparison",

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from attnlab.analysis.aggregates import AGGREGATES, Ranks, aggregate, average_ranks, improvement, profile, profile_band
-from attnlab.analysis.comparison import parts_of_study
+from attnlab.analysis.comparison import Comparison, compare, parts_of_study
 from attnlab.analysis.contrasts import Contrast, contrast_of, together
 from attnlab.analysis.differences import ALPHA, Judged, Outcomes, judge
 from attnlab.analysis.file_cache import mapping
@@ -147,6 +147,34 @@ class Aggregate:
             )
             for arm in self.measured
         }
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A study over its tasks: what came out over all of them, and each one compared, in their order."""
+
+    aggregate: Aggregate
+    tasks: list[Comparison]
+
+    @property
+    def study(self) -> Study:
+        return self.aggregate.study
+
+    @property
+    def unsettled(self) -> list[str]:
+        """What more seeds may settle in any task."""
+        return [name for task in self.tasks for name in task.unsettled]
+
+    @property
+    def labels(self) -> list[str]:
+        """The tasks by their names."""
+        factor = self.study.across.factor if self.study.across else ""
+        return [str(task.study.factors[factor][0]) for task in self.tasks]
+
+
+def compare_tasks(study: Study) -> Tasks:
+    """Aggregates a study over its tasks, and compares each. Raises ValueError as `aggregate_of`."""
+    return Tasks(aggregate_of(study), [compare(part) for part in parts_of_study(study)])
 
 
 def aggregate_of(study: Study, alpha: float = ALPHA) -> Aggregate:

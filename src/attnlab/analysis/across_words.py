@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from attnlab.analysis.across import NAME, Aggregate, Arm
+from attnlab.analysis.across import NAME, Aggregate, Arm, Tasks
 from attnlab.analysis.aggregates import AGGREGATES
 from attnlab.analysis.differences import DECIDED
 from attnlab.analysis.formatting import interval_text, listing, number, p_text, spread_text, verdict
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, Interval
 from attnlab.analysis.table import Column, Content, Entry, Table, plain
-from attnlab.analysis.terminal import Shape, bullet, note, print_first_that_fits, title
+from attnlab.analysis.terminal import Shape, bullet, note, print_cells, print_claims, print_first_that_fits, title
 from attnlab.training.run_directory import write_text
 
 IQM, DECIMALS = "IQM", 3
@@ -28,9 +28,7 @@ def print_aggregate(found: Aggregate, console: Console) -> None:
     console.print(f"[bold]{plain(study.name)}[/bold]  {plain(study.question)}", highlight=False)
     console.print(f"{len(found.tasks)} tasks x {len(study.seeds)} seeds, normalised scores", highlight=False)
     if not found.problem:
-        title(console, "All tasks, higher is better, with 95% bootstrap intervals")
-        shapes: list[Shape] = [[(arms_table(found, detail), gap)] for detail in (2, 1, 0) for gap in (2, 1)]
-        print_first_that_fits(shapes, console)
+        print_arms(found, console)
         title(console, "Mean score on each task")
         by_task = tasks_table(found)
         print_first_that_fits([[(by_task, 2)], [(by_task, 1)], [(by_task.transposed(), 1)]], console)
@@ -41,6 +39,22 @@ def print_aggregate(found: Aggregate, console: Console) -> None:
         bullet(console, sentence)
     for caveat in caveats(found):
         bullet(console, caveat, "[yellow]![/yellow] ")
+
+
+def print_tasks(found: Tasks, console: Console) -> None:
+    """Prints what came out over all tasks, then a short table a task."""
+    print_aggregate(found.aggregate, console)
+    for part, (label, task) in enumerate(zip(found.labels, found.tasks, strict=True), start=1):
+        console.rule(f"{label} (--part {part})")
+        print_cells(task, console)
+        print_claims(task, console)
+
+
+def print_arms(found: Aggregate, console: Console) -> None:
+    """Prints the arms with their aggregates, as many of them as there is room for."""
+    title(console, "All tasks, higher is better, with 95% bootstrap intervals")
+    shapes: list[Shape] = [[(arms_table(found, detail), gap)] for detail in (2, 1, 0) for gap in (2, 1)]
+    print_first_that_fits(shapes, console)
 
 
 def arms_table(found: Aggregate, detail: int = 2) -> Table:
@@ -104,12 +118,18 @@ def tasks_table(found: Aggregate) -> Table:
 
 
 def to_csv(found: Aggregate) -> str:
-    """A row an arm: the aggregates with both ends, the difference to the baseline, the mean score on each task."""
+    """A row an arm: see `rows_of`."""
+    rows = rows_of(found)
+    headings = dict.fromkeys(["arm", *(name for row in rows for name in row)])
+    return Table([*headings], [[row.get(name) for name in headings] for row in rows]).to_csv(DIGITS)
+
+
+def rows_of(found: Aggregate) -> list[dict[str, str | float | None]]:
+    """Of each arm the aggregates with both ends, the difference to the baseline, the mean score on each task."""
     ranks = _ranks(found)
-    headings: dict[str, None] = {"arm": None}
     rows = []
     for arm in found.arms:
-        row: dict[str, Content] = {"arm": arm.label, "seeds": len(arm.seeds), "lost": arm.lost}
+        row: dict[str, str | float | None] = {"arm": arm.label, "seeds": len(arm.seeds), "lost": arm.lost}
         intervals = {name.replace(" ", "_"): arm.figures.get(name) for name in AGGREGATES}
         intervals |= {"probability_better": arm.improvement}
         intervals |= {"difference": arm.difference.interval if arm.difference else None}
@@ -121,9 +141,8 @@ def to_csv(found: Aggregate) -> str:
         row |= {"average_rank": ranks.get(arm.label), "lacks": arm.lacks}
         scores = arm.scores.mean(axis=0).tolist() if arm.seeds else [None] * len(found.used)
         row |= {f"score {task.label}": score for task, score in zip(found.used, scores, strict=True)}
-        headings |= dict.fromkeys(row)
         rows.append(row)
-    return Table([*headings], [[row.get(name) for name in headings] for row in rows]).to_csv(DIGITS)
+    return rows
 
 
 def to_markdown(found: Aggregate) -> str:

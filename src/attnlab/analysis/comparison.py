@@ -28,7 +28,7 @@ from attnlab.analysis.proportions import is_proportion
 from attnlab.analysis.reader import JOINT, Choice, Metric, Run, Study, metric_of
 from attnlab.analysis.sentence_bootstrap import RESAMPLES, SentenceResult, resample_sentences
 from attnlab.analysis.size_trends import SizeTrend, size_trends
-from attnlab.analysis.tasks import arms_of, cells_of, tasks_of
+from attnlab.analysis.tasks import arms_of, cells_of, claims_with_metrics, tasks_of
 from attnlab.analysis.tuning import TuningSummary, summarize_tuning, tuning_caveats
 from attnlab.analysis.warnings import caveats_of
 from attnlab.training.run_directory import ENDED
@@ -262,7 +262,8 @@ def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, 
 
 def as_asked(study: Study, metric: str | None, baseline: str | Mapping[str, Choice] | None) -> Study:
     """The study with another metric or baseline than its own: see `asked`. Of a study `across` its tasks the baseline
-    is an arm, and ends that are stated of another metric are none of this one's."""
+    is an arm, and ends that are stated of another metric are none of this one's. Claims are about the metrics that they
+    were about."""
     if baseline is not None:
         among = study if study.across is None else arms_of(study, study.across)
         study = replace(study, baseline=_the_cell(among, baseline), baseline_named=True)
@@ -277,7 +278,7 @@ def as_asked(study: Study, metric: str | None, baseline: str | Mapping[str, Choi
         raise ValueError(f"metric must be a final metric of the study {study.name}, got {metric!r}; there are {there}")
     own = study.metric if study.metric and study.metric.name == metric else Metric(metric, study.better(metric))
     across = study.across and study.across.on(metric, study.metric.name if study.metric else "")
-    return replace(study, metric=own, across=across)
+    return replace(study, metric=own, across=across, claims=claims_with_metrics(study))
 
 
 def _check_validated(study: Study, target: Target) -> None:

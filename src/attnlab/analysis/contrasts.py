@@ -94,7 +94,10 @@ class Contrast:
 
     def _at_best(self, level: float, below: float, above: float) -> Interval:
         chosen = self.at_choices(1 - (1 - level) * (1 - OF_REGRETS))
-        return UnevenInterval.of(replace(chosen, low=chosen.low - below, high=chosen.high + above), UNKNOWN)
+        moved = replace(chosen, low=chosen.low - below, high=chosen.high + above)
+        if self.is_mean:
+            return UnevenInterval.of(moved, UNKNOWN)
+        return moved if moved.is_bounded else replace(moved, unbounded=moved.unbounded or UNKNOWN)
 
     def at_choices(self, level: float) -> Interval:
         """The t interval; with lost runs that of the median, which holds whatever they would have given; without bounds

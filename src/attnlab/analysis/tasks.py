@@ -60,3 +60,21 @@ def cells_of(claim: object) -> list[dict[str, Choice]]:
         return []
     own = [choices_of(said["cell"])] if isinstance(said.get("cell"), Mapping) else []
     return own + cells_of(said.get("against"))
+
+
+def claims_with_metrics(study: Study) -> list[dict[str, object]]:
+    """The claims, each with the metric that it is about, so that it keeps it where the study is compared on another:
+    where it names none, the study's own. A claim about tasks of which one has another metric becomes one a task."""
+    return [one for claim in study.claims for one in _with_metric(claim, study)]
+
+
+def _with_metric(claim: dict[str, object], study: Study) -> list[dict[str, object]]:
+    if "metric" in claim or "state" in claim or study.metric is None:
+        return [claim]
+    across, own = study.across, study.metric.name
+    if across is None or not across.metrics:
+        return [claim | {"metric": own}]
+    cell = choices_of(claim.get("cell"))
+    tasks = [cell[across.factor]] if across.factor in cell else study.factors[across.factor]
+    names = {task: across.metrics[str(task)]["name"] if str(task) in across.metrics else own for task in tasks}
+    return [claim | {"cell": {**cell, across.factor: task}, "metric": name} for task, name in names.items()]

@@ -172,7 +172,13 @@ def tuning_caveats(found: TuningSummary | None, cells: Sequence[CellSummary]) ->
             "Cells were not tuned alike: settings that were to be tried have no value (failed, or their parts are "
             f"incompatible), {listing(short_of, MOST_NAMES)}. A cell with fewer may look worse than it is."
         )
-    if lost := [cell.label for cell in cells if cell.difference and _loses_its_word(cell)]:
+    compared = [cell.difference for cell in cells if cell.difference]
+    if any(not one.contrast.is_mean for one in compared):
+        caveats.append(
+            f"What the choice of a setting may have missed has no bound in {compared[0].metric.name}, so no tuned cell "
+            "is called better or worse: its figures are those at the settings chosen."
+        )
+    elif lost := [cell.label for cell in cells if _loses_its_word(cell)]:
         caveats.append(
             f"At the settings chosen {listing(lost, MOST_NAMES)} would be told from the baseline; that it holds at the "
             "best settings, too, so few trials cannot show (see the bound on what each choice may have missed). More "

@@ -215,13 +215,19 @@ def _of_proportion(study: Study) -> list[str]:
         return []
     if not is_proportion(study, name):
         return [f"{name} is said to be 0 or 1 a run, and some run has another value: it is judged as a mean."]
-    several = len([factor for factor in study.factors if factor in study.varying]) > 1
-    factors = ", and so are average effects and interactions of the factors" * several
+    factors = _of_factors(study)
     return [
         f"{name} is 0 or 1 a run, so shares of runs are compared (Newcombe's interval, Fisher's exact test; runs not "
         "paired by seed). Effect sizes, sign flips, bootstrap, the p of equivalence and seeds to settle are of means, "
         f"and left out{factors}."
     ]
+
+
+def _of_factors(study: Study) -> str:
+    """What is left out of several factors where no means are compared."""
+    several = len([factor for factor in study.factors if factor in study.varying]) > 1
+    size = f", and whether effects grow with {study.published.size}" if study.published and study.published.size else ""
+    return f", and so are average effects and interactions of the factors{size}" * several
 
 
 def _target(study: Study) -> Target | None:
@@ -233,8 +239,7 @@ def _of_costs(study: Study, cells: Sequence[CellSummary]) -> list[str]:
     target, every = _target(study), [cost for cell in cells for cost in cell.costs.values()]
     if target is None or not every:
         return []
-    several = len([factor for factor in study.factors if factor in study.varying]) > 1
-    factors = ", and so are average effects and interactions of the factors" * several
+    factors = _of_factors(study)
     caveats = [
         "Costs to a target are compared by the sign test alone, as medians. Effect sizes, sign flips, bootstrap, the p "
         f"of equivalence and seeds to settle are of means, and left out{factors}."

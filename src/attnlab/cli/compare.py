@@ -16,7 +16,7 @@ from attnlab.config import UsageError, usage_errors
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnlab.analysis import Comparison, Study
+    from attnlab.analysis import Comparison, Study, Tasks
 
 EVERY_SECONDS = 2.0
 COMPARED = (
@@ -81,7 +81,7 @@ def compare(arguments: Namespace) -> int:
 )
 def report(arguments: Namespace) -> int:
     """Writes the page with its tables and figures. Raises: UsageError for a folder that is not there."""
-    from attnlab.analysis import aggregate_of, load_study, write_tables
+    from attnlab.analysis import Tasks, aggregate_of, load_study, write_tables
     from attnlab.analysis.across_words import write_aggregate
     from attnlab.report.across import write_across
     from attnlab.report.figures.across import write_across_figures
@@ -96,9 +96,9 @@ def report(arguments: Namespace) -> int:
         raise UsageError(f"--to {to}: there is no folder {to.parent}")
     parts = _parts(study, arguments.metric)
     if study.across is not None and arguments.part is None:
-        tasks = [compared(part, arguments.bootstrap_sentences) for part in parts]
         found = aggregate_of(study)
-        print(*write_across(found, tasks, to), *write_aggregate(found, to.parent), sep="\n")
+        tasks = Tasks(found, [compared(part, arguments.bootstrap_sentences) for part in parts])
+        print(*write_across(tasks, to), *write_aggregate(found, to.parent), sep="\n")
         if not arguments.no_figures and (written := write_across_figures(found, to.parent / "figures")):
             print(f"{to.parent / 'figures'}: {len(written)} files")
         return 0
@@ -147,6 +147,8 @@ def wandb_report(arguments: Namespace) -> int:
 
 def _watch(arguments: Namespace, console: Console) -> None:
     """Follows a study from when it has runs. Raises: UsageError for settings that have no meaning here."""
+    from attnlab.analysis import Tasks
+    from attnlab.report.across import write_across
     from attnlab.report.page import write_report
     from attnlab.studies.plan import runs_dir_of, study_folder
     from attnlab.studies.watching import awaited, watch
@@ -158,7 +160,8 @@ def _watch(arguments: Namespace, console: Console) -> None:
     except KeyboardInterrupt:
         return
     if (seen := watch(folder, console, every)) is not None:
-        _write_page(partial(write_report, seen), folder / "report.html", console)
+        write = partial(write_across, seen) if isinstance(seen, Tasks) else partial(write_report, seen)
+        _write_page(write, folder / "report.html", console)
 
 
 def _refuse_mixtures(arguments: Namespace) -> None:
@@ -183,7 +186,7 @@ def compare_study(
     baseline: str | None = None,
 ) -> None:
     """Prints the comparison of each part of a study whose runs can be compared, and writes its page if it can be."""
-    from attnlab.analysis import load_study, print_comparison
+    from attnlab.analysis import Tasks, aggregate_of, load_study, print_comparison
     from attnlab.report.page import write_report
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # the dot of a label, an accent in a name
@@ -191,7 +194,7 @@ def compare_study(
     study = _as_asked(load_study(folder), metric, baseline)
     parts = _parts(study, metric)
     if study.across is not None and part is None:
-        _compare_tasks(study, [compared(one, resampled) for one in parts], folder, console)
+        _compare_tasks(Tasks(aggregate_of(study), [compared(one, resampled) for one in parts]), folder, console)
         return
     for number, one in enumerate(parts if part is None else [part_of(parts, part)], start=part or 1):
         if len(parts) > 1 and part is None:
@@ -201,20 +204,13 @@ def compare_study(
         _write_page(partial(write_report, comparison), folder / _page_name(study, number), console)
 
 
-def _compare_tasks(study: Study, tasks: Sequence[Comparison], folder: Path, console: Console) -> None:
+def _compare_tasks(found: Tasks, folder: Path, console: Console) -> None:
     """Prints the aggregate, then a short table a task, and writes the page of all of them."""
-    from attnlab.analysis import aggregate_of
-    from attnlab.analysis.across_words import print_aggregate
-    from attnlab.analysis.terminal import print_cells, print_claims
+    from attnlab.analysis.across_words import print_tasks
     from attnlab.report.across import write_across
 
-    found, factor = aggregate_of(study), study.across.factor if study.across else ""
-    print_aggregate(found, console)
-    for number, task in enumerate(tasks, start=1):
-        console.rule(f"{task.study.factors[factor][0]} (--part {number})")
-        print_cells(task, console)
-        print_claims(task, console)
-    _write_page(partial(write_across, found, tasks), folder / _page_name(study, None), console)
+    print_tasks(found, console)
+    _write_page(partial(write_across, found), folder / _page_name(found.study, None), console)
 
 
 def _parts(study: Study, metric: str | None) -> list[Study]:
@@ -242,7 +238,8 @@ def compared(study: Study, resampled: bool) -> Comparison:
 def part_of(parts: Sequence[Study], number: int | None) -> Study:
     """The part that was asked for, or the only one. Raises: UsageError where there are several, or no such one."""
     if number is None and len(parts) > 1:
-        kinds = f"{parts[0].name} holds runs of {len(parts)} kinds"
+        is_task = "one of the tasks" in parts[0].apart[0]
+        kinds = f"{parts[0].name} holds {'' if is_task else 'runs of '}{len(parts)} {'tasks' if is_task else 'kinds'}"
         raise UsageError(f"{kinds}: choose one with --part 1 to {len(parts)}. Part 1: {parts[0].apart[0]}")
     if not 1 <= (number or 1) <= len(parts):
         raise refused("--part", f"from 1 to {len(parts)}, the parts of {parts[0].name}", number)

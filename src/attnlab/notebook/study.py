@@ -14,6 +14,7 @@ from markupsafe import Markup
 from rich.console import Console
 
 from attnlab import analysis
+from attnlab.analysis.across_words import arms_table, caveats, print_aggregate, rows_of, sentences
 from attnlab.analysis.formatting import describe
 from attnlab.analysis.frames import curves_frame, runs_frame
 from attnlab.analysis.headline import headline
@@ -21,6 +22,7 @@ from attnlab.analysis.reader import Cell, Choice, Metric
 from attnlab.analysis.table import typographic
 from attnlab.analysis.terminal import bullet, print_cells
 from attnlab.report import page
+from attnlab.report.across import write_across
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,8 +42,7 @@ class Comparison(analysis.Comparison):
     def __repr__(self) -> str:
         """What was set apart, and the terminal's table of cells; at most 2,000 characters of it."""
         out = io.StringIO()
-        # rich itself would show the lines in a notebook, one by one.
-        plain = Console(file=out, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
+        plain = _plain(out)
         for sentence in self.study.apart:
             bullet(plain, sentence, "! ")
         print_cells(self, plain)
@@ -56,6 +57,54 @@ class Comparison(analysis.Comparison):
         what = f"{metric.name}: {describe(metric.name, study)}; {metric.better} is better" if metric else ""
         head = Markup("<p><b>{}</b> {}</p>{}").format(study.name, what, _list(headline(self)))
         return str(head + page.table_of_cells(self).to_html() + _list(self.caveats))
+
+
+@dataclass(frozen=True, repr=False)
+class Aggregate(analysis.Aggregate):
+    """What the arms of a study amount to over its tasks, which a notebook shows as a table. See
+    `attnlab.analysis.Aggregate`."""
+
+    @classmethod
+    def of(cls, found: analysis.Aggregate) -> Aggregate:
+        return cls(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """A row an arm: seeds, lost runs, the aggregates with both ends, the difference to the baseline, the average
+        rank, why it lacks an aggregate, and its mean normalised score on each task. What is not known is null."""
+        return pl.DataFrame(rows_of(self), infer_schema_length=None)
+
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """A row a run that counts: arm, task, seed and its normalised score."""
+        labels = [task.label for task in self.used]
+        rows = [
+            (arm.label, label, seed, float(score))
+            for arm in self.arms
+            for seed, of_seed in zip(arm.seeds, arm.scores, strict=True)
+            for label, score in zip(labels, of_seed, strict=True)
+        ]
+        types = {"arm": pl.String, "task": pl.String, "seed": pl.Int64, "score": pl.Float64}
+        return pl.DataFrame(rows, schema=types, orient="row")
+
+    def __repr__(self) -> str:
+        """What the terminal says over all tasks; at most 2,000 characters of it."""
+        out = io.StringIO()
+        print_aggregate(self, _plain(out))
+        lines = [line.rstrip() for line in out.getvalue().strip().split("\n")]
+        return _cut(lines, f"{self.study.name}: see attnlab.write_report(study, PATH) for all")
+
+    def _repr_html_(self) -> str:
+        """What came out in words, the table of arms, and what to know before trusting it."""
+        what = f"{len(self.tasks)} tasks, normalised scores; higher is better"
+        head = Markup("<p><b>{}</b> {}</p>{}").format(self.study.name, what, _list(sentences(self)))
+        table = Markup("") if self.problem else arms_table(self).to_html()
+        return str(head + table + _list(caveats(self)))
+
+
+def _plain(out: io.StringIO) -> Console:
+    # rich itself would show the lines in a notebook, one by one.
+    return Console(file=out, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
 
 
 def _list(sentences: Sequence[str]) -> Markup:
@@ -145,26 +194,59 @@ class Study:
         """
         return curves_frame(self.as_read)
 
-    def compare(self, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> Comparison:
+    def compare(
+        self,
+        metric: str | None = None,
+        baseline: str | Mapping[str, Choice] | None = None,
+        task: Choice = None,
+    ) -> Comparison:
         """The cells compared, of a study of several kinds of runs those of the baseline's kind.
 
         metric: a final metric, by default the study's own, which alone has its margin. baseline: a cell by its label or
-        name, or by its choices. Raises ValueError for a metric or a cell that the study does not have.
+        name, or by its choices. task: of a study across its tasks the one to compare; `aggregate` is of all. Raises
+        ValueError for a metric, a cell or a task that the study does not have, and across its tasks for none.
         """
-        return Comparison.of(analysis.compare(analysis.asked(self.as_read, metric, baseline)[0]))
+        parts = analysis.asked(self.as_read, metric, baseline)
+        across = self.as_read.across
+        if across is None and task is not None:
+            raise ValueError(f"task must be left out: the study {self.name} is not across tasks, got {task!r}")
+        if across is not None:
+            there = {str(part.factors[across.factor][0]): part for part in parts}
+            if str(task) not in there:
+                raise ValueError(
+                    f"task must be one of {', '.join(there)} in a study across its tasks, got {task!r}; "
+                    "aggregate() is over all of them"
+                )
+            parts = [there[str(task)]]
+        return Comparison.of(analysis.compare(parts[0]))
 
-    def plot(self, kind: str, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> Figure:
+    def aggregate(self, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> Aggregate:
+        """What came out over all tasks of a study across them; metric and baseline as in `compare`. Raises ValueError
+        for another study."""
+        return Aggregate.of(analysis.aggregate_of(analysis.as_asked(self.as_read, metric, baseline)))
+
+    def plot(
+        self,
+        kind: str,
+        metric: str | None = None,
+        baseline: str | Mapping[str, Choice] | None = None,
+        task: Choice = None,
+    ) -> Figure:
         """A figure in the style of a paper; `savefig` writes it in that style.
 
         kind: "differences" to the baseline, average "effects" of factors, their "interactions", the metric at other
         "lengths" than that of training, learning "curves", the "pareto" picture of results over costs, or the "grid" of
-        all cells. metric: a final one, of curves one that was logged, of lengths one measured at several. baseline: see
-        `compare`. Raises ValueError for what the study does not have.
+        all cells; over the tasks of a study across them the performance "profiles", or average "ranks". metric: a final
+        one, of curves one that was logged, of lengths one measured at several. baseline, task: see `compare`. Raises
+        ValueError for what the study does not have.
         """
-        from attnlab.report.figures.study import draw  # loads matplotlib
+        from attnlab.report.figures.across import KINDS, draw_aggregate  # loads matplotlib
+        from attnlab.report.figures.study import draw
 
+        if kind in KINDS:
+            return draw_aggregate(self.aggregate(metric, baseline), kind)
         own = kind in OF_OWN_METRIC
-        return draw(self.compare(None if own else metric, baseline), kind, metric if own else None)
+        return draw(self.compare(None if own else metric, baseline, task), kind, metric if own else None)
 
     def __repr__(self) -> str:
         states = ", ".join(f"{count} {state}" for state, count in self.runs["state"].value_counts(sort=True).rows())
@@ -182,14 +264,24 @@ def load_study(path: str | Path) -> Study:
     return Study(analysis.load_study(path))
 
 
-def compare(study: Study, metric: str | None = None, baseline: str | Mapping[str, Choice] | None = None) -> Comparison:
+def compare(
+    study: Study,
+    metric: str | None = None,
+    baseline: str | Mapping[str, Choice] | None = None,
+    task: Choice = None,
+) -> Comparison:
     """`Study.compare`."""
-    return study.compare(metric, baseline)
+    return study.compare(metric, baseline, task)
 
 
 def write_report(source: Study | analysis.Comparison, path: str | Path) -> Path:
-    """Writes the page of a study to `path` (a file; a folder gets index.html), atomically, and returns the file.
+    """Writes the page of a study to `path` (a file; a folder gets index.html), atomically, and returns the file. Of a
+    study across its tasks it is that of all of them, with those of the tasks beside it.
 
     Raises CannotWrite where the disk is full or read-only, or permission is missing.
     """
+    if isinstance(source, Study) and source.as_read.across is not None:
+        path = Path(path)
+        path = path / "index.html" if path.is_dir() or not path.suffix else path
+        return write_across(analysis.compare_tasks(source.as_read), path)[0]
     return page.write_report(source.as_read if isinstance(source, Study) else source, path)

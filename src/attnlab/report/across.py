@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from attnlab import __version__
-from attnlab.analysis.across import Aggregate
+from attnlab.analysis.across import Aggregate, Tasks
 from attnlab.analysis.across_words import arms_table, caveats, notes, sentences, tasks_table
-from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.headline import headline
 from attnlab.report.document import document, json_script, part
 from attnlab.report.figures import forest
@@ -22,31 +22,40 @@ from attnlab.training.run_directory import write_text
 SCRIPTS = ("page.js", "across.js")
 
 
-def write_across(found: Aggregate, tasks: Sequence[Comparison], path: Path) -> list[Path]:
+def write_across(found: Tasks, path: Path) -> list[Path]:
     """Writes the page, and beside it that of each task, by number; returns the files, the page first.
 
     Raises CannotWrite where the disk is full or read-only, or permission is missing.
     """
-    pages = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(tasks) + 1)]
-    for task, page in zip(tasks, pages, strict=True):
+    pages = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(found.tasks) + 1)]
+    for task, page in zip(found.tasks, pages, strict=True):
         write_report(task, page)
-    write_text(path, render_across(found, tasks, [page.name for page in pages]), durable=False)
+    write_text(path, render_across(found, [page.name for page in pages]), durable=False)
     return [path, *pages]
 
 
-def render_across(found: Aggregate, tasks: Sequence[Comparison], pages: Sequence[str]) -> str:
+def render_across(found: Tasks, pages: Sequence[str]) -> str:
     """The page as HTML text. pages: where the page of each task stands from there."""
+    own = scripts(bool(found.aggregate.ranked), SCRIPTS)
+    return document(f"{found.study.name} - attnlab", [across_body(found, pages), *own])
+
+
+def across_body(found: Tasks, pages: Sequence[str]) -> Markup:
+    """The page without its scripts; pages as in `render_across`."""
     study = found.study
-    facts = [*origin(study), f"{len(found.tasks)} tasks", f"{len(study.seeds)} seeds"]
+    facts = [*origin(study), f"{len(found.aggregate.tasks)} tasks", f"{len(study.seeds)} seeds"]
+    others = Counter(run.state for run in study.runs.values() if run.state != "finished")
+    over = len(study.runs) - others.total()
+    facts.append(", ".join([f"{over} of {len(study.runs)} runs finished", *(f"{n} {s}" for s, n in others.items())]))
     made = f"Made by attnlab {__version__} from {study.name}. Every number comes from its run directories."
     title = study.question or study.name
     header = part("across.html", "header", study.name, title, facts)
-    data = json_script(across_data(found))
-    body = part("page.html", "body", header, _sections(found, tasks, pages), made, data)
-    return document(f"{study.name} - attnlab", [body, *scripts(bool(found.ranked), SCRIPTS)])
+    data = json_script(across_data(found.aggregate))
+    return part("page.html", "body", header, _sections(found, pages), made, data)
 
 
-def _sections(found: Aggregate, tasks: Sequence[Comparison], pages: Sequence[str]) -> list[Section]:
+def _sections(of_tasks: Tasks, pages: Sequence[str]) -> list[Section]:
+    found = of_tasks.aggregate
     drawn: dict[str, tuple[str, Markup]] = {}
 
     def add(key: str, heading: str, *given: object) -> None:
@@ -59,10 +68,9 @@ def _sections(found: Aggregate, tasks: Sequence[Comparison], pages: Sequence[str
     if found.ranks is not None:
         add("ranks", "Average ranks", found.ranks)
     add("trust", "Caveats", [*study_caveats(found), *caveats(found)])
-    factor = found.study.across.factor if found.study.across else ""
     shown = [
-        (str(one.study.factors[factor][0]), page, one, headline(one), table_of_cells(one), forest.differences(one))
-        for one, page in zip(tasks, pages, strict=True)
+        (label, page, one, headline(one), table_of_cells(one), forest.differences(one))
+        for label, one, page in zip(of_tasks.labels, of_tasks.tasks, pages, strict=True)
     ]
     add("tasks", "Task by task", shown)
     return [Section(key, heading, content) for key, (heading, content) in drawn.items()]

@@ -23,6 +23,7 @@ from attnlab.config.engine import launch
 from attnlab.config.identity import key_and_text, literal, run_path
 from attnlab.runs.record import code_version
 from attnlab.studies import cluster
+from attnlab.studies.announced import announcement, undecidable
 from attnlab.studies.checked import Checked, check_cells, launcher_for
 from attnlab.studies.cluster import Job, NoAnswer
 from attnlab.studies.jobs import Launcher, no_empty_folders
@@ -190,6 +191,8 @@ class Sweep:
             tuning = load_tuning(path, plan, own, space)
         plan = (tuning and tuning.settled(runs_dir)) or plan
         study = self._said(self._checked(plan, path, runs_dir, before, space, tuning=tuning))
+        for line in undecidable(plan, study.composed, tuning is not None):
+            say(self.console, line)
         if self.plan_only or self.dry_run:
             return self._print_runs(study) if self.plan_only else self._say_ahead(study)
         is_told = study.pending and not before and not self.detach
@@ -219,7 +222,8 @@ class Sweep:
     def _said(self, study: Checked) -> Checked:
         """The study, announced. Raises: UsageError where there is nothing to run."""
         plan = study.plan
-        self._announce(plan, len(study.pending), study.runs_dir)
+        for line in announcement(study):
+            say(self.console, line)
         if not any(plan.jobs()):
             raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
         return study
@@ -365,17 +369,6 @@ class Sweep:
         for line in lines if launcher and pending else ():
             say(self.console, line)
         return plan
-
-    def _announce(self, plan: Plan, pending: int, runs_dir: Path) -> None:
-        total = sum(1 for _ in plan.jobs())
-        size = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}"
-        lines = [f"{plan.study}: {plan.question}", f"{size}: {total - pending} of {total} runs are done"]
-        if stages := plan.looks.stages:
-            numbers = ", ".join(map(str, stages))
-            lines.append(f"seeds in stages, {numbers}, until all is settled: at most {plan.most_runs} runs")
-        lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
-        for line in (*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)):
-            say(self.console, line)
 
 
 def _in(runs_dir: Path) -> str:

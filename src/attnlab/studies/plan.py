@@ -175,6 +175,8 @@ def study_folder(study: str, overrides: Sequence[str]) -> Path:
             return folder.resolve() if folder.name in ("", "..") else folder
     known = sorted(p.name for p in runs_dir.glob("*") if has_runs(p))
     there = f"there are {', '.join(known)}" if known else "there are none yet"
+    if f"{name}-tuning" in known:
+        there += f"; its cells are being tuned, in {name}-tuning"
     runs_it = f" `attnlab sweep {study}` runs it." if study in available_studies() else ""
     raise UsageError(f"{name}: no such study has run in {runs_dir}; {there}.{did_you_mean(name, known)}{runs_it}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attnlab.config.compose import Composed
@@ -27,7 +27,7 @@ def _claimed_metrics(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, object
             yield f"published.figures[{at}].beside", figure["beside"], figure["cell"]
 
 
-def _primary_metrics(plan: Plan) -> Iterator[tuple[str, dict[str, Any], Mapping[str, object]]]:
+def primary_metrics(plan: Plan) -> Iterator[tuple[str, dict[str, Any], Mapping[str, object]]]:
     """What the cells are judged by, a metric or one a task: where it is named, and the choices of the cells."""
     if plan.across is None:
         yield "metric", plan.metric, {}
@@ -36,6 +36,19 @@ def _primary_metrics(plan: Plan) -> Iterator[tuple[str, dict[str, Any], Mapping[
     for choice in plan.factors[factor]:
         where = f"across.metric.{choice}" if str(choice) in own else f"{factor}={choice}: metric"
         yield where, own.get(str(choice), plan.metric), {factor: choice}
+
+
+def says_proportion(metric: str, runs: Iterable[Composed]) -> bool:
+    """Whether the task of a run says of a metric that it is 0 or 1 a run."""
+    known = (known_metric(metric, _recorded(load("task", run.get("task")), run)) for run in runs)
+    return any(one is not None and one.is_proportion for one in known)
+
+
+def _recorded(task: Any, run: Composed) -> dict[str, object]:
+    """What a run's record will say of its metrics."""
+    from attnlab.training import Task
+
+    return {one.name: one.record() for one in task.metrics(run.resolved)} if issubclass(task, Task) else {}
 
 
 def _refuse_unknown_ends(plan: Plan, metric: str, wanted: Mapping[str, object], known: Metric | None) -> None:
@@ -59,16 +72,16 @@ def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
         runs = [composed[cell.name] for cell in plan.cells if cell.skip is None and cell.has(wanted)]
         return [(load("task", run.get("task")), run) for run in runs]
 
-    for where, primary, wanted in _primary_metrics(plan):
+    for where, primary, wanted in primary_metrics(plan):
         for task, run in runs_with(wanted):
-            recorded = {one.name: one.record() for one in task.metrics(run.resolved)} if issubclass(task, Task) else {}
+            recorded = _recorded(task, run)
             of_cost = "lower" if target_of(primary["name"]) else None
             better = of_cost or known_better(primary["name"], recorded) or primary["better"]
             if better != primary["better"]:
                 given = f"task={run.names['task']} says so, got {primary['better']}"
                 raise ValueError(f"{where}.better must be {better}, for {given}; write better: {better}")
             _refuse_unknown_ends(plan, primary["name"], wanted, known_metric(primary["name"], recorded))
-    primaries = ((f"{where}.name", primary["name"], wanted) for where, primary, wanted in _primary_metrics(plan))
+    primaries = ((f"{where}.name", primary["name"], wanted) for where, primary, wanted in primary_metrics(plan))
     for where, metric, wanted in (*primaries, *_claimed_metrics(plan)):
         tasks = runs_with(wanted)
         if target := target_of(metric):

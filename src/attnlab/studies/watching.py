@@ -13,7 +13,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from attnlab.analysis import Comparison, Study, StudyReader, compare, parts_of_study, print_comparison
+from attnlab.analysis import (
+    Comparison,
+    Study,
+    StudyReader,
+    Tasks,
+    compare,
+    compare_tasks,
+    parts_of_study,
+    print_comparison,
+)
+from attnlab.analysis.across_words import print_arms, print_tasks, sentences
 from attnlab.analysis.headline import headline
 from attnlab.analysis.terminal import bullet, print_cells
 from attnlab.config import UsageError
@@ -35,13 +45,14 @@ def watch(
     jobs: Callable[[Path], Mapping[str, Job]] = known_jobs,
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
-) -> Comparison | None:
-    """Shows a study's comparison and the progress of its runs every so many seconds, until nothing runs, or Ctrl-C.
+) -> Comparison | Tasks | None:
+    """Shows a study's comparison (of one across its tasks the aggregate, then each) and the progress of its runs every
+    so many seconds, until nothing runs, or Ctrl-C.
 
     On a terminal it is redrawn and the last one stays; elsewhere it is printed when it has changed. Returns the last.
     """
     reader, busy = StudyReader(folder), clock()
-    comparison: Comparison | None = None
+    comparison: Comparison | Tasks | None = None
     seen: Study | None = None
     before = ""
     live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -51,7 +62,7 @@ def watch(
                 began = clock()
                 study = reader.read()
                 if comparison is None or study is not seen:
-                    comparison, seen = compare(parts_of_study(study)[0]), study
+                    comparison, seen = _compared(study), study
                 lines = progress(study)
                 if live is not None:  # in place, at the terminal's present size
                     live.update(Text.from_ansi("\n".join(frame(comparison, lines, console))), refresh=True)
@@ -69,8 +80,19 @@ def watch(
     except KeyboardInterrupt:
         pass
     if comparison is not None and console.is_terminal:
-        print_comparison(comparison, console)
+        _print(comparison, console)
     return comparison
+
+
+def _compared(study: Study) -> Comparison | Tasks:
+    return compare(parts_of_study(study)[0]) if study.across is None else compare_tasks(study)
+
+
+def _print(found: Comparison | Tasks, console: Console) -> None:
+    if isinstance(found, Tasks):
+        print_tasks(found, console)
+    else:
+        print_comparison(found, console)
 
 
 def _is_busy(study: Study, folder: Path, jobs: Callable[[Path], Mapping[str, Job]]) -> bool:
@@ -115,9 +137,9 @@ def awaited(
         pause(every)
 
 
-def frame(comparison: Comparison, lines: Sequence[str], console: Console) -> list[str]:
+def frame(comparison: Comparison | Tasks, lines: Sequence[str], console: Console) -> list[str]:
     """What a terminal shows at one look: progress and the whole comparison where it has the rows, else the progress, as
-    many of the best cells as fit, and the conclusion."""
+    many of the best cells (or arms, over tasks) as fit, and the conclusion."""
     whole = rendered(comparison, console).splitlines()
     room = console.height - 1  # the cursor's own line
     shown = [*lines, *([""] if lines else []), *whole]
@@ -126,11 +148,21 @@ def frame(comparison: Comparison, lines: Sequence[str], console: Console) -> lis
     study = comparison.study
 
     def conclude(to: Console) -> None:
-        for sentence in headline(comparison, with_reasons=False):
+        if isinstance(comparison, Tasks):
+            found = sentences(comparison.aggregate)
+        else:
+            found = headline(comparison, with_reasons=False)
+        for sentence in found:
             bullet(to, sentence)
 
+    def tabulate(to: Console) -> None:
+        if not isinstance(comparison, Tasks):
+            print_cells(comparison, to)
+        elif not comparison.aggregate.problem:
+            print_arms(comparison.aggregate, to)
+
     said = _lines(console, conclude)
-    table = _lines(console, lambda to: print_cells(comparison, to))
+    table = _lines(console, tabulate)
     top = [*lines[:1], f"{study.name}: {len(study.cells)} cells x {len(study.seeds)} seeds"]
     said = _cut(said, max(room // 3, room - len(top) - len(table)), console)
     running = _cut(lines[1:], max(0, min(MOST_RUNNING // 3, room - len(top) - len(said) - len(table))), console)
@@ -150,9 +182,9 @@ def _cut(lines: Sequence[str], most: int, console: Console) -> list[str]:
     return [*lines[: most - 1], more[: console.width]] if most > 0 else []
 
 
-def rendered(comparison: Comparison, console: Console) -> str:
-    """What `print_comparison` prints on `console`."""
-    return _printed(console, lambda to: print_comparison(comparison, to))
+def rendered(comparison: Comparison | Tasks, console: Console) -> str:
+    """What is printed on `console`."""
+    return _printed(console, lambda to: _print(comparison, to))
 
 
 def _lines(console: Console, show: Callable[[Console], object]) -> list[str]:

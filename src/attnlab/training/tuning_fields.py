@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 from attnlab.ranges import must_be
 from attnlab.training.metrics import SLIDING, known_better, parts_of
 from attnlab.training.study_fields import checked_seeds, checked_table, did_you_mean, is_finite
+from attnlab.training.targets import target_of
 
 TUNE_FIELDS = ("search", "how", "trials", "seeds", "metric")
 RANGE_FIELDS = ("low", "high", "scale")
@@ -164,7 +165,13 @@ def _seeds(raw: object) -> list[int]:
 
 
 def _metric(raw: object, compared: Mapping[str, Any]) -> dict[str, str]:
-    """By default the counterpart on the validation part of the metric that is compared."""
+    """By default the counterpart on the validation part of the metric that is compared, which a cost has not."""
+    if raw is None and (target := target_of(str(compared["name"]))):
+        wanted = f"{{name: {target.metric}, better: {known_better(target.metric) or 'lower'}}}"
+        raise ValueError(
+            "tune.metric must say by which figure of the validation part settings are chosen, for a trial ends with no "
+            f"{compared['name']}; write metric: {wanted}"
+        )
     if raw is None:
         raw = {"name": f"val/{parts_of(compared['name'])[1].removeprefix(SLIDING)}", "better": compared["better"]}
     metric = checked_table(raw, "tune.metric", ("name", "better"))

@@ -7,13 +7,16 @@ import shutil
 import threading
 
 import pytest
-from tests.stored_studies import cell, learning_curve, write_plan, write_run
+from tests.stored_studies import cell, learning_curve, write_plan, write_run, write_task_study
 
+from attnlab.analysis.across import aggregate_of
+from attnlab.analysis.across_words import sentences
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import load_study
 from attnlab.report.live import live_study as following
 from attnlab.report.live.live_study import FollowedStudy, Kept, Shelf, Shown, Trouble, last_change, overview_of
+from attnlab.report.live.routes import Answers
 
 METRIC = {"name": "val/loss", "better": "lower", "margin": 0.02}
 
@@ -223,3 +226,27 @@ def test_who_has_no_patience_gets_the_one_before_and_the_next_one_later():
     assert kept.get(patience=0.01) == 1
     go_on.set()
     assert kept.get() >= 2
+
+
+def test_a_study_across_its_tasks_shows_what_came_out_over_all_of_them_first(tmp_path):
+    root = write_task_study(tmp_path / "tasks", seeds=2)
+    answers = Answers(Shelf(lambda: {"tasks": root}, pause=0.0), pause=0.0)
+    whole, first = sentences(aggregate_of(load_study(root)))[0], load_study(root)
+    page = answers.to("/study/tasks/")
+    assert page.status == 200
+    assert whole.split(",")[0] in page.body
+    assert page.body.index("All tasks") < page.body.index("Task by task")
+    assert "18 of 18 runs finished" in page.body
+    assert all(f'href="task/{number}/"' in page.body for number in (1, 2, 3))
+    assert "profiles" in page.body
+    assert overview_of("tasks", first).best == whole
+    last = answers.to("/study/tasks/task/3/content")
+    assert "test/bits_per_byte@1x" in last.body
+    assert 'href="../../run/' in answers.to("/study/tasks/task/1/").body
+    assert answers.to("/study/tasks/task/4/").status == answers.to("/study/tasks/task//").status == 404
+    versions = [json.loads(answers.to(f"/study/tasks/{place}state").body)["version"] for place in ("", "task/3/")]
+    assert versions == [page.version, last.version]
+    write_run(root, {"data": "copy", "position": "none"}, 0, {"test/accuracy@1x": 0.4, "test/chance@1x": 0.1})
+    again = Answers(Shelf(lambda: {"tasks": root}, pause=0.0), pause=0.0)
+    assert again.to("/study/tasks/content").version != versions[0]
+    assert again.to("/study/tasks/task/3/content").version == versions[1]

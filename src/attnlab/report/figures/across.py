@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,17 @@ def across_figures(found: Aggregate) -> Iterator[tuple[str, Figure]]:
         yield "profiles", profiles_figure(found)
     if found.ranks is not None:
         yield "ranks", ranks_figure(found)
+
+
+def draw_aggregate(found: Aggregate, kind: str) -> Figure:
+    """One of the figures of `KINDS`, drawn. Raises ValueError where there is nothing to draw."""
+    if not found.ranked or (kind == "ranks" and found.ranks is None):
+        why = found.problem or "an arm with a score on every task, and of ranks two"
+        raise ValueError(f"the study {found.study.name} has nothing to plot of {kind}: {why}")
+    with style.paper_style():
+        figure = KINDS[kind](found)
+        figure.canvas.draw()  # some of it is made when it is first drawn, and belongs to this style, too
+    return figure
 
 
 def profiles_figure(found: Aggregate) -> Figure:
@@ -83,3 +94,6 @@ def ranks_figure(found: Aggregate) -> Figure:
     axes.set_yticks([])
     axes.set_xlabel(f"average rank over {ranks.tasks} tasks, 1 the best")
     return figure
+
+
+KINDS: dict[str, Callable[[Aggregate], Figure]] = {"profiles": profiles_figure, "ranks": ranks_figure}

@@ -19,11 +19,15 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from attnlab.analysis.across import Tasks, aggregate_of, compare_tasks
+from attnlab.analysis.across_words import sentences
 from attnlab.analysis.comparison import Comparison, compare, parts_of_study
 from attnlab.analysis.headline import best_sentence
 from attnlab.analysis.reader import Study, StudyReader
+from attnlab.report.across import SCRIPTS as OF_TASKS
+from attnlab.report.across import across_body
 from attnlab.report.document import POLICY, document, part, resource, script
-from attnlab.report.page import body, scripts
+from attnlab.report.page import SCRIPTS, body, scripts
 from attnlab.report.page_data import PageData, page_data
 from attnlab.training.run_directory import METRICS, STATUS
 
@@ -96,20 +100,27 @@ class Trouble:
 @dataclass(frozen=True)
 class Shown:
     """What is shown of a study or of the list of them: the page without its scripts, since when it says so. The version
-    is the same for the same content, also after the server was started anew."""
+    is the same for the same content, also after the server was started anew. tasks: of a study across its tasks the
+    pages of these, by number."""
 
     content: str
     version: str
     since: float
     study: Study | None = None
+    tasks: Mapping[str, Shown] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, content: str, before: Shown | Trouble | None, study: Study | None = None) -> Shown:
+    def make(
+        cls,
+        content: str,
+        before: Shown | Trouble | None,
+        study: Study | None = None,
+        tasks: Mapping[str, Shown] | None = None,
+    ) -> Shown:
         """The content that takes the place of what was shown before."""
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
-        if isinstance(before, Shown) and before.version == version:
-            return cls(content, version, before.since, study)
-        return cls(content, version, time.time(), study)
+        since = before.since if isinstance(before, Shown) and before.version == version else time.time()
+        return cls(content, version, since, study, tasks or {})
 
 
 class FollowedStudy:
@@ -139,6 +150,8 @@ class FollowedStudy:
             return before
         try:
             study.curves  # noqa: B018  read here: who waits for a disk must not keep the other studies waiting
+            if study.across is not None:
+                return _shown_tasks(study, before)
             with RENDERING:
                 comparison = compare(parts_of_study(study)[0])
             data = page_data(comparison, root="run")
@@ -146,6 +159,20 @@ class FollowedStudy:
                 return Shown.make(study_content(comparison, data), before, study)
         except Exception as error:
             return unexpected(self.path.name, error)
+
+
+def _shown_tasks(study: Study, before: Shown | Trouble | None) -> Shown:
+    """The page over all tasks, with that of each one."""
+    with RENDERING:
+        found = compare_tasks(study)
+    earlier = before.tasks if isinstance(before, Shown) else {}
+    tasks = {}
+    for number, task in enumerate(found.tasks, start=1):
+        data = page_data(task, root="../../run")
+        with RENDERING:
+            tasks[str(number)] = Shown.make(study_content(task, data), earlier.get(str(number)), study)
+    with RENDERING:
+        return Shown.make(tasks_content(found, [f"task/{number}/" for number in tasks]), before, study, tasks)
 
 
 def unexpected(name: str, error: Exception) -> Trouble:
@@ -210,8 +237,11 @@ class Overview:
 
 
 def overview_of(key: str, study: Study) -> Overview:
-    comparison = compare(parts_of_study(study)[0])
-    best = " ".join(best_sentence(comparison)) if comparison.metric and comparison.measured else ""
+    if study.across is not None:
+        best = sentences(aggregate_of(study))[0]
+    else:
+        comparison = compare(parts_of_study(study)[0])
+        best = " ".join(best_sentence(comparison)) if comparison.metric and comparison.measured else ""
     found = Counter(run.state for run in study.runs.values())
     counts = {
         state: found[state] for state in sorted(found, key=lambda s: ORDER.index(s) if s in ORDER else len(ORDER))
@@ -232,6 +262,11 @@ def last_change(study: Study) -> float:
 def study_content(comparison: Comparison, data: PageData) -> str:
     """A study's page without its scripts: what is fetched anew when something has changed."""
     return _document(f"{comparison.study.name} - attnlab", [body(comparison, data)])
+
+
+def tasks_content(found: Tasks, pages: Sequence[str]) -> str:
+    """The page of a study across its tasks without its scripts; pages: the addresses of those of its tasks."""
+    return _document(f"{found.study.name} - attnlab", [across_body(found, pages)])
 
 
 def index_content(overviews: Sequence[Overview]) -> str:
@@ -257,14 +292,15 @@ def _document(title: str, parts: Sequence[Markup], has_back: bool = True) -> str
     return document(title, [*parts, macro("status", has_back)], ("page.css", "live/live.css"), LIVE_POLICY, ICON)
 
 
-def with_scripts(content: str, version: str, every: float, has_charts: bool = True) -> str:
-    """The whole page, which asks for a newer version `every` so many seconds. What asks runs first."""
+def with_scripts(content: str, version: str, every: float, has_charts: bool = True, of_tasks: bool = False) -> str:
+    """The whole page, which asks for a newer version `every` so many seconds. What asks runs first; of_tasks: it is
+    that over all tasks of a study."""
     start, end, rest = content.rpartition("</body>")
     settings = json.dumps({"version": version, "every": every})
     follow = script(resource("live/live.js").replace("SETTINGS = {}", f"SETTINGS = {settings}", 1))
-    return "".join([start, follow, *(_page_scripts() if has_charts else []), end, rest])
+    return "".join([start, follow, *(_page_scripts(of_tasks) if has_charts else []), end, rest])
 
 
 @cache
-def _page_scripts() -> list[Markup]:
-    return scripts(has_charts=True)
+def _page_scripts(of_tasks: bool) -> list[Markup]:
+    return scripts(True, OF_TASKS if of_tasks else SCRIPTS)

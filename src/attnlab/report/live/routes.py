@@ -53,8 +53,8 @@ NOTHING = Answer(404, HTML, trouble_content("There is no such study or page here
 
 
 class Answers:
-    """The list of studies at /, every study at /study/NAME/, and beside each its state (JSON) and its content (the page
-    without scripts); the files of a run at /study/NAME/run/CELL/seed=N/."""
+    """The list of studies at /, every study at /study/NAME/, its tasks at /study/NAME/task/N/, and beside each its
+    state (JSON) and its content (the page without scripts); the files of a run at /study/NAME/run/CELL/seed=N/."""
 
     def __init__(self, shelf: Shelf, pause: float = 1.0) -> None:
         self._shelf = shelf
@@ -71,6 +71,8 @@ class Answers:
                 return Answer(308, TEXT, "", place(path))
             if len(parts) == 3 and parts[2] in ("", "state", "content"):
                 return self._of_study(followed, parts[2])
+            if len(parts) == 5 and parts[2] == "task" and parts[4] in ("", "state", "content"):
+                return self._of_study(followed, parts[4], parts[3])
             if len(parts) > 5 and parts[2] == "run":
                 return _of_run(followed, "/".join(parts[3:5]), "/".join(parts[5:]))
         return NOTHING
@@ -81,20 +83,22 @@ class Answers:
             return _json({"version": index.version, "age": age(index.since)})
         return self._shown(part, index.content, index.version, False)
 
-    def _of_study(self, followed: FollowedStudy, part: str) -> Answer:
+    def _of_study(self, followed: FollowedStudy, part: str, task: str | None = None) -> Answer:
         shown = followed.shown.get(PATIENCE_SECONDS if part == "state" else None)
         if isinstance(shown, Trouble):
             if part == "state":  # not an error: the page in the browser says it and goes on asking
                 return _json({"trouble": shown.sentence})
             return Answer(404, HTML, with_scripts(trouble_content(shown.sentence), "", self._every, False))
+        if task is not None and task not in shown.tasks:
+            return NOTHING
+        one = shown if task is None else shown.tasks[task]
         if part == "state":
-            return _json(state_of(shown))
-        return self._shown(part, shown.content, shown.version, True)
+            return _json(state_of(one))
+        return self._shown(part, one.content, one.version, True, bool(one.tasks))
 
-    def _shown(self, part: str, content: str, version: str, charts: bool) -> Answer:
-        return Answer(
-            200, HTML, with_scripts(content, version, self._every, charts) if part == "" else content, version=version
-        )
+    def _shown(self, part: str, content: str, version: str, charts: bool, of_tasks: bool = False) -> Answer:
+        body = with_scripts(content, version, self._every, charts, of_tasks) if part == "" else content
+        return Answer(200, HTML, body, version=version)
 
     def _list(self, before: Shown | None) -> Shown:
         overviews = [_overview(key, followed) for key, followed in self._shelf.all().items()]
