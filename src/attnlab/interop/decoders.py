@@ -19,6 +19,8 @@ from attnlab.interop.architecture import (
     tensors,
 )
 from attnlab.interop.fields import (
+    FULL,
+    SLIDING,
     CannotConvert,
     Config,
     Field,
@@ -30,6 +32,7 @@ from attnlab.interop.fields import (
     only,
     optional,
     required,
+    types_and_window,
 )
 from attnlab.interop.settings import Settings
 
@@ -262,7 +265,6 @@ MISTRAL = replace(
     untidy=lambda config: {"sliding_window": None} | untidy_llama(config),
 )
 
-SLIDING, FULL = "sliding_attention", "full_attention"
 WINDOWS = OfLayers("layers", optional(sliding_window="attention.window"))
 
 
@@ -290,12 +292,6 @@ def windows(types: Sequence[str], window: int | None) -> list[Config]:
     if SLIDING in types and window is None:
         raise CannotConvert(f"layer_types has {SLIDING!r} without a sliding_window that is used (use_sliding_window)")
     return [{"sliding_window": window} if kind == SLIDING else {} for kind in types]
-
-
-def types_and_window(layers: Sequence[Config]) -> tuple[list[str], int | None]:
-    """The type of each layer, and the first one's window of those that have one: there can be but one."""
-    window = next((layer["sliding_window"] for layer in layers if "sliding_window" in layer), None)
-    return [SLIDING if "sliding_window" in layer else FULL for layer in layers], window
 
 
 def untidy_qwen(config: Config) -> Config:

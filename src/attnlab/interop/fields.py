@@ -14,6 +14,7 @@ from attnlab.interop.settings import Settings
 Config = dict[str, Any]
 REQUIRED = object()
 ABSENT = object()
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class CannotConvert(ValueError):
@@ -163,3 +164,9 @@ def flag(theirs: str, *ours: str) -> OneOf:
 def only(**values: object) -> tuple[Only, ...]:
     """Fields that have a counterpart here for one value alone."""
     return tuple(Only(theirs, (value,)) for theirs, value in values.items())
+
+
+def types_and_window(layers: Sequence[Config]) -> tuple[list[str], int | None]:
+    """The type of each layer, and the first one's window of those that have one: there can be but one."""
+    window = next((layer["sliding_window"] for layer in layers if "sliding_window" in layer), None)
+    return [SLIDING if "sliding_window" in layer else FULL for layer in layers], window
