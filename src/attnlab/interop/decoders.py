@@ -29,6 +29,7 @@ from attnlab.interop.fields import (
     Only,
     Same,
     flag,
+    norm_eps,
     only,
     optional,
     required,
@@ -266,11 +267,6 @@ MISTRAL = replace(
 )
 
 WINDOWS = OfLayers("layers", optional(sliding_window="attention.window"))
-
-
-def norm_eps(default: float) -> tuple[Field, ...]:
-    """One number for all norms, those of queries and keys, too."""
-    return tuple(Same("rms_norm_eps", ours, default) for ours in ("residual.norm.eps", "attention.qk_norm_eps"))
 
 
 def tidy_qwen(config: Config) -> Config:

@@ -170,3 +170,8 @@ def types_and_window(layers: Sequence[Config]) -> tuple[list[str], int | None]:
     """The type of each layer, and the first one's window of those that have one: there can be but one."""
     window = next((layer["sliding_window"] for layer in layers if "sliding_window" in layer), None)
     return [SLIDING if "sliding_window" in layer else FULL for layer in layers], window
+
+
+def norm_eps(default: float) -> tuple[Field, ...]:
+    """One number for all norms, those of queries and keys, too."""
+    return tuple(Same("rms_norm_eps", ours, default) for ours in ("residual.norm.eps", "attention.qk_norm_eps"))
