@@ -26,7 +26,7 @@ from attnlab.interop.architecture import (
     to_theirs,
 )
 from attnlab.interop.fields import OneOf, Only, Same
-from attnlab.interop.gemma import GEMMA2
+from attnlab.interop.gemma import GEMMA2, GEMMA3
 from attnlab.interop.settings import completed
 
 
@@ -344,3 +344,48 @@ def test_what_gemma_2_leaves_out_is_not_what_it_says_is_null():
     assert GEMMA2.differences(completed(read)) == []
     (apart,) = GEMMA2.differences(completed(read | {"attention.scale": 0.3}))
     assert apart.startswith("attention.scale: 0.3 here")
+
+
+LINEAR_8 = {"rope_type": "linear", "factor": 8.0}
+OLD = {"rope_theta": 5e5, "rope_local_base_freq": 100.0, "rope_scaling": LINEAR_8, "sliding_window_pattern": 2}
+NEW = {
+    "rope_parameters": {"sliding_attention": {"rope_theta": 100.0}, "full_attention": {"rope_theta": 5e5, **LINEAR_8}},
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+
+
+@pytest.mark.parametrize("spelling", [OLD, NEW], ids=["old", "new"])
+def test_gemma_3_turns_by_one_base_in_windows_and_by_another_without(spelling):
+    read = GEMMA3.read_config(SMALL_GEMMA | spelling)
+    assert (read["pattern"], read["attention.window"], read["layers.1.attention.window"]) == ([0, 1, 0], 4096, None)
+    assert (read["position"], read["position.base"]) == ("Rotary", 100.0)
+    of_kind = {name: read[f"layers.1.position{name}"] for name in ("", ".base", ".factor")}
+    assert of_kind == {"": "RotaryLinear", ".base": 5e5, ".factor": 8.0}
+    whole = completed(read)
+    assert GEMMA3.differences(whole) == []
+    assert GEMMA3.read_config(GEMMA3.write_config(whole)) == read
+    alike = completed(GEMMA3.read_config(SMALL_GEMMA | {"layer_types": ["full_attention"] * 3}))
+    assert ("pattern" in alike, alike["position.base"], GEMMA3.differences(alike)) == (False, 1e6, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 is not what transformers computes"),
+        ({"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters.rope_theta has no counterpart here"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}},
+            "config.json has fields of layers without a counterpart here: rope.mscale=0.7",
+        ),
+    ],
+)
+def test_what_gemma_3_has_no_counterpart_for_is_named(change, said):
+    with pytest.raises(CannotConvert, match=f"^{re.escape(said)}"):
+        GEMMA3.read_config(SMALL_GEMMA | {"layer_types": ["full_attention"] * 3} | change)
+
+
+def test_a_norm_of_queries_that_differs_from_the_others_is_refused():
+    known = ARCHITECTURES["olmo2"]
+    read = completed(known.read_config(SMALL_GEMMA))
+    assert (read["residual.norm.eps"], read["attention.qk_norm_eps"], known.differences(read)) == (1e-5, 1e-5, [])
+    assert len(known.differences(read | {"attention.qk_norm_eps": 1e-6})) == 1

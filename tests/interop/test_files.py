@@ -115,7 +115,7 @@ def test_an_architecture_that_is_not_known_is_named(name, saved, tmp_path):
     with pytest.raises(CannotConvert) as refused:
         read_model(folder)
     assert str(refused.value) == (
-        f"model_type={name!r} is not known here; accepted: gpt2, gpt_neox, llama, mistral, qwen3, olmo2, starcoder2, bloom, gemma2, bert, roberta, vit, t5, bart, marian, "
+        f"model_type={name!r} is not known here; accepted: gpt2, gpt_neox, llama, mistral, qwen3, olmo2, starcoder2, bloom, gemma2, gemma3_text, bert, roberta, vit, t5, bart, marian, "
         "clip, siglip, whisper"
     )
 

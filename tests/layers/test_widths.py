@@ -8,11 +8,20 @@ import torch
 from torch import nn
 
 from attnlab.layers import (
+    GRU,
+    LSTM,
     CompleteP,
+    DeltaNet,
     Eager,
+    ForgettingAttention,
+    GatedDeltaNet,
+    GatedLinear,
     GPT2Init,
     GroupedQuery,
+    HeadGate,
     Learned,
+    LinearAttention,
+    MultiDConvHead,
     MultiHead,
     MuP,
     PositionEncoding,
@@ -20,10 +29,11 @@ from attnlab.layers import (
     PreNorm,
     RelativeBias,
     ReLU,
+    Retention,
     SwiGLU,
     build_scope,
 )
-from attnlab.models import GPT, Bert, EncoderDecoder, RecurrentLanguageModel, ViT
+from attnlab.models import GPT, NGPT, Bert, EncoderDecoder, RecurrentLanguageModel, ViT
 from attnlab.training import adamw
 
 V, BASE = 300, 64
@@ -120,6 +130,50 @@ def test_gains_of_queries_and_keys_grow_with_what_they_norm(qk_norm, grown):
     assert {growths[f"stack.layers.0.attention.{name}_norm.weight"].fan_out for name in ("query", "key")} == {grown}
 
 
+@pytest.mark.parametrize(
+    "kind", [LinearAttention, GatedLinear, Retention, DeltaNet, GatedDeltaNet, LSTM, GRU, HeadGate, MultiDConvHead]
+)
+def test_every_mixer_is_gpt2_s_at_the_base(kind):
+    ours, theirs = build(attention=kind), build(GPT2Init, attention=kind)
+    for (name, one), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    torch.testing.assert_close(ours(TOKENS), theirs(TOKENS))
+
+
+def test_what_mixers_project_grows_at_the_sides_that_do():
+    """Four times as wide: hidden sides both, a number a head only the input, of a narrow waist one side each."""
+    wide = {kind: build(d_model=256, attention=kind) for kind in (GatedLinear, GatedDeltaNet, Retention, LSTM)}
+    grown = {
+        (kind.__name__, name.removeprefix("stack.layers.0.attention.")): (g.fan_in, g.fan_out)
+        for kind, model in wide.items()
+        for name, g in model.growths.items()
+    }
+    hidden, narrow, vector = (4.0, 4.0), (4.0, None), (None, 4.0)
+    assert grown["GatedLinear", "decay.0.weight"] == grown["GatedDeltaNet", "beta.weight"] == narrow
+    assert grown["GatedDeltaNet", "step.weight"] == narrow
+    assert grown["GatedLinear", "decay.1.weight"] == grown["GatedLinear", "decay.1.bias"] == vector
+    assert grown["GatedDeltaNet", "convolution.taps_XP"] == grown["Retention", "norm.weight"] == vector
+    assert grown["GatedDeltaNet", "norm.weight"] == vector
+    assert grown["Retention", "gate.weight"] == grown["LSTM", "recurrence.ahead.0.weight_hh_l0"] == hidden
+    assert grown["GatedDeltaNet", "log_rate_H"] == (None, None)
+    delta, gated = (wide[kind].stack.layers[0].attention for kind in (GatedDeltaNet, GatedLinear))
+    assert std(delta.step.weight) == pytest.approx(0.02 / 4, rel=0.1)
+    assert std(gated.decay[1].weight) == pytest.approx(0.02, rel=0.1)
+    assert (delta.scale, gated.scale) == (pytest.approx(16**-0.5), pytest.approx(8**0.5 / 32))
+    by_heads = build(partial(MuP, base_d_head=16), d_model=256, attention=partial(DeltaNet, d_head=16, d_value=16))
+    assert by_heads.growths["stack.layers.0.attention.beta.weight"].fan_out == 4.0
+
+
+def test_images_come_in_by_patches_and_the_output_is_over_the_growth():
+    model = ViT(10, 8, 1, patch_size=2, d_model=256, num_heads=4, num_layers=1, pooling="class", init=MuP)
+    grown = {name: (g.fan_in, g.fan_out) for name, g in model.growths.items()}
+    assert grown["patches.weight"] == grown["patches.bias"] == grown["before.weight"] == (None, 4.0)
+    assert (grown["head.weight"], grown["head.bias"]) == ((4.0, None), (None, None))
+    assert std(model.patches.weight) == pytest.approx(0.02, rel=0.1)
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(model(images), model.head(model.encode(images)[:, 0] / 4))
+
+
 def test_bert_has_hidden_matrices_outside_of_its_layers():
     grown = build(d_model=128, model=Bert, pooler=True).growths
     assert {(g.fan_in, g.fan_out) for name, g in grown.items() if name in ("transform.weight", "pooler.weight")} == {
@@ -140,10 +194,15 @@ REFUSED = {
     "knows no rule for stack.layers.0.feed_forward.router.weight": lambda: build(feed_forward=Routed),
     "attention.scale must be null": lambda: build(attention=partial(MultiHead, scale=1.0)),
     "residual must be pre_ln or parallel, got PostNorm": lambda: build(CompleteP, residual=PostNorm),
-    "is known for model=gpt, bert, encoder_decoder, t5, got ViT": lambda: ViT(
-        10, 8, 4, d_model=16, num_heads=2, init=MuP
+    "is known for model=gpt, bert, encoder_decoder, t5, vit, got NGPT": lambda: NGPT(
+        V, 16, d_model=16, num_heads=2, num_layers=1, init=MuP
     ),
     "got RecurrentLanguageModel": lambda: RecurrentLanguageModel(V, d_model=16, init=MuP),
+    "knows no rule for stack.layers.0.attention.forget.weight": lambda: build(attention=ForgettingAttention),
+    "attention must have an output projection, got GRU": lambda: build(CompleteP, attention=GRU),
+    "zero_query must be false where attention.feature_map=relu": lambda: build(
+        partial(MuP, zero_query=True), attention=partial(LinearAttention, feature_map="relu")
+    ),
     "next_sentence.weight": lambda: build(model=Bert, next_sentence=True),
     "base_width": lambda: build(partial(MuP, base_width=0)),
     "alpha": lambda: build(partial(CompleteP, alpha=1.5)),

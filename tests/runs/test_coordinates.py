@@ -7,9 +7,11 @@ from functools import partial
 import pytest
 import torch
 
-from attnlab.layers import ALiBi, GroupedQuery
-from attnlab.models import GPT
-from attnlab.runs.coordinates import Sizes, recording
+import attnlab.layers
+from attnlab.layers import ALiBi, GPT2Init, GroupedQuery, MuP, PositionEncoding, Rotary
+from attnlab.models import GPT, ViT
+from attnlab.runs.coordinates import FLAT, Sizes, recording
+from attnlab.training import adamw
 
 REFUSED = {
     "--widths 64": "--widths must be two widths or more, as in 64,128,256, got '64'",
@@ -91,3 +93,56 @@ def test_a_mistake_is_one_line(attnlab, here, tiny, given):
     said = attnlab("coordinate-check", *words, *given.split())
     assert said.status in (1, 2), said.out
     assert REFUSED[given] in said.err
+
+
+MIXERS = ("LinearAttention", "GatedLinear", "Retention", "DeltaNet", "GatedDeltaNet", "LSTM", "GRU")
+
+
+def of_width(name, width, init):
+    """A model of this width, and what it is trained on for some steps."""
+    drawn = torch.Generator().manual_seed(0)
+    sizes = {"d_model": width, "num_heads": 4, "num_layers": 2, "init": init}
+    if name == "ViT":
+        images = torch.randn(8, 1, 8, 8, generator=drawn)
+        return ViT(10, 8, 1, patch_size=2, **sizes), images, torch.randint(0, 10, (8,), generator=drawn)
+    attention = getattr(attnlab.layers, name)
+    position = Rotary if attention.takes_rotation else PositionEncoding
+    tokens = torch.randint(0, 40, (4, 24), generator=drawn)
+    return GPT(40, 32, attention=attention, position=position, **sizes), tokens, tokens.roll(-1, 1)
+
+
+def changes(name, width, init, seeds, steps=4):
+    """Root mean squares by place of how activations have changed over some steps of AdamW."""
+    squares = {}
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        model, inputs, targets = of_width(name, width, init)
+        optimizer, seen = adamw(model, lr=0.002, weight_decay=0.0), []
+        for step in range(steps + 1):
+            found = {}
+            with recording(model, lambda place, x, found=found: found.setdefault(place, []).append(x.detach())):
+                logits = model(inputs)
+            seen.append(found)
+            if step < steps:
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten()).backward()
+                optimizer.step()
+        for place, first in seen[0].items():
+            pairs = zip(seen[-1][place], first, strict=True)
+            squares.setdefault(place, []).extend((x - y).square().mean().item() for x, y in pairs)
+    return {place: math.sqrt(sum(of) / len(of)) for place, of in squares.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT", *MIXERS])
+def test_what_steps_change_is_alike_in_all_widths_with_mup_alone(name):
+    """What has no softmax of its scores, and images: within a fifth from 64 to 512, and not with GPT-2's init."""
+    init = MuP if name in ("ViT", "LSTM", "GRU") else partial(MuP, zero_query=True)
+    for chosen, is_flat, seeds in ((init, True, 2), (GPT2Init, False, 1)):
+        widths = (64, 512)
+        found = [changes(name, width, chosen, seeds) for width in widths]
+        sizes = Sizes(
+            widths, {place: [[of[place] for of in found]] for place in found[0] if place != "attention logits"}
+        )
+        spreads = {place: sizes.spread(place, 0) for place in sizes.of}
+        assert (max(spreads.values()) <= FLAT) == is_flat, spreads

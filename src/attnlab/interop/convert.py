@@ -22,7 +22,7 @@ from attnlab.interop.decoders import DECODERS
 from attnlab.interop.encoders import ENCODERS
 from attnlab.interop.fields import CannotConvert
 from attnlab.interop.files import read_config, read_tensors, write_model
-from attnlab.interop.gemma import GEMMA2
+from attnlab.interop.gemma import GEMMA
 from attnlab.interop.image_text import IMAGE_TEXT
 from attnlab.interop.settings import Settings, build, completed
 from attnlab.interop.speech import SPEECH
@@ -30,7 +30,7 @@ from attnlab.interop.warm_start import own_tensors, under_own_names
 from attnlab.models.heads import TokenClassifier
 
 ARCHITECTURES: dict[str, Architecture] = {
-    known.name: known for known in (*DECODERS, GEMMA2, *ENCODERS, *IMAGE_TEXT, *SPEECH)
+    known.name: known for known in (*DECODERS, *GEMMA, *ENCODERS, *IMAGE_TEXT, *SPEECH)
 }
 LISTED = 12
 FAMILIES = {"bert": "Bert", "roberta": "Roberta"}

@@ -19,17 +19,21 @@ from attnlab.interop.architecture import (
     tensors,
 )
 from attnlab.interop.fields import (
+    FULL,
+    SLIDING,
     CannotConvert,
     Config,
     Field,
+    OfLayers,
     OneOf,
     Only,
     Same,
-    Windows,
     flag,
+    norm_eps,
     only,
     optional,
     required,
+    types_and_window,
 )
 from attnlab.interop.settings import Settings
 
@@ -262,12 +266,11 @@ MISTRAL = replace(
     untidy=lambda config: {"sliding_window": None} | untidy_llama(config),
 )
 
-NORMS_OF_QUERIES = Only("rms_norm_eps", (1e-6,), "is also that of the norms of queries and keys, which is 1e-6 here")
-SLIDING, FULL = "sliding_attention", "full_attention"
+WINDOWS = OfLayers("layers", optional(sliding_window="attention.window"))
 
 
 def tidy_qwen(config: Config) -> Config:
-    """As LLaMA's, with the window of each layer under one name, whatever says which layers have it."""
+    """As LLaMA's, with what each layer has, whatever says which ones have a window."""
     config = tidy_rotary(config)
     window, is_used = config.pop("sliding_window", 4096), config.pop("use_sliding_window", False)
     window = window if is_used else None
@@ -275,24 +278,22 @@ def tidy_qwen(config: Config) -> Config:
     if types is None:
         count = config.get("num_hidden_layers", 0)
         types = [SLIDING if window is not None and layer >= most else FULL for layer in range(count)]
-    return config | {"windows": windows(types, window)}
+    return config | {"layers": windows(types, window)}
 
 
-def windows(types: Sequence[str], window: int | None) -> list[int | None]:
-    """The window of each layer of these types. Raises CannotConvert for other types, and without a window."""
+def windows(types: Sequence[str], window: int | None) -> list[Config]:
+    """What layers of these types have. Raises CannotConvert for other types, and without a window."""
     if unknown := sorted({*types} - {SLIDING, FULL}):
         raise CannotConvert(f"layer_types has {unknown[0]!r}; accepted: {SLIDING!r}, {FULL!r}")
     if SLIDING in types and window is None:
         raise CannotConvert(f"layer_types has {SLIDING!r} without a sliding_window that is used (use_sliding_window)")
-    return [window if kind == SLIDING else None for kind in types]
+    return [{"sliding_window": window} if kind == SLIDING else {} for kind in types]
 
 
 def untidy_qwen(config: Config) -> Config:
-    """As LLaMA's; of several windows there can be but one, the first."""
+    """As LLaMA's, with what layers have in its own words."""
     config = dict(config)
-    windows = config.pop("windows")
-    window = next((width for width in windows if width is not None), None)
-    types = [FULL if width is None else SLIDING for width in windows]
+    types, window = types_and_window(config.pop("layers"))
     said = {"use_sliding_window": window is not None, "sliding_window": window, "layer_types": types}
     return untidy_llama(config) | said | {"max_window_layers": 0}
 
@@ -301,15 +302,15 @@ QWEN3 = replace(
     LLAMA,
     name="qwen3",
     classes=("Qwen3ForCausalLM",),
-    fixed={**LLAMA.fixed, "attention.qk_norm": True, "residual.norm.eps": 1e-6, "feed_forward.bias": False},
+    fixed={**LLAMA.fixed, "attention.qk_norm": True, "feed_forward.bias": False},
     fields=(
         *ROTARY_SIZES,
         Same("num_key_value_heads", "attention.num_key_value_heads", default=32),
         Same("head_dim", "attention.d_head", default=128),
-        NORMS_OF_QUERIES,
+        *norm_eps(1e-6),
         OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
         Same("attention_bias", "attention.bias", default=False),
-        Windows("windows"),
+        WINDOWS,
         WHOLE_ROTARY,
         *ROTARY_FIELDS,
     ),
@@ -327,22 +328,19 @@ OLMO2 = replace(
     fixed={
         **LLAMA.fixed,
         "residual": "OutputNorm",
-        "residual.norm.eps": 1e-6,
         "attention.qk_norm": "full_width",
         "feed_forward.bias": False,
     },
     fields=(
         *ROTARY_SIZES,
         *optional(num_key_value_heads="attention.num_key_value_heads", head_dim="attention.d_head"),
-        NORMS_OF_QUERIES,
+        *norm_eps(1e-5),
         OneOf("hidden_act", GATED_ACTIVATIONS, default="silu"),
         Same("attention_bias", "attention.bias", default=False),
         WHOLE_ROTARY,
         *ROTARY_FIELDS,
     ),
     rules=(*_llama_rules(GATED, AFTER), *QK_NORMS),
-    tidy=lambda config: tidy_rotary({"rms_norm_eps": 1e-5} | config),
-    untidy=lambda config: {"rms_norm_eps": 1e-6} | untidy_llama(config),
 )
 
 STARCODER2_SIZES = (49152, 4096, 3072, 30, 24, 12288)  # those of ROTARY_SIZES where nothing is said

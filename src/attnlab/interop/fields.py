@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from attnlab.interop.settings import Settings
 
 Config = dict[str, Any]
 REQUIRED = object()
 ABSENT = object()
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class CannotConvert(ValueError):
@@ -92,28 +93,59 @@ class Only:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """The window of each layer there, None where it sees all; a pattern here where they are not all the same."""
+class OfLayers:
+    """What may differ from layer to layer: a list of configurations there, of these fields; a pattern here where they
+    are not all the same.
+    """
 
     theirs: str
-    ours: ClassVar[str] = "attention.window"
+    fields: tuple[Same | OneOf | Only, ...]
 
     def read(self, config: Mapping[str, object]) -> Settings:
-        windows = cast("Sequence[int | None]", config.get(self.theirs) or [None])
-        kinds = list(dict.fromkeys(windows))
-        found: Settings = {self.ours: kinds[0]}
+        layers = cast("Sequence[Config]", config.get(self.theirs) or [{}])
+        settings = [self._read(layer) for layer in layers]
+        kinds = [kind for index, kind in enumerate(settings) if kind not in settings[:index]]
+        found = dict(kinds[0])
         if len(kinds) > 1:
-            found["pattern"] = [kinds.index(window) for window in windows]
-            found |= {f"layers.{number}.{self.ours}": window for number, window in enumerate(kinds) if number}
+            found["pattern"] = [kinds.index(kind) for kind in settings]
+        for number, kind in enumerate(kinds[1:], 1):
+            parts = {key.split(".")[0] for key in {*kinds[0], *kind} if kinds[0].get(key) != kind.get(key)}
+            # Of a part whose class is said, all that is said: a kind takes the fields it lacks from the first one's.
+            own = {key: value for key, value in kind.items() if key.split(".")[0] in parts}
+            lost = (key for key in kinds[0] if key not in kind and key.split(".")[0] not in kind)
+            found |= {f"layers.{number}.{key}": value for key, value in {**dict.fromkeys(lost), **own}.items()}
         return found
 
+    def _read(self, config: Config) -> Settings:
+        if unknown := sorted(config.keys() - {entry.theirs for entry in self.fields}):
+            fields = ", ".join(f"{key}={config[key]!r}" for key in unknown)
+            raise CannotConvert(f"config.json has fields of layers without a counterpart here: {fields}")
+        settings: Settings = {}
+        for entry in self.fields:
+            settings |= entry.read(config)
+        return settings
+
     def write(self, settings: Settings) -> Config:
-        whole = settings.get(self.ours)
         pattern = settings.get("pattern") or [0] * settings["num_layers"]
-        return {self.theirs: [settings.get(f"layers.{number}.{self.ours}", whole) for number in pattern]}
+        kinds = {number: self._write(_of_kind(settings, number)) for number in dict.fromkeys(pattern)}
+        return {self.theirs: [dict(kinds[number]) for number in pattern]}
+
+    def _write(self, settings: Settings) -> Config:
+        config: Config = {}
+        for entry in self.fields:
+            config |= entry.write(settings)
+        return config
 
 
-Field = Same | OneOf | Only | Windows
+def _of_kind(settings: Settings, number: int) -> Settings:
+    """The settings of the layers of one kind."""
+    start = f"layers.{number}."
+    own = {key.removeprefix(start): value for key, value in settings.items() if key.startswith(start)}
+    parts = {key for key in own if "." not in key}
+    return {key: value for key, value in settings.items() if key.split(".")[0] not in parts} | own
+
+
+Field = Same | OneOf | Only | OfLayers
 
 
 def required(default: object = REQUIRED, /, **names: str) -> tuple[Same, ...]:
@@ -132,3 +164,14 @@ def flag(theirs: str, *ours: str) -> OneOf:
 def only(**values: object) -> tuple[Only, ...]:
     """Fields that have a counterpart here for one value alone."""
     return tuple(Only(theirs, (value,)) for theirs, value in values.items())
+
+
+def types_and_window(layers: Sequence[Config]) -> tuple[list[str], int | None]:
+    """The type of each layer, and the first one's window of those that have one: there can be but one."""
+    window = next((layer["sliding_window"] for layer in layers if "sliding_window" in layer), None)
+    return [SLIDING if "sliding_window" in layer else FULL for layer in layers], window
+
+
+def norm_eps(default: float) -> tuple[Field, ...]:
+    """One number for all norms, those of queries and keys, too."""
+    return tuple(Same("rms_norm_eps", ours, default) for ours in ("residual.norm.eps", "attention.qk_norm_eps"))

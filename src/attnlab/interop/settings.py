@@ -42,6 +42,8 @@ TOLD = (
     "layer_index",
     "d_ff",
 )
+# What is said of the norm of queries and keys, where there is none.
+NORM_OF_QUERIES: Settings = {"attention.qk_norm_eps": 1e-6, "attention.qk_norm_zero_centered": False}
 SAME_FUNCTION = (Attention, MultiHead, GroupedQuery, MultiQuery)
 TOLD_TO = (("position.", "d_head"), ("attention.", "bias"), ("feed_forward.", "bias"))
 PACKAGES = {"attnlab.models": attnlab.models, "attnlab.layers": attnlab.layers}
@@ -197,6 +199,8 @@ def settle(settings: Settings) -> Settings:
         d_head = s["attention.d_head"] = head_width(d_model, num_heads, s.get("attention.d_head"))
     if issubclass(cls, Attention):
         s["attention.num_key_value_heads"] = cls.key_value_heads(num_heads, s.get("attention.num_key_value_heads"))
+        if not s.get("attention.qk_norm"):
+            s |= {key: default for key, default in NORM_OF_QUERIES.items() if key in s}
         usual = (d_head // cls.maps_per_head) ** -0.5
         s["attention.scale"] = None if s.get("attention.scale") == usual else s.get("attention.scale")
     if cls in SAME_FUNCTION:

@@ -7,7 +7,7 @@ keys, V width of values, I = H V, J = G V.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, TypedDict
 
 import torch
@@ -18,6 +18,7 @@ from attnlab.layers.backends import Backend, Scores, Weigh, check_backend, choos
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.pointwise import RMSNorm, Sides
 from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
@@ -46,6 +47,8 @@ class ProjectionFields(ScoreFields, total=False):
     d_head: PositiveInt | None
     bias: bool
     qk_norm: QKNorm
+    qk_norm_eps: PositiveFloat
+    qk_norm_zero_centered: bool
 
 
 class AttentionFields(ProjectionFields, total=False):
@@ -170,14 +173,15 @@ class Attention(DotProductAttention):
     num_key_value_heads: keys and values shared by groups of heads (Ainslie et al. 2023); None: the class's own number.
     d_head: None: d_model / num_heads. bias: of the projections. qk_norm: RMS norm on each head's queries and keys
     before rotation (Dehghani et al. 2023; Qwen3), with full_width on those of all heads together (OLMo 2, arXiv
-    2501.00656, section 3.2). output_gate: sigmoid gate from x on the heads' output (Qiu et al. 2025, arXiv 2505.06708).
-    scale: None: d_head^-0.5 (T5 has 1). The others: see DotProductAttention. Raises ValueError for sizes that do not
-    divide and fields that cannot be served.
+    2501.00656, section 3.2); qk_norm_eps, qk_norm_zero_centered: see RMSNorm. output_gate: sigmoid gate from x on the
+    heads' output (Qiu et al. 2025, arXiv 2505.06708). scale: None: d_head^-0.5 (T5 has 1). The others: see
+    DotProductAttention. Raises ValueError for sizes that do not divide and fields that cannot be served.
     """
 
     default_key_value_heads: ClassVar[int | None] = None  # None: as many as heads
     fixed_key_value_heads: ClassVar[bool] = False
     maps_per_head: ClassVar[int] = 1  # which share the width of its queries and keys
+    sides: ClassVar[Mapping[str, Sides]] = dict.fromkeys(("query", "key", "value", "output", "gate"), "both")
 
     def __init__(
         self,
@@ -188,6 +192,8 @@ class Attention(DotProductAttention):
         dropout: Probability = 0.0,
         bias: bool = False,
         qk_norm: QKNorm = False,
+        qk_norm_eps: PositiveFloat = 1e-6,
+        qk_norm_zero_centered: bool = False,
         output_gate: bool = False,
         window: PositiveInt | None = None,
         soft_cap: PositiveFloat | None = None,
@@ -208,13 +214,16 @@ class Attention(DotProductAttention):
             raise ValueError(must_be("qk_norm", "true, false or full_width", qk_norm))
         self.norms_full_width = qk_norm == "full_width"
         widths = (inner, shared) if self.norms_full_width else (width, width)
-        self.query_norm, self.key_norm = (nn.RMSNorm(size, eps=1e-6) if qk_norm else None for size in widths)
+        norms = (RMSNorm(size, qk_norm_eps, qk_norm_zero_centered) if qk_norm else None for size in widths)
+        self.query_norm, self.key_norm = norms
 
     @classmethod
     def incompatible(cls, choices: Choices) -> Iterator[str]:
         yield from super().incompatible(choices)
         if not choices.get("attention.d_head"):
             yield from uneven_heads(choices)
+        if choices.get("attention.qk_norm_zero_centered") and not choices.get("attention.qk_norm"):
+            yield "attention.qk_norm_zero_centered: it is of attention.qk_norm, and there is none; set that, too"
 
     def projected(
         self, x_BTD: Tensor, scope: Scope, cache: LayerCache | None, memory: Memory | None

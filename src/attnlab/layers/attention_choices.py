@@ -26,7 +26,7 @@ from attnlab.layers.attention import (
 from attnlab.layers.backends import Weigh, softmax
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
-from attnlab.layers.pointwise import wide
+from attnlab.layers.pointwise import Sides, wide
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges, must_be
@@ -202,12 +202,15 @@ class HeadGate(Attention):
     each of its elements: the field output_gate of the other attentions.
     """
 
+    sides: ClassVar[Mapping[str, Sides]] = {**Attention.sides, "gate": "heads"}
     defaults: ClassVar[ProjectionFields] = {
         **SCORE_DEFAULTS,
         "num_key_value_heads": None,
         "d_head": None,
         "bias": False,
         "qk_norm": False,
+        "qk_norm_eps": 1e-6,
+        "qk_norm_zero_centered": False,
     }
 
     def __init__(self, d_model: PositiveInt, num_heads: PositiveInt, **fields: Unpack[ProjectionFields]) -> None:

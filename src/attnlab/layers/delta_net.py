@@ -6,14 +6,15 @@ Shapes: B batch, T length, D model width, H heads, K key width, V value width, Y
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from collections.abc import Mapping
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.layers.linear_attention import DecayingState, StateFields, Terms
-from attnlab.layers.pointwise import wide
+from attnlab.layers.pointwise import Sides, wide
 from attnlab.layers.scope import Scope
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
 
@@ -24,6 +25,9 @@ class DeltaNet(DecayingState):
     beta = sigmoid(W x) for each head, an RMS norm of each head's output. negative_eigenvalues: twice that beta, so that
     the state can turn round (Grazzi et al. 2024, arXiv 2411.12537). fields: see StateMixer.
     """
+
+    has_unit_keys = True
+    sides: ClassVar[Mapping[str, Sides]] = {**DecayingState.sides, "beta": "heads"}
 
     def __init__(
         self,
@@ -59,6 +63,8 @@ class GatedDeltaNet(DeltaNet):
     by exp(-exp(A) softplus(W x + b)) for each head, and whose output a SiLU gates. exp(A) starts uniform up to 16,
     softplus(b) log-uniform from 0.001 to 0.1 (Mamba-2, Dao & Gu 2024, arXiv 2405.21060). fields: see DeltaNet.
     """
+
+    sides: ClassVar[Mapping[str, Sides]] = {**DeltaNet.sides, "step": "heads", "gate": "both"}
 
     def __init__(
         self,

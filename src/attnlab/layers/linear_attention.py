@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import torch
@@ -22,7 +22,7 @@ from attnlab.layers.cache import LayerCache
 from attnlab.layers.linear_recurrence import Form, chunked, recurrent
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
-from attnlab.layers.pointwise import wide, without_autocast
+from attnlab.layers.pointwise import Sides, wide, without_autocast
 from attnlab.layers.scope import Scope
 from attnlab.layers.short_convolution import maybe_convolution, only_causal
 from attnlab.parts import Choices
@@ -61,6 +61,10 @@ class StateMixer(Mixer):
     """
 
     key_share: ClassVar[float] = 1.0
+    sides: ClassVar[Mapping[str, Sides]] = {
+        **dict.fromkeys(("query", "key", "value", "output"), "both"),
+        "convolution": "out",
+    }
     form: Form | None = None
 
     def __init__(
@@ -76,6 +80,7 @@ class StateMixer(Mixer):
         self.num_heads = num_heads
         self.d_value = head_width(d_model, num_heads, d_value)
         self.d_head = d_head or max(1, int(self.key_share * head_width(d_model, num_heads)))
+        self.scale = self.d_head**-0.5
         keys, values = num_heads * self.d_head, num_heads * self.d_value
         self.query = nn.Linear(d_model, keys, bias=bias)
         self.key = nn.Linear(d_model, keys, bias=bias)
@@ -229,15 +234,17 @@ def _divided(above_BHTV: Tensor, below_BHT1: Tensor) -> Tensor:
 class DecayingState(StateMixer):
     """A base for causal mixers that say in `terms` what each token does to the state."""
 
+    has_unit_keys: ClassVar[bool] = False  # and queries, whose products then are at most 1 in all widths
+
     @abstractmethod
     def terms(self, x_BTD: Tensor, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scope: Scope) -> Terms:
-        """Of each token. A query is the smaller by K^-0.5, as in scaled dot-product attention."""
+        """Of each token, before its query is multiplied by `scale`, K^-0.5 as in scaled dot-product attention."""
 
     def mixed(
         self, x_BTD: Tensor, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scope: Scope, state: Any
     ) -> tuple[Tensor, object]:
         terms = self.terms(x_BTD, q_BHTK, k_BHTK, v_BHTV, scope)
-        return self.scan(terms._replace(q_BHTK=terms.q_BHTK * self.d_head**-0.5), scope.is_token_BT, state)
+        return self.scan(terms._replace(q_BHTK=terms.q_BHTK * self.scale), scope.is_token_BT, state)
 
 
 @check_ranges
@@ -249,6 +256,7 @@ class Retention(DecayingState):
     """
 
     takes_rotation = True
+    sides: ClassVar[Mapping[str, Sides]] = {**StateMixer.sides, "gate": "both", "norm": "both"}
 
     def __init__(
         self,
@@ -286,6 +294,7 @@ class GatedLinear(DecayingState):
     """
 
     key_share = 0.5
+    sides: ClassVar[Mapping[str, Sides]] = {**StateMixer.sides, "gate": "both", "decay.0": "in", "decay.1": "out"}
 
     def __init__(
         self,

@@ -6,13 +6,14 @@ Shapes: B batch, T length, D model width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
+from attnlab.layers.pointwise import Sides
 from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices, Part
@@ -27,6 +28,7 @@ class Mixer(Part, nn.Module):
     takes_bias: ClassVar[bool] = False  # whether positions may add to its scores
     sees_both_sides: ClassVar[bool] = False  # whether it serves a stack that is not causal
     reads_memory: ClassVar[bool] = False  # whether it also attends to an encoder's states
+    sides: ClassVar[Mapping[str, Sides]] = {}  # of its layers, by name, where it is known how they go with the width
     d_head: int
 
     @abstractmethod

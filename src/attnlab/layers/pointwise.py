@@ -69,15 +69,26 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
-class Ends:
-    """The two ends of a model of text, an embedding and an output, whatever module holds them."""
+# Which sides of a linear layer are as wide as the model: of `heads` the input, and the output has a number a head.
+Sides = Literal["both", "in", "out", "heads"]
+
+
+class Output:
+    """A model whose init may scale what goes into its output, a linear layer `head`."""
+
+    head: nn.Linear | None
+    output_scale: float = 1.0  # of what goes into the output
+    growths: Mapping[str, object]  # what an init says of parameters by name (attnlab.layers.Growth), where it does
+
+
+class Ends(Output):
+    """The two ends of a model of text, an embedding and an output, whatever module holds them. head: None: the output
+    is the embedding's transpose.
+    """
 
     embedding: nn.Embedding
     embedding_scale: float
-    head: nn.Linear | None  # None: the output is the embedding's transpose
-    output_scale: float = 1.0  # of what goes into the output
     logit_soft_cap: float | None = None  # logits become c tanh(logit / c)
-    growths: Mapping[str, object]  # what an init says of parameters by name (attnlab.layers.Growth), where it does
 
     def embed(self, tokens_BT: Tensor, table: nn.Embedding | None = None) -> Tensor:
         """(B, T, D), of another table where one is given."""
@@ -165,6 +176,7 @@ class PositionWise(Part, nn.Module):
     """
 
     is_sublayer: ClassVar[bool] = True
+    sides: ClassVar[Mapping[str, Sides]] = {}  # of its layers, by name, where it is known how they go with the width
 
     @abstractmethod
     def forward(self, x_BTD: Tensor) -> Tensor: ...
@@ -188,6 +200,8 @@ class FeedForward(PositionWise):
     """down(dropout(activate(up(x)))), (B, T, D) in and out (Vaswani et al. 2017, section 3.3); a choice gives
     `activate`.
     """
+
+    sides: ClassVar[Mapping[str, Sides]] = {"up": "both", "gate": "both", "down": "both"}
 
     def __init__(self, d_model: PositiveInt, d_ff: PositiveInt, bias: bool = False, dropout: Probability = 0.0) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ Shapes: B batch, T length, D model width, P inputs before the first token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from attnlab.layers.baselines import Cell, Recurrence
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
 from attnlab.layers.mixer import Mixer
+from attnlab.layers.pointwise import Sides
 from attnlab.layers.scope import Scope
 from attnlab.layers.short_convolution import maybe_convolution
 from attnlab.ranges import NonNegativeInt, PositiveInt, check_ranges
@@ -26,6 +28,7 @@ class RecurrentMixer(Mixer):
     """
 
     cell: ClassVar[Cell]
+    sides: ClassVar[Mapping[str, Sides]] = {"recurrence.ahead.0": "both", "convolution": "out"}
 
     def __init__(self, d_model: PositiveInt, convolution: NonNegativeInt | None = None) -> None:
         super().__init__()

@@ -5,8 +5,8 @@ Shapes: B batch, T length, D model width, X channels, P inputs before the first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from attnlab.layers.attention import MultiHead, QKNorm
 from attnlab.layers.cache import LayerCache
+from attnlab.layers.pointwise import Sides
 from attnlab.layers.scope import Scope
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
@@ -67,6 +68,8 @@ class MultiHeadFields(TypedDict, total=False):
     dropout: Probability
     bias: bool
     qk_norm: QKNorm
+    qk_norm_eps: PositiveFloat
+    qk_norm_zero_centered: bool
     output_gate: bool
     window: PositiveInt | None
     soft_cap: PositiveFloat | None
@@ -81,6 +84,7 @@ class MultiDConvHead(MultiHead):
     """
 
     sees_both_sides = reads_memory = False
+    sides: ClassVar[Mapping[str, Sides]] = {**MultiHead.sides, "convolution": "out"}
 
     def __init__(
         self,

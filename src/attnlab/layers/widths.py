@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from attnlab.layers.attention import Attention
 from attnlab.layers.init import Init, Weight
-from attnlab.layers.pointwise import Ends, FeedForward
+from attnlab.layers.linear_attention import DecayingState, LinearAttention, StateMixer
+from attnlab.layers.pointwise import Ends, Output, Sides
 from attnlab.layers.positions import RelativeBias
+from attnlab.layers.recurrent_mixers import RecurrentMixer
 from attnlab.layers.residuals import Parallel, PreNorm
 from attnlab.layers.stack import Layer
 from attnlab.parts import Choices
 from attnlab.ranges import PositiveFloat, PositiveInt, Probability, check_ranges
 
-KNOWN = ("model=gpt", "bert", "encoder_decoder", "t5")
+KNOWN = ("model=gpt", "bert", "encoder_decoder", "t5", "vit")
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class Growth:
     """How far a parameter has grown from the base, for an optimizer's rule.
 
     width: d_model over the base's. fan_in, fan_out: of the parameter's own sides; None for a side that does not grow (a
-    vocabulary, a single number), and of a vector only `fan_out`. depth: layers over the base's, 1 outside of layers.
+    vocabulary, a single number), and of a vector only `fan_out`. multiplied: what goes in is divided by the fan-in's
+    growth outside of the weight, as of the model's output. depth: layers over the base's, 1 outside of layers.
     alpha: the power of the depth by which what a layer adds is divided. writes: that division is in this weight.
     """
 
     width: float = 1.0
     fan_in: float | None = None
     fan_out: float | None = None
+    multiplied: bool = False
     depth: float = 1.0
     alpha: float = 0.0
     writes: bool = False
@@ -53,6 +57,10 @@ class MuP(Init):
     All widths (d_ff, the heads' together) are taken to grow with d_model. base_d_head: None: that of as many heads at
     base_width; where the number of heads grows instead, d_head itself. zero_query: queries start at 0, so that scores,
     which random weights make as large as 1 / sqrt(d_head), are alike in all widths from the start (appendix D.2).
+
+    Of mixers with a state, products of queries and keys are scaled as scores are; where both have norm 1 (delta rule)
+    by base_d_head^-1/2, and linear attention divides by a sum over d_head itself. What goes to one number a head is an
+    output, with deviation and rate over the growth of its fan-in (table 3). Matrices of recurrent cells are hidden.
     Raises ValueError for a model that has a parameter for which no rule is known.
     """
 
@@ -73,76 +81,86 @@ class MuP(Init):
     def incompatible(cls, choices: Choices) -> Iterator[str]:
         yield from super().incompatible(choices)
         model, named = choices.parts.get("model"), f"init={choices.name('init')}"
-        if isinstance(model, type) and not issubclass(model, Ends):
-            yield (
-                f"init: {named} is known for Transformers of text ({', '.join(KNOWN)}), got "
-                f"model={choices.name('model')}; choose another init"
-            )
+        if isinstance(model, type) and getattr(model, "sides", None) is None:
+            got = f"model={choices.name('model')}"
+            yield f"init: {named} is known for {', '.join(KNOWN)}, got {got}; choose another init"
         if choices.get("attention.scale") is not None:
             yield f"attention.scale: {named} sets the scale of scores itself; set init.base_d_head, or leave it out"
         if choices.get("model.scale_logits") is True:
             yield f"model.scale_logits: {named} scales the output itself; set init.output_multiplier"
 
     def std(self, weight: Weight) -> float:
-        growth = self.growths[weight.name]
+        growth = self.growths.get(weight.name) or self.growths[weight.name.rpartition(".")[0]]  # of all gates of a cell
         if self.zero_query and weight.name.endswith(".query.weight"):
             return 0.0
-        std = self.initial_std if growth.fan_in is None or growth.fan_out is None else self._hidden(weight, growth)
-        return std * growth.depth**-growth.alpha if growth.writes else std
-
-    def _hidden(self, weight: Weight, growth: Growth) -> float:
-        assert growth.fan_in is not None
         at_base = self.initial_std / math.sqrt(weight.depth / growth.depth if weight.writes else 1)
-        return at_base / math.sqrt(growth.fan_in)
+        std = at_base * _deviation(growth)
+        return std * growth.depth**-growth.alpha if growth.writes else std
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, seed: int | None = None) -> None:
         """Draws the weights, sets what the model multiplies by, and leaves the `Growth` of each parameter there."""
         d_model = getattr(model, "d_model", None)
-        if not isinstance(model, Ends) or d_model is None:
+        if not isinstance(model, Output) or d_model is None or getattr(model, "sides", None) is None:
             raise ValueError(f"{type(self).__name__} is known for {', '.join(KNOWN)}, got {type(model).__name__}")
         width: float = d_model / self.base_width
         for module in model.modules():
-            if isinstance(module, Attention):
+            if isinstance(module, Attention | DecayingState):
                 module.scale = self.scale(module, width)
+            if self.zero_query and isinstance(module, LinearAttention) and module.feature_map == "relu":
+                raise ValueError(
+                    "zero_query must be false where attention.feature_map=relu, which learns nothing from 0"
+                )
         model.output_scale = self.output_multiplier / width
-        if model.embedding_scale != 1.0:
+        if isinstance(model, Ends) and model.embedding_scale != 1.0:
             model.embedding_scale = math.sqrt(self.base_width)
         self.growths = {name: self.growth(model, name, p, width) for name, p in model.named_parameters()}
         cast(Any, model).growths = self.growths
         super().__call__(model, seed)
 
-    def scale(self, attention: Attention, width: float) -> float:
-        """What the scores of an attention are multiplied by."""
-        if attention.scale != attention.d_head**-0.5:
-            raise ValueError(f"attention.scale must be null, for the init sets it, got {attention.scale:g}")
-        return math.sqrt(self.head_base(attention, width)) / attention.d_head
+    def scale(self, mixer: Attention | DecayingState, width: float) -> float:
+        """What the products of queries and keys are multiplied by."""
+        if mixer.scale != mixer.d_head**-0.5:
+            raise ValueError(f"attention.scale must be null, for the init sets it, got {mixer.scale:g}")
+        base = self.head_base(mixer, width)
+        is_bounded = isinstance(mixer, DecayingState) and mixer.has_unit_keys
+        return float(base**-0.5) if is_bounded else math.sqrt(base) / mixer.d_head
 
-    def head_base(self, attention: Attention, width: float) -> float:
-        return self.base_d_head or attention.d_head / width
+    def head_base(self, mixer: Attention | StateMixer, width: float) -> float:
+        return self.base_d_head or mixer.d_head / width
 
     def growth(self, model: nn.Module, name: str, parameter: Tensor, width: float) -> Growth:
         """How far a parameter has grown. Raises ValueError where that is not known."""
-        path, _, own = name.rpartition(".")
+        path = name.rpartition(".")[0]
         owner = model.get_submodule(path)
         none, vector = Growth(width), Growth(width, fan_out=width)
+        holder, sides = _declared(model, path)
+        if sides is not None:
+            return self._of_sides(holder, sides, parameter, width)
         if parameter.ndim >= 2:
             if isinstance(owner, nn.Embedding):
                 return none if _is_table(model, owner) else vector
             if isinstance(owner, nn.Linear) and owner is getattr(model, "head", None):
-                return Growth(width, fan_in=width)
-            if isinstance(owner, nn.Linear) and _is_hidden(model, path, owner):
-                return Growth(width, width, width)
+                return Growth(width, fan_in=width, multiplied=True)
             raise ValueError(
                 f"{type(self).__name__} knows no rule for {name} {tuple(parameter.shape)}; choose other parts, or init"
             )
-        if isinstance(owner, nn.Linear) and own == "bias":
-            return vector if _is_hidden(model, path, owner) else none
         above = model.get_submodule(path.rpartition(".")[0]) if path else model
         if isinstance(above, Attention) and owner in (above.query_norm, above.key_norm):
-            by_head = Growth(width, fan_out=above.d_head / self.head_base(above, width))
-            return vector if above.norms_full_width else by_head
+            return vector if above.norms_full_width else self._of_a_head(above, width)
+        if isinstance(above, StateMixer) and owner is getattr(above, "norm", None):
+            return self._of_a_head(above, width)
         return vector if owner is not model and parameter.numel() == getattr(model, "d_model", None) else none
+
+    def _of_a_head(self, mixer: Attention | StateMixer, width: float) -> Growth:
+        return Growth(width, fan_out=mixer.d_head / self.head_base(mixer, width))
+
+    def _of_sides(self, holder: nn.Module, sides: Sides, parameter: Tensor, width: float) -> Growth:
+        fan_out: float | None = width if sides in ("both", "out") else None
+        if sides == "heads" and self.base_d_head is not None:
+            assert isinstance(holder, Attention | StateMixer), "others have no heads"
+            fan_out = width / cast(float, self._of_a_head(holder, width).fan_out)
+        return Growth(width, width if sides != "out" and parameter.ndim > 1 else None, fan_out)
 
 
 @check_ranges
@@ -184,6 +202,8 @@ class CompleteP(MuP):
                 residual = module[int(name[len(path) + 1 :].split(".")[0])].residual
                 if not isinstance(residual, PreNorm | Parallel):
                     raise ValueError(f"residual must be pre_ln or parallel, got {type(residual).__name__}")
+                if isinstance(mixer := module[int(name[len(path) + 1 :].split(".")[0])].attention, RecurrentMixer):
+                    raise ValueError(f"attention must have an output projection, got {type(mixer).__name__}")
                 writes = name.split(".")[-2] in ("output", "down")
                 return replace(growth, depth=len(module) / self.base_layers, alpha=self.alpha, writes=writes)
         return growth
@@ -198,15 +218,22 @@ def _is_table(model: nn.Module, embedding: nn.Embedding) -> bool:
     return any(isinstance(module, RelativeBias) and module.table is embedding for module in model.modules())
 
 
-def _is_hidden(model: nn.Module, path: str, linear: nn.Linear) -> bool:
-    """Whether both sides of a linear layer grow with the width: of an attention, a feed-forward, or of the stream."""
-    above, _, name = path.rpartition(".")
-    holder = model.get_submodule(above)
-    if isinstance(holder, Attention):
-        return name in ("query", "key", "value", "output", "gate")
-    if isinstance(holder, FeedForward):
-        return name in ("up", "gate", "down")
-    return holder is model and linear.in_features == linear.out_features == getattr(model, "d_model", None)
+def _deviation(growth: Growth) -> float:
+    """What the deviation of a weight whose sides have grown so far is multiplied by (Yang et al. 2023, arXiv
+    2310.17813, section 3): of a hidden one fan_in^-1/2, of an output that no multiplier divides fan_in^-1.
+    """
+    return math.sqrt(growth.fan_out or 1.0) / growth.fan_in if growth.fan_in and not growth.multiplied else 1.0
+
+
+def _declared(model: nn.Module, path: str) -> tuple[nn.Module, Sides | None]:
+    """What a part says of the sides of its own layer at this path, and the part; None where none does."""
+    words = path.split(".")
+    for cut in range(len(words) - 1, -1, -1):
+        holder = model.get_submodule(".".join(words[:cut]))
+        sides: Mapping[str, Sides] = getattr(holder, "sides", None) or {}
+        if found := sides.get(".".join(words[cut:])):
+            return holder, found
+    return model, None
 
 
 def growths_of(model: nn.Module) -> Mapping[int, Growth]:

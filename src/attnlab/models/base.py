@@ -26,7 +26,7 @@ from attnlab.layers.experts import MixtureOfExperts
 from attnlab.layers.init import Init, draw_seed
 from attnlab.layers.linear_attention import StateMixer
 from attnlab.layers.linear_recurrence import counted
-from attnlab.layers.pointwise import Ends
+from attnlab.layers.pointwise import Ends, Sides
 from attnlab.layers.positions import ContextBias
 from attnlab.layers.scope import Mask
 from attnlab.layers.stack import wrong_pattern
@@ -52,13 +52,14 @@ class Model(Part, nn.Module):
 
     sees_both_sides: whether some of its layers do. has_memory: whether it has a decoder that attends to an encoder.
     towers: of a model with several stacks, the field of each (TowerFields), with the model's own fields that are of it
-    alone.
+    alone. sides: of its own layers, by name, but for `head`; None: nobody knows how the model goes with the width.
     """
 
     d_model: int
     sees_both_sides: ClassVar[bool] = False
     has_memory: ClassVar[bool] = False
     towers: ClassVar[Mapping[str, Sequence[str]]] = {}
+    sides: ClassVar[Mapping[str, Sides] | None] = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ Legend: B batch, T length, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Unpack
 
 import torch
@@ -18,6 +18,7 @@ from attnlab.layers.normalized import (
     Scale,
     of_length_1,
 )
+from attnlab.layers.pointwise import Sides
 from attnlab.layers.rotary import Rotary
 from attnlab.models.transformer import GPT, TransformerFields
 from attnlab.parts import Choices, unsharded, unwrapped
@@ -36,6 +37,7 @@ class NGPT(GPT):
     Raises ValueError for what is not nGPT's.
     """
 
+    sides: ClassVar[Mapping[str, Sides] | None] = None
     defaults: ClassVar[TransformerFields] = {
         **GPT.defaults,
         "position": Rotary,

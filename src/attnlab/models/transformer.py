@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnlab.layers.added import Addition, collected
 from attnlab.layers.cache import KeyValueCache
 from attnlab.layers.init import GPT2Init, Init, Normal002, Xavier
-from attnlab.layers.pointwise import Ends
+from attnlab.layers.pointwise import Ends, Sides
 from attnlab.layers.positions import Learned, Sinusoidal
 from attnlab.layers.residuals import PostNorm, norm_of
 from attnlab.layers.stack import Stack, StackFields
@@ -40,6 +40,7 @@ class TransformerFields(StackFields, total=False):
 class Transformer(Ends, TextModel):
     """A model of text on stacks, described by TransformerFields; `defaults` are those of its family."""
 
+    sides: ClassVar[Mapping[str, Sides] | None] = {}
     defaults: ClassVar[TransformerFields] = {
         **Stack.defaults,
         "tie_embeddings": True,
@@ -155,6 +156,7 @@ class Bert(Transformer, Encoder):
     """
 
     sees_both_sides = True
+    sides: ClassVar[Mapping[str, Sides] | None] = {"transform": "both", "pooler": "both"}
     defaults: ClassVar[TransformerFields] = {
         **Transformer.defaults,
         "d_model": 128,

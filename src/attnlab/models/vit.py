@@ -7,13 +7,14 @@ them, T = E + N, D model width, L classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from attnlab.layers.init import GPT2Init, Init
+from attnlab.layers.pointwise import Output, Sides
 from attnlab.layers.positions import Learned
 from attnlab.layers.stack import Stack, StackFields
 from attnlab.models.base import Model
@@ -90,7 +91,7 @@ class PatchEncoder(nn.Module):
 
 
 @check_ranges
-class ViT(PatchEncoder, Model):
+class ViT(PatchEncoder, Output, Model):
     """The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929); images (B, C, Y, X) to logits (B, L).
 
     pooling: classify a class token's state, or the mean of the patches' (section D.3 there). registers: tokens that
@@ -98,6 +99,8 @@ class ViT(PatchEncoder, Model):
     """
 
     sees_both_sides = True
+    sides: ClassVar[Mapping[str, Sides] | None] = {"patches": "out"}
+    head: nn.Linear
     defaults: ClassVar[StackFields] = {
         **Stack.defaults,
         "d_model": 128,
@@ -129,6 +132,7 @@ class ViT(PatchEncoder, Model):
     def forward(self, images_BCYX: Tensor) -> Tensor:
         states_BTD = self.encode(images_BCYX)
         pooled_BD = states_BTD[:, 0] if self.pooling == "class" else states_BTD[:, self.num_before :].mean(dim=1)
+        pooled_BD = pooled_BD if self.output_scale == 1.0 else pooled_BD * self.output_scale
         logits_BL: Tensor = self.head(pooled_BD)
         return logits_BL
 

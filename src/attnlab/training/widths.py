@@ -1,7 +1,8 @@
 """How the rates of an optimizer go with the width and the depth of a model whose init asks for it: muP and CompleteP.
 
-Yang et al. 2022 (arXiv 2203.03466), table 8: what grows at both sides has an Adam-like rate over the growth of its
-fan-in, and all others the rate itself. Dey et al. 2025 (arXiv 2505.01618), table 1, for the depth and for Adam's eps.
+Yang et al. 2022 (arXiv 2203.03466), table 8: what grows at its input has an Adam-like rate over that growth, but for
+an output that a multiplier divides, and all others the rate itself. Dey et al. 2025 (arXiv 2505.01618), table 1, for
+the depth and for Adam's eps.
 Weight decay is independent of a group's multiple of the rate: rate times decay is the same in all groups (there, and
 as in the authors' library, microsoft/mup).
 """
@@ -30,8 +31,7 @@ Rule = Callable[[Growth], Multiples]
 
 def adam_rule(growth: Growth) -> Multiples:
     """Of updates whose size does not depend on the gradient's: Adam, its relatives, and those by the sign."""
-    is_matrix = growth.fan_in is not None and growth.fan_out is not None
-    lr = 1.0 / growth.fan_in if is_matrix and growth.fan_in else 1.0
+    lr = 1.0 if growth.multiplied else 1.0 / (growth.fan_in or 1.0)
     # A gradient falls as 1 / width, and in a layer as depth^-alpha, but where that division is in the weight itself.
     eps = 1.0 / growth.width * (1.0 if growth.writes else growth.depth**-growth.alpha)
     return Multiples(lr * _by_depth(growth), eps)
@@ -41,9 +41,9 @@ def muon_rule(growth: Growth) -> Multiples:
     """Of an orthogonal update with the root mean square of AdamW's: as wide as the root of the larger side, where the
     spectral condition wants sqrt(fan_out / fan_in).
     """
-    assert growth.fan_in is not None, "Muon has hidden matrices"
-    assert growth.fan_out is not None, "Muon has hidden matrices"
-    lr = math.sqrt(growth.fan_out / growth.fan_in / max(growth.fan_out, growth.fan_in))
+    assert not growth.multiplied, "Muon has hidden matrices"
+    fan_in, fan_out = growth.fan_in or 1.0, growth.fan_out or 1.0
+    lr = math.sqrt(fan_out / fan_in / max(fan_out, fan_in))
     return Multiples(lr * _by_depth(growth))
 
 
@@ -53,9 +53,8 @@ def sgd_rule(growth: Growth) -> Multiples:
     """
     if growth.depth != 1.0:
         raise ValueError("optimizer: for SGD no rule is known by which its rates go with the depth; choose adamw")
-    if growth.fan_in is not None and growth.fan_out is not None:
-        return Multiples(growth.fan_out / growth.fan_in)
-    return Multiples(growth.fan_out or growth.fan_in or 1.0)
+    fan_in, fan_out = growth.fan_in or 1.0, growth.fan_out or 1.0
+    return Multiples(fan_in if growth.multiplied else fan_out / fan_in)
 
 
 def no_rule(why: str) -> Rule:
