@@ -302,6 +302,8 @@ class TrainingRun:
 
     def _evaluate(self, task: Task, loggers: Sequence[Logger], debugging: Debugging) -> None:
         final = debugging.evaluate(task, self.data)
+        for callback in task.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+            final |= callback.figures(task) if isinstance(callback, training.Diagnostics) else {}
         if final:
             task.report(final)
         with_maps, examples = self.parts.tracking.attention_maps, examples_of(task, self.data, self._log)
@@ -342,7 +344,7 @@ class TrainingRun:
             "widths": plain_widths(data.dims()),
             "parameters": size.counts(),
             "flops_per_token": size.flops_per_token,
-            "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
+            "metrics": {metric.name: metric.record() for metric in task.reported(self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
             "training": dict(zip(PLAN, (steps, tokens_per_step, tokens, epochs), strict=True)),
         }

@@ -244,7 +244,7 @@ def _metric_of_search(composed: Composed, words: Sequence[str]) -> tuple[str, st
         )
     task = load("task", composed.get("task"))
     metric = asked or f"val/{task.monitor.name}"
-    said = {known.name: known.record() for known in task.metrics(composed.resolved)}
+    said = {known.name: known.record() for known in task.reported(composed.resolved)}
     return metric, better or better_of(metric, said)
 
 

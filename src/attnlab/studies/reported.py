@@ -61,7 +61,7 @@ def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
 
     for where, primary, wanted in _primary_metrics(plan):
         for task, run in runs_with(wanted):
-            recorded = {one.name: one.record() for one in task.metrics(run.resolved)} if issubclass(task, Task) else {}
+            recorded = {one.name: one.record() for one in task.reported(run.resolved)} if issubclass(task, Task) else {}
             of_cost = "lower" if target_of(primary["name"]) else None
             better = of_cost or known_better(primary["name"], recorded) or primary["better"]
             if better != primary["better"]:
@@ -76,7 +76,7 @@ def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
             _refuse_unvalidated(where, metric, [run for _, run in tasks])
         if not tasks or any(not issubclass(task, Task) or task.reports(metric, run.resolved) for task, run in tasks):
             continue
-        reported = (one for task, run in tasks for one in task.metrics(run.resolved))
+        reported = (one for task, run in tasks for one in task.reported(run.resolved))
         names = list(dict.fromkeys(name for one in reported for name in one.names()))
         raise ValueError(
             f"{where} must be one of what these runs report, got {metric}.{did_you_mean(metric, names)} They report "
