@@ -69,3 +69,15 @@ def check_cells(plan: Plan, names: set[str], space: ConfigSpace) -> list[Compose
         dry_build(one.resolved)
         refuse_other_source(one)
     return composed
+
+
+def announced(plan: Plan, pending: int, runs_dir: Path) -> list[str]:
+    """What a study is and how far it has come, in lines."""
+    total = sum(1 for _ in plan.jobs())
+    size = f"{len(plan.cells)} cells x {len(plan.seeds)} seeds in {runs_dir / plan.study}"
+    lines = [f"{plan.study}: {plan.question}", f"{size}: {total - pending} of {total} runs are done"]
+    if stages := plan.looks.stages:
+        numbers = ", ".join(map(str, stages))
+        lines.append(f"seeds in stages, {numbers}, until all is settled: at most {plan.most_runs} runs")
+    lines += [f"before it, what it needs: {', '.join(plan.needs)}"] if plan.needs else []
+    return [*lines, *(f"skipped {cell.name}: {cell.skip}" for cell in plan.cells if cell.skip)]
