@@ -4,7 +4,8 @@ entropy of attention. Legend: B batch, T target length, S source length, D model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
@@ -17,6 +18,7 @@ from attnlab.layers.backends import Eager
 from attnlab.layers.residuals import Stream
 from attnlab.layers.scope import Scope
 from attnlab.layers.stack import Layer, Stack
+from attnlab.parts import Config, find
 from attnlab.training.loss import whole_norm
 from attnlab.training.metrics import Metric
 from attnlab.training.task import Batch, Task, as_task
@@ -195,3 +197,18 @@ def entropy(weights_BHTS: Tensor | None, is_real_BT: Tensor) -> Tensor:
     weights_BHTS = sizes_BHTS / sizes_BHTS.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(sizes_BHTS.dtype).tiny)
     entropy_BT: Tensor = -torch.special.xlogy(weights_BHTS, weights_BHTS).sum(dim=-1).mean(dim=1)
     return entropy_BT[is_real_BT].mean()
+
+
+def reported(task: type[Task], config: Config) -> Sequence[Metric]:
+    """All metrics of a finished run of this resolved configuration: its task's own, and those of a look inside."""
+    return [*task.metrics(config), *_of_looks(config)]
+
+
+def reports(task: type[Task], metric: str, config: Config) -> bool:
+    """Whether such a run can report a metric."""
+    names = [name for one in _of_looks(config) for name in one.names()]
+    return any(fnmatch.fnmatchcase(metric, name) for name in names) or task.reports(metric, config)
+
+
+def _of_looks(config: Config) -> Sequence[Metric]:
+    return () if find(config, "trainer.diagnostics_every") is None else Diagnostics.metrics

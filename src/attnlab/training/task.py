@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.parts import Config, find
+from attnlab.parts import Config
 from attnlab.training.additions import PartCounts, figures_of
 from attnlab.training.evaluation import Batch, Evaluation
 from attnlab.training.loss import NOTHING, OBJECTIVE, Diverged, LossAccumulator, first_not_finite
@@ -92,19 +92,11 @@ class Task(Evaluation):
         return ()
 
     @classmethod
-    def reported(cls, config: Config) -> Sequence[Metric]:
-        """All metrics of such a run: the task's own, and those of a look inside its training."""
-        from attnlab.training.diagnostics import Diagnostics
-
-        looks = find(config, "trainer.diagnostics_every") is not None
-        return [*cls.metrics(config), *(Diagnostics.metrics if looks else ())]
-
-    @classmethod
     def reports(cls, metric: str, config: Config) -> bool:
         """Whether a run can report a metric; of a class that computes its figures anew and names none, every one."""
         for owner in cls.__mro__[: cls.__mro__.index(Task)]:
             if "metrics" in vars(owner):
-                names = [name for known in cls.reported(config) for name in known.names()]
+                names = [name for known in cls.metrics(config) for name in known.names()]
                 return any(fnmatch.fnmatchcase(metric, name) for name in names)
             if vars(owner).keys() & {"loss_sums", "figures_of_sums", "validate", "figures", "evaluate"}:
                 return True
