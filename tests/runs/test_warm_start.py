@@ -9,11 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from attnlab.config import UsageError, shipped
+from attnlab.config.compose import read_yaml
+from attnlab.config.identity import IN_INIT_FROM, NotThere, inherit, own_choices
 from attnlab.layers import PositionEncoding
 from attnlab.models import ViT
 from attnlab.runs.record import checkpoint_of, read_tensors
 from attnlab.runs.trained import load_run
-from attnlab.training.run_directory import read_json
+from attnlab.training.run_directory import FORMAT, read_json, write_json, write_text
 
 STEPS = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.threads=1", "schedule.warmup_steps=0"]
 SHARED = dict(word.split("=") for word in STEPS if "threads" not in word)
@@ -227,6 +230,72 @@ def test_a_study_whose_cells_all_start_from_one_run(imported, attnlab, study):
     for command in ("status", "compare", "report"):
         assert attnlab(command, "after").status == 0
     assert {"differences.pdf", "differences.png"} <= {path.name for path in Path("runs/after/figures").iterdir()}
+
+
+BEFORE = "${runs_dir}/before/rotary/seed=${seed}"
+
+
+@pytest.mark.slow
+def test_each_seed_of_a_study_starts_from_its_own_run_of_a_study_that_it_needs(attnlab, study, tiny):
+    """Nothing of it can be composed before those have run: their choices are its defaults."""
+    shared = [*(word for word in tiny if "position" not in word), "position=rotary"]
+    metric = {"name": "test/loss@1x", "better": "lower"}
+    study(
+        "before",
+        shared=shared,
+        factors={},
+        cells=[{"name": "rotary", "overrides": []}],
+        baseline={},
+        seeds=1,
+        metric=metric,
+    )
+    start = [
+        f'model.init_from="{BEFORE}"',
+        "optimizer.lr=0",
+        "optimizer.weight_decay=0",
+        "trainer.max_steps=2",
+        "trainer.val_check_interval=2",
+    ]
+    study("after", needs=["before"], shared=start, factors={"position": ["rotary", "none"]}, baseline={"position": "rotary"},
+          seeds=1, metric=metric)  # fmt: skip
+    said = attnlab("sweep", "after", "--dry-run", "hydra/launcher=basic")
+    assert said.status == 0, said.err
+    assert "what after takes can be told when before, which it starts from, is over" in said.out + said.err
+    assert not Path("runs/before").exists()
+    for seeds in (1, 2):  # also where seeds are added to both
+        said = attnlab("sweep", "after", f"study.seeds={seeds}", "hydra/launcher=basic")
+        assert said.status == 0, said.err
+        for seed in range(seeds):
+            run, own = Path(f"runs/after/position=none/seed={seed}"), Path(f"runs/before/rotary/seed={seed}")
+            assert read_json(run / "run.json")["config"]["model"]["init_from"] == str(own)
+            assert read_json(run / "run.json")["config"]["tokenizer"]["path"] == str(own)
+            weights = read_tensors(
+                checkpoint_of(own, "last" if not (own / "checkpoints/best.ckpt").is_file() else "best")
+            )
+            for name, tensor in read_tensors(checkpoint_of(run, "last")).items():
+                torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
+    assert attnlab("sweep", "after", "study.seeds=2", "--cfg").out.count("attnlab train") == 2 + 4
+
+
+def test_what_a_start_by_seed_comes_to(tmp_path):
+    write_json(
+        run := tmp_path / "before/rotary/seed=3/run.json",
+        {"format": FORMAT, "cell_name": "rotary", "overrides": ["position=rotary", "optimizer.lr=1"]},
+    )
+    words = [f'model.init_from="{BEFORE}"', f"runs_dir={tmp_path}"]
+    assert inherit([*words, "seed=3"]) == ["position=rotary", *words, "seed=3"]
+    assert own_choices(["position=rotary", *words, "seed=3"]) == ["init_from=rotary", *words[1:], "seed=3"]
+    write_text(run.with_name("tokenizer.json"), "{}")
+    assert inherit([*words, "seed=3"])[1:3] == ["tokenizer=pretrained", f'tokenizer.path="{BEFORE}"']
+    with pytest.raises(NotThere, match=r"there is no run in .*/before/rotary/seed=0 \(no run.json\)") as missing:
+        inherit(words)
+    assert missing.value.run == tmp_path / "before/rotary/seed=0"
+    with pytest.raises(UsageError, match="seed must be one value here"):
+        inherit([*words, "seed=3,4"])
+    with pytest.raises(UsageError, match=r"\$\{runs_dir\} and \$\{seed\} alone can stand in it"):
+        inherit(['model.init_from="${runs_dir}/${cell}"'])
+    defaults = read_yaml(shipped("conf") / "train.yaml")
+    assert {key: defaults[key] for key in IN_INIT_FROM} == IN_INIT_FROM
 
 
 REFUSED = {

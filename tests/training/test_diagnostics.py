@@ -1,12 +1,13 @@
 """A look inside a training: its values by hand, and that it changes no bit."""
 
+import fnmatch
 import json
 import math
 
 import pytest
 import split_runs
 import torch
-from tiny_run import TinyModel
+from tiny_run import TinyModel, TinyTask
 from torch.nn import functional as F
 
 from attnlab.models import GPT, T5
@@ -71,6 +72,33 @@ def test_norms_are_those_of_the_mean_gradient_and_of_the_change_of_the_weights(t
         for what, tensors in (("gradient", gradients), ("update", changes)):
             squares = sum(found[step][f"{what}_norm/{where}"] ** 2 for where in ("layer=0", "layer=1", "rest"))
             assert math.sqrt(squares) == pytest.approx(norm(tensors.values()), rel=1e-4)
+
+
+def test_figures_are_the_ratios_of_the_first_and_the_last_look_of_each_stack(texts, tmp_path):
+    """Also where a run goes on after its first step, whose look the checkpoint brings."""
+    path, saved, resumed = tmp_path / "metrics.jsonl", tmp_path / "saved", Diagnostics(8)
+    given = {"max_steps": 18, "checkpoints": saved}
+    split_runs.train("translation", texts, callbacks=(Diagnostics(8),), loggers=(JsonLines(path),), **given)
+    split_runs.train("translation", texts, callbacks=(resumed,), resume=saved / "step=10.ckpt", **given)
+    found, (_, task) = lines(path), split_runs.make("translation", texts, 1)
+    assert list(found) == [1, 8, 16]
+    expected = {
+        f"diagnostics/{stack}/gradient_norm_ratio@{when}": found[step][f"gradient_norm/{stack}/layer=1"]
+        / found[step][f"gradient_norm/{stack}/layer=0"]
+        for stack in ("encoder", "decoder")
+        for when, step in (("start", 1), ("end", 16))
+    }
+    assert resumed.figures(task) == pytest.approx(expected)
+    names = [name for metric in Diagnostics.metrics for name in metric.names()]
+    assert all(any(fnmatch.fnmatch(name, known) for known in names) for name in expected)
+    assert not task.unavailable
+
+
+def test_a_stack_without_two_trained_ends_has_no_ratio():
+    look, task = Diagnostics(1), TinyTask(GPT(8, 8, d_model=8, num_heads=2, num_layers=2))
+    look.load_state_dict({"start": {"gradient_norm/layer=1": 2.0}, "end": {"gradient_norm/layer=1": 1.0}})
+    assert look.figures(task) == {}
+    assert set(task.unavailable) == {f"diagnostics/gradient_norm_ratio@{when}" for when in ("start", "end")}
 
 
 def test_scales_and_entropies_are_those_of_the_formulas(texts, tmp_path):

@@ -14,6 +14,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config import LISTS, UsageError
 from attnlab.config.loader import parse_one
@@ -177,6 +179,16 @@ INHERITED = (
     *("task", "data", "tokenizer", "augmentation"),
 )
 NOT_INHERITED = (INIT_FROM, "task.pretrained", "data.tokenizer_from")
+# What can stand in it as ${...}, and its value where it is left out, as conf/train.yaml has it.
+IN_INIT_FROM: dict[str, object] = {"runs_dir": "runs", "seed": 0}
+
+
+class NotThere(UsageError):
+    """The run in `model.init_from` is not there; `run` is its directory."""
+
+    def __init__(self, message: str, run: Path) -> None:
+        super().__init__(message)
+        self.run = run
 
 
 def flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -295,9 +307,10 @@ def _shown(value: str) -> tuple[str, str]:
 
 
 def inherit(overrides: Sequence[str]) -> list[str]:
-    """The overrides with those of the run in `model.init_from` before them, as far as they do not choose anew.
+    """The overrides with those of the run in `model.init_from` before them, as far as they do not choose anew. That run
+    may follow from this one's own seed, as in `${runs_dir}/before/rotary/seed=${seed}`.
 
-    Raises: UsageError where that directory holds no run.
+    Raises: NotThere where that directory holds no run; UsageError.
     """
     keys = {key_and_value(override)[0] for override in overrides}
     groups = {key for key in keys if "." not in key}
@@ -307,18 +320,18 @@ def inherit(overrides: Sequence[str]) -> list[str]:
 
 def folders_of_start(overrides: Sequence[str]) -> list[str]:
     """The folders in which the choices and parts of the run in `model.init_from` are found. Raises: UsageError."""
-    run = _start_of(overrides)
-    folders: list[str] = record_in(Path(run).expanduser()).get("config_dirs", []) if run else []
+    start = _start_of(overrides)
+    folders: list[str] = record_in(start[1]).get("config_dirs", []) if start else []
     return folders
 
 
 def own_choices(overrides: Sequence[str]) -> list[str]:
     """The overrides without what `model.init_from` brought, that run by its cell's name. Raises: UsageError."""
-    run = _start_of(overrides)
-    if run is None:
+    start = _start_of(overrides)
+    if start is None:
         return list(overrides)
     brought = {_meaning(override) for override in _choices_of_run(overrides)}
-    name = record_in(Path(run).expanduser()).get("cell_name", run)
+    name = record_in(start[1]).get("cell_name", start[0])
     own = [override for override in overrides if _meaning(override) not in brought]
     return [f"init_from={name}" if key_and_value(override)[0] == INIT_FROM else override for override in own]
 
@@ -330,26 +343,43 @@ def recorded_choices(overrides: Sequence[str]) -> dict[str, str]:
 
 def _choices_of_run(overrides: Sequence[str]) -> list[str]:
     """What `inherit` takes from the run in `model.init_from`: choices of parts and data, its copy of its tokenizer."""
-    run = _start_of(overrides)
-    if run is None:
+    start = _start_of(overrides)
+    if start is None:
         return []
-    directory = Path(run).expanduser()
+    written, directory = start
     record = record_in(directory)
     if not record:
-        several = "; of several runs each is a cell of a study" if "," in run else ""
+        several = "; of several runs each is a cell of a study" if "," in written else ""
         give = f"give the directory of a run, or of an imported model{several}"
-        raise UsageError(f"{INIT_FROM}={run}: there is no run (no run.json); {give}")
+        here = "" if "${" not in written else f" in {directory}"
+        raise NotThere(f"{INIT_FROM}={written}: there is no run{here} (no run.json); {give}", directory)
     has_tokenizer = (directory / "tokenizer.json").is_file()
     groups = {*INHERITED} - {"tokenizer"} if has_tokenizer else {*INHERITED}
     keyed = [(key_and_value(word)[0], word) for word in record["overrides"]]
     theirs = [word for key, word in keyed if key.split(".")[0] in groups and key not in NOT_INHERITED]
-    return [*theirs, *(["tokenizer=pretrained", f"tokenizer.path={literal(run)}"] if has_tokenizer else [])]
+    return [*theirs, *(["tokenizer=pretrained", f"tokenizer.path={quoted(written)}"] if has_tokenizer else [])]
 
 
-def _start_of(overrides: Sequence[str]) -> str | None:
+def _start_of(overrides: Sequence[str]) -> tuple[str, Path] | None:
+    """What `model.init_from` says, and the directory that it comes to. Raises: UsageError where it cannot be told."""
     given = [override for override in overrides if key_and_value(override)[0] == INIT_FROM]
     value = parse_word(given[-1]).value() if given else None
-    return None if value in (None, "") else str(value)
+    if value in (None, ""):
+        return None
+    written = str(value)
+    own = {key_and_value(o)[0]: parse_word(o) for o in overrides if key_and_value(o)[0] in IN_INIT_FROM}
+    for key in own:
+        if own[key].is_sweep_override() and f"${{{key}}}" in written:
+            raise UsageError(
+                f"{INIT_FROM}={written}: {key} must be one value here, as all jobs take over the choices of one run; "
+                "start them one by one, or make them a study, which has seeds"
+            )
+    known = {key: own[key].value() if key in own else default for key, default in IN_INIT_FROM.items()}
+    try:
+        return written, Path(str(OmegaConf.create({**known, "start": written}).start)).expanduser()
+    except OmegaConfBaseException as error:
+        names = " and ".join(f"${{{key}}}" for key in IN_INIT_FROM)
+        raise UsageError(f"{INIT_FROM}={written}: {names} alone can stand in it: {reason_of(error)}") from error
 
 
 def _meaning(override: str) -> tuple[str, str]:

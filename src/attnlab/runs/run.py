@@ -51,6 +51,7 @@ from attnlab.training.callbacks import (
     in_words,
 )
 from attnlab.training.checkpoints import draw_apart
+from attnlab.training.diagnostics import reported
 from attnlab.training.loggers import View, build_loggers, finishing
 from attnlab.training.loss import Diverged
 from attnlab.training.processes import Interrupted, StopRequest, descendants, end_with_ancestors, leaving, slurm_job
@@ -302,6 +303,8 @@ class TrainingRun:
 
     def _evaluate(self, task: Task, loggers: Sequence[Logger], debugging: Debugging) -> None:
         final = debugging.evaluate(task, self.data)
+        for callback in task.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+            final |= callback.figures(task) if isinstance(callback, training.Diagnostics) else {}
         if final:
             task.report(final)
         with_maps, examples = self.parts.tracking.attention_maps, examples_of(task, self.data, self._log)
@@ -342,7 +345,7 @@ class TrainingRun:
             "widths": plain_widths(data.dims()),
             "parameters": size.counts(),
             "flops_per_token": size.flops_per_token,
-            "metrics": {metric.name: metric.record() for metric in task.metrics(self.composed.resolved)},
+            "metrics": {metric.name: metric.record() for metric in reported(type(task), self.composed.resolved)},
             "data": {"unit": data.unit, **data.facts()},
             "training": dict(zip(PLAN, (steps, tokens_per_step, tokens, epochs), strict=True)),
         }

@@ -242,9 +242,11 @@ def _metric_of_search(composed: Composed, words: Sequence[str]) -> tuple[str, st
             f"hydra.sweeper.metric must be of the validation part, as val/loss is, got {asked}: settings are chosen "
             "by the validation part"
         )
+    from attnlab.training.diagnostics import reported
+
     task = load("task", composed.get("task"))
     metric = asked or f"val/{task.monitor.name}"
-    said = {known.name: known.record() for known in task.metrics(composed.resolved)}
+    said = {known.name: known.record() for known in reported(task, composed.resolved)}
     return metric, better or better_of(metric, said)
 
 

@@ -6,7 +6,6 @@ launched again. The launchers are Hydra's: `attnlab.config.engine`.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,8 +19,7 @@ from rich.console import Console
 from attnlab.config import UsageError
 from attnlab.config.compose import ConfigSpace
 from attnlab.config.engine import launch
-from attnlab.config.identity import key_and_text, literal, run_path
-from attnlab.runs.record import code_version
+from attnlab.config.identity import literal, run_path
 from attnlab.studies import cluster
 from attnlab.studies.announced import announcement, undecidable
 from attnlab.studies.checked import Checked, check_cells, launcher_for
@@ -29,15 +27,15 @@ from attnlab.studies.cluster import Job, NoAnswer
 from attnlab.studies.jobs import Launcher, no_empty_folders
 from attnlab.studies.monitor import Monitor, say
 from attnlab.studies.on_end import then
-from attnlab.studies.plan import Key, Plan, find_study, read_plan, runs_of
+from attnlab.studies.plan import Key, Plan, find_study, runs_of
 from attnlab.studies.slots import Slots, gpus_of
-from attnlab.studies.stages import at_stage, next_stage, seeds_of_needed, with_earlier_looks
-from attnlab.studies.study_file import config_dirs_of, load_plan, on_end_of, refuse_changed_cells
+from attnlab.studies.stages import at_stage, next_stage, seeds_of_needed, seems_over, write_plan
+from attnlab.studies.study_file import Waiting, config_dirs_of, load_plan, on_end_of, refuse_changed_cells, tune_of
 from attnlab.studies.trunks import branching
 from attnlab.studies.tuning import Tuning, load_tuning
 from attnlab.studies.workers import get_ready
 from attnlab.training.processes import Interrupted, leaving
-from attnlab.training.run_directory import ENDED, SETTLED, RunDirectory, effective_state, read_json, write_json
+from attnlab.training.run_directory import ENDED, SETTLED, RunDirectory, effective_state, read_json
 
 if TYPE_CHECKING:
     from attnlab.studies.preflight import Preflight
@@ -182,13 +180,16 @@ class Sweep:
 
     def run(self, path: Path, own: Sequence[str], before: tuple[Path, ...] = ()) -> int:
         """Sweeps a study; `before` are those that need it. Returns the exit status. Raises: UsageError."""
-        if JOBLIB in self.hydra_own and not self.plan_only and not _seems_over(path, own):
+        if JOBLIB in self.hydra_own and not self.plan_only and not seems_over(path, own):
             get_ready()
-        with ConfigSpace(*config_dirs_of(path, own, self.config_dirs)) as space:
-            plan = load_plan(path, own, space)
-            runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
-            plan = at_stage(plan, runs_dir, self._tell)
-            tuning = load_tuning(path, plan, own, space)
+        try:
+            with ConfigSpace(*config_dirs_of(path, own, self.config_dirs)) as space:
+                plan = load_plan(path, own, space)
+                runs_dir = space.compose([*plan.overrides(plan.cells[0]), *self.hydra_own]).runs_dir
+                plan = at_stage(plan, runs_dir, self._tell)
+                tuning = load_tuning(path, plan, own, space)
+        except Waiting as waiting:
+            return self._run_after_needed(waiting, path, own, before)
         plan = (tuning and tuning.settled(runs_dir)) or plan
         study = self._said(self._checked(plan, path, runs_dir, before, space, tuning=tuning))
         for line in undecidable(plan, study.composed, tuning is not None):
@@ -198,6 +199,19 @@ class Sweep:
         is_told = study.pending and not before and not self.detach
         command = (self.on_end or on_end_of(path)) if is_told else None
         return then(command, study.written.parent, partial(self._run, study))
+
+    def _run_after_needed(self, waiting: Waiting, path: Path, own: Sequence[str], before: tuple[Path, ...]) -> int:
+        """Sweeps a study of which nothing can be composed before what it needs has run."""
+        tune = tune_of(path)
+        trial_seeds = tune["seeds"] if tune else ()
+        if status := self._run_needed(waiting.plan, path, waiting.runs_dir, before, trial_seeds):
+            return status
+        if (waiting.run / "run.json").is_file():
+            return self.run(path, own, before)
+        if not (self.plan_only or self.dry_run):
+            raise waiting
+        self._say_waiting(waiting.plan, waiting.plan.needs)
+        return 0
 
     def _checked(
         self,
@@ -232,7 +246,7 @@ class Sweep:
         say(self.console, line)
 
     def _print_runs(self, study: Checked) -> int:
-        if status := self._run_needed(study):
+        if status := self._run_needed_by(study):
             return status
         if study.to_tune is not None:
             first = next(study.to_tune.rounds(study.runs_dir))
@@ -247,7 +261,7 @@ class Sweep:
     def _run(self, study: Checked) -> int:
         """Runs what is needed, then the tuning, then what is pending, stage by stage where seeds come in stages, and
         compares."""
-        if status := self._run_needed(study):
+        if status := self._run_needed_by(study):
             return status
         if study.to_tune is not None:
             chosen = self._tune(study, study.to_tune)
@@ -257,7 +271,7 @@ class Sweep:
         self._train(study, [*NOT_OVER, "failed"])
         while not self.detach and (plan := next_stage(study.plan, study.runs_dir, self._tell)):
             study = self._checked(plan, study.path, study.runs_dir, study.before, study.space, ENDED, study.tuning)
-            if status := self._run_needed(study):
+            if status := self._run_needed_by(study):
                 return status
             self._train(study, NOT_OVER)
         if self.detach and study.before and study.pending:
@@ -289,7 +303,7 @@ class Sweep:
         runs_dir, space, launcher = study.runs_dir, study.space, study.launcher
         plan, ahead = self._prepared(study)
         with no_empty_folders([study.written.parent, *runs_of(plan, runs_dir).values()]), leaving():
-            _write_plan(plan, study.written, runs_dir)
+            write_plan(plan, study.written, runs_dir)
             if ahead is not None and launcher is not None:
                 say(self.console, ahead.line(ahead.recorded()))
                 ahead.write_costs()
@@ -297,10 +311,9 @@ class Sweep:
 
     def _say_ahead(self, study: Checked) -> int:
         """What the runs that are left will take, by cells; of a study that needs others, once those are over."""
-        status, needs, within = self._run_needed(study), study.plan.needs, [_in(study.runs_dir)]
-        if needed := [name for name in needs if not _seems_over(find_study(name, beside=study.path), within)]:
-            which = " and ".join(needed)
-            say(self.console, f"what {study.plan.study} takes can be told when {which}, which it starts from, is over")
+        status, needs, within = self._run_needed_by(study), study.plan.needs, [_in(study.runs_dir)]
+        if needed := [name for name in needs if not seems_over(find_study(name, beside=study.path), within)]:
+            self._say_waiting(study.plan, needed)
             return status
         if study.to_tune is not None:
             self._say_trials_ahead(study, study.to_tune)
@@ -335,15 +348,26 @@ class Sweep:
                 plan, study.runs_dir, study.pending, sizes, study.composed, study.space, study.launcher
             )
 
-    def _run_needed(self, study: Checked) -> int:
-        for name in study.plan.needs:
-            needed = find_study(name, beside=study.path)
-            if needed in (study.path, *study.before):
-                raise UsageError(f"{study.path}: needs {name}, which in turn needs this study")
-            wanted = [*study.plan.seeds, *(study.tuning.tune["seeds"] if study.tuning else ())]
-            seeds = seeds_of_needed(study.runs_dir / needed.parent.name, wanted)
-            own = [_in(study.runs_dir), *([] if seeds is None else [f"study.seeds={seeds}".replace(" ", "")])]
-            if status := self.run(needed, own, (study.path, *study.before)):
+    def _say_waiting(self, plan: Plan, needed: Sequence[str]) -> None:
+        which = " and ".join(needed)
+        told = f"the runs of {plan.study}" if self.plan_only else f"what {plan.study} takes"
+        say(self.console, f"{told} can be told when {which}, which it starts from, is over")
+
+    def _run_needed_by(self, study: Checked) -> int:
+        trial_seeds = study.tuning.tune["seeds"] if study.tuning else ()
+        return self._run_needed(study.plan, study.path, study.runs_dir, study.before, trial_seeds)
+
+    def _run_needed(
+        self, plan: Plan, path: Path, runs_dir: Path, before: tuple[Path, ...], trial_seeds: Sequence[int]
+    ) -> int:
+        """Sweeps what a plan needs, with its seeds and those of its trials."""
+        for name in plan.needs:
+            needed = find_study(name, beside=path)
+            if needed in (path, *before):
+                raise UsageError(f"{path}: needs {name}, which in turn needs this study")
+            seeds = seeds_of_needed(runs_dir / needed.parent.name, [*plan.seeds, *trial_seeds])
+            own = [_in(runs_dir), *([] if seeds is None else [f"study.seeds={seeds}".replace(" ", "")])]
+            if status := self.run(needed, own, (path, *before)):
                 return status
         return 0
 
@@ -373,21 +397,3 @@ class Sweep:
 
 def _in(runs_dir: Path) -> str:
     return f"runs_dir={literal(str(runs_dir))}"
-
-
-def _seems_over(path: Path, own: Sequence[str]) -> bool:
-    """Whether all runs of a study's last plan are over, by a glance that loads no part."""
-    given = dict(map(key_and_text, own))
-    folder = Path(given.get("runs_dir", "runs"), given.get("study.name", path.parent.name))
-    with contextlib.suppress(UsageError):
-        runs = runs_of(read_plan(folder / "plan.json"), folder.parent).values()
-        return all(effective_state(run) in SETTLED for run in runs)
-    return False
-
-
-def _write_plan(plan: Plan, path: Path, runs_dir: Path) -> None:
-    before = read_json(path, {})
-    plan = with_earlier_looks(plan, read_plan(path) if before else None, runs_dir)
-    now = asdict(replace(plan, code=before.get("code") or dict(code_version())))
-    if before != now:
-        write_json(path, now)

@@ -48,7 +48,7 @@ def _recorded(task: Any, run: Composed) -> dict[str, object]:
     """What a run's record will say of its metrics."""
     from attnlab.training import Task
 
-    return {one.name: one.record() for one in task.metrics(run.resolved)} if issubclass(task, Task) else {}
+    return {one.name: one.record() for one in reported(task, run.resolved)} if issubclass(task, Task) else {}
 
 
 def _refuse_unknown_ends(plan: Plan, metric: str, wanted: Mapping[str, object], known: Metric | None) -> None:
@@ -67,6 +67,7 @@ def _refuse_unknown_ends(plan: Plan, metric: str, wanted: Mapping[str, object], 
 def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
     """Raises: ValueError for a metric that none of its runs can report, or whose other values the task calls better."""
     from attnlab.training import Task
+    from attnlab.training.diagnostics import reported, reports
 
     def runs_with(wanted: Mapping[str, object]) -> list[tuple[Any, Composed]]:
         runs = [composed[cell.name] for cell in plan.cells if cell.skip is None and cell.has(wanted)]
@@ -87,10 +88,10 @@ def refuse_unreported(plan: Plan, composed: Mapping[str, Composed]) -> None:
         if target := target_of(metric):
             metric = target.metric
             _refuse_unvalidated(where, metric, [run for _, run in tasks])
-        if not tasks or any(not issubclass(task, Task) or task.reports(metric, run.resolved) for task, run in tasks):
+        if not tasks or any(not issubclass(task, Task) or reports(task, metric, run.resolved) for task, run in tasks):
             continue
-        reported = (one for task, run in tasks for one in task.metrics(run.resolved))
-        names = list(dict.fromkeys(name for one in reported for name in one.names()))
+        every = (one for task, run in tasks for one in reported(task, run.resolved))
+        names = list(dict.fromkeys(name for one in every for name in one.names()))
         raise ValueError(
             f"{where} must be one of what these runs report, got {metric}.{did_you_mean(metric, names)} They report "
             f"{', '.join(names)}"

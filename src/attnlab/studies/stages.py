@@ -7,14 +7,16 @@ Nothing is kept of a look but how many seeds it had: the comparison makes each o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from attnlab.config import UsageError
+from attnlab.config.identity import key_and_text
+from attnlab.runs.record import code_version
 from attnlab.studies.plan import Plan, read_plan, runs_of
 from attnlab.training.looks import Looks
-from attnlab.training.run_directory import ENDED, effective_state
+from attnlab.training.run_directory import ENDED, SETTLED, effective_state, read_json, write_json
 
 MOST_NAMED = 5
 
@@ -54,6 +56,16 @@ def seeds_of_needed(folder: Path, seeds: list[int]) -> list[int] | None:
         if set(seeds) <= set(plan.seeds) and _over(plan, folder.parent, plan.seeds):
             return plan.seeds
     return seeds
+
+
+def seems_over(path: Path, own: Sequence[str]) -> bool:
+    """Whether all runs of a study's last plan are over, by a glance that loads no part."""
+    given = dict(map(key_and_text, own))
+    folder = Path(given.get("runs_dir", "runs"), given.get("study.name", path.parent.name))
+    with contextlib.suppress(UsageError):
+        runs = runs_of(read_plan(folder / "plan.json"), folder.parent).values()
+        return all(effective_state(run) in SETTLED for run in runs)
+    return False
 
 
 def _over(plan: Plan, runs_dir: Path, seeds: Collection[int]) -> bool:
@@ -100,3 +112,12 @@ def with_earlier_looks(plan: Plan, before: Plan | None, runs_dir: Path) -> Plan:
     if set(plan.seeds) < set(before.seeds) and not _over(before, runs_dir, before.seeds):
         given_up = max(given_up, len(before.seeds))
     return replace(plan, looks=Looks([], looked, given_up if len(plan.seeds) < given_up else 0))
+
+
+def write_plan(plan: Plan, path: Path, runs_dir: Path) -> None:
+    """Writes plan.json, with the code by which its first runs were made."""
+    before = read_json(path, {})
+    plan = with_earlier_looks(plan, read_plan(path) if before else None, runs_dir)
+    now = asdict(replace(plan, code=before.get("code") or dict(code_version())))
+    if before != now:
+        write_json(path, now)

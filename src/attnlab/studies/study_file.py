@@ -16,6 +16,7 @@ from attnlab.config import UsageError, absolute, usage_errors
 from attnlab.config.check import FOLDER_NAME, incompatible, is_folder_name
 from attnlab.config.compose import MANY_JOBS, ConfigSpace, read_yaml
 from attnlab.config.identity import (
+    NotThere,
     as_value,
     cell_name,
     for_hydra,
@@ -44,10 +45,21 @@ OF_NAMES = ("factors", "tune.search")  # tables by the names of fields, of which
 OF_A_STUDY = ["study.name", "study.seeds", "study.on_end"]  # what the command line sets of a study
 
 
+class Waiting(UsageError):
+    """A study takes choices over from a run of a study that it needs (`model.init_from`), which is not there yet.
+
+    plan: its own, with cells that nobody has checked. run: the directory of that run, below `runs_dir`.
+    """
+
+    def __init__(self, missing: NotThere, plan: Plan, runs_dir: Path) -> None:
+        super().__init__(str(missing))
+        self.plan, self.run, self.runs_dir = plan, missing.run, runs_dir
+
+
 def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
     """Reads a study and compiles it under further overrides; cells of incompatible parts carry the reason.
 
-    Raises: UsageError for a study.yaml that cannot be read or names what does not exist.
+    Raises: UsageError for a study.yaml that cannot be read or names what does not exist; Waiting.
     """
     own = dict(key_and_text(o) for o in overrides if o.startswith("study.") and "=" in o)
     name = own.get("study.name", path.parent.name if path.name == "study.yaml" else path.stem)
@@ -82,9 +94,14 @@ def load_plan(path: Path, overrides: Sequence[str], space: ConfigSpace) -> Plan:
         across=across,
         published=published,
     )
-    for needed in plan.needs:
-        find_study(needed, beside=path)
-    return _with_reasons(plan, path, space, raw["trunk"])
+    needed = [find_study(name, beside=path).parent.name for name in plan.needs]
+    try:
+        return _with_reasons(plan, path, space, raw["trunk"])
+    except NotThere as missing:
+        runs_dir = space.compose([word for word in plan.shared if key_and_value(word)[0] == "runs_dir"]).runs_dir
+        if any(missing.run.absolute().is_relative_to((runs_dir / name).absolute()) for name in needed):
+            raise Waiting(missing, plan, runs_dir) from missing
+        raise
 
 
 def config_dirs_of(path: Path, overrides: Sequence[str], given: Sequence[str]) -> tuple[list[str], str]:

@@ -4,8 +4,9 @@ entropy of attention. Legend: B batch, T target length, S source length, D model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import cast
+import fnmatch
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
@@ -17,10 +18,16 @@ from attnlab.layers.backends import Eager
 from attnlab.layers.residuals import Stream
 from attnlab.layers.scope import Scope
 from attnlab.layers.stack import Layer, Stack
+from attnlab.parts import Config, find
 from attnlab.training.loss import whole_norm
+from attnlab.training.metrics import Metric
 from attnlab.training.task import Batch, Task, as_task
 
 REST = "rest"
+START, END = "start", "end"  # of a training: its first look, and its last
+GRADIENT_NORM_RATIO = Metric(
+    "gradient_norm_ratio", "lower", "gradient norm of the last layer over that of the first", any_tokenizer=True
+)
 
 
 class Diagnostics(pl.Callback):
@@ -32,10 +39,19 @@ class Diagnostics(pl.Callback):
     cross_attention_entropy: that of the weights of a query, in nats, a mean over heads and queries; both in one more
     forward pass without dropout on the step's last batch of the first rank, after the step, over positions that are no
     padding. Nothing that the training computes changes by it.
+
+    At the end `figures` has what the first look (@start) and the last one (@end) say of a whole stack, under
+    diagnostics/<what> (diagnostics/encoder/<what>, ... where there are two stacks). gradient_norm_ratio: the gradient
+    norm of its last layer over that of its first, which Post-LN has above 1 and Pre-LN below (Xiong et al. 2020, arXiv
+    2002.04745, section 3.3; lower values are called better, as large gradients near the output are what asks for a
+    warm-up).
     """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (GRADIENT_NORM_RATIO.on("diagnostics", "diagnostics/*", at=(START, END)),)
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
+        self._looks: dict[str, dict[str, float]] = {}  # the first and the last
         self._before: dict[str, list[Tensor]] = {}
         self._gradient_norms: dict[str, Tensor] = {}
 
@@ -64,7 +80,29 @@ class Diagnostics(pl.Callback):
             values[f"update_norm/{where}"] = whole_norm(changes)
         self._before, self._gradient_norms = {}, {}
         values |= look(task, batch)
-        task.report({f"diagnostics/{name}": float(value) for name, value in values.items()}, trainer.global_step)
+        seen = {name: float(value) for name, value in values.items()}
+        self._looks = {START: self._looks.get(START, seen), END: seen}
+        task.report({f"diagnostics/{name}": value for name, value in seen.items()}, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._looks
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._looks = dict(state_dict)
+
+    def figures(self, task: Task) -> dict[str, float]:
+        """What the first and the last look say of each stack; `unavailable` of the task says why one has no figure."""
+        found = {}
+        for prefix, stack in stacks(task.model).items():
+            ends = [f"gradient_norm/{prefix}layer={index}" for index in (0, len(stack.layers) - 1)]
+            for when, seen in self._looks.items():
+                name = f"diagnostics/{prefix}{GRADIENT_NORM_RATIO.name}@{when}"
+                if len(stack.layers) == 1 or not seen.keys() >= {*ends}:
+                    task.unavailable[name] = "its first and its last layer are not two that train weights of their own"
+                else:
+                    first, last = (torch.tensor(seen[end], dtype=torch.double) for end in ends)
+                    found[name] = float(last / first)
+        return found
 
 
 def stacks(model: nn.Module) -> dict[str, Stack]:
@@ -159,3 +197,18 @@ def entropy(weights_BHTS: Tensor | None, is_real_BT: Tensor) -> Tensor:
     weights_BHTS = sizes_BHTS / sizes_BHTS.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(sizes_BHTS.dtype).tiny)
     entropy_BT: Tensor = -torch.special.xlogy(weights_BHTS, weights_BHTS).sum(dim=-1).mean(dim=1)
     return entropy_BT[is_real_BT].mean()
+
+
+def reported(task: type[Task], config: Config) -> Sequence[Metric]:
+    """All metrics of a finished run of this resolved configuration: its task's own, and those of a look inside."""
+    return [*task.metrics(config), *_of_looks(config)]
+
+
+def reports(task: type[Task], metric: str, config: Config) -> bool:
+    """Whether such a run can report a metric."""
+    names = [name for one in _of_looks(config) for name in one.names()]
+    return any(fnmatch.fnmatchcase(metric, name) for name in names) or task.reports(metric, config)
+
+
+def _of_looks(config: Config) -> Sequence[Metric]:
+    return () if find(config, "trainer.diagnostics_every") is None else Diagnostics.metrics

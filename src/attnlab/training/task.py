@@ -88,7 +88,7 @@ class Task(Evaluation):
     @classmethod
     @abstractmethod
     def metrics(cls, config: Config) -> Sequence[Metric]:
-        """The metrics of a finished run of this resolved configuration."""
+        """The metrics of a finished run of this resolved configuration, as far as the task computes them."""
         return ()
 
     @classmethod
