@@ -118,9 +118,10 @@ def test_every_choice_keeps_the_contract(seam, choice, family):
     assert len(checks) >= 5
     # Two stacks without a norm between them have scores of hundreds here, which no rounding leaves alone.
     chaotic = (seam, choice, family) == ("norm", "none", "encoder_decoder")
+    exact = ("bfloat16 is finite and near fp32", "decoding step by step equals decoding at once")
     for check in checks:
         assert check.unavailable is None
-        if not (chaotic and check.property == "bfloat16 is finite and near fp32"):
+        if not (chaotic and check.property in exact):
             check()
 
 

@@ -23,10 +23,10 @@ from attnlab.interop.fields import (
     SLIDING,
     CannotConvert,
     Config,
-    Field,
     OfLayers,
     OneOf,
     Only,
+    Plain,
     Same,
     flag,
     norm_eps,
@@ -68,7 +68,7 @@ ROTARY_SETTINGS = {
     "original_max_position_embeddings": "original_length",
     **{name: name for name in ("beta_fast", "beta_slow", "attention_factor")},
 }
-ROTARY_FIELDS: tuple[Field, ...] = (
+ROTARY_FIELDS: tuple[Plain, ...] = (
     OneOf("rope.rope_type", {word: {"position": name} for word, name in ROTARY.items()}, default="default"),
     Same("rope.rope_theta", "position.base", default=10000.0),
     *optional(**{f"rope.{word}": f"position.{name}" for word, name in ROTARY_SETTINGS.items()}),

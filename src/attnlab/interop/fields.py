@@ -92,6 +92,9 @@ class Only:
         return {}
 
 
+Plain = Same | OneOf | Only
+
+
 @dataclass(frozen=True)
 class OfLayers:
     """What may differ from layer to layer: a list of configurations there, of these fields; a pattern here where they
@@ -99,7 +102,7 @@ class OfLayers:
     """
 
     theirs: str
-    fields: tuple[Same | OneOf | Only, ...]
+    fields: tuple[Plain, ...]
 
     def read(self, config: Mapping[str, object]) -> Settings:
         layers = cast("Sequence[Config]", config.get(self.theirs) or [{}])
@@ -145,7 +148,7 @@ def _of_kind(settings: Settings, number: int) -> Settings:
     return {key: value for key, value in settings.items() if key.split(".")[0] not in parts} | own
 
 
-Field = Same | OneOf | Only | OfLayers
+Field = Plain | OfLayers
 
 
 def required(default: object = REQUIRED, /, **names: str) -> tuple[Same, ...]:
@@ -172,6 +175,6 @@ def types_and_window(layers: Sequence[Config]) -> tuple[list[str], int | None]:
     return [SLIDING if "sliding_window" in layer else FULL for layer in layers], window
 
 
-def norm_eps(default: float) -> tuple[Field, ...]:
+def norm_eps(default: float) -> tuple[Same, ...]:
     """One number for all norms, those of queries and keys, too."""
     return tuple(Same("rms_norm_eps", ours, default) for ours in ("residual.norm.eps", "attention.qk_norm_eps"))

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from attnlab.interop.architecture import Output, modules, projections, tensors
 from attnlab.interop.decoders import (
-    FULL,
     GATED,
     GATED_ACTIVATIONS,
     LAYER,
@@ -18,16 +17,26 @@ from attnlab.interop.decoders import (
     QK_NORMS,
     ROTARY_FIELDS,
     ROTARY_SIZES,
-    SLIDING,
     WHOLE_ROTARY,
     WINDOWS,
-    norm_eps,
     tidy_rotary,
-    types_and_window,
     untidy_llama,
     windows,
 )
-from attnlab.interop.fields import CannotConvert, Config, OfLayers, OneOf, Only, Same, only, optional
+from attnlab.interop.fields import (
+    FULL,
+    SLIDING,
+    CannotConvert,
+    Config,
+    OfLayers,
+    OneOf,
+    Only,
+    Same,
+    norm_eps,
+    only,
+    optional,
+    types_and_window,
+)
 
 # What is meant where nothing is said; null says something else.
 UNSAID_2: Config = {
@@ -73,11 +82,11 @@ def tidy_gemma3(config: Config) -> Config:
     if unknown := sorted(of_types.keys() - BASES.keys()):
         said = f"rope_parameters.{unknown[0]} has no counterpart here"
         raise CannotConvert(f"{said}; accepted: those of {SLIDING!r} and of {FULL!r}")
-    rotary = {}
+    rotary: dict[str, Config] = {}
     for kind, base in BASES.items():
-        said = {**(of_types.get(kind) or {}), **(scaling or {} if kind == FULL else {})}
-        said = {"rope_theta": base if old[kind] is None else old[kind]} | said
-        rotary[kind] = tidy_rotary({"rope_parameters": said})
+        own = {**(of_types.get(kind) or {}), **(scaling or {} if kind == FULL else {})}
+        own = {"rope_theta": base if old[kind] is None else old[kind]} | own
+        rotary[kind] = tidy_rotary({"rope_parameters": own})
     layers = [layer | rotary[kind] for layer, kind in zip(windows(types, window), types, strict=True)]
     return _with_scale(config) | {"layers": layers}
 
@@ -91,7 +100,7 @@ def untidy_gemma3(config: Config) -> Config:
     said = _with_types(layers)
     rotary: Config = {"rope_scaling": None}
     for kind, word in OLD_BASES.items():
-        layer = next((layer for layer, own in zip(layers, said["layer_types"], strict=True) if own == kind), {})
+        layer: Config = next((layer for layer, own in zip(layers, said["layer_types"], strict=True) if own == kind), {})
         rope = {key: value for key, value in layer.items() if key.startswith("rope.")}
         old = untidy_llama({"rope.rope_type": "default", "rope.rope_theta": BASES[kind]} | rope)
         rotary[word] = old["rope_theta"]

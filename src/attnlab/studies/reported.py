@@ -47,6 +47,7 @@ def says_proportion(metric: str, runs: Iterable[Composed]) -> bool:
 def _recorded(task: Any, run: Composed) -> dict[str, object]:
     """What a run's record will say of its metrics."""
     from attnlab.training import Task
+    from attnlab.training.diagnostics import reported
 
     return {one.name: one.record() for one in reported(task, run.resolved)} if issubclass(task, Task) else {}
 
