@@ -253,11 +253,7 @@ def asked(study: Study, metric: str | None = None, baseline: str | Mapping[str, 
     parts = parts_of_study(study := as_asked(study, metric, baseline))
     if metric is None:
         return parts
-    return [
-        replace(part, metric=study.metric)
-        for part in parts
-        if study.metric and (target_of(study.metric.name) or study.metric.name in part.metrics)
-    ]
+    return [replace(part, metric=own) for part in parts if (own := study.metric) and own.name in part.metrics]
 
 
 def as_asked(study: Study, metric: str | None, baseline: str | Mapping[str, Choice] | None) -> Study:

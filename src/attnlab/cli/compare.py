@@ -216,7 +216,8 @@ def _compare_tasks(found: Tasks, folder: Path, console: Console) -> None:
 def _parts(study: Study, metric: str | None) -> list[Study]:
     from attnlab.analysis import parts_of_study
 
-    return [part for part in parts_of_study(study) if metric is None or metric in part.metrics]
+    own = study.metric.name if study.metric else ""  # as it is called, whatever words asked for it
+    return [part for part in parts_of_study(study) if metric is None or own in part.metrics]
 
 
 def _as_asked(study: Study, metric: str | None, baseline: str | None) -> Study:
