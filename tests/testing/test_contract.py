@@ -1,5 +1,6 @@
 """What every choice of every seam must do. The choices are the YAML files under conf: a new one is covered by being there."""
 
+import contextlib
 import inspect
 import re
 from functools import cache, partial
@@ -58,7 +59,7 @@ CAUSAL_ONLY = [
 IN_A_GRID = [choice for choice in choices("position") if is_2d(part("position", choice))]
 FAMILY_NAMES = [family.name for family in FAMILIES]
 # The inits that know how some families grow, with those.
-BY_WIDTH = {"mup": ("gpt", "bert", "encoder_decoder"), "complete_p": ("gpt",)}
+BY_WIDTH = {"mup": ("gpt", "bert", "encoder_decoder", "vit"), "complete_p": ("gpt", "vit")}
 
 
 def disturbed(module):
@@ -99,6 +100,15 @@ def test_the_file_names_the_fields_of_its_class_with_their_defaults(seam, choice
     assert (CONF / seam / f"{choice}.yaml").read_text().startswith("# ")
 
 
+@contextlib.contextmanager
+def in_double():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize(("seam", "choice"), ALL, ids=lambda name: name)
 def test_every_choice_keeps_the_contract(seam, choice, family):
@@ -116,13 +126,14 @@ def test_every_choice_keeps_the_contract(seam, choice, family):
         assert re.search("sees only what stands before a token|cannot attend to an encoder", check.unavailable)
         return
     assert len(checks) >= 5
-    # Two stacks without a norm between them have scores of hundreds here, which no rounding leaves alone.
-    chaotic = (seam, choice, family) == ("norm", "none", "encoder_decoder")
-    exact = ("bfloat16 is finite and near fp32", "decoding step by step equals decoding at once")
     for check in checks:
         assert check.unavailable is None
-        if not (chaotic and check.property in exact):
+        if (seam, choice, family) != ("norm", "none", "encoder_decoder"):
             check()
+        elif check.property != "bfloat16 is finite and near fp32":
+            # Two stacks without a norm between them have scores of hundreds here, which no short format leaves alone.
+            with in_double():
+                check()
 
 
 def broken_properties(seam, chosen):
