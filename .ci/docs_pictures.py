@@ -20,6 +20,7 @@ from attnlab.layers import (
     GatedFeedForward,
     Mixer,
     MixtureOfExperts,
+    NoFeedForward,
     PositionEncoding,
     build_scope,
 )
@@ -68,6 +69,7 @@ FORMULAS = {
     "norm": {
         "layer_norm": r"$(x - mean(x))\,/\,\sqrt{var(x)+\epsilon}\cdot g + b$",
         "rms_norm": r"$x\,/\,\sqrt{mean(x^2)+\epsilon}\cdot g$",
+        "none": r"$x$",
         "dynamic_tanh": r"$g \cdot \tanh(\alpha x) + b$",
     },
     "attention": {
@@ -97,6 +99,7 @@ FORMULAS = {
         "relu": r"$W_2 \max(0, W_1 x)$",
         "gelu": r"$W_2\,(h\,\Phi(h)),\quad h = W_1 x$",
         "quick_gelu": r"$W_2\,(h\,\sigma(1.702\,h))$",
+        "none": r"no feed-forward layer: attention alone",
         "silu": r"$W_2\,(h\,\sigma(h))$",
         "squared_relu": r"$W_2 \max(0, W_1 x)^2$",
         "glu": r"$W_2\,(\sigma(W_g x) \odot W_1 x)$",
@@ -111,6 +114,7 @@ FORMULAS = {
         "gpt2": r"normal, $\sigma = 0.02$; what writes to the stream $0.02/\sqrt{2N}$",
         "small": r"normal, $\sigma = \sqrt{2/(5d)}$",
         "fan_in": r"normal, $\sigma = \sqrt{1/fan_{in}}$, into a gate $\sqrt{4/fan_{in}}$; embeddings 0.1",
+        "pytorch": r"uniform within $\pm\sqrt{1/fan_{in}}$; embeddings normal, $\sigma = 1$",
         "mup": r"hidden $\sigma/\sqrt{r}$, $\eta/r$; scores $\sqrt{base}\,q^\top k/d_{head}$; logits $/r$; $r=d/base$",
         "complete_p": r"muP, and $x + m^{-\alpha} f(x)$, in layers $\eta\,m^{\alpha-1}$; $m = L/L_{base}$",
     },
@@ -315,7 +319,7 @@ def _feed_forward(axes: Axes, name: str, build: Build) -> None:
         axes.set(xlabel="along a line of states", ylabel="weight of each expert")
         return
     gated = isinstance(layer, GatedFeedForward)
-    axes.plot(h, layer.activate(h))
+    axes.plot(h, torch.zeros_like(h) if isinstance(layer, NoFeedForward) else layer.activate(h))
     axes.set(xlabel="gate's input" if gated else "h", ylabel="what multiplies $W_1x$" if gated else "activation")
     axes.grid(alpha=0.3)
 
