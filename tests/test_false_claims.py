@@ -1,29 +1,15 @@
 """experiments/false_claims on a few pages: whole pages, compared as a user's, hold a false word no more often than they promise."""
 
-import importlib.util
 import math
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[1] / "experiments" / "false_claims" / "measure.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("false_claims", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "false_claims", loaded)
-        spec.loader.exec_module(loaded)
-        yield loaded
+from experiments.false_claims import measure as script
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("effects", [False, True])
-def test_no_family_of_words_is_false_in_more_pages_than_promised(script, effects):
+def test_no_family_of_words_is_false_in_more_pages_than_promised(effects):
     """Together over all ways to lose runs, with the sampling error of so many pages."""
     counts = script.measure(70, 1, effects)
     total = sum(counts.values(), Counter())
@@ -35,7 +21,7 @@ def test_no_family_of_words_is_false_in_more_pages_than_promised(script, effects
 
 
 @pytest.mark.slow
-def test_nor_where_seeds_come_in_stages(script):
+def test_nor_where_seeds_come_in_stages():
     """A word that was false at any look counts."""
     counts = script.measure_staged(10, 1, False)
     total = sum(counts.values(), Counter())
@@ -44,7 +30,7 @@ def test_nor_where_seeds_come_in_stages(script):
         assert script.share(total, family) / 100 <= bound, family
 
 
-def test_the_simulation_knows_a_false_word(script):
+def test_the_simulation_knows_a_false_word():
     """Pages whose truth is misstated are caught: otherwise the rates above would mean nothing."""
     import numpy as np
 

@@ -1,37 +1,23 @@
 """experiments/tuned_alike on few studies: where the best settings of all arms are equally good, tuning parts them no oftener than promised."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[1] / "experiments" / "tuned_alike" / "measure.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("tuned_alike", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "tuned_alike", loaded)
-        spec.loader.exec_module(loaded)
-        yield loaded
+from experiments.tuned_alike import measure as script
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields", [{}, {"tuning_seeds": 3, "between": True}, {"how": "random"}, {"trials": 12, "seeds": 16}], ids=str
 )
-def test_no_arm_wins_by_its_sensitivity(script, fields):
+def test_no_arm_wins_by_its_sensitivity(fields):
     studies = 120
     found = script.rates(script.Design(script.SENSITIVITIES["mixed"], **fields), studies, 1)
     assert found["wrong"] <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
 
 
 @pytest.mark.slow
-def test_the_simulation_knows_a_wrong_word_and_a_better_arm_is_found(script):
+def test_the_simulation_knows_a_wrong_word_and_a_better_arm_is_found():
     """By the settings chosen alone sensitive arms would be parted far oftener than 5%: else the rates above would mean nothing."""
     equal = script.rates(script.Design(script.SENSITIVITIES["mixed"], trials=12, seeds=16), 120, 1)
     assert equal["naive"] > 0.15

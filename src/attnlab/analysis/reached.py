@@ -127,13 +127,17 @@ def figure_notes(comparison: Comparison) -> list[str]:
     return _cost_notes(comparison, comparison.target) if comparison.target else []
 
 
+def _adjusted(comparison: Comparison) -> str:
+    """What intervals and p of the differences are adjusted for; "" without any."""
+    found = [row.difference for row in comparison.measured if row.difference]
+    of = tests_text(comparison.study, found[0].tests) if found else ""
+    return {"": "", "one comparison": "of one comparison"}.get(of, f"both adjusted (Bonferroni) for {of}")
+
+
 def _proportion_notes(comparison: Comparison) -> list[str]:
     """What the figures of a metric that is 0 or 1 a run are."""
     notes = ["runs: how many of them have 1, and the exact 95% interval of their share (Clopper-Pearson)."]
-    found = [row.difference for row in comparison.measured if row.difference]
-    if comparison.baseline and found:
-        of = tests_text(comparison.study, found[0].tests)
-        adjusted = "of one comparison" if of == "one comparison" else f"both adjusted (Bonferroni) for {of}"
+    if comparison.baseline and (adjusted := _adjusted(comparison)):
         notes.append(
             f"difference: share of the cell minus that of {comparison.baseline.label}, runs not paired, with "
             f"Newcombe's interval; p: Fisher's exact test; {adjusted}. Better and worse take both."
@@ -148,10 +152,7 @@ def _cost_notes(comparison: Comparison, target: Target) -> list[str]:
     ]
     if any(cost.low < cost.high < math.inf for cell in comparison.cells for cost in cell.costs.values()):
         notes.append("<= marks what the first validation found reached already: it cost at most that.")
-    found = [row.difference for row in comparison.measured if row.difference]
-    if comparison.baseline and found:
-        of = tests_text(comparison.study, found[0].tests)
-        adjusted = "of one comparison" if of == "one comparison" else f"both adjusted (Bonferroni) for {of}"
+    if comparison.baseline and (adjusted := _adjusted(comparison)):
         notes.append(
             f"difference: cell minus {comparison.baseline.label} by seed, their median, and p of the sign test, "
             f"{adjusted}; a seed whose sign is not sure counts against any finding."

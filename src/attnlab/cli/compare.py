@@ -214,10 +214,9 @@ def _compare_tasks(found: Tasks, folder: Path, console: Console) -> None:
 
 
 def _parts(study: Study, metric: str | None) -> list[Study]:
-    from attnlab.analysis import parts_of_study
+    from attnlab.analysis import asked
 
-    own = study.metric.name if study.metric else ""  # as it is called, whatever words asked for it
-    return [part for part in parts_of_study(study) if metric is None or own in part.metrics]
+    return asked(study, metric)
 
 
 def _as_asked(study: Study, metric: str | None, baseline: str | None) -> Study:

@@ -235,11 +235,12 @@ class Sweep:
 
     def _said(self, study: Checked) -> Checked:
         """The study, announced. Raises: UsageError where there is nothing to run."""
-        plan = study.plan
         for line in announcement(study):
-            say(self.console, line)
-        if not any(plan.jobs()):
-            raise UsageError(f"{plan.study}: the parts of every cell are incompatible, so there is nothing to run")
+            self._tell(line)
+        if not any(study.plan.jobs()):
+            raise UsageError(
+                f"{study.plan.study}: the parts of every cell are incompatible, so there is nothing to run"
+            )
         return study
 
     def _tell(self, line: str) -> None:

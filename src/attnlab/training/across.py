@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attnlab.training.study_fields import PrimaryMetric, checked_metric, did_you_mean, is_finite, same
+from attnlab.training.study_fields import PrimaryMetric, checked_metric, checked_table, did_you_mean, is_finite, same
 from attnlab.training.targets import target_of
 
 FIELDS = ("factor", "ends", "metric", "tasks", "margin")
@@ -91,11 +91,7 @@ def _table(raw: object) -> dict[str, Any]:
     if not isinstance(raw, Mapping) or "factor" not in raw:
         example = "{factor: data, ends: baseline_and_best}"
         raise ValueError(f"across must be a factor, as in across: data, or a table as in {example}, got {raw!r}")
-    for key in raw:
-        if key not in FIELDS:
-            near = did_you_mean(str(key), FIELDS)
-            raise ValueError(f"across must have known fields ({', '.join(FIELDS)}), got {key!r}.{near}")
-    return dict(raw)
+    return checked_table(raw, "across", FIELDS)
 
 
 def _by_task(where: str, raw: object, choices: Sequence[object]) -> dict[str, Any]:

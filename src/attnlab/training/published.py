@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attnlab.ranges import must_be
-from attnlab.training.study_fields import did_you_mean, is_finite
+from attnlab.training.study_fields import checked_table, is_finite
 
 PUBLISHED_FIELDS = ("effect", "source", "figure", "figures", "minutes", "size")
 FIGURE_FIELDS = ("cell", "metric", "value", "of", "better", "beside")
@@ -50,7 +50,7 @@ def published_of(raw: object) -> Published | None:
     is none, or holds what it does not accept."""
     if raw is None or raw == {}:
         return None
-    table = _table("published", raw, PUBLISHED_FIELDS)
+    table = checked_table(raw, "published", PUBLISHED_FIELDS)
     figures = table.get("figures", [])
     if not isinstance(figures, list):
         raise _refused("published.figures", "a list of tables", figures)
@@ -68,7 +68,7 @@ def published_of(raw: object) -> Published | None:
 
 
 def _figure(where: str, raw: object) -> PublishedFigure:
-    table = _table(where, raw, FIGURE_FIELDS)
+    table = checked_table(raw, where, FIGURE_FIELDS)
     cell, value, better = table.get("cell"), table.get("value"), table.get("better", "")
     if not isinstance(cell, Mapping) or not cell:
         raise _refused(f"{where}.cell", "a table of choices, as in {position: alibi}", cell)
@@ -85,16 +85,6 @@ def _minutes(value: object) -> float:
     if not is_finite(value) or value <= 0:
         raise _refused("published.minutes", "a number of minutes above 0", value)
     return float(value)
-
-
-def _table(where: str, raw: object, known: Sequence[str]) -> Mapping[str, object]:
-    if not isinstance(raw, Mapping):
-        raise _refused(where, f"a table with the fields {', '.join(known)}", raw)
-    for key in raw:
-        if key not in known:
-            near = did_you_mean(str(key), known)
-            raise ValueError(f"{where} must have known fields ({', '.join(known)}), got {key!r}.{near}")
-    return raw
 
 
 def _text(where: str, value: object) -> str:
