@@ -22,7 +22,7 @@ from attnlab.layers import (
     Rotary,
 )
 from attnlab.models import GPT, measure_size
-from attnlab.testing import FAMILIES, InGPT
+from attnlab.testing.families import FAMILIES, InGPT
 from attnlab.training.diagnostics import stacks
 
 DELTA = {"attention": GatedDeltaNet, "position": PositionEncoding}

@@ -24,7 +24,7 @@ from attnlab.layers import (
     Stack,
     SwiGLU,
 )
-from attnlab.testing import FAMILIES
+from attnlab.testing.families import FAMILIES
 
 FIELDS = {"d_model": 16, "num_heads": 4, "num_layers": 5}
 ENTRIES = {

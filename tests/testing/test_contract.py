@@ -16,7 +16,8 @@ from torch import nn
 from attnlab.layers import FeedForward, LayerNorm, PositionEncoding, Stack
 from attnlab.models import GPT
 from attnlab.parts import parameters_of
-from attnlab.testing import FAMILIES, SEAMS, contract
+from attnlab.testing import SEAMS, contract
+from attnlab.testing.families import FAMILIES
 
 CONF = Path(__file__).parents[2] / "conf"
 DIMS = {"vocabulary_size": 13, "max_length": 16, "d_model": 16, "num_heads": 4, "num_layers": 2}
@@ -112,7 +113,10 @@ def in_double():
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize(("seam", "choice"), ALL, ids=lambda name: name)
 def test_every_choice_keeps_the_contract(seam, choice, family):
-    checks = [check for check in contract(seam, part(seam, choice)) if check.family == family]
+    # Two stacks without a norm between them have scores of hundreds, whose sums float32 does not keep to the last digits.
+    exact = contextlib.nullcontext if (choice, family) != ("none", "encoder_decoder") or seam != "norm" else in_double
+    with exact():
+        checks = [check for check in contract(seam, part(seam, choice)) if check.family == family]
     refused = {
         **{("position", name): set(FAMILY_NAMES) - {"vit", "clip"} for name in IN_A_GRID},
         **{("init", name): set(FAMILY_NAMES) - {*known} for name, known in BY_WIDTH.items()},
@@ -128,12 +132,8 @@ def test_every_choice_keeps_the_contract(seam, choice, family):
     assert len(checks) >= 5
     for check in checks:
         assert check.unavailable is None
-        if (seam, choice, family) != ("norm", "none", "encoder_decoder"):
+        with exact():
             check()
-        elif check.property != "bfloat16 is finite and near fp32":
-            # Two stacks without a norm between them have scores of hundreds here, which no short format leaves alone.
-            with in_double():
-                check()
 
 
 def broken_properties(seam, chosen):
@@ -165,6 +165,32 @@ class NormOverTime(nn.LayerNorm):
         return super().forward(x_BTD - x_BTD.mean(dim=1, keepdim=True))
 
 
+class Cancelling(nn.Module):
+    """Takes the variance as a difference of two large numbers, in the model's own format."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.gain_D = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x_BTD):
+        far_BTD = x_BTD + 30
+        mean_BT1 = far_BTD.mean(-1, keepdim=True)
+        variance_BT1 = far_BTD.square().mean(-1, keepdim=True) - mean_BT1.square()
+        return self.gain_D * (far_BTD - mean_BT1) / (variance_BT1.relu() + 1e-3).sqrt()
+
+
+class FallsWithTheLogarithm(PositionEncoding):
+    """A position of somebody's own, with nothing wrong in it."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.strength_H = nn.Parameter(torch.ones(num_heads))
+
+    def bias(self, query_positions_BT, key_positions_BS):
+        distance_BTS = (query_positions_BT[:, :, None] - key_positions_BS[:, None, :]).abs()
+        return -self.strength_H[:, None, None] * torch.log1p(distance_BTS.float())[:, None]
+
+
 class Hoarder(FeedForward):
     """Has a parameter that nothing uses, and state that its state dict lacks."""
 
@@ -189,6 +215,15 @@ def test_a_position_that_counts_places_is_found():
 def test_a_norm_that_sees_later_tokens_is_found():
     broken = broken_properties("norm", NormOverTime)
     assert {"gpt: later tokens do not change earlier logits", "bert: padding changes nothing"} <= broken
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert", "encoder_decoder", "vit", "clip", "whisper"])
+def test_a_norm_that_loses_its_digits_in_bfloat16_is_found(family):
+    assert f"{family}: bfloat16 is finite and near fp32" in broken_properties("norm", Cancelling)
+
+
+def test_a_part_with_nothing_wrong_breaks_nothing():
+    assert not broken_properties("position", FallsWithTheLogarithm)
 
 
 def test_a_part_with_idle_parameters_and_hidden_state_is_found():
