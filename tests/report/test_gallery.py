@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from tests.analysis.scaling.planted import LAW, write_scaling_study
 
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.reader import load_study
 from attnlab.report.gallery import NOT_RUN, Outcome, read_outcome, write_index, write_page
 from attnlab.training.published import published_of
 
@@ -68,6 +70,31 @@ def test_the_index_keeps_the_row_of_a_page_whose_runs_stand_elsewhere(comparison
     assert NOT_RUN in row
     (tmp_path / "another.md").write_text("no page of the gallery")
     assert read_outcome(tmp_path / "another.md") is None
+
+
+OF_A_LAW = published_of(
+    {"effect": "Loss is a law", "source": "Hoffmann et al. 2022", "minutes": 12, "law": {"alpha": 0.34, "E": 1.69}}
+)
+
+
+def test_a_law_stands_beside_the_published_one(tmp_path):
+    study = load_study(write_scaling_study(tmp_path / "law", steps=(450, 900, 1800), noise=0.002))
+    page, picture = write_page(compare(replace(study, published=OF_A_LAW)), tmp_path / "pages")
+    lines = page.read_text().splitlines()
+    alpha = next(line for line in lines if line.startswith("| alpha |")).strip("|").split("|")
+    assert alpha[1].strip() == "0.34"
+    assert float(alpha[2]) == pytest.approx(LAW.alpha, abs=0.05)
+    low, high = map(float, alpha[3].split(" to "))
+    assert low < LAW.alpha < high
+    assert next(line for line in lines if line.startswith("| beta |")).split("|")[2].strip() == ""
+    assert any("misfit" in line for line in lines)
+    assert picture.exists()
+    assert "alpha 0.34, E 1.69" in write_index({"law": OF_A_LAW}, tmp_path / "pages").read_text()
+
+
+def test_a_page_says_why_no_law_was_fitted(position, tmp_path):
+    page, *_ = write_page(compare(replace(position.study, published=OF_A_LAW)), tmp_path)
+    assert "No law was fitted: position_length: all finished runs trained on the same" in page.read_text()
 
 
 def test_a_study_without_a_published_effect_has_no_page(position, tmp_path):

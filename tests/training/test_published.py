@@ -22,6 +22,11 @@ def test_a_published_effect_is_read():
     assert published_of(None) is published_of({}) is None
 
 
+def test_a_law_alone_is_enough_of_a_published_number():
+    alone = {key: value for key, value in WHOLE.items() if key != "figures"} | {"law": {"alpha": 0.348, "beta": 1}}
+    assert published_of(alone).law == {"alpha": 0.348, "beta": 1.0}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -30,7 +35,10 @@ def test_a_published_effect_is_read():
         ({"source": None}, "published.source must be text, got null"),
         ({"minutes": 0}, "published.minutes must be a number of minutes above 0, got 0"),
         ({"minutes": True}, "published.minutes must be a number of minutes above 0"),
-        ({"figures": []}, "published must be a table with figure (in words) or figures"),
+        ({"figures": []}, "published must be a table with figure (in words), figures (a list) or law"),
+        ({"law": {"gamma": 1}}, "published.law must have known fields"),
+        ({"law": {"alpha": "0.3"}}, "published.law.alpha must be a number above 0, got '0.3'"),
+        ({"law": [0.3]}, "published.law must be a table"),
         ({"figures": {}}, "published.figures must be a list of tables"),
         ({"figures": [{"cell": {}}]}, "published.figures[0].cell must be a table of choices"),
         ({"figures": [{**WHOLE["figures"][0], "value": "1.98"}]}, "published.figures[0].value must be a finite number"),

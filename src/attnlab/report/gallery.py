@@ -23,10 +23,12 @@ from attnlab.analysis.formatting import listing
 from attnlab.analysis.headline import headline
 from attnlab.analysis.published_figures import beside_published, published_table
 from attnlab.analysis.reader import Run
+from attnlab.analysis.scaling import Scaling, law_table, scaling_of
 from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.table import Column, Entry, Table
 from attnlab.analysis.tables import to_markdown
 from attnlab.report.figures import style
+from attnlab.report.figures.scaling import draw_loss, drawn
 from attnlab.report.figures.study import KINDS
 from attnlab.report.run_data import origin
 from attnlab.training.metrics import natural
@@ -99,17 +101,31 @@ def write_page(comparison: Comparison, folder: Path, about: str = "") -> list[Pa
         raise ValueError(f"{study.name}: its study.yaml names no published effect, so it has no page in the gallery")
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.md", folder / f"{study.name}.png"
+    law = _law(comparison, published)
     with style.paper_style():
-        if drawn := _picture(comparison):
-            write_bytes(picture, _png(drawn), durable=False)
+        if figure := _picture(comparison, law):
+            write_bytes(picture, _png(figure), durable=False)
     outcome = Outcome.of(comparison)
-    write_text(page, _front_matter(asdict(outcome)) + _text(comparison, published, outcome, bool(drawn), about))
-    return [page, *[picture] * bool(drawn)]
+    text = _text(comparison, published, outcome, law, bool(figure), about)
+    write_text(page, _front_matter(asdict(outcome)) + text)
+    return [page, *[picture] * bool(figure)]
 
 
-def _picture(comparison: Comparison) -> Figure | None:
-    drawn = (KINDS[kind].figure(comparison, None) for kind in PICTURES)
-    return next((figure for figure in drawn if figure is not None), None)
+def _law(comparison: Comparison, published: Published) -> Scaling | str | None:
+    """The law of a study that is about one, or why its runs carry none yet."""
+    if not published.law:
+        return None
+    try:
+        return scaling_of(comparison.study)
+    except ValueError as reason:
+        return str(reason)
+
+
+def _picture(comparison: Comparison, law: Scaling | str | None) -> Figure | None:
+    if isinstance(law, Scaling):
+        return drawn(law, draw_loss)
+    found = (KINDS[kind].figure(comparison, None) for kind in PICTURES)
+    return next((figure for figure in found if figure is not None), None)
 
 
 def _png(figure: Figure) -> bytes:
@@ -120,7 +136,14 @@ def _png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def _text(comparison: Comparison, published: Published, outcome: Outcome, has_picture: bool, about: str) -> str:
+def _text(
+    comparison: Comparison,
+    published: Published,
+    outcome: Outcome,
+    law: Scaling | str | None,
+    has_picture: bool,
+    about: str,
+) -> str:
     study = comparison.study
     parts = [
         f"# {published.effect}",
@@ -134,6 +157,11 @@ def _text(comparison: Comparison, published: Published, outcome: Outcome, has_pi
         parts.append(f"![{published.effect}]({study.name}.png)")
     for table in (claims_table(comparison), published_table(beside_published(comparison))):
         parts += [f"## {table.title}\n\n{table.to_markdown().strip()}"] if table else []
+    if isinstance(law, Scaling):
+        table = law_table(law, published.law)
+        parts.append(f"## {table.title}\n\n{table.to_markdown().strip()}")
+    elif law:
+        parts.append(f"No law was fitted: {law}.")
     if table := size_table(comparison.size_trends):
         parts.append(f"## {table.title}\n\n{table.to_markdown().strip()}")
     metric = f"{comparison.metric.name}, {comparison.metric.better} is better" if comparison.metric else ""
@@ -210,7 +238,8 @@ def write_index(studies: Mapping[str, Published], folder: Path) -> Path:
     for name in sorted(studies, key=natural):
         published, found = studies[name], read_outcome(folder / f"{name}.md")
         title = Entry(name, link=f"{name}.md") if found else name
-        figure = published.figure or f"{len(published.figures)} figures"
+        law = ", ".join(f"{key} {value:g}" for key, value in published.law.items())
+        figure = published.figure or law or f"{len(published.figures)} figures"
         said = [found.measured, found.verdict, found.size] if found else ["", NOT_RUN, ""]
         rows.append([title, published.effect, published.source, figure, *said, f"{published.minutes:g}"])
     headings = ["study", "effect", "source", "published", "here", "verdict", "with size", "minutes"]

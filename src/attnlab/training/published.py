@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from attnlab.ranges import must_be
 from attnlab.training.study_fields import checked_table, is_finite
 
-PUBLISHED_FIELDS = ("effect", "source", "figure", "figures", "minutes", "size")
+PUBLISHED_FIELDS = ("effect", "source", "figure", "figures", "law", "minutes", "size")
 FIGURE_FIELDS = ("cell", "metric", "value", "of", "better", "beside")
+LAW_FIELDS = ("E", "A", "alpha", "B", "beta")  # L = E + A / N^alpha + B / D^beta
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Published:
     """An effect in one sentence and where it was published.
 
     figure: its size in the paper, in words; minutes: what the study takes on 2 cores; size: the factor whose two values
-    are the two sizes of a model.
+    are the two sizes of a model; law: numbers of a scaling law in the paper, by the names of LAW_FIELDS.
     """
 
     effect: str
@@ -43,6 +44,7 @@ class Published:
     figure: str = ""
     figures: Sequence[PublishedFigure] = field(default_factory=tuple)
     size: str = ""
+    law: Mapping[str, float] = field(default_factory=dict)
 
 
 def published_of(raw: object) -> Published | None:
@@ -61,10 +63,22 @@ def published_of(raw: object) -> Published | None:
         figure=_text("published.figure", table["figure"]) if "figure" in table else "",
         figures=[_figure(f"published.figures[{at}]", one) for at, one in enumerate(figures)],
         size=_text("published.size", table["size"]) if "size" in table else "",
+        law=_law(table.get("law", {})),
     )
-    if not (found.figure or found.figures):
-        raise _refused("published", "a table with figure (in words) or figures (a list), or both", sorted(table))
+    if not (found.figure or found.figures or found.law):
+        raise _refused("published", "a table with figure (in words), figures (a list) or law (a table)", sorted(table))
     return found
+
+
+def _law(raw: object) -> dict[str, float]:
+    """Raises: ValueError for a name that the law does not have, or what is no positive number."""
+    if raw == {}:
+        return {}
+    table = checked_table(raw, "published.law", LAW_FIELDS)
+    for name, value in table.items():
+        if not is_finite(value) or value <= 0:
+            raise _refused(f"published.law.{name}", "a number above 0", value)
+    return {name: float(value) for name, value in table.items()}
 
 
 def _figure(where: str, raw: object) -> PublishedFigure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -118,6 +118,18 @@ def _laws(scaling: Scaling) -> Table:
     ]
     headings = ["", *(f"N {COUNTED[law.count]}" for law in laws)]
     return Table(headings, lines, "L = E + A / N^alpha + B / D^beta, with 95% intervals")
+
+
+def law_table(scaling: Scaling, published: Mapping[str, float]) -> Table:
+    """The law in the chosen count beside what a paper found, which may be a part of it; how well it fits, as notes."""
+    law = scaling.law
+    lines = [
+        [name, f"{published[name]:g}" if name in published else "", f"{getattr(law.law, name):.3g}", _span(interval)]
+        for name, interval in ((name, law.intervals[name]) for name in ORDER)
+    ]
+    fits = f"R2 of log loss {law.r_squared:.4f}, misfit {percent(law.scatter)}. N is counted {COUNTED[law.count]}."
+    title = "The law L = E + A / N^alpha + B / D^beta"
+    return Table(["", "published", "here", "95%"], lines, title, "lrrr", [fits, _quality(scaling), *scaling.notes])
 
 
 def _span(interval: Interval, form: str = ".3g") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,14 @@ def write_figures(scaling: Scaling, folder: Path) -> list[Path]:
 
 def _figures(scaling: Scaling) -> Iterator[tuple[str, Figure]]:
     for name, draw in (("loss", draw_loss), ("isoflop", draw_isoflop), ("residuals", draw_residuals)):
-        figure = new_figure(PAGE, 2.9)
-        draw(scaling, figure)
-        yield name, figure
+        yield name, drawn(scaling, draw)
+
+
+def drawn(scaling: Scaling, draw: Callable[[Scaling, Figure], None]) -> Figure:
+    """One of the figures, at the width of a page."""
+    figure = new_figure(PAGE, 2.9)
+    draw(scaling, figure)
+    return figure
 
 
 def _shades(number: int) -> list[Any]:
