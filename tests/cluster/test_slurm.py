@@ -226,6 +226,32 @@ def test_cells_are_tuned_and_compared_by_the_same_words_also_detached(attnlab, s
         assert run["config"]["optimizer"]["lr"] == chosen
 
 
+def test_tpe_asks_for_one_setting_after_another_and_seeds_come_in_stages(attnlab, study, slurm):
+    study(
+        "searched",
+        seeds=2,
+        stop={"when": "settled", "at_most": 3, "step": 1},
+        metric={"name": "val/loss", "better": "lower"},
+        tune={
+            "search": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}},
+            "how": "tpe",
+            "trials": 2,
+            "metric": {"name": "val/loss", "better": "lower"},
+        },
+    )
+    said = attnlab("sweep", "searched", *ON_SLURM)
+    assert said.status == 0, said.err
+    looks = [line for line in said.out.splitlines() if line.startswith("searched: look")]
+    assert len(looks) in (1, 2)  # whether two seeds settle it is chance
+    plan = read_json(Path("runs/searched/plan.json"))
+    seeds = range(2 + ("3 seeds are next" in looks[0]))
+    for name, found in plan["tuned"]["cells"].items():
+        assert len(list(Path("runs/searched-tuning").glob(f"{name},lr=*/seed=10000/run.json"))) == 2
+        runs = [read_json(Path("runs/searched", name, f"seed={seed}/run.json")) for seed in seeds]
+        assert {run["config"]["optimizer"]["lr"] for run in runs} == {found["chosen"]["optimizer.lr"]}
+        assert all((Path("runs/searched", name, f"seed={seed}") / "attempts").is_dir() for seed in seeds)
+
+
 def test_two_nodes_train_as_one_process_with_twice_the_batch(attnlab, tiny, slurm):
     two = attnlab(
         "train", "-m", *tiny, *ON_SLURM, "trainer.num_nodes=2", "trainer.strategy=ddp", "cell=c", "study.name=two"
