@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.processes import command, wait_for
 
 import attnlab as attnlab_package
@@ -81,6 +82,22 @@ def test_what_a_study_needs_is_run_first_with_the_same_seeds(attnlab, fine_tunin
     again = attnlab("sweep", "classes", HERE, "study.seeds=[1,3]", "runs_dir=elsewhere")
     assert again.status == 0, again.err
     assert again.out.count("2 of 2 runs are done") == 2
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_study_start_from_runs_with_their_own_seeds(attnlab, fine_tuning, tmp_path):
+    path = tmp_path / "experiments" / "classes" / "study.yaml"
+    asked = yaml.safe_load(path.read_text())
+    asked["tune"] = {"search": {"optimizer.lr": [1e-4, 3e-3]}, "metric": {"name": "val/loss", "better": "lower"}}
+    path.write_text(yaml.safe_dump(asked | {"seeds": 1}))
+    said = attnlab("sweep", "classes", HERE)
+    assert said.status == 0, said.err
+    trials = sorted(Path("runs/classes-tuning").glob("*/seed=*/run.json"))
+    assert len(trials) == 2
+    for record in [*trials, Path("runs/classes/tuned/seed=0/run.json")]:
+        pretrained = read_json(record)["config"]["task"]["pretrained"]
+        assert pretrained == f"runs/words/bert/{record.parent.name}"
+        assert effective_state(Path(pretrained)) == "finished"
 
 
 def test_what_a_study_takes_that_starts_from_another_is_told_when_that_is_over(attnlab, fine_tuning, monkeypatch):
