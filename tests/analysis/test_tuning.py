@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,9 @@ from attnlab.analysis.reader import load_study
 from attnlab.analysis.terminal import print_comparison
 from attnlab.analysis.tuning import equal_settings_table
 from attnlab.report.figures.study import draw
+from attnlab.report.gallery import write_page
 from attnlab.report.page import render
+from attnlab.training.published import Published
 
 RATES = [1e-4, 1e-3, 1e-2, 1e-1]
 # Mean losses at these rates; the last one diverged in rotary, and failed in alibi.
@@ -132,6 +135,16 @@ def test_terminal_page_and_figure_show_the_tuning(tuned):
     }
     assert lines["rotary"] == pytest.approx([2.2, 1.6, 2.4])
     assert math.isclose(lines["none"][-1], 2.6)
+
+
+def test_the_gallery_shows_the_tuning(tuned, tmp_path):
+    found = tuned()
+    effect = Published(effect="Positions help", source="Vaswani et al. 2017", minutes=1, figure="all do")
+    page, *_ = write_page(replace(found, study=replace(found.study, published=effect)), tmp_path)
+    text = page.read_text()
+    assert "Every cell had the same search for optimizer.lr: a grid of 4 settings x 2 seeds (8 runs)" in text
+    assert "| rotary | lr=0.001 |" in text
+    assert "## val/loss at equal settings" in text
 
 
 @pytest.mark.parametrize("metric", ["steps to val/loss 2.0", "success"])

@@ -152,8 +152,8 @@ def _against_baseline(comparison: Comparison) -> list[str]:
 
 
 def _measured(found: Judged, decimals: int) -> str:
-    text = spread_text(found.interval, decimals, sign=True)
-    return f"{text}, {found.reason}" if found.reason else text
+    text = spread_text(found.interval, decimals, sign=True)  # with the interval's own reason, where it has one
+    return f"{text}, {found.reason}" if found.reason and found.reason not in text else text
 
 
 def _with_length(comparison: Comparison) -> list[str]:

@@ -27,6 +27,7 @@ from attnlab.analysis.scaling import Scaling, law_table, scaling_of
 from attnlab.analysis.size_trends import size_table
 from attnlab.analysis.table import Column, Entry, Table
 from attnlab.analysis.tables import to_markdown
+from attnlab.analysis.tuning import budget_sentence, choices_table, equal_settings_table
 from attnlab.report.figures import style
 from attnlab.report.figures.scaling import draw_loss, drawn
 from attnlab.report.figures.study import KINDS
@@ -155,19 +156,24 @@ def _text(
     ]
     if has_picture:
         parts.append(f"![{published.effect}]({study.name}.png)")
-    for table in (claims_table(comparison), published_table(beside_published(comparison))):
-        parts += [f"## {table.title}\n\n{table.to_markdown().strip()}"] if table else []
+    parts += _section(claims_table(comparison)) + _section(published_table(beside_published(comparison)))
     if isinstance(law, Scaling):
-        table = law_table(law, published.law)
-        parts.append(f"## {table.title}\n\n{table.to_markdown().strip()}")
+        parts += _section(law_table(law, published.law))
     elif law:
         parts.append(f"No law was fitted: {law}.")
-    if table := size_table(comparison.size_trends):
-        parts.append(f"## {table.title}\n\n{table.to_markdown().strip()}")
+    parts += _section(size_table(comparison.size_trends))
+    if found := comparison.tuning:
+        parts += _section(choices_table(found, comparison.cells), budget_sentence(found))
+        parts += _section(equal_settings_table(found))
     metric = f"{comparison.metric.name}, {comparison.metric.better} is better" if comparison.metric else ""
     parts.append(f"## Cells\n\n{metric}\n\n{to_markdown(replace(comparison, size_trends=[])).strip()}")
-    parts.append(f"## How it was made\n\n{made_of(comparison).to_markdown().strip()}")
+    parts += _section(made_of(comparison))
     return "\n\n".join(parts) + "\n"
+
+
+def _section(table: Table | None, *before: str) -> list[str]:
+    """A table under its title, after some sentences; nothing for none."""
+    return [f"## {table.title}", *before, table.to_markdown().strip()] if table else []
 
 
 def claims_table(comparison: Comparison) -> Table | None:
