@@ -34,12 +34,12 @@ def test_a_study_is_run_and_has_a_page_and_a_row(attnlab, only, study):
     write(only, study, "mine", seeds=2)
     said = attnlab("gallery")
     assert said.status == 0
-    assert re.search(r"mine +Order helps +Nobody 2020, table 1 +1 +not run yet", said.out)
+    assert re.search(r"mine +1 min +not run yet\n +Order helps. Nobody 2020, table 1\n", said.out)
     said = attnlab("gallery", "mine", "hydra/launcher=basic")
     assert said.status == 0, said.err
     assert "# Order helps" in Path("runs/gallery/mine.md").read_text()
     assert "[mine](mine.md)" in Path("runs/gallery/index.md").read_text()
-    assert "4 of 4" in attnlab("gallery").out
+    assert re.search(r"mine +1 min +4 of 4 runs, \w+ \(.*claims", attnlab("gallery").out)
     before = Path("runs/gallery/mine.md").read_bytes()
     assert attnlab("gallery", "--pages", "--to", "pages").status == 0
     assert Path("pages/mine.md").read_bytes() == before

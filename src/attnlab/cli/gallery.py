@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,19 +69,21 @@ class _Gallery:
         return Path(self.to) if self.to else self.runs_dir / "gallery"
 
     def show(self, names: Sequence[str]) -> int:
-        """Prints the studies with what came out here."""
+        """Prints the studies with what came out here, each with its effect below."""
         from rich.console import Console
 
-        from attnlab.analysis.table import Table
+        from attnlab.analysis.table import plain
         from attnlab.report.gallery import NOT_RUN
 
-        rows = []
+        console, widest = Console(), max(map(len, names), default=0)
         for name in names:
-            published = self.known[name]
-            said = [*self.said(name)] or ["", NOT_RUN, ""]
-            rows.append([name, published.effect, published.source, f"{published.minutes:g}", *said])
-        headings = ["study", "effect", "source", "minutes", "runs", "here", "with size"]
-        Console().print(Table(headings, rows, align="lllrlll").to_rich(), highlight=False)
+            published, said = self.known[name], self.said(name)
+            runs, *came_out = [word for word in said if word] or [NOT_RUN]
+            here = ", ".join([f"{runs} runs", *came_out]) if said else runs
+            console.print(f"[bold]{name:{widest}}[/bold]  {published.minutes:>3g} min  {plain(here)}", highlight=False)
+            about = f"{published.effect}. {published.source}"
+            for line in textwrap.wrap(about, console.width, initial_indent="  ", subsequent_indent="  "):
+                console.print(f"[dim]{plain(line)}[/dim]", highlight=False)
         print("attnlab gallery NAME runs one, attnlab gallery --all all of them; minutes: expected on 2 cores")
         return 0
 
@@ -93,7 +96,7 @@ class _Gallery:
             return []
         finished = f"{comparison.states.get('finished', 0)} of {len(comparison.study.runs)}"
         outcome = Outcome.of(comparison)
-        return [finished, f"{outcome.verdict}: {outcome.here}", outcome.size]
+        return [finished, f"{outcome.verdict} ({outcome.here})", outcome.size]
 
     def run(self, study: str, config_dirs: list[str]) -> int:
         """Runs what is missing of a study, and writes its page and the index."""
