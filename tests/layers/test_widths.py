@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from attnlab.layers import (
+    FIRE,
     GRU,
     LSTM,
     CompleteP,
     DeltaNet,
+    DifferentialAttention,
     Eager,
     ForgettingAttention,
     GatedDeltaNet,
@@ -19,8 +21,11 @@ from attnlab.layers import (
     GPT2Init,
     GroupedQuery,
     HeadGate,
+    HyperConnections,
+    LatentAttention,
     Learned,
     LinearAttention,
+    MixtureOfExperts,
     MultiDConvHead,
     MultiHead,
     MuP,
@@ -31,6 +36,7 @@ from attnlab.layers import (
     ReLU,
     Retention,
     SwiGLU,
+    TalkingHeads,
     build_scope,
 )
 from attnlab.models import GPT, NGPT, Bert, EncoderDecoder, RecurrentLanguageModel, ViT
@@ -131,7 +137,11 @@ def test_gains_of_queries_and_keys_grow_with_what_they_norm(qk_norm, grown):
 
 
 @pytest.mark.parametrize(
-    "kind", [LinearAttention, GatedLinear, Retention, DeltaNet, GatedDeltaNet, LSTM, GRU, HeadGate, MultiDConvHead]
+    "kind",
+    [
+        *(LinearAttention, GatedLinear, Retention, DeltaNet, GatedDeltaNet, LSTM, GRU, HeadGate, MultiDConvHead),
+        *(DifferentialAttention, ForgettingAttention, LatentAttention, TalkingHeads),
+    ],
 )
 def test_every_mixer_is_gpt2_s_at_the_base(kind):
     ours, theirs = build(attention=kind), build(GPT2Init, attention=kind)
@@ -162,6 +172,48 @@ def test_what_mixers_project_grows_at_the_sides_that_do():
     assert (delta.scale, gated.scale) == (pytest.approx(16**-0.5), pytest.approx(8**0.5 / 32))
     by_heads = build(partial(MuP, base_d_head=16), d_model=256, attention=partial(DeltaNet, d_head=16, d_value=16))
     assert by_heads.growths["stack.layers.0.attention.beta.weight"].fan_out == 4.0
+
+
+def test_what_other_attentions_have_of_their_own_grows_with_what_it_is_as_wide_as():
+    """Four times as wide: with as many heads, which are then wider, or with more of 16."""
+    kinds = (DifferentialAttention, ForgettingAttention, partial(LatentAttention, q_rank=128), TalkingHeads)
+    wider = [build(d_model=256, attention=kind) for kind in kinds]
+    more = [build(partial(MuP, base_d_head=16), d_model=256, num_heads=16, attention=kind) for kind in kinds]
+    grown = [
+        {
+            name.removeprefix("stack.layers.0.attention."): (g.fan_in, g.fan_out)
+            for model in models
+            for name, g in model.growths.items()
+        }
+        for models in (wider, more)
+    ]
+    for name, as_many, as_wide in (
+        ("lambda_q1", (None, 4.0), (None, 1.0)),
+        ("head_norm.weight", (None, 4.0), (None, 1.0)),
+        ("forget.weight", (4.0, None), (4.0, 4.0)),
+        ("forget.bias", (None, None), (None, 4.0)),
+        ("latent.weight", (4.0, 4.0), (4.0, 4.0)),
+        ("query_norm.weight", (None, 4.0), (None, 4.0)),
+        ("mix_scores_HH", (None, None), (4.0, 4.0)),
+    ):
+        assert (grown[0][name], grown[1][name]) == (as_many, as_wide), name
+    differential, _, latent, _ = (model.stack.layers[0].attention for model in wider)
+    assert differential.lambda_scale == 1 / 4
+    assert latent.scale == pytest.approx(24**0.5 / 96)  # heads of 64 and 32 that rotate; of 16 and 8 at the base
+    assert [model.stack.layers[0].attention.scale for model in more] == pytest.approx(
+        [8**-0.5, 16**-0.5, 24**-0.5, 16**-0.5]
+    )
+    assert build(attention=DifferentialAttention).stack.layers[0].attention.lambda_scale == 1
+
+
+def test_other_parts_have_rules_for_weights_of_their_own():
+    model = build(d_model=256, position=FIRE, residual=HyperConnections, feed_forward=MixtureOfExperts)
+    grown = {name: (g.fan_in, g.fan_out) for name, g in model.growths.items()}
+    layer = "stack.layers.0."
+    assert grown["stack.position.output_weight_HF"] == (None, None)
+    assert grown[f"{layer}residual.dynamic.0"] == grown[f"{layer}feed_forward.router.weight"] == (4.0, None)
+    assert grown[f"{layer}feed_forward.experts.3.up.weight"] == (4.0, 4.0)
+    assert std(model.stack.layers[0].feed_forward.router.weight) == pytest.approx(0.02 / 4, rel=0.1)
 
 
 def test_images_come_in_by_patches_and_the_output_is_over_the_growth():
@@ -198,7 +250,6 @@ REFUSED = {
         V, 16, d_model=16, num_heads=2, num_layers=1, init=MuP
     ),
     "got RecurrentLanguageModel": lambda: RecurrentLanguageModel(V, d_model=16, init=MuP),
-    "knows no rule for stack.layers.0.attention.forget.weight": lambda: build(attention=ForgettingAttention),
     "attention must have an output projection, got GRU": lambda: build(CompleteP, attention=GRU),
     "zero_query must be false where attention.feature_map=relu": lambda: build(
         partial(MuP, zero_query=True), attention=partial(LinearAttention, feature_map="relu")

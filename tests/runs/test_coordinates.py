@@ -96,6 +96,7 @@ def test_a_mistake_is_one_line(attnlab, here, tiny, given):
 
 
 MIXERS = ("LinearAttention", "GatedLinear", "Retention", "DeltaNet", "GatedDeltaNet", "LSTM", "GRU")
+ATTENTIONS = ("DifferentialAttention", "ForgettingAttention", "LatentAttention", "TalkingHeads")
 
 
 def of_width(name, width, init):
@@ -134,7 +135,7 @@ def changes(name, width, init, seeds, steps=4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT", *MIXERS])
+@pytest.mark.parametrize("name", ["ViT", *MIXERS, *ATTENTIONS])
 def test_what_steps_change_is_alike_in_all_widths_with_mup_alone(name):
     """What has no softmax of its scores, and images: within a fifth from 64 to 512, and not with GPT-2's init."""
     init = MuP if name in ("ViT", "LSTM", "GRU") else partial(MuP, zero_query=True)

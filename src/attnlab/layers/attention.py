@@ -85,7 +85,7 @@ class DotProductAttention(Mixer):
     ) -> None:
         super().__init__()
         check_backend(backend, soft_cap, dropout, self.weighs())
-        self.num_heads, self.d_head, self.d_value = num_heads, d_head, d_value
+        self.num_heads, self.d_head, self.d_query, self.d_value = num_heads, d_head, d_query, d_value
         self.scale = d_query**-0.5 if scale is None else scale
         self.dropout, self.window, self.soft_cap = dropout, window, soft_cap
         self.backend: str | Backend = backend

@@ -96,6 +96,7 @@ class ForgettingAttention(Attention):
     """
 
     sees_both_sides = reads_memory = False
+    sides: ClassVar[Mapping[str, Sides]] = {**Attention.sides, "forget": "heads"}
 
     def __init__(self, d_model: PositiveInt, num_heads: PositiveInt, **fields: Unpack[AttentionFields]) -> None:
         super().__init__(d_model, num_heads, **fields)
@@ -131,6 +132,11 @@ class DifferentialAttention(Attention):
     """
 
     maps_per_head = 2
+    lambda_scale: float = 1.0  # of the products of the four vectors
+    sides: ClassVar[Mapping[str, Sides]] = {
+        **Attention.sides,
+        **dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2", "head_norm"), "head"),
+    }
 
     def __init__(
         self,
@@ -166,8 +172,8 @@ class DifferentialAttention(Attention):
         scores_B2HTS: Tensor = scores_BXTS.unflatten(1, (2, self.num_heads))
         first_BHTS, second_BHTS = (softmax(half_BHTS, additive_BHTS) for half_BHTS in scores_B2HTS.unbind(dim=1))
         exponents = (
-            (self.lambda_q1.float() * self.lambda_k1.float()).sum(),
-            (self.lambda_q2.float() * self.lambda_k2.float()).sum(),
+            self.lambda_scale * (self.lambda_q1.float() * self.lambda_k1.float()).sum(),
+            self.lambda_scale * (self.lambda_q2.float() * self.lambda_k2.float()).sum(),
         )
         return first_BHTS - (exponents[0].exp() - exponents[1].exp() + self.initial_lambda) * second_BHTS
 
@@ -180,6 +186,11 @@ class TalkingHeads(Attention):
     """Heads mix their scores before the softmax, and their weights after it (Shazeer et al. 2020, arXiv 2003.02436).
     A position's bias comes after the first mixing, as in the authors' code. Both start as no mixing.
     """
+
+    sides: ClassVar[Mapping[str, Sides]] = {
+        **Attention.sides,
+        **dict.fromkeys(("mix_scores_HH", "mix_weights_HH"), "across_heads"),
+    }
 
     def __init__(self, d_model: PositiveInt, num_heads: PositiveInt, **fields: Unpack[AttentionFields]) -> None:
         super().__init__(d_model, num_heads, **fields)

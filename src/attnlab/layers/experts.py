@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.layers.added import Addition, collected
-from attnlab.layers.pointwise import GELU, PositionWise
+from attnlab.layers.pointwise import GELU, PositionWise, Sides
 from attnlab.layers.scope import Scope
 from attnlab.parts import build_part
 from attnlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges
@@ -96,6 +96,8 @@ class MixtureOfExperts(PositionWise):
     logsumexp of the router's logits (ST-MoE, Zoph et al. 2022, arXiv 2202.08906, eq. 5), 0: none. The router computes
     in fp32 (Fedus et al. 2021, section 2.4). Raises ValueError for more experts of a token than there are.
     """
+
+    sides: ClassVar[Mapping[str, Sides]] = {"router": "in"}
 
     def __init__(
         self,

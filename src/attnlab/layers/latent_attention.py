@@ -7,6 +7,7 @@ rotate, R of the part that does, V width of values, C width of the latent state.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Unpack
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from attnlab.layers.attention import SCORE_DEFAULTS, DotProductAttention, ScoreFields, head_width, split_heads
 from attnlab.layers.cache import LayerCache
 from attnlab.layers.memory import Memory
+from attnlab.layers.pointwise import Sides
 from attnlab.layers.positions import PositionEncoding
 from attnlab.layers.scope import Scope
 from attnlab.ranges import PositiveInt, check_ranges
@@ -31,6 +33,10 @@ class LatentAttention(DotProductAttention):
     """
 
     defaults: ClassVar[ScoreFields] = SCORE_DEFAULTS
+    sides: ClassVar[Mapping[str, Sides]] = {
+        **dict.fromkeys(("query_down", "query", "latent", "rotary_key", "key", "value", "output"), "both"),
+        **dict.fromkeys(("query_norm", "latent_norm"), "out"),
+    }
 
     def __init__(
         self,

@@ -69,8 +69,9 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
-# Which sides of a linear layer are as wide as the model: of `heads` the input, and the output has a number a head.
-Sides = Literal["both", "in", "out", "heads"]
+# Which sides of a weight are as wide as the model: of `heads` the input, and the output has a number a head; of `head`
+# the output, which is as wide as one head; `across_heads`: both have a number a head.
+Sides = Literal["both", "in", "out", "neither", "heads", "head", "across_heads"]
 
 
 class Output:

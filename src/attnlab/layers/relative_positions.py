@@ -5,13 +5,13 @@ Shapes: B batch, T target (query) length, S source (key) length, H heads, F hidd
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.pointwise import without_autocast
+from attnlab.layers.pointwise import Sides, without_autocast
 from attnlab.layers.positions import PositionEncoding, geometric_frequencies
 from attnlab.parts import Choices, unsharded
 from attnlab.ranges import Gt, PositiveFloat, PositiveInt, check_ranges
@@ -27,6 +27,8 @@ class FIRE(PositionEncoding):
 
     width: of the hidden layer. c, threshold: where the learned c and L start; L is learned as a multiple of that.
     """
+
+    sides: ClassVar[Mapping[str, Sides]] = {"output_weight_HF": "neither"}
 
     def __init__(
         self,

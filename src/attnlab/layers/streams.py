@@ -5,14 +5,14 @@ Legend: B batch, T length, D model width, N streams, C = N + 2 connections of a 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Annotated, Unpack
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Annotated, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.layers.pointwise import without_autocast
+from attnlab.layers.pointwise import Sides, without_autocast
 from attnlab.layers.residuals import PreNorm, Residual, ResidualFields, Stream, Sublayer
 from attnlab.parts import Choices, unsharded
 from attnlab.ranges import Interval, PositiveInt, check_ranges
@@ -98,6 +98,8 @@ class HyperConnections(StaticHyperConnections):
     stream h, W from 0 on, a norm without a gain, and s from 0.01 on, one for A_m and A_r and one for B (DHC; Zhu et al.
     2024, arXiv 2409.19606, section 2.3 and algorithm 2).
     """
+
+    sides: ClassVar[Mapping[str, Sides]] = {"dynamic": "in"}
 
     def __init__(self, d_model: PositiveInt, num_streams: PositiveInt = 4, **fields: Unpack[ResidualFields]) -> None:
         super().__init__(d_model, num_streams, **fields)

@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attnlab.layers.attention import Attention
+from attnlab.layers.attention import Attention, DotProductAttention
+from attnlab.layers.attention_choices import DifferentialAttention
 from attnlab.layers.init import Init, Weight
 from attnlab.layers.linear_attention import DecayingState, LinearAttention, StateMixer
 from attnlab.layers.pointwise import Ends, Output, Sides
@@ -60,7 +61,9 @@ class MuP(Init):
 
     Of mixers with a state, products of queries and keys are scaled as scores are; where both have norm 1 (delta rule)
     by base_d_head^-1/2, and linear attention divides by a sum over d_head itself. What goes to one number a head is an
-    output, with deviation and rate over the growth of its fan-in (table 3). Matrices of recurrent cells are hidden.
+    output, with deviation and rate over the growth of its fan-in (table 3), as are a router's scores of experts and
+    what hyper-connections read. Matrices of recurrent cells and latent states are hidden; the products of
+    differential attention's vectors are divided by the growth of a head.
     Raises ValueError for a model that has a parameter for which no rule is known.
     """
 
@@ -105,8 +108,10 @@ class MuP(Init):
             raise ValueError(f"{type(self).__name__} is known for {', '.join(KNOWN)}, got {type(model).__name__}")
         width: float = d_model / self.base_width
         for module in model.modules():
-            if isinstance(module, Attention | DecayingState):
+            if isinstance(module, DotProductAttention | DecayingState):
                 module.scale = self.scale(module, width)
+            if isinstance(module, DifferentialAttention):
+                module.lambda_scale = 1 / self.head_growth(module, width)
             if self.zero_query and isinstance(module, LinearAttention) and module.feature_map == "relu":
                 raise ValueError(
                     "zero_query must be false where attention.feature_map=relu, which learns nothing from 0"
@@ -118,23 +123,30 @@ class MuP(Init):
         cast(Any, model).growths = self.growths
         super().__call__(model, seed)
 
-    def scale(self, mixer: Attention | DecayingState, width: float) -> float:
+    def scale(self, mixer: DotProductAttention | DecayingState, width: float) -> float:
         """What the products of queries and keys are multiplied by."""
-        if mixer.scale != mixer.d_head**-0.5:
+        d_query = mixer.d_query if isinstance(mixer, DotProductAttention) else mixer.d_head
+        if mixer.scale != d_query**-0.5:
             raise ValueError(f"attention.scale must be null, for the init sets it, got {mixer.scale:g}")
-        base = self.head_base(mixer, width)
+        base = d_query / self.head_growth(mixer, width)
         is_bounded = isinstance(mixer, DecayingState) and mixer.has_unit_keys
-        return float(base**-0.5) if is_bounded else math.sqrt(base) / mixer.d_head
+        return float(base**-0.5) if is_bounded else math.sqrt(base) / d_query
 
-    def head_base(self, mixer: Attention | StateMixer, width: float) -> float:
-        return self.base_d_head or mixer.d_head / width
+    def head_growth(self, mixer: DotProductAttention | StateMixer, width: float) -> float:
+        """How far a head has grown: as the width does, or over base_d_head."""
+        if self.base_d_head is None:
+            return width
+        if isinstance(mixer, Attention):
+            return mixer.d_value / self.base_d_head  # differential attention halves queries and keys alone
+        still = mixer.d_query - mixer.d_head if isinstance(mixer, DotProductAttention) else 0  # what does not rotate
+        return (still or mixer.d_head) / self.base_d_head
 
     def growth(self, model: nn.Module, name: str, parameter: Tensor, width: float) -> Growth:
         """How far a parameter has grown. Raises ValueError where that is not known."""
         path = name.rpartition(".")[0]
         owner = model.get_submodule(path)
         none, vector = Growth(width), Growth(width, fan_out=width)
-        holder, sides = _declared(model, path)
+        holder, sides = _declared(model, path, name)
         if sides is not None:
             return self._of_sides(holder, sides, parameter, width)
         if parameter.ndim >= 2:
@@ -147,20 +159,19 @@ class MuP(Init):
             )
         above = model.get_submodule(path.rpartition(".")[0]) if path else model
         if isinstance(above, Attention) and owner in (above.query_norm, above.key_norm):
-            return vector if above.norms_full_width else self._of_a_head(above, width)
+            return vector if above.norms_full_width else self._of_sides(above, "head", parameter, width)
         if isinstance(above, StateMixer) and owner is getattr(above, "norm", None):
-            return self._of_a_head(above, width)
+            return self._of_sides(above, "head", parameter, width)
         return vector if owner is not model and parameter.numel() == getattr(model, "d_model", None) else none
 
-    def _of_a_head(self, mixer: Attention | StateMixer, width: float) -> Growth:
-        return Growth(width, fan_out=mixer.d_head / self.head_base(mixer, width))
-
     def _of_sides(self, holder: nn.Module, sides: Sides, parameter: Tensor, width: float) -> Growth:
-        fan_out: float | None = width if sides in ("both", "out") else None
-        if sides == "heads" and self.base_d_head is not None:
-            assert isinstance(holder, Attention | StateMixer), "others have no heads"
-            fan_out = width / cast(float, self._of_a_head(holder, width).fan_out)
-        return Growth(width, width if sides != "out" and parameter.ndim > 1 else None, fan_out)
+        head, heads = None, None
+        if isinstance(holder, DotProductAttention | StateMixer):
+            head = self.head_growth(holder, width)
+            heads = width / head if self.base_d_head is not None else None
+        fan_in = {"both": width, "in": width, "heads": width, "across_heads": heads}.get(sides)
+        fan_out = {"both": width, "out": width, "heads": heads, "head": head, "across_heads": heads}.get(sides)
+        return Growth(width, fan_in if parameter.ndim > 1 else None, fan_out)
 
 
 @check_ranges
@@ -225,14 +236,16 @@ def _deviation(growth: Growth) -> float:
     return math.sqrt(growth.fan_out or 1.0) / growth.fan_in if growth.fan_in and not growth.multiplied else 1.0
 
 
-def _declared(model: nn.Module, path: str) -> tuple[nn.Module, Sides | None]:
-    """What a part says of the sides of its own layer at this path, and the part; None where none does."""
-    words = path.split(".")
-    for cut in range(len(words) - 1, -1, -1):
-        holder = model.get_submodule(".".join(words[:cut]))
-        sides: Mapping[str, Sides] = getattr(holder, "sides", None) or {}
-        if found := sides.get(".".join(words[cut:])):
-            return holder, found
+def _declared(model: nn.Module, *paths: str) -> tuple[nn.Module, Sides | None]:
+    """What a part says of the sides of its own layer, or weight, at the first of these paths of which one says it, and
+    the part; None where none does."""
+    for path in paths:
+        words = path.split(".")
+        for cut in range(len(words) - 1, -1, -1):
+            holder = model.get_submodule(".".join(words[:cut]))
+            sides: Mapping[str, Sides] = getattr(holder, "sides", None) or {}
+            if found := sides.get(".".join(words[cut:])):
+                return holder, found
     return model, None
 
 
