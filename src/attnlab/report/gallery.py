@@ -48,6 +48,7 @@ INTRODUCTION = """# Gallery
 Published effects, each reproduced by one command on 2 cores. `attnlab gallery` lists them with what came out here,
 `attnlab gallery NAME` runs one and writes its page, `attnlab gallery --all` runs all. Claims were made before the runs;
 what was not reproduced stays, as a result. What the words rest on: [How sure a comparison is](../comparison.md).
+Attention sinks of a published model, where nothing is trained, are measured by `experiments/attention_sinks`.
 
 """
 DPI, COLOURS = 140, 64  # of a picture, which stands in the repository: some 20 kB
