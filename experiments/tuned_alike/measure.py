@@ -37,7 +37,8 @@ WORST = 30.0  # what a rate far from the best comes to
 @dataclass(frozen=True)
 class Design:
     """sensitivities: of the arms, the first of them the baseline; noise: how much of a run's variance all runs of its seed share, and by how much noise
-    grows from the least rate to the greatest; advantage: of the last arm; between: the best rate may lie anywhere."""
+    grows from the least rate to the greatest; advantage: of the last arm; between: the best rate may lie anywhere;
+    scatter: of the last arm's noise, over the others'."""
 
     sensitivities: tuple[float, ...]
     how: str = "grid"
@@ -48,6 +49,7 @@ class Design:
     growth: float = 1.0
     advantage: float = 0.0
     between: bool = False
+    scatter: float = 1.0
 
 
 def simulate(design: Design, random: np.random.Generator) -> Study:
@@ -68,9 +70,10 @@ def simulate(design: Design, random: np.random.Generator) -> Study:
             arm == num_arms - 1
         )
         spread = 1 + (design.growth - 1) * rate / (levels - 1)
-        own = np.sqrt(1 - design.shared) * spread * random.standard_normal(len(of_seeds))
+        scale = design.scatter if arm == num_arms - 1 else 1.0
+        own = scale * np.sqrt(1 - design.shared) * spread * random.standard_normal(len(of_seeds))
         return {
-            seed: float(loss + np.sqrt(design.shared) * common + e)
+            seed: float(loss + scale * np.sqrt(design.shared) * common + e)
             for (seed, common), e in zip(of_seeds.items(), own, strict=True)
         }
 
@@ -157,6 +160,10 @@ def designs() -> Iterator[tuple[str, Design]]:
             f"mixed, noise grows 3 times, x {tuning_seeds}",
             Design(SENSITIVITIES["mixed"], tuning_seeds=tuning_seeds, growth=3.0),
         )
+    for name in ("flat", "mixed", "sharp"):
+        for scatter in (0.05, 20.0):
+            named = f"{name}, one arm scatters {scatter:g} times as much, x 1"
+            yield named, Design(SENSITIVITIES[name], scatter=scatter)
     yield "mixed, random, 6 trials", Design(SENSITIVITIES["mixed"], "random")
     for tuning_seeds in (1, 3):
         yield f"mixed, tpe, 12 trials x {tuning_seeds}", Design(SENSITIVITIES["mixed"], "tpe", 12, tuning_seeds)
@@ -165,6 +172,10 @@ def designs() -> Iterator[tuple[str, Design]]:
             for advantage in (2.0, 4.0, 8.0):
                 name = f"power: sensitivity {sensitivity:g}, {trials} trials x {tuning_seeds}, better by {advantage:g}"
                 yield name, Design((sensitivity,) * 3, "grid", trials, tuning_seeds, 8, advantage=advantage)
+    for scatter in (0.05, 20.0):
+        for advantage in (4.0, 20.0, 80.0):
+            named = f"power: sensitivity 1, 6 trials x 1, scatters {scatter:g} times as much, better by {advantage:g}"
+            yield named, Design((1.0,) * 3, "grid", 6, 1, 8, advantage=advantage, scatter=scatter)
     for name, sensitivities in SENSITIVITIES.items():
         yield f"best between rates: {name}, 6 trials x 3", Design(sensitivities, tuning_seeds=3, between=True)
 

@@ -48,12 +48,24 @@ def test_the_bound_of_choices_without_an_order_is_what_noise_leaves_of_the_gap_t
 
 def test_of_trials_with_one_seed_the_spread_is_that_of_the_comparison():
     rows = {"p": [1.0], "q": [1.5]}
-    compared = {"a": [1.0, 1.1, 1.2], "b": [2.0, 2.4, 2.8]}
-    pooled = math.sqrt((0.02 + 0.32) / 4)  # larger than the cell's own, 0.1
+    compared = {"a": [1.0, 1.3, 1.6], "b": [2.0, 2.4, 2.8]}
+    pooled = math.sqrt((0.18 + 0.32) / 4)  # larger than the cell's own, 0.3
+    noises = [t.ppf(1 - 0.01 / 2 / 2, 4) * pooled, t.ppf(1 - 0.01 / 2 / 2, 2) * 0.3]  # each at half of the level
+    assert noises[0] < noises[1]
     bound = regret_bounds(tuned(rows, "p"), "m", "lower", compared, 0.01)["a"]
-    assert bound == pytest.approx(max(0.0, t.ppf(1 - 0.01 / 2, 4) * pooled * math.sqrt(2) - 0.5))
+    assert bound == pytest.approx(max(0.0, noises[0] * math.sqrt(2) - 0.5))
     assert regret_bounds(tuned(rows, "p"), "m", "lower", {"a": [1.0], "b": [2.0]}, 0.01)["a"] == math.inf
     assert regret_bounds(tuned({"p": [1.0]}, "p"), "m", "lower", {}, 0.01)["a"] == 0.0
+
+
+def test_a_cell_whose_runs_scatter_does_not_speak_for_one_whose_runs_do_not():
+    """As where an arm learns a task in most seeds, and another never does."""
+    rows = {"p": [0.02], "q": [0.01]}
+    compared = {"a": [0.02, 0.01, 0.015, 0.015, 0.01, 0.01], "b": [1.0, 1.0, 0.15, 1.0, 1.0, 1.0]}
+    bound = regret_bounds(tuned(rows, "p"), "m", "higher", compared, 0.01)["a"]
+    own = t.ppf(1 - 0.01 / 2 / 2, 5) * np.std(compared["a"], ddof=1) * math.sqrt(2)
+    assert bound == pytest.approx(own - 0.01)
+    assert bound < 0.03
 
 
 @given(best=st.floats(-0.95, 0.95), curvature=st.floats(0.1, 10))

@@ -76,8 +76,10 @@ def regret_bounds(
 
     tuned: of plan.json; compared: each cell's values in the comparison. Settings with a run that has no value are no
     candidates for the best. Spread: what is left of a cell's trials beside its settings and seeds, alike for all
-    settings (two-way analysis of variance); of trials with one seed, that of the comparison's seeds, pooled over cells,
-    or of the cell alone where that is larger. Infinite where no spread is known.
+    settings (two-way analysis of variance); of trials with one seed, that of the comparison's seeds: pooled over cells,
+    or of the cell alone where that is larger, or else of the cell alone with its few degrees of freedom, whichever
+    leaves less noise, each at half of the level. So cells whose runs scatter do not speak for one whose runs do not.
+    Infinite where no spread is known.
     """
     cells, axes = mapping(tuned.get("cells")), axes_of(mapping(tuned.get("search")))
     pooled, sign = _pooled(compared), 1.0 if better == "lower" else -1.0
@@ -92,9 +94,9 @@ def regret_bounds(
         # values of earlier ones: then all pairs count.
         pairs = (known.sum() - 1) * (known.sum() if tuned.get("how") == "tpe" else 1)
         level = alpha / max(1, len(cells)) / max(1, 2 * pairs)
-        spread = _own(compared.get(name, ()), pooled)
-        tried = [one for one, is_known in zip(settings, known, strict=True) if is_known]
-        found[name] = _bound(tried, sign * values_KS[known], int(known[:chosen].sum()), level, spread, axes)
+        tried, values_KS = [one for one, is_known in zip(settings, known, strict=True) if is_known], values_KS[known]
+        noise = _noise(values_KS, compared.get(name, ()), pooled, level)
+        found[name] = _bound(tried, sign * values_KS.mean(axis=1), int(known[:chosen].sum()), noise, axes)
     return found
 
 
@@ -124,27 +126,32 @@ def _by_seed(run: tuple[str, object]) -> int:
     return int(run[0]) if run[0].isdecimal() else 0
 
 
-def _bound(
-    settings: Sequence[Mapping[str, object]],
-    values_KS: np.ndarray,
-    chosen: int,
-    level: float,
-    spread: Spread,
-    axes: Sequence[Axis],
-) -> float:
-    """spread: of a run, for where the trials have one seed."""
+def _noise(values_KS: np.ndarray, compared: Sequence[float], pooled: Spread, level: float) -> float:
+    """What noise adds to the difference of two settings at most, but for a chance of `level`. compared, pooled: the
+    cell's values in the comparison and the spread of all cells' there, for where the trials have one seed."""
     num_settings, num_seeds = values_KS.shape
-    if num_settings < 2:
-        return 0.0
-    if num_seeds > 1:
+    if num_seeds > 1 and num_settings > 1:
         residuals_KS = values_KS - values_KS.mean(axis=1, keepdims=True)
         residuals_KS = residuals_KS - residuals_KS.mean(axis=0, keepdims=True)
         freedom = float((num_settings - 1) * (num_seeds - 1))
-        spread = Spread(math.sqrt(float((residuals_KS**2).sum()) / freedom), freedom)
-    if not spread.freedom > 0:
+        spreads = [Spread(math.sqrt(float((residuals_KS**2).sum()) / freedom), freedom)]
+    else:
+        own = _pooled({"": compared})
+        spreads = [pooled._replace(deviation=max(pooled.deviation, own.deviation)), own] if own.freedom else [pooled]
+    share = level / len(spreads)
+    noises = [float(stdtrit(one.freedom, 1 - share)) * one.deviation for one in spreads if one.freedom > 0]
+    return min(noises, default=math.inf) * math.sqrt(2 / num_seeds)
+
+
+def _bound(
+    settings: Sequence[Mapping[str, object]], means_K: np.ndarray, chosen: int, noise: float, axes: Sequence[Axis]
+) -> float:
+    """noise: of the difference of two settings at most."""
+    num_settings = len(settings)
+    if num_settings < 2:
+        return 0.0
+    if not math.isfinite(noise):
         return math.inf
-    noise = float(stdtrit(spread.freedom, 1 - level)) * spread.deviation * math.sqrt(2 / num_seeds)
-    means_K = values_KS.mean(axis=1)
     candidates = [k for k in range(num_settings) if means_K[k] <= means_K.min() + noise]
     bounds = [
         means_K[chosen] - means_K[k] + noise * (k != chosen) + _between(settings, means_K, k, noise, axes)
@@ -206,9 +213,3 @@ def _pooled(compared: Mapping[str, Sequence[float]]) -> Spread:
     freedom = float(sum(group.size - 1 for group in groups))
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
     return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
-
-
-def _own(values: Sequence[float], pooled: Spread) -> Spread:
-    return (
-        pooled._replace(deviation=max(pooled.deviation, float(np.std(values, ddof=1)))) if len(values) > 1 else pooled
-    )
