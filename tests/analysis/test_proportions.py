@@ -25,6 +25,7 @@ from attnlab.analysis.proportions import (
     Count,
     change_of,
     clopper_pearson,
+    described,
     difference_of,
     fisher_p,
     is_proportion,
@@ -37,6 +38,7 @@ from attnlab.analysis.proportions import (
     wilson,
 )
 from attnlab.analysis.reader import load_study
+from attnlab.analysis.statistics import mean_interval
 from attnlab.analysis.tables import to_csv, to_latex, to_markdown
 from attnlab.analysis.terminal import print_comparison
 from attnlab.report.figures.forest import Grid
@@ -438,3 +440,26 @@ def test_the_page_shows_counts_and_no_figure_of_a_mean():
     for part in ("sign flip</th>", "bootstrap</th>", "effect size</th>", "seeds to settle</th>", "\u00b1", "sign test"):
         assert part not in shown
     assert "0 or 1 a run" in reading
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "ends"),
+    [
+        ("test/accuracy", [1.0, 1.0, 1.0, 0.2], (None, 1.0)),
+        ("test/bleu", [99.0, 100.0, 98.0], (None, 100.0)),
+        ("test/wer", [0.0, 0.0, 0.3], (0.0, None)),
+        ("test/loss", [0.0, 0.0, 0.3], (None, None)),
+        ("test/accuracy", [0.5, 0.6], (None, 1.0)),
+        ("test/accuracy", [0.5, 0.51, 0.52], (None, None)),
+        ("test/accuracy", [1.0], (None, None)),
+    ],
+)
+def test_an_interval_of_a_mean_ends_at_the_perfect_value(tmp_path, metric, values, ends):
+    root = write_plan(tmp_path / "s", cells=[cell({"arm": "a"})], seeds=[*range(len(values))], metric={"name": metric})
+    for seed, value in enumerate(values):
+        write_run(root, {"arm": "a"}, seed, {metric: value})
+    found, plain = described(load_study(root), "arm=a", metric), mean_interval(values)
+    assert (found.low, found.high) == tuple(
+        one if end is None else end for one, end in zip((plain.low, plain.high), ends, strict=True)
+    )
+    assert found.mean == plain.mean

@@ -17,7 +17,7 @@ from scipy.special import bdtr, betaincinv, ndtri
 
 from attnlab.analysis.censoring import median_of, never_of
 from attnlab.analysis.reader import Study
-from attnlab.analysis.statistics import Interval, mean_interval
+from attnlab.analysis.statistics import Interval, UnevenInterval, mean_interval
 from attnlab.training.targets import target_of
 
 
@@ -210,11 +210,22 @@ def is_proportion(study: Study, metric: str) -> bool:
 
 def described(study: Study, cell: str, metric: str) -> Interval | None:
     """What describes the values of a cell at 95%, each by itself: the share where they are 0 or 1, the median where
-    they are costs to a target, else the mean with Student's t interval; None without a value."""
+    they are costs to a target, else the mean with Student's t interval, which ends at the perfect value where the
+    metric has one; None without a value."""
     if target_of(metric):
         costs = list(study.costs(cell, metric).values())
         return median_of(costs, 0.95, reason=never_of(costs)) if costs else None
     values = list(study.values(cell, metric).values())
     if not values:
         return None
-    return share_of(Count(int(sum(values)), len(values))) if is_proportion(study, metric) else mean_interval(values)
+    if is_proportion(study, metric):
+        return share_of(Count(int(sum(values)), len(values)))
+    known = study.known_metric(metric)
+    found = mean_interval(values)
+    if known is None or known.perfect is None or not found.is_bounded:
+        return found
+    better, limit = (found.high, min) if known.better == "higher" else (found.low, max)
+    if better == limit(better, known.perfect):
+        return found
+    end = {"high" if known.better == "higher" else "low": known.perfect}
+    return UnevenInterval(**{**vars(found), **end})
