@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -163,6 +164,8 @@ def _explained(error: BaseException, command: str) -> tuple[str | None, int]:
             return f"interrupted{goes_on}", error.signum + 128 if isinstance(error, Interrupted) else 130
         case SystemExit():
             raise error
+        case BrokenPipeError():
+            return None, _unread()
         case HydraException() | OmegaConfBaseException():
             return reason_of(error), 2
         case UnicodeEncodeError():
@@ -175,10 +178,20 @@ def _explained(error: BaseException, command: str) -> tuple[str | None, int]:
     return f"{type(error).__name__}: {error}\n(--traceback shows where)", 1
 
 
+def _unread() -> int:
+    """The exit status where nobody reads what is printed any more, as in `attnlab gallery | head -1`: no fault of
+    anybody's. Python writes what it still has to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return signal.SIGPIPE + 128
+
+
 def entry() -> None:
     """The console script."""
     try:
         status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = _unread()
     except KeyboardInterrupt:  # while the command was being loaded
         print("attnlab: interrupted", file=sys.stderr)
         status = 130
