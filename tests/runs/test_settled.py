@@ -206,6 +206,15 @@ def test_a_study_that_says_its_precision_is_not_measured(attnlab, study, timed):
     assert timed.calls == []
 
 
+def test_a_sweep_says_that_a_precision_is_slow_here(attnlab, study, timed, monkeypatch):
+    study("mine", seeds=1)
+    monkeypatch.setattr(automatic, "cpu_has_bf16", lambda: False)
+    said = attnlab("sweep", "mine", HERE, "trainer.precision=bf16")
+    assert said.status == 0, said.err
+    assert said.out.count("precision: bf16 (asked for, and slow: this CPU has no bf16 instructions; ") == 1
+    assert read_json("runs/mine/plan.json")["automatic"] == {}
+
+
 def test_a_study_whose_runs_began_without_a_choice_goes_on_as_they_did(attnlab, study, timed):
     study("mine", seeds=1)
     assert attnlab("sweep", "mine", HERE, "study.seeds=1").status == 0

@@ -29,9 +29,18 @@ def never(ways):
 
 
 @pytest.mark.parametrize("asked", ["32", "bf16"])
-def test_what_is_asked_for_is_used(asked):
+def test_what_is_asked_for_is_used(asked, monkeypatch):
+    monkeypatch.setattr(automatic, "cpu_has_bf16", lambda: True)
     found = resolve(asked, "cpu", never)
     assert (found.used, found.reason) == (asked, "asked for")
+
+
+def test_bf16_without_instructions_is_used_and_said_to_be_slow(monkeypatch):
+    monkeypatch.setattr(automatic, "cpu_has_bf16", lambda: False)
+    found = resolve("bf16", "cpu", never)
+    assert found.used == "bf16"
+    assert "slow: this CPU has no bf16 instructions; trainer.precision=auto takes what is faster" in found.reason
+    assert (resolve("32", "cpu").reason, resolve("bf16", "cuda").reason) == ("asked for", "asked for")
 
 
 def test_numbers_are_taken_for_their_names():

@@ -34,6 +34,7 @@ from attnlab.training.automatic import (
     resolve,
     resolve_compilation,
     sum_of,
+    without_instructions,
 )
 from attnlab.training.run_directory import read_json, write_json
 from attnlab.training.study_fields import AUTOMATIC
@@ -159,12 +160,15 @@ def settle_all(
     As most of those in the directories `begun` already do; else by the sum of the steps of a few of them, the baseline
     (a cell's name) among them. threads: of each run that does not say so itself. Nothing is settled for runs on
     several kinds of device, nor where they do not run here, so that nothing `measures`: then the first of them does.
+    Said is also that a precision which runs ask for is slow here.
     """
     trainers: dict[int, TrainerSettings] = {id(one): instantiate(one.resolved["trainer"], "trainer") for one in configs}
+    kinds_asked = {(str(one.precision), one.device_type) for one in trainers.values()} if measures else set()
+    slow = [f"precision: {kind[0]} ({why})" for kind in sorted(kinds_asked) if (why := without_instructions(*kind))]
     asking = [one for one in configs if automatic_fields(trainers[id(one)])]
     kinds = {(trainers[id(one)].device_type, *automatic_fields(trainers[id(one)])) for one in asking}
     if len(kinds) != 1:
-        return {}, []
+        return {}, slow
     before, settings = _most_common(map(recorded, begun)), trainers[id(asking[0])]
     if not measures and (left := [field for field in automatic_fields(settings) if field not in before]):
         return before, [f"{field}: auto, settled by the first run that begins, for all" for field in left]
@@ -173,7 +177,7 @@ def settle_all(
     settings = trainers[id(first)]
     settings = settings if settings.max_epochs is None else with_data(first).trainer
     automatic = settle(settings, partial(_measured_sum, chosen, threads), before).automatic()
-    return automatic, [f"{line}, in all runs" for line in in_lines(automatic)]
+    return automatic, [*slow, *(f"{line}, in all runs" for line in in_lines(automatic))]
 
 
 def _spread(items: Sequence[Composed], most: int) -> list[Composed]:
