@@ -224,7 +224,7 @@ def choices_table(found: TuningSummary, cells: Sequence[CellSummary]) -> Table:
         Column("chosen", edge, "l"),
         Column(found.metric, lambda cell: Entry(number(cell.means[cell.chosen], places), cell.means[cell.chosen])),
         Column("tried", lambda cell: f"{len(cell.usable)} of {len(cell.settings)}"),
-        Column("may have missed", lambda cell: number(cell.regret, decimals)),
+        Column("may have missed", lambda cell: number(cell.regret, max(decimals, places))),
         Column("diff at the choices (interval)", at_choices),
     ]
     if found.is_alike:
