@@ -15,7 +15,7 @@ import time
 
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 TIME = re.compile(r"about ([\d.]+) (s|min|h) on this machine")
-PACE = re.compile(r"about ([\d.]+) (s|min|h) in all, by the pace of the first steps")
+PACE = re.compile(r"about ([\d.]+) (s|min|h) in all,? by the pace of the first steps")
 
 
 def main() -> int:

@@ -143,7 +143,8 @@ class Monitor:
             self._has_told = True
             if snapshot.count(*ENDED) == Counter(self._seen.values())["finished"]:
                 whole = time.time() - self.started + left
-                say(self.console, f"about {roughly(whole)} in all, by the pace of the first steps")
+                at_pace = f"about {roughly(whole)} in all by the pace of the first steps"
+                say(self.console, f"{at_pace}, evaluations not counted")
 
     def _report_changes(self, snapshot: Snapshot) -> None:
         for (cell, seed), state in snapshot.state.items():
