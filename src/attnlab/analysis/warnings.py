@@ -18,6 +18,8 @@ from attnlab.training.run_directory import ENDED
 from attnlab.training.targets import AXES, Target, target_of
 
 MOST_NAMES = 3
+# Of runs that end in two places: the gap over either part's width, and over the values; how many runs there are.
+APART, COARSE, FEWEST_APART = 5.0, 0.02, 6
 
 
 def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[str], alpha: float) -> list[str]:
@@ -30,6 +32,7 @@ def caveats_of(study: Study, cells: Sequence[CellSummary], unmatched: Sequence[s
         *_of_costs(study, cells),
         *_of_seeds(cells, alpha),
         *_of_spread(cells),
+        *_of_two_places(study),
     ]
     if any(cell.difference and cell.difference.verdict == "undecided" for cell in cells):
         caveats += power_sentence(cells, study.metric)
@@ -320,6 +323,39 @@ def _of_spread(cells: Sequence[CellSummary]) -> list[str]:
             "spread there is no t test and no interval."
         )
     return caveats
+
+
+def _of_two_places(study: Study) -> list[str]:
+    """Cells whose runs end in two places, which a mean lies between."""
+    metric = study.metric
+    if metric is None or target_of(metric.name) or is_proportion(study, metric.name):
+        return []
+    found = [
+        (study.label(cell), two_places(list(study.values(cell.name, metric.name).values()))) for cell in study.cells
+    ]
+    parted = [f"{label} ({_placed(low)}, {_placed(high)})" for label, (low, high) in found if low]
+    if not parted:
+        return []
+    share = "; a share of runs (task.success_above, where the task has it) is judged without one"
+    end = f"Runs of {listing(parted, MOST_NAMES)} end in two places that no spread explains, and a mean is neither"
+    return [f"{end}{share * (metric.better == 'higher')}."]
+
+
+def _placed(values: Sequence[float]) -> str:
+    ends = [quantity(values[0]), quantity(values[-1])]
+    return f"{len(values)} at {' to '.join(dict.fromkeys(ends))}"
+
+
+def two_places(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """The values below and above their widest gap, where that is APART times as wide as either part, which six normal
+    values are in 0.4% of cases, and no step of a coarse metric; ([], []) else, and of less than six."""
+    ordered = sorted(values)
+    if len(ordered) < FEWEST_APART:
+        return [], []
+    cut = max(range(1, len(ordered)), key=lambda at: ordered[at] - ordered[at - 1])
+    low, high = ordered[:cut], ordered[cut:]
+    least = max(APART * max(low[-1] - low[0], high[-1] - high[0]), COARSE * max(map(abs, ordered)))
+    return (low, high) if high[0] - low[-1] > least else ([], [])
 
 
 def _known(cells: Sequence[CellSummary]) -> list[tuple[str, Difference]]:
