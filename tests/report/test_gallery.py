@@ -1,12 +1,14 @@
 """The pages of the gallery: what they say follows from the runs, and is the same each time."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from tests.analysis.scaling.planted import LAW, write_scaling_study
 
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.reader import load_study
+from attnlab.analysis.scaling import scaling_of
 from attnlab.report.gallery import NOT_RUN, Outcome, read_outcome, write_index, write_page
 from attnlab.training.published import published_of
 
@@ -77,7 +79,8 @@ OF_A_LAW = published_of(
 )
 
 
-def test_a_law_stands_beside_the_published_one(tmp_path):
+def test_a_law_stands_beside_the_published_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("attnlab.report.gallery.scaling_of", partial(scaling_of, resamples=100))
     study = load_study(write_scaling_study(tmp_path / "law", steps=(450, 900, 1800), noise=0.002))
     page, picture = write_page(compare(replace(study, published=OF_A_LAW)), tmp_path / "pages")
     lines = page.read_text().splitlines()
