@@ -9,6 +9,7 @@ from rich.console import Console
 from tests.stored_studies import cell, write_plan, write_run
 
 from attnlab.analysis.comparison import compare
+from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import load_study
 from attnlab.analysis.terminal import print_comparison
 from attnlab.analysis.tuning import equal_settings_table
@@ -35,7 +36,7 @@ def trial(rate: float, loss: float | None, state: str, noise: float) -> dict[str
 def tuned(tmp_path):
     """A study of three positions, tuned by a grid of rates with this noise; `far`: what position none is worse by in the comparison."""
 
-    def write(noise: float = 0.01, chosen: dict[str, float] = CHOSEN):
+    def write(noise: float = 0.01, chosen: dict[str, float] = CHOSEN, seeds_in: int = 3):
         cells = {}
         for position, losses in LOSSES.items():
             ends = ["finished"] * 3 + [{"none": "finished", "alibi": "failed", "rotary": "diverged"}[position]]
@@ -59,7 +60,7 @@ def tuned(tmp_path):
         root = write_plan(tmp_path / "tuned", cells=[*map(cell, choices)], factors={"position": [*LOSSES]}, baseline=choices[0],
                           seeds=[0, 1, 2], metric=metric, tuned=record)  # fmt: skip
         for place, one in enumerate(choices):
-            for seed in range(3):
+            for seed in range(seeds_in):
                 loss = LOSSES[one["position"]][RATES.index(chosen[one["position"]])] + 0.01 * ((seed + place) % 3)
                 write_run(root, one, seed, {"test/loss": loss, "val/loss": loss})
         return compare(load_study(root))
@@ -135,6 +136,11 @@ def test_terminal_page_and_figure_show_the_tuning(tuned):
     }
     assert lines["rotary"] == pytest.approx([2.2, 1.6, 2.4])
     assert math.isclose(lines["none"][-1], 2.6)
+
+
+def test_a_difference_that_waits_for_seeds_says_so_once(tuned):
+    [sentence] = [one for one in headline(tuned(seeds_in=2)) if one.startswith("Against")]
+    assert sentence.count("2 of 3 seeds in") == 2  # of two cells
 
 
 def test_the_gallery_shows_the_tuning(tuned, tmp_path):

@@ -198,12 +198,12 @@ def test_what_other_attentions_have_of_their_own_grows_with_what_it_is_as_wide_a
     ):
         assert (grown[0][name], grown[1][name]) == (as_many, as_wide), name
     differential, _, latent, _ = (model.stack.layers[0].attention for model in wider)
-    assert differential.lambda_scale == 1 / 4
+    assert differential.head_growth == 4
     assert latent.scale == pytest.approx(24**0.5 / 96)  # heads of 64 and 32 that rotate; of 16 and 8 at the base
     assert [model.stack.layers[0].attention.scale for model in more] == pytest.approx(
         [8**-0.5, 16**-0.5, 24**-0.5, 16**-0.5]
     )
-    assert build(attention=DifferentialAttention).stack.layers[0].attention.lambda_scale == 1
+    assert build(attention=DifferentialAttention).stack.layers[0].attention.head_growth == 1
 
 
 def test_other_parts_have_rules_for_weights_of_their_own():

@@ -217,9 +217,10 @@ def test_a_norm_that_sees_later_tokens_is_found():
     assert {"gpt: later tokens do not change earlier logits", "bert: padding changes nothing"} <= broken
 
 
-@pytest.mark.parametrize("family", ["gpt", "bert", "encoder_decoder", "vit", "clip", "whisper"])
-def test_a_norm_that_loses_its_digits_in_bfloat16_is_found(family):
-    assert f"{family}: bfloat16 is finite and near fp32" in broken_properties("norm", Cancelling)
+def test_a_norm_that_loses_its_digits_in_bfloat16_is_found():
+    broken = broken_properties("norm", Cancelling)
+    for family in ("gpt", "bert", "encoder_decoder", "vit", "clip", "whisper"):
+        assert f"{family}: bfloat16 is finite and near fp32" in broken
 
 
 def test_a_part_with_nothing_wrong_breaks_nothing():

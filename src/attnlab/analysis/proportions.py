@@ -220,12 +220,11 @@ def described(study: Study, cell: str, metric: str) -> Interval | None:
         return None
     if is_proportion(study, metric):
         return share_of(Count(int(sum(values)), len(values)))
-    known = study.known_metric(metric)
-    found = mean_interval(values)
+    known, found = study.known_metric(metric), mean_interval(values)
     if known is None or known.perfect is None or not found.is_bounded:
         return found
-    better, limit = (found.high, min) if known.better == "higher" else (found.low, max)
-    if better == limit(better, known.perfect):
-        return found
-    end = {"high" if known.better == "higher" else "low": known.perfect}
-    return UnevenInterval(**{**vars(found), **end})
+    if known.better == "higher":
+        ended = replace(found, high=min(found.high, known.perfect))
+    else:
+        ended = replace(found, low=max(found.low, known.perfect))
+    return found if ended == found else UnevenInterval.of(ended, "")

@@ -78,8 +78,7 @@ class _Gallery:
         console, widest = Console(), max(map(len, names), default=0)
         for name in names:
             published, said = self.known[name], self.said(name)
-            runs, *came_out = [word for word in said if word] or [NOT_RUN]
-            here = ", ".join([f"{runs} runs", *came_out]) if said else runs
+            here = ", ".join([f"{said[0]} runs", *filter(None, said[1:])]) if said else NOT_RUN
             console.print(f"[bold]{name:{widest}}[/bold]  {published.minutes:>3g} min  {plain(here)}", highlight=False)
             about = f"{published.effect}. {published.source}"
             for line in textwrap.wrap(about, console.width, initial_indent="  ", subsequent_indent="  "):

@@ -70,6 +70,7 @@ class DotProductAttention(Mixer):
 
     takes_rotation = takes_bias = sees_both_sides = reads_memory = True
     output: nn.Linear
+    head_growth: float = 1.0  # how far a head has grown, where an init that goes with the width says so
 
     def __init__(
         self,

@@ -132,7 +132,6 @@ class DifferentialAttention(Attention):
     """
 
     maps_per_head = 2
-    lambda_scale: float = 1.0  # of the products of the four vectors
     sides: ClassVar[Mapping[str, Sides]] = {
         **Attention.sides,
         **dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2", "head_norm"), "head"),
@@ -172,8 +171,8 @@ class DifferentialAttention(Attention):
         scores_B2HTS: Tensor = scores_BXTS.unflatten(1, (2, self.num_heads))
         first_BHTS, second_BHTS = (softmax(half_BHTS, additive_BHTS) for half_BHTS in scores_B2HTS.unbind(dim=1))
         exponents = (
-            self.lambda_scale * (self.lambda_q1.float() * self.lambda_k1.float()).sum(),
-            self.lambda_scale * (self.lambda_q2.float() * self.lambda_k2.float()).sum(),
+            (self.lambda_q1.float() * self.lambda_k1.float()).sum() / self.head_growth,
+            (self.lambda_q2.float() * self.lambda_k2.float()).sum() / self.head_growth,
         )
         return first_BHTS - (exponents[0].exp() - exponents[1].exp() + self.initial_lambda) * second_BHTS
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.layers.attention import Attention, DotProductAttention
-from attnlab.layers.attention_choices import DifferentialAttention
 from attnlab.layers.init import Init, Weight
 from attnlab.layers.linear_attention import DecayingState, LinearAttention, StateMixer
 from attnlab.layers.pointwise import Ends, Output, Sides
@@ -110,8 +109,8 @@ class MuP(Init):
         for module in model.modules():
             if isinstance(module, DotProductAttention | DecayingState):
                 module.scale = self.scale(module, width)
-            if isinstance(module, DifferentialAttention):
-                module.lambda_scale = 1 / self.head_growth(module, width)
+            if isinstance(module, DotProductAttention):
+                module.head_growth = self.head_growth(module, width)
             if self.zero_query and isinstance(module, LinearAttention) and module.feature_map == "relu":
                 raise ValueError(
                     "zero_query must be false where attention.feature_map=relu, which learns nothing from 0"

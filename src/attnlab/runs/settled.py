@@ -163,8 +163,8 @@ def settle_all(
     Said is also that a precision which runs ask for is slow here.
     """
     trainers: dict[int, TrainerSettings] = {id(one): instantiate(one.resolved["trainer"], "trainer") for one in configs}
-    kinds_asked = {(str(one.precision), one.device_type) for one in trainers.values()} if measures else set()
-    slow = [f"precision: {kind[0]} ({why})" for kind in sorted(kinds_asked) if (why := without_instructions(*kind))]
+    asked = {(str(one.precision), one.device_type) for one in trainers.values() if measures}
+    slow = [f"precision: {one} ({why})" for one, device in sorted(asked) if (why := without_instructions(one, device))]
     asking = [one for one in configs if automatic_fields(trainers[id(one)])]
     kinds = {(trainers[id(one)].device_type, *automatic_fields(trainers[id(one)])) for one in asking}
     if len(kinds) != 1:

@@ -14,10 +14,10 @@ from attnlab.analysis.formatting import quantity
 from attnlab.analysis.scaling.fit import Interval
 from attnlab.analysis.scaling.laws import Advice, CountedLaw, Scaling
 from attnlab.analysis.table import Table, plain
+from attnlab.training.published import LAW_FIELDS
 from attnlab.training.run_directory import plain as as_json
 
 COUNTED = {"non_embedding": "without embeddings", "total": "with embeddings"}
-ORDER = ("E", "A", "alpha", "B", "beta")
 BEYOND = "*"
 MOST_SIZES, MOST_BUDGETS = 12, 6  # that the table of runs lists one by one
 Range = tuple[float, float]  # the ends
@@ -109,7 +109,7 @@ def _laws(scaling: Scaling) -> Table:
     """A row a parameter, a column a count, the asked one first."""
     laws = [scaling.laws[count] for count in sorted(scaling.laws, key=lambda name: name != scaling.count)]
     lines = [
-        [name, *(f"{getattr(law.law, name):.3g} ({_span(law.intervals[name])})" for law in laws)] for name in ORDER
+        [name, *(f"{getattr(law.law, name):.3g} ({_span(law.intervals[name])})" for law in laws)] for name in LAW_FIELDS
     ]
     lines += [
         ["R2 of log loss", *(f"{law.r_squared:.4f}" for law in laws)],
@@ -124,8 +124,13 @@ def law_table(scaling: Scaling, published: Mapping[str, float]) -> Table:
     """The law in the chosen count beside what a paper found, which may be a part of it; how well it fits, as notes."""
     law = scaling.law
     lines = [
-        [name, f"{published[name]:g}" if name in published else "", f"{getattr(law.law, name):.3g}", _span(interval)]
-        for name, interval in ((name, law.intervals[name]) for name in ORDER)
+        [
+            name,
+            f"{published[name]:g}" if name in published else "",
+            f"{getattr(law.law, name):.3g}",
+            _span(law.intervals[name]),
+        ]
+        for name in LAW_FIELDS
     ]
     fits = f"R2 of log loss {law.r_squared:.4f}, misfit {percent(law.scatter)}. N is counted {COUNTED[law.count]}."
     title = "The law L = E + A / N^alpha + B / D^beta"
