@@ -1,7 +1,7 @@
 # attnlab with everything that its tests need; `docker build -t attnlab .`, then
 #   docker run -v "$PWD/runs:/attnlab/runs" attnlab train position=alibi trainer.max_steps=100
 #   docker run --entrypoint .ci/run attnlab
-FROM python:3.12-slim
+FROM python:3.11-slim-bookworm
 WORKDIR /attnlab
 COPY .ci/packages.txt .ci/packages.txt
 RUN apt-get update \

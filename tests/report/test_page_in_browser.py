@@ -160,6 +160,24 @@ def test_nothing_of_twelve_cells_is_cut_on_a_phone_or_a_desk(twelve):
     twelve.fresh()
 
 
+# The colours of the named lines of each panel of a chart.
+COLOURS = """() => Object.fromEntries([...document.querySelectorAll("#lengths .panel")].map((panel) => [
+    panel.querySelector("h3")?.textContent ?? "", panel.querySelector(".plot").data.filter((line) => line.name && line.mode !== "markers").map((line) => line.line.color),
+]))"""
+
+
+def test_lines_of_many_cells_are_told_apart_by_panels_of_one_scale(twelve):
+    page = twelve.page
+    until(page, "document.querySelectorAll('#lengths .main-svg').length > 5")
+    panels = page.evaluate(COLOURS)
+    assert set(panels) == {f"num_layers {layers} · {part}" for layers in (2, 6, 12) for part in ("gelu", "swiglu")}
+    assert [len(set(colours)) for colours in panels.values()] == [2] * 6
+    assert len({tuple(colours) for colours in panels.values()}) == 1
+    ranges = "[...document.querySelectorAll('#lengths .plot')].map((plot) => plot.layout.yaxis.range.join())"
+    assert len(set(page.evaluate(ranges))) == 1
+    assert "against multiple of the training length" in page.locator("#lengths .key").inner_text()
+
+
 def test_the_answer_comes_first_and_cells_stand_best_first_with_a_column_a_factor(twelve):
     page = twelve.page
     sections = [section.get_attribute("id") for section in page.locator("main > section").all()]

@@ -36,7 +36,7 @@
 
   // All boxes first, then the plots: a plot measures its box once.
   function plotAll(panels, entries) {
-    const boxes = entries.map(([title]) => {
+    const boxes = entries.map(({ title }) => {
       const box = document.createElement("div");
       box.className = "panel";
       if (title) box.appendChild(document.createElement("h3")).textContent = title;
@@ -46,10 +46,35 @@
     });
     attnlab.forget((plot) => panels.contains(plot));
     panels.replaceChildren(...boxes);
-    entries.forEach(([title, traces, shape], i) => {
-      const plot = boxes[i].querySelector(".plot");
-      attnlab.plot(plot, `${title} ${shape.yaxis.title.text} against ${shape.xaxis.title.text}`, traces, shape);
-    });
+    entries.forEach(({ name, traces, shape }, i) => attnlab.plot(boxes[i].querySelector(".plot"), name, traces, shape));
+  }
+
+  const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(" \u00b7 ");
+
+  // What lines are told apart by at first: few cells by colour, many by a colour for the first factor and a panel for the others.
+  function look() {
+    const fewPanels = factorNames.length > 1 && new Set(data.cells.map((cell) => rest(cell.label, factorNames[0]))).size <= 16;
+    return { colour: data.by_cell ? "cell" : factorNames[0], panels: data.by_cell ? "one" : fewPanels ? "rest" : factorNames[1] ?? "one" };
+  }
+
+  // Lines by the title of their panel, in the order of the cells.
+  function panelled(series, { colour, panels }) {
+    const titleOf = (cell) => panels === "one" ? "" : panels === "rest" ? rest(cell, colour) : `${panels} ${choicesOf[cell][panels] ?? "-"}`;
+    const titles = [...new Set(data.cells.map((cell) => titleOf(cell.label)))];
+    return titles.map((title) => [title, series.filter((s) => titleOf(s.cell) === title)]).filter(([, found]) => found.length);
+  }
+
+  // A single panel has titles at its axes, and room at the right for names; of several the key says what they show.
+  function drawPanels(chart, groups, { x, y, xaxis = {}, yaxis = {}, annotations = [], right = 12 }, tracesOf) {
+    const several = groups.length > 1;
+    chart.classList.toggle("small", several);
+    plotAll(chart.querySelector(".panels"), groups.map(([title, series]) => {
+      const shape = several ? layout("", "", xaxis) : layout(x, y, xaxis);
+      Object.assign(shape.yaxis, yaxis);
+      Object.assign(shape.margin, { r: right });
+      return { title, name: `${title} ${y} against ${x}`.trim(), traces: tracesOf(series), shape: { ...shape, annotations } };
+    }));
+    return several ? [`${y}, against ${x}`] : [];
   }
 
   // Names at the right ends of lines, moved apart where they would cover each other.
@@ -61,12 +86,9 @@
     return ends;
   }
 
-  function drawLengths(chart, state) {
-    const family = state.family;
-    const colourBy = data.by_cell ? "cell" : factorNames[0];
-    const multiples = [...new Set(family.series.flatMap((s) => [...s.x, ...s.unavailable]))].sort((a, b) => a - b);
+  function lengthTraces(series, colourBy) {
     const traces = [];
-    for (const s of family.series) {
+    for (const s of series) {
       const { colour, dash } = styleOf(s.cell, colourBy);
       traces.push({
         x: s.x, y: s.y, name: escaped(s.cell), mode: "lines+markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour },
@@ -78,20 +100,29 @@
         hovertemplate: "ends here: cannot go further<extra>%{fullData.name}</extra>",
       });
     }
-    const xAxis = { type: "log", tickvals: multiples, ticktext: multiples.map((k) => `${k}\u00d7`) };
-    const shape = layout("multiple of the training length", family.unit, xAxis);
-    const panels = chart.querySelector(".panels");
+    return traces;
+  }
+
+  function drawLengths(chart, { family }) {
+    const chosen = look(), groups = panelled(family.series, chosen);
+    const multiples = [...new Set(family.series.flatMap((s) => [...s.x, ...s.unavailable]))].sort((a, b) => a - b);
+    const [first, last] = [multiples[0], multiples.at(-1)];
+    const axes = { x: "multiple of the training length", y: family.unit, xaxis: { type: "log", tickvals: multiples, ticktext: multiples.map((k) => `${k}\u00d7`) } };
+    if (groups.length > 1) axes.yaxis = { range: whole(family.series.flatMap((s) => [...s.low, ...s.high])) };
     let keyed = family.series.map((s) => s.cell);
-    if (data.by_cell && panels.clientWidth > 560) {
-      const labels = endLabels(family.series, multiples.at(-1), 270);
-      shape.annotations = labels.map((end) => ({ x: 1, xref: "paper", y: end.at, text: escaped(end.cell), showarrow: false, xanchor: "left", xshift: 4, font: { color: styleOf(end.cell, "cell").colour, size: 13 } }));
-      shape.margin.r = 20 + 7.5 * Math.max(0, ...labels.map((end) => end.cell.length));
-      const room = 0.06 * Math.log10(multiples.at(-1) / multiples[0]);
-      shape.xaxis.range = [Math.log10(multiples[0]) - room, Math.log10(multiples.at(-1)) + room / 2];
+    if (data.by_cell && chart.querySelector(".panels").clientWidth > 560) {
+      const labels = endLabels(family.series, last, 270);
+      axes.annotations = labels.map((end) => ({ x: 1, xref: "paper", y: end.at, text: escaped(end.cell), showarrow: false, xanchor: "left", xshift: 4, font: { color: styleOf(end.cell, "cell").colour, size: 13 } }));
+      axes.right = 20 + 7.5 * Math.max(0, ...labels.map((end) => end.cell.length));
+      const room = 0.06 * Math.log10(last / first);
+      axes.xaxis.range = [Math.log10(first) - room, Math.log10(last) + room / 2];
       keyed = keyed.filter((cell) => !labels.some((end) => end.cell === cell));
     }
-    plotAll(panels, [["", traces, shape]]);
-    key(chart, keyed, colourBy, new Map(family.series.filter((s) => s.unavailable.length && s.x.length).map((s) => [s.cell, `${s.cell} (ends at ${s.x.at(-1)}\u00d7)`])));
+    const said = drawPanels(chart, groups, axes, (series) => lengthTraces(series, chosen.colour));
+    const ends = family.series.filter((s) => s.unavailable.length && s.x.length).map((s) => [s, `ends at ${s.x.at(-1)}\u00d7`]);
+    const byCell = chosen.colour === "cell";
+    key(chart, keyed, chosen.colour, byCell ? new Map(ends.map(([s, end]) => [s.cell, `${s.cell} (${end})`])) : undefined);
+    chart.querySelector(".key").append(...said);
   }
 
   function curveTraces(series, axis, colourBy) {
@@ -110,36 +141,26 @@
     return traces;
   }
 
+  const whole = (values) => {
+    const [low, high] = [Math.min(...values), Math.max(...values)], room = 0.06 * (high - low) || 0.1;
+    return [low - room, high + room];
+  };
+
   // The worst 2% may leave the picture (losses of the first steps), the best may not.
   function range(series, better) {
     const values = series.flatMap((s) => Object.values(s.seeds).flat()).filter((y) => y !== null).sort((a, b) => a - b);
     const last = values.length - 1, cut = Math.floor(0.98 * last);
-    const [low, high] = better === "higher" ? [values[last - cut], values[last]] : [values[0], values[cut]];
-    const room = 0.06 * (high - low) || 0.1;
-    return [low - room, high + room];
+    return whole(better === "higher" ? [values[last - cut], values[last]] : [values[0], values[cut]]);
   }
 
   const words = (axis) => ({ step: "optimizer steps", tokens: `training ${data.term}s`, seconds: "seconds", flops: "training FLOPs" })[axis];
-  const rest = (cell, factor) => factorNames.filter((f) => f !== factor && f in choicesOf[cell]).map((f) => (/^[a-z_]\w*$/i.test(choicesOf[cell][f]) ? choicesOf[cell][f] : `${f} ${choicesOf[cell][f]}`)).join(" \u00b7 ");
 
   function drawCurves(chart, state) {
-    const entry = data.curves.find((curve) => curve.name === state.metric);
-    const panelOf = (cell) => state.panels === "one" ? "" : state.panels === "rest" ? rest(cell, state.colour) : `${state.panels} ${choicesOf[cell][state.panels] ?? "-"}`;
-    const groups = [...new Set(data.cells.map((cell) => panelOf(cell.label)))];
-    const panels = chart.querySelector(".panels");
-    chart.classList.toggle("small", groups.length > 1);
-    const limits = range(entry.series, entry.better);
-    const entries = [];
-    for (const group of groups) {
-      const series = entry.series.filter((s) => panelOf(s.cell) === group);
-      if (!series.length) continue;
-      const shape = groups.length > 1 ? layout("", "", { nticks: 5 }) : layout(words(state.axis), entry.unit, {});
-      shape.yaxis.range = limits;
-      entries.push([group, curveTraces(series, state.axis, state.colour), shape]);
-    }
-    plotAll(panels, entries);
+    const entry = data.curves.find((curve) => curve.name === state.metric), groups = panelled(entry.series, state);
+    const axes = { x: words(state.axis), y: entry.unit, xaxis: groups.length > 1 ? { nticks: 5 } : {}, yaxis: { range: range(entry.series, entry.better) } };
+    const said = drawPanels(chart, groups, axes, (series) => curveTraces(series, state.axis, state.colour));
     key(chart, entry.series.map((s) => s.cell), state.colour);
-    if (groups.length > 1) chart.querySelector(".key").append(`${entry.unit}, against ${words(state.axis)}`);
+    chart.querySelector(".key").append(...said);
   }
 
   // A point a cell, those on the front filled and joined by a stair.
@@ -157,7 +178,7 @@
         hovertemplate: `%{x:.4s}: %{y:.4g}${front.includes(p) ? ", on the front" : ""}<extra>%{fullData.name}</extra>`,
       };
     });
-    plotAll(chart.querySelector(".panels"), [["", [stair, ...traces], layout(picture.axes[state.axis], picture.unit, { type: "log" })]]);
+    drawPanels(chart, [["", points]], { x: picture.axes[state.axis], y: picture.unit, xaxis: { type: "log" } }, () => [stair, ...traces]);
     key(chart, points.map((p) => p.cell), colourBy);
   }
 
@@ -177,17 +198,24 @@
     return draw;
   }
 
-  function drawTuning(chart, state) {
-    const family = state.family, colourBy = data.by_cell ? "cell" : factorNames[0], traces = [];
-    for (const s of family.series) {
+  function tuningTraces(series, { number }, colourBy) {
+    const traces = [];
+    for (const s of series) {
       const { colour, dash } = styleOf(s.cell, colourBy), plain = { hoverinfo: "skip", mode: "markers" }, at = s.x.indexOf(s.chosen);
       if (s.seeds.some((seeds) => seeds.length > 1)) traces.push({ ...plain, x: s.x.flatMap((x, i) => s.seeds[i].map(() => x)), y: s.seeds.flat(), marker: { size: 4, color: faded(colour, 0.5) } });
-      traces.push({ x: s.x, y: s.y, name: escaped(s.cell), mode: family.number ? "lines+markers" : "markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour }, hovertemplate: `%{x}: %{y:.4g}<extra>%{fullData.name}</extra>` });
+      traces.push({ x: s.x, y: s.y, name: escaped(s.cell), mode: number ? "lines+markers" : "markers", line: { color: colour, width: 2.5, dash }, marker: { size: 7, color: colour }, hovertemplate: `%{x}: %{y:.4g}<extra>%{fullData.name}</extra>` });
       if (at >= 0) traces.push({ ...plain, x: [s.x[at]], y: [s.y[at]], marker: { symbol: "circle-open", size: 15, line: { width: 2.5 }, color: colour } });
     }
-    const xAxis = family.log ? { type: "log", exponentformat: "power" } : family.number ? {} : { type: "category" };
-    plotAll(chart.querySelector(".panels"), [["", traces, layout(family.name, family.unit, xAxis)]]);
-    key(chart, family.series.map((s) => s.cell), colourBy);
+    return traces;
+  }
+
+  function drawTuning(chart, { family }) {
+    const chosen = look(), groups = panelled(family.series, chosen);
+    const axes = { x: family.name, y: family.unit, xaxis: family.log ? { type: "log", exponentformat: "power" } : family.number ? {} : { type: "category" } };
+    if (groups.length > 1) axes.yaxis = { range: whole(family.series.flatMap((s) => [...s.y, ...s.seeds.flat()]).filter((y) => y !== null)) };
+    const said = drawPanels(chart, groups, axes, (series) => tuningTraces(series, family, chosen.colour));
+    key(chart, family.series.map((s) => s.cell), chosen.colour);
+    chart.querySelector(".key").append(...said);
   }
 
   function tuning(chart, controls) {
@@ -200,8 +228,7 @@
   const hasFlops = () => data.curves.every((entry) => entry.series.every((s) => s.flops_per_token !== null));
 
   function curves(chart, controls) {
-    const fewPanels = factorNames.length > 1 && new Set(data.cells.map((cell) => rest(cell.label, factorNames[0]))).size <= 16;
-    const state = { metric: data.curves[0].name, axis: "step", colour: data.by_cell ? "cell" : factorNames[0], panels: data.by_cell ? "one" : fewPanels ? "rest" : factorNames[1] ?? "one" };
+    const state = { metric: data.curves[0].name, axis: "step", ...look() };
     const draw = () => drawCurves(chart, state);
     const choose = (field, name, choices) => { state[field] = select(controls, `curves/${field}`, name, choices, state[field], (value) => { state[field] = value; draw(); }); };
     if (data.curves.length > 1) choose("metric", "Curve", data.curves.map((c) => [c.name, c.name]));
