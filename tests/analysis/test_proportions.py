@@ -446,20 +446,50 @@ def test_the_page_shows_counts_and_no_figure_of_a_mean():
     ("metric", "values", "ends"),
     [
         ("test/accuracy", [1.0, 1.0, 1.0, 0.2], (None, 1.0)),
+        ("test/accuracy", [0.0, 0.0, 0.0, 0.2], (0.0, None)),
         ("test/bleu", [99.0, 100.0, 98.0], (None, 100.0)),
         ("test/wer", [0.0, 0.0, 0.3], (0.0, None)),
-        ("test/loss", [0.0, 0.0, 0.3], (None, None)),
-        ("test/accuracy", [0.5, 0.6], (None, 1.0)),
+        ("test/loss", [0.0, 0.0, 0.3], (0.0, None)),
+        ("test/perplexity", [1.1, 1.0, 3.0], (1.0, None)),
+        ("test/accuracy", [0.5, 0.6], (0.0, 1.0)),
         ("test/accuracy", [0.5, 0.51, 0.52], (None, None)),
         ("test/accuracy", [1.0], (None, None)),
+        ("test/accuracy", [55.0, 57.0, 60.0], (None, None)),  # somebody's percent
+        ("test/regret", [0.0, 0.0, 0.3], (None, None)),
     ],
 )
-def test_an_interval_of_a_mean_ends_at_the_perfect_value(tmp_path, metric, values, ends):
-    root = write_plan(tmp_path / "s", cells=[cell({"arm": "a"})], seeds=[*range(len(values))], metric={"name": metric})
+def test_an_interval_of_a_mean_ends_where_the_metric_does(tmp_path, metric, values, ends):
+    root = write_plan(
+        tmp_path / "s",
+        cells=[cell({"arm": "a"})],
+        seeds=[*range(len(values))],
+        metric={"name": metric},
+        claims=[{"says": "it is there", "cell": {"arm": "a"}, "metric": metric, "between": [-1e3, 1e3]}],
+    )
     for seed, value in enumerate(values):
         write_run(root, {"arm": "a"}, seed, {metric: value})
-    found, plain = described(load_study(root), "arm=a", metric), mean_interval(values)
-    assert (found.low, found.high) == tuple(
-        one if end is None else end for one, end in zip((plain.low, plain.high), ends, strict=True)
-    )
-    assert found.mean == plain.mean
+    study, plain = load_study(root), mean_interval(values)
+    expected = tuple(one if end is None else end for one, end in zip((plain.low, plain.high), ends, strict=True))
+    found = described(study, "arm=a", metric)
+    claimed = compare(study).claims[0].cells[0].interval  # one claim: at 95%, too
+    assert [(one.low, one.high, one.mean) for one in (found, claimed)] == [(*expected, plain.mean)] * 2
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "ends"), [(1.0, 0.0, (None, 1.0)), (0.0, 1.0, (-1.0, None)), (0.5, 0.4, (None, None))]
+)
+def test_a_difference_of_means_ends_where_the_metrics_do(tmp_path, of_a, of_b, ends):
+    name, seeds = "test/accuracy", [0, 1, 2]
+    arms = {"a": of_a, "b": of_b}
+    plan = {"cells": [cell({"arm": arm}) for arm in arms], "baseline": {"arm": "b"}, "seeds": seeds}
+    root = write_plan(tmp_path / "s", metric={"name": name, "better": "higher", "margin": 0.0}, **plan)
+    noise = (0.0, 0.03, 0.01)
+    for arm, level in arms.items():
+        for seed in seeds:
+            own = noise[seed] if arm == "a" else 0.0
+            write_run(root, {"arm": arm}, seed, {name: level - own if level == 1 else level + own})
+    differences = [(of_a - of_b) - own if of_a == 1 else (of_a - of_b) + own for own in noise]
+    plain = mean_interval(differences)
+    (found,) = (one.difference.interval for one in compare(load_study(root)).cells if not one.is_baseline)
+    expected = [one if end is None else end for one, end in zip((plain.low, plain.high), ends, strict=True)]
+    assert [found.low, found.high] == pytest.approx(expected)

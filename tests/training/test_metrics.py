@@ -1,5 +1,6 @@
 """What the name of a metric says."""
 
+import json
 import sys
 
 import pytest
@@ -57,6 +58,11 @@ def test_what_a_run_has_recorded_of_a_metric_comes_before_what_is_known():
     assert not known_metric("test/regret@4x", said).is_proportion
     solved = Metric("solved", "higher", is_proportion=True)
     assert known_metric("test/solved@2x", {"solved": solved.record()}) == solved
+    loss, percent = Metric("loss", "lower"), Metric("accuracy", "higher", range=(0.0, 100.0))
+    for own in (loss, percent):  # a name that attnlab knows, with another range
+        assert known_metric(f"test/{own.name}", {own.name: json.loads(json.dumps(own.record()))}) == own
+    old = {"better": "higher", "words": "", "any_tokenizer": True}
+    assert known_metric("test/accuracy", {"accuracy": old}).limits == (0, 1)
     assert known_metric("test/sliding_regret", said).name == "regret"
     assert better_of("test/regret", said) == "higher"
     assert known_metric("val/loss", said).better == "lower"  # a record that says nothing usable

@@ -14,7 +14,7 @@ from attnlab.analysis import censoring, proportions, statistics
 from attnlab.analysis.censoring import Bounds
 from attnlab.analysis.proportions import Count
 from attnlab.analysis.regrets import OF_REGRETS
-from attnlab.analysis.statistics import Interval, UnevenInterval, over_looks
+from attnlab.analysis.statistics import Interval, UnevenInterval, ended, over_looks
 
 UNKNOWN = "the best setting is not known"
 
@@ -28,7 +28,7 @@ class Contrast:
     for; `beyond_chance` that more runs failed than chance explains (Fisher's exact test against the baseline); `waits`
     that this cannot be said before other runs are over. `before` is the contrast at the look before this one, which had
     `ratio` times as much of alpha. regrets: how far below and above the difference at the settings chosen that at the
-    best settings may lie (see `regrets`); None where nothing was tuned.
+    best settings may lie (see `regrets`); None where nothing was tuned. limits: beyond which there are no values.
     """
 
     values: dict[int, float]
@@ -41,6 +41,7 @@ class Contrast:
     before: Contrast | None = None
     ratio: float = 1.0
     regrets: tuple[float, float] | None = field(default=None, kw_only=True)
+    limits: tuple[float, float] = field(default=(-math.inf, math.inf), kw_only=True)
     is_mean: ClassVar[bool] = True  # judged by t, as a mean; with missing runs by signs, as a median
     fewest: ClassVar[int] = 2  # seeds that can decide anything
 
@@ -90,7 +91,8 @@ class Contrast:
         """Of what is compared: where settings were tuned, of the difference at the best of them. What the looks before
         have excluded stays so."""
         own = self.at_choices(level) if self.regrets is None else self._at_best(level, *self.regrets)
-        return over_looks(self.earlier.interval(1 - (1 - level) * self.ratio), own) if self.earlier else own
+        found = over_looks(self.earlier.interval(1 - (1 - level) * self.ratio), own) if self.earlier else own
+        return ended(found, *self.limits)
 
     def _at_best(self, level: float, below: float, above: float) -> Interval:
         chosen = self.at_choices(1 - (1 - level) * (1 - OF_REGRETS))

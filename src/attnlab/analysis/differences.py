@@ -150,6 +150,7 @@ class Outcomes:
 
     def alone(self, cell: str, metric: str) -> Contrast:
         contrast = contrast_of(self.study.values(cell, metric), {"": self.of(cell, metric)})
+        contrast = replace(contrast, limits=self.study.limits(metric))
         contrast = ShareOfRuns(**vars(contrast)) if self.is_proportion(metric) else contrast
         if target_of(metric):
             contrast = OfCosts.of(contrast, self.study.costs(cell, metric), is_difference=False)
@@ -167,7 +168,8 @@ class Outcomes:
         parts = {"": {seed: own[seed] for seed in both}, name: {seed: theirs[seed] for seed in both}}
         if not name:
             parts = {"": {seed: together([own[seed], theirs[seed]]) for seed in both}}
-        contrast = contrast_of(values, parts)
+        (low, high), (least, most) = self.study.limits(metric), self.study.limits(other_metric)
+        contrast = replace(contrast_of(values, parts), limits=(low - most, high - least))
         if self.is_proportion(metric) and self.is_proportion(other_metric):
             contrast = self._of_shares(contrast, (cell, metric), (other, other_metric), both)
         if target_of(metric) and target_of(other_metric):

@@ -121,7 +121,7 @@ def mean_text(interval: Interval, decimals: int, sign: bool = False) -> str:
 def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; the mean alone where there is no interval; both ends of what is no mean."""
     decimals = _enough(interval, decimals)
-    if not interval.is_even:
+    if not is_even(interval):
         return f"{mean_text(interval, decimals, sign)}, {ends_text(interval, decimals, sign)}"
     half = f" +-{number((interval.high - interval.low) / 2, decimals)}" if interval.is_bounded else ""
     return mean_text(interval, decimals, sign) + half
@@ -129,19 +129,20 @@ def spread_text(interval: Interval, decimals: int, sign: bool = False) -> str:
 
 def short_interval(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "2.216 +-0.011"; both ends where they are not equally far from the mean."""
-    return (spread_text if _is_even(interval) else interval_text)(interval, decimals, sign)
+    return (spread_text if is_even(interval) else interval_text)(interval, decimals, sign)
 
 
 def half_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """ "0.011", half of an interval; both ends where they are not equally far from the mean."""
     if not interval.is_bounded:
         return ""
-    if _is_even(interval):
+    if is_even(interval):
         return number(interval.high - interval.mean, decimals)
     return " to ".join(number(end, decimals, sign) for end in (interval.low, interval.high))
 
 
-def _is_even(interval: Interval) -> bool:
+def is_even(interval: Interval) -> bool:
+    """Whether it is said as mean and half-width."""
     halves = interval.high - interval.mean, interval.mean - interval.low
     return interval.is_even and (not interval.is_bounded or abs(halves[0] - halves[1]) <= 1e-6 * sum(halves))
 

@@ -17,7 +17,7 @@ from scipy.special import bdtr, betaincinv, ndtri
 
 from attnlab.analysis.censoring import median_of, never_of
 from attnlab.analysis.reader import Study
-from attnlab.analysis.statistics import Interval, UnevenInterval, mean_interval
+from attnlab.analysis.statistics import Interval, ended, mean_interval
 from attnlab.training.targets import target_of
 
 
@@ -210,8 +210,8 @@ def is_proportion(study: Study, metric: str) -> bool:
 
 def described(study: Study, cell: str, metric: str) -> Interval | None:
     """What describes the values of a cell at 95%, each by itself: the share where they are 0 or 1, the median where
-    they are costs to a target, else the mean with Student's t interval, which ends at the perfect value where the
-    metric has one; None without a value."""
+    they are costs to a target, else the mean with Student's t interval, which ends where the metric does; None without
+    a value."""
     if target_of(metric):
         costs = list(study.costs(cell, metric).values())
         return median_of(costs, 0.95, reason=never_of(costs)) if costs else None
@@ -220,11 +220,4 @@ def described(study: Study, cell: str, metric: str) -> Interval | None:
         return None
     if is_proportion(study, metric):
         return share_of(Count(int(sum(values)), len(values)))
-    known, found = study.known_metric(metric), mean_interval(values)
-    if known is None or known.perfect is None or not found.is_bounded:
-        return found
-    if known.better == "higher":
-        ended = replace(found, high=min(found.high, known.perfect))
-    else:
-        ended = replace(found, low=max(found.low, known.perfect))
-    return found if ended == found else UnevenInterval.of(ended, "")
+    return ended(mean_interval(values), *study.limits(metric))

@@ -18,8 +18,8 @@ from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.file_cache import JsonFiles, Stamp, flatten, is_unchanged, listed, mapping, stamp_of
 from attnlab.training.across import Across, across_in
 from attnlab.training.looks import Looks
+from attnlab.training.metrics import better_of, known_metric, limits_of, natural
 from attnlab.training.metrics import Metric as KnownMetric
-from attnlab.training.metrics import better_of, known_metric, natural
 from attnlab.training.published import Published, published_of
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same
@@ -147,6 +147,10 @@ class Study:
     def known_metric(self, name: str) -> KnownMetric | None:
         """What the runs have recorded of a metric, given by its full name, else what attnlab knows of it, or None."""
         return known_metric(name, self._of_metrics)
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """Between which values a metric lies, infinite where nobody has said."""
+        return limits_of(name, self._of_metrics)
 
     def better(self, name: str) -> str:
         """Which values of a metric are better, "lower" or "higher"; "lower" of one that nobody has said."""

@@ -107,6 +107,15 @@ def over_looks(before: Interval, now: Interval) -> Interval:
     return OverLooks(now.mean, low, high, now.level, now.n, now.deviation, looks=(before, now))
 
 
+def ended(interval: Interval, low: float, high: float) -> Interval:
+    """What of an interval lies between values beyond which there are none; all of it where its mean is beyond, too."""
+    if not low <= interval.mean <= high:
+        return interval
+    low = max(low, interval.low) if math.isfinite(interval.low) else interval.low
+    high = min(high, interval.high) if math.isfinite(interval.high) else interval.high
+    return replace(interval, low=low, high=high)
+
+
 @dataclass(frozen=True)
 class UnevenInterval(Interval):
     """One whose ends lie at different distances from the mean."""

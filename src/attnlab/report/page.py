@@ -256,9 +256,9 @@ def _means(c: Comparison, names: Sequence[str], title: str) -> Table:
             return Entry(
                 "unavailable" if unavailable else cell.outcome if cell.outcome != "measured" else "-", mood="soft"
             )
-        note = f"\u00b1{interval.high - interval.mean:.{decimals}f}" if interval.is_bounded else ""
-        if not interval.is_even:
-            note = f"({wording.ends_text(interval, decimals)})"
+        note = f"({wording.ends_text(interval, decimals)})"
+        if wording.is_even(interval):
+            note = f"\u00b1{interval.high - interval.mean:.{decimals}f}" if interval.is_bounded else ""
         position = interval.position if math.isfinite(interval.position) else None
         return Entry(wording.mean_text(interval, decimals), position, note=note)
 

@@ -16,7 +16,7 @@ from attnlab.analysis.pareto import AXES as AXES_OF_COST
 from attnlab.analysis.pareto import pareto
 from attnlab.analysis.proportions import says_proportion
 from attnlab.analysis.reader import Run, short
-from attnlab.analysis.statistics import mean_interval
+from attnlab.analysis.statistics import ended, mean_interval
 from attnlab.report.run_data import Axis, RunEntry, Sample, axis_data, run_entries, sample_data
 from attnlab.training.metrics import curve_of
 from attnlab.training.study_fields import is_finite
@@ -202,7 +202,7 @@ def curve_data(comparison: Comparison) -> list[CurveFamily]:
         for cell in (cell for cell in comparison.cells if cell.cell.name in by_cell):
             runs = comparison.study.runs_of(cell.cell.name)
             finished = {str(run.seed) for run in runs if run.state == "finished"}
-            one = _series(cell.label, by_cell[cell.cell.name], finished, points)
+            one = _series(cell.label, by_cell[cell.cell.name], finished, points, comparison.study.limits(name))
             if is_share:  # its band would be of a mean
                 one["low"] = one["high"] = [None] * len(one["step"])
             series.append({**one, "flops_per_token": _flops_per_token(runs)})
@@ -267,7 +267,7 @@ def _flops_per_token(runs: Sequence[Run]) -> float | None:
     return float(known[0]) if len(found) == len(known) == 1 else None
 
 
-def _series(label: str, rows: pl.DataFrame, finished: set[str], points: int) -> Series:
+def _series(label: str, rows: pl.DataFrame, finished: set[str], points: int, limits: tuple[float, float]) -> Series:
     """The mean is over the finished runs, over all while none is; a mean over fewer would jump, so it is left out."""
     wide = rows.pivot(on="seed", index="step", values="value", aggregate_function="last").sort("step")
     kept = np.linspace(0, wide.height - 1, min(points, wide.height)).round().astype(int)
@@ -276,7 +276,7 @@ def _series(label: str, rows: pl.DataFrame, finished: set[str], points: int) -> 
     axes = rows.group_by("step").agg(pl.col("tokens", "seconds").mean())
     axes = wide.select("step").join(axes, on="step", how="left", maintain_order="left")
     seeds = wide.columns[1:]
-    mean, low, high = band([i for i, seed in enumerate(seeds) if seed in finished], matrix)
+    mean, low, high = band([i for i, seed in enumerate(seeds) if seed in finished], matrix, limits)
     return {
         "cell": label,
         "step": rounded(axes["step"].to_list()),
@@ -289,11 +289,14 @@ def _series(label: str, rows: pl.DataFrame, finished: set[str], points: int) -> 
     }
 
 
-def band(chosen: Sequence[int], matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and 95% interval of every row over the chosen columns (none: all); NaN where one of them has no figure."""
+def band(
+    chosen: Sequence[int], matrix: np.ndarray, limits: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and 95% interval, within the metric's limits, of every row over the chosen columns (none: all); NaN where
+    one of them has no figure."""
     found = []
     for row in matrix[:, chosen] if chosen else matrix:
-        interval = mean_interval(row.tolist()) if row.size and np.isfinite(row).all() else None
+        interval = ended(mean_interval(row.tolist()), *limits) if row.size and np.isfinite(row).all() else None
         found.append((interval.mean, interval.low, interval.high) if interval else (math.nan, math.nan, math.nan))
     mean, low, high = np.array(found).reshape(-1, 3).T
     return mean, np.where(np.isfinite(low), low, math.nan), np.where(np.isfinite(high), high, math.nan)

@@ -27,8 +27,10 @@ from attnlab.training.tracking import Table
 
 LENGTHS = (1, 2, 4)  # multiples of the training length
 NUM_SHOWN = 8
-CHANCE = Metric("chance", "lower", "accuracy of the most frequent answers (0 to 1)", any_tokenizer=True)
-OVERLAP = Metric("overlap", "lower", "questions that were trained on (0 to 1)", any_tokenizer=True)
+CHANCE = Metric(
+    "chance", "lower", "accuracy of the most frequent answers (0 to 1)", any_tokenizer=True, range=(0.0, 1.0)
+)
+OVERLAP = Metric("overlap", "lower", "questions that were trained on (0 to 1)", any_tokenizer=True, range=(0.0, 1.0))
 SUCCESS = Metric(
     "success",
     "higher",

@@ -22,15 +22,15 @@ from attnlab.parts import Choices, Config, Part
 from attnlab.ranges import check_ranges, must_be
 from attnlab.tasks.translation import mask_of
 from attnlab.training.loss import LossSums, cross_entropy_sums
-from attnlab.training.metrics import LOSS, Metric, prefix_of
+from attnlab.training.metrics import LOSS, Metric, prefix_of, share
 from attnlab.training.task import Batch, Task
 from attnlab.training.tracking import NUM_SAMPLES, Table
 
 CUTS = (1, 5, 10)
 ROWS = 256  # of a split's scores that are looked at at once
-TEXT_TO_IMAGE = Metric("text_to_image_recall", "higher", "texts whose image is found (0 to 1)", any_tokenizer=True)
-IMAGE_TO_TEXT = Metric("image_to_text_recall", "higher", "images whose text is found (0 to 1)", any_tokenizer=True)
-ZERO_SHOT = Metric("zero_shot_accuracy", "higher", "accuracy by prompts (0 to 1)", any_tokenizer=True)
+TEXT_TO_IMAGE = share("text_to_image_recall", "texts whose image is found (0 to 1)")
+IMAGE_TO_TEXT = share("image_to_text_recall", "images whose text is found (0 to 1)")
+ZERO_SHOT = share("zero_shot_accuracy", "accuracy by prompts (0 to 1)")
 PLACE = "{}"  # where a template has the name of a class
 
 Score = Callable[[Tensor, Tensor], Tensor]  # embeddings of images (B, E) and of texts (N, E) to scores (B, N)

@@ -18,6 +18,8 @@ from attnlab.training.targets import target_of
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric as SacreBLEUMetric
 
+ANY, POSITIVE = (-math.inf, math.inf), (0.0, math.inf)  # ranges
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -25,8 +27,9 @@ class Metric:
 
     better: which values are, lower or higher ones. words: what it measures and its unit, as an axis says it; {unit}
     stands for a term of the loss. any_tokenizer: figures of runs with other tokenizers compare. is_proportion: it is 0
-    or 1 a run, so that several runs give a proportion of them. perfect: the best value that there can be. splits, at:
-    where it is reported, and what it is restricted to there: "" is a whole split, and * what only the data know.
+    or 1 a run, so that several runs give a proportion of them. perfect: the best value that there can be. range: the
+    least and the greatest value that there can be. splits, at: where it is reported, and what it is restricted to
+    there: "" is a whole split, and * what only the data know.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Metric:
     any_tokenizer: bool = False
     is_proportion: bool = field(default=False, kw_only=True)
     perfect: float | None = field(default=None, kw_only=True)
+    range: tuple[float, float] = field(default=ANY, kw_only=True)
     splits: tuple[str, ...] = ("val", "test")
     at: tuple[str, ...] = ("",)
 
@@ -56,28 +60,44 @@ class Metric:
         """What a run's record keeps of it, under its name."""
         said: dict[str, object] = {"better": self.better, "words": self.words, "any_tokenizer": self.any_tokenizer}
         said |= {"is_proportion": True} if self.is_proportion else {}
-        return said if self.perfect is None else {**said, "perfect": self.perfect}
+        return said | {
+            "perfect": self.perfect,
+            "range": [end if math.isfinite(end) else None for end in self.range],
+        }
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Between which values it lies: its range, which ends at the perfect value where there is one."""
+        low, high = self.range
+        if self.perfect is None:
+            return low, high
+        return (low, min(high, self.perfect)) if self.better == "higher" else (max(low, self.perfect), high)
 
 
-LOSS = Metric("loss", "lower", "loss in nats per {unit}")
-LOSS_SMOOTHED = Metric("loss_smoothed", "lower", "loss with label smoothing, in nats per {unit}")
-PERPLEXITY = Metric("perplexity", "lower", "perplexity per {unit}")
-WORD_PERPLEXITY = Metric("word_perplexity", "lower", "perplexity per word", any_tokenizer=True)
-BITS_PER_BYTE = Metric("bits_per_byte", "lower", any_tokenizer=True)
-ACCURACY = Metric("accuracy", "higher", "accuracy (0 to 1)", any_tokenizer=True, perfect=1.0)
-PRECISION = Metric("precision", "higher", "precision (0 to 1)", any_tokenizer=True, perfect=1.0)
-RECALL = Metric("recall", "higher", "recall (0 to 1)", any_tokenizer=True, perfect=1.0)
-F1 = Metric("f1", "higher", "F1 (0 to 1)", any_tokenizer=True, perfect=1.0)
-MACRO_F1 = Metric("macro_f1", "higher", "mean F1 of all classes (0 to 1)", any_tokenizer=True, perfect=1.0)
-EXACT = Metric("exact", "higher", "outputs equal to the reference (0 to 1)", any_tokenizer=True, perfect=1.0)
-EXACT_MATCH = Metric("exact_match", "higher", "exact match (0 to 100)", any_tokenizer=True, perfect=100.0)
-BLEU = Metric("bleu", "higher", "BLEU (0 to 100)", any_tokenizer=True, perfect=100.0)
-CHRF = Metric("chrf", "higher", "chrF (0 to 100)", any_tokenizer=True, perfect=100.0)
-WER = Metric("wer", "lower", "word error rate (0 to 1, or more)", any_tokenizer=True, perfect=0.0)
-CER = Metric("cer", "lower", "character error rate (0 to 1, or more)", any_tokenizer=True, perfect=0.0)
-MASKED_LM_LOSS = Metric("masked_lm_loss", "lower", "loss in nats per {unit}")
-NEXT_SENTENCE_LOSS = Metric("next_sentence_loss", "lower")
-NEXT_SENTENCE_ACCURACY = Metric("next_sentence_accuracy", "higher", any_tokenizer=True, perfect=1.0)
+def share(name: str, words: str = "", highest: float = 1.0) -> Metric:
+    """A metric from 0 to `highest`, the best, which compares across tokenizers."""
+    return Metric(name, "higher", words, any_tokenizer=True, perfect=highest, range=(0.0, highest))
+
+
+LOSS = Metric("loss", "lower", "loss in nats per {unit}", range=POSITIVE)
+LOSS_SMOOTHED = Metric("loss_smoothed", "lower", "loss with label smoothing, in nats per {unit}", range=POSITIVE)
+PERPLEXITY = Metric("perplexity", "lower", "perplexity per {unit}", range=(1.0, math.inf))
+WORD_PERPLEXITY = Metric("word_perplexity", "lower", "perplexity per word", any_tokenizer=True, range=(1.0, math.inf))
+BITS_PER_BYTE = Metric("bits_per_byte", "lower", any_tokenizer=True, range=POSITIVE)
+ACCURACY = share("accuracy", "accuracy (0 to 1)")
+PRECISION = share("precision", "precision (0 to 1)")
+RECALL = share("recall", "recall (0 to 1)")
+F1 = share("f1", "F1 (0 to 1)")
+MACRO_F1 = share("macro_f1", "mean F1 of all classes (0 to 1)")
+EXACT = share("exact", "outputs equal to the reference (0 to 1)")
+EXACT_MATCH = share("exact_match", "exact match (0 to 100)", highest=100.0)
+BLEU = share("bleu", "BLEU (0 to 100)", highest=100.0)
+CHRF = share("chrf", "chrF (0 to 100)", highest=100.0)
+WER = Metric("wer", "lower", "word error rate (0 to 1, or more)", any_tokenizer=True, perfect=0.0, range=POSITIVE)
+CER = Metric("cer", "lower", "character error rate (0 to 1, or more)", any_tokenizer=True, perfect=0.0, range=POSITIVE)
+MASKED_LM_LOSS = Metric("masked_lm_loss", "lower", "loss in nats per {unit}", range=POSITIVE)
+NEXT_SENTENCE_LOSS = Metric("next_sentence_loss", "lower", range=POSITIVE)
+NEXT_SENTENCE_ACCURACY = share("next_sentence_accuracy")
 SLIDING = "sliding_"  # before a metric of windows that overlap
 # What is known of a metric without a record: what several tasks report, and what runs of old may have.
 KNOWN = {metric.name: metric for metric in list(vars().values()) if isinstance(metric, Metric)}
@@ -125,11 +145,26 @@ def known_metric(name: str, recorded: Mapping[str, object] | None = None) -> Met
         if isinstance(said, Mapping) and said.get("better") in ("lower", "higher"):
             across, is_proportion = (said.get(key) is True for key in ("any_tokenizer", "is_proportion"))
             words = str(said.get("words") or "")
-            perfect = said.get("perfect")
-            if perfect is None and one in KNOWN:
-                perfect = KNOWN[one].perfect
-            return Metric(one, said["better"], words, across, is_proportion=is_proportion, perfect=perfect)
+            known = KNOWN.get(one, Metric(one, said["better"]))  # for older records, which lack what was not kept then
+            perfect = said.get("perfect", known.perfect)
+            limits = _range_of(said["range"]) if "range" in said else known.range
+            return Metric(
+                one, said["better"], words, across, is_proportion=is_proportion, perfect=perfect, range=limits
+            )
     return KNOWN.get(measure.removeprefix(SLIDING))
+
+
+def _range_of(recorded: object) -> tuple[float, float]:
+    if not isinstance(recorded, Sequence) or len(recorded) != 2:
+        return ANY
+    low, high = (default if end is None else float(end) for end, default in zip(recorded, ANY, strict=True))
+    return low, high
+
+
+def limits_of(name: str, recorded: Mapping[str, object] | None = None) -> tuple[float, float]:
+    """Between which values a metric lies, infinite where nobody has said."""
+    found = known_metric(name, recorded)
+    return found.limits if found else ANY
 
 
 def known_better(name: str, recorded: Mapping[str, object] | None = None) -> str | None:

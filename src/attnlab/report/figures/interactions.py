@@ -13,7 +13,7 @@ import numpy as np
 from attnlab.analysis import formatting as wording
 from attnlab.analysis.comparison import Comparison
 from attnlab.analysis.reader import Choice, Study, short
-from attnlab.analysis.statistics import Interval, mean_interval
+from attnlab.analysis.statistics import Interval, ended, mean_interval
 from attnlab.analysis.table import typographic
 from attnlab.report.figures.style import PAGE, legend_above, line_look, name_ticks, new_figure
 
@@ -90,10 +90,13 @@ def crossing(study: Study, across: str, lines: str) -> Crossing | None:
                 settings.setdefault(rest, {})[pair] = study.values(cell.name, study.metric.name)
     whole = [of for of in settings.values() if of.keys() == asked and all(of.values())]
     seeds = set.intersection(*(set(by_seed) for of in whole for by_seed in of.values())) if whole else set()
-    if not seeds:
+    if not seeds or study.metric is None:
         return None
+    limits = study.limits(study.metric.name)
     points = {
-        pair: mean_interval([float(np.mean([of[pair][seed] for of in whole])) for seed in sorted(seeds)])
+        pair: ended(
+            mean_interval([float(np.mean([of[pair][seed] for of in whole])) for seed in sorted(seeds)]), *limits
+        )
         for pair in pairs
         if pair in asked
     }

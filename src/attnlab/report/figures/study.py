@@ -274,7 +274,8 @@ def factor_curves(entry: CurveFamily, comparison: Comparison) -> Figure | None:
     figure, above = new_figure(PAGE, HEIGHT), []
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, (name, lines) in zip(grid.flat, panels, strict=False):
-        bands = [band([], seeds.T) for _, seeds in lines.values()]
+        limits = comparison.study.limits(entry["name"])
+        bands = [band([], seeds.T, limits) for _, seeds in lines.values()]
         if says_proportion(comparison.study, entry["name"]):
             bands = [(mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)) for mean, _, _ in bands]
         for index, ((choice, (steps, seeds)), means) in enumerate(zip(lines.items(), bands, strict=True)):
