@@ -8,7 +8,15 @@ from experiments.tuned_alike import measure as script
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fields", [{}, {"tuning_seeds": 3, "between": True}, {"how": "random"}, {"trials": 12, "seeds": 16}], ids=str
+    "fields",
+    [
+        {},
+        {"tuning_seeds": 3, "between": True},
+        {"how": "random"},
+        {"trials": 12, "seeds": 16},
+        {"tuning_seeds": 3, "seeds": 12, "end": 3.0},
+    ],
+    ids=str,
 )
 def test_no_arm_wins_by_its_sensitivity(fields):
     studies = 120
@@ -23,3 +31,5 @@ def test_the_simulation_knows_a_wrong_word_and_a_better_arm_is_found():
     assert equal["naive"] > 0.15
     better = script.rates(script.Design(script.SENSITIVITIES["sharp"], tuning_seeds=3, advantage=8.0), 40, 1)
     assert better["power"] > 0.9
+    cheaper = script.Design((1.0,) * 3, "grid", 6, 3, 12, advantage=8.0, end=20.0)
+    assert script.rates(cheaper, 20, 1)["power"] > 0.7

@@ -12,12 +12,14 @@ better of an arm which at its best is better by so many standard deviations.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from attnlab.analysis.censoring import Bounds
 from attnlab.analysis.comparison import compare
 from attnlab.analysis.differences import DECIDED
 from attnlab.analysis.reader import Cell, Metric, Run, Study
@@ -25,6 +27,7 @@ from attnlab.studies.samplers import sampler_of
 from attnlab.training.tuning_fields import Tuned
 
 METRIC = "val/loss"
+COST = "steps to val/loss 2.0"
 SENSITIVITIES = {
     "flat": (0.05, 0.05, 0.05),
     "one sharp": (0.05, 0.05, 3.0),
@@ -38,7 +41,7 @@ WORST = 30.0  # what a rate far from the best comes to
 class Design:
     """sensitivities: of the arms, the first of them the baseline; noise: how much of a run's variance all runs of its seed share, and by how much noise
     grows from the least rate to the greatest; advantage: of the last arm; between: the best rate may lie anywhere;
-    scatter: of the last arm's noise, over the others'."""
+    scatter: of the last arm's noise, over the others'; end: what runs come to is what they cost, and above it all that is known is that they cost more."""
 
     sensitivities: tuple[float, ...]
     how: str = "grid"
@@ -50,6 +53,7 @@ class Design:
     advantage: float = 0.0
     between: bool = False
     scatter: float = 1.0
+    end: float | None = None
 
 
 def simulate(design: Design, random: np.random.Generator) -> Study:
@@ -91,27 +95,36 @@ def simulate(design: Design, random: np.random.Generator) -> Study:
             sampler.tell([float(np.mean([*found.values()])) for _, found in asked])
             trials += asked
         chosen, _ = min(trials, key=lambda trial: np.mean([*trial[1].values()]))
-        tuned[f"arm={arm}"] = {"chosen": {"rate": chosen}, "trials": [_trial(*trial) for trial in trials]}
+        tuned[f"arm={arm}"] = {"chosen": {"rate": chosen}, "trials": [_trial(*trial, design.end) for trial in trials]}
         values[f"arm={arm}"] = runs(arm, chosen, compared)
-    return _study({**tune, "cells": tuned}, values)
+    return _study({**tune, "cells": tuned}, values, design.end)
 
 
-def _trial(rate: float, values: dict[int, float]) -> dict[str, object]:
-    return {
-        "settings": {"rate": rate},
-        "runs": {str(seed): {"state": "finished", "final": {METRIC: value}} for seed, value in values.items()},
-    }
+def _trial(rate: float, values: dict[int, float], end: float | None) -> dict[str, object]:
+    runs: dict[str, object] = {}
+    for seed, value in values.items():
+        known = {"final": {METRIC: value}}
+        if end is not None:
+            known |= {"costs": {COST: [min(value, end), value if value <= end else None]}}
+        runs[str(seed)] = {"state": "finished", **known}
+    return {"settings": {"rate": rate}, "runs": runs}
 
 
-def _study(tuned: dict[str, object], values: dict[str, dict[int, float]]) -> Study:
+def _costs(value: float, end: float | None) -> dict[str, Bounds]:
+    return {} if end is None else {COST: Bounds(value, value) if value <= end else Bounds(end, math.inf)}
+
+
+def _study(tuned: dict[str, object], values: dict[str, dict[int, float]], end: float | None) -> Study:
     cells = [Cell(name, {"arm": int(name.partition("=")[2])}) for name in values]
     runs = {
-        (name, seed): Run(name, seed, Path("/none"), "finished", {"seed": seed}, {"final": {METRIC: value}})
+        (name, seed): Run(
+            name, seed, Path("/none"), "finished", {"seed": seed}, {"final": {METRIC: value}}, costs=_costs(value, end)
+        )
         for name, of_seeds in values.items()
         for seed, value in of_seeds.items()
     }
     return Study(path=Path("/none"), name="tuned", question="", factors={"arm": [cell.choices["arm"] for cell in cells]}, baseline={"arm": 0}, cells=cells,
-                 seeds=sorted({seed for _, seed in runs}), metric=Metric(METRIC), claims=[], shared=[], code={}, runs=runs, tuned=tuned)  # fmt: skip
+                 seeds=sorted({seed for _, seed in runs}), metric=Metric(COST if end is not None else METRIC), claims=[], shared=[], code={}, runs=runs, tuned=tuned)  # fmt: skip
 
 
 def parts(study: Study) -> bool:
@@ -167,6 +180,15 @@ def designs() -> Iterator[tuple[str, Design]]:
     yield "mixed, random, 6 trials", Design(SENSITIVITIES["mixed"], "random")
     for tuning_seeds in (1, 3):
         yield f"mixed, tpe, 12 trials x {tuning_seeds}", Design(SENSITIVITIES["mixed"], "tpe", 12, tuning_seeds)
+    for name in ("flat", "mixed", "sharp"):
+        for tuning_seeds, end in ((1, math.inf), (3, math.inf), (3, 3.0), (3, 1.0)):
+            named = f"{name}, a cost{f' known up to {end:g}' if math.isfinite(end) else ''}, x {tuning_seeds}"
+            yield named, Design(SENSITIVITIES[name], tuning_seeds=tuning_seeds, seeds=12, end=end)
+    for end in (math.inf, 20.0, 10.0, 3.0):
+        yield (
+            f"power: a cost, sensitivity 1, 6 trials x 3, known up to {end:g}, better by 8",
+            Design((1.0,) * 3, "grid", 6, 3, 12, advantage=8.0, end=end),
+        )
     for sensitivity in (0.05, 1.0, 3.0):
         for trials, tuning_seeds in ((6, 1), (6, 3), (6, 5)):
             for advantage in (2.0, 4.0, 8.0):

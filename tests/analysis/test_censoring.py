@@ -101,7 +101,7 @@ def test_no_more_pages_have_a_false_word_than_promised_however_runs_are_censored
     rng, pages, seeds, share = np.random.default_rng(1), 1500, 9, 0.05
     false = found = 0
     for _ in range(pages):
-        ahead = ahead_of(page(rng, 0.0, ends, seeds), [set(range(seeds))] * 2, share)
+        ahead = ahead_of(page(rng, 0.0, ends, seeds), [set(range(seeds))] * 2, share, [0.0] * 2)
         false += bool(ahead.any())
         first, second = page(rng, 1.2, (1e9, 300), seeds)
         interval = median_of([second[s].minus(first[s]) for s in first], 1 - share)
@@ -117,7 +117,7 @@ def test_runs_of_different_length_are_told_apart_only_where_it_is_sure():
     censored, late, soon = (
         {s: Bounds(*ends) for s in range(6)} for ends in ((1e3, math.inf), (1500, 1500), (900, 900))
     )
-    ahead = ahead_of([censored, late, soon], [set(range(6))] * 3, 0.05)
+    ahead = ahead_of([censored, late, soon], [set(range(6))] * 3, 0.05, [0.0] * 3)
     assert ahead.tolist() == [[False, False, False], [False, False, False], [True, True, False]]
     assert probability_less(list(censored.values()), list(late.values())) == 0.5
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
-from attnlab.analysis.contrasts import Contrast
+from attnlab.analysis.censoring import Bounds, ahead_of
+from attnlab.analysis.contrasts import Contrast, OfCosts
 from attnlab.analysis.differences import ALPHA, judge
 from attnlab.analysis.reader import Metric
 from attnlab.analysis.regrets import OF_REGRETS, regret_bounds
@@ -88,6 +89,62 @@ def test_a_setting_that_diverged_is_no_candidate():
     assert regret_bounds(tuned(rows, "p"), "m", "lower", {}, 0.01) == regret_bounds(
         tuned(left, "p"), "m", "lower", {}, 0.01
     )
+
+
+COST = "steps to val/loss 2.0"
+OPEN, NEVER = [800.0, None], [None, None]  # more than 800 steps; diverged
+
+
+def of_costs(rows: dict[object, list[list[float | None]]], chosen: object) -> dict[str, object]:
+    """The same, of trials whose costs are known between bounds."""
+    found = tuned({key: [0.0] * len(ends) for key, ends in rows.items()}, chosen)
+    for trial in found["cells"]["a"]["trials"]:
+        for seed, run in trial["runs"].items():
+            run["costs"] = {COST: rows[trial["settings"]["x"]][int(seed)]}
+    return found
+
+
+def test_what_a_choice_costs_too_much_is_bounded_where_the_trials_got_there():
+    rows = {"p": [500.0, 520.0], "q": [560.0, 530.0], "r": [600.0, 660.0]}
+    exact = {key: [[cost, cost] for cost in costs] for key, costs in rows.items()}
+    plain = regret_bounds(tuned(rows, "p"), "m", "lower", {}, 0.01)["a"]
+    assert 0 < plain < math.inf
+
+    def bound(**others):
+        return regret_bounds(of_costs({**exact, **others}, "p"), COST, "lower", {}, 0.01)["a"]
+
+    assert bound() == plain
+    assert bound(s=[NEVER, NEVER]) == bound(s=[[9e3, None], [9e3, None]]) == bound(s=[[9e3, 9e3], NEVER])
+    assert bound(s=[NEVER, NEVER]) < math.inf
+    assert bound(s=[OPEN, OPEN]) == math.inf  # 800 lies within the noise, which is wide with so few trials
+    assert bound(s=[[0.0, 50.0], [0.0, 50.0]]) == math.inf  # there before the first look
+    assert bound(p=[[500.0, 500.0], OPEN]) == math.inf
+    assert regret_bounds(tuned(rows, "p"), COST, "lower", {}, 0.01)["a"] == math.inf  # nothing is known of costs
+
+
+@given(
+    costs=st.lists(st.tuples(st.floats(-300, 100), st.sampled_from([0.0, 50.0, math.inf])), min_size=6, max_size=12),
+    regrets=st.tuples(st.floats(0, 200), st.floats(0, 200)),
+)
+def test_a_word_about_costs_holds_whatever_the_regrets_within_their_bounds(costs, regrets):
+    bounds = {seed: Bounds(low, low + width) for seed, (low, width) in enumerate(costs)}
+    contrast = OfCosts.of(Contrast({}, regrets=regrets), bounds, is_difference=True)
+    found = judge({"a": contrast}, Metric("m", "lower"))["a"]
+    plain = replace(contrast, regrets=None).interval(1 - ALPHA * (1 - OF_REGRETS))
+    assert (found.interval.low, found.interval.high) == pytest.approx((plain.low - regrets[0], plain.high + regrets[1]))
+    if found.verdict in ("better", "worse"):
+        assert found.p_adjusted <= ALPHA
+        sign = -1 if found.verdict == "better" else 1
+        moved = [one.high + regrets[1] if sign < 0 else one.low - regrets[0] for one in bounds.values()]
+        assert sum(sign * one > 0 for one in moved) > len(moved) / 2
+
+
+def test_places_of_costs_allow_for_the_regrets():
+    seeds = set(range(8))
+    cheap, dear = ({seed: Bounds(cost, cost) for seed in seeds} for cost in (500.0, 600.0))
+    for regret_of_dear, is_ahead in ((0.0, True), (99.0, True), (101.0, False), (math.inf, False)):
+        ahead = ahead_of([cheap, dear], [seeds] * 2, 0.05, [math.inf, regret_of_dear])
+        assert ahead.tolist() == [[False, is_ahead], [False, False]]
 
 
 def test_a_bound_holds_as_often_as_it_says():

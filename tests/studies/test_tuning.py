@@ -14,7 +14,7 @@ from attnlab.studies.plan import runs_of
 from attnlab.studies.samplers import draws_of
 from attnlab.studies.study_file import load_plan
 from attnlab.studies.tuning import load_tuning
-from attnlab.training.run_directory import read_json
+from attnlab.training.run_directory import FORMAT, read_json
 
 HERE = "hydra/launcher=basic"
 RATES = [1e-4, 3e-3]
@@ -210,6 +210,34 @@ def test_a_trial_that_diverged_is_the_worst_and_one_that_failed_is_not_compared(
         UsageError, match="position=none: no trial of mine-tuning has val/loss, so no setting can be chosen"
     ):
         found.chosen(Path("runs"))
+
+
+def test_of_each_trial_stands_in_the_plan_what_claims_are_about_its_costs_to_targets_too(study):
+    """Words about a tuned study need it: how much a choice may have missed, on that metric."""
+    cost, against = {"steps_to": {"val/loss": 2.0}}, {"cell": {"position": "none"}}
+    claim = {"says": "better", "cell": {"position": "alibi"}, "against": against, "below": 0.0}
+    fields = {"tune": {"search": {"optimizer.lr": [1e-4, 1e-3]}}, "metric": {"name": "test/loss@1x", "better": "lower"}}
+    path = study("mine", **fields, claims=[claim | {"metric": "test/loss@2x"}, claim | {"metric": cost}]) / "study.yaml"
+    with ConfigSpace() as space:
+        plan = load_plan(path, [], space)
+        found = load_tuning(path, plan, [], space)
+    (trials,) = found.rounds(Path("runs"))
+    name = "steps to val/loss 2.0"
+    for (cell, seed), run in runs_of(trials, Path("runs")).items():
+        run.mkdir(parents=True)
+        record = {"format": FORMAT, "cell_name": cell, "cell": {}, "seed": seed, "study": "mine-tuning", "config": {}}
+        (run / "run.json").write_text(json.dumps(record))
+        end = 1.5 if "0.001" in cell else 2.5
+        rows = [(10, 3.0), (20, end)]
+        lines = [{"step": at, "tokens": at, "seconds": at, "values": {"val/loss": loss}} for at, loss in rows]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        final = {"val/loss": end, "test/loss@1x": end, "test/loss@2x": end + 1, "test/loss@4x": end + 2}
+        (run / "status.json").write_text(json.dumps({"state": "finished", "final": final}))
+    for one in found.chosen(Path("runs")).tuned["cells"].values():
+        kept = [run for trial in one["trials"] for run in trial["runs"].values()]
+        assert [sorted(run["final"]) for run in kept] == [["test/loss@1x", "test/loss@2x", "val/loss"]] * 2
+        # from 3.0 at step 10 to 1.5 at step 20: 2.0 is reached two thirds of the way
+        assert [run["costs"][name] for run in kept] == [[20, None], pytest.approx([50 / 3, 50 / 3])]
 
 
 def test_draws_are_different_and_spread_over_the_scale():

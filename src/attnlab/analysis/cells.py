@@ -283,9 +283,8 @@ def _ahead_by_shares(
 def _ahead_by_costs(
     cells: list[Mapping[int, Any]], asked: list[set[int]], metric: Metric, share: float, regrets: list[float]
 ) -> np.ndarray:
-    """`_ahead` of costs to a target, which are known between bounds; of tuned cells none is sure."""
-    ahead: np.ndarray = ahead_of(cells, asked, share) & ~np.array(regrets, dtype=bool)[:, None]
-    return ahead
+    """`_ahead` of costs to a target, which are known between bounds."""
+    return ahead_of(cells, asked, share, regrets)
 
 
 def _ahead(

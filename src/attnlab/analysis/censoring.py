@@ -148,9 +148,11 @@ def sign_p(known: Sequence[Bounds], missing: int = 0) -> float:
     return min(1.0, 2 * float(bdtr(n - max(signs(known)), n, 0.5))) if n else math.nan
 
 
-def ahead_of(cells: Sequence[Mapping[int, Bounds]], asked: Sequence[set[int]], share: float) -> np.ndarray:
+def ahead_of(
+    cells: Sequence[Mapping[int, Bounds]], asked: Sequence[set[int]], share: float, regrets: Sequence[float]
+) -> np.ndarray:
     """Which cell has surely lower figures than which, (cells, cells): by the sign test over seeds at `share`, of the
-    seeds that were `asked` of both."""
+    seeds that were `asked` of both; also where the second's figures are less by its regret."""
     seeds = sorted(set().union(*asked))
     nothing = Bounds(math.nan, math.nan)
     bounds_RSE = np.array([[cell.get(seed, nothing) for seed in seeds] for cell in cells], dtype=float)
@@ -159,7 +161,7 @@ def ahead_of(cells: Sequence[Mapping[int, Bounds]], asked: Sequence[set[int]], s
     ahead = np.zeros((len(cells), len(cells)), dtype=bool)
     for i, is_asked_S in enumerate(asked_RS):
         n_R = (asked_RS & is_asked_S).sum(axis=1)
-        less_R = (high_RS[i] < low_RS).sum(axis=1)
+        less_R = (high_RS[i] < low_RS - np.array(regrets)[:, None]).sum(axis=1)
         ahead[i] = (2 * less_R > n_R) & (2 * bdtr(n_R - less_R, n_R, 0.5) <= share)
     return ahead
 

@@ -232,8 +232,17 @@ class OfCosts(Contrast):
         reason = ", ".join(filter(None, [never, self.reason]))
         return censoring.median_of(self.known, level, self.missing, reason, self.is_difference)
 
-    def _p(self, values: np.ndarray) -> float:
-        return censoring.sign_p(self.known, self.missing) if self.regrets is None else 1.0
+    def _p_at_best(self) -> float:
+        if self.regrets is None:
+            return censoring.sign_p(self.known, self.missing)
+        below, above = self.regrets
+        less, more = censoring.signs(self.known)
+        shift = above if less > more else -below
+        moved = [Bounds(one.low + shift, one.high + shift) for one in self.known]
+        fewer, others = censoring.signs(moved)
+        if not math.isfinite(shift) or (less > more) != (fewer > others):
+            return 1.0
+        return float(min(1.0, censoring.sign_p(moved, self.missing) / (1 - OF_REGRETS)))
 
 
 def count_of(values: Mapping[int, float], seeds: Iterable[int]) -> Count:

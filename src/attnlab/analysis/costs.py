@@ -26,10 +26,14 @@ Key = tuple[str, int]  # a run's cell and seed
 
 def targets_in(names: Iterable[str], claims: Iterable[Mapping[str, object]]) -> dict[str, Target]:
     """The targets of the costs among metrics, and among those that claims are about, by the names of the costs."""
+    return {str(target): target for name in (*names, *metrics_of(claims)) if (target := target_of(name))}
+
+
+def metrics_of(claims: Iterable[Mapping[str, object]]) -> list[str]:
+    """The metrics that claims name, of cells and of what these are held against."""
     claims = list(claims)
     against = [other for claim in claims if isinstance(other := claim.get("against"), Mapping)]
-    every = [*names, *(str(one.get("metric") or "") for one in (*claims, *against))]
-    return {str(target): target for name in every if (target := target_of(name))}
+    return [name for one in (*claims, *against) if (name := str(one.get("metric") or ""))]
 
 
 def costs_to(

@@ -18,8 +18,8 @@ from attnlab.analysis.curves import Curves, Key
 from attnlab.analysis.file_cache import JsonFiles, Stamp, flatten, is_unchanged, listed, mapping, stamp_of
 from attnlab.training.across import Across, across_in
 from attnlab.training.looks import Looks
-from attnlab.training.metrics import better_of, known_metric, limits_of, natural
 from attnlab.training.metrics import Metric as KnownMetric
+from attnlab.training.metrics import better_of, known_metric, limits_of, natural
 from attnlab.training.published import Published, published_of
 from attnlab.training.run_directory import ATTEMPTS, ENDED, METRICS, RUN, STATUS, effective_state, other_format
 from attnlab.training.study_fields import check_plan, is_finite, same

@@ -24,6 +24,7 @@ from scipy.special import stdtrit
 
 from attnlab.analysis.file_cache import listed, mapping
 from attnlab.training.study_fields import is_finite
+from attnlab.training.targets import target_of
 
 OF_REGRETS = 0.2  # of a family's alpha, the bounds' share; the intervals of differences have the rest
 WIDE = 5.0  # ratio of largest to smallest from which positive values of a list are taken to be on a logarithmic scale
@@ -75,7 +76,8 @@ def regret_bounds(
     """{cell: by how much its setting may be worse than the best}, all true with a chance of 1 - alpha.
 
     tuned: of plan.json; compared: each cell's values in the comparison. Settings with a run that has no value are no
-    candidates for the best. Spread: what is left of a cell's trials beside its settings and seeds, alike for all
+    candidates for the best; of a cost to a target nothing is known where what such runs cost at least may be less than
+    that of the best. Spread: what is left of a cell's trials beside its settings and seeds, alike for all
     settings (two-way analysis of variance); of trials with one seed, that of the comparison's seeds: pooled over cells,
     or of the cell alone where that is larger, or else of the cell alone with its few degrees of freedom, whichever
     leaves less noise, each at half of the level. So cells whose runs scatter do not speak for one whose runs do not.
@@ -86,7 +88,7 @@ def regret_bounds(
     found: dict[str, float] = {}
     for name, cell in cells.items():
         settings, values_KS, chosen = trials_of(mapping(cell), metric)
-        known = np.isfinite(values_KS).all(axis=1)
+        known, least_K = np.isfinite(values_KS).all(axis=1), _least_costs(mapping(cell), metric)
         if chosen < 0 or not known[chosen]:
             found[name] = math.inf
             continue
@@ -96,7 +98,10 @@ def regret_bounds(
         level = alpha / max(1, len(cells)) / max(1, 2 * pairs)
         tried, values_KS = [one for one, is_known in zip(settings, known, strict=True) if is_known], values_KS[known]
         noise = _noise(values_KS, compared.get(name, ()), pooled, level)
-        found[name] = _bound(tried, sign * values_KS.mean(axis=1), int(known[:chosen].sum()), noise, axes)
+        means_K = sign * values_KS.mean(axis=1)
+        found[name] = _bound(tried, means_K, int(known[:chosen].sum()), noise, axes)
+        if target_of(metric) and (least_K[~known] <= means_K.min() + noise).any():
+            found[name] = math.inf
     return found
 
 
@@ -105,11 +110,8 @@ def trials_of(cell: Mapping[str, object], metric: str) -> tuple[list[dict[str, o
 
     NaN stands where a run has none.
     """
-    tried = {repr(one["settings"]): one for one in map(mapping, listed(cell.get("trials"))) if "settings" in one}
-    rows = [
-        [_value(run, metric) for _, run in sorted(mapping(one.get("runs")).items(), key=_by_seed)]
-        for one in tried.values()
-    ]
+    tried = _settings_of(cell)
+    rows = [[_value(run, metric) for run in _runs_of(one)] for one in tried.values()]
     width = max(map(len, rows), default=0)
     values_KS = np.array([row + [math.nan] * (width - len(row)) for row in rows]).reshape(len(rows), width)
     chosen = repr(cell.get("chosen"))
@@ -117,9 +119,33 @@ def trials_of(cell: Mapping[str, object], metric: str) -> tuple[list[dict[str, o
     return [mapping(one["settings"]) for one in tried.values()], values_KS, place
 
 
+def _settings_of(cell: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    return {repr(one["settings"]): one for one in map(mapping, listed(cell.get("trials"))) if "settings" in one}
+
+
+def _runs_of(trial: Mapping[str, object]) -> list[object]:
+    return [run for _, run in sorted(mapping(trial.get("runs")).items(), key=_by_seed)]
+
+
 def _value(run: object, metric: str) -> float:
+    if target_of(metric):
+        low, high = _ends_of_cost(run, metric)
+        return low if low == high else math.nan
     value = mapping(mapping(run).get("final")).get(metric)
     return float(value) if is_finite(value) else math.nan
+
+
+def _ends_of_cost(run: object, metric: str) -> tuple[float, float]:
+    """Between what a trial's cost lies; infinite where it never got there, or nothing is known of it."""
+    ends = listed(mapping(mapping(run).get("costs")).get(metric))
+    low, high = (float(end) if is_finite(end) else math.inf for end in (ends if len(ends) == 2 else (None, None)))
+    return low, high
+
+
+def _least_costs(cell: Mapping[str, object], metric: str) -> np.ndarray:
+    """What each setting's runs cost in the mean at least."""
+    rows = [[_ends_of_cost(run, metric)[0] for run in _runs_of(one)] for one in _settings_of(cell).values()]
+    return np.array([float(np.mean(row)) if row else math.inf for row in rows])
 
 
 def _by_seed(run: tuple[str, object]) -> int:

@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from attnlab.analysis.censoring import Bounds
+from attnlab.analysis.costs import Key, metrics_of, targets_in
+from attnlab.analysis.reader import load_study
 from attnlab.config import UsageError, usage_errors
 from attnlab.config.check import incompatible
 from attnlab.config.compose import ConfigSpace
@@ -27,6 +30,8 @@ from attnlab.training.looks import Looks
 from attnlab.training.run_directory import SETTLED, effective_state, read_json
 from attnlab.training.study_fields import is_finite
 from attnlab.training.tuning_fields import RunOfTrial, Trial, Tuned, TunedCell, refuse_shared_seeds
+
+NOTHING: Mapping[Key, Mapping[str, Bounds]] = {}
 
 
 @dataclass(frozen=True)
@@ -160,25 +165,42 @@ class Tuning:
     def _found(self, trials: Mapping[str, Sequence[Settings]], runs_dir: Path) -> dict[str, TunedCell]:
         """What became of all trials, by cell."""
         found: dict[str, TunedCell] = {}
+        costs = self._costs(runs_dir)
         with self.space:
             own = {cell.name: self.space.compose(self.plan.overrides(cell)) for cell in self.cells}
         for cell in self.cells:
             default = {key: own[cell.name].names.get(key, own[cell.name].get(key)) for key in self.tune["search"]}
-            tried = [self._trial(cell, settings, runs_dir) for settings in trials[cell.name]]
+            tried = [self._trial(cell, settings, runs_dir, costs) for settings in trials[cell.name]]
             found[cell.name] = {"default": default, "trials": tried}
         return found
 
-    def _trial(self, cell: Cell, settings: Settings, runs_dir: Path) -> Trial:
-        folder = runs_dir / self.name / trial_of(cell, settings).name
-        return {
-            "settings": settings,
-            "runs": {str(seed): self._run(folder / f"seed={seed}") for seed in self.tune["seeds"]},
-        }
+    def _costs(self, runs_dir: Path) -> Mapping[Key, Mapping[str, Bounds]]:
+        """What is known of the trials' costs to targets, of those that the study or its claims are about."""
+        names = [self.plan.metric["name"]]
+        if not targets_in(names, self.plan.claims):
+            return {}
+        tried = load_study(runs_dir / self.name)
+        runs = replace(tried, claims=self.plan.claims).with_costs(names).runs
+        return {key: run.costs for key, run in runs.items()}
+
+    def _trial(
+        self, cell: Cell, settings: Settings, runs_dir: Path, costs: Mapping[Key, Mapping[str, Bounds]] = NOTHING
+    ) -> Trial:
+        name = trial_of(cell, settings).name
+        runs = {}
+        for seed in self.tune["seeds"]:
+            runs[str(seed)] = self._run(runs_dir / self.name / name / f"seed={seed}")
+            if known := costs.get((name, seed)):
+                runs[str(seed)]["costs"] = {
+                    cost: [end if math.isfinite(end) else None for end in ends] for cost, ends in known.items()
+                }
+        return {"settings": settings, "runs": runs}
 
     def _run(self, directory: Path) -> RunOfTrial:
         state = effective_state(directory)
         final = (read_json(directory / "status.json") or {}).get("final") or {}
-        names = dict.fromkeys((self.tune["metric"]["name"], self.plan.metric["name"]))
+        own = self.tune["metric"]["name"], self.plan.metric["name"]
+        names = dict.fromkeys([*own, *metrics_of(self.plan.claims)])
         kept = {name: final[name] for name in names if state == "finished" and is_finite(final.get(name))}
         return {"state": state, "final": kept}
 

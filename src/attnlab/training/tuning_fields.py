@@ -40,10 +40,12 @@ class Tuned(TypedDict):
 
 
 class RunOfTrial(TypedDict):
-    """What became of one run of a trial: its state, and its final values of the tuned and of the study's metric."""
+    """What became of one run of a trial: its state, its final values of the tuned metric and of those that the study
+    and its claims are about, and what is known of its costs to targets among these: [low, high], None for infinity."""
 
     state: str
     final: dict[str, float]
+    costs: NotRequired[dict[str, list[float | None]]]
 
 
 class Trial(TypedDict):
