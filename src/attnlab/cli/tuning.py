@@ -8,7 +8,7 @@ import csv
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from attnlab.cli.main import CONFIG_DIR, command, option, refused, settings
 from attnlab.config import UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from attnlab.analysis.table import Table
     from attnlab.config.compose import Composed
     from attnlab.runs.coordinates import Sizes
@@ -32,7 +34,7 @@ WIDTHS = "64,128,256,512,1024"
     option("--from", "the first rate (default: 1e-6)", type=float, default=1e-6, dest="first"),
     option("--to-rate", "the last rate (default: 1)", type=float, default=1.0),
     option("--steps", "steps between them (default: 100)", type=int, default=100),
-    option("--to", "a folder for all rates and losses (lr-range.csv)"),
+    option("--to", "a folder for all rates and losses (lr-range.csv) and a figure of them (.pdf, .png)"),
     *(CONFIG_DIR, settings),
 )
 def lr_range(arguments: Namespace) -> int:
@@ -49,9 +51,7 @@ def lr_range(arguments: Namespace) -> int:
 
         found = range_test(composed, arguments.first, arguments.to_rate, arguments.steps)
     if arguments.to:
-        path = Path(arguments.to, "lr-range.csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_rates(found).to_csv(), encoding="utf-8")
+        _write_rates(Path(arguments.to), found)
     print(_rates(found, ROWS).to_text())
     if len(found.rates) < arguments.steps:
         print(f"the loss diverged in step {len(found.rates)} of {arguments.steps}")
@@ -169,7 +169,6 @@ def _by_width(sizes: Sizes) -> Table:
 def _write_sizes(folder: Path, found: Sequence[Sizes]) -> None:
     """Sizes and changes of all steps as CSV, and the sizes as a figure; says so."""
     from attnlab.report.figures.inspection import coordinates_figure
-    from attnlab.report.figures.style import paper_style, write_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "coordinate-check.csv", "w", newline="", encoding="utf-8") as file:
@@ -179,11 +178,27 @@ def _write_sizes(folder: Path, found: Sequence[Sizes]) -> None:
             for place, of_steps in sizes.of.items():
                 for step, of_widths in enumerate(of_steps):
                     rows.writerows([quantity, place, step, *one] for one in zip(sizes.widths, of_widths, strict=True))
+    _draw(folder, "coordinate-check", lambda: coordinates_figure(found[0].widths, found[0].of))
+
+
+def _write_rates(folder: Path, found: RangeTest) -> None:
+    """All rates and losses as CSV and as a figure; says so."""
+    from attnlab.report.figures.inspection import rates_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lr-range.csv").write_text(_rates(found).to_csv(), encoding="utf-8")
+    _draw(folder, "lr-range", lambda: rates_figure(found.rates, found.losses, found.smoothed, found.suggestion()))
+
+
+def _draw(folder: Path, name: str, figure: Callable[[], Figure]) -> None:
+    """Writes a figure beside its CSV; says what is there."""
+    from attnlab.report.figures.style import paper_style, write_figure
+
     with paper_style():
-        figure = coordinates_figure(found[0].widths, found[0].of)
+        drawn = figure()
         for ending in ("pdf", "png"):
-            write_figure(figure, folder / f"coordinate-check.{ending}")
-    print(f"{folder}: coordinate-check.csv, coordinate-check.pdf, coordinate-check.png")
+            write_figure(drawn, folder / f"{name}.{ending}")
+    print(f"{folder}: {name}.csv, {name}.pdf, {name}.png")
 
 
 def _rates(found: RangeTest, most: int | None = None) -> Table:

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from attnlab.report.figures.inspection import embeddings_figure, found_figure
+from attnlab.report.figures.inspection import coordinates_figure, embeddings_figure, found_figure, rates_figure
 from attnlab.report.figures.style import paper_style
 
 
@@ -60,3 +60,38 @@ def test_found_images_fill_the_width_of_their_picture(count, columns):
     title, *captions = (text.get_window_extent() for text in (figure._suptitle, *(axes.title for axes in figure.axes)))
     assert all(figure.bbox.x0 <= word.x0 and word.x1 <= figure.bbox.x1 for word in (title, *captions))
     assert not any(title.overlaps(word) for word in captions)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ticks"),
+    [
+        ([[1e-3, 1e-1], [0.0, 10.0]], ["0.001", "0.01", "0.1", "1", "10"]),
+        ([[0.3, 0.4], [0.5, 0.6]], ["0.5"]),  # of 1, 2 and 5; see below
+        ([[0.61, 0.66], [0.62, 0.69]], ["0.61", "0.63", "0.65"]),
+        ([[1e-9, 1e9], [1.0, 1e8]], ["1e-09", "1e-05", "0.1", "1000", "1e+07"]),
+    ],
+)
+def test_a_logarithmic_axis_has_figures_at_its_ticks(sizes, ticks):
+    """The style writes no mathematics: matplotlib's own labels would be their source."""
+    with paper_style():
+        figure = coordinates_figure([64, 128], {"stream": sizes, "logits": sizes})
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        shown = [label.get_text() for label in axes.get_yticklabels()]
+        assert set(ticks) <= set(shown)
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["64", "128"]
+        assert all(float(text) == pytest.approx(at) for text, at in zip(shown, axes.get_yticks(), strict=True))
+        assert not any("$" in text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+def test_a_range_test_shows_where_it_falls_fastest_and_not_how_far_it_diverged():
+    rates = np.geomspace(1e-4, 1.0, 30)
+    smoothed = [*np.linspace(4.0, 2.0, 25), 3.0, 8.0, 90.0, 900.0, 9000.0]
+    with paper_style():
+        figure = rates_figure(rates, [value + 0.1 for value in smoothed], smoothed, 0.012)
+        figure.canvas.draw()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01", "0.1", "1"]
+    assert axes.get_ylim()[0] < 2.1
+    assert 4.0 < axes.get_ylim()[1] < 6.0
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["of a step", "smoothed", "steepest, 0.012"]

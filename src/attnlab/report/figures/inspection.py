@@ -15,7 +15,17 @@ import numpy as np
 
 from attnlab.analysis.formatting import number
 from attnlab.inspection.positions import QUANTITIES, Curve, Field
-from attnlab.report.figures.style import COLUMN, DASHES, PAGE, colour, line_look, luminance, new_figure
+from attnlab.report.figures.style import (
+    COLUMN,
+    DASHES,
+    PAGE,
+    colour,
+    decade_ticks,
+    line_look,
+    luminance,
+    new_figure,
+    plain_log_ticks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,13 +118,31 @@ def coordinates_figure(widths: Sequence[int], sizes: Mapping[str, Sequence[Seque
         for step, of_widths in enumerate(of_steps):
             alpha = 0.25 + 0.75 * step / max(1, len(of_steps) - 1)
             axes.plot(widths, of_widths, color=colour("c0"), alpha=alpha, linewidth=1, label=f"step {step}")
-        axes.set(xscale="log", xlabel="d_model", title=place)
+        axes.set(xlabel="d_model", title=place)
         axes.set_yscale("log", nonpositive="mask")
-        axes.set_xticks(widths, [str(width) for width in widths])
-        axes.minorticks_off()
+        decade_ticks(axes, "y")
+        plain_log_ticks(axes, "x", [*map(float, widths)], [str(width) for width in widths])
     grid.flat[0].set_ylabel("root mean square, darker by step")
     for axes in list(grid.flat)[len(sizes) :]:
         axes.set_visible(False)
+    return figure
+
+
+def rates_figure(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], steepest: float | None
+) -> Figure:
+    """Losses of a range test by the rate, each step's and smoothed, with a line at the rate of the steepest descent."""
+    figure = new_figure(COLUMN, HEIGHT)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=colour("c0"), alpha=0.35, linewidth=0.7, label="of a step")
+    axes.plot(rates, smoothed, color=colour("c0"), linewidth=1.2, label="smoothed")
+    if steepest is not None:
+        axes.axvline(steepest, color=colour("soft"), linewidth=0.8, linestyle=":", label=f"steepest, {steepest:.2g}")
+    low, high = min(losses), max(losses[0], smoothed[0], *smoothed[: 1 + int(np.argmin(smoothed))])
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.4 * (high - low))  # not as far as a divergence goes
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    decade_ticks(axes, "x")
+    axes.legend(fontsize=6)
     return figure
 
 

@@ -13,7 +13,7 @@ from attnlab.analysis.scaling.fit import OPERATIONS, Law
 from attnlab.analysis.scaling.laws import Scaling, cost_of
 from attnlab.analysis.scaling.tables import COUNTED
 from attnlab.report.figures import style
-from attnlab.report.figures.style import PAGE, new_figure, plain_log_ticks
+from attnlab.report.figures.style import PAGE, decade_ticks, new_figure, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,9 +140,8 @@ def _draw_frontier(axes: Axes, scaling: Scaling) -> None:
     axes.axvspan(max(spent), 10 * max(spent), color="0.5", alpha=0.12, linewidth=0)
     axes.text(0.98, 0.02, "grey: beyond the runs", transform=axes.transAxes, ha="right", fontsize=7)
     axes.set(xscale="log", yscale="log", xlabel="compute C = 6 N D, operations")
-    for which, (low, high) in (("x", axes.get_xlim()), ("y", axes.get_ylim())):
-        decades = [10.0**power for power in range(-3, 40) if low <= 10.0**power <= high]
-        plain_log_ticks(axes, which, decades, [f"{value:.0e}" for value in decades])
+    for which in ("x", "y"):
+        decade_ticks(axes, which)
     axes.legend()
 
 

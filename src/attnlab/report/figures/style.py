@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both
 LETTER, LINE, HANDLE = 0.062, 0.15, 0.45  # inches of a letter, of a line of text, of what a legend shows beside a name
-MOST_LETTERS = 38  # of a label
+MOST_LETTERS, MOST_TICKS = 38, 6  # of a label, of a logarithmic axis
 REM = 63 / (72 * PAGE)  # of the page for a point of a figure, of which one over both columns fills it
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 1.5)), (0, (7, 1, 1, 1)))
 MARKERS = "osD^vP*X"
@@ -263,3 +263,18 @@ def plain_log_ticks(axes: Axes, which: str, values: list[float], texts: list[str
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_ticks(values, texts)
     axis.set_ticks([], minor=True)
+
+
+def decade_ticks(axes: Axes, which: str) -> None:
+    """A logarithmic axis with ticks at powers of ten, as figures: the style writes no mathematics. Where fewer than two
+    lie within what is drawn, at 1, 2 and 5 times them, or closer."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5), range(1, 10), range(10, 100)):
+        ticks = [tick for power in powers for step in steps if low <= (tick := float(f"{step}e{power}")) <= high]
+        if len(ticks) > 1:
+            break
+    ticks = ticks[:: max(1, math.ceil(len(ticks) / MOST_TICKS))]
+    plain_log_ticks(axes, which, ticks, [f"{tick:g}" if 1e-4 <= tick < 1e5 else f"{tick:.0e}" for tick in ticks])
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)

@@ -10,14 +10,14 @@ import numpy as np
 
 from attnlab.analysis.reader import short
 from attnlab.analysis.table import typographic
-from attnlab.report.figures.style import COLUMN, PAGE, legend_below, line_look, new_figure, plain_log_ticks
+from attnlab.report.figures.style import COLUMN, MOST_TICKS, PAGE, legend_below, line_look, new_figure, plain_log_ticks
 from attnlab.report.page_data import TuningFamily, TuningSeries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEIGHT, MOST_FIELDS, MOST_TICKS = 2.4, 3, 6
+HEIGHT, MOST_FIELDS = 2.4, 3
 
 
 def tuning_figure(families: Sequence[TuningFamily], cells: Sequence[str]) -> Figure | None:
