@@ -1,5 +1,6 @@
 """What tests of every room may use."""
 
+import ctypes
 import gc
 import itertools
 import os
@@ -21,8 +22,6 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf-modules-")
 # Imported below the threads, which torch reads when it is loaded.
 from tests.stored_studies import grid_comparison, position  # noqa: E402, F401
 from tests.tiny_runs import attnlab, here, images, imported, left, library, own_data, published, small_data, study, tiny  # noqa: E402, F401
-
-NOBODY = 65534
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +49,9 @@ def read_only_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        is_superuser = os.geteuid() == 0
         yield folder
-        if is_superuser:
-            os.seteuid(0)
+        if os.geteuid() == 0:
+            may_write_anywhere(True)
         folder.chmod(0o755)
 
 
@@ -69,7 +67,20 @@ def forbid_writing(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     if os.geteuid() == 0:
-        os.seteuid(NOBODY)
+        may_write_anywhere(False)
+
+
+def may_write_anywhere(may: bool) -> None:
+    """Gives the superuser's thread the right to pass over permissions to write, or takes it away; that to read stays, for
+    a checkout may be in a folder of the superuser's own (capabilities(7), CAP_DAC_OVERRIDE)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the first 32 and the others
+    for call in (libc.capget, libc.capset):
+        if call is libc.capset:
+            sets[0] = sets[0] | 1 << 1 if may else sets[0] & ~(1 << 1)
+        if call(header, sets):
+            raise OSError(ctypes.get_errno(), "capabilities cannot be changed")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
