@@ -76,11 +76,10 @@ def may_write_anywhere(may: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the first 32 and the others
-    for call in (libc.capget, libc.capset):
-        if call is libc.capset:
-            sets[0] = sets[0] | 1 << 1 if may else sets[0] & ~(1 << 1)
-        if call(header, sets):
-            raise OSError(ctypes.get_errno(), "capabilities cannot be changed")
+    read = libc.capget(header, sets)
+    sets[0] = sets[0] & ~2 | (sets[1] & 2 if may else 0)
+    if read or libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capabilities cannot be changed")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -103,10 +103,10 @@ def simulate(design: Design, random: np.random.Generator) -> Study:
 def _trial(rate: float, values: dict[int, float], end: float | None) -> dict[str, object]:
     runs: dict[str, object] = {}
     for seed, value in values.items():
-        known = {"final": {METRIC: value}}
-        if end is not None:
-            known |= {"costs": {COST: [min(value, end), value if value <= end else None]}}
-        runs[str(seed)] = {"state": "finished", **known}
+        costs = {
+            name: [one.low, one.high if math.isfinite(one.high) else None] for name, one in _costs(value, end).items()
+        }
+        runs[str(seed)] = {"state": "finished", "final": {METRIC: value}, "costs": costs}
     return {"settings": {"rate": rate}, "runs": runs}
 
 

@@ -176,12 +176,15 @@ class Tuning:
 
     def _costs(self, runs_dir: Path) -> Mapping[Key, Mapping[str, Bounds]]:
         """What is known of the trials' costs to targets, of those that the study or its claims are about."""
-        names = [self.plan.metric["name"]]
-        if not targets_in(names, self.plan.claims):
+        if not targets_in(self._judged, []):
             return {}
-        tried = load_study(runs_dir / self.name)
-        runs = replace(tried, claims=self.plan.claims).with_costs(names).runs
+        runs = load_study(runs_dir / self.name).with_costs(self._judged).runs
         return {key: run.costs for key, run in runs.items()}
+
+    @property
+    def _judged(self) -> list[str]:
+        """The metrics of the study and of its claims."""
+        return [self.plan.metric["name"], *metrics_of(self.plan.claims)]
 
     def _trial(
         self, cell: Cell, settings: Settings, runs_dir: Path, costs: Mapping[Key, Mapping[str, Bounds]] = NOTHING
@@ -199,8 +202,7 @@ class Tuning:
     def _run(self, directory: Path) -> RunOfTrial:
         state = effective_state(directory)
         final = (read_json(directory / "status.json") or {}).get("final") or {}
-        own = self.tune["metric"]["name"], self.plan.metric["name"]
-        names = dict.fromkeys([*own, *metrics_of(self.plan.claims)])
+        names = dict.fromkeys([self.tune["metric"]["name"], *self._judged])
         kept = {name: final[name] for name in names if state == "finished" and is_finite(final.get(name))}
         return {"state": state, "final": kept}
 
