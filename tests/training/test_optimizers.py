@@ -15,9 +15,20 @@ from omegaconf import OmegaConf
 from tiny_run import TinyModel
 from torch import nn
 
-from attnlab.training import Linear, Optimization, adam, adamw, cautious_adamw, decay_groups, lion, muon, schedule_free
+from attnlab.training import (
+    Linear,
+    Optimization,
+    adam,
+    adamw,
+    cautious_adamw,
+    decay_groups,
+    lion,
+    muon,
+    schedule_free,
+    update_rules,
+)
 from attnlab.training.optimizers import evaluation_weights
-from attnlab.training.update_rules import hidden_matrices
+from attnlab.training.update_rules import hidden_matrices, newton_schulz
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 CHOICES = sorted(
@@ -210,6 +221,48 @@ def test_muon_orthogonalises_at_adamws_root_mean_square():
     singular = torch.linalg.svdvals((before - model[0].weight.detach()) / (0.01 * 0.2 * 24**0.5))
     assert singular.min() > 0.6
     assert singular.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(12, 24), (24, 12), (16, 16)], ids=str)
+def test_newton_schulz_is_the_polynomial_of_the_singular_values(shape):
+    """Jordan et al. 2024: s -> a s + b s^3 + c s^5, five times, after a division by the Frobenius norm."""
+    a, b, c = coefficients = (3.4445, -4.7750, 2.0315)
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    left, singular, right = torch.linalg.svd(matrix.double() / matrix.norm().double(), full_matrices=False)
+    for _ in range(5):
+        singular = a * singular + b * singular**3 + c * singular**5
+    found = newton_schulz(matrix, coefficients, 5, 1e-7)
+    torch.testing.assert_close(found, (left * singular @ right).float(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("has_bf16", [True, False], ids=["bf16", "fp32"])
+def test_muon_is_torchs_to_the_rounding_of_its_products(monkeypatch, has_bf16, nesterov):
+    monkeypatch.setattr(update_rules, "cpu_has_bf16", lambda: has_bf16)
+    torch.manual_seed(0)
+    one, other = (nn.Parameter(start) for start in torch.randn(12, 24).expand(2, -1, -1).clone())
+    fields = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "nesterov": nesterov}
+    ours = update_rules.Muon([{"params": [one]}], **fields)
+    torchs = torch.optim.Muon([other], adjust_lr_fn="match_rms_adamw", **fields)
+    start = one.detach().clone()
+    for seed in range(3):
+        one.grad = other.grad = torch.randn(12, 24, generator=torch.Generator().manual_seed(seed))
+        ours.step()
+        torchs.step()
+    assert torch.equal(one, other) is has_bf16
+    moved = (other - start).norm().item()
+    assert (one - other).norm().item() < 0.02 * moved
+    assert torch.equal(ours.state[one]["momentum_buffer"], torchs.state[other]["momentum_buffer"])
+    # Elsewhere it goes on as it began.
+    monkeypatch.setattr(update_rules, "cpu_has_bf16", lambda: not has_bf16)
+    again = update_rules.Muon([{"params": [nn.Parameter(one.detach().clone())]}], **fields)
+    again.load_state_dict(copy.deepcopy(ours.state_dict()))
+    (moved_on,) = again.param_groups[0]["params"]
+    moved_on.grad = one.grad
+    again.step()
+    ours.step()
+    assert torch.equal(moved_on, one)
 
 
 def test_muon_treats_the_rest_as_adamw_does():

@@ -71,7 +71,7 @@ def test_a_sharded_run_that_goes_on_has_the_bits_of_one_that_was_not_stopped(bot
 @pytest.mark.slow
 @pytest.mark.parametrize("name", split_runs.RESUMED)
 def test_a_sharded_checkpoint_is_that_of_any_other_run(texts, both, alone, name):
-    """It evaluates and goes on without ranks; and ranks go on from one that has none. Muon multiplies in bf16."""
+    """It evaluates and goes on without ranks; and ranks go on from one that has none. Muon's products may be in bf16."""
     last = texts / name / "last.ckpt"
     ours, other = read_checkpoint(last), read_checkpoint(texts / f"{name}-of-one" / "last.ckpt")
     assert set(ours) == set(other)

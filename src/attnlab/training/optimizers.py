@@ -21,6 +21,7 @@ from attnlab.training.sharding import placed_as
 from attnlab.training.update_rules import (
     CautiousAdamW,
     Groups,
+    Muon,
     MuonWithAdamW,
     at_rates,
     hidden_matrices,
@@ -160,9 +161,8 @@ def muon(
     if not matrices:
         wanted = "nn.Linear weights inside a stack of layers (an nn.ModuleList)"
         raise ValueError(f"muon needs hidden matrices: {wanted}; the model has none")
-    make = partial(torch.optim.Muon, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
     of_matrices = by_width(model, [{"params": matrices, "weight_decay": weight_decay}], muon_rule, {"lr": lr})
-    inner = make(of_matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    inner = Muon(of_matrices, lr, weight_decay, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
     rate, own = lr if adamw_lr is None else adamw_lr, {"embedding": embedding_lr, "head": head_lr}
     rates = {kind: rate if given is None else given for kind, given in own.items()}
     kinds = kind_of_tensor(model)
