@@ -157,3 +157,14 @@ def test_a_tiny_model_learns_to_hear(make):
         (loss / tokens).backward()
         optimizer.step()
     assert task.evaluate(module, "test")["test/wer"] < 0.3
+
+
+def test_without_decoding_the_loss_alone_is_reported(make, monkeypatch):
+    module = make()
+    task = task_of(module, decode=False)
+    expected = {f"test/{name}": value for name, value in task.score(module.evaluation_loader("test")).items()}
+    monkeypatch.setattr(task, "transcripts", lambda loader: pytest.fail("it decodes"))
+    assert task.evaluate(module) == expected
+    assert (task.samples(module), task.outputs, task.notes, task.unavailable) == (None, {}, {}, {})
+    config = {"task": {"label_smoothing": 0.1, "decode": False}}
+    assert {metric.name for metric in Transcription.metrics(config)} == {"loss", "loss_smoothed"}

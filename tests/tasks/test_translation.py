@@ -409,3 +409,28 @@ def test_a_model_searches_for_outputs(data):
     outputs = task.translations(data.evaluation_loader("validation"))
     assert sorted(outputs) == list(range(len(data.references("validation"))))
     assert all(isinstance(best[0], Hypothesis) for best in outputs.values())
+
+
+@pytest.mark.parametrize("kind", [Translation, TextToText])
+def test_without_decoding_the_loss_alone_is_reported(make, data, monkeypatch, kind):
+    module = make() if kind is Translation else data
+    model = build_part(partial(T5, d_model=8, num_heads=2, num_layers=1), **module.dims())
+    task = kind(model, module.vocabulary.special_tokens, decode=False)
+
+    def refuse(*_):
+        raise AssertionError("it decodes")
+
+    monkeypatch.setattr(task, "translations", refuse)
+    monkeypatch.setattr(task, "tokenizer_of", refuse)  # so BLEU of its language needs nothing
+    task.check_split(module, "test")
+    config = {"task": {"label_smoothing": 0.1, "decode": False}, "data": {"tasks": ["same"]}}
+    promised = {name for metric in kind.metrics(config) for name in metric.names()}
+    reported = task.evaluate(module) | task.evaluate(module, "validation")
+    assert (
+        reported.keys() == promised == {f"{split}/{n}" for split in ("val", "test") for n in ("loss", "loss_smoothed")}
+    )
+    whole = kind(model, module.vocabulary.special_tokens)
+    assert task.evaluate(module)["test/loss"] == whole.evaluate(module)["test/loss"]
+    assert (task.samples(module), task.outputs, task.notes) == (None, {}, {})
+    assert not kind.reports("test/bleu", config)
+    assert kind.reports("test/exact" if kind is TextToText else "test/bleu", {**config, "task": {}})

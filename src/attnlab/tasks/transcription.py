@@ -53,13 +53,14 @@ class Transcription(TeacherForced):
         label_smoothing: Rate = 0.1,
         num_beams: PositiveInt = 1,
         z_loss: NonNegativeFloat = 0.0,
+        decode: bool = True,
     ) -> None:
-        super().__init__(model, special_tokens, label_smoothing, z_loss)
+        super().__init__(model, special_tokens, label_smoothing, z_loss, decode)
         self.max_length, self.search = max_length, BeamSearch(num_beams, length_penalty=0.0)
 
     @classmethod
     def metrics(cls, config: Config) -> Sequence[Metric]:
-        return [*cls.losses(config), WER, CER]
+        return [*cls.losses(config), *cls.scores(config, WER, CER)]
 
     def prepare(self, batch: Batch) -> Prepared:
         return super().prepare(batch if "is_target" in batch else {**batch, "is_target": batch["targets"] != IGNORED})
@@ -70,6 +71,8 @@ class Transcription(TeacherForced):
 
     def figures(self, data: SpeechData, split: str) -> dict[str, float]:
         loader, references = data.evaluation_loader(split), data.references(split)
+        if not self.decodes:
+            return self.score(loader)
         heard = [data.decode_target(tokens) for tokens in self.transcripts(loader).values()]
         self.outputs[f"{split}.transcripts.txt"] = "".join(f"{text}\n" for text in heard)
         self.outputs[f"{split}.references.txt"] = "".join(f"{text}\n" for text in references)
@@ -91,7 +94,10 @@ class Transcription(TeacherForced):
         return [hypotheses[0].tokens for hypotheses in found]
 
     def samples(self, data: SpeechData, split: str = "test") -> Table | None:
-        """The first recordings that were not heard as they were said, then others, with the word error rate of each."""
+        """The first recordings that were not heard as they were said, then others, with the word error rate of each;
+        None where nothing was decoded."""
+        if not self.decodes:
+            return None
         heard = self.outputs.get(f"{split}.transcripts.txt", "").split("\n")[:-1]
         said = data.references(split)[: len(heard)]
         rates = [error_rates([one], [other]).get("wer", 0.0) for one, other in zip(heard, said, strict=True)]

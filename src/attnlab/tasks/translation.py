@@ -31,19 +31,31 @@ BUCKETS = {"1-5": (1, 5), "6-10": (6, 10), "11-20": (11, 20), "21+": (21, 10**9)
 
 
 class TeacherForced(Task):
-    """A target text token by token, each given those before it. A subclass gives `teacher_forced` and `metrics`."""
+    """A target text token by token, each given those before it. A subclass gives `teacher_forced` and `metrics`.
+
+    decode: at the end a split is decoded and the texts are scored; where not, its loss alone is reported, in a fraction
+    of the time.
+    """
 
     model_type: ClassVar[type] = Seq2Seq
 
-    def __init__(self, model: Seq2Seq, special_tokens: SpecialTokens, label_smoothing: float, z_loss: float) -> None:
+    def __init__(
+        self, model: Seq2Seq, special_tokens: SpecialTokens, label_smoothing: float, z_loss: float, decode: bool
+    ) -> None:
         super().__init__(model)
         self.special_tokens, self.label_smoothing, self.z_loss = special_tokens, label_smoothing, z_loss
+        self.decodes = decode
         self.loss_name = "loss_smoothed" if label_smoothing else "loss"
 
     @staticmethod
     def losses(config: Config) -> list[Metric]:
         """The metrics of the loss itself."""
         return [LOSS, LOSS_SMOOTHED] if config["task"].get("label_smoothing") else [LOSS]
+
+    @staticmethod
+    def scores(config: Config, *metrics: Metric) -> list[Metric]:
+        """The metrics of decoded texts: these, or none where nothing is decoded."""
+        return list(metrics) if config["task"].get("decode", True) else []
 
     @abstractmethod
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -89,8 +101,9 @@ class Translation(TeacherForced):
         max_extra_length: NonNegativeInt = 50,
         bleu_tokenize: str | None = None,
         z_loss: NonNegativeFloat = 0.0,
+        decode: bool = True,
     ) -> None:
-        super().__init__(model, special_tokens, label_smoothing, z_loss)
+        super().__init__(model, special_tokens, label_smoothing, z_loss, decode)
         self.search = BeamSearch(num_beams, length_penalty, max_extra_length)
         if bleu_tokenize is not None:
             metrics.check_tokenizer(bleu_tokenize)
@@ -98,7 +111,10 @@ class Translation(TeacherForced):
 
     @classmethod
     def metrics(cls, config: Config) -> Sequence[Metric]:
-        return [*cls.losses(config), BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))]
+        return [
+            *cls.losses(config),
+            *cls.scores(config, BLEU, CHRF, BLEU.on("val", "test", at=list(BUCKETS))),
+        ]
 
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return teacher_forced(self.model, batch)
@@ -110,7 +126,7 @@ class Translation(TeacherForced):
     def check_split(self, data: TranslationData, split: str) -> None:
         """Raises ValueError where a source or a target of the split is longer than the model's table of positions, and
         where BLEU of its language needs what is not installed."""
-        for language in data.target_languages():
+        for language in data.target_languages() if self.decodes else ():
             metrics.text_metrics(self.tokenizer_of(language))
         limit, pairs = self.model.longest, data.split(split)
         for side, lengths_N in zip(("source", "target"), pairs.lengths.T, strict=True):
@@ -124,8 +140,11 @@ class Translation(TeacherForced):
                 )
 
     def figures(self, data: TranslationData, split: str) -> dict[str, float]:
-        loader, tokenize = data.evaluation_loader(split), self.tokenizer_of(*data.target_languages())
+        loader = data.evaluation_loader(split)
         figures, references = self.score(loader), data.references(split)
+        if not self.decodes:
+            return figures
+        tokenize = self.tokenizer_of(*data.target_languages())
         hypotheses = [data.decode_target(found[0].tokens) for found in self.translations(loader).values()]
         scores, signatures = corpus_scores(hypotheses, references, tokenize)
         self.notes |= {f"{prefix_of(split)}/{name}": signature for name, signature in signatures.items()}
@@ -141,7 +160,9 @@ class Translation(TeacherForced):
 
     def samples(self, data: TranslationData, split: str = "test") -> Table | None:
         """The first sources with their references and translations, then the best and the worst of the others by the
-        chrF of the sentence."""
+        chrF of the sentence; None where nothing was decoded."""
+        if not self.decodes:
+            return None
         translated = self.outputs.get(f"{split}.translations.txt", "").split("\n")[:-1]
         texts = list(zip(data.sources(split), data.references(split), translated, strict=True))[:MOST_SCORED]
         metric = sacrebleu.CHRF()
@@ -189,11 +210,14 @@ class TextToText(Translation):
     @classmethod
     def metrics(cls, config: Config) -> Sequence[Metric]:
         tasks = list(config["data"].get("tasks") or "*")
-        return [*cls.losses(config), EXACT, *(metric.on("val", "test", at=tasks) for metric in (EXACT, BLEU, CHRF))]
+        by_task = [metric.on("val", "test", at=tasks) for metric in (EXACT, BLEU, CHRF)]
+        return [*cls.losses(config), *cls.scores(config, EXACT, *by_task)]
 
     def figures(self, data: Any, split: str) -> dict[str, float]:
         loader = data.evaluation_loader(split)
         figures, exact = self.score(loader), []
+        if not self.decodes:
+            return figures
         hypotheses = {i: data.decode_target(found[0].tokens) for i, found in self.translations(loader).items()}
         references, tasks = data.references(split), data.tasks_of(split)
         for name in data.source.tasks:
@@ -212,7 +236,9 @@ class TextToText(Translation):
         return figures
 
     def samples(self, data: Any, split: str = "test") -> Table | None:
-        """The first sources with their references and outputs."""
+        """The first sources with their references and outputs; None where nothing was decoded."""
+        if not self.decodes:
+            return None
         lines = self.outputs.get(f"{split}.outputs.txt", "").split("\n")[:-1]
         outputs = (line.partition("\t")[2] for line in lines)
         texts = zip(data.tasks_of(split), data.sources(split), data.references(split), outputs, strict=True)
