@@ -61,6 +61,47 @@ def test_another_text_under_the_same_name_is_another_kind(tmp_path):
     assert len(parts_of_study(load_study(tmp_path / "s"))) == 2
 
 
+def read_from(root, content_of):
+    """Two cells of three seeds whose tokenizers are read from a folder of their seed; `content_of(cell, seed)` is what
+    each run keeps of it."""
+    for choice, nats in (("rotary", 2.0), ("none", 1.5)):
+        for seed in (1, 2, 3):
+            config = settings()
+            config["tokenizer"] = {"_target_": "attnlab.data.read_tokenizer", "path": f"runs/first/seed={seed}"}
+            folder = write_run(
+                root, {"position": choice}, seed, {"val/loss": nats + seed / 100}, config=config, data=TEXT
+            )
+            if content := content_of(choice, seed):
+                (folder / "tokenizer.json").write_text(content)
+    return load_study(root)
+
+
+def test_one_tokenizer_that_is_read_from_a_folder_of_the_seed_is_one(tmp_path):
+    study = read_from(tmp_path / "s", lambda *_: '{"name": "character"}')
+    (part,) = parts_of_study(study)
+    assert [len(one.values) for one in compare(part).cells] == [3, 3]
+    # A run that trained the same tokenizer itself compares with them, too.
+    folder = write_run(tmp_path / "s", {"position": "alibi"}, 1, {"val/loss": 1.0}, config=settings(), data=TEXT)
+    (folder / "tokenizer.json").write_text('{"name": "character"}')
+    assert len(parts_of_study(load_study(tmp_path / "s"))) == 1
+
+
+def test_tokenizers_that_differ_stay_apart_and_say_from_where_they_are(tmp_path):
+    contents = {"by seed": lambda _, seed: str(seed), "unknown": lambda *_: ""}
+    for name, content_of in contents.items():
+        parts = parts_of_study(read_from(tmp_path / name, content_of))
+        assert [len(part.runs) for part in parts] == [2, 2, 2]
+        assert "with the tokenizer of runs/first/seed=1 of 70 (2)" in " ".join(compare(parts[0]).caveats)
+    sources = {"one": "a", "other": "b"}
+    for name, content in sources.items():  # a tokenizer of the sources of its own
+        folder = write_run(
+            tmp_path / "s", {"model": name}, 1, {"val/loss": 1.0}, config=settings(tokenizer=name), data=TEXT
+        )
+        (folder / "tokenizer.json").write_text("same")
+        (folder / "source_tokenizer.json").write_text(content)
+    assert len(parts_of_study(load_study(tmp_path / "s"))) == 2
+
+
 def planned(tmp_path, metric):
     root = tmp_path / "tokenizers"
     choices = [{"tokenizer": name, "norm": norm} for name in ("character", "bpe") for norm in ("layer", "rms")]

@@ -7,6 +7,7 @@ on purpose, measures that do not depend on how a text is cut (accuracy, BLEU, bi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -31,12 +32,13 @@ from attnlab.analysis.size_trends import SizeTrend, size_trends
 from attnlab.analysis.tasks import arms_of, cells_of, claims_with_metrics, tasks_of
 from attnlab.analysis.tuning import TuningSummary, summarize_tuning, tuning_caveats
 from attnlab.analysis.warnings import caveats_of
-from attnlab.training.run_directory import ENDED
+from attnlab.training.run_directory import ENDED, open_to_read
 from attnlab.training.targets import Target, checked, target_of
 
 IDENTITY = ("study", "cell", "seed", "run_dir", "runs_dir", "hydra", "logger")
 ON_PURPOSE = ("data", "tokenizer")  # what a study may vary where its metric compares across them
 MOST_NAMES = 40  # that a message lists
+TOKENIZERS = "*tokenizer.json"  # of a run's directory: one, or that of the sources beside it
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def parts_of_study(study: Study) -> list[Study]:
     across = _compares_across(study)
     found = {key: _kind(run) for key, run in study.runs.items()}
     nothing: dict[str, Any] = dict.fromkeys(across)
-    kinds = {key: replace(kind, **nothing) for key, kind in found.items() if kind is not None}
+    kinds = _by_tokens(study, {key: replace(kind, **nothing) for key, kind in found.items() if kind is not None})
     sizes = Counter(kinds.values())
     if len(sizes) < 2:
         return [study]
@@ -329,12 +331,38 @@ def _kind(run: Run) -> Kind | None:
     data_config = mapping(config.get("data"))
     task = _target(config.get("task"))
     source = _target(data_config.get("source")) or _target(data_config)
-    tokenizer = _target(config.get("tokenizer")) if "vocabulary_size" in data else ""
+    tokenizer = _tokenizer_of(mapping(config.get("tokenizer"))) if "vocabulary_size" in data else ""
     size = f" of {data['vocabulary_size']}" if tokenizer else ""
     words = f"{task} on {source}{f' with {tokenizer}{size}' if tokenizer else ''}"
     cut = [config.get("tokenizer"), data_config.get("tokenizer_from"), data_config.get("joint_vocabulary")]
     known = json.dumps(cut, sort_keys=True, default=str) if tokenizer else None
     return Kind(task, str(data.get("unit") or "token"), str(data["fingerprint"]), known, words)
+
+
+def _by_tokens(study: Study, kinds: dict[tuple[str, int], Kind]) -> dict[tuple[str, int], Kind]:
+    """The same, but runs whose tokenizers are one to the byte have one, however each came by it: a run that starts
+    from another one has that one's, whose folder may go with the seed."""
+    if len({kind.tokenizer for kind in kinds.values()}) < 2:
+        return kinds
+    named: dict[bytes, str | None] = {}
+    found = dict(kinds)
+    for key, kind in kinds.items():
+        if kind.tokenizer is not None and (content := _tokenizers(study.runs[key])):
+            found[key] = replace(kind, tokenizer=named.setdefault(content, kind.tokenizer))
+    return found
+
+
+def _tokenizers(run: Run) -> bytes:
+    """A digest of the tokenizers that a run keeps; empty where it keeps none."""
+    digest, names = hashlib.sha256(), sorted(path.name for path in run.directory.glob(TOKENIZERS))
+    for name in names:
+        try:
+            with open_to_read(run.directory / name, within=run.directory) as file:
+                content = file.read()
+        except OSError:
+            return b""
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.digest() if names else b""
 
 
 def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], skipped: Mapping[str, Kind]) -> Study:
@@ -353,6 +381,11 @@ def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], ski
         part.varying = study.varying
     part.claims = [claim for claim in study.claims if all(map(part.matching, cells_of(claim)))]
     return part
+
+
+def _tokenizer_of(config: Mapping[str, object]) -> str:
+    """A tokenizer in words: its class, or the folder that it is read from."""
+    return f"the tokenizer of {config['path']}" if config.get("path") else _target(config)
 
 
 def _target(node: object) -> str:
