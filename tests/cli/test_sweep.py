@@ -64,7 +64,13 @@ def fine_tuning(study, library, tmp_path):
     cells, metric = [{"name": "bert", "overrides": []}], {"name": "test/loss", "better": "lower"}
     study("words", shared=[*model, *text, *rest], factors={}, cells=cells, baseline={}, metric=metric)
     found = "${runs_dir}/words/bert/seed=${seed}"
-    own = [f'task.pretrained="{found}"', "task=sequence_classification", "data=tsv", f"data.path={tmp_path}"]
+    own = [
+        f'task.pretrained="{found}"',
+        f'data.tokenizer_from="{found}"',
+        "task=sequence_classification",
+        "data=tsv",
+        f"data.path={tmp_path}",
+    ]
     cells = [{"name": "tuned", "overrides": []}]
     metric = {"name": "test/accuracy", "better": "higher"}
     study("classes", needs=["words"], shared=[*model, *own, *rest], factors={}, cells=cells, baseline={}, metric=metric)
@@ -79,6 +85,8 @@ def test_what_a_study_needs_is_run_first_with_the_same_seeds(attnlab, fine_tunin
         assert read_json(after / "run.json")["config"]["task"]["pretrained"] == str(before)
         assert (after / "tokenizer.json").read_bytes() == (before / "tokenizer.json").read_bytes()
         assert f"from {before}/checkpoints/" in said.err
+    # In one comparison, though each reads a tokenizer out of a folder of its seed.
+    assert "runs: 2 finished" in said.out.split("classes  ")[-1]
     again = attnlab("sweep", "classes", HERE, "study.seeds=[1,3]", "runs_dir=elsewhere")
     assert again.status == 0, again.err
     assert again.out.count("2 of 2 runs are done") == 2
