@@ -12,7 +12,7 @@ from attnlab.analysis.comparison import compare
 from attnlab.analysis.headline import headline
 from attnlab.analysis.reader import load_study
 from attnlab.analysis.terminal import print_comparison
-from attnlab.analysis.tuning import equal_settings_table
+from attnlab.analysis.tuning import equal_settings_table, setting_text
 from attnlab.report.figures.study import draw
 from attnlab.report.gallery import write_page
 from attnlab.report.page import render
@@ -114,6 +114,28 @@ def test_a_word_that_holds_at_the_choices_alone_is_not_said(tuned):
         (missed["alibi"], missed["none"])
     )
     assert all(one.rank_interval == (1, 3) for one in found.cells)
+
+
+@pytest.mark.parametrize("width", [60, 80, 150])
+def test_rows_of_the_tuning_keep_their_names_however_narrow_the_terminal_is(tuned, width):
+    console = Console(file=io.StringIO(), width=width)
+    found = tuned()
+    print_comparison(found, console)
+    _, _, text = console.file.getvalue().partition("\nTuning\n")
+    table = text[text.index("\ncell ") + 1 : text.index("may have missed: ")]
+    names = ["chosen", "val/loss", "tried", "sensitivity", "may have missed", "diff at the choices (interval)"]
+    if width == 150:
+        assert [table.split("\n")[0].count(name) for name in names] == [1] * len(names)
+    else:  # turned, in parts that fit
+        parts = table.strip().split("\n\n")
+        assert len(parts) == (2 if width == 80 else 3), table
+        for part in parts:
+            assert [line[: len(name)] for line, name in zip(part.split("\n")[1:], names, strict=True)] == names
+    assert all(len(line) <= width for line in text.split("\n"))
+    assert "\u2026" not in table
+    for cell in found.tuning.cells:
+        assert setting_text(cell.choice) in table
+        assert cell.label in table
 
 
 def test_terminal_page_and_figure_show_the_tuning(tuned):

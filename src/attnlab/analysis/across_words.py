@@ -15,7 +15,16 @@ from attnlab.analysis.differences import DECIDED
 from attnlab.analysis.formatting import interval_text, listing, number, p_text, spread_text, verdict
 from attnlab.analysis.statistics import BOOTSTRAP_HOLDS, Interval
 from attnlab.analysis.table import Column, Content, Entry, Table, plain
-from attnlab.analysis.terminal import Shape, bullet, note, print_cells, print_claims, print_first_that_fits, title
+from attnlab.analysis.terminal import (
+    Shape,
+    bullet,
+    note,
+    print_cells,
+    print_claims,
+    print_first_that_fits,
+    title,
+    turned,
+)
 from attnlab.training.run_directory import write_text
 
 IQM, DECIMALS = "IQM", 3
@@ -31,7 +40,7 @@ def print_aggregate(found: Aggregate, console: Console) -> None:
         print_arms(found, console)
         title(console, "Mean score on each task")
         by_task = tasks_table(found)
-        print_first_that_fits([[(by_task, 2)], [(by_task, 1)], [(by_task.transposed(), 1)]], console)
+        print_first_that_fits([[(by_task, 2)], [(by_task, 1)], turned(by_task, console, 1)], console)
         for sentence in notes(found):
             note(console, sentence)
     console.print()

@@ -155,6 +155,13 @@ class Table:
         headings, *rows = zip(self.headings, *self.rows, strict=True)
         return replace(self, headings=[str(heading) for heading in headings], rows=rows, align="", keys=())
 
+    def part(self, first: int, end: int) -> Table:
+        """The columns from `first` to before `end`, behind that of the rows' names."""
+        places = [0, *range(first, end)]
+        rows = [[row[place] for place in places] for row in self.rows]
+        sides = "".join(self._sides[place] for place in places)
+        return replace(self, headings=[self.headings[place] for place in places], rows=rows, align=sides)
+
     @property
     def _sides(self) -> str:
         return self.align or "l" + "r" * (len(self.headings) - 1)

@@ -94,6 +94,17 @@ def print_first_that_fits(shapes: Sequence[Shape], console: Console) -> Sequence
     return [table for table, _ in chosen]
 
 
+def turned(table: Table, console: Console, gap: int = 2) -> Shape:
+    """A table with rows for columns, in as many parts below each other as the console's width asks for."""
+    whole, first, parts = table.transposed(), 1, []
+    while first < len(whole.headings):
+        ends = range(len(whole.headings), first + 1, -1)
+        end = next((end for end in ends if fits(whole.part(first, end), console, gap)), first + 1)
+        parts.append((whole.part(first, end), gap))
+        first = end
+    return parts
+
+
 def print_cells(comparison: Comparison, console: Console) -> None:
     """Prints the table of cells on the primary metric, as wide as the console, with its notes; nothing without one,
     and where no run reached the target of a cost."""
@@ -286,7 +297,7 @@ def _print_tuning(comparison: Comparison, console: Console) -> None:
     title(console, "Tuning")
     note(console, budget_sentence(comparison.tuning))
     table = choices_table(comparison.tuning, comparison.cells)
-    print_first_that_fits([[(table, 2)], [(table, 1)], [(table.transposed(), 2)]], console)
+    print_first_that_fits([[(table, 2)], [(table, 1)], turned(table, console)], console)
     for sentence in table.notes:
         note(console, sentence)
 
