@@ -173,6 +173,10 @@ def designs() -> Iterator[tuple[str, Design]]:
             f"mixed, noise grows 3 times, x {tuning_seeds}",
             Design(SENSITIVITIES["mixed"], tuning_seeds=tuning_seeds, growth=3.0),
         )
+    for name in ("flat", "mixed", "sharp"):  # far more noise at one end, where rates are too high
+        for tuning_seeds in (1, 2, 3):
+            named = f"{name}, noise grows 20 times, 4 trials x {tuning_seeds}"
+            yield named, Design(SENSITIVITIES[name], "grid", 4, tuning_seeds, 6, growth=20.0)
     for name in ("flat", "mixed", "sharp"):
         for scatter in (0.05, 20.0):
             named = f"{name}, one arm scatters {scatter:g} times as much, x 1"
@@ -190,7 +194,7 @@ def designs() -> Iterator[tuple[str, Design]]:
             Design((1.0,) * 3, "grid", 6, 3, 12, advantage=8.0, end=end),
         )
     for sensitivity in (0.05, 1.0, 3.0):
-        for trials, tuning_seeds in ((6, 1), (6, 3), (6, 5)):
+        for trials, tuning_seeds in ((4, 2), (6, 1), (6, 3), (6, 5)):
             for advantage in (2.0, 4.0, 8.0):
                 name = f"power: sensitivity {sensitivity:g}, {trials} trials x {tuning_seeds}, better by {advantage:g}"
                 yield name, Design((sensitivity,) * 3, "grid", trials, tuning_seeds, 8, advantage=advantage)

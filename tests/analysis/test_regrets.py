@@ -59,6 +59,24 @@ def test_of_trials_with_one_seed_the_spread_is_that_of_the_comparison():
     assert regret_bounds(tuned({"p": [1.0]}, "p"), "m", "lower", {}, 0.01)["a"] == 0.0
 
 
+def test_of_trials_with_several_seeds_the_spread_is_theirs_and_that_of_the_comparison():
+    rows = {"p": [1.0, 1.2], "q": [1.5, 1.3]}
+    compared = {"a": [1.0, 1.3, 1.6], "b": [2.0, 2.4, 2.8]}
+    of_trials, pairs = 0.04, 1  # of seed differences +0.2 and -0.2: (0.4 / 2)^2 with one degree of freedom
+    own, everything = (of_trials + 0.18) / 3, (of_trials + 0.18 + 0.32) / 5
+    noises = [
+        t.ppf(1 - 0.01 / 2 / pairs / 2, df) * math.sqrt(max(s, of_trials)) for df, s in ((3, own), (5, everything))
+    ]
+    bound = regret_bounds(tuned(rows, "p"), "m", "lower", compared, 0.01)["a"]
+    assert bound == pytest.approx(max(0.0, 1.1 - 1.4 + min(noises)))
+    alone = regret_bounds(tuned(rows, "p"), "m", "lower", {}, 0.01)["a"]
+    assert bound < alone / 5  # one degree of freedom says little
+    # Settings off the best may scatter more than the one that was chosen does in the comparison.
+    rows = {"p": [1.0, 1.2], "q": [1.5, 2.9]}
+    found = regret_bounds(tuned(rows, "p"), "m", "lower", {"a": [1.0, 1.0, 1.01]}, 0.01)["a"]
+    assert found > math.sqrt(0.36) * t.ppf(1 - 0.01 / 2, 3) + 1.1 - 2.2
+
+
 def test_a_cell_whose_runs_scatter_does_not_speak_for_one_whose_runs_do_not():
     """As where an arm learns a task in most seeds, and another never does."""
     rows = {"p": [0.02], "q": [0.01]}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,10 +31,37 @@ WIDE = 5.0  # ratio of largest to smallest from which positive values of a list 
 
 
 class Spread(NamedTuple):
-    """The standard deviation of a run, and its degrees of freedom."""
+    """The sum of squares of what is left of runs, in a cell or several, and its degrees of freedom."""
 
-    deviation: float
-    freedom: float
+    squares: float = 0.0
+    freedom: float = 0.0
+
+    @property
+    def deviation(self) -> float:
+        """Of a run; 0 where nothing is known."""
+        return math.sqrt(self.squares / self.freedom) if self.freedom else 0.0
+
+    @classmethod
+    def of(cls, values_KS: np.ndarray) -> Spread:
+        """What is left beside settings and seeds (two-way analysis of variance) of trials (K settings, S seeds)."""
+        num_settings, num_seeds = values_KS.shape
+        if num_settings < 2 or num_seeds < 2:
+            return cls()
+        residuals_KS = values_KS - values_KS.mean(axis=1, keepdims=True)
+        residuals_KS = residuals_KS - residuals_KS.mean(axis=0, keepdims=True)
+        return cls(float((residuals_KS**2).sum()), float((num_settings - 1) * (num_seeds - 1)))
+
+    @classmethod
+    def around_mean(cls, values: Sequence[float]) -> Spread:
+        """What is left of a cell's runs in the comparison, seeds and all."""
+        found = np.asarray(values, dtype=float)
+        return cls(float(((found - found.mean()) ** 2).sum()), float(found.size - 1)) if found.size > 1 else cls()
+
+    @classmethod
+    def pooled(cls, spreads: Iterable[Spread]) -> Spread:
+        """Of several together."""
+        squares, freedom = zip(*spreads, strict=True)
+        return cls(sum(squares), sum(freedom))
 
 
 @dataclass(frozen=True)
@@ -78,30 +105,36 @@ def regret_bounds(
     tuned: of plan.json; compared: each cell's values in the comparison. Settings with a run that has no value are no
     candidates for the best; of a cost to a target nothing is known where what such runs cost at least may be less than
     that of the best. Spread: what is left of a cell's trials beside its settings and seeds, alike for all
-    settings (two-way analysis of variance); of trials with one seed, that of the comparison's seeds: pooled over cells,
-    or of the cell alone where that is larger, or else of the cell alone with its few degrees of freedom, whichever
-    leaves less noise, each at half of the level. So cells whose runs scatter do not speak for one whose runs do not.
-    Infinite where no spread is known.
+    settings (two-way analysis of variance), and of its runs in the comparison: pooled over cells, or of the cell where
+    that is larger, or else of the cell alone with its few degrees of freedom, whichever leaves less noise, each at half
+    of the level; never less than that of the cell's trials by themselves, in which settings off the best may scatter
+    more. So cells whose runs scatter do not speak for one whose runs do not. Infinite where no spread is known.
     """
     cells, axes = mapping(tuned.get("cells")), axes_of(mapping(tuned.get("search")))
-    pooled, sign = _pooled(compared), 1.0 if better == "lower" else -1.0
-    found: dict[str, float] = {}
-    for name, cell in cells.items():
-        settings, values_KS, chosen = trials_of(mapping(cell), metric)
-        known, least_K = np.isfinite(values_KS).all(axis=1), _least_costs(mapping(cell), metric)
-        if chosen < 0 or not known[chosen]:
-            found[name] = math.inf
+    sign, found = 1.0 if better == "lower" else -1.0, dict.fromkeys(cells, math.inf)
+    trials = {name: trials_of(mapping(cell), metric) for name, cell in cells.items()}
+    known = {name: np.isfinite(values_KS).all(axis=1) for name, (_, values_KS, _) in trials.items()}
+    of_trials = {name: Spread.of(values_KS[known[name]]) for name, (_, values_KS, _) in trials.items()}
+    of_runs = {name: Spread.around_mean(values) for name, values in compared.items()}
+    everything = Spread.pooled([*of_trials.values(), *of_runs.values()])
+    for name, (settings, values_KS, chosen) in trials.items():
+        known_K, least_K = known[name], _least_costs(mapping(cells[name]), metric)
+        if chosen < 0 or not known_K[chosen]:
             continue
         # Bonferroni over pairs, on both sides. Which setting is the best is not given where later ones follow from the
         # values of earlier ones: then all pairs count.
-        pairs = (known.sum() - 1) * (known.sum() if tuned.get("how") == "tpe" else 1)
-        level = alpha / max(1, len(cells)) / max(1, 2 * pairs)
-        tried, values_KS = [one for one, is_known in zip(settings, known, strict=True) if is_known], values_KS[known]
-        noise = _noise(values_KS, compared.get(name, ()), pooled, level)
+        pairs = (known_K.sum() - 1) * (known_K.sum() if tuned.get("how") == "tpe" else 1)
+        level = alpha / len(cells) / max(1, 2 * pairs)
+        tried, values_KS = (
+            [one for one, is_known in zip(settings, known_K, strict=True) if is_known],
+            values_KS[known_K],
+        )
+        own = Spread.pooled([of_trials[name], of_runs.get(name, Spread())])
+        noise = _noise(own, everything, of_trials[name].deviation, level) * math.sqrt(2 / values_KS.shape[1])
         means_K = sign * values_KS.mean(axis=1)
-        found[name] = _bound(tried, means_K, int(known[:chosen].sum()), noise, axes)
-        if target_of(metric) and (least_K[~known] <= means_K.min() + noise).any():
-            found[name] = math.inf
+        bound = _bound(tried, means_K, int(known_K[:chosen].sum()), noise, axes)
+        unsure = target_of(metric) and (least_K[~known_K] <= means_K.min() + noise).any()
+        found[name] = math.inf if unsure else bound
     return found
 
 
@@ -152,21 +185,15 @@ def _by_seed(run: tuple[str, object]) -> int:
     return int(run[0]) if run[0].isdecimal() else 0
 
 
-def _noise(values_KS: np.ndarray, compared: Sequence[float], pooled: Spread, level: float) -> float:
-    """What noise adds to the difference of two settings at most, but for a chance of `level`. compared, pooled: the
-    cell's values in the comparison and the spread of all cells' there, for where the trials have one seed."""
-    num_settings, num_seeds = values_KS.shape
-    if num_seeds > 1 and num_settings > 1:
-        residuals_KS = values_KS - values_KS.mean(axis=1, keepdims=True)
-        residuals_KS = residuals_KS - residuals_KS.mean(axis=0, keepdims=True)
-        freedom = float((num_settings - 1) * (num_seeds - 1))
-        spreads = [Spread(math.sqrt(float((residuals_KS**2).sum()) / freedom), freedom)]
-    else:
-        own = _pooled({"": compared})
-        spreads = [pooled._replace(deviation=max(pooled.deviation, own.deviation)), own] if own.freedom else [pooled]
-    share = level / len(spreads)
-    noises = [float(stdtrit(one.freedom, 1 - share)) * one.deviation for one in spreads if one.freedom > 0]
-    return min(noises, default=math.inf) * math.sqrt(2 / num_seeds)
+def _noise(own: Spread, everything: Spread, least: float, level: float) -> float:
+    """What noise adds to one run at most, but for a chance of `level`, by the spread of a cell or that of all cells.
+    least: the deviation of a run at least."""
+    spreads = {own.freedom: max(own.deviation, least)}
+    spreads[everything.freedom] = max(everything.deviation, own.deviation, least)
+    spreads.pop(0.0, None)
+    share = level / max(1, len(spreads))
+    noises = (float(stdtrit(freedom, 1 - share)) * deviation for freedom, deviation in spreads.items())
+    return min(noises, default=math.inf)
 
 
 def _bound(
@@ -231,11 +258,3 @@ def _ends(rise: float, noise: float) -> Iterator[float]:
     """How large a rise above the best may be, which is none below it."""
     yield max(0.0, rise - noise)
     yield max(0.0, rise + noise)
-
-
-def _pooled(compared: Mapping[str, Sequence[float]]) -> Spread:
-    """The spread within cells."""
-    groups = [np.asarray(values, dtype=float) for values in compared.values() if len(values) > 1]
-    freedom = float(sum(group.size - 1 for group in groups))
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-    return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
