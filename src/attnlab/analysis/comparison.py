@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from attnlab.analysis.cells import CellSummary, summarize
@@ -22,7 +22,7 @@ from attnlab.analysis.claims import Claim, check_claims
 from attnlab.analysis.clusters import Clusters, clusters_of
 from attnlab.analysis.differences import ALPHA, outcomes_of
 from attnlab.analysis.factors import Effect, Factorial, Interaction, factor_effects, interactions, unmatched
-from attnlab.analysis.file_cache import mapping
+from attnlab.analysis.file_cache import Stamp, mapping, stamp_of
 from attnlab.analysis.formatting import listing
 from attnlab.analysis.lengths import LengthCurve, length_curves, multiples_of
 from attnlab.analysis.proportions import is_proportion
@@ -344,7 +344,7 @@ def _by_tokens(study: Study, kinds: dict[tuple[str, int], Kind]) -> dict[tuple[s
     from another one has that one's, whose folder may go with the seed."""
     if len({kind.tokenizer for kind in kinds.values()}) < 2:
         return kinds
-    named: dict[bytes, str | None] = {}
+    named: dict[tuple[tuple[str, str], ...], str | None] = {}
     found = dict(kinds)
     for key, kind in kinds.items():
         if kind.tokenizer is not None and (content := _tokenizers(study.runs[key])):
@@ -352,17 +352,21 @@ def _by_tokens(study: Study, kinds: dict[tuple[str, int], Kind]) -> dict[tuple[s
     return found
 
 
-def _tokenizers(run: Run) -> bytes:
-    """A digest of the tokenizers that a run keeps; empty where it keeps none."""
-    digest, names = hashlib.sha256(), sorted(path.name for path in run.directory.glob(TOKENIZERS))
-    for name in names:
-        try:
-            with open_to_read(run.directory / name, within=run.directory) as file:
-                content = file.read()
-        except OSError:
-            return b""
-        digest.update(f"{name} {len(content)} ".encode() + content)
-    return digest.digest() if names else b""
+def _tokenizers(run: Run) -> tuple[tuple[str, str], ...]:
+    """The names and digests of the tokenizers that a run keeps; empty where it keeps none, or one cannot be read."""
+    paths = sorted(run.directory.glob(TOKENIZERS))
+    found = [(path.name, _digest(str(path), stamp_of(str(path)))) for path in paths]
+    return tuple(found) if all(digest for _, digest in found) else ()
+
+
+@lru_cache(maxsize=10_000)
+def _digest(path: str, stamp: Stamp | None) -> str:
+    """Of a file as it is at this stamp; empty where it cannot be read."""
+    try:
+        with open_to_read(path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _part(study: Study, kind: Kind, belongs: Mapping[tuple[str, int], Kind], skipped: Mapping[str, Kind]) -> Study:

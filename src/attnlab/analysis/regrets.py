@@ -60,8 +60,8 @@ class Spread(NamedTuple):
     @classmethod
     def pooled(cls, spreads: Iterable[Spread]) -> Spread:
         """Of several together."""
-        squares, freedom = zip(*spreads, strict=True)
-        return cls(sum(squares), sum(freedom))
+        known = list(spreads)
+        return cls(sum(one.squares for one in known), sum(one.freedom for one in known))
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,8 @@ def regret_bounds(
         # values of earlier ones: then all pairs count.
         pairs = (known_K.sum() - 1) * (known_K.sum() if tuned.get("how") == "tpe" else 1)
         level = alpha / len(cells) / max(1, 2 * pairs)
-        tried, values_KS = (
-            [one for one, is_known in zip(settings, known_K, strict=True) if is_known],
-            values_KS[known_K],
-        )
+        tried = [one for one, is_known in zip(settings, known_K, strict=True) if is_known]
+        values_KS = values_KS[known_K]
         own = Spread.pooled([of_trials[name], of_runs.get(name, Spread())])
         noise = _noise(own, everything, of_trials[name].deviation, level) * math.sqrt(2 / values_KS.shape[1])
         means_K = sign * values_KS.mean(axis=1)
