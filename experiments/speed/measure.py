@@ -28,7 +28,7 @@ from memory import most_bytes
 from torch.nn import functional as F
 
 from attnlab.models.base import measure_size
-from attnlab.training.automatic import cpu_has_bf16, machine_of
+from attnlab.training.machine import cpu_has_bf16, machine_of
 from attnlab.training.task import Task
 from training import CASES, Batch, Case, Step, step_of
 

@@ -133,9 +133,9 @@ def test_rows_of_the_tuning_keep_their_names_however_narrow_the_terminal_is(tune
             assert [line[: len(name)] for line, name in zip(part.split("\n")[1:], names, strict=True)] == names
     assert all(len(line) <= width for line in text.split("\n"))
     assert "\u2026" not in table
-    for cell in found.tuning.cells:
-        assert setting_text(cell.choice) in table
-        assert cell.label in table
+    for one in found.tuning.cells:
+        assert setting_text(one.choice) in table
+        assert one.label in table
 
 
 def test_terminal_page_and_figure_show_the_tuning(tuned):

@@ -12,11 +12,11 @@ from attnlab.training.automatic import (
     MOST_ROUNDS,
     choose_compilation,
     choose_precision,
-    machine_of,
     resolve_compilation,
     sum_of,
     time_in_turn,
 )
+from attnlab.training.machine import machine_of
 
 
 def timings(seconds, compiling=None, failed=None):

@@ -30,12 +30,12 @@ from attnlab.training.automatic import (
     Steps,
     Timings,
     Way,
-    machine_of,
     resolve,
     resolve_compilation,
     sum_of,
     without_instructions,
 )
+from attnlab.training.machine import machine_of
 from attnlab.training.run_directory import read_json, write_json
 from attnlab.training.study_fields import AUTOMATIC
 from attnlab.training.task import Task

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from attnlab.training.automatic import cpu_has_bf16
+from attnlab.training.machine import cpu_has_bf16
 
 Group = dict[str, Any]  # of parameters, with their settings, as torch's optimizers have them
 Groups = list[Group]
