@@ -49,6 +49,14 @@ def at_rates(groups: Groups, rate_of: Callable[[Tensor], float]) -> Groups:
     return list(found.values())
 
 
+def _computed(closure: Callable[[], float] | None) -> float | None:
+    """The loss that a step is told to compute first, with gradients; None where it is told nothing."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Muon(torch.optim.Muon):
     """torch's Muon at AdamW's root mean square (Liu et al. 2025, section 2.2), with matrix products in fp32 where a
     training begins on a processor without bf16 instructions: torch's are always in bf16, which takes fifteen times as
@@ -61,10 +69,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _computed(closure)
         if all(group.get("in_bf16", True) for group in self.param_groups):  # older checkpoints do not say it
             super().step()  # type: ignore[no-untyped-call]
             return loss
@@ -120,10 +125,7 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _computed(closure)
         for part in self.parts:
             part.step()
         return loss
@@ -145,10 +147,7 @@ class CautiousAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _computed(closure)
         for group in self.param_groups:
             group["step"] = group.get("step", 0) + 1
             for parameter in (p for p in group["params"] if p.grad is not None):
